@@ -69,10 +69,13 @@ def test_the_limit_counts_every_product_once(benchmark: ModuleType) -> None:
     assert last.multiply_accumulates == 8 * 3 * 5
     job = importlib.import_module("simulators").Job(Path("unused"), 5, (2,))
     job.__dict__["network"] = tiny_network()
-    for runner in gemm.candidates(job).values():
-        seconds, potentials = runner(np.zeros((5, 1, 4, 4), np.uint8))
-        assert seconds > 0
-        assert potentials is None
+    for limit in (gemm, importlib.import_module("simulators.gemm_int8")):
+        runners = limit.candidates(job)
+        assert len(runners) == 4
+        for runner in runners.values():
+            seconds, potentials = runner(np.zeros((5, 1, 4, 4), np.uint8))
+            assert seconds > 0
+            assert potentials is None
 
 
 def test_what_every_library_gets_is_the_network(benchmark: ModuleType) -> None:
@@ -172,17 +175,18 @@ def test_medians_minima_and_maxima(benchmark: ModuleType) -> None:
 def test_ratios_are_taken_repeat_by_repeat(benchmark: ModuleType) -> None:
     peers = importlib.import_module("simulators")
     reference = benchmark.Row(peers.PEERS[0], 100, [1.0, 2.0, 4.0])
-    limit = benchmark.Row(peers.PEERS[-1], 100, [0.5, 2.0, 1.0])
+    limit, faster_limit = (benchmark.Row(peer, 100, [0.5, 2.0, 1.0]) for peer in peers.PEERS if peer.limit)
     # Images per second: 100, 50, 25 of ref against 10, 2.5, 5.
     slow = benchmark.Row(
         peers.PEERS[3], 10, [1.0, 4.0, 2.0], 3 * 2**29, versions={"snntorch": "1.0", "torch": "2"}, choice="x"
     )
     benchmark.compare(slow, np.array([[1, 2], [5, 0], [0, 1]]), np.array([[1, 2], [4, 0], [1, 0]]))
-    report = benchmark.peers_report([reference, slow, limit])
+    report = benchmark.peers_report([reference, slow, limit, faster_limit])
     (row,) = (line for line in report.splitlines() if line.startswith("| snnTorch"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["snnTorch 1.0", "5.00 (2.50..10.0)", "10.0 (5.00..20.0)", "1.50", "x", "2 / 10", "1 / 10"]
-    assert "`ref` reaches 50.0 (25.0..100) % of the limit" in report
+    for kind in ("float32", "int8"):
+        assert f"`ref` reaches 50.0 (25.0..100) % of the limit given by {kind} matrix products." in report
 
 
 def test_ref_must_be_so_many_times_as_fast(benchmark: ModuleType) -> None:
@@ -262,6 +266,8 @@ def test_a_random_network_of_any_width_can_be_exported(benchmark: ModuleType, tm
     model = benchmark.two_convolutions(2, splits)
     benchmark.export_untrained(model, splits, 4, tmp_path / "width.net")
     assert netx.read(tmp_path / "width.net").shapes[:2] == ((2, 24, 24), (4, 8, 8))
+    benchmark.export_untrained(benchmark.convolutions(3, splits), splits, 4, tmp_path / "depth.net")
+    assert netx.read(tmp_path / "depth.net").shapes == (*[(32, 28, 28)] * 3, (3,))
 
 
 @pytest.mark.parametrize(("asked", "used"), [((), 4), (("-T", "3"), 3)])
@@ -280,7 +286,7 @@ def test_cost_of_a_file_that_is_proven_for_few_steps(
         ready: Final = {"idle_bytes": 1}
 
         def __init__(self, peer: object, request: object, patience: float) -> None:
-            ran.append(request.timesteps)
+            ran.append((request.timesteps, request.threads))
 
         def __enter__(self) -> FileRun:
             return self
@@ -292,10 +298,12 @@ def test_cost_of_a_file_that_is_proven_for_few_steps(
             return {"seconds": 1.0, "peak_bytes": 1}
 
     monkeypatch.setattr(benchmark, "Worker", FileRun)
-    words = ("--sweep-timesteps", "2,8", "--sweep-images", "5", "--sweep-calls", "2", "--sweep-widths", "")
-    monkeypatch.setattr(sys, "argv", ["", "cost", str(tmp_path / "tiny.net"), *asked, *words, "--repeats", "1"])
+    chosen = {"timesteps": "2,8", "images": "5", "calls": "2", "widths": "", "depths": "", "threads": "3"}
+    words = [word for name, value in chosen.items() for word in (f"--sweep-{name}", value)]
+    run = ["", "cost", str(tmp_path / "tiny.net"), *asked, *words, "--repeats", "1", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", run)
     assert benchmark.main() == 0
-    assert ran == [2, used, used]
+    assert ran == [(2, 1), (used, 1), (used, 1), (used, 3)]
     assert "T = 8: left out" in capsys.readouterr().err
 
 
@@ -313,7 +321,9 @@ def test_cost_refuses_what_cannot_run_before_it_measures(
         raise AssertionError("measured")
 
     monkeypatch.setattr(benchmark, "Worker", measured)
-    monkeypatch.setattr(sys, "argv", ["", "cost", str(tmp_path / "tiny.net"), *words, "--sweep-widths", ""])
+    monkeypatch.setattr(
+        sys, "argv", ["", "cost", str(tmp_path / "tiny.net"), *words, "--sweep-widths", "", "--sweep-depths", ""]
+    )
     assert benchmark.main() == 3
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
@@ -368,6 +378,7 @@ def test_a_column_measured_again_replaces_its_own_rows(benchmark: ModuleType) ->
     other = benchmark.Row(peers.PEERS[3], 100, [10.0, 5.0, 80.0], **same)
     broken = benchmark.Row(peers.PEERS[4], 100, [1.0], failure="gone")
     limit = benchmark.Row(peers.PEERS[-1], 100, [0.5, 2.0, 1.0])
+    assert limit.peer.limit == "int8 matrix products"
     first, second = table.COLUMNS[:2]
     assert first.network == second.network
     found = table.records(first, [reference, other, broken, limit])
@@ -375,7 +386,7 @@ def test_a_column_measured_again_replaces_its_own_rows(benchmark: ModuleType) ->
         ["ref", "images_per_second", "50.0", "25.0", "100"],
         ["snnTorch 1.0.0", "speed_of_ref", "10.0", "2.50", "20.0"],
         ["sinabs 3.1.3", "speed_of_ref", "", "", ""],
-        ["float32 matrix products", "percent_of_limit", "50.0", "25.0", "100"],
+        ["int8 matrix products", "percent_of_limit", "50.0", "25.0", "100"],
     ]
     with pytest.raises(VerificationError, match="another network"):
         table.records(first, [reference, replace(other, equal_potentials=99)])

@@ -3,8 +3,8 @@
 ``peers``   runs one exported network with the same images and threads in every library that can be installed
             (`simulators/`). Each has a separate process and, through uv, a separate environment. Measured are speed,
             classes and output potentials.
-``cost``    measures time and peak memory of `ref` against T, number of images, images per call and network width,
-            each in a new process.
+``cost``    measures time and peak memory of `ref` against T, threads, number of images, images per call, and width and
+            depth of the network, each in a new process.
 
 Repeats are interleaved (A B C A B C ...), so that changes of the machine's speed affect all programs. If others use the
 machine at the same time, results are unreliable: compare minima and maxima.
@@ -16,6 +16,8 @@ import argparse
 import contextlib
 import csv
 import io
+import math
+import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,6 +62,9 @@ NETWORKS: Final = {
 }
 NOISE: Final = "noise"
 """Images of noise, of any shape and number; the speed does not depend on their contents."""
+
+DEPTH_CHANNELS: Final = 32
+"""Channels of each layer of the networks of several depths."""
 
 _CLASSES: Final = 10
 _REF: Final = next(index for index, peer in enumerate(PEERS) if peer.module == "reference")
@@ -131,6 +136,15 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                 default=(8, 16, 32, 64, 128),
                 help="c of a network c5-2ap-(2c)5-2ap-classes with random weights; 128: the paper's for Fashion-MNIST",
             )
+            verb.add_argument(
+                "--sweep-depths",
+                type=_numbers,
+                default=(1, 2, 4, 8, 16),
+                help=f"number of convolutions {DEPTH_CHANNELS}c3 before 2ap-classes, with random weights",
+            )
+            verb.add_argument(
+                "--sweep-threads", type=_numbers, default=_some_cores(), help="default: 1,2,4,... up to all cores"
+            )
     return parser.parse_args(arguments)
 
 
@@ -139,6 +153,12 @@ def _shape(text: str) -> tuple[int, ...]:
     if len(shape) != 3:
         raise argparse.ArgumentTypeError(f"{text}: must be channels, height, width, as in 3,224,224")
     return shape
+
+
+def _some_cores() -> tuple[int, ...]:
+    """Return 1, 2, 4 and so on, and the number of cores."""
+    most = len(os.sched_getaffinity(0))
+    return (*(count for power in range(most.bit_length()) if (count := 2**power) < most), most)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -253,8 +273,7 @@ def _request(
         images=str(saved),
         potentials=str(folder / f"potentials-{peer}.npy"),
         timesteps=timesteps,
-        threads=options.threads,
-        **{"batch_sizes": (), **settings},
+        **{"batch_sizes": (), "threads": options.threads, **settings},
     )
 
 
@@ -395,10 +414,9 @@ def peers_report(rows: Sequence[Row]) -> str:
         lines.append(f"- {row.title}{with_torch}: {row.peer.note}")
         if row.failure:
             lines.append(f"  not measured: {row.failure}")
-    limit = next((row for row in rows if row.peer.module == "gemm" and row.seconds), None)
-    if limit and reference.seconds:
+    for limit in (row for row in rows if row.peer.limit and row.seconds and reference.seconds):
         shares = [100 * own / most for own, most in zip(reference.rates, limit.rates, strict=False)]
-        lines.append(f"\n`ref` reaches {spread(shares)} % of the limit given by float32 matrix products.")
+        lines.append(f"\n`ref` reaches {spread(shares)} % of the limit given by {limit.peer.limit}.")
     return "\n".join(lines) + "\n"
 
 
@@ -426,7 +444,10 @@ def _peer_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One point of one curve of `cost`: the file, and how many images are run for how many steps."""
+    """One point of one curve of `cost`: the file, and how many images are run for how many steps, on how many threads.
+
+    ``images_per_call`` and ``threads`` are None if the command line decides.
+    """
 
     curve: str
     value: int
@@ -434,6 +455,7 @@ class Setting:
     images: Array
     timesteps: int
     images_per_call: int | None = None
+    threads: int | None = None
 
 
 def measure_cost(options: argparse.Namespace) -> None:
@@ -458,6 +480,7 @@ def measure_cost(options: argparse.Namespace) -> None:
                     setting.images,
                     setting.timesteps,
                     batch_sizes=sizes,
+                    threads=setting.threads or options.threads,
                 )
                 with Worker(PEERS[_REF], request, options.patience) as worker:
                     measured = worker.repeat()
@@ -479,7 +502,7 @@ def measure_cost(options: argparse.Namespace) -> None:
         fixed += [] if curve == "T" else [f"T = {first.timesteps}"]
         header = (curve, "seconds", "images/s", "peak memory in MiB")
         tables.append(f"{', '.join(fixed)}\n\n{markdown_table(header, table)}")
-    what = f"ref, {chosen.name}, {options.repeats} repeats; widths: c5-2ap-(2c)5-2ap-classes with random weights"
+    what = f"ref, {chosen.name}, {options.repeats} repeats; networks of widths and depths have random weights"
     rest = (
         "Numbers are median (minimum..maximum). Memory is that of the whole process, which holds "
         f"{spread(idle)} MiB before it reads the network: Python, torch and the images."
@@ -509,7 +532,13 @@ def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> 
     for value in options.sweep_widths:
         path = temporary / f"width-{value}.net"
         export_untrained(two_convolutions(value, splits), splits, steps, path)
-        yield Setting("channels c", value, path, some, steps)
+        yield Setting("channels c of c5-2ap-(2c)5-2ap-classes", value, path, some, steps)
+    for value in options.sweep_depths:
+        path = temporary / f"depth-{value}.net"
+        export_untrained(convolutions(value, splits), splits, steps, path)
+        yield Setting(f"depth n of n x {DEPTH_CHANNELS}c3-2ap-classes", value, path, some, steps)
+    for value in options.sweep_threads:
+        yield Setting("threads", value, chosen.path, images, steps, threads=value)
 
 
 def _data_of(options: argparse.Namespace, chosen: Subject) -> str:
@@ -532,6 +561,18 @@ def two_convolutions(width: int, splits: DataSplits) -> nn.Module:
         *(nn.Conv2d(width, 2 * width, 5, bias=False), nn.ReLU(), nn.AvgPool2d(2)),
         *(nn.Flatten(), nn.Linear(features, len(splits.classes), bias=False)),
     )
+
+
+def convolutions(depth: int, splits: DataSplits) -> nn.Module:
+    """Return ``depth`` convolutions `DEPTH_CHANNELS`c3 of padding 1, then 2ap-classes, untrained, seed 0, no biases."""
+    torch.manual_seed(0)
+    channels, *size = splits.input_shape
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += (nn.Conv2d(channels, DEPTH_CHANNELS, 3, padding=1, bias=False), nn.ReLU())
+        channels = DEPTH_CHANNELS
+    features = channels * math.prod(length // 2 for length in size)
+    return nn.Sequential(*layers, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(features, len(splits.classes), bias=False))
 
 
 def _publish(options: argparse.Namespace, name: str, report: str, records: Sequence[dict[str, Any]]) -> None:

@@ -90,14 +90,14 @@ def records(column: Column, rows: Sequence[Row]) -> list[dict[str, str]]:
     found = []
     for row in rows:
         # lava-dl's neurons reset to 0, and matrix products are no network.
-        computes_the_same = not row.peer.runs_few_images and row.peer.module != "gemm"
+        computes_the_same = not row.peer.runs_few_images and not row.peer.limit
         if computes_the_same and not row.failure and not row.is_equal:
             raise VerificationError("computes another network", where=row.title)
         ratios = [own / other for own, other in zip(reference.rates, row.rates, strict=False)]
         if row is reference:
             peer, measure, values = "ref", "images_per_second", row.rates
-        elif row.peer.module == "gemm":
-            peer, measure, values = "float32 matrix products", "percent_of_limit", [100 * ratio for ratio in ratios]
+        elif row.peer.limit:
+            peer, measure, values = row.peer.limit, "percent_of_limit", [100 * ratio for ratio in ratios]
         else:
             peer, measure, values = _with_version(row.peer), "speed_of_ref", ratios
         spread = (statistics.median(values), min(values), max(values)) if values and not row.failure else ()

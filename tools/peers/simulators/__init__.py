@@ -84,6 +84,8 @@ class Peer:
     runs_few_images
         Whether it is too slow for all images; each repeat then has a new process, because the program's own
         processes stay busy between repeats.
+    limit
+        The operations that it runs instead of a network, such as ``float32 matrix products``; empty: it runs one.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Peer:
     note: str
     tries_batch_sizes: bool = True
     runs_few_images: bool = False
+    limit: str = ""
 
     def candidates(self, job: Job) -> Mapping[str, Runner]:
         """Import the library and return the variants to try."""
@@ -164,6 +167,14 @@ PEERS: Final[tuple[Peer, ...]] = (
         "no network, just its matrix products in float32 (torch.mm), the first layer's once per image, the others' "
         "once per image and step, operands laid out beforehand. What multiplies densely in float32 cannot pass it; "
         "what multiplies int8, or skips silent neurons, can.",
+        limit="float32 matrix products",
+    ),
+    Peer(
+        "GEMM only, int8",
+        "gemm_int8",
+        None,
+        "the same matrix products of int8 numbers, with sums in int32 (torch._int_mm).",
+        limit="int8 matrix products",
     ),
 )
 

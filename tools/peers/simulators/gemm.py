@@ -1,10 +1,10 @@
-"""The limit: only the network's matrix products, in float32."""
+"""The limit: only the network's matrix products, in float32 (`gemm_int8`: int8)."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -56,22 +56,42 @@ def products(network: QuantizedNetwork, timesteps: int) -> tuple[Product, ...]:
 
 
 def candidates(job: Job) -> Mapping[str, Runner]:
-    """Weights on the left or on the right, for each batch size."""
+    """See `variants`."""
+    return variants(job, torch.mm, lambda *shape: torch.rand(shape), torch.float32)
+
+
+def variants(
+    job: Job, multiply: Callable[..., Tensor], random: Callable[[int, int], Tensor], sums: torch.dtype
+) -> dict[str, Runner]:
+    """Return the products by ``multiply``, of ``random`` operands into ``sums``, in all orders, for each batch size."""
     wanted = products(job.network, job.timesteps)
-    found = {}
-    for size in job.batch_sizes:
-        found[f"W x, {size} images"] = _runner(wanted, size, weights_first=True)
-        found[f"x W, {size} images"] = _runner(wanted, size, weights_first=False)
-    return found
+    return {
+        f"{'W x' if weights_first else 'x W'}{', by columns' if by_columns else ''}, {size} images": _runner(
+            wanted, size, multiply, random, sums, weights_first=weights_first, by_columns=by_columns
+        )
+        for size in job.batch_sizes
+        for weights_first in (True, False)
+        for by_columns in (False, True)
+    }
 
 
-def _runner(wanted: tuple[Product, ...], size: int, *, weights_first: bool) -> Runner:
+def _runner(
+    wanted: tuple[Product, ...],
+    size: int,
+    multiply: Callable[..., Tensor],
+    random: Callable[[int, int], Tensor],
+    sums: torch.dtype,
+    *,
+    weights_first: bool,
+    by_columns: bool,
+) -> Runner:
     def operands(product: Product, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        weights = torch.rand(product.outputs, product.inputs)
-        signal = torch.rand(product.inputs, product.positions * count)
-        if weights_first:
-            return weights, signal, torch.empty(product.outputs, product.positions * count)
-        return signal.T.contiguous(), weights.T.contiguous(), torch.empty(product.positions * count, product.outputs)
+        """Return both operands, the right one stored by columns if ``by_columns``, and a place for the result."""
+        rows, columns = product.outputs, product.positions * count
+        if not weights_first:
+            rows, columns = columns, rows
+        right = random(columns, product.inputs).T if by_columns else random(product.inputs, columns)
+        return random(rows, product.inputs), right, torch.empty(rows, columns, dtype=sums)
 
     @torch.inference_mode()
     def run(images: Array) -> tuple[float, None]:
@@ -85,7 +105,7 @@ def _runner(wanted: tuple[Product, ...], size: int, *, weights_first: bool) -> R
             for _ in range(batches):
                 for product, (left, right, out) in zip(wanted, matrices, strict=True):
                     for _ in range(product.groups * product.times):
-                        torch.mm(left, right, out=out)
+                        multiply(left, right, out=out)
             seconds += time.perf_counter() - started
         return seconds, None
 
