@@ -1,4 +1,4 @@
-"""Atomic file writes, and file digests."""
+"""Atomic file writes, what may be written where, and file digests."""
 
 from __future__ import annotations
 
@@ -77,6 +77,16 @@ def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         hint = "Pass `overwrite=True`, or choose another path."
         raise InputError("exists already; nothing was changed", where=path, hint=hint)
+
+
+def require_new_or_empty(folder: Path, hint: str = "Choose a new or an empty folder with `output`.") -> None:
+    """Raise an `InputError` with ``hint`` if ``folder`` is not empty."""
+    try:
+        is_filled = folder.is_dir() and any(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", where=folder, hint=hint) from error
+    if is_filled:
+        raise InputError("exists already and is not empty; nothing was changed", where=folder, hint=hint)
 
 
 def sha256(path: Path) -> str:

@@ -42,6 +42,7 @@ from loihi_convert.errors import (
     UsageError,
     VerificationError,
 )
+from loihi_convert.pipeline import golden_check
 
 
 @pytest.fixture
@@ -75,9 +76,9 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
         (["export", "--frobnicate"], 2, "No such option"),
         (["export"], 2, "Missing argument"),
         (["run"], 3, "error: this folder does not hold a .net file. Write one: `loihi-convert export model.pt`."),
-        (["diagnose", "absent.pt", "absent.net"], 3, "error: absent.net: no such file"),
+        (["diagnose", "absent.pt", "absent.net"], 3, "error: absent.pt: no such file"),
         (
-            ["run", "absent.net", "--exit-tolerance", "101"],
+            ["run", str(golden_check.folder() / golden_check.NETWORK), "--exit-tolerance", "101"],
             2,
             "--exit-tolerance",
         ),

@@ -162,6 +162,25 @@ def test_a_netx_file_is_read_without_torch(verb: str) -> None:
     assert not loaded_by(program, {"torch", "numba", "matplotlib", "scipy", "lava"})
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["run", str(GOLDEN), "-o", str(GOLDEN.parent)], "not empty"),
+        (["demo", "-o", str(GOLDEN.parent)], "not empty"),
+        (["run", "missing.net"], "no such file"),
+        (["export", "missing.pt"], "no such file"),
+    ],
+)
+def test_what_cannot_run_is_refused_at_once(words: list[str], found: str) -> None:
+    program = (
+        "from loihi_convert.cli import app\n"
+        "from loihi_convert.errors import InputError\n"
+        f"try:\n    app({words!r}, standalone_mode=False)\n"
+        f"except InputError as error:\n    assert {found!r} in error.found\nelse:\n    raise AssertionError"
+    )
+    assert not loaded_by(program, {"torch", "numpy", "h5py"})
+
+
 @pytest.mark.slow
 def test_a_run_loads_no_statistics_and_draws_nothing(tmp_path: Path) -> None:
     # Not the embedded digits, which scikit-learn reads.

@@ -14,6 +14,7 @@ from loihi_convert.cli.console import Fact, log, trained_sentence
 from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.dependencies import is_lava_at_hand
 from loihi_convert.errors import InputError
+from loihi_convert.files import require_new_or_empty
 
 
 def demo(
@@ -26,6 +27,8 @@ def demo(
 ) -> None:
     """Train, export and run a small CNN on 8x8 digits, Lava's simulator included: the whole flow in minutes."""
     started = time.monotonic()
+    if not overwrite:
+        require_new_or_empty(output, "Pass `overwrite=True`, or choose a new or an empty folder with `output`.")
     from loihi_convert import pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.cnn.train_options import TrainOptions
@@ -34,15 +37,13 @@ def demo(
     from loihi_convert.data import load_data
     from loihi_convert.progress import progress_bar
     from loihi_convert.report.pictures import write_figure
-    from loihi_convert.runs.run_folder import RUNS, dated_name, require_new_or_empty
+    from loihi_convert.runs.run_folder import RUNS, dated_name
 
     require_timesteps((timesteps,))
     backend: BackendName = "sim" if is_lava_at_hand(lava_python) else "ref"
     if backend == "ref":
         log("Lava is not installed, so the demo runs on ref: the same integers. To install it: loihi-convert doctor")
     model = output / "model.pt"
-    if not overwrite:
-        require_new_or_empty(output, "Pass `overwrite=True`, or choose a new or an empty folder with `output`.")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -22,6 +22,7 @@ from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.wrong_files import NETX, require_netx
 from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import InputError, UsageError
+from loihi_convert.files import require_new_or_empty
 
 if TYPE_CHECKING:
     from loihi_convert.data import DataSplits
@@ -103,6 +104,8 @@ def run(
     """Run .net files on test images, show accuracy against latency, and write a run folder."""
     started = time.monotonic()
     paths = _paths(files, golden=golden)
+    if output is not None:
+        require_new_or_empty(output)
     steps = () if timesteps is None else options.parse_timesteps(timesteps)
     normalization = options.parse_normalization(mean, std)
     request = DataRequest(data, data_root, options.parse_class_map(class_map))
@@ -118,7 +121,6 @@ def run(
     from loihi_convert.ir.provenance import ModelRecord
     from loihi_convert.ir.quantized import QuantizedNetwork
     from loihi_convert.progress import progress_bar
-    from loihi_convert.runs.run_folder import require_new_or_empty
 
     run_options = pipeline.RunOptions(
         steps,
@@ -130,8 +132,6 @@ def run(
     on_board = options.board_of(backend, partition, board, loihi_gen, dry=dry)
     backend_options = BackendOptions(run_options.device, lava_python, lava_layout, neuron, leak, on_board, profile)
     runner = open_backend(backend, backend_options)
-    if output is not None:
-        require_new_or_empty(output)
     network = external.read_any(paths[0])
     if isinstance(network, GradedNetwork) and network.is_converted:
         splits = request.load(paths[0], network.provenance.model, network.input_shape)

@@ -1,4 +1,4 @@
-"""Detects a file of the wrong pipeline stage by its content, and names the right verb for it."""
+"""Detects a missing file, and one of the wrong pipeline stage by its content, and names the right verb for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ NETX: Final = ".net"
 
 
 def require_netx(path: Path) -> None:
-    """Raise an `InputError` if ``path`` is a folder, a checkpoint, an ONNX or a NIR file."""
+    """Raise an `InputError` if ``path`` is missing, a folder, a checkpoint, an ONNX or a NIR file."""
+    _require_there(path, "Write one with `loihi-convert export model.pt`.")
     if path.is_dir():
         names = sorted(inside.name for inside in path.glob(f"*{NETX}"))
         hint = f"Name one of its files, such as {path / names[0]}." if names else f"Name a {NETX} file."
@@ -23,11 +24,17 @@ def require_netx(path: Path) -> None:
 
 
 def require_cnn(path: Path) -> None:
-    """Raise an `InputError` if ``path`` is a folder, or a netx file instead of a CNN."""
+    """Raise an `InputError` if ``path`` is missing, a folder, or a netx file instead of a CNN."""
+    _require_there(path, "Name the checkpoint of a CNN, or an ONNX file.")
     if path.is_dir():
         raise InputError("is a folder", where=path, hint="Name a checkpoint, or an ONNX file.")
     if is_netx(path):
         raise InputError("is exported already", where=path, hint=f"Run it: `loihi-convert run {path}`.")
+
+
+def _require_there(path: Path, hint: str) -> None:
+    if not path.exists():
+        raise InputError("no such file", where=path, hint=hint)
 
 
 def is_cnn(path: Path) -> bool:

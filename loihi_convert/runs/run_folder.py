@@ -14,7 +14,7 @@ from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.files import require_writable, write_atomically
+from loihi_convert.files import require_new_or_empty, require_writable, write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import name_count
 from loihi_convert.metrics.evaluation import Evaluation
@@ -170,16 +170,6 @@ def require_class_names(name: str, network: AnyNetwork, classes: tuple[str, ...]
 def dated_name(name: str) -> str:
     """Return ``name-<UTC time>``, for example ``model-ref-20260131T120000Z``."""
     return f"{name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
-
-
-def require_new_or_empty(folder: Path, hint: str = "Choose a new or an empty folder with `output`.") -> None:
-    """Raise an `InputError` with ``hint`` if ``folder`` is not empty."""
-    try:
-        is_filled = folder.is_dir() and any(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})", where=folder, hint=hint) from error
-    if is_filled:
-        raise InputError("exists already and is not empty; nothing was changed", where=folder, hint=hint)
 
 
 @contextlib.contextmanager
