@@ -163,6 +163,19 @@ def test_per_channel_percentile_of_positive_activations() -> None:
     assert full.threshold[0] == pytest.approx(1.0, rel=1e-6)
 
 
+def test_a_percentile_is_that_of_the_first_images_and_a_maximum_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loihi_convert.conversion.methods.MOST", 100)
+    network = ReluNetwork(
+        (1, 1, 1), (ReluLayer("fc1", Dense(np.ones((1, 1)))), ReluLayer("fc2", Dense(np.ones((1, 1)))))
+    )
+    images = pixels(*range(1, 101), *(255,) * 50)
+    for percentile, expected in ((50, 50 / 255), (100, 1)):
+        options = BalanceOptions(method="percentile", percentile=percentile)
+        neuron = balance(network, images, 4, options).layers[0].neuron
+        assert neuron is not None
+        assert neuron.threshold == pytest.approx([expected], abs=1 / 4096)
+
+
 def test_dead_channels_never_fire_and_send_nothing() -> None:
     layers = (ReluLayer("fc1", Dense(np.array([[1.0], [-1.0], [0.0]]))), ReluLayer("fc2", Dense(np.ones((2, 3)))))
     neuron = (

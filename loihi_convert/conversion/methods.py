@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.conversion.calibration import calibration_subset, fitted_images, require_images
+from loihi_convert.conversion.calibration import MOST, calibration_subset, fitted_images, require_images
 from loihi_convert.conversion.options import AUTO, METHODS, BalanceOptions, require_timesteps
 from loihi_convert.conversion.thresholds import Balanced, nearest_rates
 from loihi_convert.errors import RangeError, UsageError, one_of
@@ -69,9 +69,9 @@ def balance_each(
     _require_method(network, options)
     require_timesteps(timesteps)
     require_images(network, images)
-    fitted = calibration_subset(images, max(timesteps)) if _fits_rates(network, options.method) else images
-    if activations is None or len(activations.images) != len(fitted):
-        activations = Activations(network, fitted)
+    used = _used_images(network, images, max(timesteps), options)
+    if activations is None or len(activations.images) != len(used):
+        activations = Activations(network, used)
     layers_of = _Balancing(network, activations, options, device).layers(sorted(timesteps), progress)
     last = network.layers[-1]
     readout = [SpikingLayer(last.name, last.synapse, None)] if options.readout == "potential" else []
@@ -113,6 +113,13 @@ def _require_method(network: ReluNetwork, options: BalanceOptions) -> None:
 def has_learned_thresholds(network: ReluNetwork) -> bool:
     """Return whether any channel of ``network`` was trained with a threshold."""
     return any(layer.threshold is not None and np.isfinite(layer.threshold).any() for layer in network.layers)
+
+
+def _used_images(network: ReluNetwork, images: Images, timesteps: int, options: BalanceOptions) -> Images:
+    """The calibration images that the method uses: all for maxima, and for methods that are compared with papers."""
+    if _fits_rates(network, options.method):
+        return calibration_subset(images, timesteps)
+    return images[:MOST] if options.method == "percentile" and options.percentile < 100 else images
 
 
 def _fits_rates(network: ReluNetwork, method: str) -> bool:

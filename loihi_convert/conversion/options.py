@@ -61,7 +61,7 @@ class BalanceOptions:
                               Neurosci. 2017)
     ``act-norm-channelwise``  the channel's largest activation (Kim et al., AAAI 2020, "Spiking-YOLO")
     ``percentile``            a percentile of the channel's positive activations (after Rueckauer et al. 2017, there per
-                              layer)
+                              layer); below 100, that of the first `calibration.MOST` images
     ``least-squares``         of 24 thresholds, up to a little above the channel's largest activation, the one whose
                               firing rates over T steps have the least squared difference from the CNN's activations,
                               over images (`calibration.fitted_images`) and positions, while the layers before it spike
