@@ -333,9 +333,11 @@ def test_own_images_are_run_with_and_without_labels(invoke: Invoke, model: Path,
     predictions = {name: Path(f"runs-{name}/predictions.csv") for name in ("folders", "flat")}
     header, *rows = predictions["folders"].read_text().splitlines()
     # The folders are found among the network's ten classes.
-    assert header.startswith("file,image,timesteps,class,class_name,label,")
-    assert [row.split(",")[5] for row in rows if row.split(",")[2] == "8"] == ["3"] * 4 + ["7"] * 4
-    assert predictions["flat"].read_text().startswith("file,image,timesteps,class,class_name,potential_0")
+    assert header.startswith("file,image,path,timesteps,class,class_name,label,")
+    last = [row.split(",") for row in rows if row.split(",")[3] == "8"]
+    assert [row[6] for row in last] == ["3", "7"] * 4
+    assert [row[2].split("/")[0] for row in last] == ["3", "7"] * 4
+    assert predictions["flat"].read_text().startswith("file,image,path,timesteps,class,class_name,potential_0")
     # The tables also work without accuracy.
     assert invoke("run", "own.net", "--data", "flat/").code == 0
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from loihi_convert.arrays import Array
 from loihi_convert.data import load_data
+from loihi_convert.data.class_order import in_turns
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.data.own_images import load_image_folder, load_npz
 from loihi_convert.errors import DataError, UsageError
@@ -53,8 +54,39 @@ def test_class_folders_are_labels_in_sorted_order(tmp_path: Path) -> None:
         put(tmp_path / name, grey(value))
     splits = load_image_folder(tmp_path)
     assert splits.classes == ("cat", "dog")
-    assert splits.test.known_labels.tolist() == [0, 0, 1]
-    assert splits.test.images[:, 0, 0, 0].tolist() == [30, 20, 10]
+    # In turns, in proportion: half of the cats, the dog, the other half.
+    assert splits.test.known_labels.tolist() == [0, 1, 0]
+    assert splits.test.images[:, 0, 0, 0].tolist() == [30, 10, 20]
+    assert splits.test.paths == ("cat/1.png", "dog/1.png", "cat/2.png")
+    assert splits.test[1:].paths == ("dog/1.png", "cat/2.png")
+    assert splits.test[np.array([2, 0])].paths == ("cat/2.png", "cat/1.png")
+
+
+@pytest.mark.parametrize("labels", [[0] * 60 + [1] * 30 + [5] * 10, [5, 0, 1, 0] * 25, [3] * 7, []])
+def test_any_first_images_show_each_class_as_often_as_all_do(labels: list[int]) -> None:
+    found = np.array(labels, np.int64)
+    order = in_turns(found)
+    assert sorted(order) == list(range(len(found)))
+    for label in set(labels):
+        share = np.cumsum(found[order] == label) - np.arange(1, len(found) + 1) * labels.count(label) / len(labels)
+        assert np.abs(share).max() < len(set(labels))
+        # Images of one class keep their order.
+        assert (np.diff(order[found[order] == label]) > 0).all()
+
+
+def test_an_npz_file_in_the_order_of_its_classes_is_calibrated_in_turns(tmp_path: Path) -> None:
+    path, images = tmp_path / "own.npz", np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    np.savez(path, images=images, labels=np.array([0, 0, 0, 2, 2, 2]))
+    splits = load_npz(path)
+    assert splits.test.images.ravel().tolist() == [0, 1, 2, 3, 4, 5]
+    assert splits.calibration_images("2").ravel().tolist() == [0, 3]
+    assert splits.held_out is None
+    assert "in the order of their classes" in splits.notes[-1]
+    assert load_npz(path, input_shape=(1, 1, 1), at_once=False).notes == splits.notes
+    np.savez(path, images=images, labels=np.array([0, 2, 0, 0, 2, 2]))
+    splits = load_npz(path)
+    assert splits.notes == ()
+    assert splits.calibration is splits.test
 
 
 def test_a_folder_called_like_a_data_set_is_not_recorded_as_that(
@@ -104,7 +136,8 @@ def test_class_folders_are_outputs_of_the_network(
     tmp_path: Path, names: str, classes: tuple[str, ...], class_map: Any, found: tuple[str, ...], labels: list[int]
 ) -> None:
     splits = load_data(folders(tmp_path, *names.split()), classes=classes, class_map=class_map)
-    assert (splits.classes, splits.test.known_labels.tolist()) == (found, labels)
+    by_folder = sorted(zip(splits.test.paths or (), splits.test.known_labels.tolist(), strict=True))
+    assert (splits.classes, [label for _, label in by_folder]) == (found, labels)
     (note,) = splits.notes
     for name, label in zip(sorted(names.split()), labels, strict=True):
         assert f"{name} -> {label}" in note

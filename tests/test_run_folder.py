@@ -141,13 +141,14 @@ def test_early_exit_csv_holds_every_margin_exactly(tmp_path: Path) -> None:
 
 def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(tmp_path: Path) -> None:
     run = entry([20, 150, 190])
-    write(tmp_path, run)
+    write(tmp_path, run, paths=[f"{index}.png" for index in range(200)])
     result = run.result
     found = read_csv(tmp_path / "predictions.csv")
     expected = [
         {
             "file": "model",
             "image": str(image),
+            "path": f"{image}.png",
             "timesteps": str(timesteps),
             "class": str(result.predictions[image, timesteps - 1]),
             "class_name": CLASSES[result.predictions[image, timesteps - 1]],

@@ -32,11 +32,14 @@ class Dataset:
         int64 ``(N,)``, indices into `DataSplits.classes`; None if unknown.
     targets
         float64 ``(N, outputs)``: the target values of a regression; None if there are none.
+    paths
+        The file of each image, relative to the folder of the data; None if images are not files of their own.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     targets: NDArray[np.float64] | None = None
+    paths: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
@@ -63,11 +66,12 @@ class Dataset:
         return len(self.images)
 
     def __getitem__(self, index: slice | NDArray[np.intp]) -> Dataset:
-        """Return a subset, with labels and targets, for a slice (``test[:1000]``) or an array of indices."""
+        """Return a subset, with all that belongs to it, for a slice (``test[:1000]``) or an array of indices."""
         return Dataset(
             self.images[index],
             None if self.labels is None else self.labels[index],
             None if self.targets is None else self.targets[index],
+            None if self.paths is None else tuple(self.paths[one] for one in np.arange(len(self))[index]),
         )
 
     @property

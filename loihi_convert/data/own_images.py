@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from loihi_convert.data.benchmarks import DATASETS
 from loihi_convert.data.class_folders import ClassMap, classes_of_folders
+from loihi_convert.data.class_order import in_turns, is_in_class_order
 from loihi_convert.data.dataset import Dataset, DataSplits, described
 from loihi_convert.data.image_files import FolderImages, stacked
 from loihi_convert.data.in_memory import as_images, as_labels, as_targets
@@ -45,6 +46,10 @@ _IN_MEMORY: Final = (
     "the images are compressed, or integers other than uint8, and all are read into memory; from uint8 images written "
     "by numpy.savez, without compression, only the part in use is read"
 )
+_IN_CLASS_ORDER: Final = (
+    "the images are in the order of their classes, so the first N of them show only some classes: shuffle them before "
+    "numpy.savez"
+)
 _NPZ_FORM: Final = f"must contain images, and may contain {', '.join(NPZ_KEYS[1:])}"
 
 
@@ -64,6 +69,7 @@ def load_image_folder(
         folder/dog/2.jpg
         folder/1.png           unlabelled
 
+    Class folders take turns, see `in_turns`: the first N images show all classes.
     Other files, and names that begin with a dot, are ignored. A grey image has one channel; if any image in the folder
     has colours, all get three channels.
 
@@ -104,7 +110,7 @@ def load_image_folder(
         )
     if flat:
         require_class_folders(folder, class_map)
-        return _unsplit(folder, tuple(classes), Dataset(_images_in(flat, input_shape, at_once), None))
+        return _unsplit(folder, tuple(classes), _dataset(folder, flat, None, input_shape, at_once))
     empty = [name for name, files in per_class.items() if not files]
     if empty:
         raise DataError(
@@ -112,8 +118,9 @@ def load_image_folder(
         )
     found = classes_of_folders(folder, list(per_class), classes, class_map)
     labels = np.repeat(np.array(found.labels, np.int64), [len(files) for files in per_class.values()])
-    images = _images_in([file for files in per_class.values() for file in files], input_shape, at_once)
-    return _unsplit(folder, found.classes, Dataset(images, labels), notes=(found.note,))
+    order, paths = in_turns(labels), [file for files in per_class.values() for file in files]
+    images = _dataset(folder, [paths[one] for one in order], labels[order], input_shape, at_once)
+    return _unsplit(folder, found.classes, images, notes=(found.note,))
 
 
 def load_npz(
@@ -169,7 +176,11 @@ def load_npz(
         targets = as_targets(arrays["targets"], len(images), own_names, where=f"{path}: targets")
     everything = Dataset(images, labels, targets)
     if "calibration" not in arrays:
-        return _unsplit(path, names, everything, notes=notes)
+        if labels is None or not is_in_class_order(labels):
+            return _unsplit(path, names, everything, notes=notes)
+        # A run balances nothing, and its images may not be in memory.
+        mixed = everything[in_turns(labels)] if at_once else None
+        return _unsplit(path, names, everything, mixed, (*notes, _IN_CLASS_ORDER))
     calibration = stored.get("calibration")
     if calibration is None:
         calibration = _npz_images(path, "calibration", arrays["calibration"], input_shape)
@@ -209,6 +220,17 @@ def _unsplit(
         # Otherwise a later `run` or `report` would mistake it for the benchmark set.
         name = f"./{name}"
     return DataSplits(name, classes, calibration, images[:0], calibration=calibration, test=images, notes=notes)
+
+
+def _dataset(
+    folder: Path,
+    paths: Sequence[Path],
+    labels: NDArray[np.int64] | None,
+    input_shape: tuple[int, int, int] | None,
+    at_once: bool,
+) -> Dataset:
+    relative = tuple(path.relative_to(folder).as_posix() for path in paths)
+    return Dataset(_images_in(paths, input_shape, at_once), labels, paths=relative)
 
 
 def _images_in(paths: Sequence[Path], input_shape: tuple[int, int, int] | None, at_once: bool) -> NDArray[np.uint8]:

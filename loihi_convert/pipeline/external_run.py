@@ -97,6 +97,7 @@ def run_external_into_folder(
             folder,
             [run_folder.FileResults(path.stem, evaluation, result, network)],
             labels=images.labels,
+            paths=images.paths,
             classes=classes,
             manifest={**manifest, "classes": classes, "mean": mean, "std": std},
         )

@@ -248,6 +248,7 @@ def run_graded_into_folder(
             folder,
             [run_folder.FileResults(path.stem, evaluation, result, network)],
             labels=images.labels,
+            paths=images.paths,
             targets=images.targets,
             classes=classes,
             manifest=manifest,

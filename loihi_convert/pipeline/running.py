@@ -265,6 +265,7 @@ def run_into_folder(
             folder,
             [run_folder.FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
             labels=images.labels,
+            paths=images.paths,
             targets=images.targets,
             classes=classes,
             manifest={**manifest, "classes": classes, **made_by},

@@ -97,6 +97,7 @@ class Prediction(_Row):
 
     file: str
     image: int
+    path: str | None = None
     timesteps: int
     predicted: int = Field(validation_alias="class", serialization_alias="class", ge=0)
     class_name: str | None = None
@@ -231,12 +232,13 @@ def number_rows(
     result: RunResult,
     network: QuantizedNetwork | GradedNetwork,
     targets: Array | None,
+    paths: Sequence[str] | None = None,
 ) -> Iterator[Rows]:
     """Yield the rows of predictions.csv for one file of a regression: each image, each reported T."""
     steps = np.array([point.timesteps for point in evaluation.points])
     for first, images in _blocks(result):
         read = result.potentials[images][:, steps - 1]
-        columns = _keys(name, first, len(read), steps)
+        columns = _keys(name, first, len(read), steps, paths)
         columns |= _numbered(OUTPUT, network.real_outputs(read, steps[:, None]))
         if targets is not None:
             columns |= _numbered(TARGET, np.repeat(targets[images][:, None], len(steps), axis=1))
@@ -244,13 +246,18 @@ def number_rows(
 
 
 def prediction_rows(
-    name: str, evaluation: Evaluation, result: RunResult, labels: Array | None, classes: Sequence[str] | None
+    name: str,
+    evaluation: Evaluation,
+    result: RunResult,
+    labels: Array | None,
+    classes: Sequence[str] | None,
+    paths: Sequence[str] | None = None,
 ) -> Iterator[Rows]:
     """Yield the rows of predictions.csv for one file: each image, each reported T."""
     steps = np.array([point.timesteps for point in evaluation.points])
     for first, images in _blocks(result):
         read = result.potentials[images][:, steps - 1]
-        columns = _keys(name, first, len(read), steps)
+        columns = _keys(name, first, len(read), steps, paths)
         predicted = result.predictions[images][:, steps - 1].ravel().tolist()
         columns["class"] = predicted
         if classes is not None:
@@ -270,11 +277,13 @@ def _blocks(result: RunResult) -> Iterator[tuple[int, slice]]:
         yield first, slice(first, first + _BLOCK)
 
 
-def _keys(name: str, first: int, count: int, steps: Array) -> dict[str, Sequence[object]]:
+def _keys(name: str, first: int, count: int, steps: Array, paths: Sequence[str] | None) -> dict[str, Sequence[object]]:
     """The columns that say which file, image and T a row is of."""
+    images = range(first, first + count)
     return {
         "file": [name] * (count * len(steps)),
-        "image": np.repeat(np.arange(first, first + count), len(steps)).tolist(),
+        "image": np.repeat(images, len(steps)).tolist(),
+        **({} if paths is None else {"path": [paths[image] for image in images for _ in steps]}),
         "timesteps": np.tile(steps, count).tolist(),
     }
 

@@ -55,6 +55,7 @@ def write_run(
     classes: tuple[str, ...] | None,
     manifest: Mapping[str, Any],
     targets: Array | None = None,
+    paths: Sequence[str] | None = None,
 ) -> tuple[Path, ...]:
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
@@ -80,6 +81,8 @@ def write_run(
         From `manifest.new_manifest`.
     targets
         ``(N, outputs)``, for a regression, if known.
+    paths
+        The file of each image, if it has one of its own.
 
     Raises
     ------
@@ -93,7 +96,7 @@ def write_run(
     require_different_names([run.name for run in runs])
     for run in runs:
         require_class_names(run.name, run.network, classes)
-    contents = _csv_files(runs, labels, targets, classes)
+    contents = _csv_files(runs, labels, targets, classes, paths)
     contents[MANIFEST] = _json(dict(manifest)).encode()
     _make_folder(folder, [])
     try:
@@ -108,7 +111,11 @@ def write_run(
 
 
 def _csv_files(
-    runs: Sequence[FileResults], labels: Array | None, targets: Array | None, classes: tuple[str, ...] | None
+    runs: Sequence[FileResults],
+    labels: Array | None,
+    targets: Array | None,
+    classes: tuple[str, ...] | None,
+    paths: Sequence[str] | None,
 ) -> dict[str, bytes]:
     """The CSV files by name, and result.json; files without data are left out."""
     figures = [(run.name, run.evaluation) for run in runs]
@@ -117,8 +124,8 @@ def _csv_files(
 
     def predictions(run: FileResults) -> Iterator[Rows]:
         if not isinstance(run.network, CubaNetwork) and run.network.task == "regression":
-            return number_rows(run.name, run.evaluation, run.result, run.network, targets)
-        return prediction_rows(run.name, run.evaluation, run.result, labels, classes)
+            return number_rows(run.name, run.evaluation, run.result, run.network, targets, paths)
+        return prediction_rows(run.name, run.evaluation, run.result, labels, classes, paths)
 
     contents = {"accuracy.csv": as_csv(accuracy_row(name, e, point) for name, e in figures for point in e.points)}
     if any(evaluation.regression for _, evaluation in figures):
