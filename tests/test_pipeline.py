@@ -200,7 +200,7 @@ class Unused(ReferenceBackend):
         ({"second": "absent.net"}, r"absent\.net: no such file"),
         ({"second": "small.net"}, r"must be uint8 of shape \(N, 1, 2, 7\)"),
         ({"exit_tolerance": 100.5}, r"exit_tolerance: found 100\.5"),
-        ({"timesteps": (2**20,)}, r"proven to fit Loihi's range"),
+        ({"timesteps": (2**20,)}, r"fit Loihi's range"),
         ({"backend": {"neuron": "stock"}}, r"the file was exported for target lava"),
         ({"model": "typo.pt"}, r"typo\.pt: "),
         ({"model": "wide.pt"}, r"checkpoint: input shape .* Give the checkpoint that the file was exported from\."),

@@ -170,7 +170,7 @@ def test_proof_of_t() -> None:
     # |w_q| = 127, 255 levels: 32385 a step, |V(2)| = 64770, and 1.25 x 32385 x 3 = 121443 <= 131071 < 1.25 x 32385 x 4.
     assert np.abs(network.layers[0].weight).tolist() == [[127], [127]]
     assert network.max_timesteps == 3
-    with pytest.raises(RangeError, match=r"timesteps: found 4; must be in 1\.\.3, .*proven to fit Loihi's range"):
+    with pytest.raises(RangeError, match=r"timesteps: found 4; must be in 1\.\.3, .*fit Loihi's range"):
         run_network(network, pixels(255), 4)
     # At T = 64 the weights get fewer bits instead.
     longer = quantize(SpikingNetwork((1, 1, 1), layers, 64, "soft"), pixels(255))

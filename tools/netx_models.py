@@ -29,7 +29,7 @@
 
 `build` trains every checkpoint, with seed 0 (or ``seed = 1``), and exports every candidate to FOLDER-candidates. It
 runs each on the validation images with `ref`, in fixed point. For each T it keeps the candidate with the most correct
-images (if tied, the first in the plan). Among files whose potentials are proven to fit for all T, it names the best one
+images (if tied, the first in the plan). Among files that allow all T, it names the best one
 over all T on the first 1,000 of these images. Test images are used only afterwards: all of them by `ref`, and the first
 ones by Lava's simulator, which must give the same output potentials. The results are written to ``card.json`` and, as a
 table, to ``README.md``. An interrupted build continues where it was.

@@ -28,7 +28,7 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
     RangeError
         If ``timesteps`` exceeds the largest safe T of the file.
     """
-    require_proven(network, timesteps)
+    require_safe_timesteps(network, timesteps)
     if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) < 1:
         expected = ", ".join(map(str, network.input_shape))
         raise DataError(
@@ -40,7 +40,7 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
     require_result_size(size, len(images), timesteps, trace=trace)
 
 
-def require_proven(network: QuantizedNetwork, timesteps: int) -> None:
+def require_safe_timesteps(network: QuantizedNetwork, timesteps: int) -> None:
     """Raise unless ``network`` can run for ``timesteps`` steps, as `check_run` does."""
     if not 1 <= timesteps <= MAX_TIMESTEPS:
         raise UsageError(f"found {timesteps}", where="timesteps", expected=f"must be in 1..{MAX_TIMESTEPS:,}")
@@ -48,8 +48,8 @@ def require_proven(network: QuantizedNetwork, timesteps: int) -> None:
         raise RangeError(
             f"found {timesteps}",
             where="timesteps",
-            expected=f"must be in 1..{network.max_timesteps:,}, for which the output potentials of this file are "
-            "proven to fit Loihi's range",
+            expected=f"must be in 1..{network.max_timesteps:,}, for which the output potentials of this file "
+            "fit Loihi's range with a margin",
             hint=f"Export the file with `timesteps={timesteps}`.",
         )
 

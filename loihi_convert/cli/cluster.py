@@ -29,7 +29,10 @@ _WORKERS = (
     "process."
 )
 _SHARDS = "Divide the images among N processes on this machine, one core each; default: this process, on all cores."
-_SCHEDULER = "Address of a Dask scheduler, such as tcp://host:8786; its workers must find the same files."
+_SCHEDULER = (
+    "Address of a Dask scheduler, such as tcp://host:8786; its workers must find the same files, but for small data "
+    "sets."
+)
 _SLURM = (
     "Submit workers to SLURM: partition=NAME,walltime=HH:MM:SS,workers=N, also memory=4GB, account=NAME, "
     "interface=ib0. Only workers is required."

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _SAID_OTHERWISE = {"files", "backend", "timesteps", "image_count", "partition", "board", "loihi_gen"}
 """Parameters that the script gets with the values that were chosen, or by its environment."""
 
-_NOT_IN_A_SCRIPT = {"dry", "overwrite", "as_json"}
+_NOT_IN_A_SCRIPT = {"dry_run", "overwrite", "as_json"}
 
 
-def dry_run(
+def show_run_plan(
     ctx: typer.Context,
     paths: Sequence[Path],
     network: QuantizedNetwork,
@@ -45,7 +45,7 @@ def dry_run(
         If the script exists.
     """
     if len(paths) > 1:
-        raise UsageError(f"found {len(paths)} files", where="dry", expected="must be one file")
+        raise UsageError(f"found {len(paths)} files", where="dry_run", expected="must be one file")
     (path,) = paths
     steps = max(timesteps, default=network.timesteps)
     listed = ",".join(map(str, timesteps or (steps,)))
@@ -79,12 +79,12 @@ def plan_run(
     """
     from loihi_convert.backends.loihi2.board import chosen_board
     from loihi_convert.backends.loihi2.plan import plan, script, script_suffix
-    from loihi_convert.backends.request import require_proven
+    from loihi_convert.backends.request import require_safe_timesteps
     from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, write_atomically
     from loihi_convert.ir.neuron_model import neuron_model
 
     neuron = neuron_model(network, "stock", leak=options.leak)
-    require_proven(network, timesteps)
+    require_safe_timesteps(network, timesteps)
     board = options.board or chosen_board()
     name = path.stem if words[0] == "run" else words[0]
     written = Path(f"{name}{script_suffix(board)}")

@@ -31,7 +31,7 @@ def golden(
     partition: Annotated[str | None, options.partition()] = None,
     board: Annotated[str | None, options.board()] = None,
     loihi_gen: Annotated[Generation | None, options.loihi_gen()] = None,
-    dry: Annotated[bool, options.switch("--dry-run", options.BOARD, _DRY_RUN)] = False,
+    dry_run: Annotated[bool, options.switch("--dry-run", options.BOARD, _DRY_RUN)] = False,
     overwrite: Annotated[bool, options.overwrite("Replace an existing script.", options.BOARD)] = False,
 ) -> None:
     """Compare every spike and potential of a tiny network with a golden folder; exit code 5 if any differs."""
@@ -40,12 +40,12 @@ def golden(
     from loihi_convert.pipeline import golden_check
     from loihi_convert.pipeline.golden_report import GoldenRun, where_to_send, write_report
 
-    on_board = options.board_of(backend, partition, board, loihi_gen, dry=dry)
+    on_board = options.board_of(backend, partition, board, loihi_gen, dry_run=dry_run)
     given = BackendOptions(lava_python=lava_python, lava_layout=lava_layout, neuron=neuron, leak=leak, board=on_board)
     runner = open_backend(backend, given)
     path = golden_check.folder() if folder is None else folder
     known = golden_check.read_golden(path)
-    if dry:
+    if dry_run:
         line: list[str] = [
             "golden",
             *([] if folder is None else [str(folder)]),

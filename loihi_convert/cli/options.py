@@ -270,10 +270,15 @@ def refuse_for_native(path: Path, normalization: Normalization) -> None:
 
 
 def board_of(
-    backend: BackendName, partition: str | None, board: str | None, loihi_gen: Generation | None, *, dry: bool = False
+    backend: BackendName,
+    partition: str | None,
+    board: str | None,
+    loihi_gen: Generation | None,
+    *,
+    dry_run: bool = False,
 ) -> Board | None:
     """Return the board for a run on ``loihi2``; other backends have none."""
-    given = {"partition": partition, "board": board, "loihi_gen": loihi_gen, "dry": dry}
+    given = {"partition": partition, "board": board, "loihi_gen": loihi_gen, "dry_run": dry_run}
     if backend == "loihi2":
         from loihi_convert.backends.loihi2.board import chosen_board
 

@@ -13,7 +13,7 @@ import typer
 from loihi_convert.choices import BackendName, Device, Generation, Layout, Neuron
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log
-from loihi_convert.cli.dry_run import dry_run
+from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.external import run_external
 from loihi_convert.cli.graded import run_graded_file
 from loihi_convert.cli.images import DataRequest, first_images
@@ -95,7 +95,7 @@ def run(
     board: Annotated[str | None, options.board()] = None,
     loihi_gen: Annotated[Generation | None, options.loihi_gen()] = None,
     profile: Annotated[bool, options.switch("--profile", options.BOARD, _PROFILE)] = False,
-    dry: Annotated[bool, options.switch("--dry-run", options.BOARD, _DRY_RUN)] = False,
+    dry_run: Annotated[bool, options.switch("--dry-run", options.BOARD, _DRY_RUN)] = False,
     overwrite: Annotated[bool, options.overwrite("Replace an existing FILE.sbatch.", options.BOARD)] = False,
     mean: Annotated[str | None, options.mean(options.EXTERNAL, "0.5, as lava-dl's")] = None,
     std: Annotated[str | None, options.std(options.EXTERNAL)] = None,
@@ -129,7 +129,7 @@ def run(
         place.device(device),
         float_snn=float_snn,
     )
-    on_board = options.board_of(backend, partition, board, loihi_gen, dry=dry)
+    on_board = options.board_of(backend, partition, board, loihi_gen, dry_run=dry_run)
     backend_options = BackendOptions(run_options.device, lava_python, lava_layout, neuron, leak, on_board, profile)
     runner = open_backend(backend, backend_options)
     network = external.read_any(paths[0])
@@ -185,10 +185,10 @@ def run(
         )
         return
     options.refuse_for_native(paths[0], normalization)
-    if dry:
+    if dry_run:
         splits = request.load(paths[0], network.provenance.model, network.input_shape)
         count = _image_count(image_count, backend, splits)
-        dry_run(ctx, paths, network, count, steps, backend_options, overwrite=overwrite, as_json=as_json)
+        show_run_plan(ctx, paths, network, count, steps, backend_options, overwrite=overwrite, as_json=as_json)
         return
     if backend == "loihi2":
         # Checked before the images are loaded.

@@ -284,7 +284,7 @@ def _about(network: QuantizedNetwork | GradedNetwork) -> dict[str, str]:
     named = model.architecture or model.arch
     about = {
         "timesteps": str(network.timesteps),
-        "proven timesteps": str(network.max_timesteps),
+        "largest T": str(network.max_timesteps),
         "input": f"pixels of {network.pixel_bits} bits"
         if network.poisson_seed is None
         else f"Poisson spikes, seed {network.poisson_seed}",

@@ -83,7 +83,7 @@ def quantization_table(report: QuantizationReport) -> Table:
     else:
         caption = (
             f"clipping in {report.timesteps} steps of {report.image_count:,} calibration images; low is harmless in "
-            f"the first layer. Output potentials are proven to fit for T <= {report.max_timesteps:,}"
+            f"the first layer. Output potentials fit, with a margin, for T <= {report.max_timesteps:,}"
         )
     if any(layer.identity_ratio for layer in report.layers):
         caption += (

@@ -38,7 +38,7 @@ from loihi_convert import netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends import open_backend
-from loihi_convert.backends.request import check_run, require_proven
+from loihi_convert.backends.request import check_run, require_safe_timesteps
 from loihi_convert.cli.console import log
 from loihi_convert.cnn.models import build_model
 from loihi_convert.conversion.balancing import balance
@@ -120,7 +120,10 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         else:
             verb.set_defaults(arch=None)
             verb.add_argument(
-                "-T", "--timesteps", type=int, help="where T does not vary; default: 8, or what the file is proven for"
+                "-T",
+                "--timesteps",
+                type=int,
+                help="where T does not vary; default: 8, or the largest that the file allows",
             )
             doubling = tuple(2**power for power in range(10))
             verb.add_argument("--sweep-timesteps", type=_numbers, default=doubling, help="default: 1,2,4,...,512")
@@ -511,15 +514,15 @@ def measure_cost(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> Iterator[Setting]:
-    images, proven = chosen.images, chosen.network.max_timesteps
+    images, largest = chosen.images, chosen.network.max_timesteps
     some = images[: options.images]
-    steps = min(8, proven) if options.timesteps is None else options.timesteps
+    steps = min(8, largest) if options.timesteps is None else options.timesteps
     # Checked before networks of several widths are created.
-    require_proven(chosen.network, steps)
-    if left_out := [value for value in options.sweep_timesteps if value > proven]:
-        log(f"T = {', '.join(map(str, left_out))}: left out; the file's potentials are proven to fit for T <= {proven}")
+    require_safe_timesteps(chosen.network, steps)
+    if left_out := [value for value in options.sweep_timesteps if value > largest]:
+        log(f"T = {', '.join(map(str, left_out))}: left out; the file allows T <= {largest}")
     for value in options.sweep_timesteps:
-        if value <= proven:
+        if value <= largest:
             yield Setting("T", value, chosen.path, some, value)
     for value in options.sweep_images:
         if value > len(images):
