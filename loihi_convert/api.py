@@ -136,6 +136,10 @@ def convert(
         source = open_source(
             Path(model), arch=arch, input_shape=given, classes=classes, mean=means, std=deviations, task=task
         )
+        if shape != source.network.input_shape:
+            raise DataError(
+                f"found images of {shape}", where="images", expected=f"must be {source.network.input_shape}"
+            )
     elif arch is not None:
         raise UsageError("given with a module", where="arch", expected="must come with the path of a state dict")
     else:
@@ -222,9 +226,11 @@ class Converted:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes of the conversion: the CNN's accuracy, the method chosen, warnings."""
+        """Notes of the conversion: the CNN's accuracy, what was read from it, the method chosen, warnings."""
         own = () if self.own is None else (self.own.warning or self.own.sentence,)
-        return own if self.conversion is None else (*own, *self.conversion.notes)
+        if self.conversion is None:
+            return own
+        return (*own, *(() if self.source is None else self.source.notes), *self.conversion.notes)
 
     @property
     def cnn_accuracy(self) -> float | None:

@@ -71,6 +71,12 @@ def test_a_mistake_is_told_by_its_parameter(mistake: Callable[..., object], wher
 
 
 @pytest.mark.lava
+def test_notes_say_what_was_read_from_the_cnn() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, 6)).astype(np.uint8)
+    snn = lc.convert(nn.Sequential(MODULE, nn.Softmax(1)), images, timesteps=2)
+    assert snn.notes[0] == "1: the Softmax at the end is dropped; it does not change the argmax."
+
+
 def test_a_run_on_lava_says_whether_it_equals_ref() -> None:
     network, images = random_network(3, image_count=3)
     result = lc.Converted(network).run(images, backend="sim", timesteps=2)

@@ -79,6 +79,22 @@ def test_a_network_that_was_misread_is_not_converted() -> None:
     assert caught.value.where == "Misread"
 
 
+class MisreadIfDark(Misread):
+    """The values of which a view is changed are negative only on dark images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = x - 0.3
+        maps.flatten(1).relu_()
+        return self.fc(torch.relu(self.conv(maps)).flatten(1))
+
+
+def test_calibration_images_need_not_show_a_misreading() -> None:
+    torch.manual_seed(0)
+    bright = np.random.default_rng(0).integers(128, 256, (8, 1, 8, 8)).astype(np.uint8)
+    with pytest.raises(UnsupportedModelError, match="other outputs"):
+        require_same_outputs(Source.from_module(MisreadIfDark(), (1, 8, 8)), bright)
+
+
 @pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid(), nn.LogSigmoid()])
 def test_outputs_are_compared_behind_a_softmax_or_sigmoid(ending: nn.Module) -> None:
     torch.manual_seed(0)

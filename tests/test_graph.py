@@ -105,7 +105,12 @@ REFUSED = [
     ),
     (
         chain(nn.MaxPool2d(3, 1, 1), nn.Flatten(), nn.Linear(32, 2)),
-        "1: MaxPool2d pads values that may be negative; supported: after a ReLU",
+        "1: MaxPool2d reads beyond the border of values that may be negative; supported: after a ReLU",
+    ),
+    (
+        # 4 x 4 after the convolution: the second window of three reads a fifth pixel.
+        chain(nn.MaxPool2d(3, 2, ceil_mode=True), nn.Flatten(), nn.Linear(8, 2)),
+        "1: MaxPool2d reads beyond the border",
     ),
     (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), "0: Conv2d pads with mode circular"),
     (

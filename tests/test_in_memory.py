@@ -116,6 +116,7 @@ def test_floats_are_rounded_to_the_nearest_pixel() -> None:
     [
         DataLoader(TensorDataset(torch.from_numpy(COLOUR), torch.tensor(LABELS)), batch_size=2),
         DataLoader(TensorDataset(torch.from_numpy(COLOUR / 255), torch.tensor(LABELS)), batch_size=5),
+        DataLoader(TensorDataset(torch.from_numpy(COLOUR), torch.tensor(LABELS)), batch_size=None),
         TensorDataset(torch.from_numpy(COLOUR), torch.tensor(LABELS)),
         Pairs(list(COLOUR)),
         Subset(Pairs(list(COLOUR)), range(5)),
@@ -255,6 +256,7 @@ FLOATS = (GREY / 255).astype(np.float32)
         (GREY.astype(np.int16) - 1, "int16 (5, 1, 8, 6) of -1..254", "Scale them"),
         (GREY.astype(np.uint16) * 200, "uint16 (5, 1, 8, 6) of 0..51000", "Scale them"),
         ((GREY // 255).astype(np.int64), "int64 (5, 1, 8, 6) of 0..1", "booleans"),
+        ((GREY > 100).astype(np.uint8), "uint8 (5, 1, 8, 6) of 0..1", "booleans"),
         (GREY.astype(np.complex64), "complex64", ""),
         (GREY.astype("U3"), "<U3", ""),
         (GREY[:0], "uint8 (0, 1, 8, 6)", ""),

@@ -35,6 +35,7 @@ CASES = {
         )
     ),
     "in front of batch norm of any gain and ReLU": stack(CONV(5, 3), nn.MaxPool2d(2), NORM(), nn.ReLU()),
+    "ceil_mode within the map": stack(NORM(), nn.MaxPool2d(2, ceil_mode=True), CONV(4, 2), nn.ReLU()),
     "of signed values": stack(CONV(5, 3), nn.MaxPool2d(2), CONV(4, 2), nn.ReLU()),
     "behind batch norm": stack(NORM(), nn.MaxPool2d(2), CONV(4, 2), nn.ReLU()),
     "of a sum": of(lambda m, x: pool(x + m.conv(x).relu()), conv=CONV(4, 3, padding=1)),

@@ -52,6 +52,11 @@ CASES = {
     "a slice of flattened maps": of(lambda m, x: m.a(x.flatten(1)[:, 5:90]).relu(), a=LINEAR(4)),
     "unflattened": stack(nn.Flatten(), nn.Unflatten(1, (4, 8, 8)), same(4), nn.ReLU()),
     "flattened, normalized, a slice": of(lambda m, x: m.norm(x.flatten(1))[:, ::3], norm=nn.LazyBatchNorm1d()),
+    "parts of a chunk": of(lambda m, x: m.a(torch.cat(x.chunk(2, 1)[::-1], 1)).relu(), a=same(3)),
+    "channels repeated": of(lambda m, x: m.a(x.repeat(1, 2, 1, 1)).relu(), a=same(3)),
+    "one channel expanded": of(lambda m, x: m.a(x[:, 1:2].expand(-1, 3, -1, -1)).relu(), a=same(3)),
+    "channels in reverse": of(lambda m, x: m.a(x.flip(1).roll(1, 1)).relu(), a=same(3)),
+    "pixels repeated": stack(nn.AdaptiveAvgPool2d((16, 8)), nn.Flatten(), LINEAR(4), nn.ReLU()),
     "the first channels": of(lambda m, x: m.a(x[:, :2]).relu(), a=same(3)),
 }
 

@@ -237,6 +237,9 @@ def test_operators_equal_onnxs_reference(case: str) -> None:
             "Tile is not supported on constants",
         ),
         ([node("ReduceMean", "x")], {}, "also averages over the batch"),
+        ([node("Cast", "x", to=TensorProto.INT32)], {}, "casts to another type"),
+        ([node("PRelu", "x", "a")], {"a": random(8)}, r"slopes of shape \(8,\)"),
+        ([node("Clip", "x", "a", "a")], {"a": np.float32(1)}, "clips to 1.0..1.0"),
         ([node("Pad", "x", "p", "v")], {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "v": np.float32(1)}, "than zeros"),
     ],
 )
@@ -252,6 +255,11 @@ def test_what_cannot_be_read_is_named() -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="damaged, or not an ONNX file"):
+        read_onnx(path)
+    content = onnx.load_from_string(content)
+    content.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    onnx.save(content, path)
+    with pytest.raises(InputError, match="takes UINT8"):
         read_onnx(path)
     path = graph([node("Identity", "w")], {"w": random(3)})
     with pytest.raises(InputError, match="does not depend on the image"):

@@ -16,6 +16,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.data import load_data
 from loihi_convert.data.class_order import in_turns
 from loihi_convert.data.dataset import DataSplits
+from loihi_convert.data.mapped_images import mapped_images
 from loihi_convert.data.own_images import load_image_folder, load_npz
 from loihi_convert.errors import DataError, UsageError
 
@@ -348,7 +349,7 @@ def test_npz_with_everything(tmp_path: Path) -> None:
         classes=np.array(["a", "b", "c"]),
         calibration=images[3:],
     )
-    splits = load_npz(path, ("x", "y", "z"))
+    splits = load_npz(path, ("0", "1", "2"))
     assert splits.classes == ("a", "b", "c")
     assert splits.test.known_labels.tolist() == [2, 0, 2]
     assert np.array_equal(splits.test.images[:, 0], images[:3])
@@ -397,6 +398,31 @@ def test_npz_of_floats_and_of_the_networks_shape(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_npz(path, input_shape=(3, 4, 6))
     assert caught.value.where == f"{path}: images"
+
+
+def test_classes_in_another_order_than_the_networks(tmp_path: Path) -> None:
+    names, classes = np.array(["dog", "cat"]), ("cat", "bird", "dog")
+    path = saved(tmp_path, images=IMAGES, labels=np.array([0, 1, 0]), classes=names)
+    splits = load_npz(path, classes)
+    assert (splits.classes, splits.test.known_labels.tolist()) == (classes, [2, 0, 2])
+    # Numbers are no names.
+    assert load_npz(path, ("0", "1")).test.known_labels.tolist() == [0, 1, 0]
+    with pytest.raises(DataError) as caught:
+        load_npz(path, ("cat", "bird"))
+    assert (caught.value.where, caught.value.found) == (f"{path}: classes", "found dog")
+    targets = np.arange(6.0).reshape(3, 2)
+    splits = load_npz(saved(tmp_path, images=IMAGES, targets=targets, classes=names), ("cat", "dog"))
+    assert splits.classes == ("cat", "dog")
+    assert np.array_equal(np.asarray(splits.test.targets), targets[:, ::-1])
+
+
+def test_mapped_images_in_any_order(tmp_path: Path) -> None:
+    images = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1)
+    np.savez(tmp_path / "own.npz", images=images)
+    mapped = mapped_images(tmp_path / "own.npz", "images", (1, 1, 1))
+    assert mapped is not None
+    for rows in ([0, 2, 1, 3], [5, 5, 7], [3, 4, 5], [6]):
+        assert mapped[np.array(rows)].read().ravel().tolist() == rows
 
 
 def test_labels_beyond_the_networks_classes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,16 +14,18 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from loihi_convert import convert
 from loihi_convert.cli.options import parse_normalization
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
-from loihi_convert.errors import CheckpointError, LoihiConvertError, UnsupportedModelError, UsageError
+from loihi_convert.errors import CheckpointError, DataError, LoihiConvertError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source, open_source, reopen_source
 from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import load_file
+from loihi_convert.pipeline.converting import require_same_outputs
 from loihi_convert.simulation.relu import relu_outputs
 
 SHAPE = (1, 4, 4)
@@ -244,6 +247,8 @@ def test_options_that_exclude_each_other() -> None:
     with pytest.raises(UsageError, match=r"input_shape: found .* without `arch`"):
         open_source(Path("ours.pt"), input_shape=SHAPE)
     assert open_source(Path("ours.pt"), mean=[0.5], std=[1.0]).provenance["mean"] == [0.5]
+    with pytest.raises(DataError, match=r"images: found images of \(1, 9, 8\); must be \(1, 8, 8\)"):
+        convert("ours.pt", np.zeros((4, 9, 8), np.uint8))
 
 
 @pytest.mark.parametrize(("given", "missing", "value"), [("mean", "std", "1"), ("std", "mean", "0")])
@@ -309,6 +314,57 @@ def test_a_module_in_memory_is_copied(wrap: Callable[[nn.Module], nn.Module]) ->
         assert np.array_equal(found.synapse.weight, wanted.synapse.weight)
 
 
+def weight_normed() -> nn.Module:
+    model = net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        nn.utils.weight_norm(model[0])
+    return model
+
+
+def pruned() -> nn.Module:
+    model = net()
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    return model
+
+
+@pytest.mark.parametrize("make", [weight_normed, pruned])
+def test_weights_computed_from_parameters_are_copied(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    model(torch.zeros(1, *SHAPE))
+    source = Source.from_module(model, SHAPE)
+    assert not any(parameter.requires_grad for parameter in source.model.parameters())
+    require_same_outputs(source, np.random.default_rng(0).integers(0, 256, (4, *SHAPE)).astype(np.uint8))
+    assert_is(source, model.eval())
+
+
+class Ends(nn.Module):
+    """A dense layer, then ``end``."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc, self.end = nn.Linear(16, 1), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.fc(x.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    "end", [lambda y: y.squeeze(1), lambda y: y.view(-1), lambda y: y[:, 0] * 2 + 1, lambda y: y.squeeze().sigmoid()]
+)
+def test_a_single_output_may_be_a_number(end: Callable[[Tensor], Tensor]) -> None:
+    source = Source.from_module(Ends(end), SHAPE)
+    assert source.network.shapes == ((1,),)
+    require_same_outputs(source, np.random.default_rng(0).integers(0, 256, (4, *SHAPE)).astype(np.uint8))
+
+
+def test_a_regression_keeps_its_numbers() -> None:
+    ended = Ends(torch.sigmoid)
+    assert Source.from_module(ended, SHAPE).network.ending == "sigmoid"
+    with pytest.raises(UnsupportedModelError, match="found a sigmoid at the end of a regression"):
+        Source.from_module(ended, SHAPE, task="regression")
+
+
 class Uncopyable(nn.Sequential):
     def __deepcopy__(self, memo: object) -> nn.Module:
         raise RuntimeError("only one of me")
@@ -321,6 +377,8 @@ class Uncopyable(nn.Sequential):
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"classes": ["a"]}, UsageError, "classes", "1 names for 3"),
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": (4, 4)}, UsageError, "input_shape", "(4, 4)"),
         (Uncopyable(nn.Flatten()), {}, UnsupportedModelError, "Uncopyable", "only one of me"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), {}, UnsupportedModelError, "Sequential", "uninitialized"),
+        (nn.Flatten(), {"mean": [127.5], "std": [63.0]}, UsageError, "mean", "(127.5,)"),
     ],
 )
 def test_a_module_that_cannot_be_converted(

@@ -42,8 +42,7 @@ def classes_of_folders(
     named, and folders have the same names      the output with that name; folders may be missing
     unknown                                     the position among the sorted folders, as in ``ImageFolder``
     numbers 0, 1, ..., and so are the folders   the number; but with more than ten classes, all present, the position
-    among
-                                                the sorted folders, as in ``ImageFolder``, where 10 comes before 2
+                                                among the sorted folders, as in ``ImageFolder``: 10 comes before 2
     all other cases                             must be given in ``class_map``
     ==========================================  ======================================================================
 

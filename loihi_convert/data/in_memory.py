@@ -222,11 +222,15 @@ def _labels_hint(array: Array, count: int) -> str:
 def _collected(images: Images, where: str, kind: str = "labels") -> tuple[NDArray[np.uint8], Array | None]:
     """Pixels with their original axes, N first, and labels or targets, named ``kind``, if there are any."""
     if _is_array(images):
-        return _pixels(_array(images, where), where), None
+        found = _array(images, where)
+        if found.dtype == np.uint8 and found.ndim > 2 and found.max(initial=0) == 1:
+            raise _out_of_range(found, 0, 1, where)
+        return _pixels(found, where), None
     items = [item if isinstance(item, (tuple, list)) else (item,) for item in _items(images, where)]
     if not items:
         raise DataError("found no image", where=where, expected="must hold at least one")
-    is_batch = hasattr(images, "dataset") and hasattr(images, "batch_size")
+    is_loader = hasattr(images, "dataset") and hasattr(images, "batch_size")
+    is_batch = is_loader and getattr(images, "batch_sampler", None) is not None
     batches = [
         pixels if is_batch else pixels[np.newaxis] for pixels in (_pixels(_array(i[0], where), where) for i in items)
     ]
@@ -310,11 +314,13 @@ def _pixels(array: Array, where: str) -> NDArray[np.uint8]:
     if kind == "f":
         return _from_floats(array, low, high, where)
     if low < 0 or high > 255 or high == 1:
-        hint = "Scale them to 0..255."
-        if (low, high) == (0, 1):
-            hint = "Pass booleans, or floats, if 1 is white."
-        raise DataError(f"found {described(array)} of {low:g}..{high:g}", where=where, expected=_VALUES, hint=hint)
+        raise _out_of_range(array, low, high, where)
     return array.astype(np.uint8)
+
+
+def _out_of_range(array: Array, low: float, high: float, where: str) -> DataError:
+    hint = "Pass booleans, or floats, if 1 is white." if (low, high) == (0, 1) else "Scale them to 0..255."
+    return DataError(f"found {described(array)} of {low:g}..{high:g}", where=where, expected=_VALUES, hint=hint)
 
 
 def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[np.uint8]:

@@ -83,7 +83,7 @@ class MappedImages(StoredImages):
             return np.empty(self.shape, np.uint8)
         every = np.memmap(self.path, self.member.dtype, "r", self.member.offset, self.member.shape)
         first, last = int(self.rows[0]), int(self.rows[-1]) + 1
-        is_slice = last - first == len(self.rows)
+        is_slice = np.array_equal(self.rows, np.arange(first, last))
         return as_images(
             np.array(every[first:last] if is_slice else every[self.rows]),
             self.image_shape,

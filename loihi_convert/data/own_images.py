@@ -137,7 +137,8 @@ def load_npz(
                      signals ``(N, C, L)``, or ``(N, L)`` for one channel, if the network's input is ``(C, 1, L)``
     ``labels``       optional; integers ``(N,)`` from 0, the class index of each image
     ``targets``      optional, instead of labels; numbers ``(N,)`` or ``(N, K)``, the targets of a regression
-    ``classes``      optional; strings ``(K,)``, the name of each class, or of each output of a regression
+    ``classes``      optional; strings ``(K,)``, the name of each class, or of each output of a regression; labels are
+                     numbered anew if the network's classes have another order
     ``calibration``  optional; like ``images``: used instead of ``images`` to balance thresholds
     ===============  ===============================================================================================
 
@@ -174,6 +175,11 @@ def load_npz(
     if "targets" in arrays:
         own_names = len(names) if "classes" in arrays else 0
         targets = as_targets(arrays["targets"], len(images), own_names, where=f"{path}: targets")
+    if "classes" in arrays and classes and tuple(classes) != tuple(map(str, range(len(classes)))):
+        order = _places(path, names, classes)
+        labels = None if labels is None else order[labels]
+        targets = None if targets is None else targets[:, np.argsort(order)]
+        names = tuple(classes)
     everything = Dataset(images, labels, targets)
     if "calibration" not in arrays:
         if labels is None or not is_in_class_order(labels):
@@ -302,6 +308,18 @@ def _stated_count(stream: BinaryIO) -> int:
     stream.seek(0)
     start = tail.rfind(b"PK\x05\x06")
     return int.from_bytes(tail[start + 10 : start + 12], "little") if start >= 0 else 0
+
+
+def _places(path: Path, names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
+    """The place of each of ``names`` among the network's ``classes``, int64 ``(K,)``."""
+    if stranger := next((name for name in names if name not in classes), None):
+        raise DataError(
+            f"found {stranger}",
+            where=f"{path}: classes",
+            expected=f"must be among those of the network: {', '.join(classes)}",
+            hint="Rename them, or leave the array out if the labels are the numbers of the network's outputs.",
+        )
+    return np.array([tuple(classes).index(name) for name in names], np.int64)
 
 
 def _class_names(path: Path, classes: NDArray[np.generic]) -> tuple[str, ...]:

@@ -31,12 +31,15 @@ from loihi_convert.frontend.operations import (
 from loihi_convert.frontend.tracing import IMAGES
 
 _RELU_CALLED: Final = ("relu", "relu_")
-NOTHING_CALLED: Final = ("clone", "detach", "float", "to", "type_as")
+NOTHING_CALLED: Final = (
+    "clone", "detach", "float", "half", "double", "cpu", "to", "type", "type_as", "requires_grad_",
+)  # fmt: skip
 DROPOUT_CALLED: Final = ("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_alpha_dropout")
 MOVES_CALLED: Final = (
     "flatten", "view", "reshape", "squeeze", "squeeze_", "unsqueeze", "unsqueeze_", "permute", "transpose", "swapaxes",
     "swapdims", "movedim", "moveaxis", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "getitem",
     "unflatten", "channel_shuffle", "pixel_unshuffle", "pad", "_pad", "index_select", "contiguous",
+    "repeat", "repeat_interleave", "expand", "flip", "roll",
 )  # fmt: skip
 # x + c is operator.add, x += c operator.iadd, x.add(c) the method add, x.add_(c) the method add_.
 _ARITHMETIC: Final = {
@@ -46,6 +49,8 @@ _ARITHMETIC: Final = {
     for spelling in (each, f"i{each}", f"{each}_")
 }
 
+CAT_CALLED: Final = ("cat", "concat", "concatenate")
+
 IN_PLACE_OPERATORS: Final = tuple(name for name in _ARITHMETIC if name.startswith("i"))
 
 
@@ -54,6 +59,8 @@ def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after:
     function = called(node)
     if function in _RELU_CALLED:
         return Relu()
+    if function in ("neg", "negative"):
+        return Affine(-np.ones(before[0]), np.zeros(before[0]))
     if function in ("relu6", "relu6_"):
         return Relu(ceiling=6.0)
     if function in ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_"):
@@ -159,7 +166,7 @@ def is_doubled(node: fx.Node, first: fx.Node) -> bool:
 def affine_of_constant(
     arithmetic: str, name: str, kind: str, values: Tensor, shape: torch.Size, *, is_reversed: bool
 ) -> Affine:
-    channels = shape[1]
+    channels = shape[1] if len(shape) > 1 else 1
     spread = values.expand(shape)
     per_channel = spread.reshape(IMAGES, channels, -1)[0, :, 0]
     if not torch.equal(spread, per_channel.reshape(-1, *(1,) * (len(shape) - 2)).expand_as(spread)):

@@ -31,14 +31,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.functions import (
+    CAT_CALLED,
     DROPOUT_CALLED,
     MOVES_CALLED,
     NOTHING_CALLED,
     affine_of_constant,
+    arguments_of,
     arithmetic_of,
     called,
     changed_in_place,
@@ -216,12 +219,15 @@ class _Reader:
         if (module is not None and isinstance(module, NOTHING)) or function in NOTHING_CALLED:
             self.moved[node] = self.moved[first]
         elif function in DROPOUT_CALLED:
-            training = dict(zip(("p", "training"), node.args[1:], strict=False)).get("training")
-            if node.kwargs.get("training", True if training is None else training):
+            if arguments_of(node, ("p", "training")).get("training", True):
                 refuse(name, kind, "is not switched off in eval mode; pass training=self.training")
             self.moved[node] = self.moved[first]
-        elif function in MOVES_CALLED or (module is not None and isinstance(module, MOVES)):
+        elif function in MOVES_CALLED or (module is not None and isinstance(module, MOVES)) or _joins_parts(node):
             self._move(node, name, kind)
+        elif self._repeats_pixels(node, module, first):
+            size = node.meta["value"].shape[2:]
+            repeated = functional.interpolate(self.moved[first].tensor, size=size, mode="nearest")
+            self.moved[node] = _Moved(self.moved[first].base, repeated)
         else:
             operation, inputs = self._operation(node, name, kind, first)
             if operation is not None:
@@ -248,6 +254,14 @@ class _Reader:
             return self.moved[before].tensor if before in self.moved else before.meta["value"]
 
         self.moved[node] = _Moved(bases.pop(), computed(self.model, node, positions))
+
+    def _repeats_pixels(self, node: fx.Node, module: nn.Module | None, first: fx.Node) -> bool:
+        """Whether ``node`` is an adaptive pooling to a larger map, each of whose windows is one pixel."""
+        kind = type(module).__name__ if module is not None else called(node)
+        if not kind.lower().startswith("adaptive") or not isinstance(node.meta["value"], Tensor):
+            return False
+        before, after = self.moved[first].tensor.shape[2:], node.meta["value"].shape[2:]
+        return before != after and all(many % few == 0 for few, many in zip(before, after, strict=True))
 
     def _input(self, before: fx.Node, node: fx.Node) -> int:
         """The index of the node for ``before``; a new `Move` if its numbers were rearranged."""
@@ -281,7 +295,7 @@ class _Reader:
             return sum_of_two(node, arithmetic, name, kind), operands(node)
         if arithmetic is not None:
             return self._affine(node, arithmetic, name, kind, first), (first,)
-        if called(node) in ("cat", "concat", "concatenate"):
+        if called(node) in CAT_CALLED:
             return concatenation(node, name, kind, self.moved)
         if len(inputs) > 1:
             refuse(name, kind, "has no spiking equivalent here")
@@ -316,6 +330,11 @@ class _Reader:
         return type(module).__name__ if module is not None else arithmetic_of(node) or called(node)
 
 
+def _joins_parts(node: fx.Node) -> bool:
+    """Whether ``node`` concatenates a tuple that a function returned, such as the parts of a tensor from `chunk`."""
+    return called(node) in CAT_CALLED and any(isinstance(each.meta["value"], tuple | list) for each in taken_by(node))
+
+
 def _pruned(nodes: list[Node], output: int, obstacles: list[UnsupportedModelError]) -> Graph:
     """The graph without unused nodes; the image stays."""
     needed = {0, output}
@@ -338,6 +357,6 @@ def _is_apart(positions: Array, count: int) -> bool:
 
 
 def _shape(tensor: Tensor) -> Shape:
-    """The shape of one image's tensor; a signal ``(C, L)`` counts as a map ``(C, 1, L)``."""
-    shape = tuple(tensor.shape[1:])
+    """The shape of one image's tensor; a signal ``(C, L)`` counts as a map ``(C, 1, L)``, a number as one output."""
+    shape = tuple(tensor.shape[1:]) or (1,)
     return (shape[0], 1, shape[1]) if len(shape) == 2 else shape

@@ -17,7 +17,6 @@ first (`users_code`). So only a name typed by the user is imported, never a name
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +40,7 @@ from loihi_convert.frontend.from_onnx.file import read_onnx
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
 from loihi_convert.frontend.tracing import shape_taken
-from loihi_convert.frontend.users_code import article, build_cnn, unwrapped
+from loihi_convert.frontend.users_code import article, build_cnn, copied, unwrapped
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.ir.task import name_count
@@ -90,7 +89,7 @@ class Source:
         given = pixels(torch.from_numpy(images.copy()))
         inputs = inputs_of(given, recorded.mean, recorded.std, takes_signals=takes_signals)
         with torch.no_grad():
-            outputs: Array = self.model(inputs).reshape(len(images), -1).numpy()
+            outputs: Array = self.model(inputs).reshape(len(images), -1).float().numpy()
         return outputs
 
     def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> ReluNetwork:
@@ -277,6 +276,13 @@ def _with_output_neurons(network: ReluNetwork) -> ReluNetwork:
 def _for_task(network: ReluNetwork, task: Task) -> ReluNetwork:
     if task not in get_args(Task):
         raise UsageError(f"found {task!r}", where="task", expected=one_of(get_args(Task)))
+    if task == "regression" and network.ending:
+        raise UnsupportedModelError(
+            f"found a {network.ending} at the end of a regression, whose numbers it changes",
+            where="task",
+            expected="must end with a linear layer",
+            hint="Leave it out of the CNN, and apply it to the outputs yourself.",
+        )
     return replace(network, task=task)
 
 
@@ -310,7 +316,7 @@ def _copied(module: nn.Module) -> nn.Module:
         raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module")
     module = unwrapped(module)
     try:
-        copied = copy.deepcopy(module)
+        return copied(module).cpu().float().requires_grad_(False).eval()
     # Copying a user's module may fail in any way, for example if it holds a tensor with a gradient function.
     except Exception as error:
         raise UnsupportedModelError(
@@ -318,7 +324,6 @@ def _copied(module: nn.Module) -> nn.Module:
             where=type(module).__name__,
             hint="Build a new one and load its state dict.",
         ) from error
-    return copied.cpu().float().requires_grad_(False).eval()
 
 
 def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: str | None = None) -> Source:

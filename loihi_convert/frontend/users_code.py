@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from loihi_convert.choices import Architecture
 from loihi_convert.errors import UsageError
@@ -57,7 +57,7 @@ def build_cnn(arch: str) -> nn.Module:
                 )
             target = getattr(target, part)
         if isinstance(target, nn.Module) and not found["arguments"]:
-            made: object = copy.deepcopy(target)
+            made: object = copied(target)
         else:
             _require_arguments(module_name, name, target, positional, keywords)
             made = _run_users_code(arch, f"calling {name}", lambda: target(*positional, **keywords))
@@ -164,6 +164,17 @@ def _require_arguments(
             hint=f'Give them, in quotes: "{module_name}:{call}", or name a function without arguments that returns '
             f"{call}.",
         )
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """Return a deep copy, in which tensors computed from parameters, as by weight norm or pruning, are constants."""
+    computed = {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(module, computed)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -81,12 +81,16 @@ class ReluNetwork:
         Parts of the CNN that were left out, one sentence each.
     task
         Meaning of the outputs, see `ir.task`.
+    ending
+        The function at the end of the CNN that was left out: ``softmax``, ``logsoftmax``, ``sigmoid`` or
+        ``logsigmoid``; empty if there was none.
     """
 
     input_shape: Shape
     layers: tuple[ReluLayer, ...]
     notes: tuple[str, ...] = ()
     task: Task = "classification"
+    ending: str = ""
 
     @property
     def shapes(self) -> tuple[Shape, ...]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -160,7 +159,8 @@ def require_same_outputs(source: Source, images: Array) -> None:
     """Raise an error unless ``source.network`` has the CNN's own outputs for uint8 ``images``.
 
     Code that torch.fx reads as something else than what it computes would otherwise be converted into a different
-    network. A softmax or sigmoid at the end of the CNN is not in the network.
+    network. They are compared on ``images`` and on black, white and random ones. A softmax or sigmoid at the end of the
+    CNN is not in the network.
 
     Raises
     ------
@@ -169,27 +169,37 @@ def require_same_outputs(source: Source, images: Array) -> None:
     InputError
         If those of the CNN are NaN or infinite.
     """
-    name, expected = type(source.model).__name__, source.module_outputs(images)
-    if not np.isfinite(expected).all():
-        raise InputError(
-            f"its outputs are NaN or infinite on {len(images)} calibration images",
-            where=name,
-            hint="Check its weights, and `mean` and `std`.",
-        )
-    found = cnn_scores(source.network, images).reshape(len(images), -1)
+    name = type(source.model).__name__
     # A rounding error may move a QCFS activation by a whole level.
     has_levels = any(layer.levels is not None for layer in source.network.layers)
-    tolerance = (_QCFS_TOLERANCE if has_levels else _TOLERANCE) * float(np.abs(expected).max())
-    difference = _difference(found, expected)
-    if difference <= tolerance or any(_difference(end(found), expected) <= tolerance for end in _endings()):
-        return
-    raise UnsupportedModelError(
-        f"its forward was read as a network with other outputs: {difference:.3g} apart on {len(images)} images, where "
-        f"the CNN's reach {np.abs(expected).max():.3g}",
-        where=name,
-        expected="must compute the same in every call, in eval mode",
-        hint="Random numbers, values kept between calls, or views of a tensor changed in place may be the cause.",
-    )
+    for shown in (images,) if has_levels else (images, _probes(images.shape[1:])):
+        expected = source.module_outputs(shown)
+        if not np.isfinite(expected).all():
+            if shown is not images:
+                continue
+            raise InputError(
+                f"its outputs are NaN or infinite on {len(images)} calibration images",
+                where=name,
+                hint="Check its weights, and `mean` and `std`.",
+            )
+        found = _ended(cnn_scores(source.network, shown).reshape(len(shown), -1), source.network.ending)
+        difference, largest = _difference(found, expected), float(np.abs(expected).max())
+        if difference > (_QCFS_TOLERANCE if has_levels else _TOLERANCE) * largest:
+            raise UnsupportedModelError(
+                f"its forward was read as a network with other outputs: {difference:.3g} apart on {len(shown)} images, "
+                f"where the CNN's reach {largest:.3g}",
+                where=name,
+                expected="must compute the same in every call, in eval mode",
+                hint="Random numbers, values kept between calls, or views of a tensor changed in place may be the "
+                "cause.",
+            )
+
+
+def _probes(shape: Sequence[int]) -> Array:
+    """Images unlike any in a data set, which show differences that real images hide: uint8 ``(6, *shape)``."""
+    noise = np.random.default_rng(0).random((4, *shape))
+    sparse = [(noise[:2] < 0.05), (noise[2:] < 0.5)]
+    return np.concatenate([np.zeros((1, *shape)), np.ones((1, *shape)), *sparse]).astype(np.uint8) * np.uint8(255)
 
 
 def _difference(found: Array, expected: Array) -> float:
@@ -197,11 +207,21 @@ def _difference(found: Array, expected: Array) -> float:
     return float(np.abs(found - expected).max()) if found.shape == expected.shape else math.inf
 
 
-def _endings() -> tuple[Callable[[Array], Array], ...]:
-    """The functions that may end a CNN without changing its predictions, see `frontend.operations.Ending`."""
-    from scipy.special import expit, log_expit, log_softmax, softmax
+def _ended(scores: Array, ending: str) -> Array:
+    """``scores`` after the function ``ending``, see `ReluNetwork`."""
+    if not ending:
+        return scores
+    from scipy import special
 
-    return partial(softmax, axis=1), partial(log_softmax, axis=1), expit, log_expit
+    is_softmax = ending.endswith("softmax")
+    function = {
+        "softmax": special.softmax,
+        "logsoftmax": special.log_softmax,
+        "sigmoid": special.expit,
+        "logsigmoid": special.log_expit,
+    }[ending]
+    found: Array = function(scores, axis=1) if is_softmax else function(scores)
+    return found
 
 
 def require_skip_copies(skip_copies: int | None) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UsageError
 from loihi_convert.frontend.from_onnx.graph import to_module
+from loihi_convert.frontend.from_onnx.operators import FLOATS
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +111,12 @@ def read_onnx(path: Path) -> OnnxFile:
     if len(inputs) != 1 or len(content.graph.output) != 1:
         counts = f"{len(inputs)} inputs and {len(content.graph.output)} outputs"
         raise InputError(f"the graph has {counts}", where=path, expected="must have one image and one output")
+    if inputs[0].type.tensor_type.elem_type not in FLOATS:
+        raise InputError(
+            f"the graph takes {onnx.TensorProto.DataType.Name(inputs[0].type.tensor_type.elem_type)}",
+            where=path,
+            expected="must take images in floating point, 0..1 or normalized",
+        )
     sizes = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
     # An open size is 0; the first size is that of the batch.
     known = len(sizes) in (3, 4) and min(sizes[1:]) > 0

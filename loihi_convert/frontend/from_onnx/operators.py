@@ -27,6 +27,10 @@ NOT_SUPPORTED: Final = (
 """Operators without a spiking equivalent; a file with one of them is refused before anything is read."""
 
 
+FLOATS: Final = (1, 10, 11, 16)
+"""FLOAT, FLOAT16, DOUBLE, BFLOAT16 of ``onnx.TensorProto``."""
+
+
 def _loaded(module: nn.Module, **tensors: Tensor | None) -> nn.Module:
     module.load_state_dict({name: tensor for name, tensor in tensors.items() if tensor is not None}, strict=False)
     return module
@@ -181,6 +185,8 @@ def _clip(node: Node) -> Calls:
     if low == 0 and high is None:
         return node.called(nn.ReLU())
     if low is not None and high is not None:
+        if low >= high:
+            raise UnknownError(f"clips to {low}..{high}")
         return node.called(nn.ReLU6() if (low, high) == (0, 6) else nn.Hardtanh(low, high))
     return [Call(torch.clamp, node.image, low, high)]
 
@@ -190,6 +196,9 @@ def _bound(value: Array | None) -> float | None:
 
 
 def _prelu(node: Node) -> Calls:
+    shape, channels = tuple(node.weights(1).shape), node.shape[0]
+    if math.prod(shape) > 1 and (1, *shape)[-len(node.shape) :] != (channels, *(1,) * (len(node.shape) - 1)):
+        raise UnknownError(f"has slopes of shape {shape}; supported: one, or one per channel")
     slope = node.weights(1).reshape(-1)
     return node.called(_loaded(nn.PReLU(len(slope)), weight=slope), has_weights=True)
 
@@ -214,6 +223,12 @@ def _pad(node: Node) -> Calls:
 
 def _nothing(node: Node) -> Calls:
     return node.called(nn.Identity())
+
+
+def _cast(node: Node) -> Calls:
+    if int(node.attributes["to"]) not in FLOATS:
+        raise UnknownError("casts to another type; supported: floating point")
+    return _nothing(node)
 
 
 def _activation(make: Callable[[Mapping[str, Any]], nn.Module]) -> Callable[[Node], Calls]:
@@ -246,7 +261,8 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     "Pad": _pad,
     "Softmax": _softmax,
     "LogSoftmax": _softmax,
-    **dict.fromkeys(("Dropout", "Identity", "Cast"), _nothing),
+    **dict.fromkeys(("Dropout", "Identity"), _nothing),
+    "Cast": _cast,
     # Converted, so that the front end can refuse them with advice on what to use instead.
     "Sigmoid": _activation(lambda _: nn.Sigmoid()),
     "Tanh": _activation(lambda _: nn.Tanh()),

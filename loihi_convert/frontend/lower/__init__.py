@@ -111,6 +111,7 @@ def lowered(
         if found:
             raise _first_of(found)
         chain = to_chain(placed(lowering.populations, skip_copies), tuple(input_shape), tuple(lowering.notes))
+        chain = replace(chain, network=replace(chain.network, ending=lowering.ending))
     for layer in chain.network.layers:
         arrays = (layer.synapse.weight, layer.synapse.bias)
         if not all(array is None or np.isfinite(array).all() for array in arrays):
@@ -154,6 +155,7 @@ class _Lowering:
     image_shape: Shape
     normalization: Affine | None
     notes: list[str] = field(default_factory=list)
+    ending: str = ""
 
     def __post_init__(self) -> None:
         self.populations = Populations(self.image_shape)
@@ -224,6 +226,7 @@ class _Lowering:
                     f"{node.kind} is before other layers", expected=f"supported: {node.kind} at the end"
                 )
             self.notes.append(f"{node.name}: the {node.kind} at the end is dropped; it does not change the argmax.")
+            self.ending = node.kind.lower().replace("_", "")
             return tensor
         if isinstance(operation, Dense) and not isinstance(tensor, Value):
             found = connected(tensor, operation, node.name)
@@ -347,5 +350,12 @@ def _normalization(channels: int, mean: Sequence[float] | None, std: Sequence[fl
         if not all(map(math.isfinite, values)) or (parameter == "std" and min(values) <= 0):
             least = "finite and above 0" if parameter == "std" else "finite"
             raise UsageError(f"found {tuple(values)}", where=parameter, expected=f"must be {least}")
+    if max(centre) > 1:
+        raise UsageError(
+            f"found {tuple(centre)}",
+            where="mean",
+            expected="must be at most 1: pixels are divided by 255 first",
+            hint="Divide `mean` and `std` by 255, too.",
+        )
     gain = 1 / np.array(spread, np.float64)
     return Affine(gain, -np.array(centre, np.float64) * gain)

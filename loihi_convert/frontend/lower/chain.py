@@ -147,7 +147,7 @@ class _Layer:
         )
         if made is not None and made.output_shape((window.inputs, *size))[1:] == window.size:
             return made
-        return self._synapse(1 if window.groups == 1 else window.groups, bias)
+        return self._synapse(window.groups, bias)
 
     def _synapse(self, groups: int, bias: Array | None) -> Synapse:
         """All pieces in one kernel."""

@@ -1,6 +1,6 @@
 """Max pooling, by ReLUs: max(a, b) = b + relu(a - b).
 
-Requires: a map that is never negative, so that padding with zeros is correct; or one without padding.
+Requires: a map that is never negative, so that zeros beyond its border are correct; or windows within it.
 Ensures: the same values, by a tournament: in each round the pixels of a window are compared in pairs, first along rows,
 then along columns. A round is one layer; a window of k pixels along one axis takes ceil(log2 k) rounds.
 
@@ -25,15 +25,21 @@ from loihi_convert.frontend.operations import Affine, MaxPool, Relu
 
 def largest(populations: Populations, value: Value, pool: MaxPool, shape: tuple[int, ...], name: str) -> Value | None:
     """Return ``value`` after ``pool``, of ``shape``; ``None`` if it must be carried first."""
-    if not value.is_nonnegative and pool.padding != (0, 0):
+    if not value.is_nonnegative and _reads_beyond(pool, value.size, shape[1:]):
         raise UnsupportedModelError(
-            "pads values that may be negative",
-            expected="supported: after a ReLU, directly before one, or without padding",
+            "reads beyond the border of values that may be negative",
+            expected="supported: after a ReLU, directly before one, or without padding and ceil_mode",
         )
     if not value.is_direct:
         return None
     rows = _along(populations, value, pool, 1, (value.shape[1], shape[2]), name)
     return None if rows is None else _along(populations, rows, pool, 0, (shape[1], shape[2]), name)
+
+
+def _reads_beyond(pool: MaxPool, before: Sequence[int], after: Sequence[int]) -> bool:
+    """Whether a window reaches beyond the map: by padding or, with ceil_mode, at its end."""
+    sides = zip(after, pool.stride, pool.padding, pool.dilation, pool.kernel, before, strict=True)
+    return any(pad > 0 or (n - 1) * step + gap * (k - 1) >= extent for n, step, pad, gap, k, extent in sides)
 
 
 def _along(

@@ -228,7 +228,7 @@ def _continues(first: _Axis, second: _Axis, pool: int, extent: int) -> bool:
 
 def _composed(first: Window, second: Window) -> tuple[int, Array]:
     """The groups and weights of the composition of both, without dilation."""
-    first, second = first._undilated(), second
+    first = first._undilated()
     step = [s * d for s, d in zip(first.stride, second.dilation, strict=True)]
     kernel = [
         gap * (many - 1) + few
