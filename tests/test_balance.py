@@ -363,6 +363,18 @@ def test_activation_norms_by_hand() -> None:
     ] == pytest.approx([1, 1])
 
 
+def test_counts_of_classes_are_worth_the_same_with_a_hard_reset() -> None:
+    """`run` compares the counts as they are, so no class has an amplitude of its own."""
+    cnn = two_channels()
+    spiking = balance(
+        cnn, pixels(*range(0, 255, 5)), 4, BalanceOptions(method="least-squares", reset="hard", readout="spikes")
+    )
+    neuron = spiking.layers[-1].neuron
+    assert neuron is not None
+    assert len(set(neuron.threshold)) == 1
+    assert np.array_equal(neuron.amplitude, neuron.threshold)
+
+
 def test_robust_norm_is_the_percentile_of_a_whole_layer() -> None:
     """Of 1,000 pixels 255 and one of them brighter by weight: 2,000 activations, 99.9 % of which are at most 1."""
     bright = np.full((1000, 2, 1, 1), 255, np.uint8)

@@ -11,8 +11,10 @@ import pytest
 
 from loihi_convert.chip import limits
 from loihi_convert.chip.partition import ConvLayer, DenseLayer, Partition
-from loihi_convert.chip.resources import Chips, resources
+from loihi_convert.chip.resources import Chips, network_resources, resources
+from loihi_convert.chip.savings import Placed, savings
 from loihi_convert.chip.synaptic_memory import Kernel, circuit_words, dense_words, packed_dense_words
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 
 Row = dict[str, str]
@@ -65,6 +67,26 @@ def words_of(row: Row) -> float:
 def cores_of(row: Row) -> tuple[int, int]:
     low, high = layer_of(row).partitions()
     return low.cores, high.cores
+
+
+def test_a_layer_of_relays_has_no_channels_to_save() -> None:
+    wide, narrow = ConvLayer(8, 8, Kernel(9, 64, 64)), ConvLayer(1, 1, Kernel(1, 1, 1))
+    relays = Placed("relays", wide, 0, (1, 1), wide, None)
+    assert savings([relays, Placed("last", narrow, 1, (1, 1), narrow, None)]) == ()
+
+
+def test_a_split_readout_takes_both_of_its_populations() -> None:
+    hidden = QuantizedLayer(
+        "hidden",
+        Conv(np.ones((4, 1, 3, 3), np.int32)),
+        IntegerNeuron(np.full(4, 9, np.int32), np.zeros(4, np.int32)),
+        np.ones(4),
+        255,
+    )
+    readout = QuantizedLayer("fc", Dense(np.full((3, 144), 100, np.int32)), None, np.ones(3), low_bits=4)
+    network = QuantizedNetwork((1, 8, 8), (hidden, readout), 1, 9, pixel_bits=8, reset="soft")
+    assert [layer.neurons for layer in network_resources(network).layers] == [144, 6]
+    assert network_resources(network) == network_resources(network.stored)
 
 
 def test_all_rows_are_there() -> None:

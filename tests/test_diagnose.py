@@ -60,7 +60,7 @@ def tiny_spiking(cnn: ReluNetwork) -> SpikingNetwork:
 
 def tiny_activations(cnn: ReluNetwork, spiking: SpikingNetwork) -> dict[str, list[list[float]]]:
     networks = intermediate_networks(cnn, spiking, quantize(spiking, WHITE), timesteps=2)
-    return {network.cause: [maps.ravel().tolist() for maps in network.activations(WHITE)] for network in networks}
+    return {network.cause: [maps.ravel().tolist() for maps in network.activations(WHITE, 0)] for network in networks}
 
 
 def test_activations_derived_by_hand() -> None:
@@ -338,7 +338,7 @@ def test_the_last_network_is_what_ref_runs(digits: Digits, readout: str, reset: 
     images = digits.splits.test.images[:40]
     last = intermediate_networks(digits.cnn, spiking, network, 5)[-1]
     expected = run_network(network, images, 5, trace=True)
-    found = last.activations(images)
+    found = last.activations(images, 0)
     for layer, trace, maps in zip(network.layers, expected.traces, found, strict=True):
         of_integers = trace.potentials[:, -1] if trace.spikes is None else trace.spikes.sum(axis=1)
         unit = layer.scale if layer.used_amplitude is None else layer.used_amplitude
@@ -361,6 +361,17 @@ def test_a_gpu_finds_the_same(digits: Digits) -> None:
     expected = diagnosis.diagnose(digits.cnn, spiking, network, images, None, 3)
     assert found.stages[-2:] == expected.stages[-2:]
     assert found.layers == expected.layers
+
+
+def test_poisson_spikes_do_not_depend_on_the_blocks(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = digits.splits.test.images[:40]
+    options = BalanceOptions(method="percentile", poisson_seed=1)
+    spiking = balance(digits.cnn, digits.splits.calibration_images()[:50], 3, options)
+    network = quantize(spiking, images)
+    predicted = run_network(network, images, 3).predictions[:, -1]
+    monkeypatch.setattr(activation_errors, "_BLOCK", 7 * 1546)
+    found = diagnosis.diagnose(digits.cnn, spiking, network, images, predicted, 3)
+    assert found.stages[-1].correct_count == len(images)
 
 
 def test_images_are_taken_in_blocks(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:

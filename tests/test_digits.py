@@ -31,7 +31,7 @@ from loihi_convert.errors import NetxError, RangeError
 from loihi_convert.inspection.contents import describe
 from loihi_convert.ir.digits import joined, joined_synapse
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
-from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.simulation.simulator import clipped_images, outputs
@@ -167,6 +167,26 @@ def test_potentials_beyond_the_range_of_one() -> None:
     )
 
 
+def saturating() -> QuantizedNetwork:
+    """400 neurons with hard reset, which all fire in every step; the high digits reach the ends of LIF in six steps."""
+    neuron = IntegerNeuron(np.ones(400, np.int32), np.zeros(400, np.int32))
+    weight = np.repeat(np.array([[8000], [-8000]], np.int32), 400, axis=1)
+    layers = (
+        QuantizedLayer("hidden", Dense(np.ones((400, 1), np.int32)), neuron, np.ones(400), 255),
+        QuantizedLayer("fc", Dense(weight), None, np.ones(2), low_bits=7),
+    )
+    return QuantizedNetwork((1, 1, 1), layers, timesteps=8, max_timesteps=8, pixel_bits=8, reset="hard")
+
+
+def test_each_digit_is_rounded_down_at_the_ends_of_lif() -> None:
+    """LIF clips at +-131071.984375, of which Lava's probes show the whole part."""
+    network, white = saturating(), np.full((1, 1, 1, 1), 255, np.uint8)
+    result = run_network(network, white, 8, trace=True)
+    # 8000 = 63 x 128 - 64 and -8000 = -62 x 128 - 64: all four digits leave the range within 8 steps.
+    assert result.potentials[0, -1].tolist() == [131071 * 128 - 131072, -131072 * 128 - 131072]
+    assert_whole(network, result, white, 8)
+
+
 def test_the_file_says_that_there_are_two_digits(tmp_path: Path) -> None:
     path, network = tmp_path / "model.net", quantized()
     netx.write(network, path)
@@ -228,3 +248,12 @@ def test_lava_runs_both_digits(tmp_path: Path, reset: Reset) -> None:
     with LavaBackend() as lava:
         by_lava = lava.run(tmp_path / "model.net", shown, 5, trace=True)
     assert first_difference(by_lava, run_network(network, shown, 5, trace=True)) is None
+
+
+@pytest.mark.lava
+def test_lava_clips_both_digits(tmp_path: Path) -> None:
+    netx.write(saturating(), tmp_path / "model.net")
+    white = np.full((1, 1, 1, 1), 255, np.uint8)
+    with LavaBackend() as lava:
+        by_lava = lava.run(tmp_path / "model.net", white, 8, trace=True)
+    assert first_difference(by_lava, run_network(saturating(), white, 8, trace=True)) is None

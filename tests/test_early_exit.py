@@ -91,6 +91,14 @@ def test_one_image_of_a_thousand_may_be_lost() -> None:
     assert margin_of(outputs[:999], labels[:999]) == 8
 
 
+def test_the_tolerance_is_exact() -> None:
+    """1.14 points of 5,000 images are 57 images, although 1.14 x 5000 is 5699.99... in floating point."""
+    wrong = 57
+    outputs = outputs_of([[1, 0]] * wrong + [[0, 0]] * (5000 - wrong), [[7, 9]] * wrong + [[3, 9]] * (5000 - wrong))
+    assert margin_of(outputs, np.zeros(5000, int), 1.14) == 0
+    assert margin_of(outputs, np.zeros(5000, int), 1.13) == 8
+
+
 def test_figures_by_hand() -> None:
     # The two images that choose are right after T; the second one is wrong by a lead of 4 at first.
     choosing = outputs_of([[0, 0, 0], [1, 0, 0]], [[5, 9, 9], [4, 6, 9]])

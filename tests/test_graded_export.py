@@ -127,6 +127,19 @@ def test_the_output_bias_is_a_constant_channel(network: GradedNetwork) -> None:
     assert np.abs(found - expected).max() < message * window * last.scale[0] / 2 + 0.02
 
 
+@pytest.mark.parametrize("bias", [3.0, -40.0])
+def test_an_output_bias_of_any_size_fits(bias: float) -> None:
+    """A regression with an offset: the bias is far above what 8-bit weights at the finest scale can add."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 1)).eval()
+    with torch.no_grad():
+        model[3].bias.fill_(bias)
+    cnn, shown = to_relu_network(model, (1, 8, 8)), np.random.default_rng(0).integers(0, 256, (64, 1, 8, 8))
+    made = to_graded(cnn, shown.astype(np.uint8)).network
+    found = made.real_outputs(run_graded(made, shown.astype(np.uint8)).potentials[:, 0])
+    assert np.abs(found - cnn_scores(cnn, shown.astype(np.uint8)).reshape(64, 1)).max() < 0.001 * abs(bias) + 0.01
+
+
 def test_a_pixel_of_one_layer_by_hand() -> None:
     """One weight of 1 and white pixels: the activation 1.0 is the largest. The outputs are 2 x and -x, x = 1.
 

@@ -104,6 +104,13 @@ def network_of(weight: int = 1, bias: int = 0, threshold: int = 10, initial: int
     return QuantizedNetwork((1, 2, 2), layers, timesteps=4, max_timesteps=8, pixel_bits=8, reset="soft")
 
 
+def test_the_lowest_number_of_a_dtype_is_no_small_one() -> None:
+    """abs(-128) is -128 in int8."""
+    layer = QuantizedLayer("fc", Dense(np.array([[-128, 1]], np.int8)), None, np.ones(1), 255)
+    with pytest.raises(RangeError, match="a weight of magnitude 128"):
+        QuantizedNetwork((2, 1, 1), (layer,), timesteps=1, max_timesteps=1, pixel_bits=8, reset="soft")
+
+
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [

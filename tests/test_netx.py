@@ -193,6 +193,16 @@ def test_chunks_do_not_cut_through_kernels() -> None:
         assert np.array_equal(file["weight"][()], repeated)
 
 
+def test_a_long_record_is_written(tmp_path: Path) -> None:
+    """Text is stored as a scalar, which HDF5 cannot compress; 300 names take more than 4,096 bytes."""
+    names = [f"class number {number}" for number in range(300)]
+    layers = (QuantizedLayer("fc", Dense(np.ones((300, 4), np.int32)), None, np.ones(300), 255),)
+    record = {"model": {"classes": names}}
+    network = QuantizedNetwork((1, 2, 2), layers, 2, 2, pixel_bits=8, reset="soft", provenance=record)
+    netx.write(network, tmp_path / "many.net")
+    assert netx.read(tmp_path / "many.net").provenance.model.classes == tuple(names)
+
+
 @pytest.mark.slow
 def test_weights_that_a_pooling_repeats_are_read_however_well_they_compress(tmp_path: Path) -> None:
     """The average of a map of 128 x 128 is written as the same weight 16,384 times: gzip leaves one byte of 300."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -157,3 +159,30 @@ def test_an_error_in_one_thread_stops_all(monkeypatch: pytest.MonkeyPatch) -> No
         simulator.Simulator(network).run(images, 6, take)
     assert len(taken) <= before
     assert torch.get_num_threads() == before
+
+
+def test_large_images_are_taken_in_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory does not grow with the number of images, also if the image is larger than any layer."""
+    seen = []
+
+    def block_size(device: str, largest: int, images: int, steps: int) -> tuple[int, int]:
+        seen.append(largest)
+        return 2, steps
+
+    monkeypatch.setattr("loihi_convert.simulation.simulator.block_size", block_size)
+    layer = QuantizedLayer("fc", Dense(np.ones((2, 3 * 40 * 50), np.int32)), None, np.ones(2), 1)
+    network = QuantizedNetwork((3, 40, 50), (layer,), 1, 1, pixel_bits=1, reset="soft")
+    run_network(network, np.zeros((5, 3, 40, 50), np.uint8), 1)
+    assert seen == [3 * 40 * 50]
+
+
+def test_threads_that_simulate_at_once_use_all_cores() -> None:
+    with blocks._ONE_THREAD:
+        assert torch.get_num_threads() == 1
+        found: list[int] = []
+        other = threading.Thread(
+            target=lambda: blocks.on_cores("cpu", lambda _: found.append(blocks._ONE_THREAD.cores), [0])
+        )
+        other.start()
+        other.join()
+    assert found == [torch.get_num_threads()]

@@ -32,7 +32,8 @@ THRESHOLD_LIMIT: Final = 2**17
 """Largest threshold: ``vThMant`` has 17 bits and the neuron spikes *above* it, so ``vThMant = threshold - 1``."""
 
 NEVER_FIRES: Final = THRESHOLD_LIMIT
-"""Threshold of a dead channel: no potential reaches it (its weights are also 0)."""
+"""Threshold of a dead channel: no potential of a soft-reset neuron reaches it. With hard reset one could, but the
+channel's weights are 0."""
 
 BIAS_LIMIT: Final = POTENTIAL_LIMIT
 """Largest magnitude of a bias of the SoftResetIF process, which adds it in weight units."""

@@ -214,6 +214,7 @@ def resources(
 
 def network_resources(network: ReluNetwork | QuantizedNetwork, *, has_circuit: bool = False, chips: int = 1) -> Chips:
     """Return the `resources` of a network, in the form in which it is stored."""
+    network = network.stored if isinstance(network, QuantizedNetwork) else network
     return resources(
         network.input_shape,
         [(layer.name, layer.synapse) for layer in network.layers],

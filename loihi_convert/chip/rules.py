@@ -41,6 +41,11 @@ class IntegerLayer(Protocol):
 Rule = Callable[[IntegerLayer], "str | None"]
 
 
+def _magnitude(values: Array | None) -> int:
+    """The largest magnitude; that of the lowest number of a dtype, such as -128, is beyond the dtype."""
+    return 0 if values is None else int(np.abs(values.astype(np.int64)).max(initial=0))
+
+
 def numbers_are_integers(layer: IntegerLayer) -> str | None:
     arrays = (layer.weight, layer.bias, layer.threshold, layer.initial_potential)
     found = {str(array.dtype) for array in arrays if array is not None and not np.issubdtype(array.dtype, np.integer)}
@@ -48,7 +53,7 @@ def numbers_are_integers(layer: IntegerLayer) -> str | None:
 
 
 def weights_fit_eight_bits(layer: IntegerLayer) -> str | None:
-    largest = int(np.abs(layer.weight).max(initial=0))
+    largest = _magnitude(layer.weight)
     return (
         f"a weight of magnitude {largest}; must be at most {limits.WEIGHT_LIMIT}"
         if largest > limits.WEIGHT_LIMIT
@@ -57,7 +62,7 @@ def weights_fit_eight_bits(layer: IntegerLayer) -> str | None:
 
 
 def biases_fit_the_potential(layer: IntegerLayer) -> str | None:
-    largest = 0 if layer.bias is None else int(np.abs(layer.bias).max(initial=0))
+    largest = _magnitude(layer.bias)
     return (
         f"a bias of magnitude {largest}; must be at most {limits.BIAS_LIMIT}" if largest > limits.BIAS_LIMIT else None
     )
@@ -101,7 +106,7 @@ def synaptic_currents_do_not_wrap(layer: IntegerLayer) -> str | None:
 
 
 def biases_fit_sixteen_bits(layer: IntegerLayer) -> str | None:
-    largest = 0 if layer.bias is None else int(np.abs(layer.bias).max(initial=0))
+    largest = _magnitude(layer.bias)
     return (
         f"a bias of magnitude {largest}; must be at most {limits.LIF_BIAS_LIMIT}"
         if largest > limits.LIF_BIAS_LIMIT

@@ -105,7 +105,7 @@ def savings(placed: Sequence[Placed]) -> tuple[Saving, ...]:
 def _changes(placed: Placed, before: Placed | None, *, is_last: bool) -> Iterator[Saving]:
     name, cores = placed.name, cores_of(placed.layer)
     # The outputs of the last layer are the task's.
-    fewer = [] if is_last or placed.own == 1 else [1, *(placed.own // part for part in (8, 4, 2) if placed.own > part)]
+    fewer = [] if is_last or placed.own <= 1 else [1, *(placed.own // part for part in (8, 4, 2) if placed.own > part)]
     for count in fewer:
         after = cores_of(without_channels(placed.layer, count))
         if sum(cores) - sum(after) >= _WORTH_CHANNELS * sum(cores):

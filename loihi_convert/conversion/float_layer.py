@@ -10,7 +10,6 @@ with ``a`` the amplitude of the input channel, taken from that channel's thresho
 
 A relay (`ir.relays`) has ``w_q = theta_q``, a power of two where it can be chosen freely. Its scale is then
 ``a / theta_q``, without rounding, so that the integers represent the repeated amplitude exactly.
-@43 largest_weight
 """
 
 from __future__ import annotations

@@ -239,6 +239,10 @@ class Rounding:
         least = max(
             float(np.abs(weight).max()) / limits.WEIGHT_LIMIT,
             HEADROOM * float(self._reaches[-1].current.max()) / limits.CURRENT_LIMIT,
+            # What the largest message of a constant channel can add, see `_with_constant`.
+            HEADROOM
+            * float(np.abs(_shaped(synapse, units.shape)).max())
+            / (limits.WEIGHT_LIMIT * limits.MESSAGE_LIMIT * math.prod(synapse.pool)),
         )
         channels = np.full(len(weight), (least or 1.0) * 2**_SHIFT)
         scale = float(
@@ -278,16 +282,15 @@ def _with_constant(
             expected="must be within the reach of 8-bit weights and a 16-bit message",
         )
     # Groups must have equally many channels.
-    count = before.groups if isinstance(before, Conv) else 1
-    wider = np.concatenate([before.weight, np.zeros((count, *before.weight.shape[1:]), np.int32)])
-    if isinstance(before, Conv) and count > 1:
+    if isinstance(before, Conv) and before.groups > 1:
         raise UnsupportedModelError(
-            f"a convolution in {count} groups before the last layer",
+            f"a convolution in {before.groups} groups before the last layer",
             where=previous.name,
             expected="must not be grouped: a constant channel for the output's bias does not fit",
         )
+    wider = np.concatenate([before.weight, np.zeros((1, *before.weight.shape[1:]), np.int32)])
     assert before.bias is not None
-    constant = np.full((count, *before.bias.shape[1:]), message, np.int32)
+    constant = np.full((1, *before.bias.shape[1:]), message, np.int32)
     previous = replace(
         previous,
         synapse=replace(before, weight=wider, bias=np.concatenate([before.bias, constant])),

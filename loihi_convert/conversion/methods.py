@@ -184,7 +184,8 @@ class _Balancing:
                     hint="The weights up to this layer are too large; retrain the CNN.",
                 )
             if len(fixed) == len(self._network.layers) - 1:
-                base = np.full_like(base, base.max())
+                # Spike counts of classes are compared as they are.
+                base, factor = np.full_like(base, base.max()), np.ones_like(factor)
             elif layer.ceiling is not None:
                 base = np.minimum(base, layer.ceiling)
             neuron = _with_relays(_neuron(base, factor, self._options), layer, fixed)

@@ -1,10 +1,10 @@
 """A two-digit readout (`ir.digits`), used if the range of a single potential would cost weight bits.
 
 After a global average the potential must hold T x window x rate, and the scale of `scales.lava_scales` leaves 2 or 3
-weight bits at T = 64. In two digits the weights have the scale at which rounding changes them least, or two or four
-times that if the potentials of the digits would otherwise leave their range. The low digit has the number of bits b for
-which the larger of both potentials, on calibration images, is smallest. One simulation gives the potentials of all
-candidates.
+weight bits at T = 64. In two digits the weights have the scale at which rounding changes them least, or twice that,
+four times and so on, if the potentials of the digits would otherwise leave their range. The low digit has the number of
+bits b for which the larger of both potentials, on calibration images, is smallest. One simulation gives the potentials
+of all candidates.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def with_split_readout(
 def _candidates(network: QuantizedNetwork, whole: QuantizedLayer) -> list[QuantizedLayer]:
     """``whole`` in two digits, for every b that satisfies the exactness rules."""
     found = []
-    for low_bits in range(1, MAX_LOW_BITS):
+    for low_bits in range(1, MAX_LOW_BITS + 1):
         layer = replace(whole, low_bits=low_bits)
         try:
             replace(network, layers=(*network.layers[:-1], layer))

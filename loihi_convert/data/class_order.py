@@ -12,10 +12,10 @@ def in_turns(labels: NDArray[np.int64]) -> NDArray[np.intp]:
     _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     place = np.empty(len(labels))
     place[by_class] = (np.arange(len(labels)) - np.repeat(starts, counts) + 0.5) / np.repeat(counts, counts)
-    return np.lexsort((labels, place))
+    return np.asarray(np.lexsort((labels, place)))
 
 
 def is_in_class_order(labels: NDArray[np.int64]) -> bool:
     """Whether each class comes as a whole before the next one, as if read from one folder after the other."""
     changes = np.count_nonzero(np.diff(labels))
-    return 0 < changes == len(np.unique(labels)) - 1 < len(labels) - 1
+    return bool(0 < changes == len(np.unique(labels)) - 1 < len(labels) - 1)

@@ -148,7 +148,7 @@ def compare_activations(
             if layer_range is not None:
                 layer_range.add(maps)
         for index, between in enumerate(networks):
-            found = between.activations(images[rows])
+            found = between.activations(images[rows], start)
             compared.classes[1 + index, rows] = final_classes(found)
             for sums, maps, own, own_wanted in zip(compared.errors[index], found, owns, wanted, strict=True):
                 sums.add(maps[..., own], own_wanted)

@@ -15,6 +15,7 @@ layer; as in `evaluate`, that work is not included in the synaptic operations.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -176,9 +177,11 @@ def choose_margin(
     image_count, timesteps, _ = outputs.shape
     # The last margin exceeds every lead before T, and loses nothing.
     lost = trade.correct_counts[-1] - trade.correct_counts
+    # Exact: 1.14 x 5,000 is less than 57 x 100 in floating point.
+    most_lost = math.floor(Fraction(repr(float(tolerance_points))) * image_count / 100)
     averages = [timesteps ** (k / CURVE_POINTS) for k in range(CURVE_POINTS)]
     return MarginChoice(
-        margin=int(trade.margins[np.argmax(100 * lost <= tolerance_points * image_count)]),
+        margin=int(trade.margins[np.argmax(lost <= most_lost)]),
         curve_margins=tuple(sorted(set(trade.margins[np.searchsorted(trade.average_timesteps, averages)].tolist()))),
         tolerance_points=tolerance_points,
         timesteps=timesteps,

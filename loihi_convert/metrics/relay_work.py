@@ -45,7 +45,7 @@ def relay_work(result: RunResult, network: AnyNetwork) -> RelayWork:
     neurons, work = np.zeros(counts[2], np.int64), np.zeros((2, *counts[1:]))
     if not isinstance(network, QuantizedNetwork):
         return RelayWork(neurons, *work)
-    for index, (layer, fan_out) in enumerate(zip(network.spiking_layers, network.fan_outs, strict=True)):
+    for index, (layer, fan_out) in enumerate(zip(network.spiking_layers, network.stored.fan_outs, strict=True)):
         relays = is_relay(layer.relay_of, layer.synapse.channels)
         if not relays.any():
             continue

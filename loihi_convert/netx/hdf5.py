@@ -80,7 +80,8 @@ def _image(datasets: Datasets, compression: str) -> bytes:
 
 def _storage(value: Array, compression: str) -> dict[str, Any]:
     """How a dataset is stored: compressed, in chunks of whole rows, unless it is small."""
-    if value.nbytes < _LEAST_COMPRESSED:
+    # Text is a scalar, which HDF5 cannot divide into chunks.
+    if value.ndim == 0 or value.nbytes < _LEAST_COMPRESSED:
         return {}
     # h5py's own chunks cut through kernels, where the weights that a pooling repeats stand side by side.
     rows = min(len(value), max(1, _CHUNK // value[0].nbytes))

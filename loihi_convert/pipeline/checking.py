@@ -320,13 +320,13 @@ def _resources(loaded: LoadedFile, target: Target, chips: int) -> Chips | None:
         return network_resources(loaded.network, has_circuit=target == "loihi2", chips=chips)
     if isinstance(loaded, NativeFile):
         has_circuit = target == "loihi2" and loaded.network.reset == "soft"
-        return network_resources(loaded.network.stored, has_circuit=has_circuit, chips=chips)
+        return network_resources(loaded.network, has_circuit=has_circuit, chips=chips)
     return None if loaded.stock is None else _stock_resources(loaded.stock, chips)
 
 
 def _compared(loaded: LoadedFile) -> tuple[NeuronCost, ...]:
     if isinstance(loaded, NativeFile):
-        return neuron_costs(loaded.network.stored)
+        return neuron_costs(loaded.network)
     return neuron_costs(loaded.network) if isinstance(loaded, CheckpointFile) else ()
 
 

@@ -91,7 +91,7 @@ def converted(
     done = to_integers(chosen.network, images, timesteps, balance_options, quantize_options, device=device, bars=bars)
     provenance = done.quantized.provenance.with_parts(model=dict(chosen.provenance))
     # Trials may have chosen more relays, or the readout may be split: the network is what will be written.
-    cores = core_notes(done.quantized.stored, quantize_options)
+    cores = core_notes(done.quantized, quantize_options)
     return replace(
         done,
         quantized=replace(done.quantized, provenance=provenance),
@@ -199,7 +199,8 @@ def _probes(shape: Sequence[int]) -> Array:
     """Images unlike any in a data set, which show differences that real images hide: uint8 ``(6, *shape)``."""
     noise = np.random.default_rng(0).random((4, *shape))
     sparse = [(noise[:2] < 0.05), (noise[2:] < 0.5)]
-    return np.concatenate([np.zeros((1, *shape)), np.ones((1, *shape)), *sparse]).astype(np.uint8) * np.uint8(255)
+    probes = np.concatenate([np.zeros((1, *shape)), np.ones((1, *shape)), *sparse])
+    return np.asarray(255 * probes, np.uint8)
 
 
 def _difference(found: Array, expected: Array) -> float:
@@ -220,8 +221,7 @@ def _ended(scores: Array, ending: str) -> Array:
         "sigmoid": special.expit,
         "logsigmoid": special.log_expit,
     }[ending]
-    found: Array = function(scores, axis=1) if is_softmax else function(scores)
-    return found
+    return np.asarray(function(scores, axis=1) if is_softmax else function(scores))
 
 
 def require_skip_copies(skip_copies: int | None) -> None:

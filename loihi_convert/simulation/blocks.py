@@ -46,8 +46,41 @@ def block_multiple(device: str) -> int:
     return _CPU_FLOATS if device == "cpu" else _GPU_FLOATS
 
 
+class _OneThread:
+    """Within it, torch's own threading is off for the calling thread and those it starts.
+
+    Several threads may be within it, as on Dask's workers: a number of cores that one of them read while another is
+    within would be 1.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._within, self._cores = 0, 1
+
+    @property
+    def cores(self) -> int:
+        """The number of threads that torch uses outside."""
+        with self._lock:
+            return self._cores if self._within else torch.get_num_threads()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._cores = torch.get_num_threads()
+            self._within += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            torch.set_num_threads(self._cores)
+
+
+_ONE_THREAD: Final = _OneThread()
+
+
 def _cores(device: str) -> int:
-    return torch.get_num_threads() if device == "cpu" else 1
+    return _ONE_THREAD.cores if device == "cpu" else 1
 
 
 def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> None:
@@ -67,14 +100,10 @@ def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> 
             is_stopped.set()
             raise
 
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(cores) as threads:
-            try:
-                for done in [threads.submit(guarded, item) for item in items]:
-                    done.result()
-            except BaseException:
-                is_stopped.set()
-                raise
-    finally:
-        torch.set_num_threads(cores)
+    with _ONE_THREAD, ThreadPoolExecutor(cores) as threads:
+        try:
+            for done in [threads.submit(guarded, item) for item in items]:
+                done.result()
+        except BaseException:
+            is_stopped.set()
+            raise

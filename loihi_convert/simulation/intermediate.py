@@ -67,11 +67,12 @@ class Intermediate(NamedTuple):
     cause
         The change from the network before it.
     activations
-        float32 ``(N, H, W, C)`` per layer for uint8 images ``(N, C, H, W)``; see the table of this module.
+        float32 ``(N, H, W, C)`` per layer for uint8 images ``(N, C, H, W)``, and the index of the first of them in the
+        whole run, which chooses the Poisson spikes; see the table of this module.
     """
 
     cause: Cause
-    activations: Callable[[Array], list[Array]]
+    activations: Callable[[Array, int], list[Array]]
 
 
 def intermediate_networks(
@@ -111,12 +112,13 @@ def intermediate_networks(
 
     def chain(
         activation: Callable[[int, IntegrateAndFire], Activation], used: Sequence[IntegrateAndFire | None]
-    ) -> ReluChain:
+    ) -> Callable[[Array, int], list[Array]]:
         activations = [
             unchanged if neuron is None else _but_relays(activation(index, neuron), layer.relay_of)
             for index, (neuron, layer) in enumerate(zip(used, cnn.layers, strict=True))
         ]
-        return ReluChain(cnn, activations=activations)
+        own = ReluChain(cnn, activations=activations)
+        return lambda images, _: own(images)
 
     def clipping(index: int, neuron: IntegrateAndFire) -> Activation:
         own = cnn_activation(cnn, index)
@@ -181,7 +183,7 @@ class _Rates:
             for amplitude, unit in zip(amplitudes, units, strict=True)
         ]
 
-    def __call__(self, images: Array) -> list[Array]:
+    def __call__(self, images: Array, first_image: int) -> list[Array]:
         found = [
             np.zeros((len(images), height, width, channels), np.float32) for channels, height, width in self._shapes
         ]
@@ -193,7 +195,7 @@ class _Rates:
                 else:
                     maps[block.images] = layer.potentials[:, -1]
 
-        self._simulator.run(images, self._timesteps, take)
+        self._simulator.run(images, self._timesteps, take, first_image=first_image)
         return [maps * factor for maps, factor in zip(found, self._factors, strict=True)]
 
 

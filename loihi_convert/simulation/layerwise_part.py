@@ -74,7 +74,7 @@ class Part:
     def __init__(self, plan: Plan, shard: Shard) -> None:
         self._plan, self._images, self._first_image = plan, np.asarray(shard.images), shard.first
         self._inputs = Inputs(plan.network.layers[0].synapse.pool, plan.poisson_seed)
-        largest = max(math.prod(shape) for shape in plan.network.shapes)
+        largest = max(math.prod(shape) for shape in (plan.network.input_shape, *plan.network.shapes))
         self._images_at_once, self._steps_at_once = float_block_size(plan.device, largest, plan.timesteps)
         if plan.whole:
             self._steps_at_once = plan.timesteps

@@ -98,7 +98,8 @@ class Simulator:
             specs = float_specs(network)
         self._inputs = inputs_of(network)
         self._layers = layers_on(device, specs)
-        self._device, self._largest = device, max(spec.size for spec in specs)
+        self._device = device
+        self._largest = max(math.prod(network.input_shape), *(spec.size for spec in specs))
         self._is_integer = isinstance(network, QuantizedNetwork)
 
     def run(
@@ -152,7 +153,8 @@ class Simulator:
                 if index + 1 < len(self._layers):
                     received = self._layers[index + 1].currents_of(pooled)
             if self._low_bits:
-                potentials = joined_digits(done[-1].potentials.astype(np.float64), self._low_bits)
+                # As recorded on Lava: each digit is rounded down before they are joined.
+                potentials = joined_digits(np.floor(done[-1].potentials.astype(np.float64)), self._low_bits)
                 done[-1] = replace(done[-1], potentials=potentials)
             yield Block(rows, slice(first, first + count), tuple(done))
 
