@@ -19,7 +19,7 @@ from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation import blocks, simulator
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layerwise import GrowingSimulation
-from loihi_convert.simulation.relu import ReluChain
+from loihi_convert.simulation.relu import ReluChain, cnn_activation, unchanged
 from loihi_convert.simulation.simulator import extremes
 
 TIMESTEPS = 7
@@ -111,7 +111,8 @@ def test_mean_excess_is_the_difference_of_the_mean_currents(
                 potentials.append(recorded[:, -1])
 
         simulator.Simulator(partial).run(images(), TIMESTEPS, take)
-        wanted = ReluChain(cnn, depth=index + 1, is_open=True)(images())[-1]
+        before = [cnn_activation(cnn, number) for number in range(index)]
+        wanted = ReluChain(cnn, depth=index + 1, activations=[*before, unchanged])(images())[-1]
         mean = np.concatenate(potentials).mean(axis=(0, 1, 2), dtype=np.float64) / TIMESTEPS
         assert found == pytest.approx(mean - wanted.mean(axis=(0, 1, 2), dtype=np.float64), rel=1e-5, abs=1e-5)
 

@@ -125,7 +125,3 @@ has 96 bits, these are the brief's 192 KB."""
 
 AXONS_PER_CORE: Final = 16_000
 """Axons into a neurocore in the tables of Intel's compiler: 784 inputs are printed as 4.90 %."""
-
-NEURON_GROUPS: Final = 8
-"""Neuron groups of a neurocore in the tables of Intel's compiler: one is printed as 12.50 %. A layer takes one, or two
-(YOLO-KP's last), so they never limit."""

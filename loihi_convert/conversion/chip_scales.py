@@ -75,7 +75,7 @@ def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, 
     if held is None:
         return _fitting(real, largest_of(least, real), timesteps, is_constant=is_constant)
     free = _fitting(real, largest_of(least, real), None, is_constant=is_constant)
-    if _wrapping(free, timesteps, is_constant=is_constant).max() <= 1:
+    if is_proven(free, timesteps, is_constant=is_constant):
         return free
     rises = HEADROOM * np.maximum(held.highest, 0)
     if real.layer.neuron is not None:

@@ -38,20 +38,16 @@ def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_poten
     """
     if output.neuron is not None:
         return MAX_TIMESTEPS
-    growth = max(largest_potential / network.timesteps, _largest_output(network, images))
+    growth = max(largest_potential / network.timesteps, *on_shards(_largest_of_shard, network, images))
     if growth <= 0:
         return MAX_TIMESTEPS
     limit = limits.POTENTIAL_LIMIT * float(output.scale[0])
     return max(network.timesteps, min(math.floor(limit / (HEADROOM * growth)), MAX_TIMESTEPS))
 
 
-def _largest_output(network: SpikingNetwork, images: Images) -> float:
+def _largest_of_shard(network: SpikingNetwork, shard: Shard, *, progress: Progress = no_progress) -> float:
     """The largest output magnitude of the network with activations clipped at the thresholds."""
 
-    return max(on_shards(_largest_of_shard, network, images))
-
-
-def _largest_of_shard(network: SpikingNetwork, shard: Shard, *, progress: Progress = no_progress) -> float:
     def activation(neuron: IntegrateAndFire | None) -> Activation:
         return unchanged if neuron is None else lambda maps: clipped(maps, neuron)
 

@@ -36,8 +36,6 @@ class ReluChain:
         The CNN.
     depth
         Number of layers; default: all.
-    is_open
-        Omit the ReLU of the last of these layers.
     activations
         One activation for each of these layers, instead of the CNN's.
 
@@ -52,7 +50,6 @@ class ReluChain:
         network: ReluNetwork,
         depth: int | None = None,
         *,
-        is_open: bool = False,
         activations: Sequence[Activation] | None = None,
     ) -> None:
         shapes, layers = (network.input_shape, *network.shapes), network.layers[:depth]
@@ -63,8 +60,6 @@ class ReluChain:
         ]
         largest = max(math.prod(shape) for shape in network.shapes)
         self.images_at_once = min(block_multiple("cpu"), 2 ** (max(1, _BLOCK // largest).bit_length() - 1))
-        if is_open:
-            self._layers[-1] = (*self._layers[-1][:2], unchanged)
 
     @property
     def depth(self) -> int:
