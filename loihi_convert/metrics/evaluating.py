@@ -18,7 +18,7 @@ from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.metrics.layer_size import LayerSize, layer_sizes, multiplications
+from loihi_convert.metrics.layer_size import LayerSize, layer_sizes
 from loihi_convert.metrics.regression import Numbers, evaluate_regression, regression_notes
 from loihi_convert.metrics.relay_work import known, relay_work
 from loihi_convert.records import Interval, wilson_interval
@@ -156,7 +156,7 @@ def _energy(network: AnyNetwork, layers: Sequence[LayerSize], points: Sequence[P
         return None
     is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
     # Pixels of Poisson input may have relays; their synapses count as reached by pixels.
-    input_synapses = multiplications(network.layers[0].synapse, network.input_shape)
+    input_synapses = int(network.layers[0].synapse.fan_out(network.input_shape).sum())
     estimates = [
         estimate(
             point.timesteps,
