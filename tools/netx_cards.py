@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -32,6 +33,22 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+_SYMBOLS: Final = {
+    r"\d+c\d": "`12c5`: convolution, 12 channels, 5 x 5",
+    r"\[": "`[16c3-16c3]`: residual block",
+    r"\d+ap": "`2ap`: 2 x 2 average pooling",
+    r"\d+mp": "`2mp`: 2 x 2 max pooling",
+    "gap": "`gap`: mean of each map",
+    r"\d+fc": "`512fc`: dense layer",
+    r"\d+o": "`10o`: outputs",
+}
+"""What the symbols of `cnn.models.notation` mean, by pattern."""
+
+
+def _notation(layers: str) -> str:
+    return "; ".join(meaning for pattern, meaning in _SYMBOLS.items() if re.search(pattern, layers))
+
+
 def card_page(card: dict[str, Any]) -> str:
     """Return the README of a folder, a model card made only from ``card``; fields that an older card lacks are omitted.
 
@@ -44,7 +61,7 @@ def card_page(card: dict[str, Any]) -> str:
         f"# {card['data']}: {card['architecture']}, seed {card['seed']}",
         "",
         f"Spiking networks in Loihi's integers, one file for each number of time steps T, converted from one CNN: "
-        f"{card['layers']} (`12c5`: convolution, 12 channels, 5 x 5; `2ap`: 2 x 2 average pooling; `10o`: outputs). "
+        f"{card['layers']} ({_notation(card['layers'])}). "
         "**None of them has run on a chip.**",
         "",
         "## How to get started",
@@ -79,6 +96,8 @@ def card_page(card: dict[str, Any]) -> str:
         "",
         *_further(card),
         "### Make it again",
+        "",
+        "In an empty folder:",
         "",
         "```",
         *(

@@ -1,4 +1,4 @@
-"""Write the tables and pictures of README.md and docs/ from stored results (cards and CSV files).
+"""Write the tables and pictures of README.md, docs/ and the model cards from stored results (cards and CSV files).
 
     python tools/pages.py            # writes them
     python tools/pages.py --check    # exit code 5 if a file differs from its source
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import stored_results
 from drawings import accuracy_picture, graded_picture, peers_picture, reset_picture, staircase_picture
-from netx_cards import card_table, index_page, read_card
+from netx_cards import card_page, card_table, index_page, read_card
 
 from loihi_convert.errors import VerificationError
 from loihi_convert.files import write_atomically
@@ -179,6 +179,8 @@ def pictures() -> dict[str, str]:
 def contents() -> Iterator[tuple[Path, str]]:
     """Yield every file with results, and its required contents."""
     yield MODELS / "README.md", index_page(cards(), FOLDERS)
+    for name, card in cards().items():
+        yield MODELS / name / "README.md", card_page(card)
     for name, picture in pictures().items():
         yield ROOT / "docs/pictures" / name, picture
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
