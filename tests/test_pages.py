@@ -37,6 +37,7 @@ def test_a_table_that_differs_is_named_and_written_again(
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     monkeypatch.setattr(pages, "MODELS", tmp_path / "netx_models")
     monkeypatch.setattr(pages, "cards", lambda: CARDS)
+    monkeypatch.setattr(pages, "card_page", lambda card: str(card["data"]))
     monkeypatch.setattr(sys, "argv", ["", "--check"])
     assert pages.main() == 5
     assert "README.md: differs from its source; run: python tools/pages.py" in capsys.readouterr().err
