@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from loihi_convert import netx
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends import open_backend
@@ -127,6 +129,7 @@ def convert(
         If the checkpoint or the images cannot be used.
     """
     require_expectation(expect)
+    timesteps = int(timesteps) if isinstance(timesteps, np.integer) else timesteps
     dataset = _labelled(images, labels, None if input_shape is None else as_input_shape(input_shape))
     pixels, shape = dataset.images, dataset.images.shape[1:]
     require_both(mean, std)

@@ -283,7 +283,7 @@ def test_a_shift_in_front_of_padding_becomes_a_bias_per_neuron() -> None:
     assert uniform.tolist() == [-4.5]
 
 
-@pytest.mark.parametrize("one", [0.5, [0.5]])
+@pytest.mark.parametrize("one", [0.5, [0.5], np.float32(0.5), torch.tensor(0.5)])
 def test_one_number_normalizes_all_channels(one: float | list[float]) -> None:
     model = Modern()
     each = to_relu_network(model, (2, 12, 10), mean=[0.5, 0.5], std=[0.25, 0.25]).layers[0].synapse

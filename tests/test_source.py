@@ -116,6 +116,13 @@ def test_a_state_dict_inside_a_training_checkpoint(key: str) -> None:
     assert_is(opened(path), net())
 
 
+def test_of_several_state_dicts_the_one_with_the_right_shapes() -> None:
+    wide = {name: torch.cat([tensor] * 2) if tensor.ndim else tensor for name, tensor in net().state_dict().items()}
+    source = opened(saved({"teacher": wide, "student": net().state_dict()}))
+    assert_is(source, net())
+    assert source.notes == ()
+
+
 def test_safetensors() -> None:
     safetensors.torch.save_file(net().state_dict(), "user.safetensors")
     assert_is(opened(Path("user.safetensors")), net())

@@ -31,7 +31,7 @@ def fill(
         The user's model; it is changed in place.
     states
         The state dicts of the file, the likeliest first, by the keys that lead to them. The first one with all the
-        names of ``model`` is used.
+        names and shapes of ``model`` is used.
     arch, path
         The code that built the CNN, and the file, for messages.
 
@@ -43,7 +43,9 @@ def fill(
     model = model.cpu().float()
     wanted = model.state_dict()
     candidates = {key: _renamed(state, wanted.keys()) for key, state in states.items()}
-    fitting = [key for key, candidate in candidates.items() if candidate.difference(wanted.keys()) == ""]
+    named = [key for key, candidate in candidates.items() if candidate.difference(wanted.keys()) == ""]
+    # For an error that names the shape, if none fits.
+    fitting = [key for key in named if candidates[key].has_shapes(wanted)] or named[:1]
     key = fitting[0] if fitting else next(iter(candidates))
     chosen = candidates[key]
     difference = chosen.difference(wanted.keys())
@@ -69,6 +71,10 @@ class _Candidate:
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
+
+    def has_shapes(self, wanted: Mapping[str, Tensor]) -> bool:
+        """Whether all tensors have the shapes in ``wanted``; a lazy module accepts any."""
+        return all(is_lazy(wanted[name]) or wanted[name].shape == own.shape for name, own in self.tensors.items())
 
     def difference(self, wanted: Set[str]) -> str:
         """The missing and the unexpected names, compared with ``wanted``; empty if there are none."""

@@ -330,7 +330,7 @@ def per_channel(values: float | Sequence[float] | None, channels: int, where: st
     if values is None:
         return None
     try:
-        given = (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+        given = (float(values),) if np.ndim(values) == 0 else tuple(map(float, values))  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise UsageError(f"found {values!r}", where=where, expected="must be a number, or one per channel") from error
     return given * channels if len(given) == 1 else given
