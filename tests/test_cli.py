@@ -480,8 +480,11 @@ def test_poisson_input_on_lava(invoke: Invoke, model: Path) -> None:
         invoke("export", model, "-o", "other.net", "-T", 6, "--input", "poisson", "--balance", "percentile").code == 0
     )
     for words in ([], ["--lava-layout", "layers"]):
-        done = invoke("run", "other.net", "--backend", "sim", "--images", 40, "--trace", "--no-early-exit", *words)
+        folder = f"run{len(words)}"
+        given = ("--backend", "sim", "--images", 40, "--trace", "--no-early-exit", "-o", folder, *words)
+        done = invoke("run", "other.net", *given)
         assert done.code == 0, done.err
+        assert json.loads(Path(folder, "manifest.json").read_text())["equal_to_ref"] == {"other": 40}
 
 
 @pytest.mark.parametrize(
