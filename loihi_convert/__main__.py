@@ -88,8 +88,10 @@ def main() -> NoReturn:
     sys.unraisablehook = report_ignored
     if came:
         code = 128 + came[0][0]
+        console = sys.modules.get("loihi_convert.cli.console")
+        left = "no partial files were left" if console is None else console.interrupted()
         with contextlib.suppress(OSError):
-            os.write(2, b"error: interrupted; no partial files were left.\n")
+            os.write(2, f"error: interrupted; {left}.\n".encode())
     sys.exit(code)
 
 
@@ -117,7 +119,8 @@ def _explain(error: BaseException) -> int:
     from loihi_convert.cli.console import log
 
     if isinstance(error, LoihiConvertError):
-        log(f"error: {rendered(error, cli.flags(sys.argv[1:]))}")
+        # An error of `run` may advise another export.
+        log(f"error: {rendered(error, {**cli.flags(['export']), **cli.flags(sys.argv[1:])})}")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 128 + signal.SIGINT

@@ -230,7 +230,7 @@ def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse(invoke: Invoke, 
             "found 1048577; must be in 1..1,048,576.",
         ),
         (
-            ("also", "--backend", "loihi2", "--dry-run"),
+            (golden_check.folder() / golden_check.NETWORK, "--backend", "loihi2", "--dry-run"),
             2,
             "error: --dry-run: found 2 files",
         ),

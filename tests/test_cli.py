@@ -622,7 +622,10 @@ def test_diagnose_tells_of_another_cnn(invoke: Invoke, model: Path, tmp_path: Pa
     train("digits-cnn", load_data("digits"), replace(default_recipe("digits"), epochs=1), seed=1, output=Path("b.pt"))
     done = invoke("diagnose", "b.pt", "h.net")
     assert done.code == 0
-    assert "h.net was not made from b.pt as it is now: differences between the two CNNs are counted as loss" in done.err
+    assert "h.net was not made from b.pt as it is now: differences between the two CNNs are counted as loss" in done.out
+    assert done.out.startswith("warning: ")
+    done = invoke("run", "h.net", "--model", "b.pt", "--images", 50)
+    assert "h.net was not made from b.pt as it is now" in done.out
 
 
 @pytest.mark.slow
@@ -929,3 +932,43 @@ def test_demo_goes_from_training_to_figures(invoke: Invoke) -> None:
     (folder,) = Path("d/runs").iterdir()
     assert re.fullmatch(r"model-sim-\d{8}T\d{6}Z", folder.name)
     assert (folder / "manifest.json").exists()
+
+
+def test_golden_replaces_only_a_report(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "mine.pt").write_text("mine")
+    done = invoke("golden", "-o", "mine.pt")
+    assert (done.code, done.out) == (3, "")
+    assert "error: mine.pt: exists and is not a golden report; nothing was changed." in done.err
+    assert (tmp_path / "mine.pt").read_text() == "mine"
+    for _ in range(2):
+        assert invoke("golden").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--percentile", 50], "--percentile: given; is only for --balance percentile."),
+        (["--seed", 1], "--seed: given; is only for --input poisson."),
+        (["--expect", 0.9], "--expect: found 0.9; must be in percent, in (1, 100]. Write 90 for 0.9."),
+        (["-o", "other.pt"], "--output: found other.pt, the name of a CNN; must end in .net, or in none."),
+    ],
+)
+def test_an_option_without_effect_is_refused(invoke: Invoke, model: Path, words: list[object], message: str) -> None:
+    done = invoke("export", model, *words)
+    assert (done.code, message in done.err) == (2, True), done.err
+
+
+@pytest.mark.slow
+def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, own_images: Path) -> None:
+    """And images without labels, and the path that `run` needs."""
+    Path("inside").mkdir()
+    Path("own.npz").rename("inside/own.npz")
+    done = invoke("export", model, "-T", 2, "-o", "n.net", "--data", "inside/own.npz")
+    assert "loihi-convert run n.net --data inside/own.npz" in done.out
+    done = invoke("run", "n.net")
+    assert (done.code, done.out) == (3, "")
+    assert "error: n.net: was exported with own.npz, which is not in this folder. Pass its path" in done.err
+    done = invoke("run", "n.net", "--data", "inside/own.npz")
+    assert "the thresholds were chosen on these images, too; pass --data for others" in done.out
+    done = invoke("export", model, "-T", 2, "-o", "u.net", "--data", "./flat")
+    assert "the images have no labels, so the CNN's own accuracy is not checked" in done.err

@@ -156,7 +156,7 @@ def test_labels_of_every_form(labels: Any) -> None:
         (np.zeros((5, 1), int), "int64 (5, 1)", "ravel"),
         (np.zeros(5), "float64 (5,)", "astype(int)"),
         (LABELS[:4], "int64 (4,)", "Omit them"),
-        (["cat"] * 5, "<U3 (5,)", "Omit them"),
+        (["cat"] * 5, "<U3 (5,)", "numpy.unique(labels, return_inverse=True)"),
         ([[1], [1, 2]], "list", "NumPy"),
         ([1, 2, 3, 4, 5], "1..5", "from 0"),
         ([-1, 0, 0, 0, 0], "-1..0", "from 0"),
@@ -251,6 +251,7 @@ FLOATS = (GREY / 255).astype(np.float32)
     [
         ((FLOATS - 0.1307) / 0.3081, "float32 (5, 1, 8, 6) of -0.4242..2.821", "`mean` and `std`"),
         (GREY.astype(np.float32), "of 0..255", "Divide them by 255"),
+        (np.minimum(GREY, 16).astype(np.float32), "of 0..16", "Divide them by 16"),
         (np.where(GREY == 0, np.nan, FLOATS), "NaN", ""),
         (np.where(GREY == 0, np.inf, FLOATS), "NaN or infinity", ""),
         (GREY.astype(np.int16) - 1, "int16 (5, 1, 8, 6) of -1..254", "Scale them"),

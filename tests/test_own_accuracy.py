@@ -173,7 +173,7 @@ def test_export_says_it_first(export: Any) -> None:
     assert "any CNN reaches 85 %" in said["cnn"]["warning"]
     code, said, err = export("--data", "digits", "--expect", 101)
     assert (code, said) == (2, None)
-    assert "--expect: found 101; must be an accuracy in percent, in (0, 100]" in err
+    assert "--expect: found 101; must be in percent, in (1, 100]" in err
 
 
 def test_export_of_own_images(export: Any) -> None:

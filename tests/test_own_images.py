@@ -379,7 +379,7 @@ IMAGES = np.zeros((3, 4, 4), np.uint8)
         ({"images": IMAGES, "labels": np.array([0, 1, 2]), "classes": np.array(["a", "b"])}, "labels", "0..2"),
         ({"images": IMAGES, "classes": np.arange(3)}, "classes", "int64 (3,)"),
         ({"images": IMAGES, "classes": np.array(["a", "a"])}, "classes", "<U1 (2,)"),
-        ({"images": IMAGES.astype(object)}, "", "Object arrays cannot be loaded"),
+        ({"images": IMAGES.astype(object)}, "", "contains Python objects"),
     ],
 )
 def test_npz_that_cannot_be_used(tmp_path: Path, arrays: dict[str, Array], key: str, found: str) -> None:
@@ -398,6 +398,16 @@ def test_npz_of_floats_and_of_the_networks_shape(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_npz(path, input_shape=(3, 4, 6))
     assert caught.value.where == f"{path}: images"
+
+
+def test_folders_of_splits_are_named(tmp_path: Path) -> None:
+    for name in ("train/cat/1.png", "test/cat/1.png"):
+        put(tmp_path / name, grey(1))
+    with pytest.raises(DataError) as caught:
+        load_image_folder(tmp_path)
+    assert caught.value.hint == f"Name {tmp_path / 'test'}, which contains class folders."
+    (tmp_path / "train" / "__MACOSX").mkdir()
+    assert load_image_folder(tmp_path / "train").classes == ("cat",)
 
 
 def test_classes_in_another_order_than_the_networks(tmp_path: Path) -> None:

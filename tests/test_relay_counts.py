@@ -68,7 +68,7 @@ def test_relays_repeat_in_every_network_between_the_cnn_and_the_file(network: Qu
     networks = intermediate_networks(*float_networks(network), network, 8)
     assert len(networks) >= 6
     for between in networks:
-        stem, inner, *_ = between.activations(images)
+        stem, inner, *_ = between.activations(images, 0)
         assert stem.any()
         assert np.allclose(inner[..., OWN_CHANNELS:], stem, rtol=1e-6, atol=0), between.cause
 
@@ -90,7 +90,7 @@ def test_relays_of_converted_networks_repeat_through_every_layer(name: str, opti
     # With soft reset neurons start at half their threshold, relays at 0.
     assert ("initial_potential" in [between.cause for between in networks]) == (options.reset == "hard")
     for between in networks:
-        found = between.activations(images)
+        found = between.activations(images, 0)
         for index, layer in enumerate(cnn.layers):
             for channel in np.flatnonzero([] if layer.relay_of is None else layer.relay_of >= 0):
                 # A relay has one tap, so its input is the synapse's output for the maps of the layer before.
@@ -115,7 +115,7 @@ def test_a_layer_has_the_errors_of_its_own_channels() -> None:
     wanted = ReluChain(cnn)(images)[1][..., :OWN_CHANNELS]
     for stage, between in zip(diagnosis.stages[1:], intermediate_networks(cnn, spiking, network, 8), strict=True):
         sums = ErrorSums()
-        sums.add(between.activations(images)[1][..., :OWN_CHANNELS], wanted)
+        sums.add(between.activations(images, 0)[1][..., :OWN_CHANNELS], wanted)
         assert stage.layers[1] == sums.error
     threshold = spiking.layers[1].neuron.threshold[:OWN_CHANNELS]
     inner = diagnosis.layers[1]

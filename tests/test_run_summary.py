@@ -39,6 +39,7 @@ def _regression(*, has_targets: bool = True, has_cnn: bool = True) -> Evaluation
         (entry(CURVE).evaluation, "98.00 % at T = 4 (CNN 99.50 %, loss 1.50 ±2.16 points)"),
         (entry(CURVE, has_cnn=False).evaluation, "98.00 % at T = 4"),
         (entry(CURVE[:2], has_cnn=False).evaluation, "95.00 % at T = 2 (balanced for T = 4)"),
+        (entry(CURVE, balanced=2, has_cnn=False).evaluation, "98.00 % at T = 4 (balanced for T = 2)"),
         (entry(CURVE, labels=None).evaluation, "same class as the CNN on 98.00 % of images at T = 4 (no labels)"),
         (
             entry(CURVE, labels=None, has_cnn=False).evaluation,
@@ -111,7 +112,7 @@ def test_a_run_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(len(line) <= 110 for line in lines)
     facts = {line[:10].strip(): line[12:] for line in lines[lines.index("", 3) + 1 :]}
     assert facts["equal"].startswith("Lava equals ref in every output potential and spike count")
-    assert facts["early exit"] == "2.00 of 4 steps on average: 95.00 %, 50 % fewer SynOps"
+    assert facts["early exit"] == ("2.00 of 4 steps on average: 95.00 %, 50 % fewer SynOps; loses 3.00 points here")
     assert facts["saved"] == "runs/x/"
     assert facts["next"] == "loihi-convert report runs/x"
 

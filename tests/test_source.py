@@ -123,6 +123,24 @@ def test_of_several_state_dicts_the_one_with_the_right_shapes() -> None:
     assert source.notes == ()
 
 
+class Talks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        print("a line of the user's forward")
+        return self.fc(x.flatten(1))
+
+
+def test_what_the_users_code_prints_is_not_output(capsys: pytest.CaptureFixture[str]) -> None:
+    source = Source.from_module(Talks(), SHAPE)
+    source.module_outputs(np.zeros((2, *SHAPE), np.uint8))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "a line of the user's forward" in err
+
+
 def test_safetensors() -> None:
     safetensors.torch.save_file(net().state_dict(), "user.safetensors")
     assert_is(opened(Path("user.safetensors")), net())

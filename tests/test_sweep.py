@@ -287,7 +287,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["model.pt", "--slurm", "partition=a"], 2, "must contain workers=N, the number of jobs."),
         (["model.pt", "--slurm", "workers=2,queue=a"], 2, "must be key=value pairs of workers, partition"),
         (["model.pt", "--images", "201"], 2, "--images: found 201; must be 1..200, the validation images of digits."),
-        (["absent.pt"], 3, "absent.pt: cannot be read"),
+        (["absent.pt"], 3, "absent.pt: no such file"),
         (["absent.toml"], 3, "error: absent.toml: cannot be read (No such file or directory)."),
         (["bad.toml"], 3, "error: bad.toml: not TOML ("),
         (["typo.toml"], 2, "error: typo.toml: found the unknown key 'weigth-bits'. Did you mean weight-bits?"),
@@ -465,6 +465,16 @@ class TestDigits:
         assert sweep("model.pt", "-T", "1,2,4", "--balance", "percentile", *HERE).code == 0
         assert exports == [2]
 
+    def test_without_any_result_it_fails(self, sweep: Sweep) -> None:
+        done = sweep("model.pt", "-T", "2", "--target", "loihi2", "--reset", "hard", *HERE)
+        assert done.code == 3
+        assert done.out.startswith("No cell has a result to compare")
+        assert "must be lava with" in rows()[0]["error"]
+
+    def test_a_forgotten_normalization_is_said_before_any_cell(self, sweep: Sweep) -> None:
+        done = sweep("model.pt", "-T", "2", "--mean", "0.9", "--std", "0.1", "--dry-run", *HERE)
+        assert "warning: model.pt: the CNN classifies" in done.err
+
     def test_a_dry_run_computes_and_writes_nothing(self, sweep: Sweep, exports: list[int]) -> None:
         words = ("model.pt", "-T", "1,2", "--balance", "auto,percentile", *HERE)
         done = sweep(*words, "--dry-run")
@@ -581,7 +591,7 @@ class TestProcesses:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=100)
         assert (process.returncode, out) == (128 + signal.SIGINT, "")
-        assert err.splitlines()[-1] == "error: interrupted; no partial files were left."
+        assert err.splitlines()[-1] == "error: interrupted; finished cells are kept: the same command goes on."
         assert "Traceback" not in err
         kept = stored(Path("sweep"))
         assert 1 <= len(kept) < 6

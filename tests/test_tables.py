@@ -200,7 +200,7 @@ def test_quantization_table() -> None:
     assert "conv[1]" in text
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert (
-        "clipping in 64 steps of 5,000 calibration images; low is harmless in the first layer. Output potentials are "
+        "clipping in 64 steps of 5,000 calibration images; low is harmless in the first layer. Output potentials "
         "fit, with a margin, for T <= 1,234"
     ) in " ".join(text.split())
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
@@ -48,6 +49,19 @@ def echo(text: str) -> None:
         raise PlatformError(
             f"stdout: cannot be written ({error.strerror}); files named above or by -o are complete. Send it elsewhere."
         ) from error
+
+
+_INTERRUPTED: Final[list[Callable[[], str]]] = [lambda: ""]
+
+
+def on_interrupt(remaining: Callable[[], str]) -> None:
+    """Let ``remaining`` say what an interrupted command leaves and how it goes on; empty: no partial files."""
+    _INTERRUPTED.append(remaining)
+
+
+def interrupted() -> str:
+    """Return what the interrupted command leaves."""
+    return _INTERRUPTED[-1]() or "no partial files were left"
 
 
 def _encodable(text: str) -> str:
@@ -134,7 +148,11 @@ def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: 
 
 def _console(kind: type[Console]) -> Console:
     """Return a console as wide as the terminal, or 110 columns without one; stdout is None if it is closed."""
-    return kind(width=None if sys.stdout is not None and sys.stdout.isatty() else 110, highlight=False)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    # Not to stdout itself: `echo` handles its errors.
+    return kind(
+        width=None if is_terminal else 110, highlight=False, file=io.StringIO(), force_terminal=is_terminal or None
+    )
 
 
 def say_tables(tables: Sequence[Table]) -> None:

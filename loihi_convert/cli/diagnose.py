@@ -9,7 +9,7 @@ import typer
 
 from loihi_convert.choices import Device, Layout
 from loihi_convert.cli import options
-from loihi_convert.cli.console import echo, log, say, say_json, say_tables
+from loihi_convert.cli.console import echo, flagged, log, say, say_json, say_tables
 from loihi_convert.cli.images import DataRequest, first_images, validation_images
 from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.options import DATA_AND_CNN, LAVA
@@ -80,8 +80,6 @@ def diagnose(
         device=chosen,
         bars=progress_bar,
     )
-    for remark in done.notes:
-        log(remark)
     if done.equal_on_lava:
         log(f"Lava: every layer of the first {sim} images equal to ref at every step, error 0")
     if as_json:
@@ -100,15 +98,17 @@ def _remark(kind: str, recorded: ModelRecord) -> str:
 
 
 def _say(diagnosed: DiagnosisReport, *, details: bool) -> None:
-    """Print the losses, then the verdict and the recommendations."""
+    """Print the verdict and the recommendations, then the losses."""
     from loihi_convert.metrics.advice import verdict
     from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
 
-    say_tables([cause_table(diagnosed.diagnosis), *([divergence_table(diagnosed.diagnosis)] if details else [])])
-    echo("")
+    for note in diagnosed.notes:
+        say(f"warning: {flagged(note, 'export')}")
     say(verdict(diagnosed.diagnosis))
     for sentence in diagnosed.advice:
         say(f"- {sentence}")
+    echo("")
+    say_tables([cause_table(diagnosed.diagnosis), *([divergence_table(diagnosed.diagnosis)] if details else [])])
     if not details:
         echo("--details: difference of each layer from the CNN")
 

@@ -12,6 +12,7 @@ import typer
 from loihi_convert.choices import (
     Amplitude,
     AnyMethod,
+    DatasetName,
     Device,
     FileFormat,
     Granularity,
@@ -24,7 +25,7 @@ from loihi_convert.choices import (
     Task,
 )
 from loihi_convert.cli import cluster, options
-from loihi_convert.cli.console import log, say_json
+from loihi_convert.cli.console import log, on_interrupt, say_json
 from loihi_convert.cli.export_output import exported_json, say_exported, say_rewritten
 from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.graded import graded_json, refuse_binary_options, say_graded_export
@@ -32,6 +33,7 @@ from loihi_convert.cli.images import validation_images
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
 from loihi_convert.cli.wrong_files import is_netx, require_cnn
 from loihi_convert.errors import UsageError, with_flags
+from loihi_convert.files import refuse_to_overwrite, refuse_to_replace
 
 _MODEL = typer.Argument(
     help="Trained CNN: a checkpoint (from torch.save, with any suffix, or safetensors), an ONNX file, or a NIR file.",
@@ -194,8 +196,11 @@ def export(
         refuse_binary_options(ctx)
     steps = options.parse_timesteps(timesteps)
     place = cluster.chosen_place(workers, scheduler, slurm, default=0)
-    if expect is not None and not 0 < expect <= 100:
-        raise UsageError(f"found {expect:g}", where="expect", expected="must be an accuracy in percent, in (0, 100]")
+    if expect is not None and not 1 < expect <= 100:
+        hint = f"Write {100 * expect:g} for {expect:g}." if 0 < expect <= 1 else ""
+        raise UsageError(f"found {expect:g}", where="expect", expected="must be in percent, in (1, 100]", hint=hint)
+    if method != "percentile":
+        _refuse_if_given(ctx, "percentile", "is only for `method='percentile'`")
     from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
     from loihi_convert.metrics.own_accuracy import own_accuracy
@@ -208,8 +213,12 @@ def export(
     from loihi_convert.pipeline.opening import open_cnn
     from loihi_convert.progress import progress_bar
 
+    if output is not None:
+        refuse_to_replace(model, output)
     published_reset, published_input = published_neurons(method)
     is_poisson = (input_coding or published_input) == "poisson"
+    if not is_poisson:
+        _refuse_if_given(ctx, "poisson_seed", "is only for `input_coding='poisson'`")
     require_format(file_format, allow_hard_reset, output)
     if bundle is not None and file_format == "nir":
         raise UsageError("given with `file_format='nir'`", where="bundle", expected="must come with a netx file")
@@ -249,9 +258,14 @@ def export(
     require_skip_copies(skip_copies)
     require_cores(source, quantize_options, skip_copies)
     images, kind = validation_images(splits)
+    for path in output_paths(model, output, steps, file_format):
+        refuse_to_overwrite(path, overwrite)
     own = own_accuracy(source, images, f"{kind} of {splits.name}", None if expect is None else expect / 100)
     if own is not None:
         log(f"warning: {with_flags(own.warning, flags_of(ctx.command.params))}" if own.warning else own.sentence)
+    elif task == "classification" and source.neurons is None:
+        classes_of_it = f"; it is taken for a classifier of {len(source.recorded.names)} classes (--task regression)"
+        log(f"the images have no labels, so the CNN's own accuracy is not checked{classes_of_it}")
     if spikes == "graded":
         item = export_graded(
             source,
@@ -266,6 +280,8 @@ def export(
         else:
             say_graded_export(item, details=details)
         return
+    if len(steps) > 1:
+        on_interrupt(lambda: "no partial files were left; files of finished T are complete")
     with place.shard_workers(Path()) as shard_workers:
         exported = pipeline.export(
             source,
@@ -285,20 +301,28 @@ def export(
         )
     if bundle is not None:
         write_bundle(bundle, exported[0].path, splits.test.images[:IMAGES], overwrite=overwrite)
+    # A path of images is not recorded, nor is code imported that only a file names.
+    own_data = [] if data is None or data in get_args(DatasetName) or Path(data).parent == Path() else ["--data", data]
+    run_words = [*own_data, *([] if arch is None else ["--arch", arch])]
     if as_json:
         say_json({"files": [exported_json(item) for item in exported], "cnn": None if own is None else asdict(own)})
     else:
-        say_exported(exported, details=details)
+        say_exported(exported, run_words, details=details)
     if bundle is not None:
         log(f"wrote {bundle}/; where Lava is installed: cd {shlex.quote(str(bundle))} && python run_bundle.py")
+
+
+def _refuse_if_given(ctx: typer.Context, name: str, expected: str) -> None:
+    """Raise a `UsageError` if the option of the parameter ``name``, which would have no effect, is given."""
+    if options.is_given(ctx, name):
+        raise UsageError("given", where=name, expected=expected)
 
 
 def _require_no_conversion(ctx: typer.Context) -> None:
     """Raise a `UsageError` if an option of the conversion is given for a file that is converted already."""
     for parameter in ctx.command.params:
         name = parameter.name or ""
-        source = ctx.get_parameter_source(name)
-        if name not in _OF_A_FILE and source is not None and source.name == "COMMANDLINE":
+        if name not in _OF_A_FILE and options.is_given(ctx, name):
             raise UsageError(
                 "given for a netx file, whose network is converted already",
                 where=name,

@@ -17,10 +17,13 @@ GOOD_AGREEMENT: Final = 0.98
 """From here on, potentials that clip on some images cost nothing that is worth a line."""
 
 
-def say_exported(exported: Sequence[ExportResult], *, details: bool) -> None:
-    """Print one line per file, possible causes of accuracy loss, and the next steps."""
+def say_exported(exported: Sequence[ExportResult], run_words: Sequence[str] = (), *, details: bool) -> None:
+    """Print one line per file, possible causes of accuracy loss, and the next steps.
+
+    ``run_words`` are the options that `run` needs, as it cannot find them in the file.
+    """
     closing = [] if details else [Fact("", "--details: weight bits, thresholds and clipping of each layer")]
-    files = " ".join(shlex.quote(str(item.path)) for item in exported)
+    files = shlex.join([*(str(item.path) for item in exported), *run_words])
     is_nir = exported[0].file_format == "nir"
     following = [] if is_nir else [Fact("next", f"loihi-convert run {files}")]
     facts = [*_facts(exported), *following, *closing]

@@ -38,11 +38,12 @@ def golden(
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import require_extension
     from loihi_convert.pipeline import golden_check
-    from loihi_convert.pipeline.golden_report import GoldenRun, where_to_send, write_report
+    from loihi_convert.pipeline.golden_report import GoldenRun, require_replaceable, where_to_send, write_report
 
     on_board = options.board_of(backend, partition, board, loihi_gen, dry_run=dry_run)
     given = BackendOptions(lava_python=lava_python, lava_layout=lava_layout, neuron=neuron, leak=leak, board=on_board)
     runner = open_backend(backend, given)
+    require_replaceable(output)
     path = golden_check.folder() if folder is None else folder
     known = golden_check.read_golden(path)
     if dry_run:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from loihi_convert.choices import DatasetName
 from loihi_convert.cli.console import log
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from loihi_convert.arrays import Shape
@@ -38,6 +39,9 @@ class DataRequest:
         named = self.data or recorded.data
         if named is None:
             raise UsageError("the file does not record its data set", where=path, hint="Pass `data`.")
+        if self.data is None and str(named) not in get_args(DatasetName) and not Path(str(named)).exists():
+            hint = "Pass its path, or that of other images, as `data`."
+            raise InputError(f"was exported with {named}, which is not in this folder", where=path, hint=hint)
         splits = load_data(
             str(named),
             self.data_root,

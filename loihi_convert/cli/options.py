@@ -69,6 +69,12 @@ def _parser(known: tuple[str, ...], flag: str) -> Callable[[str], str]:
     return parse
 
 
+def is_given(ctx: typer.Context, name: str) -> bool:
+    """Return whether the option of the parameter ``name`` is on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def switch(flag: str, panel: str, help: str, *, hidden: bool = False) -> Option:
     """Return a boolean option."""
     return typer.Option(flag, help=help, rich_help_panel=panel, hidden=hidden)

@@ -11,7 +11,7 @@ import typer
 
 from loihi_convert.choices import Device, PaperFigure, PaperTable
 from loihi_convert.cli import cluster, options
-from loihi_convert.cli.console import echo, log, say_json, say_tables
+from loihi_convert.cli.console import echo, log, on_interrupt, say_json, say_tables
 from loihi_convert.cli.options import BASICS, DATA, named, number, switch
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.report.figure_style import Width
@@ -131,6 +131,7 @@ def reproduce(
         data_root=data_root,
         width=width,
     )
+    on_interrupt(lambda: "finished results are kept: the same command goes on")
     found = reproduced(request, lambda most: place.executor(most, output), tell=log, bars=progress_bar)
     if as_json:
         _say_json(found.done)

@@ -6,11 +6,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from loihi_convert.choices import BackendName, Device, Generation, Layout, Neuron
+from loihi_convert.choices import BackendName, DatasetName, Device, Generation, Layout, Neuron
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log
 from loihi_convert.cli.dry_run import show_run_plan
@@ -216,7 +216,15 @@ def run(
             command_line=sys.argv,
             bars=progress_bar,
         )
-    scene = RunScene(splits.name, backend, time.monotonic() - started, trace=trace, arch=arch)
+    is_own = opened[0].network.provenance.model.data == splits.name and splits.name not in get_args(DatasetName)
+    scene = RunScene(
+        splits.name,
+        backend,
+        time.monotonic() - started,
+        trace=trace,
+        arch=arch,
+        calibrates=is_own and splits.held_out is None,
+    )
     say_run(done, scene, as_json=as_json, details=details)
 
 

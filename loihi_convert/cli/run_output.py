@@ -35,6 +35,8 @@ class RunScene:
         Whether every layer was recorded and compared.
     arch
         The user's code for the CNN.
+    calibrates
+        Whether the thresholds were chosen on these images.
     """
 
     data: str
@@ -42,6 +44,7 @@ class RunScene:
     seconds: float
     trace: bool = False
     arch: str | None = None
+    calibrates: bool = False
 
     def line(self, evaluations: Sequence[Evaluation], remark: str = "") -> str:
         """Return the number of images, the backend, and the duration."""
@@ -128,6 +131,8 @@ def _remarks(ran: FileRun, scene: RunScene) -> Iterator[Fact]:
         yield Fact("profiler", f"all steps of the run, in s, J and W: {figures}")
     if not ran.evaluation.is_compared_with_cnn:
         yield Fact("no CNN", _without_cnn(ran, scene.arch))
+    if scene.calibrates:
+        yield Fact("note", "the thresholds were chosen on these images, too; pass --data for others")
     if not ran.evaluation.is_judged:
         yield Fact("no targets" if ran.evaluation.regression else "no labels", _without_labels(ran))
     classes = ran.result.predictions[:, ran.evaluation.nominal_point.timesteps - 1]

@@ -57,6 +57,10 @@ def accuracy_scale(values: Sequence[float], widest_interval: float) -> Scale:
     return Scale(max(0.0, math.floor(1000 * low) / 1000), high)
 
 
+_NOTABLE_POINTS: Final = 0.5
+"""Points of accuracy by which early exit may miss its tolerance without a remark."""
+
+
 def loss_margin(point: Point, image_count: int) -> float | None:
     """Return half the width of the 95 % interval of ``point.conversion_loss_points``, in points; None if unknown.
 
@@ -76,12 +80,17 @@ def loss_margin(point: Point, image_count: int) -> float | None:
     return 100 * 1.96 * math.sqrt(max(other + 1 - lost**2 / total, 0.0)) / total
 
 
+def _last(evaluation: Evaluation) -> Point:
+    """The point that answers for one file: at the largest T asked for, by default the file's own."""
+    return evaluation.points[-1]
+
+
 def verdict(figures: Figures, data: str) -> str:
     """Return the answer as one sentence."""
     if len(figures) > 1:
         return _verdict_of_several(figures, data)
     ((name, evaluation),) = figures
-    point = evaluation.nominal_point
+    point = _last(evaluation)
     at = f"at T = {point.timesteps}"
     if point.timesteps != evaluation.timesteps:
         at += f" (balanced for T = {evaluation.timesteps})"
@@ -90,7 +99,7 @@ def verdict(figures: Figures, data: str) -> str:
 
 
 def _class_verdict(evaluation: Evaluation, at: str) -> str:
-    point, cnn = evaluation.nominal_point, evaluation.cnn_accuracy
+    point, cnn = _last(evaluation), evaluation.cnn_accuracy
     if point.accuracy is None:
         if point.agreement_with_cnn is None:
             return f"ran {at}; accuracy unknown (no labels, no CNN)"
@@ -106,7 +115,7 @@ def _class_verdict(evaluation: Evaluation, at: str) -> str:
 def _regression_verdict(evaluation: Evaluation, at: str) -> str:
     regression = evaluation.regression
     assert regression is not None
-    here = regression.at(evaluation.nominal_point.timesteps)
+    here = regression.at(_last(evaluation).timesteps)
     if here.to_targets is None:
         if here.to_cnn is None:
             return f"ran {at}; error unknown (no targets, no CNN)"
@@ -255,13 +264,13 @@ def facts(evaluation: Evaluation) -> Iterator[Fact]:
     """Yield early exit and energy of one file, and the notes needed to read its results."""
     regression = evaluation.regression
     if regression is not None and len(regression.output_names) > 1:
-        here = regression.at(evaluation.nominal_point.timesteps)
+        here = regression.at(_last(evaluation).timesteps)
         worst = worst_output(regression, here)
         means = f"means over {len(regression.output_names)} outputs"
         yield Fact("errors", f"{means}; {worst}" if worst else means)
     if evaluation.early_exit is not None:
-        yield Fact("early exit", _exit_sentence(evaluation.early_exit))
-    timesteps = evaluation.nominal_point.timesteps
+        yield Fact("early exit", _exit_sentence(evaluation.early_exit) + _exit_loss(evaluation))
+    timesteps = _last(evaluation).timesteps
     if evaluation.energy is not None:
         one = next((one for one in evaluation.energy.estimates if one.timesteps == timesteps), None)
         if one is not None:
@@ -286,6 +295,17 @@ def warnings(evaluation: Evaluation) -> Iterator[Fact]:
         )
     for note in evaluation.notes:
         yield Fact("note", note)
+
+
+def _exit_loss(evaluation: Evaluation) -> str:
+    """A remark if early exit loses more than was tolerated on the images that chose the margin."""
+    early_exit, last = evaluation.early_exit, _last(evaluation).accuracy
+    if early_exit is None or last is None or early_exit.chosen_point.accuracy is None:
+        return ""
+    lost, choice = 100 * (last - early_exit.chosen_point.accuracy), early_exit.choice
+    if lost <= choice.tolerance_points + _NOTABLE_POINTS:
+        return ""
+    return f"; loses {lost:.2f} points here"
 
 
 def _exit_sentence(early_exit: EarlyExit) -> str:

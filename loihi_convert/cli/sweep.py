@@ -10,10 +10,10 @@ import typer
 
 from loihi_convert.choices import SweepCost, SweepSplit
 from loihi_convert.cli import cluster, options
-from loihi_convert.cli.console import flagged, log
+from loihi_convert.cli.console import flagged, log, on_interrupt
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, named
 from loihi_convert.cli.sweep_grid import read_grid
-from loihi_convert.errors import UsageError, one_of
+from loihi_convert.errors import InputError, UsageError, one_of
 
 if TYPE_CHECKING:
     from loihi_convert.cells.cell import Cell, Outcome
@@ -142,6 +142,7 @@ def sweep(
 
     failed: dict[str, Outcome] = {}
     left = missing([planned.cell for planned in cells], store)
+    on_interrupt(lambda: "finished cells are kept: the same command goes on")
     if left:
         with place.executor(len(left), output) as executor, progress_bar("sweep") as progress:
             failed = compute_missing([planned.cell for planned in cells], store, executor, told=told, progress=progress)
@@ -151,6 +152,9 @@ def sweep(
         write_atomically(output / CSV_NAME, csv_text(results.rows).encode())
         write_page(output / PAGE_NAME, results)
     say_swept(results, store.folder, computed=len(left), as_json=as_json)
+    known = [outcome for outcome in outcomes.values() if outcome is not None]
+    if not failed and known and all(outcome.result is None for outcome in known):
+        raise typer.Exit(InputError.exit_code)
     if failed:
         log(f"{len(failed)} cells failed for a reason outside the network: run the same command again for them")
         raise typer.Exit(cluster.FAILED)

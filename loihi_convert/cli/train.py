@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from loihi_convert.choices import Architecture, Device, RecipeName, Store
 from loihi_convert.cli import options
-from loihi_convert.cli.console import echo, log, say_json, trained_sentence
+from loihi_convert.cli.console import echo, log, on_interrupt, say_json, trained_sentence
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN, TRAINING, choice, named, switch
 from loihi_convert.cli.wrong_files import require_cnn
 from loihi_convert.errors import InputError, UsageError
@@ -104,6 +104,8 @@ def train(
     design = _design(chosen, splits, begun) if arch is None else _own(arch, start, splits, chosen, normalization)
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=design.start is not None)
     log(f"{design.name} on {splits.name}: {used.words}")
+    state = resume_path(output)
+    on_interrupt(lambda: f"{state} keeps the finished epochs: go on with --resume" if state.exists() else "")
     with progress_bar(f"training {design.name} on {splits.name}") as progress:
         trained = train_design(
             design,

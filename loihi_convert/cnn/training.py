@@ -310,6 +310,15 @@ def _with_spiking_accuracy(trained: Checkpoint, design: Design, splits: DataSpli
     return replace(trained, recipe={**trained.recipe, "spiking_accuracy": found})
 
 
+def _difference(name: str, found: Json, expected: Json) -> tuple[str, Json, Json]:
+    """Return the first entry that differs, of records as of a recipe; otherwise the values themselves."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in {**expected, **found}:
+            if found.get(key) != expected.get(key):
+                return key, found.get(key), expected.get(key)
+    return name, found, expected
+
+
 def _restore(training: Training, path: Path, run: dict[str, Json]) -> None:
     """Set ``training`` to the state in ``path``, which must belong to ``run``."""
     if not path.exists():
@@ -319,11 +328,12 @@ def _restore(training: Training, path: Path, run: dict[str, Json]) -> None:
         raise CheckpointError("not the state of a training", where=path, hint=_START_ANEW)
     for name, value in run.items():
         if state[name] != value:
+            name, found, expected = _difference(name, state[name], value)
             raise CheckpointError(
-                f"belongs to another training: its {name} is {state[name]!r}",
+                f"belongs to another training: its {name} is {found!r}",
                 where=path,
-                expected=f"must be {value!r}",
-                hint="Resume with the same options, or train without `resume=True` to start over.",
+                expected=f"must be {expected!r}",
+                hint="Resume with the same options, or start over with `overwrite=True`.",
             )
     try:
         training.restore(state)

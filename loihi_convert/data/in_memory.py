@@ -216,6 +216,8 @@ def _labels_hint(array: Array, count: int) -> str:
         return "Pass labels.ravel()." if array.shape[1] == 1 else "For one-hot rows, pass labels.argmax(1)."
     if array.dtype.kind == "f" and array.shape == (count,):
         return "Pass labels.astype(int)."
+    if array.dtype.kind in "US":
+        return "Number the classes from 0: numpy.unique(labels, return_inverse=True)."
     return "Omit them if unknown."
 
 
@@ -328,8 +330,8 @@ def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[n
         raise DataError(f"found {described(array)} with NaN or infinity", where=where, expected=_VALUES)
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         hint = "Remove transforms.Normalize and pass its values as `mean` and `std`; they become part of the network."
-        if low >= 0 and 16 < high <= 255:
-            hint = "Divide them by 255."
+        if low >= 0:
+            hint = "Divide them by 255." if 16 < high <= 255 else f"Divide them by {high:g}, if that is white."
         raise DataError(f"found {described(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint)
     pixels = np.clip(array.astype(np.float32), 0, 1) * np.float32(255)
     return np.asarray(np.rint(pixels), np.uint8)

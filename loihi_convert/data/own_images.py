@@ -27,6 +27,9 @@ from loihi_convert.data.mapped_images import mapped_images, require_whole
 from loihi_convert.data.stored_images import is_large
 from loihi_convert.errors import DataError, UsageError
 
+# Written into archives by macOS.
+_OF_MACOS: Final = "__MACOSX"
+
 IMAGE_SUFFIXES: Final[tuple[str, ...]] = (".png", ".jpg", ".jpeg")
 NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "targets", "classes", "calibration")
 
@@ -95,7 +98,8 @@ def load_image_folder(
     """
     entries = sorted(entry for entry in _listed(folder) if not entry.name.startswith("."))
     flat = [entry for entry in entries if _is_image(entry)]
-    per_class = {entry.name: sorted(filter(_is_image, _listed(entry))) for entry in entries if entry.is_dir()}
+    folders = [entry for entry in entries if entry.is_dir() and entry.name != _OF_MACOS]
+    per_class = {entry.name: sorted(filter(_is_image, _listed(entry))) for entry in folders}
     if flat and any(per_class.values()):
         raise DataError(
             "contains images both next to and inside its folders",
@@ -107,6 +111,7 @@ def load_image_folder(
             "contains no images",
             where=folder,
             expected=f"must contain {', '.join(IMAGE_SUFFIXES)} files, directly or in class folders",
+            hint=_deeper(folders),
         )
     if flat:
         require_class_folders(folder, class_map)
@@ -199,6 +204,14 @@ def load_npz(
     return _unsplit(path, names, everything, Dataset(calibration, None), notes)
 
 
+def _deeper(folders: Sequence[Path]) -> str:
+    """A hint if one of ``folders``, such as train or test, holds class folders itself."""
+    for folder in folders:
+        if any(_is_image(file) for inside in _listed(folder) if inside.is_dir() for file in _listed(inside)):
+            return f"Name {folder}, which contains class folders."
+    return ""
+
+
 def require_class_folders(data: str | Path, class_map: ClassMap | None) -> None:
     """Raise a `UsageError` if ``class_map`` is given for ``data``, which has no class folders."""
     if class_map is not None:
@@ -288,6 +301,13 @@ def _read_npz(path: Path, without: Sequence[str] = ()) -> Mapping[str, NDArray[n
                     return {name: file[name] for name in file.files if name not in without}
     except NPZ_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if reason.startswith("Object arrays"):
+            raise DataError(
+                "contains Python objects, such as images of several sizes",
+                where=path,
+                expected="must contain arrays of numbers",
+                hint="Give all images the same size, and save numpy.stack(images).",
+            ) from error
         raise DataError(
             f"damaged, or not an .npz file ({reason})", where=path, hint="Write it again with numpy.savez."
         ) from error

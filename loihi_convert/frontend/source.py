@@ -17,6 +17,8 @@ first (`users_code`). So only a name typed by the user is imported, never a name
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +90,8 @@ class Source:
         takes_signals = shape_taken(self.model, self.network.input_shape) != self.network.input_shape
         given = pixels(torch.from_numpy(images.copy()))
         inputs = inputs_of(given, recorded.mean, recorded.std, takes_signals=takes_signals)
-        with torch.no_grad():
+        # What the user's code prints is not output of a command.
+        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
             outputs: Array = self.model(inputs).reshape(len(images), -1).float().numpy()
         return outputs
 

@@ -5,8 +5,10 @@ Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise``
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
@@ -35,7 +37,8 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     """
     example = torch.zeros(IMAGES, *shape_taken(model, input_shape), dtype=_dtype(model))
     try:
-        with torch.no_grad():
+        # What the user's code prints is not output of a command.
+        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
             return _Tracer(example).trace(model, concrete_args=_defaults(model))
     # Tracing runs the user's forward, which may raise any exception.
     except Exception as error:
@@ -65,7 +68,7 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
     first: Exception | None = None
     for shape in shapes:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
                 model(torch.zeros(IMAGES, *shape, dtype=dtype))
         except Exception as error:
             first = first or error
@@ -73,7 +76,9 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
             return shape
     assert first is not None
     raise InputError(
-        f"does not accept images of shape {input_shape} ({_first_line(first)})", where=type(model).__name__
+        f"does not accept images of shape {input_shape} ({_first_line(first)})",
+        where=type(model).__name__,
+        hint="Use images of the size, and with the channels, that it was trained on.",
     ) from first
 
 

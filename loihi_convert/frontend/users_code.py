@@ -90,13 +90,17 @@ def _run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result
             raise UsageError(
                 f"no module {error.name} in the current folder or the installed packages",
                 where="arch",
-                hint=f'Start Python where "import {module_name}" works.',
+                hint=f"Write {module_name.removesuffix('.py')}, without .py."
+                if module_name.endswith(".py")
+                else f'Start Python where "import {module_name}" works.',
             ) from error
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}, line {frame.lineno}"
         if isinstance(error, SyntaxError) and error.filename:
             place = f"{Path(error.filename).name}, line {error.lineno}"
-        reason = (str(error) or "without a message").splitlines()[0]
+        # The text of a SyntaxError ends with its place.
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        reason = (text or "without a message").splitlines()[0]
         raise UsageError(f"{doing} fails: {type(error).__name__}: {reason} ({place})", where="arch") from error
 
 

@@ -13,9 +13,10 @@ from loihi_convert.frontend.source import reopen_source
 from loihi_convert.metrics.advice import advice, image_notes, verdict
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
+from loihi_convert.metrics.own_accuracy import own_accuracy
 from loihi_convert.pipeline.opened_file import OpenedFile
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import float_network
+from loihi_convert.pipeline.origin import float_network, is_made_from
 from loihi_convert.pipeline.running import run
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
@@ -107,7 +108,10 @@ def diagnose(
     recorded = network.provenance.model
     source = reopen_source(model, recorded, network.input_shape, arch)
     notes = []
-    if source.recorded.sha256 != recorded.sha256:
+    own = own_accuracy(source, images, "images")
+    if own is not None and own.warning:
+        notes.append(own.warning)
+    if not is_made_from(network, source):
         notes.append(
             f"{path} was not made from {model} as it is now: differences between the two CNNs are counted as loss, "
             "mostly under weight bits."

@@ -14,6 +14,7 @@ import numpy as np
 
 import loihi_convert
 from loihi_convert.backends import Backend
+from loihi_convert.errors import InputError
 from loihi_convert.files import sha256, write_atomically
 from loihi_convert.pipeline.golden_check import NETWORK, Golden, GoldenCheck
 
@@ -66,6 +67,20 @@ class GoldenRun:
             "layers": [] if check is None else [vars(layer) for layer in check.layers],
             "first_difference": None if check is None or check.first is None else asdict(check.first),
         }
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise an `InputError` if ``path`` exists and is not a report, which a new one may replace."""
+    if not path.exists():
+        return
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or "network_sha256" not in content:
+        raise InputError(
+            "exists and is not a golden report; nothing was changed", where=path, hint="Choose another `output`."
+        )
 
 
 def write_report(run: GoldenRun, path: Path) -> None:

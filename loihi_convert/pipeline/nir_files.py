@@ -38,6 +38,10 @@ class NirFile(NamedTuple):
     notes: tuple[str, ...]
 
 
+# Suffixes that a netx file must not have: `run` would take it for a CNN.
+_OTHERS: Final = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".npz")
+
+
 def require_format(file_format: FileFormat, allow_hard_reset: bool, output: Path | None) -> None:
     """Raise an error if the format does not fit the options or the output's suffix; called before any work.
 
@@ -55,6 +59,10 @@ def require_format(file_format: FileFormat, allow_hard_reset: bool, output: Path
             where="output",
             expected=f"must end in {NIR} with `file_format='nir'`" if is_nir else f"must not end in {NIR}",
             hint="" if is_nir else "For a NIR file, pass `file_format='nir'`.",
+        )
+    if output is not None and not is_nir and output.suffix.lower() in _OTHERS:
+        raise UsageError(
+            f"found {output.name}, the name of a CNN", where="output", expected=f"must end in {netx.SUFFIX}, or in none"
         )
     if allow_hard_reset and not is_nir:
         raise UsageError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from loihi_convert import netx
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.pipeline.origin import float_network, source_of
+from loihi_convert.pipeline.origin import float_network, is_made_from, source_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +23,15 @@ class OpenedFile:
         Its network.
     cnn, spiking
         The CNN it was made from, and the float SNN it was rounded from; None if the CNN is not available.
+    notes
+        Notes for the user.
     """
 
     path: Path
     network: QuantizedNetwork
     cnn: ReluNetwork | None = None
     spiking: SpikingNetwork | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_file(
@@ -63,4 +66,5 @@ def open_file(
     source = source_of(path, network, model, arch)
     if source is None:
         return OpenedFile(path, network)
-    return OpenedFile(path, network, source.network, float_network(network, source.network))
+    notes = () if is_made_from(network, source) else (f"{path.name} was not made from {model} as it is now",)
+    return OpenedFile(path, network, source.network, float_network(network, source.network), notes)

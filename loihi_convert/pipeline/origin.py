@@ -34,6 +34,11 @@ def source_of(
     return None if found is None else reopen_source(found, recorded, network.input_shape, arch)
 
 
+def is_made_from(network: QuantizedNetwork, source: Source) -> bool:
+    """Return whether the file of ``network`` was made from the checkpoint of ``source``."""
+    return source.recorded.sha256 == network.provenance.model.sha256
+
+
 def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork:
     """Return the float SNN that ``network`` was rounded from.
 

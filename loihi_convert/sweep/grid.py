@@ -10,6 +10,7 @@ from typing import Any, Final
 from loihi_convert.conversion.options import METHODS, require_timesteps
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.metrics.layer_size import cnn_multiplications
+from loihi_convert.metrics.own_accuracy import own_accuracy
 from loihi_convert.pipeline.converting import require_skip_copies
 from loihi_convert.sweep.conversion import Conversion, Opened, open_network
 from loihi_convert.sweep.setting import OPTIONS, ImageChoice, NetworkFile, Setting
@@ -114,6 +115,9 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
     for network, name in zip(grid.networks, _names(grid.networks), strict=True):
         opened = open_network(network, grid.images, tell=tell)
         kind = f"{grid.images.split if opened.is_split else 'own'} images"
+        own = own_accuracy(opened.source, opened.images, kind)
+        if own is not None and own.warning:
+            tell(f"warning: {name}: {own.warning}")
         if not opened.is_split:
             tell(
                 f"{opened.data} has no validation images, so cells run its own images: keep other images to measure "

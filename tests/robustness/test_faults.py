@@ -45,15 +45,17 @@ def test_a_run_that_fails_leaves_no_folder(
 
 
 @pytest.mark.parametrize(
-    ("redirection", "code", "message"),
+    ("words", "redirection", "code", "message"),
     [
-        (">/dev/full", 4, "error: stdout: cannot be written (No space left on device)"),
-        (">&-", 0, ""),
-        ("2>/dev/full", 0, ""),
+        ("--version", ">/dev/full", 4, "error: stdout: cannot be written (No space left on device)"),
+        # Tables pass through rich.
+        ("models", ">/dev/full", 4, "error: stdout: cannot be written (No space left on device)"),
+        ("--version", ">&-", 0, ""),
+        ("--version", "2>/dev/full", 0, ""),
     ],
 )
-def test_where_the_output_cannot_go(tmp_path: Path, redirection: str, code: int, message: str) -> None:
-    command = ("sh", "-c", f'exec "$@" {redirection}', "sh", *CLI, "--version")
+def test_where_the_output_cannot_go(tmp_path: Path, words: str, redirection: str, code: int, message: str) -> None:
+    command = ("sh", "-c", f'exec "$@" {redirection}', "sh", *CLI, words)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == code
     assert done.stderr.startswith(message)
