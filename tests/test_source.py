@@ -342,7 +342,7 @@ def test_a_module_in_memory_is_copied(wrap: Callable[[nn.Module], nn.Module]) ->
 def weight_normed() -> nn.Module:
     model = net()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore")
         nn.utils.weight_norm(model[0])
     return model
 
