@@ -264,8 +264,10 @@ def export(
     if own is not None:
         log(f"warning: {with_flags(own.warning, flags_of(ctx.command.params))}" if own.warning else own.sentence)
     elif task == "classification" and source.neurons is None:
-        classes_of_it = f"; it is taken for a classifier of {len(source.recorded.names)} classes (--task regression)"
-        log(f"the images have no labels, so the CNN's own accuracy is not checked{classes_of_it}")
+        log(
+            "the images have no labels, so the CNN's own accuracy is not checked; it is taken for a classifier of "
+            f"{len(source.recorded.names)} classes (--task regression: for numbers)"
+        )
     if spikes == "graded":
         item = export_graded(
             source,

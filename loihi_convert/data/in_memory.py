@@ -224,10 +224,7 @@ def _labels_hint(array: Array, count: int) -> str:
 def _collected(images: Images, where: str, kind: str = "labels") -> tuple[NDArray[np.uint8], Array | None]:
     """Pixels with their original axes, N first, and labels or targets, named ``kind``, if there are any."""
     if _is_array(images):
-        found = _array(images, where)
-        if found.dtype == np.uint8 and found.ndim > 2 and found.max(initial=0) == 1:
-            raise _out_of_range(found, 0, 1, where)
-        return _pixels(found, where), None
+        return _pixels(_array(images, where), where, is_whole=True), None
     items = [item if isinstance(item, (tuple, list)) else (item,) for item in _items(images, where)]
     if not items:
         raise DataError("found no image", where=where, expected="must hold at least one")
@@ -301,8 +298,8 @@ def _array(value: object, where: str) -> Array:
         ) from error
 
 
-def _pixels(array: Array, where: str) -> NDArray[np.uint8]:
-    """The values as pixels, with unchanged axes."""
+def _pixels(array: Array, where: str, *, is_whole: bool = False) -> NDArray[np.uint8]:
+    """The values as pixels, with unchanged axes; all images if ``is_whole``, which are not all almost black."""
     kind = array.dtype.kind
     if array.size == 0 or kind not in "biuf":
         raise DataError(
@@ -310,19 +307,15 @@ def _pixels(array: Array, where: str) -> NDArray[np.uint8]:
         )
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint8:
+    if array.dtype == np.uint8 and not (is_whole and array.max() == 1):
         return array.view(np.uint8)
     low, high = float(array.min()), float(array.max())
     if kind == "f":
         return _from_floats(array, low, high, where)
     if low < 0 or high > 255 or high == 1:
-        raise _out_of_range(array, low, high, where)
+        hint = "Pass booleans, or floats, if 1 is white." if (low, high) == (0, 1) else "Scale them to 0..255."
+        raise DataError(f"found {described(array)} of {low:g}..{high:g}", where=where, expected=_VALUES, hint=hint)
     return array.astype(np.uint8)
-
-
-def _out_of_range(array: Array, low: float, high: float, where: str) -> DataError:
-    hint = "Pass booleans, or floats, if 1 is white." if (low, high) == (0, 1) else "Scale them to 0..255."
-    return DataError(f"found {described(array)} of {low:g}..{high:g}", where=where, expected=_VALUES, hint=hint)
 
 
 def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[np.uint8]:

@@ -115,7 +115,9 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
     for network, name in zip(grid.networks, _names(grid.networks), strict=True):
         opened = open_network(network, grid.images, tell=tell)
         kind = f"{grid.images.split if opened.is_split else 'own'} images"
-        own = own_accuracy(opened.source, opened.images, kind)
+        # Not on test images, as its advice would be chosen on them.
+        is_test = opened.is_split and grid.images.split == "test"
+        own = None if is_test else own_accuracy(opened.source, opened.images, kind)
         if own is not None and own.warning:
             tell(f"warning: {name}: {own.warning}")
         if not opened.is_split:
