@@ -66,6 +66,7 @@ def test_a_table_differs_as_soon_as_its_csv_file_does(
         "nir.csv": "nir.md",
         "graded.csv": "graded-spikes.md",
         "pilotnet.csv": "energy.md",
+        "early-exit.csv": "early-exit.md",
     }
     assert {path.name for path in stored.RESULTS.glob("*.csv")} == set(shown)
     for name, page in shown.items():

@@ -2,8 +2,8 @@
 
 A CSV file has one measurement per row. ``torchvision.csv`` is written by `torchvision_models.py`, ``nir.csv`` by
 `peers/nir_readers.py`, ``peers.csv`` by `peers/peers_table.py`, ``graded.csv`` by `graded_results.py`, ``pilotnet.csv``
-by `pilotnet_cost.py`; the others hold the medians of a run of `peers/benchmark.py`, or the accuracies printed by the
-commands that the page names.
+by `pilotnet_cost.py`; the others hold the medians of a run of `peers/benchmark.py`, or what the commands that the page
+names print or write (``early-exit.csv``: the chosen margins in the ``early_exit.csv`` of a run).
 """
 
 from __future__ import annotations
@@ -166,9 +166,26 @@ def nir_readers() -> str:
     return crossed(rows_of("nir.csv"), lambda row: row["reader"], lambda row: row["file"], cell)
 
 
+def early_exit() -> str:
+    """Return what early exit gives for the files of MNIST."""
+    header = ("file", "accuracy at T, %", "margin", "average T", "median", "95 % of images stop by", "accuracy, %")
+    lines = [
+        (
+            f"T = {row['timesteps']}",
+            *(row[name] for name in ("accuracy", "margin", "average_timesteps", "median_timesteps")),
+            *(row["percentile_95_timesteps"], row["exit_accuracy"]),
+            f"{row['accuracy_low']}..{row['accuracy_high']}",
+            row["operations_saved"],
+        )
+        for row in rows_of("early-exit.csv")
+    ]
+    return markdown_table((*header, "95 % interval", "SynOps saved, %"), lines)
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "speed": speed,
     "peers": peers,
+    "early-exit": early_exit,
     "cost-timesteps": cost("T", "1,000 images, T ="),
     "cost-images": cost("images", "T = 8, images ="),
     "seeds": accuracies("mnist, seeds 0 to 2", lambda row: {"CNN": row["cnn_accuracy"]}),
