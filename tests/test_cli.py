@@ -972,3 +972,15 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     assert "the thresholds were chosen on these images, too; pass --data for others" in done.out
     done = invoke("export", model, "-T", 2, "-o", "u.net", "--data", "./flat")
     assert "the images have no labels, so the CNN's own accuracy is not checked" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["run", "own.npz"], "Run a file on them: `loihi-convert run FILE --data own.npz`."),
+        (["export", "own.npz"], "Name a CNN, and these images with `--data own.npz`."),
+    ],
+)
+def test_images_in_place_of_a_network(invoke: Invoke, own_images: Path, words: list[object], hint: str) -> None:
+    done = invoke(*words)
+    assert (done.code, done.out, done.err) == (3, "", f"error: own.npz: holds images. {hint}\n")

@@ -9,6 +9,7 @@ from loihi_convert.errors import InputError
 from loihi_convert.file_kinds import CHECKPOINT_KINDS, is_nir, kind_of
 
 NETX: Final = ".net"
+_NPZ: Final = ".npz"
 
 
 def require_netx(path: Path) -> None:
@@ -18,6 +19,10 @@ def require_netx(path: Path) -> None:
         names = sorted(inside.name for inside in path.glob(f"*{NETX}"))
         hint = f"Name one of its files, such as {path / names[0]}." if names else f"Name a {NETX} file."
         raise InputError("is a folder", where=path, hint=hint)
+    if path.suffix.lower() == _NPZ:
+        raise InputError(
+            "holds images", where=path, hint=f"Run a file on them: `loihi-convert run FILE --data {path}`."
+        )
     if is_cnn(path):
         found = "is an ONNX file" if kind_of(path) == "onnx" else "is a NIR file" if is_nir(path) else "is a checkpoint"
         raise InputError(found, where=path, hint=f"Export it first: `loihi-convert export {path}`.")
@@ -28,6 +33,8 @@ def require_cnn(path: Path) -> None:
     _require_there(path, "Name the checkpoint of a CNN, or an ONNX file.")
     if path.is_dir():
         raise InputError("is a folder", where=path, hint="Name a checkpoint, or an ONNX file.")
+    if path.suffix.lower() == _NPZ:
+        raise InputError("holds images", where=path, hint=f"Name a CNN, and these images with `--data {path}`.")
     if is_netx(path):
         raise InputError("is exported already", where=path, hint=f"Run it: `loihi-convert run {path}`.")
 
