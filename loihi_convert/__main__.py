@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -127,11 +128,22 @@ def _explain(error: BaseException) -> int:
     if _is_lack_of_memory(error):
         log("error: out of memory; no partial files were left. Use fewer images.")
         return PlatformError.exit_code
-    # Errors of the option parser print themselves and carry exit code 2.
-    if hasattr(error, "show") and hasattr(error, "exit_code"):
-        error.show()
+    # Errors of the option parser carry exit code 2; that of a command without words shows its help.
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+        else:
+            command = getattr(getattr(error, "ctx", None), "command_path", "")
+            log(f"error: {_of_the_parser(error.format_message(), command)}")
         return int(error.exit_code)
     raise error
+
+
+def _of_the_parser(message: str, command: str) -> str:
+    """An error of the option parser in one sentence, and where all options of the command are listed."""
+    found = re.fullmatch(r"Invalid value for '(.+?)': Input should be (.+?)(, unable to parse .*)?", message)
+    sentence = f"{found[1]}: must be {found[2]}" if found else message.rstrip(".")
+    return sentence + (f". `{command} -h` lists all options." if command else ".")
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:

@@ -73,7 +73,12 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
     ("words", "code", "message"),
     [
         (["export", "absent.pt"], 3, "error: absent.pt: "),
-        (["export", "--frobnicate"], 2, "No such option"),
+        (["export", "--frobnicate"], 2, "error: No such option: --frobnicate"),
+        (
+            ["train", "--epochs", "two"],
+            2,
+            "error: --epochs: must be a valid integer. `",
+        ),
         (["export"], 2, "Missing argument"),
         (["run"], 3, "error: this folder does not hold a .net file. Write one: `loihi-convert export model.pt`."),
         (["diagnose", "absent.pt", "absent.net"], 3, "error: absent.pt: no such file"),
