@@ -177,6 +177,8 @@ def test_large_images_are_taken_in_small_blocks(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_threads_that_simulate_at_once_use_all_cores() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
     with blocks._ONE_THREAD:
         assert torch.get_num_threads() == 1
         found: list[int] = []
@@ -185,4 +187,6 @@ def test_threads_that_simulate_at_once_use_all_cores() -> None:
         )
         other.start()
         other.join()
-    assert found == [torch.get_num_threads()]
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert (found, after) == ([3], 3)
