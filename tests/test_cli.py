@@ -975,6 +975,13 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     assert "error: n.net: was exported with own.npz, which is not in this folder. Pass its path" in done.err
     done = invoke("run", "n.net", "--data", "inside/own.npz")
     assert "the thresholds were chosen on these images, too; pass --data for others" in done.out
+    Path("inside/own.npz").rename("own.npz")
+    assert "own.npz does not hold" not in invoke("run", "n.net").err
+    stored = dict(np.load("own.npz"))
+    np.savez("own.npz", **{**stored, "images": 255 - stored["images"]})
+    done = invoke("run", "n.net")
+    assert "own.npz does not hold the images that n.net was exported with; pass others with --data" in done.err
+    assert "the thresholds were chosen on these images" not in done.out
     done = invoke("export", model, "-T", 2, "-o", "u.net", "--data", "./flat")
     assert "the images have no labels, so the CNN's own accuracy is not checked" in done.err
 

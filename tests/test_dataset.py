@@ -30,6 +30,20 @@ def test_calibration_is_the_split_part_of_it_or_every_image_that_is_neither_vali
         assert "1..6" in caught.value.expected
 
 
+def test_a_fingerprint_tells_images_apart() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 2, 2), np.uint8)
+
+    def fingerprint(images: np.ndarray) -> str:
+        everything = Dataset(images, None)
+        return DataSplits("own", (), everything, everything[:0], everything, everything).fingerprint
+
+    changed = images.copy()
+    changed[-1, 0, 1, 1] ^= 1
+    others = {fingerprint(some) for some in (images, images[:39], images[::-1], images.reshape(40, 1, 4, 1), changed)}
+    assert len(others) == 5
+    assert fingerprint(images.copy()) == fingerprint(images)
+
+
 def test_held_out_images_are_none_that_run() -> None:
     """Image n is filled with n: of six calibration images, two are not among the first four."""
     everything, nothing = some(6), some(6)[:0]

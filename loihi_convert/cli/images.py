@@ -52,7 +52,16 @@ class DataRequest:
         )
         for note in splits.notes:
             log(note)
+        if self.data is None and not is_recorded(splits, recorded):
+            log(f"{named} does not hold the images that {path.name} was exported with; pass others with --data")
         return splits
+
+
+def is_recorded(splits: DataSplits, recorded: ModelRecord) -> bool:
+    """Return whether these are the images that a file was exported with: by fingerprint, if it was recorded."""
+    if recorded.data_fingerprint is not None:
+        return recorded.data_fingerprint == splits.fingerprint
+    return recorded.data == splits.name
 
 
 def validation_images(splits: DataSplits) -> tuple[Dataset, str]:

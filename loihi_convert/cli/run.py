@@ -16,7 +16,7 @@ from loihi_convert.cli.console import log
 from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.external import run_external
 from loihi_convert.cli.graded import run_graded_file
-from loihi_convert.cli.images import DataRequest, first_images
+from loihi_convert.cli.images import DataRequest, first_images, is_recorded
 from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.wrong_files import NETX, require_netx
@@ -216,7 +216,7 @@ def run(
             command_line=sys.argv,
             bars=progress_bar,
         )
-    is_own = opened[0].network.provenance.model.data == splits.name and splits.name not in get_args(DatasetName)
+    is_own = splits.name not in get_args(DatasetName) and is_recorded(splits, opened[0].network.provenance.model)
     scene = RunScene(
         splits.name,
         backend,

@@ -18,6 +18,8 @@ from loihi_convert.errors import DataError, UsageError
 HeldOutSplit = Literal["validation", "calibration"]
 
 _SPLIT_SEED: Final = 0
+# Few, because images of a large folder are read one by one.
+_FINGERPRINTED: Final = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +161,15 @@ class DataSplits:
         """``(C, H, W)`` of every image."""
         channels, height, width = self.test.images.shape[1:]
         return channels, height, width
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the number of test images, and of the first and the last `_FINGERPRINTED` of them."""
+        images, found = self.test.images, hashlib.blake2b(digest_size=16)
+        found.update(repr(images.shape).encode())
+        for part in (images[:_FINGERPRINTED], images[-_FINGERPRINTED:]):
+            found.update(np.ascontiguousarray(part).tobytes())
+        return found.hexdigest()
 
     @cached_property
     def held_out(self) -> HeldOut | None:

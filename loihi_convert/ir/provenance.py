@@ -26,6 +26,8 @@ class ModelRecord:
         Name of a built-in architecture, or ``package.module:factory`` that builds the CNN.
     data
         Name of the data set.
+    data_fingerprint
+        `DataSplits.fingerprint` of a user's own images.
     classes
         The name of each output.
     mean, std
@@ -48,6 +50,7 @@ class ModelRecord:
     architecture: str | None = None
     arch: str | None = None
     data: str | None = None
+    data_fingerprint: str | None = None
     classes: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

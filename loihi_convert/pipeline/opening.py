@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from loihi_convert.choices import Task
@@ -68,5 +69,7 @@ def open_cnn(
     source = open_source(
         model, arch=arch, input_shape=input_shape, classes=classes, data=recorded, mean=mean, std=std, task=task
     )
+    if splits.name not in DATASETS:
+        source = replace(source, provenance={**source.provenance, "data_fingerprint": splits.fingerprint})
     splits.test.require_fit(task, source.network.shapes[-1][0], "data")
     return source, splits
