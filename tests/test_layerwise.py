@@ -17,6 +17,7 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation import blocks, simulator
+from loihi_convert.simulation.cpu import CpuLayer
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import ReluChain, cnn_activation, unchanged
@@ -166,6 +167,40 @@ def test_no_layer_of_the_cnn_is_computed_twice(monkeypatch: pytest.MonkeyPatch) 
             thresholds = np.ones((2, cnn.layers[index].synapse.channels))
             simulation.rate_errors(balanced.layers[:index], thresholds, thresholds / 2)
         assert sum(begun) == passes * len(images())
+
+
+@pytest.mark.parametrize("poisson_seed", [None, 3])
+def test_currents_to_which_thresholds_were_fitted_make_the_layer_fire(
+    monkeypatch: pytest.MonkeyPatch, poisson_seed: int | None
+) -> None:
+    """Each layer's currents are computed once; nothing that is found depends on that."""
+    computed: list[int] = []
+    currents_of = CpuLayer.currents_of
+
+    def counted(self: CpuLayer, inputs: torch.Tensor) -> torch.Tensor:
+        computed.append(self.neurons.channels)
+        return currents_of(self, inputs)
+
+    cnn = network()
+    balanced = balance(cnn, images(), TIMESTEPS, BalanceOptions(method="ngu-lee", poisson_seed=poisson_seed))
+    monkeypatch.setattr(CpuLayer, "currents_of", counted)
+    found = []
+    for memory in (2**31, 0):
+        computed.clear()
+        simulation = GrowingSimulation(
+            cnn, images(), TIMESTEPS, "soft", whole=True, memory=memory, poisson_seed=poisson_seed
+        )
+        errors = []
+        for index in range(len(cnn.layers) - 1):
+            fixed = balanced.layers[:index]
+            excess = simulation.mean_excess(fixed) if index else 0.0
+            thresholds = np.ones((2, cnn.layers[index].synapse.channels))
+            errors.append((excess, simulation.rate_errors(fixed, thresholds, thresholds / 2).errors))
+        found.append((errors, list(computed)))
+    (kept, once), (simulated, _) = found
+    assert once == [layer.synapse.channels for layer in cnn.layers[:-1]]
+    for mine, other in zip(kept, simulated, strict=True):
+        assert all(np.array_equal(*both) for both in zip(mine, other, strict=True))
 
 
 @pytest.mark.parametrize("memory", [2**31, 0])

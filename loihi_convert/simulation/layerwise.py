@@ -4,7 +4,8 @@ Once the thresholds of layers 0..l-1 are known, the currents of layer l are comp
 Each pass over the images simulates one more layer, from the spikes of the layer before it, which the previous pass
 stored: one bit each, or one byte per window of a pooling. So a network of L layers takes the work of 2 L synapses
 instead of L (L + 1) / 2. The first layer's spikes are not stored: a constant current reproduces them at almost no cost.
-The maxima for smaller T come from the same pass. The CNN's activations are stored likewise.
+The maxima for smaller T come from the same pass. The CNN's activations are stored likewise, and the currents from which
+thresholds or initial potentials were fitted.
 
 Results depend neither on the number of cores nor on the shards of images, if workers compute them: images are divided
 into blocks in the same way everywhere, and sums of blocks are added in their order.
@@ -31,7 +32,7 @@ from loihi_convert.simulation.layerwise_part import Part, Plan
 from loihi_convert.simulation.neurons import RateErrors
 
 MEMORY: Final = 2**31
-"""Most bytes of spikes and activations stored; the rest is computed again from the images."""
+"""Most bytes of spikes, currents and activations stored; the rest is computed again from the images."""
 
 _Arguments = ParamSpec("_Arguments")
 _Found = TypeVar("_Found")

@@ -79,8 +79,11 @@ class Part:
         if plan.whole:
             self._steps_at_once = plan.timesteps
         self._lock = threading.Lock()
-        self._spikes = BlockStore[list[Packed]](plan.memory // 2 if plan.device == "cpu" else 0)
-        self._activations = BlockStore[Array](plan.memory - plan.memory // 2)
+        kept = plan.memory if plan.device == "cpu" else 0
+        self._spikes = BlockStore[list[Packed]](kept // 2)
+        # Of `rate_errors`: once the layer has its thresholds, the same currents make it fire.
+        self._currents = BlockStore[Tensor](kept // 4)
+        self._activations = BlockStore[Array](plan.memory // 4)
 
     def largest_currents(self, progress: Progress, fixed: Sequence[SpikingLayer], after: tuple[int, ...]) -> Array:
         """See `GrowingSimulation.largest_currents`."""
@@ -107,8 +110,9 @@ class Part:
         def take(start: int, _: int, inputs: Tensor) -> None:
             activations = self._activations_of(chain, start, len(inputs))
             wanted = np.maximum(activations.reshape(len(inputs), -1), 0)
-            on_cpu = layers[-1].currents_of(inputs).cpu().numpy()
-            found = rate_errors(specs[-1], on_cpu, wanted, thresholds, initial_potentials, timesteps)
+            currents = layers[-1].currents_of(inputs)
+            self._currents.put(start, len(specs) - 1, currents, currents.nbytes)
+            found = rate_errors(specs[-1], currents.cpu().numpy(), wanted, thresholds, initial_potentials, timesteps)
             sums.add(start // self._images_at_once, found)
 
         # Compile here, in one thread, as in `Neurons`.
@@ -202,18 +206,23 @@ class Part:
             for part in steps[:1] if self._inputs.is_constant else steps:
                 yield part[0], torch.from_numpy(self._inputs(images, self._first_image + start, part[0], len(part)))
             return
-        # Spikes are stored as the inputs of layer ``known``.
+        # Spikes are stored as the inputs of layer ``known``, currents, of all steps, as those of layer ``first``.
         known, kept = self._spikes.look(start) or (0, None)
+        first, received = self._currents.look(start) or (0, None)
         if known == last and kept is not None:
             for part, packed in zip(steps, kept, strict=True):
                 yield part[0], packed.unpacked()
             return
-        firing = layers[known:last]
+        if not known <= first < last:
+            first, received = known, None
+        firing = layers[first:last]
         states = [layer.initial_states(len(images)) for layer in firing]
         entering: Tensor | None = None
         keeping: list[Packed] = []
         for block, part in enumerate(steps):
-            if kept is not None:
+            if received is not None:
+                currents = received
+            elif kept is not None:
                 currents = firing[0].currents_of(kept[block].unpacked())
             else:
                 if entering is None or not self._inputs.is_constant:
