@@ -89,7 +89,7 @@ def test_a_spiking_readout_has_one_threshold_for_all_classes() -> None:
     )
     assert by_percentile.layers[0].neuron is not None
     # Activations 0.8 and 2.0 of the first class: the lower one is their 50th percentile.
-    assert by_percentile.layers[0].neuron.threshold == pytest.approx([0.8, 0.8], abs=2 / 4096)
+    assert by_percentile.layers[0].neuron.threshold == pytest.approx([0.8, 0.8], abs=2 / 2048)
 
 
 def test_thresholds_depend_on_t_because_layers_before_spike() -> None:
@@ -153,9 +153,9 @@ def test_per_channel_percentile_of_positive_activations() -> None:
     network = ReluNetwork((1, 1, 1), layers)
     neuron = balance(network, pixels(*values), 4, BalanceOptions(method="percentile", percentile=90)).layers[0].neuron
     assert neuron is not None
-    # One bin of the histogram is 1/4096 of the maximum.
-    assert neuron.threshold[0] == pytest.approx(0.90, abs=1 / 4096)
-    assert neuron.threshold[2] == pytest.approx(1.80, abs=2 / 4096)
+    # A bin of the histogram is at most 1/2048 of the maximum.
+    assert neuron.threshold[0] == pytest.approx(0.90, abs=1 / 2048)
+    assert neuron.threshold[2] == pytest.approx(1.80, abs=2 / 2048)
     assert np.isinf(neuron.threshold[1])
     assert neuron.amplitude[1] == 0
     full = balance(network, pixels(*values), 4, BalanceOptions(method="percentile", percentile=100)).layers[0].neuron
@@ -173,7 +173,7 @@ def test_a_percentile_is_that_of_the_first_images_and_a_maximum_that_of_all(monk
         options = BalanceOptions(method="percentile", percentile=percentile)
         neuron = balance(network, images, 4, options).layers[0].neuron
         assert neuron is not None
-        assert neuron.threshold == pytest.approx([expected], abs=1 / 4096)
+        assert neuron.threshold == pytest.approx([expected], abs=1 / 2048)
 
 
 def test_dead_channels_never_fire_and_send_nothing() -> None:
@@ -382,8 +382,8 @@ def test_robust_norm_is_the_percentile_of_a_whole_layer() -> None:
     weight = np.array([[1.0, 4.0], [1.0, 0.0]])
     network = ReluNetwork((2, 1, 1), (ReluLayer("fc1", Dense(weight)), ReluLayer("fc2", Dense(np.ones((1, 2))))))
     robust = balance(network, bright, 4, BalanceOptions(method="robust-norm"))
-    # One bin is 1/4096 of the largest activation, 5.
-    assert thresholds_of(robust)[0] == pytest.approx([1, 1], abs=5 / 4096)
+    # A bin is at most 1/2048 of the largest activation, 5.
+    assert thresholds_of(robust)[0] == pytest.approx([1, 1], abs=5 / 2048)
     assert thresholds_of(balance(network, bright, 4, BalanceOptions(method="act-norm")))[0] == pytest.approx([5, 5])
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Final
 
@@ -11,23 +12,23 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.ir.relays import is_relay
+from loihi_convert.ir.relays import own_channels
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.activation_kernels import count_in_bins
 from loihi_convert.simulation.image_shards import Images, Shard, on_shards
 from loihi_convert.simulation.relu import ReluChain, on_blocks
 
 _BINS: Final = 4096
-"""Bins between 0 and the largest activation of a channel or layer."""
+"""Bins of a histogram; a power of two."""
 
-_NO_GROUP: Final = -1
+_NONE_YET: Final = -1000
+"""Exponent below that of any positive float32."""
 
 
 class Activations:
     """The CNN's activations on calibration images, after ReLU except in the last layer.
 
-    Images are computed when a percentile is first asked for, once for the largest activations, which are percentile
-    100, and once for all others.
+    Images are computed when a percentile is first asked for, and once more if that was 100, which needs no histogram.
 
     Parameters
     ----------
@@ -40,8 +41,7 @@ class Activations:
     def __init__(self, network: ReluNetwork, images: Images) -> None:
         self.images = images
         self._network = network
-        self._largest: list[Array] = []
-        self._counts: dict[bool, list[Array]] = {}
+        self._layers: list[Histogram] = []
 
     def percentile(
         self, percentile: float, *, per_layer: bool = False, progress: Progress = no_progress
@@ -49,99 +49,107 @@ class Activations:
         """Return a percentile of the positive activations: float64 ``(C_out,)`` per layer.
 
         It is that of each channel or, with ``per_layer``, that of the layer, without relays, which repeat activations
-        of other layers. 0 if none is positive, not finite if one overflows float32. Up to 1 / 4096 of the largest
+        of other layers. 0 if none is positive, not finite if one overflows float32. Up to 1 / 2048 of the largest
         activation above the exact value; 100 is exact.
         """
-        passes = (not self._largest) + (percentile < 100 and per_layer not in self._counts)
-        done = 0
-
-        def report(images: int, total: int) -> None:
-            progress(done + images, passes * total)
-
-        if not self._largest:
-            self._largest = self._found_largest(report)
-            done = len(self.images)
-        groups = [self._groups(index, per_layer=per_layer) for index in range(len(self._network.layers))]
-        largest = [_largest_of(*both) for both in zip(self._largest, groups, strict=True)]
-        if percentile < 100:
-            if per_layer not in self._counts:
-                self._counts[per_layer] = self._found_counts(largest, groups, report)
-            counts = self._counts[per_layer]
-            largest = [_rank(*both, percentile) for both in zip(counts, largest, strict=True)]
-        return [
-            np.broadcast_to(values.astype(np.float64), layer.synapse.channels)
-            for values, layer in zip(largest, self._network.layers, strict=True)
-        ]
-
-    def _groups(self, index: int, *, per_layer: bool) -> Array:
-        """The group of each channel, whose activations are pooled; `_NO_GROUP`: not counted."""
-        layer = self._network.layers[index]
-        channels = layer.synapse.channels
-        if not per_layer:
-            return np.arange(channels)
-        return np.where(is_relay(layer.relay_of, channels), _NO_GROUP, 0)
-
-    def _found_largest(self, progress: Progress) -> list[Array]:
-        parts = on_shards(_largest_of_shard, self._network, self.images, progress=progress)
-        with np.errstate(invalid="ignore"):
-            return [np.maximum.reduce(found) for found in zip(*parts, strict=True)]
-
-    def _found_counts(self, largest: list[Array], groups: list[Array], progress: Progress) -> list[Array]:
-        parts = on_shards(_counts_of_shard, (self._network, largest, groups), self.images, progress=progress)
-        return [np.add.reduce(found) for found in zip(*parts, strict=True)]
+        bins = _BINS if percentile < 100 else 0
+        if not self._layers or self._layers[0].bins < bins:
+            parts = on_shards(_histograms, (self._network, bins), self.images, progress=progress)
+            self._layers = [functools.reduce(Histogram.with_values_of, found) for found in zip(*parts, strict=True)]
+        found = []
+        for histogram, layer in zip(self._layers, self._network.layers, strict=True):
+            values = histogram.of_channels(own_channels(layer.relay_of)) if per_layer else histogram
+            found.append(np.broadcast_to(values.percentile(percentile), layer.synapse.channels))
+        return found
 
 
-def _largest_of_shard(network: ReluNetwork, shard: Shard, *, progress: Progress = no_progress) -> list[Array]:
-    largest = [np.zeros(layer.synapse.channels, np.float32) for layer in network.layers]
+class Histogram:
+    """The positive values of some channels, each counted in bins that divide 0..2^e evenly.
 
-    def take(index: int, maps: Array) -> None:
+    2^e is the smallest power of two above the channel's largest value: it grows with the values, and bins are joined in
+    pairs. So the histogram is the same in whatever order values come, and needs one pass over them.
+
+    Parameters
+    ----------
+    channels
+        Number of channels.
+    bins
+        `_BINS`, or 0: only the largest values are known.
+    """
+
+    def __init__(self, channels: int, bins: int) -> None:
+        self._largest = np.zeros(channels, np.float32)
+        self._exponents = np.full(channels, _NONE_YET)
+        self._counts = np.zeros((channels, bins), np.int64)
+
+    @property
+    def bins(self) -> int:
+        """The number of bins."""
+        return self._counts.shape[1]
+
+    def add(self, maps: Array) -> None:
+        """Add values, float32 ``(N, H, W, C)``."""
+        self._make_room(maps.max(axis=(0, 1, 2)))
+        if self.bins:
+            scales = np.ldexp(float(self.bins), -np.maximum(self._exponents, -900))
+            count_in_bins(maps.reshape(-1, maps.shape[3]), scales, self._counts)
+
+    def with_values_of(self, other: Histogram) -> Histogram:
+        """Return this histogram, after adding the values of ``other``, which may be changed."""
+        self._make_room(other._largest)
+        other._make_room(self._largest)
+        self._counts += other._counts
+        return self
+
+    def of_channels(self, chosen: slice | Array) -> Histogram:
+        """Return the values of ``chosen`` channels as those of one channel."""
+        found = Histogram(1, self.bins)
+        for largest, exponent, counts in zip(
+            self._largest[chosen], self._exponents[chosen], self._counts[chosen], strict=True
+        ):
+            one = Histogram(1, self.bins)
+            one._largest[:], one._exponents[:], one._counts[:] = largest, exponent, counts
+            found = found.with_values_of(one)
+        return found
+
+    def percentile(self, percentile: float) -> Array:
+        """Return the upper edge of each channel's bin with the percentile, at most the largest: float64 ``(C,)``."""
+        largest = self._largest.astype(np.float64)
+        if percentile == 100:
+            return largest
+        cumulative, share = self._counts.cumsum(axis=1), Fraction(repr(float(percentile))) / 100
+        # Rounded up in integers: 0.99 x 100 in floating point may be above 99.
+        rank = np.maximum(-(-cumulative[:, -1:] * share.numerator // share.denominator), 1)
+        edge = np.ldexp(((cumulative < rank).sum(axis=1) + 1) / self.bins, self._exponents)
+        return np.where(np.isfinite(largest), np.minimum(edge, largest), largest)
+
+    def _make_room(self, largest: Array) -> None:
+        """Widen the bins of the channels whose values reach ``largest``, ``(C,)``."""
         # NaN, from infinity minus infinity, stays NaN.
         with np.errstate(invalid="ignore"):
-            np.maximum(largest[index], maps.max(axis=(0, 1, 2)), out=largest[index])
-
-    _each_layer(network, shard, take, progress)
-    return largest
-
-
-def _counts_of_shard(
-    shared: tuple[ReluNetwork, list[Array], list[Array]], shard: Shard, *, progress: Progress = no_progress
-) -> list[Array]:
-    network, largest, groups = shared
-    counts = [np.zeros((len(peak), _BINS), np.int64) for peak in largest]
-
-    def take(index: int, maps: Array) -> None:
-        count_in_bins(maps.reshape(-1, maps.shape[3]), groups[index], largest[index], counts[index])
-
-    # Compile here, in one thread, as in `Neurons`.
-    count_in_bins(np.empty((0, 1), np.float32), groups[0], largest[0], counts[0])
-    _each_layer(network, shard, take, progress)
-    return counts
+            self._largest = np.maximum(self._largest, largest)
+        reached = np.where(np.isfinite(self._largest), self._largest, 0)
+        exponents = np.where(reached > 0, np.frexp(reached)[1], self._exponents)
+        for channel in np.flatnonzero(exponents > self._exponents) if self.bins else ():
+            joined = 2 ** min(exponents[channel] - self._exponents[channel], self.bins.bit_length() - 1)
+            counts = self._counts[channel].reshape(-1, joined).sum(axis=1)
+            self._counts[channel, : len(counts)], self._counts[channel, len(counts) :] = counts, 0
+        self._exponents = np.maximum(exponents, self._exponents)
 
 
-def _each_layer(network: ReluNetwork, shard: Shard, take: Callable[[int, Array], None], progress: Progress) -> None:
-    """Call ``take`` with the index of a layer and its activations on some images, once at a time for a layer."""
+def _histograms(
+    shared: tuple[ReluNetwork, int], shard: Shard, *, progress: Progress = no_progress
+) -> Sequence[Histogram]:
+    network, bins = shared
+    found = [Histogram(layer.synapse.channels, bins) for layer in network.layers]
     locks = [threading.Lock() for _ in network.layers]
 
-    def take_all(_: int, outputs: list[Array]) -> None:
-        for index, maps in enumerate(outputs):
-            with locks[index]:
-                take(index, maps)
+    def take(_: int, outputs: list[Array]) -> None:
+        for histogram, lock, maps in zip(found, locks, outputs, strict=True):
+            with lock:
+                histogram.add(maps)
 
-    on_blocks(ReluChain(network), np.asarray(shard.images), take_all, progress=progress)
-
-
-def _largest_of(largest: Array, groups: Array) -> Array:
-    """The largest value of each group: ``(groups,)`` for ``(C,)``; 0 if it has no channels."""
-    found = np.zeros(groups.max(initial=0) + 1, np.float32)
-    with np.errstate(invalid="ignore"):
-        np.maximum.at(found, groups[groups != _NO_GROUP], largest[groups != _NO_GROUP])
+    # Compile here, in one thread, as in `Neurons`.
+    count_in_bins(np.empty((0, 1), np.float32), np.empty(1), np.empty((1, 1), np.int64))
+    on_blocks(ReluChain(network), np.asarray(shard.images), take, progress=progress)
     return found
-
-
-def _rank(counts: Array, largest: Array, percentile: float) -> Array:
-    """``(groups,)``: the upper edge of the bin with the percentile; ``counts`` is ``(groups, bins)``."""
-    cumulative, share = counts.cumsum(axis=1), Fraction(repr(float(percentile))) / 100
-    # Rounded up in integers: 0.99 x 100 in floating point may be above 99.
-    rank = np.maximum(-(-cumulative[:, -1:] * share.numerator // share.denominator), 1)
-    edge = np.minimum((cumulative < rank).sum(axis=1) + 1, _BINS)
-    return np.asarray(largest * edge.astype(np.float32) / np.float32(_BINS))
