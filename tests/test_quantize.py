@@ -26,7 +26,7 @@ from loihi_convert.ir.rounding import nearest_scales
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import currents
-from loihi_convert.simulation.simulator import Block, Simulator, outputs
+from loihi_convert.simulation.simulator import Block, Extremes, Simulator, extremes, outputs
 
 
 def digits_like(seed: int, count: int = 20) -> np.ndarray:
@@ -212,6 +212,45 @@ def test_calibration_images_stay_in_range_up_to_the_proven_t(
     network = quantize(balance(random_cnn(seed), images, timesteps, BalanceOptions(reset=reset, **options)), images)
     steps = min(network.max_timesteps, 2000)
     assert np.abs(run_network(network, images, steps).potentials).max() < 131071
+
+
+@pytest.mark.parametrize(
+    ("inputs", "bright", "passes", "scale"),
+    [
+        (800, 800, [1], 1 / 127),
+        (1100, 550, [1, 3], 1 / 127),
+        (1100, 900, [1, 3], (10 + HEADROOM * 900) / 131071),
+    ],
+)
+def test_currents_are_simulated_only_if_some_image_could_clip(
+    monkeypatch: pytest.MonkeyPatch, inputs: int, bright: int, passes: list[int], scale: float
+) -> None:
+    """fc2 has threshold 10 and receives a spike of weight 1 from each bright pixel; at its finest scale 1 is 127.
+
+    800 spikes, with headroom 1,000, give at most 127 x 1,010 = 128,270, which fits. 1,100 could give 127 x 1,385, but
+    550 of them give 127 x 697.5, which fits, too; 900 do not.
+    """
+    simulated: list[int] = []
+
+    def counted(network: SpikingNetwork, *words: Any, **named: Any) -> Extremes:
+        simulated.append(len(network.layers))
+        return extremes(network, *words, **named)
+
+    monkeypatch.setattr("loihi_convert.conversion.quantization.extremes", counted)
+    layers = (
+        SpikingLayer(
+            "fc1", Dense(np.eye(inputs)), IntegrateAndFire(np.ones(inputs), np.ones(inputs), np.zeros(inputs))
+        ),
+        SpikingLayer(
+            "fc2", Dense(np.ones((1, inputs))), IntegrateAndFire(np.full(1, 10.0), np.full(1, 10.0), np.zeros(1))
+        ),
+        SpikingLayer("fc3", Dense(np.ones((1, 1))), None),
+    )
+    images = np.zeros((1, inputs, 1, 1), np.uint8)
+    images[:, :bright] = 255
+    network = quantize(SpikingNetwork((inputs, 1, 1), layers, 2, "soft"), images)
+    assert simulated == passes
+    assert network.layers[1].scale == pytest.approx([scale])
 
 
 def test_currents_of_thousands_of_pixels_fit_24_bits() -> None:

@@ -4,6 +4,10 @@ Layers are rounded in order, because the weights of a layer contain the amplitud
 `float_layer.py` rounds a layer at given scales, `scales.py` chooses the scales for Lava, `chip_scales.py` for Loihi 2.
 `output_growth.py` computes the largest safe T, and `quantization_report.py` the cost of rounding.
 
+Scales must leave room for currents and output potentials. For Lava, integers themselves show whether any image could
+take a potential beyond its range; only where one could, the float SNN is simulated for the currents that occur. Output
+potentials are those of the integers, with the last layer at its finest scale.
+
 With hard reset and for target loihi2, currents or potentials of the first layer are bounded for every image. Pixel bits
 can then be traded for weight bits: by default p is the value whose currents are nearest to those in floating point.
 """
@@ -11,6 +15,7 @@ can then be traded for weight bits: by default p is the value whose currents are
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -26,13 +31,13 @@ from loihi_convert.conversion.scales import HEADROOM, lava_scales
 from loihi_convert.conversion.split_readout import with_split_readout
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import SpikingNetwork
-from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
+from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
 from loihi_convert.ir.relays import relayed
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import currents
-from loihi_convert.simulation.simulator import Extremes, extremes
+from loihi_convert.simulation.simulator import Extremes, extremes, largest_outputs
 
 _PIXEL_BITS: Final = {"hard": (8, 7, 6, 5, 4), "loihi2": (8, 7, 6, 5, 4, 3, 2, 1)}
 # Images used to choose the pixel bits.
@@ -54,7 +59,7 @@ def quantize(
     network
         From `balancing.balance`.
     images
-        Calibration images, uint8 ``(N, C, H, W)``. Currents and potentials of `calibration.calibration_subset` choose
+        Calibration images, uint8 ``(N, C, H, W)``. Currents and potentials on `calibration.calibration_subset` choose
         the scales; `quantization_report` counts clipping on the trial images. For target loihi2 all images are used for
         both: the lowest potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
     options
@@ -74,17 +79,8 @@ def quantize(
     options.require_neurons(network.reset, network.poisson_seed)
     target, thresholds, pixel_bits = options.target, options.thresholds, options.pixel_bits
     images = images if target == "loihi2" else calibration_subset(images, network.timesteps)
-    found = extremes(
-        network, images, network.timesteps, potentials=target == "loihi2", device=device, progress=progress
-    )
-    # NaN, from infinity minus infinity, would not show in the largest potential.
-    if not (math.isfinite(found.output) and np.isfinite(found.currents[-1]).all()):
-        raise RangeError(
-            "its potential exceeds 3.4e38, the largest float32",
-            where=network.layers[-1].name,
-            hint="The weights up to this layer are too large; retrain the CNN.",
-        )
-    rounding = _Rounding(network, found, options)
+    rounding = _Rounding(network, images, options, device)
+    rounding.simulate(progress, whole=target == "loihi2")
     if network.poisson_seed is not None:
         pixel_bits = limits.MAX_PIXEL_BITS
     elif pixel_bits is None:
@@ -92,20 +88,15 @@ def quantize(
         sample = np.asarray(images[:_SAMPLE])
         pixel_bits = limits.MAX_PIXEL_BITS if choice is None else _best_pixel_bits(rounding, sample, choice)
     white = largest_pixel(network.poisson_seed, pixel_bits)
-    layers: list[QuantizedLayer] = []
-    amplitude: Array | None = None
-    for index in range(len(network.layers)):
-        layer = rounding.layer(index, 1 if layers else white, amplitude)
-        used = layer.used_amplitude
-        amplitude = used if used is None or amplitude is None else relayed(used, amplitude, layer.relay_of)
-        layers.append(layer)
+    layers = rounding.layers(white)
+    if target == "lava" and network.reset == "soft" and not all(map(_never_clips, layers[1:])):
+        rounding.simulate(progress, whole=True)
+        layers = rounding.layers(white)
     quantized = QuantizedNetwork(
         input_shape=network.input_shape,
-        layers=tuple(layers),
+        layers=layers,
         timesteps=network.timesteps,
-        max_timesteps=network.timesteps
-        if target == "loihi2"
-        else max_timesteps(network, layers[-1], found.output, images),
+        max_timesteps=network.timesteps,
         pixel_bits=pixel_bits,
         reset=network.reset,
         poisson_seed=network.poisson_seed,
@@ -122,32 +113,73 @@ def quantize(
             }
         ),
     )
-    if not options.split_readout or target == "loihi2" or layers[-1].neuron is not None:
+    if target == "loihi2":
         return quantized
-    readout = rounding.real(len(layers) - 1, layers[-1].largest_input, (None, *quantized.used_amplitudes)[-2])
-    return with_split_readout(quantized, readout, network, images, device=device)
+    if layers[-1].neuron is not None:
+        return replace(quantized, max_timesteps=MAX_TIMESTEPS)
+    real = rounding.real(len(layers) - 1, layers[-1].largest_input, (None, *quantized.used_amplitudes)[-2])
+    largest = largest_outputs(quantized, images, device=device, progress=progress)
+    output = float((largest * layers[-1].scale).max())
+    _require_float32(network, output)
+    last = real.quantize(lava_scales(real, np.full(len(largest), HEADROOM * output), network.reset))
+    longest = max_timesteps(network, last, output, images)
+    quantized = replace(quantized, layers=(*layers[:-1], last), max_timesteps=longest)
+    return with_split_readout(quantized, real, network, images, device=device) if options.split_readout else quantized
 
 
 class _Rounding:
-    """The layers of a float SNN, each rounded after the one before it."""
+    """The layers of a float SNN, each rounded after the one before it; parameters as in `quantize`."""
 
-    def __init__(self, network: SpikingNetwork, found: Extremes, options: QuantizeOptions) -> None:
-        self.network, self.found = network, found
+    def __init__(self, network: SpikingNetwork, images: Images, options: QuantizeOptions, device: str) -> None:
+        self.network = network
+        self._images, self._device = images, device
         self._largest_weight = 2 ** (options.weight_bits - 1) - 1
         self._target, self._thresholds = options.target, options.thresholds
+        self._found: Extremes | None = None
+
+    def simulate(self, progress: Progress, *, whole: bool) -> None:
+        """Measure the currents of all layers in floating point, for target loihi2 with potentials.
+
+        Unless ``whole``, those of the first layer: the currents of the others are taken to be 0.
+        """
+        network, timesteps = self.network, self.network.timesteps
+        if whole:
+            potentials = self._target == "loihi2"
+            self._found = extremes(
+                network, self._images, timesteps, potentials=potentials, device=self._device, progress=progress
+            )
+            # NaN, from infinity minus infinity, would not show in the largest potential.
+            _require_float32(network, self._found.output, *self._found.currents[-1])
+            return
+        first = replace(network, layers=(replace(network.layers[0], neuron=None),))
+        # Constant currents are those of the first step.
+        found = extremes(first, self._images, 1 if network.poisson_seed is None else timesteps, device=self._device)
+        others = (np.zeros(layer.synapse.channels) for layer in network.layers[1:])
+        self._found = Extremes((found.currents[0], *others), 0.0)
+
+    def layers(self, white: int) -> tuple[QuantizedLayer, ...]:
+        """Return all layers, the last one at its finest scale if it only integrates; ``white`` is a white pixel."""
+        found: list[QuantizedLayer] = []
+        amplitude: Array | None = None
+        for index in range(len(self.network.layers)):
+            layer = self.layer(index, 1 if found else white, amplitude)
+            used = layer.used_amplitude
+            amplitude = used if used is None or amplitude is None else relayed(used, amplitude, layer.relay_of)
+            found.append(layer)
+        return tuple(found)
 
     def layer(self, index: int, largest_input: int, amplitude: Array | None) -> QuantizedLayer:
         """Return layer ``index`` in integers; ``amplitude`` is that of the layer before, see `FloatLayer`."""
-        network, layer, current = self.network, self.network.layers[index], self.found.currents[index]
+        assert self._found is not None
+        network, layer, current = self.network, self.network.layers[index], self._found.currents[index]
         real = self.real(index, largest_input, amplitude)
         if self._target == "loihi2":
-            held = None if index == 0 else ObservedRange(current, *self.found.potentials[index])
+            held = None if index == 0 else ObservedRange(current, *self._found.potentials[index])
             is_constant = index == 0 and network.poisson_seed is None
             return chip_layer(real, held, network.timesteps, is_constant=is_constant)
-        reach = HEADROOM * (np.full(real.synapse.channels, self.found.output) if layer.neuron is None else current)
+        reach = np.zeros_like(current) if layer.neuron is None else HEADROOM * np.maximum(current, 0)
         is_scalar = self._thresholds == "scalar"
-        scale = lava_scales(real, np.maximum(reach, 0), network.reset, is_scalar=is_scalar)
-        return real.quantize(scale, is_scalar=is_scalar)
+        return real.quantize(lava_scales(real, reach, network.reset, is_scalar=is_scalar), is_scalar=is_scalar)
 
     def real(self, index: int, largest_input: int, amplitude: Array | None) -> FloatLayer:
         """Return layer ``index`` before rounding."""
@@ -155,6 +187,26 @@ class _Rounding:
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         is_output = index == len(self.network.layers) - 1
         return FloatLayer(layer, synapse, largest_input, self._largest_weight, one_scale=is_output)
+
+
+def _require_float32(network: SpikingNetwork, *values: float) -> None:
+    if not (np.abs(values) <= np.finfo(np.float32).max).all():
+        raise RangeError(
+            "its potential exceeds 3.4e38, the largest float32",
+            where=network.layers[-1].name,
+            hint="The weights up to this layer are too large; retrain the CNN.",
+        )
+
+
+def _never_clips(layer: QuantizedLayer) -> bool:
+    """Whether no image can take a potential beyond its range, even with `HEADROOM` times the possible currents."""
+    if layer.threshold is None:
+        return True
+    rows = layer.weight.reshape(layer.synapse.channels, -1)
+    bias = 0 if layer.bias is None else layer.bias.reshape(layer.synapse.channels, -1).max(axis=1)
+    most = np.maximum(rows, 0).sum(axis=1, dtype=np.int64) * math.prod(layer.synapse.pool) + bias
+    alive = layer.threshold < limits.NEVER_FIRES
+    return bool((layer.threshold + HEADROOM * np.maximum(most, 0) <= limits.POTENTIAL_LIMIT)[alive].all())
 
 
 def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]) -> int:

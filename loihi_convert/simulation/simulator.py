@@ -263,6 +263,28 @@ def _extremes(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> E
     return Extremes(tuple(largest), float(output[0]), tuple(bounds) if run.records_potentials else ())
 
 
+def largest_outputs(
+    network: QuantizedNetwork, images: Images, *, device: str = "cpu", progress: Progress = no_progress
+) -> Array:
+    """Return the largest magnitude of each output's potential in any of its T steps: float64 ``(outputs,)``.
+
+    In weight units; potentials are not clipped.
+    """
+    parts = on_shards(_largest_outputs, _Run(network, network.timesteps, device), images, progress=progress)
+    return np.asarray(np.maximum.reduce(parts))
+
+
+def _largest_outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
+    largest = np.zeros(run.network.layers[-1].synapse.channels)
+
+    def take(block: Block) -> None:
+        np.maximum(largest, np.abs(block.layers[-1].potentials).max(axis=(0, 1, 2, 3)), out=largest)
+
+    simulator = Simulator(run.network, device=run.device, saturates=False)
+    simulator.run(np.asarray(shard.images), run.timesteps, take, first_image=shard.first, progress=progress)
+    return largest
+
+
 def clipped_images(
     network: QuantizedNetwork, images: Images, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
 ) -> Array:
