@@ -79,8 +79,11 @@ def quantize(
     options.require_neurons(network.reset, network.poisson_seed)
     target, thresholds, pixel_bits = options.target, options.thresholds, options.pixel_bits
     images = images if target == "loihi2" else calibration_subset(images, network.timesteps)
-    rounding = _Rounding(network, images, options, device)
-    rounding.simulate(progress, whole=target == "loihi2")
+    if target == "loihi2":
+        found = extremes(network, images, network.timesteps, potentials=True, device=device, progress=progress)
+    else:
+        found = _first_currents(network, images, device)
+    rounding = _Rounding(network, found, options)
     if network.poisson_seed is not None:
         pixel_bits = limits.MAX_PIXEL_BITS
     elif pixel_bits is None:
@@ -90,7 +93,8 @@ def quantize(
     white = largest_pixel(network.poisson_seed, pixel_bits)
     layers = rounding.layers(white)
     if target == "lava" and network.reset == "soft" and not all(map(_never_clips, layers[1:])):
-        rounding.simulate(progress, whole=True)
+        found = extremes(network, images, network.timesteps, device=device, progress=progress)
+        rounding = _Rounding(network, found, options)
         layers = rounding.layers(white)
     quantized = QuantizedNetwork(
         input_shape=network.input_shape,
@@ -128,34 +132,14 @@ def quantize(
 
 
 class _Rounding:
-    """The layers of a float SNN, each rounded after the one before it; parameters as in `quantize`."""
+    """The layers of a float SNN, each rounded after the one before it."""
 
-    def __init__(self, network: SpikingNetwork, images: Images, options: QuantizeOptions, device: str) -> None:
-        self.network = network
-        self._images, self._device = images, device
+    def __init__(self, network: SpikingNetwork, found: Extremes, options: QuantizeOptions) -> None:
+        # NaN, from infinity minus infinity, would not show in the largest potential.
+        _require_float32(network, found.output, *found.currents[-1])
+        self.network, self.found = network, found
         self._largest_weight = 2 ** (options.weight_bits - 1) - 1
         self._target, self._thresholds = options.target, options.thresholds
-        self._found: Extremes | None = None
-
-    def simulate(self, progress: Progress, *, whole: bool) -> None:
-        """Measure the currents of all layers in floating point, for target loihi2 with potentials.
-
-        Unless ``whole``, those of the first layer: the currents of the others are taken to be 0.
-        """
-        network, timesteps = self.network, self.network.timesteps
-        if whole:
-            potentials = self._target == "loihi2"
-            self._found = extremes(
-                network, self._images, timesteps, potentials=potentials, device=self._device, progress=progress
-            )
-            # NaN, from infinity minus infinity, would not show in the largest potential.
-            _require_float32(network, self._found.output, *self._found.currents[-1])
-            return
-        first = replace(network, layers=(replace(network.layers[0], neuron=None),))
-        # Constant currents are those of the first step.
-        found = extremes(first, self._images, 1 if network.poisson_seed is None else timesteps, device=self._device)
-        others = (np.zeros(layer.synapse.channels) for layer in network.layers[1:])
-        self._found = Extremes((found.currents[0], *others), 0.0)
 
     def layers(self, white: int) -> tuple[QuantizedLayer, ...]:
         """Return all layers, the last one at its finest scale if it only integrates; ``white`` is a white pixel."""
@@ -170,11 +154,10 @@ class _Rounding:
 
     def layer(self, index: int, largest_input: int, amplitude: Array | None) -> QuantizedLayer:
         """Return layer ``index`` in integers; ``amplitude`` is that of the layer before, see `FloatLayer`."""
-        assert self._found is not None
-        network, layer, current = self.network, self.network.layers[index], self._found.currents[index]
+        network, layer, current = self.network, self.network.layers[index], self.found.currents[index]
         real = self.real(index, largest_input, amplitude)
         if self._target == "loihi2":
-            held = None if index == 0 else ObservedRange(current, *self._found.potentials[index])
+            held = None if index == 0 else ObservedRange(current, *self.found.potentials[index])
             is_constant = index == 0 and network.poisson_seed is None
             return chip_layer(real, held, network.timesteps, is_constant=is_constant)
         reach = np.zeros_like(current) if layer.neuron is None else HEADROOM * np.maximum(current, 0)
@@ -187,6 +170,15 @@ class _Rounding:
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         is_output = index == len(self.network.layers) - 1
         return FloatLayer(layer, synapse, largest_input, self._largest_weight, one_scale=is_output)
+
+
+def _first_currents(network: SpikingNetwork, images: Images, device: str) -> Extremes:
+    """The largest currents of the first layer; those of the others are taken to be 0."""
+    first = replace(network, layers=(replace(network.layers[0], neuron=None),))
+    # Constant currents are those of the first step.
+    found = extremes(first, images, 1 if network.poisson_seed is None else network.timesteps, device=device)
+    others = (np.zeros(layer.synapse.channels) for layer in network.layers[1:])
+    return Extremes((found.currents[0], *others), 0.0)
 
 
 def _require_float32(network: SpikingNetwork, *values: float) -> None:
