@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from loihi_convert import netx
-from loihi_convert.cnn.checkpoint import load, save
+from loihi_convert.cnn.checkpoint import Checkpoint, load, save
+from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import fine_tuning_recipe, paper_recipe
 from loihi_convert.data import load_data
 from loihi_convert.errors import InputError
@@ -127,10 +128,13 @@ def test_a_file_of_another_checkpoint_is_refused(
     folder = tmp_path / "digits"
     folder.mkdir()
     (folder / "build.toml").write_text(SMALL_PLAN)
+    state = build_model("digits-cnn", (1, 8, 8), 10).state_dict()
+    # Not trained, which would take the most time here.
+    recipe = asdict(paper_recipe("mnist"))
+    cnn = Checkpoint("digits-cnn", state, "digits", (1, 8, 8), tuple("0123456789"), 0, 0.5, 0.5, recipe)
+    save(cnn, folder / "cnn.safetensors")
     assert build(tool, monkeypatch, folder) == 0
-    trained = load(folder / "cnn.safetensors")
-    others = {name: -tensor for name, tensor in trained.state.items()}
-    save(replace(trained, state=others), folder / "cnn.safetensors")
+    save(replace(cnn, state={name: -tensor for name, tensor in state.items()}), folder / "cnn.safetensors")
     capsys.readouterr()
     assert build(tool, monkeypatch, folder) == InputError.exit_code
     refused = r"error: .*cnn-T1-balancepercentile\.net: was not exported from cnn\.safetensors as it is"
