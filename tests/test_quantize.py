@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -251,6 +252,22 @@ def test_currents_are_simulated_only_if_some_image_could_clip(
     network = quantize(SpikingNetwork((inputs, 1, 1), layers, 2, "soft"), images)
     assert simulated == passes
     assert network.layers[1].scale == pytest.approx([scale])
+
+
+@given(st.integers(0, 1000), st.sampled_from([1, 8, 64]), st.integers(2, 8), st.sampled_from(["channel", "scalar"]))
+@settings(max_examples=15, deadline=None)
+def test_scales_are_those_of_a_whole_simulation(seed: int, timesteps: int, weight_bits: int, granularity: Any) -> None:
+    images = digits_like(seed)
+    spiking = balance(random_cnn(seed), images, timesteps, BalanceOptions(method="ngu-lee"))
+    options = QuantizeOptions(weight_bits=weight_bits, thresholds=granularity)
+    found = quantize(spiking, images, options)
+    with mock.patch("loihi_convert.conversion.quantization._never_clips", return_value=False):
+        simulated = quantize(spiking, images, options)
+    for layer, other in zip(found.layers, simulated.layers, strict=True):
+        assert np.array_equal(layer.scale, other.scale)
+        assert np.array_equal(layer.weight, other.weight)
+        assert layer.threshold is None or np.array_equal(layer.threshold, other.threshold)
+    assert found.max_timesteps == simulated.max_timesteps
 
 
 def test_currents_of_thousands_of_pixels_fit_24_bits() -> None:
