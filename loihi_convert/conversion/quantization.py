@@ -4,9 +4,9 @@ Layers are rounded in order, because the weights of a layer contain the amplitud
 `float_layer.py` rounds a layer at given scales, `scales.py` chooses the scales for Lava, `chip_scales.py` for Loihi 2.
 `output_growth.py` computes the largest safe T, and `quantization_report.py` the cost of rounding.
 
-Scales must leave room for currents and output potentials. For Lava, integers themselves show whether any image could
-take a potential beyond its range; only where one could, the float SNN is simulated for the currents that occur. Output
-potentials are those of the integers, with the last layer at its finest scale.
+Scales must leave room for currents and output potentials. For Lava those of the integers at the finest scales are
+measured; most layers keep these scales. For Loihi 2 those of the float SNN are measured, because there the range of the
+potentials decides every scale.
 
 With hard reset and for target loihi2, currents or potentials of the first layer are bounded for every image. Pixel bits
 can then be traded for weight bits: by default p is the value whose currents are nearest to those in floating point.
@@ -14,7 +14,6 @@ can then be traded for weight bits: by default p is the value whose currents are
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Final
 
@@ -31,13 +30,13 @@ from loihi_convert.conversion.scales import HEADROOM, lava_scales
 from loihi_convert.conversion.split_readout import with_split_readout
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import SpikingNetwork
-from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
 from loihi_convert.ir.relays import relayed
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import currents
-from loihi_convert.simulation.simulator import Extremes, extremes, largest_outputs
+from loihi_convert.simulation.simulator import Extremes, extremes
 
 _PIXEL_BITS: Final = {"hard": (8, 7, 6, 5, 4), "loihi2": (8, 7, 6, 5, 4, 3, 2, 1)}
 # Images used to choose the pixel bits.
@@ -82,7 +81,7 @@ def quantize(
     if target == "loihi2":
         found = extremes(network, images, network.timesteps, potentials=True, device=device, progress=progress)
     else:
-        found = _first_currents(network, images, device)
+        found = Extremes(tuple(np.zeros(layer.synapse.channels) for layer in network.layers), 0.0)
     rounding = _Rounding(network, found, options)
     if network.poisson_seed is not None:
         pixel_bits = limits.MAX_PIXEL_BITS
@@ -91,14 +90,9 @@ def quantize(
         sample = np.asarray(images[:_SAMPLE])
         pixel_bits = limits.MAX_PIXEL_BITS if choice is None else _best_pixel_bits(rounding, sample, choice)
     white = largest_pixel(network.poisson_seed, pixel_bits)
-    layers = rounding.layers(white)
-    if target == "lava" and network.reset == "soft" and not all(map(_never_clips, layers[1:])):
-        found = extremes(network, images, network.timesteps, device=device, progress=progress)
-        rounding = _Rounding(network, found, options)
-        layers = rounding.layers(white)
     quantized = QuantizedNetwork(
         input_shape=network.input_shape,
-        layers=layers,
+        layers=rounding.layers(white),
         timesteps=network.timesteps,
         max_timesteps=network.timesteps,
         pixel_bits=pixel_bits,
@@ -119,16 +113,17 @@ def quantize(
     )
     if target == "loihi2":
         return quantized
-    if layers[-1].neuron is not None:
-        return replace(quantized, max_timesteps=MAX_TIMESTEPS)
-    real = rounding.real(len(layers) - 1, layers[-1].largest_input, (None, *quantized.used_amplitudes)[-2])
-    largest = largest_outputs(quantized, images, device=device, progress=progress)
-    output = float((largest * layers[-1].scale).max())
-    _require_float32(network, output)
-    last = real.quantize(lava_scales(real, np.full(len(largest), HEADROOM * output), network.reset))
-    longest = max_timesteps(network, last, output, images)
-    quantized = replace(quantized, layers=(*layers[:-1], last), max_timesteps=longest)
-    return with_split_readout(quantized, real, network, images, device=device) if options.split_readout else quantized
+    finest = extremes(quantized, images, network.timesteps, device=device, progress=progress)
+    scales = [layer.scale for layer in quantized.layers]
+    received = tuple(current * scale for current, scale in zip(finest.currents, scales, strict=True))
+    rounding = _Rounding(network, Extremes(received, finest.output * float(scales[-1].max())), options)
+    layers = rounding.layers(white)
+    longest = max_timesteps(network, layers[-1], rounding.found.output, images)
+    quantized = replace(quantized, layers=layers, max_timesteps=longest)
+    if not options.split_readout or layers[-1].neuron is not None:
+        return quantized
+    readout = rounding.real(len(layers) - 1, layers[-1].largest_input, (None, *quantized.used_amplitudes)[-2])
+    return with_split_readout(quantized, readout, network, images, device=device)
 
 
 class _Rounding:
@@ -136,13 +131,18 @@ class _Rounding:
 
     def __init__(self, network: SpikingNetwork, found: Extremes, options: QuantizeOptions) -> None:
         # NaN, from infinity minus infinity, would not show in the largest potential.
-        _require_float32(network, found.output, *found.currents[-1])
+        if not (np.abs([found.output, *found.currents[-1]]) <= np.finfo(np.float32).max).all():
+            raise RangeError(
+                "its potential exceeds 3.4e38, the largest float32",
+                where=network.layers[-1].name,
+                hint="The weights up to this layer are too large; retrain the CNN.",
+            )
         self.network, self.found = network, found
         self._largest_weight = 2 ** (options.weight_bits - 1) - 1
         self._target, self._thresholds = options.target, options.thresholds
 
     def layers(self, white: int) -> tuple[QuantizedLayer, ...]:
-        """Return all layers, the last one at its finest scale if it only integrates; ``white`` is a white pixel."""
+        """Return all layers; ``white`` is a white pixel."""
         found: list[QuantizedLayer] = []
         amplitude: Array | None = None
         for index in range(len(self.network.layers)):
@@ -160,7 +160,7 @@ class _Rounding:
             held = None if index == 0 else ObservedRange(current, *self.found.potentials[index])
             is_constant = index == 0 and network.poisson_seed is None
             return chip_layer(real, held, network.timesteps, is_constant=is_constant)
-        reach = np.zeros_like(current) if layer.neuron is None else HEADROOM * np.maximum(current, 0)
+        reach = HEADROOM * np.maximum(np.full_like(current, self.found.output) if layer.neuron is None else current, 0)
         is_scalar = self._thresholds == "scalar"
         return real.quantize(lava_scales(real, reach, network.reset, is_scalar=is_scalar), is_scalar=is_scalar)
 
@@ -170,35 +170,6 @@ class _Rounding:
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         is_output = index == len(self.network.layers) - 1
         return FloatLayer(layer, synapse, largest_input, self._largest_weight, one_scale=is_output)
-
-
-def _first_currents(network: SpikingNetwork, images: Images, device: str) -> Extremes:
-    """The largest currents of the first layer; those of the others are taken to be 0."""
-    first = replace(network, layers=(replace(network.layers[0], neuron=None),))
-    # Constant currents are those of the first step.
-    found = extremes(first, images, 1 if network.poisson_seed is None else network.timesteps, device=device)
-    others = (np.zeros(layer.synapse.channels) for layer in network.layers[1:])
-    return Extremes((found.currents[0], *others), 0.0)
-
-
-def _require_float32(network: SpikingNetwork, *values: float) -> None:
-    if not (np.abs(values) <= np.finfo(np.float32).max).all():
-        raise RangeError(
-            "its potential exceeds 3.4e38, the largest float32",
-            where=network.layers[-1].name,
-            hint="The weights up to this layer are too large; retrain the CNN.",
-        )
-
-
-def _never_clips(layer: QuantizedLayer) -> bool:
-    """Whether no image can take a potential beyond its range, even with `HEADROOM` times the possible currents."""
-    if layer.threshold is None:
-        return True
-    rows = layer.weight.reshape(layer.synapse.channels, -1)
-    bias = 0 if layer.bias is None else layer.bias.reshape(layer.synapse.channels, -1).max(axis=1)
-    most = np.maximum(rows, 0).sum(axis=1, dtype=np.int64) * math.prod(layer.synapse.pool) + bias
-    alive = layer.threshold < limits.NEVER_FIRES
-    return bool((layer.threshold + HEADROOM * np.maximum(most, 0) <= limits.POTENTIAL_LIMIT)[alive].all())
 
 
 def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]) -> int:

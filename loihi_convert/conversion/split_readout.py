@@ -23,8 +23,9 @@ from loihi_convert.errors import RangeError
 from loihi_convert.ir.digits import MAX_LOW_BITS
 from loihi_convert.ir.network import SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
-from loihi_convert.simulation.image_shards import Images
-from loihi_convert.simulation.simulator import largest_outputs
+from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.image_shards import Images, Shard, on_shards
+from loihi_convert.simulation.simulator import Block, Simulator
 
 
 def with_split_readout(
@@ -91,8 +92,24 @@ def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: 
         scale=np.concatenate([layer.scale for layer in layers]),
     )
     probe = replace(network, layers=(*network.layers[:-1], all_of_them))
-    peaks = largest_outputs(probe, images, device=device)
+    peaks = np.max(on_shards(_largest_potentials, (probe, device), images), axis=0)
     return np.asarray(peaks.reshape(len(candidates), -1).max(axis=1))
+
+
+def _largest_potentials(
+    shared: tuple[QuantizedNetwork, str], shard: Shard, *, progress: Progress = no_progress
+) -> Array:
+    """The largest magnitude of each output's potential in any step, not clipped: float64 ``(outputs,)``."""
+    network, device = shared
+    peaks = np.zeros(network.layers[-1].synapse.channels)
+
+    def take(block: Block) -> None:
+        np.maximum(peaks, np.abs(block.layers[-1].potentials).max(axis=(0, 1, 2, 3)), out=peaks)
+
+    Simulator(network, device=device, saturates=False).run(
+        np.asarray(shard.images), network.timesteps, take, first_image=shard.first, progress=progress
+    )
+    return peaks
 
 
 def _replaced(

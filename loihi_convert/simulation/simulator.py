@@ -222,7 +222,7 @@ class Extremes:
 
 
 def extremes(
-    network: SpikingNetwork,
+    network: SpikingNetwork | QuantizedNetwork,
     images: Images,
     timesteps: int,
     *,
@@ -232,7 +232,8 @@ def extremes(
 ) -> Extremes:
     """Return the largest currents and output potential for uint8 ``images`` in ``timesteps`` steps.
 
-    With ``potentials``, also the lowest and highest potentials of every layer.
+    With ``potentials``, also the lowest and highest potentials of every layer. Integers are in weight units, and not
+    clipped.
     """
     run = _Run(network, timesteps, device, records_potentials=potentials)
     parts = on_shards(_extremes, run, images, progress=progress)
@@ -258,31 +259,10 @@ def _extremes(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> E
             np.maximum(high, layer.potentials.max(axis=(0, 1, 2, 3)), out=high)
         np.maximum(output, np.abs(block.layers[-1].potentials).max(), out=output)
 
-    simulator = Simulator(run.network, Recording(currents=True, potentials=run.records_potentials), device=run.device)
+    recording = Recording(currents=True, potentials=run.records_potentials)
+    simulator = Simulator(run.network, recording, device=run.device, saturates=False)
     simulator.run(np.asarray(shard.images), run.timesteps, take, first_image=shard.first, progress=progress)
     return Extremes(tuple(largest), float(output[0]), tuple(bounds) if run.records_potentials else ())
-
-
-def largest_outputs(
-    network: QuantizedNetwork, images: Images, *, device: str = "cpu", progress: Progress = no_progress
-) -> Array:
-    """Return the largest magnitude of each output's potential in any of its T steps: float64 ``(outputs,)``.
-
-    In weight units; potentials are not clipped.
-    """
-    parts = on_shards(_largest_outputs, _Run(network, network.timesteps, device), images, progress=progress)
-    return np.asarray(np.maximum.reduce(parts))
-
-
-def _largest_outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
-    largest = np.zeros(run.network.layers[-1].synapse.channels)
-
-    def take(block: Block) -> None:
-        np.maximum(largest, np.abs(block.layers[-1].potentials).max(axis=(0, 1, 2, 3)), out=largest)
-
-    simulator = Simulator(run.network, device=run.device, saturates=False)
-    simulator.run(np.asarray(shard.images), run.timesteps, take, first_image=shard.first, progress=progress)
-    return largest
 
 
 def clipped_images(
