@@ -4,9 +4,9 @@ Layers are rounded in order, because the weights of a layer contain the amplitud
 `float_layer.py` rounds a layer at given scales, `scales.py` chooses the scales for Lava, `chip_scales.py` for Loihi 2.
 `output_growth.py` computes the largest safe T, and `quantization_report.py` the cost of rounding.
 
-Scales must leave room for currents and output potentials. For Lava those of the integers at the finest scales are
-measured; most layers keep these scales. For Loihi 2 those of the float SNN are measured, because there the range of the
-potentials decides every scale.
+Scales must leave room for currents and output potentials. For Lava, those of the integers are measured with the layers
+after the first at their finest scales, which most of them keep. For Loihi 2, those of the float SNN are measured,
+because there the range of the potentials decides every scale.
 
 With hard reset and for target loihi2, currents or potentials of the first layer are bounded for every image. Pixel bits
 can then be traded for weight bits: by default p is the value whose currents are nearest to those in floating point.
@@ -81,7 +81,9 @@ def quantize(
     if target == "loihi2":
         found = extremes(network, images, network.timesteps, potentials=True, device=device, progress=progress)
     else:
-        found = Extremes(tuple(np.zeros(layer.synapse.channels) for layer in network.layers), 0.0)
+        # Those of later layers are measured below.
+        first = _first_currents(network, images, device)
+        found = Extremes((first, *(np.zeros(layer.synapse.channels) for layer in network.layers[1:])), 0.0)
     rounding = _Rounding(network, found, options)
     if network.poisson_seed is not None:
         pixel_bits = limits.MAX_PIXEL_BITS
@@ -115,10 +117,11 @@ def quantize(
         return quantized
     finest = extremes(quantized, images, network.timesteps, device=device, progress=progress)
     scales = [layer.scale for layer in quantized.layers]
-    received = tuple(current * scale for current, scale in zip(finest.currents, scales, strict=True))
-    rounding = _Rounding(network, Extremes(received, finest.output * float(scales[-1].max())), options)
+    received = (current * scale for current, scale in zip(finest.currents[1:], scales[1:], strict=True))
+    found = Extremes((found.currents[0], *received), finest.output * float(scales[-1].max()))
+    rounding = _Rounding(network, found, options)
     layers = rounding.layers(white)
-    longest = max_timesteps(network, layers[-1], rounding.found.output, images)
+    longest = max_timesteps(network, layers[-1], found.output, images)
     quantized = replace(quantized, layers=layers, max_timesteps=longest)
     if not options.split_readout or layers[-1].neuron is not None:
         return quantized
@@ -170,6 +173,14 @@ class _Rounding:
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         is_output = index == len(self.network.layers) - 1
         return FloatLayer(layer, synapse, largest_input, self._largest_weight, one_scale=is_output)
+
+
+def _first_currents(network: SpikingNetwork, images: Images, device: str) -> Array:
+    """The largest current of each channel of the first layer, in floating point."""
+    alone = replace(network, layers=(replace(network.layers[0], neuron=None),))
+    # Constant currents are those of the first step.
+    timesteps = 1 if network.poisson_seed is None else network.timesteps
+    return extremes(alone, images, timesteps, device=device).currents[0]
 
 
 def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]) -> int:
