@@ -24,6 +24,7 @@ from support.command_line import Invoke, invoker
 from loihi_convert import cli, netx
 from loihi_convert.backends import request
 from loihi_convert.cli import wrong_files
+from loihi_convert.cli.images import DataRequest
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
 from loihi_convert.conversion.choice import Trial
@@ -42,6 +43,7 @@ from loihi_convert.errors import (
     UsageError,
     VerificationError,
 )
+from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import golden_check
 
 
@@ -980,10 +982,18 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     stored = dict(np.load("own.npz"))
     np.savez("own.npz", **{**stored, "images": 255 - stored["images"]})
     done = invoke("run", "n.net")
-    assert "own.npz does not hold the images that n.net was exported with; pass others with --data" in done.err
+    assert "own.npz does not hold the images that n.net was exported with; if others are meant, pass" in done.err
     assert "the thresholds were chosen on these images" not in done.out
     done = invoke("export", model, "-T", 2, "-o", "u.net", "--data", "./flat")
     assert "the images have no labels, so the CNN's own accuracy is not checked" in done.err
+
+
+def test_a_record_of_no_more_than_a_path_says_nothing_of_the_images(
+    own_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = ModelRecord(data=str(own_images / "own.npz"))
+    DataRequest(None, None).load(Path("n.net"), recorded, (1, 8, 8))
+    assert "was exported with" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

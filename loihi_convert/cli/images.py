@@ -52,8 +52,11 @@ class DataRequest:
         )
         for note in splits.notes:
             log(note)
-        if self.data is None and not is_recorded(splits, recorded):
-            log(f"{named} does not hold the images that {path.name} was exported with; pass others with --data")
+        if self.data is None and recorded.data_fingerprint not in (None, splits.fingerprint):
+            log(
+                f"{named} does not hold the images that {path.name} was exported with; if others are meant, pass their "
+                "path as --data"
+            )
         return splits
 
 

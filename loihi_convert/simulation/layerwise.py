@@ -54,7 +54,7 @@ class GrowingSimulation:
     poisson_seed
         As in `SpikingNetwork`.
     device
-        As in `simulator.Simulator`; spikes are stored only on a CPU.
+        As in `simulator.Simulator`; spikes and currents are stored only on a CPU.
     whole
         Whether a block contains all steps, as `rate_errors` requires.
     most_images
