@@ -113,6 +113,7 @@ def test_an_evaluation_estimates_each_of_its_points_from_what_was_counted() -> N
         # 8 + 3 neurons; the first layer multiplies 68 times.
         assert one == estimate(point.timesteps, one.spikes, one.synaptic_operations, [8, 3], 68)
     # 74 x 0.23 pJ.
+    assert evaluation.energy.cnn_arithmetic_joules is not None
     assert evaluation.energy.cnn_arithmetic_joules[0] == pytest.approx(74 * 0.23e-12)
 
 
@@ -185,6 +186,9 @@ def test_the_table_of_one_file_has_a_row_per_t_and_of_several_one_each() -> None
     table = energy_table([("model", run.evaluation)])
     assert table is not None
     assert str(table.caption).startswith(BOUNDARY)
-    # 16 multiplications: 4 in the convolution, 12 behind it.
+    # 16 multiplications.
     assert str(table.caption).endswith("The CNN: 3.68 pJ..73.6 pJ")
+    unknown = energy_table([("model", entry([20, 150, 190, 199], has_cnn=False).evaluation)])
+    assert unknown is not None
+    assert "The CNN:" not in str(unknown.caption)
     assert energy_table([("old", run.evaluation.model_copy(update={"energy": None}))]) is None

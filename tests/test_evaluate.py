@@ -71,6 +71,7 @@ def full_evaluation() -> Evaluation:
         labels=LABELS,
         cnn_predictions=CNN_PREDICTIONS,
         float_predictions=FLOAT_PREDICTIONS,
+        multiply_accumulates=74,
     )
 
 
@@ -194,7 +195,9 @@ def test_network_without_hidden_layers() -> None:
     point = evaluation.points[0]
     assert (point.spikes_per_image, point.synaptic_operations, point.firing_rate) == (0.0, 0.0, ())
     assert point.activation_sparsity is None
-    assert evaluation.multiply_accumulates == 3
+    assert [layer.multiply_accumulates for layer in evaluation.layers] == [3]
+    # The CNN's own are not known.
+    assert evaluation.multiply_accumulates is None
 
 
 def multiply_accumulates_by_torch(layer: QuantizedLayer, input_shape: tuple[int, ...]) -> float:

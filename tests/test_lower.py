@@ -91,6 +91,22 @@ def test_layers() -> None:
     assert layers_of(HEADS["a convolution"]) == "2x8x8-4c3-3"
 
 
+@pytest.mark.parametrize(
+    "between",
+    [nn.Sequential(), nn.MaxPool2d(2, 1, 1), nn.LeakyReLU(0.1), nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.PReLU())],
+)
+def test_multiplications_are_those_of_the_cnn(between: nn.Module) -> None:
+    # Max pooling and LeakyReLU become further neurons; the CNN multiplies in its own layers alone.
+    first, second = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2, groups=2)
+    with torch.no_grad():
+        second.weight[0] = 0
+    model = nn.Sequential(first, nn.BatchNorm2d(4), nn.ReLU(), between, second, nn.ReLU(), nn.Flatten(), LINEAR(3))
+    found = to_relu_network(prepared(model, (2, 8, 8)), (2, 8, 8))
+    side = 4 if isinstance(between, nn.MaxPool2d) else 3
+    # 22 of 3 x 8 taps along an axis lie inside the map; five channels of 2 x 9 weights are left.
+    assert found.multiply_accumulates == 2 * 4 * 22**2 + 5 * 2 * 9 * side**2 + 3 * 6 * side**2
+
+
 def test_names_are_printable_and_short() -> None:
     model = Of(lambda m, x: m.head(torch.cat([getattr(m, name)(x).relu() for name in NAMES], 1).flatten(1)))
     for name in NAMES:

@@ -60,6 +60,8 @@ def test_export_writes_one_file_per_t(digits: DataSplits, folder: Path, tmp_path
         assert network.timesteps == steps
         assert network.provenance["balance"]["calibration_images"] == 100
         assert network.provenance["model"]["architecture"] == "digits-cnn"
+        # Along an axis of 8 a padded kernel of 3 has 22 taps inside the map, along one of 4 it has 10.
+        assert network.provenance.model.multiply_accumulates == 16 * 22**2 + 16 * 32 * 10**2 + 32 * 4 * 10
         assert item.verified_images == exporting.VERIFIED_IMAGES
         assert item.report.timesteps == steps
 

@@ -333,7 +333,8 @@ def test_a_module_in_memory_is_copied(wrap: Callable[[nn.Module], nn.Module]) ->
     assert all(tensor.equal(state[name]) for name, tensor in module.state_dict().items())
     assert (source.path, source.model.training) == (None, False)
     assert {tensor.dtype for tensor in source.model.parameters()} == {torch.float32}
-    assert source.provenance == {"data": "mine", "classes": ["a", "b", "c"], "mean": [0.5], "std": [0.25]}
+    described = {"data": "mine", "classes": ["a", "b", "c"], "mean": [0.5], "std": [0.25]}
+    assert source.provenance == {**described, "multiply_accumulates": source.network.multiply_accumulates}
     expected = open_source(saved(module.state_dict()), arch="nets:Net", input_shape=SHAPE, mean=[0.5], std=[0.25])
     for found, wanted in zip(source.network.layers, expected.network.layers, strict=True):
         assert np.array_equal(found.synapse.weight, wanted.synapse.weight)

@@ -243,7 +243,7 @@ class Energy(Record):
     boundary
         What is included and what is not.
     cnn_arithmetic_joules
-        (low, high) for the CNN's multiplications, arithmetic alone, in 45 nm.
+        (low, high) for the CNN's multiplications, arithmetic alone, in 45 nm; None if their number is unknown.
     estimates
         By ascending T.
     constants
@@ -251,7 +251,7 @@ class Energy(Record):
     """
 
     boundary: str
-    cnn_arithmetic_joules: Interval
+    cnn_arithmetic_joules: Interval | None
     estimates: tuple[Estimate, ...]
     constants: tuple[Constant, ...]
 
@@ -326,12 +326,13 @@ def _joules(end: int, synaptic_operations: float, updates: int, spikes: float) -
     return synapse * synaptic_operations + update * updates + spike * spikes
 
 
-def energy(estimates: Sequence[Estimate], multiply_accumulates: int, *, is_poisson: bool = False) -> Energy:
+def energy(estimates: Sequence[Estimate], multiply_accumulates: int | None, *, is_poisson: bool = False) -> Energy:
     """Return ``estimates`` with their boundary and the CNN's arithmetic: ``multiply_accumulates`` per image."""
-    low, high = MULTIPLY_ENERGY
+    low, high = (one.value for one in MULTIPLY_ENERGY)
+    count = multiply_accumulates
     return Energy(
         boundary=f"{POISSON_BOUNDARY if is_poisson else BOUNDARY} {ARITHMETIC}",
-        cnn_arithmetic_joules=(low.value * multiply_accumulates, high.value * multiply_accumulates),
+        cnn_arithmetic_joules=None if count is None else (low * count, high * count),
         estimates=tuple(estimates),
         constants=CONSTANTS,
     )

@@ -65,6 +65,7 @@ from loihi_convert.frontend.operations import (
     refuse,
 )
 from loihi_convert.frontend.tracing import IMAGES, computed, trace
+from loihi_convert.ir.synapse import Conv, Dense
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +110,17 @@ class Graph:
     nodes: tuple[Node, ...]
     output: int
     obstacles: tuple[UnsupportedModelError, ...] = ()
+
+    @property
+    def multiply_accumulates(self) -> int:
+        """Multiplications by a nonzero weight in convolutions and dense layers, for one image; none on zero padding."""
+        total = 0
+        for node in self.nodes:
+            if isinstance(node.operation, Conv):
+                total += int(node.operation.fan_out(self.nodes[node.inputs[0]].shape).sum())
+            elif isinstance(node.operation, Dense):
+                total += int(np.count_nonzero(node.operation.weight))
+        return total
 
 
 def read_graph(model: nn.Module, input_shape: Shape) -> Graph:

@@ -159,7 +159,7 @@ class Source:
         network = _for_task(to_relu_network(model, tuple(input_shape), mean=mean, std=std), task)
         described = {"data": data, "classes": _class_names(network, classes), **_normalization(mean, std)}
         timesteps = model.timesteps if isinstance(model, WithQcfs) else None
-        return cls(None, model, network, {**described, **_recorded_task(task)}, network.notes, timesteps)
+        return cls(None, model, network, {**described, **_recorded(network)}, network.notes, timesteps)
 
 
 def open_source(
@@ -261,7 +261,7 @@ def open_source(
         network = _for_task(to_relu_network(model, input_shape, mean=mean, std=std), task)
         described = {"arch": arch, "data": data, "classes": _class_names(network, classes)}
     provenance = {"file": path.name, "sha256": sha256(path), **described, **_normalization(mean, std)}
-    provenance |= _recorded_task(task)
+    provenance |= _recorded(network)
     return Source(path, model, network, provenance, (*notes, *network.notes), timesteps, neurons)
 
 
@@ -289,9 +289,10 @@ def _for_task(network: ReluNetwork, task: Task) -> ReluNetwork:
     return replace(network, task=task)
 
 
-def _recorded_task(task: Task) -> dict[str, str]:
-    """The task for the provenance; left out for classification, as in files of earlier versions."""
-    return {} if task == "classification" else {"task": task}
+def _recorded(network: ReluNetwork) -> dict[str, str | int | None]:
+    """What the provenance holds of ``network``; the task is left out for classification, as by earlier versions."""
+    counted = {"multiply_accumulates": network.multiply_accumulates}
+    return counted if network.task == "classification" else {**counted, "task": network.task}
 
 
 def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[str]:

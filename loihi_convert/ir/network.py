@@ -84,6 +84,9 @@ class ReluNetwork:
     ending
         The function at the end of the CNN that was left out: ``softmax``, ``logsoftmax``, ``sigmoid`` or
         ``logsigmoid``; empty if there was none.
+    multiply_accumulates
+        Multiplications by a nonzero weight in the CNN's own layers, for one image; ``None`` if unknown. These layers
+        may have more: those of max pooling, for example.
     """
 
     input_shape: Shape
@@ -91,6 +94,7 @@ class ReluNetwork:
     notes: tuple[str, ...] = ()
     task: Task = "classification"
     ending: str = ""
+    multiply_accumulates: int | None = None
 
     @property
     def shapes(self) -> tuple[Shape, ...]:

@@ -38,6 +38,8 @@ class ModelRecord:
         Meaning of the outputs, see `ir.task`; optional in files for classification.
     skip_copies
         Relays per value of a skip connection, see `lower.to_relu_network`; recorded if not 1.
+    multiply_accumulates
+        As in `ReluNetwork`.
 
     Raises
     ------
@@ -58,6 +60,7 @@ class ModelRecord:
     test_accuracy: float | None = None
     task: Task = "classification"
     skip_copies: int = 1
+    multiply_accumulates: int | None = None
 
     def __post_init__(self) -> None:
         if self.skip_copies < 1:

@@ -34,6 +34,7 @@ def evaluate(
     early_exit: EarlyExit | None = None,
     numbers: Numbers | None = None,
     timesteps: Sequence[int] = (),
+    multiply_accumulates: int | None = None,
 ) -> Evaluation:
     """Return accuracy, or error, against latency for a run of ``network``.
 
@@ -51,6 +52,8 @@ def evaluate(
         Outputs of the same run, if it is a regression.
     timesteps
         Further T to report; those beyond the run are ignored.
+    multiply_accumulates
+        As in `Evaluation`.
 
     Raises
     ------
@@ -73,7 +76,7 @@ def evaluate(
         depth=compared.depth,
         readout=network.readout,
         layers=layers,
-        multiply_accumulates=sum(layer.multiply_accumulates for layer in layers),
+        multiply_accumulates=multiply_accumulates,
         cnn_accuracy=_fraction(compared.cnn_correct, image_count),
         cnn_accuracy_interval=_interval(compared.cnn_correct, image_count),
         points=points,
@@ -84,7 +87,7 @@ def evaluate(
         # A run shorter than the clock's resolution of 1 ns takes 0 seconds.
         images_per_second=image_count / max(result.seconds, 1e-9),
         wrapped_images=None if isinstance(network, GradedNetwork) else result.wrapped_images,
-        energy=_energy(network, layers, points),
+        energy=_energy(network, layers, points, multiply_accumulates),
         notes=(
             *(_notes(labels, cnn_predictions) if numbers is None else regression_notes(numbers)),
             *_range_notes(result, network),
@@ -149,7 +152,9 @@ class _Compared:
         )
 
 
-def _energy(network: AnyNetwork, layers: Sequence[LayerSize], points: Sequence[Point]) -> Energy | None:
+def _energy(
+    network: AnyNetwork, layers: Sequence[LayerSize], points: Sequence[Point], multiply_accumulates: int | None
+) -> Energy | None:
     """The estimated energy of an inference, at the T of ``points``; None for graded spikes,
     which Loihi 1 cannot send."""
     if isinstance(network, GradedNetwork):
@@ -173,7 +178,7 @@ def _energy(network: AnyNetwork, layers: Sequence[LayerSize], points: Sequence[P
         )
         for point in points
     ]
-    return energy(estimates, sum(layer.multiply_accumulates for layer in layers), is_poisson=is_poisson)
+    return energy(estimates, multiply_accumulates, is_poisson=is_poisson)
 
 
 def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 The curve is the *anytime* curve: one run of one file, whose thresholds were balanced for one T, read after each step.
 Spikes and synaptic operations are counted for layers with neurons. Pixels enter the first layer as graded spikes at
-every step, so its work does not depend on the image: it is the first layer's `multiply_accumulates` times T. With
-Poisson input it is less, and those spikes are not counted. Relays are left out of rates and included in work, with
+every step, so its work does not depend on the image: it is T times the first layer's `LayerSize.multiply_accumulates`.
+With Poisson input it is less, and those spikes are not counted. Relays are left out of rates and included in work, with
 their share given separately (`ir.relays`).
 """
 
@@ -86,7 +86,8 @@ class Evaluation(Record):
     layers
         In order; all spike, or all but the last.
     multiply_accumulates
-        For the CNN on one image, all layers. Compare its ``layers[1:]`` with `Point.synaptic_operations`.
+        Multiplications of the CNN by a nonzero weight, for one image; None if unknown, for example for files of
+        earlier versions without the CNN.
     cnn_accuracy, cnn_accuracy_interval
         Fraction 0..1 and its Wilson interval, 95 %; None without labels or without the CNN's classes.
     points
@@ -116,7 +117,7 @@ class Evaluation(Record):
     depth: int
     readout: Readout
     layers: tuple[LayerSize, ...]
-    multiply_accumulates: int
+    multiply_accumulates: int | None
     cnn_accuracy: float | None
     cnn_accuracy_interval: Interval | None
     points: tuple[Point, ...]

@@ -11,6 +11,7 @@ from loihi_convert.backends.result import RunResult
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.errors import escape_control
 from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import classes_of
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
@@ -24,6 +25,7 @@ def evaluate_images(
     network: QuantizedNetwork | GradedNetwork,
     images: Dataset,
     *,
+    cnn: ReluNetwork | None = None,
     cnn_outputs: Array | None = None,
     float_outputs: Array | None = None,
     exit_choice: MarginChoice | None = None,
@@ -37,6 +39,8 @@ def evaluate_images(
         A run of N images over T time steps.
     images
         With labels or targets, if known; they must match the network's task.
+    cnn
+        The CNN, if available.
     cnn_outputs
         ``(N, outputs)``, from `relu.cnn_scores`.
     float_outputs
@@ -51,6 +55,7 @@ def evaluate_images(
     DataError
         As in `evaluating.evaluate`.
     """
+    multiply_accumulates = network.provenance.model.multiply_accumulates if cnn is None else cnn.multiply_accumulates
     if network.task == "regression":
         steps = np.arange(1, result.outputs.shape[1] + 1)[:, np.newaxis]
         numbers = Numbers(
@@ -60,7 +65,9 @@ def evaluate_images(
             cnn_outputs=cnn_outputs,
             float_outputs=None if float_outputs is None else float_outputs / steps,
         )
-        return evaluate(result, network, numbers=numbers, timesteps=timesteps)
+        return evaluate(
+            result, network, numbers=numbers, timesteps=timesteps, multiply_accumulates=multiply_accumulates
+        )
     cnn_classes = None if cnn_outputs is None else classes_of(cnn_outputs)
     early_exit = None
     if exit_choice is not None:
@@ -73,6 +80,7 @@ def evaluate_images(
         float_predictions=None if float_outputs is None else classes_of(float_outputs),
         early_exit=early_exit,
         timesteps=timesteps,
+        multiply_accumulates=multiply_accumulates,
     )
 
 

@@ -1,4 +1,4 @@
-"""The size of each layer of a network, and its multiplications in the CNN."""
+"""The size of each layer of a network, and its work if it computed with numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loihi_convert.records import Record
 
 
 class LayerSize(Record):
-    """The size of one layer, and its multiplications in the CNN.
+    """The size of one layer, and its work if it computed with numbers.
 
     Attributes
     ----------
@@ -25,8 +25,9 @@ class LayerSize(Record):
     neuron_count
         Number of neurons of the layer.
     multiply_accumulates
-        Multiplications by a nonzero weight in this layer of the CNN for one image, after average pooling (NeuroBench:
-        effective MACs, if no activation were 0); none for relays.
+        Multiplications by a nonzero weight for one image if the layer, as it is in the file, were one of a CNN, after
+        average pooling (NeuroBench: effective MACs, if no activation were 0); none for relays. The CNN's own layer may
+        have fewer: max pooling and LeakyReLU become further neurons.
     relay_neuron_count
         Number of neurons that are relays.
     """
@@ -60,12 +61,12 @@ def layer_sizes(network: AnyNetwork) -> tuple[LayerSize, ...]:
 
 
 def multiplications(synapse: Synapse | PixelBias, input_shape: Shape) -> int:
-    """Return the number of multiplications by a nonzero weight of the CNN in ``synapse`` for one image."""
-    # A spike before a pooling reaches the synapses of its whole window; the CNN multiplies the average once.
+    """Return the number of multiplications by a nonzero weight in ``synapse`` for one image, as in a CNN."""
+    # A spike before a pooling reaches the synapses of its whole window; a CNN multiplies the average once.
     return int(synapse.fan_out(input_shape).sum()) // math.prod(synapse.pool)
 
 
 def cnn_multiplications(network: ReluNetwork) -> int:
-    """Return the sum of `multiplications` over the layers of a CNN."""
+    """Return the sum of `multiplications` over the layers: the work of a time step of the float SNN."""
     shapes = (network.input_shape, *network.shapes)
     return sum(multiplications(layer.synapse, shape) for layer, shape in zip(network.layers, shapes, strict=False))

@@ -228,11 +228,13 @@ def run_graded_into_folder(
                 reference = run_graded(network, pixels, is_stream=is_stream, trace=True, progress=progress)
             result = as_reference(result, reference, backend.name, path)
         scores = None if source is None else cnn_scores(source.network, pixels).reshape(len(pixels), -1)
-        evaluation = evaluate_images(result, network, images, cnn_outputs=scores)
+        cnn = None if source is None else source.network
+        evaluation = evaluate_images(result, network, images, cnn=cnn, cnn_outputs=scores)
         manifest: dict[str, Any] = {
             **new_manifest(
                 network=path.stem,
                 data=splits.name,
+                data_fingerprint=splits.fingerprint,
                 backend=backend.name,
                 files=(path,),
                 command_line=command_line,

@@ -256,6 +256,7 @@ def run_into_folder(
         manifest = new_manifest(
             network=paths[0].stem,
             data=splits.name,
+            data_fingerprint=splits.fingerprint,
             backend=backend.name,
             files=paths,
             command_line=command_line,

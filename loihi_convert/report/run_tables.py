@@ -213,12 +213,13 @@ def layer_table(
                 "silent\nchannels": str(sum(one == 0 for one in channels)) if channels else None,
                 "thresholds,\nintegers": _threshold_range(known) or only_integrates,
                 "SynOps\n/image": operations,
-                "CNN's MACs\n/image": f"{layer.multiply_accumulates:,}",
+                "MACs\n/image": f"{layer.multiply_accumulates:,}",
             }
         )
     caption = (
         f"at T = {point.timesteps}; SynOps: synapses of the layer reached by the spikes of the one before it. "
-        "The first layer receives pixels at every step, or Poisson spikes"
+        "The first layer receives pixels at every step, or Poisson spikes. MACs: the layer's multiplications if it "
+        "computed once, with numbers"
     )
     if evaluation.has_relays:
         caption += ". Rates and thresholds leave out relays, SynOps include them"
@@ -281,7 +282,7 @@ def energy_cells(energy: Energy, one: Estimate) -> dict[str, str | None]:
         "Loihi 1,\ntime": quantity_range(one.loihi1_seconds, "s"),
         "relays'\nshare %": _relay_share(one),
         "arithmetic,\n45 nm": quantity_range(one.arithmetic_joules, "J"),
-        "the CNN's\narithmetic": quantity_range(energy.cnn_arithmetic_joules, "J"),
+        "the CNN's\narithmetic": energy.cnn_arithmetic_joules and quantity_range(energy.cnn_arithmetic_joules, "J"),
     }
 
 
@@ -314,8 +315,7 @@ def energy_table(figures: Figures) -> Table | None:
         for one in energy.estimates
         if len(figures) == 1 or one.timesteps == evaluation.nominal_point.timesteps
     ]
-    # The number of weights that round to 0 differs between files.
-    low, high = zip(*(energy.cnn_arithmetic_joules for _, _, energy in known), strict=True)
+    cnns = [energy.cnn_arithmetic_joules for _, _, energy in known if energy.cnn_arithmetic_joules is not None]
     left_out = ("spikes\n/image", "relays'\nshare %", "the CNN's\narithmetic")
     boundaries = dict.fromkeys(energy.boundary for _, _, energy in known)
     shares = [
@@ -325,9 +325,14 @@ def energy_table(figures: Figures) -> Table | None:
         for one in energy.estimates
         for s in _relay_shares(one)
     ]
-    relays = f". Relays take {_span(shares)} % of Loihi 1's energy" if shares else ""
+    facts = []
+    if cnns:
+        # Files of different CNNs may be compared.
+        facts.append(f"The CNN: {quantity_range((min(low for low, _ in cnns), max(high for _, high in cnns)), 'J')}")
+    if shares:
+        facts.append(f"Relays take {_span(shares)} % of Loihi 1's energy")
     return table_of(
         [{header: text for header, text in row.items() if header not in left_out} for row in rows],
         title="energy and time of an inference, estimated",
-        caption=f"{' '.join(boundaries)} The CNN: {quantity_range((min(low), max(high)), 'J')}{relays}",
+        caption=" ".join([*boundaries, ". ".join(facts)]).rstrip(),
     )

@@ -86,5 +86,6 @@ def entry(
         cnn_predictions=cnn_predictions,
         float_predictions=_run([min(200, count + 1) for count in correct_counts]).predictions if has_float else None,
         early_exit=early_exit,
+        multiply_accumulates=16 if has_cnn else None,
     )
     return FileResults(name, evaluation, result, network)

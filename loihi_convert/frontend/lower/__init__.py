@@ -111,7 +111,9 @@ def lowered(
         if found:
             raise _first_of(found)
         chain = to_chain(placed(lowering.populations, skip_copies), tuple(input_shape), tuple(lowering.notes))
-        chain = replace(chain, network=replace(chain.network, ending=lowering.ending))
+        multiply_accumulates = graph.multiply_accumulates
+        network = replace(chain.network, ending=lowering.ending, multiply_accumulates=multiply_accumulates)
+        chain = replace(chain, network=network)
     for layer in chain.network.layers:
         arrays = (layer.synapse.weight, layer.synapse.bias)
         if not all(array is None or np.isfinite(array).all() for array in arrays):
