@@ -24,6 +24,7 @@ from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import class_count, classes_of
+from loihi_convert.metrics.regression import errors
 from loihi_convert.netx.native import encode
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -113,18 +114,18 @@ def test_errors_are_computed_from_potential_x_scale_over_t(
     images, targets = TEST
     # In the arithmetic of the run: torch sums in another order, and the errors below are small differences.
     expected = cnn_scores(as_regression(position), images[:, np.newaxis])
-    assert expected == pytest.approx(scores(position, images), abs=1e-6)
+    assert expected == pytest.approx(scores(position, images), rel=1e-5, abs=1e-5)
     regression = result.evaluation.regression
     assert regression is not None
     assert regression.output_names == ("row", "column")
     for point in regression.points:
         found = result.run.potentials[:, point.timesteps - 1] * converted.network.layers[-1].scale / point.timesteps
-        for errors, wanted in ((point.to_targets, targets), (point.to_cnn, expected)):
-            assert errors is not None
+        for judged, wanted in ((point.to_targets, targets), (point.to_cnn, expected)):
+            assert judged is not None
             rmse = np.sqrt(np.square(found - wanted).mean(axis=0))
-            assert [one.rmse for one in errors.outputs] == pytest.approx(rmse)
-            assert [one.r2 for one in errors.outputs] == pytest.approx(r2_by_hand(found, wanted), rel=1e-4)
-            assert errors.mean.rmse == pytest.approx(rmse.mean())
+            assert [one.rmse for one in judged.outputs] == pytest.approx(rmse)
+            assert [one.r2 for one in judged.outputs] == pytest.approx(r2_by_hand(found, wanted), rel=1e-4)
+            assert judged.mean.rmse == pytest.approx(rmse.mean())
     assert np.array_equal(result.outputs, found)
     assert np.array_equal(result.predictions, found)
     assert result.cnn_rmse == pytest.approx(np.sqrt(np.square(expected - targets).mean(axis=0)).mean())
@@ -180,6 +181,19 @@ def test_one_output_and_without_targets(position: nn.Module) -> None:
     assert (unknown.rmse, unknown.r2, unknown.cnn_rmse) == (None, None, None)
     assert unknown.rmse_to_cnn == done.rmse_to_cnn
     assert unknown.plot().axes[0].get_ylabel() == "RMSE to the CNN's outputs"
+
+
+def test_targets_far_from_zero_have_an_r2() -> None:
+    far = 1e7 + np.array([-2.0, 0.0, 2.0])
+    found = errors(np.stack([far + 1, np.full(3, 1e7)], axis=1), np.stack([far, np.full(3, 0.1)], axis=1))
+    assert found is not None
+    assert found.outputs[0].r2 == pytest.approx(1 - 3 / 8)
+    assert found.outputs[1].r2 is None
+    # Outputs of a CNN, in float32, differ by rounding errors.
+    noisy = 1 + 1e-7 * np.array([[-1.0], [0.0], [1.0]])
+    computed = errors(noisy, noisy, relative_noise=1e-6)
+    assert computed is not None
+    assert computed.mean.r2 is None
 
 
 def test_constant_targets_have_no_r2(converted: lc.Converted) -> None:

@@ -8,7 +8,7 @@ mean. Means over outputs have equal weights.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -16,6 +16,9 @@ from pydantic import Field, model_validator
 from loihi_convert.arrays import Array
 from loihi_convert.errors import DataError
 from loihi_convert.records import Record
+
+_FLOAT32_NOISE: Final = 1e-6
+"""Relative rounding errors of outputs that the CNN computes in float32."""
 
 
 class Error(Record):
@@ -140,7 +143,7 @@ def evaluate_regression(numbers: Numbers, timesteps: Sequence[int]) -> Regressio
         return RegressionPoint(
             timesteps=steps,
             to_targets=errors(found, numbers.targets),
-            to_cnn=errors(found, numbers.cnn_outputs),
+            to_cnn=errors(found, numbers.cnn_outputs, relative_noise=_FLOAT32_NOISE),
             float_to_targets=errors(floating, numbers.targets),
         )
 
@@ -151,15 +154,18 @@ def evaluate_regression(numbers: Numbers, timesteps: Sequence[int]) -> Regressio
     )
 
 
-def errors(found: Array | None, expected: Array | None) -> Errors | None:
-    """Return the errors of ``found`` against ``expected``, both ``(N, outputs)``; None if either is unknown."""
+def errors(found: Array | None, expected: Array | None, *, relative_noise: float = 0.0) -> Errors | None:
+    """Return the errors of ``found`` against ``expected``, both ``(N, outputs)``; None if either is unknown.
+
+    An output is constant if ``expected`` deviates from its mean by at most ``relative_noise`` of its size.
+    """
     if found is None or expected is None:
         return None
     wanted = expected.astype(np.float64)
     squares = np.square(found - wanted).mean(axis=0)
     spread = np.square(wanted - wanted.mean(axis=0)).mean(axis=0)
-    # The variance of a constant is 0 up to rounding errors.
-    varies = spread > 1e-12 * np.square(wanted).mean(axis=0)
+    # The mean of a constant is itself only up to rounding errors.
+    varies = (wanted != wanted[0]).any(axis=0) & (spread > relative_noise**2 * np.square(wanted).mean(axis=0))
     outputs = tuple(
         Error(rmse=float(np.sqrt(square)), r2=float(1 - square / variance) if is_varied else None)
         for square, variance, is_varied in zip(squares, spread, varies, strict=True)
