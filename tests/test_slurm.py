@@ -31,16 +31,17 @@ GRID = ("sweep", "model.pt", "-T", "1,2,4", "--balance", "percentile,ngu-lee", "
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of `write_files`, and in ``here`` the sweep computed without SLURM."""
     path = tmp_path_factory.mktemp("made")
     write_files(path, load_data("digits"))
+    succeed(*GRID, "--workers", "0", "-o", "here", folder=path)
     return path
 
 
 @pytest.fixture(autouse=True)
 def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files of `write_files`, the current one."""
-    for path in made.iterdir():
-        shutil.copy(path, tmp_path)
+    """A copy of ``made``, the current folder."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -49,8 +50,8 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "loihi_convert", *map(str, words)]
 
 
-def succeed(*words: object) -> None:
-    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=250)
+def succeed(*words: object, folder: Path | None = None) -> None:
+    done = subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -83,13 +84,11 @@ def started(*words: object) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_jobs_compute_the_cells_of_a_sweep() -> None:
-    succeed(*GRID, "--workers", "0", "-o", "here")
     succeed(*GRID, "--slurm", JOBS, "-o", "there")
     require_same_sweep("here", "there")
 
 
 def test_an_array_of_shards_is_the_whole_sweep() -> None:
-    succeed(*GRID, "--workers", "0", "-o", "here")
     words = " ".join(command(*GRID, "-o", "there"))
     Path("job.sh").write_text(f"#!/bin/sh\nexport OMP_NUM_THREADS=1\n{words} --shard $SLURM_ARRAY_TASK_ID/3\n")
     subprocess.run(["sbatch", "--wait", "--array=1-3", "--mem=3G", "job.sh"], check=True, timeout=280)
@@ -97,7 +96,6 @@ def test_an_array_of_shards_is_the_whole_sweep() -> None:
 
 
 def test_a_cancelled_job_is_replaced() -> None:
-    succeed(*GRID, "--workers", "0", "-o", "here")
     with started(*GRID, "--slurm", JOBS, "-o", "there") as process:
         deadline = time.monotonic() + 200
         while not cells("there"):
@@ -114,9 +112,9 @@ def test_a_cancelled_job_is_replaced() -> None:
 
 def test_jobs_share_the_images_of_a_run() -> None:
     words = ("run", "model.net", "--images", "300")
-    succeed(*words, "-o", "here")
-    succeed(*words, "-o", "there", "--slurm", JOBS)
-    assert written(Path("here"), "command_line") == written(Path("there"), "command_line")
+    succeed(*words, "-o", "one")
+    succeed(*words, "-o", "several", "--slurm", JOBS)
+    assert written(Path("one"), "command_line") == written(Path("several"), "command_line")
 
 
 def test_jobs_share_the_calibration_images_of_an_export() -> None:
