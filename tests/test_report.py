@@ -282,7 +282,13 @@ def test_a_file_of_another_tool_has_firing_rates_and_no_thresholds(tmp_path: Pat
 def with_neurons(*kinds: tuple[str, str, str | None, str | None]) -> dict[str, object]:
     """A manifest's provenance of files by name: reset, thresholds and target as `export` records them."""
     manifest = new_manifest(
-        network="several", data="mnist", backend="ref", files=[], command_line=["loihi-convert", "run"], seed=None
+        network="several",
+        data="mnist",
+        data_fingerprint="c0ffee",
+        backend="ref",
+        files=[],
+        command_line=["loihi-convert", "run"],
+        seed=None,
     )
     provenance = {}
     for name, reset, thresholds, target in kinds:
@@ -432,7 +438,15 @@ def test_the_output_is_html(tmp_path: Path) -> None:
 
 def manifest_of(file: Path, utc_time: str, data: str = "mnist") -> dict[str, object]:
     """Return the manifest of a run of ``file`` at this time."""
-    made = new_manifest(network="a", data=data, backend="ref", files=[file], command_line=["run"], seed=None)
+    made = new_manifest(
+        network="a",
+        data=data,
+        data_fingerprint="",
+        backend="ref",
+        files=[file],
+        command_line=["run"],
+        seed=None,
+    )
     return {**made, "utc_time": utc_time}
 
 
@@ -496,6 +510,14 @@ def test_a_newer_run_that_is_less_complete_is_left_out(tmp_path: Path, reason: s
         shown, left_out = most_complete_of(order)
         assert [run.name for run in shown] == ["run-full"]
         assert [(one.file, one.run.name, one.reason) for one in left_out] == [("model-T4", "new", reason)]
+
+
+@pytest.mark.parametrize("change", [{"leak": True}, {"neuron": "own"}, {"data_fingerprint": "other images"}])
+def test_runs_with_other_options_or_images_are_both_shown(tmp_path: Path, change: dict[str, object]) -> None:
+    stored = read_run(runs_of_one_file(tmp_path, [("one", 10, FULL)])[0])
+    other = replace(stored, name="other", manifest=stored.manifest.model_copy(update=change))
+    shown, left_out = most_complete_of([stored, other])
+    assert ([run.name for run in shown], left_out) == (["run-one", "other"], [])
 
 
 def test_more_images_count_more_than_the_cnn(tmp_path: Path) -> None:

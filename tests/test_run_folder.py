@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs import manifest, run_folder
 from loihi_convert.runs.manifest import new_manifest
+from loihi_convert.runs.stored_run import read_run
 
 MANIFEST = {"network": "small", "data": "digits"}
 CLASSES = ("zero", "one", "two")
@@ -159,6 +161,20 @@ def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(tmp_pa
         for timesteps in (1, 2, 3)
     ]
     assert found == expected
+
+
+def test_names_that_are_not_utf8_lose_nothing(tmp_path: Path) -> None:
+    strange, literal = os.fsdecode(b"caf\xe9"), r"caf\udce9"
+    run = entry([20, 150], name=strange)
+    made = new_manifest(
+        network=strange, data="a", data_fingerprint="", backend="ref", files=[], command_line=[strange], seed=None
+    )
+    write(tmp_path, run, paths=[f"{strange}.png"] * 200, classes=(strange, r"\udce9", "two"), manifest=made)
+    first = read_csv(tmp_path / "predictions.csv")[0]
+    assert (first["file"], first["path"]) == (literal, f"{literal}.png")
+    stored = read_run(tmp_path)
+    assert stored.evaluations == {literal: run.evaluation}
+    assert (stored.manifest.network, stored.manifest.command_line) == (literal, (literal,))
 
 
 def test_predictions_csv_of_files_with_other_columns(tmp_path: Path) -> None:
@@ -395,7 +411,13 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
         "--data=digits",
     ]
     found = new_manifest(
-        network="small", data="digits", backend="ref", files=[model], command_line=command_line, seed=3
+        network="small",
+        data="digits",
+        data_fingerprint="c0ffee",
+        backend="ref",
+        files=[model],
+        command_line=command_line,
+        seed=3,
     )
     assert found["files"] == [{"name": "model.net", "sha256": hashlib.sha256(b"content").hexdigest()}]
     assert found["command_line"] == [

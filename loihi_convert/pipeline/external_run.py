@@ -91,7 +91,13 @@ def run_external_into_folder(
                 result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
         evaluation = evaluate(result, network, labels=images.labels, timesteps=timesteps)
         manifest = new_manifest(
-            network=path.stem, data=splits.name, backend="ref", files=(path,), command_line=command_line, seed=None
+            network=path.stem,
+            data=splits.name,
+            data_fingerprint=splits.fingerprint,
+            backend="ref",
+            files=(path,),
+            command_line=command_line,
+            seed=None,
         )
         files = run_folder.write_run(
             folder,

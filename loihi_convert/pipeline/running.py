@@ -123,6 +123,7 @@ def run(
         ran.result,
         network,
         images,
+        cnn=opened.cnn,
         cnn_outputs=ran.cnn_outputs,
         float_outputs=ran.float_outputs,
         exit_choice=choice,

@@ -125,9 +125,10 @@ def most_complete_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[L
     """Return ``runs`` reduced to the most complete run of each file, the newest among equals, and the omitted files.
 
     The order is that of `_Contents`: a later run on fewer images, or without the CNN, does not replace an earlier one.
-    Two files are the same if their SHA-256, data and backend are equal. A run without remaining files is omitted.
+    Two files are the same if their SHA-256, data, backend and `Manifest.options` are equal. A run without remaining
+    files is omitted.
     """
-    best: dict[tuple[str, ...], StoredRun] = {}
+    best: dict[tuple[object, ...], StoredRun] = {}
     for run in runs:
         for file in run.evaluations:
             key = _identity(run, file)
@@ -169,10 +170,11 @@ def _reason(file: str, run: StoredRun, shown: StoredRun) -> str:
     return reason.format(shown.name)
 
 
-def _identity(run: StoredRun, file: str) -> tuple[str, ...] | None:
+def _identity(run: StoredRun, file: str) -> tuple[object, ...] | None:
     """Return the key by which two runs of a file are the same experiment; None if its SHA-256 was not recorded."""
     sha256 = next((read.sha256 for read in run.manifest.files if Path(read.name).stem == file), None)
-    return None if sha256 is None else (run.manifest.data, run.manifest.backend, file, sha256)
+    manifest = run.manifest
+    return None if sha256 is None else (manifest.data, manifest.backend, file, sha256, *manifest.options)
 
 
 def entries_of(runs: Sequence[StoredRun]) -> list[Entry]:

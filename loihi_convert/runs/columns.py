@@ -301,7 +301,7 @@ def blocks_as_csv(runs: Sequence[Iterator[Rows]]) -> bytes:
     started = [(next(run), run) for run in runs]
     columns = dict.fromkeys(itertools.chain.from_iterable(first for first, _ in started))
     content = io.BytesIO()
-    with io.TextIOWrapper(content, "utf-8", newline="") as text:
+    with io.TextIOWrapper(content, "utf-8", "backslashreplace", newline="") as text:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
         for first, others in started:
@@ -317,7 +317,7 @@ def as_csv(rows: Iterable[Mapping[str, object] | _Row]) -> bytes:
     dicts = [_cells(row) if isinstance(row, _Row) else row for row in rows]
     columns = itertools.chain.from_iterable(dicts)
     content = io.BytesIO()
-    with io.TextIOWrapper(content, "utf-8", newline="") as text:
+    with io.TextIOWrapper(content, "utf-8", "backslashreplace", newline="") as text:
         writer = csv.DictWriter(text, dict.fromkeys(columns), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(dicts)

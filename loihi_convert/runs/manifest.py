@@ -49,12 +49,25 @@ class Manifest(BaseModel):
     backend_versions: Mapping[str, str] = {}
     classes: tuple[str, ...] | None = None
     provenance: Mapping[str, Mapping[str, Any]] = {}
+    data_fingerprint: str | None = None
+    neuron: str | None = None
+    leak: bool | None = None
+    spikes: str | None = None
+    stream: bool | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def options(self) -> tuple[object, ...]:
+        """What distinguishes two runs of a file on images of one name: other images, or another calculation."""
+        return self.data_fingerprint, self.neuron, self.leak, self.stream, self.mean, self.std
 
 
 def new_manifest(
     *,
     network: str,
     data: str,
+    data_fingerprint: str,
     backend: str,
     files: Sequence[Path],
     command_line: Sequence[str],
@@ -68,6 +81,8 @@ def new_manifest(
     ----------
     network, data, backend
         Names, for the reader.
+    data_fingerprint
+        `DataSplits.fingerprint`.
     files
         The input files: exported networks, models; their SHA-256 is recorded.
     command_line
@@ -78,6 +93,7 @@ def new_manifest(
     return {
         "network": network,
         "data": data,
+        "data_fingerprint": data_fingerprint,
         "backend": backend,
         "files": [{"name": path.name, "sha256": sha256(path)} for path in files],
         "command_line": [_without_folders(argument) for argument in command_line],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,6 +32,8 @@ from loihi_convert.runs.columns import (
     regression_rows,
     thresholds,
 )
+
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 RUNS: Final = Path("runs")
 """The parent of run folders that were not given a name."""
@@ -214,7 +217,9 @@ def results_json(evaluations: Iterable[tuple[str, Evaluation]]) -> str:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name need not be UTF-8; its other bytes become the text that `backslashreplace` writes in the CSV files.
+    return _SURROGATES.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text)
 
 
 def _make_dated(first: Path, made: list[Path]) -> Path:

@@ -19,7 +19,13 @@ def write_runs(root: Path, *runs: run_folder.FileResults, data: str = "mnist", *
     file = root / "some.net"
     file.write_bytes(b"content")
     made = new_manifest(
-        network=runs[0].name, data=data, backend="ref", files=[file], command_line=["loihi-convert", "run"], seed=None
+        network=runs[0].name,
+        data=data,
+        data_fingerprint="c0ffee",
+        backend="ref",
+        files=[file],
+        command_line=["loihi-convert", "run"],
+        seed=None,
     )
     manifest = {
         **made,
