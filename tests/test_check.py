@@ -172,7 +172,7 @@ BROKEN_NETWORKS = [
     ("biases fit sixteen bits", good(reset="soft", bias=[0, -32769]), "lava", {}, "warning",
      "conv", ["-32,769..0", "-32768..32767", "int16"]),
     ("no pooling multiplies the weights", good(readout=POOLED_READOUT), "lava", {}, "note",
-     "fc", ["72 weights", "8 of the CNN"]),
+     "fc", ["72 weights", "each of the CNN's 9 times"]),
 ]  # fmt: skip
 
 
@@ -462,6 +462,15 @@ def test_the_soft_reset_circuit_is_counted_for_the_chip() -> None:
     assert [layer.core_words for layer in chips.layers] == [4 + 12, 18 * 2 + 2]
     assert (chips.cores, chips.source_cores) == ((3 + 1, 3 + 1), 1)
     assert "soft-reset circuit" in chips.boundary
+
+
+def test_output_neurons_reset_by_the_circuit_too() -> None:
+    network = good(reset="soft")
+    *layers, last = network.layers
+    neuron = IntegerNeuron(np.full(4, 640, np.int32), np.zeros(4, np.int32))
+    network = replace(network, layers=(*layers, replace(last, neuron=neuron)))
+    plain, chips = network_resources(network), network_resources(network, has_circuit=True)
+    assert chips.layers[-1].synapses == plain.layers[-1].synapses + 4
 
 
 def test_each_kind_of_neuron_side_by_side() -> None:

@@ -187,6 +187,13 @@ def test_each_digit_is_rounded_down_at_the_ends_of_lif() -> None:
     assert_whole(network, result, white, 8)
 
 
+def test_the_energy_includes_the_neurons_of_both_digits() -> None:
+    network, white = saturating(), np.full((1, 1, 1, 1), 255, np.uint8)
+    energy = evaluate(run_network(network, white, 8), network).energy
+    assert energy is not None
+    assert [one.membrane_updates for one in energy.estimates] == [(400 + 2 * 2) * t for t in (1, 2, 4, 8)]
+
+
 def test_the_file_says_that_there_are_two_digits(tmp_path: Path) -> None:
     path, network = tmp_path / "model.net", quantized()
     netx.write(network, path)

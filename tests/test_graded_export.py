@@ -295,6 +295,11 @@ def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke) -> None:
     assert (point["timesteps"], point["global_steps"], done.json["model"]["energy"]) == (1, 5, None)
     shown = invoke("run", exported, "--data", "own.npz", "-o", "stream", "--stream")
     assert (shown.code, "sequence" in shown.out, "the frame before" in " ".join(shown.out.split())) == (0, True, True)
+    assert invoke("report", "run", "-o", "page.html").code == 0
+    page = (exported.parent / "page.html").read_text()
+    assert "one step of each layer" in page
+    for said in ("Run the files again", "thresholds balanced", "pixels at every step"):
+        assert said not in page
     checked = invoke("check", exported)
     assert (checked.code, "sigma-delta neurons" in checked.out) == (0, True)
     assert "graded (sigma-delta neurons)" in invoke("inspect", exported).out
@@ -427,3 +432,5 @@ def test_the_table_takes_binary_spikes_from_the_cards() -> None:
         own = [row for row in rows if row["network"] == name]
         assert own[0]["neurons"] == "graded"
         assert {row["timesteps"]: row["accuracy"] for row in own[1:]} == known
+        # Behind the image every synapse takes a step, whatever the spikes carry.
+        assert len({int(row["steps_to_output"]) - int(row["timesteps"]) for row in own}) == 1

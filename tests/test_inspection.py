@@ -305,5 +305,5 @@ def test_differences_by_kind(tmp_path: Path) -> None:
     count = len(first.neuron.threshold)
     assert thresholds == ("thresholds", ("1",), count, count, 1.0, (0, 0))
     assert difference_summary((thresholds,), ("a.net", "b.net"), len(found)).startswith(
-        f"a.net and b.net differ: thresholds in {count} of {count} channels"
+        f"a.net and b.net differ: thresholds in {count} of {count} channels of layer 1 ("
     )

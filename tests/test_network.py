@@ -207,6 +207,12 @@ def test_names_that_cannot_be_printed(name: str) -> None:
         replace(network_of(), layers=(replace(first, name=name), last))
 
 
+def test_two_layers_of_one_name() -> None:
+    first, last = network_of().layers
+    with pytest.raises(RangeError, match=f"^{first.name}: found in two layers"):
+        replace(network_of(), layers=(first, replace(last, name=first.name)))
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_pixels_are_rounded_to_p_bits(bits: int) -> None:
     values = np.arange(256, dtype=np.uint8)

@@ -24,7 +24,7 @@ from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256
 from loihi_convert.report import build
 from loihi_convert.report.entries import most_complete_of
-from loihi_convert.report.formats import quantity, quantity_range
+from loihi_convert.report.formats import percent, quantity, quantity_range
 from loihi_convert.runs.manifest import Manifest, new_manifest
 from loihi_convert.runs.run_folder import FileResults
 from loihi_convert.runs.stored_run import read_run
@@ -564,6 +564,25 @@ def test_the_verdict_of_the_most_accurate_file(tmp_path: Path) -> None:
         "T = 4 is the most accurate: 100.00 %, 0.50 points above the CNN (200 images). T = 1 loses 24.50 points at 1/4 "
         "of its work."
     ]
+
+
+def test_the_verdict_of_a_difference_that_rounds_to_nothing(tmp_path: Path) -> None:
+    run = entry([20, 199], name="m")
+    for loss, said in (
+        (0.004, ", less than 0.01 points below"),
+        (-0.004, ", less than 0.01 points above"),
+        (0.0, ", equal to"),
+    ):
+        point = run.evaluation.points[-1].model_copy(update={"conversion_loss_points": loss})
+        changed = run._replace(evaluation=run.evaluation.model_copy(update={"points": (point,)}))
+        folder = tmp_path / str(loss)
+        folder.mkdir()
+        (verdict,) = verdicts(folder, write_runs(folder, changed))
+        assert f"99.50 %{said} the CNN" in verdict
+
+
+def test_only_all_is_a_hundred_percent() -> None:
+    assert [percent(part / 50_000) for part in (50_000, 49_999, 49_997)] == ["100.00", ">99.99", "99.99"]
 
 
 @pytest.mark.slow

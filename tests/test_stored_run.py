@@ -52,6 +52,19 @@ def test_a_class_that_is_never_predicted_has_its_name(
         ("manifest.json", "network", "netwrok", "network: Field required"),
         ("result.json", "}", "", "Invalid JSON"),
         ("result.json", '"depth": 2', '"depth": "two"', "model.depth: Input should be a valid integer"),
+        (
+            "result.json",
+            '5,\n        "curve',
+            '4,\n        "curve',
+            "model.early_exit: Value error, no point of the chosen",
+        ),
+        (
+            "result.json",
+            '"average_timesteps": 1',
+            '"average_timesteps": 0',
+            "model.early_exit.points.0.average_timesteps",
+        ),
+        ("result.json", '"spikes_per_image": 2.0', '"spikes_per_image": 1e308', "model.points.0.spikes_per_image: "),
         ("predictions.csv", "\nmodel,0,3,", "\nmodel,0,2,", "the images or correct classes of model"),
         ("predictions.csv", ",label,", ",lable,", "class 0 for an image of class None"),
         ("predictions.csv", "\nmodel,0,3,0,zero,0", "\nmodel,0,3,7,zero,0", "class 7 for an image of class 0, of 3"),
@@ -68,7 +81,7 @@ def test_a_class_that_is_never_predicted_has_its_name(
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, name: str, old: str, new: str, found: str) -> None:
-    folder = write_runs(tmp_path, entry([199, 150, 20]))
+    folder = write_runs(tmp_path, entry([199, 150, 20], exit_leads=[4, 5, 9]))
     edit(folder / name, old, new)
     with pytest.raises(InputError) as caught:
         read_run(folder)

@@ -58,8 +58,7 @@ def _row(
     values = (
         *(name, neurons, point["timesteps"], f"{100 * accuracy:.2f}", f"{100 * cnn_accuracy:.2f}"),
         *(round(point["spikes_per_image"]), f"{point['synaptic_operations']:.3g}", found["image_count"]),
-        # The output of graded spikes is there after one step of each layer.
-        found["depth"] if neurons == "graded" else point["global_steps"],
+        point["global_steps"],
     )
     return dict(zip(COLUMNS, values, strict=True))
 

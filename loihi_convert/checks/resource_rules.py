@@ -46,7 +46,7 @@ def no_pooling_multiplies_the_weights(layer: LayerResources) -> Violation | None
     if layer.pooling == 1:
         return None
     return Violation(
-        f"{layer.weights:,} weights in the file for {layer.weights // layer.pooling:,} of the CNN",
+        f"{layer.weights:,} weights in the file, each of the CNN's {layer.pooling} times",
         "netx has no pooling, so each weight is repeated for every input of its window",
         "lava/lib/dl/netx/hdf5.py",
         "A stride instead of the pooling avoids that.",

@@ -9,7 +9,7 @@ the layer without them.
 
 The soft-reset circuit (`ir.circuit`) is counted for target loihi2: a synapse from each neuron to itself, one from the
 bias source to each neuron of a layer with a bias, and one core for each neuron that passes the bias source's spike from
-layer to layer (`backends.loihi2.plan`). The last layer only integrates, so it has no such reset.
+layer to layer (`backends.loihi2.plan`). A last layer that only integrates does not reset.
 
 Not counted: the input and its adapters, output axons, and whatever the host reads.
 """
@@ -174,6 +174,7 @@ def resources(
     *,
     relays: Sequence[Array | None] | None = None,
     has_circuit: bool = False,
+    has_output_neurons: bool = False,
     chips: int = 1,
 ) -> Chips:
     """Return the resources of each layer, and of the network.
@@ -190,10 +191,12 @@ def resources(
         ``relay_of`` of each layer, as in `ir.network.ReluLayer`; by default no layer has relays.
     has_circuit
         Whether neurons reset by the soft-reset circuit of stock processes.
+    has_output_neurons
+        Whether the last layer has neurons that spike.
     chips
         Number of Loihi 2 chips available.
     """
-    recurrent = recurrent or {}
+    recurrent, last = recurrent or {}, has_output_neurons
     relays = relays or [None] * len(synapses)
     shapes = [input_shape]
     for _, synapse in synapses:
@@ -201,7 +204,7 @@ def resources(
     fan_outs = [synapse.fan_out(shape) for (_, synapse), shape in zip(synapses, shapes, strict=False)]
     leaving = [*fan_outs[1:], np.zeros(shapes[-1], np.int64)]
     placed = [
-        _placed(name, synapse, shape, recurrent.get(name), relay_of, has_circuit, index < len(synapses) - 1)
+        _placed(name, synapse, shape, recurrent.get(name), relay_of, has_circuit, index < len(synapses) - 1 or last)
         for index, ((name, synapse), shape, relay_of) in enumerate(zip(synapses, shapes, relays, strict=False))
     ]
     layers = tuple(
@@ -220,6 +223,7 @@ def network_resources(network: ReluNetwork | QuantizedNetwork, *, has_circuit: b
         [(layer.name, layer.synapse) for layer in network.layers],
         relays=[layer.relay_of for layer in network.layers],
         has_circuit=has_circuit,
+        has_output_neurons=network.layers[-1].threshold is not None,
         chips=chips,
     )
 

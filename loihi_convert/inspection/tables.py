@@ -111,14 +111,19 @@ def kinds_table(found: Sequence[Kind], names: tuple[str, str]) -> Table:
 def difference_summary(found: Sequence[Kind], names: tuple[str, str], datasets: int) -> str:
     """Return in a sentence how two files differ; ``datasets``: in how many datasets."""
     counted = [
-        f"{kind.name} in {kind.differing:,} of {kind.total:,} channels"
+        f"thresholds in {kind.differing:,} of {kind.total:,} channels{_of_layers(kind)}"
         if kind.name == "thresholds"
-        else f"{kind.differing:,} of {kind.total:,} {kind.name}"
+        else f"{kind.differing:,} of {kind.total:,} {kind.name}{_of_layers(kind)}"
         for kind in found
         if kind.name in ("thresholds", "weights", "biases") and kind.total
     ]
     what = ", ".join(counted) or "no weight, bias or threshold that both have"
     return f"{names[0]} and {names[1]} differ: {what} ({datasets} datasets in all)"
+
+
+def _of_layers(kind: Kind) -> str:
+    """The layers whose datasets were counted: only those that differ."""
+    return f" of layer{'s' if len(kind.layers) > 1 else ''} {', '.join(kind.layers)}" if kind.layers else ""
 
 
 def summary(contents: Contents) -> str:

@@ -235,6 +235,9 @@ class QuantizedNetwork:
             for rule in kept:
                 if found := rule(layer):
                     raise RangeError(f"breaks the rule '{rule.__name__.replace('_', ' ')}': {found}", where=layer.name)
+        names = [layer.name for layer in self.layers]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise RangeError("found in two layers", where=repeated[0], expected="must be the name of one layer")
         for layer in self.layers[:-1]:
             if layer.neuron is None or layer.low_bits:
                 found = "has no neurons" if layer.neuron is None else f"has {layer.low_bits} low bits"

@@ -19,6 +19,7 @@ from fractions import Fraction
 from typing import Final, NamedTuple
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
@@ -87,7 +88,7 @@ class ExitPoint(Record):
     """
 
     margin: int | None
-    average_timesteps: float
+    average_timesteps: float = Field(ge=1)
     median_timesteps: int
     percentile_95_timesteps: int
     correct_count: int | None
@@ -117,6 +118,12 @@ class EarlyExit(Record):
     points: tuple[ExitPoint, ...]
     exit_share: tuple[float, ...]
     synaptic_operations_saved: float | None
+
+    @model_validator(mode="after")
+    def _has_chosen_point(self) -> EarlyExit:
+        if self.choice.margin not in [point.margin for point in self.points]:
+            raise ValueError(f"no point of the chosen margin {self.choice.margin}")
+        return self
 
     @property
     def chosen_point(self) -> ExitPoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -93,6 +94,7 @@ def evaluate(
             *_range_notes(result, network),
         ),
         regression=None if numbers is None else evaluate_regression(numbers, [point.timesteps for point in points]),
+        is_graded=isinstance(network, GradedNetwork),
     )
 
 
@@ -162,12 +164,14 @@ def _energy(
     is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
     # Pixels of Poisson input may have relays; their synapses count as reached by pixels.
     input_synapses = int(network.layers[0].synapse.fan_out(network.input_shape).sum())
+    stored = network.stored if isinstance(network, QuantizedNetwork) else network
+    neuron_counts = [math.prod(shape) for shape in stored.shapes]
     estimates = [
         estimate(
             point.timesteps,
             point.spikes_per_image,
             point.synaptic_operations,
-            [layer.neuron_count for layer in layers],
+            neuron_counts,
             input_synapses,
             is_poisson=is_poisson,
             relays=RelayEvents(

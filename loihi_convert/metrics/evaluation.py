@@ -9,12 +9,19 @@ their share given separately (`ir.relays`).
 
 from __future__ import annotations
 
+from typing import Final
+
+from pydantic import Field
+
 from loihi_convert.chip.energy import Energy
 from loihi_convert.ir.network import Readout
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.layer_size import LayerSize
 from loihi_convert.metrics.regression import Regression
 from loihi_convert.records import Interval, Record
+
+MAX_COUNT: Final = 1e15
+"""More spikes or operations of an image than this are damage: no T and no network reach them."""
 
 
 class Point(Record):
@@ -60,8 +67,8 @@ class Point(Record):
     conversion_loss_points: float | None
     agreement_with_cnn: float | None
     agreement_with_float: float | None
-    spikes_per_image: float
-    synaptic_operations: float
+    spikes_per_image: float = Field(ge=0, le=MAX_COUNT)
+    synaptic_operations: float = Field(ge=0, le=MAX_COUNT)
     synaptic_operations_per_layer: tuple[float, ...]
     firing_rate: tuple[float | None, ...]
     activation_sparsity: float | None
@@ -95,6 +102,8 @@ class Evaluation(Record):
         ascending.
     early_exit
         Results of early exit; None if T is 1 or no margin was chosen.
+    is_graded
+        Whether spikes are graded (`ir.graded`): messages with a number, one step of each layer, no thresholds.
     regression
         Errors of a regression, at the T of `points`, whose accuracies are then None; None for a classification.
     energy
@@ -130,6 +139,7 @@ class Evaluation(Record):
     energy: Energy | None = None
     notes: tuple[str, ...] = ()
     regression: Regression | None = None
+    is_graded: bool = False
 
     @property
     def has_relays(self) -> bool:

@@ -12,8 +12,11 @@ RELAYS: Final = "relays, neurons that repeat the spikes of another layer for a c
 
 
 def percent(fraction: float | None) -> str | None:
-    """Return a fraction 0..1 in per cent: 99.57."""
-    return None if fraction is None else f"{100 * fraction:.2f}"
+    """Return a fraction 0..1 in per cent: 99.57; only 1 is 100.00."""
+    if fraction is None:
+        return None
+    text = f"{100 * fraction:.2f}"
+    return ">99.99" if fraction < 1 and text == "100.00" else text
 
 
 def percent_interval(interval: Interval | None) -> str | None:

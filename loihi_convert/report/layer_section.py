@@ -24,8 +24,10 @@ Value = TypeVar("Value")
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     """Yield charts and tables of every layer; files with the same data set and the same layers share them."""
-    external = sorted({e.run.name for e in entries if _is_external(e.run)})
-    missing = {e.run.name for e in entries if e.run.firing_rates is None or e.run.thresholds is None}
+    # Neurons that send graded spikes have none.
+    binary = [entry for entry in entries if not entry.evaluation.is_graded]
+    external = sorted({e.run.name for e in binary if _is_external(e.run)})
+    missing = {e.run.name for e in binary if e.run.firing_rates is None or e.run.thresholds is None}
     if older := sorted(missing.difference(external)):
         yield Paragraph(
             f"Firing rates and thresholds of channels are missing for {', '.join(older)}: an earlier version did not "

@@ -72,8 +72,9 @@ def _title(evaluations: Sequence[tuple[str, Evaluation]], data: str) -> str:
 def _seeds(provenance: Provenance) -> str:
     """Return the training seeds of the CNNs that are recorded."""
     models = [stages.get("model") for stages in provenance.values()]
-    found = {model.get("seed") for model in models if isinstance(model, Mapping)} - {None}
-    return f"CNN trained with seed {' or '.join(map(str, sorted(found, key=str)))}" if found else ""
+    seeds = [model.get("seed") for model in models if isinstance(model, Mapping)]
+    found = sorted({str(seed) for seed in seeds if seed is not None})
+    return f"CNN trained with seed {' or '.join(found)}" if found else ""
 
 
 def _are_regressions(evaluations: Sequence[tuple[str, Evaluation]]) -> bool:

@@ -113,7 +113,10 @@ def accuracy_table(evaluation: Evaluation) -> Table:
 
 def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
     read = {"potential": "potentials", "spikes": "spike counts"}[evaluation.readout]
-    yield f"thresholds balanced for T = {evaluation.timesteps}, anytime readout: {read} after each step of one run"
+    if evaluation.is_graded:
+        yield "graded spikes: the output after one step of each layer"
+    else:
+        yield f"thresholds balanced for T = {evaluation.timesteps}, anytime readout: {read} after each step of one run"
     if evaluation.saturated_images:
         yield (
             f"{evaluation.saturated_images:,} images reached an output potential of "
@@ -216,10 +219,11 @@ def layer_table(
                 "MACs\n/image": f"{layer.multiply_accumulates:,}",
             }
         )
+    sent = "messages" if evaluation.is_graded else "spikes"
+    pixels = "" if evaluation.is_graded else " The first layer receives pixels at every step, or Poisson spikes."
     caption = (
-        f"at T = {point.timesteps}; SynOps: synapses of the layer reached by the spikes of the one before it. "
-        "The first layer receives pixels at every step, or Poisson spikes. MACs: the layer's multiplications if it "
-        "computed once, with numbers"
+        f"at T = {point.timesteps}; SynOps: synapses of the layer reached by the {sent} of the one before it.{pixels} "
+        "MACs: the layer's multiplications if it computed once, with numbers"
     )
     if evaluation.has_relays:
         caption += ". Rates and thresholds leave out relays, SynOps include them"

@@ -37,7 +37,8 @@ def verdict(entries: Sequence[Entry]) -> str:
         )
     nearest = max(others, key=_percent)
     first = f"{_name(chosen, entries)} is the most accurate: {percent(chosen.point.accuracy)} %{_beside_cnn(chosen)}"
-    return f"{first} ({images}). {_name(nearest, entries)} {_loss(nearest)} at {_share(nearest, chosen)} of its work."
+    work = f" at {_share(nearest, chosen)} of its work" if _work(chosen) else ""
+    return f"{first} ({images}). {_name(nearest, entries)} {_loss(nearest)}{work}."
 
 
 def _of_regressions(entries: Sequence[Entry]) -> str:
@@ -97,18 +98,19 @@ def _share(less: Entry, more: Entry) -> str:
 
 
 def _loss(entry: Entry) -> str:
-    loss = points(entry.point.conversion_loss_points)
+    loss = entry.point.conversion_loss_points
     if loss is None:
         return f"reaches {percent(entry.point.accuracy)} %"
-    if loss == "0.00":
-        return "loses nothing"
-    return f"gains {loss.removeprefix('-')} points" if loss.startswith("-") else f"loses {loss} points"
+    return "loses nothing" if loss == 0 else f"{'gains' if loss < 0 else 'loses'} {_size(loss)} points"
 
 
 def _beside_cnn(entry: Entry) -> str:
-    loss = points(entry.point.conversion_loss_points)
+    loss = entry.point.conversion_loss_points
     if loss is None:
         return ""
-    if loss == "0.00":
-        return ", equal to the CNN"
-    return f", {loss.removeprefix('-')} points {'above' if loss.startswith('-') else 'below'} the CNN"
+    return ", equal to the CNN" if loss == 0 else f", {_size(loss)} points {'above' if loss < 0 else 'below'} the CNN"
+
+
+def _size(loss: float) -> str:
+    text = points(abs(loss))
+    return "less than 0.01" if text is None or text == "0.00" else text
