@@ -180,7 +180,7 @@ def load_npz(
     if "targets" in arrays:
         own_names = len(names) if "classes" in arrays else 0
         targets = as_targets(arrays["targets"], len(images), own_names, where=f"{path}: targets")
-    if "classes" in arrays and classes and tuple(classes) != tuple(map(str, range(len(classes)))):
+    if "classes" in arrays and classes and not _keep_their_numbers(names, classes):
         order = _places(path, names, classes)
         labels = None if labels is None else order[labels]
         targets = None if targets is None else targets[:, np.argsort(order)]
@@ -328,6 +328,15 @@ def _stated_count(stream: BinaryIO) -> int:
     stream.seek(0)
     start = tail.rfind(b"PK\x05\x06")
     return int.from_bytes(tail[start + 10 : start + 12], "little") if start >= 0 else 0
+
+
+def _keep_their_numbers(names: Sequence[str], classes: Sequence[str]) -> bool:
+    """Whether the network's ``classes`` are only numbered and the file's ``names`` do not tell which number is which.
+
+    Numbers in the order of text, in which 10 comes before 2, are numbered as by torchvision's `ImageFolder`.
+    """
+    are_numbers = list(classes) == [str(number) for number in range(len(classes))]
+    return are_numbers and (not set(names) <= set(classes) or list(names) == sorted(classes))
 
 
 def _places(path: Path, names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
