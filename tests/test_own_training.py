@@ -258,6 +258,15 @@ def test_a_last_batch_of_one_image_does_not_stop_batch_norm(digits: DataSplits) 
     lc.fine_tune(cnn, images, labels, qcfs_levels=2, validation=held_out, epochs=1)
 
 
+def test_batches_of_one_image_are_trained_on(digits: DataSplits) -> None:
+    cnn = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 10))
+    images, labels = digits.train.images[:5], digits.train.known_labels[:5]
+    recipe = replace(own_recipe(5, is_fine_tuning=True, is_spiking=False), batch_size=1, epochs=1)
+    tuned = lc.fine_tune(cnn, images, labels, qcfs_levels=2, validation=(images, labels), recipe=recipe)
+    assert isinstance(tuned, WithQcfs)
+    assert not torch.equal(tuned.cnn.get_parameter("3.weight"), cnn[3].weight)
+
+
 def test_one_number_normalizes_all_channels(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     images = Dataset(random.integers(0, 256, (20, 3, 4, 4)).astype(np.uint8), np.arange(20) % 2)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.augmentation import augmented
@@ -428,6 +429,14 @@ def test_whole_channels_of_convolutions_are_dropped_in_training_only() -> None:
     assert torch.equal(outputs["fc_relu1"], outputs["fc1"].relu())
     model.eval()(images)
     assert torch.equal(outputs["relu1_1"], outputs["norm1_1"].relu())
+
+
+def test_channels_are_dropped_on_a_gpu_with_random_numbers_of_the_cpu() -> None:
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            model, images = build_model("digits-cnn", (1, 8, 8), 10).train(), torch.empty(2, 1, 8, 8)
+        drop_channels(model, 0.25, torch.Generator())
+        assert model(images).device.type == "cuda"
 
 
 def test_cutout_removes_one_square_around_any_pixel() -> None:

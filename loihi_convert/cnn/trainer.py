@@ -85,8 +85,8 @@ class Training:
             # Once per epoch, as they hardly change.
             self._scales = self._rounded.scales(self._parameters)
         for batch, chosen in enumerate(torch.split(order, self._recipe.batch_size)):
-            if len(chosen) == 1 < len(order):
-                # Batch norm after a dense layer needs two images.
+            if len(chosen) == 1 < min(self._recipe.batch_size, len(order)):
+                # A remainder: batch norm after a dense layer needs two images.
                 continue
             step = self.epoch * self._steps_per_epoch + batch
             # Augmented on the CPU, so that a seed gives the same images on every device.
@@ -230,7 +230,7 @@ def drop_channels(model: nn.Module, probability: float, generator: torch.Generat
         if not module.training:
             return output
         kept = torch.rand((*output.shape[:2], 1, 1), generator=generator) >= probability
-        return output * (kept / (1 - probability)).to(output.dtype)
+        return output * (kept / (1 - probability)).to(output.device, output.dtype)
 
     is_convolution = False
     for module in model.children():
