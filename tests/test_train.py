@@ -294,6 +294,10 @@ def test_resume_refuses_a_different_training(few: DataSplits, tmp_path: Path) ->
     assert error.found == "belongs to another training: its seed is 0"
     assert error.expected == "must be 1"
     assert "its rotation is 12.0" in refused(recipe=STILL).found
+    negative = dataclasses.replace(few, train=Dataset(255 - few.train.images, few.train.labels))
+    with pytest.raises(CheckpointError) as caught:
+        run(negative, output, resume=True)
+    assert "its digest of images and labels is" in caught.value.found
     content: Any = read_pt(resume_path(output))
     write_pt({**content, "weights": {}}, resume_path(output))
     assert refused().found == "not the training state of a digits-cnn ('conv1.weight')"
@@ -301,6 +305,26 @@ def test_resume_refuses_a_different_training(few: DataSplits, tmp_path: Path) ->
     assert refused().found == "not the state of a training"
     resume_path(output).write_bytes(b"PK damaged")
     assert "truncated or damaged" in refused().found
+
+
+def test_a_state_without_the_fields_that_were_added_later_is_resumed(
+    few: DataSplits, straight: Checkpoint, tmp_path: Path
+) -> None:
+    output = tmp_path / "model.pt"
+    with pytest.raises(KeyboardInterrupt):
+        run(few, output, progress=StopAfter(15))
+    state: Any = read_pt(resume_path(output))
+    for name in ("classes", "mean", "std", "digest of images and labels"):
+        del state[name]
+    write_pt(state, resume_path(output))
+    assert same_weights(run(few, output, resume=True), straight)
+
+
+def test_a_folder_in_place_of_the_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").mkdir()
+    with pytest.raises(InputError, match="Is a directory"):
+        run(few, tmp_path / "model.pt", progress=StopAfter(1))
+    assert not resume_path(tmp_path / "model.pt").exists()
 
 
 def test_a_read_only_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
