@@ -314,7 +314,7 @@ def test_dropout_of_the_recipe_is_refused_where_it_cannot_be_applied(digits: Dat
 def test_dropout_skips_a_dense_layer_with_the_same_relu() -> None:
     cnn = Shared(10).train()
     drop_channels(cnn, 0.5, torch.Generator().manual_seed(0))
-    cnn(torch.rand(4, 1, 8, 8))
+    assert cnn(torch.rand(4, 1, 8, 8)).shape == (4, 10)
 
 
 def test_a_diverged_training_is_refused_after_the_first_epoch_in_memory_too(digits: DataSplits) -> None:
@@ -344,6 +344,23 @@ def test_weights_that_are_computed_and_weights_with_two_names_are_trained(digits
     tuned = few_steps(cnn, digits)
     assert torch.equal(tuned.cnn.get_parameter("twice.weight"), tuned.cnn.get_parameter("again.weight"))
     assert not torch.equal(tuned.cnn.get_parameter("twice.weight"), twice.weight)
+
+
+def test_a_skip_from_the_image_is_not_trained_through_spikes(digits: DataSplits) -> None:
+    images, labels = digits.train.images[:40], digits.train.known_labels[:40]
+    convolutions = {"conv": nn.Conv2d(1, 4, 3, padding=1), "skip": nn.Conv2d(1, 4, 1)}
+    for forward, fc, is_trained in (
+        (lambda self, x: self.fc((self.conv(x).relu() + self.skip(x)).relu().flatten(1)), 256, False),
+        (lambda self, x: self.fc(torch.cat([x, self.conv(x).relu()], 1).flatten(1)), 320, False),
+        (lambda self, x: self.fc((self.conv(x).relu() + self.skip(x).relu()).flatten(1)), 256, True),
+    ):
+        tuned = few_steps(Of(forward, **convolutions, fc=nn.Linear(fc, 10)), digits)
+        if is_trained:
+            lc.fine_tune(tuned, images, labels, timesteps=2, epochs=1)
+            continue
+        with pytest.raises(UsageError, match="of spikes and of the image") as caught:
+            lc.fine_tune(tuned, images, labels, timesteps=2, epochs=1)
+        assert caught.value.where == "timesteps"
 
 
 def test_one_number_normalizes_all_channels(tmp_path: Path) -> None:
@@ -468,6 +485,27 @@ def test_a_built_in_cnn_is_trained_on_own_images(folder: Path, invoke: Invoke) -
     done = invoke(*training, "--from", "mine.pt", "--qcfs", 2, "--validation", "test.npz", "-o", "mine2.pt")
     assert done.code == 0, done.err
     assert invoke("export", "mine2.pt", "--data", "own.npz", "-T", 2).code == 0
+
+
+def test_fine_tuning_keeps_the_order_of_classes(folder: Path, invoke: Invoke, digits: DataSplits) -> None:
+    """The same images with the names in another order, then without two of them."""
+    part, names = digits.train[:200], np.array(list("abcdefghij"))
+    np.savez("named.npz", images=part.images, labels=part.known_labels, classes=names)
+    np.savez("turned.npz", images=part.images, labels=9 - part.known_labels, classes=names[::-1])
+    some = part[np.flatnonzero(part.known_labels < 8)]
+    np.savez("some.npz", images=some.images, labels=some.known_labels, classes=names[:8])
+    for number, words in enumerate((("--arch", "fine_tuned_nets:Net"), ("--architecture", "digits-cnn"))):
+        begun = f"named{number}.pt"
+        assert invoke("train", *words, "--data", "named.npz", "--epochs", 12, "-o", begun).code == 0
+        code = words if words[0] == "--arch" else ()
+        for data in ("turned.npz", "some.npz"):
+            done = invoke("train", *code, "--from", begun, "--data", data, "--epochs", 1, "-o", "x.pt", "--overwrite")
+            assert done.code == 0, done.err
+            found, before = checkpoint.load("x.pt"), checkpoint.load(begun)
+            assert found.classes == tuple(names)
+            assert found.validation_accuracy > before.validation_accuracy - 0.2
+    done = invoke("train", "--from", "named1.pt", "--epochs", 1, "-o", "x.pt", "--overwrite")
+    assert "export x.pt --data named.npz" in done.out
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture
 from loihi_convert.cnn.trainer import drop_channels, learning_rate, one_cycle
 from loihi_convert.cnn.training import resume_path, train, train_cnn
 from loihi_convert.data import Dataset, DataSplits, load_data
-from loihi_convert.errors import CheckpointError, InputError, LoihiConvertError, UsageError
+from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
 
 RECIPE = Recipe(epochs=4, batch_size=64, learning_rate=1e-2, averaging=0.9)
 STILL = dataclasses.replace(RECIPE, rotation=0.0, scaling=0.0, shear=0.0, translation=0.0)
@@ -577,9 +577,24 @@ def test_invalid_fine_tuning_is_refused(few: DataSplits, plain: Checkpoint, tmp_
     assert refused(recipe=dataclasses.replace(RECIPE, weight_bits=4)).where == "weight_bits"
     error = refused(start=dataclasses.replace(plain, architecture="mnist-cnn"))
     assert (error.where, error.found) == ("start", "found a mnist-cnn for images (1, 8, 8)")
+    error = refused(start=dataclasses.replace(plain, classes=plain.classes[:9]))
+    assert (error.where, error.found) == ("start", "found a CNN with 9 classes, and images of 10")
+    error = refused(start=dataclasses.replace(plain, classes=plain.classes[::-1]))
+    assert (error.where, error.expected[:38]) == ("start", "must be in the order of the images, 0,")
     with_levels = run(few, output, qcfs_levels=2, recipe=dataclasses.replace(RECIPE, epochs=1))
     error = refused(start=with_levels)
     assert (error.where, error.found) == ("start", "found a CNN with activations of 2 levels")
+
+
+def test_classes_must_be_two_and_seem_to_be_numbered(few: DataSplits, tmp_path: Path) -> None:
+    for labels, found in (
+        (np.zeros(200, np.int64), "found images of 1 class"),
+        (np.arange(200) * 10**9, "found the class 199000000000 for 200 training images"),
+    ):
+        unnamed = dataclasses.replace(few, classes=(), train=Dataset(few.train.images, labels))
+        with pytest.raises(DataError) as caught:
+            run(unnamed, tmp_path / "model.pt")
+        assert caught.value.found == found
 
 
 def test_options_choose_architecture_and_recipe(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:
