@@ -7,8 +7,6 @@ Photos are rotated according to their EXIF data.
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, cast
@@ -23,7 +21,7 @@ from loihi_convert.data.class_order import in_turns, is_in_class_order
 from loihi_convert.data.dataset import Dataset, DataSplits, described
 from loihi_convert.data.image_files import FolderImages, stacked
 from loihi_convert.data.in_memory import as_images, as_labels, as_targets
-from loihi_convert.data.mapped_images import mapped_images, require_whole
+from loihi_convert.data.mapped_images import NPZ_ERRORS, mapped_images, require_whole
 from loihi_convert.data.stored_images import is_large
 from loihi_convert.errors import DataError, UsageError
 
@@ -32,18 +30,6 @@ _OF_MACOS: Final = "__MACOSX"
 
 IMAGE_SUFFIXES: Final[tuple[str, ...]] = (".png", ".jpg", ".jpeg")
 NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "targets", "classes", "calibration")
-
-NPZ_ERRORS: Final = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    MemoryError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""Exceptions of NumPy for a file that is damaged or not an ``.npz`` file."""
 
 _IN_MEMORY: Final = (
     "the images are compressed, or integers other than uint8, and all are read into memory; from uint8 images written "
