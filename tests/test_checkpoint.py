@@ -53,6 +53,11 @@ def test_every_field_comes_back(tmp_path: Path, suffix: str) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / f"model{suffix}"]
 
 
+def test_a_long_signal_comes_back(tmp_path: Path) -> None:
+    save(digits_checkpoint(input_shape=(1, 1, 48_000)), tmp_path / "model.pt")
+    assert load(tmp_path / "model.pt").input_shape == (1, 1, 48_000)
+
+
 def in_halves(checkpoint: Checkpoint) -> Checkpoint:
     state = {name: tensor.half().float() for name, tensor in checkpoint.state.items()}
     return dataclasses.replace(checkpoint, state=state, stored_as="float16")

@@ -72,6 +72,12 @@ def test_a_split_is_stratified_and_loses_nothing(count: int, wanted: int, classe
     assert (np.abs(found - share) < 1).all()
 
 
+def test_labels_that_are_ids_are_split() -> None:
+    ids = 10**12 + np.arange(20) % 2 * 10**12
+    chosen, rest = split(Dataset(np.zeros((20, 1, 1, 1), np.uint8), ids), 4)
+    assert (np.unique(chosen.labels, return_counts=True)[1].tolist(), len(rest)) == ([2, 2], 16)
+
+
 def test_a_data_set_refuses_other_arrays_and_writing() -> None:
     images, labels = np.zeros((2, 1, 4, 4), np.uint8), np.zeros(2, np.int64)
     for others, other_labels, where, found in (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.models import build_model
@@ -54,6 +55,17 @@ def test_they_are_what_quantize_writes(bits: int) -> None:
         # The first layer's scale may be larger, so that currents fit; thresholds are rounded there, too.
         if bits < 8:
             assert (steps.round() == written).float().mean() > (0.999 if before is None else 0.97)
+
+
+def test_weights_on_a_gpu_are_rounded_there() -> None:
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            model = build_model("digits-cnn", (1, 8, 8), 10, qcfs_levels=4)
+        tensors = tensors_of(model)
+        # Finding scales needs numbers, which these tensors do not have.
+        scales = {name: tensor.new_ones(len(tensor), 1) for name, tensor in tensors.items() if name.endswith("weight")}
+        weights = RoundedWeights(model, 4).weights(tensors, scales)
+    assert {weight.device.type for weight in weights.values()} == {"cuda"}
 
 
 def test_gradients_pass_as_if_nothing_were_rounded() -> None:

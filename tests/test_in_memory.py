@@ -106,6 +106,11 @@ def test_booleans_are_black_and_white() -> None:
     assert np.array_equal(as_images(GREY > 127), np.where(GREY > 127, 255, 0))
 
 
+def test_one_image_of_many_may_be_almost_black() -> None:
+    images = np.stack([(GREY[0] > 100).astype(np.int64), GREY[0]])
+    assert np.array_equal(as_images(list(images), (1, 8, 6)), images)
+
+
 def test_floats_are_rounded_to_the_nearest_pixel() -> None:
     floats = np.array([0.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 1 + 1e-6, -1e-6]).reshape(1, 1, 1, 6)
     assert as_images(floats).ravel().tolist() == [0, 0, 1, 255, 255, 0]
@@ -262,6 +267,8 @@ FLOATS = (GREY / 255).astype(np.float32)
         (GREY.astype("U3"), "<U3", ""),
         (GREY[:0], "uint8 (0, 1, 8, 6)", ""),
         (torch.from_numpy(FLOATS).bfloat16(), "torch.bfloat16", ".float()"),
+        (list((GREY > 100).astype(np.uint8)), "uint8 (5, 1, 8, 6) of 0..1", "booleans"),
+        (Pairs(list((GREY > 100).astype(np.uint8))), "uint8 (5, 1, 8, 6) of 0..1", "booleans"),
         ([], "no image", ""),
         (Pairs([]), "no image", ""),
         ([GREY[0], COLOUR[0]], "(1, 8, 6), (3, 8, 6)", "Resize"),
@@ -280,6 +287,12 @@ def test_values_that_cannot_be_used(
     assert caught.value.where == "images"
     assert found in caught.value.found
     assert hint in caught.value.hint
+
+
+def test_labels_beyond_int64_are_refused() -> None:
+    with pytest.raises(DataError) as caught:
+        as_labels(np.array([0, 2**63], np.uint64), 2)
+    assert caught.value.found == "found values 0..9223372036854775808"
 
 
 @pytest.mark.parametrize(

@@ -426,6 +426,24 @@ def test_classes_in_another_order_than_the_networks(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(splits.test.targets), targets[:, ::-1])
 
 
+@pytest.mark.parametrize(
+    ("names", "classes", "found"),
+    [
+        (("7", "1", "3"), DIGITS, [7, 1, 7]),
+        (tuple(reversed(DIGITS)), DIGITS, [9, 8, 9]),
+        # As torchvision's ImageFolder numbers folders: 0, 1, 10, 11, 2, ...
+        (tuple(sorted(TWELVE)), TWELVE, [0, 1, 0]),
+        (("cat", "1"), DIGITS, [0, 1, 0]),
+    ],
+)
+def test_classes_named_by_numbers(
+    tmp_path: Path, names: tuple[str, ...], classes: tuple[str, ...], found: list[int]
+) -> None:
+    """MNIST's classes are called "0" to "9"."""
+    path = saved(tmp_path, images=IMAGES, labels=np.array([0, 1, 0]), classes=np.array(names))
+    assert load_npz(path, classes).test.known_labels.tolist() == found
+
+
 def test_mapped_images_in_any_order(tmp_path: Path) -> None:
     images = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1)
     np.savez(tmp_path / "own.npz", images=images)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.command_line import Invoke, invoker
+from support.modules import Of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,11 +20,13 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import own_recipe
 from loihi_convert.cnn.through_spikes import _Spikes, fired
+from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
+from loihi_convert.cnn.trainer import drop_channels
 from loihi_convert.cnn.training import train_design
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import Dataset, load_data, split_for_training
 from loihi_convert.data.dataset import DataSplits
-from loihi_convert.errors import DataError, UnsupportedModelError, UsageError
+from loihi_convert.errors import CheckpointError, DataError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.own_cnn import copies_of, design_of, recorded_normalization
 from loihi_convert.frontend.source import open_source
@@ -61,6 +64,19 @@ class Calls(nn.Module):
         changed = self.relu(y)
         y = y if changed is None else changed
         scores: Tensor = self.fc(y.view(y.size(0), -1))
+        return scores
+
+
+class Shared(nn.Module):
+    """A convolution and two dense layers with one ReLU."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(1, 4, 3), nn.ReLU()
+        self.hidden, self.fc = nn.Linear(144, 8), nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.fc(self.relu(self.hidden(self.relu(self.conv(x)).flatten(1))))
         return scores
 
 
@@ -258,6 +274,95 @@ def test_a_last_batch_of_one_image_does_not_stop_batch_norm(digits: DataSplits) 
     lc.fine_tune(cnn, images, labels, qcfs_levels=2, validation=held_out, epochs=1)
 
 
+def test_batches_of_one_image_are_trained_on(digits: DataSplits) -> None:
+    cnn = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 10))
+    images, labels = digits.train.images[:5], digits.train.known_labels[:5]
+    recipe = replace(own_recipe(5, is_fine_tuning=True, is_spiking=False), batch_size=1, epochs=1)
+    tuned = lc.fine_tune(cnn, images, labels, qcfs_levels=2, validation=(images, labels), recipe=recipe)
+    assert isinstance(tuned, WithQcfs)
+    assert not torch.equal(tuned.cnn.get_parameter("3.weight"), cnn[3].weight)
+
+
+def few_steps(model: nn.Module, digits: DataSplits, count: int = 40, **options: float) -> WithQcfs:
+    """Return ``model`` after two epochs with two levels; ``options`` are those of the recipe."""
+    images, labels = digits.train.images[:count], digits.train.known_labels[:count]
+    recipe = replace(own_recipe(40, is_fine_tuning=True, is_spiking=False), **{"epochs": 2, **options})  # type: ignore[arg-type]
+    tuned = lc.fine_tune(model, images, labels, qcfs_levels=2, validation=(images, labels), recipe=recipe, device="cpu")
+    assert isinstance(tuned, WithQcfs)
+    return tuned
+
+
+def test_dropout_in_the_users_code_follows_the_seed(digits: DataSplits) -> None:
+    torch.manual_seed(0)
+    cnn = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 10))
+    state = torch.random.get_rng_state()
+    one, other = few_steps(cnn, digits), few_steps(cnn, digits)
+    assert torch.equal(one.cnn.get_parameter("4.weight"), other.cnn.get_parameter("4.weight"))
+    assert torch.equal(torch.random.get_rng_state(), state), "the caller's random state is not touched"
+
+
+def test_dropout_of_the_recipe_is_refused_where_it_cannot_be_applied(digits: DataSplits) -> None:
+    with pytest.raises(UsageError) as caught:
+        few_steps(Shared(10), digits, dropout=0.5)
+    assert (caught.value.where, caught.value.expected) == ("dropout", "must be 0 for this CNN")
+    # The recipe of fashion-mnist has dropout for built-in CNNs.
+    fashion = replace(digits, name="fashion-mnist")
+    assert chosen_recipe(fashion, "fashion-mnist-cnn", TrainOptions(), is_fine_tuning=False).dropout > 0
+    assert chosen_recipe(fashion, "nets:Net", TrainOptions(), is_fine_tuning=False).dropout == 0
+
+
+def test_dropout_skips_a_dense_layer_with_the_same_relu() -> None:
+    cnn = Shared(10).train()
+    drop_channels(cnn, 0.5, torch.Generator().manual_seed(0))
+    assert cnn(torch.rand(4, 1, 8, 8)).shape == (4, 10)
+
+
+def test_a_diverged_training_is_refused_after_the_first_epoch_in_memory_too(digits: DataSplits) -> None:
+    with pytest.raises(CheckpointError, match="contains NaN or infinity"):
+        few_steps(Shared(10), digits, learning_rate=1e30)
+
+
+def test_one_image_does_not_train_batch_norm(digits: DataSplits) -> None:
+    cnn = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
+    for count, batch_size in ((1, 32), (3, 1)):
+        with pytest.raises(UsageError) as caught:
+            few_steps(cnn, digits, count, batch_size=batch_size)
+        assert caught.value.where == "batch_size"
+
+
+def test_weights_that_are_computed_and_weights_with_two_names_are_trained(digits: DataSplits) -> None:
+    first = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3))
+    few_steps(nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)), digits)
+    twice = nn.Conv2d(4, 4, 3, padding=1)
+    cnn = Of(
+        lambda self, x: self.fc(self.again(self.twice(self.conv(x).relu()).relu()).relu().flatten(1)),
+        conv=nn.Conv2d(1, 4, 3),
+        twice=twice,
+        again=twice,
+        fc=nn.Linear(144, 10),
+    )
+    tuned = few_steps(cnn, digits)
+    assert torch.equal(tuned.cnn.get_parameter("twice.weight"), tuned.cnn.get_parameter("again.weight"))
+    assert not torch.equal(tuned.cnn.get_parameter("twice.weight"), twice.weight)
+
+
+def test_a_skip_from_the_image_is_not_trained_through_spikes(digits: DataSplits) -> None:
+    images, labels = digits.train.images[:40], digits.train.known_labels[:40]
+    convolutions = {"conv": nn.Conv2d(1, 4, 3, padding=1), "skip": nn.Conv2d(1, 4, 1)}
+    for forward, fc, is_trained in (
+        (lambda self, x: self.fc((self.conv(x).relu() + self.skip(x)).relu().flatten(1)), 256, False),
+        (lambda self, x: self.fc(torch.cat([x, self.conv(x).relu()], 1).flatten(1)), 320, False),
+        (lambda self, x: self.fc((self.conv(x).relu() + self.skip(x).relu()).flatten(1)), 256, True),
+    ):
+        tuned = few_steps(Of(forward, **convolutions, fc=nn.Linear(fc, 10)), digits)
+        if is_trained:
+            lc.fine_tune(tuned, images, labels, timesteps=2, epochs=1)
+            continue
+        with pytest.raises(UsageError, match="of spikes and of the image") as caught:
+            lc.fine_tune(tuned, images, labels, timesteps=2, epochs=1)
+        assert caught.value.where == "timesteps"
+
+
 def test_one_number_normalizes_all_channels(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     images = Dataset(random.integers(0, 256, (20, 3, 4, 4)).astype(np.uint8), np.arange(20) % 2)
@@ -362,6 +467,10 @@ def test_a_training_of_an_own_cnn_is_resumed(folder: Path, digits: DataSplits, t
     output = tmp_path / "resumed.pt"
     with pytest.raises(KeyboardInterrupt):
         train_design(design, splits, recipe, seed=0, output=output, on_epoch=stop)
+    for name, changed in {"mean": (0.5,), "std": (0.5,), "classes": tuple("9876543210")}.items():
+        other = replace(design, **{name: changed})  # type: ignore[arg-type]
+        with pytest.raises(CheckpointError, match=f"belongs to another training: its {name} is"):
+            train_design(other, splits, recipe, seed=0, output=output, resume=True)
     resumed = train_design(design, splits, recipe, seed=0, output=output, resume=True)
     assert all(torch.equal(resumed.state[name], straight.state[name]) for name in straight.state)
 
@@ -376,6 +485,27 @@ def test_a_built_in_cnn_is_trained_on_own_images(folder: Path, invoke: Invoke) -
     done = invoke(*training, "--from", "mine.pt", "--qcfs", 2, "--validation", "test.npz", "-o", "mine2.pt")
     assert done.code == 0, done.err
     assert invoke("export", "mine2.pt", "--data", "own.npz", "-T", 2).code == 0
+
+
+def test_fine_tuning_keeps_the_order_of_classes(folder: Path, invoke: Invoke, digits: DataSplits) -> None:
+    """The same images with the names in another order, then without two of them."""
+    part, names = digits.train[:200], np.array(list("abcdefghij"))
+    np.savez("named.npz", images=part.images, labels=part.known_labels, classes=names)
+    np.savez("turned.npz", images=part.images, labels=9 - part.known_labels, classes=names[::-1])
+    some = part[np.flatnonzero(part.known_labels < 8)]
+    np.savez("some.npz", images=some.images, labels=some.known_labels, classes=names[:8])
+    for number, words in enumerate((("--arch", "fine_tuned_nets:Net"), ("--architecture", "digits-cnn"))):
+        begun = f"named{number}.pt"
+        assert invoke("train", *words, "--data", "named.npz", "--epochs", 12, "-o", begun).code == 0
+        code = words if words[0] == "--arch" else ()
+        for data in ("turned.npz", "some.npz"):
+            done = invoke("train", *code, "--from", begun, "--data", data, "--epochs", 1, "-o", "x.pt", "--overwrite")
+            assert done.code == 0, done.err
+            found, before = checkpoint.load("x.pt"), checkpoint.load(begun)
+            assert found.classes == tuple(names)
+            assert found.validation_accuracy > before.validation_accuracy - 0.2
+    done = invoke("train", "--from", "named1.pt", "--epochs", 1, "-o", "x.pt", "--overwrite")
+    assert "export x.pt --data named.npz" in done.out
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import nn
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, load_model
 from loihi_convert.cnn.models import build_model
-from loihi_convert.cnn.qcfs import Qcfs, set_thresholds
+from loihi_convert.cnn.qcfs import Qcfs, covering_thresholds, set_thresholds
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.options import BalanceOptions
@@ -49,6 +49,12 @@ def test_gradients_pass_where_nothing_is_clipped() -> None:
     module(torch.tensor([[3.0]])).sum().backward()
     assert module.threshold.grad is not None
     assert module.threshold.grad.tolist() == [1]
+
+
+def test_thresholds_on_more_activations_than_torch_sorts() -> None:
+    # torch.quantile takes up to 2^24.
+    (found,) = covering_thresholds(torch.arange(1.0, 2**24 + 3).reshape(1, 1, -1))
+    assert float(found) == pytest.approx(0.99 * 2**24, rel=1e-6)
 
 
 @given(threshold=st.integers(1, 32), current=st.integers(-16, 64), levels=st.integers(1, 9))

@@ -153,6 +153,35 @@ def test_errors_are_those_of_reading_at_once(digits: DataSplits, tmp_path: Path)
         assert messages[0] == messages[1]
 
 
+def test_a_part_may_be_almost_black_but_not_the_whole(tmp_path: Path) -> None:
+    images, path = np.ones((90, *SHAPE), np.uint8), tmp_path / "images.npz"
+    np.savez(path, images=images)
+    for at_once in (True, False):
+        with pytest.raises(DataError, match=r"of 1\.\.1"):
+            load_data(path, input_shape=SHAPE, at_once=at_once)
+    images[70] = 2
+    np.savez(path, images=images)
+    assert_same(stored(path), images)
+
+
+@pytest.mark.parametrize("damage", ["header", "version", "compression"])
+def test_every_error_of_a_damaged_file_is_caught(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "images.npz"
+    np.savez(path, images=np.full((90, *SHAPE), 9, np.uint8))
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    place, value = {
+        "header": (content.index(b"}", content.index(b"'shape'")), ord(" ")),
+        "version": (entry + 6, 147),
+        "compression": (entry + 10, 99),
+    }[damage]
+    content[place] = value
+    path.write_bytes(content)
+    for at_once in (True, False):
+        with pytest.raises(DataError, match=r"damaged, or not an \.npz file"):
+            load_data(path, input_shape=SHAPE, at_once=at_once)
+
+
 def test_damage_is_noticed_before_a_run(digits: DataSplits, tmp_path: Path) -> None:
     path = tmp_path / "images.npz"
     np.savez(path, images=digits.test.images)

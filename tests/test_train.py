@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.augmentation import augmented
@@ -22,7 +23,7 @@ from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture
 from loihi_convert.cnn.trainer import drop_channels, learning_rate, one_cycle
 from loihi_convert.cnn.training import resume_path, train, train_cnn
 from loihi_convert.data import Dataset, DataSplits, load_data
-from loihi_convert.errors import CheckpointError, InputError, LoihiConvertError, UsageError
+from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
 
 RECIPE = Recipe(epochs=4, batch_size=64, learning_rate=1e-2, averaging=0.9)
 STILL = dataclasses.replace(RECIPE, rotation=0.0, scaling=0.0, shear=0.0, translation=0.0)
@@ -293,6 +294,10 @@ def test_resume_refuses_a_different_training(few: DataSplits, tmp_path: Path) ->
     assert error.found == "belongs to another training: its seed is 0"
     assert error.expected == "must be 1"
     assert "its rotation is 12.0" in refused(recipe=STILL).found
+    negative = dataclasses.replace(few, train=Dataset(255 - few.train.images, few.train.labels))
+    with pytest.raises(CheckpointError) as caught:
+        run(negative, output, resume=True)
+    assert "its digest of images and labels is" in caught.value.found
     content: Any = read_pt(resume_path(output))
     write_pt({**content, "weights": {}}, resume_path(output))
     assert refused().found == "not the training state of a digits-cnn ('conv1.weight')"
@@ -300,6 +305,26 @@ def test_resume_refuses_a_different_training(few: DataSplits, tmp_path: Path) ->
     assert refused().found == "not the state of a training"
     resume_path(output).write_bytes(b"PK damaged")
     assert "truncated or damaged" in refused().found
+
+
+def test_a_state_without_the_fields_that_were_added_later_is_resumed(
+    few: DataSplits, straight: Checkpoint, tmp_path: Path
+) -> None:
+    output = tmp_path / "model.pt"
+    with pytest.raises(KeyboardInterrupt):
+        run(few, output, progress=StopAfter(15))
+    state: Any = read_pt(resume_path(output))
+    for name in ("classes", "mean", "std", "digest of images and labels"):
+        del state[name]
+    write_pt(state, resume_path(output))
+    assert same_weights(run(few, output, resume=True), straight)
+
+
+def test_a_folder_in_place_of_the_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").mkdir()
+    with pytest.raises(InputError, match="Is a directory"):
+        run(few, tmp_path / "model.pt", progress=StopAfter(1))
+    assert not resume_path(tmp_path / "model.pt").exists()
 
 
 def test_a_read_only_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
@@ -430,6 +455,14 @@ def test_whole_channels_of_convolutions_are_dropped_in_training_only() -> None:
     assert torch.equal(outputs["relu1_1"], outputs["norm1_1"].relu())
 
 
+def test_channels_are_dropped_on_a_gpu_with_random_numbers_of_the_cpu() -> None:
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            model, images = build_model("digits-cnn", (1, 8, 8), 10).train(), torch.empty(2, 1, 8, 8)
+        drop_channels(model, 0.25, torch.Generator())
+        assert model(images).device.type == "cuda"
+
+
 def test_cutout_removes_one_square_around_any_pixel() -> None:
     images = torch.ones(2000, 2, 6, 9)
     holes = moved(images, cutout=4) == 0
@@ -544,9 +577,24 @@ def test_invalid_fine_tuning_is_refused(few: DataSplits, plain: Checkpoint, tmp_
     assert refused(recipe=dataclasses.replace(RECIPE, weight_bits=4)).where == "weight_bits"
     error = refused(start=dataclasses.replace(plain, architecture="mnist-cnn"))
     assert (error.where, error.found) == ("start", "found a mnist-cnn for images (1, 8, 8)")
+    error = refused(start=dataclasses.replace(plain, classes=plain.classes[:9]))
+    assert (error.where, error.found) == ("start", "found a CNN with 9 classes, and images of 10")
+    error = refused(start=dataclasses.replace(plain, classes=plain.classes[::-1]))
+    assert (error.where, error.expected[:38]) == ("start", "must be in the order of the images, 0,")
     with_levels = run(few, output, qcfs_levels=2, recipe=dataclasses.replace(RECIPE, epochs=1))
     error = refused(start=with_levels)
     assert (error.where, error.found) == ("start", "found a CNN with activations of 2 levels")
+
+
+def test_classes_must_be_two_and_seem_to_be_numbered(few: DataSplits, tmp_path: Path) -> None:
+    for labels, found in (
+        (np.zeros(200, np.int64), "found images of 1 class"),
+        (np.arange(200) * 10**9, "found the class 199000000000 for 200 training images"),
+    ):
+        unnamed = dataclasses.replace(few, classes=(), train=Dataset(few.train.images, labels))
+        with pytest.raises(DataError) as caught:
+            run(unnamed, tmp_path / "model.pt")
+        assert caught.value.found == found
 
 
 def test_options_choose_architecture_and_recipe(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:

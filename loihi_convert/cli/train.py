@@ -100,6 +100,7 @@ def train(
         options.parse_class_map(class_map),
         options.parse_shape(input_shape),
         validation,
+        _classes(begun if arch is None else start),
     )
     design = _design(chosen, splits, begun) if arch is None else _own(arch, start, splits, chosen, normalization)
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=design.start is not None)
@@ -136,7 +137,7 @@ def train(
     else:
         echo(trained_sentence(output, trained))
         own = "" if arch is None else f" --arch {shlex.quote(arch)}"
-        images = "" if trained.is_benchmark else f" --data {shlex.quote(str(data))}"
+        images = "" if trained.is_benchmark else f" --data {shlex.quote(named_data)}"
         echo(f"next: loihi-convert export {shlex.quote(str(output))}{own}{images}")
 
 
@@ -172,11 +173,12 @@ def _images(
     class_map: ClassMap | None,
     input_shape: tuple[int, int, int] | None,
     validation: Path | None,
+    classes: tuple[str, ...],
 ) -> DataSplits:
-    """Return the training and validation images."""
+    """Return the training and validation images; ``classes`` are those of the CNN, if known."""
     from loihi_convert.data import DATASETS, load_data, split_for_training
 
-    splits = load_data(data, root, class_map=class_map, input_shape=input_shape)
+    splits = load_data(data, root, classes=classes, class_map=class_map, input_shape=input_shape)
     for note in splits.notes:
         log(note)
     if data in DATASETS:
@@ -189,6 +191,15 @@ def _images(
         return split_for_training(splits)
     held_out = load_data(validation, root, classes=splits.classes, class_map=class_map, input_shape=splits.input_shape)
     return split_for_training(splits, held_out.test)
+
+
+def _classes(start: Checkpoint | Path | None) -> tuple[str, ...]:
+    """Return the classes of the CNN to continue training, if it or its file names them."""
+    if isinstance(start, Path):
+        from loihi_convert.cnn.checkpoint import load_if_ours
+
+        start = load_if_ours(start)
+    return () if start is None else start.classes
 
 
 def _epoch_line(epochs: int) -> Callable[[int, float], None] | None:

@@ -44,7 +44,9 @@ def accuracy(
         The spiking form of ``model``; if given, its outputs are counted instead.
     """
     model.eval()
-    used = dict(tensors)
+    # A tensor with two names, of a module that is used twice, may be given only once.
+    names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    used = {name: tensor for name, tensor in tensors.items() if name in names}
     if weight_bits is not None:
         rounded = RoundedWeights(model, weight_bits)
         used |= rounded.weights(used, rounded.scales(used))

@@ -36,7 +36,7 @@ STORES: Final[tuple[str, ...]] = get_args(Store)
 
 _FORMAT: Final = "loihi-convert checkpoint 1"
 _SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert.cnn.checkpoint.save."
-_MAX_SIDE: Final = 4096
+_MOST_PIXELS: Final = 2**36
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,7 +309,7 @@ def _is_list_of_text(value: object) -> bool:
 def _is_shape(value: object) -> bool:
     if not isinstance(value, list) or len(value) != 3:
         return False
-    return all(type(length) is int and 0 < length <= _MAX_SIDE for length in value)
+    return all(type(length) is int and length > 0 for length in value) and math.prod(value) <= _MOST_PIXELS
 
 
 def _is_per_channel(value: object, shape: object) -> bool:

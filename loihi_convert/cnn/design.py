@@ -14,7 +14,7 @@ from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import set_thresholds
 from loihi_convert.data import DataSplits
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import DataError, UsageError
 
 # Images used to set the initial thresholds of a fine-tuning.
 _FIRST_IMAGES: Final = 200
@@ -103,7 +103,9 @@ def built_in(
     Raises
     ------
     UsageError
-        If the architecture is unknown, or ``start`` does not fit it or the options.
+        If the architecture is unknown, or ``start`` does not fit it, the classes or the options.
+    DataError
+        If there are fewer than two classes, or labels without names that seem not to be numbers of classes.
     """
     if timesteps is not None and (start is None or start.qcfs_levels is None):
         raise NoActivationsError
@@ -117,7 +119,12 @@ def built_in(
     if timesteps is not None and start is not None and qcfs_levels is None:
         qcfs_levels = start.qcfs_levels
     # Own images may have labels without names.
-    classes = splits.classes or tuple(map(str, range(int(splits.train.known_labels.max()) + 1)))
+    named = splits.classes or (() if start is None else start.classes)
+    classes = named or tuple(map(str, range(_class_count(splits))))
+    if len(classes) < 2:
+        raise DataError(f"found images of {len(classes)} class", where=splits.name, expected="must show at least two")
+    if start is not None:
+        require_classes(start, classes)
     # Fails now if the architecture is unknown, or the images do not fit.
     with torch.device("meta"):
         build_model(architecture, splits.input_shape, len(classes), qcfs_levels=qcfs_levels)
@@ -129,6 +136,36 @@ def built_in(
         return model
 
     return Design(architecture, build, classes, qcfs_levels, start=None if start is None else record_of(start))
+
+
+def _class_count(splits: DataSplits) -> int:
+    """The number of classes that the labels of the training images show."""
+    last, images = int(splits.train.known_labels.max()), len(splits.train)
+    if last >= images:
+        raise DataError(
+            f"found the class {last} for {images} training images",
+            where="labels",
+            expected="must number the classes from 0",
+            hint="Number them anew: numpy.unique(labels, return_inverse=True).",
+        )
+    return last + 1
+
+
+def require_classes(start: Checkpoint, classes: Sequence[str]) -> None:
+    """Raise a `UsageError` if ``classes`` are in another order than those of ``start``, or more or fewer."""
+    if len(classes) != len(start.classes):
+        raise UsageError(
+            f"found a CNN with {len(start.classes)} classes, and images of {len(classes)}",
+            where="start",
+            expected="must have the same classes",
+        )
+    if set(classes) == set(start.classes) and tuple(classes) != start.classes:
+        raise UsageError(
+            f"found a CNN with the classes {', '.join(start.classes)}",
+            where="start",
+            expected=f"must be in the order of the images, {', '.join(classes)}",
+            hint="Load the images with the `classes` of the CNN.",
+        )
 
 
 def record_of(start: Checkpoint) -> dict[str, Json]:

@@ -66,9 +66,10 @@ class RoundedWeights:
         """Return the scales as in `quantize`: ``(C_out, 1)``, one per row of each weight; one for all output rows."""
         found = {}
         for synapse in self._synapses:
-            rows = _rows(synapse, tensors).detach().numpy()
-            chosen = nearest_scales(rows.reshape(1, -1) if synapse.is_output else rows, self._largest)
-            found[synapse.weight] = torch.from_numpy(chosen).float().reshape(-1, 1)
+            rows = _rows(synapse, tensors).detach()
+            numbers = rows.cpu().numpy()
+            chosen = nearest_scales(numbers.reshape(1, -1) if synapse.is_output else numbers, self._largest)
+            found[synapse.weight] = torch.from_numpy(chosen).float().reshape(-1, 1).to(rows.device)
         return found
 
     def weights(self, tensors: Tensors, scales: Tensors) -> dict[str, Tensor]:
@@ -93,7 +94,7 @@ def _factors(synapse: _Rounded, tensors: Tensors) -> Tensor:
     """The amplitude of an input spike, a factor on the weights: the threshold of its channel."""
     weight = tensors[synapse.weight]
     if synapse.threshold_before is None:
-        return torch.ones(1)
+        return torch.ones(1, device=weight.device)
     threshold = tensors[synapse.threshold_before].detach().clamp_min(MIN_THRESHOLD)
     if weight.ndim == 2:
         # Flattened maps: all positions of a channel are adjacent.

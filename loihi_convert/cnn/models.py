@@ -122,7 +122,10 @@ def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
         positions = 1 if isinstance(module, nn.Linear) else output[0, 0].numel()
-        total += module.get_parameter("weight").numel() * positions
+        # Not a parameter if it is computed, as by weight_norm.
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        total += weight.numel() * positions
 
     hooks = [
         module.register_forward_hook(add)

@@ -23,6 +23,9 @@ MAX_LEVELS: Final = 256
 SHARE: Final = 0.99
 """Share of a channel's positive activations below its initial threshold."""
 
+_MOST_FOR_TORCH: Final = 2**24
+"""Largest input of torch.quantile."""
+
 MIN_THRESHOLD: Final = 1e-4
 """Lower bound that keeps thresholds positive in training."""
 
@@ -127,6 +130,12 @@ def covering_thresholds(activations: Tensor) -> Tensor:
     A channel that is never positive gets the median of the others.
     """
     positive = [channel[channel > 0] for channel in activations.movedim(1, 0).flatten(1)]
-    quantiles = [torch.quantile(numbers, SHARE) for numbers in positive if len(numbers)]
+    quantiles = [_quantile(numbers) for numbers in positive if len(numbers)]
     typical = torch.stack(quantiles).median() if quantiles else torch.tensor(1.0)
-    return torch.stack([torch.quantile(numbers, SHARE) if len(numbers) else typical for numbers in positive])
+    return torch.stack([_quantile(numbers) if len(numbers) else typical for numbers in positive])
+
+
+def _quantile(numbers: Tensor) -> Tensor:
+    if len(numbers) <= _MOST_FOR_TORCH:
+        return torch.quantile(numbers, SHARE)
+    return torch.tensor(np.quantile(numbers.numpy(), SHARE), dtype=numbers.dtype)

@@ -84,6 +84,9 @@ def chosen_recipe(splits: DataSplits, architecture: str, options: TrainOptions, 
     elif options.recipe == "best":
         recipe = fine_tuning_recipe(data, architecture) if is_fine_tuning else default_recipe(data, architecture)
         recipe = spiking_recipe(data, architecture) if is_spiking else recipe
+        if architecture not in ARCHITECTURES:
+            # A user's own CNN has its own dropout.
+            recipe = replace(recipe, dropout=0.0)
     elif options.recipe == "paper":
         if is_fine_tuning:
             raise UsageError(

@@ -21,6 +21,7 @@ from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.data import Dataset, DataSplits
+from loihi_convert.errors import UsageError
 from loihi_convert.progress import Progress
 from loihi_convert.threads import thread_count
 
@@ -75,7 +76,8 @@ class Training:
     def run_epoch(self, progress: Progress) -> float:
         """Train on each training image once; return the validation accuracy of the averaged weights."""
         begun = time.monotonic()
-        generator = self._generator.manual_seed((self._seed << 20) + self.epoch)
+        key = (self._seed << 20) + self.epoch
+        generator = self._generator.manual_seed(key)
         order = torch.randperm(len(self._splits.train), generator=generator)
         images = torch.from_numpy(self._splits.train.images.copy())
         labels = torch.from_numpy(self._splits.train.known_labels.copy())
@@ -84,15 +86,19 @@ class Training:
         if self._rounded is not None:
             # Once per epoch, as they hardly change.
             self._scales = self._rounded.scales(self._parameters)
-        for batch, chosen in enumerate(torch.split(order, self._recipe.batch_size)):
-            if len(chosen) == 1 < len(order):
-                # Batch norm after a dense layer needs two images.
-                continue
-            step = self.epoch * self._steps_per_epoch + batch
-            # Augmented on the CPU, so that a seed gives the same images on every device.
-            inputs = augmented(pixels(images[chosen]), self._recipe, generator)
-            self._step(inputs.to(self._device), labels[chosen].to(self._device), step)
-            progress(step + 1, self._recipe.epochs * self._steps_per_epoch)
+        devices = [] if self._device == "cpu" else [torch.cuda.current_device()]
+        with torch.random.fork_rng(devices=devices):
+            # For dropout in the user's code. The key differs from that of the generator.
+            torch.manual_seed(-1 - key)
+            for batch, chosen in enumerate(torch.split(order, self._recipe.batch_size)):
+                if len(chosen) == 1 < min(self._recipe.batch_size, len(order)):
+                    # A remainder: batch norm after a dense layer needs two images.
+                    continue
+                step = self.epoch * self._steps_per_epoch + batch
+                # Augmented on the CPU, so that a seed gives the same images on every device.
+                inputs = augmented(pixels(images[chosen]), self._recipe, generator)
+                self._step(inputs.to(self._device), labels[chosen].to(self._device), step)
+                progress(step + 1, self._recipe.epochs * self._steps_per_epoch)
         self.epoch += 1
         self.history.append(self.accuracy(self._splits.validation))
         self.seconds += time.monotonic() - begun
@@ -103,14 +109,18 @@ class Training:
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
-        inputs = inputs.to(memory_format=self._format)
-        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=uses_bfloat16(self._device)):
-            if self._spiking is not None:
-                scores = self._spiking(inputs, rounded)
-            else:
-                scores = torch.func.functional_call(self._model, rounded, (inputs,))
-        loss = _loss(scores.float(), labels, self._recipe.label_smoothing)
+        try:
+            scores = self._scores(inputs)
+        except ValueError as error:
+            if len(inputs) > 1:
+                raise
+            raise UsageError(
+                f"found a batch of one image ({error})",
+                where="batch_size",
+                expected="batch norm after a dense layer needs two images",
+                hint="Train with larger batches, or on more images.",
+            ) from error
+        loss = _loss(scores, labels, self._recipe.label_smoothing)
         self._model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in self._optimizers:
@@ -122,6 +132,16 @@ class Training:
                 self.average[name].lerp_(tensor, weight)
             else:
                 self.average[name].copy_(tensor)
+
+    def _scores(self, inputs: Tensor) -> Tensor:
+        rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
+        inputs = inputs.to(memory_format=self._format)
+        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=uses_bfloat16(self._device)):
+            if self._spiking is not None:
+                scores = self._spiking(inputs, rounded)
+            else:
+                scores = torch.func.functional_call(self._model, rounded, (inputs,))
+        return scores.float()
 
     def accuracy(self, dataset: Dataset) -> float:
         """Return the accuracy of the averaged weights, rounded if so trained, in float32.
@@ -224,20 +244,34 @@ def drop_channels(model: nn.Module, probability: float, generator: torch.Generat
 
     Random numbers come from ``generator``; `torch.nn.Dropout2d` would use torch's global generator. The order of
     dropout and pooling does not matter, as a whole channel is 0.
+
+    Raises
+    ------
+    UsageError
+        If none of the model's children is the activation of a convolution, as in most CNNs of users.
     """
 
     def drop(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if not module.training:
+        # The user's code may call the same ReLU after a dense layer.
+        if not module.training or output.ndim != 4:
             return output
         kept = torch.rand((*output.shape[:2], 1, 1), generator=generator) >= probability
-        return output * (kept / (1 - probability)).to(output.dtype)
+        return output * (kept / (1 - probability)).to(output.device, output.dtype)
 
-    is_convolution = False
+    is_convolution = is_dropped = False
     for module in model.children():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             is_convolution = isinstance(module, nn.Conv2d)
         elif is_convolution and isinstance(module, (nn.ReLU, Qcfs)):
             module.register_forward_hook(drop)
+            is_dropped = True
+    if not is_dropped:
+        raise UsageError(
+            f"found {probability:g}, and no ReLU after a convolution at the top level of the CNN",
+            where="dropout",
+            expected="must be 0 for this CNN",
+            hint="Use torch.nn.Dropout2d in its code.",
+        )
 
 
 def learning_rate(recipe: Recipe, progress: float) -> float:

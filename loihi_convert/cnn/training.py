@@ -13,6 +13,7 @@ torch's number (``OMP_NUM_THREADS``).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,9 +38,13 @@ from loihi_convert.cnn.trainer import Training, on_cpu, uses_bfloat16
 from loihi_convert.data import DATASETS, DataSplits
 from loihi_convert.devices import chosen_device
 from loihi_convert.errors import CheckpointError, DataError, UsageError, one_of
+from loihi_convert.files import require_writable
 from loihi_convert.progress import Progress, no_progress
 
 _START_ANEW: Final = "Delete it and train without `resume=True`."
+_DIGEST: Final = "digest of images and labels"
+_ADDED_LATER: Final = ("classes", "mean", "std", _DIGEST)
+"""Fields that the state of an unfinished training may lack."""
 
 
 def train_cnn(
@@ -179,6 +184,7 @@ def train_design(
     """
     if output is not None:
         checkpoint.require_suffix(output)
+        require_writable(output)
     _require_sense(design, splits, recipe, seed, store)
     run: dict[str, Json] = {
         "architecture": design.name,
@@ -187,11 +193,15 @@ def train_design(
         "recipe": {**recipe.recorded()},
         "qcfs_levels": design.qcfs_levels,
         "start": None if design.start is None else design.start["sha256"],
+        "classes": list(design.classes),
+        "mean": None if design.mean is None else list(design.mean),
+        "std": None if design.std is None else list(design.std),
+        _DIGEST: "" if output is None else _digest(splits),
     }
     training = Training(design, splits, recipe, seed, device)
-    state_file = None if output is None else resume_path(output)
+    where, state_file = output or Path("the CNN"), None if output is None else resume_path(output)
     with _threads(training.threads):
-        _run_epochs(training, run, state_file, resume=resume, progress=progress, on_epoch=on_epoch)
+        _run_epochs(training, run, where, state_file, resume=resume, progress=progress, on_epoch=on_epoch)
         trained = Checkpoint(
             architecture=design.name,
             state=on_cpu(training.average),
@@ -216,7 +226,7 @@ def train_design(
             },
         )
         if store == "float16":
-            trained = in_float16(trained, splits, output or Path("the CNN"), design.network())
+            trained = in_float16(trained, splits, where, design.network())
         if recipe.timesteps is not None:
             trained = _with_spiking_accuracy(trained, design, splits, recipe.timesteps)
     if output is not None and state_file is not None:
@@ -262,19 +272,24 @@ def _require_sense(design: Design, splits: DataSplits, recipe: Recipe, seed: int
 def _run_epochs(
     training: Training,
     run: dict[str, Json],
+    where: Path,
     state_file: Path | None,
     *,
     resume: bool,
     progress: Progress,
     on_epoch: Callable[[int, float], None] | None,
 ) -> None:
-    """Train to the last epoch; ``state_file`` always holds the state after the last finished one."""
+    """Train to the last epoch; ``state_file`` always holds the state after the last finished one.
+
+    Raises a `CheckpointError` for ``where``, the file to write, after an epoch in which the training diverged.
+    """
     if resume and state_file is not None:
         _restore(training, state_file, run)
     elif state_file is not None:
         write_pt({**run, **training.state()}, state_file)
     while not training.is_finished:
         validation_accuracy = training.run_epoch(progress)
+        checkpoint.require_finite(training.average, where)
         if state_file is not None:
             write_pt({**run, **training.state()}, state_file)
         if on_epoch is not None:
@@ -310,6 +325,16 @@ def _with_spiking_accuracy(trained: Checkpoint, design: Design, splits: DataSpli
     return replace(trained, recipe={**trained.recipe, "spiking_accuracy": found})
 
 
+def _digest(splits: DataSplits) -> str:
+    """Return a digest of the images and labels that are trained on and evaluated after each epoch."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in (splits.train, splits.validation):
+        found.update(repr(part.images.shape).encode())
+        found.update(np.ascontiguousarray(part.images))
+        found.update(np.ascontiguousarray(part.known_labels))
+    return found.hexdigest()
+
+
 def _difference(name: str, found: Json, expected: Json) -> tuple[str, Json, Json]:
     """Return the first entry that differs, of records as of a recipe; otherwise the values themselves."""
     if isinstance(found, dict) and isinstance(expected, dict):
@@ -324,16 +349,16 @@ def _restore(training: Training, path: Path, run: dict[str, Json]) -> None:
     if not path.exists():
         raise UsageError("does not exist: no training was interrupted", where=path, hint="Train without `resume=True`.")
     state = read_pt(path)
-    if not isinstance(state, dict) or not run.keys() <= state.keys():
+    if not isinstance(state, dict) or not run.keys() - _ADDED_LATER <= state.keys():
         raise CheckpointError("not the state of a training", where=path, hint=_START_ANEW)
     for name, value in run.items():
-        if state[name] != value:
+        if name in state and state[name] != value:
             name, found, expected = _difference(name, state[name], value)
             raise CheckpointError(
                 f"belongs to another training: its {name} is {found!r}",
                 where=path,
                 expected=f"must be {expected!r}",
-                hint="Resume with the same options, or start over with `overwrite=True`.",
+                hint="Resume with the same options and images, or start over with `overwrite=True`.",
             )
     try:
         training.restore(state)

@@ -247,11 +247,12 @@ def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
     """
     random = np.random.RandomState(_SPLIT_SEED)
     labels = dataset.known_labels
-    share = np.bincount(labels) * count / len(dataset)
+    present, counts = np.unique(labels, return_counts=True)
+    share = counts * count / len(dataset)
     quota = np.floor(share).astype(np.intp)
     quota[np.argsort(quota - share, kind="stable")[: count - quota.sum()]] += 1
     chosen = np.zeros(len(dataset), np.bool_)
-    for label, wanted in enumerate(quota):
+    for label, wanted in zip(present, quota, strict=True):
         chosen[random.permutation(np.flatnonzero(labels == label))[:wanted]] = True
     return dataset[np.flatnonzero(chosen)], dataset[np.flatnonzero(~chosen)]
 

@@ -45,7 +45,11 @@ Targets: TypeAlias = "ArrayLike | _Tensor"
 
 
 def as_images(
-    images: Images, input_shape: tuple[int, int, int] | None = None, *, where: str = "images"
+    images: Images,
+    input_shape: tuple[int, int, int] | None = None,
+    *,
+    where: str = "images",
+    is_whole: bool = True,
 ) -> NDArray[np.uint8]:
     """Return ``images`` as uint8 ``(N, C, H, W)``, N >= 1.
 
@@ -68,13 +72,15 @@ def as_images(
         ``(C, H, W)`` of the network, if known: other images are refused.
     where
         The name of the images in error messages.
+    is_whole
+        Whether these are all images, of which one must have a pixel above 1 if any has a pixel of 1.
 
     Raises
     ------
     DataError
         For invalid values, NaN, axes or sizes.
     """
-    return _channels_first(_collected(images, where)[0], input_shape, where)
+    return _channels_first(_collected(images, where, is_whole=is_whole)[0], input_shape, where)
 
 
 def as_input_shape(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -120,8 +126,8 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
             hint=_labels_hint(array, count),
         )
     low, high = (int(array.min()), int(array.max())) if count else (0, 0)
-    if low < 0 or (class_count and high >= class_count):
-        allowed = f"in 0..{class_count - 1}" if class_count else "at least 0"
+    if low < 0 or high >= (class_count or 2**63):
+        allowed = f"in 0..{class_count - 1}" if class_count else "at least 0" if low < 0 else "below 2^63"
         raise DataError(
             f"found values {low}..{high}",
             where=where,
@@ -221,18 +227,23 @@ def _labels_hint(array: Array, count: int) -> str:
     return "Omit them if unknown."
 
 
-def _collected(images: Images, where: str, kind: str = "labels") -> tuple[NDArray[np.uint8], Array | None]:
+def _collected(
+    images: Images, where: str, kind: str = "labels", *, is_whole: bool = True
+) -> tuple[NDArray[np.uint8], Array | None]:
     """Pixels with their original axes, N first, and labels or targets, named ``kind``, if there are any."""
     if _is_array(images):
-        return _pixels(_array(images, where), where, is_whole=True), None
+        array = _array(images, where)
+        pixels = _pixels(array, where)
+        if is_whole:
+            _require_bright(pixels, [array.dtype], where)
+        return pixels, None
     items = [item if isinstance(item, (tuple, list)) else (item,) for item in _items(images, where)]
     if not items:
         raise DataError("found no image", where=where, expected="must hold at least one")
     is_loader = hasattr(images, "dataset") and hasattr(images, "batch_size")
     is_batch = is_loader and getattr(images, "batch_sampler", None) is not None
-    batches = [
-        pixels if is_batch else pixels[np.newaxis] for pixels in (_pixels(_array(i[0], where), where) for i in items)
-    ]
+    arrays = [_array(item[0], where) for item in items]
+    batches = [pixels if is_batch else pixels[np.newaxis] for pixels in (_pixels(array, where) for array in arrays)]
     shapes = sorted({batch.shape[1:] for batch in batches})
     if len(shapes) > 1:
         raise DataError(
@@ -242,6 +253,8 @@ def _collected(images: Images, where: str, kind: str = "labels") -> tuple[NDArra
             hint="Resize them to the network's input size.",
         )
     pixels = np.concatenate(batches)
+    if is_whole:
+        _require_bright(pixels, [array.dtype for array in arrays], where)
     shown = [_array(item[1], kind) for item in items if len(item) > 1]
     stacked = None
     if len(shown) == len(items):
@@ -298,8 +311,8 @@ def _array(value: object, where: str) -> Array:
         ) from error
 
 
-def _pixels(array: Array, where: str, *, is_whole: bool = False) -> NDArray[np.uint8]:
-    """The values as pixels, with unchanged axes; all images if ``is_whole``, which are not all almost black."""
+def _pixels(array: Array, where: str) -> NDArray[np.uint8]:
+    """The values as pixels, with unchanged axes."""
     kind = array.dtype.kind
     if array.size == 0 or kind not in "biuf":
         raise DataError(
@@ -307,15 +320,25 @@ def _pixels(array: Array, where: str, *, is_whole: bool = False) -> NDArray[np.u
         )
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint8 and not (is_whole and array.max() == 1):
+    if array.dtype == np.uint8:
         return array.view(np.uint8)
     low, high = float(array.min()), float(array.max())
     if kind == "f":
         return _from_floats(array, low, high, where)
-    if low < 0 or high > 255 or high == 1:
-        hint = "Pass booleans, or floats, if 1 is white." if (low, high) == (0, 1) else "Scale them to 0..255."
-        raise DataError(f"found {described(array)} of {low:g}..{high:g}", where=where, expected=_VALUES, hint=hint)
+    if low < 0 or high > 255:
+        raise _out_of_range(array.dtype, array.shape, low, high, where)
     return array.astype(np.uint8)
+
+
+def _require_bright(pixels: NDArray[np.uint8], kinds: Sequence[np.dtype[np.generic]], where: str) -> None:
+    """Raise a `DataError` if the brightest pixel is 1, of images with the dtypes ``kinds`` that are all integers."""
+    if all(kind.kind in "iu" for kind in kinds) and pixels.max() == 1:
+        raise _out_of_range(kinds[0], pixels.shape, float(pixels.min()), 1.0, where)
+
+
+def _out_of_range(kind: np.dtype[np.generic], shape: tuple[int, ...], low: float, high: float, where: str) -> DataError:
+    hint = "Pass booleans, or floats, if 1 is white." if (low, high) == (0, 1) else "Scale them to 0..255."
+    return DataError(f"found {kind} {shape} of {low:g}..{high:g}", where=where, expected=_VALUES, hint=hint)
 
 
 def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[np.uint8]:

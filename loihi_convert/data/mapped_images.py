@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import platform
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +20,25 @@ from loihi_convert.data.in_memory import as_images
 from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError
 
+NPZ_ERRORS: Final = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    SyntaxError,
+    tokenize.TokenError,
+)
+"""Exceptions of NumPy for a file that is damaged or not an ``.npz`` file."""
+
 _LOCAL_HEADER: Final = 30
 _CHUNK: Final = 2**20
+_AT_ONCE: Final = 64
+"""Images whose pixels are compared at once."""
+
 # NumPy declares no types for these.
 _read_magic: Final[Callable[[IO[bytes]], tuple[int, int]]] = npy.read_magic
 _READERS: Final[dict[tuple[int, int], Callable[[IO[bytes]], tuple[Any, Any, Any]]]] = {
@@ -71,7 +90,7 @@ class MappedImages(StoredImages):
     def read(self) -> NDArray[np.uint8]:
         try:
             is_same = member_of(self.path, self.key) == self.member
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except NPZ_ERRORS as error:
             raise DataError(f"cannot be read on {platform.node()} ({error})", where=self.path) from error
         if not is_same:
             raise DataError(
@@ -81,21 +100,35 @@ class MappedImages(StoredImages):
             )
         if not len(self.rows):
             return np.empty(self.shape, np.uint8)
-        every = np.memmap(self.path, self.member.dtype, "r", self.member.offset, self.member.shape)
+        every = self._map()
         first, last = int(self.rows[0]), int(self.rows[-1]) + 1
         is_slice = np.array_equal(self.rows, np.arange(first, last))
         return as_images(
             np.array(every[first:last] if is_slice else every[self.rows]),
             self.image_shape,
             where=f"{self.path}: {self.key}",
+            # The brightest pixel of a few images may be 1.
+            is_whole=False,
         )
+
+    def is_almost_black(self) -> bool:
+        """Return whether the brightest pixel of the whole array is 1; the first brighter one ends the search."""
+        every, brightest = self._map(), 0
+        for start in range(0, len(every), _AT_ONCE):
+            brightest = max(brightest, int(every[start : start + _AT_ONCE].max()))
+            if brightest > 1:
+                break
+        return brightest == 1
+
+    def _map(self) -> NDArray[np.generic]:
+        return np.memmap(self.path, self.member.dtype, "r", self.member.offset, self.member.shape)
 
 
 def mapped_images(path: Path, key: str, image_shape: tuple[int, int, int]) -> MappedImages | None:
     """Return the images in the array ``key``; None if they cannot be mapped.
 
     They cannot if the array is compressed, in Fortran order, or of integers other than uint8, whose range must be
-    known as a whole; or if anything is wrong with the file or the images.
+    known as a whole; or if anything is wrong with the file or the images, such as a brightest pixel of 1.
     """
     try:
         member = member_of(path, key)
@@ -105,7 +138,9 @@ def mapped_images(path: Path, key: str, image_shape: tuple[int, int, int]) -> Ma
             return None
         # Whether the axes fit.
         images[:1].read()
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, DataError):
+        if kind == np.uint8 and images.is_almost_black():
+            return None
+    except (*NPZ_ERRORS, IndexError, DataError):
         return None
     return images
 

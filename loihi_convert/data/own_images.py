@@ -7,8 +7,6 @@ Photos are rotated according to their EXIF data.
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, cast
@@ -23,7 +21,7 @@ from loihi_convert.data.class_order import in_turns, is_in_class_order
 from loihi_convert.data.dataset import Dataset, DataSplits, described
 from loihi_convert.data.image_files import FolderImages, stacked
 from loihi_convert.data.in_memory import as_images, as_labels, as_targets
-from loihi_convert.data.mapped_images import mapped_images, require_whole
+from loihi_convert.data.mapped_images import NPZ_ERRORS, mapped_images, require_whole
 from loihi_convert.data.stored_images import is_large
 from loihi_convert.errors import DataError, UsageError
 
@@ -32,18 +30,6 @@ _OF_MACOS: Final = "__MACOSX"
 
 IMAGE_SUFFIXES: Final[tuple[str, ...]] = (".png", ".jpg", ".jpeg")
 NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "targets", "classes", "calibration")
-
-NPZ_ERRORS: Final = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    MemoryError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""Exceptions of NumPy for a file that is damaged or not an ``.npz`` file."""
 
 _IN_MEMORY: Final = (
     "the images are compressed, or integers other than uint8, and all are read into memory; from uint8 images written "
@@ -180,7 +166,7 @@ def load_npz(
     if "targets" in arrays:
         own_names = len(names) if "classes" in arrays else 0
         targets = as_targets(arrays["targets"], len(images), own_names, where=f"{path}: targets")
-    if "classes" in arrays and classes and tuple(classes) != tuple(map(str, range(len(classes)))):
+    if "classes" in arrays and classes and not _keep_their_numbers(names, classes):
         order = _places(path, names, classes)
         labels = None if labels is None else order[labels]
         targets = None if targets is None else targets[:, np.argsort(order)]
@@ -328,6 +314,15 @@ def _stated_count(stream: BinaryIO) -> int:
     stream.seek(0)
     start = tail.rfind(b"PK\x05\x06")
     return int.from_bytes(tail[start + 10 : start + 12], "little") if start >= 0 else 0
+
+
+def _keep_their_numbers(names: Sequence[str], classes: Sequence[str]) -> bool:
+    """Whether the network's ``classes`` are only numbered and the file's ``names`` do not tell which number is which.
+
+    Numbers in the order of text, in which 10 comes before 2, are numbered as by torchvision's `ImageFolder`.
+    """
+    are_numbers = list(classes) == [str(number) for number in range(len(classes))]
+    return are_numbers and (not set(names) <= set(classes) or list(names) == sorted(classes))
 
 
 def _places(path: Path, names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:

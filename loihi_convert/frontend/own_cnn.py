@@ -12,7 +12,7 @@ from torch import nn
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
-from loihi_convert.cnn.design import Design, NoActivationsError, inputs_of, pixels, record_of
+from loihi_convert.cnn.design import Design, NoActivationsError, inputs_of, pixels, record_of, require_classes
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, UsageError
@@ -68,6 +68,8 @@ def own_design(
     trained = None if weights is None else _trained(weights)
     if trained is not None:
         mean, std = recorded_normalization(trained, mean, std)
+        if splits.classes:
+            require_classes(trained, splits.classes)
         if qcfs_levels is not None and trained.qcfs_levels not in (None, qcfs_levels):
             raise UsageError(
                 f"found {qcfs_levels}",
@@ -210,6 +212,8 @@ def _require_spiking(cnn: nn.Module, splits: DataSplits) -> None:
     """Raise a `UsageError` unless the spiking network of ``cnn`` can be trained."""
     if not isinstance(cnn, WithQcfs):
         raise NoActivationsError
+    # By node: whether it has values for every time step. The image has one for all.
+    per_step: list[bool] = []
     for node in read_graph(cnn, splits.input_shape).nodes:
         is_other = isinstance(node.operation, LeakyRelu) or (
             isinstance(node.operation, Relu) and node.operation.threshold is None
@@ -221,3 +225,12 @@ def _require_spiking(cnn: nn.Module, splits: DataSplits) -> None:
                 expected="needs a network of QCFS activations with linear layers between them",
                 hint="Train it without `timesteps`.",
             )
+        before = {per_step[index] for index in node.inputs}
+        if len(before) > 1:
+            raise UsageError(
+                f"found {node.kind} at {node.name} of spikes and of the image",
+                where="timesteps",
+                expected="needs a network without skips from the image",
+                hint="Train it without `timesteps`, or begin the skip after the first activation.",
+            )
+        per_step.append(True in before or isinstance(node.operation, Relu))
