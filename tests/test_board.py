@@ -361,6 +361,15 @@ def test_what_cannot_be_bundled(words: tuple[str, ...], message: str, invoke: In
     assert f"error: {message}" in err
 
 
+def test_a_bundle_that_exists_is_found_before_the_export(invoke: Invoke) -> None:
+    Path("model.pt").write_bytes(b"PK")
+    Path("b").mkdir()
+    Path("b", golden_check.NETWORK).touch()
+    code, out, err = invoke("model.pt", "--bundle", "b", "--target", "loihi2", "-T", "2", verb="export")
+    assert (code, out) == (3, "")
+    assert "exists already; nothing was changed" in err
+
+
 @pytest.mark.lava
 def test_without_the_extension_the_error_says_how_to_get_it(tmp_path: Path) -> None:
     network, images = networks.random_loihi2_network(0)

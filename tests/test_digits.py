@@ -27,7 +27,7 @@ from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
-from loihi_convert.errors import NetxError, RangeError
+from loihi_convert.errors import NetxError, RangeError, UsageError
 from loihi_convert.inspection.contents import describe
 from loihi_convert.ir.digits import joined, joined_synapse
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
@@ -132,8 +132,16 @@ def test_where_the_bits_suffice_nothing_is_split() -> None:
     network = ReluNetwork((1, 16, 16), (*averaging().layers[:1], ReluLayer("fc", Dense(np.ones((2, 24 * 256))))))
     spiking = balance(network, pixels(10), 1, BalanceOptions(method="percentile"))
     assert quantize(spiking, pixels(10), QuantizeOptions(split_readout=True)).low_bits == 0
-    spikes = balance(averaging(), pixels(10), 64, BalanceOptions(method="percentile", readout="spikes"))
-    assert quantize(spikes, pixels(10), QuantizeOptions(split_readout=True)).low_bits == 0
+
+
+def test_options_that_a_split_readout_contradicts() -> None:
+    for balancing, quantizing in (
+        (BalanceOptions(method="percentile", readout="spikes"), QuantizeOptions(split_readout=True)),
+        (BalanceOptions(method="percentile"), QuantizeOptions(split_readout=True, target="loihi2")),
+    ):
+        with pytest.raises(UsageError) as caught:
+            to_integers(averaging(), pixels(10), 4, balancing, quantizing)
+        assert caught.value.where == "split_readout"
 
 
 def assert_whole(network: QuantizedNetwork, result: RunResult, shown: Array, timesteps: int) -> None:

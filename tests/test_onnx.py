@@ -23,7 +23,7 @@ from loihi_convert.__main__ import main
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
 from loihi_convert.file_kinds import kind_of
 from loihi_convert.frontend.from_onnx.file import read_onnx
-from loihi_convert.frontend.source import open_source
+from loihi_convert.frontend.source import checkpoint_sha256, open_source
 from loihi_convert.simulation.relu import cnn_scores
 
 SHAPE = (2, 8, 8)
@@ -97,7 +97,11 @@ def test_files_of_torchs_newer_exporter(is_open: bool, capsys: pytest.CaptureFix
     options: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("N")},)} if is_open else {}
     path = exported(net(), dynamo=True, **options)
     assert_equal(path, net())
+    before = checkpoint_sha256(path)
     # Its weights lie beside it.
+    weights = Path("net.onnx.data")
+    weights.write_bytes(bytes(reversed(weights.read_bytes())))
+    assert checkpoint_sha256(path) != before
     Path("net.onnx.data").unlink()
     with pytest.raises(CheckpointError, match="damaged, or not an ONNX file") as caught:
         read_onnx(path)

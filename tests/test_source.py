@@ -141,6 +141,34 @@ def test_what_the_users_code_prints_is_not_output(capsys: pytest.CaptureFixture[
     assert "a line of the user's forward" in err
 
 
+LOADS = """
+from torch import nn
+
+class Cnn(nn.Sequential):
+    def load_state_dict(self, state, strict=True):
+        print("a line of the user's load_state_dict")
+        if self.fails:
+            raise KeyError("what the user's code expects")
+        return super().load_state_dict(state, strict=strict)
+
+def make(fails):
+    cnn = Cnn(nn.Flatten(), nn.Linear(64, 3))
+    cnn.fails = fails
+    return cnn
+"""
+
+
+def test_the_users_own_loading_of_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("loads.py").write_text(LOADS)
+    path = saved(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).state_dict())
+    open_source(path, arch="loads:make(fails=0)", input_shape=(1, 8, 8))
+    out, err = capsys.readouterr()
+    assert (out, "load_state_dict" in err) == ("", True)
+    with pytest.raises(UsageError, match="loading its weights fails: KeyError") as caught:
+        open_source(path, arch="loads:make(fails=1)", input_shape=(1, 8, 8))
+    assert caught.value.where == "arch"
+
+
 def test_safetensors() -> None:
     safetensors.torch.save_file(net().state_dict(), "user.safetensors")
     assert_is(opened(Path("user.safetensors")), net())

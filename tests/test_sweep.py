@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import random
@@ -38,7 +39,7 @@ from loihi_convert.sweep.grid import Grid, PlannedCell, planned_cells, shard
 from loihi_convert.sweep.setting import OPTIONS, Digests, ImageChoice, NetworkFile, Setting
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
-DIGESTS = Digests("model", None, "calibration", "images")
+DIGESTS = Digests("model", "network", None, "calibration", "images")
 CELL = Conversion(NETWORK, ImageChoice(), DIGESTS, Setting().normalized, package="1.0")
 RESULT = CellResult(
     image_count=10,
@@ -347,23 +348,51 @@ def test_toml_and_flags_name_the_same_cells(checkpoint: Path, tmp_path: Path) ->
     assert {cell.cell.setting.timesteps for cell in planned_cells(read_grid([file], {"timesteps": "2"}))} == {2}
 
 
+def test_paths_given_as_flags_are_relative_to_the_current_folder(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    shutil.copy(checkpoint, "sub")
+    for folder in ("", "sub"):
+        Path(folder, "own.npz").touch()
+    Path("sub/grid.toml").write_text('model = "model.pt"\ndata = "own.npz"\ntimesteps = 1\n')
+    (of_file,) = read_grid([Path("sub/grid.toml")], {}).networks
+    (of_flag,) = read_grid([Path("sub/grid.toml")], {"data": "own.npz", "data-root": "root"}).networks
+    assert (of_file.data, of_flag.data) == (str(tmp_path / "sub" / "own.npz"), str(tmp_path / "own.npz"))
+    assert (of_file.model, of_flag.model, of_flag.data_root) == (of_file.model, of_file.model, tmp_path / "root")
+
+
+def test_a_percentile_of_0_is_not_the_default() -> None:
+    assert Setting(method="percentile", percentile=0.0).normalized.percentile == 0
+    assert Setting(method="percentile").normalized.percentile == 99
+
+
 OWN = """
+import own_parts
 from torch import nn
 
 def make(classes=10):
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), own_parts.between(), nn.Flatten(), nn.Linear(144, classes))
 """
+PARTS = "from torch.nn import {0} as between\n"
 
 
 @pytest.mark.slow
 def test_own_cnns_beside_checkpoints(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
+    from torch import nn
+
+    def forget() -> None:
+        for name in ("own_nets", "own_parts"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
 
     Path("own_nets.py").write_text(OWN)
-    monkeypatch.delitem(sys.modules, "own_nets", raising=False)
-    namespace: dict[str, Any] = {}
-    exec(OWN, namespace)
-    torch.save(namespace["make"]().state_dict(), "own.pt")
+    Path("own_parts.py").write_text(PARTS.format("Identity"))
+    forget()
+    cnn = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Identity(), nn.Flatten(), nn.Linear(144, 10))
+    torch.save(cnn.state_dict(), "own.pt")
     Path("grid.toml").write_text(
         '[[network]]\nmodel = "model.pt"\n'
         '[[network]]\nmodel = "own.pt"\narch = "own_nets:make"\ndata = "digits"\nmean = 0.5\nstd = [0.25]\n'
@@ -373,10 +402,16 @@ def test_own_cnns_beside_checkpoints(sweep: Sweep, monkeypatch: pytest.MonkeyPat
     before = {row["network"]: row["cell"] for row in rows()}
     # Another file of code is another cell, even with the same weights.
     Path("own_nets.py").write_text(f"{OWN}\n# changed\n")
-    monkeypatch.delitem(sys.modules, "own_nets")
+    forget()
     assert sweep("grid.toml", "-T", "2", *HERE).code == 0
     after = {row["network"]: row["cell"] for row in rows()}
     assert {name for name in before if before[name] != after[name]} == {"own.pt"}
+    # And another CNN, from the same files, whose code imports another part.
+    Path("own_parts.py").write_text(PARTS.format("ReLU6"))
+    forget()
+    assert sweep("grid.toml", "-T", "2", *HERE).code == 0
+    last = {row["network"]: row["cell"] for row in rows()}
+    assert {name for name in after if after[name] != last[name]} == {"own.pt"}
 
 
 @pytest.mark.slow

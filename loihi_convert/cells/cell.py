@@ -21,7 +21,7 @@ from loihi_convert.devices import one_thread
 from loihi_convert.errors import InputError, LoihiConvertError, RangeError, UnsupportedModelError, UsageError, rendered
 from loihi_convert.records import Record
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Goes up when a change of the package changes a result: what was computed before is computed again."""
 
 # Errors of the network and the options; all others may be the machine's.

@@ -204,7 +204,7 @@ def export(
     from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
     from loihi_convert.metrics.own_accuracy import own_accuracy
-    from loihi_convert.pipeline.bundle import IMAGES, require_bundle, write_bundle
+    from loihi_convert.pipeline.bundle import IMAGES, require_bundle, require_new_bundle, write_bundle
     from loihi_convert.pipeline.converting import require_skip_copies, stored_neurons
     from loihi_convert.pipeline.core_limit import require_cores
     from loihi_convert.pipeline.exporting import output_paths
@@ -224,6 +224,7 @@ def export(
         raise UsageError("given with `file_format='nir'`", where="bundle", expected="must come with a netx file")
     if bundle is not None:
         require_bundle(target, steps, is_poisson=is_poisson)
+        require_new_bundle(bundle, overwrite=overwrite)
     balance_options = BalanceOptions(
         method=method,
         amplitude=amplitude,

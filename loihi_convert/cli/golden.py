@@ -37,6 +37,7 @@ def golden(
     """Compare every spike and potential of a tiny network with a golden folder; exit code 5 if any differs."""
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import require_extension
+    from loihi_convert.files import require_writable
     from loihi_convert.pipeline import golden_check
     from loihi_convert.pipeline.golden_report import GoldenRun, require_replaceable, where_to_send, write_report
 
@@ -44,6 +45,7 @@ def golden(
     given = BackendOptions(lava_python=lava_python, lava_layout=lava_layout, neuron=neuron, leak=leak, board=on_board)
     runner = open_backend(backend, given)
     require_replaceable(output)
+    require_writable(output)
     path = golden_check.folder() if folder is None else folder
     known = golden_check.read_golden(path)
     if dry_run:

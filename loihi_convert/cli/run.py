@@ -216,14 +216,14 @@ def run(
             command_line=sys.argv,
             bars=progress_bar,
         )
-    is_own = splits.name not in get_args(DatasetName) and is_recorded(splits, opened[0].network.provenance.model)
+    is_own = splits.name not in get_args(DatasetName) and splits.held_out is None
     scene = RunScene(
         splits.name,
         backend,
         time.monotonic() - started,
         trace=trace,
         arch=arch,
-        calibrates=is_own and splits.held_out is None,
+        calibrated=[file.path for file in opened if is_own and is_recorded(splits, file.network.provenance.model)],
     )
     say_run(done, scene, as_json=as_json, details=details)
 

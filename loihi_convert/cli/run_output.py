@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -35,8 +35,8 @@ class RunScene:
         Whether every layer was recorded and compared.
     arch
         The user's code for the CNN.
-    calibrates
-        Whether the thresholds were chosen on these images.
+    calibrated
+        The files whose thresholds were chosen on these images.
     """
 
     data: str
@@ -44,7 +44,7 @@ class RunScene:
     seconds: float
     trace: bool = False
     arch: str | None = None
-    calibrates: bool = False
+    calibrated: Collection[Path] = ()
 
     def line(self, evaluations: Sequence[Evaluation], remark: str = "") -> str:
         """Return the number of images, the backend, and the duration."""
@@ -131,7 +131,7 @@ def _remarks(ran: FileRun, scene: RunScene) -> Iterator[Fact]:
         yield Fact("profiler", f"all steps of the run, in s, J and W: {figures}")
     if not ran.evaluation.is_compared_with_cnn:
         yield Fact("no CNN", _without_cnn(ran, scene.arch))
-    if scene.calibrates:
+    if ran.path in scene.calibrated:
         yield Fact("note", "the thresholds were chosen on these images, too; pass --data for others")
     if not ran.evaluation.is_judged:
         yield Fact("no targets" if ran.evaluation.regression else "no labels", _without_labels(ran))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
@@ -120,6 +120,7 @@ def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
     if tables and len(files) > 1:
         raise UsageError(f"found {len(files)} files", where="files", expected="must be one TOML file, or networks")
     given: dict[str, tuple[str, object]] = {}
+    of_file: set[str] = set()
     networks: list[Mapping[str, object]] = [{"model": path} for path in files]
     folder = Path()
     if tables:
@@ -132,6 +133,7 @@ def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
             _known(key, (*AXES, *_NETWORK, *_IMAGES), tables[0]): (f"{tables[0].name}: {key}", value)
             for key, value in content.items()
         }
+        of_file = {key for key in given if flags.get(key) is None}
     for key, text in flags.items():
         if text is not None:
             given[key] = (_parameter(key), text)
@@ -147,7 +149,7 @@ def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
     calibration = str(choice["calibration"][1]) if "calibration" in choice else "split"
     shared: dict[str, tuple[str, object]] = {key: given[key] for key in _NETWORK if key in given}
     return Grid(
-        tuple(_network(own, shared, folder, tables[0] if tables else None) for own in networks),
+        tuple(_network(own, shared, of_file, folder, tables[0] if tables else None) for own in networks),
         values,
         ImageChoice(split, count, calibration),
     )
@@ -211,9 +213,16 @@ def _listed_networks(path: Path, listed: object, models: object) -> list[Mapping
 
 
 def _network(
-    own: Mapping[str, object], shared: Mapping[str, tuple[str, object]], folder: Path, file: Path | None
+    own: Mapping[str, object],
+    shared: Mapping[str, tuple[str, object]],
+    of_file: Set[str],
+    folder: Path,
+    file: Path | None,
 ) -> NetworkFile:
-    """Return a network with the options of its own table, or else those of all networks."""
+    """Return a network with the options of its own table, or else those of all networks.
+
+    Paths in the TOML file, of its own table or among the keys ``of_file``, are relative to its folder.
+    """
     from loihi_convert.cli.wrong_files import require_cnn
     from loihi_convert.file_kinds import is_nir
     from loihi_convert.sweep.setting import NetworkFile
@@ -222,6 +231,9 @@ def _network(
         if key in own:
             return _text(f"{file.name if file else ''}: {key}", own[key])
         return None if key not in shared else _text(*shared[key])
+
+    def place(key: str, path: str) -> Path:
+        return Path(folder if key in own or key in of_file else "", path)
 
     model = Path(folder, str(own["model"])).absolute()
     require_cnn(model)
@@ -232,7 +244,7 @@ def _network(
     data = text("data")
     if data is not None:
         # Workers may run in another folder.
-        path = Path(folder, data)
+        path = place("data", data)
         data = str(path.absolute()) if path.exists() and not _is_data_set(data) else data
     class_map = options.parse_class_map(text("class-map"))
     task = text("task")
@@ -246,7 +258,7 @@ def _network(
         std=normalization.std,
         task="classification" if task is None else _one_of(Task)("task", task),
         data=data,
-        data_root=None if root is None else Path(folder, root).absolute(),
+        data_root=None if root is None else place("data-root", root).absolute(),
         class_map=tuple(sorted(class_map.items())) if isinstance(class_map, Mapping) else class_map,
     )
 

@@ -172,19 +172,33 @@ def _export_command(found: Found) -> str:
         if isinstance(chosen, bool):
             words.append(f"--{flag}" if chosen else f"--no-{flag}")
         else:
-            words += [f"--{flag}", f"{chosen:g}" if isinstance(chosen, float) else str(chosen)]
+            words += [f"--{flag}", _number(chosen) if isinstance(chosen, float) else str(chosen)]
     if network.arch is not None:
         words += ["--arch", network.arch]
     if network.data is not None:
         words += ["--data", network.data]
     for flag, numbers in (("--mean", network.mean), ("--std", network.std)):
         if numbers is not None:
-            words += [flag, ",".join(f"{number:g}" for number in numbers)]
+            words += [flag, ",".join(map(_number, numbers))]
+    if network.data_root is not None:
+        words += ["--data-root", str(network.data_root)]
+    if network.input_shape is not None:
+        words += ["--input-shape", ",".join(map(str, network.input_shape))]
+    if network.classes is not None:
+        words += ["--classes", ",".join(network.classes)]
+    if network.class_map is not None:
+        pairs = network.class_map
+        words += ["--class-map", pairs if isinstance(pairs, str) else ",".join(f"{one}={to}" for one, to in pairs)]
     if network.task != "classification":
         words += ["--task", network.task]
     if found.planned.cell.images.calibration != "split":
         words += ["--calibration", found.planned.cell.images.calibration]
     return shlex.join(words)
+
+
+def _number(value: float) -> str:
+    """The shortest text that is this number."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def _shown(path: Path) -> str:

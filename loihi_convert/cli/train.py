@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,7 +108,8 @@ def train(
     log(f"{design.name} on {splits.name}: {used.words}")
     state = resume_path(output)
     on_interrupt(lambda: f"{state} keeps the finished epochs: go on with --resume" if state.exists() else "")
-    with progress_bar(f"training {design.name} on {splits.name}") as progress:
+    # What the user's code prints is not output of the command.
+    with progress_bar(f"training {design.name} on {splits.name}") as progress, redirect_stdout(sys.stderr):
         trained = train_design(
             design,
             splits,

@@ -99,7 +99,7 @@ def to_integers(
     """
     require_timesteps((timesteps,))
     require_readout(cnn.task, balance_options.readout)
-    quantize_options.require_neurons(balance_options.reset, balance_options.poisson_seed)
+    quantize_options.require_neurons(balance_options.reset, balance_options.poisson_seed, balance_options.readout)
     converting = _Converting(cnn, images, timesteps, balance_options, quantize_options, device, bars)
     if balance_options.method == AUTO:
         with bars(f"T = {timesteps}: choosing the balancing method") as progress:

@@ -211,8 +211,11 @@ class QuantizeOptions:
                 expected="must be channel with `target='loihi2'`: the circuit derives all thresholds from one vth",
             )
 
-    def require_neurons(self, reset: Reset, poisson_seed: int | None) -> None:
-        """Raise a `UsageError` if these options do not allow this reset or input; called before any work."""
+    def require_neurons(self, reset: Reset, poisson_seed: int | None, readout: Readout = "potential") -> None:
+        """Raise a `UsageError` if these options do not allow this reset, input or readout; called before any work."""
+        if self.split_readout and (self.target == "loihi2" or readout == "spikes"):
+            what = "target loihi2" if self.target == "loihi2" else "classes from spike counts"
+            raise UsageError(f"given for {what}", where="split_readout", expected="is for potentials on target lava")
         if self.target == "loihi2" and reset == "hard":
             raise UsageError(
                 "found 'loihi2' for neurons with hard reset",

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from loihi_convert.cnn.checkpoint import require_finite
 from loihi_convert.errors import CheckpointError
-from loihi_convert.frontend.users_code import listed
+from loihi_convert.frontend.users_code import listed, run_users_code
 
 _COMPILED: Final = "_orig_mod."
 # Prefixes that DistributedDataParallel, torch.compile, Lightning modules and other wrappers add to every name.
@@ -61,8 +61,9 @@ def fill(
     filled = {name: _as_float32(name, tensor, wanted[name], arch, path) for name, tensor in chosen.tensors.items()}
     dtypes = sorted({_dtype(tensor) for tensor in chosen.tensors.values() if tensor.is_floating_point()} - {"float32"})
     notes += [f"{path.name}: {listed(dtypes)} tensors are converted to float32."] * bool(dtypes)
-    model.load_state_dict(filled, strict=False)
-    return model.requires_grad_(False).eval(), tuple(notes)
+    run_users_code(arch, "loading its weights", lambda: model.load_state_dict(filled, strict=False))
+    run_users_code(arch, "calling eval", model.requires_grad_(False).eval)
+    return model, tuple(notes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -166,7 +168,8 @@ def rebuilt(trained: Checkpoint, arch: str, path: Path) -> nn.Module:
         black = torch.zeros(2, *shape_taken(cnn.eval(), trained.input_shape))
         cnn = WithQcfs(cnn, black, trained.qcfs_levels)
     try:
-        cnn.load_state_dict(trained.state)
+        with contextlib.redirect_stdout(sys.stderr):
+            cnn.load_state_dict(trained.state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(

@@ -260,9 +260,18 @@ def open_source(
             model, notes = fill(build_cnn(arch), states, arch, path)
         network = _for_task(to_relu_network(model, input_shape, mean=mean, std=std), task)
         described = {"arch": arch, "data": data, "classes": _class_names(network, classes)}
-    provenance = {"file": path.name, "sha256": sha256(path), **described, **_normalization(mean, std)}
+    provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described, **_normalization(mean, std)}
     provenance |= _recorded(network)
     return Source(path, model, network, provenance, (*notes, *network.notes), timesteps, neurons)
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a checkpoint, with the weights that an ONNX file has next to it."""
+    if kind_of(path) != "onnx":
+        return sha256(path)
+    from loihi_convert.frontend.from_onnx.file import onnx_sha256
+
+    return onnx_sha256(path)
 
 
 def is_described(path: Path, arch: str | None) -> bool:

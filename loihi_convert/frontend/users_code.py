@@ -47,7 +47,7 @@ def build_cnn(arch: str) -> nn.Module:
     module_name, name = found["module"], found["name"]
     positional, keywords = _arguments(found["arguments"] or "()")
     with _current_folder_first():
-        target: Any = _run_users_code(arch, f"importing {module_name}", lambda: importlib.import_module(module_name))
+        target: Any = run_users_code(arch, f"importing {module_name}", lambda: importlib.import_module(module_name))
         for part in name.split("."):
             if not hasattr(target, part):
                 raise UsageError(
@@ -60,7 +60,7 @@ def build_cnn(arch: str) -> nn.Module:
             made: object = copied(target)
         else:
             _require_arguments(module_name, name, target, positional, keywords)
-            made = _run_users_code(arch, f"calling {name}", lambda: target(*positional, **keywords))
+            made = run_users_code(arch, f"calling {name}", lambda: target(*positional, **keywords))
     if not isinstance(made, nn.Module):
         raise UsageError(f"{name} returns {article(made)}", where="arch", expected="must return a torch.nn.Module")
     return unwrapped(made)
@@ -68,21 +68,21 @@ def build_cnn(arch: str) -> nn.Module:
 
 @contextlib.contextmanager
 def _current_folder_first() -> Iterator[None]:
-    """Put the current folder first on the path, and send the output of the user's code to stderr."""
+    """Put the current folder first on the path."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
+        yield
     finally:
         sys.path.remove(folder)
 
 
-def _run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result:
-    """Return the result of ``call``; turn any exception into one sentence with its place."""
+def run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result:
+    """Return the result of ``call``, with its output on stderr; turn any exception into one sentence with its place."""
     try:
-        return call()
+        with contextlib.redirect_stdout(sys.stderr):
+            return call()
     # SystemExit: a script without `if __name__ == "__main__"`.
     except (Exception, SystemExit) as error:
         module_name = arch.partition(":")[0]

@@ -57,6 +57,14 @@ def require_bundle(target: Target, timesteps: tuple[int, ...], *, is_poisson: bo
         raise UsageError("Poisson input was chosen", where="bundle", expected="needs pixels as a constant input")
 
 
+def require_new_bundle(folder: Path, *, overwrite: bool) -> tuple[Path, ...]:
+    """Return the files of a bundle in ``folder``; raise an `InputError` if one exists, without ``overwrite``."""
+    written = tuple(folder / name for name in (NETWORK, ARRAYS, SCRIPT))
+    for file in written:
+        refuse_to_overwrite(file, overwrite)
+    return written
+
+
 def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = False) -> tuple[Path, ...]:
     """Write a bundle of the file at ``path`` and return its files.
 
@@ -80,15 +88,13 @@ def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = F
     """
     network = netx.read(path)
     require_bundle(network.target, (network.timesteps,), is_poisson=network.poisson_seed is not None)
-    written = tuple(folder / name for name in (NETWORK, ARRAYS, SCRIPT))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"cannot be created ({error.strerror})", where=folder, hint="Choose another `bundle`."
         ) from error
-    for file in written:
-        refuse_to_overwrite(file, overwrite)
+    written = require_new_bundle(folder, overwrite=overwrite)
     arrays = io.BytesIO()
     np.savez_compressed(arrays, **_arrays(network, images))
     script = files("loihi_convert.backends.loihi2").joinpath(f"{SCRIPT}.txt").read_bytes()

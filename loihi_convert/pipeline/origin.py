@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from loihi_convert.errors import InputError
-from loihi_convert.files import sha256
-from loihi_convert.frontend.source import Source, reopen_source
+from loihi_convert.frontend.source import Source, checkpoint_sha256, reopen_source
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -16,7 +15,7 @@ def source_model(path: Path, network: QuantizedNetwork | GradedNetwork) -> Path 
     """Return the checkpoint that ``network``'s file was made from, if it is next to the file and unchanged."""
     recorded = network.provenance.model
     candidate = path.parent / Path(recorded.file or "").name
-    return candidate if candidate.is_file() and sha256(candidate) == recorded.sha256 else None
+    return candidate if candidate.is_file() and checkpoint_sha256(candidate) == recorded.sha256 else None
 
 
 def source_of(

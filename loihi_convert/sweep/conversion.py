@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from loihi_convert import netx, pipeline
 from loihi_convert.arrays import Array
@@ -16,9 +18,10 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.cells.cell import Cell, arrays_digest, require_unchanged
 from loihi_convert.chip.resources import network_resources
 from loihi_convert.data import Dataset
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.files import sha256
-from loihi_convert.frontend.source import Source
+from loihi_convert.frontend.source import Source, checkpoint_sha256
+from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.opening import open_cnn
@@ -134,7 +137,8 @@ def open_network(
         raise UsageError(f"found {count}", where="image_count", expected=f"must be 1..{len(images)}, the {kind}")
     images, calibration = images[:count], splits.calibration_images(choice.calibration)
     digests = Digests(
-        model=sha256(network.model),
+        model=checkpoint_sha256(network.model),
+        network=_network_digest(source.network),
         code=None if network.arch is None else _code_digest(network.arch),
         calibration=arrays_digest((calibration,)),
         images=arrays_digest(array for array in (images.images, images.labels, images.targets) if array is not None),
@@ -179,7 +183,11 @@ class Conversion(Cell[CellResult]):
     def compute(self, needed: Sequence[Any]) -> CellResult:
         """See `Cell.compute`."""
         balance_options, quantize_options = self.setting.options()
-        opened = _opened(self.network, self.images, self.digests)
+        try:
+            opened = _opened(self.network, self.images, self.digests)
+        except (UnsupportedModelError, UsageError) as error:
+            # The command has opened it, so this machine's folders, files or packages are others.
+            raise InputError(error.found, where=error.where, expected=error.expected, hint=error.hint) from error
         timesteps = self.setting.timesteps
         with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
             path = Path(folder, f"cell{netx.SUFFIX}")
@@ -233,6 +241,20 @@ def _balanced_by(setting: Setting, network: QuantizedNetwork) -> str:
     method = recorded.method or setting.method
     percentile = f" {recorded.percentile:g}" if method == "percentile" and recorded.percentile is not None else ""
     return f"{method}{percentile}{', corrected' if network.provenance.is_corrected else ''}"
+
+
+def _network_digest(network: ReluNetwork) -> str:
+    """SHA-256 of the layers, which code in other files may change, or code imported before its file was edited."""
+    values = [
+        getattr(part, one.name)
+        for layer in network.layers
+        for part in (layer, layer.synapse)
+        for one in fields(part)
+        if one.name != "synapse"
+    ]
+    arrays = [value for value in values if isinstance(value, np.ndarray)]
+    others = [None if isinstance(value, np.ndarray) else value for value in values]
+    return arrays_digest([np.frombuffer(repr((network.task, others)).encode(), np.uint8), *arrays])
 
 
 def _code_digest(arch: str) -> str | None:

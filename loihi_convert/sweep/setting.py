@@ -62,9 +62,11 @@ class ImageChoice:
 
 @dataclass(frozen=True)
 class Digests:
-    """SHA-256 of what a cell reads: the checkpoint, the file of its code, and both sets of images."""
+    """SHA-256 of what a cell reads: the checkpoint, the file of its code, the CNN made from both, and both sets of
+    images."""
 
     model: str
+    network: str
     code: str | None
     calibration: str
     images: str
@@ -109,7 +111,9 @@ class Setting:
         reset, coding = self.reset or reset, self.input_coding or coding
         return replace(
             self,
-            percentile=(self.percentile or _PERCENTILE) if self.method == "percentile" else None,
+            percentile=(
+                None if self.method != "percentile" else _PERCENTILE if self.percentile is None else self.percentile
+            ),
             initial_potential=self.initial_potential or ("half" if reset == "soft" else "zero"),
             reset=reset,
             input_coding=coding,
@@ -139,7 +143,7 @@ class Setting:
             bias_correction=own.bias_correction,
         )
         quantize = QuantizeOptions(own.weight_bits, own.pixel_bits, own.target, own.thresholds, own.split_readout)
-        quantize.require_neurons(balance.reset, balance.poisson_seed)
+        quantize.require_neurons(balance.reset, balance.poisson_seed, balance.readout)
         return balance, quantize
 
 

@@ -9,6 +9,7 @@ torch writes.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,7 @@ def read_onnx(path: Path) -> OnnxFile:
         if content.functions:
             content = inliner.inline_local_functions(content)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"damaged, or not an ONNX file ({reason})", where=path, hint="Export it again, with its weight files."
-        ) from error
+        raise _damaged(path, error) from error
     weights = {initializer.name for initializer in content.graph.initializer}
     inputs = [value for value in content.graph.input if value.name not in weights]
     if len(inputs) != 1 or len(content.graph.output) != 1:
@@ -121,3 +119,32 @@ def read_onnx(path: Path) -> OnnxFile:
     # An open size is 0; the first size is that of the batch.
     known = len(sizes) in (3, 4) and min(sizes[1:]) > 0
     return OnnxFile(path, content, inputs[0].name, tuple(sizes[1:]) if known else None)
+
+
+def onnx_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of an ONNX file or, if it has weights in files next to it, of all their bytes.
+
+    Raises
+    ------
+    CheckpointError
+        As in `read_onnx`.
+    """
+    import onnx
+
+    try:
+        content = onnx.load(str(path), load_external_data=False)
+        entries = (entry for tensor in content.graph.initializer for entry in tensor.external_data)
+        names = sorted({entry.value for entry in entries if entry.key == "location"})
+        digest = hashlib.sha256(path.read_bytes())
+        for name in names:
+            digest.update((path.parent / name).read_bytes())
+    except Exception as error:
+        raise _damaged(path, error) from error
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return CheckpointError(
+        f"damaged, or not an ONNX file ({reason})", where=path, hint="Export it again, with its weight files."
+    )
