@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +51,21 @@ def _cannot_write(path: Path, error: OSError) -> InputError:
     return InputError(reason, where=path, hint="Choose another path.")
 
 
+def asked(path: Path, question: Callable[[Path], bool], error: type[InputError] = InputError) -> bool:
+    """Return ``question(path)``, such as `Path.exists`.
+
+    Raises
+    ------
+    InputError
+        If the system does not answer: the name is too long, or the folder may not be searched. It is an ``error``.
+    """
+    try:
+        return question(path)
+    except OSError as reason:
+        found = f"cannot be read ({reason.strerror or reason})"
+        raise error(found, where=path, hint="Choose another path.") from reason
+
+
 def require_writable(path: Path) -> None:
     """Raise the `InputError` of `write_atomically` if ``path`` is a folder, or its folder is missing or read-only.
 
@@ -66,7 +82,7 @@ def require_writable(path: Path) -> None:
 
 def refuse_to_replace(source: Path, path: Path) -> None:
     """Raise a `UsageError` if ``path``, the file to write, is ``source``, the file to read."""
-    if path.exists() and source.exists() and path.samefile(source):
+    if asked(path, Path.exists) and asked(source, Path.exists) and path.samefile(source):
         raise UsageError(
             "is the input file and would be overwritten; nothing was changed", where=path, hint="Choose another path."
         )
@@ -74,7 +90,7 @@ def refuse_to_replace(source: Path, path: Path) -> None:
 
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
     """Raise an `InputError` if ``path`` exists and ``overwrite`` is off."""
-    if path.exists() and not overwrite:
+    if asked(path, Path.exists) and not overwrite:
         hint = "Pass `overwrite=True`, or choose another path."
         raise InputError("exists already; nothing was changed", where=path, hint=hint)
 

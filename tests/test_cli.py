@@ -61,6 +61,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+LONG = "a" * 300
+
+
 def test_every_kind_of_error_has_its_exit_code() -> None:
     codes = {UsageError: 2, InputError: 3, PlatformError: 4, VerificationError: 5}
     for error, code in codes.items():
@@ -100,6 +103,18 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
         (["train", "--recipe", "fast"], 2, "error: --recipe: found 'fast'; must be one of best, paper."),
         (["train", "--recipe", "paper"], 2, "error: --data: the paper does not train on digits; must be one of"),
         (["unknown"], 2, "No such command"),
+        *(
+            (words, 3, "(File name too long)")
+            for words in (
+                ["train", "--data", LONG],
+                ["train", "-o", f"{LONG}.pt"],
+                ["export", f"{LONG}.pt"],
+                ["run", f"{LONG}.net"],
+                ["check", LONG],
+                ["report", LONG],
+                ["data", "mnist", "--data-root", LONG],
+            )
+        ),
     ],
 )
 def test_mistakes(invoke: Invoke, tmp_path: Path, words: list[str], code: int, message: str) -> None:

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from loihi_convert.errors import InputError, UsageError
-from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable, sha256, write_atomically
+from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.files import (
+    asked,
+    refuse_to_overwrite,
+    refuse_to_replace,
+    require_writable,
+    sha256,
+    write_atomically,
+)
 
 
 def test_content_digest_and_permissions(tmp_path: Path) -> None:
@@ -92,6 +99,21 @@ def test_refuse_to_replace(tmp_path: Path) -> None:
         assert caught.value.where == str(path)
     for name in ("other.pt", "new.pt"):
         refuse_to_replace(source, tmp_path / name)
+
+
+def test_a_path_of_which_nothing_can_be_known(tmp_path: Path) -> None:
+    path = tmp_path / f"{'a' * 300}.net"
+    for check in (
+        lambda: refuse_to_overwrite(path, overwrite=False),
+        lambda: refuse_to_replace(tmp_path, path),
+        lambda: refuse_to_replace(path, tmp_path),
+        lambda: asked(path, Path.exists, DataError),
+    ):
+        with pytest.raises(InputError) as caught:
+            check()
+        assert (caught.value.where, caught.value.found) == (str(path), "cannot be read (File name too long)")
+    assert isinstance(caught.value, DataError)
+    assert not asked(tmp_path / "absent", Path.exists)
 
 
 def test_refuse_to_overwrite(tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
     missing = refusal(tmp_path / "runs")
     assert (missing.where, missing.found) == (str(tmp_path / "runs"), "no such folder")
+    assert refusal(Path("a" * 300)).found == "cannot be read (File name too long)"
     folder = write_runs(tmp_path, entry([20]))
     (folder / "result.json").unlink()
     error = refusal(folder)

@@ -16,6 +16,7 @@ from loihi_convert.cli.images import first_images, validation_images
 from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN
 from loihi_convert.errors import DataError, InputError, UsageError, rendered
+from loihi_convert.files import asked
 
 if TYPE_CHECKING:
     from loihi_convert.arrays import Array
@@ -61,7 +62,7 @@ def check(
 ) -> None:
     """Check whether a network can run on the target: unsupported layers, overflow, resources."""
     file = file_of(file)
-    if file.is_dir():
+    if asked(file, Path.is_dir):
         raise InputError("is a folder", where=file, hint="Name a .net file, or the file of a CNN.")
     shape, normalization = options.parse_shape(input_shape), options.parse_normalization(mean, std)
     from loihi_convert import pipeline

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from loihi_convert.choices import DatasetName
 from loihi_convert.cli.console import log
 from loihi_convert.errors import InputError, UsageError
+from loihi_convert.files import asked
 
 if TYPE_CHECKING:
     from loihi_convert.arrays import Shape
@@ -39,7 +40,7 @@ class DataRequest:
         named = self.data or recorded.data
         if named is None:
             raise UsageError("the file does not record its data set", where=path, hint="Pass `data`.")
-        if self.data is None and str(named) not in get_args(DatasetName) and not Path(str(named)).exists():
+        if self.data is None and str(named) not in get_args(DatasetName) and not asked(Path(str(named)), Path.exists):
             hint = "Pass its path, or that of other images, as `data`."
             raise InputError(f"was exported with {named}, which is not in this folder", where=path, hint=hint)
         splits = load_data(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from loihi_convert.errors import InputError
+from loihi_convert.files import asked
 
 REPOSITORY_FOLDER: Final = "netx_models"
 """Where the files are in the repository, in folders whose names begin the models' names."""
@@ -114,7 +115,7 @@ def file_of(path: Path) -> Path:
         If the model is not included in this installation, or the name is similar to that of a model.
     """
     text = str(path)
-    if path.exists() or not _NAME.match(text):
+    if not _NAME.match(text) or asked(path, Path.exists):
         return path
     models = {model.name.lower(): model for model in named_models()}
     model = models.get(text.lower())

@@ -15,6 +15,7 @@ import typer
 
 from loihi_convert.choices import BackendName, DatasetName, Device, Generation, Layout, Neuron
 from loihi_convert.errors import UsageError, one_of
+from loihi_convert.files import asked
 from loihi_convert.normalization import require_both
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def data(panel: str) -> Option:
 def require_data(data: str | None) -> None:
     """Raise a `UsageError` for a name that is neither a data set nor a path, before anything is imported."""
     names = get_args(DatasetName)
-    if data is None or data in names or Path(data).name != data or Path(data).suffix or Path(data).exists():
+    if data is None or data in names or Path(data).name != data or Path(data).suffix or asked(Path(data), Path.exists):
         return
     near = difflib.get_close_matches(data, names, n=1)
     raise UsageError(

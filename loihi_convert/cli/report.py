@@ -12,6 +12,7 @@ import typer
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json
 from loihi_convert.errors import InputError, UsageError
+from loihi_convert.files import asked
 from loihi_convert.report.figure_style import Width
 
 _RUNS = "Run folders, or a folder that holds run folders; default: the newest in runs/."
@@ -68,7 +69,8 @@ def _run_folders(given: Sequence[Path]) -> list[Path]:
         return [complete[-1].parent]
     folders: list[Path] = []
     for path in given:
-        inner = [] if (path / MANIFEST).exists() else sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
+        is_run = asked(path / MANIFEST, Path.exists)
+        inner = [] if is_run else sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
         incomplete = [one.name for one in sorted(path.iterdir()) if one.is_dir() and one not in inner] if inner else []
         if incomplete:
             log(f"left out, not complete run folders: {', '.join(incomplete)}")

@@ -79,14 +79,14 @@ def train(
     from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
     from loihi_convert.cnn.training import resume_path, train_design
     from loihi_convert.devices import chosen_device
-    from loihi_convert.files import refuse_to_overwrite, refuse_to_replace
+    from loihi_convert.files import asked, refuse_to_overwrite, refuse_to_replace
     from loihi_convert.progress import progress_bar
 
     if start is not None:
         refuse_to_replace(start, output)
     refuse_to_overwrite(output, overwrite)
     unfinished = resume_path(output)
-    if unfinished.exists() and not (resume or overwrite):
+    if asked(unfinished, Path.exists) and not (resume or overwrite):
         hint = "Continue with `resume`, or start anew with `overwrite`."
         raise InputError("is an interrupted training; nothing was changed", where=unfinished, hint=hint)
     chosen = TrainOptions(architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device)

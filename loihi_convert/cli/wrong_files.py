@@ -7,6 +7,7 @@ from typing import Final
 
 from loihi_convert.errors import InputError
 from loihi_convert.file_kinds import CHECKPOINT_KINDS, is_nir, kind_of
+from loihi_convert.files import asked
 
 NETX: Final = ".net"
 _NPZ: Final = ".npz"
@@ -40,7 +41,7 @@ def require_cnn(path: Path) -> None:
 
 
 def _require_there(path: Path, hint: str) -> None:
-    if not path.exists():
+    if not asked(path, Path.exists):
         raise InputError("no such file", where=path, hint=hint)
 
 

@@ -14,6 +14,7 @@ from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
 from loihi_convert.data.own_images import load_image_folder, load_npz, require_class_folders
 from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError, UsageError, one_of
+from loihi_convert.files import asked
 
 __all__ = [
     "DATASETS",
@@ -68,7 +69,7 @@ def load_data(
     shape = (input_shape[0], input_shape[1], input_shape[2]) if input_shape and len(input_shape) == 3 else None
     path = Path(data)
     is_benchmark = isinstance(data, str) and data in DATASETS
-    if not is_benchmark and path.is_dir():
+    if not is_benchmark and asked(path, Path.is_dir, DataError):
         return load_image_folder(path, classes, class_map=class_map, input_shape=shape, at_once=at_once)
     require_class_folders(data, class_map)
     if is_benchmark:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from loihi_convert.choices import DatasetName
 from loihi_convert.data.dataset import Dataset, DataSplits, split
 from loihi_convert.errors import DataError, UsageError, one_of
+from loihi_convert.files import asked
 
 DATASETS: Final[tuple[str, ...]] = get_args(DatasetName)
 
@@ -181,7 +182,7 @@ def find_file(root: Path, data: str, name: str) -> Path | None:
         for spelling in (name, name.replace("-idx", ".idx"))
         for suffix in ("", ".gz")
     )
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    return next((candidate for candidate in candidates if asked(candidate, Path.is_file, DataError)), None)
 
 
 def _fetch_command(data: str, root: Path) -> str:

@@ -24,6 +24,7 @@ from loihi_convert.data.in_memory import as_images, as_labels, as_targets
 from loihi_convert.data.mapped_images import NPZ_ERRORS, mapped_images, require_whole
 from loihi_convert.data.stored_images import is_large
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.files import asked
 
 # Written into archives by macOS.
 _OF_MACOS: Final = "__MACOSX"
@@ -84,7 +85,7 @@ def load_image_folder(
     """
     entries = sorted(entry for entry in _listed(folder) if not entry.name.startswith("."))
     flat = [entry for entry in entries if _is_image(entry)]
-    folders = [entry for entry in entries if entry.is_dir() and entry.name != _OF_MACOS]
+    folders = [entry for entry in entries if asked(entry, Path.is_dir, DataError) and entry.name != _OF_MACOS]
     per_class = {entry.name: sorted(filter(_is_image, _listed(entry))) for entry in folders}
     if flat and any(per_class.values()):
         raise DataError(
@@ -257,7 +258,9 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and asked(path, Path.is_file, DataError)
+    )
 
 
 def _mapped(path: Path, image_shape: tuple[int, int, int]) -> dict[str, NDArray[np.uint8]]:

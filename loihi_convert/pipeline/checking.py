@@ -24,6 +24,7 @@ from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import is_nir, kind_of
+from loihi_convert.files import asked
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
@@ -155,7 +156,7 @@ def load_file(
         As in `source.open_source`.
     """
     path = Path(path)
-    if not path.is_file():
+    if not asked(path, Path.is_file):
         raise InputError("no such file", where=path, hint="Give a .net file, or the checkpoint of a CNN.")
     is_netx = (kind_of(path) == "hdf5" and not is_nir(path)) or path.suffix == netx.SUFFIX
     if not is_netx:

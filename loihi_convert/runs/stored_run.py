@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError
+from loihi_convert.files import asked
 from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs.columns import ChannelThreshold, FiringRate, Prediction, damaged, first_error, read_csv
@@ -81,9 +82,9 @@ def read_run(folder: Path) -> StoredRun:
     InputError
         If it is not a run folder, is incomplete or damaged, or its files do not match.
     """
-    if not folder.is_dir():
+    if not asked(folder, Path.is_dir):
         raise InputError("no such folder", where=folder, hint="Give folders written by `loihi-convert run`.")
-    if not (folder / "manifest.json").is_file():
+    if not asked(folder / "manifest.json", Path.is_file):
         raise InputError(
             "contains no manifest.json, which is written last: not a run folder, or an incomplete one",
             where=folder,

@@ -27,6 +27,7 @@ from torch import nn
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.choices import Readout
 from loihi_convert.errors import CheckpointError, InputError, UnsupportedModelError, UsageError
+from loihi_convert.files import asked
 from loihi_convert.frontend.from_nir.package import nir_package
 from loihi_convert.frontend.from_nir.rate import FiringRate
 
@@ -97,7 +98,7 @@ def read_nir(path: Path, input_shape: Shape | None) -> NirFile:
 
 def _read_graph(path: Path) -> Any:
     nir = nir_package(f"{path.name} is a NIR file")
-    if not path.is_file():
+    if not asked(path, Path.is_file, CheckpointError):
         raise CheckpointError("not found" if not path.exists() else "not a file", where=path)
     try:
         # Shapes are not needed, and those of files from older versions are often missing.
