@@ -302,6 +302,8 @@ def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke) -> None:
         assert said not in page
     checked = invoke("check", exported)
     assert (checked.code, "sigma-delta neurons" in checked.out) == (0, True)
+    for words in (("-T", "4"), ("--images", "9"), ("--data", "own.npz"), ("--compare",)):
+        assert invoke("check", exported, *words).code == 2
     assert "graded (sigma-delta neurons)" in invoke("inspect", exported).out
     for words in (("-T", "4"), ("--backend", "loihi2"), ("--trace",), ("--neuron", "stock")):
         assert invoke("run", exported, "--data", "own.npz", *words).code == 2

@@ -99,7 +99,13 @@ def _images(
     from loihi_convert.data import load_data
     from loihi_convert.pipeline.checking import CheckpointFile, NativeFile
 
-    if count == 0 or not isinstance(candidate, CheckpointFile | NativeFile):
+    if not isinstance(candidate, CheckpointFile | NativeFile):
+        for where, given in (("image_count", count), ("data", data)):
+            if given:
+                expected = "is only for CNNs, and for files with thresholds that `export` wrote"
+                raise UsageError(f"found {given}", where=where, expected=expected)
+        return None
+    if count == 0:
         return None
     wanted = data or candidate.recorded.data
     try:

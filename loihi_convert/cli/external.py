@@ -49,7 +49,7 @@ def run_external(
     from loihi_convert import pipeline
     from loihi_convert.progress import progress_bar
 
-    _refuse(paths, {**given, "trace": options.trace})
+    _refuse(paths, {**given, "trace": options.trace, "float_snn": options.float_snn})
     ran = pipeline.run_external_into_folder(
         output,
         paths[0],

@@ -222,7 +222,8 @@ def check(
     Raises
     ------
     UsageError
-        If ``target`` is unknown, ``timesteps`` or ``chips`` are below 1, or ``timesteps`` is given for a checkpoint.
+        If ``target`` is unknown, ``timesteps`` or ``chips`` are below 1, or the file does not allow ``timesteps`` or
+        ``compare``.
     DataError
         If ``images`` do not have the network's input shape.
     """
@@ -230,9 +231,11 @@ def check(
         raise UsageError(f"found {target!r}", where="target", expected=one_of(get_args(Target)))
     if chips < 1:
         raise UsageError(f"found {chips}", where="chips", expected="must be at least 1")
-    if timesteps is not None and (timesteps < 1 or isinstance(loaded, CheckpointFile)):
-        expected = "must be at least 1, and is only for .net files"
+    if timesteps is not None and (timesteps < 1 or not isinstance(loaded, NativeFile)):
+        expected = "must be at least 1, and is only for files with thresholds that `export` wrote"
         raise UsageError(f"found {timesteps}", where="timesteps", expected=expected)
+    if compare and not isinstance(loaded, CheckpointFile | NativeFile):
+        raise UsageError(f"given for {loaded.path}", where="compare", expected="is only for CNNs, and for such files")
     steps = None
     if isinstance(loaded, NativeFile):
         steps = loaded.network.timesteps if timesteps is None else timesteps
