@@ -269,6 +269,7 @@ def export(
             "the images have no labels, so the CNN's own accuracy is not checked; it is taken for a classifier of "
             f"{len(source.recorded.names)} classes (--task regression: for numbers)"
         )
+    run_words = _run_words(splits.name, data, data_root, class_map, arch)
     if spikes == "graded":
         item = export_graded(
             source,
@@ -281,7 +282,7 @@ def export(
         if as_json:
             say_json({"files": [graded_json(item)], "cnn": None if own is None else asdict(own)})
         else:
-            say_graded_export(item, details=details)
+            say_graded_export(item, run_words, details=details)
         return
     if len(steps) > 1:
         on_interrupt(lambda: "no partial files were left; files of finished T are complete")
@@ -304,15 +305,24 @@ def export(
         )
     if bundle is not None:
         write_bundle(bundle, exported[0].path, splits.test.images[:IMAGES], overwrite=overwrite)
-    # A path of images is not recorded, nor is code imported that only a file names.
-    own_data = [] if data is None or data in get_args(DatasetName) or Path(data).parent == Path() else ["--data", data]
-    run_words = [*own_data, *([] if arch is None else ["--arch", arch])]
     if as_json:
         say_json({"files": [exported_json(item) for item in exported], "cnn": None if own is None else asdict(own)})
     else:
         say_exported(exported, run_words, details=details)
     if bundle is not None:
         log(f"wrote {bundle}/; where Lava is installed: cd {shlex.quote(str(bundle))} && python run_bundle.py")
+
+
+def _run_words(
+    name: str, data: str | None, data_root: Path | None, class_map: str | None, arch: str | None
+) -> list[str]:
+    """Return the options that `run` needs because the file does not hold them: paths, and code that only it names.
+
+    ``name`` is that of the images, as recorded.
+    """
+    is_found = data is None or data in get_args(DatasetName) or str(Path(data)) == name
+    given = (("--data", None if is_found else data), ("--data-root", data_root), ("--class-map", class_map))
+    return [str(word) for pair in (*given, ("--arch", arch)) if pair[1] is not None for word in pair]
 
 
 def _refuse_if_given(ctx: typer.Context, name: str, expected: str) -> None:

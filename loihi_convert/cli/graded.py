@@ -66,8 +66,8 @@ def refuse_binary_options(ctx: typer.Context) -> None:
             raise UsageError("given with `spikes='graded'`", where=name, expected=expected)
 
 
-def say_graded_export(item: GradedExport, *, details: bool) -> None:
-    """Print the written file, its agreement with the CNN, and the next step."""
+def say_graded_export(item: GradedExport, run_words: Sequence[str], *, details: bool) -> None:
+    """Print the written file, its agreement with the CNN, and the next step, `run` with ``run_words``."""
     from loihi_convert.conversion.agreement import measure_of
 
     images = f"{item.agreement.image_count:,} calibration images"
@@ -80,7 +80,7 @@ def say_graded_export(item: GradedExport, *, details: bool) -> None:
         Fact("bits", f"weights use {least.weight_bits:.1f} bits or more (fewest in {least.name})"),
         Fact("load", f"unmodified lava-dl: netx.hdf5.Network({str(item.path)!r}, spike_exp={item.network.spike_exp})"),
         *(Fact("note", flagged(note, "export")) for note in item.notes),
-        Fact("next", f"loihi-convert run {shlex.quote(str(item.path))}"),
+        Fact("next", shlex.join(["loihi-convert", "run", str(item.path), *run_words])),
         *([] if details else [Fact("", "--details: weight bits and largest message of each layer")]),
     ]
     size = f"{item.path.stat().st_size:,} bytes"

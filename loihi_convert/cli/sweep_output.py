@@ -40,7 +40,8 @@ def say_swept(results: SweepResults, folder: Path, *, computed: int, as_json: bo
             }
         )
         return
-    lines = [f"{len(results.cells)} cells on {_images(results.cells)}; {computed} computed now, the others before"]
+    before = len(results.cells) - results.missing - computed
+    lines = [f"{len(results.cells)} cells on {_images(results.cells)}; {computed} computed now, {before} before"]
     facts = [*_failures(results), *_next(results, folder)]
     say_answer(verdict(best, names), lines, _table(best, names), facts)
 
