@@ -475,7 +475,7 @@ def test_a_training_of_an_own_cnn_is_resumed(folder: Path, digits: DataSplits, t
     assert all(torch.equal(resumed.state[name], straight.state[name]) for name in straight.state)
 
 
-def test_a_built_in_cnn_is_trained_on_own_images(folder: Path, invoke: Invoke) -> None:
+def test_a_built_in_cnn_is_trained_on_own_images(folder: Path, invoke: Invoke, digits: DataSplits) -> None:
     training = ("train", "--data", "own.npz", "--epochs", 1)
     done = invoke(*training)
     assert done.code == 2
@@ -484,6 +484,10 @@ def test_a_built_in_cnn_is_trained_on_own_images(folder: Path, invoke: Invoke) -
     assert done.code == 0, done.err
     done = invoke(*training, "--from", "mine.pt", "--qcfs", 2, "--validation", "test.npz", "-o", "mine2.pt")
     assert done.code == 0, done.err
+    assert "also training images" not in done.err
+    np.savez("both.npz", images=np.concatenate([digits.test.images[:5], digits.train.images[:3]]), labels=[0] * 8)
+    done = invoke(*training, "--from", "mine.pt", "--validation", "both.npz", "-o", "mine3.pt")
+    assert "3 of the 8 validation images are also training images" in done.err
     assert invoke("export", "mine2.pt", "--data", "own.npz", "-T", 2).code == 0
 
 

@@ -179,6 +179,7 @@ def _images(
 ) -> DataSplits:
     """Return the training and validation images; ``classes`` are those of the CNN, if known."""
     from loihi_convert.data import DATASETS, load_data, split_for_training
+    from loihi_convert.data.dataset import shared_count
 
     splits = load_data(data, root, classes=classes, class_map=class_map, input_shape=input_shape)
     for note in splits.notes:
@@ -192,6 +193,11 @@ def _images(
     if validation is None:
         return split_for_training(splits)
     held_out = load_data(validation, root, classes=splits.classes, class_map=class_map, input_shape=splits.input_shape)
+    if shared := shared_count(held_out.test, splits.test):
+        log(
+            f"{shared} of the {len(held_out.test)} validation images are also training images; the validation accuracy "
+            "may be too high"
+        )
     return split_for_training(splits, held_out.test)
 
 

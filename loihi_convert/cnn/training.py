@@ -330,8 +330,8 @@ def _digest(splits: DataSplits) -> str:
     found = hashlib.blake2b(digest_size=16)
     for part in (splits.train, splits.validation):
         found.update(repr(part.images.shape).encode())
-        found.update(np.ascontiguousarray(part.images))
-        found.update(np.ascontiguousarray(part.known_labels))
+        found.update(np.ascontiguousarray(part.images).data)
+        found.update(np.ascontiguousarray(part.known_labels).data)
     return found.hexdigest()
 
 

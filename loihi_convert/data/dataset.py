@@ -239,6 +239,12 @@ def split_for_training(own: DataSplits, validation: Dataset | None = None) -> Da
     return replace(own, train=everything, validation=validation, calibration=everything, test=everything[:0])
 
 
+def shared_count(images: Dataset, others: Dataset) -> int:
+    """Return how many of ``images`` are also among ``others``, pixel by pixel."""
+    known = set(map(_digest, others.images))
+    return sum(_digest(image) in known for image in images.images)
+
+
 def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
     """Return ``count`` random images with the class shares of the whole, and the rest, both in their old order.
 
