@@ -300,8 +300,8 @@ def _for_task(network: ReluNetwork, task: Task) -> ReluNetwork:
 
 def _recorded(network: ReluNetwork) -> dict[str, str | int | None]:
     """What the provenance holds of ``network``; the task is left out for classification, as by earlier versions."""
-    counted = {"multiply_accumulates": network.multiply_accumulates}
-    return counted if network.task == "classification" else {**counted, "task": network.task}
+    task = {} if network.task == "classification" else {"task": network.task}
+    return {"multiply_accumulates": network.multiply_accumulates, **task}
 
 
 def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[str]:
