@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -41,20 +40,6 @@ def test_a_path_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DataError) as caught:
         load_data(path)
     assert (caught.value.where, caught.value.found) == (str(Path(path)), "no such file or folder")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may search any folder")
-def test_a_folder_that_may_not_be_searched(tmp_path: Path) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    (folder / "1.png").touch()
-    folder.chmod(0o600)
-    for data in (folder, folder / "images.npz"):
-        with pytest.raises(DataError, match="Permission denied"):
-            load_data(data)
-    with pytest.raises(DataError, match="Permission denied"):
-        load_benchmark("mnist", folder)
-    folder.chmod(0o700)
 
 
 def test_a_name_that_is_too_long() -> None:

@@ -1,0 +1,132 @@
+"""Arrays of any values and order of axes -> pixels, uint8 ``(N, C, H, W)``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loihi_convert.arrays import Array
+from loihi_convert.data.dataset import described
+from loihi_convert.errors import DataError
+
+_MAX_CHANNELS: Final = 4
+_AXES: Final = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
+_ONE_IMAGE: Final = "Pass [image] for a single image."
+_VALUES: Final = "must be uint8 (0..255), or floats in 0..1"
+# float16, the coarsest common type, has errors of 2^-12 below 1; a step of 8-bit pixels is 16 times that.
+_ROUNDING: Final = 1e-3
+
+
+def pixels_of(array: Array, where: str) -> NDArray[np.uint8]:
+    """Return the values as pixels, with unchanged axes."""
+    kind = array.dtype.kind
+    if array.size == 0 or kind not in "biuf":
+        raise DataError(
+            f"found {described(array)}", where=where, expected=f"{_VALUES}, {_AXES}, with at least one image"
+        )
+    if kind == "b":
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint8:
+        return array.view(np.uint8)
+    low, high = float(array.min()), float(array.max())
+    if kind == "f":
+        return _from_floats(array, low, high, where)
+    if low < 0 or high > 255:
+        raise _out_of_range(array.dtype, array.shape, low, high, where)
+    return array.astype(np.uint8)
+
+
+def require_bright(pixels: NDArray[np.uint8], kinds: Sequence[np.dtype[np.generic]], where: str) -> None:
+    """Raise a `DataError` if the brightest pixel is 1, of images with the dtypes ``kinds`` that are all integers."""
+    if all(kind.kind in "iu" for kind in kinds) and pixels.max() == 1:
+        raise _out_of_range(kinds[0], pixels.shape, float(pixels.min()), 1.0, where)
+
+
+def _out_of_range(kind: np.dtype[np.generic], shape: tuple[int, ...], low: float, high: float, where: str) -> DataError:
+    hint = "Pass booleans, or floats, if 1 is white." if (low, high) == (0, 1) else "Scale them to 0..255."
+    return DataError(f"found {kind} {shape} of {low:g}..{high:g}", where=where, expected=_VALUES, hint=hint)
+
+
+def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[np.uint8]:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DataError(f"found {described(array)} with NaN or infinity", where=where, expected=_VALUES)
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        hint = "Remove transforms.Normalize and pass its values as `mean` and `std`; they become part of the network."
+        if low >= 0:
+            hint = "Divide them by 255." if 16 < high <= 255 else f"Divide them by {high:g}, if that is white."
+        raise DataError(f"found {described(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint)
+    pixels = np.clip(array.astype(np.float32), 0, 1) * np.float32(255)
+    return np.asarray(np.rint(pixels), np.uint8)
+
+
+def channels_first(
+    pixels: NDArray[np.uint8], input_shape: tuple[int, int, int] | None, where: str
+) -> NDArray[np.uint8]:
+    """Return ``pixels`` as ``(N, C, H, W)``, from any order of axes that can be told."""
+    shape = pixels.shape
+    if input_shape is None:
+        return _by_guess(pixels, where)
+    channels, height, width = input_shape
+    # A list of (C, L) has gained an axis, like a list of grey images.
+    signals = ((channels, width), (1, channels, width), *(((width,),) if channels == 1 else ()))
+    if height == 1 and shape[1:] in signals:
+        return pixels.reshape(len(pixels), *input_shape)
+    if pixels.ndim == 3 and channels == 1 and shape[1:] == (height, width):
+        return pixels[:, np.newaxis]
+    if pixels.ndim == 4 and shape[1:] == input_shape:
+        return pixels
+    if pixels.ndim == 4 and shape[1:] == (height, width, channels):
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    raise DataError(
+        f"found {described(pixels)}",
+        where=where,
+        expected=f"must be (N, {channels}, {height}, {width})"
+        + (f" or (N, {channels}, {width})" if height == 1 else ""),
+        hint=_axes_hint(shape, input_shape),
+    )
+
+
+def _axes_hint(shape: tuple[int, ...], input_shape: tuple[int, int, int]) -> str:
+    channels, height, width = input_shape
+    if shape in (input_shape, (height, width), (height, width, channels)):
+        return _ONE_IMAGE
+    if height == 1 and shape[1:] == (width, channels):
+        return "The axes are (N, L, C): pass images.transpose(0, 2, 1)."
+    if shape[:3] == input_shape:
+        return "The axes are (C, H, W, N): pass images.transpose(3, 0, 1, 2)."
+    if shape[:3] == (height, width, channels):
+        return "The axes are (H, W, C, N): pass images.transpose(3, 2, 0, 1)."
+    if shape[1:] == (height, width) or (len(shape) == 4 and shape[2:] == (height, width)):
+        found = 1 if len(shape) == 3 else shape[1]
+        return f"The network expects {channels} channels, the images have {found}: convert them, for example with PIL."
+    return "Resize or crop them to the network's input size."
+
+
+def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
+    """The same for an unknown input shape."""
+    shape = pixels.shape
+    if pixels.ndim == 3 and shape[0] != 3:
+        return pixels[:, np.newaxis]
+    if pixels.ndim == 4 and shape[3] <= _MAX_CHANNELS < shape[1]:
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    hint = _ONE_IMAGE
+    if pixels.ndim == 3:
+        hint = "Pass [image] for one image with three channels, images[:, None] for three grey images."
+    elif pixels.ndim == 4:
+        hint = _last_axis_hint(shape)
+        if not hint:
+            return pixels
+    raise DataError(f"found {described(pixels)}", where=where, expected=f"must be {_AXES}", hint=hint)
+
+
+def _last_axis_hint(shape: tuple[int, ...]) -> str:
+    """The hint if the last axis seems to be N; empty otherwise."""
+    if shape[0] <= _MAX_CHANNELS < shape[1]:
+        return "The axes look like (C, H, W, N): pass images.transpose(3, 0, 1, 2)."
+    if shape[2] <= _MAX_CHANNELS < shape[0] == shape[1]:
+        return "The axes look like (H, W, C, N): pass images.transpose(3, 2, 0, 1)."
+    return ""
