@@ -187,10 +187,10 @@ def behind(first: Window, second: Window, size: Pair) -> Window | None:
 def _pooled_behind(first: Window, second: Window, size: Pair) -> tuple[Window, Window] | None:
     """The pooling of ``second`` moved before ``first``: the average of a pointwise map is the map of the average.
 
-    ``None`` unless ``first`` keeps the size of its input, of ``size`` before pooling: a crop and zeros do not commute.
+    ``None`` if ``first`` adds zeros to its input, of ``size`` before pooling: an average may read some of them.
     """
     bare = replace(second, pool=(1, 1))
-    if not first.is_pointwise or first.is_dense or first.size != _tiles(size, first.pool):
+    if not first.is_pointwise or first.is_dense or np.greater(first.size, _tiles(size, first.pool)).any():
         return None
     pool = (first.pool[0] * second.pool[0], first.pool[1] * second.pool[1])
     return replace(first, pool=pool, size=_tiles(first.size, second.pool)), bare
