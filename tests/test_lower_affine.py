@@ -17,6 +17,7 @@ CASES = {
     "norm behind a convolution": stack(CONV(5, 3), NORM(), nn.ReLU()),
     "norm in front of a padded one": stack(NORM(), CONV(5, 3, padding=1), nn.ReLU()),
     "norm in front of a padded strided one": stack(NORM(), CONV(6, 3, 2, padding=2, groups=2), nn.ReLU()),
+    "norm in front of zeros at one end": stack(NORM(), nn.ZeroPad2d((0, 1, 0, 1)), CONV(3, 3, 2), nn.ReLU()),
     "norm of the image": stack(NORM(), CONV(5, 3, padding=1), nn.ReLU(), stem=False),
     "norm between pooling and ReLU": stack(CONV(3, 3), nn.AvgPool2d(2), NORM(), nn.ReLU()),
     "norm of flattened maps": stack(

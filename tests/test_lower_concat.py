@@ -78,6 +78,12 @@ CASES = {
         b=same(4),
         head=LINEAR(3),
     ),
+    "a smaller map of pixels beside a larger one": bare(
+        lambda m, x: m.head(torch.cat([m.a(x).relu().flatten(1), m.b(x).relu().flatten(1)], 1)),
+        a=CONV(4, 1),
+        b=CONV(3, 2, padding=1),
+        head=LINEAR(3),
+    ),
     "the same twice": of(lambda m, x: torch.cat([x, x], 1)),
 }
 

@@ -48,6 +48,20 @@ CASES = {
     "ZeroPad2d": stack(nn.ZeroPad2d((0, 1, 0, 1)), CONV(3, 3, 2), nn.ReLU()),
     "zero padding in front of the ReLU": stack(CONV(4, 3), nn.ZeroPad2d(1), NORM(), nn.ReLU()),
     "zero padding by a crop": of(lambda m, x: m.a(functional.pad(x, (-1, 1, 0, -2))).relu(), a=CONV(3, 3)),
+    "zero padding at one end of a map smaller than the kernel": stack(
+        CONV(3, 7), nn.ReLU(), nn.ZeroPad2d((0, 1, 0, 1)), CONV(3, 3, 2), nn.ReLU()
+    ),
+    "zero padding at one end, then an average": stack(
+        CONV(3, 2), nn.ReLU(), nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(2)
+    ),
+    "zero padding at one end, then a mean": of(lambda m, x: functional.pad(x, (0, 1, 0, 1)).mean((2, 3))),
+    "zero padding at one end beside a convolution": of(
+        lambda m, x: (functional.pad(m.a(x), (0, 1, 0, 1)) + m.b(x)).relu(),
+        a=CONV(3, 3, padding=1, bias=False),
+        b=CONV(3, 2, padding=1),
+    ),
+    "a crop at one end": of(lambda m, x: m.a(x)[:, :, :-1, :-1].relu(), a=CONV(4, 2, padding=1)),
+    "a crop at one end, then padding": of(lambda m, x: (y := x[:, :, :5, :5]) + m.a(y).relu(), a=same(4)),
     "channels in another order": of(lambda m, x: m.a(x[:, [2, 0, 0]]).relu(), a=same(4)),
     "a slice of flattened maps": of(lambda m, x: m.a(x.flatten(1)[:, 5:90]).relu(), a=LINEAR(4)),
     "unflattened": stack(nn.Flatten(), nn.Unflatten(1, (4, 8, 8)), same(4), nn.ReLU()),

@@ -103,6 +103,26 @@ def test_branches_whose_strides_divide_equal_the_module(strides: tuple[int, ...]
     )
 
 
+class Regrown(nn.Module):
+    """A skip over a layer that shrinks the map; the next one grows it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(1, 2, 3, padding=1), nn.Linear(72, 2)
+        self.smaller, self.larger = nn.Conv2d(2, 2, 2), nn.Conv2d(2, 2, 2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.fc((self.larger(self.smaller(x).relu()) + x).relu().flatten(1))
+
+
+def test_a_skip_over_a_map_that_grows_again_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(Regrown(), (1, 6, 6))
+    assert raised.value.where == "smaller"
+    assert "too small for a skip over it" in raised.value.found
+
+
 class Activations(nn.Module):
     """Two thresholds trained for different numbers of levels, in one layer."""
 

@@ -140,14 +140,11 @@ class _Layer:
             if window.groups > 1 or kernel.shape[2:] != extent or window.padding != (0, 0) or window.dilation != (1, 1):
                 kernel = _over_map(window.ungrouped(), extent)
             return Dense(kernel.reshape(len(kernel), -1), _flat(bias), window.pool)
-        made = (
-            Conv(window.weight, bias, window.stride, window.padding, window.dilation, window.groups, window.pool)
-            if min(window.padding) >= 0
-            else None
-        )
-        if made is not None and made.output_shape((window.inputs, *size))[1:] == window.size:
-            return made
-        return self._synapse(window.groups, bias)
+        # A convolution pads both ends equally; pixels that do not fill a stride are left over at the second.
+        ends = zip(window.padding, window.after((window.inputs, *extent)), window.stride, strict=True)
+        if min(window.padding) < 0 or not all(0 <= pad - after < stride for pad, after, stride in ends):
+            return self._synapse(window.groups, bias)
+        return Conv(window.weight, bias, window.stride, window.padding, window.dilation, window.groups, window.pool)
 
     def _synapse(self, groups: int, bias: Array | None) -> Synapse:
         """All pieces in one kernel."""

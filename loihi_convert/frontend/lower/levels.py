@@ -126,8 +126,18 @@ class Levels:
         shift, pixel = divmod(offset, cell)
         places = np.arange(count) * step + shift
         outside = places[(places < 0) | (places >= cells)] * cell + pixel
-        if not bool(((outside >= 0) & (outside < self._extent(source)[axis])).any()):
+        extent = self._extent(source)[axis]
+        if not bool(((outside >= 0) & (outside < extent)).any()):
             return Tap(shift, pixel)
+        own = np.arange(count) * step
+        lost = own[own >= cells] * cell + offset
+        if bool(((lost >= 0) & (lost < extent)).any()):
+            raise UnsupportedModelError(
+                "its map is too small for a skip over it: the map after it is larger",
+                where=self.populations[self.on(level - 1)[0]].name,
+                expected="supported: skips over maps that do not grow again",
+                hint="Give the branches of the network the same padding and strides.",
+            )
         return Tap(0, offset)
 
     def grid(self, level: int) -> Strides:
@@ -210,14 +220,15 @@ def placed(populations: Populations, skip_copies: int = 1) -> Levels:
     made, late = _needed(populations.made), set[int]()
     while True:
         found = _placed(_with_encoder(made, late, populations), populations, skip_copies)
-        new = {
-            number - bool(late)
-            for number, population in enumerate(found.populations)
-            if found.of[number] > 1 and any(term.source == IMAGE for term in population.value.terms)
-        }
+        new = {number - bool(late) for number in _reading_pixels(found.populations) if found.of[number] > 1}
         if not new:
             return found
-        late |= new
+        # A larger map of pixels came before the encoder, which is -1: it must read them from the encoder, too.
+        late |= _reading_pixels(made) if -1 in new else new
+
+
+def _reading_pixels(made: Sequence[Population]) -> set[int]:
+    return {number for number, each in enumerate(made) if any(term.source == IMAGE for term in each.value.terms)}
 
 
 def _needed(made: Sequence[Population]) -> list[Population]:

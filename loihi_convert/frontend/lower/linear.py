@@ -86,8 +86,10 @@ def through(value: Value, second: Window) -> Value | None:
 def _constant_behind(value: Value, second: Window) -> Array:
     if second.is_diagonal and second.pool != (1, 1) and value.constant is not None and value.constant.ndim == 1:
         return value.constant * second.weight.ravel()
-    found = second.unpooled().of(value.map_of_constant().astype(np.float64))
-    inside = second.is_dense or (second.padding == (0, 0) and value.constant is not None and value.constant.ndim == 1)
+    window = second.unpooled()
+    found = window.of(value.map_of_constant().astype(np.float64))
+    is_uniform = value.constant is not None and value.constant.ndim == 1
+    inside = second.is_dense or (is_uniform and second.padding == (0, 0) and max(window.after(value.shape)) <= 0)
     # Every neuron uses the whole kernel: one value per channel.
     return found[:, 0, 0] if inside else found
 

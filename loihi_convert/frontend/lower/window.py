@@ -114,7 +114,7 @@ class Window:
         """Return the output for one pooled input ``(C_in, H, W)``: float64 ``(C_out, H', W')``."""
         if self.is_dense:
             return np.asarray(self.weight.reshape(self.outputs, -1) @ maps.ravel()).reshape(-1, 1, 1)
-        margins = list(zip(self.padding, self._after(maps.shape), strict=True))
+        margins = list(zip(self.padding, self.after(maps.shape), strict=True))
         padded = np.pad(maps, ((0, 0), *((max(before, 0), max(after, 0)) for before, after in margins)))
         for axis, (before, after) in enumerate(margins, 1):
             padded = padded.take(range(max(-before, 0), padded.shape[axis] - max(-after, 0)), axis)
@@ -129,8 +129,8 @@ class Window:
         )
         return np.asarray(found[0].numpy())
 
-    def _after(self, shape: Shape) -> Pair:
-        """The padding below and right of a pooled map ``(C, H, W)``."""
+    def after(self, shape: Shape) -> Pair:
+        """Return the padding below and right of a pooled map ``(C, H, W)``; negative where pixels are not read."""
         below, right = (
             stride * (count - 1) + dilation * (kernel - 1) + 1 - pad - extent
             for stride, count, dilation, kernel, pad, extent in zip(
@@ -154,12 +154,12 @@ def behind(first: Window, second: Window, size: Pair) -> Window | None:
     There is none if ``second`` sees zeros outside the output of ``first`` where ``first`` would continue.
     """
     if second.pool != (1, 1):
-        pooled = _pooled_behind(first, second)
+        pooled = _pooled_behind(first, second, size)
         if pooled is None:
             second = second.unpooled()
         else:
             first, second = pooled
-    if second.is_diagonal:
+    if second.is_diagonal and second.size == first.size:
         return first.scaled(second.weight)
     axes = zip(_axes(first), _axes(second), first.pool, size, strict=True)
     if not all(_continues(*axis) for axis in axes):
@@ -184,14 +184,20 @@ def behind(first: Window, second: Window, size: Pair) -> Window | None:
     )
 
 
-def _pooled_behind(first: Window, second: Window) -> tuple[Window, Window] | None:
-    """The pooling of ``second`` moved before ``first``: the average of a pointwise map is the map of the average."""
+def _pooled_behind(first: Window, second: Window, size: Pair) -> tuple[Window, Window] | None:
+    """The pooling of ``second`` moved before ``first``: the average of a pointwise map is the map of the average.
+
+    ``None`` if ``first`` adds zeros to its input, of ``size`` before pooling: an average may read some of them.
+    """
     bare = replace(second, pool=(1, 1))
-    if not first.is_pointwise or first.is_dense:
+    if not first.is_pointwise or first.is_dense or np.greater(first.size, _tiles(size, first.pool)).any():
         return None
     pool = (first.pool[0] * second.pool[0], first.pool[1] * second.pool[1])
-    size = (first.size[0] // second.pool[0], first.size[1] // second.pool[1])
-    return replace(first, pool=pool, size=size), bare
+    return replace(first, pool=pool, size=_tiles(first.size, second.pool)), bare
+
+
+def _tiles(size: Pair, pool: Pair) -> Pair:
+    return size[0] // pool[0], size[1] // pool[1]
 
 
 class _Axis(NamedTuple):
