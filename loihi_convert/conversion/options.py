@@ -93,7 +93,8 @@ class BalanceOptions:
         Potential before the first step. ``half``: threshold / 2, which rounds spike counts to nearest instead of down;
         the default with soft reset. ``zero`` (paper): the only choice with hard reset, which returns to 0.
     reset
-        After a spike: ``soft`` (subtract the threshold) or ``hard`` (to 0, as Lava's LIF does).
+        After a spike: ``soft`` (subtract the threshold) or ``hard`` (to 0, as Lava's LIF does). Unless it is given, the
+        command line takes the reset and the input of the method's paper, see `published_neurons`.
     readout
         The last layer. ``potential``: it only integrates; the class is the argmax of its membrane potential (paper,
         algorithm 3). ``spikes``: it has neurons with one threshold for all classes, the largest that the method gives
