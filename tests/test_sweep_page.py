@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from loihi_convert.sweep.grid import PlannedCell
 from loihi_convert.sweep.page import _front, sweep_page, write_page
 from loihi_convert.sweep.results import SweepResults
 from loihi_convert.sweep.setting import Digests, ImageChoice, NetworkFile, Setting
+from loihi_convert.sweep.verdict import verdict
 
 RESULT = CellResult(
     image_count=1_000,
@@ -112,6 +114,18 @@ def test_there_is_a_chart_for_each_known_cost() -> None:
     assert charts_of(sweep_page(SEVERAL)) == ["Latency", "Synaptic operations", "Energy", "Neurocores"]
     no_energy = results_of(("narrow", 1, 8, {"joules": None}), ("narrow", 4, 8, {"joules": None}))
     assert charts_of(sweep_page(no_energy)) == ["Latency", "Synaptic operations", "Neurocores"]
+
+
+def test_results_on_different_images_are_not_compared() -> None:
+    easy = results_of(("one", 1, 8, accurate(0.99)))
+    (planned,) = easy.cells
+    hard = replace(planned.cell, digests=replace(planned.cell.digests, images="hard"))
+    outcomes = {**easy.outcomes, hard.name: Outcome(result=RESULT.model_copy(update=accurate(0.2)))}
+    both = SweepResults((planned, PlannedCell(hard, "two", "hard.npz", "own images")), outcomes, NAMES)
+    assert verdict(both.front, ("network",)) == (
+        "Best on validation images of digits: 99.00 % with one (CNN 95.00 %). "
+        "Best on own images of hard.npz: 20.00 % with two (CNN 95.00 %)"
+    )
 
 
 def test_regressions_are_compared_by_their_error() -> None:

@@ -56,7 +56,7 @@ def front(cells: Sequence[Found], costs: Sequence[SweepCost] = COSTS) -> tuple[F
         (one, own)
         for index, (one, own) in enumerate(chosen)
         if not any(
-            _comparable(one, other)
+            compared_by(one) == compared_by(other)
             and all(theirs <= mine for theirs, mine in zip(values, own, strict=True))
             and (values != own or place < index)
             for place, (other, values) in enumerate(chosen)
@@ -66,6 +66,6 @@ def front(cells: Sequence[Found], costs: Sequence[SweepCost] = COSTS) -> tuple[F
     return tuple(one for one, _ in sorted(kept, key=lambda pair: pair[1]))
 
 
-def _comparable(one: Found, other: Found) -> bool:
-    mine, theirs = one.planned.cell, other.planned.cell
-    return (mine.digests.images, mine.network.task) == (theirs.digests.images, theirs.network.task)
+def compared_by(found: Found) -> tuple[str, str]:
+    """Return a key that cells have in common if they can be compared: their images and their task."""
+    return found.planned.cell.digests.images, found.planned.cell.network.task

@@ -6,16 +6,28 @@ from collections.abc import Sequence
 
 from loihi_convert.report.formats import percent
 from loihi_convert.sweep.conversion import CellResult
-from loihi_convert.sweep.front import Found, quality
+from loihi_convert.sweep.front import Found, compared_by, quality
 from loihi_convert.sweep.table import described
 
 
 def verdict(best: Sequence[Found], names: Sequence[str]) -> str:
-    """Return the main result; ``best`` is the front, ``names`` the options to show."""
+    """Return the main result, one for each set of images; ``best`` is the front, ``names`` the options to show."""
     if not best:
         return "No cell has a result to compare"
+    groups: dict[object, list[Found]] = {}
+    for found in best:
+        groups.setdefault(compared_by(found), []).append(found)
+    if len(groups) == 1:
+        return f"Best: {_best_of(best, names)}"
+    return ". ".join(
+        f"Best on {group[0].planned.kind} of {group[0].planned.data}: {_best_of(group, names)}"
+        for group in groups.values()
+    )
+
+
+def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
     first = best[0]
-    answer = f"Best: {quality_words(first.result)} with {described(first.planned, names)}"
+    answer = f"{quality_words(first.result)} with {described(first.planned, names)}"
     if first.result.cnn_accuracy is not None:
         answer += f" (CNN {percent(first.result.cnn_accuracy)} %)"
     cheap = _cheapest(best)
@@ -44,10 +56,5 @@ def _cheapest(best: Sequence[Found]) -> Found:
     interval = first.result.accuracy_interval
     if interval is None or not first.result.synaptic_operations:
         return first
-    images = first.planned.cell.digests.images
-    good = [
-        found
-        for found in best
-        if found.planned.cell.digests.images == images and (found.result.accuracy or 0) >= interval[0]
-    ]
+    good = [found for found in best if (found.result.accuracy or 0) >= interval[0]]
     return min(good, key=lambda found: found.result.synaptic_operations)
