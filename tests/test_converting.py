@@ -77,6 +77,7 @@ def test_a_network_that_was_misread_is_not_converted() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         converted(misread, pixels(), 4, BalanceOptions(method="percentile"), QuantizeOptions())
     assert caught.value.where == "Misread"
+    assert "hooks" in caught.value.hint
 
 
 class MisreadIfDark(Misread):

@@ -33,6 +33,13 @@ class StandardizedConv(nn.Conv2d):
         return functional.conv2d(x, self.weight / self.weight.std())
 
 
+class CenteredConv(nn.Conv2d):
+    """Does not compute a convolution with its weight, either."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -52,6 +59,22 @@ def calls(function: Callable[[Tensor], Tensor]) -> nn.Module:
 
 def chain(*modules: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3), *modules)
+
+
+def hooked(layer: int | None = None) -> nn.Module:
+    """A CNN with hooks that return nothing; and one on ``layer``, or on the whole, that doubles its input."""
+    model = chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    for module in model.modules():
+        module.register_forward_hook(lambda *_: None)
+    if layer is not None:
+        (model[layer] if layer >= 0 else model).register_forward_pre_hook(lambda _, given: (2 * given[0],))
+    return model
+
+
+def with_own_forward() -> nn.Module:
+    model = chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    model[1].forward = lambda x: x + 1  # type: ignore[method-assign]
+    return model
 
 
 def returns(function: Callable[[Tensor], object]) -> nn.Module:
@@ -134,6 +157,35 @@ REFUSED = [
     (calls(functional.dropout), r"dropout \(after conv\): dropout is not switched off in eval mode"),
     (calls(lambda x: x.mean(1)), r"mean \(after conv\): mean averages over axes 1; supported: both height and width"),
     (nn.Sequential(StandardizedConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
+    (nn.Sequential(CenteredConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
+    (hooked(-1), "Sequential: Sequential has hooks, .* that change its outputs"),
+    (hooked(0), "0: Conv2d has hooks, .* that change its outputs"),
+    (hooked(2), "2: Flatten has hooks, .* that change its outputs"),
+    (with_own_forward(), "1: ReLU has hooks, or a forward set on the instance, that change its outputs"),
+    (
+        chain(nn.ReLU(), nn.Flatten(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)),
+        r"3: MaxPool2d is applied to a tensor of shape \(2, 16\); supported: maps",
+    ),
+    (calls(lambda x: functional.avg_pool2d(x.flatten(2), 2)), r"avg_pool2d is applied to a tensor of shape \(2, 36\)"),
+    (calls(lambda x: x.to(torch.int32).float()), r"to \(after conv\): to casts to torch.int32; supported: floating"),
+    (
+        calls(lambda x: x / (x.max() + 1)),
+        r"max_1 \(after conv\): max has no spiking equivalent here.*constants[^0-9]*$",
+    ),
+    (calls(lambda x: torch.add(x, 2, x + 1)), r"add_1 \(after conv\): add does not combine exactly two tensors"),
+    (
+        returns(lambda y: y.topk(1)),
+        r"topk \(after fc\): topk has no spiking equivalent here: it returns several tensors",
+    ),
+    (returns(lambda y: y.sum().relu()), r"sum_1 \(after fc\): sum has no spiking equivalent here"),
+    (
+        nn.Sequential(
+            *(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Unflatten(1, (8, 1, 1)), nn.Conv2d(8, 2, 3, padding=2)),
+            *(nn.ReLU(), nn.Flatten(), nn.Linear(18, 2)),
+        ),
+        r"4: gives maps of \(3, 3\) after a dense layer; supported: dense layers",
+    ),
+    (chain(nn.Conv2d(2, 3, 4), nn.Softmax(-1), nn.Flatten()), "2: Softmax runs over axis -1; supported: the class"),
     (ControlFlow(), "ControlFlow: its forward cannot be traced .* Rewrite forward"),
     (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(0)), "4: Softmax runs over axis 0; supported: "),
     (
@@ -150,7 +202,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("model", "message"), REFUSED)
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel", "ignore:This overload of add is deprecated")
 def test_everything_else_is_refused_by_name(model: nn.Module, message: str) -> None:
     with torch.no_grad():
         model.eval()(torch.zeros(1, *SHAPE))
@@ -252,6 +304,21 @@ def test_a_forward_that_checks_shapes() -> None:
     wanted, found, network = both(Checked(), SHAPE)
     torch.testing.assert_close(found, wanted)
     assert [layer.name for layer in network.layers] == ["conv", "fc"]
+
+
+class TakesMore(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(36, 2)
+
+    def forward(self, x: Tensor, **options: object) -> Tensor:
+        return self.fc(x.flatten(1))
+
+
+@pytest.mark.parametrize("model", [TakesMore(), hooked()])
+def test_unused_arguments_and_hooks_that_record_are_ignored(model: nn.Module) -> None:
+    wanted, found, _ = both(model, SHAPE)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_dropped_softmax_is_noted() -> None:
@@ -376,9 +443,38 @@ class InPlace(nn.Module):
         lambda y: y.clamp_(min=0),
         lambda y: y.add_(0.5),
         lambda y: operator.imul(y, 2.0),
+        lambda y: functional.relu(y, inplace=True).add_(0.5),
+        lambda y: y.contiguous().relu_(),
         nn.ReLU(inplace=True),
     ],
 )
 def test_a_tensor_changed_in_place_is_read_as_changed(change: Callable[[Tensor], object]) -> None:
     expected, found, _ = both(InPlace(change), (1, 8, 8))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        nn.Identity(),
+        nn.Dropout(),
+        lambda y: functional.dropout(y, training=False),
+        lambda y: y.type_as(y),
+        lambda y: y.detach(),
+        lambda y: y.clone(),
+    ],
+)
+def test_a_tensor_changed_in_place_is_changed_under_its_other_names(named: Callable[[Tensor], Tensor]) -> None:
+    """Only a clone stays as it was."""
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.conv(x)
+        other = named(y)
+        m.relu(y)
+        return m.fc(other.flatten(1))
+
+    model = Of(forward, conv=nn.Conv2d(1, 4, 3), relu=nn.ReLU(inplace=True), fc=nn.Linear(144, 3))
+    if isinstance(named, nn.Module):
+        model.add_module("named", named)
+    expected, found, _ = both(model, (1, 8, 8))
     torch.testing.assert_close(found, expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.lowering import CONV, LINEAR, Case, assert_equals_module, assert_names, bare, layers_of, same
-from support.modules import Of, prepared
+from support.modules import Of, outputs, prepared
 from torch import nn
 
 from loihi_convert.arrays import Shape
@@ -89,6 +89,23 @@ def test_the_chain_equals_the_module(name: str) -> None:
 
 def test_layers() -> None:
     assert layers_of(HEADS["a convolution"]) == "2x8x8-4c3-3"
+
+
+def test_a_layer_of_zeros() -> None:
+    model = prepared(
+        Of(
+            lambda m, x: m.head(torch.cat([m.a(y := m.stem(x).relu()).relu(), m.b(y).relu()], 1).flatten(1)),
+            stem=CONV(3, 3),
+            a=CONV(2, 3),
+            b=CONV(2, 3),
+            head=LINEAR(3),
+        ),
+        (2, 8, 8),
+    )
+    for name in ("a", "b"):
+        model.get_parameter(f"{name}.weight").data.zero_()
+    images = torch.rand(2, 2, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(outputs(to_relu_network(model, (2, 8, 8)), images), model(images))
 
 
 @pytest.mark.parametrize(

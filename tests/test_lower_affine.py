@@ -13,8 +13,15 @@ def constant(channels: int = 4) -> Tensor:
     return torch.linspace(-0.5, 0.7, channels).reshape(channels, 1, 1)
 
 
+def without_bias(norm: nn.BatchNorm2d) -> nn.Module:
+    """As of ``bias=False``, which older versions of torch do not have."""
+    norm.bias = None
+    return norm
+
+
 CASES = {
     "norm behind a convolution": stack(CONV(5, 3), NORM(), nn.ReLU()),
+    "norm without a bias": stack(CONV(5, 3), without_bias(nn.BatchNorm2d(5)), nn.ReLU()),
     "norm in front of a padded one": stack(NORM(), CONV(5, 3, padding=1), nn.ReLU()),
     "norm in front of a padded strided one": stack(NORM(), CONV(6, 3, 2, padding=2, groups=2), nn.ReLU()),
     "norm in front of zeros at one end": stack(NORM(), nn.ZeroPad2d((0, 1, 0, 1)), CONV(3, 3, 2), nn.ReLU()),

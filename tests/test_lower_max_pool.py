@@ -29,6 +29,7 @@ CASES = {
     "ceil_mode and padding": stack(nn.MaxPool2d(3, 2, padding=1, ceil_mode=True), CONV(5, 2, padding=1), nn.ReLU()),
     "two": stack(nn.MaxPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
     "in front of the ReLU": stack(CONV(5, 3), nn.MaxPool2d(3, 2, padding=1), nn.ReLU()),
+    "two in front of the ReLU": stack(CONV(5, 3), nn.MaxPool2d(3, 1, 1), nn.MaxPool2d(3, 2, 1), nn.ReLU()),
     "in front of batch norm and ReLU": Case(
         lambda: nn.Sequential(
             CONV(5, 3), nn.MaxPool2d(2, padding=1), nn.BatchNorm2d(5, affine=False), nn.ReLU(), nn.Flatten(), LINEAR(3)

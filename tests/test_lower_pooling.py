@@ -31,6 +31,8 @@ CASES = {
         two=CONV(4, 1),
     ),
     "whole maps": of(lambda m, x: m.norm(x).mean((2, 3)), norm=NORM()),
+    "whole maps, by keywords": of(lambda m, x: torch.mean(input=x, dim=(2, 3))),
+    "whole maps, axes as numpy calls them": of(lambda m, x: torch.mean(x, axis=(2, 3))),
     "whole maps of a padded convolution": of(
         lambda m, x: m.conv(x).mean((2, 3), keepdim=True), conv=CONV(5, 3, padding=1)
     ),

@@ -74,6 +74,19 @@ def test_a_large_layer_behind_a_max_pooling_is_not_composed_with_it(monkeypatch:
     torch.testing.assert_close(outputs(carried, images), pooled(images), rtol=1e-9, atol=1e-9)
 
 
+def test_a_batch_norm_of_large_flattened_maps_is_not_composed_with_the_layer_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layers = (nn.Conv2d(1, 2, 3), nn.Flatten(), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
+    model = nn.Sequential(*layers).double().eval()
+    composed = to_relu_network(model, (1, 6, 6))
+    monkeypatch.setattr(linear, "_MAX_COMPOSED", 10)
+    carried = to_relu_network(model, (1, 6, 6))
+    assert len(carried.layers) == len(composed.layers) + 1
+    images = torch.rand(3, 1, 6, 6, dtype=torch.float64)
+    torch.testing.assert_close(outputs(carried, images), model(images), rtol=1e-9, atol=1e-9)
+
+
 class Branches(nn.Module):
     """Two branches of their own strides, averaged and joined."""
 

@@ -241,6 +241,7 @@ def test_operators_equal_onnxs_reference(case: str) -> None:
             "Tile is not supported on constants",
         ),
         ([node("ReduceMean", "x")], {}, "also averages over the batch"),
+        ([node("Dropout", "x", "r", "t")], {"r": np.float32(0.5), "t": np.array(True)}, "Dropout is in training mode"),
         ([node("Cast", "x", to=TensorProto.INT32)], {}, "casts to another type"),
         ([node("PRelu", "x", "a")], {"a": random(8)}, r"slopes of shape \(8,\)"),
         ([node("Clip", "x", "a", "a")], {"a": np.float32(1)}, "clips to 1.0..1.0"),
@@ -250,6 +251,19 @@ def test_operators_equal_onnxs_reference(case: str) -> None:
 def test_what_has_no_counterpart_is_named(nodes: list[Any], weights: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
         read_onnx(graph(nodes, weights)).build(None)
+
+
+@pytest.mark.parametrize("name", ["graph", "float", "training", "block.forward"])
+def test_a_name_that_modules_have_for_something_else(name: str) -> None:
+    path = graph([node("Conv", "x", f"{name}.weight")], {f"{name}.weight": random(3, 2, 3, 3)})
+    module, shape = read_onnx(path).build(None)
+    assert module.eval()(torch.zeros(2, *shape)).shape == (2, 3, 6, 6)
+
+
+def test_a_split_into_fewer_parts_than_outputs() -> None:
+    path = graph([node("Split", "x", "sizes", outputs=("y", "a", "b"), axis=1)], {"sizes": np.array([1, 1])})
+    with pytest.raises(InputError, match="Split cannot be applied to"):
+        read_onnx(path).build(None)
 
 
 def test_what_cannot_be_read_is_named() -> None:

@@ -289,6 +289,8 @@ def test_options_that_exclude_each_other() -> None:
     path = saved(net().state_dict())
     with pytest.raises(UsageError, match="does not record the image size; must be"):
         open_source(path, arch="nets:Net")
+    with pytest.raises(UsageError, match=r"input_shape: found 8; must be \(C, H, W\)"):
+        open_source(path, arch="nets:Net", input_shape=8)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="classes: found 10 names for 3 outputs"):
         opened(path, classes=tuple("0123456789"))
     assert opened(path).provenance["classes"] == ["0", "1", "2"]
@@ -419,6 +421,11 @@ def test_a_regression_keeps_its_numbers() -> None:
         Source.from_module(ended, SHAPE, task="regression")
 
 
+def test_normalization_may_be_numbers() -> None:
+    number, listed = (Source.from_module(net(), SHAPE, mean=m, std=s) for m, s in ((0.5, 0.25), ([0.5], [0.25])))  # type: ignore[arg-type]
+    assert number.provenance == listed.provenance
+
+
 class Uncopyable(nn.Sequential):
     def __deepcopy__(self, memo: object) -> nn.Module:
         raise RuntimeError("only one of me")
@@ -430,6 +437,11 @@ class Uncopyable(nn.Sequential):
         ("nets:Net", {}, UsageError, "model", "a str"),
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"classes": ["a"]}, UsageError, "classes", "1 names for 3"),
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": (4, 4)}, UsageError, "input_shape", "(4, 4)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": 5}, UsageError, "input_shape", "found 5"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": None}, UsageError, "input_shape", "None"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": "abc"}, UsageError, "input_shape", "'abc'"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": (1, "4", 4)}, UsageError, "input_shape", "'4'"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"classes": 3}, UsageError, "classes", "found 3"),
         (Uncopyable(nn.Flatten()), {}, UnsupportedModelError, "Uncopyable", "only one of me"),
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), {}, UnsupportedModelError, "Sequential", "uninitialized"),
         (nn.Flatten(), {"mean": [127.5], "std": [63.0]}, UsageError, "mean", "(127.5,)"),

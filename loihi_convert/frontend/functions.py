@@ -54,8 +54,8 @@ CAT_CALLED: Final = ("cat", "concat", "concatenate")
 IN_PLACE_OPERATORS: Final = tuple(name for name in _ARITHMETIC if name.startswith("i"))
 
 
-def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after: Shape) -> Operation:
-    """The operation of a function or method on one tensor."""
+def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after: Shape, rank: int) -> Operation:
+    """The operation of a function or method on one tensor, which has ``rank`` axes."""
     function = called(node)
     if function in _RELU_CALLED:
         return Relu()
@@ -85,18 +85,18 @@ def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after:
     if function in ("adaptive_max_pool1d", "adaptive_max_pool2d"):
         return adaptive_pool(name, kind, before, after, is_average=False)
     if function in ("mean", "amax"):
-        return _over_maps(node, name, kind, before, is_average=function == "mean")
+        return _over_maps(node, name, kind, before, rank, is_average=function == "mean")
     if function in ("softmax", "log_softmax"):
-        return softmax(name, kind, arguments_of(node, ("dim",)).get("dim"))
+        return softmax(name, kind, arguments_of(node, ("dim",)).get("dim"), rank)
     if function in ("sigmoid", "sigmoid_", "logsigmoid"):
         return Ending()
     return refuse(name, kind, "has no spiking equivalent here")
 
 
-def _over_maps(node: fx.Node, name: str, kind: str, before: Shape, *, is_average: bool) -> Operation:
+def _over_maps(node: fx.Node, name: str, kind: str, before: Shape, rank: int, *, is_average: bool) -> Operation:
     """The mean or the maximum of each whole map."""
-    axes = arguments_of(node, ("dim",)).get("dim")
-    rank = node.args[0].meta["value"].ndim if node.args and isinstance(node.args[0], fx.Node) else 0
+    arguments = arguments_of(node, ("dim",))
+    axes = arguments.get("dim", arguments.get("axis"))
     chosen = [axes] if isinstance(axes, int) else axes
     if (
         len(before) != 3
@@ -110,8 +110,8 @@ def _over_maps(node: fx.Node, name: str, kind: str, before: Shape, *, is_average
     return pool
 
 
-def changed_in_place(node: fx.Node, module: object) -> fx.Node | None:
-    """Return the input that ``node`` overwrites with its output, as ``relu_`` does, ``ReLU(inplace=True)``, ``+=``."""
+def returned_input(node: fx.Node, module: object) -> fx.Node | None:
+    """Return the input that ``node`` returns: overwritten (``relu_``, ``ReLU(inplace=True)``, ``+=``) or as it is."""
     name = called(node)
     is_in_place = (
         getattr(module, "inplace", False)
@@ -119,7 +119,11 @@ def changed_in_place(node: fx.Node, module: object) -> fx.Node | None:
         or (module is None and (name.endswith("_") or name in IN_PLACE_OPERATORS))
     )
     first = node.args[0] if node.args else node.kwargs.get("input")
-    return first if is_in_place and isinstance(first, fx.Node) else None
+    if not isinstance(first, fx.Node):
+        return None
+    # `tracing.computed` gives functions a copy.
+    is_same = node.meta["value"] is first.meta["value"] or name in (*DROPOUT_CALLED, "detach")
+    return first if is_in_place or is_same else None
 
 
 def concatenation(
@@ -140,6 +144,8 @@ def sum_of_two(node: fx.Node, arithmetic: str, name: str, kind: str) -> Add:
     """The sum or difference of two tensors."""
     if arithmetic not in ("add", "sub"):
         refuse(name, kind, "of two tensors has no spiking equivalent here")
+    if len(operands(node)) != 2:
+        refuse(name, kind, "does not combine exactly two tensors")
     shapes = {each.meta["value"].shape for each in operands(node)}
     if len(shapes) > 1:
         refuse(

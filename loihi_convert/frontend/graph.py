@@ -44,13 +44,13 @@ from loihi_convert.frontend.functions import (
     arguments_of,
     arithmetic_of,
     called,
-    changed_in_place,
     concatenation,
     is_doubled,
     name_of,
     operands,
     operation_of_call,
     pads_with_other_numbers,
+    returned_input,
     sum_of_two,
     taken_by,
 )
@@ -64,7 +64,7 @@ from loihi_convert.frontend.operations import (
     operation_of_module,
     refuse,
 )
-from loihi_convert.frontend.tracing import IMAGES, computed, trace
+from loihi_convert.frontend.tracing import IMAGES, computed, require_forward_alone, trace
 from loihi_convert.ir.synapse import Conv, Dense
 
 
@@ -159,7 +159,9 @@ class _Reader:
     # Tensors that depend on the image; those that do not.
     moved: dict[fx.Node, _Moved] = field(default_factory=dict)
     constants: dict[fx.Node, Tensor] = field(default_factory=dict)
-    # Obstacles that return several tensors.
+    # Nodes that are one tensor, which may be changed in place.
+    names: dict[fx.Node, list[fx.Node]] = field(default_factory=dict)
+    # Obstacles that return several tensors, or one for all images, and what is computed from them.
     lost: set[fx.Node] = field(default_factory=set)
 
     def graph(self) -> Graph:
@@ -174,6 +176,9 @@ class _Reader:
                 self._take(node)
         assert output is not None
         (returned,) = output.args
+        if isinstance(returned, fx.Node) and returned in self.lost:
+            # The obstacles say why.
+            return _pruned(self.nodes, 0, self.obstacles)
         if not isinstance(returned, fx.Node) or returned not in self.moved:
             raise UnsupportedModelError(
                 f"its forward returns a {type(returned).__name__.removeprefix('immutable_')}, not one tensor"
@@ -186,8 +191,9 @@ class _Reader:
         return _pruned(self.nodes, self._input(returned, returned), self.obstacles)
 
     def _take_image(self, node: fx.Node) -> None:
-        if node.args and self.nodes:
-            # An argument with a default value, see `_defaults`.
+        is_unused = str(node.target).startswith("*") and not node.users
+        if (node.args or is_unused) and self.nodes:
+            # An argument with a default value, see `_defaults`, or unused ``**kwargs``.
             return
         if self.nodes:
             raise UnsupportedModelError(
@@ -201,25 +207,29 @@ class _Reader:
             if isinstance(value, Tensor):
                 self.constants[node] = value
             return
+        if any(before in self.lost for before in taken_by(node)):
+            self._lose(node)
+            return
+        # Sizes and arithmetic on them.
         if not any(before in self.moved for before in taken_by(node)):
-            # Otherwise sizes and arithmetic on them.
-            if any(before in self.lost for before in taken_by(node)):
-                self._lose(node)
             return
         try:
             self._read(node)
         except UnsupportedModelError as obstacle:
             self.obstacles.append(obstacle)
             self._lose(node)
-        changed = changed_in_place(node, self._module(node))
-        if changed in self.moved and node in self.moved:
+        before = returned_input(node, self._module(node))
+        if before in self.moved and node in self.moved:
             # From now on its input is its output, whether or not forward uses what it returned.
-            self.moved[changed] = self.moved[node]
+            self.names[node] = names = self.names.get(before, [before])
+            self.names[before] = names
+            names.append(node)
+            self.moved.update(dict.fromkeys(names, self.moved[node]))
 
     def _lose(self, node: fx.Node) -> None:
         """Continue after an obstacle as if its output were known."""
         value = node.meta["value"]
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.shape[:1] == (IMAGES,):
             self._add(node, Node(name_of(node), self._kind(node), Ending(), (0,), _shape(value)))
         else:
             self.lost.add(node)
@@ -228,7 +238,12 @@ class _Reader:
         name, kind, function = name_of(node), self._kind(node), called(node)
         module = self._module(node)
         first = next(before for before in taken_by(node) if before in self.moved)
+        if kind.lower().replace("_", "").endswith("pool2d") and self.moved[first].tensor.ndim != 4:
+            shape = tuple(self.moved[first].tensor.shape[1:])
+            refuse(name, kind, f"is applied to a tensor of shape {shape}", supported="maps (C, H, W)")
         if (module is not None and isinstance(module, NOTHING)) or function in NOTHING_CALLED:
+            if isinstance(node.meta["value"], Tensor) and not node.meta["value"].is_floating_point():
+                refuse(name, kind, f"casts to {node.meta['value'].dtype}", supported="floating point")
             self.moved[node] = self.moved[first]
         elif function in DROPOUT_CALLED:
             if arguments_of(node, ("p", "training")).get("training", True):
@@ -245,6 +260,8 @@ class _Reader:
             if operation is not None:
                 numbers = tuple(self._input(before, node) for before in inputs)
                 self._add(node, Node(name, kind, operation, numbers, _shape(node.meta["value"])))
+        if module is not None:
+            require_forward_alone(name, module, first.meta["value"])
 
     def _add(self, node: fx.Node, made: Node) -> None:
         self.nodes.append(made)
@@ -282,7 +299,7 @@ class _Reader:
         count = int(np.prod(base.shape))
         positions = moved.tensor.numpy().astype(np.int64)
         shape = _shape(moved.tensor)
-        if len(positions) != IMAGES or not _is_apart(positions, count):
+        if positions.shape[:1] != (IMAGES,) or not _is_apart(positions, count):
             refuse(name_of(before), self._kind(before), "mixes images: its first axis is not the batch axis")
         if len(shape) not in (1, 3):
             refuse(name_of(node), self._kind(node), f"is applied to a tensor of shape {shape}", supported="(C, H, W)")
@@ -299,9 +316,9 @@ class _Reader:
         if not isinstance(node.meta["value"], Tensor):
             refuse(name, kind, "has no spiking equivalent here: it returns several tensors")
         before, after = _shape(self.moved[first].tensor), _shape(node.meta["value"])
-        module = self._module(node)
+        module, rank = self._module(node), self.moved[first].tensor.ndim
         if module is not None:
-            return operation_of_module(name, kind, module, before, after), (first,)
+            return operation_of_module(name, kind, module, before, after, rank), (first,)
         arithmetic, inputs = arithmetic_of(node), [each for each in taken_by(node) if each in self.moved]
         if arithmetic is not None and (len(inputs) > 1 or is_doubled(node, first)):
             return sum_of_two(node, arithmetic, name, kind), operands(node)
@@ -311,7 +328,7 @@ class _Reader:
             return concatenation(node, name, kind, self.moved)
         if len(inputs) > 1:
             refuse(name, kind, "has no spiking equivalent here")
-        return operation_of_call(node, name, kind, before, after), (first,)
+        return operation_of_call(node, name, kind, before, after, rank), (first,)
 
     def _affine(self, node: fx.Node, arithmetic: str, name: str, kind: str, first: fx.Node) -> Affine:
         """Arithmetic with a constant, which must be the same in all pixels of a channel."""

@@ -165,10 +165,12 @@ def is_one_operation(module: nn.Module) -> bool:
     )
 
 
-def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Shape, shape: Shape) -> Operation:
+def operation_of_module(
+    name: str, kind: str, module: nn.Module, input_shape: Shape, shape: Shape, rank: int
+) -> Operation:
     """Return the operation of ``module`` from ``input_shape`` to ``shape``, or `refuse` it.
 
-    Shapes without the batch axis: ``(C, H, W)`` or ``(N,)``.
+    Shapes without the batch axis: ``(C, H, W)`` or ``(N,)``; ``rank`` is the number of axes of its input in torch.
     """
     if _is_plain(module, *_CONVOLUTIONS):
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
@@ -195,7 +197,7 @@ def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Sh
     if isinstance(module, nn.PReLU):
         return LeakyRelu(_array(module.weight))
     if isinstance(module, nn.Softmax | nn.LogSoftmax):
-        return softmax(name, kind, module.dim)
+        return softmax(name, kind, module.dim, rank)
     if isinstance(module, nn.Sigmoid | nn.LogSigmoid):
         return Ending()
     if _is_normalize(module):
@@ -221,9 +223,11 @@ def clamp(name: str, kind: str, low: Any, high: Any) -> Relu:
     return Relu(ceiling=np.inf if high is None else float(high))
 
 
-def softmax(name: str, kind: str, axis: Any) -> Ending:
-    """Return a softmax over ``axis``, or `refuse` it."""
-    if axis not in (1, -1, None):
+def softmax(name: str, kind: str, axis: Any, rank: int) -> Ending:
+    """Return a softmax over ``axis`` of a tensor with ``rank`` axes, or `refuse` it."""
+    # As torch chooses it.
+    chosen = int(rank != 3) if axis is None else axis
+    if not isinstance(chosen, int) or chosen % rank != 1:
         refuse(name, kind, f"runs over axis {axis}", supported="the class axis, 1")
     return Ending()
 
@@ -318,14 +322,22 @@ def _batch_norm(name: str, kind: str, module: nn.BatchNorm1d | nn.BatchNorm2d | 
     gain = 1 / np.sqrt(variance + module.eps)
     shift = -mean * gain
     if module.affine:
-        gamma, beta = _array(module.weight), _array(module.bias)
+        gamma, beta = _array(module.weight), 0.0 if module.bias is None else _array(module.bias)
         return Affine(gain * gamma, shift * gamma + beta)
     return Affine(gain, shift)
 
 
 def _is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether ``module`` is one of ``kinds`` and computes the same; fake-quantized layers, for example, do not."""
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+    return any(
+        isinstance(module, kind) and all(getattr(type(module), each) is getattr(kind, each) for each in _methods(kind))
+        for kind in kinds
+    )
+
+
+def _methods(kind: type[nn.Module]) -> tuple[str, ...]:
+    """The methods that compute, which a subclass may override."""
+    return ("forward", "_conv_forward") if kind in _CONVOLUTIONS else ("forward",)
 
 
 def _is_normalize(module: nn.Module) -> bool:

@@ -18,8 +18,9 @@ first (`users_code`). So only a name typed by the user is imported, never a name
 from __future__ import annotations
 
 import contextlib
+import operator
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -152,11 +153,10 @@ class Source:
         InputError
             If it does not accept such images, or contains NaN or infinity.
         """
-        if len(input_shape) != 3 or min(input_shape) < 1:
-            raise UsageError(f"found {input_shape}", where="input_shape", expected="must be (C, H, W), each at least 1")
+        input_shape = _as_shape(input_shape)
         require_both(mean, std)
         model = _copied(module)
-        network = _for_task(to_relu_network(model, tuple(input_shape), mean=mean, std=std), task)
+        network = _for_task(to_relu_network(model, input_shape, mean=mean, std=std), task)
         described = {"data": data, "classes": _class_names(network, classes), **_normalization(mean, std)}
         timesteps = model.timesteps if isinstance(model, WithQcfs) else None
         return cls(None, model, network, {**described, **_recorded(network)}, network.notes, timesteps)
@@ -208,6 +208,7 @@ def open_source(
         If it is an ONNX or NIR file, and the package ``onnx`` or ``nir`` is not installed.
     """
     path = Path(path)
+    input_shape = None if input_shape is None else _as_shape(input_shape)
     require_both(mean, std)
     timesteps: int | None = None
     neurons: Readout | None = None
@@ -285,6 +286,16 @@ def _with_output_neurons(network: ReluNetwork) -> ReluNetwork:
     return replace(network, layers=(*layers, replace(last, threshold=np.ones(last.synapse.channels))))
 
 
+def _as_shape(given: Any) -> Shape:
+    try:
+        shape = tuple(map(operator.index, given))
+    except TypeError:
+        shape = ()
+    if len(shape) != 3 or min(shape) < 1:
+        raise UsageError(f"found {given!r}", where="input_shape", expected="must be (C, H, W), each at least 1")
+    return shape
+
+
 def _for_task(network: ReluNetwork, task: Task) -> ReluNetwork:
     if task not in get_args(Task):
         raise UsageError(f"found {task!r}", where="task", expected=one_of(get_args(Task)))
@@ -307,6 +318,8 @@ def _recorded(network: ReluNetwork) -> dict[str, str | int | None]:
 def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[str]:
     outputs = network.shapes[-1][0]
     count = name_count(outputs, network.task)
+    if not isinstance(classes, Iterable | None):
+        raise UsageError(f"found {classes!r}", where="classes", expected="must be the name of each output")
     names = [str(number) for number in range(count)] if classes is None else list(classes)
     if len(names) != count:
         two = ": two classes" if count > outputs else ""
@@ -320,7 +333,8 @@ def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[st
 
 
 def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None) -> dict[str, list[float]]:
-    return {name: list(values) for name, values in (("mean", mean), ("std", std)) if values is not None}
+    given = {name: values for name, values in (("mean", mean), ("std", std)) if values is not None}
+    return {name: list(values) if np.ndim(values) else np.ravel(values).tolist() for name, values in given.items()}
 
 
 def _copied(module: nn.Module) -> nn.Module:

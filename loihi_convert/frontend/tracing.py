@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import InputError, UnsupportedModelError
-from loihi_convert.frontend.operations import SUPPORTED, is_one_operation
+from loihi_convert.frontend.operations import SUPPORTED, is_one_operation, refuse
 
 IMAGES: Final = 2
 """Number of images in the traced batch: two, so that mixing them is detected."""
@@ -31,7 +31,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     Raises
     ------
     UnsupportedModelError
-        If its forward cannot be traced.
+        If its forward cannot be traced, or hooks change its outputs.
     InputError
         If it does not accept images of ``input_shape``.
     """
@@ -39,7 +39,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     try:
         # What the user's code prints is not output of a command.
         with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-            return _Tracer(example).trace(model, concrete_args=_defaults(model))
+            traced = _Tracer(example).trace(model, concrete_args=_defaults(model))
     # Tracing runs the user's forward, which may raise any exception.
     except Exception as error:
         raise UnsupportedModelError(
@@ -48,6 +48,8 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
             expected=f"supported: {SUPPORTED}, without control flow that depends on data",
             hint="Rewrite forward so that it does the same computation for every image.",
         ) from error
+    require_forward_alone(type(model).__name__, model, example)
+    return traced
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -80,6 +82,34 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
         where=type(model).__name__,
         hint="Use images of the size, and with the channels, that it was trained on.",
     ) from first
+
+
+def require_forward_alone(name: str, module: nn.Module, example: Tensor) -> None:
+    """Refuse a module whose outputs differ from those of its class's forward, on random inputs like ``example``.
+
+    Hooks that compute weights (pruning, weight norm) or only record values change nothing.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If hooks, or a ``forward`` set on the instance, change its outputs.
+    """
+    if not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)):
+        return
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand(example.shape, generator=generator).to(example)
+    with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+        called, alone = module(inputs.clone()), type(module).forward(module, inputs.clone())
+    if not isinstance(alone, Tensor):
+        return
+    if not isinstance(called, Tensor) or called.shape != alone.shape or not called.allclose(alone, equal_nan=True):
+        refuse(
+            name,
+            type(module).__name__,
+            "has hooks, or a forward set on the instance, that change its outputs",
+            supported="outputs that the forward of its class computes",
+            hint="Compute them in the forward of the CNN.",
+        )
 
 
 class _Known(fx.Proxy):

@@ -190,8 +190,8 @@ def require_same_outputs(source: Source, images: Array) -> None:
                 f"where the CNN's reach {largest:.3g}",
                 where=name,
                 expected="must compute the same in every call, in eval mode",
-                hint="Random numbers, values kept between calls, or views of a tensor changed in place may be the "
-                "cause.",
+                hint="Random numbers, values kept between calls, hooks, or views of a tensor changed in place may be "
+                "the cause. If it has none of these, loihi-convert reads it wrongly: please report it.",
             )
 
 

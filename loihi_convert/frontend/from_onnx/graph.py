@@ -28,6 +28,9 @@ from loihi_convert.frontend.users_code import listed
 _BATCH: Final = 2
 """Number of images in the example that determines the shape of every value."""
 
+_ATTRIBUTES: Final = frozenset(dir(fx.GraphModule({}, fx.Graph())))
+"""Attributes of a module, which its parts cannot have as names."""
+
 _DOMAINS: Final = ("", "ai.onnx")
 
 _COMPUTED: Final = (
@@ -159,6 +162,7 @@ class _Reader:
             example: Any = None
             for call in calls:
                 value, example = self._add(node, call, value, example)
+            self._store(node, value, example)
         except UnknownError as error:
             self._refuse(node, str(error))
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
@@ -167,7 +171,6 @@ class _Reader:
                 f"{[tuple(found.shape[1:]) for found in read.examples.values()]} ({_first_line(error)})",
                 where=self._path,
             ) from error
-        self._store(node, value, example)
 
     def _store(self, node: Any, value: Any, example: Any) -> None:
         if isinstance(example, Tensor):
@@ -204,6 +207,7 @@ class _Reader:
 
     def _part(self, name: str, part: nn.Module | Tensor) -> str:
         """Store ``part`` under a free name, and return the name."""
+        name = ".".join(f"node_{word}" if word in _ATTRIBUTES else word for word in name.split("."))
         chosen, number = name, 1
         while any(
             taken == chosen or taken.startswith(f"{chosen}.") or chosen.startswith(f"{taken}.") for taken in self._parts

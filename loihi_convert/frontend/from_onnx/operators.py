@@ -225,6 +225,13 @@ def _nothing(node: Node) -> Calls:
     return node.called(nn.Identity())
 
 
+def _dropout(node: Node) -> Calls:
+    is_training = node.constant(2)
+    if is_training is not None and is_training.any():
+        raise UnknownError("is in training mode; export the CNN in eval mode")
+    return _nothing(node)
+
+
 def _cast(node: Node) -> Calls:
     if int(node.attributes["to"]) not in FLOATS:
         raise UnknownError("casts to another type; supported: floating point")
@@ -261,7 +268,8 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     "Pad": _pad,
     "Softmax": _softmax,
     "LogSoftmax": _softmax,
-    **dict.fromkeys(("Dropout", "Identity"), _nothing),
+    "Dropout": _dropout,
+    "Identity": _nothing,
     "Cast": _cast,
     # Converted, so that the front end can refuse them with advice on what to use instead.
     "Sigmoid": _activation(lambda _: nn.Sigmoid()),

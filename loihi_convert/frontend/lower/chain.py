@@ -128,6 +128,12 @@ class _Layer:
 
     def layer(self, groups: int) -> ReluLayer:
         """Return the layer, with its kernel in ``groups`` groups."""
+        if self.is_dense and (size := self.levels.size(self.level)) != (1, 1):
+            raise UnsupportedModelError(
+                f"gives maps of {size} after a dense layer",
+                where=self._name(),
+                expected="supported: dense layers, and maps of one pixel, after a dense layer",
+            )
         term, bias = self.plain_term, self._bias()
         synapse = self._synapse(groups, bias) if term is None else self._as_it_is(term.window, term.size, bias)
         return ReluLayer(self._name(), synapse, *self._activation(), self._relay_of())
@@ -160,7 +166,7 @@ class _Layer:
         # With a single output position the stride does not matter.
         stride = (max(1, stride[0] // pool[0]), max(1, stride[1] // pool[1]))
         (top, rows), (left, columns) = (
-            _padding_and_kernel(set(shifts), *along)
+            _padding_and_kernel(set(shifts) or {0}, *along)
             for shifts, *along in (
                 ([piece.rows for piece in pieces], stride[0], count[0], extent[0]),
                 ([piece.columns for piece in pieces], stride[1], count[1], extent[1]),

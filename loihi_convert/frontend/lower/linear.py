@@ -51,8 +51,11 @@ def connected(features: tuple[Features, ...], dense: Dense, name: str) -> Value 
     return replace(_biased(value, bias), name=name)
 
 
-def as_vector(features: tuple[Features, ...]) -> Value:
-    """Return ``features`` as a value ``(N, 1, 1)``, using a dense layer of ones if they come from larger maps."""
+def as_vector(features: tuple[Features, ...]) -> Value | None:
+    """Return ``features`` as a value ``(N, 1, 1)``, using a dense layer of ones if they come from larger maps.
+
+    ``None`` if they must be carried first.
+    """
     if len(features) == 1 and features[0].is_vector:
         return features[0].value
     count = sum(part.count for part in features)
@@ -60,9 +63,7 @@ def as_vector(features: tuple[Features, ...]) -> Value:
         raise UnsupportedModelError(
             f"treats {count} numbers of flattened maps individually", expected="supported: at most a few thousand"
         )
-    value = connected(features, Dense(np.eye(count)), "")
-    assert value is not None, "nothing is padded"
-    return value
+    return connected(features, Dense(np.eye(count)), "")
 
 
 def through(value: Value, second: Window) -> Value | None:

@@ -89,7 +89,8 @@ def behind_its_relu(graph: Graph) -> Graph:
     for number, node in enumerate(nodes):
         for before in node.inputs:
             users[before].append(number)
-    for number, node in enumerate(graph.nodes):
+    # From the last, so that all of several consecutive ones move.
+    for number, node in reversed(list(enumerate(graph.nodes))):
         if not isinstance(node.operation, MaxPool):
             continue
         behind = _monotone(nodes, users, number)
