@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import resource
@@ -51,11 +52,14 @@ def run(simulator: LavaBackend, tmp_path: Path) -> Callable[[QuantizedNetwork, A
     return run
 
 
+NUMBERS = itertools.count(1)
+
+
 def layer(synapse: Conv | Dense, neuron: tuple[int, int] | None = None, *, first: bool = False) -> QuantizedLayer:
     """A layer whose neurons all have ``neuron`` = (threshold, initial potential)."""
     channels = synapse.channels
     return QuantizedLayer(
-        name="first" if first else "later",
+        name="first" if first else f"later {next(NUMBERS)}",
         synapse=synapse,
         neuron=None if neuron is None else IntegerNeuron(*(np.full(channels, value, np.int32) for value in neuron)),
         scale=np.ones(channels),

@@ -237,7 +237,7 @@ def test_groups_are_written_as_zeros(tmp_path: Path) -> None:
 
 def test_names_are_identifiers_and_unique() -> None:
     network = netx.read(GOLDEN)
-    names = ("0", "0") if len(network.layers) == 2 else ("a", "a_pool", "a")
+    names = ("0 1", "0_1") if len(network.layers) == 2 else ("a 1", "a_1_pool", "a_1")
     renamed = replace(
         network, layers=tuple(replace(layer, name=name) for layer, name in zip(network.layers, names, strict=True))
     )
