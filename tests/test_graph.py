@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable
 
@@ -33,13 +32,6 @@ class StandardizedConv(nn.Conv2d):
         return functional.conv2d(x, self.weight / self.weight.std())
 
 
-class CenteredConv(nn.Conv2d):
-    """Does not compute a convolution with its weight, either."""
-
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return super()._conv_forward(x, weight - weight.mean(), bias)
-
-
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -59,22 +51,6 @@ def calls(function: Callable[[Tensor], Tensor]) -> nn.Module:
 
 def chain(*modules: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3), *modules)
-
-
-def hooked(layer: int | None = None) -> nn.Module:
-    """A CNN with hooks that return nothing; and one on ``layer``, or on the whole, that doubles its input."""
-    model = chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
-    for module in model.modules():
-        module.register_forward_hook(lambda *_: None)
-    if layer is not None:
-        (model[layer] if layer >= 0 else model).register_forward_pre_hook(lambda _, given: (2 * given[0],))
-    return model
-
-
-def with_own_forward() -> nn.Module:
-    model = chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
-    model[1].forward = lambda x: x + 1  # type: ignore[method-assign]
-    return model
 
 
 def returns(function: Callable[[Tensor], object]) -> nn.Module:
@@ -157,11 +133,6 @@ REFUSED = [
     (calls(functional.dropout), r"dropout \(after conv\): dropout is not switched off in eval mode"),
     (calls(lambda x: x.mean(1)), r"mean \(after conv\): mean averages over axes 1; supported: both height and width"),
     (nn.Sequential(StandardizedConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
-    (nn.Sequential(CenteredConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
-    (hooked(-1), "Sequential: Sequential has hooks, .* that change its outputs"),
-    (hooked(0), "0: Conv2d has hooks, .* that change its outputs"),
-    (hooked(2), "2: Flatten has hooks, .* that change its outputs"),
-    (with_own_forward(), "1: ReLU has hooks, or a forward set on the instance, that change its outputs"),
     (
         chain(nn.ReLU(), nn.Flatten(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)),
         r"3: MaxPool2d is applied to a tensor of shape \(2, 16\); supported: maps",
@@ -315,9 +286,8 @@ class TakesMore(nn.Module):
         return self.fc(x.flatten(1))
 
 
-@pytest.mark.parametrize("model", [TakesMore(), hooked()])
-def test_unused_arguments_and_hooks_that_record_are_ignored(model: nn.Module) -> None:
-    wanted, found, _ = both(model, SHAPE)
+def test_unused_arguments_are_ignored() -> None:
+    wanted, found, _ = both(TakesMore(), SHAPE)
     torch.testing.assert_close(found, wanted)
 
 
@@ -416,65 +386,3 @@ def test_the_model_is_left_as_it_was() -> None:
     assert [module.training for module in model.modules()] == modes
     assert len(set(modes)) == 2
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-class InPlace(nn.Module):
-    """Changes a tensor in place and goes on with the tensor, not with what the function returned."""
-
-    def __init__(self, change: Callable[[Tensor], object]) -> None:
-        super().__init__()
-        self.conv, self.fc, self.change = nn.Conv2d(1, 4, 3), nn.Linear(144, 3), change
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        skipped = y
-        self.change(y)
-        y = functional.relu(y + skipped)
-        scores: Tensor = self.fc(y.flatten(1))
-        return scores
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda y: functional.relu(y, inplace=True),
-        lambda y: functional.relu(input=y, inplace=True),
-        lambda y: y.relu_(),
-        lambda y: y.clamp_(min=0),
-        lambda y: y.add_(0.5),
-        lambda y: operator.imul(y, 2.0),
-        lambda y: functional.relu(y, inplace=True).add_(0.5),
-        lambda y: y.contiguous().relu_(),
-        nn.ReLU(inplace=True),
-    ],
-)
-def test_a_tensor_changed_in_place_is_read_as_changed(change: Callable[[Tensor], object]) -> None:
-    expected, found, _ = both(InPlace(change), (1, 8, 8))
-    torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize(
-    "named",
-    [
-        nn.Identity(),
-        nn.Dropout(),
-        lambda y: functional.dropout(y, training=False),
-        lambda y: y.type_as(y),
-        lambda y: y.detach(),
-        lambda y: y.clone(),
-    ],
-)
-def test_a_tensor_changed_in_place_is_changed_under_its_other_names(named: Callable[[Tensor], Tensor]) -> None:
-    """Only a clone stays as it was."""
-
-    def forward(m: nn.Module, x: Tensor) -> Tensor:
-        y = m.conv(x)
-        other = named(y)
-        m.relu(y)
-        return m.fc(other.flatten(1))
-
-    model = Of(forward, conv=nn.Conv2d(1, 4, 3), relu=nn.ReLU(inplace=True), fc=nn.Linear(144, 3))
-    if isinstance(named, nn.Module):
-        model.add_module("named", named)
-    expected, found, _ = both(model, (1, 8, 8))
-    torch.testing.assert_close(found, expected)

@@ -437,10 +437,10 @@ class Uncopyable(nn.Sequential):
         ("nets:Net", {}, UsageError, "model", "a str"),
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"classes": ["a"]}, UsageError, "classes", "1 names for 3"),
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": (4, 4)}, UsageError, "input_shape", "(4, 4)"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": 5}, UsageError, "input_shape", "found 5"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": None}, UsageError, "input_shape", "None"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": "abc"}, UsageError, "input_shape", "'abc'"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": (1, "4", 4)}, UsageError, "input_shape", "'4'"),
+        *(
+            (nn.Flatten(), {"input_shape": s}, UsageError, "input_shape", repr(s))
+            for s in (5, None, "abc", (1, "4", 4))
+        ),
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"classes": 3}, UsageError, "classes", "found 3"),
         (Uncopyable(nn.Flatten()), {}, UnsupportedModelError, "Uncopyable", "only one of me"),
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), {}, UnsupportedModelError, "Sequential", "uninitialized"),
