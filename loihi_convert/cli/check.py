@@ -97,12 +97,12 @@ def _images(
     """Return the first validation images (for a user's own data, any images). If there are none and the user did not
     request any, a note lists the checks that are skipped."""
     from loihi_convert.data import load_data
-    from loihi_convert.pipeline.checking import CheckpointFile, NativeFile
+    from loihi_convert.pipeline.checking import WITH_THRESHOLDS, CheckpointFile, NativeFile
 
     if not isinstance(candidate, CheckpointFile | NativeFile):
         for where, given in (("image_count", count), ("data", data)):
             if given:
-                expected = "is only for CNNs, and for files with thresholds that `export` wrote"
+                expected = f"is only for CNNs, and for {WITH_THRESHOLDS}"
                 raise UsageError(f"found {given}", where=where, expected=expected)
         return None
     if count == 0:

@@ -38,6 +38,9 @@ from loihi_convert.report.table import notebook_html
 CAN_SPIKE: Final = "every operation has a spiking equivalent"
 """The rule of the findings if several parts of a CNN have no spiking equivalent."""
 
+WITH_THRESHOLDS: Final = "files with thresholds that `export` wrote"
+"""The files to which images and T apply, in errors."""
+
 
 @dataclass(frozen=True, eq=False)
 class CheckpointFile:
@@ -232,10 +235,11 @@ def check(
     if chips < 1:
         raise UsageError(f"found {chips}", where="chips", expected="must be at least 1")
     if timesteps is not None and (timesteps < 1 or not isinstance(loaded, NativeFile)):
-        expected = "must be at least 1, and is only for files with thresholds that `export` wrote"
+        expected = f"must be at least 1, and is only for {WITH_THRESHOLDS}"
         raise UsageError(f"found {timesteps}", where="timesteps", expected=expected)
     if compare and not isinstance(loaded, CheckpointFile | NativeFile):
-        raise UsageError(f"given for {loaded.path}", where="compare", expected="is only for CNNs, and for such files")
+        expected = f"is only for CNNs, and for {WITH_THRESHOLDS}"
+        raise UsageError(f"given for {loaded.path}", where="compare", expected=expected)
     steps = None
     if isinstance(loaded, NativeFile):
         steps = loaded.network.timesteps if timesteps is None else timesteps

@@ -52,7 +52,6 @@ class Manifest(BaseModel):
     data_fingerprint: str | None = None
     neuron: str | None = None
     leak: bool | None = None
-    spikes: str | None = None
     stream: bool | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
