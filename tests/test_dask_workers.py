@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 from support.command_line import Invoke, invoker
-from support.dask_functions import refused, stumbling, times, unexpected
+from support.dask_functions import page_faults, refused, stumbling, times, unexpected
 from support.shard_runs import write_files, written
 
 from loihi_convert import pipeline
@@ -93,6 +94,14 @@ def test_export_with_workers(invoke: Invoke) -> None:
     done = invoke(*words, "there.net", "--workers", "2")
     assert done.code == 0, done.err
     assert Path("here.net").read_bytes() == Path("there.net").read_bytes()
+
+
+def test_a_worker_keeps_the_memory_of_its_maps(workers: DaskWorkers) -> None:
+    """With Dask's own thresholds every map's pages are returned, and faulted in again: 100 x 512 here."""
+    size = 2**21
+    workers.map(page_faults, size, [100])
+    (faults,) = workers.map(page_faults, size, [100])
+    assert faults < 10 * size // mmap.PAGESIZE
 
 
 def test_items_of_a_place_return_to_the_worker_that_had_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
+
+import numpy as np
 
 from loihi_convert.errors import DataError
 
@@ -29,3 +32,11 @@ def stumbling(folder: Path, item: int) -> int:
 
 def unexpected(shared: None, item: int) -> int:
     return [shared][item]  # type: ignore[return-value]
+
+
+def page_faults(size: int, item: int) -> int:
+    """The page faults of this process while it makes ``item`` arrays of ``size`` bytes, one after the other."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(item):
+        np.ones(size, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
