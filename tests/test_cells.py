@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -193,13 +195,25 @@ class TestFlow:
         assert executor.submitted == [cells[1], cells[2]]
         assert store.get(cells[0]) == Outcome(error="theirs")
 
-    def test_a_full_disk_is_the_machines_failure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(self: Store, cell: Numbered, outcome: Outcome) -> None:
-            raise InputError("cannot be written (No space left on device)", where="x")
+    def test_a_full_disk_ends_the_work(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is finished is kept, and what was begun is left to others."""
+        cells, store, sync = numbered(4), Store(tmp_path), os.fsync
+        executor = Scripted(lambda cell: Outcome(RESULT), slots=1)
 
-        monkeypatch.setattr(Store, "put", full)
-        failed = compute_missing(numbered(2), Store(tmp_path), Scripted(lambda cell: Outcome(RESULT)))
-        assert {outcome.error for outcome in failed.values()} == {"x: cannot be written (No space left on device)."}
+        def full(descriptor: int) -> None:
+            if len(executor.submitted) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            sync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(InputError) as caught:
+            compute_missing(cells, store, executor)
+        assert "No space left on device" in caught.value.found
+        assert executor.submitted == list(cells[:2])
+        assert [store.get(cell) is not None for cell in cells] == [True, False, False, False]
+        claim = store.claim(cells[1])
+        assert claim is not None
+        claim.release()
 
     def test_time_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Cells of work 1, 2, 3, ... 8 take 20 s per work, one after the other, and the last a minute of another kind.

@@ -11,7 +11,6 @@ from typing import Any, Final
 from loihi_convert.cells.cell import Cell, Outcome
 from loihi_convert.cells.executors import Executor
 from loihi_convert.cells.store import Claim, Store
-from loihi_convert.errors import InputError
 from loihi_convert.progress import Progress, no_progress
 
 _POLL_SECONDS: Final = 0.5
@@ -53,7 +52,7 @@ def compute_missing(
     Raises
     ------
     InputError
-        If the folder cannot be used.
+        If the folder cannot be used or is full, at the first cell that is not kept.
     PlatformError
         As in `Executor.next_done`. Finished cells are kept.
     """
@@ -85,9 +84,8 @@ class _Computing:
             self._submit()
             if self._claims:
                 cell, outcome = self._executor.next_done()
-                outcome = self._stored(cell, outcome)
-                self._release(cell)
                 self._finish(cell, outcome)
+                self._release(cell)
             elif self._waiting:
                 # Others compute all that is left.
                 time.sleep(_POLL_SECONDS)
@@ -112,7 +110,7 @@ class _Computing:
             needed = [self._outcome(need) for need in cell.needs]
             failed = next((one for one in needed if one is not None and one.result is None), None)
             if failed is not None:
-                self._finish(cell, self._stored(cell, Outcome(error=failed.error, is_final=failed.is_final)))
+                self._finish(cell, Outcome(error=failed.error, is_final=failed.is_final))
                 continue
             claim = None if None in needed else self._store.claim(cell)
             if claim is None:
@@ -132,18 +130,10 @@ class _Computing:
             self._needed[need.name] = known
         return known
 
-    def _stored(self, cell: Cell[Any], outcome: Outcome) -> Outcome:
-        """Store a final outcome; one that cannot be written is not final."""
-        if not outcome.is_final:
-            return outcome
-        try:
-            self._store.put(cell, outcome)
-        except InputError as error:
-            return Outcome(error=str(error), is_final=False)
-        return outcome
-
     def _finish(self, cell: Cell[Any], outcome: Outcome) -> None:
-        if not outcome.is_final:
+        if outcome.is_final:
+            self._store.put(cell, outcome)
+        else:
             self.unfinished[cell.name] = outcome
         self._told(cell, outcome, self._clock.done(cell, outcome))
 

@@ -110,7 +110,11 @@ class Store:
             {"error": outcome.error} if outcome.result is None else {"result": outcome.result.model_dump(mode="json")}
         )
         text = json.dumps({"key": cell.identity, **found}, indent=1, sort_keys=True, allow_nan=False)
-        write_atomically(self._path(cell, "json"), (text + "\n").encode())
+        try:
+            write_atomically(self._path(cell, "json"), (text + "\n").encode())
+        except InputError as error:
+            hint = "Finished cells are kept. Make room, and run the same command again."
+            raise InputError(error.found, where=self._cells, hint=hint) from error
         with suppress(InputError):
             write_atomically(self._path(cell, "seconds"), f"{outcome.duration:.3f}\n".encode())
 

@@ -156,7 +156,8 @@ def sweep(
     if not failed and known and all(outcome.result is None for outcome in known):
         raise typer.Exit(InputError.exit_code)
     if failed:
-        log(f"{len(failed)} cells failed for a reason outside the network: run the same command again for them")
+        number = f"{len(failed)} cell{'s' * (len(failed) > 1)}"
+        log(f"{number} failed for a reason outside the network: run the same command again")
         raise typer.Exit(cluster.FAILED)
 
 
