@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,10 +61,17 @@ for _verb in (
 
 def flags(words: Sequence[str]) -> dict[str, str]:
     """Return the flags of the verb in the command line ``words``, by parameter, for `errors.rendered`."""
-    group = typer.main.get_command(app)
-    assert isinstance(group, typer.core.TyperGroup)
+    group = _group()
     verb = next((word for word in words if word in group.commands), None)
     return {} if verb is None else flags_of(group.commands[verb].params)
+
+
+@functools.cache
+def _group() -> typer.core.TyperGroup:
+    """All verbs; to read their signatures takes a fifth of a second."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    return group
 
 
 _HELP = {"-h", "--help"}

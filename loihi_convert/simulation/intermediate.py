@@ -206,8 +206,9 @@ def _but_relays(activation: Activation, relay_of: Array | None) -> Activation:
     relays = np.flatnonzero(relay_of >= 0)
 
     def activated(maps: Array) -> Array:
+        passed_on = maps[..., relays]
         found = activation(maps)
-        found[..., relays] = maps[..., relays]
+        found[..., relays] = passed_on
         return found
 
     return activated

@@ -19,12 +19,13 @@ from loihi_convert.simulation.blocks import block_multiple, on_cores
 from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
 from loihi_convert.simulation.image_shards import Images, Shard, joined, on_shards
 from loihi_convert.simulation.inputs import MAX_PIXEL
+from loihi_convert.simulation.relu_kernels import step
 
 # Largest number of images x neurons of the largest layer computed at once: 16 MiB.
 _BLOCK: Final = 2**22
 
 Activation = Callable[[Array], Array]
-"""A function on float32 ``(N, H, W, C)`` that preserves the shape."""
+"""A function on float32 ``(N, H, W, C)`` that preserves the shape; it may overwrite what it is given."""
 
 
 class ReluChain:
@@ -58,6 +59,9 @@ class ReluChain:
             (layer.synapse, Currents(layer.synapse, shape, averages=True, takes_spikes=False), activation)
             for layer, shape, activation in zip(layers, shapes[: len(layers)], activations, strict=True)
         ]
+        if any(layer.levels is not None for layer in layers):
+            # Compile here, in one thread, as in `Neurons`.
+            step(np.empty((0, 1), np.float32), np.empty(1, np.float32), np.float32(1))
         largest = max(math.prod(shape) for shape in network.shapes)
         self.images_at_once = min(block_multiple("cpu"), 2 ** (max(1, _BLOCK // largest).bit_length() - 1))
 
@@ -94,20 +98,14 @@ def unchanged(maps: Array) -> Array:
 
 
 def _activated(maps: Array, layer: ReluLayer) -> Array:
-    """ReLU or, if the layer has thresholds, `qcfs.Qcfs`; at most the ceiling."""
-    found = np.maximum(maps, 0) if layer.threshold is None or layer.levels is None else _stepped(maps, layer)
-    return found if layer.ceiling is None else np.minimum(found, layer.ceiling.astype(np.float32))
-
-
-def _stepped(maps: Array, layer: ReluLayer) -> Array:
-    """`qcfs.Qcfs`, and ReLU in channels whose threshold is NaN."""
-    assert layer.threshold is not None
-    assert layer.levels is not None
-    has_steps = ~np.isnan(layer.threshold)
-    threshold, levels = np.where(has_steps, layer.threshold, 1.0).astype(np.float32), np.float32(layer.levels)
-    steps = np.floor(np.clip(maps / threshold, 0, 1) * levels + np.float32(0.5))
-    found = np.minimum(steps, levels) / levels * threshold
-    return np.asarray(found if has_steps.all() else np.where(has_steps, found, np.maximum(maps, 0)))
+    """ReLU or, if the layer has thresholds, `qcfs.Qcfs`; at most the ceiling. In place: no new pages for large maps."""
+    if layer.threshold is None or layer.levels is None:
+        np.maximum(maps, 0, out=maps)
+    else:
+        step(maps.reshape(-1, maps.shape[3]), layer.threshold.astype(np.float32), np.float32(layer.levels))
+    if layer.ceiling is not None:
+        np.minimum(maps, layer.ceiling.astype(np.float32), out=maps)
+    return maps
 
 
 def clipped(maps: Array, neuron: IntegrateAndFire) -> Array:
@@ -188,7 +186,9 @@ def _as_in_torch(maps: Array, shape: Shape) -> Array:
 
 
 def _with_bias(maps: Array, synapse: Synapse) -> Array:
+    """``maps`` with the bias of ``synapse`` added, in place."""
     if synapse.bias is None:
         return maps
     bias = synapse.bias if synapse.bias.ndim == 1 else synapse.bias.transpose(1, 2, 0)
-    return maps + bias.astype(np.float32)
+    maps += bias.astype(np.float32)
+    return maps
