@@ -94,6 +94,11 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
         ),
         (["run", "absent.net"], 3, "error: absent.net: no such file"),
         (
+            ["run", str(golden_check.folder() / golden_check.NETWORK), "--overwrite"],
+            2,
+            "error: --overwrite: given without a batch script; needs --dry-run. A run folder is never replaced",
+        ),
+        (
             ["train", "--data", "minst"],
             2,
             "error: --data: found 'minst'; must be one of digits, mnist",

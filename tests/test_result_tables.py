@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import shlex
 import sys
@@ -13,11 +14,12 @@ from types import ModuleType
 import pytest
 
 from loihi_convert import netx
-from loihi_convert.errors import VerificationError
+from loihi_convert.errors import UsageError, VerificationError
 
 pytestmark = pytest.mark.slow
 
-PEERS = Path(__file__).parents[1] / "tools" / "peers"
+TOOLS = Path(__file__).parents[1] / "tools"
+PEERS = TOOLS / "peers"
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +64,73 @@ def test_every_column_is_a_file_or_a_network(benchmark: ModuleType) -> None:
             assert netx.read(table.ROOT / options.model).timesteps == column.timesteps
         else:
             assert options.timesteps == column.timesteps
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as source:
+        return list(csv.DictReader(source))
+
+
+def test_the_cost_of_a_network_replaces_its_own_rows(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = importlib.import_module("cost_table")
+    words = "--network digits-cnn --images 20 -T 2 --repeats 3 --threads 1"
+    networks = {"first": f"{words} --sweep-threads 1 --sweep-depths 1", "second": f"{words} --sweep-timesteps 1,2"}
+    monkeypatch.setattr(table, "NETWORKS", networks)
+    stored = tmp_path / "cost.csv"
+    table.measure(["second"], stored)
+    (one, two) = rows(stored)
+    assert [(row["network"], row["curve"], row["value"], row["timesteps"]) for row in (one, two)] == [
+        ("second", "T", "1", "1"),
+        ("second", "T", "2", "2"),
+    ]
+    table.measure(["first"], stored)
+    found = rows(stored)
+    assert [(row["network"], row["curve"]) for row in found] == [
+        ("first", "threads"),
+        ("first", "depth n of n x 32c3-2ap-classes"),
+        *[("second", "T")] * 2,
+    ]
+    assert found[2:] == [one, two]
+    for row in found:
+        assert float(row["images_per_second"]) == pytest.approx(20 / float(row["seconds"]), rel=0.02)
+        assert float(row["peak_mib"]) > 50
+    with pytest.raises(UsageError):
+        table.measure(["third"], stored)
+    assert rows(stored) == found
+
+
+def test_every_cost_is_of_a_file_or_a_network(benchmark: ModuleType) -> None:
+    table = importlib.import_module("cost_table")
+    for words in table.NETWORKS.values():
+        options = benchmark.read_options(["cost", *shlex.split(words)])
+        assert [options.model, options.network, options.arch].count(None) == 2
+        assert options.model is None or (table.ROOT / options.model).exists()
+
+
+def test_commands_are_timed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    times = importlib.import_module("command_times")
+    for command in times.COMMANDS:
+        assert all((times.ROOT / word).exists() for word in command.split() if word.startswith("netx_models/"))
+    monkeypatch.setattr(
+        times, "COMMANDS", {"models --json": None, "inspect netx_models/mnist/model-T8.net": 1, "x": None}
+    )
+    stored = tmp_path / "commands.csv"
+    times.measure("inspect", stored)
+    times.measure("models", stored)
+    found = rows(stored)
+    assert [(row["command"], row["threads"]) for row in found] == [
+        ("models --json", "all"),
+        ("inspect netx_models/mnist/model-T8.net", "1"),
+    ]
+    for row in found:
+        least, median, most = (float(row[f"{name}_seconds"]) for name in ("minimum", "median", "maximum"))
+        assert 0 < least <= median <= most
+        assert float(row["peak_mib"]) > 10
+    with pytest.raises(VerificationError):
+        times.measure("x", stored)
+    with pytest.raises(UsageError):
+        times.measure("y", stored)
+    assert rows(stored) == found

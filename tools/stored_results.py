@@ -1,9 +1,10 @@
 """Tables of docs/results/ from the CSV files beside them, for `pages.py`: speeds, other networks, torchvision's models.
 
 A CSV file has one measurement per row. ``torchvision.csv`` is written by `torchvision_models.py`, ``nir.csv`` by
-`peers/nir_readers.py`, ``peers.csv`` by `peers/peers_table.py`, ``graded.csv`` by `graded_results.py`, ``pilotnet.csv``
-by `pilotnet_cost.py`; the others hold the medians of a run of `peers/benchmark.py`, or what the commands that the page
-names print or write (``early-exit.csv``: the chosen margins in the ``early_exit.csv`` of a run).
+`peers/nir_readers.py`, ``peers.csv`` by `peers/peers_table.py`, ``cost.csv`` by `peers/cost_table.py`, ``graded.csv``
+by `graded_results.py`, ``pilotnet.csv`` by `pilotnet_cost.py`, ``commands.csv`` by `command_times.py`; the others hold
+what the commands that the page names print or write (``early-exit.csv``: the chosen margins in the ``early_exit.csv``
+of a run).
 """
 
 from __future__ import annotations
@@ -55,6 +56,15 @@ def speed() -> str:
     )
 
 
+def commands() -> str:
+    """Return the seconds of whole commands: the first time, and the median of others."""
+    lines = []
+    for row in rows_of("commands.csv"):
+        spread = f"{row['median_seconds']} ({row['minimum_seconds']}..{row['maximum_seconds']})"
+        lines.append((f"`{row['command']}`", row["threads"], row["first_seconds"], spread, grouped(row["peak_mib"])))
+    return markdown_table(("command", "threads", "first, s", "then, s", "peak memory, MiB"), lines)
+
+
 _TITLES: Final = {
     "images_per_second": "`ref`, images/s",
     "speed_of_ref": "{peer}",
@@ -80,16 +90,39 @@ def peers() -> str:
 
 
 def cost(curve: str, corner: str) -> Callable[[], str]:
-    """Return a table of seconds and memory against ``curve``, T or the number of images."""
+    """Return a table of seconds and memory of the MNIST CNN against ``curve``."""
 
     def table() -> str:
-        rows = rows_of("cost.csv", curve=curve)
+        rows = rows_of("cost.csv", network="MNIST CNN", curve=curve)
         return markdown_table(
             (corner, *(grouped(row["value"]) for row in rows)),
-            [("seconds", *(row["seconds"] for row in rows)), ("peak memory, MiB", *(row["peak_mib"] for row in rows))],
+            [
+                ("seconds", *(row["seconds"] for row in rows)),
+                ("peak memory, MiB", *(grouped(row["peak_mib"]) for row in rows)),
+            ],
         )
 
     return table
+
+
+def cost_of_threads() -> str:
+    """Return images per second and memory of each network, on one thread and on more."""
+    rows = rows_of("cost.csv", curve="threads")
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        one, *others = (row for row in rows if row["network"] == network)
+        fastest = [float(row["images_per_second"]) / float(one["images_per_second"]) for row in others]
+        lines.append(
+            (
+                f"{network}, {_at(one)}, {grouped(one['images'])} images",
+                *(grouped(row["images_per_second"]) for row in (one, *others)),
+                *(f"{ratio:.2f}" for ratio in fastest),
+                grouped(others[-1]["peak_mib"]),
+            )
+        )
+    counts = list(dict.fromkeys(row["value"] for row in rows))
+    header = ("images/s, threads =", *counts, *(f"{count} threads over 1" for count in counts[1:]), "peak memory, MiB")
+    return markdown_table(header, lines)
 
 
 def accuracies(network: str, columns: Callable[[Row], Mapping[str, str]]) -> Callable[[], str]:
@@ -184,10 +217,14 @@ def early_exit() -> str:
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "speed": speed,
+    "commands": commands,
     "peers": peers,
     "early-exit": early_exit,
     "cost-timesteps": cost("T", "1,000 images, T ="),
     "cost-images": cost("images", "T = 8, images ="),
+    "cost-widths": cost("channels c of c5-2ap-(2c)5-2ap-classes", "c of c5-2ap-(2c)5-2ap-10"),
+    "cost-depths": cost("depth n of n x 32c3-2ap-classes", "n of n x 32c3-2ap-10"),
+    "cost-threads": cost_of_threads,
     "seeds": accuracies("mnist, seeds 0 to 2", lambda row: {"CNN": row["cnn_accuracy"]}),
     "mnist-1d": accuracies("mnist-1d", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
     "conv3-max": accuracies("conv3-max", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),

@@ -104,6 +104,9 @@ def run(
     """Run .net files on test images, show accuracy against latency, and write a run folder."""
     started = time.monotonic()
     paths = _paths(files, golden=golden)
+    if overwrite and not dry_run:
+        hint = "A run folder is never replaced: choose another one with `output`."
+        raise UsageError("given without a batch script", where="overwrite", expected="needs `dry_run`", hint=hint)
     if output is not None:
         require_new_or_empty(output)
     steps = () if timesteps is None else options.parse_timesteps(timesteps)

@@ -104,8 +104,8 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         verb.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
         verb.add_argument("--patience", type=float, default=1800, help="seconds for one answer; default: %(default)s")
         verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write tables as .md and .csv there")
+        verb.add_argument("--arch", metavar="MODULE:FACTORY", help="or your own CNN, with random weights")
         if name == "peers":
-            verb.add_argument("--arch", metavar="MODULE:FACTORY", help="or your own CNN, with random weights")
             verb.add_argument("-T", "--timesteps", type=int, help="default: what the file is balanced for, or 8")
             verb.add_argument("--batch-sizes", type=_numbers, default=(4, 16, 64, 256), help="default: 4,16,64,256")
             verb.add_argument("--lava-images", type=int, default=2, help="for lava-dl; default: %(default)s")
@@ -118,7 +118,6 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             names = ",".join(peer.module for peer in PEERS)
             verb.add_argument("--only", default=names, help="a selection from %(default)s; ref is always included")
         else:
-            verb.set_defaults(arch=None)
             verb.add_argument(
                 "-T",
                 "--timesteps",
@@ -531,6 +530,10 @@ def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> 
             yield Setting("images", value, chosen.path, images[:value], steps)
     for value in options.sweep_calls:
         yield Setting("images in a call", value, chosen.path, some, steps, images_per_call=value)
+    for value in options.sweep_threads:
+        yield Setting("threads", value, chosen.path, some, steps, threads=value)
+    if not (options.sweep_widths or options.sweep_depths):
+        return
     splits = load_data(options.data or _data_of(options, chosen), options.data_root)
     for value in options.sweep_widths:
         path = temporary / f"width-{value}.net"
@@ -540,8 +543,6 @@ def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> 
         path = temporary / f"depth-{value}.net"
         export_untrained(convolutions(value, splits), splits, steps, path)
         yield Setting(f"depth n of n x {DEPTH_CHANNELS}c3-2ap-classes", value, path, some, steps)
-    for value in options.sweep_threads:
-        yield Setting("threads", value, chosen.path, images, steps, threads=value)
 
 
 def _data_of(options: argparse.Namespace, chosen: Subject) -> str:

@@ -1,17 +1,21 @@
-"""Text for the tables of `benchmark.py`: medians with minima and maxima, and a line on the machine."""
+"""Text for the tables of `benchmark.py`: medians with minima and maxima, a line on the machine, and CSV files."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import math
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from loihi_convert.files import write_atomically
 
 
 def spread(values: Sequence[float]) -> str:
@@ -39,3 +43,20 @@ def machine(threads: int) -> str:
         f"{platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}; {platform.system()}; "
         f"load average at the end {os.getloadavg()[0]:.1f}"
     )
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file; none if it does not exist."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as source:
+        return list(csv.DictReader(source))
+
+
+def write_rows(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
+    """Write ``rows`` with the columns ``fields`` to a CSV file."""
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, lines.getvalue().encode())

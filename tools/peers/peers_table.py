@@ -10,8 +10,6 @@ the table of docs/results/benchmarks.md from the file.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import shlex
 import statistics
 import sys
@@ -21,13 +19,12 @@ from typing import Final, NamedTuple
 
 import torch
 from benchmark import Row, read_options, timed_peers
-from benchmark_tables import machine, three_digits
+from benchmark_tables import machine, read_rows, three_digits, write_rows
 from simulators import Peer
 
 from loihi_convert.__main__ import exit_code
 from loihi_convert.cli.console import log
 from loihi_convert.errors import UsageError, VerificationError, one_of
-from loihi_convert.files import write_atomically
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "docs/results/peers.csv"
@@ -74,7 +71,7 @@ def measure(names: Sequence[str] | None, threads: int, output: Path) -> None:
         arguments = (ROOT / part if part.startswith("netx_models/") else part for part in shlex.split(column.arguments))
         title, rows = timed_peers(read_options(["peers", *map(str, arguments), "--threads", str(threads)]))
         log(f"{title}: measured")
-        write(output, with_column(read(output), column, records(column, rows)))
+        write_rows(output, FIELDS, with_column(read_rows(output), column, records(column, rows)))
     print(f"wrote {output.name}: {machine(threads)}")
 
 
@@ -119,23 +116,6 @@ def with_column(
     own = (column.network, str(column.timesteps))
     found = {key: [row for row in stored if (row["network"], row["timesteps"]) == key] for key in _KEYS}
     return [row for rows in (found | {own: list(measured)}).values() for row in rows]
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Return the rows of ``path``; none if it does not exist."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as source:
-        return list(csv.DictReader(source))
-
-
-def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Write ``rows`` to ``path``."""
-    lines = io.StringIO()
-    writer = csv.DictWriter(lines, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, lines.getvalue().encode())
 
 
 if __name__ == "__main__":
