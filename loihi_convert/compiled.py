@@ -60,3 +60,8 @@ def cpu_features() -> frozenset[str]:
     except RuntimeError:
         return frozenset()
     return frozenset(name for name, is_there in features.items() if is_there)
+
+
+def cpu_name() -> str:
+    """Return LLVM's name of this kind of processor, such as ``znver5`` or ``sapphirerapids``."""
+    return str(llvmlite.binding.get_host_cpu_name())

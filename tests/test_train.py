@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn import checkpoint, trainer
 from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
@@ -20,7 +20,7 @@ from loihi_convert.cnn.muon import orthogonalized
 from loihi_convert.cnn.recipe import Recipe, default_recipe, fine_tuning_recipe, paper_recipe, spiking_recipe
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture
-from loihi_convert.cnn.trainer import drop_channels, learning_rate, one_cycle
+from loihi_convert.cnn.trainer import drop_channels, learning_rate, one_cycle, uses_bfloat16
 from loihi_convert.cnn.training import resume_path, train, train_cnn
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
@@ -630,3 +630,21 @@ def test_a_small_network_trains_on_one_thread_and_restores_the_callers(few: Data
         assert (seen, trained.recipe["threads"], torch.get_num_threads()) == ({1}, 1, 2)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("has_dot_products", "has_amx", "name", "expected"),
+    [
+        (True, False, "znver5", True),
+        (True, False, "emeraldrapids", False),
+        (True, True, "emeraldrapids", True),
+        (False, False, "znver3", False),
+    ],
+)
+def test_bfloat16_only_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, has_dot_products: bool, has_amx: bool, name: str, expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_dot_products, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
+    monkeypatch.setattr(trainer, "cpu_name", lambda: name)
+    assert uses_bfloat16("cpu") is expected

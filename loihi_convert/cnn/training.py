@@ -1,7 +1,7 @@
 """Train a CNN with a `Recipe`: AdamW or SGD, augmentation, label smoothing, spatial dropout, averaged weights.
 
-Uses bfloat16 if the processor supports it (AVX512-BF16 or Intel AMX), else float32. On an EPYC with AVX512-BF16 that
-halves the time per step of the Fashion-MNIST CNN and of `vgg-small`; without such instructions it would be slower.
+Uses bfloat16 where it is faster (`trainer.uses_bfloat16`), else float32. On an EPYC with AVX512-BF16 it halves the time
+per step of the Fashion-MNIST CNN and of `vgg-small`.
 
 All random numbers come from generators keyed by (seed, epoch), and the learning rate is a function of the step, so the
 training state is just tensors and the number of finished epochs. It is written after each epoch to
