@@ -18,7 +18,7 @@ from support.strategies import Case, networks
 from loihi_convert.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import convolution as module
-from loihi_convert.simulation.convolution import MAX_BYTE, WITHOUT_NNPACK
+from loihi_convert.simulation.convolution import MAX_BYTE, WITHOUT_NNPACK, Convolution
 from loihi_convert.simulation.currents import Currents, sum_pool, summed_currents
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
@@ -123,10 +123,29 @@ def test_a_torch_without_or_with_wrong_int8_falls_back_to_float32(monkeypatch: p
             return inputs.astype(np.float32) if right else np.zeros(inputs.shape, np.float32)
 
     monkeypatch.setattr(module, "_Int8", Violation)
+    monkeypatch.setattr(module, "_COMPARED", set())
     operator = Currents(Conv(np.ones((1, 1, 1, 1))), (1, 4, 4), averages=False, takes_spikes=True)
     assert operator.uses_int8 == (broken == "wrong for one")
     assert operator(np.ones((1, 4, 4, 1), operator.input_dtype)).sum() == 16
     assert operator(np.ones((1, 4, 4, 1), operator.input_dtype)).sum() == 16
+
+
+def test_a_shape_is_compared_with_float32_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By shape oneDNN selects its code; other weights are tried on two images, whatever the batch."""
+    sizes, in_float32 = [], Convolution.in_float32
+
+    def counted(self: Convolution, inputs: np.ndarray) -> np.ndarray:
+        sizes.append(len(inputs))
+        return in_float32(self, inputs)
+
+    monkeypatch.setattr(Convolution, "in_float32", counted)
+    monkeypatch.setattr(module, "_COMPARED", set())
+    maps = np.ones((3, 4, 4, 1), np.uint8)
+    for weight in (1, 5):
+        operator = Currents(Conv(np.full((1, 1, 3, 3), weight)), (1, 4, 4), averages=False, takes_spikes=True)
+        for inputs in (maps, maps, maps[:1]):
+            assert (operator(inputs) == 9 * weight).all()
+    assert sizes == ([2, 3, 1, 2] if HAS_INT8 else [3, 3, 1] * 2)
 
 
 def test_nnpack_stays_off_until_the_last_thread_has_left() -> None:

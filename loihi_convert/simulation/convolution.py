@@ -67,6 +67,11 @@ WITHOUT_NNPACK: Final = _WithoutNnpack()
 """The context for convolutions that must be exact."""
 
 
+# Shapes of kernel, input and batch for which int8 was compared with float32, on the inputs of a simulation. By these
+# oneDNN selects its code; that it is exact for the weights of a kernel is seen once for each kernel.
+_COMPARED: Final[set[tuple[Any, ...]]] = set()
+
+
 class Convolution:
     """A convolution as a function of a batch.
 
@@ -99,8 +104,7 @@ class Convolution:
         # A channels-last kernel is a matrix with rows in H, W, C order.
         self._kernel = kernel.contiguous(memory_format=torch.channels_last)
         self._onednn_errs = onednn_errs(geometry, kernel.shape[2:], input_shape[:2])
-        # Batch sizes for which int8 was compared with float32: oneDNN selects its code by size.
-        self._compared: set[int] = set()
+        self._shape = (kernel.shape, geometry, input_shape)
         self._int8: _Int8 | None = None
         if largest_input is not None and largest_input <= MAX_BYTE and not self._onednn_errs:
             self._int8 = self._int8_if_equal(weight, input_shape, largest_input)
@@ -114,11 +118,11 @@ class Convolution:
         """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)``, uint8 or float32."""
         if self._int8 is None:
             return self.in_float32(inputs)
-        if len(inputs) in self._compared:
+        if (*self._shape, len(inputs)) in _COMPARED:
             return self._int8(inputs)
         exact = self.in_float32(inputs)
         if np.array_equal(self._int8(inputs), exact):
-            self._compared.add(len(inputs))
+            _COMPARED.add((*self._shape, len(inputs)))
         return exact
 
     def in_float32(self, inputs: Array) -> Array:

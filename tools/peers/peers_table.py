@@ -42,8 +42,8 @@ COLUMNS: Final = (
     Column("MNIST CNN", 8, "netx_models/mnist/model-T8.net --images 2000"),
     Column("MNIST CNN", 64, "netx_models/mnist/model-T64.net --images 2000 --repeats 3"),
     Column("Fashion-MNIST CNN", 8, "netx_models/fashion-mnist/model-T8.net --images 128 --batch-sizes 4,16,64"),
-    Column("ResNet-20", 4, "netx_models/cifar10-resnet20/model-T4.net --images 64 --batch-sizes 4,16,64"),
-    Column("VGG-16", 4, "--network vgg16 --timesteps 4 --images 32 --repeats 3 --batch-sizes 4,16"),
+    Column("ResNet-20", 4, "netx_models/cifar10-resnet20/model-T4.net --images 256 --batch-sizes 4,16,64"),
+    Column("VGG-16", 4, "--network vgg16 --timesteps 4 --images 128 --repeats 3 --batch-sizes 4,16"),
 )
 _KEYS: Final = tuple((column.network, str(column.timesteps)) for column in COLUMNS)
 FIELDS: Final = ("network", "timesteps", "images", "peer", "measure", "median", "minimum", "maximum")
