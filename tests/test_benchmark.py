@@ -306,6 +306,21 @@ def test_cost_of_a_file_that_is_proven_for_few_steps(
     assert "T = 8: left out" in capsys.readouterr().err
 
 
+def test_cost_of_a_network_on_noise(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the default curves only those of other networks are left out."""
+    words = "cost --network digits-cnn --data noise --input-shape 1,8,8 --images 4 --repeats 1 --threads 1"
+    chosen = {"timesteps": "1", "images": "", "calls": "", "threads": ""}
+    swept = [word for name, value in chosen.items() for word in (f"--sweep-{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["", *words.split(), *swept])
+    assert benchmark.main() == 0
+    done = capsys.readouterr()
+    assert "widths and depths: left out" in done.err
+    assert "4 images" in done.out
+    assert "depth" not in done.out.partition("\n")[2]
+
+
 @pytest.mark.parametrize("words", [("-T", "5"), ("--images", "0")])
 def test_cost_refuses_what_cannot_run_before_it_measures(
     benchmark: ModuleType,

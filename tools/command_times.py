@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import os
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ from loihi_convert.__main__ import exit_code
 from loihi_convert.cli.console import log
 from loihi_convert.errors import UsageError, VerificationError
 from loihi_convert.files import write_atomically
+from loihi_convert.sweep.table import csv_text
 
 ROOT: Final = Path(__file__).parents[1]
 RESULTS: Final = ROOT / "docs/results/commands.csv"
@@ -88,11 +88,7 @@ def measure(beginning: str, output: Path) -> None:
         texts = (command, str(COMMANDS[command] or "all"), *(f"{value:.2f}" for value in figures), peak)
         rows[command] = dict(zip(FIELDS, texts, strict=True))
         log(f"{command}: {rows[command]['median_seconds']} s")
-        lines = io.StringIO()
-        writer = csv.DictWriter(lines, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[each] for each in COMMANDS if each in rows)
-        write_atomically(output, lines.getvalue().encode())
+        write_atomically(output, csv_text([rows[each] for each in COMMANDS if each in rows]).encode())
 
 
 def timed(command: str, threads: int | None, cache: Path) -> Timed:

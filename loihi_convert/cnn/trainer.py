@@ -227,8 +227,7 @@ def _loss(scores: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
 def uses_bfloat16(device: str) -> bool:
     """Return whether training on ``device`` is faster in bfloat16: GPUs that have it, CPUs with AMX, AMD's with AVX512.
 
-    Intel's dot products in AVX512 have half the rate of AMD's, that of float32: on an Emerald Rapids without AMX a step
-    takes longer in bfloat16.
+    On an Emerald Rapids without AMX, which has AVX512's dot products, too, a step takes longer than in float32.
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported())

@@ -67,8 +67,8 @@ WITHOUT_NNPACK: Final = _WithoutNnpack()
 """The context for convolutions that must be exact."""
 
 
-# Shapes of kernel, input and batch for which int8 was compared with float32, on the inputs of a simulation. By these
-# oneDNN selects its code; that it is exact for the weights of a kernel is seen once for each kernel.
+# Shapes of kernel, input and batch, and numbers of threads, for which int8 was compared with float32 on the inputs of a
+# simulation. By these oneDNN selects its code; that it is exact for the weights of a kernel is seen for each kernel.
 _COMPARED: Final[set[tuple[Any, ...]]] = set()
 
 
@@ -118,11 +118,12 @@ class Convolution:
         """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)``, uint8 or float32."""
         if self._int8 is None:
             return self.in_float32(inputs)
-        if (*self._shape, len(inputs)) in _COMPARED:
+        selected = (*self._shape, len(inputs), torch.get_num_threads())
+        if selected in _COMPARED:
             return self._int8(inputs)
         exact = self.in_float32(inputs)
         if np.array_equal(self._int8(inputs), exact):
-            _COMPARED.add((*self._shape, len(inputs)))
+            _COMPARED.add(selected)
         return exact
 
     def in_float32(self, inputs: Array) -> Array:

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import io
 import math
 import os
 import sys
@@ -27,7 +25,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from benchmark_tables import machine, spread
+from benchmark_tables import machine, spread, write_rows
 from simulators import PEERS, Peer
 from simulators.graph import built
 from simulators.process import Worker
@@ -534,6 +532,9 @@ def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> 
         yield Setting("threads", value, chosen.path, some, steps, threads=value)
     if not (options.sweep_widths or options.sweep_depths):
         return
+    if options.arch is not None or options.data == NOISE:
+        log("networks of several widths and depths: left out; they need a data set")
+        return
     splits = load_data(options.data or _data_of(options, chosen), options.data_root)
     for value in options.sweep_widths:
         path = temporary / f"width-{value}.net"
@@ -584,12 +585,8 @@ def _publish(options: argparse.Namespace, name: str, report: str, records: Seque
     if options.output is None:
         return
     options.output.mkdir(parents=True, exist_ok=True)
-    lines = io.StringIO()
-    writer = csv.DictWriter(lines, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
     write_atomically(options.output / f"{name}.md", f"{report}\n".encode())
-    write_atomically(options.output / f"{name}.csv", lines.getvalue().encode())
+    write_rows(options.output / f"{name}.csv", records)
 
 
 if __name__ == "__main__":

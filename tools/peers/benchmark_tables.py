@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import math
 import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from loihi_convert.files import write_atomically
+from loihi_convert.sweep.table import csv_text
 
 
 def spread(values: Sequence[float]) -> str:
@@ -53,10 +54,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(source))
 
 
-def write_rows(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
-    """Write ``rows`` with the columns ``fields`` to a CSV file."""
-    lines = io.StringIO()
-    writer = csv.DictWriter(lines, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, lines.getvalue().encode())
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``rows``, at least one, to a CSV file."""
+    write_atomically(path, csv_text(rows).encode())

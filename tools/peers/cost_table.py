@@ -63,7 +63,7 @@ def measure(names: Sequence[str], output: Path) -> None:
             measured = list(medians(name, read_rows(Path(folder, "cost.csv"))))
         stored = read_rows(output)
         known = {each: [row for row in stored if row["network"] == each] for each in NETWORKS} | {name: measured}
-        write_rows(output, FIELDS, [row for rows in known.values() for row in rows])
+        write_rows(output, [row for rows in known.values() for row in rows])
 
 
 def medians(network: str, rows: Sequence[Mapping[str, str]]) -> Iterator[dict[str, str]]:

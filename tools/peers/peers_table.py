@@ -71,7 +71,7 @@ def measure(names: Sequence[str] | None, threads: int, output: Path) -> None:
         arguments = (ROOT / part if part.startswith("netx_models/") else part for part in shlex.split(column.arguments))
         title, rows = timed_peers(read_options(["peers", *map(str, arguments), "--threads", str(threads)]))
         log(f"{title}: measured")
-        write_rows(output, FIELDS, with_column(read_rows(output), column, records(column, rows)))
+        write_rows(output, with_column(read_rows(output), column, records(column, rows)))
     print(f"wrote {output.name}: {machine(threads)}")
 
 
