@@ -18,7 +18,8 @@ from support.strategies import Case, networks
 from loihi_convert.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import convolution as module
-from loihi_convert.simulation.convolution import MAX_BYTE, WITHOUT_NNPACK, Convolution
+from loihi_convert.simulation.blocks import on_cores
+from loihi_convert.simulation.convolution import MAX_BYTE, WITHOUT_NNPACK, Convolution, Geometry
 from loihi_convert.simulation.currents import Currents, sum_pool, summed_currents
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
@@ -43,6 +44,29 @@ def test_equal_int64(case: Case, seed: int) -> None:
         for found in (operator(pooled.astype(operator.input_dtype)), operator.in_float32(pooled)):
             assert found.dtype == np.float32
             assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(expected.shape), expected)
+
+
+def test_weights_are_ordered_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """For the one thread that each core of a simulation has, whatever torch uses outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        weight = np.random.default_rng(0).integers(-127, 128, (512, 1024, 1, 1))
+        geometry, shape = Geometry((1, 1), (0, 0), (1, 1), 1), (1, 1, 1024)
+        convolution = Convolution(weight, geometry, shape, largest_input=1, covers_map=True)
+        inputs = np.ones((4, *shape), np.uint8)
+
+        def simulate(_: int) -> None:
+            convolution(inputs)
+            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+                convolution(inputs)
+
+        on_cores("cpu", simulate, [0])
+    finally:
+        torch.set_num_threads(before)
+    done = capfd.readouterr().out
+    assert ("exec,cpu,convolution" in done) == HAS_INT8
+    assert "exec,cpu,reorder" not in done
 
 
 @given(case=networks(), seed=st.integers(0, 10**6))

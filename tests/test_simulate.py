@@ -179,11 +179,11 @@ def test_large_images_are_taken_in_small_blocks(monkeypatch: pytest.MonkeyPatch)
 def test_threads_that_simulate_at_once_use_all_cores() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    with blocks._ONE_THREAD:
+    with blocks.ONE_THREAD:
         assert torch.get_num_threads() == 1
         found: list[int] = []
         other = threading.Thread(
-            target=lambda: blocks.on_cores("cpu", lambda _: found.append(blocks._ONE_THREAD.cores), [0])
+            target=lambda: blocks.on_cores("cpu", lambda _: found.append(blocks.ONE_THREAD.cores), [0])
         )
         other.start()
         other.join()

@@ -76,11 +76,12 @@ class _OneThread:
             torch.set_num_threads(self._cores)
 
 
-_ONE_THREAD: Final = _OneThread()
+ONE_THREAD: Final = _OneThread()
+"""The context in which a thread of `on_cores` works."""
 
 
 def _cores(device: str) -> int:
-    return _ONE_THREAD.cores if device == "cpu" else 1
+    return ONE_THREAD.cores if device == "cpu" else 1
 
 
 def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> None:
@@ -100,7 +101,7 @@ def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> 
             is_stopped.set()
             raise
 
-    with _ONE_THREAD, ThreadPoolExecutor(cores) as threads:
+    with ONE_THREAD, ThreadPoolExecutor(cores) as threads:
         try:
             for done in [threads.submit(guarded, item) for item in items]:
                 done.result()

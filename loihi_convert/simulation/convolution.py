@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.chip import limits
+from loihi_convert.simulation.blocks import ONE_THREAD
 
 MAX_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)
 """Largest input (spikes summed over a window) for which int8 arithmetic is exact on every processor."""
@@ -142,8 +143,11 @@ class Convolution:
         """int8 arithmetic, if this build of torch supports it for this synapse and it gives the same as float32."""
         inputs = np.random.default_rng(0).integers(0, largest_input, (2, *input_shape), np.uint8, endpoint=True)
         try:
-            int8 = _Int8(weight, self._geometry, input_shape)
-            found = int8(inputs)
+            # As in a simulation: for another number of threads oneDNN may order the weights otherwise, and would then
+            # order them anew in every call.
+            with ONE_THREAD:
+                int8 = _Int8(weight, self._geometry, input_shape)
+                found = int8(inputs)
         except (AttributeError, NotImplementedError, RuntimeError):
             return None
         return int8 if np.array_equal(found, self.in_float32(inputs)) else None
