@@ -1,13 +1,19 @@
-"""The first compilation is announced, once; loops from the cache are not."""
+"""The first compilation is announced, once, and short; loops from the cache are not announced."""
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import loihi_convert
 from loihi_convert.compiled import COMPILING
+
+KERNELS = sorted(Path(loihi_convert.__file__).parent.rglob("*_kernels.py"))
 
 PROGRAM = """
 from loihi_convert.cli.console import log_notes
@@ -30,3 +36,14 @@ def test_compiling_is_announced_once(tmp_path: Path) -> None:
 
     assert said() == [COMPILING]
     assert said() == []
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+def test_loops_hold_nothing_that_compiles_for_seconds(path: Path) -> None:
+    """For a reshape or an assignment of slices numba also compiles the texts of their errors, in two seconds each."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.Assign, ast.AugAssign)) and not isinstance(node.value, ast.Constant):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            parts = [part for target in targets for part in ast.walk(target)]
+            assert not any(isinstance(part, ast.Slice) for part in parts), f"line {node.lineno}"
+        assert not (isinstance(node, ast.Attribute) and node.attr == "reshape"), f"line {node.lineno}"

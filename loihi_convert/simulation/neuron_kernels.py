@@ -1,7 +1,8 @@
 """Loops over neurons: integrate, fire, reset, sum spikes over windows. Called only by `neurons.py`.
 
 A potential stays in the first-level cache over all steps. Inner loops run over contiguous float32 or bytes, which LLVM
-vectorizes; optional work is done in a separate pass over a tile in the cache.
+vectorizes; optional work is done in a separate pass over a tile in the cache. All neurons are in one axis, and copied
+one by one: numba takes two seconds to compile a reshape or an assignment of slices, with the texts of their errors.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, Pair
 from loihi_convert.chip import limits
 from loihi_convert.compiled import compiled
 
@@ -55,6 +56,12 @@ def _add_rows(values: Array, columns: Array) -> None:
         row = values[first : first + size]
         for index in range(size):
             columns[index] += row[index]
+
+
+@compiled()
+def _copy(values: Array, found: Array) -> None:
+    for index in range(found.size):
+        found[index] = values[index]
 
 
 @compiled()
@@ -121,20 +128,30 @@ def _raise_to(largest: Array, current: Array, bias: Array) -> None:
 
 
 @compiled()
-def _pool(fired: Array, row: int, pooled: Array, pooled_row: int, words: int, pool_h: int, pool_w: int) -> None:
-    """Sum ``fired`` (rows of ``row`` words, ``words`` per pixel) over windows; ``fired`` is used as scratch space."""
+def _pool(fired: Array, row: int, pooled: Array, left: Array, words: int, window: Pair) -> None:
+    """Sum ``fired`` (rows of ``row`` words, ``words`` per pixel) over windows; ``fired`` is used as scratch space.
+
+    ``left`` holds, for each word of a row of ``pooled``, the first word of its window in a row of ``fired``: one long
+    loop instead of a short one for each window.
+    """
+    (height, width), pooled_row = window, left.size
     for out in range(pooled.size // pooled_row):
-        top = out * pool_h * row
-        for below in range(1, pool_h):
+        top = out * height * row
+        upper, summed = fired[top : top + row], pooled[out * pooled_row : (out + 1) * pooled_row]
+        for below in range(1, height):
+            lower = fired[top + below * row : top + (below + 1) * row]
             for index in range(row):
-                fired[top + index] += fired[top + below * row + index]
-        for column in range(pooled_row // words):
-            left, to = top + column * pool_w * words, out * pooled_row + column * words
-            for word in range(words):
-                total = fired[left + word]
-                for right in range(1, pool_w):
-                    total += fired[left + right * words + word]
-                pooled[to + word] = total
+                upper[index] += lower[index]
+        if width == 1:
+            for index in range(pooled_row):
+                summed[index] = upper[index]
+        else:
+            for index in range(pooled_row):
+                summed[index] = upper[left[index]]
+        for right in range(1, width):
+            shifted = upper[right * words :]
+            for index in range(pooled_row):
+                summed[index] += shifted[left[index]]
 
 
 class Layer(NamedTuple):
@@ -145,15 +162,17 @@ class Layer(NamedTuple):
     bias, level, threshold, offset
         float32 ``(neurons,)``, see `layer_spec.LayerSpec`.
     fan_out
-        See `LayerSpec.pooled_fan_out`.
+        See `LayerSpec.pooled_fan_out`, in one axis.
     limit, lowest
         Values above ``limit`` or below ``lowest`` are clipped or wrap.
     kind
         `SOFT`, `HARD`, `CIRCUIT` or `LEAKY_CIRCUIT`.
     height, rows
         Rows of the map, and of a tile.
-    pool_h, pool_w
-        Window of the pooling after the layer.
+    window
+        Rows and columns of a window of the pooling after the layer.
+    left
+        See `_pool`.
     words
         Machine words per pixel.
     has_remainder
@@ -170,14 +189,14 @@ class Layer(NamedTuple):
     kind: int
     height: int
     rows: int
-    pool_h: int
-    pool_w: int
+    window: Pair
+    left: Array
     words: int
     has_remainder: bool
 
 
 class Spikes(NamedTuple):
-    """``fired``, the spikes of a tile, and ``pooled``, ``(B, T, H', W' C)``; each also viewed as words."""
+    """``fired``, the spikes of a tile, and ``pooled``, ``(B, T, H' W' C)``; each also viewed as words."""
 
     fired: Array
     fired_words: Array
@@ -203,13 +222,13 @@ class Records(NamedTuple):
 def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Records) -> None:
     """See `device.DeviceLayer.fire`."""
     bias, level, threshold, offset, fan_out = layer.bias, layer.level, layer.threshold, layer.offset, layer.fan_out
-    limit, kind, height, rows, pool_h = layer.limit, layer.kind, layer.height, layer.rows, layer.pool_h
+    limit, kind, height, rows, pool_h = layer.limit, layer.kind, layer.height, layer.rows, layer.window[0]
     fired, fired_words, pooled, pooled_words = sent
     counts, columns, kept, spikes, largest, clipped = records
     images, neurons = states.shape
-    steps, pooled_height, pooled_row = pooled_words.shape[1:]
-    row = neurons // height
-    row_words = row // (fired.size // fired_words.size)
+    steps, row, lanes = pooled.shape[1], neurons // height, fired.size // fired_words.size
+    row_words, pooled_row_words = row // lanes, layer.left.size
+    pooled_height, pooled_row = height // pool_h, lanes * pooled_row_words
     is_constant = currents.shape[1] == 1
     potential = np.empty(rows * row, np.float32)
     for image in range(images):
@@ -235,22 +254,22 @@ def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Re
                         kind == SOFT, tile,
                     )  # fmt: skip
                 if kept.size:
-                    kept[image, step, first:last] = potential[: last - first] if kind >= CIRCUIT else state
+                    _copy(potential[: last - first] if kind >= CIRCUIT else state, kept[image, step, first:last])
                 if spikes.size:
-                    spikes[image, step, first:last] = tile
+                    _copy(tile, spikes[image, step, first:last])
                 if counts.size and layer.has_remainder:
                     counts[0, image, step] += int(_sum(tile))
                     _add_rows(tile, columns[step])
                 if end > out:
-                    windows = pooled_words[image, step, out:end].reshape(-1)
-                    _pool(fired_words, row_words, windows, pooled_row, layer.words, pool_h, layer.pool_w)
+                    windows = pooled_words[image, step, out * pooled_row_words : end * pooled_row_words]
+                    _pool(fired_words, row_words, windows, layer.left, layer.words, layer.window)
                     if counts.size:
-                        summed = pooled[image, step, out:end].reshape(-1)
+                        summed = pooled[image, step, out * pooled_row : end * pooled_row]
                         if not layer.has_remainder:
                             counts[0, image, step] += int(_sum(summed))
                             _add_rows(summed, columns[step])
                         if fan_out.size:
-                            counts[1, image, step] += int(_dot(summed, fan_out[out:end].reshape(-1)))
+                            counts[1, image, step] += int(_dot(summed, fan_out[out * pooled_row : end * pooled_row]))
 
 
 @compiled()
@@ -270,6 +289,12 @@ def _count(
             fires = v > level[index]
             potential[index] = np.float32(0) if fires else v
             counts[index] += np.float32(1) if fires else np.float32(0)
+
+
+@compiled()
+def _add(values: Array, found: Array) -> None:
+    for index in range(found.size):
+        found[index] += values[index]
 
 
 @compiled()
@@ -302,7 +327,7 @@ def rate_errors(
             error[:size] = 0
             square[:size] = 0
             for image in range(images):
-                membrane[:size] = initial[tried, first:last]
+                _copy(initial[tried, first:last], membrane[:size])
                 counts[:size] = 0
                 for step in range(steps):
                     current = currents[image, 0 if is_constant else step, first:last]
@@ -311,5 +336,5 @@ def rate_errors(
                         counts[:size],
                     )  # fmt: skip
                 _add_errors(threshold, counts[:size], np.float32(steps), activations[image, first:last], error, square)
-            errors[tried, first:last] += error[:size]
-            squares[tried, first:last] += square[:size]
+            _add(error[:size], errors[tried, first:last])
+            _add(square[:size], squares[tried, first:last])

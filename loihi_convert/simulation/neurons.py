@@ -51,24 +51,27 @@ class Neurons:
         # Rows simulated together over all steps, a whole number of windows.
         row = self.width * self.channels
         self._rows = min(-(-self.height // spec.pool[0]), max(1, kernels.TILE // (row * spec.pool[0]))) * spec.pool[0]
-        # Spikes are summed over windows in machine words, each holding the bytes of several channels.
-        lanes = next(lanes for lanes in (8, 4, 1) if self.channels % lanes == 0)
+        # Spikes are summed over windows in machine words, each holding the bytes of several channels. Words of eight
+        # would be hardly faster, and loops for one more type would have to be compiled.
+        lanes = 4 if self.channels % 4 == 0 else 1
         self._word = np.dtype(f"u{lanes}") if self._dtype == np.uint8 else self._dtype
+        words = self.channels * self._dtype.itemsize // self._word.itemsize
+        column, word = np.divmod(np.arange(self.width // spec.pool[1] * words), words)
         self._layer = kernels.Layer(
             bias=spec.biases,
             level=spec.levels,
             threshold=spec.thresholds,
             offset=spec.offsets,
-            fan_out=spec.pooled_fan_out,
+            fan_out=spec.pooled_fan_out.reshape(-1),
             limit=limit,
             # Lava's u wraps already at -2^17.
             lowest=np.nextafter(-limit, np.float32(0)) if spec.neuron.is_circuit else -limit,
             kind=_KINDS[spec.neuron],
             height=self.height,
             rows=self._rows,
-            pool_h=spec.pool[0],
-            pool_w=spec.pool[1],
-            words=self.channels * self._dtype.itemsize // self._word.itemsize,
+            window=spec.pool,
+            left=column * spec.pool[1] * words + word,
+            words=words,
             has_remainder=self._has_remainder,
         )
         # Compile here, in one thread: NumPy's lazy imports, which numba triggers, are not thread-safe.
@@ -82,7 +85,7 @@ class Neurons:
         """See `device.DeviceLayer.fire`; with NumPy arrays."""
         images, (pool_h, pool_w) = len(states), self._pool
         height, width = self.height // pool_h, self.width // pool_w
-        pooled = np.empty((images, steps, height, width * self.channels), self._dtype)
+        pooled = np.empty((images, steps, height * width * self.channels), self._dtype)
         recorded = (images, steps, self._count)
         fired = np.empty(self._rows * self.width * self.channels, self._dtype)
         counts = np.zeros((2, *recorded[:2]) if recording.counts else (2, 0, 0), np.int64)
