@@ -25,7 +25,7 @@ from loihi_convert.__main__ import exit_code
 from loihi_convert.cli.console import log
 from loihi_convert.errors import UsageError, VerificationError
 from loihi_convert.files import write_atomically
-from loihi_convert.sweep.table import csv_text
+from loihi_convert.runs.columns import as_csv
 
 ROOT: Final = Path(__file__).parents[1]
 RESULTS: Final = ROOT / "docs/results/commands.csv"
@@ -88,7 +88,7 @@ def measure(beginning: str, output: Path) -> None:
         texts = (command, str(COMMANDS[command] or "all"), *(f"{value:.2f}" for value in figures), peak)
         rows[command] = dict(zip(FIELDS, texts, strict=True))
         log(f"{command}: {rows[command]['median_seconds']} s")
-        write_atomically(output, csv_text([rows[each] for each in COMMANDS if each in rows]).encode())
+        write_atomically(output, as_csv(rows[each] for each in COMMANDS if each in rows))
 
 
 def timed(command: str, threads: int | None, cache: Path) -> Timed:

@@ -122,12 +122,13 @@ def sweep(
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept
     from loihi_convert.files import write_atomically
     from loihi_convert.progress import progress_bar
+    from loihi_convert.runs.columns import as_csv
     from loihi_convert.sweep.front import COSTS
     from loihi_convert.sweep.grid import planned_cells
     from loihi_convert.sweep.grid import shard as part_of
     from loihi_convert.sweep.page import PAGE_NAME, write_page
     from loihi_convert.sweep.results import SweepResults
-    from loihi_convert.sweep.table import CSV_NAME, csv_text, described
+    from loihi_convert.sweep.table import CSV_NAME, described
 
     every = planned_cells(grid, tell=log)
     cells = every if part is None else part_of(every, *part)
@@ -149,7 +150,7 @@ def sweep(
     outcomes = {planned.cell.name: store.get(planned.cell) or failed.get(planned.cell.name) for planned in every}
     results = SweepResults(every, outcomes, grid.varied, COSTS if costs is None else costs)
     if not results.missing:
-        write_atomically(output / CSV_NAME, csv_text(results.rows).encode())
+        write_atomically(output / CSV_NAME, as_csv(results.rows))
         write_page(output / PAGE_NAME, results)
     say_swept(results, store.folder, computed=len(left), as_json=as_json)
     known = [outcome for outcome in outcomes.values() if outcome is not None]

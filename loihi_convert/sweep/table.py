@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -58,15 +56,6 @@ def row(planned: PlannedCell, outcome: Outcome | None, *, is_on_front: bool) -> 
         "error": outcome and outcome.error,
         "cell": planned.cell.name,
     }
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return ``rows`` as CSV; unknown values are empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def value(planned: PlannedCell, name: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from loihi_convert.files import write_atomically
-from loihi_convert.sweep.table import csv_text
+from loihi_convert.runs.columns import as_csv
 
 
 def spread(values: Sequence[float]) -> str:
@@ -56,4 +56,4 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``rows``, at least one, to a CSV file."""
-    write_atomically(path, csv_text(rows).encode())
+    write_atomically(path, as_csv(rows))
