@@ -172,15 +172,15 @@ def test_medians_minima_and_maxima(benchmark: ModuleType) -> None:
 
 
 def test_ratios_are_taken_repeat_by_repeat(benchmark: ModuleType) -> None:
-    peers = importlib.import_module("simulators")
-    reference = benchmark.Row(peers.PEERS[0], 100, [1.0, 2.0, 4.0])
-    limit, faster_limit = (benchmark.Row(peer, 100, [0.5, 2.0, 1.0]) for peer in peers.PEERS if peer.limit)
+    peers, against_peers = (importlib.import_module(name) for name in ("simulators", "against_peers"))
+    reference = against_peers.Row(peers.PEERS[0], 100, [1.0, 2.0, 4.0])
+    limit, faster_limit = (against_peers.Row(peer, 100, [0.5, 2.0, 1.0]) for peer in peers.PEERS if peer.limit)
     # Images per second: 100, 50, 25 of ref against 10, 2.5, 5.
-    slow = benchmark.Row(
+    slow = against_peers.Row(
         peers.PEERS[3], 10, [1.0, 4.0, 2.0], 3 * 2**29, versions={"snntorch": "1.0", "torch": "2"}, choice="x"
     )
-    benchmark.compare(slow, np.array([[1, 2], [5, 0], [0, 1]]), np.array([[1, 2], [4, 0], [1, 0]]))
-    report = benchmark.peers_report([reference, slow, limit, faster_limit])
+    against_peers.compare(slow, np.array([[1, 2], [5, 0], [0, 1]]), np.array([[1, 2], [4, 0], [1, 0]]))
+    report = against_peers.peers_report([reference, slow, limit, faster_limit])
     (row,) = (line for line in report.splitlines() if line.startswith("| snnTorch"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["snnTorch 1.0", "5.00 (2.50..10.0)", "10.0 (5.00..20.0)", "1.50", "x", "2 / 10", "1 / 10"]
@@ -190,24 +190,24 @@ def test_ratios_are_taken_repeat_by_repeat(benchmark: ModuleType) -> None:
 
 def test_ref_must_be_so_many_times_as_fast(benchmark: ModuleType) -> None:
     """At its best, 100 images/s, beside 40 at the other's best; and only if both compute the same."""
-    peers = importlib.import_module("simulators")
+    peers, against_peers = (importlib.import_module(name) for name in ("simulators", "against_peers"))
     plain = next(peer for peer in peers.PEERS if peer.module == "torch_graph")
-    reference = benchmark.Row(peers.PEERS[0], 100, [1.0, 9.0])
-    other = benchmark.Row(plain, 100, [9.0, 2.5], same_class=100, equal_potentials=100)
-    benchmark.require_ratio([reference, other], 2.5)
+    reference = against_peers.Row(peers.PEERS[0], 100, [1.0, 9.0])
+    other = against_peers.Row(plain, 100, [9.0, 2.5], same_class=100, equal_potentials=100)
+    against_peers.require_ratio([reference, other], 2.5)
     with pytest.raises(VerificationError, match=r"ref is only 2.50 times as fast") as raised:
-        benchmark.require_ratio([reference, other], 2.6)
+        against_peers.require_ratio([reference, other], 2.6)
     assert (raised.value.where, raised.value.expected) == ("torch", "2.6")
     for field, value in {"equal_potentials": 99, "same_class": None, "failure": "gone"}.items():
         with pytest.raises(VerificationError, match=r"not measured: gone|another network"):
-            benchmark.require_ratio([reference, replace(other, **{field: value})], 1.0)
+            against_peers.require_ratio([reference, replace(other, **{field: value})], 1.0)
 
 
 def test_a_library_that_is_not_there_gives_a_row_that_says_so(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process, worker = (importlib.import_module(f"simulators.{name}") for name in ("process", "worker"))
-    peers = importlib.import_module("simulators")
+    peers, against_peers = (importlib.import_module(name) for name in ("simulators", "against_peers"))
     index, peer = next((index, peer) for index, peer in enumerate(peers.PEERS) if peer.module == "snntorch")
     # An environment with a failed installation: the tests' own environment, which does not contain snnTorch.
     monkeypatch.setattr(process, "python_with", lambda _: [sys.executable])
@@ -215,17 +215,17 @@ def test_a_library_that_is_not_there_gives_a_row_that_says_so(
     np.save(tmp_path / "images.npy", np.random.default_rng(2).integers(0, 256, (4, 1, 4, 4)).astype(np.uint8))
     rows, requests = [], []
     for number in (0, index):
-        rows.append(benchmark.Row(peers.PEERS[number], 4))
+        rows.append(against_peers.Row(peers.PEERS[number], 4))
         files = (tmp_path / name for name in ("tiny.net", "images.npy", f"{number}.npy"))
         requests.append(worker.Request(number, *map(str, files), timesteps=8, batch_sizes=(), threads=1))
-    benchmark.run_interleaved(rows, requests, repeats=2, patience=100)
+    against_peers.run_interleaved(rows, requests, repeats=2, patience=100)
     assert len(rows[0].seconds) == 2
     assert rows[1].seconds == []
     assert np.array_equal(
         np.load(tmp_path / "0.npy"),
         run_network(tiny_network(), np.load(tmp_path / "images.npy"), 8).potentials[:, -1],
     )
-    report = benchmark.peers_report(rows)
+    report = against_peers.peers_report(rows)
     assert f"| {peer.name} | not measured" in report
     assert "not measured: snnTorch: ended with 1: " in report
     assert "No module named 'snntorch'" in report
@@ -261,11 +261,12 @@ def test_without_uv_it_says_what_is_missing(benchmark: ModuleType, monkeypatch: 
 
 
 def test_a_random_network_of_any_width_can_be_exported(benchmark: ModuleType, tmp_path: Path) -> None:
+    cost, subject = (importlib.import_module(name) for name in ("cost", "subject"))
     splits = noise()
-    model = benchmark.two_convolutions(2, splits)
-    benchmark.export_untrained(model, splits, 4, tmp_path / "width.net")
+    model = cost.two_convolutions(2, splits)
+    subject.export_untrained(model, splits, 4, tmp_path / "width.net")
     assert netx.read(tmp_path / "width.net").shapes[:2] == ((2, 24, 24), (4, 8, 8))
-    benchmark.export_untrained(benchmark.convolutions(3, splits), splits, 4, tmp_path / "depth.net")
+    subject.export_untrained(cost.convolutions(3, splits), splits, 4, tmp_path / "depth.net")
     assert netx.read(tmp_path / "depth.net").shapes == (*[(32, 28, 28)] * 3, (3,))
 
 
@@ -296,7 +297,7 @@ def test_cost_of_a_file_that_is_proven_for_few_steps(
         def repeat(self) -> dict[str, float]:
             return {"seconds": 1.0, "peak_bytes": 1}
 
-    monkeypatch.setattr(benchmark, "Worker", FileRun)
+    monkeypatch.setattr(importlib.import_module("cost"), "Worker", FileRun)
     chosen = {"timesteps": "2,8", "images": "5", "calls": "2", "widths": "", "depths": "", "threads": "3"}
     words = [word for name, value in chosen.items() for word in (f"--sweep-{name}", value)]
     run = ["", "cost", str(tmp_path / "tiny.net"), *asked, *words, "--repeats", "1", "--threads", "1"]
@@ -334,7 +335,7 @@ def test_cost_refuses_what_cannot_run_before_it_measures(
     def measured(*arguments: object) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(benchmark, "Worker", measured)
+    monkeypatch.setattr(importlib.import_module("cost"), "Worker", measured)
     monkeypatch.setattr(
         sys, "argv", ["", "cost", str(tmp_path / "tiny.net"), *words, "--sweep-widths", "", "--sweep-depths", ""]
     )
@@ -346,7 +347,9 @@ def test_peers_get_no_poisson_spikes(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     proven_for(tmp_path / "tiny.net", 4, poisson_seed=0)
-    monkeypatch.setattr(benchmark, "run_interleaved", lambda *arguments: pytest.fail("measured"))
+    monkeypatch.setattr(
+        importlib.import_module("against_peers"), "run_interleaved", lambda *arguments: pytest.fail("measured")
+    )
     monkeypatch.setattr(sys, "argv", ["", "peers", str(tmp_path / "tiny.net")])
     assert benchmark.main() == 2
     assert capsys.readouterr().err == (

@@ -30,12 +30,12 @@ def benchmark() -> Iterator[ModuleType]:
 
 
 def test_a_column_measured_again_replaces_its_own_rows(benchmark: ModuleType) -> None:
-    table, peers = importlib.import_module("peers_table"), importlib.import_module("simulators")
+    table, peers, against_peers = map(importlib.import_module, ("peers_table", "simulators", "against_peers"))
     same = {"same_class": 100, "equal_potentials": 100}
-    reference = benchmark.Row(peers.PEERS[0], 100, [1.0, 2.0, 4.0], **same)
-    other = benchmark.Row(peers.PEERS[3], 100, [10.0, 5.0, 80.0], **same)
-    broken = benchmark.Row(peers.PEERS[4], 100, [1.0], failure="gone")
-    limit = benchmark.Row(peers.PEERS[-1], 100, [0.5, 2.0, 1.0])
+    reference = against_peers.Row(peers.PEERS[0], 100, [1.0, 2.0, 4.0], **same)
+    other = against_peers.Row(peers.PEERS[3], 100, [10.0, 5.0, 80.0], **same)
+    broken = against_peers.Row(peers.PEERS[4], 100, [1.0], failure="gone")
+    limit = against_peers.Row(peers.PEERS[-1], 100, [0.5, 2.0, 1.0])
     assert limit.peer.limit == "int8 matrix products"
     first, second = table.COLUMNS[:2]
     assert first.network == second.network

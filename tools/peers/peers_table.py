@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import torch
-from benchmark import Row, read_options, timed_peers
+from against_peers import Row, timed_peers
+from benchmark import read_options
 from benchmark_tables import machine, read_rows, three_digits, write_rows
 from simulators import Peer
 

@@ -178,6 +178,9 @@ PEERS: Final[tuple[Peer, ...]] = (
     ),
 )
 
+REF: Final = next(index for index, peer in enumerate(PEERS) if peer.module == "reference")
+"""Index of `ref` in `PEERS`."""
+
 
 def batched(job: Job, variants: Mapping[str, Batch], *, all_steps_at_once: bool = False) -> dict[str, Runner]:
     """Return each variant at each batch size as a runner over all images.
