@@ -99,6 +99,13 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
             "error: --overwrite: given without a batch script; needs --dry-run. A run folder is never replaced",
         ),
         (
+            ["inspect", str(golden_check.folder() / golden_check.NETWORK), "--details"],
+            2,
+            "error: --details: given with one file; needs two files",
+        ),
+        (["report", "--figure", "a.pdf", "-o", "b.html"], 2, "error: --output: given with a figure; needs a page."),
+        (["report", "--figure", "a.pdf", "--open"], 2, "error: --open: given with a figure; needs a page."),
+        (
             ["train", "--data", "minst"],
             2,
             "error: --data: found 'minst'; must be one of digits, mnist",

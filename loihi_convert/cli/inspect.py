@@ -11,7 +11,7 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say, say_json, say_tables
 from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.wrong_files import require_netx
-from loihi_convert.errors import VerificationError
+from loihi_convert.errors import UsageError, VerificationError
 
 _FILE = typer.Argument(help="A .net file of any tool, or a name of `loihi-convert models`.", metavar="FILE")
 
@@ -29,6 +29,8 @@ def inspect(
     for path in (file, other):
         if path is not None:
             require_netx(path)
+    if details and other is None:
+        raise UsageError("given with one file", where="details", expected="needs two files: it lists what differs")
     if other is not None:
         _compare(file, other, as_json=as_json, details=details)
         return

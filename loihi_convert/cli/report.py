@@ -22,6 +22,7 @@ _WIDTH = "Width of the figure: a column (85 mm) or a page (178 mm) of a paper, o
 
 
 def report(
+    ctx: typer.Context,
     runs: Annotated[list[Path] | None, typer.Argument(help=_RUNS, metavar="RUN", show_default=False)] = None,
     output: Annotated[Path, options.output(_OUTPUT)] = Path("report.html"),
     opens: Annotated[bool, options.switch("--open", options.BASICS, "Open the page in your browser.")] = False,
@@ -33,6 +34,10 @@ def report(
     """Write one page about one or several runs: accuracy and latency, layers, confused classes, how it was made."""
     if width is not None and figure is None:
         raise UsageError("given without a figure", where="width", hint="Pass `figure`, as in `figure='accuracy.pdf'`.")
+    for name in ("output", "opens"):
+        if figure is not None and options.is_given(ctx, name):
+            hint = "Pass one of the two: `figure` names the only file that is written."
+            raise UsageError("given with a figure", where=name, expected="needs a page", hint=hint)
     folders = _run_folders(runs or ())
     if figure is not None:
         from loihi_convert.report.pictures import write_figure
