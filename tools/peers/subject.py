@@ -109,6 +109,7 @@ def _noise(shape: Shape, count: int) -> DataSplits:
 def request_for(
     options: argparse.Namespace, peer: int, path: Path, folder: Path, images: Array, timesteps: int, **settings: Any
 ) -> Request:
+    """Save ``images`` in ``folder``; return what the process of ``PEERS[peer]`` is to run with them."""
     saved = folder / f"images-{peer}.npy"
     np.save(saved, images)
     return Request(
