@@ -1,5 +1,6 @@
-"""How many random networks go through the Lava runtime (few in every run, more on demand), how random tests are, and
-which signals the commands under test can be sent; which tests are slow; the tool that a test file is named after."""
+"""How many random networks go through the Lava runtime (few in every run, more on demand), how random tests are, also
+PyTorch's weights in them, and which signals the commands under test can be sent; which tests are slow; the tool that a
+test file is named after."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from types import ModuleType
 
 import hypothesis
 import pytest
+import torch
 
 # On a developer's machine every run tries new examples; in CI the same commit gives the same result. A busy machine may
 # take its time for one.
@@ -39,6 +41,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, share in (("network_seed", 1), ("circuit_seed", 3)):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, range(metafunc.config.getoption("--networks") // share))
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_in_any_order() -> None:
+    """A test's random weights do not depend on which tests ran before it in its process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ SHAPE = (1, 6, 6)
 
 
 def cnn() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
 
 
 class CenteredConv(nn.Conv2d):
