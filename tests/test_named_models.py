@@ -24,8 +24,9 @@ def test_every_file_of_the_cards_has_a_name() -> None:
     for model in models:
         assert model.name == f"{model.folder}-T{model.timesteps}"
         assert model.folder.startswith(model.data)
-        assert model.path == ROOT / model.place
-        assert model.path.stat().st_size == model.byte_count
+        if model.is_in_repository:
+            assert model.path == ROOT / model.place
+            assert model.path.stat().st_size == model.byte_count
 
 
 def test_a_name_is_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +64,15 @@ def test_a_model_that_is_not_here_says_where_it_is(monkeypatch: pytest.MonkeyPat
         file_of(Path("cifar10-T8"))
     assert "netx_models/cifar10/model-T8.net" in refused.value.hint
     assert "`loihi-convert export " in refused.value.hint
+
+
+def test_a_model_that_the_repository_does_not_include_says_how_to_make_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = next(model for model in named_models() if not model.is_in_repository)
+    monkeypatch.setattr(module, "named_models", lambda: (absent._replace(path=None),))
+    with pytest.raises(InputError) as refused:
+        file_of(Path(absent.name))
+    assert f"In netx_models/{absent.folder} of a clone, run `{absent.commands[0]}`" in refused.value.hint
+    assert absent.commands[0].endswith(f"-o {Path(absent.place).name}")
 
 
 def test_the_verb_lists_them() -> None:

@@ -242,13 +242,13 @@ def test_most_validation_images_win_and_the_first_among_equals(tool: ModuleType)
     assert tool.best_for(files, 4).path.name == "plain4"
 
 
-def test_of_large_files_only_the_named_ones_go_into_the_repository(
+def test_a_plan_says_which_large_files_go_into_the_repository_and_which_small_ones_do_not(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tool, "LARGEST_FILE", 3)
     (tmp_path / "folder").mkdir()
-    plan = tool.Plan((), (), seed=0, store="float16", sim_images=0, large_files=("named",))
-    for name, size, is_stored in (("small", 3, True), ("large", 4, False), ("named", 4, True)):
+    plan = tool.Plan((), (), seed=0, store="float16", sim_images=0, large_files=("named",), omitted_files=("rare",))
+    for name, size, is_stored in (("small", 3, True), ("large", 4, False), ("named", 4, True), ("rare", 3, False)):
         candidate = tmp_path / "candidate"
         candidate.write_bytes(bytes(size))
         described = tool._file(candidate, tmp_path / "folder", name, plan)

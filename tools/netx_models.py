@@ -8,6 +8,7 @@
     sim_images = 1000                                   # test images on Lava's simulator; default: 1000
     store = "float32"                                   # of checkpoints; default: float16
     large_files = ["model-T4.net"]                      # above 3 MB, and yet in the repository; default: none
+    omitted_files = ["model-T1.net"]                    # up to 3 MB, and yet not in the repository; default: none
 
     [[checkpoint]]                                      # the first one is the CNN that accuracies are compared with
     file = "cnn.safetensors"
@@ -72,8 +73,8 @@ else:
     import tomli as tomllib
 
 LARGEST_FILE: Final = 3_000_000
-"""Bytes of a file that goes into the repository; larger ones are built by the commands of the card, but for those that
-a plan names."""
+"""Bytes of a file that goes into the repository; larger ones are built by the commands of the card, unless a plan
+names them."""
 
 SINGLE_IMAGES: Final = 1_000
 """Validation images that choose the best single file."""
@@ -109,10 +110,11 @@ class Plan:
     store: str
     sim_images: int
     large_files: tuple[str, ...] = ()
+    omitted_files: tuple[str, ...] = ()
 
     def stores(self, name: str, size: int) -> bool:
         """Whether a file of ``size`` bytes goes into the repository."""
-        return size <= LARGEST_FILE or name in self.large_files
+        return name in self.large_files or (size <= LARGEST_FILE and name not in self.omitted_files)
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def read_plan(folder: Path) -> Plan:
             text.get("store", "float16"),
             text.get("sim_images", 1_000),
             tuple(text.get("large_files", ())),
+            tuple(text.get("omitted_files", ())),
         )
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -348,7 +351,7 @@ def papers_cnn(data: str) -> dict[str, float]:
 
 
 def _file(path: Path, folder: Path, name: str, plan: Plan) -> dict[str, Any]:
-    """Copy a file, unless it exists or is too large for the repository, and return its description."""
+    """Copy a file, unless it exists or does not go into the repository, and return its description."""
     size = path.stat().st_size
     is_stored = plan.stores(name, size)
     if is_stored and path.resolve() != (folder / name).resolve():

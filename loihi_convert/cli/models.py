@@ -57,7 +57,7 @@ def _accuracies(known: Sequence[NamedModel], *, is_whole: bool) -> Table:
                 },
             }
         )
-    caption = "" if is_whole else f"(in brackets: not installed, but in {REPOSITORY_FOLDER}/ of the repository)"
+    caption = "" if is_whole else "(in brackets: not installed; `run` with such a name says how to get the file)"
     return table_of(
         rows,
         words=("network",),

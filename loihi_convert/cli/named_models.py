@@ -41,6 +41,8 @@ class NamedModel(NamedTuple):
         Size of the file.
     place
         Path of the file in the repository.
+    is_in_repository
+        Whether a clone contains it; if not, ``commands`` produce it.
     commands
         The commands that produced it.
     path
@@ -55,6 +57,7 @@ class NamedModel(NamedTuple):
     cnn_accuracy: float
     byte_count: int
     place: str
+    is_in_repository: bool
     commands: tuple[str, ...]
     path: Path | None
 
@@ -93,6 +96,7 @@ def named_models() -> tuple[NamedModel, ...]:
                     cnn_accuracy=card["cnn_test_accuracy"],
                     byte_count=network["bytes"],
                     place=f"{REPOSITORY_FOLDER}/{path.parent.name}/{network['file']}",
+                    is_in_repository=network["in_repository"],
                     commands=tuple(network["commands"]),
                     path=file if file.is_file() else None,
                 )
@@ -122,16 +126,20 @@ def file_of(path: Path) -> Path:
     if model is not None and model.path is not None:
         return model.path
     if model is not None:
-        made = f" It was made by `{model.commands[0]}`." if model.commands else ""
-        raise InputError(
-            "is not part of this installation",
-            where=text,
-            hint=f"It is {model.place} in the repository: clone that, or copy the file.{made}",
-        )
+        raise InputError("is not part of this installation", where=text, hint=_how_to_get(model))
     if meant := _almost(text.lower()):
         hint = f"Did you mean {meant}? `loihi-convert models` lists all names."
         raise InputError("neither a file nor a model of this name", where=text, hint=hint)
     return path
+
+
+def _how_to_get(model: NamedModel) -> str:
+    """Return what to do about a model that is not installed."""
+    made = f"`{model.commands[0]}`"
+    if model.is_in_repository:
+        return f"It is {model.place} in the repository: clone that, or copy the file. It was made by {made}."
+    folder = Path(model.place).parent
+    return f"The repository does not include it. In {folder} of a clone, run {made}; {folder}/README.md says more."
 
 
 def _almost(text: str) -> str:
