@@ -107,8 +107,8 @@ def convert(
         Meaning of the outputs: class scores (a single output is a logit: class 1 if above 0), or, with
         ``"regression"``, numbers.
     balancing
-        How firing thresholds are balanced; by default the method that agrees best with the CNN on ``images``, and for a
-        NIR file its thresholds, with hard reset.
+        How firing thresholds are balanced; by default with the method that agrees best with the CNN on ``images``. A
+        NIR file keeps its own thresholds, with hard reset.
     quantization
         Bits and target.
     skip_copies
@@ -117,7 +117,8 @@ def convert(
     device
         Where to simulate: ``"cpu"``, ``"cuda"``, or ``"auto"`` (a GPU if torch finds one).
     expect
-        The known accuracy of the CNN, a fraction; by default it must only beat always predicting one class.
+        The known accuracy of the CNN, in (0, 1]; a lower one on ``images`` gives a warning. By default the CNN only has
+        to be better than always predicting the most frequent class.
 
     Raises
     ------
@@ -186,8 +187,8 @@ def load(path: str | Path, *, model: str | Path | None = None, arch: str | None 
     path
         The file.
     model
-        The checkpoint of its CNN; by default the one next to the file, if it is unchanged. Without a CNN there is no
-        ``cnn_accuracy`` and no diagnosis.
+        The checkpoint of its CNN; by default the one in the folder of the file, if it is unchanged. Without a CNN,
+        `Result.cnn_accuracy` is None and `Converted.diagnose` raises an error.
     arch
         As in `convert`.
 

@@ -43,10 +43,10 @@ def fine_tune(
 ) -> nn.Module:
     """Return a copy of ``model``, trained further so that it loses less when converted for few time steps.
 
-    First with ``qcfs_levels``: every ReLU becomes a step function with L levels and a trained threshold
-    (`cnn.qcfs.Qcfs`), as the spikes of L time steps can express it. L near the T that you will convert for is a good
-    choice. Then, for the last points, with ``timesteps``: the spiking network itself is trained
-    (`cnn.through_spikes`), about T times as slow.
+    With ``qcfs_levels``, every ReLU becomes a step function with L levels and a trained threshold (`cnn.qcfs.Qcfs`),
+    which the spikes of L time steps can represent. Choose L near the T that you will convert for. For the last points
+    of accuracy, call it again with ``timesteps``: this trains the spiking network itself (`cnn.through_spikes`), and
+    each step takes about T times as long.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def fine_tune(
     Raises
     ------
     UsageError
-        If neither ``qcfs_levels`` nor ``timesteps`` is given, or parameters do not fit.
+        If neither ``qcfs_levels`` nor ``timesteps`` is given, or parameters contradict each other or the model.
     UnsupportedModelError
         If a part of ``model`` has no spiking equivalent.
     InputError

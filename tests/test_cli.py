@@ -199,7 +199,7 @@ def test_a_checkpoint_is_not_replaced_by_what_is_made_from_it(
 def test_export_refuses_what_does_not_fit(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     done = invoke("export", model, "--max-cores", 1, "-o", "a.net")
     assert (done.code, done.out) == (3, "")
-    assert "error: the network takes 3 neurocores; at most 1 were allowed. The largest layers: " in done.err
+    assert "error: the network needs 3 neurocores; must be at most 1. The largest layers: " in done.err
     # Before the CNN is tried on its images.
     assert "classifies" not in done.err
     assert list(tmp_path.iterdir()) == []
@@ -226,7 +226,7 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     done = invoke("run", "--images", 50, "-o", "here")
     assert done.code == 0
     assert re.match(r"a\.net on digits: \d\d\.\d\d % at T = 16\n50 test images, exact integers \(ref\): ", done.out)
-    assert "model.pt is not beside the file, or has changed; pass --model" in done.out
+    assert "model.pt is not in the folder of the file, or has changed; pass --model" in done.out
     assert "saved       here/\nnext        loihi-convert report here\n" in done.out
     assert len(done.out.splitlines()) <= 20
     folder = tmp_path / "here"
@@ -930,7 +930,7 @@ def test_unlabelled_images_are_said_to_be_so(invoke: Invoke, model: Path, own_im
     assert "--model" not in done.out
     done = invoke("run", "own.net", "--data", "./flat")
     assert "accuracy unknown (no labels, no CNN)" in done.out
-    assert "is not beside the file, or has changed; pass --model" in done.out
+    assert "is not in the folder of the file, or has changed; pass --model" in done.out
 
 
 def test_images_of_one_class_say_little(invoke: Invoke, model: Path) -> None:
@@ -1003,14 +1003,14 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     assert (done.code, done.out) == (3, "")
     assert "error: n.net: was exported with own.npz, which is not in this folder. Pass its path" in done.err
     done = invoke("run", "n.net", "--data", "inside/own.npz")
-    assert "the thresholds were chosen on these images, too; pass --data for others" in done.out
+    assert "these images were also used to choose the thresholds; pass --data to run others" in done.out
     Path("inside/own.npz").rename("own.npz")
     assert "own.npz does not hold" not in invoke("run", "n.net").err
     stored = dict(np.load("own.npz"))
     np.savez("own.npz", **{**stored, "images": 255 - stored["images"]})
     done = invoke("run", "n.net")
     assert "own.npz does not hold the images that n.net was exported with; if others are meant, pass" in done.err
-    assert "the thresholds were chosen on these images" not in done.out
+    assert "used to choose the thresholds" not in done.out
     done = invoke("export", model, "-T", 2, "-o", "u.net", "--data", "./flat")
     assert "the images have no labels, so the CNN's own accuracy is not checked" in done.err
 

@@ -162,12 +162,12 @@ def test_a_network_of_too_many_neurocores_is_refused_before_any_work(tmp_path: P
     wrong = pixels()[:, :, :4]
     with pytest.raises(InputError) as raised:
         pipeline.export(source(), tmp_path / "block.net", (4, 8), wrong, quantize_options=QuantizeOptions(max_cores=3))
-    assert raised.value.found == "the network takes 4 neurocores"
-    assert raised.value.expected == "at most 3 were allowed"
+    assert raised.value.found == "the network needs 4 neurocores"
+    assert raised.value.expected == "must be at most 3"
     assert "The largest layers: stem (1), conv1 (1), conv2 (1)." in raised.value.hint
     assert "As it is, it needs 1 chip." in raised.value.hint
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="takes 7 neurocores"):
+    with pytest.raises(InputError, match="needs 7 neurocores"):
         converted(source(), wrong, 4, BalanceOptions(), QuantizeOptions(target="loihi2", max_cores=6))
 
 
@@ -178,7 +178,7 @@ def test_what_fits_is_said() -> None:
     with pytest.raises(InputError) as raised:
         converted(chain(1024, 120, 10), pixels(), 4, BalanceOptions(), QuantizeOptions(max_cores=3))
     assert "(3 to 5), " in raised.value.hint
-    assert "With 3/8 of the channels in every layer but the last it takes 2 to 3." in raised.value.hint
+    assert "With 3/8 of the channels in every layer except the last, it needs 2 to 3." in raised.value.hint
 
 
 def test_a_network_that_may_not_fit_gets_a_note() -> None:
@@ -187,7 +187,7 @@ def test_a_network_that_may_not_fit_gets_a_note() -> None:
     for most, is_noted in ((4, True), (6, False)):
         made = converted(chain(1024, 120, 10), images, 2, options, QuantizeOptions(max_cores=most))
         notes = [note for note in made.notes if "neurocores" in note]
-        assert notes == (["the network takes 4 to 6 neurocores, so it may not fit the 4 allowed"] if is_noted else [])
+        assert notes == (["the network needs 4 to 6 neurocores, so it may exceed the limit of 4"] if is_noted else [])
 
 
 def test_a_layer_that_no_core_holds_is_refused_for_any_number() -> None:

@@ -377,7 +377,7 @@ def test_legacy_tensors_equal_torchs() -> None:
         (bytes(512) + b"\x89HDF\r\n\x1a\n", "hdf5", "an HDF5 file from netx or Keras"),
         (b"hello", "text", "a text file"),
         (b"", "empty", "empty"),
-        (b"\x00\x01\x02\xff", "unknown", "neither a zip nor a pickle nor safetensors"),
+        (b"\x00\x01\x02\xff", "unknown", "not a zip, pickle or safetensors file"),
     ],
 )
 def test_what_is_not_a_checkpoint_is_named(content: bytes, kind: str, found: str) -> None:

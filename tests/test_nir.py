@@ -327,7 +327,7 @@ def test_a_netx_file_is_written_again_as_nir(
     ("words", "expected"),
     [
         (("--format", "nir", "-o", "model-2.net"), "--output: found model-2.net; must end in .nir with --format nir"),
-        (("--format", "nir", "-T", "4"), "--timesteps: given for a netx file, whose network is converted already"),
+        (("--format", "nir", "-T", "4"), "--timesteps: given for a netx file, which contains a converted network"),
         (("--allow-hard-reset",), "is exported already"),
         (("--format", "nir", "--bundle", "b"), "--bundle: given for a netx file"),
         (("--format", "onnx"), "--format: found 'onnx'; must be one of netx, nir"),

@@ -322,7 +322,7 @@ def test_kinds_of_neurons_are_compared(tmp_path: Path) -> None:
     assert "| T | soft | stock circuit | hard array | hard scalar |" in text
     assert "| 2 | 95.00 |  |  |  |" in text
     assert "| 4 | 98.00 | 98.00 | 97.00 | 96.00 / 95.50 |" in text
-    assert "hard scalar: Lava's own LIF with one threshold per layer, as stock netx has it on hardware" in text
+    assert "hard scalar: Lava's own LIF with one threshold per layer; unmodified netx needs that on hardware" in text
     # Neurons are named on the cards and not in every label.
     assert {"soft-T4", "array", "scalar"} <= set(page.within("article"))
     assert {f"mnist, 200 images, {kind} neurons" for kind in ("soft", "hard scalar")} <= set(page.within("article"))

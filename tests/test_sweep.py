@@ -626,7 +626,10 @@ class TestProcesses:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=100)
         assert (process.returncode, out) == (128 + signal.SIGINT, "")
-        assert err.splitlines()[-1] == "error: interrupted; finished cells are kept: the same command goes on."
+        assert (
+            err.splitlines()[-1]
+            == "error: interrupted; finished cells are kept; run the same command again to continue."
+        )
         assert "Traceback" not in err
         kept = stored(Path("sweep"))
         assert 1 <= len(kept) < 6

@@ -100,6 +100,8 @@ def test_a_file_does_not_name_the_code_that_runs(
     assert call(*run, "-o", tmp_path / "without") == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["user"]["cnn_accuracy"] is None
-    assert "user.net: no CNN: pass --arch user_models:Shapes to import and run that code, for the CNN's figures" in err
+    assert (
+        "user.net: no CNN: pass --arch user_models:Shapes to import and run that code and compare with the CNN" in err
+    )
     assert call(*run, "-o", tmp_path / "with", "--arch", "user_models:Shapes") == 0
     assert json.loads(capsys.readouterr().out)["user"]["cnn_accuracy"] is not None

@@ -73,8 +73,8 @@ def card_page(card: dict[str, Any]) -> str:
         "",
         "## Uses",
         "",
-        "For: comparing conversion methods and simulators, first runs on a Loihi 2 board, starting points for your own "
-        "networks. Not for: decisions about people, or images unlike those of the data set.",
+        "Intended: comparing conversion methods and simulators, first runs on a Loihi 2 board, starting points for "
+        "your own networks. Not intended: decisions about people, or images unlike those of the data set.",
         "",
         "## Limits",
         "",
@@ -208,9 +208,9 @@ def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) ->
         if network["in_repository"]
     ]
     return (
-        "# Converted networks\n\nFiles in the netx format of lava-dl, ready to run: `loihi-convert run FILE`, or by "
-        "name: `loihi-convert run mnist-T4`; `loihi-convert models` lists the names. "
-        "Accuracies are those of all 10,000 test images, in Loihi's integers. **None of these files has run on a "
+        "# Converted networks\n\nNetworks in lava-dl's netx format, ready to run by path (`loihi-convert run FILE`) or "
+        "by name (`loihi-convert run mnist-T4`); `loihi-convert models` lists the names. "
+        "Accuracies are those of the integer networks on all 10,000 test images. **None of these files has run on a "
         "chip.** Each folder has a model card with intervals, training, commands and SHA-256 digests. "
         f"`python tools/pages.py` writes this page.\n\n{_table(rows)}\n\n"
         "The folders `paper/` and the files `table-headline.*` hold tables and figures of Ngu & Lee 2022: those of "

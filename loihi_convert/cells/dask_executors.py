@@ -116,7 +116,7 @@ class OnDask:
             )
         error = future.exception()
         if type(error).__name__ == "KilledWorker":
-            reason = "the workers that computed it died, each time; the memory or the time of a worker may be too short"
+            reason = "every worker that computed it died; the memory or the time limit of a worker may be too small"
             return cell, Outcome(error=reason, is_final=False)
         return cell, Outcome(error=f"{type(error).__name__}: {error}", is_final=False)
 

@@ -166,9 +166,9 @@ def _result(future: Any, item: object) -> tuple[str, Any]:
         last = getattr(error, "last_worker", None)
         name = getattr(last, "address", None) or "unknown"
         raise PlatformError(
-            f"the workers that computed {item} died, each time, the last at {name}",
+            f"every worker that computed {item} died, the last at {name}",
             where="Dask",
-            hint="The memory or the time of a worker may be too short.",
+            hint="The memory or the time limit of a worker may be too small.",
         )
     if isinstance(error, LoihiConvertError | MemoryError):
         raise error

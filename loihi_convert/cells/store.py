@@ -113,7 +113,7 @@ class Store:
         try:
             write_atomically(self._path(cell, "json"), (text + "\n").encode())
         except InputError as error:
-            hint = "Finished cells are kept; the same command goes on when the folder can be written again."
+            hint = "Finished cells are kept. Make the folder writable, and run the same command again to continue."
             raise InputError(error.found, where=self._cells, hint=hint) from error
         with suppress(InputError):
             write_atomically(self._path(cell, "seconds"), f"{outcome.duration:.3f}\n".encode())

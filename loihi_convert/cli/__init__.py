@@ -32,7 +32,7 @@ from loihi_convert.errors import InputError
 
 app = typer.Typer(
     cls=Verbs,
-    help="Convert a trained PyTorch CNN to a spiking network for Loihi 2 and Lava, and see accuracy against latency.",
+    help="Convert a trained PyTorch CNN to a spiking network for Loihi 2 and Lava; measure accuracy against latency.",
     epilog="Start with: loihi-convert demo",
     no_args_is_help=True,
     add_completion=True,

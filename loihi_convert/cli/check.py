@@ -34,8 +34,8 @@ _FILE = typer.Argument(
     show_default=False,
 )
 _TARGET = "Target platform: lava (CPU simulator) or loihi2 (chip)."
-_CHIPS = "Loihi 2 chips of the board: 8 for Kapoho Point."
-_COMPARE = "Also show what the network takes with each kind of neuron: what a soft reset costs on a chip."
+_CHIPS = "Number of Loihi 2 chips on the board (Kapoho Point has 8)."
+_COMPARE = "Also show the neurocores needed with each kind of neuron, and so the cost of soft reset on a chip."
 _IMAGES = (
     "validation images to find channels that never fire or fire at every step; 0: skip this. Default: "
     f"{CHECKED_IMAGES}, if the data are available."

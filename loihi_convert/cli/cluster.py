@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from loihi_convert.choices import Device
     from loihi_convert.simulation.image_shards import Workers
 
-PANEL: Final = "Where it is computed"
+PANEL: Final = "Parallel execution"
 FAILED: Final = PlatformError.exit_code
 """The exit code if a cell failed for a reason outside the network and its options."""
 
 _WORKERS = (
-    "Processes on this machine, one core each; default: one for each core if Dask is installed, else 0. 0: in this "
-    "process."
+    "Number of worker processes on this machine, one core each; 0: compute in this process. Default: one per core if "
+    "Dask is installed, else 0."
 )
 _SHARDS = "Divide the images among N processes on this machine, one core each; default: this process, on all cores."
 _SCHEDULER = (
-    "Address of a Dask scheduler, such as tcp://host:8786; its workers must find the same files, but for small data "
-    "sets."
+    "Address of a Dask scheduler, such as tcp://host:8786; its workers must see the same files, except small data "
+    "sets, which are sent to them."
 )
 _SLURM = (
     "Submit workers to SLURM: partition=NAME,walltime=HH:MM:SS,workers=N, also memory=4GB, account=NAME, "

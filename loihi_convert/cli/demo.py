@@ -25,7 +25,7 @@ def demo(
     as_json: Annotated[bool, options.as_json()] = False,
     lava_python: Annotated[str | None, options.lava_python()] = None,
 ) -> None:
-    """Train, export and run a small CNN on 8x8 digits, on Lava if it is installed: the whole flow in about a minute."""
+    """Train, export and run a small CNN on 8x8 digits, on Lava if it is installed: everything in about a minute."""
     started = time.monotonic()
     if not overwrite:
         require_new_or_empty(output, "Pass `overwrite=True`, or choose a new or an empty folder with `output`.")

@@ -47,7 +47,7 @@ def diagnose(
     lava_python: Annotated[str | None, options.lava_python()] = None,
     lava_layout: Annotated[Layout | None, options.lava_layout()] = None,
 ) -> None:
-    """Say where accuracy was lost between a CNN and its exported file: by cause, by layer, and what to try."""
+    """Show where accuracy was lost between a CNN and its exported file, by cause and by layer, and what to try."""
     file = file_of(file)
     if is_netx(model) and is_cnn(file):
         raise UsageError("the files are in the wrong order", hint=f"Run `loihi-convert diagnose {file} {model}`.")

@@ -23,7 +23,7 @@ def doctor(
     lava_python: Annotated[str | None, options.lava_python()] = None,
     as_json: Annotated[bool, options.as_json()] = False,
 ) -> None:
-    """Say what is installed, what is missing, and what to do (packages, Lava, Loihi)."""
+    """Show what is installed, what is missing, and how to install it (packages, Lava, Loihi)."""
     from loihi_convert.checks.environment import examine
 
     checks = examine(lava_python, run_lava=run_lava)

@@ -52,8 +52,8 @@ _TARGET = (
     "represent (fewer bits)."
 )
 _SPIKES = (
-    "binary: T steps for an image. graded: messages that carry integers, one step for an image (Lava's sigma-delta "
-    "neurons); needs ReLU, and no option about thresholds or T."
+    "binary: T steps per image. graded: spikes that carry integers, one step of each layer per image (Lava's "
+    "sigma-delta neurons); only for ReLU, and without options for thresholds or T."
 )
 _TASK = (
     "Meaning of the outputs: class scores (a single output: a logit, class 1 above 0), or numbers, with targets in an "
@@ -65,8 +65,8 @@ _METHOD = (
 )
 _PERCENTILE = "With --balance percentile, in (0, 100]."
 _THRESHOLDS = (
-    "channel: one threshold per channel (Lava's CPU models only). scalar: one per layer, the rest folded into the "
-    "weights; stock netx needs it on hardware."
+    "channel: one threshold per channel (Lava's CPU models only). scalar: one per layer, with the differences folded "
+    "into the weights; required by unmodified netx on hardware."
 )
 _OUTPUT = (
     "File to write; with several T, one file each, such as FILE-T8.net. Default: MODEL with the suffix .net or .nir."
@@ -81,38 +81,38 @@ _CORRECTION = (
 )
 _INITIAL = "Potential before the first step; default: half of the threshold with soft reset, zero with hard reset."
 _RESET = (
-    "Reset after a spike: soft (subtract the threshold) or hard (to 0, as Lava's LIF does); default: soft, hard for "
-    "spike-norm and for a NIR file, whose neurons reset to 0 by definition."
+    "Reset after a spike: soft (subtract the threshold) or hard (to 0, as Lava's LIF does). Default: soft, but hard "
+    "for spike-norm and for NIR files, whose neurons reset to 0 by definition."
 )
 _READOUT = (
-    "Read the class from the last layer's potential or spikes; default: potential, spikes for a NIR file that ends in "
-    "neurons."
+    "Read the class from the last layer's potential or spikes. Default: potential, but spikes for a NIR file that "
+    "ends with neurons."
 )
 _INPUT = (
-    "How pixels enter: constant (the same current in each step) or poisson (random spikes); default: constant, poisson "
-    "for spike-norm and rmp."
+    "How pixels enter: constant (the same current in each step) or poisson (random spikes). Default: constant, but "
+    "poisson for spike-norm and rmp."
 )
 _SKIP_COPIES = (
     "Relays for each value of a skip connection, 1..8. More relays leave more weight bits to the convolution in their "
-    "layer. Default: the number that agrees best with the CNN."
+    "layer. Default: as few as possible without losing agreement with the CNN."
 )
 _SPLIT_READOUT = (
     "Store the last layer as high and low digits of its weights. Useful if the range of its potential costs weight "
     "bits, as after a global average with many steps. Other tools see both digits."
 )
-_PIXEL_BITS = "Bits of a pixel, 1..8; default: 8, or the best choice with hard reset and for loihi2."
+_PIXEL_BITS = "Bits of a pixel, 1..8; default: 8, but chosen automatically with hard reset and for target loihi2."
 _BUNDLE = (
     "Folder for a bundle that runs where only Lava is installed, such as a board's machine: the file, ten images, "
     "their expected potentials, a script. Needs --target loihi2 and one T."
 )
 _MAX_CORES = (
-    "Refuse a network that takes more than N neurocores of Loihi 2, and say what would fit; an estimate, see `check`."
+    "Refuse a network that needs more than N Loihi 2 neurocores (estimated, see `check`), and say what would fit."
 )
-_CHIPS = "The same in chips of 128 neurocores: 8 for Kapoho Point."
+_CHIPS = "The same limit in chips of 128 neurocores (Kapoho Point has 8 chips)."
 _CALIBRATION = "Calibration images: split, all, or a number (first N of the split)."
 _EXPECT = (
-    "Known accuracy of the CNN in percent; a lower one on validation images gives a warning. Default: an accuracy that "
-    "any CNN reaches on the data set."
+    "Known accuracy of the CNN in percent; a warning is given if the accuracy on validation images is lower. Default: "
+    "an accuracy that any CNN reaches on the data set."
 )
 _CLASSES = (
     "With --arch: number of classes, or their names a,b,c, or names of a regression's outputs; default: those of the "
@@ -144,7 +144,7 @@ def export(
     as_json: Annotated[bool, options.as_json()] = False,
     bundle: Annotated[Path | None, named("--bundle", BASICS, _BUNDLE, metavar="FOLDER")] = None,
     arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
-    mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
+    mean: Annotated[str | None, options.mean(OWN_CNN, "none, only pixel/255")] = None,
     std: Annotated[str | None, options.std(OWN_CNN)] = None,
     input_shape: Annotated[str | None, options.input_shape()] = None,
     classes: Annotated[str | None, named("--classes", OWN_CNN, _CLASSES, metavar="NAMES")] = None,
@@ -266,8 +266,8 @@ def export(
         log(f"warning: {with_flags(own.warning, flags_of(ctx.command.params))}" if own.warning else own.sentence)
     elif task == "classification" and source.neurons is None:
         log(
-            "the images have no labels, so the CNN's own accuracy is not checked; it is taken for a classifier of "
-            f"{len(source.recorded.names)} classes (--task regression: for numbers)"
+            "the images have no labels, so the CNN's own accuracy is not checked; it is treated as a classifier with "
+            f"{len(source.recorded.names)} classes (--task regression: numeric outputs)"
         )
     run_words = _run_words(splits.name, data, data_root, class_map, arch)
     if spikes == "graded":
@@ -337,7 +337,7 @@ def _require_no_conversion(ctx: typer.Context) -> None:
         name = parameter.name or ""
         if name not in _OF_A_FILE and options.is_given(ctx, name):
             raise UsageError(
-                "given for a netx file, whose network is converted already",
+                "given for a netx file, which contains a converted network",
                 where=name,
                 hint="Give the CNN as MODEL.",
             )

@@ -22,7 +22,7 @@ _BACKEND = "Backend to compare: ref (exact integers), sim (Lava's CPU simulator)
 def golden(
     folder: Annotated[Path | None, _FOLDER] = None,
     backend: Annotated[BackendName, options.choice(BackendName, "--backend", options.BASICS, _BACKEND)] = "ref",
-    output: Annotated[Path, options.output("Report to write and to send back.")] = Path("golden-report.json"),
+    output: Annotated[Path, options.output("Report file to write.")] = Path("golden-report.json"),
     as_json: Annotated[bool, options.as_json()] = False,
     lava_python: Annotated[str | None, options.lava_python()] = None,
     lava_layout: Annotated[Layout | None, options.lava_layout()] = None,

@@ -55,8 +55,8 @@ class DataRequest:
             log(note)
         if self.data is None and recorded.data_fingerprint not in (None, splits.fingerprint):
             log(
-                f"{named} does not hold the images that {path.name} was exported with; if others are meant, pass their "
-                "path as --data"
+                f"{named} no longer contains the images that {path.name} was exported with; to run other images, pass "
+                "their path as --data"
             )
         return splits
 

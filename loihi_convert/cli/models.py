@@ -27,9 +27,7 @@ def models(
         say_json({"models": [_json(model) for model in known]})
         return
     if not known:
-        raise InputError(
-            "this installation holds no models", hint=f"They are in {REPOSITORY_FOLDER}/ of the repository."
-        )
+        raise InputError("no models are installed", hint=f"They are in {REPOSITORY_FOLDER}/ of the repository.")
     here = [model for model in known if model.path is not None]
     say_tables([_accuracies(known, is_whole=len(here) == len(known))])
     if here:

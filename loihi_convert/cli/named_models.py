@@ -1,6 +1,6 @@
 """The exported networks of this repository by name, with their properties and file locations.
 
-A wheel contains those of MNIST for T = 1, 4 and 64 with their CNNs (half a megabyte); a clone contains all of them.
+A wheel contains those of MNIST for T = 1, 4 and 64 with their CNNs (0.8 MB); a clone contains most of them.
 """
 
 from __future__ import annotations

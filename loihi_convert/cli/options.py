@@ -140,7 +140,7 @@ def input_shape() -> Option:
     return named(
         "--input-shape",
         OWN_CNN,
-        "Shape of an image, or C,L of a signal, with --arch; default: that of the images of the data.",
+        "Shape of an image, or C,L of a signal, with --arch; default: the shape of the images in --data.",
         metavar="C,H,W",
     )
 
@@ -216,7 +216,7 @@ def leak() -> Option:
     return switch("--leak", LAVA, "Stock neurons with du = 0 instead of -1: u decays by 1/4096 in each step.")
 
 
-_ONE_BOARD = "SLURM name of one board; default: BOARD. With neither of the two: NXSDKHOST, a board's address."
+_ONE_BOARD = "SLURM name of one board; default: BOARD. Without partition and board: NXSDKHOST, the address of a board."
 
 
 def partition() -> Option:

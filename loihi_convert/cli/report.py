@@ -31,7 +31,7 @@ def report(
     figure: Annotated[Path | None, options.named("--figure", options.OUTPUT, _FIGURE, metavar="PATH")] = None,
     width: Annotated[Width | None, options.choice(Width, "--width", options.OUTPUT, _WIDTH)] = None,
 ) -> None:
-    """Write one page about one or several runs: accuracy and latency, layers, confused classes, how it was made."""
+    """Write one page about one or more runs: accuracy and latency, layers, confusion matrix, how it was made."""
     if width is not None and figure is None:
         raise UsageError("given without a figure", where="width", hint="Pass `figure`, as in `figure='accuracy.pdf'`.")
     for name in ("output", "opens"):

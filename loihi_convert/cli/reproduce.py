@@ -39,7 +39,7 @@ _MODELS = (
 )
 _TUNED = "Fine-tuned checkpoint that may be the best for some T. Ready-made models bring their own."
 _VARIANTS_HELP = (
-    "Variants of measuring a cell, one column each, such as literal,spikes; help explains them. Default: "
+    "Measurement variants, one column each, such as literal,spikes; --variants help explains them. Default: "
     "literal,spikes,compensated for tables, literal for figures."
 )
 _CALIBRATION = "Calibration images: all (training and validation images), split, or a number (first N of the split)."
@@ -83,7 +83,7 @@ def reproduce(
     poisson_seed: Annotated[int, options.seed("Measuring", "Seed of the Poisson input.")] = 0,
     width: Annotated[Width, options.choice(Width, "--width", options.OUTPUT, _WIDTH)] = "screen",
     tables: Annotated[list[Path] | None, named("--from", options.OUTPUT, _TABLES_HELP, metavar="CSV")] = None,
-    with_best: Annotated[bool, switch("--best/--no-best", "Measuring", "Also measure the best of our methods.")] = True,
+    with_best: Annotated[bool, switch("--best/--no-best", "Measuring", "Also measure this package's best.")] = True,
     tuned: Annotated[list[Path] | None, named("--tuned", "Measuring", _TUNED, metavar="MODEL")] = None,
     cache: Annotated[Path | None, named("--cache", "Measuring", _CACHE, metavar="FOLDER")] = None,
     computed_only: Annotated[
@@ -131,7 +131,7 @@ def reproduce(
         data_root=data_root,
         width=width,
     )
-    on_interrupt(lambda: "finished results are kept: the same command goes on")
+    on_interrupt(lambda: "finished results are kept; run the same command again to continue")
     found = reproduced(request, lambda most: place.executor(most, output), tell=log, bars=progress_bar)
     if as_json:
         _say_json(found.done)

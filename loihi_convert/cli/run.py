@@ -48,14 +48,14 @@ _TIMESTEPS = (
 )
 _IMAGES = f"test images; default: all on ref, {SIM_IMAGES} on sim, {CHIP_IMAGES} on loihi2."
 _OUTPUT = "Run folder to write, new or empty; default: runs/FILE-BACKEND-TIME."
-_MODEL = "Checkpoint of the CNN; default: the one beside the file, if it is unchanged."
+_MODEL = "Checkpoint of the CNN; default: the one in the folder of the file, if it is unchanged."
 _DETAILS = "Also print all tables: layers, intervals, early exit, energy at each T."
-_FLOAT = "Also run the same network in floating point, to compare; takes as long as the file."
+_FLOAT = "Also run the same network in floating point (float SNN) for comparison; takes as long as the run itself."
 _EARLY_EXIT = "Evaluate early exit: stop when one class leads clearly. The margin is chosen on held-out images."
 _TOLERANCE = "Accuracy that early exit may lose on these images, in percentage points."
 _STREAM = (
-    "For graded spikes: the images are frames of one sequence, and each is the change from the one before. Default: "
-    "each image is the change from a blank one."
+    "For graded spikes: treat the images as frames of one sequence, and send only the change from the frame before. "
+    "Default: send each image as the change from a blank image."
 )
 _PROFILE = "Run once more, and measure time and energy with Lava's profiler."
 _BOARD_ALONE = "must be left out: a board is used by one process"
@@ -97,7 +97,7 @@ def run(
     profile: Annotated[bool, options.switch("--profile", options.BOARD, _PROFILE)] = False,
     dry_run: Annotated[bool, options.switch("--dry-run", options.BOARD, _DRY_RUN)] = False,
     overwrite: Annotated[bool, options.overwrite("Replace an existing FILE.sbatch.", options.BOARD)] = False,
-    mean: Annotated[str | None, options.mean(options.EXTERNAL, "0.5, as lava-dl's")] = None,
+    mean: Annotated[str | None, options.mean(options.EXTERNAL, "0.5, as in lava-dl")] = None,
     std: Annotated[str | None, options.std(options.EXTERNAL)] = None,
     golden: Annotated[bool, options.switch("--golden", options.BOARD, "", hidden=True)] = False,
 ) -> None:

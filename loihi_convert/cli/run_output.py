@@ -132,22 +132,22 @@ def _remarks(ran: FileRun, scene: RunScene) -> Iterator[Fact]:
     if not ran.evaluation.is_compared_with_cnn:
         yield Fact("no CNN", _without_cnn(ran, scene.arch))
     if ran.path in scene.calibrated:
-        yield Fact("note", "the thresholds were chosen on these images, too; pass --data for others")
+        yield Fact("note", "these images were also used to choose the thresholds; pass --data to run others")
     if not ran.evaluation.is_judged:
         yield Fact("no targets" if ran.evaluation.regression else "no labels", _without_labels(ran))
     classes = ran.result.predictions[:, ran.evaluation.nominal_point.timesteps - 1]
     if ran.network.task == "classification" and len(classes) > 1 and (classes == classes[0]).all():
-        yield Fact("warning", f"every image gets class {classes[0]}; accuracy and agreement say little on such images")
+        yield Fact("warning", f"every image gets class {classes[0]}; accuracy and agreement carry little information")
 
 
 def _without_cnn(ran: FileRun, arch: str | None) -> str:
     """Return why a run cannot be compared with the CNN, and what to do."""
     recorded = ran.network.provenance.model
     if recorded.arch is not None and arch is None:
-        return f"pass --arch {shlex.quote(recorded.arch)} to import and run that code, for the CNN's figures"
+        return f"pass --arch {shlex.quote(recorded.arch)} to import and run that code and compare with the CNN"
     if recorded.file is None:
-        return "the file does not name its checkpoint; pass --model for the CNN's figures"
-    return f"{recorded.file} is not beside the file, or has changed; pass --model for the CNN's figures"
+        return "the file does not record its checkpoint; pass --model to compare with the CNN"
+    return f"{recorded.file} is not in the folder of the file, or has changed; pass --model to compare with the CNN"
 
 
 def _without_labels(ran: FileRun) -> str:

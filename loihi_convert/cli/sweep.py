@@ -22,9 +22,9 @@ _FILES = typer.Argument(
     help="A TOML file with the grid, or trained CNNs: checkpoints, ONNX files.", metavar="GRID.toml|MODEL...",
     show_default=False,
 )  # fmt: skip
-_OUTPUT = "Folder of the results; what is there is not computed again, and several sweeps may share it."
+_OUTPUT = "Folder for the results; finished cells in it are reused, and several sweeps may share it."
 _SPLIT = (
-    "Images that each cell runs: validation (default, so that no choice is made on test images) or test. A user's own "
+    "Images that each cell runs: validation (default, so that no setting is chosen on test images) or test. Your own "
     "images are not split."
 )
 _AGAINST = "Costs of the Pareto front, a list of timesteps,synops,energy,cores. Default: all."
@@ -143,7 +143,7 @@ def sweep(
 
     failed: dict[str, Outcome] = {}
     left = missing([planned.cell for planned in cells], store)
-    on_interrupt(lambda: "finished cells are kept: the same command goes on")
+    on_interrupt(lambda: "finished cells are kept; run the same command again to continue")
     if left:
         with place.executor(len(left), output) as executor, progress_bar("sweep") as progress:
             failed = compute_missing([planned.cell for planned in cells], store, executor, told=told, progress=progress)

@@ -87,7 +87,7 @@ def train(
     refuse_to_overwrite(output, overwrite)
     unfinished = resume_path(output)
     if asked(unfinished, Path.exists) and not (resume or overwrite):
-        hint = "Continue with `resume`, or start anew with `overwrite`."
+        hint = "Continue with `resume`, or start over with `overwrite`."
         raise InputError("is an interrupted training; nothing was changed", where=unfinished, hint=hint)
     chosen = TrainOptions(architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device)
     begun = None if start is None or arch is not None else _started(start)
@@ -107,7 +107,7 @@ def train(
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=design.start is not None)
     log(f"{design.name} on {splits.name}: {used.words}")
     state = resume_path(output)
-    on_interrupt(lambda: f"{state} keeps the finished epochs: go on with --resume" if state.exists() else "")
+    on_interrupt(lambda: f"{state} keeps the finished epochs; continue with --resume" if state.exists() else "")
     # What the user's code prints is not output of the command.
     with progress_bar(f"training {design.name} on {splits.name}") as progress, redirect_stdout(sys.stderr):
         trained = train_design(

@@ -69,7 +69,7 @@ class NoActivationsError(UsageError):
 
     def __init__(self) -> None:
         super().__init__(
-            "found no trained CNN with QCFS activations to begin with",
+            "found no trained CNN with QCFS activations to start from",
             where="start",
             expected="`timesteps` fine-tunes one",
             hint="Train one with `qcfs_levels` first.",
@@ -146,7 +146,7 @@ def _class_count(splits: DataSplits) -> int:
             f"found the class {last} for {images} training images",
             where="labels",
             expected="must number the classes from 0",
-            hint="Number them anew: numpy.unique(labels, return_inverse=True).",
+            hint="Renumber them: numpy.unique(labels, return_inverse=True).",
         )
     return last + 1
 

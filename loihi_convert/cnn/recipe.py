@@ -28,7 +28,7 @@ class Recipe:
     learning_rate
         The largest learning rate: the peak of ``"one-cycle"``, the start of ``"step"``.
     weight_decay
-        Decoupled weight decay of AdamW, which is Adam with 0, and of Muon; L2 penalty of ``"sgd"``.
+        Decoupled weight decay of AdamW (0: plain Adam) and of Muon; L2 penalty of ``"sgd"``.
     label_smoothing
         Share of the target spread evenly over the classes.
     averaging

@@ -46,7 +46,7 @@ _OTHER_KINDS: Final[Mapping[FileKind, tuple[str, str]]] = {
     "html": ("a web page", "Download the file itself, not the page that links to it."),
     "text": ("a text file", SAVE_STATE),
     "empty": ("empty", "Copy or download it again."),
-    "unknown": ("neither a zip nor a pickle nor safetensors", SAVE_STATE),
+    "unknown": ("not a zip, pickle or safetensors file", SAVE_STATE),
 }
 
 

@@ -213,8 +213,9 @@ def _readout_notes(network: QuantizedNetwork, report: QuantizationReport, option
     if not can_split or bits is None or bits[-1] > options.weight_bits - _LOST_BITS:
         return ()
     return (
-        f"{report.layers[-1].name}: weights keep {bits[-1]} of {options.weight_bits} bits: the output potentials "
-        f"must hold {report.timesteps} steps. `split_readout` stores them in two digits, which keep the bits.",
+        f"{report.layers[-1].name}: weights keep only {bits[-1]} of {options.weight_bits} bits, because the output "
+        f"potentials add up {report.timesteps} steps. `split_readout` stores the weights in two digits and keeps all "
+        "bits.",
     )
 
 

@@ -93,8 +93,8 @@ class BalanceOptions:
         Potential before the first step. ``half``: threshold / 2, which rounds spike counts to nearest instead of down;
         the default with soft reset. ``zero`` (paper): the only choice with hard reset, which returns to 0.
     reset
-        After a spike: ``soft`` (subtract the threshold) or ``hard`` (to 0, as Lava's LIF does). Unless it is given, the
-        command line takes the reset and the input of the method's paper, see `published_neurons`.
+        After a spike: ``soft`` (subtract the threshold) or ``hard`` (to 0, as Lava's LIF does). The command line
+        defaults to the reset and input of the method's paper, see `published_neurons`; this class does not.
     readout
         The last layer. ``potential``: it only integrates; the class is the argmax of its membrane potential (paper,
         algorithm 3). ``spikes``: it has neurons with one threshold for all classes, the largest that the method gives
@@ -181,8 +181,8 @@ class QuantizeOptions:
         weights (`ir.digits`), if the range of one potential would cost weight bits, as after a global average. For
         target lava; lava-dl then shows both digits.
     max_cores
-        Most Loihi 2 neurocores that the network may take (`chip.resources`; 128 a chip); a larger network is refused,
-        before any long work. ``None``: any number. The estimate counts the soft-reset circuit for target loihi2.
+        Largest number of Loihi 2 neurocores (estimated by `chip.resources`; 128 per chip); a larger network is refused
+        before any long computation. ``None``: no limit. For target loihi2 the estimate includes the soft-reset circuit.
 
     Raises
     ------

@@ -117,7 +117,7 @@ def _note(how: str, names: Sequence[str], labels: Sequence[int], classes: Sequen
         f"{name} -> {label}" + (f" ({classes[label]})" if classes and classes[label] not in (name, str(label)) else "")
         for name, label in zip(names, labels, strict=True)
     ]
-    return f"class folders are outputs of the network, {how}: {_some(pairs)}"
+    return f"class folders are assigned to outputs of the network, {how}: {_some(pairs)}"
 
 
 def _some(texts: Sequence[str], most: int = 12) -> str:

@@ -103,14 +103,14 @@ class Dataset:
                 "found targets; the network gives classes",
                 where=where,
                 expected="must contain labels, or neither labels nor targets",
-                hint="Export a network for numbers with `task='regression'`.",
+                hint="To export a regression network, use `task='regression'`.",
             )
         if task == "regression" and self.labels is not None:
             raise DataError(
                 "found labels; the network is a regression",
                 where=where,
                 expected="must contain targets, or neither labels nor targets",
-                hint="Write the numbers that the CNN was trained on as the array targets of an .npz file.",
+                hint="Store the values that the CNN was trained to predict as the array targets of an .npz file.",
             )
         if self.targets is not None and self.targets.shape[1] != outputs:
             raise DataError(

@@ -33,8 +33,8 @@ IMAGE_SUFFIXES: Final[tuple[str, ...]] = (".png", ".jpg", ".jpeg")
 NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "targets", "classes", "calibration")
 
 _IN_MEMORY: Final = (
-    "the images are compressed, or integers other than uint8, and all are read into memory; from uint8 images written "
-    "by numpy.savez, without compression, only the part in use is read"
+    "the images are compressed, or integers other than uint8, so all of them are read into memory; if you save uint8 "
+    "images with numpy.savez (uncompressed), only the part in use is read"
 )
 _IN_CLASS_ORDER: Final = (
     "the images are in the order of their classes, so the first N of them show only some classes: shuffle them before "

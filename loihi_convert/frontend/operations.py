@@ -280,7 +280,7 @@ def adaptive_pool(name: str, kind: str, input_shape: Shape, shape: Shape, *, is_
             name,
             kind,
             f"gives {shape[1:]} for {input_shape[1:]}",
-            supported="sizes that divide the size of the map",
+            supported="sizes that divide the size of the map, or multiples of it",
         )
     kernel = (input_shape[1] // shape[1], input_shape[2] // shape[2])
     if is_average:

@@ -77,7 +77,7 @@ def own_design(
                 f"found {qcfs_levels}",
                 where="qcfs_levels",
                 expected=f"{weights} was trained with {trained.qcfs_levels} levels",
-                hint="Omit it, or begin with the CNN that has ReLUs.",
+                hint="Omit it, or start from the CNN with ReLUs.",
             )
         assert weights is not None
         path, begun = weights, trained

@@ -167,7 +167,7 @@ def _input(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
 
 def _correction(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
-        "The corrections do worse on these images: `export --no-bias-correction`, or calibrate on images like these "
+        "The corrections lower the accuracy here: `export --no-bias-correction`, or calibrate on images like these "
         "(`--data`, `--calibration all`).",
     )
 
@@ -257,7 +257,7 @@ def _more_steps(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
         return (more,)
     return (
         more,
-        f"For as few time steps, train a few epochs: `train --qcfs {_qcfs_levels(diagnosis)} --from model.pt -o "
+        f"To keep this T, fine-tune for a few epochs: `train --qcfs {_qcfs_levels(diagnosis)} --from model.pt -o "
         f"low.pt`, then `export low.pt -T {diagnosis.timesteps}`.",
     )
 

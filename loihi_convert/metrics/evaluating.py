@@ -202,8 +202,8 @@ def _range_notes(result: RunResult, network: AnyNetwork) -> Iterator[str]:
     """A note if values of a graded network do not fit the chip."""
     if isinstance(network, GradedNetwork) and result.wrapped_images:
         yield (
-            f"On {result.wrapped_images:,} of {len(result.potentials):,} images a state does not fit 24 bits, or a "
-            "message 16: Lava's CPU models do not check it, a chip may give other classes."
+            f"On {result.wrapped_images:,} of {len(result.potentials):,} images a state exceeds 24 bits, or a message "
+            "16 bits: Lava's CPU models do not check this, but a chip may give other classes."
         )
 
 

@@ -163,8 +163,8 @@ def _remedy(source: Source, images: Dataset, accuracy: float) -> str:
     """A normalization with which the CNN is better, if one is found; otherwise other possible causes."""
     normalized = "Without a normalization" if source.recorded.mean is None else "With the normalization given"
     return _better_normalization(source, images, accuracy + _BETTER) or (
-        f"{normalized} and with the usual ones it is not better: check the order of the classes, the order of the "
-        "colours (RGB), the size of the images, and that these are the trained weights."
+        f"{normalized}, and with the usual ones, it is not higher: check the class order, the colour order (RGB), the "
+        "image size, and that these are the trained weights."
     )
 
 

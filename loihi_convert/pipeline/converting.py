@@ -110,8 +110,8 @@ def _as_trained(source: Source, options: BalanceOptions) -> tuple[BalanceOptions
         return options, ()
     chosen = replace(options, method="qcfs", bias_correction=bool(options.bias_correction))
     note = (
-        f"its spiking network was trained for T = {source.spiking_timesteps}: the thresholds are the trained ones "
-        "(qcfs). Choose others with `method`."
+        f"the CNN was trained as a spiking network for T = {source.spiking_timesteps}: its trained thresholds (qcfs) "
+        "are used. Choose others with `method`."
     )
     return chosen, (note,)
 
@@ -136,7 +136,7 @@ def _as_stored(readout: Readout, options: BalanceOptions) -> tuple[BalanceOption
         initial_potential=options.initial_potential or "zero",
         bias_correction=bool(options.bias_correction),
     )
-    dropped = "" if options.readout == readout else f" `readout='{readout}'` is what the file ends in."
+    dropped = "" if options.readout == readout else f" The file itself ends with `readout='{readout}'`."
     note = (
         "the file holds a spiking network: its thresholds are kept, up to rounding; neurons start at "
         f"{chosen.first_potential}, {chosen.reset} reset. Accuracy and agreement are compared with its firing rates."
@@ -186,8 +186,8 @@ def require_same_outputs(source: Source, images: Array) -> None:
         difference, largest = _difference(found, expected), float(np.abs(expected).max())
         if difference > (_QCFS_TOLERANCE if has_levels else _TOLERANCE) * largest:
             raise UnsupportedModelError(
-                f"its forward was read as a network with other outputs: {difference:.3g} apart on {len(shown)} images, "
-                f"where the CNN's reach {largest:.3g}",
+                f"the network read from its forward gives other outputs: they differ by {difference:.3g} on "
+                f"{len(shown)} images, where the CNN's reach {largest:.3g}",
                 where=name,
                 expected="must compute the same in every call, in eval mode",
                 hint="Random numbers, values kept between calls, hooks, or views of a tensor changed in place may be "

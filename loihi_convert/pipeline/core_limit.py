@@ -38,15 +38,15 @@ def core_notes(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions
             raise InputError(violation.found, where=layer.name, expected=violation.allowed, hint=hint)
     low, high = chips.cores
     if low > options.max_cores:
-        expected = f"at most {options.max_cores:,} were allowed"
+        expected = f"must be at most {options.max_cores:,}"
         raise InputError(
-            f"the network takes {span(chips.cores)} neurocores",
+            f"the network needs {span(chips.cores)} neurocores",
             expected=expected,
             hint=_remedies(chips, options.max_cores),
         )
     if high > options.max_cores:
         return (
-            f"the network takes {span(chips.cores)} neurocores, so it may not fit the {options.max_cores:,} allowed",
+            f"the network needs {span(chips.cores)} neurocores, so it may exceed the limit of {options.max_cores:,}",
         )
     return ()
 
@@ -58,7 +58,7 @@ def _remedies(chips: Chips, most: int) -> str:
     narrower = chips.narrower(most)
     if narrower is not None:
         share, cores = narrower
-        sentences.append(f"With {share} of the channels in every layer but the last it takes {span(cores)}.")
+        sentences.append(f"With {share} of the channels in every layer except the last, it needs {span(cores)}.")
     sentences += [f"Saves most: {saving.sentence}." for saving in chips.savings[:1]]
     if all(layer.fits for layer in chips.layers):
         needed = math.ceil(chips.cores[1] / NEUROCORES)

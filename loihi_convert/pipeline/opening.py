@@ -48,7 +48,7 @@ def open_cnn(
     """
     trained = load(model) if is_described(model, arch) else None
     if trained is None and data is None:
-        hint = f"{model.name} does not say what it was trained on: pass `data`."
+        hint = f"{model.name} does not record its training data: pass `data`."
         raise UsageError("not given", where="data", expected="is needed with `arch` and for ONNX files", hint=hint)
     splits = load_data(
         data or (trained.data if trained else ""),

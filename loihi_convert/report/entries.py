@@ -21,7 +21,8 @@ NEURONS: Final = {
     NeuronModel.CIRCUIT.label: "the same as soft, built only from Lava's stock Processes",
     f"{NeuronModel.HARD.label} array": "Lava's own LIF, which resets to 0, with one threshold per channel; only "
     "Lava's CPU models support that",
-    f"{NeuronModel.HARD.label} scalar": "Lava's own LIF with one threshold per layer, as stock netx has it on hardware",
+    f"{NeuronModel.HARD.label} scalar": "Lava's own LIF with one threshold per layer; unmodified netx needs that on "
+    "hardware",
 }
 """The neurons of exported files: what a spike does to their potential, and what shares a threshold."""
 

@@ -64,7 +64,7 @@ def to_relu_network(
     std: float | Sequence[float] | None = None,
     skip_copies: int = 1,
 ) -> ReluNetwork:
-    """Return the CNN as a chain of synapses with ReLU between them, with the outputs of the model in eval mode.
+    """Return the CNN as a chain of synapses with ReLUs between them; its outputs are the model's in eval mode.
 
     Parameters
     ----------
