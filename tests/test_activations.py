@@ -65,3 +65,11 @@ def test_what_is_not_finite_stays_so(odd: float) -> None:
     values = np.array([[1.0, 2.0], [odd, 1.0]], np.float32)
     found = histogram(values).percentile(50)
     assert (np.isfinite(found).tolist(), found[1]) == ([False, True], pytest.approx(1, abs=4 / 64))
+
+
+@pytest.mark.parametrize("percentile", [66.66666666666667, 99.86501019683699, 1e-18])
+def test_a_percentile_of_many_digits_fits_its_integers(percentile: float) -> None:
+    """The rank is a product of 5,000 and a numerator of 16 digits: above 2^63."""
+    values = np.arange(1, 5_001, dtype=np.float32)[:, None]
+    rank = math.ceil(len(values) * Fraction(repr(percentile)) / 100)
+    assert rank <= histogram(values, 4_096).percentile(percentile)[0] <= rank + 8_192 / 4_096

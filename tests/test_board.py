@@ -20,16 +20,21 @@ import pytest
 from support import networks, oracle
 from support.command_line import Invoke, invoker
 from support.lava_programs import output_of
+from test_balance import random_cnn
 
 from loihi_convert import netx
 from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.timing import Timing, stock_interval
 from loihi_convert.backends.loihi2.board import Board, chosen_board
 from loihi_convert.backends.loihi2.plan import ChipPlan, plan, script, script_suffix
-from loihi_convert.backends.reference import ReferenceBackend
+from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import InputError, PlatformError, UsageError
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.pipeline import golden_check
@@ -405,7 +410,7 @@ hardware.build_circuit = remembered
 files = host.LavaFiles(Path(sys.argv[1]))
 network = pickle.loads(files.network.read_bytes())
 request = {"timesteps": 3, "trace": True, "neuron": "stock circuit", "steps": int(sys.argv[2])}
-request["chip"] = {"profile": False}
+request |= {"first_image": int(sys.argv[3]), "chip": {"profile": False}}
 hardware.run_on_board(network, files, request)
 for neurons in built[0].neurons:
     shown = {name: neurons.proc_params[name] for name in ("bias_exp", "reset_interval", "reset_offset", "du", "dv")}
@@ -420,7 +425,7 @@ def test_what_is_read_from_a_board_after_every_step_is_what_every_layer_did(tmp_
     files = LavaFiles(tmp_path)
     files.fill(network, images, 3, True)
     steps = Timing(len(images), 1, 3, len(network.layers), stock_interval(3)).total
-    printed = output_of(BY_STEPS, tmp_path, steps)
+    printed = output_of(BY_STEPS, tmp_path, steps, 0)
     oracle.assert_equal(network, images, files.result(network, True, 0, 0), 3, is_stock=True)
     planned = plan(network, len(images), 3, Board(), neuron=NeuronModel.CIRCUIT)
     neurons = [process.parameters for process in planned.processes if process.kind == "LIFReset"]
@@ -428,6 +433,18 @@ def test_what_is_read_from_a_board_after_every_step_is_what_every_layer_did(tmp_
     assert len(built) == len(neurons)
     for found, expected in zip(built, neurons, strict=True):
         assert found.items() <= expected.items()
+
+
+@pytest.mark.lava
+def test_the_poisson_spikes_of_a_shard_are_those_of_the_whole_run(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (70, 1, 8, 8)).astype(np.uint8)
+    options = BalanceOptions(method="robust-norm", poisson_seed=3)
+    network = quantize(balance(random_cnn(0), images, 3, options), images, QuantizeOptions(target="loihi2"))
+    files = LavaFiles(tmp_path)
+    files.fill(network, images[64:66], 3, True)
+    output_of(BY_STEPS, tmp_path, Timing(2, 1, 3, len(network.layers), stock_interval(3)).total, 64)
+    expected = run_network(network, images[64:66], 3, trace=True, first_image=64)
+    assert first_difference(files.result(network, True, 0, 0), expected) is None
 
 
 @pytest.mark.parametrize("backend", ["ref", pytest.param("sim", marks=pytest.mark.lava)])
@@ -524,3 +541,10 @@ def test_a_golden_folder_is_written_whole_or_not_over_another(tmp_path: Path) ->
     np.testing.assert_array_equal(written.images, images)
     with pytest.raises(InputError, match="exists already; nothing was changed"):
         golden_check.write_golden(tmp_path / "new", tmp_path / "random.net", images, 3)
+
+
+def test_stops_of_images_that_overlap_are_counted_once() -> None:
+    """At T = 1 an image starts every 2 steps and passes 3 layers in 3: 10 images take 21 steps, each read once."""
+    network = golden_check.read_golden(golden_check.folder()).network
+    assert stock_interval(1) == 2
+    assert plan(network, 10, 1, Board(), neuron=NeuronModel.CIRCUIT).stops == 9 * 2 + 3

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from loihi_convert import pipeline
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
-from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
+from loihi_convert.errors import DataError, InputError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx import read
@@ -202,3 +202,10 @@ def test_max_cores_out_of_range(most: int) -> None:
     with pytest.raises(UsageError) as raised:
         QuantizeOptions(max_cores=most)
     assert raised.value.where == "max_cores"
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 8, 8), (4, 1, 7, 7), (4, 2, 8, 8)])
+def test_calibration_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError) as caught:
+        converted(source(), np.zeros(shape, np.uint8), 4, BalanceOptions(method="percentile"), QuantizeOptions())
+    assert caught.value.where == "calibration images"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import threading
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from loihi_convert.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import convolution as module
 from loihi_convert.simulation.blocks import on_cores
-from loihi_convert.simulation.convolution import MAX_BYTE, WITHOUT_NNPACK, Convolution, Geometry
+from loihi_convert.simulation.convolution import MAX_BYTE, WITHOUT_NNPACK, Convolution, Geometry, SharedSetting
 from loihi_convert.simulation.currents import Currents, sum_pool, summed_currents
+from loihi_convert.simulation.gpu import EXACT_PRODUCTS
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
 
@@ -172,23 +174,39 @@ def test_a_shape_is_compared_with_float32_once(monkeypatch: pytest.MonkeyPatch) 
     assert sizes == ([2, 3, 1, 2] if HAS_INT8 else [3, 3, 1] * 2)
 
 
-def test_nnpack_stays_off_until_the_last_thread_has_left() -> None:
+def rounds_operands() -> bool:
+    matmul = torch.backends.cuda.matmul
+    return bool(matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32)
+
+
+@pytest.fixture
+def rounding() -> Iterator[None]:
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_on"), [(WITHOUT_NNPACK, torch._C._get_nnpack_enabled), (EXACT_PRODUCTS, rounds_operands)]
+)
+@pytest.mark.usefixtures("rounding")
+def test_a_setting_holds_until_the_last_thread_has_left(setting: SharedSetting, is_on: Callable[[], bool]) -> None:
     """One enters, another one enters, the first leaves: torch's setting is one for both."""
-    before = torch._C._get_nnpack_enabled()
+    before = is_on()
     entered, may_leave = threading.Event(), threading.Event()
     found = []
 
     def other() -> None:
-        with WITHOUT_NNPACK:
+        with setting:
             entered.set()
             may_leave.wait(60)
-            found.append(torch._C._get_nnpack_enabled())
+            found.append(is_on())
 
     thread = threading.Thread(target=other)
-    with WITHOUT_NNPACK:
+    with setting:
         thread.start()
         assert entered.wait(60)
     may_leave.set()
     thread.join(60)
     assert found == [False]
-    assert torch._C._get_nnpack_enabled() == before
+    assert is_on() == before

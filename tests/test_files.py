@@ -20,7 +20,11 @@ from loihi_convert.files import (
 )
 
 
-def test_content_digest_and_permissions(tmp_path: Path) -> None:
+def test_content_digest_and_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_for_all_threads(_: int) -> int:
+        raise AssertionError("the umask belongs to all threads")
+
+    monkeypatch.setattr(os, "umask", set_for_all_threads)
     path = tmp_path / "a file.net"
     write_atomically(path, b"abc")
     assert path.read_bytes() == b"abc"

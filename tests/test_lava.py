@@ -22,7 +22,7 @@ from support import oracle
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends import BackendOptions
-from loihi_convert.backends.lava import exchange, lava_backend
+from loihi_convert.backends.lava import exchange, host_process, lava_backend
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.lava.timing import Timing
 from loihi_convert.backends.result import RunResult
@@ -516,3 +516,22 @@ def test_a_full_disk_is_noticed_before_the_run(small_file: Path, temporary: Path
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(temporary.iterdir()) == []
+
+
+def test_a_pipe_may_have_any_file_number() -> None:
+    """`select.select` refuses numbers from 1,024 on, which a program with many open files reaches."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    number = 1_100
+    if hard != resource.RLIM_INFINITY and hard <= number:
+        pytest.skip("this system allows fewer open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number + 1), hard))
+    out, into = os.pipe()
+    try:
+        os.dup2(out, number)
+        assert not host_process._is_readable(number, 0)
+        os.write(into, b"a line")
+        assert host_process._is_readable(number, 1)
+    finally:
+        for one in (out, into, number):
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.networks import random_network
 from support.strategies import Case, networks
 from torch.nn import functional
 
@@ -231,3 +232,33 @@ def test_every_rule_is_in_the_list() -> None:
         and getattr(value, "__annotations__", {}).get("return") == "str | None"
     }
     assert found == {rule.__name__ for rules in lists for rule in rules}
+
+
+MAP_OF_FOUR = Conv(np.ones((4, 1, 3, 3), np.int64), bias=np.ones((4, 6, 6), np.int64))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (0,), (4, 6, 5), (4, 4, 9), (6, 6)])
+def test_a_bias_has_a_value_for_each_channel_or_each_output(shape: tuple[int, ...]) -> None:
+    assert MAP_OF_FOUR.output_shape((1, 8, 8)) == (4, 6, 6)
+    for synapse, images in ((MAP_OF_FOUR, (1, 8, 8)), (Dense(np.ones((4, 64), np.int64)), (64,))):
+        with pytest.raises(InputError) as caught:
+            replace(synapse, bias=np.ones(shape, np.int64)).output_shape(images)
+        assert (caught.value.where, caught.value.found) == ("bias", f"found shape {shape}")
+
+
+def test_a_window_must_fit_the_map_even_with_padding() -> None:
+    with pytest.raises(InputError):
+        replace(MAP_OF_FOUR, bias=None, padding=(1, 1), pool=(4, 4)).output_shape((1, 3, 8))
+
+
+@pytest.mark.parametrize("name", ["scale", "threshold", "initial_potential"])
+def test_a_layer_has_a_number_for_each_channel(name: str) -> None:
+    network, _ = random_network(0)
+    layer = network.layers[0]
+    assert layer.neuron is not None
+    if name == "scale":
+        changed = replace(layer, scale=layer.scale[:-1])
+    else:
+        changed = replace(layer, neuron=replace(layer.neuron, **{name: getattr(layer.neuron, name)[:-1]}))
+    with pytest.raises(RangeError, match=f"{name} of shape"):
+        replace(network, layers=(changed, *network.layers[1:]))

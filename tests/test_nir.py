@@ -186,8 +186,10 @@ def test_every_number_of_a_file_is_compared(tmp_path: Path, monkeypatch: pytest.
         return graph
 
     monkeypatch.setattr(nir_package, "read", damaged)
+    (tmp_path / "a.nir").write_bytes(b"old")
     with pytest.raises(VerificationError) as caught:
-        nir.write(network, tmp_path / "a.nir")
+        nir.write(network, tmp_path / "a.nir", overwrite=True)
+    assert (tmp_path / "a.nir").read_bytes() == b"old"
     assert caught.value.found.endswith("scale of conv1_reset")
     nir.write(network, tmp_path / "b.nir", verify=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +14,13 @@ from test_balance import pixels, random_cnn
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.choices import Amplitude, Method
+from loihi_convert.choices import Amplitude, Method, Target
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import HEADROOM
-from loihi_convert.errors import RangeError, UsageError
+from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import MAX_TIMESTEPS
 from loihi_convert.ir.rounding import nearest_scales
@@ -374,3 +375,15 @@ def test_wrong_options(options: dict[str, Any], where: str, found: str, expected
     assert raised.value.where == where
     assert found in raised.value.found
     assert expected in raised.value.expected
+
+
+@pytest.mark.parametrize("target", ["lava", "loihi2"])
+@pytest.mark.parametrize(
+    "wrong", [lambda images: images / 255, lambda images: images[..., 1:], lambda images: images[:0]]
+)
+def test_images_that_do_not_fit_are_refused(target: Target, wrong: Callable[[Array], Array]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (16, 1, 8, 8)).astype(np.uint8)
+    network = balance(random_cnn(0), images, 4, BalanceOptions(method="robust-norm"))
+    with pytest.raises(DataError) as caught:
+        quantize(network, wrong(images), QuantizeOptions(target=target))
+    assert caught.value.where == "calibration images"

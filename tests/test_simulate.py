@@ -17,7 +17,7 @@ from loihi_convert.ir.network import IntegrateAndFire, Reset, SpikingLayer, Spik
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.simulation import blocks, simulator
-from loihi_convert.simulation.simulator import Block, outputs
+from loihi_convert.simulation.simulator import Block, last_outputs, outputs
 
 
 def single_neuron(
@@ -190,3 +190,11 @@ def test_threads_that_simulate_at_once_use_all_cores() -> None:
     after = torch.get_num_threads()
     torch.set_num_threads(before)
     assert (found, after) == ([3], 3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_last_outputs_are_those_of_all_steps(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    network, images = random_network(seed)
+    monkeypatch.setattr(blocks, "_CPU_BLOCK", 1)
+    steps = network.timesteps
+    assert np.array_equal(last_outputs(network, images, steps), outputs(network, images, steps)[:, -1])

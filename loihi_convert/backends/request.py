@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-import numpy as np
-
 from loihi_convert.arrays import Array
-from loihi_convert.errors import DataError, RangeError, UsageError
+from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedNetwork
+from loihi_convert.simulation.inputs import require_images
 
 MAX_TRACE: Final = 2**32
 """Most bytes of the result of a run, including spikes and potentials of a traced run."""
@@ -29,13 +28,7 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
         If ``timesteps`` exceeds the largest safe T of the file.
     """
     require_safe_timesteps(network, timesteps)
-    if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) < 1:
-        expected = ", ".join(map(str, network.input_shape))
-        raise DataError(
-            f"found {images.dtype} of shape {images.shape}",
-            where="images",
-            expected=f"must be uint8 of shape (N, {expected}), N >= 1",
-        )
+    require_images(network.input_shape, images)
     size = result_size(network, len(images), timesteps, trace=trace)
     require_result_size(size, len(images), timesteps, trace=trace)
 

@@ -53,6 +53,9 @@ def diagnose(
         raise UsageError("the files are in the wrong order", hint=f"Run `loihi-convert diagnose {file} {model}`.")
     require_cnn(model)
     require_netx(file)
+    for name, value in (("lava_python", lava_python), ("lava_layout", lava_layout)):
+        if value is not None and not sim:
+            raise UsageError("given, but no images run on Lava", where=name, expected="needs `sim`")
     request = DataRequest(data, data_root, options.parse_class_map(class_map))
     from loihi_convert import netx, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
@@ -81,7 +84,7 @@ def diagnose(
         bars=progress_bar,
     )
     if done.equal_on_lava:
-        log(f"Lava: every layer of the first {sim} images equal to ref at every step, error 0")
+        log(f"Lava: every layer of the first {done.equal_on_lava} images equal to ref at every step, error 0")
     if as_json:
         say_json(_json(done))
     else:

@@ -17,7 +17,7 @@ from loihi_convert.ir.task import classes_of
 from loihi_convert.records import wilson_interval
 from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.simulation.simulator import outputs
+from loihi_convert.simulation.simulator import last_outputs
 
 # Fraction of an output's variance: an error of 3 % of its standard deviation.
 _NEGLIGIBLE: Final = 0.001
@@ -147,7 +147,7 @@ def agreement_with(
     scores: Array, measure: Measure, network: QuantizedNetwork, images: Images, *, device: str = "cpu"
 ) -> Agreement:
     """Return the same as `measured_agreement` from the CNN's outputs ``scores``, ``(N, outputs)``."""
-    read = outputs(network, images, network.timesteps, device=device)[:, -1]
+    read = last_outputs(network, images, network.timesteps, device=device)
     found = network.real_outputs(read, network.timesteps)
     return Agreement(
         # The class is read from raw spike counts, whatever the amplitude of an output.
@@ -159,7 +159,7 @@ def agreement_with(
 
 def rounded_share(measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Images) -> float:
     """Return the agreement of ``quantized`` with ``network``, the float SNN it was rounded from, on ``images``."""
-    real, rounded = (outputs(found, images, network.timesteps)[:, -1] for found in (network, quantized))
+    real, rounded = (last_outputs(found, images, network.timesteps) for found in (network, quantized))
     if network.readout == "spikes":
         return measure.share(rounded, real)
     return measure.share(quantized.real_outputs(rounded, network.timesteps), real / network.timesteps)

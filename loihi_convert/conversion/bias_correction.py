@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.conversion.calibration import calibration_subset, fitted_images, require_images
+from loihi_convert.conversion.calibration import calibration_subset, fitted_images, require_calibration
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.relays import is_relay
@@ -58,7 +58,7 @@ def correct_biases(
     DataError
         If the images do not fit the network, or there are none.
     """
-    require_images(cnn, images)
+    require_calibration(cnn, images)
     for layer in network.layers:
         if layer.neuron is not None and layer.neuron.is_literal:
             raise UsageError(

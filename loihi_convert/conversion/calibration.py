@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
-import numpy as np
-
-from loihi_convert.errors import DataError
-from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.inputs import require_images
 
 MOST: Final = 2_000
 """Most images used: with five times as many, fitted values do not change, and percentiles of activations little, far
@@ -38,11 +36,6 @@ def fitted_images(network: ReluNetwork) -> tuple[int, ...]:
     return tuple(max(FEWEST_FITTED, SAMPLES // math.prod(shape[1:])) for shape in network.shapes)
 
 
-def require_images(network: ReluNetwork, images: Images) -> None:
+def require_calibration(network: ReluNetwork | SpikingNetwork, images: Images) -> None:
     """Raise a `DataError` unless ``images`` are calibration images for ``network``."""
-    if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) == 0:
-        raise DataError(
-            f"found {images.dtype} of shape {images.shape}",
-            where="calibration images",
-            expected=f"must be uint8 of shape (N, {', '.join(map(str, network.input_shape))}), N >= 1",
-        )
+    require_images(network.input_shape, images, "calibration images")

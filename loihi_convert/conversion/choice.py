@@ -15,7 +15,7 @@ from typing import Final
 from loihi_convert.choices import Method
 from loihi_convert.conversion.agreement import Agreement, agreement_with, measure_of
 from loihi_convert.conversion.bias_correction import correct_biases
-from loihi_convert.conversion.calibration import calibration_subset, require_images
+from loihi_convert.conversion.calibration import calibration_subset, require_calibration
 from loihi_convert.conversion.methods import balance_each, has_learned_thresholds
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
@@ -99,7 +99,7 @@ def choose_method(
     DataError
         If the images do not fit the network, or there are none.
     """
-    require_images(network, images)
+    require_calibration(network, images)
     trying = trial_images(images, timesteps)
     balancing = images[: max(1, len(trying) // BALANCING_SHARE)]
     scaling = balancing if quantize_options.target == "loihi2" else balancing[:_SCALING]

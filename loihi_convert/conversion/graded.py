@@ -10,7 +10,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.conversion.agreement import Agreement, measure_of
-from loihi_convert.conversion.calibration import MOST, require_images
+from loihi_convert.conversion.calibration import MOST, require_calibration
 from loihi_convert.conversion.graded_rounding import BATCH, Rounding, magnitudes, reaches_of
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import UnsupportedModelError
@@ -93,7 +93,7 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
     DataError
         If the images do not fit.
     """
-    require_images(cnn, images)
+    require_calibration(cnn, images)
     require_relu(cnn)
     # The same objects throughout: what is known of a synapse's structure is kept as long as it lives.
     plain: list[Synapse] = [replace(layer.synapse, bias=None) for layer in cnn.layers]

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.conversion.calibration import MOST, calibration_subset, fitted_images, require_images
+from loihi_convert.conversion.calibration import MOST, calibration_subset, fitted_images, require_calibration
 from loihi_convert.conversion.options import AUTO, METHODS, BalanceOptions, require_timesteps
 from loihi_convert.conversion.thresholds import Balanced, nearest_rates
 from loihi_convert.errors import RangeError, UsageError, one_of
@@ -68,7 +68,7 @@ def balance_each(
     """
     _require_method(network, options)
     require_timesteps(timesteps)
-    require_images(network, images)
+    require_calibration(network, images)
     used = _used_images(network, images, max(timesteps), options)
     if activations is None or len(activations.images) != len(used):
         activations = Activations(network, used)

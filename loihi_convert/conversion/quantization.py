@@ -21,7 +21,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.conversion.calibration import calibration_subset
+from loihi_convert.conversion.calibration import calibration_subset, require_calibration
 from loihi_convert.conversion.chip_scales import ObservedRange, chip_layer
 from loihi_convert.conversion.float_layer import FloatLayer
 from loihi_convert.conversion.options import QuantizeOptions
@@ -70,11 +70,14 @@ def quantize(
 
     Raises
     ------
+    DataError
+        If the images are not uint8 of ``(N, *input_shape)`` with N >= 1.
     UsageError
         If the target does not support the network's reset, or pixel bits are given for Poisson input.
     RangeError
         If a number does not fit Loihi at any scale.
     """
+    require_calibration(network, images)
     options.require_neurons(network.reset, network.poisson_seed)
     target, thresholds, pixel_bits = options.target, options.thresholds, options.pixel_bits
     images = images if target == "loihi2" else calibration_subset(images, network.timesteps)

@@ -12,7 +12,7 @@ with the CNN by more than chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -31,7 +31,7 @@ from loihi_convert.ir.task import classes_of
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.simulation.simulator import outputs
+from loihi_convert.simulation.simulator import last_outputs
 
 COPIES: Final = (1, 2, 4)
 """Numbers of copies to try: an identity's weight is 2 to 5 times the largest other weight."""
@@ -73,7 +73,6 @@ def choose_copies(
     options: BalanceOptions = BalanceOptions(),
     quantize_options: QuantizeOptions = QuantizeOptions(),
     *,
-    copies: Sequence[int] = COPIES,
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> tuple[CopiesTrial, ...]:
@@ -89,8 +88,6 @@ def choose_copies(
         The latency T.
     options, quantize_options
         As in `flow.to_integers`; ``auto`` chooses once, with the first number of copies.
-    copies
-        Numbers to try, ascending. If skips cost almost nothing with the first, the others are not tried.
     device
         Where to simulate: ``"cpu"`` or another torch device.
     bars
@@ -101,7 +98,7 @@ def choose_copies(
     DataError
         If the images do not fit the CNN, or there are none.
     """
-    first = variant(copies[0])
+    first = variant(COPIES[0])
     if options.method == AUTO:
         with bars(f"T = {timesteps}: choosing the balancing method") as progress:
             best, *_ = choose_method(
@@ -112,7 +109,7 @@ def choose_copies(
     balancing = images[: max(1, len(trying) // BALANCING_SHARE)]
     scores = cnn_scores(first, trying)
     tried: list[_Tried] = []
-    for count in copies:
+    for count in COPIES:
         network = variant(count) if tried else first
         with bars(f"T = {timesteps}: {count} relays per skip") as progress:
             spiking = balance(network, balancing, timesteps, options, device=device, progress=progress)
@@ -146,7 +143,7 @@ def _tried(
     identity_bits: float,
     device: str,
 ) -> _Tried:
-    read = outputs(quantized, trying, quantized.timesteps, device=device)[:, -1]
+    read = last_outputs(quantized, trying, quantized.timesteps, device=device)
     found = quantized.real_outputs(read, quantized.timesteps)
     compared = read if quantized.readout == "spikes" else found
     squares = np.square(found - scores).mean(axis=1)

@@ -138,6 +138,7 @@ class GradedNetwork:
             bias = None if isinstance(layer.synapse, PixelBias) else layer.synapse.bias
             if not layer.sends and bias is not None:
                 raise RangeError("has a bias", where=layer.name, expected="must have none: Lava's Sigma adds no bias")
+        output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
 
     @property
     def shapes(self) -> tuple[Shape, ...]:

@@ -232,6 +232,7 @@ class QuantizedNetwork:
                     where="name of a layer",
                     expected=f"must be 1..{MAX_NAME_LENGTH} printable characters",
                 )
+            _require_number_per_channel(layer)
             for rule in kept:
                 if found := rule(layer):
                     raise RangeError(f"breaks the rule '{rule.__name__.replace('_', ' ')}': {found}", where=layer.name)
@@ -330,6 +331,16 @@ class QuantizedNetwork:
     def pixels(self, images: Array) -> Array:
         """Return uint8 images as the p-bit inputs of the network: round(image / 255 x (2^p - 1)), uint8."""
         return with_pixel_bits(images, self.pixel_bits)
+
+
+def _require_number_per_channel(layer: QuantizedLayer) -> None:
+    channels, neuron = (layer.synapse.channels,), layer.neuron
+    arrays = {"scale": layer.scale}
+    if neuron is not None:
+        arrays |= {"threshold": neuron.threshold, "initial_potential": neuron.initial_potential}
+    for name, array in arrays.items():
+        if array.shape != channels:
+            raise RangeError(f"{name} of shape {array.shape}", where=layer.name, expected=f"must be {channels}")
 
 
 def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:

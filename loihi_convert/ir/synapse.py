@@ -66,10 +66,11 @@ class Conv:
                 where="input of a convolution",
                 expected=f"must have {expected} channels, (C, H, W)",
             )
+        pooled = pooled_shape(input_shape, self.pool)[1:]
         size = [
             (extent + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
             for extent, pad, dilation, kernel, stride in zip(
-                pooled_shape(input_shape, self.pool)[1:],
+                pooled,
                 self.padding,
                 self.dilation,
                 self.weight.shape[2:],
@@ -77,12 +78,13 @@ class Conv:
                 strict=True,
             )
         ]
-        if min(size) < 1:
+        if min(*pooled, *size) < 1:
             raise InputError(
                 f"found {input_shape}",
                 where="input of a convolution",
                 expected=f"must be at least as large as the kernel {self.weight.shape[2:]}",
             )
+        _require_bias(self.bias, (self.channels, *size))
         return (self.channels, *size)
 
     def fan_out(self, input_shape: Shape) -> Array:
@@ -167,6 +169,7 @@ class Dense:
                 where="input of a dense layer",
                 expected=f"must be {self.weight.shape[1]}",
             )
+        _require_bias(self.bias, (self.channels,))
         return (self.channels,)
 
     def fan_out(self, input_shape: Shape) -> Array:
@@ -217,6 +220,14 @@ class PixelBias:
     def fan_out(self, input_shape: Shape) -> Array:
         """Return zeros, as pixels have no synapses: int64 ``input_shape``."""
         return np.zeros(input_shape, np.int64)
+
+
+def _require_bias(bias: Array | None, output_shape: Shape) -> None:
+    """Raise unless ``bias`` has one value per channel, or one per output."""
+    if bias is not None and bias.shape not in (output_shape[:1], output_shape):
+        raise InputError(
+            f"found shape {bias.shape}", where="bias", expected=f"must be {output_shape[:1]} or {output_shape}"
+        )
 
 
 def _added(own: Array | None, bias: Array) -> Array:

@@ -46,7 +46,7 @@ def write(
     InputError
         If ``path`` exists and ``overwrite`` is off, or it cannot be written.
     VerificationError
-        If the file read back differs.
+        If what is read back from the file's bytes differs; nothing was written.
     """
     path = Path(path)
     nir = nir_package(f"{path.name} is a NIR file")
@@ -54,9 +54,11 @@ def write(
     graph = to_graph(network, hard_reset=hard_reset)
     content = io.BytesIO()
     nir.write(content, graph)
+    if verify:
+        content.seek(0)
+        if difference := difference_between(nir.read(content), graph):
+            raise VerificationError(f"what was read back differs from the graph in memory: {difference}", where=path)
     write_atomically(path, content.getvalue())
-    if verify and (difference := difference_between(nir.read(str(path)), graph)):
-        raise VerificationError(f"the written file differs from the graph in memory: {difference}", where=path)
 
 
 def difference_between(found: Any, expected: Any) -> str:

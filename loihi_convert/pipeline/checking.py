@@ -165,9 +165,11 @@ def load_file(
     if not is_netx:
         # Loads torch, which a netx file does not need.
         from loihi_convert.frontend.source import open_source
+        from loihi_convert.pipeline.converting import require_same_outputs
 
         try:
             source = open_source(path, arch=arch, input_shape=input_shape, mean=mean, std=std)
+            require_same_outputs(source)
         except InputError as error:
             return RefusedFile(path, error)
         return CheckpointFile(path, source.network, source.recorded)

@@ -11,6 +11,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.choices import Readout
+from loihi_convert.conversion.calibration import require_calibration
 from loihi_convert.conversion.flow import Conversion, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
@@ -73,6 +74,7 @@ def converted(
     """
     require_skip_copies(skip_copies)
     require_cores(source, quantize_options, skip_copies)
+    require_calibration(source.network, images)
     require_same_outputs(source, np.asarray(images[:COMPARED]))
     balance_options, trained_notes = _as_trained(source, balance_options)
     notes: tuple[str, ...] = ()
@@ -155,12 +157,12 @@ def stored_neurons(source: Source, options: BalanceOptions) -> BalanceOptions:
     return replace(options, reset="hard", readout=source.neurons)
 
 
-def require_same_outputs(source: Source, images: Array) -> None:
+def require_same_outputs(source: Source, images: Array | None = None) -> None:
     """Raise an error unless ``source.network`` has the CNN's own outputs for uint8 ``images``.
 
     Code that torch.fx reads as something else than what it computes would otherwise be converted into a different
-    network. They are compared on ``images`` and on black, white and random ones. A softmax or sigmoid at the end of the
-    CNN is not in the network.
+    network. They are compared on ``images``, if there are any, and on black, white and random ones, except for
+    QCFS. A softmax or sigmoid at the end of the CNN is not in the network.
 
     Raises
     ------
@@ -172,7 +174,8 @@ def require_same_outputs(source: Source, images: Array) -> None:
     name = type(source.model).__name__
     # A rounding error may move a QCFS activation by a whole level.
     has_levels = any(layer.levels is not None for layer in source.network.layers)
-    for shown in (images,) if has_levels else (images, _probes(images.shape[1:])):
+    given = [] if images is None else [images]
+    for shown in given if has_levels else [*given, _probes(source.network.input_shape)]:
         expected = source.module_outputs(shown)
         if not np.isfinite(expected).all():
             if shown is not images:
@@ -184,7 +187,8 @@ def require_same_outputs(source: Source, images: Array) -> None:
             )
         found = _ended(cnn_scores(source.network, shown).reshape(len(shown), -1), source.network.ending)
         difference, largest = _difference(found, expected), float(np.abs(expected).max())
-        if difference > (_QCFS_TOLERANCE if has_levels else _TOLERANCE) * largest:
+        # Not "difference > ...", which is false for NaN.
+        if not difference <= (_QCFS_TOLERANCE if has_levels else _TOLERANCE) * largest:
             raise UnsupportedModelError(
                 f"the network read from its forward gives other outputs: they differ by {difference:.3g} on "
                 f"{len(shown)} images, where the CNN's reach {largest:.3g}",

@@ -129,8 +129,10 @@ def diagnose(
             device=device,
             progress=progress,
         )
+    equal_on_lava = 0
     if lava is not None and lava_images:
         with lava:
             options = RunOptions(timesteps=(steps,), trace=True, device=device)
-            run(OpenedFile(path, network, source.network, spiking), images[:lava_images], lava, options, bars=bars)
-    return DiagnosisReport(path, found, advice(found, network), tuple(notes), lava_images if lava is not None else 0)
+            opened = OpenedFile(path, network, source.network, spiking)
+            equal_on_lava = run(opened, images[:lava_images], lava, options, bars=bars).equal_to_reference
+    return DiagnosisReport(path, found, advice(found, network), tuple(notes), equal_on_lava)

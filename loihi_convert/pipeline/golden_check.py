@@ -32,7 +32,6 @@ from loihi_convert.data.mapped_images import NPZ_ERRORS
 from loihi_convert.errors import InputError
 from loihi_convert.files import refuse_to_overwrite, sha256, write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.progress import Progress, no_progress
 
 NETWORK, ARRAYS, DIGESTS = "model.net", "golden.npz", "golden.json"
 
@@ -182,9 +181,9 @@ def write_golden(path: Path, model: Path, images: Array, timesteps: int, *, over
     return read_golden(path)
 
 
-def check_golden(golden: Golden, backend: Backend, *, progress: Progress = no_progress) -> GoldenCheck:
+def check_golden(golden: Golden, backend: Backend) -> GoldenCheck:
     """Run the golden images on ``backend`` and compare every layer with the folder."""
-    result = backend.run(golden.path / NETWORK, golden.images, golden.timesteps, trace=True, progress=progress)
+    result = backend.run(golden.path / NETWORK, golden.images, golden.timesteps, trace=True)
     layers = [
         GoldenLayer(layer.name, None if expected[0] is None else found[0] == expected[0], found[1] == expected[1])
         for layer, found, expected in zip(

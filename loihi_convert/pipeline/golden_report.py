@@ -18,7 +18,6 @@ from loihi_convert.errors import InputError
 from loihi_convert.files import sha256, write_atomically
 from loihi_convert.pipeline.golden_check import NETWORK, Golden, GoldenCheck
 
-REPORT: Final = "golden-report.json"
 _FORMAT: Final = 1
 
 

@@ -16,11 +16,11 @@ from loihi_convert.backends.difference import as_reference
 from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.result import RunResult
 from loihi_convert.conversion.agreement import Agreement
-from loihi_convert.conversion.calibration import MOST
+from loihi_convert.conversion.calibration import MOST, require_calibration
 from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.data import Dataset, DataSplits
-from loihi_convert.errors import DataError, InputError, UnsupportedModelError, VerificationError
+from loihi_convert.errors import InputError, UnsupportedModelError, VerificationError
 from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.graded import GradedNetwork
@@ -32,6 +32,7 @@ from loihi_convert.pipeline.origin import source_of
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest
+from loihi_convert.simulation.inputs import require_images
 from loihi_convert.simulation.relu import cnn_scores
 
 
@@ -110,6 +111,7 @@ def export_graded(
     source = source.with_skip_copies(1)
     require_relu(source.network)
     calibration = np.asarray(calibration[:MOST])
+    require_calibration(source.network, calibration)
     require_same_outputs(source, calibration[:COMPARED])
     with bars(f"{output.name}: rounding") as progress:
         made = to_graded(source.network, calibration, progress=progress)
@@ -213,7 +215,7 @@ def run_graded_into_folder(
     """
     classes = splits.classes or None
     images.require_fit(network.task, network.shapes[-1][0], "data")
-    require_images(network, images.images)
+    require_images(network.input_shape, images.images)
     run_folder.require_class_names(path.stem, network, classes)
     source = source_of(path, network, model, arch)
     named = None if output is None else Path(output)
@@ -256,13 +258,3 @@ def run_graded_into_folder(
             manifest=manifest,
         )
     return GradedRun(folder, files, network, result, evaluation, len(pixels) if is_compared else 0)
-
-
-def require_images(network: GradedNetwork, images: Array) -> None:
-    """Raise a `DataError` unless ``images`` are uint8 ``(N, *input_shape)``, N >= 1."""
-    if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) < 1:
-        raise DataError(
-            f"found {images.dtype} of shape {images.shape}",
-            where="images",
-            expected=f"must be uint8 of shape (N, {', '.join(map(str, network.input_shape))}), N >= 1",
-        )

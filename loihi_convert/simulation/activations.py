@@ -118,8 +118,9 @@ class Histogram:
         if percentile == 100:
             return largest
         cumulative, share = self._counts.cumsum(axis=1), Fraction(repr(float(percentile))) / 100
-        # Rounded up in integers: 0.99 x 100 in floating point may be above 99.
-        rank = np.maximum(-(-cumulative[:, -1:] * share.numerator // share.denominator), 1)
+        # Rounded up in Python's integers: 0.99 x 100 in floating point may be above 99, and 64 bits may be too few.
+        ranks = [max(-(-int(count) * share.numerator // share.denominator), 1) for count in cumulative[:, -1]]
+        rank = np.array(ranks)[:, np.newaxis]
         edge = np.ldexp(((cumulative < rank).sum(axis=1) + 1) / self.bins, self._exponents)
         return np.where(np.isfinite(largest), np.minimum(edge, largest), largest)
 

@@ -14,8 +14,8 @@ Axes: N images or image-steps, then H W C, channels last.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -40,21 +40,28 @@ class Geometry(NamedTuple):
     groups: int
 
 
-class _WithoutNnpack:
-    """While any thread is within it, torch does not use NNPACK, whose transforms (Winograd, Fourier) round.
+class SharedSetting:
+    """A setting of torch that holds while any thread is within it.
 
-    The setting is one for all threads: restored by each as it found it, it would return while others are still within.
+    Such a setting is one for all threads: restored by each as it found it, it would return while others are still
+    within.
+
+    Parameters
+    ----------
+    setting
+        Opens a context in which it holds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, setting: Callable[[], AbstractContextManager[object]]) -> None:
         self._lock = threading.Lock()
         self._threads = 0
+        self._open = setting
         self._setting = ExitStack()
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._threads:
-                self._setting.enter_context(torch.backends.nnpack.flags(enabled=False))
+                self._setting.enter_context(self._open())
             self._threads += 1
 
     def __exit__(self, *_: object) -> None:
@@ -64,8 +71,8 @@ class _WithoutNnpack:
                 self._setting.close()
 
 
-WITHOUT_NNPACK: Final = _WithoutNnpack()
-"""The context for convolutions that must be exact."""
+WITHOUT_NNPACK: Final = SharedSetting(lambda: torch.backends.nnpack.flags(enabled=False))
+"""The context for convolutions that must be exact: NNPACK's transforms (Winograd, Fourier) round."""
 
 
 # Shapes of kernel, input and batch, and numbers of threads, for which int8 was compared with float32 on the inputs of a

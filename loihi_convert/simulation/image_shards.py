@@ -142,7 +142,7 @@ class DividedImages:
         return replace(self, images=self.images[index])
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        return np.asarray(self.images, dtype)
+        return np.array(self.images, dtype, copy=True) if copy else np.asarray(self.images, dtype)
 
 
 Images: TypeAlias = "Array | DividedImages"

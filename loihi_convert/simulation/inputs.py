@@ -12,12 +12,24 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair
+from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.errors import DataError
 from loihi_convert.ir.poisson import poisson_spikes
 from loihi_convert.ir.quantized import with_pixel_bits
 from loihi_convert.simulation.currents import channels_last, sum_pool
+from loihi_convert.simulation.image_shards import Images
 
 MAX_PIXEL: Final = 255
+
+
+def require_images(input_shape: Shape, images: Images, where: str = "images") -> None:
+    """Raise a `DataError` unless ``images`` are uint8 ``(N, *input_shape)``, N >= 1."""
+    if images.dtype != np.uint8 or images.shape[1:] != input_shape or len(images) < 1:
+        raise DataError(
+            f"found {images.dtype} of shape {images.shape}",
+            where=where,
+            expected=f"must be uint8 of shape (N, {', '.join(map(str, input_shape))}), N >= 1",
+        )
 
 
 @dataclass(frozen=True)

@@ -114,14 +114,9 @@ def clipped(maps: Array, neuron: IntegrateAndFire) -> Array:
     return np.asarray(np.clip(maps / threshold, 0, 1) * amplitude)
 
 
-def relu_outputs(
-    network: ReluNetwork, images: Array, *, activations: Sequence[Activation] | None = None
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield, in batches, the activations of every layer (after ReLU, except in the last) for uint8 ``images``.
-
-    ``activations``, if given, replace the CNN's, see `ReluChain`.
-    """
-    chain = ReluChain(network, activations=activations)
+def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, ...]]:
+    """Yield, in batches, the activations of every layer (after ReLU, except in the last) for uint8 ``images``."""
+    chain = ReluChain(network)
     size = chain.images_at_once
     for start in range(0, len(images), size):
         outputs = chain(images[start : start + size])

@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from loihi_convert.arrays import Array
@@ -188,8 +189,7 @@ def outputs(
 
 def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
     network, images = run.network, np.asarray(shard.images)
-    has_digits = isinstance(network, QuantizedNetwork) and network.low_bits > 0
-    found = np.empty((len(images), run.timesteps, *network.shapes[-1]), np.float64 if has_digits else np.float32)
+    found = np.empty((len(images), run.timesteps, *network.shapes[-1]), _output_type(network))
 
     def take(block: Block) -> None:
         last = block.layers[-1]
@@ -199,6 +199,34 @@ def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Ar
     first = run.first_image + shard.first
     Simulator(network, device=run.device).run(images, run.timesteps, take, first_image=first, progress=progress)
     return found if network.readout == "potential" else found.cumsum(axis=1)
+
+
+def last_outputs(
+    network: SpikingNetwork | QuantizedNetwork, images: Images, timesteps: int, *, device: str = "cpu"
+) -> Array:
+    """Return `outputs` after the last step, ``(N, classes)``, without holding those of other steps."""
+    return joined(on_shards(_last_outputs, _Run(network, timesteps, device), images))
+
+
+def _last_outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
+    network, images = run.network, np.asarray(shard.images)
+    found = np.zeros((len(images), *network.shapes[-1]), _output_type(network))
+
+    def take(block: Block) -> None:
+        last = block.layers[-1]
+        if network.readout == "spikes":
+            found[block.images] += last.spikes[:, :, 0, 0].sum(axis=1)
+        else:
+            # Blocks of the same images come in the order of their steps.
+            found[block.images] = last.potentials[:, -1, 0, 0]
+
+    Simulator(network, device=run.device).run(images, run.timesteps, take, first_image=shard.first, progress=progress)
+    return found
+
+
+def _output_type(network: SpikingNetwork | QuantizedNetwork) -> DTypeLike:
+    """float32, or float64 for potentials of two digits."""
+    return np.float64 if isinstance(network, QuantizedNetwork) and network.low_bits else np.float32
 
 
 @dataclass(frozen=True, eq=False)

@@ -94,7 +94,7 @@ class HostProcess:
         """Return the next answer, or ``None`` if there is none within ``seconds``; raise if the host has ended."""
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
-        if b"\n" not in self._unread and select.select([pipe], [], [], seconds)[0]:
+        if b"\n" not in self._unread and _is_readable(pipe, seconds):
             self._unread += os.read(pipe, 2**16)
         line, end, rest = self._unread.partition(b"\n")
         if end:
@@ -148,7 +148,7 @@ class HostProcess:
         deadline = time.monotonic() + _KILL_SECONDS
         pipe = self._process.stdout.fileno()
         while (left := deadline - time.monotonic()) > 0:
-            if select.select([pipe], [], [], left)[0] and not os.read(pipe, 2**16):
+            if _is_readable(pipe, left) and not os.read(pipe, 2**16):
                 break
         self._process.stdout.close()
         # close flushes a request that the host never read.
@@ -157,6 +157,13 @@ class HostProcess:
         self._process.wait()
         remove_shared_memory(self._token)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _is_readable(pipe: int, seconds: float) -> bool:
+    """Return whether ``pipe`` has data, or ends, within ``seconds``; unlike `select.select`, for any file number."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(1_000 * seconds))
 
 
 def _executable(name: str) -> str:

@@ -79,6 +79,7 @@ def run_on_board(
             folder,
             request["timesteps"],
             trace=request["trace"],
+            first_image=request["first_image"],
             neuron=NeuronModel(request["neuron"]),
             from_host=connect_through_adapter,
         )

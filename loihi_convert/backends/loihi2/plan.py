@@ -122,8 +122,9 @@ def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Boa
     timing = Timing(image_count, 1, timesteps, depth, stock_interval(timesteps))
     cores = network_resources(network, has_circuit=True).cores
     neurons = sum(map(math.prod, network.shapes))
-    # Every layer runs for T steps and starts one step after the previous layer.
-    stops = image_count * (timesteps + depth - 1)
+    # Every layer runs for T steps and starts one step after the previous layer; in short intervals, images overlap.
+    recorded = timesteps + depth - 1
+    stops = (image_count - 1) * min(recorded, stock_interval(timesteps)) + recorded
     return ChipPlan(tuple(processes), timing, reset_interval(timesteps), board, cores, neurons, stops)
 
 
