@@ -46,7 +46,7 @@ from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, own_accuracy, require_expectation
 from loihi_convert.normalization import require_both
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
-from loihi_convert.pipeline.converting import converted, stored_neurons
+from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs, stored_neurons
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
 from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import progress_bar
@@ -148,6 +148,8 @@ def convert(
         raise UsageError("given with a module", where="arch", expected="must come with the path of a state dict")
     else:
         source = Source.from_module(model, shape, classes=classes, mean=means, std=deviations, task=task)
+    # Before a wrong accuracy of a misread network is measured.
+    require_same_outputs(source, pixels[:COMPARED])
     own = own_accuracy(source, dataset, "calibration images", expect)
     if own is not None and own.warning:
         warnings.warn(own.warning, stacklevel=2)

@@ -104,6 +104,18 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
             "error: --details: given with one file; needs two files",
         ),
         (["report", "--figure", "a.pdf", "-o", "b.html"], 2, "error: --output: given with a figure; needs a page."),
+        (["golden", "--overwrite"], 2, "error: --overwrite: given without a batch script; needs --dry-run"),
+        (
+            ["run", str(golden_check.folder() / golden_check.NETWORK), "--no-early-exit", "--exit-tolerance", "1"],
+            2,
+            "error: --exit-tolerance: given, but early exit is off",
+        ),
+        (["reproduce", "all", "--from", "a.csv"], 2, "error: --from: given for all; needs one figure"),
+        (
+            ["reproduce", "figure", "6", "--from", "a.csv", "-T", "4"],
+            2,
+            "error: --timesteps: given together with --from; must be left out: nothing is run",
+        ),
         (["report", "--figure", "a.pdf", "--open"], 2, "error: --open: given with a figure; needs a page."),
         (
             ["train", "--data", "minst"],

@@ -190,6 +190,10 @@ def test_the_files_thresholds_are_kept_by_default() -> None:
     for layer in done.quantized.layers:
         assert layer.balanced is not None
         assert (layer.balanced.threshold == 1).all()
+    more = source.with_skip_copies(2).network
+    assert [layer.threshold is None for layer in more.layers] == [
+        layer.threshold is None for layer in source.network.layers
+    ]
     plain = Source.from_module(source.model, SHAPE)
     assert stored_neurons(plain, BalanceOptions()) == BalanceOptions()
 

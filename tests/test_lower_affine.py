@@ -34,6 +34,12 @@ CASES = {
     "normalization": stack(transforms.Normalize((0.4, 0.5), (0.2, 0.3)), CONV(3, 3, padding=1), nn.ReLU(), stem=False),
     "a negative": of(lambda m, x: m.conv(torch.cat([x, -x], 1)).relu(), conv=CONV(3, 3, padding=1)),
     "constants": of(lambda m, x: m.conv(2 - (x * constant() + 0.1) / 3).relu() - 1, conv=CONV(3, 3, padding=1)),
+    "a learned number": of(
+        lambda m, x: m.conv(torch.add(x, m.other(x), alpha=m.slope.weight.item()) * m.slope.weight.item()).relu(),
+        conv=CONV(3, 3, padding=1),
+        other=CONV(4, 1),
+        slope=nn.PReLU(),
+    ),
     "a constant behind a sum": of(
         lambda m, x: m.conv(x + 2 * m.other(x)).relu(), conv=CONV(3, 3, padding=1), other=CONV(4, 1)
     ),

@@ -22,6 +22,9 @@ CASES = {
     "adaptive divisor": stack(nn.AdaptiveAvgPool2d((4, 2)), CONV(5, 2), nn.ReLU()),
     "padded convolution behind a remainder": stack(nn.AvgPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), shape=(2, 7, 7)),
     "two with remainders": stack(nn.AvgPool2d(2), nn.AvgPool2d((1, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 11)),
+    "a last window beyond the map": stack(
+        nn.AvgPool2d(2, ceil_mode=True, divisor_override=4), CONV(5, 2), shape=(2, 9, 9)
+    ),
     "in front of the ReLU": stack(CONV(5, 3), nn.AvgPool2d(2), nn.ReLU()),
     "of the image": stack(nn.AvgPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), stem=False),
     "behind a pointwise convolution": stack(CONV(6, 1, groups=2), nn.AvgPool2d(2), nn.ReLU(), shape=(2, 9, 9)),

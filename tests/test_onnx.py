@@ -24,6 +24,7 @@ from loihi_convert.errors import CheckpointError, InputError, PlatformError, Uns
 from loihi_convert.file_kinds import kind_of
 from loihi_convert.frontend.from_onnx.file import read_onnx
 from loihi_convert.frontend.source import checkpoint_sha256, open_source
+from loihi_convert.pipeline.converting import require_same_outputs
 from loihi_convert.simulation.relu import cnn_scores
 
 SHAPE = (2, 8, 8)
@@ -297,6 +298,20 @@ def test_the_size_of_images() -> None:
     with pytest.raises(UsageError, match="the file contains the CNN") as caught:
         open_source(path, arch="nets:Net", input_shape=SHAPE)
     assert caught.value.where == "arch"
+
+
+def test_signals() -> None:
+    torch.manual_seed(0)
+    cnn = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(40, 3)).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 2, 1, 12)).astype(np.uint8)
+    for axes in (None, {"input": {0: "N", 2: "L"}}):
+        path = exported(cnn, shape=(2, 12), dynamic_axes=axes)
+        source = open_source(path, input_shape=(2, 1, 12))
+        assert source.network.input_shape == (2, 1, 12)
+        require_same_outputs(source, pixels)
+    assert read_onnx(exported(cnn, shape=(2, 12))).build(None)[1] == (2, 1, 12)
+    with pytest.raises(UsageError, match=r"must be \(2, 12\)"):
+        open_source(exported(cnn, shape=(2, 12)), input_shape=(2, 1, 13))
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -262,7 +263,7 @@ def test_fine_tuning_in_memory(own: tuple[Path, nn.Module], digits: DataSplits) 
     converted = lc.convert(spiking, digits.train.images[:100], timesteps=1, mean=MEAN, std=STD)
     assert converted.network.provenance["balance"]["method"] == "qcfs"
     assert "calibration" not in converted.network.provenance
-    assert [note for note in converted.notes if "was trained for T = 1" in note]
+    assert [note for note in converted.notes if "trained as a spiking network for T = 1" in note]
     # 78 % without training, 88 % with it; 400 test images have a standard error of 2 points.
     assert accuracy(spiking, digits, 1) > accuracy(cnn, digits, 1) + 0.04
 
@@ -328,6 +329,17 @@ def test_one_image_does_not_train_batch_norm(digits: DataSplits) -> None:
         with pytest.raises(UsageError) as caught:
             few_steps(cnn, digits, count, batch_size=batch_size)
         assert caught.value.where == "batch_size"
+
+
+def test_what_convert_takes_is_fine_tuned(digits: DataSplits) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        first = nn.utils.weight_norm(nn.Conv2d(1, 4, 3))
+    cnn = nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    cnn(torch.zeros(1, 1, 8, 8))
+    for model in (cnn, nn.DataParallel(cnn)):
+        tuned = lc.fine_tune(model, digits.train.images[:64], digits.train.known_labels[:64], qcfs_levels=2, epochs=1)
+        assert isinstance(tuned, WithQcfs)
 
 
 def test_weights_that_are_computed_and_weights_with_two_names_are_trained(digits: DataSplits) -> None:
@@ -428,12 +440,16 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     exporting = ("export", "spiking.safetensors", "--arch", "fine_tuned_nets:Net", "--data", "own.npz", "-T", 2)
     done = invoke(*exporting, "-o", "spiking.net")
     assert done.code == 0, done.err
-    assert "trained for T = 2" in done.out
+    assert "trained as a spiking network for T = 2" in done.out
     assert lc.read("spiking.net").provenance.model.mean == (MEAN,)
     assert lc.read("spiking.net").provenance["balance"]["method"] == "qcfs"
     done = invoke(*exporting, "--mean", 0.5, "--std", 0.5)
     assert done.code == 2
     assert "--mean: found (0.5,); the checkpoint was trained with (0.3,)" in done.err
+    # Without --data, that of the checkpoint.
+    done = invoke("train", "--arch", "fine_tuned_nets:Net", "--from", "tuned.pt", "--epochs", 1, "-o", "again.pt")
+    assert done.code == 0, done.err
+    assert "fine_tuned_nets:Net on own.npz" in done.err
     done = invoke("run", "spiking.net", "--data", "test.npz", "--arch", "fine_tuned_nets:Net", "--json")
     assert done.code == 0, done.err
     assert done.json["spiking"]["cnn_accuracy"] is not None

@@ -281,6 +281,11 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["model.pt", "-T", "4,4"], 2, "error: --timesteps: found 4, 4; must be without repeats."),
         (["model.pt", "-T", "0"], 2, "error: --timesteps: found 0; must be a whole number in 1.."),
         (["model.pt", "--percentile", "101"], 2, "error: --percentile: found 101.0; must be in (0, 100]."),
+        (
+            ["model.pt", "--percentile", "99,99.9"],
+            2,
+            "error: --percentile: found 99.0, 99.9, without effect in any cell;",
+        ),
         (["model.pt", "--seed", "-1"], 2, "error: --seed: found -1; must be a whole number in 0.."),
         (["model.pt", "--bias-correction", "maybe"], 2, "error: --bias-correction: found 'maybe'; must be yes or no"),
         (["model.pt", "--split", "train"], 2, "error: --split: found 'train'; must be one of validation, test."),

@@ -115,6 +115,9 @@ class Store:
         except InputError as error:
             hint = "Finished cells are kept. Make the folder writable, and run the same command again to continue."
             raise InputError(error.found, where=self._cells, hint=hint) from error
+        if outcome.result is None:
+            # A refusal takes no time.
+            return
         with suppress(InputError):
             write_atomically(self._path(cell, "seconds"), f"{outcome.duration:.3f}\n".encode())
 

@@ -201,11 +201,13 @@ def export(
         raise UsageError(f"found {expect:g}", where="expect", expected="must be in percent, in (1, 100]", hint=hint)
     if method != "percentile":
         _refuse_if_given(ctx, "percentile", "is only for `method='percentile'`")
+    import numpy as np
+
     from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
     from loihi_convert.metrics.own_accuracy import own_accuracy
     from loihi_convert.pipeline.bundle import IMAGES, require_bundle, require_new_bundle, write_bundle
-    from loihi_convert.pipeline.converting import require_skip_copies, stored_neurons
+    from loihi_convert.pipeline.converting import COMPARED, require_same_outputs, require_skip_copies, stored_neurons
     from loihi_convert.pipeline.core_limit import require_cores
     from loihi_convert.pipeline.exporting import output_paths
     from loihi_convert.pipeline.graded import export_graded
@@ -255,10 +257,11 @@ def export(
     )
     kept = stored_neurons(source, balance_options)
     balance_options = replace(kept, reset=reset or kept.reset, readout=readout or kept.readout)
-    # Before the CNN's accuracy is measured and any threshold is balanced.
+    # Before the CNN's accuracy is measured, which a misread network would not have, and any threshold is balanced.
     require_skip_copies(skip_copies)
     require_cores(source, quantize_options, skip_copies)
     images, kind = validation_images(splits)
+    require_same_outputs(source, np.asarray(images.images[:COMPARED]))
     for path in output_paths(model, output, steps, file_format):
         refuse_to_overwrite(path, overwrite)
     own = own_accuracy(source, images, f"{kind} of {splits.name}", None if expect is None else expect / 100)

@@ -12,7 +12,7 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json
 from loihi_convert.cli.dry_run import plan_run
 from loihi_convert.dependencies import other_interpreter
-from loihi_convert.errors import PlatformError, VerificationError
+from loihi_convert.errors import PlatformError, UsageError, VerificationError
 
 _FOLDER = typer.Argument(help="Golden folder; default: the one in this package.", metavar="FOLDER", show_default=False)
 _DRY_RUN = "Run nothing: show what would run on a board, and write golden.sbatch."
@@ -41,6 +41,8 @@ def golden(
     from loihi_convert.pipeline import golden_check
     from loihi_convert.pipeline.golden_report import GoldenRun, require_replaceable, where_to_send, write_report
 
+    if overwrite and not dry_run:
+        raise UsageError("given without a batch script", where="overwrite", expected="needs `dry_run`")
     on_board = options.board_of(backend, partition, board, loihi_gen, dry_run=dry_run)
     given = BackendOptions(lava_python=lava_python, lava_layout=lava_layout, neuron=neuron, leak=leak, board=on_board)
     runner = open_backend(backend, given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
 import typer
 
@@ -53,7 +53,12 @@ _WIDTH = "Width of a figure: a column (85 mm) or a page (178 mm) of a paper, or 
 _TABLES_HELP = "Draw the figure from CSV tables written earlier; measure nothing. Repeat for several tables."
 
 
+_REDRAWN: Final = frozenset({"what", "variants", "tables", "output", "width", "as_json"})
+"""Parameters that apply to a figure drawn from tables."""
+
+
 def reproduce(
+    ctx: typer.Context,
     what: Annotated[list[str] | None, _WHAT] = None,
     models: Annotated[list[str] | None, named("--model", BASICS, _MODELS, metavar="MODEL")] = None,
     variants: Annotated[str | None, named("--variants", BASICS, _VARIANTS_HELP, metavar="A,B")] = None,
@@ -94,9 +99,16 @@ def reproduce(
     if variants == _HELP:
         _say_variants()
         return
-    one = None if what == [_ALL] and not tables else _kind_and_name(what)
+    if tables and what == [_ALL]:
+        raise UsageError("given for all", where="tables", expected="needs one figure, such as figure 6")
+    one = None if what == [_ALL] else _kind_and_name(what)
     names = None if variants is None else variants.split(",")
     if one is not None and tables:
+        for name in (parameter.name or "" for parameter in ctx.command.params):
+            if name not in _REDRAWN and options.is_given(ctx, name):
+                raise UsageError(
+                    "given together with `tables`", where=name, expected="must be left out: nothing is run"
+                )
         _redraw(*one, tables, names, output, width, as_json=as_json)
         return
     if one is not None and not models:

@@ -107,6 +107,8 @@ def run(
     if overwrite and not dry_run:
         hint = "A run folder is never replaced: choose another one with `output`."
         raise UsageError("given without a batch script", where="overwrite", expected="needs `dry_run`", hint=hint)
+    if not early_exit and options.is_given(ctx, "exit_tolerance"):
+        raise UsageError("given, but early exit is off", where="exit_tolerance", expected="needs early exit")
     if output is not None:
         require_new_or_empty(output)
     steps = () if timesteps is None else options.parse_timesteps(timesteps)

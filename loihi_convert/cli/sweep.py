@@ -130,7 +130,7 @@ def sweep(
     from loihi_convert.sweep.results import SweepResults
     from loihi_convert.sweep.table import CSV_NAME, described
 
-    every = planned_cells(grid, tell=log)
+    every = planned_cells(grid, tell=lambda note: log(flagged(note, "export")))
     cells = every if part is None else part_of(every, *part)
     store = Store(output)
     if dry_run:
@@ -167,8 +167,9 @@ def _in_short(outcome: Outcome) -> str:
 
     if outcome.result is None:
         return f"failed: {flagged(outcome.error or '', 'export')}"
-    value = quality(outcome.result)
-    return "done" if value is None else f"{100 * value:.2f} %" if value >= 0 else f"RMSE {-value:.4g}"
+    from loihi_convert.sweep.verdict import quality_words
+
+    return "done" if quality(outcome.result) is None else quality_words(outcome.result)
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

@@ -76,6 +76,7 @@ def train(
         raise UsageError("given without `arch`", where="mean", expected="is for your own CNN")
     if arch is not None and architecture is not None:
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
+    from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
     from loihi_convert.cnn.training import resume_path, train_design
     from loihi_convert.devices import chosen_device
@@ -91,7 +92,8 @@ def train(
         raise InputError("is an interrupted training; nothing was changed", where=unfinished, hint=hint)
     chosen = TrainOptions(architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device)
     begun = None if start is None or arch is not None else _started(start)
-    named_data = data or (begun.data if begun else "digits")
+    recorded = begun if arch is None or start is None else load_if_ours(start)
+    named_data = data or (recorded.data if recorded else "digits")
     if arch is None:
         # Before own images are read.
         chosen_architecture(named_data, chosen, begun)
@@ -101,7 +103,7 @@ def train(
         options.parse_class_map(class_map),
         options.parse_shape(input_shape),
         validation,
-        _classes(begun if arch is None else start),
+        recorded.classes if recorded else (),
     )
     design = _design(chosen, splits, begun) if arch is None else _own(arch, start, splits, chosen, normalization)
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=design.start is not None)
@@ -199,15 +201,6 @@ def _images(
             "may be too high"
         )
     return split_for_training(splits, held_out.test)
-
-
-def _classes(start: Checkpoint | Path | None) -> tuple[str, ...]:
-    """Return the classes of the CNN to continue training, if it or its file names them."""
-    if isinstance(start, Path):
-        from loihi_convert.cnn.checkpoint import load_if_ours
-
-        start = load_if_ours(start)
-    return () if start is None else start.classes
 
 
 def _epoch_line(epochs: int) -> Callable[[int, float], None] | None:

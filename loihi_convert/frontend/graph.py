@@ -201,8 +201,17 @@ class _Reader:
             )
         self._add(node, Node("the image", "image", None, (), self.input_shape))
 
+    def _number(self, node: fx.Node) -> Any:
+        """The number that ``node`` computes from weights, such as ``weight.item()``, or ``node``."""
+        value = node.meta.get("value")
+        depends = node in self.moved or node in self.lost
+        return value if isinstance(value, int | float) and not depends else node
+
     def _take(self, node: fx.Node) -> None:
         value = node.meta["value"]
+        if node.op in ("call_function", "call_method"):
+            node.args = fx.node.map_arg(node.args, self._number)
+            node.kwargs = fx.node.map_arg(node.kwargs, self._number)
         if node.op == "get_attr" or all(before in self.constants for before in taken_by(node)):
             if isinstance(value, Tensor):
                 self.constants[node] = value

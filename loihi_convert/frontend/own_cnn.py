@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from loihi_convert.frontend.graph import read_graph
 from loihi_convert.frontend.lower import per_channel, to_relu_network
 from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
 from loihi_convert.frontend.tracing import shape_taken
-from loihi_convert.frontend.users_code import build_cnn
+from loihi_convert.frontend.users_code import build_cnn, copied, unwrapped
 from loihi_convert.ir.task import class_count
 
 _FIRST_IMAGES: Final = 200
@@ -197,8 +196,8 @@ def recorded_normalization(
 
 def copies_of(module: nn.Module) -> Callable[[], nn.Module]:
     """Return a function that copies ``module`` as it is now, on the CPU."""
-    kept = copy.deepcopy(module).cpu()
-    return lambda: copy.deepcopy(kept).requires_grad_(True)
+    kept = copied(unwrapped(module)).cpu()
+    return lambda: copied(kept).requires_grad_(True)
 
 
 def _trained(path: Path) -> Checkpoint | None:

@@ -108,10 +108,11 @@ class Source:
         network = to_relu_network(
             self.model, self.network.input_shape, mean=recorded.mean, std=recorded.std, skip_copies=copies
         )
+        network = _for_task(network, self.network.task)
         provenance = {name: value for name, value in self.provenance.items() if name != "skip_copies"}
         return replace(
             self,
-            network=_for_task(network, self.network.task),
+            network=_with_output_neurons(network) if self.neurons == "spikes" else network,
             provenance=provenance if copies == 1 else {**provenance, "skip_copies": copies},
         )
 

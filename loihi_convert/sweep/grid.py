@@ -62,6 +62,15 @@ class Grid:
                 raise UsageError("found no value", where=name, expected="must have at least one value")
             for value in values:
                 _require_possible(name, value)
+        settings = self.settings
+        for name, values in self.values.items():
+            if any(value is not None for value in values) and all(getattr(one, name) is None for one in settings):
+                raise UsageError(
+                    f"found {', '.join(map(str, values))}, without effect in any cell",
+                    where=name,
+                    expected="must apply to at least one cell",
+                    hint="Leave it out, or choose other options with it.",
+                )
 
     @property
     def varied(self) -> tuple[str, ...]:

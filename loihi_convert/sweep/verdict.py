@@ -47,7 +47,7 @@ def quality_words(result: CellResult) -> str:
         return "unknown"
     if result.accuracy is not None:
         return f"{percent(known)} %"
-    return f"{percent(known)} % as the CNN" if known >= 0 else f"RMSE {-known:.4g}"
+    return f"RMSE {-known:.4g}" if result.agreement_with_cnn is None else f"{percent(known)} % as the CNN"
 
 
 def _cheapest(best: Sequence[Found]) -> Found:

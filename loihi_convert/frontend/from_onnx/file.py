@@ -36,20 +36,23 @@ class OnnxFile:
         Name of its only input that is not a weight.
     input_shape
         ``(C, H, W)``, or ``(C, L)`` for signals; None if the file leaves a size open.
+    takes_signals
+        Whether its images are signals ``(N, C, L)``.
     """
 
     path: Path
     content: Any
     input_name: str
     input_shape: Shape | None
+    takes_signals: bool = False
 
     def build(self, input_shape: Shape | None) -> tuple[nn.Module, Shape]:
-        """Return the CNN, in eval mode and without gradients, and the shape of its images.
+        """Return the CNN, in eval mode and without gradients, and the shape ``(C, H, W)`` of its images.
 
         Parameters
         ----------
         input_shape
-            ``(C, H, W)``; required if the file leaves it open.
+            ``(C, H, W)``, ``(C, 1, L)`` for signals; required if the file leaves it open.
 
         Raises
         ------
@@ -60,6 +63,8 @@ class OnnxFile:
         InputError
             If the graph does not accept images of this shape.
         """
+        if self.takes_signals and input_shape is not None and len(input_shape) == 3 and input_shape[1] == 1:
+            input_shape = (input_shape[0], input_shape[2])
         if input_shape is None and self.input_shape is None:
             raise UsageError(
                 f"{self.path.name} leaves the size of its images open",
@@ -75,7 +80,7 @@ class OnnxFile:
         shape = input_shape or self.input_shape
         assert shape is not None
         module = to_module(self.content, self.input_name, shape, self.path)
-        return module.float().requires_grad_(False).eval(), shape
+        return module.float().requires_grad_(False).eval(), shape if len(shape) == 3 else (shape[0], 1, shape[1])
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -118,7 +123,8 @@ def read_onnx(path: Path) -> OnnxFile:
     sizes = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
     # An open size is 0; the first size is that of the batch.
     known = len(sizes) in (3, 4) and min(sizes[1:]) > 0
-    return OnnxFile(path, content, inputs[0].name, tuple(sizes[1:]) if known else None)
+    shape = tuple(sizes[1:]) if known else None
+    return OnnxFile(path, content, inputs[0].name, shape, takes_signals=len(sizes) == 3)
 
 
 def onnx_sha256(path: Path) -> str:

@@ -23,7 +23,9 @@ def averaged(value: Value, pool: AveragePool, shape: tuple[int, ...]) -> Value |
     channels, size = value.shape[0], (shape[1], shape[2])
     if pool.kernel == (1, 1) and pool.tiles:
         return value
-    if pool.tiles and all(term.window.is_pointwise and not term.window.is_dense for term in value.terms):
+    # With ceil_mode the last window may reach beyond the map.
+    covers = size == tuple(extent // kernel for extent, kernel in zip(value.size, pool.kernel, strict=True))
+    if pool.tiles and covers and all(term.window.is_pointwise and not term.window.is_dense for term in value.terms):
         window = replace(Window.identity(channels, size), pool=pool.kernel)
     else:
         kernel = np.full((channels, 1, *pool.kernel), pool.factor)
