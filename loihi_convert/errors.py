@@ -66,6 +66,11 @@ def _restored(kind: type[LoihiConvertError], found: str, where: str, expected: s
     return kind(found, where=where, expected=expected, hint=hint)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of another library's error, or its kind if it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def rendered(error: LoihiConvertError, flags: Mapping[str, str] | None = None) -> str:
     """Return ``error`` as one or two sentences: where, what was found, what is expected, what to do.
 

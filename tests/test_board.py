@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from support import networks, oracle
 from support.command_line import Invoke, invoker
+from support.golden import write_golden
 from support.lava_programs import output_of
 from test_balance import random_cnn
 
@@ -535,12 +536,12 @@ def test_damaged_arrays_of_a_golden_folder_are_refused(
 def test_a_golden_folder_is_written_whole_or_not_over_another(tmp_path: Path) -> None:
     network, images = networks.random_loihi2_network(1)
     netx.write(network, tmp_path / "random.net")
-    written = golden_check.write_golden(tmp_path / "new", tmp_path / "random.net", images, 3)
+    written = write_golden(tmp_path / "new", tmp_path / "random.net", images, 3)
     with open_backend("ref") as backend:
         assert golden_check.check_golden(written, backend).passed
     np.testing.assert_array_equal(written.images, images)
     with pytest.raises(InputError, match="exists already; nothing was changed"):
-        golden_check.write_golden(tmp_path / "new", tmp_path / "random.net", images, 3)
+        write_golden(tmp_path / "new", tmp_path / "random.net", images, 3)
 
 
 def test_stops_of_images_that_overlap_are_counted_once() -> None:

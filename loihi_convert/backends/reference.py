@@ -31,12 +31,15 @@ class ReferenceBackend:
     ----------
     options
         ``device``, ``neuron`` and ``leak`` are used.
+    network
+        That of the files it runs, which are then not read.
     """
 
     name: Final[BackendName] = "ref"
 
-    def __init__(self, options: BackendOptions = BackendOptions()) -> None:
+    def __init__(self, options: BackendOptions = BackendOptions(), network: QuantizedNetwork | None = None) -> None:
         self.options = options
+        self._network = network
 
     @property
     def versions(self) -> dict[str, str]:
@@ -59,7 +62,7 @@ class ReferenceBackend:
     ) -> RunResult:
         """See `backends.Backend.run`."""
         started = time.perf_counter()
-        network = netx.read(path)
+        network = self._network or netx.read(path)
         return run_network(
             network,
             images,

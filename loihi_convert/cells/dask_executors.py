@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from loihi_convert.cells.cell import Cell, Outcome, compute
 from loihi_convert.cells.dask_workers import DaskWorkers
 from loihi_convert.dependencies import install_line
-from loihi_convert.errors import PlatformError
+from loihi_convert.errors import PlatformError, first_line
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -168,7 +168,7 @@ def standing_cluster(address: str) -> Iterator[OnDask]:
         client = Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError, TimeoutError) as error:
         raise PlatformError(
-            f"no Dask scheduler answers within {_CONNECT_SECONDS} s ({str(error).splitlines()[0]})",
+            f"no Dask scheduler answers within {_CONNECT_SECONDS} s ({first_line(error)})",
             where=address,
             hint="Start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`.",
         ) from error

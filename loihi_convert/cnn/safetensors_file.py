@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loihi_convert.cnn.torch_zip import read_bytes
-from loihi_convert.errors import CheckpointError
+from loihi_convert.errors import CheckpointError, first_line
 
 _DAMAGED: Final = "Copy or train it again."
 _MAX_HEADER: Final = 1 << 20
@@ -49,7 +49,7 @@ def read_safetensors(path: Path) -> object:
         text = metadata.get("loihi_convert", "null")
         description = json.loads(text)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"damaged, or not a safetensors file ({reason})", where=path, hint=_DAMAGED) from error
     if not isinstance(description, dict):
         return state

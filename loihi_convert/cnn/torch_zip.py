@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 import torch
 
 from loihi_convert.cnn import inert_pickle
-from loihi_convert.errors import CheckpointError
+from loihi_convert.errors import CheckpointError, first_line
 from loihi_convert.files import write_atomically
 
 SAVE_STATE: Final = "Save the state dict instead: torch.save(model.state_dict(), path), with torch 1.6 or newer."
@@ -97,7 +97,7 @@ def unpickling(path: Path, name: str) -> Iterator[None]:
     # A forged pickle can make the unpickler raise almost any exception.
     except Exception as error:
         raise CheckpointError(
-            f"damaged or forged: {name} cannot be read ({_first_line(error)})", where=path, hint=_DAMAGED
+            f"damaged or forged: {name} cannot be read ({first_line(error)})", where=path, hint=_DAMAGED
         ) from error
 
 
@@ -122,7 +122,7 @@ def _read_records(content: bytes, path: Path) -> dict[str, bytes]:
                 _forged(path, "records in several folders or of the same name")
             return {name: archive.read(entry) for name, entry in zip(names, entries, strict=True)}
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
-        raise CheckpointError(f"truncated or damaged ({_first_line(error)})", where=path, hint=_DAMAGED) from error
+        raise CheckpointError(f"truncated or damaged ({first_line(error)})", where=path, hint=_DAMAGED) from error
 
 
 def _forged(path: Path, found: str) -> NoReturn:
@@ -131,8 +131,3 @@ def _forged(path: Path, found: str) -> NoReturn:
 
 def _not_from_torch(found: str) -> str:
     return f"not from torch.save: {found}; it was not opened"
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type."""
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -14,7 +14,7 @@ from loihi_convert.conversion.thresholds import Balanced, nearest_rates
 from loihi_convert.errors import RangeError, UsageError, one_of
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
-from loihi_convert.ir.relays import is_relay, relayed
+from loihi_convert.ir.relays import is_relay
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.activations import Activations
 from loihi_convert.simulation.image_shards import Images
@@ -188,7 +188,8 @@ class _Balancing:
                 base, factor = np.full_like(base, base.max()), np.ones_like(factor)
             elif layer.ceiling is not None:
                 base = np.minimum(base, layer.ceiling)
-            neuron = _with_relays(_neuron(base, factor, self._options), layer, fixed)
+            before = fixed[-1].neuron if fixed else None
+            neuron = _neuron(base, factor, self._options).with_relays(before, layer.relay_of)
             layers[steps] = SpikingLayer(layer.name, layer.synapse, neuron, relay_of=layer.relay_of)
             same.setdefault(base.tobytes(), []).append(steps)
         found: dict[int, list[SpikingLayer]] = {}
@@ -263,21 +264,6 @@ class _Balancing:
 
 def _unit_amplitude(thresholds: Array) -> Balanced:
     return Balanced(thresholds, np.ones_like(thresholds))
-
-
-def _with_relays(neuron: IntegrateAndFire, layer: ReluLayer, fixed: list[SpikingLayer]) -> IntegrateAndFire:
-    """``neuron`` with those of relays set: amplitude and threshold are the source's amplitude, V0 is 0."""
-    before = fixed[-1].neuron if fixed else None
-    if layer.relay_of is None or before is None:
-        return neuron
-    amplitude = relayed(neuron.amplitude, before.amplitude, layer.relay_of)
-    threshold = np.where(amplitude > 0, amplitude, np.inf)
-    relays = is_relay(layer.relay_of, len(amplitude))
-    return IntegrateAndFire(
-        threshold=np.where(relays, threshold, neuron.threshold),
-        amplitude=amplitude,
-        initial_potential=np.where(relays, 0.0, neuron.initial_potential),
-    )
 
 
 def _neuron(base: Array, factor: Array, options: BalanceOptions) -> IntegrateAndFire:

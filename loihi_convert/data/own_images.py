@@ -23,7 +23,7 @@ from loihi_convert.data.image_files import FolderImages, stacked
 from loihi_convert.data.in_memory import as_images, as_labels, as_targets
 from loihi_convert.data.mapped_images import NPZ_ERRORS, mapped_images, require_whole
 from loihi_convert.data.stored_images import is_large
-from loihi_convert.errors import DataError, UsageError
+from loihi_convert.errors import DataError, UsageError, first_line
 from loihi_convert.files import asked
 
 # Written into archives by macOS.
@@ -289,7 +289,7 @@ def _read_npz(path: Path, without: Sequence[str] = ()) -> Mapping[str, NDArray[n
                         require_whole(file.zip, name)
                     return {name: file[name] for name in file.files if name not in without}
     except NPZ_ERRORS as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if reason.startswith("Object arrays"):
             raise DataError(
                 "contains Python objects, such as images of several sizes",

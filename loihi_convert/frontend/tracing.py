@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.errors import InputError, UnsupportedModelError
+from loihi_convert.errors import InputError, UnsupportedModelError, first_line
 from loihi_convert.frontend.operations import SUPPORTED, is_one_operation, refuse
 
 IMAGES: Final = 2
@@ -43,7 +43,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     # Tracing runs the user's forward, which may raise any exception.
     except Exception as error:
         raise UnsupportedModelError(
-            f"its forward cannot be traced ({_first_line(error)})",
+            f"its forward cannot be traced ({first_line(error)})",
             where=type(model).__name__,
             expected=f"supported: {SUPPORTED}, without control flow that depends on data",
             hint="Rewrite forward so that it does the same computation for every image.",
@@ -78,7 +78,7 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
             return shape
     assert first is not None
     raise InputError(
-        f"does not accept images of shape {input_shape} ({_first_line(first)})",
+        f"does not accept images of shape {input_shape} ({first_line(first)})",
         where=type(model).__name__,
         hint="Use images of the size, and with the channels, that it was trained on.",
     ) from first
@@ -239,10 +239,6 @@ def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any])
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from loihi_convert.choices import Readout, Task
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import ReluLayer, fan_outs, output_shapes, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.quantized import MAX_NAME_LENGTH
+from loihi_convert.ir.quantized import require_name
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 STOCK_SPIKE_EXP: Final = 6
@@ -123,13 +123,7 @@ class GradedNetwork:
         if not 0 <= self.spike_exp <= MAX_SPIKE_EXP:
             raise RangeError(f"found {self.spike_exp}", where="spike_exp", expected=f"must be in 0..{MAX_SPIKE_EXP}")
         for layer in self.layers:
-            # Names are printed in tables; a terminal would interpret control characters.
-            if not layer.name.isprintable() or not 1 <= len(layer.name) <= MAX_NAME_LENGTH:
-                raise RangeError(
-                    f"found {layer.name[:20]!a}",
-                    where="name of a layer",
-                    expected=f"must be 1..{MAX_NAME_LENGTH} printable characters",
-                )
+            require_name(layer.name)
             if layer.threshold < 0 or (not layer.sends and layer is not self.layers[-1]):
                 found = f"threshold {layer.threshold}" if layer.sends else "sends no messages"
                 raise RangeError(

@@ -28,7 +28,7 @@ from loihi_convert.choices import Readout as Readout
 from loihi_convert.choices import Reset as Reset
 from loihi_convert.choices import Task
 from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.relays import relay_count, require_relays
+from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_relays
 from loihi_convert.ir.synapse import Conv, PixelBias, Synapse
 
 
@@ -135,6 +135,21 @@ class IntegrateAndFire:
         """Whether, in the channels that can fire, amplitudes are 1 and thresholds are not."""
         alive = np.isfinite(self.threshold)
         return bool((self.amplitude == 1)[alive].all() and (self.threshold != 1)[alive].any())
+
+    def with_relays(self, before: IntegrateAndFire | None, relay_of: Array | None) -> IntegrateAndFire:
+        """Return the neurons with those of relays set: amplitude and threshold are the source's amplitude, V0 is 0.
+
+        ``before`` is the layer of the sources, ``relay_of`` as in `ReluLayer`.
+        """
+        if relay_of is None or before is None:
+            return self
+        amplitude = relayed(self.amplitude, before.amplitude, relay_of)
+        relays = is_relay(relay_of, len(amplitude))
+        return IntegrateAndFire(
+            threshold=np.where(relays, np.where(amplitude > 0, amplitude, np.inf), self.threshold),
+            amplitude=amplitude,
+            initial_potential=np.where(relays, 0.0, self.initial_potential),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -225,13 +225,7 @@ class QuantizedNetwork:
             *(rules.SCALAR_RULES if self.thresholds == "scalar" else ()),
         )
         for layer in (*self.layers[:-1], self.layers[-1].stored):
-            # Names are printed in tables; a terminal would interpret control characters.
-            if not layer.name.isprintable() or not 1 <= len(layer.name) <= MAX_NAME_LENGTH:
-                raise RangeError(
-                    f"found {layer.name[:20]!a}",
-                    where="name of a layer",
-                    expected=f"must be 1..{MAX_NAME_LENGTH} printable characters",
-                )
+            require_name(layer.name)
             _require_number_per_channel(layer)
             for rule in kept:
                 if found := rule(layer):
@@ -331,6 +325,17 @@ class QuantizedNetwork:
     def pixels(self, images: Array) -> Array:
         """Return uint8 images as the p-bit inputs of the network: round(image / 255 x (2^p - 1)), uint8."""
         return with_pixel_bits(images, self.pixel_bits)
+
+
+def require_name(name: str) -> None:
+    """Raise a `RangeError` unless ``name`` can be that of a layer."""
+    # Names are printed in tables; a terminal would interpret control characters.
+    if not name.isprintable() or not 1 <= len(name) <= MAX_NAME_LENGTH:
+        raise RangeError(
+            f"found {name[:20]!a}",
+            where="name of a layer",
+            expected=f"must be 1..{MAX_NAME_LENGTH} printable characters",
+        )
 
 
 def _require_number_per_channel(layer: QuantizedLayer) -> None:

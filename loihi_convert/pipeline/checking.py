@@ -335,9 +335,7 @@ def _resources(loaded: LoadedFile, target: Target, chips: int) -> Chips | None:
 
 
 def _compared(loaded: LoadedFile) -> tuple[NeuronCost, ...]:
-    if isinstance(loaded, NativeFile):
-        return neuron_costs(loaded.network)
-    return neuron_costs(loaded.network) if isinstance(loaded, CheckpointFile) else ()
+    return neuron_costs(loaded.network) if isinstance(loaded, NativeFile | CheckpointFile) else ()
 
 
 def _stock_resources(stock: StockFile, chips: int) -> Chips | None:

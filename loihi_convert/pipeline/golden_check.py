@@ -13,12 +13,10 @@ A digest covers the bytes in N, T, C, H, W order: one byte (0 or 1) per spike, a
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +28,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import LayerTrace, RunResult
 from loihi_convert.data.mapped_images import NPZ_ERRORS
 from loihi_convert.errors import InputError
-from loihi_convert.files import refuse_to_overwrite, sha256, write_atomically
+from loihi_convert.files import sha256
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 NETWORK, ARRAYS, DIGESTS = "model.net", "golden.npz", "golden.json"
@@ -150,35 +148,6 @@ def read_golden(path: Path) -> Golden:
             f"not the network that {DIGESTS} was made for", where=path / NETWORK, hint="Copy the complete folder."
         )
     return Golden(path, network, images, timesteps, potentials, digests)
-
-
-def write_golden(path: Path, model: Path, images: Array, timesteps: int, *, overwrite: bool = False) -> Golden:
-    """Write a golden folder for the exported file ``model``; the expected results are those of `ref` on ``images``.
-
-    Raises
-    ------
-    InputError
-        If a file exists, without ``overwrite``, or cannot be written.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    for name in (NETWORK, ARRAYS, DIGESTS):
-        refuse_to_overwrite(path / name, overwrite)
-    network = netx.read(model)
-    result = run_network(network, images, timesteps, trace=True)
-    told: dict[str, Any] = {
-        "timesteps": timesteps,
-        "model": sha256(model),
-        "layers": [
-            {"name": layer.name, "spikes": spikes, "potentials": potentials}
-            for layer, (spikes, potentials) in zip(network.layers, map(_digests, result.traces), strict=True)
-        ],
-    }
-    arrays = io.BytesIO()
-    np.savez_compressed(arrays, images=images, potentials=result.potentials)
-    write_atomically(path / NETWORK, model.read_bytes())
-    write_atomically(path / ARRAYS, arrays.getvalue())
-    write_atomically(path / DIGESTS, (json.dumps(told, indent=2) + "\n").encode())
-    return read_golden(path)
 
 
 def check_golden(golden: Golden, backend: Backend) -> GoldenCheck:

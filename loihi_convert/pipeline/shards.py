@@ -7,7 +7,6 @@ import platform
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -19,10 +18,9 @@ from loihi_convert.backends.result import RunResult, concatenated
 from loihi_convert.choices import BackendName
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256
-from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.pipeline.opened_file import OpenedFile
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.progress import Progress, ProgressFactory, no_progress, no_progress_bar
+from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import Shard
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
@@ -224,7 +222,7 @@ def run_work(work: FileWork, shard: Shard) -> ImagesRun:
     """
     path = work.opened.path
     if work.backend == "ref":
-        return run_shard(work.opened, _InMemory(work.opened.network, work.backend_options), work.options, shard)
+        return run_shard(work.opened, ReferenceBackend(work.backend_options, work.opened.network), work.options, shard)
     if not path.is_file() or sha256(path) != work.sha256:
         raise InputError(
             f"is not there, or another file, on {platform.node()}",
@@ -233,36 +231,6 @@ def run_work(work: FileWork, shard: Shard) -> ImagesRun:
         )
     with open_backend(work.backend, work.backend_options) as backend:
         return run_shard(work.opened, backend, work.options, shard)
-
-
-class _InMemory(ReferenceBackend):
-    """`ref` for a file that is in memory already: a worker need not find it."""
-
-    def __init__(self, network: QuantizedNetwork, options: BackendOptions) -> None:
-        super().__init__(options)
-        self._network = network
-
-    def run(
-        self,
-        path: Path,
-        images: Array,
-        timesteps: int,
-        *,
-        trace: bool = False,
-        first_image: int = 0,
-        progress: Progress = no_progress,
-    ) -> RunResult:
-        """See `backends.Backend.run`."""
-        return run_network(
-            self._network,
-            images,
-            timesteps,
-            trace=trace,
-            first_image=first_image,
-            neuron=self.options.neuron_model(self._network),
-            device=self.options.device,
-            progress=progress,
-        )
 
 
 def reference_work(work: FileWork, shard: Shard) -> Array:

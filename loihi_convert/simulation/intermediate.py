@@ -39,7 +39,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import only_relays, own_channels, relayed
+from loihi_convert.ir.relays import only_relays, own_channels
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, cnn_activation, unchanged
 from loihi_convert.simulation.simulator import Block, Simulator
@@ -225,14 +225,7 @@ def _repeating(cnn: ReluNetwork, neurons: Sequence[IntegrateAndFire | None]) -> 
     found: list[IntegrateAndFire | None] = []
     for layer, neuron in zip(cnn.layers, neurons, strict=True):
         before = found[-1] if found else None
-        if neuron is not None and before is not None and layer.relay_of is not None:
-            relays = layer.relay_of >= 0
-            amplitude = relayed(neuron.amplitude, before.amplitude, layer.relay_of)
-            threshold = np.where(amplitude > 0, amplitude, np.inf)
-            neuron = IntegrateAndFire(
-                np.where(relays, threshold, neuron.threshold), amplitude, np.where(relays, 0, neuron.initial_potential)
-            )
-        found.append(neuron)
+        found.append(None if neuron is None else neuron.with_relays(before, layer.relay_of))
     return found
 
 

@@ -7,12 +7,10 @@ maps of the files reserved by `exchange.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from loihi_convert.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.errors import CheckpointError, InputError, PlatformError, UsageError
+from loihi_convert.errors import CheckpointError, InputError, PlatformError, UsageError, first_line
 from loihi_convert.frontend.from_onnx.graph import to_module
 from loihi_convert.frontend.from_onnx.operators import FLOATS
 
@@ -150,7 +150,7 @@ def onnx_sha256(path: Path) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return CheckpointError(
         f"damaged, or not an ONNX file ({reason})", where=path, hint="Export it again, with its weight files."
     )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.errors import InputError, UnsupportedModelError
+from loihi_convert.errors import InputError, UnsupportedModelError, first_line
 from loihi_convert.frontend.from_onnx.node import Call, Node, UnknownError
 from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS
 from loihi_convert.frontend.users_code import listed
@@ -90,7 +90,7 @@ class _Reader:
                 self._constants[initializer.name] = numpy_helper.to_array(initializer)
             # Sizes that do not fit, an unknown type, or a missing weight file.
             except Exception as error:
-                reason = (str(error) or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 raise InputError(f"{initializer.name} cannot be read ({reason})", where=path) from error
         self._graph = fx.Graph()
         self._parts: dict[str, nn.Module | Tensor] = {}
@@ -122,7 +122,7 @@ class _Reader:
             found = ReferenceEvaluator(self._alone(node)).run(None, inputs)
         # The reference implementation may raise any exception.
         except Exception as error:
-            self._refuse(node, f"cannot be computed ({_first_line(error)})")
+            self._refuse(node, f"cannot be computed ({first_line(error)})")
         self._constants |= dict(zip(node.output, map(np.asarray, found), strict=False))
 
     def _alone(self, node: Any) -> Any:
@@ -168,7 +168,7 @@ class _Reader:
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
             raise InputError(
                 f"{_name(node)}: {node.op_type} cannot be applied to "
-                f"{[tuple(found.shape[1:]) for found in read.examples.values()]} ({_first_line(error)})",
+                f"{[tuple(found.shape[1:]) for found in read.examples.values()]} ({first_line(error)})",
                 where=self._path,
             ) from error
 
@@ -238,7 +238,3 @@ def _module_name(node: Any) -> str:
 def _as_identifier(name: str) -> str:
     found = re.sub(r"\W+", "_", name).strip("_") or "node"
     return found if not found[0].isdecimal() else f"node_{found}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-Array = npt.NDArray[Any]
+from loihi_convert.arrays import Array
 
 COLUMN_BYTES: Final = 2**20
 """Most bytes of a batch unfolded at once, at least one image: about the size of a core's cache."""

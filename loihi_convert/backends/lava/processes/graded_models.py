@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
@@ -16,10 +15,9 @@ from lava.proc.dense.process import Dense
 from lava.proc.sdn.models import PyDeltaModelFixed, PySigmaDeltaModelFixed, PySigmaModelFixed
 from lava.proc.sdn.process import Delta, Sigma, SigmaDelta
 
+from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.guarded import GuardedConv, GuardedModel
 from loihi_convert.backends.lava.recording import Recorder
-
-Array = npt.NDArray[Any]
 
 
 class _Recording(GuardedModel):

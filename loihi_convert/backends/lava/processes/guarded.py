@@ -7,14 +7,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from lava.magma.core.model.py.model import PyLoihiProcessModel
 from lava.magma.core.model.py.type import LavaPyType
 
-Array = npt.NDArray[Any]
+from loihi_convert.arrays import Array
 
 
 class GuardedModel(PyLoihiProcessModel):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires
 from lava.magma.core.model.py.ports import PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
@@ -14,6 +11,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.guarded import GuardedModel
 from loihi_convert.ir.poisson import poisson_spikes
 
@@ -81,9 +79,9 @@ class PyImageSourceModel(GuardedModel):
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.uint8, precision=8)
 
     def prepare(self) -> None:
-        self._images: npt.NDArray[Any] = np.load(self.proc_params["images"], mmap_mode="r")
-        self._steps: npt.NDArray[Any] = np.load(self.proc_params["steps"], mmap_mode="r+")
-        self._batch: npt.NDArray[Any] = np.zeros((self.proc_params["batch_size"], *self._images.shape[1:]), np.uint8)
+        self._images: Array = np.load(self.proc_params["images"], mmap_mode="r")
+        self._steps: Array = np.load(self.proc_params["steps"], mmap_mode="r+")
+        self._batch: Array = np.zeros((self.proc_params["batch_size"], *self._images.shape[1:]), np.uint8)
 
     def step(self) -> None:
         self._steps[0] = self.time_step

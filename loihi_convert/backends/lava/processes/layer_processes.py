@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires
 from lava.magma.core.model.py.ports import PyInPort
 from lava.magma.core.model.py.type import LavaPyType
@@ -20,6 +19,7 @@ from lava.magma.core.process.ports.ports import InPort
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.neuron_processes import (
     IntegratingModel,
     Neurons,
@@ -28,7 +28,6 @@ from loihi_convert.backends.lava.processes.neuron_processes import (
     SpikingNeurons,
 )
 
-Array = npt.NDArray[Any]
 Synapse = Callable[[Array, Array], None]
 """Writes the currents of inputs ``(B, *input_shape)`` into float32 ``(B, *shape)``; `gemm.ConvGemm` or `DenseGemm`."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires
 from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
@@ -18,11 +17,10 @@ from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.guarded import GuardedModel
 from loihi_convert.backends.lava.recording import Recorder, Recording
 from loihi_convert.ir.neuron_model import NeuronModel
-
-Array = npt.NDArray[Any]
 
 
 class Neurons(AbstractProcess):

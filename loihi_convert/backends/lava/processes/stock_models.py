@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
@@ -14,10 +11,9 @@ from lava.proc.lif.process import LIFReset
 from lava.proc.sparse.models import PySparseModelBitAcc
 from lava.proc.sparse.process import Sparse
 
+from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.guarded import GuardedModel
 from loihi_convert.backends.lava.recording import Recorder, Recording
-
-Array = npt.NDArray[Any]
 
 
 @implements(proc=LIFReset, protocol=LoihiProtocol)

@@ -7,10 +7,7 @@ away (sign mode, bit count, weight_exp). Lava's Conv on the CPU ignores weight_e
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires
 from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
@@ -19,10 +16,9 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.conv.process import Conv
 from lava.proc.dense.process import Dense
 
+from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.gemm import ConvGemm
 from loihi_convert.backends.lava.processes.guarded import GuardedConv, GuardedModel
-
-Array = npt.NDArray[Any]
 
 
 @implements(proc=Conv, protocol=LoihiProtocol)
