@@ -43,7 +43,7 @@ from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.advice import advice, image_notes
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
-from loihi_convert.metrics.own_accuracy import OwnAccuracy, own_accuracy, require_expectation
+from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, require_expectation, single_class
 from loihi_convert.normalization import require_both
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs, stored_neurons
@@ -66,6 +66,7 @@ def convert(
     images: Images,
     labels: Labels | None = None,
     *,
+    targets: Targets | None = None,
     timesteps: int = 64,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
@@ -91,6 +92,9 @@ def convert(
     labels
         The class of each image, from 0; a DataLoader may supply them. With labels, the CNN's accuracy is reported in
         ``cnn_accuracy`` and in the notes, and a Python warning is given if it is too low.
+    targets
+        For a regression: the numbers of each image, ``(N, outputs)``; the CNN's error is then in the notes, with a
+        warning if it explains nothing.
     timesteps
         The latency T.
     mean, std
@@ -130,8 +134,15 @@ def convert(
         If the checkpoint or the images cannot be used.
     """
     require_expectation(expect)
+    _require_options(balancing, quantization)
     timesteps = int(timesteps) if isinstance(timesteps, np.integer) else timesteps
-    dataset = _labelled(images, labels, None if input_shape is None else as_input_shape(input_shape))
+    image_shape = None if input_shape is None else as_input_shape(input_shape)
+    if targets is None:
+        dataset = _labelled(images, labels, image_shape)
+    elif task == "regression" and labels is None:
+        dataset = as_regression_dataset(images, targets, input_shape=image_shape)
+    else:
+        raise UsageError("given for a classification", where="targets", hint="Pass `labels`, or `task='regression'`.")
     pixels, shape = dataset.images, dataset.images.shape[1:]
     require_both(mean, std)
     means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")
@@ -151,8 +162,9 @@ def convert(
     # Before a wrong accuracy of a misread network is measured.
     require_same_outputs(source, pixels[:COMPARED])
     own = own_accuracy(source, dataset, "calibration images", expect)
-    if own is not None and own.warning:
-        warnings.warn(own.warning, stacklevel=2)
+    implausible = single_class(source, dataset) if own is None else own.warning
+    if implausible:
+        warnings.warn(implausible, stacklevel=2)
     done = converted(
         source,
         pixels,
@@ -165,6 +177,16 @@ def convert(
     )
     used = source.with_skip_copies(done.quantized.provenance.model.skip_copies)
     return Converted(done.quantized, used, done, own)
+
+
+def _require_options(balancing: object, quantization: object) -> None:
+    """Raise a `UsageError` for a word, which the command line would take."""
+    if not isinstance(balancing, BalanceOptions | None):
+        expected = "must be BalanceOptions, such as BalanceOptions(method='percentile')"
+        raise UsageError(f"found {balancing!r}", where="balancing", expected=expected)
+    if not isinstance(quantization, QuantizeOptions):
+        expected = "must be QuantizeOptions, such as QuantizeOptions(target='loihi2')"
+        raise UsageError(f"found {quantization!r}", where="quantization", expected=expected)
 
 
 def _labelled(images: Images, labels: Labels | None, input_shape: tuple[int, int, int] | None) -> Dataset:
@@ -217,13 +239,14 @@ class Converted:
     conversion
         Details of the conversion; None if loaded from a file.
     own
-        Accuracy of the CNN on the calibration images; None without labels or if loaded from a file.
+        Accuracy or error of the CNN on the calibration images; None without labels and targets, or if loaded from a
+        file.
     """
 
     network: QuantizedNetwork
     source: Source | None = None
     conversion: Conversion | None = None
-    own: OwnAccuracy | None = None
+    own: OwnAccuracy | OwnFit | None = None
 
     @property
     def timesteps(self) -> int:
@@ -241,7 +264,7 @@ class Converted:
     @property
     def cnn_accuracy(self) -> float | None:
         """Accuracy of the CNN on the calibration images, 0..1; None without labels or if loaded from a file."""
-        return None if self.own is None else self.own.accuracy
+        return self.own.accuracy if isinstance(self.own, OwnAccuracy) else None
 
     def table(self) -> Table:
         """Return a table of the layers: shape, neurons, weight bits, thresholds."""

@@ -6,7 +6,10 @@ import math
 from statistics import NormalDist
 from typing import Final
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
+
+from loihi_convert.arrays import Array
 
 CONFIDENCE: Final = 0.95
 """The confidence level of every interval in this package."""
@@ -18,6 +21,21 @@ class Record(BaseModel):
     """Figures as stored in ``result.json``: known fields only, finite numbers, immutable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+FEWEST_JUDGED: Final = 50
+"""With fewer images, an accuracy is not compared with chance."""
+
+
+def constant_accuracy(accuracy: float, labels: Array) -> float | None:
+    """Return the accuracy of always predicting the most frequent of ``labels``, if ``accuracy`` is not clearly higher.
+
+    None if it is higher by more than two standard errors, or there are fewer than `FEWEST_JUDGED` labels or only one
+    class.
+    """
+    share = float(np.bincount(labels).max()) / len(labels)
+    margin = 2 * math.sqrt(share * (1 - share) / len(labels))
+    return None if len(labels) < FEWEST_JUDGED or share == 1 or accuracy > share + margin else share
 
 
 def wilson_interval(correct: int, count: int) -> Interval:

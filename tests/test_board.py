@@ -193,7 +193,6 @@ def test_the_script_of_a_dry_run_repeats_what_was_given(invoke: Invoke) -> None:
         "--output",
         "here",
     ]
-    given += ["--no-early-exit"]
     code, _, err = invoke(golden_check.folder() / golden_check.NETWORK, "--backend", "loihi2", "--dry-run", *given)
     assert code == 0, err
     last = shlex.split(Path("model.sbatch").read_text().splitlines()[-1])

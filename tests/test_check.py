@@ -695,7 +695,7 @@ def test_a_checkpoint_is_known_by_its_content(tmp_path: Path, name: str) -> None
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / name)
     loaded = pipeline.load_file(tmp_path / name)
     assert isinstance(loaded, RefusedFile)
-    assert "holds a plain state dict" in loaded.refusal.found
+    assert "holds only weights" in loaded.refusal.found
     assert "`arch=" in loaded.refusal.hint
 
 

@@ -146,7 +146,7 @@ def test_a_plain_state_dict_is_refused(tmp_path: Path, suffix: str) -> None:
     path, state = tmp_path / f"model{suffix}", dict(digits_checkpoint().state)
     torch.save(state, path) if suffix == ".pt" else safetensors.torch.save_file(state, path)
     error = refused(path)
-    assert "holds a plain state dict" in error.found
+    assert "holds only weights" in error.found
     assert "`arch=" in error.hint
 
 

@@ -951,7 +951,7 @@ def test_images_of_one_class_say_little(invoke: Invoke, model: Path) -> None:
     np.savez("zeros.npz", images=zeros)
     invoke("export", model, "-T", 8, "--balance", "percentile", "-o", "own.net")
     done = invoke("run", "own.net", "--model", model, "--data", "zeros.npz")
-    assert "every image gets class 0; accuracy and agreement say little on such images" in done.out
+    assert "every image gets class 0; accuracy and agreement carry little information" in done.out
     done = invoke("run", "own.net", "--model", model, "--images", 50)
     assert "every image gets class" not in done.out
 
@@ -1017,11 +1017,11 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     done = invoke("run", "n.net", "--data", "inside/own.npz")
     assert "these images were also used to choose the thresholds; pass --data to run others" in done.out
     Path("inside/own.npz").rename("own.npz")
-    assert "own.npz does not hold" not in invoke("run", "n.net").err
+    assert "own.npz no longer contains" not in invoke("run", "n.net").err
     stored = dict(np.load("own.npz"))
     np.savez("own.npz", **{**stored, "images": 255 - stored["images"]})
     done = invoke("run", "n.net")
-    assert "own.npz does not hold the images that n.net was exported with; if others are meant, pass" in done.err
+    assert "own.npz no longer contains the images that n.net was exported with; to run other images, pass" in done.err
     assert "used to choose the thresholds" not in done.out
     done = invoke("export", model, "-T", 2, "-o", "u.net", "--data", "./flat")
     assert "the images have no labels, so the CNN's own accuracy is not checked" in done.err

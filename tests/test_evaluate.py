@@ -321,6 +321,21 @@ def test_figures_that_say_little_are_noted() -> None:
     assert len(evaluate(small_run(), small_network(), labels=same, cnn_predictions=same).notes) == 2
 
 
+def test_a_cnn_no_better_than_a_constant_is_noted() -> None:
+    """60 images, half of them of class 2, and a CNN that is right on the other half."""
+    one = small_run()
+    arrays = {
+        name: np.concatenate([getattr(one, name)] * 15)
+        for name in ("potentials", "spike_counts", "synaptic_operations")
+    }
+    run, labels = replace(one, **arrays), np.tile(LABELS, 15)
+    (note,) = evaluate(run, small_network(), labels=labels, cnn_predictions=np.tile([0, 1, 0, 1], 15)).notes
+    assert note.startswith(
+        "The CNN itself classifies 50.00 % of these images, and always predicting their most frequent"
+    )
+    assert evaluate(run, small_network(), labels=labels, cnn_predictions=labels).notes == ()
+
+
 def test_one_image_is_not_said_to_have_one_class() -> None:
     names = ("potentials", "spike_counts", "synaptic_operations")
     one = replace(small_run(), **{name: getattr(small_run(), name)[:1] for name in names})

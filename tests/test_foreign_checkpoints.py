@@ -248,7 +248,7 @@ def test_a_training_checkpoint_without_arch_asks_for_it() -> None:
     torch.save(lightning(), "m.ckpt")
     with pytest.raises(CheckpointError) as caught:
         load("m.ckpt")
-    assert "holds a plain state dict" in caught.value.found
+    assert "holds only weights" in caught.value.found
     assert "`arch=" in caught.value.hint
 
 

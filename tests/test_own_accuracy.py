@@ -18,7 +18,7 @@ from loihi_convert.__main__ import main
 from loihi_convert.data import Dataset, load_data
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.source import Source
-from loihi_convert.metrics.own_accuracy import own_accuracy
+from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, single_class
 
 DIGITS = load_data("digits")
 USUAL = ((0.3059,), (0.3763,))
@@ -75,7 +75,79 @@ def test_a_forgotten_normalization_is_found(data: str | None) -> None:
 def test_a_needless_normalization_is_found() -> None:
     found = own_accuracy(source(classifier(), mean=[0.9], std=[0.2]), DIGITS.validation, KIND)
     assert found is not None
-    assert "With `mean` 0 and `std` 1 it is 94.00 % of 200" in found.warning
+    assert "Without `mean` and `std` it is 94.00 % of 200" in found.warning
+
+
+def test_a_normalization_given_twice_is_found() -> None:
+    """A CNN that normalizes its images itself, on data of which no accuracy is known; it stays above chance."""
+    (mean,), (std,) = USUAL
+    inner = nn.BatchNorm2d(1, affine=False, eps=0)
+    assert inner.running_mean is not None
+    assert inner.running_var is not None
+    inner.running_mean.fill_(mean)
+    inner.running_var.fill_(std**2)
+    model = nn.Sequential(inner, classifier(mean, std)).eval()
+    found = own_accuracy(source(model, None, mean=[mean], std=[std]), DIGITS.validation, KIND)
+    assert isinstance(found, OwnAccuracy)
+    assert 0.2 < found.accuracy < 0.9
+    assert "Without `mean` and `std` it is 94.00 % of 200: the CNN may normalize its images itself." in found.warning
+
+
+def test_a_normalization_that_reaches_what_is_expected_is_named_however_small_the_gain() -> None:
+    (mean,), (std,) = USUAL
+    found = own_accuracy(source(classifier(mean, std), mean=[mean + 0.1], std=[std]), DIGITS.train, KIND, expect=0.96)
+    assert isinstance(found, OwnAccuracy)
+    assert found.accuracy == 0.94
+    assert "With `mean` 0.3059 and `std` 0.3763 it is 95.60 % of 1,000" in found.warning
+    hopeless = own_accuracy(source(classifier(mean, std), mean=[mean], std=[std]), DIGITS.train, KIND, expect=0.999)
+    assert isinstance(hopeless, OwnAccuracy)
+    assert "No usual normalization is more than 5 points better" in hopeless.warning
+
+
+def test_images_without_information_give_a_warning() -> None:
+    """Nearly black images, to which the CNN gives one class."""
+    dark = Dataset(2 * (DIGITS.validation.images > 127).astype(np.uint8), None)
+    assert "the CNN gives each of 200 images the class" in single_class(source(classifier()), dark)
+    assert single_class(source(classifier()), DIGITS.validation) == ""
+    with pytest.warns(UserWarning, match="each of 200 images the class"):
+        lc.convert(classifier(), dark.images, timesteps=4)
+    with pytest.raises(DataError, match="divided by 255 twice"):
+        lc.convert(classifier(), DIGITS.validation.images / 255 / 255, timesteps=4)
+
+
+def regression(mean: float, std: float) -> tuple[nn.Module, Dataset]:
+    """A regression that is exact on (pixel / 255 - mean) / std, and images with its outputs as targets."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+    inputs = (torch.from_numpy(DIGITS.validation.images.copy()).float() / 255 - mean) / std
+    with torch.no_grad():
+        targets = model(inputs).double().numpy()
+    return model, Dataset(DIGITS.validation.images, None, targets)
+
+
+def test_a_forgotten_normalization_of_a_regression_is_found() -> None:
+    (mean,), (std,) = USUAL
+    model, images = regression(mean, std)
+    right = own_accuracy(source(model, None, task="regression", mean=[mean], std=[std]), images, KIND)
+    assert isinstance(right, OwnFit)
+    assert (right.warning, right.image_count) == ("", 200)
+    assert right.r2 > 0.999
+    found = own_accuracy(source(model, None, task="regression"), images, KIND)
+    assert isinstance(found, OwnFit)
+    assert "give the normalization the CNN was trained with" in found.warning
+    with pytest.warns(UserWarning, match="give the normalization"):
+        snn = lc.convert(model, images.images, targets=images.targets, task="regression", timesteps=4)
+    assert snn.notes[0].startswith("the CNN has an RMSE of")
+    assert snn.cnn_accuracy is None
+    with pytest.raises(UsageError, match="Pass `labels`"):
+        lc.convert(classifier(), images.images, targets=images.targets)
+
+
+def test_words_in_place_of_options_are_refused() -> None:
+    for name, word in (("balancing", "percentile"), ("quantization", "loihi2")):
+        with pytest.raises(UsageError) as caught:
+            lc.convert(classifier(), DIGITS.validation.images, **{name: word})
+        assert caught.value.where == name
 
 
 def test_what_no_normalization_explains() -> None:
@@ -84,7 +156,7 @@ def test_what_no_normalization_explains() -> None:
         found = own_accuracy(source(model, data), DIGITS.validation, KIND)
         assert found is not None
         assert reason in found.warning
-        assert "check the order of the classes" in found.warning
+        assert "check the class order" in found.warning
     # Of few images, chance may be all.
     few = own_accuracy(source(model, None), DIGITS.validation[:10], KIND)
     assert few is not None

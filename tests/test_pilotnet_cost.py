@@ -38,4 +38,6 @@ def test_the_range_of_energy_holds_what_was_measured_and_that_of_time_is_below(t
     joules, seconds = 0.447 / 408.91, 1 / 408.91
     assert 0.9 * joules < found.loihi1_joules[0] < found.loihi1_joules[1] < 2 * joules
     assert found.loihi1_seconds[1] < seconds
-    assert f"took the energy of the low end and {seconds / found.loihi1_seconds[1]:.1f} times the time" in BOUNDARY
+    assert (
+        f"equals the low end of the energy and {seconds / found.loihi1_seconds[1]:.1f} times the high end" in BOUNDARY
+    )

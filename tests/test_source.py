@@ -281,7 +281,7 @@ def test_the_record_gives_the_same_cnn_again() -> None:
         assert np.array_equal(layer.synapse.weight, other.synapse.weight)
         assert np.array_equal(layer.synapse.bias, other.synapse.bias)
     # A name stored in a file is not imported unless the user gives it.
-    with pytest.raises(CheckpointError, match=r"holds a plain state dict.* Give the code that builds its CNN: `arch="):
+    with pytest.raises(CheckpointError, match=r"holds only weights.* Give the code that builds its CNN: `arch="):
         reopen_source(path, source.recorded, SHAPE)
 
 

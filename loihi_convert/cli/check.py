@@ -70,6 +70,10 @@ def check(
     from loihi_convert.pipeline.checking import NativeFile
     from loihi_convert.progress import progress_bar
 
+    if shape is None and data is not None and arch is not None:
+        from loihi_convert.data import load_data
+
+        shape = load_data(data, data_root).input_shape
     candidate = pipeline.load_file(file, arch=arch, input_shape=shape, mean=normalization.mean, std=normalization.std)
     images = _images(ctx, candidate, image_count, data, data_root)
     checked = pipeline.check(

@@ -69,8 +69,6 @@ def _say_details(exported: Sequence[ExportResult]) -> None:
     for item in exported:
         echo(f"\n{item.path}")
         say_tables([quantization_table(item.report)])
-        for remark in item.notes:
-            echo(f"note: {flagged(remark, 'export')}")
 
 
 def _agreement(item: ExportResult) -> str:

@@ -247,7 +247,7 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
     """Return the checkpoint described by ``content``, with all fields checked."""
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         is_plain = bool(states_in(content))
-        found = "a plain state dict" if is_plain else f"an object of type {_type(content)}"
+        found = "only weights" if is_plain else f"an object of type {_type(content)}"
         hint = "Give the code that builds its CNN: `arch='package.module:factory'`." if is_plain else _SAVE_INSTEAD
         raise CheckpointError(
             f"holds {found}, not a checkpoint of loihi-convert, which also records architecture, data and seed",

@@ -76,9 +76,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CheckpointError(
-            f"cannot be read ({error.strerror})", where=path, hint="Write it with loihi-convert train."
-        ) from error
+        raise CheckpointError(f"cannot be read ({error.strerror})", where=path, hint="Check the path.") from error
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.scales import HEADROOM
-from loihi_convert.errors import RangeError, UnsupportedModelError
+from loihi_convert.errors import RangeError
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.relays import is_relay
@@ -281,13 +281,9 @@ def _with_constant(
             where=last.name,
             expected="must be within the reach of 8-bit weights and a 16-bit message",
         )
-    # Groups must have equally many channels.
-    if isinstance(before, Conv) and before.groups > 1:
-        raise UnsupportedModelError(
-            f"a convolution in {before.groups} groups before the last layer",
-            where=previous.name,
-            expected="must not be grouped: a constant channel for the output's bias does not fit",
-        )
+    if isinstance(before, Conv):
+        # With one more channel, groups would not have equally many.
+        before = before.without_groups()
     wider = np.concatenate([before.weight, np.zeros((1, *before.weight.shape[1:]), np.int32)])
     assert before.bias is not None
     constant = np.full((1, *before.bias.shape[1:]), message, np.int32)

@@ -19,6 +19,8 @@ _ONE_IMAGE: Final = "Pass [image] for a single image."
 _VALUES: Final = "must be uint8 (0..255), or floats in 0..1"
 # float16, the coarsest common type, has errors of 2^-12 below 1; a step of 8-bit pixels is 16 times that.
 _ROUNDING: Final = 1e-3
+# No pixel of such floats would be brighter than 1 of 255.
+_DARKEST: Final = 1.5 / 255
 
 
 def pixels_of(array: Array, where: str) -> NDArray[np.uint8]:
@@ -58,6 +60,9 @@ def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[n
         hint = "Remove transforms.Normalize and pass its values as `mean` and `std`; they become part of the network."
         if low >= 0:
             hint = "Divide them by 255." if 16 < high <= 255 else f"Divide them by {high:g}, if that is white."
+        raise DataError(f"found {described(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint)
+    if 0 < high <= _DARKEST:
+        hint = "They seem to be divided by 255 twice."
         raise DataError(f"found {described(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint)
     pixels = np.clip(array.astype(np.float32), 0, 1) * np.float32(255)
     return np.asarray(np.rint(pixels), np.uint8)

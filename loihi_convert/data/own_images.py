@@ -172,6 +172,8 @@ def load_npz(
         labels = None if labels is None else order[labels]
         targets = None if targets is None else targets[:, np.argsort(order)]
         names = tuple(classes)
+    elif "classes" in arrays and classes and not set(names) <= set(classes):
+        notes = (*notes, "the file's class names are not used: the classes of the network have only numbers")
     everything = Dataset(images, labels, targets)
     if "calibration" not in arrays:
         if labels is None or not is_in_class_order(labels):

@@ -290,7 +290,7 @@ def adaptive_pool(name: str, kind: str, input_shape: Shape, shape: Shape, *, is_
 
 def _convolution(name: str, kind: str, module: nn.Conv1d | nn.Conv2d) -> Conv:
     if module.padding_mode != "zeros":
-        refuse(name, kind, f"pads with mode {module.padding_mode}, padding {module.padding}", supported="zeros")
+        refuse(name, kind, f"pads with mode {module.padding_mode}, padding {module.padding}", supported="zero padding")
     weight, is_signal = _array(module.weight), isinstance(module, nn.Conv1d)
     return Conv(
         weight=weight[:, :, None] if weight.ndim == 3 else weight,

@@ -247,7 +247,7 @@ def open_source(
     else:
         if input_shape is None:
             raise UsageError(
-                f"{path.name} is a state dict, which does not record the image size",
+                f"{path.name} does not record the image size",
                 where="input_shape",
                 expected="must be (C, H, W)",
             )
@@ -328,7 +328,7 @@ def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[st
             f"found {len(names)} names for {outputs} outputs of the CNN{two}",
             where="classes",
             expected=f"must be one name per {'class' if two else 'output'}",
-            hint="Name them, or choose the `data` the CNN was trained on.",
+            hint="Map class folders by `class_map`; otherwise choose the `data` that the CNN was trained on.",
         )
     return names
 

@@ -77,10 +77,13 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
         else:
             return shape
     assert first is not None
+    hint = "Use images of the size, and with the channels, that it was trained on."
+    if any(isinstance(module, nn.Conv1d) for module in model.modules()):
+        hint = "For signals (N, C, L), pass `input_shape` (C, L)."
     raise InputError(
         f"does not accept images of shape {input_shape} ({first_line(first)})",
         where=type(model).__name__,
-        hint="Use images of the size, and with the channels, that it was trained on.",
+        hint=hint,
     ) from first
 
 

@@ -123,6 +123,17 @@ class Conv:
             groups=self.groups,
         )
 
+    def without_groups(self) -> Conv:
+        """Return the same convolution with zeros between its groups."""
+        if self.groups == 1:
+            return self
+        grouped = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
+        groups, outputs, inputs, *kernel = grouped.shape
+        weight = np.zeros((groups, outputs, groups, inputs, *kernel), self.weight.dtype)
+        for group in range(groups):
+            weight[group, :, group] = grouped[group]
+        return replace(self, weight=weight.reshape(groups * outputs, groups * inputs, *kernel), groups=1)
+
     def with_input_factors(self, factors: Array) -> Conv:
         """Return the convolution with weights of input channel c multiplied by ``factors[c]``, ``(C_in,)``: float."""
         per_group = factors.reshape(self.groups, 1, -1, 1, 1)

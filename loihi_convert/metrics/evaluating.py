@@ -22,7 +22,7 @@ from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.layer_size import LayerSize, layer_sizes
 from loihi_convert.metrics.regression import Numbers, evaluate_regression, regression_notes
 from loihi_convert.metrics.relay_work import known, relay_work
-from loihi_convert.records import Interval, wilson_interval
+from loihi_convert.records import Interval, constant_accuracy, wilson_interval
 
 
 def evaluate(
@@ -195,6 +195,13 @@ def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]
             yield (
                 f"{whose.format(count=len(expected))} the same class, {int(expected[0])}: {measure} means little, "
                 "because a constant output reaches 100 %."
+            )
+    if labels is not None and cnn_predictions is not None:
+        accuracy = float(np.mean(cnn_predictions == labels))
+        if (share := constant_accuracy(accuracy, labels)) is not None:
+            yield (
+                f"The CNN itself classifies {100 * accuracy:.2f} % of these images, and always predicting their most "
+                f"frequent class {100 * share:.2f} %: check the labels, the class order, and the normalization."
             )
 
 

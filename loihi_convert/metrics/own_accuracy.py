@@ -1,13 +1,14 @@
-"""The accuracy of the CNN before conversion, and whether it is plausible.
+"""How good the CNN is before conversion, and whether that is plausible.
 
 A forgotten normalization passes all checks of a conversion: the spiking network agrees with the CNN, and both are
-wrong. So the CNN's accuracy on labelled images is reported first, and if it is too low, a cause is searched.
+wrong. So the CNN's accuracy on labelled images, or its error on targets, is reported first, and if it is implausible, a
+cause is searched.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -18,19 +19,22 @@ from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.task import class_count, classes_of
+from loihi_convert.metrics.regression import errors
+from loihi_convert.records import FEWEST_JUDGED, constant_accuracy
 from loihi_convert.simulation.relu import cnn_scores
 
 CHECKED_IMAGES: Final = 1_000
 """Most images on which the CNN is evaluated: this takes seconds, with an error of about one point."""
-
-FEWEST_IMAGES: Final = 50
-"""With fewer images, the accuracy is reported but not compared with chance."""
 
 _TRIED_IMAGES: Final = 200
 _STANDARD_ERRORS: Final = 2
 # Gain in accuracy required of another normalization: on all images, and on few images without other evidence.
 _BETTER: Final = 0.05
 _MUCH_BETTER: Final = 0.1
+# Share of the unexplained variance that another normalization must remove, for a regression.
+_REMOVED: Final = 0.5
+# Images with a smaller spread of their pixels, 0..1, are nearly constant: their statistics are no normalization.
+_LEAST_SPREAD: Final = 0.02
 
 
 class _Usual(NamedTuple):
@@ -77,18 +81,45 @@ class OwnAccuracy:
         return f"the CNN classifies {100 * self.accuracy:.2f} % of {self.image_count:,} {self.kind} correctly"
 
 
-def own_accuracy(source: Source, images: Dataset, kind: str, expect: float | None = None) -> OwnAccuracy | None:
-    """Return the accuracy of the CNN of ``source`` on ``images``, without conversion; None without labels.
+@dataclass(frozen=True)
+class OwnFit:
+    """How well the CNN, a regression, predicts the targets of images.
+
+    Parameters
+    ----------
+    r2, rmse
+        Mean over the outputs, as in `regression.Error`.
+    image_count, kind, warning
+        As in `OwnAccuracy`.
+    """
+
+    r2: float
+    rmse: float
+    image_count: int
+    kind: str
+    warning: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The error and the images, in words."""
+        return f"the CNN has an RMSE of {self.rmse:.4g} (R² {self.r2:.4f}) on {self.image_count:,} {self.kind}"
+
+
+def own_accuracy(
+    source: Source, images: Dataset, kind: str, expect: float | None = None
+) -> OwnAccuracy | OwnFit | None:
+    """Return how good the CNN of ``source`` is on ``images``, without conversion; None without labels or targets.
 
     Uses at most `CHECKED_IMAGES` of them, evenly spaced. The accuracy is too low if it is more than 2 standard errors
     below ``expect``. By default, if it is below what any CNN reaches on the data set of ``source`` (mnist 95 %,
     fashion-mnist and digits 85 %, cifar10 60 %). On other data, if it is not above always predicting the most frequent
-    class, or if a usual normalization gains 10 points where none was given.
+    class, or if a usual normalization gains 10 points where none was given, or none where one was. A regression is
+    implausible if its R² is not above 0, or if such a normalization halves the unexplained variance.
 
     Parameters
     ----------
     source
-        The CNN, a classification.
+        The CNN.
     images
         The images, which must not be test images.
     kind
@@ -104,23 +135,64 @@ def own_accuracy(source: Source, images: Dataset, kind: str, expect: float | Non
         If a label is not an output of the CNN.
     """
     require_expectation(expect)
-    if images.labels is None or not len(images) or source.network.task != "classification":
+    is_classifier = source.network.task == "classification"
+    if images.labels is None or not len(images) or not is_classifier:
         if expect is not None:
             raise UsageError("found images without labels", where="expect", expected="needs labelled images")
-        return None
+        return None if is_classifier or images.targets is None or not len(images) else _own_fit(source, images, kind)
     some = _evenly(images, CHECKED_IMAGES)
     accuracy, data = _accuracy(source.network, some), source.recorded.data
     found = OwnAccuracy(accuracy, len(some), kind)
     reason = _too_low(accuracy, some, data, expect)
     if reason:
-        return replace(found, warning=f"{found.sentence}; {reason}. {_remedy(source, some, accuracy)}")
-    if expect is not None or data in _USUAL or source.recorded.mean is not None or accuracy > 1 - _MUCH_BETTER:
+        return replace(found, warning=f"{found.sentence}; {reason}. {_remedy(source, some, accuracy, expect)}")
+    if expect is not None or data in _USUAL or accuracy > 1 - _MUCH_BETTER:
         return found
     # No accuracy is known for this data, but a CNN that is better with another normalization was trained with it.
     few = _evenly(some, _TRIED_IMAGES)
-    if better := _better_normalization(source, few, _accuracy(source.network, few) + _MUCH_BETTER):
+    least = _accuracy(source.network, few) + _MUCH_BETTER
+    if better := _better_normalization(source, few, least, _accuracy, _percent, only_none=_is_normalized(source)):
         return replace(found, warning=f"{found.sentence}. {better}")
     return found
+
+
+def single_class(source: Source, images: Dataset) -> str:
+    """Return a warning if the CNN gives many images the same class, with which every conversion agrees; else empty."""
+    some = _evenly(images, _TRIED_IMAGES)
+    if source.network.task != "classification" or len(some) < FEWEST_JUDGED:
+        return ""
+    classes = classes_of(cnn_scores(source.network, np.asarray(some.images)))
+    if (classes != classes[0]).any():
+        return ""
+    return (
+        f"the CNN gives each of {len(some)} images the class {classes[0]}, so agreement with it carries little "
+        "information: check the brightness of the images, and `mean` and `std`."
+    )
+
+
+def _own_fit(source: Source, images: Dataset, kind: str) -> OwnFit | None:
+    some = _evenly(images, CHECKED_IMAGES)
+    assert some.targets is not None
+    own = errors(cnn_scores(source.network, some.images), some.targets)
+    if own is None or own.mean.r2 is None:
+        # Constant targets have no variance to explain.
+        return None
+    found = OwnFit(own.mean.r2, own.mean.rmse, len(some), kind)
+    few = _evenly(some, _TRIED_IMAGES)
+    least = 1 - _REMOVED * (1 - _r_squared(source.network, few))
+    only_none = found.r2 > 0 and _is_normalized(source)
+    better = _better_normalization(source, few, max(least, 0.0), _r_squared, lambda r2: f"R² {r2:.4f}", only_none)
+    if found.r2 > 0:
+        return replace(found, warning=f"{found.sentence}. {better}") if better else found
+    remedy = better or (
+        "No usual normalization explains it: check the unit and the order of the targets, the image size, and that "
+        "these are the trained weights."
+    )
+    return replace(found, warning=f"{found.sentence}; always predicting the mean is as good. {remedy}")
+
+
+def _is_normalized(source: Source) -> bool:
+    return source.recorded.mean is not None
 
 
 def _evenly(images: Dataset, most: int) -> Dataset:
@@ -139,7 +211,12 @@ def require_expectation(expect: float | None) -> None:
 def _accuracy(network: ReluNetwork, images: Dataset) -> float:
     labels, classes = images.known_labels, class_count(network.shapes[-1][0])
     if labels.max() >= classes:
-        raise DataError(f"found the label {labels.max()}", where="labels", expected=f"must be in 0..{classes - 1}")
+        raise DataError(
+            f"found the label {labels.max()}",
+            where="labels",
+            expected=f"must be in 0..{classes - 1}, the network's output for each image",
+            hint="Number the classes from 0.",
+        )
     return float(np.mean(classes_of(cnn_scores(network, images.images)) == labels))
 
 
@@ -152,34 +229,52 @@ def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float |
     if data in _USUAL:
         least = _USUAL[data].accuracy
         return f"any CNN reaches {100 * least:g} % on {data}" if accuracy + margin < least else ""
-    share = float(np.bincount(images.known_labels).max()) / count
-    margin = _STANDARD_ERRORS * math.sqrt(share * (1 - share) / count)
-    if count < FEWEST_IMAGES or share == 1 or accuracy > share + margin:
-        return ""
-    return f"always predicting the most frequent class is as accurate ({100 * share:.2f} %)"
+    share = constant_accuracy(accuracy, images.known_labels)
+    return "" if share is None else f"always predicting the most frequent class is as accurate ({_percent(share)})"
 
 
-def _remedy(source: Source, images: Dataset, accuracy: float) -> str:
+def _remedy(source: Source, images: Dataset, accuracy: float, expect: float | None) -> str:
     """A normalization with which the CNN is better, if one is found; otherwise other possible causes."""
-    normalized = "Without a normalization" if source.recorded.mean is None else "With the normalization given"
-    return _better_normalization(source, images, accuracy + _BETTER) or (
-        f"{normalized}, and with the usual ones, it is not higher: check the class order, the colour order (RGB), the "
-        "image size, and that these are the trained weights."
+    least = accuracy + _BETTER
+    if expect is not None:
+        # One that reaches what is expected explains the difference, however small.
+        least = min(least, expect - _STANDARD_ERRORS * math.sqrt(expect * (1 - expect) / len(images)))
+    return _better_normalization(source, images, max(least, accuracy), _accuracy, _percent) or (
+        f"No usual normalization is more than {100 * _BETTER:g} points better: check the class order, the colour order "
+        "(RGB), the image size, and that these are the trained weights."
     )
 
 
-def _better_normalization(source: Source, images: Dataset, least: float) -> str:
-    """A sentence on the best normalization if its accuracy exceeds ``least``; otherwise empty."""
-    reached = [
-        (_accuracy(source.with_normalization(mean, std), images), mean, std)
-        for mean, std in _normalizations(images, source.recorded.data)
-    ]
+def _better_normalization(
+    source: Source,
+    images: Dataset,
+    least: float,
+    measure: Callable[[ReluNetwork, Dataset], float],
+    words: Callable[[float], str],
+    only_none: bool = False,
+) -> str:
+    """A sentence on the best normalization if its ``measure`` exceeds ``least``; otherwise empty."""
+    tried = [*_normalizations(images, source.recorded.data)][: 1 if only_none else None]
+    reached = [(measure(source.with_normalization(mean, std), images), mean, std) for mean, std in tried]
     # Of equal ones the first: the more usual.
     best, mean, std = max(reached, key=lambda found: found[0])
     if best <= least:
         return ""
-    given = f"`mean` {_numbers(mean)} and `std` {_numbers(std)}"
-    return f"With {given} it is {100 * best:.2f} % of {len(images):,}: give the normalization the CNN was trained with."
+    is_none = not any(mean) and set(std) == {1.0}
+    given = "Without `mean` and `std`" if is_none and _is_normalized(source) else ""
+    given = given or f"With `mean` {_numbers(mean)} and `std` {_numbers(std)}"
+    advice = "the CNN may normalize its images itself" if is_none and _is_normalized(source) else ""
+    advice = advice or "give the normalization the CNN was trained with"
+    return f"{given} it is {words(best)} of {len(images):,}: {advice}."
+
+
+def _percent(accuracy: float) -> str:
+    return f"{100 * accuracy:.2f} %"
+
+
+def _r_squared(network: ReluNetwork, images: Dataset) -> float:
+    found = errors(cnn_scores(network, images.images), images.targets)
+    return -math.inf if found is None or found.mean.r2 is None else found.mean.r2
 
 
 def _normalizations(images: Dataset, data: str | None) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
@@ -192,7 +287,9 @@ def _normalizations(images: Dataset, data: str | None) -> Iterator[tuple[tuple[f
     if channels == len(_IMAGENET[0]):
         yield _IMAGENET
     pixels = images.images / 255
-    yield tuple(pixels.mean((0, 2, 3)).round(4).tolist()), tuple(pixels.std((0, 2, 3)).round(4).clip(1e-3).tolist())
+    spread = pixels.std((0, 2, 3))
+    if spread.min() > _LEAST_SPREAD:
+        yield tuple(pixels.mean((0, 2, 3)).round(4).tolist()), tuple(spread.round(4).tolist())
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -192,3 +192,9 @@ def regression_notes(numbers: Numbers) -> Iterator[str]:
             if len(same):
                 names = ", ".join(numbers.names[index] for index in same)
                 yield f"All {len(array):,} images have the same {what} ({names}), for which R^2 is undefined."
+    own = errors(numbers.cnn_outputs, numbers.targets)
+    if own is not None and own.mean.r2 is not None and own.mean.r2 <= 0:
+        yield (
+            f"The CNN itself has an R^2 of {own.mean.r2:.4f} on these images: always predicting their mean "
+            "is as good. Check the targets and the normalization."
+        )

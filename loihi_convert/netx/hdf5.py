@@ -112,7 +112,7 @@ def read_content(path: Path) -> bytes:
         raise NetxError(f"cannot be read ({error.strerror or error})", where=path) from error
     if not content.startswith(_HDF5):
         if not content.startswith(_SEAL[:8].encode()):
-            raise NetxError("not an HDF5 file (bad signature)", where=path)
+            raise NetxError("not an HDF5 file (bad signature)", where=path, hint="Files of `export` end in .net.")
         if content[:_SEAL_LENGTH] != seal(content[_SEAL_LENGTH:]):
             raise NetxError("damaged: the bytes do not match the seal (SHA-256)", where=path, hint=EXPORT_AGAIN)
     return content

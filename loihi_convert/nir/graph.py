@@ -117,7 +117,8 @@ class _Builder:
         )
         shared = np.zeros(synapse.channels) if synapse.bias is None or synapse.bias.ndim > 1 else synapse.bias
         if isinstance(synapse, Conv):
-            conv = _with_square_kernel(layer.name, _ungrouped(synapse))
+            # nir takes the weight's channels for the input's.
+            conv = _with_square_kernel(layer.name, synapse.without_groups())
             node = nir.Conv2d(
                 (height, width),
                 conv.weight.astype(np.float32),
@@ -179,18 +180,6 @@ def _over(per_channel: Array, shape: Shape) -> Array:
     """Values of channels, one for each neuron: float32 of ``shape``."""
     values = per_channel.astype(np.float32).reshape(-1, *(1,) * (len(shape) - 1))
     return np.ascontiguousarray(np.broadcast_to(values, shape))
-
-
-def _ungrouped(conv: Conv) -> Conv:
-    """The same convolution with zeros between its groups: nir takes the weight's channels for the input's."""
-    if conv.groups == 1:
-        return conv
-    grouped = conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:])
-    groups, outputs, inputs, *kernel = grouped.shape
-    weight = np.zeros((groups, outputs, groups, inputs, *kernel), conv.weight.dtype)
-    for group in range(groups):
-        weight[group, :, group] = grouped[group]
-    return replace(conv, weight=weight.reshape(groups * outputs, groups * inputs, *kernel), groups=1)
 
 
 def _with_square_kernel(name: str, conv: Conv) -> Conv:

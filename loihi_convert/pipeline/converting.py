@@ -243,6 +243,7 @@ def _notes(trials: tuple[CopiesTrial, ...]) -> tuple[str, ...]:
     found = ", ".join(f"{trial.copies}: {100 * trial.agreement:.2f} %" for trial in by_copies)
     return (
         f"each skip uses {best.copies} relay{'s' * (best.copies > 1)}; with one relay, its weight costs the "
-        f"convolution it enters {by_copies[0].identity_bits:.1f} weight bits. Agreement with the CNN on "
-        f"{best.image_count} calibration images by number of relays: {found}. Set it with `skip_copies`.",
+        f"convolution it enters {by_copies[0].identity_bits:.1f} weight bits. Agreement with the CNN by number of "
+        f"relays, in trials on {best.image_count} images that were held out of the balancing: {found}. Set it with "
+        "`skip_copies`.",
     )

@@ -174,6 +174,7 @@ def require_class_names(name: str, network: AnyNetwork, classes: tuple[str, ...]
             f"the network has {count} {many}, the data {len(classes)} {one} names",
             where=name,
             expected=f"must be one name per {one}, or none",
+            hint="Leave out the array `classes` of the .npz file, or name all.",
         )
 
 

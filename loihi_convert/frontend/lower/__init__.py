@@ -225,7 +225,7 @@ class _Lowering:
         if isinstance(operation, Ending):
             if number != self.graph.output and not self._ends(number):
                 raise UnsupportedModelError(
-                    f"{node.kind} is before other layers", expected=f"supported: {node.kind} at the end"
+                    f"{node.kind} is before other layers", expected=f"supported: {node.kind} at the end, ReLU before it"
                 )
             self.notes.append(f"{node.name}: the {node.kind} at the end is dropped; it does not change the argmax.")
             self.ending = node.kind.lower().replace("_", "")
