@@ -723,6 +723,20 @@ def invoke(*words: object) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
+def test_the_size_of_images_may_come_from_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = "from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(20, 3))\n"
+    Path("sized_nets.py").write_text(code)
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(20, 3)).state_dict(), "user.pt")
+    np.savez("own.npz", images=np.random.default_rng(0).integers(0, 256, (9, 4, 5)).astype(np.uint8))
+    words = ["check", "user.pt", "--arch", "sized_nets:make"]
+    assert CliRunner().invoke(cli.app, [*words, "--data", "own.npz"]).exit_code == 0
+    missing = CliRunner().invoke(cli.app, words)
+    assert isinstance(missing.exception, UsageError)
+    assert missing.exception.where == "input_shape"
+
+
 def test_own_images_are_not_called_validation_images(tmp_path: Path) -> None:
     netx.write(good(), tmp_path / "model.net")
     np.savez(tmp_path / "own.npz", images=np.zeros((3, 4, 4), np.uint8), labels=np.array([0, 1, 2]))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loihi_convert.data import load_data
 from loihi_convert.data.dataset import Dataset, DataSplits, split
 from loihi_convert.errors import DataError, UsageError
 
@@ -107,3 +108,9 @@ def test_labels_may_be_unknown() -> None:
     with pytest.raises(DataError) as caught:
         _ = unlabelled.known_labels
     assert (caught.value.where, caught.value.found) == ("labels", "found images without labels")
+
+
+def test_a_data_set_is_shown_in_a_line() -> None:
+    digits = load_data("digits")
+    assert repr(digits.test) == "Dataset(400 images 1x8x8, labels)"
+    assert repr(digits) == "DataSplits(digits: train 1,197, validation 200, calibration 1,197, test 400 images)"

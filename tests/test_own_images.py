@@ -441,7 +441,9 @@ def test_classes_named_by_numbers(
 ) -> None:
     """MNIST's classes are called "0" to "9"."""
     path = saved(tmp_path, images=IMAGES, labels=np.array([0, 1, 0]), classes=np.array(names))
-    assert load_npz(path, classes).test.known_labels.tolist() == found
+    splits = load_npz(path, classes)
+    assert splits.test.known_labels.tolist() == found
+    assert any("class names are not used" in note for note in splits.notes) == ("cat" in names)
 
 
 def test_mapped_images_in_any_order(tmp_path: Path) -> None:

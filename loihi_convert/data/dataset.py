@@ -22,7 +22,7 @@ _SPLIT_SEED: Final = 0
 _FINGERPRINTED: Final = 16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Images with their labels or targets, if known; the arrays are read-only.
 
@@ -66,6 +66,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        known = "labels" if self.labels is not None else "targets" if self.targets is not None else "no labels"
+        shape = "x".join(map(str, self.images.shape[1:]))
+        return f"Dataset({len(self):,} images {shape}, {known})"
 
     def __getitem__(self, index: slice | NDArray[np.intp]) -> Dataset:
         """Return a subset, with all that belongs to it, for a slice (``test[:1000]``) or an array of indices."""
@@ -127,7 +132,7 @@ class HeldOut(NamedTuple):
     images: Dataset
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DataSplits:
     """A data set, split by use.
 
@@ -155,6 +160,12 @@ class DataSplits:
     calibration: Dataset
     test: Dataset
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        parts = ", ".join(
+            f"{name} {len(getattr(self, name)):,}" for name in ("train", "validation", "calibration", "test")
+        )
+        return f"DataSplits({self.name}: {parts} images)"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
