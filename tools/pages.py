@@ -80,7 +80,8 @@ def paper_rows(file: str, rows: Sequence[tuple[str, str, str, str, str]]) -> Cal
                 and (row["variant"] == variant or (variant == "paper" and row["variant"] == "literal"))
                 and (not method or (row["method"], row["reset"], row["alpha"]) == (method, reset, alpha))
             }
-            cells.append([title, *(found.get(count) or "" for count in steps)])
+            if any(found.values()):
+                cells.append([title, *(found.get(count) or "" for count in steps)])
         return markdown_table(("%", *(f"T = {count}" for count in steps)), cells)
 
     return table

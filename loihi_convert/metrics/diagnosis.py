@@ -188,8 +188,8 @@ def diagnose(
     if network.task == "regression":
         raise UsageError(
             "found a regression",
-            where="task",
-            expected="must be classification: losses are counted in images",
+            where="network",
+            expected="must be a classification: losses are counted in images",
             hint="Run the file instead: it reports errors against T, with those of the CNN and the float SNN.",
         )
     _require_float_thresholds(network)

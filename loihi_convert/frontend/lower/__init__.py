@@ -304,7 +304,8 @@ def _first_of(found: Sequence[UnsupportedModelError]) -> UnsupportedModelError:
     first, *others = found
     if not others:
         return first
-    hint = f"{first.hint} {len(others)} more parts of it have no spiking equivalent: `check` lists all of them.".strip()
+    more = f"{len(others)} more parts of it have no spiking equivalent: loihi-convert check lists all of them."
+    hint = f"{first.hint} {more}".strip()
     error = UnsupportedModelError(first.found, where=first.where, expected=first.expected, hint=hint)
     error.others = tuple(others)
     return error
