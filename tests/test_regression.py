@@ -214,7 +214,7 @@ def test_labels_are_for_classes_and_targets_for_numbers(converted: lc.Converted,
         assert caught.value.where == where
     with pytest.raises(UsageError) as caught:
         converted.diagnose(TEST[0])
-    assert caught.value.where == "task"
+    assert caught.value.where == "network"
     with pytest.raises(UsageError) as caught:
         lc.convert(position, TRAINING[0], task="ranking")
     assert caught.value.where == "task"

@@ -159,7 +159,8 @@ def own_accuracy(
 def single_class(source: Source, images: Dataset) -> str:
     """Return a warning if the CNN gives many images the same class, with which every conversion agrees; else empty."""
     some = _evenly(images, _TRIED_IMAGES)
-    if source.network.task != "classification" or len(some) < FEWEST_JUDGED:
+    # A file of spiking neurons is not compared with a trained CNN.
+    if source.network.task != "classification" or source.neurons is not None or len(some) < FEWEST_JUDGED:
         return ""
     classes = classes_of(cnn_scores(source.network, np.asarray(some.images)))
     if (classes != classes[0]).any():
