@@ -35,7 +35,7 @@ CASES = {
     "a negative": of(lambda m, x: m.conv(torch.cat([x, -x], 1)).relu(), conv=CONV(3, 3, padding=1)),
     "constants": of(lambda m, x: m.conv(2 - (x * constant() + 0.1) / 3).relu() - 1, conv=CONV(3, 3, padding=1)),
     "a learned number": of(
-        lambda m, x: m.conv(torch.add(x, m.other(x), alpha=m.slope.weight.item()) * m.slope.weight.item()).relu(),
+        lambda m, x: m.conv(x + m.other(x) * m.slope.weight.item()).relu(),
         conv=CONV(3, 3, padding=1),
         other=CONV(4, 1),
         slope=nn.PReLU(),

@@ -333,7 +333,8 @@ def test_one_image_does_not_train_batch_norm(digits: DataSplits) -> None:
 
 def test_what_convert_takes_is_fine_tuned(digits: DataSplits) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+        # Deprecated, by another kind of warning in each version of torch.
+        warnings.simplefilter("ignore")
         first = nn.utils.weight_norm(nn.Conv2d(1, 4, 3))
     cnn = nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     cnn(torch.zeros(1, 1, 8, 8))
