@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,6 +29,7 @@ from loihi_convert.data.in_memory import (
     Images,
     Labels,
     Targets,
+    as_calibration,
     as_dataset,
     as_images,
     as_input_shape,
@@ -137,12 +138,7 @@ def convert(
     _require_options(balancing, quantization)
     timesteps = int(timesteps) if isinstance(timesteps, np.integer) else timesteps
     image_shape = None if input_shape is None else as_input_shape(input_shape)
-    if targets is None:
-        dataset = _labelled(images, labels, image_shape)
-    elif task == "regression" and labels is None:
-        dataset = as_regression_dataset(images, targets, input_shape=image_shape)
-    else:
-        raise UsageError("given for a classification", where="targets", hint="Pass `labels`, or `task='regression'`.")
+    dataset = as_calibration(images, labels, targets, task=task, input_shape=image_shape)
     pixels, shape = dataset.images, dataset.images.shape[1:]
     require_both(mean, std)
     means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")
@@ -187,20 +183,6 @@ def _require_options(balancing: object, quantization: object) -> None:
     if not isinstance(quantization, QuantizeOptions):
         expected = "must be QuantizeOptions, such as QuantizeOptions(target='loihi2')"
         raise UsageError(f"found {quantization!r}", where="quantization", expected=expected)
-
-
-def _labelled(images: Images, labels: Labels | None, input_shape: tuple[int, int, int] | None) -> Dataset:
-    """Images, with labels if there are any; a DataLoader may yield images with something other than labels."""
-    if labels is not None:
-        return as_dataset(images, labels, input_shape=input_shape)
-    # Only a sized iterable can be read a second time.
-    if isinstance(images, Sized):
-        try:
-            return as_dataset(images, input_shape=input_shape)
-        except DataError as error:
-            if error.where != "labels":
-                raise
-    return Dataset(as_images(images, input_shape), None)
 
 
 def load(path: str | Path, *, model: str | Path | None = None, arch: str | None = None) -> Converted:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from loihi_convert.arrays import Array
+from loihi_convert.choices import Task
 from loihi_convert.data.array_pixels import channels_first, pixels_of, require_bright
 from loihi_convert.data.dataset import Dataset, described
 from loihi_convert.errors import DataError, UsageError
@@ -199,6 +200,39 @@ def as_regression_dataset(
     """
     found, chosen = _with_own(images, targets, "targets", input_shape)
     return Dataset(found, None, None if chosen is None else as_targets(chosen, len(found), output_count))
+
+
+def as_calibration(
+    images: Images,
+    labels: Labels | None,
+    targets: Targets | None,
+    *,
+    task: Task,
+    input_shape: tuple[int, int, int] | None,
+) -> Dataset:
+    """Return images with labels or targets, if there are any; a DataLoader may supply something other than labels.
+
+    Raises
+    ------
+    UsageError
+        If targets are given for a classification, or with labels.
+    DataError
+        As in `as_dataset` and `as_regression_dataset`.
+    """
+    if targets is not None:
+        if task != "regression" or labels is not None:
+            raise UsageError("given for a classification", where="targets", hint="Pass `labels`, or only `targets`.")
+        return as_regression_dataset(images, targets, input_shape=input_shape)
+    if labels is not None:
+        return as_dataset(images, labels, input_shape=input_shape)
+    # Only a sized iterable can be read a second time.
+    if isinstance(images, Sized):
+        try:
+            return as_dataset(images, input_shape=input_shape)
+        except DataError as error:
+            if error.where != "labels":
+                raise
+    return Dataset(as_images(images, input_shape), None)
 
 
 def _with_own(
