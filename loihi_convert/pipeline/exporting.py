@@ -36,6 +36,9 @@ VERIFIED_IMAGES: Final = 32
 TRACED_BYTES: Final = 2**29
 """Most bytes of spikes and potentials compared at once."""
 
+NOT_THE_SAME: Final = "the written file did not compute the same as the network in memory, and was deleted"
+"""The reason of the error about a file that fails its verification."""
+
 
 @dataclass(frozen=True, eq=False)
 class ExportResult:
@@ -197,6 +200,8 @@ def export(
 def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
     """Compare the file with the network in memory, every layer at every step; return the number of images.
 
+    Deletes the file and raises a `VerificationError` if they differ.
+
     Compares spikes and potentials of as many images at once as fit into `TRACED_BYTES`. If not even all steps of one
     image fit, it compares those of the first steps and, for all steps, the output's potentials and each layer's spike
     counts and operations.
@@ -212,7 +217,6 @@ def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
                 meant = run_network(network, some, timesteps, trace=trace)
                 difference = first_difference(written, meant, first_image=first)
                 if difference:
-                    raise VerificationError(
-                        "the written file does not compute the same as the network in memory: " + difference, where=path
-                    )
+                    path.unlink()
+                    raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
     return len(images)

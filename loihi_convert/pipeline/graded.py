@@ -27,7 +27,7 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.converting import COMPARED, require_same_outputs
-from loihi_convert.pipeline.exporting import VERIFIED_IMAGES
+from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
 from loihi_convert.pipeline.origin import source_of
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
@@ -129,7 +129,8 @@ def _verify(path: Path, network: GradedNetwork, images: Array) -> int:
     for image in range(len(images)):
         found, meant = (run_graded(one, images[image : image + 1], trace=True) for one in (written, network))
         if not same_integers(found, meant):
-            raise VerificationError("the written file does not compute the same as the network in memory", where=path)
+            path.unlink()
+            raise VerificationError(NOT_THE_SAME, where=path)
     return len(images)
 
 
