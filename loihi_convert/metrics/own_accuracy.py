@@ -33,7 +33,7 @@ _BETTER: Final = 0.05
 _MUCH_BETTER: Final = 0.1
 # Share of the unexplained variance that another normalization must remove, for a regression.
 _REMOVED: Final = 0.5
-# Images with a smaller spread of their pixels, 0..1, are nearly constant: their statistics are no normalization.
+# Images whose pixels, 0..1, spread less than this are nearly constant: their statistics suggest no normalization.
 _LEAST_SPREAD: Final = 0.02
 
 
@@ -261,11 +261,10 @@ def _better_normalization(
     best, mean, std = max(reached, key=lambda found: found[0])
     if best <= least:
         return ""
-    is_none = not any(mean) and set(std) == {1.0}
-    given = "Without `mean` and `std`" if is_none and _is_normalized(source) else ""
-    given = given or f"With `mean` {_numbers(mean)} and `std` {_numbers(std)}"
-    advice = "the CNN may normalize its images itself" if is_none and _is_normalized(source) else ""
-    advice = advice or "give the normalization the CNN was trained with"
+    given = f"With `mean` {_numbers(mean)} and `std` {_numbers(std)}"
+    advice = "give the normalization the CNN was trained with"
+    if _is_normalized(source) and not any(mean) and set(std) == {1.0}:
+        given, advice = "Without `mean` and `std`", "the CNN may normalize its images itself"
     return f"{given} it is {words(best)} of {len(images):,}: {advice}."
 
 
