@@ -220,6 +220,16 @@ def test_orthogonalized_adds_no_directions() -> None:
     assert not orthogonalized(torch.zeros(8, 9)).any()
 
 
+def test_orthogonalized_ignores_channels_that_died() -> None:
+    generator = torch.Generator().manual_seed(0)
+    alive = torch.randn(8, 100, generator=generator)
+    # Their momenta fade by a factor per step, down to float32's subnormal numbers.
+    dead = torch.logspace(-8, -44, 24).unsqueeze(1) * torch.randn(24, 100, generator=generator)
+    found = orthogonalized(torch.cat((alive, dead)))
+    assert torch.allclose(found[:8], orthogonalized(alive), atol=1e-6)
+    assert not found[8:].any()
+
+
 @pytest.fixture(scope="module")
 def straight(few: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Return a training that was not interrupted."""

@@ -11,11 +11,14 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 _MOMENTUM: Final = 0.95
 _RMS: Final = 0.2
 _ITERATIONS: Final = 5
 _COEFFICIENTS: Final = (3.4445, -4.775, 2.0315)
+_SMALLEST: Final = torch.finfo(torch.float32).eps
+"""Entries below it, as a share of the matrix's norm, are 0."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -64,8 +67,9 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalized(matrix.T).T
-    # A norm of 1 bounds every singular value by 1.
-    scaled: Tensor = matrix / matrix.norm().clamp(min=1e-7)
+    # A norm of 1 bounds every singular value by 1. The momenta of channels that never fire fade; their products become
+    # subnormal numbers, which take a CPU many cycles: after 13 epochs of VGG-16, more than half of the time.
+    scaled: Tensor = functional.hardshrink(matrix / matrix.norm().clamp(min=1e-7), _SMALLEST)
     gram = scaled @ scaled.T
     factor = product = _polynomial(gram)
     for _ in range(_ITERATIONS - 1):
