@@ -1,4 +1,4 @@
-"""Functions and methods of torch in a traced graph -> operations; the table is in `graph.py`."""
+"""Functions and methods of torch in a traced graph -> operations; the table is in `reader.py`."""
 
 from __future__ import annotations
 

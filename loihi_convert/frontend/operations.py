@@ -15,7 +15,7 @@ torchvision's ``Normalize``                           `Affine`
 ====================================================  =====================
 
 Rearrangements without computation (flatten, slices, channel shuffle, zero padding) are a `Move`. Functions and methods
-are read by `graph.py`. Signals ``(C, L)`` are maps ``(C, 1, L)``.
+are read by `reader.py`. Signals ``(C, L)`` are maps ``(C, 1, L)``.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.frontend.fitting import fill
-from loihi_convert.frontend.graph import read_graph
 from loihi_convert.frontend.lower import per_channel, to_relu_network
 from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
+from loihi_convert.frontend.reader import read_graph
 from loihi_convert.frontend.tracing import shape_taken
 from loihi_convert.frontend.users_code import build_cnn, copied, unwrapped
 from loihi_convert.ir.task import class_count

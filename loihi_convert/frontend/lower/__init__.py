@@ -29,7 +29,7 @@ from torch import nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
-from loihi_convert.frontend.graph import Graph, Node, read_graph
+from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.activation import activated
 from loihi_convert.frontend.lower.affine import normalized
 from loihi_convert.frontend.lower.chain import Chain, to_chain
@@ -52,6 +52,7 @@ from loihi_convert.frontend.operations import (
     Move,
     Relu,
 )
+from loihi_convert.frontend.reader import read_graph
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 

@@ -1,0 +1,330 @@
+"""nn.Module -> the graph of its operations in order of computation, each with inputs and shapes (torch.fx).
+
+====================================================  =====================
+module, function or method                            operation
+====================================================  =====================
+a module                                              see `operations.py`
+``x + y``, ``x - y``                                   `Add`
+``cat`` along the channels, or of vectors             `Cat`
+``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter, one per channel
+``relu``, ``relu6``, ``clamp``, ``hardtanh``           `Relu`
+``leaky_relu``                                        `LeakyRelu`
+poolings, ``mean`` over height and width              `AveragePool`, `MaxPool`
+``softmax``, ``log_softmax``, ``sigmoid``             `Ending`
+rearrangements: ``flatten``, ``view``, slices,        `Move`; none if every number keeps its place
+``chunk``, ``permute``, zero padding, ...
+``dropout``                                           none: has no effect at inference
+====================================================  =====================
+
+The model is traced with an actual image, so that sizes are numbers: ``if x.shape[1] != 3: raise`` in a ``forward`` is
+allowed. The effect of a rearranging function is found by applying it to the positions of the numbers.
+
+Everything else is an obstacle, reported with its place and an alternative. Reading continues after an obstacle, so that
+all of them are found at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.functions import (
+    CAT_CALLED,
+    DROPOUT_CALLED,
+    MOVES_CALLED,
+    NOTHING_CALLED,
+    affine_of_constant,
+    arguments_of,
+    arithmetic_of,
+    called,
+    concatenation,
+    is_doubled,
+    name_of,
+    operands,
+    operation_of_call,
+    pads_with_other_numbers,
+    returned_input,
+    sum_of_two,
+    taken_by,
+)
+from loihi_convert.frontend.graph import Graph, Node, pruned
+from loihi_convert.frontend.operations import (
+    MOVES,
+    NOTHING,
+    Affine,
+    Ending,
+    Move,
+    Operation,
+    operation_of_module,
+    refuse,
+)
+from loihi_convert.frontend.tracing import IMAGES, computed, require_forward_alone, trace
+
+
+def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
+    """Return the operations of ``model``, which must be in eval mode, for images ``(C, H, W)``.
+
+    For a model that takes signals ``(C, L)``, ``input_shape`` is ``(C, 1, L)``.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If its forward cannot be traced, takes more than one tensor, or does not return a single tensor.
+    InputError
+        If it does not accept images of ``input_shape``.
+    """
+    traced = trace(model, input_shape)
+    return _Reader(model, traced, input_shape).graph()
+
+
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """Rearranged numbers of node ``base``: ``tensor`` holds their original positions, from 1; 0 for a zero."""
+
+    base: int
+    tensor: Any
+
+
+@dataclass(eq=False)
+class _Reader:
+    """Builds a `Graph` from the graph traced by `_Tracer`."""
+
+    model: nn.Module
+    traced: fx.Graph
+    input_shape: Shape
+    nodes: list[Node] = field(default_factory=list)
+    obstacles: list[UnsupportedModelError] = field(default_factory=list)
+    # Tensors that depend on the image; those that do not.
+    moved: dict[fx.Node, _Moved] = field(default_factory=dict)
+    constants: dict[fx.Node, Tensor] = field(default_factory=dict)
+    # Nodes that are one tensor, which may be changed in place.
+    names: dict[fx.Node, list[fx.Node]] = field(default_factory=dict)
+    # Obstacles that return several tensors, or one for all images, and what is computed from them.
+    lost: set[fx.Node] = field(default_factory=set)
+
+    def graph(self) -> Graph:
+        """Return the graph of all nodes that the output needs."""
+        output: fx.Node | None = None
+        for node in self.traced.nodes:
+            if node.op == "placeholder":
+                self._take_image(node)
+            elif node.op == "output":
+                output = node
+            else:
+                self._take(node)
+        assert output is not None
+        (returned,) = output.args
+        if isinstance(returned, fx.Node) and returned in self.lost:
+            # The obstacles say why.
+            return pruned(self.nodes, 0, self.obstacles)
+        if not isinstance(returned, fx.Node) or returned not in self.moved:
+            raise UnsupportedModelError(
+                f"its forward returns a {type(returned).__name__.removeprefix('immutable_')}, not one tensor"
+                if not isinstance(returned, fx.Node)
+                else "its output does not depend on the image",
+                where=type(self.model).__name__,
+                expected="must return one tensor",
+                hint="Wrap it in a module that returns only the class scores.",
+            )
+        return pruned(self.nodes, self._input(returned, returned), self.obstacles)
+
+    def _take_image(self, node: fx.Node) -> None:
+        is_unused = str(node.target).startswith("*") and not node.users
+        if (node.args or is_unused) and self.nodes:
+            # An argument with a default value, see `_defaults`, or unused ``**kwargs``.
+            return
+        if self.nodes:
+            raise UnsupportedModelError(
+                "is a second input of the model", where=node.name, expected="supported: one image"
+            )
+        self._add(node, Node("the image", "image", None, (), self.input_shape))
+
+    def _number(self, node: fx.Node) -> Any:
+        """The number that ``node`` computes from weights, such as ``weight.item()``, or ``node``."""
+        value = node.meta.get("value")
+        depends = node in self.moved or node in self.lost
+        return value if isinstance(value, int | float) and not depends else node
+
+    def _take(self, node: fx.Node) -> None:
+        value = node.meta["value"]
+        if node.op in ("call_function", "call_method"):
+            node.args = fx.node.map_arg(node.args, self._number)
+            node.kwargs = fx.node.map_arg(node.kwargs, self._number)
+        if node.op == "get_attr" or all(before in self.constants for before in taken_by(node)):
+            if isinstance(value, Tensor):
+                self.constants[node] = value
+            return
+        if any(before in self.lost for before in taken_by(node)):
+            self._lose(node)
+            return
+        # Sizes and arithmetic on them.
+        if not any(before in self.moved for before in taken_by(node)):
+            return
+        try:
+            self._read(node)
+        except UnsupportedModelError as obstacle:
+            self.obstacles.append(obstacle)
+            self._lose(node)
+        before = returned_input(node, self._module(node))
+        if before in self.moved and node in self.moved:
+            # From now on its input is its output, whether or not forward uses what it returned.
+            self.names[node] = names = self.names.get(before, [before])
+            self.names[before] = names
+            names.append(node)
+            self.moved.update(dict.fromkeys(names, self.moved[node]))
+
+    def _lose(self, node: fx.Node) -> None:
+        """Continue after an obstacle as if its output were known."""
+        value = node.meta["value"]
+        if isinstance(value, Tensor) and value.shape[:1] == (IMAGES,):
+            self._add(node, Node(name_of(node), self._kind(node), Ending(), (0,), _shape(value)))
+        else:
+            self.lost.add(node)
+
+    def _read(self, node: fx.Node) -> None:
+        name, kind, function = name_of(node), self._kind(node), called(node)
+        module = self._module(node)
+        first = next(before for before in taken_by(node) if before in self.moved)
+        if kind.lower().replace("_", "").endswith("pool2d") and self.moved[first].tensor.ndim != 4:
+            shape = tuple(self.moved[first].tensor.shape[1:])
+            refuse(name, kind, f"is applied to a tensor of shape {shape}", supported="maps (C, H, W)")
+        if (module is not None and isinstance(module, NOTHING)) or function in NOTHING_CALLED:
+            if isinstance(node.meta["value"], Tensor) and not node.meta["value"].is_floating_point():
+                refuse(name, kind, f"casts to {node.meta['value'].dtype}", supported="floating point")
+            self.moved[node] = self.moved[first]
+        elif function in DROPOUT_CALLED:
+            if arguments_of(node, ("p", "training")).get("training", True):
+                refuse(name, kind, "is not switched off in eval mode; pass training=self.training")
+            self.moved[node] = self.moved[first]
+        elif function in MOVES_CALLED or (module is not None and isinstance(module, MOVES)) or _joins_parts(node):
+            self._move(node, name, kind)
+        elif self._repeats_pixels(node, module, first):
+            size = node.meta["value"].shape[2:]
+            repeated = functional.interpolate(self.moved[first].tensor, size=size, mode="nearest")
+            self.moved[node] = _Moved(self.moved[first].base, repeated)
+        else:
+            operation, inputs = self._operation(node, name, kind, first)
+            if operation is not None:
+                numbers = tuple(self._input(before, node) for before in inputs)
+                self._add(node, Node(name, kind, operation, numbers, _shape(node.meta["value"])))
+        if module is not None:
+            require_forward_alone(name, module, first.meta["value"])
+
+    def _add(self, node: fx.Node, made: Node) -> None:
+        self.nodes.append(made)
+        value = node.meta["value"]
+        positions = torch.arange(1, value.numel() + 1, dtype=torch.float64).reshape(value.shape)
+        self.moved[node] = _Moved(len(self.nodes) - 1, positions)
+
+    def _move(self, node: fx.Node, name: str, kind: str) -> None:
+        """Apply ``node`` to positions."""
+        if (kind.startswith("Constant") and getattr(self._module(node), "value", 0) != 0) or (
+            called(node) in ("pad", "_pad") and pads_with_other_numbers(node)
+        ):
+            refuse(name, kind, "pads with something other than zeros", supported="zeros")
+        bases = {self.moved[before].base for before in taken_by(node) if before in self.moved}
+        if len(bases) > 1:
+            refuse(name, kind, "rearranges numbers of several tensors")
+
+        def positions(before: fx.Node) -> Any:
+            return self.moved[before].tensor if before in self.moved else before.meta["value"]
+
+        self.moved[node] = _Moved(bases.pop(), computed(self.model, node, positions))
+
+    def _repeats_pixels(self, node: fx.Node, module: nn.Module | None, first: fx.Node) -> bool:
+        """Whether ``node`` is an adaptive pooling to a larger map, each of whose windows is one pixel."""
+        kind = type(module).__name__ if module is not None else called(node)
+        if not kind.lower().startswith("adaptive") or not isinstance(node.meta["value"], Tensor):
+            return False
+        before, after = self.moved[first].tensor.shape[2:], node.meta["value"].shape[2:]
+        return before != after and all(many % few == 0 for few, many in zip(before, after, strict=True))
+
+    def _input(self, before: fx.Node, node: fx.Node) -> int:
+        """The index of the node for ``before``; a new `Move` if its numbers were rearranged."""
+        moved = self.moved[before]
+        base = self.nodes[moved.base]
+        count = int(np.prod(base.shape))
+        positions = moved.tensor.numpy().astype(np.int64)
+        shape = _shape(moved.tensor)
+        if positions.shape[:1] != (IMAGES,) or not _is_apart(positions, count):
+            refuse(name_of(before), self._kind(before), "mixes images: its first axis is not the batch axis")
+        if len(shape) not in (1, 3):
+            refuse(name_of(node), self._kind(node), f"is applied to a tensor of shape {shape}", supported="(C, H, W)")
+        index = positions[0].reshape(shape) - 1
+        if shape == base.shape and np.array_equal(index.ravel(), np.arange(count)):
+            return moved.base
+        self._add(before, Node(name_of(before), self._kind(before), Move(index), (moved.base,), shape))
+        return len(self.nodes) - 1
+
+    def _operation(
+        self, node: fx.Node, name: str, kind: str, first: fx.Node
+    ) -> tuple[Operation | None, tuple[fx.Node, ...]]:
+        """The operation of a computing node, and its input tensors; ``None`` if its constant changes nothing."""
+        if not isinstance(node.meta["value"], Tensor):
+            refuse(name, kind, "has no spiking equivalent here: it returns several tensors")
+        before, after = _shape(self.moved[first].tensor), _shape(node.meta["value"])
+        module, rank = self._module(node), self.moved[first].tensor.ndim
+        if module is not None:
+            return operation_of_module(name, kind, module, before, after, rank), (first,)
+        arithmetic, inputs = arithmetic_of(node), [each for each in taken_by(node) if each in self.moved]
+        if arithmetic is not None and (len(inputs) > 1 or is_doubled(node, first)):
+            return sum_of_two(node, arithmetic, name, kind), operands(node)
+        if arithmetic is not None:
+            return self._affine(node, arithmetic, name, kind, first), (first,)
+        if called(node) in CAT_CALLED:
+            return concatenation(node, name, kind, self.moved)
+        if len(inputs) > 1:
+            refuse(name, kind, "has no spiking equivalent here")
+        return operation_of_call(node, name, kind, before, after, rank), (first,)
+
+    def _affine(self, node: fx.Node, arithmetic: str, name: str, kind: str, first: fx.Node) -> Affine:
+        """Arithmetic with a constant, which must be the same in all pixels of a channel."""
+        constants = [argument for argument in node.args if argument is not first]
+        if len(node.args) != 2 or len(constants) != 1 or node.kwargs:
+            refuse(name, kind, "does not combine the previous layer with a single constant")
+        constant = self.constants.get(constants[0]) if isinstance(constants[0], fx.Node) else constants[0]
+        if not isinstance(constant, int | float | Tensor):
+            refuse(
+                name, kind, f"combines the previous layer with {constants[0]}", supported="numbers, buffers, parameters"
+            )
+        before = self.moved[first].tensor.shape
+        values = torch.as_tensor(constant, dtype=torch.float64).detach().cpu()
+        if node.meta["value"].shape != before or values.ndim > len(before):
+            refuse(
+                name,
+                kind,
+                f"changes {tuple(before[1:])} into {_shape(node.meta['value'])}",
+                supported="one constant per channel",
+            )
+        return affine_of_constant(arithmetic, name, kind, values, before, is_reversed=node.args[0] is not first)
+
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def _kind(self, node: fx.Node) -> str:
+        module = self._module(node)
+        return type(module).__name__ if module is not None else arithmetic_of(node) or called(node)
+
+
+def _joins_parts(node: fx.Node) -> bool:
+    """Whether ``node`` concatenates a tuple that a function returned, such as the parts of a tensor from `chunk`."""
+    return called(node) in CAT_CALLED and any(isinstance(each.meta["value"], tuple | list) for each in taken_by(node))
+
+
+def _is_apart(positions: Array, count: int) -> bool:
+    """Whether the two images are not mixed, and rearranged in the same way."""
+    first, second = positions[0], positions[1]
+    return bool(np.array_equal(np.where(first > 0, first + count, 0), second) and first.max(initial=0) <= count)
+
+
+def _shape(tensor: Tensor) -> Shape:
+    """The shape of one image's tensor; a signal ``(C, L)`` counts as a map ``(C, 1, L)``, a number as one output."""
+    shape = tuple(tensor.shape[1:]) or (1,)
+    return (shape[0], 1, shape[1]) if len(shape) == 2 else shape
