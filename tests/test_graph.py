@@ -131,7 +131,7 @@ REFUSED = [
     (calls(lambda x: 1 / x), r"truediv \(after conv\): truediv divides a constant by the previous layer"),
     (calls(lambda x: x * torch.rand(6)), r"mul \(after conv\): mul has a constant that differs between pixels"),
     (calls(functional.dropout), r"dropout \(after conv\): dropout is not switched off in eval mode"),
-    (calls(lambda x: x.mean(1)), r"mean \(after conv\): mean averages over axes 1; supported: both height and width"),
+    (calls(lambda x: x.mean(1)), r"mean \(after conv\): mean averages over axes 1; supported: height, width, or both"),
     (nn.Sequential(StandardizedConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
     (
         chain(nn.ReLU(), nn.Flatten(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)),
@@ -148,7 +148,7 @@ REFUSED = [
         returns(lambda y: y.topk(1)),
         r"topk \(after fc\): topk has no spiking equivalent here: it returns several tensors",
     ),
-    (returns(lambda y: y.sum().relu()), r"sum_1 \(after fc\): sum has no spiking equivalent here"),
+    (returns(lambda y: y.sum().relu()), r"sum_1 \(after fc\): sum sums over all axes; supported: height"),
     (
         nn.Sequential(
             *(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Unflatten(1, (8, 1, 1)), nn.Conv2d(8, 2, 3, padding=2)),

@@ -36,6 +36,15 @@ CASES = {
     "whole maps": of(lambda m, x: m.norm(x).mean((2, 3)), norm=NORM()),
     "whole maps, by keywords": of(lambda m, x: torch.mean(input=x, dim=(2, 3))),
     "whole maps, axes as numpy calls them": of(lambda m, x: torch.mean(x, axis=(2, 3))),
+    "whole maps, flattened": of(lambda m, x: x.flatten(2).mean(-1)),
+    "whole maps, flattened behind the channels": of(lambda m, x: x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)),
+    "whole maps, axis by axis": of(lambda m, x: x.mean(3).mean(2)),
+    "whole maps, axis by axis, with their axes": of(lambda m, x: x.mean(2, keepdim=True).mean(-1, keepdim=True)),
+    "sums of whole maps": of(lambda m, x: x.sum((2, 3))),
+    "means of rows": of(lambda m, x: m.conv(x.mean(3, keepdim=True)).relu(), conv=CONV(5, (3, 1))),
+    "sums of columns": of(lambda m, x: m.conv(x.sum(2, keepdim=True)).relu(), conv=CONV(5, (1, 3))),
+    "the largest of the means of rows": of(lambda m, x: x.mean(3).amax(2)),
+    "means of a part of the maps": of(lambda m, x: x[:, :, 1:, 1:].mean((2, 3))),
     "whole maps of a padded convolution": of(
         lambda m, x: m.conv(x).mean((2, 3), keepdim=True), conv=CONV(5, 3, padding=1)
     ),

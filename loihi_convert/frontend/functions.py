@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +21,7 @@ from loihi_convert.frontend.operations import (
     Cat,
     Ending,
     LeakyRelu,
+    MaxPool,
     Operation,
     Relu,
     adaptive_pool,
@@ -49,6 +52,7 @@ _ARITHMETIC: Final = {
     for spelling in (each, f"i{each}", f"{each}_")
 }
 
+OVER_MAPS_CALLED: Final = ("mean", "sum", "amax")
 CAT_CALLED: Final = ("cat", "concat", "concatenate")
 
 IN_PLACE_OPERATORS: Final = tuple(name for name in _ARITHMETIC if name.startswith("i"))
@@ -84,8 +88,6 @@ def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after:
         return adaptive_pool(name, kind, before, after, is_average=True)
     if function in ("adaptive_max_pool1d", "adaptive_max_pool2d"):
         return adaptive_pool(name, kind, before, after, is_average=False)
-    if function in ("mean", "amax"):
-        return _over_maps(node, name, kind, before, rank, is_average=function == "mean")
     if function in ("softmax", "log_softmax"):
         return softmax(name, kind, arguments_of(node, ("dim",)).get("dim"), rank)
     if function in ("sigmoid", "sigmoid_", "logsigmoid"):
@@ -93,21 +95,48 @@ def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after:
     return refuse(name, kind, "has no spiking equivalent here")
 
 
-def _over_maps(node: fx.Node, name: str, kind: str, before: Shape, rank: int, *, is_average: bool) -> Operation:
-    """The mean or the maximum of each whole map."""
+def takes_whole_maps(node: fx.Node, positions: Tensor, maps: Shape) -> bool:
+    """Whether a mean, sum or maximum takes each of the ``maps`` as a whole, by the ``positions`` of its input in them.
+
+    The axes may be in any order, and those of the pixels flattened to one.
+    """
+    axes = _axes(node, positions.ndim)
+    if len(maps) != 3 or not axes:
+        return False
+    others = [axis for axis in range(positions.ndim) if axis not in axes]
+    pixels = math.prod(positions.shape[axis] for axis in axes)
+    grouped = positions.permute(*others, *axes).reshape(-1, pixels).sort(dim=1).values
+    every = torch.arange(1, 1 + IMAGES * math.prod(maps), dtype=positions.dtype)
+    return torch.equal(grouped, every.reshape(IMAGES * maps[0], -1))
+
+
+def over_maps(
+    node: fx.Node, name: str, kind: str, maps: Shape, rank: int, *, is_whole: bool
+) -> tuple[AveragePool | MaxPool, Shape]:
+    """The mean, sum or maximum of ``maps`` over height or width, or of whole maps, and the shape that it gives."""
+    function, axes = called(node), set(_axes(node, rank))
+    if not is_whole and (len(maps) != 3 or not axes or not axes <= set(range(2, rank))):
+        what = {"mean": "averages", "sum": "sums", "amax": "takes the maximum"}[function]
+        given = _given_axes(node)
+        over = "all axes" if given is None else f"axes {given}"
+        refuse(name, kind, f"{what} over {over}", supported="height, width, or both")
+    channels, height, width = maps
+    if is_whole or len(axes) == rank - 2:
+        height = width = 1
+    shape = (channels, 1 if 2 in axes else height, 1 if 3 in axes else width)
+    pool = adaptive_pool(name, kind, maps, shape, is_average=function != "amax")
+    return replace(pool, factor=1.0) if isinstance(pool, AveragePool) and function == "sum" else pool, shape
+
+
+def _axes(node: fx.Node, rank: int) -> list[int]:
+    """The axes over which ``node`` reduces a tensor of ``rank`` axes; none if it reduces all."""
+    axes = _given_axes(node)
+    return [axis % rank for axis in ([axes] if isinstance(axes, int) else axes or ())]
+
+
+def _given_axes(node: fx.Node) -> Any:
     arguments = arguments_of(node, ("dim",))
-    axes = arguments.get("dim", arguments.get("axis"))
-    chosen = [axes] if isinstance(axes, int) else axes
-    if (
-        len(before) != 3
-        or not isinstance(chosen, list | tuple)
-        or {axis % rank for axis in chosen} != set(range(2, rank))
-    ):
-        what = "averages" if is_average else "takes the maximum"
-        refuse(name, kind, f"{what} over axes {axes}", supported="both height and width")
-    pool = adaptive_pool(name, kind, before, (before[0], 1, 1), is_average=is_average)
-    assert isinstance(pool, AveragePool) or not is_average
-    return pool
+    return arguments.get("dim", arguments.get("axis"))
 
 
 def returned_input(node: fx.Node, module: object) -> fx.Node | None:

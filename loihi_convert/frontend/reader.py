@@ -9,7 +9,8 @@ a module                                              see `operations.py`
 ``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter, one per channel
 ``relu``, ``relu6``, ``clamp``, ``hardtanh``           `Relu`
 ``leaky_relu``                                        `LeakyRelu`
-poolings, ``mean`` over height and width              `AveragePool`, `MaxPool`
+poolings; ``mean``, ``sum``, ``amax`` of whole maps,  `AveragePool`, `MaxPool`
+or over their height or width
 ``softmax``, ``log_softmax``, ``sigmoid``             `Ending`
 rearrangements: ``flatten``, ``view``, slices,        `Move`; none if every number keeps its place
 ``chunk``, ``permute``, zero padding, ...
@@ -40,6 +41,7 @@ from loihi_convert.frontend.functions import (
     DROPOUT_CALLED,
     MOVES_CALLED,
     NOTHING_CALLED,
+    OVER_MAPS_CALLED,
     affine_of_constant,
     arguments_of,
     arithmetic_of,
@@ -49,10 +51,12 @@ from loihi_convert.frontend.functions import (
     name_of,
     operands,
     operation_of_call,
+    over_maps,
     pads_with_other_numbers,
     returned_input,
     sum_of_two,
     taken_by,
+    takes_whole_maps,
 )
 from loihi_convert.frontend.graph import Graph, Node, pruned
 from loihi_convert.frontend.operations import (
@@ -209,6 +213,13 @@ class _Reader:
             size = node.meta["value"].shape[2:]
             repeated = functional.interpolate(self.moved[first].tensor, size=size, mode="nearest")
             self.moved[node] = _Moved(self.moved[first].base, repeated)
+        elif function in OVER_MAPS_CALLED:
+            moved = self.moved[first]
+            is_whole = takes_whole_maps(node, moved.tensor, self.nodes[moved.base].shape)
+            maps = moved.base if is_whole else self._input(first, node)
+            rank, after = moved.tensor.ndim, _shape(node.meta["value"])
+            pool, shape = over_maps(node, name, kind, self.nodes[maps].shape, rank, is_whole=is_whole)
+            self._add(node, Node(name, kind, pool, (maps,), shape if len(after) == 3 else after))
         else:
             operation, inputs = self._operation(node, name, kind, first)
             if operation is not None:
