@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from support.graph_oracle import GraphOracle
 from support.modules import outputs
@@ -30,6 +30,7 @@ from loihi_convert.choices import Method, Reset, Target
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
+from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import lowered
 from loihi_convert.frontend.lower.chain import Chain
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -193,7 +194,11 @@ def of_seed(seed: int) -> Case:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Case:
-    return build(Drawn(draw), draw(st.integers(0, 1000)))
+    try:
+        return build(Drawn(draw), draw(st.integers(0, 1000)))
+    except UnsupportedModelError:
+        # Branches with maps of one pixel beside larger ones; no graph of a seed has them.
+        reject()
 
 
 @pytest.mark.parametrize("seed", range(2 * GRAPHS))

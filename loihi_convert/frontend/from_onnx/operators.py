@@ -168,11 +168,15 @@ def _sum(node: Node) -> Calls:
     return calls + [Call(operator.add, Call.PREVIOUS, other) for other in others[1:]]
 
 
-def _reduce_mean(node: Node) -> Calls:
+_REDUCTIONS: Final = {"ReduceMean": torch.mean, "ReduceSum": torch.sum, "ReduceMax": torch.amax}
+
+
+def _reduction(node: Node) -> Calls:
     axes = node.numbers("axes", 1)
     if axes is None:
-        raise UnknownError("also averages over the batch")
-    return [Call(torch.mean, node.image, tuple(map(node.axis, axes)), bool(node.attributes.get("keepdims", 1)))]
+        raise UnknownError("reduces all axes, the batch too")
+    keeps = bool(node.attributes.get("keepdims", 1))
+    return [Call(_REDUCTIONS[node.kind], node.image, tuple(map(node.axis, axes)), keeps)]
 
 
 def _clip(node: Node) -> Calls:
@@ -255,7 +259,7 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     "MaxPool": _pool,
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
-    "ReduceMean": _reduce_mean,
+    **dict.fromkeys(_REDUCTIONS, _reduction),
     **dict.fromkeys(_ARITHMETIC, _arithmetic),
     "Sum": _sum,
     "Concat": shapes.concat,
