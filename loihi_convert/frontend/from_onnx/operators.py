@@ -168,7 +168,11 @@ def _sum(node: Node) -> Calls:
     return calls + [Call(operator.add, Call.PREVIOUS, other) for other in others[1:]]
 
 
-_REDUCTIONS: Final = {"ReduceMean": torch.mean, "ReduceSum": torch.sum, "ReduceMax": torch.amax}
+_REDUCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
+    "ReduceMean": torch.mean,
+    "ReduceSum": torch.sum,
+    "ReduceMax": torch.amax,
+}
 
 
 def _reduction(node: Node) -> Calls:
