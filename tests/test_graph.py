@@ -126,6 +126,7 @@ REFUSED = [
         calls(lambda x: functional.avg_pool2d(x.transpose(2, 3), 2)),
         "moves the pixels of a map in a way that is not a convolution; supported: whole",
     ),
+    (calls(lambda x: x.mean(3).relu()), r"mean \(after conv\): .* one column of each map; .*keepdim=True"),
     (calls(lambda x: x + x.mean((2, 3), keepdim=True)), r"add \(after conv\): add joins tensors of shapes"),
     (calls(lambda x: x / 0.0), r"truediv \(after conv\): truediv has a constant that is NaN, infinite, or 0"),
     (calls(lambda x: 1 / x), r"truediv \(after conv\): truediv divides a constant by the previous layer"),

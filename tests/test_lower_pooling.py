@@ -42,6 +42,8 @@ CASES = {
     "whole maps, axis by axis, with their axes": of(lambda m, x: x.mean(2, keepdim=True).mean(-1, keepdim=True)),
     "sums of whole maps": of(lambda m, x: x.sum((2, 3))),
     "means of rows": of(lambda m, x: m.conv(x.mean(3, keepdim=True)).relu(), conv=CONV(5, (3, 1))),
+    "means of rows, then flattened": of(lambda m, x: x.mean(3)),
+    "means of columns as a signal": of(lambda m, x: m.conv(x.mean(2)).relu(), conv=nn.LazyConv1d(5, 3)),
     "sums of columns": of(lambda m, x: m.conv(x.sum(2, keepdim=True)).relu(), conv=CONV(5, (1, 3))),
     "the largest of the means of rows": of(lambda m, x: x.mean(3).amax(2)),
     "means of a part of the maps": of(lambda m, x: x[:, :, 1:, 1:].mean((2, 3))),

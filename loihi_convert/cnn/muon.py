@@ -68,7 +68,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalized(matrix.T).T
     # A norm of 1 bounds every singular value by 1. The momenta of channels that never fire fade; their products become
-    # subnormal numbers, which take a CPU many cycles: after 13 epochs of VGG-16, more than half of the time.
+    # subnormal numbers, each of which takes a CPU many cycles.
     scaled: Tensor = functional.hardshrink(matrix / matrix.norm().clamp(min=1e-7), _SMALLEST)
     gram = scaled @ scaled.T
     factor = product = _polynomial(gram)

@@ -72,6 +72,12 @@ def _sample(index: Array, channel: int, size: tuple[int, int]) -> tuple[int, int
     inside = ((row >= 0) & (row < size[0]))[:, None] & ((column >= 0) & (column < size[1]))
     wanted = np.where(inside, channel * size[0] * size[1] + row[:, None] * size[1] + column, -1)
     if not np.array_equal(wanted, index):
+        if size[1] == index.shape[0] == 1:
+            raise UnsupportedModelError(
+                "makes a signal of the one column of each map",
+                expected="supported: of its one row, since a signal (C, L) is a map (C, 1, L)",
+                hint="Keep the axis (`keepdim=True`) and use layers for maps, or swap height and width of the images.",
+            )
         raise UnsupportedModelError(
             "moves the pixels of a map in a way that is not a convolution",
             expected="supported: whole channels, their rows and columns at a constant step",
