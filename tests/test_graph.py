@@ -144,6 +144,19 @@ REFUSED = [
         calls(lambda x: x / (x.max() + 1)),
         r"max_1 \(after conv\): max has no spiking equivalent here.*constants[^0-9]*$",
     ),
+    (
+        calls(lambda x: x.max(1)[0]),
+        r"amax \(after conv\): amax takes the maximum over axes 1; supported: height, width",
+    ),
+    (calls(lambda x: x.flatten(2).max(2).indices.float()), r"argmax \(after conv\): argmax has no spiking equivalent"),
+    (
+        calls(lambda x: x.maximum(torch.ones(2, 1, 1))),
+        r"maximum \(after conv\): maximum compares the previous layer with a constant; supported: another",
+    ),
+    (
+        calls(lambda x: torch.min(x, x.mean((2, 3), keepdim=True))),
+        r"min_1 \(after conv\): min joins tensors of shapes \(2, 6, 6\) and \(2, 1, 1\)",
+    ),
     (calls(lambda x: torch.add(x, 2, x + 1)), r"add_1 \(after conv\): add does not combine exactly two tensors"),
     (
         returns(lambda y: y.topk(1)),

@@ -35,6 +35,7 @@ CASES = {
         lambda: nn.Sequential(CONV(5, 3), nn.PReLU(5), nn.Flatten(), LINEAR(6), nn.PReLU(6), LINEAR(3))
     ),
     "PReLU of flattened maps": stack(CONV(5, 3), nn.Flatten(), nn.PReLU(init=0.3)),
+    "absolute values": of(lambda m, x: m.two(abs(m.one(x))).abs(), one=CONV(4, 3), two=CONV(4, 3)),
     "of flattened maps": stack(CONV(5, 3), nn.Flatten(), nn.ReLU()),
     "twice": stack(nn.ReLU(), CONV(4, 3), nn.ReLU(), nn.ReLU(), nn.Flatten(), nn.ReLU()),
     "two of one value": of(lambda m, x: torch.cat([(y := m.conv(x)).relu(), (-1 * y).relu()], 1), conv=CONV(4, 3)),

@@ -6,13 +6,19 @@ import itertools
 
 import pytest
 import torch
-from support.lowering import CONV, LINEAR, NORM, Case, assert_equals_module, groups_of, layers_of, of, stack
+from support.lowering import CONV, LINEAR, NORM, Case, assert_equals_module, groups_of, layers_of, of, same, stack
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 def pool(x: Tensor) -> Tensor:
     return functional.max_pool2d(x, 2)
+
+
+def _largest_of_rows_and_columns(m: nn.Module, x: Tensor) -> Tensor:
+    of_rows, _indices = x.max(dim=3)
+    of_maps, _indices = of_rows.max(dim=2)
+    return of_maps
 
 
 CASES = {
@@ -48,6 +54,17 @@ CASES = {
     "of the image": stack(nn.MaxPool2d(3, 2, padding=1), CONV(5, 3), nn.ReLU(), stem=False, shape=(2, 12, 12)),
     "adaptive": stack(nn.AdaptiveMaxPool2d((4, 2)), CONV(5, 2), nn.ReLU()),
     "whole maps": of(lambda m, x: x.amax((2, 3))),
+    "whole maps by max, a method": of(lambda m, x: x.flatten(2).max(-1).values),
+    "whole maps by max, a function": of(lambda m, x: torch.max(x.flatten(2), 2, keepdim=True)[0].flatten(1)),
+    "whole maps by max, its indices unused": of(_largest_of_rows_and_columns),
+    "of two tensors": of(lambda m, x: m.two(torch.maximum(m.one(x), x)), one=CONV(4, 3, padding=1), two=CONV(3, 3)),
+    "of two halves (maxout)": of(
+        lambda m, x: m.two(torch.max(*m.one(x).chunk(2, 1))).relu(), one=CONV(6, 3, padding=1), two=CONV(4, 3)
+    ),
+    "the smaller of two": of(lambda m, x: torch.min(m.one(x), x).minimum(m.two(x)), one=same(4), two=same(4)),
+    "the larger of two vectors": of(
+        lambda m, x: m.one(y := x.flatten(1)).max(m.two(y)).relu(), one=LINEAR(5), two=LINEAR(5)
+    ),
     "beside itself": of(
         lambda m, x: torch.cat([m.conv(x).relu(), m.pool(x)], 1),
         conv=CONV(5, 3, 2, padding=1),

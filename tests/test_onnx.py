@@ -190,6 +190,19 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
         {"h": np.float32(0.5), "a": random(2, 1, 1)},
     ),
     "Sum": ([node("Sum", "x", "x", "x")], {}),
+    "Sum with a constant": ([node("Sum", "x", "c")], {"c": random(1, 2, 1, 1)}),
+    "Max": (
+        [node("Neg", "x", outputs=("n",)), node("Add", "n", "c", outputs=("s",)), node("Max", "s", "x", "n")],
+        {"c": random(2, 1, 1)},
+    ),
+    "Min": (
+        [node("Neg", "x", outputs=("n",)), node("Add", "n", "c", outputs=("s",)), node("Min", "s", "x")],
+        {"c": random(2, 1, 1)},
+    ),
+    "Abs": (
+        [node("Neg", "x", outputs=("n",)), node("Add", "n", "c", outputs=("s",)), node("Abs", "s")],
+        {"c": random(2, 1, 1)},
+    ),
     "Div by channels": ([node("Div", "x", "s")], {"s": random(1, 2, 1, 1) ** 2 + 1}),
     "Split and Concat": (
         [node("Split", "x", "sizes", outputs=("a", "b"), axis=1), node("Concat", "b", "a", axis=-3)],

@@ -54,6 +54,7 @@ _ARITHMETIC: Final = {
 
 OVER_MAPS_CALLED: Final = ("mean", "sum", "amax")
 CAT_CALLED: Final = ("cat", "concat", "concatenate")
+EXTREMES_CALLED: Final = ("maximum", "max", "minimum", "min")
 
 IN_PLACE_OPERATORS: Final = tuple(name for name in _ARITHMETIC if name.startswith("i"))
 
@@ -76,6 +77,8 @@ def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after:
             kind,
             *((-1 if low is None else low, 1 if high is None else high) if "hard" in function else (low, high)),
         )
+    if function in ("abs", "abs_", "absolute"):
+        return LeakyRelu(np.array([-1.0]))
     if function in ("leaky_relu", "leaky_relu_"):
         return LeakyRelu(np.array([arguments_of(node, ("negative_slope",)).get("negative_slope", 0.01)]))
     is_signal = function.endswith("1d")
@@ -173,6 +176,14 @@ def sum_of_two(node: fx.Node, arithmetic: str, name: str, kind: str) -> Add:
     """The sum or difference of two tensors."""
     if arithmetic not in ("add", "sub"):
         refuse(name, kind, "of two tensors has no spiking equivalent here")
+    require_two_alike(node, name, kind)
+    factor = node.kwargs.get("alpha", 1)
+    assert isinstance(factor, int | float)
+    return Add((1.0, float(factor) if arithmetic == "add" else -float(factor)))
+
+
+def require_two_alike(node: fx.Node, name: str, kind: str) -> None:
+    """Refuse a function of anything but two tensors of the same shape."""
     if len(operands(node)) != 2:
         refuse(name, kind, "does not combine exactly two tensors")
     shapes = {each.meta["value"].shape for each in operands(node)}
@@ -183,9 +194,6 @@ def sum_of_two(node: fx.Node, arithmetic: str, name: str, kind: str) -> Add:
             f"joins tensors of shapes {' and '.join(str(tuple(shape[1:])) for shape in shapes)}",
             supported="equal shapes",
         )
-    factor = node.kwargs.get("alpha", 1)
-    assert isinstance(factor, int | float)
-    return Add((1.0, float(factor) if arithmetic == "add" else -float(factor)))
 
 
 def operands(node: fx.Node) -> tuple[fx.Node, ...]:

@@ -8,9 +8,10 @@ a module                                              see `operations.py`
 ``cat`` along the channels, or of vectors             `Cat`
 ``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter, one per channel
 ``relu``, ``relu6``, ``clamp``, ``hardtanh``           `Relu`
-``leaky_relu``                                        `LeakyRelu`
-poolings; ``mean``, ``sum``, ``amax`` of whole maps,  `AveragePool`, `MaxPool`
-or over their height or width
+``maximum``, ``minimum`` of two tensors               `Add`, `Relu`, `Add`
+``leaky_relu``, ``abs``                                `LeakyRelu`
+poolings; ``mean``, ``sum``, ``amax``, ``max(dim)``    `AveragePool`, `MaxPool`
+of whole maps, or over their height or width
 ``softmax``, ``log_softmax``, ``sigmoid``             `Ending`
 rearrangements: ``flatten``, ``view``, slices,        `Move`; none if every number keeps its place
 ``chunk``, ``permute``, zero padding, ...
@@ -39,6 +40,7 @@ from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.functions import (
     CAT_CALLED,
     DROPOUT_CALLED,
+    EXTREMES_CALLED,
     MOVES_CALLED,
     NOTHING_CALLED,
     OVER_MAPS_CALLED,
@@ -53,6 +55,7 @@ from loihi_convert.frontend.functions import (
     operation_of_call,
     over_maps,
     pads_with_other_numbers,
+    require_two_alike,
     returned_input,
     sum_of_two,
     taken_by,
@@ -62,10 +65,12 @@ from loihi_convert.frontend.graph import Graph, Node, pruned
 from loihi_convert.frontend.operations import (
     MOVES,
     NOTHING,
+    Add,
     Affine,
     Ending,
     Move,
     Operation,
+    Relu,
     operation_of_module,
     refuse,
 )
@@ -220,6 +225,8 @@ class _Reader:
             rank, after = moved.tensor.ndim, _shape(node.meta["value"])
             pool, shape = over_maps(node, name, kind, self.nodes[maps].shape, rank, is_whole=is_whole)
             self._add(node, Node(name, kind, pool, (maps,), shape if len(after) == 3 else after))
+        elif function in EXTREMES_CALLED and len(operands(node)) == 2:
+            self._extreme_of_two(node, name, kind)
         else:
             operation, inputs = self._operation(node, name, kind, first)
             if operation is not None:
@@ -227,6 +234,17 @@ class _Reader:
                 self._add(node, Node(name, kind, operation, numbers, _shape(node.meta["value"])))
         if module is not None:
             require_forward_alone(name, module, first.meta["value"])
+
+    def _extreme_of_two(self, node: fx.Node, name: str, kind: str) -> None:
+        """Read max(a, b) as b + relu(a - b), and min(a, b) as b - relu(b - a)."""
+        if not all(each in self.moved for each in operands(node)):
+            refuse(name, kind, "compares the previous layer with a constant", supported="another layer, or clamp")
+        require_two_alike(node, name, kind)
+        a, b = (self._input(each, node) for each in operands(node))
+        sign, shape = 1.0 if "max" in kind else -1.0, _shape(node.meta["value"])
+        self._add(node, Node(name, kind, Add((sign, -sign)), (a, b), shape))
+        self._add(node, Node(name, kind, Relu(), (len(self.nodes) - 1,), shape))
+        self._add(node, Node(name, kind, Add((1.0, sign)), (b, len(self.nodes) - 1), shape))
 
     def _add(self, node: fx.Node, made: Node) -> None:
         self.nodes.append(made)

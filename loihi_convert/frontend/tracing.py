@@ -49,6 +49,9 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
             hint="Rewrite forward so that it does the same computation for every image.",
         ) from error
     require_forward_alone(type(model).__name__, model, example)
+    for node in reversed(traced.nodes):
+        if node.target is torch.argmax and not node.users:
+            traced.erase_node(node)
     return traced
 
 
@@ -207,6 +210,20 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Known(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
+        if target in ("max", torch.max):
+            given = {**dict(zip(("input", "dim", "keepdim"), args, strict=False)), **kwargs}
+            axis = given.get("dim", given.get("axis"))
+            if isinstance(axis, int):
+                # The largest numbers, and their indices, which most models do not use.
+                over = {"dim": axis, "keepdim": given.get("keepdim", False)}
+                create = super().create_proxy
+                found: Any = [
+                    create("call_function", each, (given["input"],), over) for each in (torch.amax, torch.argmax)
+                ]
+                return torch.return_types.max(found)
+        return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, *rest, **more)

@@ -160,12 +160,19 @@ def _number(values: Array) -> float | Tensor:
     return float(values.reshape(-1)[0]) if values.size == 1 else as_tensor(values)
 
 
-def _sum(node: Node) -> Calls:
-    first, *others = (name if name in node.examples else _number(node.constants[name]) for name in node.inputs)
+_OF_SEVERAL: Final[Mapping[str, Callable[..., Any]]] = {
+    "Sum": operator.add,
+    "Max": torch.maximum,
+    "Min": torch.minimum,
+}
+
+
+def _of_several(node: Node) -> Calls:
+    first, *others = (name if name in node.examples else as_tensor(node.constants[name]) for name in node.inputs)
     if not others:
         return node.called(nn.Identity())
-    calls = [Call(operator.add, first, others[0])]
-    return calls + [Call(operator.add, Call.PREVIOUS, other) for other in others[1:]]
+    calls = [Call(_OF_SEVERAL[node.kind], first, others[0])]
+    return calls + [Call(_OF_SEVERAL[node.kind], Call.PREVIOUS, other) for other in others[1:]]
 
 
 _REDUCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
@@ -265,7 +272,9 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     "GlobalMaxPool": _global_pool,
     **dict.fromkeys(_REDUCTIONS, _reduction),
     **dict.fromkeys(_ARITHMETIC, _arithmetic),
-    "Sum": _sum,
+    **dict.fromkeys(_OF_SEVERAL, _of_several),
+    "Neg": lambda node: [Call(torch.neg, node.image)],
+    "Abs": lambda node: [Call(torch.abs, node.image)],
     "Concat": shapes.concat,
     "Split": shapes.split,
     "Flatten": shapes.flatten,
