@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -36,9 +37,9 @@ from loihi_convert.data.in_memory import (
     as_regression_dataset,
 )
 from loihi_convert.devices import chosen_device
-from loihi_convert.errors import DataError, UsageError
+from loihi_convert.errors import UsageError
 from loihi_convert.frontend.lower import per_channel
-from loihi_convert.frontend.source import Source, is_described, open_source
+from loihi_convert.frontend.source import Source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.advice import advice, image_notes
@@ -49,7 +50,8 @@ from loihi_convert.normalization import require_both
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs, stored_neurons
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
-from loihi_convert.pipeline.origin import float_network, source_of
+from loihi_convert.pipeline.opening import open_model
+from loihi_convert.pipeline.origin import float_network, is_made_from, source_of
 from loihi_convert.progress import progress_bar
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
@@ -60,6 +62,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FILE: Final = f"model{netx.SUFFIX}"
+_OTHER_CNN: Final = (
+    "was not made from this CNN as it is now: differences between the two CNNs are counted as conversion loss"
+)
 
 
 def convert(
@@ -142,19 +147,8 @@ def convert(
     pixels, shape = dataset.images, dataset.images.shape[1:]
     require_both(mean, std)
     means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")
-    if isinstance(model, str | Path):
-        given = None if is_described(Path(model), arch) else shape
-        source = open_source(
-            Path(model), arch=arch, input_shape=given, classes=classes, mean=means, std=deviations, task=task
-        )
-        if shape != source.network.input_shape:
-            raise DataError(
-                f"found images of {shape}", where="images", expected=f"must be {source.network.input_shape}"
-            )
-    elif arch is not None:
-        raise UsageError("given with a module", where="arch", expected="must come with the path of a state dict")
-    else:
-        source = Source.from_module(model, shape, classes=classes, mean=means, std=deviations, task=task)
+    source = open_model(model, shape, arch=arch, classes=classes, mean=means, std=deviations, task=task)
+    dataset.require_fit(task, source.network.shapes[-1][0], "images" if targets is None else "targets")
     # Before a wrong accuracy of a misread network is measured.
     require_same_outputs(source, pixels[:COMPARED])
     own = own_accuracy(source, dataset, "calibration images", expect)
@@ -205,7 +199,10 @@ def load(path: str | Path, *, model: str | Path | None = None, arch: str | None 
     """
     file = Path(path)
     network = netx.read(file)
-    return Converted(network, source_of(file, network, None if model is None else Path(model), arch))
+    found = Converted(network, source_of(file, network, None if model is None else Path(model), arch))
+    for note in found.notes:
+        warnings.warn(f"{file.name}: {note}", stacklevel=2)
+    return found
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -237,10 +234,13 @@ class Converted:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes of the conversion: the CNN's accuracy, what was read from it, the method chosen, warnings."""
-        own = () if self.own is None else (self.own.warning or self.own.sentence,)
+        """Notes of the conversion: the CNN's accuracy, what was read from it, the method chosen, warnings.
+
+        If loaded from a file: whether ``source`` is another CNN than that of the file.
+        """
         if self.conversion is None:
-            return own
+            return () if self.source is None or is_made_from(self.network, self.source) else (_OTHER_CNN,)
+        own = () if self.own is None else (self.own.warning or self.own.sentence,)
         return (*own, *(() if self.source is None else self.source.notes), *self.conversion.notes)
 
     @property
@@ -356,15 +356,19 @@ class Converted:
             found = diagnose_network(
                 self.source.network, spiking, self.network, data.images, data.labels, steps, progress=progress
             )
-        return DiagnosisReport(None, found, advice(found, self.network), image_notes(self.network))
+        notes = self.notes if self.conversion is None else ()
+        own = own_accuracy(self.source, data, "images")
+        if own is not None and own.warning:
+            notes = (own.warning, *notes)
+        return DiagnosisReport(None, found, advice(found, self.network), (*notes, *image_notes(self.network)))
 
     def _steps(self, timesteps: int | None) -> int:
         """The T of a run; `check_run` checks its upper bound."""
         if timesteps is None:
             return self.timesteps
-        if isinstance(timesteps, bool) or not isinstance(timesteps, int):
+        if isinstance(timesteps, bool) or not isinstance(timesteps, Integral):
             raise UsageError(f"found {timesteps!r}", where="timesteps", expected="must be a whole number")
-        return timesteps
+        return int(timesteps)
 
     @property
     def _image_shape(self) -> tuple[int, int, int]:

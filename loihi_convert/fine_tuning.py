@@ -90,7 +90,13 @@ def fine_tune(
     InputError
         If it does not accept such images, or these have no labels.
     """
-    if qcfs_levels is None and timesteps is None:
+    if timesteps is None and recipe is not None:
+        timesteps = recipe.timesteps
+    chosen = TrainOptions(
+        recipe=recipe or "best", epochs=epochs, seed=seed, qcfs_levels=qcfs_levels, timesteps=timesteps
+    )
+    levels, timesteps = chosen.qcfs_levels, chosen.timesteps
+    if levels is None and timesteps is None:
         raise UsageError("not given", where="qcfs_levels", expected="`qcfs_levels` or `timesteps` must be given")
     require_both(mean, std)
     shape = None if input_shape is None else as_input_shape(input_shape)
@@ -98,6 +104,13 @@ def fine_tune(
     held_out = None if validation is None else as_dataset(*validation, input_shape=everything.images.shape[1:])
     unsplit = DataSplits("your images", (), everything, everything[:0], everything, everything)
     splits = split_for_training(unsplit, held_out)
+    if isinstance(model, WithQcfs) and levels not in (None, model.levels):
+        raise UsageError(
+            f"found {levels}",
+            where="qcfs_levels",
+            expected=f"the model has {model.levels} levels",
+            hint="Omit it, or start from the CNN with ReLUs.",
+        )
     made = copies_of(model)
     design = design_of(
         made,
@@ -105,15 +118,14 @@ def fine_tune(
         splits,
         mean=per_channel(mean, splits.input_shape[0], "mean"),
         std=per_channel(std, splits.input_shape[0], "std"),
-        qcfs_levels=qcfs_levels,
+        qcfs_levels=levels,
         timesteps=timesteps,
         start={"sha256": None},
     )
-    options = TrainOptions(recipe=recipe or "best", epochs=epochs, timesteps=timesteps)
-    used = chosen_recipe(splits, design.name, options, is_fine_tuning=True)
+    used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=True)
     with progress_bar(f"training {design.name}") as progress:
         trained = train_design(
-            design, splits, used, seed=seed, output=None, device=chosen_device(device), progress=progress
+            design, splits, used, seed=chosen.seed, output=None, device=chosen_device(device), progress=progress
         )
     found = design.build()
     found.load_state_dict(trained.state)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.networks import random_network
 from torch import nn
 
 import loihi_convert as lc
+from loihi_convert.cnn.checkpoint import Checkpoint, save
+from loihi_convert.cnn.models import build_model
+from loihi_convert.errors import UsageError
 
 CELLS = (Path(__file__).parent / "notebooks/own_cnn.py").read_text().split("# %% ")[1:]
 
@@ -47,6 +53,15 @@ def test_no_public_function_is_called_like_a_module() -> None:
 
 
 IMAGES = np.zeros((4, 6, 6), np.uint8)
+OF_DIGITS: dict[str, Any] = {
+    "data": "digits",
+    "input_shape": (1, 8, 8),
+    "classes": tuple("0123456789"),
+    "seed": 0,
+    "validation_accuracy": 0.1,
+    "test_accuracy": 0.1,
+    "recipe": {},
+}
 MODULE = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
 
 
@@ -68,6 +83,55 @@ def test_a_mistake_is_told_by_its_parameter(mistake: Callable[..., object], wher
     with pytest.raises(lc.LoihiConvertError) as raised:
         mistake(lc.Converted(network), images)
     assert raised.value.where == where
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    balancing = lc.BalanceOptions(method="percentile", percentile=np.float32(99), alpha=np.float64(0.5))
+    assert (type(balancing.percentile), type(balancing.alpha)) == (float, float)
+    snn = lc.convert(
+        MODULE, IMAGES, timesteps=np.int64(2), balancing=balancing, quantization=lc.QuantizeOptions(np.int64(4))
+    )
+    for timesteps in np.array([1, 2]):
+        assert snn.run(IMAGES, timesteps=timesteps).run.potentials.shape[1] == timesteps
+    digits = lc.load_data("digits")
+    assert np.array_equal(digits.calibration_images(7), digits.calibration_images("7"))
+
+
+def test_another_cnn_than_that_of_the_file_is_said(tmp_path: Path) -> None:
+    digits = lc.load_data("digits").calibration
+    images, labels = digits.images[:40], digits.known_labels[:40]
+    paths = [tmp_path / f"{seed}.pt" for seed in (0, 1)]
+    for seed, path in enumerate(paths):
+        torch.manual_seed(seed)
+        save(Checkpoint("digits-cnn", dict(build_model("digits-cnn", (1, 8, 8), 10).state_dict()), **OF_DIGITS), path)
+    with pytest.warns(UserWarning, match="worse than|classifies"):
+        file = lc.convert(paths[0], images, labels, timesteps=2).save(tmp_path / "model.net")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert lc.load(file, model=paths[0]).notes == ()
+    with pytest.warns(UserWarning, match=r"model\.net: was not made from this CNN"):
+        other = lc.load(file, model=paths[1])
+    (note,) = other.notes
+    assert "was not made from this CNN" in note
+    notes = other.diagnose(images, labels).notes
+    assert note in notes
+    assert any("the CNN classifies" in each for each in notes)
+
+
+def test_a_checkpoint_of_train_has_its_normalization(tmp_path: Path) -> None:
+    state = dict(build_model("digits-cnn", (1, 8, 8), 10).state_dict())
+    save(Checkpoint("digits-cnn", state, **OF_DIGITS), tmp_path / "model.pt")
+    with pytest.raises(UsageError) as caught:
+        lc.convert(tmp_path / "model.pt", np.zeros((4, 8, 8), np.uint8), mean=0.1307, std=0.3081)
+    assert (caught.value.where, caught.value.expected) == (
+        "mean",
+        "the checkpoint was trained with no normalization",
+    )
+
+
+def test_signals_are_loaded_as_signals(tmp_path: Path) -> None:
+    np.savez(tmp_path / "signals.npz", images=np.zeros((5, 3, 64), np.uint8))
+    assert lc.load_data(tmp_path / "signals.npz", input_shape=(3, 64)).input_shape == (3, 1, 64)
 
 
 @pytest.mark.lava

@@ -54,7 +54,7 @@ ORDER = (
     ("__main__",),
 )
 HEAVY = {
-    # In `api` for its types alone.
+    # In `api` and `pipeline.opening` for their types alone.
     "torch": (
         "devices",
         "cnn",
@@ -64,6 +64,7 @@ HEAVY = {
         "external.cuba_simulation",
         "api",
         "fine_tuning",
+        "pipeline.opening",
     ),
     "numba": ("compiled",),
     "h5py": ("netx.hdf5",),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import loihi_convert as lc
+from loihi_convert import netx
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import own_recipe
@@ -405,6 +406,25 @@ def test_fine_tuning_needs_something_to_do(own: tuple[Path, nn.Module], digits: 
     assert missing.value.where == "labels"
 
 
+def test_a_tuned_cnn_keeps_its_levels(own: tuple[Path, nn.Module], digits: DataSplits) -> None:
+    images, labels = digits.train.images[:40], digits.train.known_labels[:40]
+    tuned = few_steps(own[1], digits)
+    assert tuned.levels == 2
+    again = lc.fine_tune(tuned, images, labels, qcfs_levels=np.int64(2), epochs=np.int64(1), seed=np.int64(1))
+    assert isinstance(again, WithQcfs)
+    assert again.levels == 2
+    with pytest.raises(UsageError) as caught:
+        lc.fine_tune(tuned, images, labels, qcfs_levels=8, epochs=1)
+    assert (caught.value.where, caught.value.expected) == ("qcfs_levels", "the model has 2 levels")
+
+
+def test_a_recipe_may_name_the_steps_to_train_through(own: tuple[Path, nn.Module], digits: DataSplits) -> None:
+    with pytest.raises(UsageError) as caught:
+        few_steps(own[1], digits, timesteps=3)
+    assert caught.value.where == "start"
+    assert few_steps(few_steps(own[1], digits), digits, timesteps=3).timesteps == 3
+
+
 @pytest.fixture
 def folder(own: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(own[0])
@@ -488,6 +508,17 @@ def test_a_training_of_an_own_cnn_is_resumed(folder: Path, digits: DataSplits, t
         other = replace(design, **{name: changed})  # type: ignore[arg-type]
         with pytest.raises(CheckpointError, match=f"belongs to another training: its {name} is"):
             train_design(other, splits, recipe, seed=0, output=output, resume=True)
+
+    def edited() -> nn.Module:
+        """The CNN after a change of its code; tensors have the same shapes."""
+        model = design.build()
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.padding = module.dilation = (2, 2)
+        return model
+
+    with pytest.raises(CheckpointError, match="belongs to another training: its digest of the CNN's modules is"):
+        train_design(replace(design, build=edited), splits, recipe, seed=0, output=output, resume=True)
     resumed = train_design(design, splits, recipe, seed=0, output=output, resume=True)
     assert all(torch.equal(resumed.state[name], straight.state[name]) for name in straight.state)
 
@@ -519,6 +550,9 @@ def test_fine_tuning_keeps_the_order_of_classes(folder: Path, invoke: Invoke, di
         begun = f"named{number}.pt"
         assert invoke("train", *words, "--data", "named.npz", "--epochs", 12, "-o", begun).code == 0
         code = words if words[0] == "--arch" else ()
+        done = invoke("export", begun, *code, "--data", "turned.npz", "-T", 2, "-o", "x.net", "--overwrite")
+        assert done.code == 0, done.err
+        assert netx.read(Path("x.net")).provenance.model.classes == tuple(names)
         for data in ("turned.npz", "some.npz"):
             done = invoke("train", *code, "--from", begun, "--data", data, "--epochs", 1, "-o", "x.pt", "--overwrite")
             assert done.code == 0, done.err
@@ -542,6 +576,7 @@ def test_fine_tuning_keeps_the_order_of_classes(folder: Path, invoke: Invoke, di
         ),
         (("--arch", "fine_tuned_nets:Net", "-T", 2), "--from: found no trained CNN with QCFS activations"),
         (("--validation", "own.npz", "--data", "digits"), "--validation: given for digits"),
+        (("--input-shape", "3,32,32", "--data", "digits"), "--input-shape: found (3, 32, 32); must be (1, 8, 8)"),
         (("--arch", "fine_tuned_nets:Net", "--device", "cuda"), "--device: torch finds no GPU"),
     ],
 )

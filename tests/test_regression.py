@@ -12,13 +12,14 @@ import pytest
 import torch
 from support.own_cnns import blobs, fitted
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import loihi_convert as lc
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.agreement import Agreement, explained_share, measure_of
 from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions
-from loihi_convert.errors import InputError, UsageError
+from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
@@ -212,12 +213,25 @@ def test_labels_are_for_classes_and_targets_for_numbers(converted: lc.Converted,
         with pytest.raises(UsageError) as caught:
             network.run(TEST[0], **arguments)
         assert caught.value.where == where
+    for given in (TRAINING[1][:, 0].astype(int), TRAINING[1][:, 0]):
+        with pytest.raises(UsageError) as caught:
+            lc.convert(position, TRAINING[0], given, task="regression")
+        assert (caught.value.where, caught.value.hint) == ("labels", "Pass `targets`.")
+    with pytest.raises(DataError) as wrong:
+        lc.convert(position, TRAINING[0], targets=TRAINING[1][:, 0], task="regression")
+    assert wrong.value.where == "targets"
     with pytest.raises(UsageError) as caught:
         converted.diagnose(TEST[0])
     assert caught.value.where == "network"
     with pytest.raises(UsageError) as caught:
         lc.convert(position, TRAINING[0], task="ranking")
     assert caught.value.where == "task"
+
+
+def test_a_loader_supplies_targets(position: nn.Module) -> None:
+    pairs = TensorDataset(torch.from_numpy(TRAINING[0]), torch.from_numpy(TRAINING[1]))
+    snn = lc.convert(position, DataLoader(pairs, batch_size=50), timesteps=2, task="regression")
+    assert snn.notes[0].startswith("the CNN has an RMSE of")
 
 
 def test_the_file_records_a_regression_and_not_a_classification(

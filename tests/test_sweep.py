@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +29,7 @@ from loihi_convert.backends import open_backend
 from loihi_convert.cells.cell import compute
 from loihi_convert.cells.dask_executors import local_cluster
 from loihi_convert.cli.sweep_grid import AXES, read_grid
+from loihi_convert.cnn.checkpoint import load
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
 from loihi_convert.data import load_data
@@ -512,8 +515,16 @@ class TestDigits:
         assert "must be lava with" in rows()[0]["error"]
 
     def test_a_forgotten_normalization_is_said_before_any_cell(self, sweep: Sweep) -> None:
+        Path("nets.py").write_text(
+            "from loihi_convert.cnn.models import build_model\n"
+            "def make():\n    return build_model('digits-cnn', (1, 8, 8), 10)\n"
+        )
+        torch.save({**load("model.pt").state}, "plain.pt")
+        words = ("plain.pt", "--arch", "nets:make", "--data", "digits", "-T", "2", "--dry-run", *HERE)
+        assert "warning" not in sweep(*words).err
+        assert "warning: plain.pt: the CNN classifies" in sweep(*words, "--mean", "0.9", "--std", "0.1").err
         done = sweep("model.pt", "-T", "2", "--mean", "0.9", "--std", "0.1", "--dry-run", *HERE)
-        assert "warning: model.pt: the CNN classifies" in done.err
+        assert (done.code, "--mean: found (0.9,); the checkpoint was trained with no" in done.err) == (2, True)
 
     def test_a_dry_run_computes_and_writes_nothing(self, sweep: Sweep, exports: list[int]) -> None:
         words = ("model.pt", "-T", "1,2", "--balance", "auto,percentile", *HERE)
@@ -555,6 +566,36 @@ class TestDigits:
         assert len(best["cells"]) == 4
         top = max(best["cells"], key=lambda row: row["accuracy"])
         assert f"Best: {100 * top['accuracy']:.2f} %" in lines[0]
+
+    def test_the_next_command_makes_the_same_network(
+        self, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for words in (
+            ("--balance", "spike-norm", "--reset", "soft", "--input", "constant"),
+            ("--balance", "spike-norm"),
+            ("--balance", "rmp", "--input", "constant", "--alpha", "0.8"),
+            ("--balance", "ngu-lee", "--reset", "hard"),
+        ):
+            done = sweep("model.pt", "-T", "2", *words, *HERE)
+            (next_line,) = (line for line in done.out.splitlines() if line.startswith("next"))
+            command = shlex.split(next_line.removeprefix("next"))
+            monkeypatch.setattr(sys, "argv", command)
+            assert exit_code(lambda c=command: cli.app([*c[1:], "--overwrite"], standalone_mode=False)) == 0
+            capsys.readouterr()
+            network, (row,) = netx.read(Path("model.net")), rows()
+            assert network.reset == row["reset"]
+            assert (network.poisson_seed is None) == (row["input"] == "constant")
+            assert network.provenance.balance.method == row["balance"]
+            assert network.provenance.balance.alpha == float(row["alpha"])
+
+    def test_own_images_are_not_test_images(self, sweep: Sweep) -> None:
+        import numpy as np
+
+        digits = load_data("digits").test[:20]
+        np.savez("own.npz", images=digits.images, labels=digits.known_labels)
+        done = sweep("model.pt", "-T", "2", "--data", "own.npz", "--split", "test", "--dry-run", "--workers", "0")
+        assert "own.npz has no validation images, so cells run its own images" in done.err
+        assert "test images" not in done.out
 
     def test_a_changed_checkpoint_is_not_used(self, sweep: Sweep, checkpoint: Path) -> None:
         (one,) = planned_cells(read_grid([checkpoint], {"images": "5", "calibration": "10", "timesteps": "1"}))

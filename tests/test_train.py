@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from loihi_convert.cnn import checkpoint, trainer
 from loihi_convert.cnn.augmentation import augmented
-from loihi_convert.cnn.checkpoint import Checkpoint
+from loihi_convert.cnn.checkpoint import Checkpoint, load
 from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
 from loihi_convert.cnn.muon import orthogonalized
 from loihi_convert.cnn.recipe import Recipe, default_recipe, fine_tuning_recipe, paper_recipe, spiking_recipe
@@ -618,17 +618,38 @@ def test_options_choose_architecture_and_recipe(few: DataSplits, plain: Checkpoi
         assert chosen_architecture(data, options, start) == expected
     output = tmp_path / "model.pt"
     trained = train_cnn(few, str(output), TrainOptions(recipe=RECIPE, seed=3))
+    with pytest.raises(InputError) as refused:
+        train_cnn(few, output, TrainOptions(recipe=RECIPE))
+    assert (refused.value.where, same_weights(trained, load(output))) == (str(output), True)
     assert same_weights(trained, run(few, output, seed=3))
-    tuned = train_cnn(few, output, TrainOptions(epochs=1, qcfs_levels=2, weight_bits=4, store="float16"), start=trained)
+    chosen = TrainOptions(epochs=np.int64(1), qcfs_levels=np.int64(2), weight_bits=np.int32(4), store="float16")
+    tuned = train_cnn(few, output, chosen, start=trained, overwrite=True)
     expected_recipe = dataclasses.replace(fine_tuning_recipe("digits"), epochs=1, weight_bits=4)
     assert expected_recipe.recorded().items() <= tuned.recipe.items()
     assert (tuned.qcfs_levels, tuned.stored_as) == (2, "float16")
     with pytest.raises(UsageError) as caught:
-        train_cnn(few, output, TrainOptions(recipe="paper"), start=trained)
+        train_cnn(few, output, TrainOptions(recipe="paper"), start=trained, overwrite=True)
     assert caught.value.where == "recipe"
     with pytest.raises(UsageError) as caught:
-        train_cnn(few, output, TrainOptions(recipe="fast"))  # type: ignore[arg-type]
+        train_cnn(few, output, TrainOptions(recipe="fast"), overwrite=True)  # type: ignore[arg-type]
     assert (caught.value.where, caught.value.expected) == ("recipe", "must be one of best, paper")
+
+
+def test_an_interrupted_training_is_not_begun_anew(few: DataSplits, tmp_path: Path) -> None:
+    output = tmp_path / "model.pt"
+
+    def stop(epoch: int, accuracy: float) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train_cnn(few, output, TrainOptions(recipe=RECIPE), on_epoch=stop, overwrite=True)
+    with pytest.raises(InputError) as caught:
+        train_cnn(few, output, TrainOptions(recipe=RECIPE))
+    assert caught.value.where == str(resume_path(output))
+    assert not output.exists()
+    resumed = train_cnn(few, output, TrainOptions(recipe=RECIPE), resume=True)
+    assert same_weights(resumed, run(few, output))
 
 
 def test_a_small_network_trains_on_one_thread_and_restores_the_callers(few: DataSplits, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def demo(
     splits = load_data("digits")
     log("1/3  train a CNN on the embedded digits")
     with progress_bar("training digits-cnn on digits") as progress:
-        trained = train_cnn(splits, model, TrainOptions(seed=seed), progress=progress)
+        trained = train_cnn(splits, model, TrainOptions(seed=seed), overwrite=True, progress=progress)
     log(trained_sentence(model, trained))
     log(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
     exported = pipeline.export(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -164,7 +165,9 @@ def _next(results: SweepResults, folder: Path) -> Iterator[Fact]:
 
 def _export_command(found: Found) -> str:
     """The command that writes the file of a cell."""
-    network, setting, defaults = found.planned.cell.network, found.planned.cell.setting, Setting().normalized
+    network, setting = found.planned.cell.network, found.planned.cell.setting
+    # `export` has other defaults for some methods, but always the same method.
+    defaults = replace(Setting(method=setting.method).normalized, method=Setting.method)
     words = ["loihi-convert", "export", _shown(network.model), "-T", str(setting.timesteps)]
     for flag, axis in AXES.items():
         chosen = getattr(setting, axis.option)

@@ -15,7 +15,7 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, on_interrupt, say_json, trained_sentence
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN, TRAINING, choice, named, switch
 from loihi_convert.cli.wrong_files import require_cnn
-from loihi_convert.errors import InputError, UsageError
+from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
@@ -78,18 +78,14 @@ def train(
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
-    from loihi_convert.cnn.training import resume_path, train_design
+    from loihi_convert.cnn.training import require_free, resume_path, train_design
     from loihi_convert.devices import chosen_device
-    from loihi_convert.files import asked, refuse_to_overwrite, refuse_to_replace
+    from loihi_convert.files import refuse_to_replace
     from loihi_convert.progress import progress_bar
 
     if start is not None:
         refuse_to_replace(start, output)
-    refuse_to_overwrite(output, overwrite)
-    unfinished = resume_path(output)
-    if asked(unfinished, Path.exists) and not (resume or overwrite):
-        hint = "Continue with `resume`, or start over with `overwrite`."
-        raise InputError("is an interrupted training; nothing was changed", where=unfinished, hint=hint)
+    require_free(output, resume=resume, overwrite=overwrite)
     chosen = TrainOptions(architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device)
     begun = None if start is None or arch is not None else _started(start)
     recorded = begun if arch is None or start is None else load_if_ours(start)
@@ -186,6 +182,7 @@ def _images(
     splits = load_data(data, root, classes=classes, class_map=class_map, input_shape=input_shape)
     for note in splits.notes:
         log(note)
+    splits.require_shape(input_shape)
     if data in DATASETS:
         if validation is not None:
             raise UsageError(
@@ -194,7 +191,9 @@ def _images(
         return splits
     if validation is None:
         return split_for_training(splits)
-    held_out = load_data(validation, root, classes=splits.classes, class_map=class_map, input_shape=splits.input_shape)
+    # Only class folders need a map; it may be that of the training images, or of the validation images, or of both.
+    its_map = class_map if validation.is_dir() else None
+    held_out = load_data(validation, root, classes=splits.classes, class_map=its_map, input_shape=splits.input_shape)
     if shared := shared_count(held_out.test, splits.test):
         log(
             f"{shared} of the {len(held_out.test)} validation images are also training images; the validation accuracy "

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Final, get_args
 
+from loihi_convert.arrays import plain_numbers
 from loihi_convert.choices import RecipeName
 from loihi_convert.errors import UsageError, one_of
 
@@ -79,6 +80,7 @@ class Recipe:
     optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         for name, is_valid, allowed in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from loihi_convert.arrays import plain_numbers
 from loihi_convert.choices import Architecture, Device, RecipeName, Store
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.models import ARCHITECTURES, default_architecture, paper_architecture
@@ -56,6 +57,9 @@ class TrainOptions:
     timesteps: int | None = None
     store: Store = "float32"
     device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        plain_numbers(self)
 
 
 def chosen_architecture(data: str, options: TrainOptions, start: Checkpoint | None) -> str:

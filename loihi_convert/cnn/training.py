@@ -37,13 +37,14 @@ from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, c
 from loihi_convert.cnn.trainer import Training, on_cpu, uses_bfloat16
 from loihi_convert.data import DATASETS, DataSplits
 from loihi_convert.devices import chosen_device
-from loihi_convert.errors import CheckpointError, DataError, UsageError, one_of
-from loihi_convert.files import require_writable
+from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError, one_of
+from loihi_convert.files import asked, refuse_to_overwrite, require_writable
 from loihi_convert.progress import Progress, no_progress
 
 _START_ANEW: Final = "Delete it and train without `resume=True`."
 _DIGEST: Final = "digest of images and labels"
-_ADDED_LATER: Final = ("classes", "mean", "std", _DIGEST)
+_MODULES: Final = "digest of the CNN's modules"
+_ADDED_LATER: Final = ("classes", "mean", "std", _DIGEST, _MODULES)
 """Fields that the state of an unfinished training may lack."""
 
 
@@ -54,10 +55,21 @@ def train_cnn(
     *,
     start: Checkpoint | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     progress: Progress = no_progress,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Checkpoint:
-    """Train a CNN on ``splits``, write it to ``output`` and return it; see `train`."""
+    """Train a CNN on ``splits``, write it to ``output`` and return it; see `train`.
+
+    Raises
+    ------
+    UsageError, CheckpointError
+        As in `train`.
+    InputError
+        Also if ``output``, or an interrupted training of it, exists, unless ``overwrite`` or, for the latter,
+        ``resume``.
+    """
+    require_free(Path(output), resume=resume, overwrite=overwrite)
     chosen = TrainOptions() if options is None else options
     architecture = chosen_architecture(splits.name, chosen, start)
     return train(
@@ -199,6 +211,9 @@ def train_design(
         _DIGEST: "" if output is None else _digest(splits),
     }
     training = Training(design, splits, recipe, seed, device)
+    if output is not None and design.name not in ARCHITECTURES:
+        # The user's own code may have changed, with tensors of the same shapes.
+        run[_MODULES] = hashlib.blake2b(repr(design.network()).encode(), digest_size=16).hexdigest()
     where, state_file = output or Path("the CNN"), None if output is None else resume_path(output)
     with _threads(training.threads):
         _run_epochs(training, run, where, state_file, resume=resume, progress=progress, on_epoch=on_epoch)
@@ -305,6 +320,15 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def require_free(output: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise an `InputError` if a training would replace ``output``, or the state of an interrupted one."""
+    refuse_to_overwrite(output, overwrite)
+    unfinished = resume_path(output)
+    if asked(unfinished, Path.exists) and not (resume or overwrite):
+        hint = "Continue with `resume=True`, or start over with `overwrite=True`."
+        raise InputError("is an interrupted training; nothing was changed", where=unfinished, hint=hint)
 
 
 def resume_path(output: Path) -> Path:

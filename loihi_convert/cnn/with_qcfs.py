@@ -78,6 +78,13 @@ class WithQcfs(nn.Module):
             for activation, threshold in zip(self.activations, thresholds, strict=True):
                 activation.get_parameter("threshold").copy_(threshold)
 
+    @property
+    def levels(self) -> int:
+        """Levels L of every activation."""
+        first = self.activations[0]
+        assert isinstance(first, Qcfs)
+        return first.levels
+
     def forward(self, x: Tensor) -> Tensor:
         replaced = _Replaced(self._activated)
         with replaced:

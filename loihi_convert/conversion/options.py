@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
+from loihi_convert.arrays import plain_numbers
 from loihi_convert.chip import limits
 from loihi_convert.choices import (
     Amplitude,
@@ -121,6 +122,7 @@ class BalanceOptions:
     bias_correction: bool | None = None
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         _require_choice("method", self.method, get_args(AnyMethod))
         _require_choice("amplitude", self.amplitude, get_args(Amplitude))
         _require_choice("initial_potential", self.initial_potential, (None, *get_args(InitialPotential)))
@@ -198,6 +200,7 @@ class QuantizeOptions:
     max_cores: int | None = None
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if self.max_cores is not None:
             _require_integer("max_cores", self.max_cores, 1, MOST_CORES)
         _require_integer("weight_bits", self.weight_bits, *WEIGHT_BITS)

@@ -10,7 +10,7 @@ from loihi_convert.arrays import Shape
 from loihi_convert.data.benchmarks import DATASETS, did_you_mean, load_benchmark
 from loihi_convert.data.class_folders import ClassMap
 from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
-from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
+from loihi_convert.data.in_memory import as_dataset, as_images, as_input_shape, as_labels
 from loihi_convert.data.own_images import load_image_folder, load_npz, require_class_folders
 from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError, UsageError, one_of
@@ -55,7 +55,8 @@ def load_data(
     class_map
         The class of each class folder; default: as in `class_folders.classes_of_folders`.
     input_shape
-        Input shape of the network, if known: if it is ``(C, H, W)``, own images of another shape are refused.
+        Input shape of the network, if known: if it is ``(C, H, W)`` or, for signals, ``(C, L)``, own images of another
+        shape are refused.
     at_once
         Whether to read all images now; if not, many own images may be `StoredImages`, which take the place of arrays.
 
@@ -66,7 +67,7 @@ def load_data(
     DataError
         If a file is missing or damaged, or the images cannot be used.
     """
-    shape = (input_shape[0], input_shape[1], input_shape[2]) if input_shape and len(input_shape) == 3 else None
+    shape = as_input_shape(input_shape) if input_shape and len(input_shape) in (2, 3) else None
     path = Path(data)
     is_benchmark = isinstance(data, str) and data in DATASETS
     if not is_benchmark and asked(path, Path.is_dir, DataError):

@@ -210,27 +210,30 @@ def as_calibration(
     task: Task,
     input_shape: tuple[int, int, int] | None,
 ) -> Dataset:
-    """Return images with labels or targets, if there are any; a DataLoader may supply something other than labels.
+    """Return images with labels or targets, whichever ``task`` has, if there are any; a DataLoader may supply neither.
 
     Raises
     ------
     UsageError
-        If targets are given for a classification, or with labels.
+        If targets are given for a classification, or labels for a regression.
     DataError
         As in `as_dataset` and `as_regression_dataset`.
     """
+    is_regression = task == "regression"
+    if is_regression and labels is not None:
+        raise UsageError("given for a regression", where="labels", hint="Pass `targets`.")
+    if not is_regression and targets is not None:
+        raise UsageError("given for a classification", where="targets", hint="Pass `labels`.")
     if targets is not None:
-        if task != "regression" or labels is not None:
-            raise UsageError("given for a classification", where="targets", hint="Pass `labels`, or only `targets`.")
         return as_regression_dataset(images, targets, input_shape=input_shape)
     if labels is not None:
         return as_dataset(images, labels, input_shape=input_shape)
     # Only a sized iterable can be read a second time.
     if isinstance(images, Sized):
         try:
-            return as_dataset(images, input_shape=input_shape)
+            return (as_regression_dataset if is_regression else as_dataset)(images, input_shape=input_shape)
         except DataError as error:
-            if error.where != "labels":
+            if error.where != ("targets" if is_regression else "labels"):
                 raise
     return Dataset(as_images(images, input_shape), None)
 

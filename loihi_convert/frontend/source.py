@@ -278,7 +278,12 @@ def checkpoint_sha256(path: Path) -> str:
 
 def is_described(path: Path, arch: str | None) -> bool:
     """Return whether the file at ``path`` records its image shape and classes: a checkpoint written by `train`."""
-    return arch is None and kind_of(path) != "onnx" and not is_nir(path)
+    return arch is None and not is_self_contained(path)
+
+
+def is_self_contained(path: Path) -> bool:
+    """Return whether the file at ``path`` is an ONNX or NIR file, which holds its CNN."""
+    return kind_of(path) == "onnx" or is_nir(path)
 
 
 def _with_output_neurons(network: ReluNetwork) -> ReluNetwork:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from loihi_convert.arrays import Shape
 from loihi_convert.choices import Task
-from loihi_convert.cnn.checkpoint import load
+from loihi_convert.cnn.checkpoint import load, load_if_ours
 from loihi_convert.data import DATASETS, ClassMap, DataSplits, load_data
-from loihi_convert.errors import UsageError
-from loihi_convert.frontend.source import Source, is_described, open_source
+from loihi_convert.errors import DataError, UsageError
+from loihi_convert.frontend.own_cnn import recorded_normalization
+from loihi_convert.frontend.source import Source, is_described, is_self_contained, open_source
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def open_cnn(
@@ -47,23 +53,26 @@ def open_cnn(
         If the CNN or the data cannot be used.
     """
     trained = load(model) if is_described(model, arch) else None
+    # A checkpoint of the user's own code, too, names its classes.
+    ours = trained or (None if arch is None or is_self_contained(model) else load_if_ours(model))
+    if trained is not None:
+        recorded_normalization(trained, mean, std)
+    known = classes or (ours.classes if ours else ())
     if trained is None and data is None:
         hint = f"{model.name} does not record its training data: pass `data`."
         raise UsageError("not given", where="data", expected="is needed with `arch` and for ONNX files", hint=hint)
     splits = load_data(
         data or (trained.data if trained else ""),
         data_root,
-        classes=classes or (trained.classes if trained else ()),
+        classes=known,
         class_map=class_map,
         input_shape=trained.input_shape if trained else input_shape,
     )
     for note in splits.notes:
         tell(note)
-    if input_shape not in (None, splits.input_shape):
-        expected = f"must be {splits.input_shape}, the shape of the images of {splits.name}"
-        raise UsageError(f"found {input_shape}", where="input_shape", expected=expected)
+    splits.require_shape(input_shape)
     if trained is None:
-        input_shape, classes = splits.input_shape, classes or splits.classes or None
+        input_shape, classes = splits.input_shape, known or splits.classes or None
     # Only the name is recorded, because the path of a user's own images is private.
     recorded = data if data is None or data in DATASETS else splits.name
     source = open_source(
@@ -73,3 +82,37 @@ def open_cnn(
         source = replace(source, provenance={**source.provenance, "data_fingerprint": splits.fingerprint})
     splits.test.require_fit(task, source.network.shapes[-1][0], "data")
     return source, splits
+
+
+def open_model(
+    model: nn.Module | str | Path,
+    shape: Shape,
+    *,
+    arch: str | None,
+    classes: Sequence[str] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    task: Task,
+) -> Source:
+    """Return a CNN in memory, or the one in a file, for images of ``shape``, ``(C, H, W)``.
+
+    Raises
+    ------
+    UsageError
+        If ``arch`` is given for a CNN in memory, or as in `source.open_source`.
+    DataError
+        If the CNN in the file takes images of another shape.
+    InputError
+        If it cannot be used.
+    """
+    if not isinstance(model, str | Path):
+        if arch is not None:
+            raise UsageError("given with a module", where="arch", expected="must come with the path of a state dict")
+        return Source.from_module(model, shape, classes=classes, mean=mean, std=std, task=task)
+    path, given = Path(model), None if is_described(Path(model), arch) else shape
+    if given is None:
+        recorded_normalization(load(path), mean, std)
+    source = open_source(path, arch=arch, input_shape=given, classes=classes, mean=mean, std=std, task=task)
+    if shape != source.network.input_shape:
+        raise DataError(f"found images of {shape}", where="images", expected=f"must be {source.network.input_shape}")
+    return source
