@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loihi_convert.choices import Method
+from loihi_convert.conversion import calibration
 from loihi_convert.conversion import thresholds as thresholds_module
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.bias_correction import correct_biases
@@ -428,6 +429,18 @@ def test_several_latencies_at_once_give_what_each_gives(method: Any, readout: An
         alone = balance(random_cnn(1), images, network.timesteps, BalanceOptions(**options))
         assert thresholds_of(network) == thresholds_of(alone)
         assert network.provenance == alone.provenance
+
+
+def test_the_number_of_fitted_images_depends_on_its_own_latency_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T = 1 is fitted to all 40 images, T = 16 to the 8 brightest; maxima would be those of all for both."""
+    monkeypatch.setattr(calibration, "FEWEST", 8)
+    monkeypatch.setattr(calibration, "STEPS", 128)
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
+    images[8:] //= 3
+    options = BalanceOptions(method="least-squares")
+    one, many = balance_each(random_cnn(1), images, (1, 16), options)
+    assert thresholds_of(one) == thresholds_of(balance(random_cnn(1), images, 1, options))
+    assert thresholds_of(many) == thresholds_of(balance(random_cnn(1), images, 16, options))
 
 
 def test_one_pass_serves_all_latencies_of_a_two_layer_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from test_balance import random_cnn
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
+from loihi_convert.choices import InitialPotential
 from loihi_convert.conversion import calibration
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.bias_correction import correct_biases
@@ -90,6 +92,21 @@ def test_mean_outputs_are_those_of_the_cnn(timesteps: int, reset: str) -> None:
     assert before.mean(axis=0) != pytest.approx(scores.mean(axis=0), abs=1e-3)
     if reset == "hard":
         assert all(not layer.neuron.initial_potential.any() for layer in corrected.layers if layer.neuron is not None)
+
+
+@pytest.mark.parametrize(("initial_potential", "share"), [("zero", 0.0), ("half", 0.5)])
+def test_an_initial_potential_that_is_given_stays(initial_potential: InitialPotential, share: float) -> None:
+    options = BalanceOptions(method="percentile", initial_potential=initial_potential, bias_correction=True)
+    first, second, _ = balance(random_cnn(1), images(), 2, options).layers
+    for layer in (first, second):
+        assert layer.neuron is not None
+        threshold = np.where(np.isfinite(layer.neuron.threshold), layer.neuron.threshold, 0.0)
+        assert np.array_equal(layer.neuron.initial_potential, share * threshold)
+    assert second.correction is not None
+    fitted = balance(random_cnn(1), images(), 2, replace(options, initial_potential=None)).layers[1]
+    assert fitted.neuron is not None
+    alive = np.isfinite(fitted.neuron.threshold)
+    assert (fitted.neuron.initial_potential != 0.5 * fitted.neuron.threshold)[alive].any()
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ir.circuit import circuit
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.simulator import clipped_images, outputs
@@ -265,3 +266,20 @@ def test_hard_reset_is_refused() -> None:
         quantize(spiking, digits_like(0), QuantizeOptions(target="loihi2"))
     assert raised.value.where == "target"
     assert "hard reset" in raised.value.found
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75, 0.95])
+def test_the_circuits_potential_has_headroom_below_its_first_one(share: float) -> None:
+    """300 spikes a step with small negative weights: V falls from V0 far below 0, and the circuit's u is V - V0."""
+    ones = np.ones(300)
+    first = SpikingLayer("first", Dense(np.ones((300, 1))), IntegrateAndFire(ones, ones, 0 * ones))
+    both = IntegrateAndFire(np.ones(2), np.ones(2), np.full(2, share))
+    last = SpikingLayer("last", Dense(np.eye(2)), None)
+    images = np.array([255, 0], np.uint8).reshape(2, 1, 1, 1)
+    for weight in np.linspace(6e-4, 1.3e-3, 15):
+        second = SpikingLayer("second", Dense(np.vstack([np.full(300, -weight), np.full(300, 5e-4)])), both)
+        spiking = SpikingNetwork((1, 1, 1), (first, second, last), 16, "soft")
+        network = quantize(spiking, images, QuantizeOptions(target="loihi2"))
+        done, soft = (run_network(network, images, 16, neuron=neuron) for neuron in (None, NeuronModel.SOFT))
+        assert done.wrapped_images == 0
+        assert np.array_equal(done.spike_counts, soft.spike_counts)

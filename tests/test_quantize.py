@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from test_balance import pixels, random_cnn
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
+from loihi_convert.chip import limits
 from loihi_convert.choices import Amplitude, Method, Target
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
@@ -346,6 +348,29 @@ def test_hard_reset_trades_pixel_bits_for_weight_bits() -> None:
     assert np.abs(eight.layers[0].weight).max() < 40
     assert quantize(spiking, images).pixel_bits < 8
     assert quantize(replace(spiking, reset="soft"), images).pixel_bits == 8
+
+
+def test_hard_reset_may_let_an_output_grow_faster_than_its_rates_are_expected_to() -> None:
+    """Thresholds 1, currents 128 / 255 and 127 / 255: neurons fire every 2 and every 3 steps, so it grows by 1 / 6."""
+    layers = (ReluLayer("first", Dense(np.eye(2))), ReluLayer("last", Dense(np.array([[1.0, -1.0]]))))
+    cnn = ReluNetwork((1, 1, 2), layers, task="regression")
+    images = np.array([[[[255, 255]]], [[[128, 127]]]], np.uint8)
+    spiking = balance(cnn, images, 1, BalanceOptions(method="act-norm-channelwise", reset="hard"))
+    network = quantize(spiking, images)
+    last = network.layers[-1]
+    largest = limits.POTENTIAL_LIMIT * float(last.scale[0])
+    assert network.max_timesteps == math.floor(largest / (HEADROOM / 6))
+    potentials = run_network(network, images, network.max_timesteps).potentials
+    assert np.abs(potentials).max() < limits.POTENTIAL_LIMIT
+    assert np.abs(potentials).max() > limits.POTENTIAL_LIMIT / HEADROOM - 2 / last.scale[0]
+
+
+def test_a_readout_of_spikes_has_no_digits() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8)).astype(np.uint8)
+    spiking = balance(random_cnn(1), images, 2, BalanceOptions(method="percentile", readout="spikes"))
+    with pytest.raises(UsageError) as caught:
+        quantize(spiking, images, QuantizeOptions(split_readout=True))
+    assert caught.value.where == "split_readout"
 
 
 def test_hard_reset_with_too_many_inputs_is_refused() -> None:

@@ -64,6 +64,9 @@ def test_explained_share() -> None:
     assert explained_share(expected + np.array([9, 0]), expected) == 0
     constant = np.full((3, 2), 0.1, np.float32)
     assert [explained_share(found, constant) for found in (constant, constant + 1)] == [1, 0]
+    # Of one image: the share of its square, 1 - 0.03^2 / 0.3^2.
+    assert explained_share(np.array([[0.33]]), np.array([[0.3]])) == pytest.approx(0.99)
+    assert [explained_share(np.array([[found]]), np.zeros((1, 1))) for found in (0.0, 0.1)] == [1, 0]
 
 
 def test_a_shortfall_is_larger_than_chance_and_not_negligible() -> None:

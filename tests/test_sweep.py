@@ -32,6 +32,7 @@ from loihi_convert.cli.sweep_grid import AXES, read_grid
 from loihi_convert.cnn.checkpoint import load
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.frontend.source import open_source
@@ -587,6 +588,18 @@ class TestDigits:
             assert (network.poisson_seed is None) == (row["input"] == "constant")
             assert network.provenance.balance.method == row["balance"]
             assert network.provenance.balance.alpha == float(row["alpha"])
+
+    def test_auto_is_that_of_export(self, sweep: Sweep) -> None:
+        """With corrections, which set initial potentials."""
+        (one,) = planned_cells(read_grid([Path("model.pt")], {"images": "30", "calibration": "40", "timesteps": "2"}))
+        balance, _ = one.cell.setting.options()
+        assert balance == BalanceOptions()
+        assert sweep("model.pt", "-T", "2", *HERE).code == 0
+        (row,) = rows()
+        pipeline.export(Path("model.pt"), Path("auto.net"), (2,), load_data("digits").calibration_images(40))
+        done = open_backend("ref").run(Path("auto.net"), load_data("digits").validation.images[:30], 2)
+        correct = int((done.predictions[:, -1] == load_data("digits").validation.known_labels[:30]).sum())
+        assert float(row["accuracy"]) == correct / 30
 
     def test_own_images_are_not_test_images(self, sweep: Sweep) -> None:
         import numpy as np

@@ -84,8 +84,8 @@ def explained_share(found: Array, expected: Array) -> float:
     """Return the share of the variance of ``expected`` over images that ``found`` explains, averaged over outputs.
 
     For one output it is 1 - sum (found - expected)^2 / sum (expected - its mean)^2, and 0 where that is negative (the
-    mean is then a better predictor). Constant outputs are left out. If all are constant: 1 if all values are equal,
-    else 0.
+    mean is then a better predictor). Constant outputs are left out. If all are constant, as for one image: the share of
+    the sum of squares.
     """
     wanted = expected.astype(np.float64)
     lost = np.square(found - wanted).sum(axis=0)
@@ -93,7 +93,8 @@ def explained_share(found: Array, expected: Array) -> float:
     # The variance of a constant is 0 up to rounding errors.
     varies = spread > 1e-12 * np.square(wanted).sum(axis=0)
     if not varies.any():
-        return float(not lost.any())
+        size = np.square(wanted).sum()
+        return float(not lost.any()) if size == 0 else float(np.clip(1 - lost.sum() / size, 0, 1))
     return float(np.clip(1 - lost[varies] / spread[varies], 0, 1).mean())
 
 

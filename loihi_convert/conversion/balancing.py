@@ -53,4 +53,5 @@ def balance(
     (balanced,) = balance_each(network, images, (timesteps,), options, device=device, progress=progress)
     if not options.bias_correction:
         return balanced
-    return correct_biases(network, balanced, images, device=device, progress=progress)
+    is_given = options.initial_potential is not None
+    return correct_biases(network, balanced, images, keeps_potentials=is_given, device=device, progress=progress)

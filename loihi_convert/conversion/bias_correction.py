@@ -33,7 +33,13 @@ SHARES: Final = (0.5, 0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95
 
 
 def correct_biases(
-    cnn: ReluNetwork, network: SpikingNetwork, images: Images, *, device: str = "cpu", progress: Progress = no_progress
+    cnn: ReluNetwork,
+    network: SpikingNetwork,
+    images: Images,
+    *,
+    keeps_potentials: bool = False,
+    device: str = "cpu",
+    progress: Progress = no_progress,
 ) -> SpikingNetwork:
     """Return ``network`` with corrected biases and, with soft reset, initial potentials.
 
@@ -46,6 +52,8 @@ def correct_biases(
     images
         Calibration images, uint8 ``(N, C, H, W)``, of which `calibration.calibration_subset` is used, and in each layer
         `calibration.fitted_images`.
+    keeps_potentials
+        Whether to leave the initial potentials as they are.
     device
         Where to simulate: ``"cpu"`` or another torch device.
     progress
@@ -92,7 +100,8 @@ def correct_biases(
             correction = np.where(relays, 0.0, correction)
         synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
         neuron = layer.neuron
-        if neuron is not None and network.reset == "soft" and len(layers) < len(network.layers) - 1:
+        is_fitted = network.reset == "soft" and not keeps_potentials and len(layers) < len(network.layers) - 1
+        if neuron is not None and is_fitted:
             alive = np.isfinite(neuron.threshold)
             thresholds = np.tile(np.where(alive, neuron.threshold, 1.0), (len(SHARES), 1))
             potentials = np.array(SHARES)[:, None] * thresholds

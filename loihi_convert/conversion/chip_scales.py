@@ -77,11 +77,13 @@ def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, 
     free = _fitting(real, largest_of(least, real), None, is_constant=is_constant)
     if is_proven(free, timesteps, is_constant=is_constant):
         return free
-    rises = HEADROOM * np.maximum(held.highest, 0)
+    lowest, rises = held.lowest, HEADROOM * np.maximum(held.highest, 0)
     if real.layer.neuron is not None:
+        # The circuit's potential starts at 0 instead of V0, so it is lower by V0.
+        lowest = lowest - np.where(real.is_alive, real.layer.neuron.initial_potential, 0.0)
         beyond = np.maximum(held.highest - real.threshold, 0)
         rises = real.threshold + HEADROOM * (np.maximum(held.largest_current, 0) + beyond)
-    least.append(np.maximum(-HEADROOM * held.lowest, rises * real.is_alive) / real.unit / limits.POTENTIAL_LIMIT)
+    least.append(np.maximum(-HEADROOM * lowest, rises * real.is_alive) / real.unit / limits.POTENTIAL_LIMIT)
     return _fitting(real, largest_of(least, real), None, is_constant=is_constant)
 
 

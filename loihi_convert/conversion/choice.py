@@ -117,7 +117,8 @@ def choose_method(
 
     def tried(spiking: SpikingNetwork, chosen: BalanceOptions, *, corrected: bool) -> Trial:
         if corrected:
-            spiking = correct_biases(network, spiking, balancing, device=device)
+            is_given = options.initial_potential is not None
+            spiking = correct_biases(network, spiking, balancing, keeps_potentials=is_given, device=device)
         quantized = quantize(spiking, scaling, quantize_options, device=device)
         found = agreement_with(scores, measure, quantized, trying, device=device)
         assert chosen.method != AUTO

@@ -69,6 +69,10 @@ def balance_each(
     _require_method(network, options)
     require_timesteps(timesteps)
     require_calibration(network, images)
+    if _fits_rates(network, options.method) and len(timesteps) > 1:
+        # They share no simulation, and T decides how many images are used.
+        each = (balance_each(network, images, (t,), options, device=device, progress=progress) for t in timesteps)
+        return tuple(one for (one,) in each)
     used = _used_images(network, images, max(timesteps), options)
     if activations is None or len(activations.images) != len(used):
         activations = Activations(network, used)

@@ -3,16 +3,19 @@
 The output potential grows by the last layer's current in each step. Its size at the T of balancing means little if T is
 small, because hardly any spikes have arrived by then. In the long run a soft-reset neuron with mean current a fires at
 the rate ``min(a / theta, 1)``, so that the current tends to that of the network with activations clipped at the
-thresholds. The larger of both growth rates counts, on calibration images, with headroom. With hard reset, which loses
-charge at each spike, rates are lower.
+thresholds. A neuron with hard reset loses charge at each spike: with constant current it fires every ceil(theta / a)
+steps. As this may lower negative contributions more than positive ones, both rates count. The largest of these growth
+rates counts, on calibration images, with headroom.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
@@ -46,15 +49,22 @@ def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_poten
 
 
 def _largest_of_shard(network: SpikingNetwork, shard: Shard, *, progress: Progress = no_progress) -> float:
-    """The largest output magnitude of the network with activations clipped at the thresholds."""
+    """The largest output magnitude of the network at its neurons' rates in the long run."""
 
-    def activation(neuron: IntegrateAndFire | None) -> Activation:
-        return unchanged if neuron is None else lambda maps: clipped(maps, neuron)
+    def activation(neuron: IntegrateAndFire | None, rate: Callable[[Array, IntegrateAndFire], Array]) -> Activation:
+        return unchanged if neuron is None else lambda maps: rate(maps, neuron)
 
     synapses = ReluNetwork(network.input_shape, tuple(ReluLayer(layer.name, layer.synapse) for layer in network.layers))
-    activations = [activation(layer.neuron) for layer in network.layers]
     largest: list[float] = []
-    chain = ReluChain(synapses, activations=activations)
     images = np.asarray(shard.images)
-    on_blocks(chain, images, lambda _, outputs: largest.append(float(np.abs(outputs[-1]).max())), progress=progress)
+    for rate in (clipped,) if network.reset == "soft" else (clipped, _of_hard_reset):
+        chain = ReluChain(synapses, activations=[activation(layer.neuron, rate) for layer in network.layers])
+        on_blocks(chain, images, lambda _, outputs: largest.append(float(np.abs(outputs[-1]).max())), progress=progress)
     return max(largest)
+
+
+def _of_hard_reset(maps: Array, neuron: IntegrateAndFire) -> Array:
+    """Return the mean output per step of a neuron with hard reset whose current is the same in each step."""
+    threshold, amplitude = neuron.threshold.astype(np.float32), neuron.amplitude.astype(np.float32)
+    steps = np.ceil(threshold / np.maximum(maps, np.finfo(np.float32).tiny))
+    return np.asarray(np.where(maps > 0, amplitude / steps, 0))

@@ -78,7 +78,7 @@ def quantize(
         If a number does not fit Loihi at any scale.
     """
     require_calibration(network, images)
-    options.require_neurons(network.reset, network.poisson_seed)
+    options.require_neurons(network.reset, network.poisson_seed, network.readout)
     target, thresholds, pixel_bits = options.target, options.thresholds, options.pixel_bits
     images = images if target == "loihi2" else calibration_subset(images, network.timesteps)
     if target == "loihi2":

@@ -109,12 +109,15 @@ class Setting:
         """The same conversion, with defaults resolved and options without effect left out."""
         reset, coding = published_neurons(self.method)
         reset, coding = self.reset or reset, self.input_coding or coding
+        # A correction sets the initial potentials that are not given.
+        may_correct = self.bias_correction or (self.method == "auto" and self.bias_correction is None)
+        initial = self.initial_potential or (None if may_correct else "half" if reset == "soft" else "zero")
         return replace(
             self,
             percentile=(
                 None if self.method != "percentile" else _PERCENTILE if self.percentile is None else self.percentile
             ),
-            initial_potential=self.initial_potential or ("half" if reset == "soft" else "zero"),
+            initial_potential=initial,
             reset=reset,
             input_coding=coding,
             poisson_seed=(self.poisson_seed or 0) if coding == "poisson" else None,
