@@ -103,7 +103,8 @@ class BalanceOptions:
     poisson_seed
         Seed of Poisson input (`ir.poisson`); ``None``: pixels enter as a constant current.
     bias_correction
-        Whether to apply `bias_correction.correct_biases`. ``None``: with ``auto`` if it agrees better, otherwise no.
+        Whether to apply `bias_correction.correct_biases`, which sets initial potentials, too, unless
+        ``initial_potential`` is given. ``None``: with ``auto`` if it agrees better, otherwise no.
 
     Raises
     ------
