@@ -757,6 +757,12 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     code, out, err = invoke(path)
     assert code == 0
     assert "silent and saturated channels are not checked: " in err
+    made = replace(good(), provenance=good().provenance.with_parts(model={"data": "photos"}))
+    netx.write(made, tmp_path / "own.net")
+    code, _, err = invoke(tmp_path / "own.net")
+    assert code == 0
+    assert "own.net: was exported with photos, which is not in this folder" in " ".join(err.split())
+    assert "found 'photos'" not in err
     code, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--json")
     assert code == 3
     found = json.loads(out)

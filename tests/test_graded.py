@@ -16,6 +16,7 @@ from loihi_convert.errors import LoihiConvertError, NetxError, RangeError
 from loihi_convert.external.sdnn_run import run_sdnn
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
+from loihi_convert.runs.stored_run import read_run
 from loihi_convert.simulation.graded import State, frame_steps, global_steps, settled_state
 
 
@@ -210,6 +211,9 @@ def test_a_file_of_another_tool_is_run_from_the_settled_state(tmp_path: Path, in
     assert (found["points"][0]["correct_count"], found["depth"], found["energy"]) == (right, 2, None)
     assert found["points"][0]["spikes_per_image"] == np.sum(sent) / 6
     assert not (tmp_path / "run" / "energy.csv").exists()
+    # Images as a sequence are another experiment, so a report shows both.
+    assert invoke("run", path, "--data", tmp_path / "own.npz", "-o", tmp_path / "stream", "--stream").code == 0
+    assert read_run(tmp_path / "run").manifest.options != read_run(tmp_path / "stream").manifest.options
     assert invoke("run", path, "--data", tmp_path / "own.npz", "-T", "2").code == 2
     checked = invoke("check", path)
     assert (checked.code, "sigma-delta neurons, whose spikes are graded" in checked.out) == (0, True)

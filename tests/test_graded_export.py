@@ -317,6 +317,9 @@ def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke) -> None:
     assert "graded (sigma-delta neurons)" in invoke("inspect", exported).out
     for words in (("-T", "4"), ("--backend", "loihi2"), ("--trace",), ("--neuron", "stock")):
         assert invoke("run", exported, "--data", "own.npz", *words).code == 2
+    for words in (("--early-exit",), ("--exit-tolerance", "0.5")):
+        done = invoke("run", exported, "--data", "own.npz", *words)
+        assert (done.code, words[0] in done.err) == (2, True)
 
 
 def test_a_sequence_that_does_not_change_sends_nothing(exported: Path) -> None:

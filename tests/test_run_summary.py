@@ -62,6 +62,14 @@ def test_the_best_of_several_files() -> None:
     assert lines[-1].split()[:2] == ["CNN", "99.50"]
 
 
+def test_several_files_at_a_given_t() -> None:
+    """Each at its own T and at the one asked for, which answers."""
+    figures = [(f"m-T{n}.net", entry(CURVE, balanced=n).evaluation) for n in (1, 4)]
+    lines = table(figures)
+    assert [line.split()[:2] for line in lines[1:-1]] == [["m-T1.net", "1"], ["m-T1.net", "4"], ["m-T4.net", "4"]]
+    assert verdict(figures[:1] * 2, "mnist").endswith("best: m-T1.net, 98.00 % at T = 4 (CNN 99.50 %)")
+
+
 def test_each_t_has_a_bar_and_the_files_own_t_a_mark() -> None:
     lines = table([("m.net", entry(CURVE).evaluation)])
     found = [re.fullmatch(r" +(\S+) +(\d+\.\d\d) %  (\S+)(.*)", line) for line in lines[1:]]

@@ -370,6 +370,13 @@ def test_paths_given_as_flags_are_relative_to_the_current_folder(
     (of_flag,) = read_grid([Path("sub/grid.toml")], {"data": "own.npz", "data-root": "root"}).networks
     assert (of_file.data, of_flag.data) == (str(tmp_path / "sub" / "own.npz"), str(tmp_path / "own.npz"))
     assert (of_file.model, of_flag.model, of_flag.data_root) == (of_file.model, of_file.model, tmp_path / "root")
+    Path("sub/tables.toml").write_text(
+        'timesteps = 1\n[[network]]\nmodel = "model.pt"\ndata = "own.npz"\nmean = 0.5\nstd = 0.5\n'
+    )
+    (of_table,) = read_grid([Path("sub/tables.toml")], {}).networks
+    (of_flag,) = read_grid([Path("sub/tables.toml")], {"data": "own.npz", "mean": "0.1"}).networks
+    assert (of_table.data, of_table.mean, of_table.std) == (str(tmp_path / "sub" / "own.npz"), (0.5,), (0.5,))
+    assert (of_flag.data, of_flag.mean, of_flag.std) == (str(tmp_path / "own.npz"), (0.1,), (0.5,))
 
 
 def test_a_percentile_of_0_is_not_the_default() -> None:
@@ -605,10 +612,15 @@ class TestDigits:
         import numpy as np
 
         digits = load_data("digits").test[:20]
-        np.savez("own.npz", images=digits.images, labels=digits.known_labels)
-        done = sweep("model.pt", "-T", "2", "--data", "own.npz", "--split", "test", "--dry-run", "--workers", "0")
-        assert "own.npz has no validation images, so cells run its own images" in done.err
-        assert "test images" not in done.out
+        arrays = {"images": digits.images, "labels": digits.known_labels}
+        np.savez("own.npz", **arrays)
+        np.savez("calibrated.npz", **arrays, calibration=load_data("digits").calibration.images[:30])
+        for name in ("own.npz", "calibrated.npz"):
+            for words in (("--split", "test"), ()):
+                done = sweep("model.pt", "-T", "2", "--data", name, *words, "--dry-run", "--workers", "0")
+                assert done.code == 0, done.err
+                assert f"{name} has no validation images, so cells run its own images" in done.err
+                assert "test images" not in done.out
 
     def test_a_changed_checkpoint_is_not_used(self, sweep: Sweep, checkpoint: Path) -> None:
         (one,) = planned_cells(read_grid([checkpoint], {"images": "5", "calibration": "10", "timesteps": "1"}))

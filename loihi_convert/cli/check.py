@@ -12,10 +12,10 @@ from loihi_convert.cli import options
 from loihi_convert.cli.check_output import checked_json, say_checked
 from loihi_convert.cli.console import log, say_json
 from loihi_convert.cli.flags import flags_of
-from loihi_convert.cli.images import first_images, validation_images
+from loihi_convert.cli.images import first_images, recorded_data, validation_images
 from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN
-from loihi_convert.errors import DataError, InputError, UsageError, rendered
+from loihi_convert.errors import InputError, UsageError, rendered
 from loihi_convert.files import asked
 
 if TYPE_CHECKING:
@@ -111,12 +111,10 @@ def _images(
         return None
     if count == 0:
         return None
-    wanted = data or candidate.recorded.data
     try:
-        if wanted is None:
-            raise UsageError("the file does not record its data set", where=candidate.path, hint="Pass `data`.")
-        splits = load_data(str(wanted), data_root, input_shape=candidate.network.input_shape)
-    except (DataError, UsageError) as error:
+        wanted = data or recorded_data(candidate.path, candidate.recorded)
+        splits = load_data(wanted, data_root, input_shape=candidate.network.input_shape)
+    except (InputError, UsageError) as error:
         if count is not None or data is not None:
             raise
         log(f"silent and saturated channels are not checked: {rendered(error, flags_of(ctx.command.params))}")

@@ -34,17 +34,14 @@ class DataRequest:
         ------
         UsageError
             If neither the options nor the file name a data set.
+        InputError
+            If the images that the file names are not here, or cannot be used.
         """
         from loihi_convert.data import load_data
 
-        named = self.data or recorded.data
-        if named is None:
-            raise UsageError("the file does not record its data set", where=path, hint="Pass `data`.")
-        if self.data is None and str(named) not in get_args(DatasetName) and not asked(Path(str(named)), Path.exists):
-            hint = "Pass its path, or that of other images, as `data`."
-            raise InputError(f"was exported with {named}, which is not in this folder", where=path, hint=hint)
+        named = self.data or recorded_data(path, recorded)
         splits = load_data(
-            str(named),
+            named,
             self.data_root,
             classes=recorded.names,
             class_map=self.class_map,
@@ -59,6 +56,25 @@ class DataRequest:
                 "their path as --data"
             )
         return splits
+
+
+def recorded_data(path: Path, recorded: ModelRecord) -> str:
+    """Return the name of the data set, or of images in the current folder, that the file at ``path`` was made with.
+
+    Raises
+    ------
+    UsageError
+        If none is recorded.
+    InputError
+        If there are no such images.
+    """
+    if recorded.data is None:
+        raise UsageError("the file does not record its data set", where=path, hint="Pass `data`.")
+    named = str(recorded.data)
+    if named not in get_args(DatasetName) and not asked(Path(named), Path.exists):
+        hint = "Pass its path, or that of other images, as `data`."
+        raise InputError(f"was exported with {named}, which is not in this folder", where=path, hint=hint)
+    return named
 
 
 def is_recorded(splits: DataSplits, recorded: ModelRecord) -> bool:

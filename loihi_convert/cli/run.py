@@ -156,6 +156,8 @@ def run(
                 "trace": trace,
                 "float_snn": float_snn,
                 "mean": mean,
+                "early_exit": early_exit and options.is_given(ctx, "early_exit"),
+                "exit_tolerance": options.is_given(ctx, "exit_tolerance"),
                 **shared,
             },
             is_stream=stream,

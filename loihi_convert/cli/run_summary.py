@@ -81,7 +81,7 @@ def loss_margin(point: Point, image_count: int) -> float | None:
 
 
 def _last(evaluation: Evaluation) -> Point:
-    """The point that answers for one file: at the largest T asked for, by default the file's own."""
+    """The point that answers for a file: at the largest T asked for, by default the file's own."""
     return evaluation.points[-1]
 
 
@@ -127,12 +127,12 @@ def _regression_verdict(evaluation: Evaluation, at: str) -> str:
 
 
 def _verdict_of_several(figures: Figures, data: str) -> str:
-    name, best = max(figures, key=lambda one: one[1].nominal_point.accuracy or 0.0)
-    begin = f"{len(figures)} files on {data}"
-    if best.nominal_point.accuracy is None:
+    name, best = max(figures, key=lambda one: _last(one[1]).accuracy or 0.0)
+    begin, point = f"{len(figures)} files on {data}", _last(best)
+    if point.accuracy is None:
         return begin
     cnn = "" if best.cnn_accuracy is None else f" (CNN {percent(best.cnn_accuracy)} %)"
-    return f"{begin}, best: {name}, {percent(best.nominal_point.accuracy)} % at T = {best.nominal_point.timesteps}{cnn}"
+    return f"{begin}, best: {name}, {percent(point.accuracy)} % at T = {point.timesteps}{cnn}"
 
 
 class _Row(NamedTuple):
@@ -158,10 +158,10 @@ class _Drawn(NamedTuple):
 
 
 def table(figures: Figures) -> list[str]:
-    """Return the lines of the table: one file at each T, or each file at its nominal T, and the CNN."""
+    """Return the lines of the table: one file at each T, or each at its own T and the largest asked for; the CNN."""
     several = len(figures) > 1
     if several:
-        points = [(name, e, e.nominal_point) for name, e in figures]
+        points = [(name, e, point) for name, e in figures for point in e.points if point in (e.nominal_point, _last(e))]
     else:
         ((name, evaluation),) = figures
         points = [(name, evaluation, point) for point in evaluation.points]

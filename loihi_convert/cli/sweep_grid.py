@@ -134,6 +134,8 @@ def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
             for key, value in content.items()
         }
         of_file = {key for key in given if flags.get(key) is None}
+        # Flags override a network's own table, too.
+        networks = [{key: value for key, value in own.items() if flags.get(key) is None} for own in networks]
     for key, text in flags.items():
         if text is not None:
             given[key] = (_parameter(key), text)

@@ -99,12 +99,13 @@ def run_external_into_folder(
             command_line=command_line,
             seed=None,
         )
+        stream = {"stream": is_stream} if isinstance(network, GradedNetwork) else {}
         files = run_folder.write_run(
             folder,
             [run_folder.FileResults(path.stem, evaluation, result, network)],
             labels=images.labels,
             paths=images.paths,
             classes=classes,
-            manifest={**manifest, "classes": classes, "mean": mean, "std": std},
+            manifest={**manifest, "classes": classes, "mean": mean, "std": std, **stream},
         )
     return ExternalRun(folder, files, network, result, evaluation)

@@ -254,6 +254,7 @@ def run_into_folder(
             runs = tuple(
                 run(opened, images, backend, options, held_out=held_out, workers=workers, bars=bars) for opened in files
             )
+        seeds = {opened.network.poisson_seed for opened in files}
         manifest = new_manifest(
             network=paths[0].stem,
             data=splits.name,
@@ -261,7 +262,7 @@ def run_into_folder(
             backend=backend.name,
             files=paths,
             command_line=command_line,
-            seed=None,
+            seed=seeds.pop() if len(seeds) == 1 else None,
         )
         made_by = _made_by(backend, runs)
         written = run_folder.write_run(

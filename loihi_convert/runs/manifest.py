@@ -87,7 +87,7 @@ def new_manifest(
     command_line
         ``sys.argv``.
     seed
-        Seed of all random numbers; None if there were none.
+        Seed of all random numbers; None if there were none, or files of different seeds.
     """
     return {
         "network": network,

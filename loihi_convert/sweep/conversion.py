@@ -129,7 +129,7 @@ def open_network(
         task=network.task,
         tell=tell,
     )
-    is_split = len(splits.validation) > 0 or splits.calibration is not splits.test
+    is_split = len(splits.validation) > 0
     images = splits.validation if choice.split == "validation" and is_split else splits.test
     count = len(images) if choice.image_count is None else choice.image_count
     if not 1 <= count <= len(images):
