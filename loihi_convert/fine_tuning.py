@@ -19,6 +19,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.frontend.lower import per_channel
 from loihi_convert.frontend.own_cnn import copies_of, design_of
 from loihi_convert.normalization import require_both
+from loihi_convert.pipeline.converting import require_same_training
 from loihi_convert.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def fine_tune(
         timesteps=timesteps,
         start={"sha256": None},
     )
+    require_same_training(design, splits)
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=True)
     with progress_bar(f"training {design.name}") as progress:
         trained = train_design(

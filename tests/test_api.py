@@ -129,6 +129,15 @@ def test_a_checkpoint_of_train_has_its_normalization(tmp_path: Path) -> None:
     )
 
 
+def test_a_train_that_returns_nothing_is_accepted() -> None:
+    class Frozen(nn.Sequential):
+        def train(self, mode: bool = True) -> None:  # type: ignore[override]
+            super().train(mode)
+
+    snn = lc.convert(Frozen(*MODULE), IMAGES, timesteps=1)
+    assert snn.run(IMAGES).agreement_with_cnn is not None
+
+
 def test_signals_are_loaded_as_signals(tmp_path: Path) -> None:
     np.savez(tmp_path / "signals.npz", images=np.zeros((5, 3, 64), np.uint8))
     assert lc.load_data(tmp_path / "signals.npz", input_shape=(3, 64)).input_shape == (3, 1, 64)

@@ -149,6 +149,32 @@ def test_safetensors_under_any_name(name: str) -> None:
     assert source.notes == (f"{name}: dropped the prefix 'model.' from all tensor names.",)
 
 
+def test_a_tensor_under_two_names_is_stored_once() -> None:
+    Path("nets.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    dense = nn.Linear(16, 16)\n"
+        "    return nn.Sequential(nn.Flatten(), dense, nn.ReLU(), dense, nn.ReLU(), nn.Linear(16, 3))\n"
+    )
+    dense = nn.Linear(16, 16)
+    model = nn.Sequential(nn.Flatten(), dense, nn.ReLU(), dense, nn.ReLU(), nn.Linear(16, 3))
+    safetensors.torch.save_model(model, "shared.safetensors")
+    source = open_source("shared.safetensors", arch="nets:make", input_shape=SHAPE)
+    images = np.random.default_rng(0).integers(0, 256, (4, *SHAPE)).astype(np.uint8)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images) / 255).numpy()
+    np.testing.assert_allclose(source.module_outputs(images), expected, atol=1e-5)
+
+
+def test_weights_of_eight_bits() -> None:
+    eight = {
+        name: tensor.to(torch.float8_e4m3fn) if tensor.is_floating_point() else tensor
+        for name, tensor in state().items()
+    }
+    safetensors.torch.save_file(eight, "eight.safetensors")
+    assert any("float8_e4m3fn tensors are converted" in note for note in opened(Path("eight.safetensors")).notes)
+
+
 CONTENTS: dict[str, Callable[[], object]] = {
     "net, as kuangliu's": lambda: {"net": state(), "acc": 93.1, "epoch": 7},
     "model_state_dict, as the tutorial's": lambda: {"epoch": 5, "model_state_dict": net().state_dict(), "loss": 0.4},

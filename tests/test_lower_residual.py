@@ -7,6 +7,7 @@ import torch
 from support.lowering import CONV, LINEAR, NORM, assert_equals_module, assert_samples, bare, layers_of, of, same
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import StochasticDepth
 
 
 def pool(x: Tensor) -> Tensor:
@@ -76,6 +77,9 @@ CASES = {
     ),
     "sum of three": of(
         lambda m, x: (m.two(m.one(x).relu()) + x + m.three(x)).relu(), one=same(5), two=same(4), three=same(4)
+    ),
+    "of a random depth in training": of(
+        lambda m, x: (m.drop(m.one(x).relu()) + x).relu(), one=same(4), drop=StochasticDepth(0.5, "row")
     ),
     "difference": of(lambda m, x: m.one(x).relu() - x, one=same(4)),
     "a sum with a factor": of(lambda m, x: torch.add(m.one(x).relu(), x, alpha=-0.5).relu(), one=same(4)),

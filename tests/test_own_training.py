@@ -32,6 +32,7 @@ from loihi_convert.errors import CheckpointError, DataError, UnsupportedModelErr
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.own_cnn import copies_of, design_of, recorded_normalization
 from loihi_convert.frontend.source import open_source
+from loihi_convert.simulation.relu import cnn_scores
 
 MEAN, STD = 0.3, 0.4
 
@@ -126,6 +127,52 @@ def test_the_front_end_reads_what_was_trained(relu: Callable[[Tensor], object]) 
     assert layer.levels == 4
     assert layer.threshold is not None
     assert layer.threshold.tolist() == pytest.approx(model.activations[0].get_parameter("threshold").tolist())
+
+
+PADDED = {"c1": nn.Conv2d(1, 4, 3, padding=1), "c2": nn.Conv2d(4, 4, 3, padding=1), "fc": nn.Linear(256, 10)}
+SHARED_RELU = nn.ReLU()
+READ = {
+    "a ReLU under two names": nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), SHARED_RELU),
+        nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), SHARED_RELU),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    ),
+    "the input of an in-place ReLU": Of(
+        lambda m, x: m.fc((m.c2(m.relu(h := m.c1(x))).relu() + h).flatten(1)), relu=nn.ReLU(inplace=True), **PADDED
+    ),
+    "an in-place ReLU whose result is not used": Of(
+        lambda m, x: m.fc(m.c2((h := m.c1(x), h.relu_())[0]).relu().flatten(1)), **PADDED
+    ),
+    "clamp_min, a method": Of(lambda m, x: m.fc(m.c2(m.c1(x).clamp_min(0)).clip(min=0).flatten(1)), **PADDED),
+    "methods in place": Of(lambda m, x: m.fc(m.c2(m.c1(x).clamp_min_(0)).clip_(0).flatten(1)), **PADDED),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_network_that_is_trained_is_the_one_that_is_read(name: str, digits: DataSplits) -> None:
+    images = digits.train.images[:40]
+    shown = torch.from_numpy(images.copy()).float() / 255
+    model = WithQcfs(READ[name], shown, 256).eval()
+    network = to_relu_network(model, (1, 8, 8))
+    assert [layer.levels for layer in network.layers if layer.levels is not None] == [256] * 2
+    with torch.no_grad():
+        expected = model(shown).numpy()
+    np.testing.assert_allclose(cnn_scores(network, images), expected, atol=0.02 * np.abs(expected).max())
+    tuned = few_steps(READ[name], digits)
+    lc.convert(tuned, images, timesteps=2)
+    if "result is not used" in name or "input of" in name:
+        with pytest.raises(UsageError, match="uses the input of an in-place ReLU"):
+            few_steps(tuned, digits, timesteps=2)
+    else:
+        few_steps(tuned, digits, timesteps=2)
+
+
+def test_a_network_that_would_be_read_as_another_is_refused_before_it_is_trained(digits: DataSplits) -> None:
+    """A view that is changed in place: torch.fx reads it as another tensor."""
+    cnn = Of(lambda m, x: m.fc((h := m.c1(x), h[:].relu_(), m.c2(h).relu())[2].flatten(1)), **PADDED)
+    with pytest.raises(UnsupportedModelError, match="gives other outputs"):
+        few_steps(cnn, digits)
 
 
 def test_a_module_called_twice_has_two_activations() -> None:

@@ -155,8 +155,9 @@ def _own(
 ) -> Design:
     """Return the design of the user's own CNN."""
     from loihi_convert.frontend.own_cnn import own_design
+    from loihi_convert.pipeline.converting import require_same_training
 
-    return own_design(
+    design = own_design(
         arch,
         start,
         splits,
@@ -165,6 +166,8 @@ def _own(
         qcfs_levels=chosen.qcfs_levels,
         timesteps=chosen.timesteps,
     )
+    require_same_training(design, splits)
+    return design
 
 
 def _images(

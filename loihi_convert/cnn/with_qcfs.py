@@ -64,7 +64,8 @@ class WithQcfs(nn.Module):
 
         is_training = self.cnn.training
         with torch.no_grad(), _Replaced(measured):
-            self.cnn.eval()(images)
+            self.cnn.eval()
+            self.cnn(images)
         self.cnn.train(is_training)
         if not thresholds:
             raise UsageError(
@@ -118,8 +119,11 @@ class _Replaced(TorchFunctionMode):
         x, rest = (args[0], args[1:]) if args else (given.pop("input"), ())
         is_in_place = name.endswith("_") or given.get("inplace", False)
         number, self.calls = self.calls, self.calls + 1
-        if not isinstance(x, Tensor) or not is_in_place:
+        if not is_in_place:
             return self._activation(number, x, lambda values: func(values, *rest, **given))
+        if not isinstance(x, Tensor):
+            # While torch.fx traces the network.
+            return x.copy_(self._activation(number, x, lambda values: func(values, *rest, **given)))
         # A copy, as the gradient needs x.
         y: Tensor = self._activation(number, x.clone(), lambda values: func(values, *rest, **given))
         if y.shape == x.shape:
@@ -152,12 +156,14 @@ class _Relu(nn.Module):
 
 
 def _without_relu_modules(cnn: nn.Module) -> nn.Module:
-    """``cnn``, changed in place, with a `_Relu` for every module that is a ReLU."""
-    for name, module in list(cnn.named_modules()):
+    """``cnn``, changed in place, with a `_Relu` for every module that is a ReLU; under several names, the same one."""
+    made: dict[nn.Module, _Relu] = {}
+    for name, module in list(cnn.named_modules(remove_duplicate=False)):
         # ReLU6 is a Hardtanh.
         is_clamp = isinstance(module, nn.Hardtanh) and module.min_val == 0
         if isinstance(module, nn.ReLU) or is_clamp:
             ceiling = module.max_val if isinstance(module, nn.Hardtanh) else None
             parent, _, child = name.rpartition(".")
-            setattr(cnn.get_submodule(parent), child, _Relu(ceiling, inplace=bool(module.inplace)))
+            relu = made.setdefault(module, _Relu(ceiling, inplace=bool(module.inplace)))
+            setattr(cnn.get_submodule(parent), child, relu)
     return cnn

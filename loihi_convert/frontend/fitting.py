@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +42,7 @@ def fill(
     """
     model = model.cpu().float()
     wanted = model.state_dict()
-    candidates = {key: _renamed(state, wanted.keys()) for key, state in states.items()}
+    candidates = {key: _renamed(state, wanted.keys()).with_shared(wanted) for key, state in states.items()}
     named = [key for key, candidate in candidates.items() if candidate.difference(wanted.keys()) == ""]
     # For an error that names the shape, if none fits.
     fitting = [key for key in named if candidates[key].has_shapes(wanted)] or named[:1]
@@ -72,6 +72,16 @@ class _Candidate:
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
+
+    def with_shared(self, wanted: Mapping[str, Tensor]) -> _Candidate:
+        """The same, with tensors under all the names of ``wanted`` that share their memory.
+
+        `safetensors.torch.save_model` stores them once.
+        """
+        known = [(name, (one.data_ptr(), one.shape)) for name, one in wanted.items() if not is_lazy(one)]
+        holder = {memory: name for name, memory in known if name in self.tensors}
+        shared = {name: self.tensors[holder[memory]] for name, memory in known if memory in holder}
+        return replace(self, tensors={**shared, **self.tensors})
 
     def has_shapes(self, wanted: Mapping[str, Tensor]) -> bool:
         """Whether all tensors have the shapes in ``wanted``; a lazy module accepts any."""

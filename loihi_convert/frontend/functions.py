@@ -37,7 +37,14 @@ _RELU_CALLED: Final = ("relu", "relu_")
 NOTHING_CALLED: Final = (
     "clone", "detach", "float", "half", "double", "cpu", "to", "type", "type_as", "requires_grad_",
 )  # fmt: skip
-DROPOUT_CALLED: Final = ("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_alpha_dropout")
+_DROPOUTS: Final = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+DROPOUT_CALLED: Final = {
+    **dict.fromkeys(_DROPOUTS, ("p", "training")),
+    # Of torchvision.
+    "stochastic_depth": ("p", "mode", "training"),
+    "drop_block2d": ("p", "block_size", "inplace", "eps", "training"),
+}
+"""The arguments after the tensor, by function."""
 MOVES_CALLED: Final = (
     "flatten", "view", "reshape", "squeeze", "squeeze_", "unsqueeze", "unsqueeze_", "permute", "transpose", "swapaxes",
     "swapdims", "movedim", "moveaxis", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "getitem",

@@ -52,7 +52,9 @@ _ADVICES: Final = (
 _ADVICE: Final = {kind.lower().replace("_", ""): advice for advice, kinds in _ADVICES for kind in kinds.split()}
 # Functions with weights as arguments; the corresponding modules (Conv2d, Linear) contain their weights.
 _FUNCTIONS_OF_WEIGHTS: Final = ("conv1d", "conv2d", "linear", "batch_norm")
-NOTHING: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
+NOTHING: Final = (
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity,
+)  # fmt: skip
 """Modules without an effect at inference."""
 
 MOVES: Final = (

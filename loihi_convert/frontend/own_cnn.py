@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.design import Design, NoActivationsError, inputs_of, pixels, record_of, require_classes
+from loihi_convert.cnn.through_spikes import SpikingNetwork, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, UsageError
@@ -119,12 +120,15 @@ def design_of(
 
     If it is a `WithQcfs`, ``qcfs_levels`` are its levels.
     """
-    cnn = made().float().eval()
+    cnn = made().float()
+    cnn.eval()
     mean, std = (per_channel(each, splits.input_shape[0], where) for each, where in ((mean, "mean"), (std, "std")))
     takes_signals = shape_taken(cnn, splits.input_shape) != splits.input_shape
     network = to_relu_network(cnn, splits.input_shape, mean=mean, std=std)
     if timesteps is not None:
         _require_spiking(cnn, splits)
+        two = pixels(torch.from_numpy(splits.train.images[:2].copy()))
+        _require_results_used(cnn, inputs_of(two, mean, std, takes_signals=takes_signals))
 
     def build() -> nn.Module:
         model = made().float()
@@ -164,7 +168,8 @@ def rebuilt(trained: Checkpoint, arch: str, path: Path) -> nn.Module:
     """
     cnn = build_cnn(arch).cpu().float()
     if trained.qcfs_levels is not None:
-        black = torch.zeros(2, *shape_taken(cnn.eval(), trained.input_shape))
+        cnn.eval()
+        black = torch.zeros(2, *shape_taken(cnn, trained.input_shape))
         cnn = WithQcfs(cnn, black, trained.qcfs_levels)
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -236,3 +241,28 @@ def _require_spiking(cnn: nn.Module, splits: DataSplits) -> None:
                 hint="Train it without `timesteps`, or begin the skip after the first activation.",
             )
         per_step.append(True in before or isinstance(node.operation, Relu))
+
+
+def _require_results_used(cnn: nn.Module, images: Tensor) -> None:
+    """Raise a `UsageError` if the forward goes on with the input of an in-place ReLU; it turns ``cnn`` into spikes.
+
+    `WithQcfs` fills that input with NaN, as spikes of several steps do not fit into it.
+    """
+    found: list[bool] = []
+    spiking = SpikingNetwork(cnn, 2)
+    for module in cnn.modules():
+        if isinstance(module, SpikingQcfs):
+            module.register_forward_pre_hook(lambda _, given: found.append(bool(given[0].isfinite().all())))
+    try:
+        with torch.no_grad():
+            found.append(bool(spiking(images, {}).isfinite().all()))
+    except RuntimeError:
+        # Their shapes differ.
+        found.append(False)
+    if not all(found):
+        raise UsageError(
+            "found a forward that uses the input of an in-place ReLU after it",
+            where="timesteps",
+            expected="needs a forward that uses what its ReLUs return",
+            hint="Write h = relu(h), or train it without `timesteps`.",
+        )

@@ -209,7 +209,7 @@ class _Reader:
                 refuse(name, kind, f"casts to {node.meta['value'].dtype}", supported="floating point")
             self.moved[node] = self.moved[first]
         elif function in DROPOUT_CALLED:
-            if arguments_of(node, ("p", "training")).get("training", True):
+            if arguments_of(node, DROPOUT_CALLED[function]).get("training", True):
                 refuse(name, kind, "is not switched off in eval mode; pass training=self.training")
             self.moved[node] = self.moved[first]
         elif function in MOVES_CALLED or (module is not None and isinstance(module, MOVES)) or _joins_parts(node):
@@ -225,6 +225,8 @@ class _Reader:
             rank, after = moved.tensor.ndim, _shape(node.meta["value"])
             pool, shape = over_maps(node, name, kind, self.nodes[maps].shape, rank, is_whole=is_whole)
             self._add(node, Node(name, kind, pool, (maps,), shape if len(after) == 3 else after))
+        elif function == "copy_" and isinstance(source := node.args[1], fx.Node) and source in self.moved:
+            self.moved[node] = self.moved[source]
         elif function in EXTREMES_CALLED and len(operands(node)) == 2:
             self._extreme_of_two(node, name, kind)
         else:

@@ -254,7 +254,8 @@ def open_source(
         trained, notes = load_if_ours(path), ()
         if trained is not None and trained.is_own:
             mean, std = recorded_normalization(trained, mean, std)
-            model = rebuilt(trained, arch, path).requires_grad_(False).eval()
+            model = rebuilt(trained, arch, path).requires_grad_(False)
+            model.eval()
             timesteps = trained.spiking_timesteps
             classes = trained.classes if classes is None else classes
         else:
@@ -349,7 +350,10 @@ def _copied(module: nn.Module) -> nn.Module:
         raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module")
     module = unwrapped(module)
     try:
-        return copied(module).cpu().float().requires_grad_(False).eval()
+        found = copied(module).cpu().float().requires_grad_(False)
+        # A user's `train`, which it calls, may return nothing.
+        found.eval()
+        return found
     # Copying a user's module may fail in any way, for example if it holds a tensor with a gradient function.
     except Exception as error:
         raise UnsupportedModelError(

@@ -10,7 +10,7 @@ import inspect
 import operator
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx, nn
@@ -149,19 +149,6 @@ class _Known(fx.Proxy):
     def dim(self) -> int:
         return int(self._value.ndim)
 
-    # torch.fx would record methods without calling the function that `cnn.with_qcfs` waits for.
-    def relu(self) -> Any:
-        return torch.relu(cast("Tensor", self))
-
-    def relu_(self) -> Any:
-        return torch.relu_(cast("Tensor", self))
-
-    def clamp(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.clamp(cast("Tensor", self), *args, **kwargs)
-
-    def clamp_(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.clamp_(cast("Tensor", self), *args, **kwargs)
-
     # torch.fx records x += y as x = x + y, but other names of the tensor see the change, too.
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self._in_place(operator.iadd, other)
@@ -187,6 +174,15 @@ class _Known(fx.Proxy):
     def __iter__(self) -> Iterator[fx.Proxy]:
         # torch.fx adds indexing to proxies at run time.
         return iter([self.__getitem__(index) for index in range(len(self._value))])
+
+
+def _calling(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: function(*args, **kwargs)
+
+
+# torch.fx would record methods without calling the function that `cnn.with_qcfs` waits for.
+for _name in ("relu", "relu_", *(f"{one}{end}" for one in ("clamp", "clip", "clamp_min") for end in ("", "_"))):
+    setattr(_Known, _name, _calling(getattr(torch, _name)))
 
 
 class _Tracer(fx.Tracer):

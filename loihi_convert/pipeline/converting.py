@@ -11,10 +11,13 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.choices import Readout
+from loihi_convert.cnn.design import Design
+from loihi_convert.cnn.qcfs import MAX_LEVELS, Qcfs
 from loihi_convert.conversion.calibration import require_calibration
 from loihi_convert.conversion.flow import Conversion, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
+from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
@@ -28,6 +31,7 @@ COMPARED: Final = 8
 
 _TOLERANCE: Final = 1e-3
 _QCFS_TOLERANCE: Final = 0.1
+_FINE_QCFS_TOLERANCE: Final = 0.02
 
 
 def converted(
@@ -157,12 +161,15 @@ def stored_neurons(source: Source, options: BalanceOptions) -> BalanceOptions:
     return replace(options, reset="hard", readout=source.neurons)
 
 
-def require_same_outputs(source: Source, images: Array | None = None) -> None:
+def require_same_outputs(
+    source: Source, images: Array | None = None, *, qcfs_tolerance: float = _QCFS_TOLERANCE
+) -> None:
     """Raise an error unless ``source.network`` has the CNN's own outputs for uint8 ``images``.
 
     Code that torch.fx reads as something else than what it computes would otherwise be converted into a different
     network. They are compared on ``images``, if there are any, and on black, white and random ones, except for
-    QCFS. A softmax or sigmoid at the end of the CNN is not in the network.
+    QCFS, whose outputs may differ by ``qcfs_tolerance`` of the largest one. A softmax or sigmoid at the end of the CNN
+    is not in the network.
 
     Raises
     ------
@@ -188,7 +195,7 @@ def require_same_outputs(source: Source, images: Array | None = None) -> None:
         found = _ended(cnn_scores(source.network, shown).reshape(len(shown), -1), source.network.ending)
         difference, largest = _difference(found, expected), float(np.abs(expected).max())
         # Not "difference > ...", which is false for NaN.
-        if not difference <= (_QCFS_TOLERANCE if has_levels else _TOLERANCE) * largest:
+        if not difference <= (qcfs_tolerance if has_levels else _TOLERANCE) * largest:
             raise UnsupportedModelError(
                 f"the network read from its forward gives other outputs: they differ by {difference:.3g} on "
                 f"{len(shown)} images, where the CNN's reach {largest:.3g}",
@@ -197,6 +204,26 @@ def require_same_outputs(source: Source, images: Array | None = None) -> None:
                 hint="Random numbers, values kept between calls, hooks, or views of a tensor changed in place may be "
                 "the cause. If it has none of these, loihi-convert reads it wrongly: please report it.",
             )
+
+
+def require_same_training(design: Design, splits: DataSplits) -> None:
+    """Raise an error if the QCFS network that ``design`` trains would be read as another one, before it is trained.
+
+    Its activations get so many levels that a rounding error hardly moves an output.
+
+    Raises
+    ------
+    UnsupportedModelError
+        As in `require_same_outputs`.
+    """
+    if design.qcfs_levels is None:
+        return
+    model = design.build()
+    for module in model.modules():
+        if isinstance(module, Qcfs):
+            module.levels = MAX_LEVELS
+    source = Source.from_module(model, splits.input_shape, mean=design.mean, std=design.std)
+    require_same_outputs(source, np.asarray(splits.train.images[:COMPARED]), qcfs_tolerance=_FINE_QCFS_TOLERANCE)
 
 
 def _probes(shape: Sequence[int]) -> Array:

@@ -36,8 +36,12 @@ _DOMAINS: Final = ("", "ai.onnx")
 _COMPUTED: Final = (
     *("Constant", "Identity", "Cast", "Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Reshape"),
     *("Transpose", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Floor", "Ceil", "Sqrt", "Reciprocal", "ReduceProd"),
+    *("ConstantOfShape", "Equal", "Where"),
 )
 """Operators on constants: shapes, axes and weights. Operators that inflate small inputs, like Tile, are left out."""
+
+_LARGEST: Final = 1_000
+"""Numbers that ConstantOfShape may make: the shapes of tensors are shorter."""
 
 
 def to_module(content: Any, input_name: str, input_shape: Shape, path: Path) -> nn.Module:
@@ -117,6 +121,8 @@ class _Reader:
 
         if node.op_type not in _COMPUTED:
             self._refuse(node, "is not supported on constants")
+        if node.op_type == "ConstantOfShape" and self._constants[node.input[0]].prod(dtype=np.float64) > _LARGEST:
+            self._refuse(node, f"makes more than {_LARGEST:,} numbers")
         try:
             inputs = {name: self._constants[name] for name in node.input if name}
             found = ReferenceEvaluator(self._alone(node)).run(None, inputs)

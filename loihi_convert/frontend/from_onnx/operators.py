@@ -223,19 +223,6 @@ def _softmax(node: Node) -> Calls:
     return node.called(nn.Softmax(axis) if node.kind == "Softmax" else nn.LogSoftmax(axis))
 
 
-def _pad(node: Node) -> Calls:
-    rank, pads, value = len(node.shape) + 1, node.numbers("pads", 1) or (), node.constant(2)
-    fill = float(node.attributes.get("value", 0.0)) if value is None else _bound(value)
-    if node.attributes.get("mode", b"constant") != b"constant" or fill != 0 or node.constant(3) is not None:
-        raise UnknownError("pads with values other than zeros, or only some axes")
-    begin, end = pads[:rank], pads[rank:]
-    if rank != 4 or any(begin[:2]) or any(end[:2]) or min(pads) < 0:
-        raise UnknownError(f"pads by {pads}; supported: padding of height and width")
-    if not any(pads):
-        return node.called(nn.Identity())
-    return node.called(nn.ZeroPad2d((begin[3], end[3], begin[2], end[2])))
-
-
 def _nothing(node: Node) -> Calls:
     return node.called(nn.Identity())
 
@@ -282,7 +269,11 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     "Squeeze": shapes.squeeze,
     "Unsqueeze": shapes.unsqueeze,
     "Transpose": shapes.transpose,
-    "Pad": _pad,
+    "Slice": shapes.sliced,
+    "Gather": shapes.gather,
+    "Expand": shapes.expand,
+    "Tile": shapes.tile,
+    "Pad": shapes.pad,
     "Softmax": _softmax,
     "LogSoftmax": _softmax,
     "Dropout": _dropout,

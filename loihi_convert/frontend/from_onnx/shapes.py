@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.from_onnx.node import Call, Calls, Node, UnknownError
@@ -27,6 +28,67 @@ def split(node: Node) -> Calls:
         part = math.ceil(size / node.output_count)
         sizes = tuple(min(part, size - start) for start in range(0, size, part))
     return [Call(torch.split, node.image, sizes, axis)]
+
+
+def sliced(node: Node) -> Calls:
+    starts, ends = node.numbers("starts", 1) or (), node.numbers("ends", 2) or ()
+    axes = node.numbers("axes", 3) or tuple(range(len(starts)))
+    steps = node.numbers("steps", 4) or (1,) * len(starts)
+    calls = [Call(nn.Identity(), node.image)]
+    for start, end, axis, step in zip(starts, ends, map(node.axis, axes), steps, strict=True):
+        size = _size(node, axis)
+        chosen = range(size)[start:end:step]
+        if (axis == 0 and len(chosen) < size) or not chosen:
+            raise UnknownError("takes some images of the batch" if axis == 0 else "takes nothing")
+        if list(chosen) != list(range(size)):
+            calls.append(Call(torch.index_select, Call.PREVIOUS, axis, torch.tensor(chosen)))
+    return calls
+
+
+def gather(node: Node) -> Calls:
+    axis, indices = node.axis(int(node.attributes.get("axis", 0))), node.constant(1)
+    if axis == 0 or indices is None or indices.ndim > 1:
+        raise UnknownError("gathers other than along one axis of each image")
+    places = indices.reshape(-1) % _size(node, axis)
+    if indices.ndim == 0:
+        return [Call(torch.select, node.image, axis, int(places[0]))]
+    return [Call(torch.index_select, node.image, axis, torch.from_numpy(places.astype("int64")))]
+
+
+def expand(node: Node) -> Calls:
+    wanted, own = node.numbers("shape", 1) or (), (1, *node.shape)
+    if len(wanted) > len(own) or (len(wanted) == len(own) and wanted[0] not in (1, _size(node, 0))):
+        raise UnknownError("repeats images")
+    rest = (1,) * (len(own) - len(wanted)) + tuple(wanted)
+    return [Call(torch.Tensor.expand, node.image, (-1, *(max(pair) for pair in zip(own[1:], rest[1:], strict=True))))]
+
+
+def tile(node: Node) -> Calls:
+    repeats = node.numbers("repeats", 1) or ()
+    if len(repeats) != len(node.shape) + 1 or repeats[0] != 1:
+        raise UnknownError("repeats images")
+    return [Call(torch.Tensor.repeat, node.image, repeats)]
+
+
+def pad(node: Node) -> Calls:
+    rank, pads, value = len(node.shape) + 1, node.numbers("pads", 1) or (), node.constant(2)
+    fill = float(node.attributes.get("value", 0.0)) if value is None else float(value.reshape(-1)[0])
+    if node.attributes.get("mode", b"constant") != b"constant" or fill != 0:
+        raise UnknownError("pads with values other than zeros")
+    axes = tuple(map(node.axis, node.numbers("axes", 3) or range(rank)))
+    amounts = {axis: (pads[index], pads[index + len(axes)]) for index, axis in enumerate(axes)}
+    if any(amounts.get(0, (0, 0))):
+        raise UnknownError("adds images to the batch")
+    if not any(pads):
+        return node.called(nn.Identity())
+    # From the last axis to the first.
+    sides = tuple(amount for axis in range(rank)[:0:-1] for amount in amounts.get(axis, (0, 0)))
+    return [Call(functional.pad, node.image, sides)]
+
+
+def _size(node: Node, axis: int) -> int:
+    """Length of an axis of the first input, in the example for the batch."""
+    return int(node.examples[node.image].shape[axis])
 
 
 def reshape(node: Node) -> Calls:

@@ -144,7 +144,8 @@ def obstacles(model: nn.Module, input_shape: Shape) -> tuple[UnsupportedModelErr
 def _graph(model: nn.Module, input_shape: Shape) -> Graph:
     training = {module: module.training for module in model.modules()}
     try:
-        return behind_its_relu(read_graph(model.eval(), input_shape))
+        model.eval()
+        return behind_its_relu(read_graph(model, input_shape))
     finally:
         for module, mode in training.items():
             module.training = mode
