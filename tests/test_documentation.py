@@ -38,7 +38,7 @@ SUBSTITUTES = {
     # Benchmark sets that would have to be downloaded.
     r"--data (mnist|cifar10|fashion-mnist)\b": "--data digits",
     r"netx_models/mnist/": "",
-    r"\bmnist-T4\b": "model-T4.net",
+    r"\b(mnist|cifar10-vgg16)-T4\b": "model-T4.net",
     # The paper's recipe is for the benchmark sets.
     r"--recipe paper": "",
     r"--input-shape 1,28,28": "--input-shape 1,8,8",

@@ -55,7 +55,8 @@ def card_page(card: dict[str, Any]) -> str:
     Front matter and sections follow the model-card template of the Hugging Face hub.
     """
     single = card.get("best_single_file")
-    first = card["networks"][min(2, len(card["networks"]) - 1)]["file"]
+    here = [network for network in card["networks"] if network["in_repository"]] or card["networks"]
+    first = here[min(2, len(here) - 1)]["file"]
     lines = [
         *_front_matter(card),
         f"# {card['data']}: {card['architecture']}, seed {card['seed']}",

@@ -33,6 +33,7 @@ FOLDERS: Final = {
     **DATA,
     "fashion-mnist-maxpool": "Fashion-MNIST, max pooling",
     "cifar10-resnet20": "CIFAR-10, ResNet-20",
+    "cifar10-vgg16": "CIFAR-10, VGG-16",
 }
 """The folders of netx_models/; those with the name of a data set hold the network that is compared with the paper."""
 
