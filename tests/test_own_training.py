@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.command_line import Invoke, invoker
 from support.modules import Of
 from torch import Tensor, nn
@@ -584,6 +585,18 @@ def test_a_built_in_cnn_is_trained_on_own_images(folder: Path, invoke: Invoke, d
     done = invoke(*training, "--from", "mine.pt", "--validation", "both.npz", "-o", "mine3.pt")
     assert "3 of the 8 validation images are also training images" in done.err
     assert invoke("export", "mine2.pt", "--data", "own.npz", "-T", 2).code == 0
+
+
+def test_a_class_map_is_for_folders_alone(folder: Path, invoke: Invoke, digits: DataSplits) -> None:
+    part = digits.train[:40]
+    for number, (image, label) in enumerate(zip(part.images, part.known_labels, strict=True)):
+        path = folder / "photos" / f"digit{label}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(path)
+    names = ",".join(f"digit{label}={label}" for label in range(10))
+    given = ("--data", "photos", "--class-map", names, "--validation", "test.npz", "--epochs", 1, "-o", "mapped.pt")
+    done = invoke("train", "--arch", "fine_tuned_nets:Net", *given)
+    assert done.code == 0, done.err
 
 
 def test_fine_tuning_keeps_the_order_of_classes(folder: Path, invoke: Invoke, digits: DataSplits) -> None:
