@@ -219,6 +219,13 @@ def weight(low: int, high: int) -> Array:
     return np.linspace(low, high, 72).round().astype(np.int32).reshape(4, 18)
 
 
+def without_flatten() -> Datasets:
+    """The changes that leave out the layer before the last."""
+    last = {name.removeprefix("layer/3/"): value for name, value in encode(good()) if name.startswith("layer/3/")}
+    named = {name.replace("/", "__"): value for name, value in last.items()}
+    return {f"layer__2__{name}": value for name, value in named.items()} | {f"layer__3__{name}": None for name in named}
+
+
 BROKEN_FILES = [
     # rule, changes, target, severity, layer, what its text must name
     ("layers are numbered from zero", {"layer__extra__type": b"flatten"}, "lava", "error",
@@ -254,7 +261,15 @@ BROKEN_FILES = [
      "layer/3", ["1..256", "-255..255"]),
     ("kernels fit a synapse", {"layer__1__weight": np.array([[[[300]]], [[[-2]]]]).repeat(4, 1).reshape(2, 1, 2, 2)},
      "loihi2", "error", "layer/1", ["-2..300", "-256..254", "8 bits"]),
-    ("large weights are even", {"layer__3__weight": 2 * weight(-90, 90) + np.eye(4, 18, dtype=np.int32)}, "lava",
+    ("dense layers follow a flatten", without_flatten(), "lava", "error",
+     "layer/2", ["maps of shape (2, 3, 3)", "layer flatten"]),
+    ("the geometry fits eight bits",
+     {"layer__1__stride": np.array([128, 128]), "layer__1__shape": np.array([2, 1, 1]),
+      "layer__2__shape": np.array([2]), "layer__3__weight": np.array([[1, -2], [3, -4], [5, -6], [7, -8]])},
+     "lava", "warning", "layer/1", ["stride 128", "at most 127", "lava/proc/conv/models.py"]),
+    ("large kernels are even", {"layer__1__weight": np.array([[[[201]]], [[[-129]]]]).repeat(4, 1).reshape(2, 1, 2, 2)},
+     "loihi2", "warning", "layer/1", ["8 odd weights"]),
+    ("large dense weights are even", {"layer__3__weight": 2 * weight(-90, 90) + np.eye(4, 18, dtype=np.int32)}, "lava",
      "warning", "layer/3", ["4 odd weights", "+-127"]),
     ("dense weights have both signs", {"layer__3__weight": weight(0, 90)}, "lava", "warning",
      "layer/3", ["negative weight", "lava-dl"]),
@@ -288,6 +303,16 @@ def test_a_file_of_another_program_that_breaks_one_rule(
     assert refusal is None or refusal.severity == "note"
     assert {name for name, finding in found.items() if finding.severity == "error"} <= {rule}
     assert_says(found[rule], severity, layer, named)
+
+
+@pytest.mark.parametrize(("bias", "target", "severity"), [(5_000, "loihi2", "error"), (40_000, "lava", "warning")])
+def test_biases_of_a_layer_without_neurons_are_those_of_a_lif(
+    tmp_path: Path, bias: int, target: Target, severity: str
+) -> None:
+    datasets = {name: value for name, value in external_datasets().items() if not name.startswith("layer/3/neuron")}
+    write(tmp_path / "external.net", datasets | {"layer/3/bias": np.array([bias, 0, 0, 0])})
+    rule = "biases fit thirteen bits" if target == "loihi2" else "biases fit sixteen bits"
+    assert_says(found_in(tmp_path / "external.net", target)[rule], severity, "layer/3", [f"0..{bias:,}"])
 
 
 def test_nothing_is_found_in_a_good_file_of_another_program(tmp_path: Path) -> None:
@@ -341,7 +366,7 @@ def test_recurrent_synapses_are_counted(tmp_path: Path) -> None:
     [
         ("weights are whole numbers", [-1, 1], [1, 0.5], "1 weights"),
         ("dense weights fit a synapse", [-1, 1], [1, 256], "-1..256"),
-        ("large weights are even", [-1, 2], [3, 200], "2 odd weights"),
+        ("large dense weights are even", [-1, 2], [3, 200], "2 odd weights"),
         ("dense weights have both signs", [1, 2], [3, 4], "without a negative weight"),
         ("dense weights have both signs", [1, 2], [-3, 4], None),
     ],

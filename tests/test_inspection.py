@@ -21,7 +21,7 @@ from loihi_convert import external, netx
 from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
 from loihi_convert.inspection.contents import BINS, describe
-from loihi_convert.inspection.differences import differences, kinds
+from loihi_convert.inspection.differences import Difference, differences, kinds
 from loihi_convert.inspection.tables import difference_summary, structure_table
 
 
@@ -293,6 +293,19 @@ def test_run_takes_an_external_file(
     assert "native.net already has its normalization" in capsys.readouterr().err
 
 
+def test_datasets_of_another_shape_are_said_beside_those_that_are_counted() -> None:
+    found = (
+        Difference(place="layer/2/weight", first="(10, 12)", second="(20, 12)"),
+        Difference(place="layer/3/weight", first="(5, 10)", second="(5, 20)"),
+        Difference(place="layer/4/weight", first="1..5", second="1..6", differing_count=1, count=50),
+    )
+    (weights,) = kinds(found)
+    assert (weights.layers, weights.reshaped, weights.only_in) == (("4",), ("2", "3"), (0, 0))
+    assert difference_summary((weights,), ("a", "b"), 3) == (
+        "a and b differ: 1 of 50 weights of layer 4, weights of another shape in layers 2, 3 (3 datasets in all)"
+    )
+
+
 def test_differences_by_kind(tmp_path: Path) -> None:
     network = small_network()
     first, *others = network.layers
@@ -303,7 +316,7 @@ def test_differences_by_kind(tmp_path: Path) -> None:
     found = differences(tmp_path / "a.net", tmp_path / "b.net")
     (thresholds, *_) = kinds(found)
     count = len(first.neuron.threshold)
-    assert thresholds == ("thresholds", ("1",), count, count, 1.0, (0, 0))
+    assert thresholds == ("thresholds", ("1",), count, count, 1.0, (0, 0), ())
     assert difference_summary((thresholds,), ("a.net", "b.net"), len(found)).startswith(
         f"a.net and b.net differ: thresholds in {count} of {count} channels of layer 1 ("
     )

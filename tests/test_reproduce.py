@@ -360,6 +360,16 @@ def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: 
     assert [steps for steps, *_ in asked] == [4, 8, 16]
 
 
+def test_the_papers_best_is_that_of_all_its_methods(command: Command) -> None:
+    """At T = 2 it prints no number for the method chosen, and its best is 20 %."""
+    assert command("table", "2", "--methods", "act-norm-channelwise", "--variants", "literal") == 0
+    bests = [row for row in command.rows("table-2.csv") if row["variant"] == "best"]
+    assert [(row["timesteps"], row["paper_accuracy"]) for row in bests] == [("8", "90.00"), ("2", "20.00")]
+    text = (command.folder / "table-2.md").read_text()
+    reached = sum(float(row["accuracy"]) >= float(row["paper_accuracy"]) for row in bests)
+    assert f"At or above the paper's at {reached} of 2 T." in text
+
+
 def test_figure_11_shows_our_best_where_the_paper_has_no_value(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -533,6 +543,7 @@ def test_every_figure_has_cells() -> None:
         (("--variants", "litteral"), "--variants: found litteral; must be one or more of literal, .*, each once"),
         (("--variants", "spikes,spikes"), "--variants: found spikes,spikes; must be one or more of"),
         (("-T", "3"), "--timesteps: found 3; table 2 has 2, 8."),
+        (("-T", "2,3,8"), "--timesteps: found 3; table 2 has 2, 8."),
         (("--methods", "rmp"), "--methods: found rmp; table 2 has act-norm-channelwise, ngu-lee."),
         (("--calibration", "some"), "--calibration: found some; must be all, split, or a number of images."),
         (("--calibration", "1198"), r"--calibration: found 1198; must be in 1..1,197, split or all \(digits\)"),

@@ -10,6 +10,7 @@ from loihi_convert.checks.stock_rules import (
     biases_fit_sixteen_bits,
     dense_weights_have_both_signs,
     one_threshold_per_population,
+    the_geometry_fits_eight_bits,
 )
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx.native import encode
@@ -22,6 +23,7 @@ _NETWORK_RULES: Final[tuple[Rule[NetworkRun], ...]] = (
 _LAYER_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(dense_weights_have_both_signs, {"lava": "note"}),
     Rule(biases_fit_sixteen_bits, {"lava": "note"}),
+    Rule(the_geometry_fits_eight_bits, {"lava": "note"}),
 )
 _HARD_RESET_RULES: Final = (*_LAYER_RULES, Rule(one_threshold_per_population, {"lava": "note"}))
 

@@ -21,6 +21,7 @@ _BUILT: Final = ("input", "conv", "flatten", "dense", "dense_rec")
 _RAISING: Final = ("pool", "convT", "unpool", "average", "concat", "dense_comp")
 _KNOWN_NEURONS: Final = ("CUBA", "LOIHI", "SDNN", "RF")
 _EXPORT_AGAIN: Final = "Export the file again."
+_RUNS_OWN: Final = "`loihi-convert run` computes a file that it exported correctly as it is."
 
 
 def layers_are_numbered_from_zero(file: StockFile) -> Violation | None:
@@ -59,6 +60,23 @@ def the_shape_follows_from_the_input(layer: StockLayer) -> Violation | None:
     if computed is None or computed == layer.expected_shape:
         return None
     return Violation(f"a shape of {layer.stored_shape}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)
+
+
+def dense_layers_follow_a_flatten(layer: StockLayer) -> Violation | None:
+    if layer.kind not in ("dense", "dense_rec") or layer.is_flat:
+        return None
+    allowed = "must follow a layer flatten: netx connects ports as they are"
+    return Violation(f"maps of shape {layer.input_shape}", allowed, _NETX, "Add a layer of type flatten.")
+
+
+def the_geometry_fits_eight_bits(layer: StockLayer) -> Violation | None:
+    for name in ("stride", "padding", "dilation", "groups") if layer.kind == "conv" else ():
+        value = layer.numbers(name)
+        if value is not None and value.max() > limits.MAX_CONV_GEOMETRY:
+            allowed = f"must be at most {limits.MAX_CONV_GEOMETRY}: Lava's Conv stores int8, and fails"
+            fix = f"Divide the layer. {_RUNS_OWN}"
+            return Violation(f"{name} {_range(value)}", allowed, "lava/proc/conv/models.py", fix)
+    return None
 
 
 def the_neurons_are_known_to_netx(layer: StockLayer) -> Violation | None:
@@ -127,8 +145,15 @@ def _beyond_a_synapse(weight: Array | None, reason: str, source: str) -> Violati
     return Violation(found, f"must be in {least}..{most}: {reason}", source, "Scale weights and thresholds down.")
 
 
-def large_weights_are_even(layer: StockLayer) -> Violation | None:
-    weight = layer.synaptic_weights
+def large_dense_weights_are_even(layer: StockLayer) -> Violation | None:
+    return None if layer.kind == "conv" else _odd_beyond_eight_bits(layer.synaptic_weights)
+
+
+def large_kernels_are_even(layer: StockLayer) -> Violation | None:
+    return _odd_beyond_eight_bits(layer.synaptic_weights) if layer.kind == "conv" else None
+
+
+def _odd_beyond_eight_bits(weight: Array | None) -> Violation | None:
     if weight is None or not weight.min() < 0 < weight.max() or _beyond_a_synapse(weight, "", "") is not None:
         return None
     if weight.min() >= -limits.WEIGHT_LIMIT - 1 and weight.max() <= limits.WEIGHT_LIMIT:
@@ -148,8 +173,7 @@ def dense_weights_have_both_signs(layer: StockLayer) -> Violation | None:
     found = f"a dense layer without a {'positive' if weight.max() <= 0 else 'negative'} weight"
     allowed = "unmodified lava-dl halves or clips such a layer, and fails if all weights are 0"
     # `run` does not support recurrent layers.
-    fix = "`loihi-convert run` computes it correctly; for unmodified lava-dl add such a weight."
-    return Violation(found, allowed, _WEIGHTS, fix if layer.kind == "dense" else "Add such a weight.")
+    return Violation(found, allowed, _WEIGHTS, "Add such a weight." + f" {_RUNS_OWN}" * (layer.kind == "dense"))
 
 
 def decays_fit_twelve_bits(layer: StockLayer) -> Violation | None:
@@ -188,7 +212,7 @@ def one_threshold_per_population(layer: StockLayer) -> Violation | None:
 
 def biases_fit_sixteen_bits(layer: StockLayer) -> Violation | None:
     limit = limits.LIF_BIAS_LIMIT
-    fix = "`loihi-convert run` computes it correctly; for unmodified lava-dl, export with `reset='hard'`."
+    fix = f"Scale all down, or export with `reset='hard'`. {_RUNS_OWN}"
     return _bias_beyond(layer, -limit - 1, limit, "Lava's LIF stores int16 and wraps", f"{_LIF}/models.py", fix)
 
 
@@ -198,7 +222,9 @@ def biases_fit_thirteen_bits(layer: StockLayer) -> Violation | None:
 
 
 def _bias_beyond(layer: StockLayer, least: int, most: int, reason: str, source: str, fix: str) -> Violation | None:
-    value = layer.numbers("bias") if layer.is_cuba and layer.kind != "input" else None
+    # A dense layer without neurons is a LIF that never fires.
+    is_lif = layer.is_cuba or (layer.kind == "dense" and not layer.has_neurons)
+    value = layer.numbers("bias") if is_lif and layer.kind != "input" else None
     if value is None or (value.min() >= least and value.max() <= most):
         return None
     return Violation(f"biases {_range(value)}", f"must be in {least}..{most}: {reason}", source, fix)
@@ -238,13 +264,16 @@ STOCK_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(netx_builds_the_layer, {"lava": "error", "loihi2": "error"}),
     Rule(what_netx_needs_is_there, {"lava": "error", "loihi2": "error"}),
     Rule(the_shape_follows_from_the_input, {"lava": "error", "loihi2": "error"}),
+    Rule(dense_layers_follow_a_flatten, {"lava": "error", "loihi2": "error"}),
+    Rule(the_geometry_fits_eight_bits, {"lava": "warning", "loihi2": "warning"}),
     Rule(the_neurons_are_known_to_netx, {"lava": "error", "loihi2": "error"}),
     Rule(the_neurons_are_cuba_or_sigma_delta, {"lava": "note", "loihi2": "note"}),
     Rule(biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron, {"lava": "warning", "loihi2": "warning"}),
     Rule(weights_are_whole_numbers, {"lava": "error", "loihi2": "error"}),
     Rule(dense_weights_fit_a_synapse, {"lava": "error", "loihi2": "error"}),
     Rule(kernels_fit_a_synapse, {"loihi2": "error"}),
-    Rule(large_weights_are_even, {"lava": "warning", "loihi2": "warning"}),
+    Rule(large_dense_weights_are_even, {"lava": "warning", "loihi2": "warning"}),
+    Rule(large_kernels_are_even, {"loihi2": "warning"}),
     Rule(dense_weights_have_both_signs, {"lava": "warning", "loihi2": "warning"}),
     Rule(decays_fit_twelve_bits, {"lava": "error", "loihi2": "error"}),
     Rule(thresholds_fit_seventeen_bits, {"lava": "error", "loihi2": "error"}),

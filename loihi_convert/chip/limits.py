@@ -46,6 +46,10 @@ CURRENT_LIMIT: Final = 2**23 - 1
 """Largest magnitude of the output of a Conv or Dense process: Lava wraps at 24 bits (``signed_clamp(x, bits=24)`` in
 ``lava/proc/conv/models.py``). Every partial sum of such a current is exact in float32."""
 
+MAX_CONV_GEOMETRY: Final = 2**7 - 1
+"""Largest stride, padding, dilation and number of groups of Lava's Conv on the CPU, which stores them as int8
+(``lava/proc/conv/models.py``)."""
+
 SELF_WEIGHT_LIMIT: Final = 255
 """Largest magnitude of a weight in a synapse whose weights are all <= 0 (``SignMode.INHIBITORY``: ``clip_weights`` in
 ``lava/utils/weightutils.py`` clips to -255..0 and ``truncate_weights`` keeps all 8 bits). With both signs

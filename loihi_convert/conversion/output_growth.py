@@ -65,6 +65,6 @@ def _largest_of_shard(network: SpikingNetwork, shard: Shard, *, progress: Progre
 
 def _of_hard_reset(maps: Array, neuron: IntegrateAndFire) -> Array:
     """Return the mean output per step of a neuron with hard reset whose current is the same in each step."""
-    threshold, amplitude = neuron.threshold.astype(np.float32), neuron.amplitude.astype(np.float32)
-    steps = np.ceil(threshold / np.maximum(maps, np.finfo(np.float32).tiny))
-    return np.asarray(np.where(maps > 0, amplitude / steps, 0))
+    # In float64, as a threshold divided by a tiny current is beyond float32.
+    steps = np.ceil(neuron.threshold / np.maximum(maps, np.finfo(np.float32).tiny))
+    return np.where(maps > 0, neuron.amplitude / steps, 0).astype(np.float32)

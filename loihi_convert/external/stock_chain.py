@@ -25,8 +25,6 @@ MAX_SUM: Final = 2**31 - 1
 """Largest weighted sum: Lava sums in int32, other code in int64; up to this magnitude both agree."""
 
 _WEIGHT_BITS: Final = 8
-_MAX_GEOMETRY: Final = 2**7 - 1
-"""Lava stores strides, paddings, dilations and groups as int8 (``lava/proc/conv/models.py``)."""
 _MAX_PIXEL_FACTOR: Final = 2**15
 _UNIT: Final = 1 << limits.UNIT_EXP
 _MAX_SHOWN: Final = 8
@@ -147,8 +145,8 @@ def _input_link(name: str, layer: StockLayer) -> Link:
 
 def _conv(name: str, layer: StockLayer, bias_limit: int) -> Link:
     for dataset, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        integers(layer, dataset, least, _MAX_GEOMETRY)
-    integer(layer, "groups", 1, _MAX_GEOMETRY)
+        integers(layer, dataset, least, limits.MAX_CONV_GEOMETRY)
+    integer(layer, "groups", 1, limits.MAX_CONV_GEOMETRY)
     weight = integers(layer, "weight", cut=True)
     synapse = layer.synapse
     assert isinstance(synapse, Conv)

@@ -59,8 +59,8 @@ def differences(first: Path, second: Path) -> tuple[Difference, ...]:
 class Kind(NamedTuple):
     """Datasets of one kind that differ, such as the weights of all layers.
 
-    ``differing`` of ``total`` numbers differ, by up to ``largest``; ``only_in`` counts datasets that only the first,
-    and only the second file has.
+    ``differing`` of ``total`` numbers of ``layers`` differ, by up to ``largest``; in ``reshaped`` layers the shapes do.
+    ``only_in`` counts datasets that only the first, and only the second file has.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Kind(NamedTuple):
     total: int
     largest: float | None
     only_in: tuple[int, int]
+    reshaped: tuple[str, ...] = ()
 
 
 _NAMES: Final = {"weight": "weights", "bias": "biases", "neuron/vThMant": "thresholds"}
@@ -86,14 +87,20 @@ def kinds(found: Sequence[Difference]) -> tuple[Kind, ...]:
 
 def _counted(name: str, group: Sequence[Difference]) -> Kind:
     largest = [one.largest_difference for one in group if one.largest_difference is not None]
+    other = [one for one in group if one.count is None and one.first is not None and one.second is not None]
     return Kind(
         name=name,
-        layers=tuple(dict.fromkeys(layer for one in group if (layer := _kind(one.place)[1]))),
+        layers=_layers([one for one in group if one not in other]),
+        reshaped=_layers(other),
         differing=sum(one.differing_count or 0 for one in group),
         total=sum(one.count or 0 for one in group),
         largest=max(largest, default=None),
         only_in=(sum(one.second is None for one in group), sum(one.first is None for one in group)),
     )
+
+
+def _layers(group: Sequence[Difference]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(layer for one in group if (layer := _kind(one.place)[1])))
 
 
 def _kind(place: str) -> tuple[str, str]:

@@ -100,6 +100,7 @@ def kinds_table(found: Sequence[Kind], names: tuple[str, str]) -> Table:
             "layers": ", ".join(kind.layers),
             "differ": f"{kind.differing:,} of {kind.total:,}" if kind.total else None,
             "by up to": None if kind.largest is None else f"{kind.largest:.6g}",
+            "other\nshape": ", ".join(kind.reshaped) or None,
             f"only in\n{names[0]}": f"{kind.only_in[0]}" if kind.only_in[0] else None,
             f"only in\n{names[1]} ": f"{kind.only_in[1]}" if kind.only_in[1] else None,
         }
@@ -116,6 +117,11 @@ def difference_summary(found: Sequence[Kind], names: tuple[str, str], datasets: 
         else f"{kind.differing:,} of {kind.total:,} {kind.name}{_of_layers(kind)}"
         for kind in found
         if kind.name in ("thresholds", "weights", "biases") and kind.total
+    ]
+    counted += [
+        f"{kind.name} of another shape in layer{'s' if len(kind.reshaped) > 1 else ''} {', '.join(kind.reshaped)}"
+        for kind in found
+        if kind.reshaped
     ]
     what = ", ".join(counted) or "no weight, bias or threshold that both have"
     return f"{names[0]} and {names[1]} differ: {what} ({datasets} datasets in all)"

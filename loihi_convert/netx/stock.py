@@ -45,11 +45,14 @@ class StockLayer:
     input_shape
         Output shape of the layer before it or, if a file begins with a dense layer, the input shape of its weights:
         ``(C, H, W)`` or ``(N,)``; None if unknown.
+    is_flat
+        Whether its input is a vector, unknown, or comes from a layer other than an input and a convolution.
     """
 
     kind: str
     datasets: Datasets
     input_shape: Shape | None
+    is_flat: bool = True
 
     def numbers(self, name: str) -> Array | None:
         """Return a dataset of numbers; None if it is missing, empty or not numeric."""
@@ -259,18 +262,19 @@ def stock_file(datasets: Datasets) -> StockFile:
 
 def _layers(groups: Mapping[str, Datasets]) -> Iterator[tuple[str, StockLayer]]:
     input_shape: Shape | None = None
-    is_first = True
+    is_first = is_flat = True
     for index in range(len(groups)):
         inside = groups.get(str(index))
         if inside is None:
             continue
-        layer = StockLayer(text(inside["type"]) if "type" in inside else "", inside, input_shape)
+        layer = StockLayer(text(inside["type"]) if "type" in inside else "", inside, input_shape, is_flat)
         if is_first:
             layer = replace(layer, input_shape=_own_input_shape(layer))
         yield f"layer/{index}", layer
         if layer.kind != "flatten":
             is_first = False
             input_shape = _known_shape(layer)
+        is_flat = layer.kind not in ("input", "conv") or input_shape is None or len(input_shape) == 1
 
 
 def text(value: Array) -> str:

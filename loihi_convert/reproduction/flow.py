@@ -26,7 +26,7 @@ from loihi_convert.reproduction.paper_cells import (
     Setting,
     Variant,
 )
-from loihi_convert.reproduction.plan import Part, Plan, Tell, planned_parts
+from loihi_convert.reproduction.plan import Part, Plan, Tell, cells_of, planned_parts
 from loihi_convert.reproduction.request import Request, What, opened_networks
 from loihi_convert.reproduction.results import Best, Correct
 from loihi_convert.reproduction.tables import (
@@ -197,7 +197,7 @@ class _Results:
             measured = None if cell is None else _measured(outcome, cell.test.count, cell.calibration.count)
             if outcome is not None and measured is not None:
                 best = outcome.result or Best(network="", method="", correct=0)
-                theirs = best_of_paper([one for one in part.cells if one.data == data], t)
+                theirs = best_of_paper([one for one in cells_of(part.what) if one.data == data], t)
                 entries.append(BestEntry(theirs, best.method, best.network, measured, self.cnn(data, t)))
         return tuple(entries)
 

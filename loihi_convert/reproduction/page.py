@@ -130,13 +130,14 @@ def best_grid(bests: Sequence[BestEntry]) -> Grid:
 
 def best_sentence(bests: Sequence[BestEntry]) -> str:
     """Return the number of T at which ours reaches the paper's best, and how ours was chosen."""
-    measured = [one for one in bests if one.outcome.accuracy is not None]
-    reached = sum((less(one.outcome.accuracy, one.cell.accuracy) or 0.0) >= 0 for one in measured)
+    compared = [less(one.outcome.accuracy, one.cell.accuracy) for one in bests]
+    differences = [one for one in compared if one is not None]
+    reached = sum(one >= 0 for one in differences)
     is_long = any((one.cell.timesteps or 0) > images.LONG for one in bests)
     beyond = f"; beyond T = {images.LONG} the method is that of T = {images.LONG}" if is_long else ""
     return (
-        f"At or above the paper's at {reached} of {len(bests)} T. Methods are chosen on calibration images, networks "
-        f"on validation images{beyond}. What runs is the exported file."
+        f"At or above the paper's at {reached} of {len(differences)} T. Methods are chosen on calibration images, "
+        f"networks on validation images{beyond}. What runs is the exported file."
     )
 
 

@@ -242,6 +242,13 @@ def chosen_cells(
     by_method = list(dict.fromkeys(cell.method for cell in cells if cell.method != paper.CNN))
     if unknown := [name for name in methods or () if name not in by_method]:
         raise UsageError(f"found {','.join(unknown)}", where="methods", expected=f"{where} has {', '.join(by_method)}")
+    steps = sorted({cell.timesteps for cell in cells if cell.timesteps is not None and cell.data in data})
+    if lost := [t for t in timesteps or () if t not in steps]:
+        raise UsageError(
+            f"found {','.join(map(str, lost))}",
+            where="timesteps",
+            expected=f"{where} has {', '.join(map(str, steps))}",
+        )
     found = tuple(
         cell
         for cell in cells
@@ -250,7 +257,6 @@ def chosen_cells(
         and (timesteps is None or cell.timesteps is None or cell.timesteps in timesteps)
     )
     if all(cell.timesteps is None for cell in found):
-        steps = sorted({cell.timesteps for cell in cells if cell.timesteps is not None and cell.data in data})
         raise UsageError(
             f"found {','.join(map(str, timesteps or ()))}",
             where="timesteps",

@@ -63,15 +63,24 @@ class Part:
         return sorted(found, key=lambda step: (data.index(step[0]), -step[1]))
 
 
+def cells_of(what: What) -> tuple[paper.Cell, ...]:
+    """Return every cell of a table or figure."""
+    return paper.table(what.name) if what.kind == "table" else figure_cells(what.name)
+
+
 def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell) -> list[Part]:
     """Return the tables and figures of a request; of several, only those that its networks, methods and T allow."""
     is_several = len(request.whats) > 1
     found = []
     for what in request.whats:
-        cells = paper.table(what.name) if what.kind == "table" else figure_cells(what.name)
+        cells = cells_of(what)
         data = dict.fromkeys(cell.data for cell in cells)
         timesteps = _RATE_TIMESTEPS if what.title == "figure 7" and request.timesteps is None else request.timesteps
         usable = [name for name in networks if name in data or not is_several]
+        if is_several and timesteps is not None:
+            # Those that it has, if it has any.
+            known = {cell.timesteps for cell in cells}
+            timesteps = tuple(steps for steps in timesteps if steps in known) or timesteps
         try:
             chosen = chosen_cells(cells, what.title, usable, timesteps, request.methods)
         except UsageError as error:
