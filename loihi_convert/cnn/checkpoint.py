@@ -361,8 +361,9 @@ def _type(content: object) -> str:
 def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
     """Raise a `CheckpointError` if a tensor of the file at ``path`` contains NaN or infinity."""
     for name, tensor in state.items():
-        # `isfinite` lacks some types of 8 bits.
-        if not bool(torch.isfinite(tensor.float() if tensor.is_floating_point() else tensor).all()):
+        # `isfinite` lacks some floats of 8 bits.
+        is_short = tensor.is_floating_point() and tensor.element_size() == 1
+        if not bool(torch.isfinite(tensor.float() if is_short else tensor).all()):
             raise CheckpointError(
                 f"{name} contains NaN or infinity",
                 where=path,
