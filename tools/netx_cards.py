@@ -215,7 +215,7 @@ def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) ->
         "chip.** Each folder has a model card with intervals, training, commands and SHA-256 digests. "
         f"`python tools/pages.py` writes this page.\n\n{_table(rows)}\n\n"
         "The folders `paper/` and the files `table-headline.*` hold tables and figures of Ngu & Lee 2022: those of "
-        "MNIST measured on the CNN beside them, the others on earlier CNNs, see [the paper's "
+        "MNIST and VGG-16 measured on the CNN beside them, the others on earlier CNNs, see [the paper's "
         "tables](../docs/results/paper.md).\n"
     )
 
