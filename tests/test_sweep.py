@@ -585,15 +585,15 @@ class TestDigits:
             ("--balance", "ngu-lee", "--reset", "hard"),
         ):
             done = sweep("model.pt", "-T", "2", *words, *HERE)
-            (next_line,) = (line for line in done.out.splitlines() if line.startswith("next"))
-            command = shlex.split(next_line.removeprefix("next"))
+            # Its last fact, in several lines.
+            command = shlex.split(done.out.partition("\nnext")[2])
             monkeypatch.setattr(sys, "argv", command)
             assert exit_code(lambda c=command: cli.app([*c[1:], "--overwrite"], standalone_mode=False)) == 0
             capsys.readouterr()
             network, (row,) = netx.read(Path("model.net")), rows()
             assert network.reset == row["reset"]
-            assert (network.poisson_seed is None) == (row["input"] == "constant")
-            assert network.provenance.balance.method == row["balance"]
+            assert (network.poisson_seed is None) == (row["input_coding"] == "constant")
+            assert network.provenance.balance.method == row["method"]
             assert network.provenance.balance.alpha == float(row["alpha"])
 
     def test_auto_is_that_of_export(self, sweep: Sweep) -> None:
