@@ -17,7 +17,7 @@ from loihi_convert.cnn.design import Design, NoActivationsError, inputs_of, pixe
 from loihi_convert.cnn.through_spikes import SpikingNetwork, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
-from loihi_convert.errors import CheckpointError, UsageError
+from loihi_convert.errors import CheckpointError, UsageError, first_line
 from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.lower import per_channel, to_relu_network
 from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
@@ -256,13 +256,13 @@ def _require_results_used(cnn: nn.Module, images: Tensor) -> None:
     try:
         with torch.no_grad():
             found.append(bool(spiking(images, {}).isfinite().all()))
-    except RuntimeError:
-        # Their shapes differ.
-        found.append(False)
-    if not all(found):
+        reason = "" if all(found) else "uses the input of an in-place ReLU after it"
+    except RuntimeError as error:
+        reason = f"fails on spikes of two steps ({first_line(error)})"
+    if reason:
         raise UsageError(
-            "found a forward that uses the input of an in-place ReLU after it",
+            f"found a forward that {reason}",
             where="timesteps",
-            expected="needs a forward that uses what its ReLUs return",
+            expected="needs one that uses what its in-place ReLUs return, and takes any number of images",
             hint="Write h = relu(h), or train it without `timesteps`.",
         )
