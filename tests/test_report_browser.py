@@ -279,7 +279,8 @@ def saved(tab: Tab, folder: Path, label: str) -> str:
         .find((button) => button.textContent === "{label}").click()"""
     )
     deadline = time.monotonic() + 60
-    while not (found := [path for path in folder.iterdir() if path.suffix == f".{label.lower()}"]):
+    # Chrome reserves the name with an empty file and then moves the whole one there.
+    while not (found := [path for path in folder.glob(f"*.{label.lower()}") if path.stat().st_size]):
         assert time.monotonic() < deadline, "nothing was saved"
         time.sleep(0.05)
     return found[0].read_text()
