@@ -204,6 +204,15 @@ def test_recipes_in_words(cards: ModuleType) -> None:
         "fine-tuned, L = 2, weights of 4 bits, 8 epochs, batches of 128, AdamW (weight decay 0.02), one cycle up to "
         "learning rate 0.001, label smoothing 0.05, weights averaged by 0.999, translation 0.125, flip"
     )
+    through_spikes = cards.recipe_in_words({**record, "start": {}, "timesteps": 4}, 4)
+    assert through_spikes.startswith("fine-tuned, L = 4, through spikes, T = 4, 8 epochs, ")
+
+
+def test_a_checkpoint_may_have_its_own_seed(tool: ModuleType) -> None:
+    plan = tool.Plan((), (), seed=0, store="float16", sim_images=1)
+    again = tool.Trained("again.pt", "--from cnn.pt -T 4 --seed 1")
+    assert tool.train_words(tool.Trained("cnn.pt", "--data mnist"), plan).endswith("--store float16 --seed 0 -o cnn.pt")
+    assert tool.train_words(again, plan) == "train --from cnn.pt -T 4 --seed 1 --store float16 -o again.pt"
 
 
 def test_a_mean_takes_the_same_t_in_each_folder(cards: ModuleType) -> None:

@@ -28,11 +28,11 @@
     timesteps = [4, 8]
     options = ""
 
-`build` trains every checkpoint, with seed 0 (or ``seed = 1``), and exports every candidate to FOLDER-candidates. It
-runs each on the validation images with `ref`, in fixed point. For each T it keeps the candidate with the most correct
-images (if tied, the first in the plan). Among files that allow all T, it names the best one
-over all T on the first 1,000 of these images. Test images are used only afterwards: all of them by `ref`, and the first
-ones by Lava's simulator, which must give the same output potentials. The results are written to ``card.json`` and, as a
+`build` trains every checkpoint, with seed 0 (or ``seed = 1``, or its own ``--seed``), and exports every candidate to
+FOLDER-candidates. It runs each on the validation images with `ref`, in fixed point. For each T it keeps the candidate
+with the most correct images (if tied, the first in the plan). Among files that allow all T, it names the best one over
+all T on the first 1,000 of these images. Test images are used only afterwards: all of them by `ref`, and the first ones
+by Lava's simulator, which must give the same output potentials. The results are written to ``card.json`` and, as a
 table, to ``README.md``. An interrupted build continues where it was.
 
 `table` prints the mean over several folders with different, predetermined seeds, as Markdown.
@@ -192,7 +192,8 @@ def read_plan(folder: Path) -> Plan:
 def train_words(item: Trained, plan: Plan) -> str:
     """Return the command that trains a checkpoint, without the name of the program."""
     store = "" if plan.store == "float32" else f" --store {plan.store}"
-    return f"train {item.options}{store} --seed {plan.seed} -o {item.file}"
+    seed = "" if "--seed" in shlex.split(item.options) else f" --seed {plan.seed}"
+    return f"train {item.options}{store}{seed} -o {item.file}"
 
 
 def train(item: Trained, folder: Path, plan: Plan, data_root: Path | None) -> None:

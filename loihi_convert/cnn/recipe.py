@@ -122,6 +122,7 @@ class Recipe:
         }
         parts = (
             f"weights of {self.weight_bits} bits" if self.weight_bits is not None else "",
+            f"through spikes, T = {self.timesteps}" if self.timesteps is not None else "",
             f"{self.epochs} epoch{'s' * (self.epochs > 1)}, batches of {self.batch_size}",
             f"{optimizer} (weight decay {self.weight_decay:g})" if self.weight_decay else optimizer,
             rate,
