@@ -60,16 +60,18 @@ def test_the_number_is_chosen_by_trials_and_said() -> None:
 
 
 class Misread(nn.Module):
-    """Changes a view in place, and so the tensor that it is a view of: the front end reads a network without ReLU."""
+    """Computes something else for many images than for the two that it is read with."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(144, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = self.conv(x)
-        maps.flatten(1).relu_()
-        return self.fc(torch.relu(maps + 0.1).flatten(1))
+        return self.fc(torch.relu(relu_of_many(self.conv(x)) + 0.1).flatten(1))
+
+
+def relu_of_many(x: Tensor) -> Tensor:
+    return x.relu() if len(x) > 2 else x
 
 
 def test_a_network_that_was_misread_is_not_converted() -> None:
@@ -81,12 +83,10 @@ def test_a_network_that_was_misread_is_not_converted() -> None:
 
 
 class MisreadIfDark(Misread):
-    """The values of which a view is changed are negative only on dark images."""
+    """The values that change are negative only on dark images."""
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = x - 0.3
-        maps.flatten(1).relu_()
-        return self.fc(torch.relu(self.conv(maps)).flatten(1))
+        return self.fc(torch.relu(self.conv(relu_of_many(x - 0.3))).flatten(1))
 
 
 def test_calibration_images_need_not_show_a_misreading() -> None:

@@ -6,10 +6,14 @@ import operator
 from collections.abc import Callable
 
 import pytest
+import torch
 from support.lowering import Case, assert_equals_module
 from support.modules import Of
 from torch import Tensor, nn
 from torch.nn import functional
+
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.lower import to_relu_network
 
 
 class InPlace(nn.Module):
@@ -70,3 +74,89 @@ def test_a_tensor_changed_in_place_is_changed_under_its_other_names(named: Calla
     if isinstance(named, nn.Module):
         model.add_module("named", named)
     assert_equals_module(Case(lambda: model, (1, 8, 8)))
+
+
+def halves(m: nn.Module, x: Tensor) -> Tensor:
+    first, second = m.conv(x).chunk(2, 1)
+    return m.fc(torch.cat([functional.relu(first, inplace=True), second], 1).flatten(1))
+
+
+def both_slices(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    first, second = y[:, :2], y[:, 2:]
+    first.relu_()
+    second.relu_()
+    return m.fc(torch.cat([first, second], 1).flatten(1))
+
+
+def flat(m: nn.Module, x: Tensor) -> Tensor:
+    return m.fc(m.conv(x).flatten(1).relu_())
+
+
+def beside_a_copy(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    copy = y[:, :2].clone()
+    y.relu_()
+    return m.fc(torch.cat([copy, y[:, :2]], 1).flatten(1))
+
+
+@pytest.mark.parametrize("forward", [halves, both_slices, flat, beside_a_copy])
+def test_a_view_changed_in_place_is_read_as_changed(forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    assert_equals_module(Case(lambda: Of(forward, conv=nn.Conv2d(1, 4, 3), fc=nn.Linear(144, 3)), (1, 8, 8)))
+
+
+def base_of_a_slice(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    y[:, :2].relu_()
+    return m.fc(y.flatten(1))
+
+
+def base_of_a_flat_view(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    y.flatten(1).relu_()
+    return m.fc(torch.flatten(y, 1))
+
+
+def view_of_a_base(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    view = y.flatten(1)
+    y.relu_()
+    return m.fc(view)
+
+
+def overlapping_slice(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    upper = y[:, 1:]
+    y[:, :2].relu_()
+    return m.fc(torch.cat([y[:, :1].clone(), upper], 1).flatten(1))
+
+
+def same_part_again(m: nn.Module, x: Tensor) -> Tensor:
+    parts = m.conv(x).chunk(2, 1)
+    parts[0].relu_()
+    return m.fc(torch.cat([parts[0], parts[1]], 1).flatten(1))
+
+
+def view_that_was_used_before(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    half = y[:, :2]
+    before = m.other(half)
+    y.relu_()
+    return m.fc(torch.cat([before, half], 1).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        base_of_a_slice,
+        base_of_a_flat_view,
+        view_of_a_base,
+        overlapping_slice,
+        same_part_again,
+        view_that_was_used_before,
+    ],
+)
+def test_what_was_changed_through_another_view_is_refused(forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    model = Of(forward, conv=nn.Conv2d(1, 4, 3), other=nn.Conv2d(2, 2, 1), fc=nn.Linear(144, 3))
+    with pytest.raises(UnsupportedModelError, match="changed in place through a view"):
+        to_relu_network(model.eval(), (1, 8, 8))

@@ -28,6 +28,7 @@ all of them are found at once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from loihi_convert.arrays import Array, Shape
+from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.functions import (
     CAT_CALLED,
@@ -62,6 +63,7 @@ from loihi_convert.frontend.functions import (
     takes_whole_maps,
 )
 from loihi_convert.frontend.graph import Graph, Node, pruned
+from loihi_convert.frontend.moved import Moved
 from loihi_convert.frontend.operations import (
     MOVES,
     NOTHING,
@@ -93,14 +95,6 @@ def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
     return _Reader(model, traced, input_shape).graph()
 
 
-@dataclass(frozen=True, eq=False)
-class _Moved:
-    """Rearranged numbers of node ``base``: ``tensor`` holds their original positions, from 1; 0 for a zero."""
-
-    base: int
-    tensor: Any
-
-
 @dataclass(eq=False)
 class _Reader:
     """Builds a `Graph` from the graph traced by `_Tracer`."""
@@ -111,10 +105,12 @@ class _Reader:
     nodes: list[Node] = field(default_factory=list)
     obstacles: list[UnsupportedModelError] = field(default_factory=list)
     # Tensors that depend on the image; those that do not.
-    moved: dict[fx.Node, _Moved] = field(default_factory=dict)
+    moved: dict[fx.Node, Moved] = field(default_factory=dict)
     constants: dict[fx.Node, Tensor] = field(default_factory=dict)
     # Nodes that are one tensor, which may be changed in place.
     names: dict[fx.Node, list[fx.Node]] = field(default_factory=dict)
+    # The memory that a node has changed in place. Other views of it are no longer what they were.
+    overwritten: list[tuple[Tensor, fx.Node]] = field(default_factory=list)
     # Obstacles that return several tensors, or one for all images, and what is computed from them.
     lost: set[fx.Node] = field(default_factory=set)
 
@@ -187,6 +183,8 @@ class _Reader:
             self.names[node] = names = self.names.get(before, [before])
             self.names[before] = names
             names.append(node)
+            if self.moved[node].memory is not self.moved[before].memory:
+                self.overwritten.append((self.moved[before].memory, node))
             self.moved.update(dict.fromkeys(names, self.moved[node]))
 
     def _lose(self, node: fx.Node) -> None:
@@ -201,13 +199,14 @@ class _Reader:
         name, kind, function = name_of(node), self._kind(node), called(node)
         module = self._module(node)
         first = next(before for before in taken_by(node) if before in self.moved)
+        self._require_current(node, name, kind)
         if kind.lower().replace("_", "").endswith("pool2d") and self.moved[first].tensor.ndim != 4:
             shape = tuple(self.moved[first].tensor.shape[1:])
             refuse(name, kind, f"is applied to a tensor of shape {shape}", supported="maps (C, H, W)")
         if (module is not None and isinstance(module, NOTHING)) or function in NOTHING_CALLED:
             if isinstance(node.meta["value"], Tensor) and not node.meta["value"].is_floating_point():
                 refuse(name, kind, f"casts to {node.meta['value'].dtype}", supported="floating point")
-            self.moved[node] = self.moved[first]
+            self.moved[node] = self.moved[first] if returned_input(node, module) else self.moved[first].copied()
         elif function in DROPOUT_CALLED:
             if arguments_of(node, DROPOUT_CALLED[function]).get("training", True):
                 refuse(name, kind, "is not switched off in eval mode; pass training=self.training")
@@ -217,7 +216,7 @@ class _Reader:
         elif self._repeats_pixels(node, module, first):
             size = node.meta["value"].shape[2:]
             repeated = functional.interpolate(self.moved[first].tensor, size=size, mode="nearest")
-            self.moved[node] = _Moved(self.moved[first].base, repeated)
+            self.moved[node] = Moved(self.moved[first].base, repeated, repeated)
         elif function in OVER_MAPS_CALLED:
             moved = self.moved[first]
             is_whole = takes_whole_maps(node, moved.tensor, self.nodes[moved.base].shape)
@@ -226,7 +225,7 @@ class _Reader:
             pool, shape = over_maps(node, name, kind, self.nodes[maps].shape, rank, is_whole=is_whole)
             self._add(node, Node(name, kind, pool, (maps,), shape if len(after) == 3 else after))
         elif function == "copy_" and isinstance(source := node.args[1], fx.Node) and source in self.moved:
-            self.moved[node] = self.moved[source]
+            self.moved[node] = self.moved[source].copied()
         elif function in EXTREMES_CALLED and len(operands(node)) == 2:
             self._extreme_of_two(node, name, kind)
         else:
@@ -236,6 +235,19 @@ class _Reader:
                 self._add(node, Node(name, kind, operation, numbers, _shape(node.meta["value"])))
         if module is not None:
             require_forward_alone(name, module, first.meta["value"])
+
+    def _require_current(self, node: fx.Node, name: str, kind: str) -> None:
+        """Refuse ``node`` if it takes numbers that were changed in place through another view."""
+        taken = [self.moved[before] for before in taken_by(node) if before in self.moved]
+        for memory, change in self.overwritten:
+            if any(moved.shares(memory) for moved in taken):
+                refuse(
+                    name,
+                    kind,
+                    f"takes a tensor that {name_of(change)} changed in place through a view of it",
+                    supported="what the change returned",
+                    hint="Change nothing in place, or let forward go on with what the change returns.",
+                )
 
     def _extreme_of_two(self, node: fx.Node, name: str, kind: str) -> None:
         """Read max(a, b) as b + relu(a - b), and min(a, b) as b - relu(b - a)."""
@@ -252,7 +264,8 @@ class _Reader:
         self.nodes.append(made)
         value = node.meta["value"]
         positions = torch.arange(1, value.numel() + 1, dtype=torch.float64).reshape(value.shape)
-        self.moved[node] = _Moved(len(self.nodes) - 1, positions)
+        memory = self.moved[node].memory if node in self.moved else positions
+        self.moved[node] = Moved(len(self.nodes) - 1, positions, memory)
 
     def _move(self, node: fx.Node, name: str, kind: str) -> None:
         """Apply ``node`` to positions."""
@@ -260,14 +273,20 @@ class _Reader:
             called(node) in ("pad", "_pad") and pads_with_other_numbers(node)
         ):
             refuse(name, kind, "pads with something other than zeros", supported="zeros")
-        bases = {self.moved[before].base for before in taken_by(node) if before in self.moved}
+        taken = [self.moved[before] for before in taken_by(node) if before in self.moved]
+        bases = {moved.base for moved in taken}
         if len(bases) > 1:
             refuse(name, kind, "rearranges numbers of several tensors")
 
-        def positions(before: fx.Node) -> Any:
-            return self.moved[before].tensor if before in self.moved else before.meta["value"]
+        def positions(before: fx.Node, where: str) -> Any:
+            return getattr(self.moved[before], where) if before in self.moved else before.meta["value"]
 
-        self.moved[node] = _Moved(bases.pop(), computed(self.model, node, positions))
+        tensor = computed(self.model, node, partial(positions, where="tensor"), is_view=True)
+        if all(moved.memory is moved.tensor for moved in taken):
+            memory = tensor
+        else:
+            memory = computed(self.model, node, partial(positions, where="memory"), is_view=True)
+        self.moved[node] = Moved(bases.pop(), tensor, memory)
 
     def _repeats_pixels(self, node: fx.Node, module: nn.Module | None, first: fx.Node) -> bool:
         """Whether ``node`` is an adaptive pooling to a larger map, each of whose windows is one pixel."""
@@ -282,13 +301,12 @@ class _Reader:
         moved = self.moved[before]
         base = self.nodes[moved.base]
         count = int(np.prod(base.shape))
-        positions = moved.tensor.numpy().astype(np.int64)
         shape = _shape(moved.tensor)
-        if positions.shape[:1] != (IMAGES,) or not _is_apart(positions, count):
+        if not moved.keeps_images_apart(count):
             refuse(name_of(before), self._kind(before), "mixes images: its first axis is not the batch axis")
         if len(shape) not in (1, 3):
             refuse(name_of(node), self._kind(node), f"is applied to a tensor of shape {shape}", supported="(C, H, W)")
-        index = positions[0].reshape(shape) - 1
+        index = moved.tensor[0].numpy().astype(np.int64).reshape(shape) - 1
         if shape == base.shape and np.array_equal(index.ravel(), np.arange(count)):
             return moved.base
         self._add(before, Node(name_of(before), self._kind(before), Move(index), (moved.base,), shape))
@@ -347,12 +365,6 @@ class _Reader:
 def _joins_parts(node: fx.Node) -> bool:
     """Whether ``node`` concatenates a tuple that a function returned, such as the parts of a tensor from `chunk`."""
     return called(node) in CAT_CALLED and any(isinstance(each.meta["value"], tuple | list) for each in taken_by(node))
-
-
-def _is_apart(positions: Array, count: int) -> bool:
-    """Whether the two images are not mixed, and rearranged in the same way."""
-    first, second = positions[0], positions[1]
-    return bool(np.array_equal(np.where(first > 0, first + count, 0), second) and first.max(initial=0) <= count)
 
 
 def _shape(tensor: Tensor) -> Shape:

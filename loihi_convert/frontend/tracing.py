@@ -236,8 +236,11 @@ class _Tracer(fx.Tracer):
         return node
 
 
-def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
-    """Return the value of ``node``, in a graph of ``root``, from the values ``value_of`` its inputs."""
+def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any], *, is_view: bool = False) -> Any:
+    """Return the value of ``node``, in a graph of ``root``, from the values ``value_of`` its inputs.
+
+    Functions get copies of them, since they might change them in place, except if ``is_view``.
+    """
     args, kwargs = fx.node.map_arg(node.args, value_of), fx.node.map_arg(node.kwargs, value_of)
     if node.op == "get_attr":
         found: Any = root
@@ -249,8 +252,7 @@ def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any])
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     assert callable(node.target)
-    # In-place functions would change the inputs of later nodes.
-    return node.target(*fx.node.map_aggregate(args, _copied), **kwargs)
+    return node.target(*(args if is_view else fx.node.map_aggregate(args, _copied)), **kwargs)
 
 
 def _copied(value: Any) -> Any:

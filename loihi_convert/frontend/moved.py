@@ -1,0 +1,52 @@
+"""Numbers of a tensor that functions such as ``flatten`` rearrange: where they come from, and where they are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loihi_convert.frontend.tracing import IMAGES
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Rearranged numbers of one node of a `Graph`.
+
+    Parameters
+    ----------
+    base
+        The node, as an index.
+    tensor
+        Their original positions, from 1, of `IMAGES` images; 0 for a zero. A tuple if a function returned several
+        tensors.
+    memory
+        Like ``tensor``, but positions in memory: the ``memory`` of a view is a view.
+    """
+
+    base: int
+    tensor: Any
+    memory: Any
+
+    def copied(self) -> Moved:
+        """Return the same numbers in other memory."""
+        return Moved(self.base, self.tensor, self.memory.clone())
+
+    def shares(self, memory: Tensor) -> bool:
+        """Whether some number is kept in ``memory``."""
+        return (
+            isinstance(self.memory, Tensor)
+            and self.memory.untyped_storage().data_ptr() == memory.untyped_storage().data_ptr()
+            and bool(torch.isin(self.memory, memory).any())
+        )
+
+    def keeps_images_apart(self, count: int) -> bool:
+        """Whether the two images, of ``count`` numbers each, are not mixed, and rearranged in the same way."""
+        positions = self.tensor.numpy().astype(np.int64)
+        if positions.shape[:1] != (IMAGES,):
+            return False
+        first, second = positions
+        return bool(np.array_equal(np.where(first > 0, first + count, 0), second) and first.max(initial=0) <= count)
