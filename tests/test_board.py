@@ -46,7 +46,7 @@ from loihi_convert.pipeline.bundle import write_bundle
 def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Invoke:
     """Run ``loihi-convert run``, or another verb, in an empty folder, without any board in the environment."""
     monkeypatch.chdir(tmp_path)
-    for name in ("PARTITION", "BOARD", "LOIHI_GEN", "SLURM", "NXSDKHOST"):
+    for name in ("PARTITION", "BOARD", "LOIHI_GEN", "SLURM", "NOSLURM", "NXSDKHOST"):
         monkeypatch.delenv(name, raising=False)
 
     words_of = invoker(monkeypatch, capsys)
@@ -62,6 +62,9 @@ def test_options_go_before_the_environment() -> None:
     assert chosen_board(name="d", environment=environment) == Board("N3C1", None, "d", None)
     assert chosen_board(environment={"NXSDKHOST": "10.0.0.2"}) == Board("N3B3", None, None, "10.0.0.2")
     assert chosen_board(environment={"NXSDKHOST": "10.0.0.2", "SLURM": "1"}).address is None
+    # In a job on the node of a board.
+    inside = {"NXSDKHOST": "10.0.0.2", "PARTITION": "a", "NOSLURM": "1"}
+    assert chosen_board(environment=inside).environment["NXSDKHOST"] == "10.0.0.2"
 
 
 def test_the_environment_is_what_lava_sets() -> None:
@@ -392,12 +395,16 @@ from loihi_convert.backends.lava import host, stock_network
 from loihi_convert.backends.loihi2 import hardware
 host.import_lava()
 from lava.magma.core import run_configs
+from lava.proc.io.source import RingBuffer
 from lava.proc.lif.models import PyLifResetModelBitAcc
 from lava.proc.lif.process import LIFReset
 
 # Instead of a chip: Lava's own models on the CPU, which record nothing.
 models = {**stock_network.models(), LIFReset: PyLifResetModelBitAcc}
-run_configs.Loihi2HwCfg = lambda: run_configs.Loihi2SimCfg(exception_proc_model_map=models)
+models.pop(RingBuffer)
+run_configs.Loihi2HwCfg = lambda exception_proc_model_map: run_configs.Loihi2SimCfg(
+    exception_proc_model_map={**models, **exception_proc_model_map}
+)
 hardware.connect_through_adapter = lambda out, into, bits: stock_network.connect(out, into)
 
 built, build = [], stock_network.build_circuit
@@ -433,6 +440,56 @@ def test_what_is_read_from_a_board_after_every_step_is_what_every_layer_did(tmp_
     assert len(built) == len(neurons)
     for found, expected in zip(built, neurons, strict=True):
         assert found.items() <= expected.items()
+
+
+USE_BOARD = """
+import importlib.machinery, json, os, sys, types
+from loihi_convert.backends.lava import host
+host.import_lava()
+from loihi_convert.backends.loihi2 import board, hardware
+
+# The extension, as far as Lava looks for it.
+name = "lava.utils.loihi2_profiler"
+sys.modules[name] = types.ModuleType(name)
+sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
+try:
+    hardware.use_board(board.Board(**json.loads(sys.argv[1])))
+except hardware.NoBoardError as error:
+    print("refused:", error.reason)
+else:
+    print(*(f"{name}={os.environ.get(name)}" for name in ("SLURM", "NOSLURM", "PARTITION", "BOARD")))
+"""
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize(
+    ("board", "expected"),
+    [
+        ({}, "SLURM=1 NOSLURM=None PARTITION=None BOARD=None"),
+        ({"partition": "oheogulch"}, "SLURM=1 NOSLURM=None PARTITION=oheogulch BOARD=None"),
+        # sinfo marks the default partition with a star.
+        ({"partition": "kapohopoint"}, "SLURM=1 NOSLURM=None PARTITION=kapohopoint BOARD=None"),
+        ({"name": "og-01"}, "SLURM=1 NOSLURM=None PARTITION=None BOARD=og-01"),
+    ],
+)
+def test_lava_gets_the_board_from_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, board: dict[str, str], expected: str
+) -> None:
+    """Lava's own check of a partition or board fails on a table that ends in a newline, as sinfo's does."""
+    sinfo = tmp_path / "sinfo"
+    rows = ("PARTITION AVAIL TIMELIMIT NODES STATE NODELIST", "kapohopoint* up infinite 1 idle kp-01")
+    sinfo.write_text("#!/bin/sh\n" + "".join(f"echo '{row}'\n" for row in rows))
+    sinfo.chmod(0o755)
+    for name in ("SLURM", "NOSLURM", "PARTITION", "BOARD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert output_of(USE_BOARD, json.dumps(board)).splitlines()[-1] == expected
+
+
+@pytest.mark.lava
+def test_without_sinfo_there_is_no_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "sinfo" in output_of(USE_BOARD, "{}").splitlines()[-1]
 
 
 @pytest.mark.lava

@@ -110,6 +110,14 @@ def test_a_cancelled_job_is_replaced() -> None:
     require_same_sweep("here", "there")
 
 
+def test_jobs_that_slurm_refuses_are_an_error() -> None:
+    words = command(*GRID, "--slurm", f"{JOBS},partition=nowhere", "-o", "there")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 4, done.stderr
+    assert "nvalid partition" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_jobs_share_the_images_of_a_run() -> None:
     words = ("run", "model.net", "--images", "300")
     succeed(*words, "-o", "one")

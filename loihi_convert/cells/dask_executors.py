@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -38,6 +39,7 @@ Dask's own, 64 KiB, makes a worker return the memory of each map, and so fault i
 _CONNECT_SECONDS: Final = 10
 # A worker with a queue of one cell does not wait for this process.
 _CELLS_PER_THREAD: Final = 2
+_SUBMIT_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -195,12 +197,27 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
     """
     with _dask("dask_jobqueue"):
         from dask_jobqueue import SLURMCluster
-        from distributed import Client
+        from dask_jobqueue.slurm import SLURMJob
+        from distributed import Client, Status
     from shutil import which
 
     if which("sbatch") is None:
         hint = "Run it on a login node of the cluster."
         raise PlatformError("the command sbatch is not found", where="SLURM", hint=hint)
+    log, refused, is_running = logging.getLogger(__name__), list[str](), threading.Event()
+
+    class Job(SLURMJob):  # type: ignore[misc]
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (RuntimeError, ValueError, OSError) as error:
+                # Dask tells nobody. At the end of the message is what sbatch wrote.
+                self.status = Status.failed
+                refused.append(str(error).rstrip().rpartition("\n")[2])
+                if is_running.is_set():
+                    log.warning("SLURM refuses another job: %s", refused[-1])
+                raise
+
     _silence()
     options: dict[str, Any] = {} if jobs.interface is None else {"interface": jobs.interface}
     scheduler = {"dashboard_address": ":0", **options}
@@ -208,6 +225,7 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
         try:
             cluster = stack.enter_context(
                 SLURMCluster(
+                    job_cls=Job,
                     queue=jobs.partition,
                     account=jobs.account,
                     walltime=jobs.walltime,
@@ -221,10 +239,17 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
                     **options,
                 )
             )
+            cluster.scale(jobs=jobs.workers)
+            while len(cluster.workers) < jobs.workers and not refused:
+                time.sleep(_SUBMIT_SECONDS)
             # Replaces jobs that end, as at their time limit.
             cluster.adapt(minimum_jobs=jobs.workers, maximum_jobs=jobs.workers)
         except (RuntimeError, ValueError, OSError) as error:
             raise PlatformError(f"refuses the jobs ({error})", where="SLURM") from error
+        if refused:
+            raise PlatformError(f"refuses the jobs ({refused[0]})", where="SLURM")
+        is_running.set()
+        log.info("SLURM has %s: waiting for one to start", f"{jobs.workers} job{'s' * (jobs.workers > 1)}")
         yield OnDask(stack.enter_context(Client(cluster)))
 
 
@@ -246,8 +271,8 @@ def _dask(package: str) -> Iterator[None]:
 def _silence() -> None:
     """Keep Dask's own messages off stderr; what matters becomes an error or a row."""
     # Dask gives each of its loggers a level of its own.
-    for name in (*logging.root.manager.loggerDict, "distributed", "dask_jobqueue", "tornado"):
-        if name.partition(".")[0] in ("distributed", "dask_jobqueue", "tornado"):
+    for name in (*logging.root.manager.loggerDict, "asyncio", "distributed", "dask_jobqueue", "tornado"):
+        if name.partition(".")[0] in ("asyncio", "distributed", "dask_jobqueue", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

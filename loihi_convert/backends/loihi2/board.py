@@ -71,7 +71,7 @@ def chosen_board(
     """Return the board named by the options or, where they are not given, by PARTITION, BOARD and LOIHI_GEN.
 
     A board is named by its partition or by its own name, because Lava's ``use_slurm_host`` takes only one of them.
-    Without either, and without SLURM, the host in NXSDKHOST is used directly.
+    Without either, and without SLURM, or with NOSLURM, the host in NXSDKHOST is used directly.
 
     Raises
     ------
@@ -103,6 +103,8 @@ def chosen_board(
             raise UsageError(
                 f"found {value!a}", where=parameter, expected="must consist of letters, digits and _ . : , -"
             )
-    if partition or name or environment.get("SLURM", "0") != "0":
+    # In a job of SLURM on the node of a board, nothing more is requested from SLURM; `plan.script` sets NOSLURM there.
+    is_in_job = environment.get("NOSLURM", "0") != "0"
+    if (partition or name or environment.get("SLURM", "0") != "0") and not is_in_job:
         address = None
     return Board(generation, partition, name, address)

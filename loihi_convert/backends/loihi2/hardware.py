@@ -19,6 +19,7 @@ that Lava documents (with ``leak``, ``du`` is 0).
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Any
 
@@ -58,10 +59,13 @@ def use_board(board: Board) -> None:
     generation = lava_loihi.ChipGeneration[board.generation]
     try:
         if board.address is not None:
-            lava_loihi.use_ethernet_host(board.address, loihi_gen=generation)
+            given = {"host_binary_path": path} if (path := os.environ.get("HOST_BINARY")) else {}
+            lava_loihi.use_ethernet_host(board.address, loihi_gen=generation, **given)
         else:
-            lava_loihi.use_slurm_host(board.partition, board.name, generation)
-    except (ImportError, ValueError) as error:
+            # Lava's own look-up of a partition or board fails at the last, empty line of sinfo's output.
+            lava_loihi.use_slurm_host(loihi_gen=generation)
+            os.environ.update(board.environment)
+    except (ImportError, OSError, ValueError) as error:
         raise NoBoardError(
             f"Lava refuses the board ({error})", "Choose another one with `partition`, `board` and `loihi_gen`."
         ) from None
@@ -71,7 +75,6 @@ def run_on_board(
     network: QuantizedNetwork, folder: LavaFiles, request: dict[str, Any]
 ) -> tuple[float, dict[str, float]]:
     """Run, record every layer, and profile if requested; return the seconds of the steps, and the profiler's totals."""
-    from lava.magma.core.run_configs import Loihi2HwCfg
 
     def built() -> StockNetwork:
         return build_circuit(
@@ -85,12 +88,20 @@ def run_on_board(
         )
 
     stock = built()
-    stock.source.create_runtime(run_cfg=Loihi2HwCfg())
+    stock.source.create_runtime(run_cfg=_run_config())
     started = time.perf_counter()
     record_by_steps(network, stock, request["steps"])
     seconds = time.perf_counter() - started
     stock.source.stop()
     return seconds, _profile(built(), request["steps"]) if request["chip"]["profile"] else {}
+
+
+def _run_config() -> object:
+    """Return Lava's run condition of a board, with integers from the host, as on its simulator."""
+    from lava.magma.core.run_configs import Loihi2HwCfg
+    from lava.proc.io.source import PySendModelFixed, RingBuffer
+
+    return Loihi2HwCfg(exception_proc_model_map={RingBuffer: PySendModelFixed})
 
 
 def connect_through_adapter(out: Port, into: Port, message_bits: int) -> None:
@@ -138,10 +149,9 @@ def record_by_steps(network: QuantizedNetwork, stock: StockNetwork, steps: int) 
 def _profile(stock: StockNetwork, steps: int) -> dict[str, float]:
     """Run all steps at once with Lava's profiler; return its totals: seconds, joules and watts."""
     from lava.magma.core.run_conditions import RunSteps
-    from lava.magma.core.run_configs import Loihi2HwCfg
     from lava.utils.profiler import Profiler
 
-    run_cfg = Loihi2HwCfg()
+    run_cfg = _run_config()
     profiler = Profiler.init(run_cfg)
     profiler.execution_time_probe(num_steps=steps)
     profiler.energy_probe(num_steps=steps)
