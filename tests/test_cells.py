@@ -5,48 +5,19 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
+from support.dask_functions import Number, Numbered
 
 from loihi_convert.cells import flow
-from loihi_convert.cells.cell import Cell, Outcome, compute
+from loihi_convert.cells.cell import Cell, Outcome, compute, opened_before
 from loihi_convert.cells.executors import InThisProcess
 from loihi_convert.cells.flow import compute_missing, duration, missing
 from loihi_convert.cells.store import Store
-from loihi_convert.errors import InputError, RangeError
-from loihi_convert.records import Record
-
-
-class Number(Record):
-    """The result of a test cell."""
-
-    value: int
-
-
-@dataclass(frozen=True)
-class Numbered(Cell[Number]):
-    """Its number, plus those of the cells that it needs."""
-
-    result_type: ClassVar[type[Record]] = Number
-
-    number: int
-    before: tuple[Numbered, ...] = ()
-
-    @property
-    def key(self) -> Mapping[str, Any]:
-        return {"number": self.number}
-
-    @property
-    def needs(self) -> tuple[Numbered, ...]:
-        return self.before
-
-    def compute(self, needed: Sequence[Number]) -> Number:
-        return Number(value=self.number + sum(one.value for one in needed))
-
+from loihi_convert.errors import InputError, RangeError, UnsupportedModelError
 
 CELL = Numbered(0, package="1.0")
 RESULT = Number(value=1)
@@ -55,6 +26,14 @@ RESULT = Number(value=1)
 def numbered(count: int) -> list[Numbered]:
     """Different cells."""
     return [Numbered(number) for number in range(count)]
+
+
+def test_a_network_that_the_command_has_opened_is_not_refused_for_ever() -> None:
+    """Where it cannot be opened later, as without memory, the machine is the reason."""
+    with pytest.raises(InputError) as raised, opened_before():
+        raise UnsupportedModelError("cannot be traced", where="Net", expected="must fit", hint="Wait.")
+    assert (raised.value.found, raised.value.where) == ("cannot be traced", "Net")
+    assert (raised.value.expected, raised.value.hint) == ("must fit", "Wait.")
 
 
 class TestStore:

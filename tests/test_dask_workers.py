@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 from support.command_line import Invoke, invoker
-from support.dask_functions import page_faults, refused, stumbling, times, unexpected
+from support.dask_functions import Numbered, page_faults, refused, stumbling, times, unexpected
 from support.shard_runs import write_files, written
 
 from loihi_convert import pipeline
@@ -219,13 +219,23 @@ def test_an_item_that_kills_its_workers_is_named(
 def test_a_worker_of_another_version_is_refused(
     workers: DaskWorkers, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    here = dask_workers._versions()
+    here = dask_workers.versions_here()
 
     def others() -> dict[str, Any]:
         return {**here, package: "0.0"}
 
-    monkeypatch.setattr(dask_workers, "_versions", others)
+    monkeypatch.setattr(dask_workers, "versions_here", others)
     with pytest.raises(PlatformError) as raised:
         workers.map(times, 2, [1])
     assert f"has {package} {here[package]}" in raised.value.found
     assert raised.value.expected == "must be 0.0, as where the command runs"
+
+
+def test_a_worker_of_another_version_computes_no_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = dask_workers.versions_here()
+    monkeypatch.setattr(dask_executors, "versions_here", lambda: {**here, "torch": "0.0"})
+    with local_cluster(1) as executor:
+        executor.submit(Numbered(2))
+        _, outcome = executor.next_done()
+    assert f"has torch {here['torch']}" in outcome.error
+    assert not outcome.is_final

@@ -6,8 +6,8 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -166,8 +166,17 @@ def require_unchanged(found: object, expected: object, where: str | Path) -> Non
         raise InputError(
             "has changed since the command began, or differs on this machine",
             where=where,
-            hint="Start the command again.",
+            hint="Start the command again. If workers of a cluster were started before it changed, start new ones.",
         )
+
+
+@contextmanager
+def opened_before() -> Iterator[None]:
+    """Turn errors of a network that the command has opened into errors of this machine: of its files or memory."""
+    try:
+        yield
+    except (UnsupportedModelError, UsageError) as error:
+        raise InputError(error.found, where=error.where, expected=error.expected, hint=error.hint) from error
 
 
 def _key(value: Any) -> Any:

@@ -12,16 +12,16 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from loihi_convert.cells.cell import Cell, Outcome, compute
-from loihi_convert.cells.dask_workers import DaskWorkers
+from loihi_convert.cells.dask_workers import DaskWorkers, require_versions, versions_here
 from loihi_convert.dependencies import install_line
-from loihi_convert.errors import PlatformError, first_line
+from loihi_convert.errors import PlatformError, first_line, rendered
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -93,7 +93,9 @@ class OnDask:
         with warnings.catch_warnings():
             # Dask warns about large arguments, such as files.
             warnings.simplefilter("ignore", UserWarning)
-            future = self._client.submit(compute, cell, tuple(needed), key=f"cell-{cell.name}", pure=False)
+            future = self._client.submit(
+                _computed, versions_here(), cell, tuple(needed), key=f"cell-{cell.name}", pure=False
+            )
         self._cells[future.key] = cell
         self._done.add(future)
 
@@ -121,6 +123,15 @@ class OnDask:
             reason = "every worker that computed it died; the memory or the time limit of a worker may be too small"
             return cell, Outcome(error=reason, is_final=False)
         return cell, Outcome(error=f"{type(error).__name__}: {error}", is_final=False)
+
+
+def _computed(versions: Mapping[str, str], cell: Cell[Any], needed: Sequence[Any]) -> Outcome:
+    """As `compute`, in a worker, which must have ``versions``."""
+    try:
+        require_versions(versions)
+    except PlatformError as error:
+        return Outcome(error=rendered(error), is_final=False)
+    return compute(cell, needed)
 
 
 @contextmanager

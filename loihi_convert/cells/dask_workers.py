@@ -86,7 +86,7 @@ class DaskWorkers:
                     address = None if place is None else self._addresses.get(place(item))
                     # A worker that is gone is not waited for.
                     near = {} if address is None else {"workers": [address], "allow_other_workers": True}
-                    future = self._client.submit(_call, _versions(), function, kept, item, pure=False, **near)
+                    future = self._client.submit(_call, versions_here(), function, kept, item, pure=False, **near)
                     running[future] = index, item
                     finished.add(future)
                 future = next(finished)
@@ -123,7 +123,13 @@ def _call(
     """Compute an item in a worker; return the worker's address, and the result."""
     from distributed import get_worker
 
-    for name, here in _versions().items():
+    require_versions(versions)
+    return get_worker().address, function(_unpacked(shared.content), item)
+
+
+def require_versions(versions: Mapping[str, str]) -> None:
+    """Raise a `PlatformError` if this process has others than ``versions``, those of another process."""
+    for name, here in versions_here().items():
         if here != versions[name]:
             raise PlatformError(
                 f"the worker on {platform.node()} has {name} {here or '(none)'}",
@@ -131,11 +137,10 @@ def _call(
                 expected=f"must be {versions[name] or '(none)'}, as where the command runs",
                 hint="Install the same environment everywhere.",
             )
-    return get_worker().address, function(_unpacked(shared.content), item)
 
 
-def _versions() -> dict[str, str]:
-    """The versions of `SAME_VERSIONS`; empty texts for what is not installed."""
+def versions_here() -> dict[str, str]:
+    """Return the versions of `SAME_VERSIONS`; empty texts for what is not installed."""
     return {name: _version(name) for name in SAME_VERSIONS}
 
 

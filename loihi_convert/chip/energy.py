@@ -167,9 +167,10 @@ def _boundary(low: str, high: str) -> str:
     return (
         "Estimated from counted spikes, not measured on a chip. Included: synaptic operations, membrane updates and "
         "spikes of the cores of Loihi 1, and the barrier after each step. Not included: static power, host, input and "
-        "output, management processors, links between chips. Low: the lower of Intel's simulated constants and those "
-        f"that SANA-FE fitted to a board; {low}; all 128 cores equally busy. High: the higher of both; {high}; only as "
-        "many cores as hold the neurons. No energy per operation of Loihi 2 is public. The only published measurement "
+        "output, management processors, links between chips, and the further steps and synapses of the circuit of "
+        "target loihi2. Low: the lower of Intel's simulated constants and those that SANA-FE fitted to a board; "
+        f"{low}; all 128 cores equally busy. High: the higher of both; {high}; only as many cores as hold the neurons. "
+        "No energy per operation of Loihi 2 is public. The only published measurement "
         "on Loihi 2, PilotNet, equals the low end of the energy and 1.4 times the high end of the time."
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from loihi_convert import netx, pipeline
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cells.cell import Cell, R, require_unchanged
+from loihi_convert.cells.cell import Cell, R, opened_before, require_unchanged
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
@@ -323,7 +323,8 @@ class Choosing(Cell[Best]):
 @lru_cache(maxsize=4)
 def _source(checkpoint: Checkpoint) -> Source:
     require_unchanged(sha256(checkpoint.path), checkpoint.digest, checkpoint.path)
-    return open_source(checkpoint.path)
+    with opened_before():
+        return open_source(checkpoint.path)
 
 
 def _correct(network: QuantizedNetwork, selection: Selection, device: str) -> Correct:

@@ -15,10 +15,10 @@ import numpy as np
 from loihi_convert import netx, pipeline
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cells.cell import Cell, arrays_digest, require_unchanged
+from loihi_convert.cells.cell import Cell, arrays_digest, opened_before, require_unchanged
 from loihi_convert.chip.resources import network_resources
 from loihi_convert.data import Dataset
-from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
+from loihi_convert.errors import UsageError
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, checkpoint_sha256
 from loihi_convert.ir.network import ReluNetwork
@@ -183,11 +183,8 @@ class Conversion(Cell[CellResult]):
     def compute(self, needed: Sequence[Any]) -> CellResult:
         """See `Cell.compute`."""
         balance_options, quantize_options = self.setting.options()
-        try:
+        with opened_before():
             opened = _opened(self.network, self.images, self.digests)
-        except (UnsupportedModelError, UsageError) as error:
-            # The command has opened it, so this machine's folders, files or packages are others.
-            raise InputError(error.found, where=error.where, expected=error.expected, hint=error.hint) from error
         timesteps = self.setting.timesteps
         with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
             path = Path(folder, f"cell{netx.SUFFIX}")

@@ -1,15 +1,47 @@
-"""Functions for workers of Dask, which import them by name."""
+"""Functions and cells for workers of Dask, which import them by name."""
 
 from __future__ import annotations
 
 import os
 import resource
 import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
+from loihi_convert.cells.cell import Cell
 from loihi_convert.errors import DataError
+from loihi_convert.records import Record
+
+
+class Number(Record):
+    """The result of a test cell."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Numbered(Cell[Number]):
+    """Its number, plus those of the cells that it needs."""
+
+    result_type: ClassVar[type[Record]] = Number
+
+    number: int
+    before: tuple[Numbered, ...] = ()
+
+    @property
+    def key(self) -> Mapping[str, Any]:
+        return {"number": self.number}
+
+    @property
+    def needs(self) -> tuple[Numbered, ...]:
+        return self.before
+
+    def compute(self, needed: Sequence[Number]) -> Number:
+        return Number(value=self.number + sum(one.value for one in needed))
 
 
 def times(factor: int, item: int) -> int:
