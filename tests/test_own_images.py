@@ -443,7 +443,7 @@ def test_classes_named_by_numbers(
     path = saved(tmp_path, images=IMAGES, labels=np.array([0, 1, 0]), classes=np.array(names))
     splits = load_npz(path, classes)
     assert splits.test.known_labels.tolist() == found
-    assert any("class names are not used" in note for note in splits.notes) == ("cat" in names)
+    assert any("keep their numbers" in note for note in splits.notes) == ("cat" in names)
 
 
 def test_mapped_images_in_any_order(tmp_path: Path) -> None:

@@ -177,6 +177,26 @@ def test_names_that_are_not_utf8_lose_nothing(tmp_path: Path) -> None:
     assert (stored.manifest.network, stored.manifest.command_line) == (literal, (literal,))
 
 
+def test_names_with_line_ends_and_quotes_are_read_back(tmp_path: Path) -> None:
+    """Class names from a file with CR LF line ends, read by lines, end with CR."""
+    classes = ("zero\r", 'o"n\ne', "t,wo\r\n")
+    made = new_manifest(
+        network="a", data="a", data_fingerprint="", backend="ref", files=[], command_line=[], seed=None
+    )
+    run = entry([20, 150], name="a\rb")
+    write(tmp_path, run, paths=["c\rd"] * 200, classes=classes, manifest={**made, "classes": classes})
+    rows = read_csv(tmp_path / "predictions.csv")
+    assert {(row["file"], row["path"]) for row in rows} == {("a\rb", "c\rd")}
+    assert all(row["class_name"] == classes[int(row["class"])] for row in rows)
+    assert read_run(tmp_path).confusions["a\rb"].classes == classes
+
+
+def test_a_row_ends_with_a_line_feed(tmp_path: Path) -> None:
+    write(tmp_path, entry([20]), paths=["a.png"] * 200)
+    for path in tmp_path.glob("*.csv"):
+        assert b"\r" not in path.read_bytes()
+
+
 def test_predictions_csv_of_files_with_other_columns(tmp_path: Path) -> None:
     run, other = entry([20, 150]), entry([30], name="other")
     fires = replace(other.result, output_spikes=np.ones(other.result.potentials.shape, np.bool_))

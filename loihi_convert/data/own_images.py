@@ -173,7 +173,7 @@ def load_npz(
         targets = None if targets is None else targets[:, np.argsort(order)]
         names = tuple(classes)
     elif "classes" in arrays and classes and not set(names) <= set(classes):
-        notes = (*notes, "the file's class names are not used: the classes of the network have only numbers")
+        notes = (*notes, "the labels keep their numbers: the network's classes have no names to match the file's with")
     everything = Dataset(images, labels, targets)
     if "calibration" not in arrays:
         if labels is None or not is_in_class_order(labels):

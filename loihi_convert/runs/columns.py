@@ -300,27 +300,38 @@ def blocks_as_csv(runs: Sequence[Iterator[Rows]]) -> bytes:
     """
     started = [(next(run), run) for run in runs]
     columns = dict.fromkeys(itertools.chain.from_iterable(first for first, _ in started))
-    content = io.BytesIO()
-    with io.TextIOWrapper(content, "utf-8", "backslashreplace", newline="") as text:
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        for first, others in started:
-            for block in itertools.chain((first,), others):
-                empty = ("",) * len(block["file"])
-                writer.writerows(zip(*(block.get(column, empty) for column in columns), strict=True))
-        text.flush()
-        return content.getvalue()
+    rows = (
+        row
+        for first, others in started
+        for block in itertools.chain((first,), others)
+        for row in zip(*(block.get(column, ("",) * len(block["file"])) for column in columns), strict=True)
+    )
+    return _csv_bytes(columns, rows)
 
 
 def as_csv(rows: Iterable[Mapping[str, object] | _Row]) -> bytes:
     """Return CSV with the columns of all rows in order of appearance; None becomes an empty cell."""
     dicts = [_cells(row) if isinstance(row, _Row) else row for row in rows]
-    columns = itertools.chain.from_iterable(dicts)
+    columns = dict.fromkeys(itertools.chain.from_iterable(dicts))
+    return _csv_bytes(columns, ([row.get(column, "") for column in columns] for row in dicts))
+
+
+class _Lines(io.TextIOWrapper):
+    """Text whose rows, written by `csv.writer` with CR LF at the end, end with LF."""
+
+    def write(self, row: str) -> int:
+        return super().write(row.removesuffix("\r\n") + "\n")
+
+
+def _csv_bytes(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
+    """Return a header and ``rows`` as CSV in UTF-8."""
     content = io.BytesIO()
-    with io.TextIOWrapper(content, "utf-8", "backslashreplace", newline="") as text:
-        writer = csv.DictWriter(text, dict.fromkeys(columns), restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(dicts)
+    with _Lines(content, "utf-8", "backslashreplace", newline="") as text:
+        # `csv.reader` ends a row at every CR and LF outside quotes. Up to Python 3.12, `csv.writer` quotes a cell only
+        # for those in its own line terminator, so that must have both.
+        writer = csv.writer(text, lineterminator="\r\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
         text.flush()
         return content.getvalue()
 
