@@ -20,12 +20,14 @@ from loihi_convert.pipeline import FileRun, RunFolder
 CURVE = (120, 190, 194, 196)
 
 
-def _regression(*, has_targets: bool = True, has_cnn: bool = True) -> Evaluation:
-    """Return a regression of 200 images whose error falls with each step."""
+def _regression(
+    *, has_targets: bool = True, has_cnn: bool = True, error: float = 0.1, cnn_error: float = 0.05
+) -> Evaluation:
+    """Return a regression of 200 images whose error falls to ``error`` at T = 4."""
     wanted = np.linspace(0, 1, 200)[:, None]
-    outputs = np.stack([wanted + error for error in (0.4, 0.2, 0.15, 0.1)], axis=1)
+    outputs = np.stack([wanted + error * factor for factor in (4, 2, 1.5, 1)], axis=1)
     numbers = Numbers(
-        ("y",), outputs, targets=wanted if has_targets else None, cnn_outputs=wanted + 0.05 if has_cnn else None
+        ("y",), outputs, targets=wanted if has_targets else None, cnn_outputs=wanted + cnn_error if has_cnn else None
     )
     known = entry(CURVE, labels=None, has_cnn=False, has_float=False).evaluation
     return known.model_copy(
@@ -56,10 +58,55 @@ def test_the_verdict_contains_the_known_values(evaluation: Evaluation, sentence:
 
 def test_the_best_of_several_files() -> None:
     figures = [(f"m-T{n}.net", entry(CURVE[:n], balanced=n).evaluation) for n in (1, 2, 4)]
-    assert verdict(figures, "mnist") == "3 files on mnist, best: m-T4.net, 98.00 % at T = 4 (CNN 99.50 %)"
+    best = "m-T4.net, 98.00 % at T = 4 (CNN 99.50 %, loss 1.50 ±2.16 points)"
+    assert verdict(figures, "mnist") == f"3 files on mnist, best: {best}"
     lines = table(figures)
     assert [line.split()[:2] for line in lines[1:-1]] == [["m-T1.net", "1"], ["m-T2.net", "2"], ["m-T4.net", "4"]]
     assert lines[-1].split()[:2] == ["CNN", "99.50"]
+
+
+@pytest.mark.parametrize(
+    ("first", "better", "answer"),
+    [
+        (
+            entry([100], labels=None, balanced=1).evaluation,
+            entry([190], labels=None, balanced=1).evaluation,
+            ", best: b.net, same class as the CNN on 95.00 % of images at T = 1 (no labels)",
+        ),
+        (
+            entry([100], labels=None, has_cnn=False, balanced=1).evaluation,
+            entry([190], labels=None, balanced=1).evaluation,
+            ", best: b.net, same class as the CNN on 95.00 % of images at T = 1 (no labels)",
+        ),
+        (
+            entry([100], labels=None, has_cnn=False).evaluation,
+            entry([190], labels=None, has_cnn=False).evaluation,
+            ": accuracy unknown (no labels, no CNN)",
+        ),
+        (_regression(error=0.2), _regression(), ", best: b.net, RMSE 0.1 at T = 4 (CNN 0.05, R² 0.8812)"),
+        (
+            _regression(has_targets=False, error=0.2),
+            _regression(has_targets=False),
+            ", best: b.net, RMSE to the CNN 0.05 at T = 4 (no targets)",
+        ),
+        (
+            _regression(has_targets=False, has_cnn=False),
+            _regression(has_targets=False, has_cnn=False),
+            ": error unknown (no targets, no CNN)",
+        ),
+    ],
+)
+def test_the_best_of_several_files_by_what_is_known(first: Evaluation, better: Evaluation, answer: str) -> None:
+    assert verdict([("a.net", first), ("b.net", better)], "x") == f"2 files on x{answer}"
+
+
+def test_errors_of_different_cnns_have_a_column() -> None:
+    same = table([("a.net", _regression()), ("b.net", _regression(error=0.2))])
+    assert same[0].split()[-2:] == ["R²", "SynOps"]
+    assert same[-1].split()[:2] == ["CNN", "0.05"]
+    lines = table([("a.net", _regression()), ("b.net", _regression(cnn_error=0.03))])
+    assert lines[0].split()[-3:] == ["CNN", "R²", "SynOps"]
+    assert [line.split()[-3] for line in lines[1:]] == ["0.05", "0.03"]
 
 
 def test_several_files_at_a_given_t() -> None:
@@ -67,7 +114,7 @@ def test_several_files_at_a_given_t() -> None:
     figures = [(f"m-T{n}.net", entry(CURVE, balanced=n).evaluation) for n in (1, 4)]
     lines = table(figures)
     assert [line.split()[:2] for line in lines[1:-1]] == [["m-T1.net", "1"], ["m-T1.net", "4"], ["m-T4.net", "4"]]
-    assert verdict(figures[:1] * 2, "mnist").endswith("best: m-T1.net, 98.00 % at T = 4 (CNN 99.50 %)")
+    assert "best: m-T1.net, 98.00 % at T = 4 (balanced for T = 1)" in verdict(figures[:1] * 2, "mnist")
 
 
 def test_each_t_has_a_bar_and_the_files_own_t_a_mark() -> None:

@@ -90,19 +90,22 @@ def verdict(figures: Figures, data: str) -> str:
     if len(figures) > 1:
         return _verdict_of_several(figures, data)
     ((name, evaluation),) = figures
+    return f"{name} on {data}: {_answer(evaluation)}"
+
+
+def _answer(evaluation: Evaluation) -> str:
     point = _last(evaluation)
     at = f"at T = {point.timesteps}"
     if point.timesteps != evaluation.timesteps:
         at += f" (balanced for T = {evaluation.timesteps})"
-    known = _regression_verdict(evaluation, at) if evaluation.regression else _class_verdict(evaluation, at)
-    return f"{name} on {data}: {known}"
+    return _regression_verdict(evaluation, at) if evaluation.regression else _class_verdict(evaluation, at)
 
 
 def _class_verdict(evaluation: Evaluation, at: str) -> str:
     point, cnn = _last(evaluation), evaluation.cnn_accuracy
     if point.accuracy is None:
         if point.agreement_with_cnn is None:
-            return f"ran {at}; accuracy unknown (no labels, no CNN)"
+            return f"ran {at}; {_unknown(evaluation)}"
         return f"same class as the CNN on {percent(point.agreement_with_cnn)} % of images {at} (no labels)"
     answer = f"{percent(point.accuracy)} % {at}"
     if cnn is None or point.conversion_loss_points is None:
@@ -118,7 +121,7 @@ def _regression_verdict(evaluation: Evaluation, at: str) -> str:
     here = regression.at(_last(evaluation).timesteps)
     if here.to_targets is None:
         if here.to_cnn is None:
-            return f"ran {at}; error unknown (no targets, no CNN)"
+            return f"ran {at}; {_unknown(evaluation)}"
         return f"RMSE to the CNN {number(here.to_cnn.mean.rmse)} {at} (no targets)"
     r2 = r_squared(here.to_targets.mean.r2)
     beside = ([f"CNN {number(regression.cnn.mean.rmse)}"] if regression.cnn else []) + ([f"R² {r2}"] if r2 else [])
@@ -126,13 +129,28 @@ def _regression_verdict(evaluation: Evaluation, at: str) -> str:
     return f"{answer} ({', '.join(beside)})" if beside else answer
 
 
+def _unknown(evaluation: Evaluation) -> str:
+    what, missing = ("error", "targets") if evaluation.regression else ("accuracy", "labels")
+    return f"{what} unknown (no {missing}, no CNN)"
+
+
 def _verdict_of_several(figures: Figures, data: str) -> str:
-    name, best = max(figures, key=lambda one: _last(one[1]).accuracy or 0.0)
-    begin, point = f"{len(figures)} files on {data}", _last(best)
-    if point.accuracy is None:
-        return begin
-    cnn = "" if best.cnn_accuracy is None else f" (CNN {percent(best.cnn_accuracy)} %)"
-    return f"{begin}, best: {name}, {percent(point.accuracy)} % at T = {point.timesteps}{cnn}"
+    begin = f"{len(figures)} files on {data}"
+    known = [(level, name, evaluation) for name, evaluation in figures if (level := _level(evaluation)) is not None]
+    if not known:
+        return f"{begin}: {_unknown(figures[0][1])}"
+    _, name, best = max(known, key=lambda one: one[0])
+    return f"{begin}, best: {name}, {_answer(best)}"
+
+
+def _level(evaluation: Evaluation) -> float | None:
+    """What makes a file the best: accuracy, else agreement with the CNN, or minus the RMSE; None if unknown."""
+    point = _last(evaluation)
+    if evaluation.regression is None:
+        return point.agreement_with_cnn if point.accuracy is None else point.accuracy
+    here = evaluation.regression.at(point.timesteps)
+    errors = here.to_targets or here.to_cnn
+    return None if errors is None else -errors.mean.rmse
 
 
 class _Row(NamedTuple):
@@ -207,22 +225,29 @@ def _class_lines(points: _Points, *, several: bool) -> list[str]:
 
 def _regression_lines(points: _Points, *, several: bool) -> list[str]:
     """Return the RMSE at each T; bars begin at 0."""
+    known = [e.regression.cnn for _, e, _ in points if e.regression and e.regression.cnn]
+    own_cnns = several and len({cnn.mean.rmse for cnn in known}) > 1
     rows = []
     for name, evaluation, point in points:
-        at = evaluation.regression.at(point.timesteps) if evaluation.regression else None
+        regression = evaluation.regression
+        at = regression.at(point.timesteps) if regression else None
         errors = (at.to_targets or at.to_cnn) if at else None
-        words = _words(name, evaluation, point, several=several)
-        r2 = r_squared(errors.mean.r2 if errors else None) or ""
-        mark = _mark(evaluation, point, several=several)
-        rows.append(_Row(words, errors.mean.rmse if errors else None, (r2, count(point.synaptic_operations)), mark))
-    cnns = [e.regression.cnn for _, e, _ in points if e.regression and e.regression.cnn]
-    if cnns and len({cnn.mean.rmse for cnn in cnns}) == 1:
-        r2 = r_squared(cnns[0].mean.r2) or ""
-        rows.append(_Row(("CNN", *([""] * several)), cnns[0].mean.rmse, (r2, ""), is_cnn=True))
+        cnn = regression.cnn if regression else None
+        numbers = (
+            *([number(cnn.mean.rmse if cnn else None) or ""] * own_cnns),
+            r_squared(errors.mean.r2 if errors else None) or "",
+            count(point.synaptic_operations),
+        )
+        words, mark = _words(name, evaluation, point, several=several), _mark(evaluation, point, several=several)
+        rows.append(_Row(words, errors.mean.rmse if errors else None, numbers, mark))
+    if known and not own_cnns:
+        r2 = r_squared(known[0].mean.r2) or ""
+        rows.append(_Row(("CNN", *([""] * several)), known[0].mean.rmse, (r2, ""), is_cnn=True))
     scale = Scale(0.0, max((row.value for row in rows if row.value is not None), default=0.0))
     is_judged = any(evaluation.is_judged for _, evaluation, _ in points)
     drawn = _Drawn("RMSE" if is_judged else "to CNN", "bars from 0", scale, lambda value: number(value) or "")
-    return _lines(rows, ("file", "T") if several else ("T",), drawn, ("R²", "SynOps"))
+    columns = (*(["CNN"] * own_cnns), "R²", "SynOps")
+    return _lines(rows, ("file", "T") if several else ("T",), drawn, columns)
 
 
 def _words(name: str, evaluation: Evaluation, point: Point, *, several: bool) -> tuple[str, ...]:
