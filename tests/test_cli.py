@@ -965,6 +965,9 @@ def test_the_float_snn_is_run_on_request(invoke: Invoke, model: Path) -> None:
     assert known["points"][-1]["float_accuracy"] is not None
     assert without["points"][-1]["float_accuracy"] is None
     assert without["cnn_accuracy"] == known["cnn_accuracy"]
+    done = invoke("run", "own.net", "--images", 20, "--no-early-exit", "--float")
+    assert done.code == 2
+    assert done.err.startswith("error: --float: ")
 
 
 @pytest.mark.lava

@@ -23,6 +23,7 @@ from loihi_convert.errors import NetxError
 from loihi_convert.inspection.contents import BINS, describe
 from loihi_convert.inspection.differences import Difference, differences, kinds
 from loihi_convert.inspection.tables import difference_summary, structure_table
+from loihi_convert.runs.stored_run import read_run
 
 
 def test_a_native_file(tmp_path: Path) -> None:
@@ -258,6 +259,10 @@ def test_run_takes_an_external_file(
     files = {file.name for file in folder.iterdir()}
     assert {"predictions.csv", "result.json", "accuracy.csv", "firing_rates.csv", "manifest.json"} <= files
     assert "thresholds.csv" not in files
+    assert "pixels as (x - 0.5) / 0.5 with x = pixel / 255 (default" in captured.err
+    assert (read_run(folder).manifest.mean, read_run(folder).manifest.std) == ((0.5,), (0.5,))
+    assert run(monkeypatch, *words[:-1], tmp_path / "given", "--mean", "0.1", "--std", "0.25") == 0
+    assert "pixels      as (x - 0.1) / 0.25 with x = pixel / 255\n" in capsys.readouterr().out
     assert run(monkeypatch, "report", folder, "-o", tmp_path / "report.html") == 0
     capsys.readouterr()
     assert run(monkeypatch, *words[:-1], folder) == 3

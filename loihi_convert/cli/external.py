@@ -64,7 +64,8 @@ def run_external(
         bars=progress_bar,
     )
     scene = RunScene(splits.name, "ref", time.monotonic() - started)
-    _say(ran, paths[0], scene, as_json=as_json, details=details)
+    pixels = _pixels(ran, is_default=normalization.mean is None)
+    _say(ran, paths[0], scene, pixels, as_json=as_json, details=details)
 
 
 def _refuse(paths: Sequence[Path], given: Mapping[str, object]) -> None:
@@ -76,7 +77,19 @@ def _refuse(paths: Sequence[Path], given: Mapping[str, object]) -> None:
             raise UsageError(found, where=name, expected="must be left out: such a file runs on ref")
 
 
-def _say(ran: ExternalRun, path: Path, scene: RunScene, *, as_json: bool, details: bool) -> None:
+def _pixels(ran: ExternalRun, *, is_default: bool) -> list[Fact]:
+    """How pixels enter: ``as (x - 0.5) / 0.5``; nothing for a network without input neurons."""
+    if ran.mean is None or ran.std is None:
+        return []
+    means, stds = (", ".join(f"{number:g}" for number in numbers) for numbers in (ran.mean, ran.std))
+    mean, std = (f"({text})" if "," in text else text for text in (means, stds))
+    origin = " (default; --mean and --std for others)" if is_default else ""
+    return [Fact("pixels", f"as (x - {mean}) / {std} with x = pixel / 255{origin}")]
+
+
+def _say(
+    ran: ExternalRun, path: Path, scene: RunScene, pixels: Sequence[Fact], *, as_json: bool, details: bool
+) -> None:
     from loihi_convert.external.cuba import CubaNetwork
 
     kind = "CUBA" if isinstance(ran.network, CubaNetwork) else "sigma-delta"
@@ -84,6 +97,8 @@ def _say(ran: ExternalRun, path: Path, scene: RunScene, *, as_json: bool, detail
     if as_json:
         from loihi_convert.runs.run_folder import results_json
 
+        for fact in pixels:
+            log(f"{fact.label} {fact.text}")
         echo(results_json([(path.stem, ran.evaluation)]))
         log(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")
         return
@@ -95,7 +110,7 @@ def _say(ran: ExternalRun, path: Path, scene: RunScene, *, as_json: bool, detail
         run_summary.verdict(figures, scene.data),
         [scene.line([ran.evaluation])],
         run_summary.table(figures),
-        [*run_summary.facts(ran.evaluation), Fact("saved", f"{ran.folder}/")],
+        [*pixels, *run_summary.facts(ran.evaluation), Fact("saved", f"{ran.folder}/")],
     )
     if details:
         read = {"potential": "potentials", "spikes": "spike counts"}[ran.evaluation.readout]

@@ -204,6 +204,9 @@ def run(
         pipeline.open_file(path, network=None if index else network, model=model, arch=arch)
         for index, path in enumerate(paths)
     ]
+    if float_snn and all(file.spiking is None for file in opened):
+        hint = "Pass `model`, and `arch` if your own code builds it."
+        raise UsageError("given, but the CNN is not available", where="float_snn", expected="needs the CNN", hint=hint)
     splits = _splits(opened, request)
     count = _image_count(image_count, backend, splits)
     has_classes = any(file.network.task == "classification" for file in opened)

@@ -11,8 +11,10 @@ from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import UsageError
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.cuba_run import run_cuba
+from loihi_convert.external.pixels import DEFAULT_NORMALIZATION
 from loihi_convert.external.sdnn_run import run_sdnn
 from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.progress import ProgressFactory, no_progress_bar
@@ -22,13 +24,19 @@ from loihi_convert.runs.manifest import new_manifest
 
 @dataclass(frozen=True, eq=False)
 class ExternalRun:
-    """A complete run folder: its path, its files, and the run."""
+    """A complete run folder: its path, its files, and the run.
+
+    ``mean`` and ``std`` are the normalization that was used; None for a network without input neurons, which gets the
+    pixels as they are.
+    """
 
     folder: Path
     files: tuple[Path, ...]
     network: CubaNetwork | GradedNetwork
     result: RunResult
     evaluation: Evaluation
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
 
 
 def run_external_into_folder(
@@ -79,6 +87,8 @@ def run_external_into_folder(
     if isinstance(network, GradedNetwork) and steps != 1:
         expected = "must be 1: graded spikes take one step of each layer for an image"
         raise UsageError(f"found {steps}", where="timesteps", expected=expected)
+    if isinstance(network.layers[0].synapse, PixelBias):
+        mean, std = mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
     classes = splits.classes or None
     images.require_fit(network.task, network.shapes[-1][0], "data")
     run_folder.require_class_names(path.stem, network, classes)
@@ -108,4 +118,4 @@ def run_external_into_folder(
             classes=classes,
             manifest={**manifest, "classes": classes, "mean": mean, "std": std, **stream},
         )
-    return ExternalRun(folder, files, network, result, evaluation)
+    return ExternalRun(folder, files, network, result, evaluation, mean, std)
