@@ -180,9 +180,7 @@ def test_names_that_are_not_utf8_lose_nothing(tmp_path: Path) -> None:
 def test_names_with_line_ends_and_quotes_are_read_back(tmp_path: Path) -> None:
     """Class names from a file with CR LF line ends, read by lines, end with CR."""
     classes = ("zero\r", 'o"n\ne', "t,wo\r\n")
-    made = new_manifest(
-        network="a", data="a", data_fingerprint="", backend="ref", files=[], command_line=[], seed=None
-    )
+    made = new_manifest(network="a", data="a", data_fingerprint="", backend="ref", files=[], command_line=[], seed=None)
     run = entry([20, 150], name="a\rb")
     write(tmp_path, run, paths=["c\rd"] * 200, classes=classes, manifest={**made, "classes": classes})
     rows = read_csv(tmp_path / "predictions.csv")

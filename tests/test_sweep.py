@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -39,7 +40,7 @@ from loihi_convert.frontend.source import open_source
 from loihi_convert.sweep import conversion
 from loihi_convert.sweep.conversion import CellResult, Conversion
 from loihi_convert.sweep.front import COSTS, Found, cost, front, quality
-from loihi_convert.sweep.grid import Grid, PlannedCell, planned_cells, shard
+from loihi_convert.sweep.grid import Grid, PlannedCell, planned_cells, shard, varied
 from loihi_convert.sweep.setting import OPTIONS, Digests, ImageChoice, NetworkFile, Setting
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
@@ -637,10 +638,34 @@ class TestDigits:
         np.savez("targets.npz", images=digits.images[:20], targets=source.module_outputs(digits.images[:20]))
         done = sweep("model.pt", "-T", "8", "--task", "regression", "--data", "targets.npz", "--workers", "0")
         assert done.code == 0, done.err
-        assert done.out.startswith("Best: RMSE ")
+        assert re.match(r"Best: RMSE \S+ with model\.pt \(CNN \S+\)\n", done.out)
         assert "targets.npz has no validation images" in done.err
         (row,) = rows()
-        assert float(row["rmse"]) > 0
+        assert float(row["rmse"]) > float(row["cnn_rmse"]) >= 0
+
+    def test_the_answer_is_shown_if_its_files_cannot_be_written(self, sweep: Sweep) -> None:
+        Path("sweep/sweep.csv").mkdir(parents=True)
+        done = sweep("model.pt", "-T", "2", "--balance", "percentile", *HERE)
+        assert done.code == 3
+        assert done.out.startswith("Best: ")
+        assert "saved" not in done.out
+        assert "error: sweep/sweep.csv: " in done.err
+
+    def test_different_images_are_named(self, sweep: Sweep) -> None:
+        import numpy as np
+
+        digits = load_data("digits").test
+        for folder, part in (("one", digits[:20]), ("two", digits[20:40])):
+            Path(folder).mkdir()
+            np.savez(Path(folder, "own.npz"), images=part.images, labels=part.known_labels)
+        Path("grid.toml").write_text(
+            'timesteps = [1]\n[[network]]\nmodel = "model.pt"\ndata = "one/own.npz"\n'
+            '[[network]]\nmodel = "model.pt"\ndata = "two/own.npz"\n'
+        )
+        cells = planned_cells(grid := read_grid([Path("grid.toml")], {}))
+        assert varied(grid, cells) == ("network", "data")
+        assert varied(grid, cells[:1]) == ("network",)
+        assert [one.data for one in cells] == [f"own.npz ({one.cell.digests.images[:8]})" for one in cells]
 
 
 def command(*words: str) -> list[str]:

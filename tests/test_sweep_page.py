@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from support.chromium import Tab, open_tab
 
 from loihi_convert.cells.cell import Outcome
+from loihi_convert.cli.sweep_output import _table
 from loihi_convert.report.charts import Mark
 from loihi_convert.report.page import Page, Pictures, html, markdown
 from loihi_convert.report.table import Table
 from loihi_convert.sweep.conversion import CellResult, Conversion
-from loihi_convert.sweep.grid import PlannedCell
+from loihi_convert.sweep.grid import PlannedCell, _data_names
 from loihi_convert.sweep.page import _front, sweep_page, write_page
 from loihi_convert.sweep.results import SweepResults
 from loihi_convert.sweep.setting import Digests, ImageChoice, NetworkFile, Setting
@@ -116,23 +117,77 @@ def test_there_is_a_chart_for_each_known_cost() -> None:
     assert charts_of(sweep_page(no_energy)) == ["Latency", "Synaptic operations", "Neurocores"]
 
 
-def test_results_on_different_images_are_not_compared() -> None:
-    easy = results_of(("one", 1, 8, accurate(0.99)))
-    (planned,) = easy.cells
-    hard = replace(planned.cell, digests=replace(planned.cell.digests, images="hard"))
-    outcomes = {**easy.outcomes, hard.name: Outcome(result=RESULT.model_copy(update=accurate(0.2)))}
-    both = SweepResults((planned, PlannedCell(hard, "two", "hard.npz", "own images")), outcomes, NAMES)
-    assert verdict(both.front, ("network",)) == (
+@pytest.fixture
+def on_two_sets() -> SweepResults:
+    """Cells at T = 1 and 4, each on easy and on hard images."""
+    easy = results_of(("one", 1, 8, accurate(0.98)), ("one", 4, 8, accurate(0.99)))
+    cells, outcomes = list(easy.cells), dict(easy.outcomes)
+    for planned, share in zip(easy.cells, (0.1, 0.985), strict=True):
+        hard = replace(planned.cell, digests=replace(planned.cell.digests, images="hard"))
+        cells.append(PlannedCell(hard, "two", "hard.npz", "own images"))
+        outcomes[hard.name] = Outcome(result=RESULT.model_copy(update=accurate(share)))
+    return SweepResults(tuple(cells), outcomes, ("network", "data", "timesteps"))
+
+
+def test_results_on_different_images_are_not_compared(on_two_sets: SweepResults) -> None:
+    best = [found for found in on_two_sets.front if found.planned.cell.setting.timesteps == 4]
+    assert verdict(best, ("network", "data")) == (
         "Best on validation images of digits: 99.00 % with one (CNN 95.00 %). "
-        "Best on own images of hard.npz: 20.00 % with two (CNN 95.00 %)"
+        "Best on own images of hard.npz: 98.50 % with two (CNN 95.00 %)"
     )
+
+
+def test_results_on_different_images_have_their_own_charts(on_two_sets: SweepResults) -> None:
+    page = sweep_page(on_two_sets)
+    assert [(section.name, section.title) for section in page.sections] == [
+        ("costs", "Result and cost: validation images of digits"),
+        ("costs-1", "Result and cost: own images of hard.npz"),
+        ("cells", "Cells"),
+    ]
+    assert charts_of(page) == 2 * ["Latency", "Synaptic operations", "Energy", "Neurocores"]
+    # A line of two marks in each, from T = 1 to 4.
+    assert len(re.findall('data-front="highest"><path class="line solid" d="M[^L]+L[^L]+"', html(page))) >= 2
+    assert table_of(page).headers[:3] == ("network", "data", "T")
+    assert {row["images_sha256"] for row in on_two_sets.rows} == {"i", "hard"}
+
+
+def test_the_terminal_shows_each_set_of_images_together(on_two_sets: SweepResults) -> None:
+    header, *lines = _table(on_two_sets.front, on_two_sets.names)
+    assert header.split()[:3] == ["network", "data", "result"]
+    assert [line.split()[1] for line in lines] == ["digits", "digits", "hard.npz", "hard.npz"]
+
+
+def test_images_of_one_name_are_told_apart(on_two_sets: SweepResults) -> None:
+    assert _data_names(on_two_sets.cells) == {"i": "digits", "hard": "hard.npz"}
+    same = [replace(planned, data="own.npz") for planned in on_two_sets.cells]
+    assert _data_names(same) == {"i": "own.npz (i)", "hard": "own.npz (hard)"}
 
 
 def test_regressions_are_compared_by_their_error() -> None:
     figures = {"accuracy": None, "accuracy_interval": None, "cnn_accuracy": None, "agreement_with_cnn": None}
-    page = sweep_page(results_of(("one", 1, 8, {**figures, "rmse": 0.5}), ("one", 4, 8, {**figures, "rmse": 0.25})))
-    assert page.verdict == ("Best: RMSE 0.25 with one, T 4, weight bits 8.",)
+    cells = (("one", 1, 8, {**figures, "rmse": 0.5}), ("one", 4, 8, {**figures, "rmse": 0.25, "cnn_rmse": 0.125}))
+    page = sweep_page(results_of(*cells))
+    assert page.verdict == ("Best: RMSE 0.25 with one, T 4, weight bits 8 (CNN 0.125).",)
     assert 'data-front="lowest"' in html(page)
+    results = results_of(*cells[1:], ("one", 1, 8, {**figures, "rmse_to_cnn": 0.5}))
+    assert [row["cnn_rmse"] for row in results.rows] == [0.125, None]
+    assert "RMSE 0.5 to the CNN" in [row[5] for row in table_of(sweep_page(results)).rows]
+
+
+def test_a_result_stored_before_the_error_of_the_cnn_is_still_read() -> None:
+    stored = RESULT.model_dump(mode="json")
+    del stored["cnn_rmse"]
+    assert CellResult.model_validate(stored) == RESULT
+
+
+def test_a_cheaper_cell_is_named_with_its_gap_and_the_number_of_images() -> None:
+    best = {"accuracy": 0.8, "accuracy_interval": (0.49, 0.94), "image_count": 10}
+    cheap = {**best, "accuracy": 0.6, "synaptic_operations": 250.0}
+    results = results_of(("one", 1, 8, best), ("one", 1, 2, cheap))
+    assert verdict(results.front, ("weight_bits",)) == (
+        "Best: 80.00 % with weight bits 8 (CNN 95.00 %); at 25 % of its SynOps: 60.00 % with weight bits 2, 20.00 "
+        "points lower, inside the 95 % interval of the best on 10 images"
+    )
 
 
 @pytest.mark.parametrize("cells", [(("one", 1, 8, None),), (("one", 1, 8, accurate(0.9)),)])

@@ -124,7 +124,7 @@ def sweep(
     from loihi_convert.progress import progress_bar
     from loihi_convert.runs.columns import as_csv
     from loihi_convert.sweep.front import COSTS
-    from loihi_convert.sweep.grid import planned_cells
+    from loihi_convert.sweep.grid import planned_cells, varied
     from loihi_convert.sweep.grid import shard as part_of
     from loihi_convert.sweep.page import PAGE_NAME, write_page
     from loihi_convert.sweep.results import SweepResults
@@ -132,14 +132,14 @@ def sweep(
 
     every = planned_cells(grid, tell=lambda note: log(flagged(note, "export")))
     cells = every if part is None else part_of(every, *part)
-    store = Store(output)
+    store, names = Store(output), varied(grid, every)
     if dry_run:
-        say_dry_run(cells, every, store, grid.varied, workers=place.workers, as_json=as_json)
+        say_dry_run(cells, every, store, names, workers=place.workers, as_json=as_json)
         return
     by_name = {planned.cell.name: planned for planned in cells}
 
     def told(cell: Cell[Any], outcome: Outcome, left: str) -> None:
-        log(f"{described(by_name[cell.name], grid.varied)}: {_in_short(outcome)}{f' ({left})' if left else ''}")
+        log(f"{described(by_name[cell.name], names)}: {_in_short(outcome)}{f' ({left})' if left else ''}")
 
     failed: dict[str, Outcome] = {}
     left = missing([planned.cell for planned in cells], store)
@@ -148,11 +148,17 @@ def sweep(
         with place.executor(len(left), output) as executor, progress_bar("sweep") as progress:
             failed = compute_missing([planned.cell for planned in cells], store, executor, told=told, progress=progress)
     outcomes = {planned.cell.name: store.get(planned.cell) or failed.get(planned.cell.name) for planned in every}
-    results = SweepResults(every, outcomes, grid.varied, COSTS if costs is None else costs)
+    results = SweepResults(every, outcomes, names, COSTS if costs is None else costs)
+    unsaved: InputError | None = None
     if not results.missing:
-        write_atomically(output / CSV_NAME, as_csv(results.rows))
-        write_page(output / PAGE_NAME, results)
-    say_swept(results, store.folder, computed=len(left), as_json=as_json)
+        try:
+            write_atomically(output / CSV_NAME, as_csv(results.rows))
+            write_page(output / PAGE_NAME, results)
+        except InputError as error:
+            unsaved = error
+    say_swept(results, store.folder, computed=len(left), is_saved=unsaved is None, as_json=as_json)
+    if unsaved is not None:
+        raise unsaved
     known = [outcome for outcome in outcomes.values() if outcome is not None]
     if not failed and known and all(outcome.result is None for outcome in known):
         raise typer.Exit(InputError.exit_code)

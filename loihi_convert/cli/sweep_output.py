@@ -14,7 +14,7 @@ from loihi_convert.cells.store import Store
 from loihi_convert.cli.console import Fact, flagged, say_answer, say_json
 from loihi_convert.cli.sweep_grid import AXES
 from loihi_convert.report.formats import count, quantity_range
-from loihi_convert.sweep.front import Found
+from loihi_convert.sweep.front import Found, comparable
 from loihi_convert.sweep.grid import SECONDS_PER_WORK, PlannedCell
 from loihi_convert.sweep.page import PAGE_NAME
 from loihi_convert.sweep.results import SweepResults
@@ -28,8 +28,16 @@ ROWS: Final = 14
 _ERRORS: Final = 3
 
 
-def say_swept(results: SweepResults, folder: Path, *, computed: int, as_json: bool) -> None:
-    """Print the answer, or JSON; ``computed`` is the number of cells computed by this command."""
+def say_swept(results: SweepResults, folder: Path, *, computed: int, is_saved: bool, as_json: bool) -> None:
+    """Print the answer, or JSON.
+
+    Parameters
+    ----------
+    folder
+        Folder of the cells, and of the table and the page of a whole sweep if ``is_saved``.
+    computed
+        Number of cells computed by this command.
+    """
     best, names = results.front, results.names
     if as_json:
         say_json(
@@ -43,7 +51,7 @@ def say_swept(results: SweepResults, folder: Path, *, computed: int, as_json: bo
         return
     before = len(results.cells) - results.missing - computed
     lines = [f"{len(results.cells)} cells on {_images(results.cells)}; {computed} computed now, {before} before"]
-    facts = [*_failures(results), *_next(results, folder)]
+    facts = [*_failures(results), *_next(results, folder, is_saved=is_saved)]
     say_answer(verdict(best, names), lines, _table(best, names), facts)
 
 
@@ -63,7 +71,7 @@ def say_dry_run(
     cells, every
         The cells of this command, and of the whole grid.
     names
-        The options to show, `Grid.varied`.
+        The options to show, `grid.varied`.
     workers
         Number of processes; 0 and 1: one.
     """
@@ -102,14 +110,15 @@ def say_dry_run(
 
 def _images(cells: Sequence[PlannedCell]) -> str:
     """The images of the cells in words."""
-    kinds = dict.fromkeys(f"{planned.kind} of {planned.data}" for planned in cells)
-    return ", ".join(kinds)
+    return ", ".join(dict.fromkeys(planned.images for planned in cells))
 
 
 def _table(best: Sequence[Found], names: Sequence[str]) -> list[str]:
-    """The front, one line for each cell."""
+    """The front, one line for each cell, and the cells that can be compared together."""
     if not best:
         return []
+    groups = comparable(best)
+    shown = [found for group in groups for found in group[: max(1, ROWS // len(groups))]]
     words = [name for name in names if name != "timesteps"]
     header = (*(title(name) for name in words), "result", "T", "SynOps", "energy", "neurocores")
     lines = [
@@ -121,11 +130,11 @@ def _table(best: Sequence[Found], names: Sequence[str]) -> list[str]:
             "" if found.result.joules is None else quantity_range(found.result.joules, "J"),
             "..".join(map(str, dict.fromkeys(found.result.cores))),
         )
-        for found in best[:ROWS]
+        for found in shown
     ]
     aligned = _aligned([header, *lines], len(words))
-    if len(best) > ROWS:
-        aligned.append(f"  and {len(best) - ROWS} more, see {CSV_NAME}")
+    if len(best) > len(shown):
+        aligned.append(f"  and {len(best) - len(shown)} more, see {CSV_NAME}")
     return aligned
 
 
@@ -151,14 +160,15 @@ def _failures(results: SweepResults) -> Iterator[Fact]:
         yield Fact("", f"and {len(errors) - _ERRORS} other errors, see {CSV_NAME}")
 
 
-def _next(results: SweepResults, folder: Path) -> Iterator[Fact]:
+def _next(results: SweepResults, folder: Path, *, is_saved: bool) -> Iterator[Fact]:
     if results.missing:
         yield Fact(
             "missing", f"{results.missing} cells; the same command without --shard shows all when all parts are done"
         )
         return
-    yield Fact("saved", f"{folder / CSV_NAME}: every cell, option and figure")
-    yield Fact("", f"{folder / PAGE_NAME}: charts and a table to filter, for a browser")
+    if is_saved:
+        yield Fact("saved", f"{folder / CSV_NAME}: every cell, option and figure")
+        yield Fact("", f"{folder / PAGE_NAME}: charts and a table to filter, for a browser")
     if results.front:
         yield Fact("next", _export_command(results.front[0]))
 

@@ -53,6 +53,8 @@ class CellResult(Record):
         The method and corrections used, if ``auto`` chose them.
     saturated_images
         Images with an output potential at the limit of its range.
+    cnn_rmse
+        Root mean square error of the CNN to the targets; None also in results that earlier versions stored.
     """
 
     image_count: int
@@ -69,6 +71,7 @@ class CellResult(Record):
     cores: tuple[int, int]
     balanced_by: str
     saturated_images: int
+    cnn_rmse: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +208,8 @@ class Conversion(Cell[CellResult]):
         point = evaluation.nominal_point
         estimates = () if evaluation.energy is None else evaluation.energy.estimates
         estimate = next((one for one in estimates if one.timesteps == timesteps), None)
-        here = None if evaluation.regression is None else evaluation.regression.at(timesteps)
+        regression = evaluation.regression
+        here = None if regression is None else regression.at(timesteps)
         return CellResult(
             image_count=evaluation.image_count,
             accuracy=point.accuracy,
@@ -221,6 +225,7 @@ class Conversion(Cell[CellResult]):
             cores=network_resources(exported.network, has_circuit=self.setting.target == "loihi2").cores,
             balanced_by=_balanced_by(self.setting, network),
             saturated_images=evaluation.saturated_images,
+            cnn_rmse=None if regression is None or regression.cnn is None else regression.cnn.mean.rmse,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, get_args
 
 from loihi_convert.choices import SweepCost
@@ -56,7 +56,7 @@ def front(cells: Sequence[Found], costs: Sequence[SweepCost] = COSTS) -> tuple[F
         (one, own)
         for index, (one, own) in enumerate(chosen)
         if not any(
-            compared_by(one) == compared_by(other)
+            _compared_by(one) == _compared_by(other)
             and all(theirs <= mine for theirs, mine in zip(values, own, strict=True))
             and (values != own or place < index)
             for place, (other, values) in enumerate(chosen)
@@ -66,6 +66,14 @@ def front(cells: Sequence[Found], costs: Sequence[SweepCost] = COSTS) -> tuple[F
     return tuple(one for one, _ in sorted(kept, key=lambda pair: pair[1]))
 
 
-def compared_by(found: Found) -> tuple[str, str]:
-    """Return a key that cells have in common if they can be compared: their images and their task."""
+def comparable(cells: Iterable[Found]) -> tuple[tuple[Found, ...], ...]:
+    """Return ``cells`` in groups of those that can be compared, in the order of their first cells."""
+    groups: dict[object, list[Found]] = {}
+    for found in cells:
+        groups.setdefault(_compared_by(found), []).append(found)
+    return tuple(map(tuple, groups.values()))
+
+
+def _compared_by(found: Found) -> tuple[str, str]:
+    """A key that cells have in common if they can be compared: their images and their task."""
     return found.planned.cell.digests.images, found.planned.cell.network.task

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from loihi_convert.conversion.options import METHODS, require_timesteps
@@ -98,7 +99,7 @@ class PlannedCell:
     network_name
         Name of the network, different for each network of the grid.
     data
-        Name of the data set.
+        Name of the data set, different for different images.
     kind
         The images it runs: "validation images", "test images" or "own images".
     """
@@ -107,6 +108,20 @@ class PlannedCell:
     network_name: str
     data: str
     kind: str
+
+    @property
+    def images(self) -> str:
+        """The images in words."""
+        return f"{self.kind} of {self.data}"
+
+
+def varied(grid: Grid, cells: Sequence[PlannedCell]) -> tuple[str, ...]:
+    """Return what differs between ``cells``: `Grid.varied`, and ``data`` if they run different images."""
+    names = grid.varied
+    if len({planned.cell.digests.images for planned in cells}) < 2:
+        return names
+    # Only another network can have other images.
+    return (*names[:1], "data", *names[1:])
 
 
 def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: None) -> tuple[PlannedCell, ...]:
@@ -137,7 +152,15 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
         for setting in settings:
             cell = Conversion(network, grid.images, opened.digests, setting, work=_work(opened, setting))
             found.setdefault(cell.name, PlannedCell(cell, name, opened.data, kind))
-    return tuple(found.values())
+    data = _data_names(found.values())
+    return tuple(replace(planned, data=data[planned.cell.digests.images]) for planned in found.values())
+
+
+def _data_names(cells: Iterable[PlannedCell]) -> dict[str, str]:
+    """The name of the data set by digest of the images, with its first digits where names are the same."""
+    names = {planned.cell.digests.images: planned.data for planned in cells}
+    counts = Counter(names.values())
+    return {digest: name if counts[name] == 1 else f"{name} ({digest[:8]})" for digest, name in names.items()}
 
 
 def shard(cells: Sequence[PlannedCell], index: int, count: int) -> tuple[PlannedCell, ...]:

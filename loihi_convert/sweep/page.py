@@ -16,7 +16,7 @@ from loihi_convert.report.page import Page, Paragraph, Pictures, Section, html
 from loihi_convert.report.svg import NEUTRAL
 from loihi_convert.report.table import Table
 from loihi_convert.report.ticks import decade_ticks
-from loihi_convert.sweep.front import COSTS, Found, cost, quality
+from loihi_convert.sweep.front import COSTS, Found, comparable, cost, quality
 from loihi_convert.sweep.results import SweepResults
 from loihi_convert.sweep.table import described, title, value
 from loihi_convert.sweep.verdict import quality_words, verdict
@@ -56,19 +56,25 @@ def write_page(path: Path, results: SweepResults) -> None:
 def sweep_page(results: SweepResults) -> Page:
     """Return the page of a sweep."""
     cells = results.cells
-    sections = []
-    if charts := tuple(_charts(results.found, results.names)):
-        said = (
-            "Each mark is a cell: one export and its run on exact integers (ref). The line joins the cells that no "
-            "shown cell beats at this cost."
-        )
-        sections.append(Section("costs", "Result and cost", (Paragraph(said), Pictures(charts))))
-    sections.append(Section("cells", "Cells", (_table(results),)))
-    images = ", ".join(dict.fromkeys(f"{one.kind} of {one.data}" for one in cells))
+    sections = [*_cost_sections(results), Section("cells", "Cells", (_table(results),))]
+    images = ", ".join(dict.fromkeys(one.images for one in cells))
     subtitle = f"{len(cells)} cells on {images}. Intervals are Wilson's, 95 %. Energy and neurocores are estimates."
     networks = list(dict.fromkeys(one.network_name for one in cells))
     name = networks[0] if len(networks) == 1 else f"{len(networks)} networks"
     return Page(f"Sweep of {name}", (f"{verdict(results.front, results.names)}.",), subtitle, tuple(sections))
+
+
+def _cost_sections(results: SweepResults) -> Iterator[Section]:
+    """The charts, in a section for each set of images."""
+    said = (
+        "Each mark is a cell: one export and its run on exact integers (ref). The line joins the cells that no shown "
+        "cell beats at this cost."
+    )
+    groups = comparable(results.found)
+    for index, group in enumerate(groups):
+        if charts := tuple(_charts(group, results.names)):
+            title = "Result and cost" if len(groups) == 1 else f"Result and cost: {group[0].planned.images}"
+            yield Section(f"costs-{index}" if index else "costs", title, (Paragraph(said), Pictures(charts)))
 
 
 def _charts(done: Sequence[Found], names: Sequence[str]) -> Iterator[Chart]:

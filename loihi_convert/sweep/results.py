@@ -25,7 +25,7 @@ class SweepResults:
     outcomes
         By name; None if a cell is not computed.
     names
-        The options to show, `Grid.varied`.
+        The options to show, `grid.varied`.
     costs
         Of the front.
     """

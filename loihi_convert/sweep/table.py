@@ -37,6 +37,7 @@ def row(planned: PlannedCell, outcome: Outcome | None, *, is_on_front: bool) -> 
         "network": planned.network_name,
         "data": planned.data,
         "images": planned.kind,
+        "images_sha256": planned.cell.digests.images,
         **asdict(planned.cell.setting),
         "image_count": found and found.image_count,
         "accuracy": found and found.accuracy,
@@ -45,6 +46,7 @@ def row(planned: PlannedCell, outcome: Outcome | None, *, is_on_front: bool) -> 
         "agreement_with_cnn": found and found.agreement_with_cnn,
         "rmse": found and found.rmse,
         "rmse_to_cnn": found and found.rmse_to_cnn,
+        "cnn_rmse": found and found.cnn_rmse,
         "spikes": found and found.spikes,
         "synaptic_operations": found and found.synaptic_operations,
         **ends("joules", "joules"),
@@ -59,8 +61,9 @@ def row(planned: PlannedCell, outcome: Outcome | None, *, is_on_front: bool) -> 
 
 
 def value(planned: PlannedCell, name: str) -> str:
-    """Return the option ``name`` of a cell, or its network, as a word."""
-    found = planned.network_name if name == "network" else getattr(planned.cell.setting, name)
+    """Return the option ``name`` of a cell, or its network or data set, as a word."""
+    own = {"network": planned.network_name, "data": planned.data}
+    found = own[name] if name in own else getattr(planned.cell.setting, name)
     if isinstance(found, bool):
         return "yes" if found else "no"
     return "" if found is None else f"{found:g}" if isinstance(found, float) else str(found)
@@ -74,5 +77,6 @@ def title(name: str) -> str:
 def described(planned: PlannedCell, names: Sequence[str]) -> str:
     """Return a cell in a few words: those options of ``names`` that it has."""
     words = ((name, value(planned, name)) for name in names)
-    parts = [f"{title(name)} {word}" if name not in ("network", "method") else word for name, word in words if word]
+    plain = ("network", "data", "method")
+    parts = [word if name in plain else f"{title(name)} {word}" for name, word in words if word]
     return ", ".join(parts) or planned.network_name

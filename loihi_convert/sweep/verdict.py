@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loihi_convert.report.formats import percent
+from loihi_convert.report.formats import number, percent, points
 from loihi_convert.sweep.conversion import CellResult
-from loihi_convert.sweep.front import Found, compared_by, quality
+from loihi_convert.sweep.front import Found, comparable, quality
 from loihi_convert.sweep.table import described
 
 
@@ -14,15 +14,11 @@ def verdict(best: Sequence[Found], names: Sequence[str]) -> str:
     """Return the main result, one for each set of images; ``best`` is the front, ``names`` the options to show."""
     if not best:
         return "No cell has a result to compare"
-    groups: dict[object, list[Found]] = {}
-    for found in best:
-        groups.setdefault(compared_by(found), []).append(found)
+    groups = comparable(best)
     if len(groups) == 1:
         return f"Best: {_best_of(best, names)}"
-    return ". ".join(
-        f"Best on {group[0].planned.kind} of {group[0].planned.data}: {_best_of(group, names)}"
-        for group in groups.values()
-    )
+    others = [name for name in names if name != "data"]
+    return ". ".join(f"Best on {group[0].planned.images}: {_best_of(group, others)}" for group in groups)
 
 
 def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
@@ -30,24 +26,31 @@ def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
     answer = f"{quality_words(first.result)} with {described(first.planned, names)}"
     if first.result.cnn_accuracy is not None:
         answer += f" (CNN {percent(first.result.cnn_accuracy)} %)"
+    if first.result.cnn_rmse is not None:
+        answer += f" (CNN {number(first.result.cnn_rmse)})"
     cheap = _cheapest(best)
     if cheap is first:
         return answer
     share = cheap.result.synaptic_operations / first.result.synaptic_operations
+    lower = points(100 * ((first.result.accuracy or 0) - (cheap.result.accuracy or 0)))
+    count = first.result.image_count
     return (
-        f"{answer}; inside its 95 % interval: {quality_words(cheap.result)} with {described(cheap.planned, names)}, at "
-        f"{100 * share:.0f} % of its SynOps"
+        f"{answer}; at {100 * share:.0f} % of its SynOps: {quality_words(cheap.result)} with "
+        f"{described(cheap.planned, names)}, {lower} points lower, inside the 95 % interval of the best on {count:,} "
+        f"image{'s' * (count > 1)}"
     )
 
 
 def quality_words(result: CellResult) -> str:
-    """Return `front.quality` with its unit: 99.43 %, 98.10 % as the CNN, RMSE 0.0123."""
+    """Return `front.quality` with its unit: 99.43 %, 98.10 % as the CNN, RMSE 0.0123, RMSE 0.0123 to the CNN."""
     known = quality(result)
     if known is None:
         return "unknown"
     if result.accuracy is not None:
         return f"{percent(known)} %"
-    return f"RMSE {-known:.4g}" if result.agreement_with_cnn is None else f"{percent(known)} % as the CNN"
+    if result.agreement_with_cnn is not None:
+        return f"{percent(known)} % as the CNN"
+    return f"RMSE {number(-known)}{'' if result.rmse is not None else ' to the CNN'}"
 
 
 def _cheapest(best: Sequence[Found]) -> Found:
