@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import typer
 from loihi_convert import cli
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
+from loihi_convert.cli.diagnose import _say
 from loihi_convert.cnn.checkpoint import load_model
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
@@ -28,6 +30,7 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.metrics import activation_errors, advice, diagnosis
 from loihi_convert.metrics.diagnosis import Diagnosis
+from loihi_convert.pipeline.diagnosing import DiagnosisReport
 from loihi_convert.simulation.intermediate import intermediate_networks
 
 pytestmark = pytest.mark.slow
@@ -468,3 +471,13 @@ def test_a_loss_below_twice_its_standard_error_has_no_cause() -> None:
     verdict = advice.verdict(found)
     assert "3.00 points of accuracy on 200 images (8 newly wrong, 2 newly right)" in verdict
     assert "less than twice the standard error" in verdict
+
+
+def test_the_answer_begins_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    cnn = tiny_cnn()
+    spiking = tiny_spiking(cnn)
+    found = diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
+    _say(DiagnosisReport(Path("a.net"), found, ("try this",), ("doubtful",)), details=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == advice.verdict(found)
+    assert lines[1:3] == ["warning: doubtful", "- try this"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -525,6 +526,24 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     done = invoke("run", "spiking.net", "--data", "test.npz", "--arch", "fine_tuned_nets:Net", "--json")
     assert done.code == 0, done.err
     assert done.json["spiking"]["cnn_accuracy"] is not None
+
+
+def test_the_next_command_converts_signals_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Invoke) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("signal_nets.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(56, 3))\n"
+    )
+    rng = np.random.default_rng(0)
+    np.savez("signals.npz", images=rng.random((40, 2, 16), np.float32), labels=np.arange(40) % 3)
+    words = ("--arch", "signal_nets:make", "--data", "signals.npz", "--input-shape", "2,16", "--epochs", 1)
+    done = invoke("train", *words, "--qcfs", 2, "-o", "low.pt")
+    assert done.code == 0, done.err
+    _, _, command = done.out.partition("next: loihi-convert ")
+    done = invoke(*shlex.split(command))
+    assert done.code == 0, done.err
+    assert netx.read(Path("low.net")).input_shape == (2, 1, 16)
 
 
 def test_a_checkpoint_of_own_code_needs_the_code(folder: Path, invoke: Invoke) -> None:

@@ -66,6 +66,29 @@ def test_export_writes_one_file_per_t(digits: DataSplits, folder: Path, tmp_path
         assert item.report.timesteps == steps
 
 
+@pytest.mark.parametrize(
+    ("output", "timesteps", "names"),
+    [
+        ("folder", (4,), ["folder/model.net"]),
+        ("folder", (1, 4), ["folder/model-T1.net", "folder/model-T4.net"]),
+        ("new", (1, 4), ["new-T1", "new-T4"]),
+        ("new.net", (4,), ["new.net"]),
+    ],
+)
+def test_an_existing_folder_takes_the_files(
+    tmp_path: Path, output: str, timesteps: tuple[int, ...], names: list[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    paths = exporting.output_paths(Path("elsewhere/model.pt"), tmp_path / output, timesteps)
+    assert [str(path.relative_to(tmp_path)) for path in paths] == names
+
+
+def test_export_into_a_folder(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
+    (done,) = pipeline.export(folder / "model.pt", tmp_path, (1,), digits.calibration_images()[:20])
+    assert done.path == tmp_path / "model.net"
+    assert netx.read(done.path).timesteps == 1
+
+
 def test_export_refuses_before_it_starts(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out-T4.net").write_bytes(b"precious")
     with pytest.raises(InputError, match=r"out-T4.net: exists already"):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import loihi_convert
 from loihi_convert import cli, netx, pipeline
@@ -29,7 +30,7 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
-from loihi_convert.errors import InputError, PlatformError, RangeError, UsageError
+from loihi_convert.errors import CheckpointError, InputError, PlatformError, RangeError, UsageError
 from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.report import paper
@@ -660,6 +661,22 @@ def test_a_ready_made_model_is_its_cnn_and_what_was_fine_tuned_from_it(
         request.model_files("mnist")
     assert raised.value.where == "mnist"
     assert "train --data mnist" in raised.value.hint
+
+
+@pytest.mark.parametrize("content", ["weights", "own"])
+def test_a_cnn_that_train_did_not_build_is_refused_without_options_that_do_not_exist(
+    checkpoint: Path, tmp_path: Path, content: str
+) -> None:
+    ours, path = checkpoints.load(checkpoint), tmp_path / "own.pt"
+    if content == "own":
+        checkpoints.save(replace(ours, architecture="nets:make"), path)
+    else:
+        torch.save(dict(ours.state), path)
+    for given in (request.Request((), (str(path),)), request.Request((), (), tuned=(path,))):
+        with pytest.raises(CheckpointError) as raised:
+            request.tuned_networks(given, request.opened_networks(given))
+        assert raised.value.where == str(path)
+        assert "arch" not in raised.value.hint
 
 
 def test_maxima_over_few_images_give_a_warning(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

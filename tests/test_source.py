@@ -20,8 +20,16 @@ from loihi_convert import convert
 from loihi_convert.cli.options import parse_normalization
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
-from loihi_convert.errors import CheckpointError, DataError, LoihiConvertError, UnsupportedModelError, UsageError
+from loihi_convert.errors import (
+    CheckpointError,
+    DataError,
+    InputError,
+    LoihiConvertError,
+    UnsupportedModelError,
+    UsageError,
+)
 from loihi_convert.frontend.source import Source, open_source, reopen_source
+from loihi_convert.frontend.tracing import shape_taken
 from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import load_file
@@ -283,6 +291,21 @@ def test_the_record_gives_the_same_cnn_again() -> None:
     # A name stored in a file is not imported unless the user gives it.
     with pytest.raises(CheckpointError, match=r"holds only weights.* Give the code that builds its CNN: `arch="):
         reopen_source(path, source.recorded, SHAPE)
+
+
+def test_the_shape_of_a_signal_and_that_of_an_image_are_told_apart() -> None:
+    """Hints name no parameter: a CNN is also read with the shape in a netx file."""
+    maps, signals = nn.Conv2d(1, 4, 3), nn.Conv1d(2, 4, 3)
+    assert shape_taken(signals, (2, 1, 16)) == (2, 16)
+    for model, shape, hint in (
+        (maps, (8, 1, 8), "such as (1, 8, 8)"),
+        (maps, (3, 8, 8), "that it was trained on"),
+        (signals, (2, 8, 8), "its input shape is (C, L)"),
+    ):
+        with pytest.raises(InputError) as caught:
+            shape_taken(model, shape)
+        assert hint in caught.value.hint
+        assert "`" not in caught.value.hint
 
 
 def test_options_that_exclude_each_other() -> None:

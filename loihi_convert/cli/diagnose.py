@@ -101,13 +101,13 @@ def _remark(kind: str, recorded: ModelRecord) -> str:
 
 
 def _say(diagnosed: DiagnosisReport, *, details: bool) -> None:
-    """Print the verdict and the recommendations, then the losses."""
+    """Print the verdict, reasons to doubt it, the recommendations, then the losses."""
     from loihi_convert.metrics.advice import verdict
     from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
 
+    say(verdict(diagnosed.diagnosis))
     for note in diagnosed.notes:
         say(f"warning: {flagged(note, 'export')}")
-    say(verdict(diagnosed.diagnosis))
     for sentence in diagnosed.advice:
         say(f"- {sentence}")
     echo("")

@@ -69,7 +69,8 @@ _THRESHOLDS = (
     "into the weights; required by unmodified netx on hardware."
 )
 _OUTPUT = (
-    "File to write; with several T, one file each, such as FILE-T8.net. Default: MODEL with the suffix .net or .nir."
+    "File to write, or an existing folder; with several T, one file each, such as FILE-T8.net. Default: MODEL with the "
+    "suffix .net or .nir."
 )
 _FORMAT = (
     "netx: for Lava and Loihi (.net). nir: for other spiking-network libraries (.nir); MODEL may then be a .net file."
@@ -221,7 +222,8 @@ def export(
     is_poisson = (input_coding or published_input) == "poisson"
     if not is_poisson:
         _refuse_if_given(ctx, "poisson_seed", "is only for `input_coding='poisson'`")
-    require_format(file_format, allow_hard_reset, output)
+    paths = output_paths(model, output, steps, file_format)
+    require_format(file_format, allow_hard_reset, paths[0])
     if bundle is not None and file_format == "nir":
         raise UsageError("given with `file_format='nir'`", where="bundle", expected="must come with a netx file")
     if bundle is not None:
@@ -262,7 +264,7 @@ def export(
     require_cores(source, quantize_options, skip_copies)
     images, kind = validation_images(splits)
     require_same_outputs(source, np.asarray(images.images[:COMPARED]))
-    for path in output_paths(model, output, steps, file_format):
+    for path in paths:
         refuse_to_overwrite(path, overwrite)
     own = own_accuracy(source, images, f"{kind} of {splits.name}", None if expect is None else expect / 100)
     if own is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -136,9 +136,21 @@ def train(
         )
     else:
         echo(trained_sentence(output, trained))
-        own = "" if arch is None else f" --arch {shlex.quote(arch)}"
-        images = "" if trained.is_benchmark else f" --data {shlex.quote(named_data)}"
-        echo(f"next: loihi-convert export {shlex.quote(str(output))}{own}{images}")
+        given = {
+            "--arch": arch,
+            "--data": None if trained.is_benchmark else named_data,
+            "--data-root": data_root,
+            "--class-map": class_map,
+            # Other checkpoints record it.
+            "--input-shape": None if arch is None else input_shape,
+        }
+        echo(f"next: {_export_command(output, given)}")
+
+
+def _export_command(checkpoint: Path, given: Mapping[str, object]) -> str:
+    """The command that converts ``checkpoint``, with the options that are not None."""
+    options = [str(word) for flag, value in given.items() if value is not None for word in (flag, value)]
+    return shlex.join(["loihi-convert", "export", str(checkpoint), *options])
 
 
 def _design(chosen: TrainOptions, splits: DataSplits, start: Checkpoint | None) -> Design:

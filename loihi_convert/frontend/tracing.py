@@ -82,7 +82,10 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
     assert first is not None
     hint = "Use images of the size, and with the channels, that it was trained on."
     if any(isinstance(module, nn.Conv1d) for module in model.modules()):
-        hint = "For signals (N, C, L), pass `input_shape` (C, L)."
+        hint = "It takes signals: its input shape is (C, L)."
+    elif len(shapes) > 1:
+        sizes = (1, input_shape[0], input_shape[2])
+        hint = f"That is the shape of a signal (C, L). That of an image is (C, H, W), such as {sizes}."
     raise InputError(
         f"does not accept images of shape {input_shape} ({first_line(first)})",
         where=type(model).__name__,

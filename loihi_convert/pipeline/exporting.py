@@ -22,7 +22,7 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, re
 from loihi_convert.conversion.quantization_report import QuantizationReport
 from loihi_convert.errors import UsageError, VerificationError
 from loihi_convert.file_kinds import NIR
-from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
+from loihi_convert.files import asked, refuse_to_overwrite, refuse_to_replace, require_writable
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.pipeline.converting import converted, require_skip_copies
@@ -75,10 +75,17 @@ class ExportResult:
 def output_paths(
     model: Path, output: Path | None, timesteps: Sequence[int], file_format: FileFormat = "netx"
 ) -> tuple[Path, ...]:
-    """Return the paths that `export` writes: model.net for one T; model-T4.net, ... for several."""
+    """Return the paths that `export` writes: model.net for one T; model-T4.net, ... for several.
+
+    Raises
+    ------
+    InputError
+        If the system does not say whether ``output`` is a folder.
+    """
     # model.pth.tar becomes model.net.
     stem = model.with_suffix("") if model.suffix == ".tar" else model
-    base = stem.with_suffix(NIR if file_format == "nir" else netx.SUFFIX) if output is None else output
+    default = stem.with_suffix(NIR if file_format == "nir" else netx.SUFFIX)
+    base = default if output is None else output / default.name if asked(output, Path.is_dir) else output
     if len(timesteps) == 1:
         return (base,)
     return tuple(base.with_name(f"{base.stem}-T{steps}{base.suffix}") for steps in timesteps)
@@ -108,8 +115,8 @@ def export(
     model
         A checkpoint written by `train`, or a `Source` from another file or an nn.Module.
     output
-        The ``.net`` or ``.nir`` file; by default next to the checkpoint. With several T, ``-T4`` and so on precede the
-        suffix.
+        The ``.net`` or ``.nir`` file, or an existing folder for a file with the checkpoint's name; by default next to
+        the checkpoint. With several T, ``-T4`` and so on precede the suffix.
     timesteps
         The latencies T to balance for.
     calibration
@@ -153,11 +160,11 @@ def export(
     model = Path(model) if isinstance(model, str) else model
     output = None if output is None else Path(output)
     checkpoint = model.path if isinstance(model, Source) else model
-    base = output or checkpoint
+    base = checkpoint or output
     if base is None:
         raise UsageError("found none for a CNN in memory", where="output", expected="must be a path")
     paths = output_paths(base, output, timesteps, file_format)
-    require_format(file_format, allow_hard_reset, output)
+    require_format(file_format, allow_hard_reset, paths[0])
     for path in paths:
         require_writable(path)
         if checkpoint is not None:

@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 import loihi_convert
 from loihi_convert.cnn import checkpoint
 from loihi_convert.data import DATASETS
-from loihi_convert.errors import InputError, UsageError
+from loihi_convert.errors import CheckpointError, InputError, UsageError
 from loihi_convert.report.figure_style import Width
 from loihi_convert.report.paper import TABLES
 from loihi_convert.reproduction.images import Counts, Images
@@ -113,7 +113,7 @@ def opened_networks(request: Request) -> dict[str, Network]:
     found: dict[str, Network] = {}
     for model in request.models:
         path, *_ = model_files(model)
-        data = checkpoint.load(path).data
+        data = _trained_on(path)
         if data in found:
             raise UsageError(
                 f"{found[data].name} is also trained on {data}",
@@ -130,7 +130,7 @@ def tuned_networks(request: Request, networks: Mapping[str, Network]) -> dict[st
     found: dict[str, list[Network]] = {data: [] for data in networks}
     named = [path for model in request.models for path in model_files(model)[1:]]
     for path in (*request.tuned, *named):
-        data = checkpoint.load(path).data
+        data = _trained_on(path)
         if data not in found:
             raise UsageError(
                 f"is trained on {data}, and no `models` is",
@@ -139,6 +139,19 @@ def tuned_networks(request: Request, networks: Mapping[str, Network]) -> dict[st
             )
         found[data].append(Network(path, networks[data].images, request.device))
     return found
+
+
+def _trained_on(path: Path) -> str:
+    """The name of the data set on which `train` trained the built-in CNN in ``path``."""
+    found = checkpoint.load_if_ours(path)
+    if found is None or found.is_own:
+        raise CheckpointError(
+            "was not written by `loihi-convert train`" if found is None else "holds your own CNN",
+            where=path,
+            expected="must be a built-in CNN that `loihi-convert train` wrote",
+            hint="Train one, such as `loihi-convert train --data mnist`, or name a ready-made model: mnist.",
+        )
+    return found.data
 
 
 def model_files(model: str) -> tuple[Path, ...]:
