@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from loihi_convert.arrays import Array
 from loihi_convert.data.in_memory import (
+    as_calibration,
     as_dataset,
     as_images,
     as_input_shape,
@@ -111,6 +112,13 @@ def test_one_image_of_many_may_be_almost_black() -> None:
     assert np.array_equal(as_images(list(images), (1, 8, 6)), images)
 
 
+def test_one_float_image_of_many_may_be_almost_black() -> None:
+    dark = np.full((1, 8, 6), 1 / 255, np.float32)
+    expected = np.concatenate([GREY, np.ones((1, 1, 8, 6), np.uint8)])
+    for images in ([*FLOATS, dark], DataLoader([*FLOATS, dark], batch_size=1)):  # type: ignore[arg-type]
+        assert np.array_equal(as_images(images), expected)
+
+
 def test_floats_are_rounded_to_the_nearest_pixel() -> None:
     floats = np.array([0.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 1 + 1e-6, -1e-6]).reshape(1, 1, 1, 6)
     assert as_images(floats).ravel().tolist() == [0, 0, 1, 255, 255, 0]
@@ -127,6 +135,9 @@ def test_floats_are_rounded_to_the_nearest_pixel() -> None:
         Subset(Pairs(list(COLOUR)), range(5)),
         Pairs([Image.fromarray(image.transpose(1, 2, 0)) for image in COLOUR]),
         list(zip(COLOUR, LABELS, strict=True)),
+        (COLOUR, np.array(LABELS)),
+        [torch.from_numpy(COLOUR), torch.tensor(LABELS)],
+        list(DataLoader(TensorDataset(torch.from_numpy(COLOUR), torch.tensor(LABELS)), batch_size=2)),
     ],
 )
 def test_labels_come_with_their_images(images: Any) -> None:
@@ -136,6 +147,24 @@ def test_labels_come_with_their_images(images: Any) -> None:
     with pytest.raises(DataError) as caught:
         as_dataset(images, LABELS)
     assert (caught.value.where, caught.value.hint) == ("labels", "Omit `labels`.")
+
+
+def test_labels_of_an_iterator_are_kept() -> None:
+    pixels, labels = torch.from_numpy(GREY), torch.tensor(LABELS)
+    loader = DataLoader(TensorDataset(pixels, labels), batch_size=2)
+    for images in (zip(GREY, LABELS, strict=True), iter(loader)):
+        found = as_calibration(images, None, None, task="classification", input_shape=None)
+        assert np.array_equal(found.images, GREY)
+        assert found.known_labels.tolist() == LABELS
+    targets = as_calibration(zip(GREY, TARGETS, strict=True), None, None, task="regression", input_shape=None).targets
+    assert targets is not None
+    assert targets.tolist() == TARGETS
+
+
+def test_labels_of_a_pair_of_arrays_must_fit() -> None:
+    with pytest.raises(DataError) as caught:
+        as_calibration((GREY, np.array(LABELS[:4])), None, None, task="classification", input_shape=None)
+    assert (caught.value.where, caught.value.found) == ("labels", "found int64 (4,)")
 
 
 def test_a_shuffled_loader_keeps_images_and_labels_together() -> None:
@@ -198,6 +227,12 @@ def test_targets_of_every_form(images: Any, targets: Any) -> None:
     )
     chosen = dataset[np.array([3, 1])]
     assert np.array_equal(chosen.targets, dataset.targets[[3, 1]])
+
+
+def test_targets_of_different_length() -> None:
+    with pytest.raises(DataError) as caught:
+        as_regression_dataset([(GREY[0], [1, 2]), (GREY[1], [1, 2, 3])])
+    assert (caught.value.where, caught.value.found) == ("targets", "found different shapes: (2,), (3,)")
 
 
 def test_one_target_an_image() -> None:
@@ -275,7 +310,11 @@ FLOATS = (GREY / 255).astype(np.float32)
         ([Image.fromarray(GREY[0, 0]).convert("P")], "mode P", "convert('RGB')"),
         (7, "type int", ""),
         ("mnist", "type str", ""),
-        ([{"image": GREY[0]}], "object", ""),
+        ([{"image": GREY[0], "label": 1}], "keys ['image', 'label']", "Return (image, label)"),
+        ({"image": GREY, "label": LABELS}, "keys ['image', 'label']", "two arguments"),
+        ((GREY, LABELS), "different shapes", "two arguments"),
+        ([(GREY[:3, 0], np.arange(3)), (GREY[3:, 0], np.arange(2))], "different shapes", "DataLoader itself"),
+        (list(FLOATS / 255), "float32 (5, 1, 8, 6) of 0..0.003922", "divided by 255 twice"),
     ],
 )
 @pytest.mark.parametrize("input_shape", [None, (1, 8, 6)])

@@ -19,12 +19,11 @@ _ONE_IMAGE: Final = "Pass [image] for a single image."
 _VALUES: Final = "must be uint8 (0..255), or floats in 0..1"
 # float16, the coarsest common type, has errors of 2^-12 below 1; a step of 8-bit pixels is 16 times that.
 _ROUNDING: Final = 1e-3
-# No pixel of such floats would be brighter than 1 of 255.
-_DARKEST: Final = 1.5 / 255
+_SCALE_PIXELS: Final = "Divide them by 255. If the CNN was trained on 0..255, also pass `mean=0` and `std=0.00392157`."
 
 
 def pixels_of(array: Array, where: str) -> NDArray[np.uint8]:
-    """Return the values as pixels, with unchanged axes."""
+    """Return the values as pixels, with unchanged axes; all images together must be bright, see `require_bright`."""
     kind = array.dtype.kind
     if array.size == 0 or kind not in "biuf":
         raise DataError(
@@ -42,10 +41,17 @@ def pixels_of(array: Array, where: str) -> NDArray[np.uint8]:
     return array.astype(np.uint8)
 
 
-def require_bright(pixels: NDArray[np.uint8], kinds: Sequence[np.dtype[np.generic]], where: str) -> None:
-    """Raise a `DataError` if the brightest pixel is 1, of images with the dtypes ``kinds`` that are all integers."""
-    if all(kind.kind in "iu" for kind in kinds) and pixels.max() == 1:
-        raise _out_of_range(kinds[0], pixels.shape, float(pixels.min()), 1.0, where)
+def require_bright(pixels: NDArray[np.uint8], arrays: Sequence[Array], where: str) -> None:
+    """Raise a `DataError` if no pixel is above 1, but the values in ``arrays`` are not all 0."""
+    if pixels.max() > 1:
+        return
+    low, high = min(float(array.min()) for array in arrays), max(float(array.max()) for array in arrays)
+    kind = max((array.dtype for array in arrays), key=lambda one: one.kind == "f")
+    if high > 0 and kind.kind == "f":
+        found = f"found {kind} {pixels.shape} of {low:.4g}..{high:.4g}, nearly black"
+        raise DataError(found, where=where, expected=_VALUES, hint="They seem to be divided by 255 twice.")
+    if high > 0:
+        raise _out_of_range(kind, pixels.shape, low, high, where)
 
 
 def _out_of_range(kind: np.dtype[np.generic], shape: tuple[int, ...], low: float, high: float, where: str) -> DataError:
@@ -59,10 +65,7 @@ def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[n
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         hint = "Remove transforms.Normalize and pass its values as `mean` and `std`; they become part of the network."
         if low >= 0:
-            hint = "Divide them by 255." if 16 < high <= 255 else f"Divide them by {high:g}, if that is white."
-        raise DataError(f"found {described(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint)
-    if 0 < high <= _DARKEST:
-        hint = "They seem to be divided by 255 twice."
+            hint = _SCALE_PIXELS if 16 < high <= 255 else f"Divide them by {high:g}, if that is white."
         raise DataError(f"found {described(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint)
     pixels = np.clip(array.astype(np.float32), 0, 1) * np.float32(255)
     return np.asarray(np.rint(pixels), np.uint8)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,7 +51,8 @@ def as_images(
 
     =====================  =============================================================================================
     container              NumPy array, torch tensor (any device), nested list; list of images (arrays, tensors, PIL);
-                           torch Dataset or DataLoader of images or of (image, label, ...)
+                           torch Dataset or DataLoader of images or of (image, label, ...); an iterable of batches with
+                           four axes, or of (batch, labels); a pair of arrays (images, labels)
     axes                   ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; ``(N, C, L)`` or, with one channel,
                            ``(N, L)`` for a network of signals, whose ``input_shape`` is ``(C, 1, L)``
     uint8, other integers  pixels, 0..255
@@ -75,7 +77,7 @@ def as_images(
     DataError
         For invalid values, NaN, axes or sizes.
     """
-    return channels_first(_collected(images, where, is_whole=is_whole)[0], input_shape, where)
+    return channels_first(_collected(images, where, is_whole=is_whole).pixels, input_shape, where)
 
 
 def as_input_shape(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -210,7 +212,9 @@ def as_calibration(
     task: Task,
     input_shape: tuple[int, int, int] | None,
 ) -> Dataset:
-    """Return images with labels or targets, whichever ``task`` has, if there are any; a DataLoader may supply neither.
+    """Return images with labels or targets, whichever ``task`` has, if there are any.
+
+    Those that come with their images, as from a DataLoader, are left out if they are neither.
 
     Raises
     ------
@@ -224,28 +228,27 @@ def as_calibration(
         raise UsageError("given for a regression", where="labels", hint="Pass `targets`.")
     if not is_regression and targets is not None:
         raise UsageError("given for a classification", where="targets", hint="Pass `labels`.")
-    if targets is not None:
-        return as_regression_dataset(images, targets, input_shape=input_shape)
-    if labels is not None:
-        return as_dataset(images, labels, input_shape=input_shape)
-    # Only a sized iterable can be read a second time.
-    if isinstance(images, Sized):
-        try:
-            return (as_regression_dataset if is_regression else as_dataset)(images, input_shape=input_shape)
-        except DataError as error:
-            if error.where != ("targets" if is_regression else "labels"):
-                raise
-    return Dataset(as_images(images, input_shape), None)
+    given, kind = (targets, "targets") if is_regression else (labels, "labels")
+    dataset = as_regression_dataset if is_regression else as_dataset
+    if given is not None or _is_pair(images):
+        return dataset(images, given, input_shape=input_shape)
+    collected = _collected(images, "images")
+    found = channels_first(collected.pixels, input_shape, "images")
+    try:
+        return dataset(found, collected.own(kind), input_shape=found.shape[1:])
+    except DataError:
+        return Dataset(found, None)
 
 
 def _with_own(
     images: Images, given: Labels | None, kind: str, input_shape: tuple[int, int, int] | None
 ) -> tuple[NDArray[np.uint8], Labels | None]:
     """Images, and their labels or targets: ``given``, or those in ``images``; ``kind`` names them."""
-    pixels, own = _collected(images, "images", kind)
+    collected = _collected(images, "images")
+    own = collected.own(kind)
     if own is not None and given is not None:
         raise DataError(f"found {kind} also in `images`", where=kind, hint=f"Omit `{kind}`.")
-    return channels_first(pixels, input_shape, "images"), given if own is None else own
+    return channels_first(collected.pixels, input_shape, "images"), given if own is None else own
 
 
 def _labels_hint(array: Array, count: int) -> str:
@@ -258,40 +261,82 @@ def _labels_hint(array: Array, count: int) -> str:
     return "Omit them if unknown."
 
 
-def _collected(
-    images: Images, where: str, kind: str = "labels", *, is_whole: bool = True
-) -> tuple[NDArray[np.uint8], Array | None]:
-    """Pixels with their original axes, N first, and labels or targets, named ``kind``, if there are any."""
+class _Collected(NamedTuple):
+    """Pixels with their original axes, N first, and what comes with them.
+
+    ``others`` are the labels or targets of each image or, if ``is_batch``, of each batch; empty unless all have some.
+    """
+
+    pixels: NDArray[np.uint8]
+    others: Sequence[object] = ()
+    is_batch: bool = False
+
+    def own(self, kind: str) -> Array | None:
+        """The labels or targets, which ``kind`` names, N first; None if there are none."""
+        if not self.others:
+            return None
+        arrays = [_array(one, kind) for one in self.others]
+        rows = [np.atleast_1d(one) if self.is_batch or one.size == 1 else one[np.newaxis] for one in arrays]
+        if len(shapes := {row.shape[1:] for row in rows}) > 1:
+            raise _different_shapes(shapes, kind)
+        found: Array = np.concatenate(rows)
+        return found
+
+
+def _collected(images: Images, where: str, *, is_whole: bool = True) -> _Collected:
+    """The images, in pixels, and what comes with them; an iterator is read once."""
+    if _is_pair(images):
+        return _Collected(_collected(images[0], where, is_whole=is_whole).pixels, images[1:], is_batch=True)
     if _is_array(images):
-        array = _array(images, where)
-        pixels = pixels_of(array, where)
-        if is_whole:
-            require_bright(pixels, [array.dtype], where)
-        return pixels, None
-    items = [item if isinstance(item, (tuple, list)) else (item,) for item in _items(images, where)]
-    if not items:
-        raise DataError("found no image", where=where, expected="must hold at least one")
-    is_loader = hasattr(images, "dataset") and hasattr(images, "batch_size")
-    is_batch = is_loader and getattr(images, "batch_sampler", None) is not None
-    arrays = [_array(item[0], where) for item in items]
-    batches = [pixels if is_batch else pixels[np.newaxis] for pixels in (pixels_of(array, where) for array in arrays)]
-    shapes = sorted({batch.shape[1:] for batch in batches})
-    if len(shapes) > 1:
-        raise DataError(
-            f"found images of different shapes: {', '.join(map(str, shapes))}",
-            where=where,
-            expected="must all have the same shape",
-            hint="Resize them to the network's input size.",
+        arrays = [_array(images, where)]
+        collected = _Collected(pixels_of(arrays[0], where))
+    else:
+        items = [_parts(item, where) for item in _items(images, where)]
+        if not items:
+            raise DataError("found no image", where=where, expected="must hold at least one")
+        arrays = [_array(item[0], where) for item in items]
+        is_loader = hasattr(images, "dataset") and hasattr(images, "batch_size")
+        is_batch = is_loader and getattr(images, "batch_sampler", None) is not None
+        # A single image has at most three axes.
+        is_batch = is_batch or all(array.ndim == 4 for array in arrays)
+        batches = [pixels if is_batch else pixels[np.newaxis] for pixels in (pixels_of(one, where) for one in arrays)]
+        if len(shapes := {batch.shape[1:] for batch in batches}) > 1:
+            raise _different_shapes(shapes, where, _shapes_hint(items, arrays))
+        pixels = np.concatenate(batches)
+        others = [item[1] for item in items if len(item) > 1]
+        collected = _Collected(
+            pixels[:, np.newaxis] if pixels.ndim == 3 else pixels, others if len(others) == len(items) else (), is_batch
         )
-    pixels = np.concatenate(batches)
     if is_whole:
-        require_bright(pixels, [array.dtype for array in arrays], where)
-    shown = [_array(item[1], kind) for item in items if len(item) > 1]
-    stacked = None
-    if len(shown) == len(items):
-        rows = (np.atleast_1d(one) if is_batch or one.size == 1 else one[np.newaxis] for one in shown)
-        stacked = np.concatenate(list(rows))
-    return pixels[:, np.newaxis] if pixels.ndim == 3 else pixels, stacked
+        require_bright(collected.pixels, arrays, where)
+    return collected
+
+
+def _parts(item: object, where: str) -> Sequence[object]:
+    """An image or a batch, followed by what comes with it."""
+    _refuse_mapping(item, where)
+    return item if isinstance(item, (tuple, list)) else (item,)
+
+
+def _different_shapes(shapes: set[tuple[int, ...]], where: str, hint: str = "") -> DataError:
+    found = f"found different shapes: {', '.join(map(str, sorted(shapes)))}"
+    return DataError(found, where=where, expected="must all have the same shape", hint=hint)
+
+
+def _shapes_hint(items: Sequence[Sequence[object]], arrays: Sequence[Array]) -> str:
+    """What to do if the images in ``items``, as ``arrays``, differ in shape."""
+    if len(items) == 2 and arrays[0].ndim != arrays[1].ndim:
+        return "Pass images and labels as two arguments."
+    counts = [getattr(item[1], "shape", ())[:1] if len(item) > 1 else () for item in items]
+    if any(count == array.shape[:1] != (1,) for count, array in zip(counts, arrays, strict=True)):
+        return "If each item is a batch, pass the DataLoader itself, or batches (N, C, H, W)."
+    return "Resize them to the network's input size."
+
+
+def _is_pair(value: object) -> TypeGuard[Sequence[ArrayLike]]:
+    """Whether ``value`` is an array of images and one of labels or targets, which cannot be two images."""
+    axes = [getattr(one, "ndim", 0) for one in value] if isinstance(value, (list, tuple)) else []
+    return axes in ([2, 1], [3, 1], [4, 1], [4, 2])
 
 
 def _is_array(value: object) -> bool:
@@ -304,13 +349,21 @@ def _is_array(value: object) -> bool:
     return is_nested and isinstance(value, (int, float))
 
 
-def _items(images: object, where: str) -> Iterator[object]:
-    if isinstance(images, str) or not isinstance(images, (Iterable, _Indexed)):
+def _refuse_mapping(value: object, where: str) -> None:
+    if isinstance(value, Mapping):
         raise DataError(
-            f"found an object of type {type(images).__name__}",
+            f"found a dict with the keys {reprlib.repr(list(value))}",
             where=where,
-            expected="must be a NumPy array, a torch tensor, a list of images, a Dataset or a DataLoader",
+            expected="must be an image, or (image, label)",
+            hint="Return (image, label) from the Dataset, or pass images and labels as two arguments.",
         )
+
+
+def _items(images: object, where: str) -> Iterator[object]:
+    _refuse_mapping(images, where)
+    if isinstance(images, str) or not isinstance(images, (Iterable, _Indexed)):
+        expected = "must be a NumPy array, a torch tensor, a list of images, a Dataset or a DataLoader"
+        raise DataError(f"found an object of type {type(images).__name__}", where=where, expected=expected)
     return iter(images) if isinstance(images, Iterable) else (images[index] for index in range(len(images)))
 
 

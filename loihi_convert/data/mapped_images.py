@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from loihi_convert.data.array_pixels import pixels_of
 from loihi_convert.data.in_memory import as_images
 from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError
@@ -112,13 +113,10 @@ class MappedImages(StoredImages):
         )
 
     def is_almost_black(self) -> bool:
-        """Return whether the brightest pixel of the whole array is 1; the first brighter one ends the search."""
-        every, brightest = self._map(), 0
-        for start in range(0, len(every), _AT_ONCE):
-            brightest = max(brightest, int(every[start : start + _AT_ONCE].max()))
-            if brightest > 1:
-                break
-        return brightest == 1
+        """Return whether no pixel of the whole array is above 1; the first brighter one ends the search."""
+        every = self._map()
+        chunks = (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))
+        return all(pixels_of(chunk, str(self.path)).max() <= 1 for chunk in chunks)
 
     def _map(self) -> NDArray[np.generic]:
         return np.memmap(self.path, self.member.dtype, "r", self.member.offset, self.member.shape)
@@ -128,7 +126,7 @@ def mapped_images(path: Path, key: str, image_shape: tuple[int, int, int]) -> Ma
     """Return the images in the array ``key``; None if they cannot be mapped.
 
     They cannot if the array is compressed, in Fortran order, or of integers other than uint8, whose range must be
-    known as a whole; or if anything is wrong with the file or the images, such as a brightest pixel of 1.
+    known as a whole; or if anything is wrong with the file or the images, such as no pixel above 1.
     """
     try:
         member = member_of(path, key)
@@ -138,7 +136,7 @@ def mapped_images(path: Path, key: str, image_shape: tuple[int, int, int]) -> Ma
             return None
         # Whether the axes fit.
         images[:1].read()
-        if kind == np.uint8 and images.is_almost_black():
+        if images.is_almost_black():
             return None
     except (*NPZ_ERRORS, IndexError, DataError):
         return None
