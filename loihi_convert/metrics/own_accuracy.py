@@ -35,6 +35,8 @@ _MUCH_BETTER: Final = 0.1
 _REMOVED: Final = 0.5
 # Images whose pixels, 0..1, spread less than this are nearly constant: their statistics suggest no normalization.
 _LEAST_SPREAD: Final = 0.02
+# Below it, the brightest pixel may be the largest of a smaller range, such as 0..16.
+_BRIGHT: Final = 128
 
 
 class _Usual(NamedTuple):
@@ -167,7 +169,7 @@ def single_class(source: Source, images: Dataset) -> str:
         return ""
     return (
         f"the CNN gives each of {len(some)} images the class {classes[0]}, so agreement with it carries little "
-        "information: check the brightness of the images, and `mean` and `std`."
+        f"information: check the brightness of the images{_brightest(some)}, and `mean` and `std`."
     )
 
 
@@ -240,10 +242,18 @@ def _remedy(source: Source, images: Dataset, accuracy: float, expect: float | No
     if expect is not None:
         # One that reaches what is expected explains the difference, however small.
         least = min(least, expect - _STANDARD_ERRORS * math.sqrt(expect * (1 - expect) / len(images)))
-    return _better_normalization(source, images, max(least, accuracy), _accuracy, _percent) or (
-        f"No usual normalization is more than {100 * _BETTER:g} points better: check the class order, the colour order "
-        "(RGB), the image size, and that these are the trained weights."
+    # One that is no better than a constant answer explains nothing.
+    least = max(least, accuracy, constant_accuracy(0.0, images.known_labels) or 0.0)
+    return _better_normalization(source, images, least, _accuracy, _percent) or (
+        f"No usual normalization explains it: check the brightness of the images{_brightest(images)}, the class order, "
+        "the colour order (RGB), the image size, and that these are the trained weights."
     )
+
+
+def _brightest(images: Dataset) -> str:
+    """The brightest pixel of dark images, in brackets; empty for others."""
+    largest = int(np.max(images.images))
+    return f" (the brightest pixel is {largest} of 255)" if largest < _BRIGHT else ""
 
 
 def _better_normalization(
@@ -278,7 +288,11 @@ def _r_squared(network: ReluNetwork, images: Dataset) -> float:
 
 
 def _normalizations(images: Dataset, data: str | None) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Usual normalizations: none, the data set's, to -1..1, ImageNet's, and that from these images' statistics."""
+    """Normalizations that the CNN may have been trained with, the more usual first.
+
+    None, the data set's, to -1..1, ImageNet's, that from these images' statistics, to 0..255, and the brightest pixel
+    of dark images to 1.
+    """
     channels = images.images.shape[1]
     yield (0.0,) * channels, (1.0,) * channels
     if data in _USUAL:
@@ -290,6 +304,9 @@ def _normalizations(images: Dataset, data: str | None) -> Iterator[tuple[tuple[f
     spread = pixels.std((0, 2, 3))
     if spread.min() > _LEAST_SPREAD:
         yield tuple(pixels.mean((0, 2, 3)).round(4).tolist()), tuple(spread.round(4).tolist())
+    yield (0.0,) * channels, (1 / 255,) * channels
+    if 0 < (largest := float(pixels.max())) < _BRIGHT / 255:
+        yield (0.0,) * channels, (largest,) * channels
 
 
 def _numbers(values: Sequence[float]) -> str:
