@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +61,23 @@ def test_every_failure_is_told(one_file: bytes, tmp_path: Path, monkeypatch: pyt
     assert "first: no way; second: damaged" in caught.value.found
     assert "Put train into a folder mnist/" in caught.value.hint
     assert list((tmp_path / "mnist").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error", [http.client.BadStatusLine("x"), http.client.IncompleteRead(b""), EOFError(), zlib.error("invalid block")]
+)
+def test_the_next_source_is_tried_after_an_interrupted_transfer(
+    one_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def interrupted(folder: Path, name: str) -> None:
+        raise error
+
+    use(monkeypatch, "mnist", first=interrupted)
+    with pytest.raises(PlatformError) as caught:
+        fetch("mnist", tmp_path)
+    assert f"first: {str(error) or type(error).__name__}" in caught.value.found
+    use(monkeypatch, "mnist", first=interrupted, second=writes(one_file))
+    assert fetch("mnist", tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_download(

