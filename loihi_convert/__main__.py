@@ -24,7 +24,6 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # `timeout` and batch systems send each signal twice: to the process and to its process group.
 _SAME_SIGNAL_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 0.01
-_LACK_OF_MEMORY: Final = ("can't allocate memory", "Cannot allocate memory", "failed to map segment")
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -107,7 +106,7 @@ def exit_code(work: Callable[[], int | None]) -> int:
 def _explain(error: BaseException) -> int:
     """Print one sentence about ``error`` and return its exit code; re-raise it if it is a bug."""
     from loihi_convert.dependencies import missing_error, package_of
-    from loihi_convert.errors import LoihiConvertError, PlatformError, rendered
+    from loihi_convert.errors import LoihiConvertError, PlatformError, is_lack_of_memory, rendered
 
     if isinstance(error, ImportError) and (package := package_of(error.name)) is not None:
         missing = missing_error((package,), f"cannot be imported ({error})")
@@ -125,7 +124,7 @@ def _explain(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 128 + signal.SIGINT
-    if _is_lack_of_memory(error):
+    if is_lack_of_memory(error):
         log("error: out of memory; no partial files were left. Use fewer images.")
         return PlatformError.exit_code
     # Errors of the option parser carry exit code 2; that of a command without words shows its help.
@@ -144,11 +143,6 @@ def _of_the_parser(message: str, command: str) -> str:
     found = re.fullmatch(r"Invalid value for '(.+?)': Input should be (.+?)(, unable to parse .*)?", message)
     sentence = f"{found[1]}: must be {found[2]}" if found else message.rstrip(".")
     return sentence + (f". `{command} -h` lists all options." if command else ".")
-
-
-def _is_lack_of_memory(error: BaseException) -> bool:
-    # torch raises RuntimeError; the loader of shared libraries has two messages for it.
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _LACK_OF_MEMORY)
 
 
 if __name__ == "__main__":

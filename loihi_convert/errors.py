@@ -30,6 +30,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, Final
 
+# Of torch, which raises a RuntimeError, and of the loader of shared libraries.
+_LACK_OF_MEMORY: Final = ("can't allocate memory", "Cannot allocate memory", "failed to map segment")
 _PARAMETER: Final = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 
@@ -69,6 +71,11 @@ def _restored(kind: type[LoihiConvertError], found: str, where: str, expected: s
 def first_line(error: BaseException) -> str:
     """Return the first line of the message of another library's error, or its kind if it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Return whether ``error``, of Python or of another library, means that memory ran out."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _LACK_OF_MEMORY)
 
 
 def rendered(error: LoihiConvertError, flags: Mapping[str, str] | None = None) -> str:

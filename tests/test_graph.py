@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from support.modules import Of, outputs, prepared
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.lower import obstacles, to_relu_network
+from loihi_convert.frontend.tracing import trace
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 
@@ -196,6 +198,27 @@ def test_everything_else_is_refused_by_name(model: nn.Module, message: str) -> N
     assert re.search(message, str(raised.value)), str(raised.value)
     assert raised.value.where
     assert raised.value.expected
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+    ],
+)
+def test_a_full_memory_or_disk_is_no_fault_of_the_model(error: Exception, is_traced: bool) -> None:
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if isinstance(x, fx.Proxy) == is_traced:
+                raise error
+            return x
+
+    with pytest.raises(type(error)) as raised:
+        trace(Fails(), SHAPE)
+    assert raised.value is error
 
 
 def test_every_obstacle_is_found() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.errors import InputError, UnsupportedModelError, first_line
+from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
 from loihi_convert.frontend.operations import SUPPORTED, is_one_operation, refuse
 
 IMAGES: Final = 2
@@ -34,6 +34,8 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
         If its forward cannot be traced, or hooks change its outputs.
     InputError
         If it does not accept images of ``input_shape``.
+    MemoryError, OSError, RuntimeError
+        If memory or disk space ran out, unchanged: the model may be supported.
     """
     example = torch.zeros(IMAGES, *shape_taken(model, input_shape), dtype=_dtype(model))
     try:
@@ -42,6 +44,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
             traced = _Tracer(example).trace(model, concrete_args=_defaults(model))
     # Tracing runs the user's forward, which may raise any exception.
     except Exception as error:
+        _require_not_of_machine(error)
         raise UnsupportedModelError(
             f"its forward cannot be traced ({first_line(error)})",
             where=type(model).__name__,
@@ -53,6 +56,12 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
         if node.target is torch.argmax and not node.users:
             traced.erase_node(node)
     return traced
+
+
+def _require_not_of_machine(error: Exception) -> None:
+    """Raise ``error`` again if the machine failed, such as with a full memory or disk, and not the model."""
+    if isinstance(error, OSError) or is_lack_of_memory(error):
+        raise error
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -76,6 +85,7 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
             with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
                 model(torch.zeros(IMAGES, *shape, dtype=dtype))
         except Exception as error:
+            _require_not_of_machine(error)
             first = first or error
         else:
             return shape
