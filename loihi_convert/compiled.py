@@ -5,32 +5,58 @@ Such loops are in files named ``*_kernels.py``, each called by one module next t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, cast
 
 import llvmlite.binding
 from numba import njit
 from numba.core import event
+from numba.core.caching import FunctionCache
 
 COMPILING: Final = "compiling loops for this processor: about ten seconds, only the first time"
 """Logged, at level INFO of this module's logger, when a loop is compiled that no cache has."""
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function when it is first called; cache the machine code on disk if a cache folder is writable."""
+    """Compile a function when it is first called; cache the machine code on disk if a cache folder can be used."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        compile_ = functools.partial(njit, nogil=True, error_model="numpy", **options)
-        try:
-            made: Callable[..., Any] = compile_(cache=True)(function)
-        except RuntimeError:
-            # Neither this folder nor the user's cache folder is writable.
-            made = compile_()(function)
-        return made
+        made: Any = njit(nogil=True, error_model="numpy", **options)(function)
+        # A RuntimeError means that neither this folder nor the user's cache folder is writable.
+        with contextlib.suppress(RuntimeError):
+            # As `njit(cache=True)` does; numba has no public function for another kind of cache.
+            made._cache = _OptionalCache(function)  # type: ignore[no-untyped-call]
+        return cast(Callable[..., Any], made)
 
     return decorate
+
+
+class _OptionalCache(FunctionCache):
+    """A cache without which loops are compiled again, for example when the disk is full."""
+
+    def load_overload(self, *args: Any) -> Any:
+        with _without_disk():
+            return super().load_overload(*args)  # type: ignore[no-untyped-call]
+
+    def save_overload(self, *args: Any) -> None:
+        with _without_disk():
+            super().save_overload(*args)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _without_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _tell_once(f"compiled loops cannot be cached ({error.strerror or error}): every command compiles them again")
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+    logging.getLogger(__name__).info(text)
 
 
 class _FirstCompilation(event.Listener):

@@ -25,17 +25,27 @@ for images in (1, 2):
 """
 
 
-def test_compiling_is_announced_once(tmp_path: Path) -> None:
-    def said() -> list[str]:
-        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
-        )
-        assert not done.stdout
-        return done.stderr.splitlines()
+WITHOUT_SPACE = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
 
-    assert said() == [COMPILING]
-    assert said() == []
+
+def said(program: str, cache: Path) -> list[str]:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert not done.stdout
+    return done.stderr.splitlines()
+
+
+def test_compiling_is_announced_once(tmp_path: Path) -> None:
+    assert said(PROGRAM, tmp_path) == [COMPILING]
+    assert said(PROGRAM, tmp_path) == []
+
+
+def test_loops_run_without_a_cache_if_it_cannot_be_written(tmp_path: Path) -> None:
+    first, *others = said(f"{WITHOUT_SPACE}\n{PROGRAM}", tmp_path)
+    assert first == COMPILING
+    assert len(others) == 1
+    assert "cannot be cached (File too large)" in others[0]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
