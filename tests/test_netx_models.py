@@ -221,8 +221,9 @@ def test_a_mean_takes_the_same_t_in_each_folder(cards: ModuleType) -> None:
         return {"data": data, "seed": seed, "cnn_test_accuracy": 0.9, "networks": networks}
 
     first, second = card("digits", 0, (1, 0.8), (4, 0.9)), card("digits", 1, (1, 0.7), (4, 0.88))
-    last = cards.mean_table([first, second]).splitlines()[-1]
-    assert [word.strip() for word in last.split("|")[1:-1]] == ["mean difference", "", "-15.00", "-1.00"]
+    mean, difference = cards.mean_table([first, second]).splitlines()[-2:]
+    assert [word.strip() for word in mean.split("|")[1:-1]] == ["mean", "90.00", "75.00", "89.00"]
+    assert [word.strip() for word in difference.split("|")[1:-1]] == ["mean difference", "", "-15.00", "-1.00"]
     for other, found in (
         (card("digits", 1, (1, 0.7), (8, 0.9)), "digits for T = 1, 8"),
         (card("digits", 1, (1, 0.7)), "digits for T = 1"),
@@ -231,6 +232,28 @@ def test_a_mean_takes_the_same_t_in_each_folder(cards: ModuleType) -> None:
         message = f"^table: folder 2 holds networks of {found}, the first one of digits for T = 1, 4; all folders"
         with pytest.raises(InputError, match=message):
             cards.mean_table([first, other])
+
+
+def test_a_card_says_which_files_were_chosen_among_several(cards: ModuleType) -> None:
+    card = cards.read_card(ROOT / "netx_models" / "mnist")
+    for candidates, words in (
+        (dict.fromkeys((1, 2, 4, 8, 16, 64), 1), ""),
+        (
+            {1: 2, 2: 1, 4: 3, 8: 1, 16: 1, 64: 1},
+            "For T = 1, 4 the file was chosen among several on 5,000 validation images.",
+        ),
+        (
+            dict.fromkeys((1, 2, 4, 8, 16, 64), 2),
+            "Each file was chosen among several on 5,000 validation images.",
+        ),
+    ):
+        networks = [
+            {**each, "validation_correct_of_all": dict.fromkeys(range(candidates[each["timesteps"]]), 1)}
+            for each in card["networks"]
+        ]
+        page = cards.card_page({**card, "networks": networks})
+        assert words in page
+        assert page.count("chosen") == bool(words)
 
 
 def test_the_papers_accuracies_are_its_best_at_each_t(tool: ModuleType) -> None:

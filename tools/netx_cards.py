@@ -82,7 +82,7 @@ def card_page(card: dict[str, Any]) -> str:
         "- Accuracies are those of `ref`, the exact integer simulator, and of Lava's CPU simulator.",
         "- These files have target `lava`: soft-reset neurons, which Loihi 2 would need in microcode. For its stock "
         "neurons, export again with `--target loihi2`.",
-        "- Each file is balanced for its own T. At another T it is less accurate than the file for that T.",
+        "- Each file is balanced for its own T. At another T it is usually less accurate than the file for that T.",
         "",
         "## Evaluation",
         "",
@@ -180,11 +180,20 @@ def _evaluation(card: dict[str, Any]) -> str:
         "No file here fits for all T." if single is None else f"The best single file for all T is `{single['file']}`."
     )
     return (
-        f"The CNN before fine-tuning: {cnn:.2f} % of {count:,} test images{paper}. Each file was chosen on "
-        f"{card['validation_images']:,} validation images. Accuracies are those of the integers (`ref`) on all "
-        f"{count:,} test images, with 95 % intervals. On Lava's simulator (`sim`) every output potential of the first "
-        f"images is equal to `ref`'s. {best}"
+        f"The CNN before fine-tuning: {cnn:.2f} % of {count:,} test images{paper}. {_choice(card)}"
+        f"Accuracies are those of the integers (`ref`) on all {count:,} test images, with 95 % intervals. On Lava's "
+        f"simulator (`sim`) every output potential of the first images is equal to `ref`'s. {best}"
     )
+
+
+def _choice(card: dict[str, Any]) -> str:
+    """Return a sentence on the files that were chosen among several candidates, or nothing."""
+    networks = card["networks"]
+    chosen = [str(each["timesteps"]) for each in networks if len(each.get("validation_correct_of_all", ())) > 1]
+    if not chosen:
+        return ""
+    which = "Each file" if len(chosen) == len(networks) else f"For T = {', '.join(chosen)} the file"
+    return f"{which} was chosen among several on {card['validation_images']:,} validation images. "
 
 
 def card_table(card: dict[str, Any]) -> str:
@@ -214,9 +223,11 @@ def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) ->
         "Accuracies are those of the integer networks on all 10,000 test images. **None of these files has run on a "
         "chip.** Each folder has a model card with intervals, training, commands and SHA-256 digests. "
         f"`python tools/pages.py` writes this page.\n\n{_table(rows)}\n\n"
-        "The folders `paper/` and the files `table-headline.*` hold tables and figures of Ngu & Lee 2022: those of "
-        "MNIST and VGG-16 measured on the CNN beside them, the others on earlier CNNs, see [the paper's "
-        "tables](../docs/results/paper.md).\n"
+        "The folders `paper/` and the files `table-headline.*` hold tables and figures of Ngu & Lee 2022, see [the "
+        "paper's tables](../docs/results/paper.md). They were measured on these CNNs: MNIST on "
+        "`mnist/cnn.safetensors`; those in `paper/recipe/` on `mnist/cnn-paper-recipe.safetensors` and "
+        "`fashion-mnist/paper-20-epochs.safetensors`; the other ones of Fashion-MNIST on an earlier CNN; VGG-16 on the "
+        "CNN of its card, which is too large for the repository.\n"
     )
 
 
@@ -313,7 +324,7 @@ def _measured(card: dict[str, Any]) -> str:
 
 
 def mean_table(cards: Sequence[dict[str, Any]]) -> str:
-    """Return the accuracy of several seeds and its difference from the CNN's, with means.
+    """Return the accuracy of several seeds, its mean, and the mean of its difference from the CNN's.
 
     Raises
     ------
@@ -328,13 +339,13 @@ def mean_table(cards: Sequence[dict[str, Any]]) -> str:
                 where="table",
                 expected="all folders must have the same data set and the same T",
             )
-    rows = []
-    differences = []
-    for card in cards:
-        cnn = 100 * card["cnn_test_accuracy"]
-        accuracies = [100 * network["test"][0]["accuracy"] for network in card["networks"]]
-        differences.append([accuracy - cnn for accuracy in accuracies])
-        rows.append((f"seed {card['seed']}", f"{cnn:.2f}", *(f"{accuracy:.2f}" for accuracy in accuracies)))
-    columns = list(zip(*differences, strict=True))
-    rows.append(("mean difference", "", *(f"{statistics.mean(column):+.2f}" for column in columns)))
+    # The CNN's, followed by those of the networks.
+    accuracies = [
+        [100 * card["cnn_test_accuracy"], *(100 * network["test"][0]["accuracy"] for network in card["networks"])]
+        for card in cards
+    ]
+    cnn, *means = map(statistics.mean, zip(*accuracies, strict=True))
+    named = [(f"seed {card['seed']}", row) for card, row in zip(cards, accuracies, strict=True)]
+    rows = [(title, *(f"{value:.2f}" for value in row)) for title, row in (*named, ("mean", [cnn, *means]))]
+    rows.append(("mean difference", "", *(f"{mean - cnn:+.2f}" for mean in means)))
     return markdown_table((cards[0]["data"], "CNN", *(f"T = {step}" for step in steps)), rows)
