@@ -231,6 +231,32 @@ def test_a_library_that_is_not_there_gives_a_row_that_says_so(
     assert "No module named 'snntorch'" in report
 
 
+def test_a_failure_is_named_by_the_exceptions_of_all_processes(benchmark: ModuleType) -> None:
+    reason = importlib.import_module("simulators.process").reason
+    lines = (
+        *("Traceback (most recent call last):", '  File "utils.py", line 274, in conv_scipy', "    a % b"),
+        *("OverflowError: Python integer 128 out of bounds for int8", "", "a.b.RuntimeError: 2 Exception(s) occurred"),
+    )
+    expected = "OverflowError: Python integer 128 out of bounds for int8; a.b.RuntimeError: 2 Exception(s) occurred"
+    assert reason("\n".join((*lines[:4], *lines))) == expected
+    assert reason("1\n2\n\n3\n4\n") == "2 3 4"
+    assert reason("") == "no output"
+
+
+def test_a_single_variant_has_run_all_images_before_it_is_measured(benchmark: ModuleType) -> None:
+    fastest = importlib.import_module("simulators.worker").fastest
+    images, ran = np.zeros((100, 1, 2, 2), np.uint8), []
+
+    def runner(name: str, seconds: float) -> object:
+        return lambda images: (ran.append((name, len(images))), (seconds, None))[1]
+
+    assert fastest({"its own": runner("its own", 1)}, images, ()) == "its own"
+    assert ran == [("its own", 100)]
+    ran.clear()
+    assert fastest({"slow": runner("slow", 2), "fast": runner("fast", 1)}, images, (4, 64)) == "fast"
+    assert ran == [("slow", 16), ("slow", 64), ("fast", 16), ("fast", 64)]
+
+
 def test_peak_memory_is_that_of_the_process_itself(benchmark: ModuleType) -> None:
     """In another process, as this one may have had more memory before."""
     process, worker = (importlib.import_module(f"simulators.{name}") for name in ("process", "worker"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import re
 import shutil
@@ -11,6 +12,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from loihi_convert.errors import InputError
+from loihi_convert.runs.columns import as_csv
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,6 +85,47 @@ def test_a_table_differs_as_soon_as_its_csv_file_does(
         with monkeypatch.context() as patched:
             patched.setattr(stored, "RESULTS", folder)
             assert [path.name for path in pages.outdated()] == [page]
+
+
+@pytest.mark.parametrize("name", ["peers.csv", "cost.csv"])
+def test_rows_that_were_measured_differently_make_no_table(
+    pages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    stored = importlib.import_module("stored_results")
+    shutil.copytree(stored.RESULTS, tmp_path / "results")
+    path = tmp_path / "results" / name
+    rows = stored.rows_of(name)
+    monkeypatch.setattr(stored, "RESULTS", tmp_path / "results")
+    path.write_bytes(as_csv([*rows[:-1], {**rows[-1], "commit": "1234567"}]))
+    monkeypatch.setattr(sys, "argv", ["", "--check"])
+    assert pages.main() == InputError.exit_code
+    assert "commit: unknown, 1234567" in capsys.readouterr().err
+    path.write_bytes(as_csv({**row, "machine": "one", "commit": "1234567"} for row in rows))
+    assert pages.main() == 0
+
+
+def test_the_memory_of_each_number_of_threads_is_shown(pages: ModuleType) -> None:
+    rows = importlib.import_module("stored_results").rows_of("cost.csv", network="VGG-16", curve="threads")
+    (line,) = (line for line in pages.TABLES["cost-threads"]().splitlines() if line.startswith("| VGG-16"))
+    assert [cell.strip().replace(",", "") for cell in line.split("|")[-3:-1]] == [row["peak_mib"] for row in rows]
+
+
+def test_numbers_in_sentences_are_those_of_the_tables() -> None:
+    def losses(file: str, variant: str) -> dict[int, float]:
+        with (ROOT / "netx_models/mnist/paper" / file).open(newline="") as source:
+            found = [row for row in csv.DictReader(source) if (row["method"], row["variant"]) == ("ngu-lee", variant)]
+        return {int(row["timesteps"]): float(row["cnn_accuracy"]) - float(row["accuracy"]) for row in found}
+
+    page = (ROOT / "docs/results/paper.md").read_text()
+    assert f"at least {min(losses('table-2.csv', 'literal').values()):.2f} points below this CNN at every T" in page
+    recipe = losses("recipe/table-2.csv", "published")
+    most = max(loss for steps, loss in recipe.items() if steps >= 8)
+    assert f"loses at most {most:.2f} points from T = 8 on, but {recipe[4]:.2f} at T = 4" in page
+    with (ROOT / "docs/results/commands.csv").open(newline="") as source:
+        rows = [row for row in csv.DictReader(source) if not row["command"].startswith("inspect")]
+    longer = [float(row["first_seconds"]) - float(row["median_seconds"]) for row in rows]
+    page = (ROOT / "docs/results/benchmarks.md").read_text()
+    assert f"takes {min(longer):.0f} to {max(longer):.0f} seconds longer, for compilation" in page
 
 
 def test_no_page_of_results_has_a_table_of_measurements_that_is_copied_by_hand() -> None:

@@ -39,16 +39,19 @@ def test_a_column_measured_again_replaces_its_own_rows(benchmark: ModuleType) ->
     assert limit.peer.limit == "int8 matrix products"
     first, second = table.COLUMNS[:2]
     assert first.network == second.network
-    found = table.records(first, [reference, other, broken, limit])
-    assert [list(row.values())[3:] for row in found] == [
-        ["ref", "images_per_second", "50.0", "25.0", "100"],
-        ["snnTorch 1.0.0", "speed_of_ref", "10.0", "2.50", "20.0"],
-        ["sinabs 3.1.3", "speed_of_ref", "", "", ""],
-        ["int8 matrix products", "percent_of_limit", "50.0", "25.0", "100"],
+    found = table.records(first, [reference, other, broken, limit], 3)
+    assert [list(row.values())[7:] for row in found] == [
+        ["ref", "images_per_second", "50.0", "25.0", "100", ""],
+        ["snnTorch 1.0.0", "speed_of_ref", "10.0", "2.50", "20.0", ""],
+        ["sinabs 3.1.3", "speed_of_ref", "", "", "", "gone"],
+        ["int8 matrix products", "percent_of_limit", "50.0", "25.0", "100", ""],
     ]
+    (measured,) = {tuple(row[name] for name in ("threads", "machine", "date", "commit")) for row in found}
+    assert measured[0] == "3"
+    assert all(measured)
     with pytest.raises(VerificationError, match="another network"):
-        table.records(first, [reference, replace(other, equal_potentials=99)])
-    later = table.records(second, [reference])
+        table.records(first, [reference, replace(other, equal_potentials=99)], 3)
+    later = table.records(second, [reference], 3)
     stored = table.with_column(later, first, found)
     assert stored == [*found, *later]
     assert table.with_column(stored, first, found[:1]) == [*found[:1], *later]
@@ -96,6 +99,7 @@ def test_the_cost_of_a_network_replaces_its_own_rows(
     for row in found:
         assert float(row["images_per_second"]) == pytest.approx(20 / float(row["seconds"]), rel=0.02)
         assert float(row["peak_mib"]) > 50
+        assert row["threads"] == "1"
     with pytest.raises(UsageError):
         table.measure(["third"], stored)
     assert rows(stored) == found

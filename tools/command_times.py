@@ -1,10 +1,11 @@
 """Time whole commands, from the shell's point of view, and write docs/results/commands.csv.
 
     python tools/command_times.py                    # all commands: about 20 minutes on two cores
-    python tools/command_times.py --only inspect     # those that begin so; the other rows are kept
+    python tools/command_times.py --only inspect     # continue: those that begin so; the other rows are kept
 
 Each command runs six times, each time in a new folder. The first time numba's cache is empty, as after an installation;
 the median is that of the other five. `tools/pages.py` makes the table of docs/results/benchmarks.md from the file.
+The rows do not say where they were measured: measure all of them on one machine, with one commit.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ import stored_results
 from drawings import accuracy_picture, graded_picture, peers_picture, reset_picture, staircase_picture
 from netx_cards import card_page, card_table, index_page, read_card
 
+from loihi_convert.__main__ import exit_code
 from loihi_convert.errors import VerificationError
 from loihi_convert.files import write_atomically
 from loihi_convert.report.formats import markdown_table
@@ -204,14 +205,22 @@ def main() -> int:
     """Write the files, or check them; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 5 if a file differs")
-    if parser.parse_args().check:
-        for path in outdated():
-            print(f"{path.relative_to(ROOT)}: differs from its source; run: python tools/pages.py", file=sys.stderr)
-        return VerificationError.exit_code if outdated() else 0
+    return exit_code(check if parser.parse_args().check else write)
+
+
+def check() -> int:
+    """Name the files that differ from their sources; return the exit code."""
+    differing = outdated()
+    for path in differing:
+        print(f"{path.relative_to(ROOT)}: differs from its source; run: python tools/pages.py", file=sys.stderr)
+    return VerificationError.exit_code if differing else 0
+
+
+def write() -> None:
+    """Write every file with results."""
     for path, text in contents():
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, text.encode())
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 A CSV file has one measurement per row. ``torchvision.csv`` is written by `torchvision_models.py`, ``nir.csv`` by
 `peers/nir_readers.py`, ``peers.csv`` by `peers/peers_table.py`, ``cost.csv`` by `peers/cost_table.py`, ``graded.csv``
-by `graded_results.py`, ``pilotnet.csv`` by `pilotnet_cost.py`, ``commands.csv`` by `command_times.py`; the others hold
-what the commands that the page names print or write (``early-exit.csv``: the chosen margins in the ``early_exit.csv``
-of a run).
+by `graded_results.py`, ``pilotnet.csv`` by `pilotnet_cost.py`, ``commands.csv`` by `command_times.py`; the others were
+copied from what the commands that the page names print or write (``early-exit.csv``: the chosen margins in the
+``early_exit.csv`` of a run).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from loihi_convert.errors import InputError
 from loihi_convert.report.formats import markdown_table
 
 RESULTS: Final = Path(__file__).parents[1] / "docs/results"
@@ -25,6 +26,25 @@ def rows_of(name: str, **chosen: str) -> list[Row]:
     """Return the rows of a CSV file in `RESULTS` that have the values ``chosen``, by column."""
     with (RESULTS / name).open(newline="") as source:
         return [row for row in csv.DictReader(source) if all(row[key] == value for key, value in chosen.items())]
+
+
+def comparable_rows(name: str, *conditions: str, **chosen: str) -> list[Row]:
+    """Return `rows_of` a CSV file that were measured alike: ``conditions`` are columns.
+
+    Raises
+    ------
+    InputError
+        If the rows differ in one of them.
+    """
+    rows = rows_of(name, **chosen)
+    for column in conditions:
+        if len(values := dict.fromkeys(row[column] for row in rows)) > 1:
+            raise InputError(
+                f"rows of one table differ in {column}: {', '.join(value or 'unknown' for value in values)}",
+                where=RESULTS / name,
+                hint="Measure all rows again, on one machine.",
+            )
+    return rows
 
 
 def crossed(
@@ -82,7 +102,7 @@ def peers() -> str:
         return f"{median} ({least}..{most}){' %' if row['measure'] == 'percent_of_limit' else ''}"
 
     return crossed(
-        rows_of("peers.csv"),
+        comparable_rows("peers.csv", "threads", "machine", "commit"),
         lambda row: _TITLES[row["measure"]].format(peer=row["peer"]),
         lambda row: f"{row['network']}, {_at(row)}",
         cell,
@@ -93,7 +113,7 @@ def cost(curve: str, corner: str) -> Callable[[], str]:
     """Return a table of seconds and memory of the MNIST CNN against ``curve``."""
 
     def table() -> str:
-        rows = rows_of("cost.csv", network="MNIST CNN", curve=curve)
+        rows = comparable_rows("cost.csv", "threads", "machine", "commit", network="MNIST CNN", curve=curve)
         return markdown_table(
             (corner, *(grouped(row["value"]) for row in rows)),
             [
@@ -107,7 +127,7 @@ def cost(curve: str, corner: str) -> Callable[[], str]:
 
 def cost_of_threads() -> str:
     """Return images per second and memory of each network, on one thread and on more."""
-    rows = rows_of("cost.csv", curve="threads")
+    rows = comparable_rows("cost.csv", "machine", "commit", curve="threads")
     lines = []
     for network in dict.fromkeys(row["network"] for row in rows):
         one, *others = (row for row in rows if row["network"] == network)
@@ -117,12 +137,13 @@ def cost_of_threads() -> str:
                 f"{network}, {_at(one)}, {grouped(one['images'])} images",
                 *(grouped(row["images_per_second"]) for row in (one, *others)),
                 *(f"{ratio:.2f}" for ratio in fastest),
-                grouped(others[-1]["peak_mib"]),
+                *(grouped(row["peak_mib"]) for row in (one, *others)),
             )
         )
     counts = list(dict.fromkeys(row["value"] for row in rows))
-    header = ("images/s, threads =", *counts, *(f"{count} threads over 1" for count in counts[1:]), "peak memory, MiB")
-    return markdown_table(header, lines)
+    ratios = (f"{count} threads over 1" for count in counts[1:])
+    memory = (f"peak memory, MiB, threads = {count}" for count in counts)
+    return markdown_table(("images/s, threads =", *counts, *ratios, *memory), lines)
 
 
 def accuracies(network: str, columns: Callable[[Row], Mapping[str, str]]) -> Callable[[], str]:

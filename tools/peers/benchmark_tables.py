@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import datetime
 import math
 import os
 import platform
 import statistics
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -33,17 +35,36 @@ def three_digits(value: float) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def machine(threads: int) -> str:
-    """Return processor, cores in use, and versions in one line."""
+def processor() -> str:
+    """Return the processor and the number of its cores in use."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}; {len(os.sched_getaffinity(0))} of {os.cpu_count()} logical processors"
+
+
+def machine(threads: int) -> str:
+    """Return processor, cores in use, and versions in one line."""
     return (
-        f"{model}; {len(os.sched_getaffinity(0))} of {os.cpu_count()} logical processors, {threads} threads; Python "
+        f"{processor()}, {threads} threads; Python "
         f"{platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}; {platform.system()}; "
         f"load average at the end {os.getloadavg()[0]:.1f}"
     )
+
+
+CONDITIONS: Final = ("threads", "machine", "date", "commit")
+"""Columns that say how a row was measured; empty in rows of before November 29, 2026."""
+
+
+def conditions(threads: int) -> dict[str, str]:
+    """Return the values of `CONDITIONS`; the commit is empty outside a clone."""
+    commit = ""
+    with contextlib.suppress(OSError):
+        asked = ("git", "rev-parse", "--short", "HEAD")
+        commit = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout
+    values = (str(threads), processor(), datetime.datetime.now().date().isoformat(), commit.strip())
+    return dict(zip(CONDITIONS, values, strict=True))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

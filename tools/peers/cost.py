@@ -84,6 +84,7 @@ def measure_cost(options: argparse.Namespace) -> None:
             table.append((f"{point.value:,}", spread(seconds[point]), spread(rates), spread(peaks[point])))
             for number, (taken, peak) in enumerate(zip(seconds[point], peaks[point], strict=True)):
                 record = {"curve": curve, "value": point.value, "images": len(point.images), "T": point.timesteps}
+                record["threads"] = point.threads or options.threads
                 records.append({**record, "repeat": number, "seconds": taken, "peak_mib": peak})
         first = points[0]
         fixed = [] if curve == "images" else [f"{len(first.images):,} images"]

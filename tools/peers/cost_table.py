@@ -1,10 +1,11 @@
 """Measure the cost of `ref` on several networks, and write docs/results/cost.csv.
 
     python tools/peers/cost_table.py                        # all networks
-    python tools/peers/cost_table.py --networks VGG-16      # measure some networks again; keep the other rows
+    python tools/peers/cost_table.py --networks VGG-16      # continue: measure some networks; keep the other rows
 
 Each network is one run of `benchmark.py cost`; the file has its medians. `tools/pages.py` makes the tables of
-docs/results/benchmarks.md from it.
+docs/results/benchmarks.md from it, unless their rows were measured with different threads, machines or commits. Rows
+without a date were measured before November 29, 2026: after 16 images of warm-up instead of all images.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmark import read_options
-from benchmark_tables import read_rows, three_digits, write_rows
+from benchmark_tables import CONDITIONS, conditions, read_rows, three_digits, write_rows
 
 from loihi_convert.__main__ import exit_code
 from loihi_convert.errors import UsageError, one_of
@@ -38,7 +39,10 @@ NETWORKS: Final[Mapping[str, str]] = {
 }
 """Arguments of `benchmark.py cost` for each network; curves that are not named are left out."""
 
-FIELDS: Final = ("network", "curve", "value", "images", "timesteps", "seconds", "images_per_second", "peak_mib")
+FIELDS: Final = (
+    *("network", "curve", "value", "images", "timesteps", *CONDITIONS),
+    *("seconds", "images_per_second", "peak_mib"),
+)
 
 
 def main() -> int:
@@ -72,9 +76,10 @@ def medians(network: str, rows: Sequence[Mapping[str, str]]) -> Iterator[dict[st
         repeats = [row for row in rows if (row["curve"], row["value"]) == (curve, value)]
         seconds = statistics.median(float(row["seconds"]) for row in repeats)
         peak = statistics.median(float(row["peak_mib"]) for row in repeats)
-        images, timesteps = repeats[0]["images"], repeats[0]["T"]
+        images, timesteps, threads = (repeats[0][name] for name in ("images", "T", "threads"))
         numbers = [three_digits(number).replace(",", "") for number in (seconds, int(images) / seconds, peak)]
-        yield dict(zip(FIELDS, (network, curve, value, images, timesteps, *numbers), strict=True))
+        key = (network, curve, value, images, timesteps)
+        yield dict(zip(FIELDS, (*key, *conditions(int(threads)).values(), *numbers), strict=True))
 
 
 if __name__ == "__main__":

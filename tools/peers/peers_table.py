@@ -1,10 +1,11 @@
 """Compare `ref` with other simulators on several networks, and write docs/results/peers.csv.
 
     python tools/peers/peers_table.py                     # all networks; --threads 1: on one core
-    python tools/peers/peers_table.py --columns VGG-16    # measure some networks again; keep the other rows
+    python tools/peers/peers_table.py --columns VGG-16    # continue: measure some networks; keep the other rows
 
 Each network is one run of `benchmark.py peers`: same images, same integers, repeats in turn. `tools/pages.py` makes
-the table of docs/results/benchmarks.md from the file.
+the table of docs/results/benchmarks.md from the file, unless its rows were measured with different threads, machines
+or commits. A program that fails has its error in the column ``failure``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Final, NamedTuple
 import torch
 from against_peers import Row, timed_peers
 from benchmark import read_options
-from benchmark_tables import machine, read_rows, three_digits, write_rows
+from benchmark_tables import CONDITIONS, conditions, machine, read_rows, three_digits, write_rows
 from simulators import Peer
 
 from loihi_convert.__main__ import exit_code
@@ -47,7 +48,10 @@ COLUMNS: Final = (
     Column("VGG-16", 4, "--network vgg16 --timesteps 4 --images 128 --repeats 3 --batch-sizes 4,16"),
 )
 _KEYS: Final = tuple((column.network, str(column.timesteps)) for column in COLUMNS)
-FIELDS: Final = ("network", "timesteps", "images", "peer", "measure", "median", "minimum", "maximum")
+FIELDS: Final = (
+    *("network", "timesteps", "images", *CONDITIONS),
+    *("peer", "measure", "median", "minimum", "maximum", "failure"),
+)
 
 
 def main() -> int:
@@ -72,11 +76,11 @@ def measure(names: Sequence[str] | None, threads: int, output: Path) -> None:
         arguments = (ROOT / part if part.startswith("netx_models/") else part for part in shlex.split(column.arguments))
         title, rows = timed_peers(read_options(["peers", *map(str, arguments), "--threads", str(threads)]))
         log(f"{title}: measured")
-        write_rows(output, with_column(read_rows(output), column, records(column, rows)))
+        write_rows(output, with_column(read_rows(output), column, records(column, rows, threads)))
     print(f"wrote {output.name}: {machine(threads)}")
 
 
-def records(column: Column, rows: Sequence[Row]) -> list[dict[str, str]]:
+def records(column: Column, rows: Sequence[Row], threads: int) -> list[dict[str, str]]:
     """Return the rows of one column: images per second of `ref`, then its speed relative to each other program.
 
     Raises
@@ -84,7 +88,7 @@ def records(column: Column, rows: Sequence[Row]) -> list[dict[str, str]]:
     VerificationError
         If a program that should compute the same network gives other potentials.
     """
-    reference = rows[0]
+    reference, measured = rows[0], conditions(threads).values()
     found = []
     for row in rows:
         # lava-dl's neurons reset to 0, and matrix products are no network.
@@ -100,7 +104,8 @@ def records(column: Column, rows: Sequence[Row]) -> list[dict[str, str]]:
             peer, measure, values = _with_version(row.peer), "speed_of_ref", ratios
         spread = (statistics.median(values), min(values), max(values)) if values and not row.failure else ()
         numbers = [three_digits(value).replace(",", "") for value in spread] or ["", "", ""]
-        cells = (column.network, str(column.timesteps), str(reference.image_count), peer, measure, *numbers)
+        key = (column.network, str(column.timesteps), str(reference.image_count))
+        cells = (*key, *measured, peer, measure, *numbers, row.failure)
         found.append(dict(zip(FIELDS, cells, strict=True)))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -39,6 +40,10 @@ def candidates(job: Job) -> Mapping[str, Runner]:
         readout, layers = net.out_layer.neuron, net.net_config["layer"]
         # With bias the readout is a neuron that never fires (potential in v), else netx's integrator (in u).
         state = readout.v if "neuron" in layers[len(layers) - 1].f else readout.u
+        net.create_runtime(run_cfg=config)
+        # At this level Lava logs the exceptions of its processes.
+        net.runtime.log.setLevel(logging.INFO)
+        net.runtime.log.addHandler(logging.StreamHandler())
         # Every layer delays the first image's output by one step.
         net.run(condition=RunSteps(num_steps=len(net) + steps), run_cfg=config)
         started = time.perf_counter()

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -21,6 +22,7 @@ from simulators.worker import Request
 
 _TOOLS: Final = Path(__file__).resolve().parents[1]
 _LAST_LINES: Final = 3
+_RAISED: Final = re.compile(r"[\w.]+(Error|Exception): ")
 
 
 class Worker:
@@ -29,7 +31,7 @@ class Worker:
     Raises
     ------
     PlatformError
-        If it does not start or does not answer; contains its last lines of output.
+        If it does not start or does not answer; contains the `reason`.
     """
 
     def __init__(self, peer: Peer, request: Request, patience: float) -> None:
@@ -72,10 +74,7 @@ class Worker:
             return answer
         code = self._process.wait()
         self._errors.seek(0)
-        words = [text.strip() for text in self._errors.read().splitlines() if text.strip()]
-        raise PlatformError(
-            f"ended with {code}: {' '.join(words[-_LAST_LINES:]) or 'no output'}", where=self._peer.name
-        )
+        raise PlatformError(f"ended with {code}: {reason(self._errors.read())}", where=self._peer.name)
 
     def __enter__(self) -> Worker:
         return self
@@ -89,6 +88,13 @@ class Worker:
             assert stream is not None
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
+
+
+def reason(output: str) -> str:
+    """Return the exceptions in the ``output`` of a program that failed, or its last lines if there are none."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    raised = dict.fromkeys(line for line in lines if _RAISED.match(line))
+    return "; ".join(raised) or " ".join(lines[-_LAST_LINES:]) or "no output"
 
 
 def python_with(requirement: str | None) -> list[str]:

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,8 @@ from typing import Final
 import numpy as np
 import torch
 
-from simulators import PEERS, Job
+from loihi_convert.arrays import Array
+from simulators import PEERS, Job, Runner
 
 _WARM_UP_IMAGES: Final = 16
 
@@ -63,17 +65,7 @@ def main() -> None:
     idle = peak_memory()
     job = Job(Path(request.network), request.timesteps, tuple(request.batch_sizes), request.arch)
     candidates = peer.candidates(job)
-    choice = next(iter(candidates))
-    if len(candidates) > 1:
-        # Enough images to fill the largest batch.
-        trial = images[: max(job.batch_sizes)]
-        tried = {}
-        for name, runner in candidates.items():
-            runner(trial[:_WARM_UP_IMAGES])
-            tried[name] = runner(trial)[0]
-        choice = min(tried, key=lambda name: tried[name])
-    elif not peer.runs_few_images:
-        candidates[choice](images[:_WARM_UP_IMAGES])
+    choice = next(iter(candidates)) if peer.runs_few_images else fastest(candidates, images, job.batch_sizes)
     versions = {name: _version(name) for name in (*_distributions(peer.requirement, peer.module), "torch", "numpy")}
     print(json.dumps({"choice": choice, "versions": versions, "idle_bytes": idle}), file=answers)
     for _ in sys.stdin:
@@ -81,6 +73,24 @@ def main() -> None:
         if potentials is not None:
             np.save(request.potentials, potentials)
         print(json.dumps({"seconds": seconds, "peak_bytes": peak_memory()}), file=answers)
+
+
+def fastest(candidates: Mapping[str, Runner], images: Array, batch_sizes: Sequence[int]) -> str:
+    """Return the fastest variant, tried with enough images to fill the largest batch.
+
+    A single variant is not timed, but runs all images once, so that what it does only in its first run with blocks of
+    their size is not measured.
+    """
+    if len(candidates) == 1:
+        ((name, runner),) = candidates.items()
+        runner(images)
+        return name
+    trial = images[: max(batch_sizes)]
+    tried = {}
+    for name, runner in candidates.items():
+        runner(trial[:_WARM_UP_IMAGES])
+        tried[name] = runner(trial)[0]
+    return min(tried, key=lambda name: tried[name])
 
 
 def peak_memory() -> int:
