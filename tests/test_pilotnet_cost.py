@@ -33,6 +33,16 @@ def test_the_stored_figures_are_those_of_lava_dls_own_network_and_image(tool: Mo
     assert f"at most {step / busiest:.2f} ns" in page
 
 
+def test_the_file_is_replaced_as_a_whole(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, written = tool.OUTPUT.read_bytes(), tmp_path / "pilotnet.csv"
+    written.write_bytes(b"before")
+    monkeypatch.setattr(tool, "OUTPUT", written)
+    with written.open("rb") as reader:
+        tool.main()
+        assert reader.read() == b"before"
+    assert written.read_bytes() == stored
+
+
 def test_the_range_of_energy_holds_what_was_measured_and_that_of_time_is_below(tool: ModuleType) -> None:
     found = tool.estimated(tool.counted())
     joules, seconds = 0.447 / 408.91, 1 / 408.91

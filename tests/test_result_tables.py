@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -138,3 +139,62 @@ def test_commands_are_timed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError):
         times.measure("y", stored)
     assert rows(stored) == found
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+
+
+def test_torchvisions_models_replace_their_own_rows(
+    tools: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = importlib.import_module("torchvision_models")
+    found = {
+        "alexnet": {"result": "equal", "levels": 23},
+        "vgg11": {"result": "refused: x"},
+        "own": {"result": "equal"},
+    }
+    monkeypatch.setattr(models, "row_of", lambda name, size, limit: {"model": name, "size": size, **found[name]})
+    stored = tmp_path / "torchvision.csv"
+    models.measure(["own", "vgg11", "alexnet"], 64, 1, stored)
+    first = rows(stored)
+    assert [row["model"] for row in first] == ["alexnet", "vgg11", "own"]
+    assert (list(first[0]), first[0]["levels"], first[1]["levels"]) == (list(models.FIELDS), "23", "")
+    found["vgg11"]["result"] = "equal"
+    models.measure(["vgg11"], 64, 1, stored)
+    assert rows(stored) == [first[0], {**first[1], "result": "equal"}, first[2]]
+    assert TOOLS.parent / "docs/results/torchvision.csv" == models.RESULTS
+
+
+def test_graded_results_replace_the_file_as_a_whole(
+    tools: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graded = importlib.import_module("graded_results")
+    stored = tmp_path / "graded.csv"
+    stored.write_bytes(graded.OUTPUT.read_bytes())
+    before = rows(stored)
+    for kind in ("graded", "spikes"):
+        runs = {}
+        for row in before:
+            if (row["network"], row["neurons"]) == ("mnist", kind):
+                point = {
+                    "timesteps": int(row["timesteps"]),
+                    "accuracy": float(row["accuracy"]) / 100,
+                    "spikes_per_image": float(row["events"]) + 1,
+                    "synaptic_operations": float(row["synaptic_operations"]),
+                    "global_steps": int(row["steps_to_output"]),
+                }
+                own = {"cnn_accuracy": float(row["cnn_accuracy"]) / 100, "image_count": int(row["images"])}
+                runs[row["timesteps"]] = {"timesteps": point["timesteps"], "points": [point], **own}
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "result.json").write_text(json.dumps(runs))
+    monkeypatch.setattr(graded, "OUTPUT", stored)
+    monkeypatch.setattr(sys, "argv", ["", f"mnist={tmp_path / 'graded'},{tmp_path / 'spikes'}"])
+    with stored.open(newline="") as reader:
+        graded.main()
+        # The file that was there is replaced, not overwritten.
+        assert list(csv.DictReader(reader)) == before
+    assert rows(stored) == [
+        {**row, "events": str(int(row["events"]) + 1)} if row["network"] == "mnist" else row for row in before
+    ]

@@ -1,9 +1,10 @@
 """Write docs/results/graded.csv: python tools/graded_results.py mnist=runs/mnist-graded,runs/mnist-spikes ...
 
 Each argument names a folder of netx_models/ and two run folders (`loihi-convert run`): one of its CNN as graded spikes,
-with ``--model``, and one of its files of binary spikes, at the T of `TIMESTEPS`. Rows of other networks stay. The
-accuracies of binary spikes are those of the folder's model card, on all test images; their spikes and synaptic
-operations are means over the images of the run.
+with ``--model``, and one of its files of binary spikes, at the T of `TIMESTEPS`. Rows of other networks stay. They
+do not depend on the machine, but after a change of `export` measure all networks again. The accuracies of binary spikes
+are those of the folder's model card, on all test images; their spikes and synaptic operations are means over the images
+of the run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+from loihi_convert.files import write_atomically
+from loihi_convert.runs.columns import as_csv
 
 ROOT: Final = Path(__file__).parents[1]
 OUTPUT: Final = ROOT / "docs" / "results" / "graded.csv"
@@ -73,10 +77,7 @@ def main() -> None:
     for name, folders in chosen.items():
         graded, spikes = map(Path, folders.split(","))
         rows += [graded_row(name, graded), *spikes_rows(name, spikes)]
-    with OUTPUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: order.index(row["network"])))
+    write_atomically(OUTPUT, as_csv(sorted(rows, key=lambda row: order.index(row["network"]))))
 
 
 if __name__ == "__main__":

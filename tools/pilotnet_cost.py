@@ -21,6 +21,8 @@ from loihi_convert.chip.energy import Estimate, estimate
 from loihi_convert.external import read_external
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.cuba_simulation import simulate
+from loihi_convert.files import write_atomically
+from loihi_convert.runs.columns import as_csv
 
 ROOT: Final = Path(__file__).parents[1]
 OUTPUT: Final = ROOT / "docs" / "results" / "pilotnet.csv"
@@ -98,11 +100,7 @@ def rows(found: Estimate) -> list[dict[str, str]]:
 def main() -> None:
     """Write the file, and print what the measured time says of one synaptic operation."""
     counts = counted()
-    lines = rows(estimated(counts))
-    with OUTPUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    write_atomically(OUTPUT, as_csv(rows(estimated(counts))))
     busiest = operations_per_core(counts)
     step = 1e9 / IMAGES_PER_SECOND / TIMESTEPS
     print(f"{busiest:,.0f} synaptic operations per step in a core of the busiest layer")

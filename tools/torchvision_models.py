@@ -1,9 +1,12 @@
-"""Table of torchvision's classification models: converted with the same output as torch, or refused with a reason.
+"""Convert torchvision's classification models, and write docs/results/torchvision.csv.
 
-``python tools/torchvision_models.py -o FOLDER [MODEL ...] [--size 64] [--limit SECONDS]`` writes ``models.csv`` and
-``models.md``, each row as soon as it is known; existing rows of ``models.csv`` are kept. Weights are random, and
-batch-norm statistics randomized. Each model runs in a separate process, which ends after the limit. Images have
-224 x 224 pixels, or the size that the model requires.
+    python tools/torchvision_models.py                        # all models
+    python tools/torchvision_models.py resnet18 resnet34      # continue: some models; the other rows are kept
+
+A row says that a model was converted with the same output as torch, or why it was refused. It is written as soon as it
+is known. Weights are random, and batch-norm statistics randomized. Each model runs in a separate process, which ends
+after the limit. Images have 224 x 224 pixels, or the size that the model requires. `tools/pages.py` makes the table of
+docs/results/networks.md from the file.
 """
 
 from __future__ import annotations
@@ -17,11 +20,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from loihi_convert.files import write_atomically
+from loihi_convert.runs.columns import as_csv
+
+ROOT: Final = Path(__file__).parents[1]
+RESULTS: Final = ROOT / "docs/results/torchvision.csv"
 
 # The float64 evaluation of a chain is in the tests.
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(ROOT / "tests"))
 
 MODELS = (
     "alexnet", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet18", "resnet34", "resnet50", "resnet101",
@@ -40,7 +50,7 @@ _UNTRAINED = ("googlenet", "inception_v3")
 
 
 def measured(name: str, size: int) -> dict[str, Any]:
-    """Return the row of a model; torch and the package are imported only in this process."""
+    """Return the row of a model; torch is imported only in this process."""
     import torch
     import torchvision
     from support.modules import outputs, randomized
@@ -108,21 +118,23 @@ def row_of(name: str, size: int, limit: float) -> dict[str, Any]:
     return {"model": name, "size": size, **json.loads(done.stdout.splitlines()[-1])}
 
 
-def write(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write ``models.csv`` and ``models.md``."""
-    with (folder / "models.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = ["| " + " | ".join(each.replace("_", " ") for each in FIELDS) + " |", "|" + " --- |" * len(FIELDS)]
-    lines += ["| " + " | ".join(str(row.get(each, "")).replace("|", "/") for each in FIELDS) + " |" for row in rows]
-    (folder / "models.md").write_text("\n".join(lines) + "\n")
+def measure(models: Sequence[str], size: int, limit: float, output: Path) -> None:
+    """Write the rows of ``models`` to ``output``, each as soon as it is known; the other rows are kept."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    if output.exists():
+        with output.open(newline="", encoding="utf-8") as source:
+            rows = {row["model"]: row for row in csv.DictReader(source)}
+    for name in models:
+        row = row_of(name, size, limit)
+        rows[name] = {field: row.get(field, "") for field in FIELDS}
+        print(f"{name}: {row['result']}", flush=True)
+        write_atomically(output, as_csv(rows[each] for each in dict.fromkeys((*MODELS, *rows)) if each in rows))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=list(MODELS))
-    parser.add_argument("-o", "--output", type=Path, default=Path("torchvision-models"), help="folder of the tables")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="default: all")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="default: docs/results/torchvision.csv")
     parser.add_argument("--size", type=int, default=224, help="pixels of a side")
     parser.add_argument("--limit", type=float, default=1800, help="seconds for one model")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -132,15 +144,7 @@ def main() -> None:
         # On Linux the unit is KiB.
         print(json.dumps({**row, "memory_gib": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f}"}))
         return
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    known = arguments.output / "models.csv"
-    rows = list(csv.DictReader(known.open())) if known.exists() else []
-    for name in arguments.models or MODELS:
-        if name not in [row["model"] for row in rows]:
-            rows.append(row_of(name, arguments.size, arguments.limit))
-            print(f"{name}: {rows[-1]['result']}", flush=True)
-            write(arguments.output, rows)
-    print((arguments.output / "models.md").read_text())
+    measure(arguments.models or MODELS, arguments.size, arguments.limit, arguments.output)
 
 
 if __name__ == "__main__":
