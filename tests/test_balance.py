@@ -215,6 +215,11 @@ def test_provenance_says_how() -> None:
         ({"alpha": float("nan")}, "alpha", "nan", "in (0, 1]"),
         ({"alpha": "two"}, "alpha", "'two'", "in (0, 1]"),
         ({"percentile": 101.0}, "percentile", "101.0", "in (0, 100]"),
+        ({"percentile": 99.0}, "percentile", "99.0", "only for `method='percentile'`"),
+        ({"method": "ngu-lee", "percentile": 99.0}, "percentile", "'ngu-lee'", "only for `method='percentile'`"),
+        ({"input_coding": "constant", "poisson_seed": 3}, "poisson_seed", "given", "`input_coding='poisson'`"),
+        ({"input_coding": "spikes"}, "input_coding", "'spikes'", "one of constant, poisson"),
+        ({"method": "spike-norm", "initial_potential": "half"}, "initial_potential", "'half'", "`reset='hard'`"),
         ({"method": "best"}, "method", "'best'", "auto, ngu-lee, spike-norm, rmp, act-norm"),
         ({"method": "rmp", "reset": "hard"}, "reset", "'hard'", "soft with `method='rmp'`"),
         ({"poisson_seed": -1}, "poisson_seed", "-1", "0..2,147,483,647"),
@@ -233,6 +238,26 @@ def test_wrong_options(options: dict[str, Any], where: str, found: str, expected
     assert raised.value.where == where
     assert found in raised.value.found
     assert expected in raised.value.expected
+
+
+@pytest.mark.parametrize(
+    ("options", "reset", "seed"),
+    [
+        ({}, "soft", None),
+        ({"method": "ngu-lee"}, "soft", None),
+        ({"method": "ngu-lee", "poisson_seed": 3}, "soft", 3),
+        ({"method": "ngu-lee", "input_coding": "poisson"}, "soft", 0),
+        ({"method": "rmp"}, "soft", 0),
+        ({"method": "spike-norm"}, "hard", 0),
+        ({"method": "spike-norm", "reset": "soft", "input_coding": "constant"}, "soft", None),
+    ],
+)
+def test_neurons_are_the_published_ones_unless_given(options: dict[str, Any], reset: str, seed: int | None) -> None:
+    chosen = BalanceOptions(**options)
+    assert (chosen.neuron_reset, chosen.input_seed) == (reset, seed)
+    if chosen.method != "auto":
+        spiking = balance(chain_of(1, 1), pixels(100, 200), 4, chosen)
+        assert (spiking.reset, spiking.poisson_seed) == (reset, seed)
 
 
 def test_help_shows_every_option_and_its_default() -> None:

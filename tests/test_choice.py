@@ -39,8 +39,7 @@ def test_the_first_trial_is_the_best(timesteps: int, readout: Readout) -> None:
     )
     # What stands in a trial is what would be exported: balanced and rounded on the first, tried on four times as many.
     best = trials[0]
-    options = {"method": best.method, "percentile": best.percentile, "readout": readout}
-    spiking = balance(network, images(60)[:7], timesteps, BalanceOptions(**options))
+    spiking = balance(network, images(60)[:7], timesteps, best.chosen(BalanceOptions(readout=readout)))
     quantized = quantize(spiking, images(60)[:7])
     result = run_network(quantized, images(60)[30:], timesteps)
     scores = cnn_scores(network, images(60)[30:])
@@ -162,3 +161,13 @@ def test_chance_is_not_a_fall() -> None:
 def test_no_images() -> None:
     with pytest.raises(DataError, match="calibration images"):
         choose_method(random_cnn(0), images(0), 4)
+
+
+def test_a_low_agreement_of_a_given_method_is_noted() -> None:
+    cnn, calibration = random_cnn(0), images(60)
+    agreements = []
+    for percentile in (0.5, 99.0):
+        done = to_integers(cnn, calibration, 8, BalanceOptions(method="percentile", percentile=percentile))
+        assert any("only agrees with the CNN" in note for note in done.notes) == (done.agreement.agreement < 0.9)
+        agreements.append(done.agreement.agreement)
+    assert agreements[0] < 0.9

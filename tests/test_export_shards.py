@@ -61,7 +61,7 @@ CASES: list[tuple[str, BalanceOptions, QuantizeOptions]] = [
     ("poisson", BalanceOptions(method="ngu-lee", poisson_seed=3, bias_correction=True), QuantizeOptions()),
     ("per layer", BalanceOptions(method="robust-norm"), QuantizeOptions(split_readout=True)),
     ("chip", BalanceOptions(method="percentile", percentile=99.9), QuantizeOptions(target="loihi2")),
-    ("spikes", BalanceOptions(method="rmp", readout="spikes"), QuantizeOptions()),
+    ("spikes", BalanceOptions(method="rmp", readout="spikes", input_coding="constant"), QuantizeOptions()),
 ]
 
 

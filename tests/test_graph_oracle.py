@@ -184,7 +184,8 @@ def build(rng: Choices, seed: int, way: tuple[Reset, Target] | None = None) -> C
     pixels = np.random.default_rng(seed).integers(0, 256, (22, *shape)).astype(np.uint8)
     reset, target = way or WAYS[int(rng.integers(0, len(WAYS)))]
     method = METHODS[int(rng.integers(0, len(METHODS)))]
-    spiking = balance(chain.network, pixels[:20], TIMESTEPS, BalanceOptions(method=method, reset=reset))
+    options = BalanceOptions(method=method, reset=reset, input_coding="constant")
+    spiking = balance(chain.network, pixels[:20], TIMESTEPS, options)
     return Case(chain, quantize(spiking, pixels[:20], QuantizeOptions(target=target)), pixels[20:])
 
 

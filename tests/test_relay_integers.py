@@ -71,7 +71,11 @@ METHODS: tuple[Method, ...] = (
 @cache
 def balanced(name: str, way: Way) -> SpikingNetwork:
     options = BalanceOptions(
-        method=way.method, percentile=99.9, reset=way.reset, bias_correction=way.corrected, poisson_seed=None
+        method=way.method,
+        percentile=99.9 if way.method == "percentile" else None,
+        reset=way.reset,
+        input_coding="constant",
+        bias_correction=way.corrected,
     )
     return balance(NETWORKS[name], images(30), TIMESTEPS, options)
 

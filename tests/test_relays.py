@@ -45,7 +45,7 @@ def spikes_of(network: SpikingNetwork, pixels: Array, timesteps: int) -> list[Ar
 def options_of(method: Method, reset: Reset) -> BalanceOptions | None:
     if method == "rmp" and reset == "hard":
         return None
-    return BalanceOptions(method=method, reset=reset)
+    return BalanceOptions(method=method, reset=reset, input_coding="constant")
 
 
 @pytest.mark.parametrize("method", [method for method in get_args(Method) if method != WITH_THRESHOLDS])

@@ -214,7 +214,7 @@ def test_trials_run_the_network_that_is_exported() -> None:
         BalanceOptions(reset="hard", bias_correction=False),
         QuantizeOptions(thresholds="scalar", weight_bits=3),
     )[0]
-    spiking = balance(cnn, images[:7], 4, BalanceOptions(method=best.method, percentile=best.percentile, reset="hard"))
+    spiking = balance(cnn, images[:7], 4, best.chosen(BalanceOptions(reset="hard")))
     network = quantize(spiking, images[:7], QuantizeOptions(thresholds="scalar", weight_bits=3))
     assert network.reset == "hard"
     potentials = run_network(network, images[30:], 4).potentials[:, -1]

@@ -218,8 +218,7 @@ def export(
 
     if output is not None:
         refuse_to_replace(model, output)
-    published_reset, published_input = published_neurons(method)
-    is_poisson = (input_coding or published_input) == "poisson"
+    is_poisson = (input_coding or published_neurons(method)[1]) == "poisson"
     if not is_poisson:
         _refuse_if_given(ctx, "poisson_seed", "is only for `input_coding='poisson'`")
     paths = output_paths(model, output, steps, file_format)
@@ -233,10 +232,11 @@ def export(
         method=method,
         amplitude=amplitude,
         alpha=alpha,
-        percentile=percentile,
+        percentile=percentile if method == "percentile" else None,
         initial_potential=initial_potential,
-        reset=reset or published_reset,
+        reset=reset,
         readout=readout or "potential",
+        input_coding=input_coding,
         poisson_seed=poisson_seed if is_poisson else None,
         bias_correction=correct if bias_correction is None else bias_correction,
     )

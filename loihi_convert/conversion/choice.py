@@ -36,9 +36,9 @@ _CORRECTED: Final = 2
 
 # Method, percentile, smallest T: with few steps, thresholds near the largest activation are far from the best. ngu-lee
 # is left out: its thresholds are not much higher than these, and it must simulate all calibration images.
-_CANDIDATES: Final[tuple[tuple[Method, float, int], ...]] = (
-    ("qcfs", 99.0, 1),
-    ("least-squares", 99.0, 1),
+_CANDIDATES: Final[tuple[tuple[Method, float | None, int], ...]] = (
+    ("qcfs", None, 1),
+    ("least-squares", None, 1),
     ("percentile", 99.0, 1),
     ("percentile", 99.9, 8),
     ("percentile", 100.0, 32),
@@ -70,7 +70,8 @@ class Trial(Agreement):
 
     def chosen(self, options: BalanceOptions) -> BalanceOptions:
         """Return ``options`` with the method of this trial."""
-        return replace(options, method=self.method, percentile=self.percentile, bias_correction=self.corrected)
+        percentile = self.percentile if self.method == "percentile" else None
+        return replace(options, method=self.method, percentile=percentile, bias_correction=self.corrected)
 
 
 def trial_images(images: Images, timesteps: int) -> Images:
@@ -124,7 +125,7 @@ def choose_method(
         assert chosen.method != AUTO
         return Trial(
             method=chosen.method,
-            percentile=chosen.percentile,
+            percentile=chosen.percent,
             corrected=corrected,
             agreement=found.agreement,
             error=found.error,
@@ -145,10 +146,10 @@ def choose_method(
     return tuple(sorted(trials, key=_rank))
 
 
-def _candidates(network: ReluNetwork, timesteps: int, options: BalanceOptions) -> list[tuple[Method, float]]:
+def _candidates(network: ReluNetwork, timesteps: int, options: BalanceOptions) -> list[tuple[Method, float | None]]:
     if options.amplitude == "literal":
         # The other methods assume that the amplitude is the threshold.
-        return [("ngu-lee", 99.0)]
+        return [("ngu-lee", None)]
     return [
         (method, percentile)
         for method, percentile, least in _CANDIDATES

@@ -99,7 +99,7 @@ def to_integers(
     """
     require_timesteps((timesteps,))
     require_readout(cnn.task, balance_options.readout)
-    quantize_options.require_neurons(balance_options.reset, balance_options.poisson_seed, balance_options.readout)
+    quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.readout)
     converting = _Converting(cnn, images, timesteps, balance_options, quantize_options, device, bars)
     if balance_options.method == AUTO:
         with bars(f"T = {timesteps}: choosing the balancing method") as progress:
@@ -118,7 +118,14 @@ def to_integers(
         report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
     compared = np.asarray(images[:COMPARED_IMAGES])
     rounding = _rounding_notes(measure_of(cnn.task), spiking, quantized, compared)
-    notes = (*choice, *_bias_notes(spiking), *_readout_notes(quantized, report, quantize_options), *rounding)
+    agreement = _agreement_notes(measure_of(cnn.task), made.agreement, balance_options)
+    notes = (
+        *choice,
+        *agreement,
+        *_bias_notes(spiking),
+        *_readout_notes(quantized, report, quantize_options),
+        *rounding,
+    )
     return Conversion(spiking, quantized, report, trials, made.agreement, notes)
 
 
@@ -188,6 +195,17 @@ def _choice_note(measure: Measure, trials: Sequence[Trial], agreement: Agreement
     tried = ", ".join(f"{trial.name} {measure.percent(trial.agreement)}" for trial in trials)
     agrees = measure.words(agreement.agreement, "the CNN", f"{agreement.image_count} calibration images")
     return f"{CHOICE_NOTE}{trials[0].name} for T = {timesteps}; the quantized network {agrees} (trials: {tried})."
+
+
+def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions) -> tuple[str, ...]:
+    """A warning if the conversion by a given method loses much, and a hint if a percentile looks like a fraction."""
+    notes: tuple[str, ...] = ()
+    if options.method != AUTO and found.agreement < measure.least_share:
+        agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")
+        notes = (f"the quantized network only {agrees}. Try `method='auto'`, or more `timesteps`.",)
+    if options.percent <= 1:
+        notes += (f"`percentile` is in percent: found {options.percent:g}; write {100 * options.percent:g}?",)
+    return notes
 
 
 def _bias_notes(network: SpikingNetwork) -> tuple[str, ...]:

@@ -84,20 +84,20 @@ def balance_each(
         "amplitude": options.amplitude,
         "alpha": options.alpha,
         "initial_potential": options.first_potential,
-        "reset": options.reset,
+        "reset": options.neuron_reset,
         "readout": options.readout,
-        "input": "constant" if options.poisson_seed is None else "poisson",
+        "input": "constant" if options.input_seed is None else "poisson",
         "calibration_images": len(images),
-        **({"percentile": options.percentile} if options.method == "percentile" else {}),
+        **({"percentile": options.percent} if options.method == "percentile" else {}),
     }
     return tuple(
         SpikingNetwork(
             network.input_shape,
             (*layers_of[t], *readout),
             t,
-            options.reset,
+            options.neuron_reset,
             Provenance({"balance": {**provenance, "timesteps": t}}),
-            options.poisson_seed,
+            options.input_seed,
         )
         for t in timesteps
     )
@@ -123,7 +123,7 @@ def _used_images(network: ReluNetwork, images: Images, timesteps: int, options: 
     """The calibration images that the method uses: all for maxima, and for methods that are compared with papers."""
     if _fits_rates(network, options.method):
         return calibration_subset(images, timesteps)
-    return images[:MOST] if options.method == "percentile" and options.percentile < 100 else images
+    return images[:MOST] if options.method == "percentile" and options.percent < 100 else images
 
 
 def _fits_rates(network: ReluNetwork, method: str) -> bool:
@@ -160,7 +160,7 @@ class _Balancing:
         self._done, self._passes = 0, 1 + len(apart) * self._depth
         if self._method == "percentile" or self._method in _OF_ACTIVATIONS or self._fits_rates:
             self._percentiles = self._activations.percentile(
-                100.0 if self._fits_rates else _OF_ACTIVATIONS.get(self._method, self._options.percentile),
+                100.0 if self._fits_rates else _OF_ACTIVATIONS.get(self._method, self._options.percent),
                 per_layer=self._method in _PER_LAYER,
                 progress=self._report,
             )
@@ -243,7 +243,7 @@ class _Balancing:
             self._percentiles[len(fixed)],
             0.5 if self._options.first_potential == "half" else 0.0,
             self._report,
-            fits_amplitude=self._options.reset == "hard",
+            fits_amplitude=self._options.neuron_reset == "hard",
             ceiling=layer.ceiling,
         )
         self._done += 1
@@ -254,8 +254,8 @@ class _Balancing:
             self._network,
             self._activations.images,
             max(timesteps),
-            self._options.reset,
-            poisson_seed=self._options.poisson_seed,
+            self._options.neuron_reset,
+            poisson_seed=self._options.input_seed,
             device=self._device,
             whole=self._fits_rates,
             most_images=fitted_images(self._network),

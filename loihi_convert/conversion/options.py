@@ -30,6 +30,9 @@ AUTO: Final = "auto"
 WEIGHT_BITS: Final = (2, 8)
 """Smallest and largest number of bits of a weight, sign included."""
 
+PERCENTILE: Final = 99.0
+"""Default of ``percentile``."""
+
 MOST_CORES: Final = 2**30
 """Largest ``max_cores``; far more than any board has."""
 
@@ -56,7 +59,7 @@ class BalanceOptions:
                               and steps 1..T, while the layers before it spike with their balanced thresholds (Ngu & Lee
                               2022, algorithm 2, alpha of section 4.1.3)
     ``spike-norm``, ``rmp``   the same, with one threshold per layer (Sengupta et al., Front. Neurosci. 2019, with hard
-                              reset and Poisson input; Han et al., CVPR 2020, "RMP-SNN": with soft reset)
+                              reset; Han et al., CVPR 2020, "RMP-SNN", with soft reset; both with Poisson input)
     ``act-norm``              the layer's largest ReLU activation in the CNN (Diehl et al., IJCNN 2015)
     ``robust-norm``           the 99.9th percentile of the layer's positive activations (Rueckauer et al., Front.
                               Neurosci. 2017)
@@ -89,19 +92,22 @@ class BalanceOptions:
         Factor on the thresholds of every method, in (0, 1]. It is applied layer by layer, so that later layers are
         balanced for the spikes of the scaled thresholds.
     percentile
-        For method ``percentile``, in (0, 100].
+        For method ``percentile``, in percent, in (0, 100]; default: 99.
     initial_potential
         Potential before the first step. ``half``: threshold / 2, which rounds spike counts to nearest instead of down;
         the default with soft reset. ``zero`` (paper): the only choice with hard reset, which returns to 0.
     reset
-        After a spike: ``soft`` (subtract the threshold) or ``hard`` (to 0, as Lava's LIF does). The command line
-        defaults to the reset and input of the method's paper, see `published_neurons`; this class does not.
+        After a spike: ``soft`` (subtract the threshold) or ``hard`` (to 0, as Lava's LIF does). Default: that of the
+        method's paper, see `published_neurons`.
     readout
         The last layer. ``potential``: it only integrates; the class is the argmax of its membrane potential (paper,
         algorithm 3). ``spikes``: it has neurons with one threshold for all classes, the largest that the method gives
         for any class, so that spike counts are comparable; the class is the one with the most spikes.
+    input_coding
+        How pixels enter: ``constant``, as a current, or ``poisson``, as random spikes (`ir.poisson`). Default: Poisson
+        if ``poisson_seed`` is given, otherwise that of the method's paper.
     poisson_seed
-        Seed of Poisson input (`ir.poisson`); ``None``: pixels enter as a constant current.
+        Seed of Poisson input; default: 0.
     bias_correction
         Whether to apply `bias_correction.correct_biases`, which sets initial potentials, too, unless
         ``initial_potential`` is given. ``None``: with ``auto`` if it agrees better, otherwise no.
@@ -115,10 +121,11 @@ class BalanceOptions:
     method: AnyMethod = "auto"
     amplitude: Amplitude = "compensated"
     alpha: float = 1.0
-    percentile: float = 99.0
+    percentile: float | None = None
     initial_potential: InitialPotential | None = None
-    reset: Reset = "soft"
+    reset: Reset | None = None
     readout: Readout = "potential"
+    input_coding: InputCoding | None = None
     poisson_seed: int | None = None
     bias_correction: bool | None = None
 
@@ -127,22 +134,32 @@ class BalanceOptions:
         _require_choice("method", self.method, get_args(AnyMethod))
         _require_choice("amplitude", self.amplitude, get_args(Amplitude))
         _require_choice("initial_potential", self.initial_potential, (None, *get_args(InitialPotential)))
-        _require_choice("reset", self.reset, get_args(Reset))
+        _require_choice("reset", self.reset, (None, *get_args(Reset)))
         _require_choice("readout", self.readout, get_args(Readout))
+        _require_choice("input_coding", self.input_coding, (None, *get_args(InputCoding)))
         _require_share("alpha", self.alpha, 1)
-        _require_share("percentile", self.percentile, 100)
+        if self.percentile is not None:
+            _require_share("percentile", self.percentile, 100)
         if self.poisson_seed is not None:
             _require_integer("poisson_seed", self.poisson_seed, 0, MAX_SEED)
         self._require_consistent()
 
     def _require_consistent(self) -> None:
-        if self.reset == "hard" and self.initial_potential == "half":
+        if self.percentile is not None and self.method != "percentile":
+            raise UsageError(
+                f"found {self.percentile!r} with `method={self.method!r}`",
+                where="percentile",
+                expected="is only for `method='percentile'`",
+            )
+        if self.poisson_seed is not None and self.input_coding == "constant":
+            raise UsageError("given", where="poisson_seed", expected="is only for `input_coding='poisson'`")
+        if self.neuron_reset == "hard" and self.initial_potential == "half":
             raise UsageError(
                 "found 'half'",
                 where="initial_potential",
                 expected="must be zero with `reset='hard'`, which resets to 0",
             )
-        if self.method == "rmp" and self.reset != "soft":
+        if self.method == "rmp" and self.neuron_reset != "soft":
             raise UsageError(
                 f"found {self.reset!r}",
                 where="reset",
@@ -160,7 +177,24 @@ class BalanceOptions:
     @property
     def first_potential(self) -> InitialPotential:
         """``initial_potential``, or its default for this reset."""
-        return self.initial_potential or ("half" if self.reset == "soft" else "zero")
+        return self.initial_potential or ("half" if self.neuron_reset == "soft" else "zero")
+
+    @property
+    def neuron_reset(self) -> Reset:
+        """``reset``, or its default for this method."""
+        return self.reset or published_neurons(self.method)[0]
+
+    @property
+    def input_seed(self) -> int | None:
+        """The seed of Poisson input; None if pixels enter as a constant current."""
+        if self.poisson_seed is not None:
+            return self.poisson_seed
+        return 0 if (self.input_coding or published_neurons(self.method)[1]) == "poisson" else None
+
+    @property
+    def percent(self) -> float:
+        """``percentile``, or its default."""
+        return PERCENTILE if self.percentile is None else self.percentile
 
 
 @dataclass(frozen=True)
@@ -234,6 +268,16 @@ class QuantizeOptions:
                 where="pixel_bits",
                 expected="must not be set, because pixels enter as one-bit spikes",
             )
+
+
+def require_options(balancing: object, quantization: object) -> None:
+    """Raise a `UsageError` for a word, which the command line would take."""
+    if not isinstance(balancing, BalanceOptions | None):
+        expected = "must be BalanceOptions, such as BalanceOptions(method='percentile')"
+        raise UsageError(f"found {balancing!r}", where="balancing", expected=expected)
+    if not isinstance(quantization, QuantizeOptions):
+        expected = "must be QuantizeOptions, such as QuantizeOptions(target='loihi2')"
+        raise UsageError(f"found {quantization!r}", where="quantization", expected=expected)
 
 
 def require_timesteps(timesteps: Sequence[int]) -> None:

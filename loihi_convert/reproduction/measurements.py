@@ -84,7 +84,7 @@ class Balancing(Cell[BalancedRow]):
     def __str__(self) -> str:
         options, steps = self.options, ",".join(map(str, self.timesteps))
         alpha = "" if options.alpha == 1 else f", alpha {options.alpha:g}"
-        made = f"{options.method} ({options.reset}, {options.amplitude}{alpha})"
+        made = f"{options.method} ({options.neuron_reset}, {options.amplitude}{alpha})"
         return f"{self.calibration.data}, thresholds of {made}, T = {steps}"
 
     def compute(self, needed: Sequence[Any]) -> BalancedRow:
@@ -261,7 +261,7 @@ class Exporting(Cell[ExportedFile]):
             made = needed[0].network().provenance
             options = BalanceOptions(
                 method=made["balance"]["method"],
-                percentile=made["balance"].get("percentile") or BalanceOptions.percentile,
+                percentile=made["balance"].get("percentile"),
                 bias_correction="calibration" in made,
             )
         with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:

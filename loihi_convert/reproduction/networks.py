@@ -158,9 +158,10 @@ def _options(setting: Setting) -> BalanceOptions:
         method=setting.method,
         amplitude=setting.amplitude,
         alpha=setting.alpha,
-        percentile=setting.percentile,
+        percentile=setting.percentile if setting.method == "percentile" else None,
         initial_potential=setting.initial_potential,
         reset=setting.reset,
+        input_coding="constant" if setting.poisson_seed is None else "poisson",
         poisson_seed=setting.poisson_seed,
     )
 

@@ -18,7 +18,7 @@ from loihi_convert.choices import (
     Target,
     Task,
 )
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
+from loihi_convert.conversion.options import PERCENTILE, BalanceOptions, QuantizeOptions, published_neurons
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Setting:
         return replace(
             self,
             percentile=(
-                None if self.method != "percentile" else _PERCENTILE if self.percentile is None else self.percentile
+                None if self.method != "percentile" else PERCENTILE if self.percentile is None else self.percentile
             ),
             initial_potential=initial,
             reset=reset,
@@ -133,24 +133,22 @@ class Setting:
             If they contradict each other.
         """
         own = self.normalized
-        assert own.reset is not None
         balance = BalanceOptions(
             method=own.method,
             amplitude=own.amplitude,
             alpha=own.alpha,
-            percentile=_PERCENTILE if own.percentile is None else own.percentile,
+            percentile=own.percentile,
             initial_potential=own.initial_potential,
             reset=own.reset,
             readout=own.readout,
+            input_coding=own.input_coding,
             poisson_seed=own.poisson_seed,
             bias_correction=own.bias_correction,
         )
         quantize = QuantizeOptions(own.weight_bits, own.pixel_bits, own.target, own.thresholds, own.split_readout)
-        quantize.require_neurons(balance.reset, balance.poisson_seed, balance.readout)
+        quantize.require_neurons(balance.neuron_reset, balance.input_seed, balance.readout)
         return balance, quantize
 
-
-_PERCENTILE: Final = BalanceOptions.percentile
 
 OPTIONS: Final = tuple(field.name for field in fields(Setting))
 """The names of all options of a `Setting`."""
