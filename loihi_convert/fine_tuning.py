@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import cast
+
+from torch import nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.choices import Device
+from loihi_convert.cnn.checkpoint import digest
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
-from loihi_convert.cnn.training import train_design
+from loihi_convert.cnn.training import require_free, train_design
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import as_dataset, split_for_training
-from loihi_convert.data.dataset import DataSplits
+from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.in_memory import Images, Labels, as_input_shape
 from loihi_convert.devices import chosen_device
 from loihi_convert.errors import UsageError
 from loihi_convert.frontend.lower import per_channel
 from loihi_convert.frontend.own_cnn import copies_of, design_of
+from loihi_convert.frontend.users_code import article, named, unwrapped
 from loihi_convert.normalization import require_both
-from loihi_convert.pipeline.converting import require_same_training
-from loihi_convert.progress import progress_bar
-
-if TYPE_CHECKING:
-    from torch import nn
+from loihi_convert.pipeline.converting import accuracy_before, require_same_training
+from loihi_convert.progress import progress_bar, tell
 
 
 def fine_tune(
@@ -35,12 +38,15 @@ def fine_tune(
     timesteps: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
-    validation: tuple[Images, Labels] | None = None,
+    validation: tuple[Images, Labels] | Images | None = None,
     input_shape: Shape | None = None,
     epochs: int | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     device: Device = "auto",
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> nn.Module:
     """Return a copy of ``model``, trained further so that it loses less when converted for few time steps.
 
@@ -48,6 +54,9 @@ def fine_tune(
     which the spikes of L time steps can represent. Choose L near the T that you will convert for. For the last points
     of accuracy, call it again with ``timesteps``: this trains the spiking network itself (`cnn.through_spikes`), and
     each step takes about T times as long.
+
+    The accuracy on validation images is shown before and after, on stderr. A Python warning is given if that of
+    ``model`` is implausible, for example because ``mean`` and ``std`` were forgotten.
 
     Parameters
     ----------
@@ -64,7 +73,8 @@ def fine_tune(
     mean, std
         If ``model`` was trained on ``(x - mean) / std`` with x in 0..1: one number, or one per channel; both or none.
     validation
-        Images and labels that are evaluated after each epoch; by default a tenth of ``images``, not trained on.
+        ``(images, labels)``, or a Dataset or DataLoader of both, evaluated after each epoch; by default a tenth of
+        ``images``, not trained on.
     input_shape
         For signals: ``(C, L)``, as in `convert`.
     epochs
@@ -75,12 +85,19 @@ def fine_tune(
         Seed of image order and augmentation.
     device
         Where to train: ``"cpu"``, ``"cuda"``, or ``"auto"`` (a GPU if torch finds one).
+    output
+        A ``.pt`` or ``.safetensors`` file to write the CNN to, with its thresholds, ``mean`` and ``std``. `convert`
+        takes its path with ``arch``. Finished epochs are kept in ``<output>.resume.pt`` until it is written.
+    resume
+        Continue the interrupted training of ``output``.
+    overwrite
+        Replace ``output``, or start its interrupted training over.
 
     Returns
     -------
     nn.Module
         In eval mode, on the CPU. It takes the same inputs as ``model``; pass it to `convert` with the same ``mean`` and
-        ``std``.
+        ``std``. Its ``validation_accuracy`` is that of its step functions, 0..1.
 
     Raises
     ------
@@ -89,8 +106,20 @@ def fine_tune(
     UnsupportedModelError
         If a part of ``model`` has no spiking equivalent.
     InputError
-        If it does not accept such images, or these have no labels.
+        If it does not accept such images, or these have no labels, or ``output`` exists or cannot be written.
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"found {article(model)}",
+            where="model",
+            expected="must be a torch.nn.Module",
+            hint="Load the weights into it first, or use the command `loihi-convert train --from`, which takes a file.",
+        )
+    if output is None and resume:
+        raise UsageError("given without `output`", where="resume", hint="Name the file of the interrupted training.")
+    file = None if output is None else Path(output)
+    if file is not None:
+        require_free(file, resume=resume, overwrite=overwrite)
     if timesteps is None and recipe is not None:
         timesteps = recipe.timesteps
     chosen = TrainOptions(
@@ -102,7 +131,7 @@ def fine_tune(
     require_both(mean, std)
     shape = None if input_shape is None else as_input_shape(input_shape)
     everything = as_dataset(images, labels, input_shape=shape)
-    held_out = None if validation is None else as_dataset(*validation, input_shape=everything.images.shape[1:])
+    held_out = None if validation is None else _held_out(validation, everything.images.shape[1:])
     unsplit = DataSplits("your images", (), everything, everything[:0], everything, everything)
     splits = split_for_training(unsplit, held_out)
     if isinstance(model, WithQcfs) and levels not in (None, model.levels):
@@ -115,22 +144,42 @@ def fine_tune(
     made = copies_of(model)
     design = design_of(
         made,
-        type(model).__name__,
+        named(type(unwrapped(model.cnn if isinstance(model, WithQcfs) else model))),
         splits,
         mean=per_channel(mean, splits.input_shape[0], "mean"),
         std=per_channel(std, splits.input_shape[0], "std"),
         qcfs_levels=levels,
         timesteps=timesteps,
-        start={"sha256": None},
+        start={"sha256": digest("", made().state_dict())},
     )
     require_same_training(design, splits)
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=True)
+    before = accuracy_before(design, splits)
+    if before is not None and before.warning:
+        warnings.warn(before.warning, stacklevel=2)
     with progress_bar(f"training {design.name}") as progress:
         trained = train_design(
-            design, splits, used, seed=chosen.seed, output=None, device=chosen_device(device), progress=progress
+            design,
+            splits,
+            used,
+            seed=chosen.seed,
+            output=file,
+            device=chosen_device(device),
+            resume=resume,
+            progress=progress,
         )
+    first = "" if before is None else f"{before.sentence}; "
+    tell(f"{first}after training: validation accuracy {100 * trained.validation_accuracy:.2f} %")
     found = design.build()
     found.load_state_dict(trained.state)
     assert isinstance(found, WithQcfs)
-    found.timesteps = timesteps
+    found.timesteps, found.validation_accuracy = timesteps, trained.validation_accuracy
     return found.eval()
+
+
+def _held_out(validation: tuple[Images, Labels] | Images, input_shape: tuple[int, int, int]) -> Dataset:
+    """Return validation images with their labels: a pair, or a container of both."""
+    if isinstance(validation, tuple) and len(validation) == 2:
+        images, labels = cast("tuple[Images, Labels]", validation)
+        return as_dataset(images, labels, input_shape=input_shape)
+    return as_dataset(validation, input_shape=input_shape)

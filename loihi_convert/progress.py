@@ -82,8 +82,12 @@ def progress_lines(description: str, clock: Callable[[], float] = time.monotonic
         last = now
         share = f" ({100 * done / total:.0f} %)" if total else ""
         line = f"{name}: {done:,} of {total:,}{share}, {now - started:.0f} s"
-        # A closed stderr must not stop the work.
-        with suppress(OSError, ValueError, AttributeError):
-            print(line, file=sys.stderr, flush=True)
+        tell(line)
 
     return update
+
+
+def tell(line: str) -> None:
+    """Write a line to stderr; a closed one does not stop the work."""
+    with suppress(OSError, ValueError, AttributeError):
+        print(line, file=sys.stderr, flush=True)

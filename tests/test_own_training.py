@@ -26,15 +26,19 @@ from loihi_convert.cnn.recipe import own_recipe
 from loihi_convert.cnn.through_spikes import _Spikes, fired
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
 from loihi_convert.cnn.trainer import drop_channels
-from loihi_convert.cnn.training import train_design
+from loihi_convert.cnn.training import resume_path, train_design
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import Dataset, load_data, split_for_training
 from loihi_convert.data.dataset import DataSplits
-from loihi_convert.errors import CheckpointError, DataError, UnsupportedModelError, UsageError
+from loihi_convert.errors import CheckpointError, DataError, InputError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.own_cnn import copies_of, design_of, recorded_normalization
+from loihi_convert.frontend.own_cnn import copies_of, design_of, own_design, recorded_normalization
 from loihi_convert.frontend.source import open_source
+from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.simulation.relu import cnn_scores
+
+# Some tests fine-tune CNNs that were not trained before, or on few images.
+pytestmark = pytest.mark.filterwarnings("ignore:the CNN classifies:UserWarning")
 
 MEAN, STD = 0.3, 0.4
 
@@ -558,9 +562,79 @@ def test_a_checkpoint_of_own_code_needs_the_code(folder: Path, invoke: Invoke) -
     assert (done.code, "--qcfs: found 4; a.pt was trained with 2 levels" in done.err) == (2, True)
 
 
-def test_a_training_of_an_own_cnn_is_resumed(folder: Path, digits: DataSplits, tmp_path: Path) -> None:
-    from loihi_convert.frontend.own_cnn import own_design
+def test_a_fine_tuned_cnn_is_written(folder: Path, digits: DataSplits, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = type(build_cnn("fine_tuned_nets:Net"))
+    cnn = kind()
+    cnn.load_state_dict(torch.load("own.pt"))
+    images, labels = digits.train.images[:100], digits.train.known_labels[:100]
+    held_out = [(torch.from_numpy(image.copy()), label) for image, label in zip(images, labels, strict=True)]
+    options = {"qcfs_levels": 2, "mean": MEAN, "std": STD, "epochs": 1}
+    pair = lc.fine_tune(cnn, images, labels, validation=(images, labels), **options)
+    tuned = lc.fine_tune(cnn, images, labels, validation=held_out, output="written.pt", **options)
+    assert tuned.validation_accuracy == pair.validation_accuracy
+    shown = f"after training: validation accuracy {100 * tuned.validation_accuracy:.2f} %"
+    assert shown in capsys.readouterr().err
+    found = checkpoint.load("written.pt")
+    assert (found.architecture, found.qcfs_levels, found.mean) == ("fine_tuned_nets:Net", 2, (MEAN,))
+    assert found.validation_accuracy == tuned.validation_accuracy
+    snn = lc.convert("written.pt", images, timesteps=2, arch=kind)
+    assert snn.network.provenance.model.arch == "fine_tuned_nets:Net"
+    assert snn.network.provenance.balance.method in ("qcfs", "least-squares", "percentile")
+    inputs = (torch.from_numpy(images.copy()) / 255 - MEAN) / STD
+    assert torch.equal(snn.source.model(inputs), tuned(inputs))
+    with pytest.raises(InputError) as caught:
+        lc.fine_tune(cnn, images, labels, output="written.pt", **options)
+    assert caught.value.where == "written.pt"
 
+
+def test_thresholds_without_their_levels_are_refused(folder: Path, digits: DataSplits) -> None:
+    tuned = few_steps(build_cnn("fine_tuned_nets:Net"), digits)
+    torch.save({"model": tuned.state_dict()}, "thresholds.pt")
+    with pytest.raises(CheckpointError) as caught:
+        open_source("thresholds.pt", arch="fine_tuned_nets:Net", input_shape=(1, 8, 8))
+    assert "levels" in caught.value.found
+    assert "`output`" in caught.value.hint
+
+
+def test_an_implausible_cnn_is_not_fine_tuned_in_silence(
+    own: tuple[Path, nn.Module], folder: Path, digits: DataSplits, invoke: Invoke
+) -> None:
+    images, labels = digits.train.images[:100], digits.train.known_labels[:100]
+    with pytest.warns(UserWarning, match="the CNN classifies"):
+        lc.fine_tune(own[1], images, labels, validation=(images, labels), qcfs_levels=2, epochs=1)
+    given = ("--from", "own.pt", "--qcfs", 2, "--arch", "fine_tuned_nets:Net", "--data", "own.npz", "--epochs", 1)
+    done = invoke("train", *given, "-o", "wrong.pt")
+    assert "warning: the CNN classifies" in done.err
+    done = invoke("train", *given, "--mean", MEAN, "--std", STD, "-o", "right.pt")
+    assert "the CNN classifies" in done.err
+    assert "warning" not in done.err
+
+
+def test_a_changed_forward_is_not_resumed(folder: Path, digits: DataSplits, tmp_path: Path) -> None:
+    splits = split_for_training(DataSplits("mine", (), *[digits.train[:60]] * 4))
+    recipe = replace(own_recipe(60, is_fine_tuning=True, is_spiking=False), epochs=2)
+    kind, output = type(build_cnn("fine_tuned_nets:Net")), tmp_path / "own.pt"
+    design = own_design("fine_tuned_nets:Net", folder / "own.pt", splits, qcfs_levels=2)
+
+    def stop(epoch: int, accuracy: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_design(design, splits, recipe, seed=0, output=output, on_epoch=stop)
+    with pytest.MonkeyPatch.context() as patched:
+        forward = kind.forward
+        patched.setattr(kind, "forward", lambda self, x: forward(self, x.flip(3)))
+        with pytest.raises(CheckpointError) as caught:
+            train_design(design, splits, recipe, seed=0, output=output, resume=True)
+    assert caught.value.where == str(resume_path(output))
+    # The state may be deleted in the meantime.
+    train_design(
+        design, splits, recipe, seed=0, output=output, resume=True, on_epoch=lambda *_: resume_path(output).unlink()
+    )
+    assert output.exists()
+
+
+def test_a_training_of_an_own_cnn_is_resumed(folder: Path, digits: DataSplits, tmp_path: Path) -> None:
     splits = split_for_training(load_data(folder / "own.npz"))
     splits = replace(splits, train=splits.train[:100], validation=splits.validation[:40])
     recipe = replace(own_recipe(100, is_fine_tuning=True, is_spiking=False), epochs=3)

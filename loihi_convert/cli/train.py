@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from loihi_convert.choices import Architecture, Device, RecipeName, Store
 from loihi_convert.cli import options
-from loihi_convert.cli.console import echo, log, on_interrupt, say_json, trained_sentence
+from loihi_convert.cli.console import echo, flagged, log, on_interrupt, say_json, trained_sentence
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN, TRAINING, choice, named, switch
 from loihi_convert.cli.wrong_files import require_cnn
 from loihi_convert.errors import UsageError
@@ -81,6 +81,7 @@ def train(
     from loihi_convert.cnn.training import require_free, resume_path, train_design
     from loihi_convert.devices import chosen_device
     from loihi_convert.files import refuse_to_replace
+    from loihi_convert.pipeline.converting import accuracy_before
     from loihi_convert.progress import progress_bar
 
     if start is not None:
@@ -102,6 +103,9 @@ def train(
         recorded.classes if recorded else (),
     )
     design = _design(chosen, splits, begun) if arch is None else _own(arch, start, splits, chosen, normalization)
+    before = accuracy_before(design, splits)
+    if before is not None:
+        log(f"warning: {flagged(before.warning, 'train')}" if before.warning else before.sentence)
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=design.start is not None)
     log(f"{design.name} on {splits.name}: {used.words}")
     state = resume_path(output)

@@ -39,7 +39,7 @@ _SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert
 _MOST_PIXELS: Final = 2**36
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Checkpoint:
     """A trained CNN and its origin.
 
@@ -82,6 +82,11 @@ class Checkpoint:
     stored_as: str = "float32"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def __repr__(self) -> str:
+        test = "" if self.test_accuracy is None else f", test accuracy {100 * self.test_accuracy:.2f} %"
+        accuracy = f"validation accuracy {100 * self.validation_accuracy:.2f} %{test}"
+        return f"Checkpoint({self.architecture} on {self.data}, seed {self.seed}: {accuracy})"
 
     @property
     def is_own(self) -> bool:

@@ -40,6 +40,8 @@ class Design:
         Whether it takes ``(N, C, L)`` instead of ``(N, C, 1, L)``.
     start
         The record of the weights it begins with; None: random ones.
+    trained
+        For the user's own CNN: returns it with these weights, and the activations that it was trained with.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Design:
     std: tuple[float, ...] | None = None
     takes_signals: bool = False
     start: dict[str, Json] | None = None
+    trained: Callable[[], nn.Module] | None = None
 
     def network(self) -> nn.Module:
         """Return the result of ``build``, but taking pixels / 255, float32 ``(N, C, H, W)``; see `inputs_of`.

@@ -46,6 +46,11 @@ class TrainOptions:
         ``"float16"`` halves the file size; the rounded weights are evaluated.
     device
         ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if torch finds one.
+
+    Raises
+    ------
+    UsageError
+        If a number is not a whole number.
     """
 
     architecture: Architecture | None = None
@@ -60,6 +65,11 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         plain_numbers(self)
+        for name in ("epochs", "seed", "qcfs_levels", "weight_bits", "timesteps"):
+            value = getattr(self, name)
+            is_default = value is None and name != "seed"
+            if not is_default and (isinstance(value, bool) or not isinstance(value, int)):
+                raise UsageError(f"found {value!r}", where=name, expected="must be a whole number")
 
 
 def chosen_architecture(data: str, options: TrainOptions, start: Checkpoint | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Final
 
 import torch
@@ -31,6 +32,11 @@ _START_DIVISOR: Final = 25
 _END_DIVISOR: Final = 10_000
 _STEP_DIVISOR: Final = 10
 _MOMENTUM: Final = 0.9
+
+# Training images whose outputs show whether the CNN's code has changed, and the mean difference that is a rounding
+# error, of which one may move a QCFS activation by a level.
+_SHOWN: Final = 8
+_ROUNDING: Final = 0.01
 
 
 class Training:
@@ -158,9 +164,31 @@ class Training:
         model = self._design.network().to(self._device)
         return accuracy(model, self.average, dataset, self._recipe.weight_bits)
 
+    @cached_property
+    def _own(self) -> nn.Module:
+        """The CNN as it is built, for `_outputs`; that of a training through spikes is changed."""
+        return self._design.network().eval()
+
+    def _outputs(self) -> Tensor:
+        """The outputs of the averaged weights for the first training images, float32 ``(N, outputs)``."""
+        names = {name for name, _ in (*self._own.named_parameters(), *self._own.named_buffers())}
+        weights = {name: tensor for name, tensor in on_cpu(self.average).items() if name in names}
+        shown = pixels(torch.from_numpy(self._splits.train.images[:_SHOWN].copy()))
+        with torch.no_grad():
+            outputs: Tensor = torch.func.functional_call(self._own, weights, (shown,))
+        return outputs.float()
+
+    def computes(self, outputs: Tensor | None) -> bool:
+        """Whether the weights have the ``outputs`` stored in their `state`, up to rounding; older ones have none."""
+        if outputs is None:
+            return True
+        difference = (self._outputs() - outputs).abs().mean()
+        return bool(difference <= _ROUNDING * outputs.abs().mean())
+
     def state(self) -> dict[str, object]:
-        """Return everything that `restore` needs, as numbers and tensors on the CPU."""
+        """Return everything that `restore` needs, and outputs for `computes`, as numbers and tensors on the CPU."""
         return {
+            "outputs": self._outputs(),
             "epoch": self.epoch,
             "history": list(self.history),
             "seconds": self.seconds,

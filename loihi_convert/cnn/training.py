@@ -14,8 +14,8 @@ torch's number (``OMP_NUM_THREADS``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -36,10 +36,10 @@ from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
 from loihi_convert.cnn.trainer import Training, on_cpu, uses_bfloat16
 from loihi_convert.data import DATASETS, DataSplits
-from loihi_convert.devices import chosen_device
+from loihi_convert.devices import chosen_device, torch_threads
 from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError, one_of
 from loihi_convert.files import asked, refuse_to_overwrite, require_writable
-from loihi_convert.progress import Progress, no_progress
+from loihi_convert.progress import Progress, no_progress, progress_bar
 
 _START_ANEW: Final = "Delete it and train without `resume=True`."
 _DIGEST: Final = "digest of images and labels"
@@ -56,36 +56,47 @@ def train_cnn(
     start: Checkpoint | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Checkpoint:
     """Train a CNN on ``splits``, write it to ``output`` and return it; see `train`.
 
+    ``progress`` is by default a bar on stderr.
+
     Raises
     ------
     UsageError, CheckpointError
-        As in `train`.
+        As in `train`; also if ``splits`` are not `DataSplits`.
     InputError
         Also if ``output``, or an interrupted training of it, exists, unless ``overwrite`` or, for the latter,
         ``resume``.
     """
+    if not isinstance(splits, DataSplits):
+        raise UsageError(
+            f"found an object of type {type(splits).__name__}",
+            where="splits",
+            expected="must be DataSplits, such as load_data('digits')",
+            hint="Store images in an .npz file for `load_data`, or train your own CNN with `fine_tune`.",
+        )
     require_free(Path(output), resume=resume, overwrite=overwrite)
     chosen = TrainOptions() if options is None else options
     architecture = chosen_architecture(splits.name, chosen, start)
-    return train(
-        architecture,
-        splits,
-        chosen_recipe(splits, architecture, chosen, is_fine_tuning=start is not None),
-        seed=chosen.seed,
-        output=Path(output),
-        qcfs_levels=chosen.qcfs_levels,
-        start=start,
-        store=chosen.store,
-        device=chosen_device(chosen.device),
-        resume=resume,
-        progress=progress,
-        on_epoch=on_epoch,
-    )
+    bar = progress_bar(f"training {architecture}") if progress is None else nullcontext(progress)
+    with bar as shown:
+        return train(
+            architecture,
+            splits,
+            chosen_recipe(splits, architecture, chosen, is_fine_tuning=start is not None),
+            seed=chosen.seed,
+            output=Path(output),
+            qcfs_levels=chosen.qcfs_levels,
+            start=start,
+            store=chosen.store,
+            device=chosen_device(chosen.device),
+            resume=resume,
+            progress=shown,
+            on_epoch=on_epoch,
+        )
 
 
 def train(
@@ -215,7 +226,7 @@ def train_design(
         # The user's own code may have changed, with tensors of the same shapes.
         run[_MODULES] = hashlib.blake2b(repr(design.network()).encode(), digest_size=16).hexdigest()
     where, state_file = output or Path("the CNN"), None if output is None else resume_path(output)
-    with _threads(training.threads):
+    with torch_threads(training.threads):
         _run_epochs(training, run, where, state_file, resume=resume, progress=progress, on_epoch=on_epoch)
         trained = Checkpoint(
             architecture=design.name,
@@ -246,7 +257,7 @@ def train_design(
             trained = _with_spiking_accuracy(trained, design, splits, recipe.timesteps)
     if output is not None and state_file is not None:
         checkpoint.save(trained, output)
-        state_file.unlink()
+        state_file.unlink(missing_ok=True)
     return trained
 
 
@@ -309,17 +320,6 @@ def _run_epochs(
             write_pt({**run, **training.state()}, state_file)
         if on_epoch is not None:
             on_epoch(training.epoch, validation_accuracy)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch use ``count`` threads within this context."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def require_free(output: Path, *, resume: bool, overwrite: bool) -> None:
@@ -386,7 +386,15 @@ def _restore(training: Training, path: Path, run: dict[str, Json]) -> None:
             )
     try:
         training.restore(state)
+        is_same = training.computes(state.get("outputs"))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"not the training state of a {run['architecture']} ({error})", where=path, hint=_START_ANEW
         ) from error
+    if not is_same:
+        raise CheckpointError(
+            "belongs to another training: the CNN computes something else with its weights",
+            where=path,
+            expected="must be resumed with the same code",
+            hint="Undo the change, or start over with `overwrite=True`.",
+        )

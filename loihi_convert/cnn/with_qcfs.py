@@ -44,6 +44,8 @@ class WithQcfs(nn.Module):
     ----------
     timesteps
         The T for which its spiking network was trained; None if it was not.
+    validation_accuracy
+        After a training by `fine_tune`, 0..1; otherwise None.
 
     Raises
     ------
@@ -54,6 +56,7 @@ class WithQcfs(nn.Module):
     def __init__(self, cnn: nn.Module, images: Tensor, levels: int) -> None:
         super().__init__()
         self.timesteps: int | None = None
+        self.validation_accuracy: float | None = None
         self.cnn = _without_relu_modules(copy.deepcopy(cnn))
         thresholds: list[Tensor] = []
 

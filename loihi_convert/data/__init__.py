@@ -67,6 +67,13 @@ def load_data(
     DataError
         If a file is missing or damaged, or the images cannot be used.
     """
+    if not isinstance(data, str | Path):
+        raise UsageError(
+            f"found an object of type {type(data).__name__}",
+            where="data",
+            expected="must be the name of a data set, or a path",
+            hint="Images in memory can be passed to `convert` and `fine_tune` as they are.",
+        )
     shape = as_input_shape(input_shape) if input_shape and len(input_shape) in (2, 3) else None
     path = Path(data)
     is_benchmark = isinstance(data, str) and data in DATASETS

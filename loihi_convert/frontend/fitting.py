@@ -38,10 +38,12 @@ def fill(
     Raises
     ------
     CheckpointError
-        If no state dict has the names and shapes of ``model``, or a value does not fit into float32.
+        If no state dict has the names and shapes of ``model``, a value does not fit into float32, or the file has the
+        thresholds of `fine_tune`, which ``model`` has not.
     """
     model = model.cpu().float()
     wanted = model.state_dict()
+    _require_no_thresholds(states, wanted.keys(), path)
     candidates = {key: _renamed(state, wanted.keys()).with_shared(wanted) for key, state in states.items()}
     named = [key for key, candidate in candidates.items() if candidate.difference(wanted.keys()) == ""]
     # For an error that names the shape, if none fits.
@@ -64,6 +66,20 @@ def fill(
     run_users_code(arch, "loading its weights", lambda: model.load_state_dict(filled, strict=False))
     run_users_code(arch, "calling eval", model.requires_grad_(False).eval)
     return model, tuple(notes)
+
+
+def _require_no_thresholds(states: Mapping[str, Mapping[str, Tensor]], wanted: Set[str], path: Path) -> None:
+    """Raise a `CheckpointError` for the state dict of a `WithQcfs`, which lacks the number of levels."""
+    for state in states.values():
+        first = next((name for name in state if name.endswith("activations.0.threshold")), None)
+        if first is None or first in wanted:
+            continue
+        if any(name.startswith(f"{first.removesuffix('activations.0.threshold')}cnn.") for name in state):
+            raise CheckpointError(
+                "holds a CNN from `fine_tune` and its trained thresholds, but not their number of levels",
+                where=path,
+                hint="Let `fine_tune` write the file, with `output`, or convert the module itself.",
+            )
 
 
 @dataclass(frozen=True, eq=False)

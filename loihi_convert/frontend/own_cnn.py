@@ -153,6 +153,7 @@ def design_of(
         std,
         takes_signals,
         start,
+        None if start is None else made,
     )
 
 

@@ -66,6 +66,24 @@ def build_cnn(arch: str) -> nn.Module:
     return unwrapped(made)
 
 
+def named(arch: object) -> str:
+    """Return ``package.module:factory`` for a class or function, and a name as it is.
+
+    Raises
+    ------
+    UsageError
+        If ``arch`` is neither.
+    """
+    if isinstance(arch, str):
+        return arch
+    name = getattr(arch, "__qualname__", None)
+    if not callable(arch) or name is None:
+        raise UsageError(
+            f"found {article(arch)}", where="arch", expected="must be package.module:factory, or a class or function"
+        )
+    return f"{arch.__module__}:{name}"
+
+
 @contextlib.contextmanager
 def _current_folder_first() -> Iterator[None]:
     """Put the current folder first on the path."""

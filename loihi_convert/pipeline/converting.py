@@ -21,6 +21,7 @@ from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
+from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy
 from loihi_convert.pipeline.core_limit import core_notes, require_cores
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import Images
@@ -145,8 +146,8 @@ def _as_stored(readout: Readout, options: BalanceOptions) -> tuple[BalanceOption
     dropped = "" if options.readout == readout else f" The file itself ends with `readout='{readout}'`."
     note = (
         "the file holds a spiking network: its thresholds are kept, up to rounding; neurons start at "
-        f"{chosen.first_potential}, {chosen.reset} reset. Accuracy and agreement are compared with its firing rates."
-        f"{dropped}"
+        f"{chosen.first_potential}, {chosen.neuron_reset} reset. Accuracy and agreement are compared with its firing "
+        f"rates.{dropped}"
     )
     return chosen, (note,)
 
@@ -224,6 +225,21 @@ def require_same_training(design: Design, splits: DataSplits) -> None:
             module.levels = MAX_LEVELS
     source = Source.from_module(model, splits.input_shape, mean=design.mean, std=design.std)
     require_same_outputs(source, np.asarray(splits.train.images[:COMPARED]), qcfs_tolerance=_FINE_QCFS_TOLERANCE)
+
+
+def accuracy_before(design: Design, splits: DataSplits) -> OwnAccuracy | None:
+    """Return how good the CNN that a training of ``design`` begins with is on validation images; None if untrained.
+
+    A forgotten normalization would be trained into the CNN.
+    """
+    if design.trained is None:
+        return None
+    source = Source.from_module(
+        design.trained(), splits.input_shape, mean=design.mean, std=design.std, data=splits.name
+    )
+    found = own_accuracy(source, splits.validation, "validation images")
+    assert not isinstance(found, OwnFit)
+    return found
 
 
 def _probes(shape: Sequence[int]) -> Array:
