@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -24,7 +24,7 @@ from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName, Device, Target, Task
 from loihi_convert.conversion.flow import Conversion
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.data.in_memory import (
     Images,
@@ -40,6 +40,7 @@ from loihi_convert.devices import chosen_device
 from loihi_convert.errors import UsageError
 from loihi_convert.frontend.lower import per_channel
 from loihi_convert.frontend.source import Source
+from loihi_convert.frontend.users_code import named
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.advice import advice, image_notes
@@ -51,7 +52,7 @@ from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs, stored_neurons
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
 from loihi_convert.pipeline.opening import open_model
-from loihi_convert.pipeline.origin import float_network, is_made_from, source_of
+from loihi_convert.pipeline.origin import doubt, float_network, source_of
 from loihi_convert.progress import progress_bar
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
@@ -62,9 +63,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FILE: Final = f"model{netx.SUFFIX}"
-_OTHER_CNN: Final = (
-    "was not made from this CNN as it is now: differences between the two CNNs are counted as conversion loss"
-)
+_CALIBRATED: Final = "these images also chose the thresholds: other images may have a lower accuracy"
 
 
 def convert(
@@ -76,7 +75,7 @@ def convert(
     timesteps: int = 64,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
-    arch: str | None = None,
+    arch: str | Callable[..., nn.Module] | None = None,
     input_shape: Shape | None = None,
     classes: Sequence[str] | None = None,
     task: Task = "classification",
@@ -106,8 +105,8 @@ def convert(
     mean, std
         If the CNN was trained on ``(x - mean) / std`` with x in 0..1: one number, or one per channel; both or none.
     arch
-        For the path of a plain state dict: ``package.module:factory``, a function that builds the CNN. Its code is
-        executed.
+        For the path of a plain state dict: ``package.module:factory``, a class or function that builds the CNN without
+        arguments, or that class or function. Its code is executed.
     input_shape
         For signals: ``(C, L)``; ``images`` are then ``(N, C, L)``, or ``(N, L)`` for one channel. Default: ``(C, H,
         W)`` of ``images``.
@@ -140,14 +139,16 @@ def convert(
         If the checkpoint or the images cannot be used.
     """
     require_expectation(expect)
-    _require_options(balancing, quantization)
+    require_options(balancing, quantization)
     timesteps = int(timesteps) if isinstance(timesteps, np.integer) else timesteps
     image_shape = None if input_shape is None else as_input_shape(input_shape)
     dataset = as_calibration(images, labels, targets, task=task, input_shape=image_shape)
     pixels, shape = dataset.images, dataset.images.shape[1:]
     require_both(mean, std)
     means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")
-    source = open_model(model, shape, arch=arch, classes=classes, mean=means, std=deviations, task=task)
+    source = open_model(
+        model, shape, arch=arch if arch is None else named(arch), classes=classes, mean=means, std=deviations, task=task
+    )
     dataset.require_fit(task, source.network.shapes[-1][0], "images" if targets is None else "targets")
     # Before a wrong accuracy of a misread network is measured.
     require_same_outputs(source, pixels[:COMPARED])
@@ -166,20 +167,12 @@ def convert(
         bars=progress_bar,
     )
     used = source.with_skip_copies(done.quantized.provenance.model.skip_copies)
-    return Converted(done.quantized, used, done, own)
+    return Converted(done.quantized, used, done, own, dataset.fingerprint)
 
 
-def _require_options(balancing: object, quantization: object) -> None:
-    """Raise a `UsageError` for a word, which the command line would take."""
-    if not isinstance(balancing, BalanceOptions | None):
-        expected = "must be BalanceOptions, such as BalanceOptions(method='percentile')"
-        raise UsageError(f"found {balancing!r}", where="balancing", expected=expected)
-    if not isinstance(quantization, QuantizeOptions):
-        expected = "must be QuantizeOptions, such as QuantizeOptions(target='loihi2')"
-        raise UsageError(f"found {quantization!r}", where="quantization", expected=expected)
-
-
-def load(path: str | Path, *, model: str | Path | None = None, arch: str | None = None) -> Converted:
+def load(
+    path: str | Path, *, model: str | Path | None = None, arch: str | Callable[..., nn.Module] | None = None
+) -> Converted:
     """Return the network in ``path``, a ``.net`` file written by loihi-convert.
 
     Parameters
@@ -199,7 +192,9 @@ def load(path: str | Path, *, model: str | Path | None = None, arch: str | None 
     """
     file = Path(path)
     network = netx.read(file)
-    found = Converted(network, source_of(file, network, None if model is None else Path(model), arch))
+    checkpoint = None if model is None else Path(model)
+    source = source_of(file, network, checkpoint, arch if arch is None else named(arch))
+    found = Converted(network, source, fingerprint=network.provenance.model.data_fingerprint)
     for note in found.notes:
         warnings.warn(f"{file.name}: {note}", stacklevel=2)
     return found
@@ -220,12 +215,15 @@ class Converted:
     own
         Accuracy or error of the CNN on the calibration images; None without labels and targets, or if loaded from a
         file.
+    fingerprint
+        `Dataset.fingerprint` of the calibration images, if known.
     """
 
     network: QuantizedNetwork
     source: Source | None = None
     conversion: Conversion | None = None
     own: OwnAccuracy | OwnFit | None = None
+    fingerprint: str | None = None
 
     @property
     def timesteps(self) -> int:
@@ -239,7 +237,8 @@ class Converted:
         If loaded from a file: whether ``source`` is another CNN than that of the file.
         """
         if self.conversion is None:
-            return () if self.source is None or is_made_from(self.network, self.source) else (_OTHER_CNN,)
+            reason = "" if self.source is None else doubt(self.network, self.source)
+            return (f"{reason}: differences between the two CNNs are counted as conversion loss",) if reason else ()
         own = () if self.own is None else (self.own.warning or self.own.sentence,)
         return (*own, *(() if self.source is None else self.source.notes), *self.conversion.notes)
 
@@ -307,6 +306,8 @@ class Converted:
                 )
         cnn = None if self.source is None else cnn_scores(self.source.network, data.images)
         evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
+        if data.fingerprint == self.fingerprint:
+            evaluation = evaluation.model_copy(update={"notes": (_CALIBRATED, *evaluation.notes)})
         return Result(network, result, evaluation, backend, is_equal)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -51,6 +51,11 @@ class Result:
         return self.evaluation.points[-1]
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know about the figures, for example that the images also chose the thresholds."""
+        return self.evaluation.notes
+
+    @property
     def accuracy(self) -> float | None:
         """Accuracy after the last step."""
         return self._last.accuracy

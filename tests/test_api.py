@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import loihi_convert as lc
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import UsageError
+from loihi_convert.pipeline.origin import doubt
 
 CELLS = (Path(__file__).parent / "notebooks/own_cnn.py").read_text().split("# %% ")[1:]
 
@@ -76,6 +78,13 @@ MODULE = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32
         (lambda snn, images: lc.convert(MODULE, IMAGES, mean=0.5), "std"),
         (lambda snn, images: lc.convert(MODULE, IMAGES, arch="nets:make"), "arch"),
         (lambda snn, images: lc.convert(5, IMAGES), "model"),
+        (lambda snn, images: lc.convert("m.pt", IMAGES, arch=MODULE), "arch"),
+        (lambda snn, images: lc.fine_tune("m.pt", IMAGES, qcfs_levels=2), "model"),
+        (lambda snn, images: lc.fine_tune(MODULE, IMAGES, qcfs_levels=2, resume=True), "resume"),
+        (lambda snn, images: lc.train_cnn(IMAGES, "m.pt"), "splits"),
+        (lambda snn, images: lc.load_data(IMAGES), "data"),
+        (lambda snn, images: lc.TrainOptions(epochs="3"), "epochs"),
+        (lambda snn, images: lc.TrainOptions(seed=None), "seed"),
     ],
 )
 def test_a_mistake_is_told_by_its_parameter(mistake: Callable[..., object], where: str) -> None:
@@ -83,6 +92,40 @@ def test_a_mistake_is_told_by_its_parameter(mistake: Callable[..., object], wher
     with pytest.raises(lc.LoihiConvertError) as raised:
         mistake(lc.Converted(network), images)
     assert raised.value.where == where
+
+
+def test_a_checkpoint_is_shown_in_one_line() -> None:
+    shown = repr(Checkpoint("digits-cnn", dict(build_model("digits-cnn", (1, 8, 8), 10).state_dict()), **OF_DIGITS))
+    assert shown == "Checkpoint(digits-cnn on digits, seed 0: validation accuracy 10.00 %, test accuracy 10.00 %)"
+
+
+def test_the_images_that_chose_the_thresholds_are_noted() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 6, 6)).astype(np.uint8)
+    snn = lc.convert(MODULE, images, timesteps=2)
+    assert "also chose the thresholds" in snn.run(images / 255).notes[0]
+    assert not any("thresholds" in note for note in snn.run(images[:5]).notes)
+
+
+def test_a_file_of_a_module_is_compared_by_its_weights(tmp_path: Path) -> None:
+    snn = lc.convert(MODULE, IMAGES, timesteps=2)
+    file = snn.save(tmp_path / "memory.net")
+    torch.save(MODULE.state_dict(), tmp_path / "same.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same = lc.load(file, model=tmp_path / "same.pt", arch=f"{__name__}:MODULE")
+    torch.save({name: tensor + 1 for name, tensor in MODULE.state_dict().items()}, tmp_path / "other.pt")
+    with pytest.warns(UserWarning, match="was not made from this CNN"):
+        lc.load(file, model=tmp_path / "other.pt", arch=f"{__name__}:MODULE")
+    assert same.source is not None
+    unknown = replace(snn.network, provenance=snn.network.provenance.with_parts(model={}))
+    assert "cannot be checked" in doubt(unknown, same.source)
+
+
+def test_a_percentile_that_looks_like_a_fraction_is_noted() -> None:
+    for percentile, is_noted in ((0.99, True), (99, False)):
+        balancing = lc.BalanceOptions(method="percentile", percentile=percentile)
+        notes = lc.convert(MODULE, IMAGES, timesteps=2, balancing=balancing).notes
+        assert any("in percent" in note for note in notes) == is_noted
 
 
 def test_numpys_numbers_are_numbers() -> None:

@@ -125,6 +125,14 @@ class Dataset:
                 expected=f"must be {(len(self), outputs)}, one per image and output of the network",
             )
 
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the number of images, and of the first and the last `_FINGERPRINTED` of them."""
+        found = hashlib.blake2b(repr(self.images.shape).encode(), digest_size=16)
+        for part in (self.images[:_FINGERPRINTED], self.images[-_FINGERPRINTED:]):
+            found.update(np.ascontiguousarray(part).tobytes())
+        return found.hexdigest()
+
 
 class HeldOut(NamedTuple):
     """Images that may be used to choose a setting of a run, as they are not part of it, and their split."""
@@ -176,12 +184,8 @@ class DataSplits:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the number of test images, and of the first and the last `_FINGERPRINTED` of them."""
-        images, found = self.test.images, hashlib.blake2b(digest_size=16)
-        found.update(repr(images.shape).encode())
-        for part in (images[:_FINGERPRINTED], images[-_FINGERPRINTED:]):
-            found.update(np.ascontiguousarray(part).tobytes())
-        return found.hexdigest()
+        """`Dataset.fingerprint` of the test images."""
+        return self.test.fingerprint
 
     @cached_property
     def held_out(self) -> HeldOut | None:

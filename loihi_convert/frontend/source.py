@@ -31,7 +31,7 @@ from torch import nn
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.choices import Readout, Task
-from loihi_convert.cnn.checkpoint import load_if_ours, load_model, load_states
+from loihi_convert.cnn.checkpoint import digest, load_if_ours, load_model, load_states
 from loihi_convert.cnn.design import inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
@@ -158,7 +158,8 @@ class Source:
         require_both(mean, std)
         model = _copied(module)
         network = _for_task(to_relu_network(model, input_shape, mean=mean, std=std), task)
-        described = {"data": data, "classes": _class_names(network, classes), **_normalization(mean, std)}
+        described: dict[str, Any] = {"state_sha256": digest("", model.state_dict()), "data": data}
+        described |= {"classes": _class_names(network, classes), **_normalization(mean, std)}
         timesteps = model.timesteps if isinstance(model, WithQcfs) else None
         return cls(None, model, network, {**described, **_recorded(network)}, network.notes, timesteps)
 

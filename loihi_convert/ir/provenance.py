@@ -22,6 +22,8 @@ class ModelRecord:
     ----------
     file, sha256
         Name and digest of the checkpoint; ``None`` for a CNN from memory.
+    state_sha256
+        For a CNN from memory: digest of its tensors, see `safetensors_file.digest`.
     architecture, arch
         Name of a built-in architecture, or ``package.module:factory`` that builds the CNN.
     data
@@ -49,6 +51,7 @@ class ModelRecord:
 
     file: str | None = None
     sha256: str | None = None
+    state_sha256: str | None = None
     architecture: str | None = None
     arch: str | None = None
     data: str | None = None

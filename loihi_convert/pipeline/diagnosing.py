@@ -16,7 +16,7 @@ from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.own_accuracy import own_accuracy
 from loihi_convert.pipeline.opened_file import OpenedFile
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import float_network, is_made_from
+from loihi_convert.pipeline.origin import doubt, float_network
 from loihi_convert.pipeline.running import run
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
@@ -111,10 +111,9 @@ def diagnose(
     own = own_accuracy(source, images, "images")
     if own is not None and own.warning:
         notes.append(own.warning)
-    if not is_made_from(network, source):
+    if reason := doubt(network, source, str(model)):
         notes.append(
-            f"{path} was not made from {model} as it is now: differences between the two CNNs are counted as loss, "
-            "mostly under weight bits."
+            f"{path} {reason}: differences between the two CNNs are counted as loss, mostly under weight bits."
         )
     notes += image_notes(network)
     spiking = float_network(network, source.network)

@@ -8,7 +8,7 @@ from pathlib import Path
 from loihi_convert import netx
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.pipeline.origin import float_network, is_made_from, source_of
+from loihi_convert.pipeline.origin import doubt, float_network, source_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,5 +66,6 @@ def open_file(
     source = source_of(path, network, model, arch)
     if source is None:
         return OpenedFile(path, network)
-    notes = () if is_made_from(network, source) else (f"{path.name} was not made from {model} as it is now",)
+    reason = doubt(network, source, str(source.path))
+    notes = (f"{path.name} {reason}",) if reason else ()
     return OpenedFile(path, network, source.network, float_network(network, source.network), notes)

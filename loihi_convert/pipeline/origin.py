@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from loihi_convert.cnn.checkpoint import digest
 from loihi_convert.errors import InputError
 from loihi_convert.frontend.source import Source, checkpoint_sha256, reopen_source
 from loihi_convert.ir.graded import GradedNetwork
@@ -33,9 +34,20 @@ def source_of(
     return None if found is None else reopen_source(found, recorded, network.input_shape, arch)
 
 
-def is_made_from(network: QuantizedNetwork, source: Source) -> bool:
-    """Return whether the file of ``network`` was made from the checkpoint of ``source``."""
-    return source.recorded.sha256 == network.provenance.model.sha256
+def doubt(network: QuantizedNetwork, source: Source, name: str = "this CNN") -> str:
+    """Return what speaks against ``source``, called ``name``, as the CNN that ``network`` was made from, if anything.
+
+    The checkpoints are compared or, for a network made from a CNN in memory, the tensors.
+    """
+    recorded = network.provenance.model
+    if recorded.sha256 is None and recorded.state_sha256 is None:
+        return f"does not record the weights of its CNN, so it cannot be checked whether it was made from {name}"
+    is_same = (
+        source.recorded.sha256 == recorded.sha256
+        if recorded.sha256 is not None
+        else digest("", source.model.state_dict()) == recorded.state_sha256
+    )
+    return "" if is_same else f"was not made from {name} as it is now"
 
 
 def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork:
