@@ -194,7 +194,7 @@ def load(
     network = netx.read(file)
     checkpoint = None if model is None else Path(model)
     source = source_of(file, network, checkpoint, arch if arch is None else named(arch))
-    found = Converted(network, source, fingerprint=network.provenance.model.data_fingerprint)
+    found = Converted(network, source)
     for note in found.notes:
         warnings.warn(f"{file.name}: {note}", stacklevel=2)
     return found
@@ -216,7 +216,7 @@ class Converted:
         Accuracy or error of the CNN on the calibration images; None without labels and targets, or if loaded from a
         file.
     fingerprint
-        `Dataset.fingerprint` of the calibration images, if known.
+        `Dataset.fingerprint` of the calibration images; None if loaded from a file.
     """
 
     network: QuantizedNetwork

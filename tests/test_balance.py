@@ -487,3 +487,11 @@ def test_wrong_latencies(timesteps: tuple[int, ...]) -> None:
     with pytest.raises(UsageError) as raised:
         balance_each(chain_of(1, 1), pixels(1), timesteps, BalanceOptions(method="ngu-lee"))
     assert raised.value.where == "timesteps"
+
+
+def test_a_default_and_its_value_are_the_same_key() -> None:
+    assert (
+        BalanceOptions(method="spike-norm").key == BalanceOptions(method="spike-norm", reset="hard", poisson_seed=0).key
+    )
+    assert BalanceOptions(method="percentile").key == BalanceOptions(method="percentile", percentile=99.0).key
+    assert BalanceOptions(method="rmp").key != BalanceOptions(method="rmp", input_coding="constant").key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final, get_args
 
 from loihi_convert.arrays import plain_numbers
@@ -173,6 +173,14 @@ class BalanceOptions:
                 where="amplitude",
                 expected=f"must be compensated with {cause}",
             )
+
+    @property
+    def key(self) -> dict[str, object]:
+        """All that determines thresholds, for `cells.cell.Cell.key`: the same for a default and for its value."""
+        given = asdict(self)
+        # The seed says it.
+        del given["input_coding"]
+        return {**given, "percentile": self.percent, "reset": self.neuron_reset, "poisson_seed": self.input_seed}
 
     @property
     def first_potential(self) -> InitialPotential:
