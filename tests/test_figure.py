@@ -219,3 +219,12 @@ def test_figures_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         write_figure([mnist, cifar], tmp_path / "figure.pdf")
     assert caught.value.found == "the runs are of cifar10 and mnist"
+
+
+def test_a_figure_of_other_images_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    one, other = (write_runs(tmp_path, entry([190], name=name)) for name in ("one", "other"))
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "data_fingerprint": "0decaf0123"}))
+    with pytest.raises(UsageError) as caught:
+        write_figure([one, other], tmp_path / "figure.pdf")
+    assert caught.value.found == "the runs are of mnist (fingerprint 0decaf01) and mnist (fingerprint c0ffee)"

@@ -25,6 +25,7 @@ from loihi_convert.files import sha256
 from loihi_convert.report import build
 from loihi_convert.report.entries import most_complete_of
 from loihi_convert.report.formats import percent, quantity, quantity_range
+from loihi_convert.report.page import Picture
 from loihi_convert.runs.manifest import Manifest, new_manifest
 from loihi_convert.runs.run_folder import FileResults
 from loihi_convert.runs.stored_run import read_run
@@ -136,7 +137,7 @@ def test_several_runs_are_compared_with_the_paper(tmp_path: Path) -> None:
     assert ours == "| ours: model | 99.50 | 90.00 | 98.00 |  |  |  |  |"
     assert "| paper: \N{GREEK SMALL LETTER ALPHA} = 1 | 99.31 |  | 86.18 | 98.98 | 99.25 | 99.30 | 99.33 |" in text
     assert "| paper: best \N{GREEK SMALL LETTER ALPHA} | 99.31 |  | 99.14 | 99.20 |" in text
-    assert "some results here are for 200." in text
+    assert "the results here are for 200." in text
     assert [heading for heading in page.within("article") if heading in ("model-T1", "model-T4", "other")]
     assert page.within("h1") == ["3 spiking networks on mnist"]
 
@@ -163,6 +164,40 @@ def test_runs_of_different_data_are_shown_separately(tmp_path: Path) -> None:
         attributes["aria-label"] or "" for tag, attributes in page.elements if tag == "svg" and "role" in attributes
     ]
     assert all(labels)
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "image_count", "names"),
+    [
+        ("c0ffee", 200, []),
+        ("c0ffee", 30, ["test.npz, 200 images", "test.npz, 30 images"]),
+        ("0decaf0123", 200, ["test.npz (fingerprint c0ffee)", "test.npz (fingerprint 0decaf01)"]),
+        (None, 30, ["test.npz (fingerprint c0ffee)", "test.npz (fingerprint unknown)"]),
+    ],
+    ids=["same images", "fewer images", "other images of the same name", "unknown images"],
+)
+def test_runs_on_different_images_are_shown_separately(
+    tmp_path: Path, fingerprint: str | None, image_count: int, names: list[str]
+) -> None:
+    """`write_runs` records the fingerprint c0ffee and 200 images."""
+    one, other = (
+        read_run(write_runs(tmp_path, entry([1] * (t - 1) + [right], name=f"m-T{t}", balanced=t), data="test.npz"))
+        for t, right in ((1, 150), (4, 196))
+    )
+    changed = replace(
+        other,
+        manifest=other.manifest.model_copy(update={"data_fingerprint": fingerprint}),
+        evaluations={"m-T4": other.evaluations["m-T4"].model_copy(update={"image_count": image_count})},
+    )
+    page = build.report([one, changed])
+    assert [text.split(": ")[0] for text in page.verdict if names] == names
+    assert len(page.verdict) == len(names or [1])
+    assert [s.title for s in page.sections if s.name.startswith("accuracy")] == (
+        [f"Accuracy and latency: {name}" for name in names] or ["Accuracy and latency"]
+    )
+    charts = [block.chart for section in page.sections for block in section.blocks if isinstance(block, Picture)]
+    assert any(item.label == "m, by T" for chart in charts for item in chart.legend) == (not names)
+    assert ("do not compare" in page.subtitle) == bool(names)
 
 
 def test_cifar10_is_compared_with_the_papers_vgg16(tmp_path: Path) -> None:

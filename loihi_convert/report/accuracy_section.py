@@ -1,4 +1,4 @@
-"""The section on accuracy against latency and against work, for the runs of one data set."""
+"""The section on accuracy against latency and against work, for runs on the same images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loihi_convert.report.timestep_chart import timestep_chart
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield the curves and tables of the runs of one data set, with the paper's results if it has that data set."""
+    """Yield the curves and tables of runs on the same images, with the paper's results if it has their data set."""
     levels = _cnn_levels(entries)
     has_accuracy = all(entry.point.accuracy is not None for entry in entries)
     measure = "accuracy, %" if has_accuracy else "agreement with the CNN's class, %"

@@ -79,11 +79,8 @@ def paper_table(entries: Sequence[Entry]) -> Table | None:
 def paper_remarks(entries: Sequence[Entry]) -> Iterator[str]:
     """Yield the remarks needed to compare these files with the paper."""
     yield "Empty cells: not measured here, or not in the paper."
-    if counts := sorted({entry.evaluation.image_count for entry in entries if entry.is_per_t} - {10_000}):
-        yield (
-            "The paper's results are for all 10,000 test images; some results here are for "
-            f"{' or '.join(f'{n:,}' for n in counts)}."
-        )
+    if (count := entries[0].evaluation.image_count) != 10_000:
+        yield f"The paper's results are for all 10,000 test images; the results here are for {count:,}."
     if early := [entry.label for entry in entries if entry.evaluation.timesteps > entry.point.timesteps]:
         yield f"Left out, because the run ended before the T that the file is balanced for: {', '.join(early)}."
     if entries[0].data == "cifar10":
@@ -98,23 +95,23 @@ class Family(NamedTuple):
 
 
 def families(entries: Sequence[Entry]) -> list[Family]:
-    """Group the files whose names differ only in T, with the same neurons and the same number of images.
+    """Group the files, all run on the same images, whose names differ only in T and that have the same neurons.
 
     Two files for the same T belong to different families.
     """
-    rows: list[tuple[tuple[str, str | None, int], dict[int, Entry]]] = []
+    rows: list[tuple[tuple[str, str | None], dict[int, Entry]]] = []
     for entry in entries:
-        key = (family_of(entry.file), entry.neuron, entry.evaluation.image_count)
+        key = (family_of(entry.file), entry.neuron)
         place = next((row for known, row in rows if known == key and entry.point.timesteps not in row), None)
         if place is None:
             place = {}
             rows.append((key, place))
         place[entry.point.timesteps] = entry
     neurons: dict[str, set[str | None]] = {}
-    for (name, neuron, _), _ in rows:
+    for (name, neuron), _ in rows:
         neurons.setdefault(name, set()).add(neuron)
     names = [
-        f"{name} ({neuron or 'unknown neurons'})" if len(neurons[name]) > 1 else name for (name, neuron, _), _ in rows
+        f"{name} ({neuron or 'unknown neurons'})" if len(neurons[name]) > 1 else name for (name, neuron), _ in rows
     ]
     return [
         Family(

@@ -2,7 +2,7 @@
 
 The page has two kinds of curves. *Per T* curves show each file at the T it was balanced for, as in the paper's figures.
 *Anytime* curves show one file, read after each step of its run. A chart never contains both kinds, and accuracy charts
-never combine data sets. The page depends only on the run folders: the same folders give the same bytes.
+never combine results on different images. The page depends only on the run folders: the same folders give the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from loihi_convert.report import (
     layer_section,
     provenance_section,
 )
-from loihi_convert.report.entries import Entry, entries_of, family_of, most_complete_of
+from loihi_convert.report.entries import Entry, Images, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Page, Section, html, markdown
 from loihi_convert.report.verdict import verdict
 from loihi_convert.runs.stored_run import StoredRun, read_run
@@ -67,11 +67,12 @@ def report(runs: Sequence[StoredRun]) -> Page:
     """Return the page of one or more runs; if a file has several runs, only the most complete is shown."""
     shown, left_out = most_complete_of(runs)
     entries = entries_of(shown)
-    sets = list(dict.fromkeys(entry.data for entry in entries))
+    groups: dict[Images, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.images, []).append(entry)
     sections = [Section("results", "Results", tuple(headline_section.blocks(entries, left_out)))]
-    for index, data in enumerate(sets):
-        number, of_data = ("", "") if len(sets) == 1 else (f"-{index + 1}", f": {data}")
-        found = [entry for entry in entries if entry.data == data]
+    for index, found in enumerate(groups.values()):
+        number, of_data = ("", "") if len(groups) == 1 else (f"-{index + 1}", f": {found[0].images_name}")
         for name, title, kind, chosen in (
             ("accuracy", "Accuracy and latency", accuracy_section, [e for e in found if not e.evaluation.regression]),
             ("error", "Error and latency", error_section, [e for e in found if e.evaluation.regression]),
@@ -88,9 +89,11 @@ def report(runs: Sequence[StoredRun]) -> Page:
         if contents := tuple(blocks):
             sections.append(Section(name, title, contents))
     title = entries[0].label if len(entries) == 1 else _common_title(entries)
-    verdicts = [(data, verdict([entry for entry in entries if entry.data == data])) for data in sets]
-    said = tuple(text if len(sets) == 1 else f"{data}: {text}" for data, text in verdicts)
-    return Page(f"{title} on {' and '.join(sets)}", said, _subtitle(entries, sets), tuple(sections))
+    said = tuple(
+        verdict(found) if len(groups) == 1 else f"{found[0].images_name}: {verdict(found)}" for found in groups.values()
+    )
+    sets = dict.fromkeys(images.data for images in groups)
+    return Page(f"{title} on {' and '.join(sets)}", said, _subtitle(entries), tuple(sections))
 
 
 def _common_title(entries: Sequence[Entry]) -> str:
@@ -98,7 +101,7 @@ def _common_title(entries: Sequence[Entry]) -> str:
     return families[0] if len(families) == 1 else f"{len(entries)} spiking networks"
 
 
-def _subtitle(entries: Sequence[Entry], sets: Sequence[str]) -> str:
+def _subtitle(entries: Sequence[Entry]) -> str:
     files = "One exported file" if len(entries) == 1 else f"{len(entries)} exported files"
     names = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)", "loihi2": "a Loihi 2 board (loihi2)"}
     found = dict.fromkeys(entry.run.manifest.backend for entry in entries)
@@ -109,8 +112,8 @@ def _subtitle(entries: Sequence[Entry], sets: Sequence[str]) -> str:
     has_classes = any(entry.evaluation.regression is None for entry in entries)
     intervals = " Intervals are Wilson's, 95 %." if has_classes else ""
     measures = "accuracies" if has_classes else "errors"
-    apart = f" Data sets are shown separately: do not compare their {measures}." if len(sets) > 1 else ""
+    apart = f" Results on different images are shown separately: do not compare their {measures}."
     return (
         f"{files}: a CNN converted to a spiking network in Loihi's integers, run on {images} images with {backends}. "
-        f"T is the latency in time steps.{intervals}{apart}"
+        f"T is the latency in time steps.{intervals}{'' if entries[0].is_alone else apart}"
     )

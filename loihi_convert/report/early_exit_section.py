@@ -23,8 +23,8 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         "Each image stops as soon as the first class leads the second by a margin. The chosen margin is the smallest "
         f"that costs at most {_choices(known)}. None of these images is among the test images."
     )
-    for data in dict.fromkeys(entry.data for entry, _ in known):
-        if (chart := _early_exit_chart([pair for pair in known if pair[0].data == data], data)) is not None:
+    for images in dict.fromkeys(entry.images for entry, _ in known):
+        if (chart := _early_exit_chart([pair for pair in known if pair[0].images == images])) is not None:
             yield Picture(chart)
     table = early_exit_table([(entry.full_label, entry.evaluation) for entry in entries])
     if table is not None:
@@ -43,7 +43,7 @@ def _choices(known: Sequence[tuple[Entry, EarlyExit]]) -> str:
     return "; ".join(f"{cost} ({', '.join(labels)})" for cost, labels in files.items())
 
 
-def _early_exit_chart(known: Sequence[tuple[Entry, EarlyExit]], data: str) -> Chart | None:
+def _early_exit_chart(known: Sequence[tuple[Entry, EarlyExit]]) -> Chart | None:
     series = []
     has_accuracy = all(early.points[0].accuracy is not None for _, early in known)
     for entry, early in known:
@@ -59,6 +59,6 @@ def _early_exit_chart(known: Sequence[tuple[Entry, EarlyExit]], data: str) -> Ch
     if len({mark.x for mark in every}) < 2:
         return None
     measure = "accuracy, %" if has_accuracy else "same class as after T, %"
-    caption = f"{data}: one point for each margin; the large mark is the chosen one."
+    caption = f"{known[0][0].images_name}: one point for each margin; the large mark is the chosen one."
     title = "Accuracy against average T" if has_accuracy else "Same class as after T, against average T"
     return timestep_chart(title, caption, series, (), measure, "average T, time steps")

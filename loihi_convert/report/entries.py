@@ -27,6 +27,14 @@ NEURONS: Final = {
 """The neurons of exported files: what a spike does to their potential, and what shares a threshold."""
 
 
+class Images(NamedTuple):
+    """The images of a run: results on different ones are not compared."""
+
+    data: str
+    fingerprint: str | None
+    count: int
+
+
 @dataclass(frozen=True, eq=False)
 class Entry:
     """One file of one run.
@@ -37,20 +45,26 @@ class Entry:
         Its name on the page, unique within its data set.
     style
         Colour and shape of its marks, the same in every chart of the page.
+    source
+        Name of its data set, with the fingerprint if entries with the same name have several.
+    images_name
+        `source`, with the number of images if it differs among the entries with the same source.
     is_alone
-        Whether the page contains only one data set.
+        Whether all entries are of the same images.
     file
         File name without suffix.
     neuron
         Its kind of neurons, a key of `NEURONS`; ``None`` if not recorded.
     has_other_neurons
-        Whether files of the same data set have other neurons.
+        Whether files on the same images have other neurons.
     run, evaluation
         Its run, and its results.
     """
 
     label: str
     style: int
+    source: str
+    images_name: str
     is_alone: bool
     file: str
     neuron: str | None
@@ -64,20 +78,25 @@ class Entry:
         return self.run.manifest.data
 
     @property
+    def images(self) -> Images:
+        """The images of its run."""
+        return _images_of(self.run, self.file)
+
+    @property
     def line(self) -> str:
         """The line between its marks, see `charts.Series`."""
         return "solid" if self.style < 4 else "dashed"
 
     @property
     def full_label(self) -> str:
-        """The label for tables and charts with several data sets."""
-        return self.label if self.is_alone else f"{self.label} on {self.data}"
+        """The label for tables and charts of results on different images."""
+        return self.label if self.is_alone else f"{self.label} on {self.images_name}"
 
     @property
     def context(self) -> str:
         """Data set, images and, if files differ in it, neurons."""
         neuron = f", {self.neuron or 'unknown'} neurons" if self.has_other_neurons else ""
-        return f"{self.data}, {self.evaluation.image_count:,} images{neuron}"
+        return f"{self.source}, {self.evaluation.image_count:,} images{neuron}"
 
     @property
     def point(self) -> Point:
@@ -179,29 +198,49 @@ def _identity(run: StoredRun, file: str) -> tuple[object, ...] | None:
 
 
 def entries_of(runs: Sequence[StoredRun]) -> list[Entry]:
-    """Return every file of ``runs``, by data set in the order of the runs, then by T."""
-    sets = list(dict.fromkeys(run.manifest.data for run in runs))
-    found = [(run.manifest.data, file, run) for run in runs for file in run.evaluations]
-    found.sort(key=lambda one: (sets.index(one[0]), one[2].evaluations[one[1]].timesteps))
-    neurons = {data: {_neuron_of(run, file) for other, file, run in found if other == data} for data in sets}
+    """Return every file of ``runs``, by data set and images in the order of the runs, then by T."""
+    found = [(_images_of(run, file), file, run) for run in runs for file in run.evaluations]
+    sets = list(dict.fromkeys(images.data for images, _, _ in found))
+    groups = sorted(dict.fromkeys(images for images, _, _ in found), key=lambda images: sets.index(images.data))
+    found.sort(key=lambda one: (groups.index(one[0]), one[2].evaluations[one[1]].timesteps))
+    neurons = {images: {_neuron_of(run, file) for other, file, run in found if other == images} for images in groups}
     entries: list[Entry] = []
-    for data, file, run in found:
-        namesakes = [(one, other) for known, one, other in found if (known, one) == (data, file)]
+    for images, file, run in found:
+        namesakes = [(one, other) for known, one, other in found if (known.data, one) == (images.data, file)]
         # Folders in different places may have the same name.
-        label = _not_among({entry.label for entry in entries if entry.data == data}, _label(file, run, namesakes))
+        taken = {entry.label for entry in entries if entry.data == images.data}
+        label = _not_among(taken, _label(file, run, namesakes))
         entries.append(
             Entry(
                 label=label,
                 style=len(entries) % STYLES,
-                is_alone=len(sets) == 1,
+                source=_source(images, groups),
+                images_name=_images_name(images, groups),
+                is_alone=len(groups) == 1,
                 file=file,
                 neuron=_neuron_of(run, file),
-                has_other_neurons=len(neurons[data]) > 1,
+                has_other_neurons=len(neurons[images]) > 1,
                 run=run,
                 evaluation=run.evaluations[file],
             )
         )
     return entries
+
+
+def _images_of(run: StoredRun, file: str) -> Images:
+    return Images(run.manifest.data, run.manifest.data_fingerprint, run.evaluations[file].image_count)
+
+
+def _source(images: Images, groups: Sequence[Images]) -> str:
+    if len({other.fingerprint for other in groups if other.data == images.data}) == 1:
+        return images.data
+    return f"{images.data} (fingerprint {(images.fingerprint or 'unknown')[:8]})"
+
+
+def _images_name(images: Images, groups: Sequence[Images]) -> str:
+    source = _source(images, groups)
+    is_unique = sum(_source(other, groups) == source for other in groups) == 1
+    return source if is_unique else f"{source}, {images.count:,} images"
 
 
 def _label(file: str, run: StoredRun, namesakes: Sequence[tuple[str, StoredRun]]) -> str:

@@ -1,4 +1,4 @@
-"""The section on error against latency for the regressions of one data set: charts, tables, and a file's card."""
+"""The section on error against latency for regressions on the same images: charts, tables, and a file's card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loihi_convert.report.table import Table
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield the error curves of the regressions of one data set, and the tables and output errors of each file."""
+    """Yield the error curves of regressions on the same images, and the tables and output errors of each file."""
     has_targets = all(_at_own(entry).to_targets is not None for entry in entries)
     measure = "RMSE, in the CNN's units" if has_targets else "RMSE to the CNN's outputs"
     cnn = {r.cnn.mean.rmse for e in entries if (r := e.evaluation.regression) and r.cnn} if has_targets else set()

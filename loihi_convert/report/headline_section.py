@@ -36,7 +36,8 @@ def blocks(entries: Sequence[Entry], left_out: Sequence[LeftOut]) -> Iterator[Bl
 
 
 def _table(entries: Sequence[Entry]) -> Table:
-    """Return one row per file; the number of images is a column only if it differs."""
+    """Return one row per file; data and number of images are columns only if they differ."""
+    sources = {entry.source for entry in entries}
     counts = {entry.evaluation.image_count for entry in entries}
     is_complete = all(entry.point.timesteps == entry.evaluation.timesteps for entry in entries)
     rows = []
@@ -47,7 +48,7 @@ def _table(entries: Sequence[Entry]) -> Table:
             {
                 "file": entry.label,
                 **dict([first]),
-                "data": None if entry.is_alone else entry.data,
+                "data": entry.source if len(sources) > 1 else None,
                 "images": f"{entry.evaluation.image_count:,}" if len(counts) > 1 else None,
                 **dict(others),
             }

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from loihi_convert.chip.limits import NEVER_FIRES
 from loihi_convert.report.channel_chart import ChannelValues, channel_chart
 from loihi_convert.report.charts import Chart
-from loihi_convert.report.entries import Entry
+from loihi_convert.report.entries import Entry, Images
 from loihi_convert.report.formats import RELAYS, percent
 from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures
 from loihi_convert.report.run_tables import layer_table
@@ -23,7 +23,7 @@ Value = TypeVar("Value")
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield charts and tables of every layer; files with the same data set and the same layers share them."""
+    """Yield charts and tables of every layer; files on the same images and with the same layers share them."""
     # Neurons that send graded spikes have none.
     binary = [entry for entry in entries if not entry.evaluation.is_graded]
     external = sorted({e.run.name for e in binary if _is_external(e.run)})
@@ -40,13 +40,13 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         )
     if any(entry.evaluation.has_relays for entry in entries):
         yield Paragraph(f"Charts and ranges leave out {RELAYS}. The lists of every channel mark them.")
-    groups: dict[tuple[str, tuple[tuple[str, int], ...]], list[Entry]] = {}
+    groups: dict[tuple[Images, tuple[tuple[str, int], ...]], list[Entry]] = {}
     for entry in entries:
         shape = tuple((layer.name, layer.neuron_count) for layer in entry.evaluation.layers)
-        groups.setdefault((entry.data, shape), []).append(entry)
-    for (data, shape), group in groups.items():
+        groups.setdefault((entry.images, shape), []).append(entry)
+    for (_, shape), group in groups.items():
         if len(groups) > 1:
-            yield Heading(f"{data}: {', '.join(entry.label for entry in group)}")
+            yield Heading(f"{group[0].images_name}: {', '.join(entry.label for entry in group)}")
         for name, _ in shape:
             charts = tuple(
                 chart for chart in (_rate_chart(group, name), _threshold_chart(group, name)) if chart is not None

@@ -34,12 +34,12 @@ def run_figure(
 
 
 def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "screen", overwrite: bool = False) -> Path:
-    """Write the figure of run folders of one data set, with the most complete run of each file, to ``output``.
+    """Write the figure of run folders on images of one data set, with the most complete run of each file, to ``output``.
 
     Raises
     ------
     UsageError
-        If ``output`` does not end in .png, .svg or .pdf, or the runs are of several data sets.
+        If ``output`` does not end in .png, .svg or .pdf, or the runs are on images of several data sets.
     InputError
         If a folder cannot be used, nothing can be drawn, or the file cannot be written, or exists and ``overwrite`` is
         off.
@@ -53,11 +53,11 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
     different = {folder.resolve(): folder for folder in folders}
     shown, _ = most_complete_of([read_run(folder) for folder in different.values()])
     entries = entries_of(shown)
-    if len(sets := sorted({entry.data for entry in entries})) > 1:
-        raise UsageError(f"the runs are of {' and '.join(sets)}", where="figure", expected="one data set")
+    if len(sources := sorted({entry.source for entry in entries})) > 1:
+        raise UsageError(f"the runs are of {' and '.join(sources)}", where="figure", expected="one data set")
     evaluations = [(entry.label, entry.evaluation) for entry in entries]
     provenance = {entry.label: entry.run.manifest.provenance.get(entry.file, {}) for entry in entries}
-    figure = run_figure(evaluations, _title(evaluations, sets[0]), note=_seeds(provenance), width=width)
+    figure = run_figure(evaluations, _title(evaluations, sources[0]), note=_seeds(provenance), width=width)
     if figure is None:
         raise InputError("neither labels nor the CNN are known, so there is nothing to draw", where=folders[0])
     write_atomically(output, image_bytes(figure, kind, dpi=SIZES[width].dpi))

@@ -1,4 +1,4 @@
-"""The main result of the runs of one data set, in one or two sentences."""
+"""The main result of runs on the same images, in one or two sentences."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def verdict(entries: Sequence[Entry]) -> str:
         key=lambda entry: (_work(entry), entry.point.timesteps, -_percent(entry)),
     )
     others = [entry for entry in measured if entry is not chosen]
-    counts = sorted({entry.evaluation.image_count for entry in measured})
-    images = f"{' to '.join(f'{n:,}' for n in dict.fromkeys((counts[0], counts[-1])))} images"
+    images = f"{chosen.evaluation.image_count:,} images"
     if not others:
         return f"{_name(chosen, entries)} reaches {percent(chosen.point.accuracy)} %{_beside_cnn(chosen)} ({images})."
     most = max(others, key=lambda entry: (_work(entry), entry.point.timesteps))
