@@ -481,3 +481,38 @@ def test_the_answer_begins_with_the_verdict(capsys: pytest.CaptureFixture[str]) 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == advice.verdict(found)
     assert lines[1:3] == ["warning: doubtful", "- try this"]
+
+
+@pytest.mark.parametrize(
+    ("image_count", "changed", "margin", "begins"),
+    [
+        (1, 0, 100, "Too few images: 1 image cannot show a loss of less than about 100 points."),
+        (10, 0, 30, "Too few images: 10 images cannot show a loss of less than about 30 points."),
+        (300, 0, 1, "No problem found: "),
+        (1000, 49, 1.4, "Too few images: 1,000 images cannot show a loss of less than about 1.4 points."),
+        (1000, 16, 0.8, "No problem found: "),
+    ],
+)
+def test_a_loss_that_the_images_cannot_show(image_count: int, changed: int, margin: float, begins: str) -> None:
+    """3 / N if no class changes, else 2 sqrt(changed) / N."""
+    cnn = tiny_cnn()
+    spiking = tiny_spiking(cnn)
+    plain = diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
+    found = plain.model_copy(
+        update={"image_count": image_count, "lost_images": 0, "loss_points": 0.0, "newly_wrong": 0}
+        | {"newly_right": changed, "is_small": True, "is_noteworthy": False, "main_cause": None}
+    )
+    assert found.margin_points == pytest.approx(margin)
+    assert advice.verdict(found).startswith(begins)
+
+
+def test_images_of_one_class_cannot_show_a_loss() -> None:
+    cnn = tiny_cnn()
+    spiking = tiny_spiking(cnn)
+    black = np.repeat(0 * WHITE, 400, axis=0)
+    found = diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), black, None, 2)
+    (sentence,) = found.same_class_notes
+    assert found.lost_images == 0
+    assert found.margin_points < advice.LARGE_MARGIN
+    assert sentence in advice.verdict(found)
+    assert "No problem found" not in advice.verdict(found)

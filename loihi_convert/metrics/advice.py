@@ -33,10 +33,13 @@ CAUSES: Final[Mapping[Cause, str]] = {
 HIGH_THRESHOLD: Final = 2.0
 """A threshold this many times the largest activation leaves at least half of the spike counts unused."""
 
+LARGE_MARGIN: Final = 1.0
+"""Percentage points: images that cannot show a loss of this size cannot show that there is no problem."""
+
 
 def verdict(diagnosis: Diagnosis) -> str:
     """Return the loss, its cause and its place, in a few sentences."""
-    count = f"{diagnosis.image_count:,} images"
+    count = "1 image" if diagnosis.image_count == 1 else f"{diagnosis.image_count:,} images"
     if diagnosis.measure == "accuracy":
         what = f"{diagnosis.loss_points:.2f} points of accuracy on {count}"
     else:
@@ -45,14 +48,21 @@ def verdict(diagnosis: Diagnosis) -> str:
         changing = max(diagnosis.stages, key=lambda stage: stage.changed_images)
         most = "" if changing.cause is None else f" Most changed classes are due to {CAUSES[changing.cause]}."
         pairs = f"{diagnosis.newly_wrong} newly wrong, {diagnosis.newly_right} newly right"
-        if diagnosis.lost_images <= 0:
-            return f"No problem found: the file loses nothing on {count} ({pairs}).{most}"
-        if diagnosis.is_small:
-            return f"No problem found: the file loses only {what} ({pairs}).{most}"
-        return (
-            f"No cause is named: the file loses {what} ({pairs}), less than twice the standard error. Use more images."
-            f"{most}"
-        )
+        if not diagnosis.is_small:
+            return (
+                f"No cause is named: the file loses {what} ({pairs}), less than twice the standard error. Use more "
+                f"images.{most}"
+            )
+        lost = f"nothing on {count}" if diagnosis.lost_images <= 0 else f"only {what}"
+        if diagnosis.same_class_notes:
+            notes = " ".join(diagnosis.same_class_notes)
+            return f"These images cannot show a loss. {notes} The file loses {lost} ({pairs}).{most}"
+        if diagnosis.margin_points > LARGE_MARGIN:
+            return (
+                f"Too few images: {count} cannot show a loss of less than about {diagnosis.margin_points:.3g} points. "
+                f"The file loses {lost} ({pairs}).{most}"
+            )
+        return f"No problem found: the file loses {lost} ({pairs}).{most}"
     (stage,) = (stage for stage in diagnosis.stages if stage.cause == diagnosis.main_cause)
     points = 100 * stage.remaining_images / diagnosis.image_count
     return (

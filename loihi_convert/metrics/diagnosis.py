@@ -25,6 +25,7 @@ from loihi_convert.ir.network import Readout, ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import only_relays, own_channels
 from loihi_convert.metrics.activation_errors import ComparedActivations, ErrorSums, LayerError, compare_activations
+from loihi_convert.metrics.evaluating import same_class_notes
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.records import Record
 from loihi_convert.simulation.intermediate import Cause, intermediate_networks
@@ -33,6 +34,9 @@ from loihi_convert.simulation.simulator import clipped_images
 
 SMALL_LOSS: Final = {"accuracy": 0.2, "agreement": 1.0}
 """Percentage points up to which a loss is not a problem, for any number of images."""
+
+_FEWEST_CHANGED: Final = 3
+"""If none of N images changes, up to this many of N could (95 %, the rule of three)."""
 
 
 class DiagnosisStep(Record):
@@ -134,6 +138,8 @@ class Diagnosis(Record):
         square root, count as equal; of these, the one that changes most classes. None if the loss is not noteworthy.
     first_layer
         The first layer by which half of the loss has occurred. None if the loss is not noteworthy.
+    same_class_notes
+        A sentence each if the CNN gives all images the same class, or if all have the same label.
     """
 
     image_count: int
@@ -152,6 +158,13 @@ class Diagnosis(Record):
     is_noteworthy: bool
     main_cause: Cause | None
     first_layer: str | None
+    same_class_notes: tuple[str, ...] = ()
+
+    @property
+    def margin_points(self) -> float:
+        """The smallest loss, in percentage points, that differs from chance: twice the standard error, or 3 images."""
+        changed = self.newly_wrong + self.newly_right
+        return min(100.0, 100 * max(2 * math.sqrt(changed), _FEWEST_CHANGED) / self.image_count)
 
 
 def diagnose(
@@ -223,6 +236,7 @@ def diagnose(
         is_noteworthy=is_noteworthy,
         main_cause=_main_cause(stages) if is_noteworthy else None,
         first_layer=_first_layer(layers, lost) if is_noteworthy else None,
+        same_class_notes=tuple(same_class_notes(labels, compared.classes[0])),
     )
 
 

@@ -187,6 +187,18 @@ def _energy(
 
 def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]:
     """Notes if accuracy or agreement carry no information."""
+    yield from same_class_notes(labels, cnn_predictions)
+    if labels is not None and cnn_predictions is not None:
+        accuracy = float(np.mean(cnn_predictions == labels))
+        if (share := constant_accuracy(accuracy, labels)) is not None:
+            yield (
+                f"The CNN itself classifies {100 * accuracy:.2f} % of these images, and always predicting their most "
+                f"frequent class {100 * share:.2f} %: check the labels, the class order, and the normalization."
+            )
+
+
+def same_class_notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]:
+    """Yield a note if the CNN gives all of several images the same class, and one if all have the same label."""
     for expected, whose, measure in (
         (cnn_predictions, "The CNN gives all {count:,} images", "the agreement with it"),
         (labels, "All {count:,} images are labelled with", "the accuracy"),
@@ -195,13 +207,6 @@ def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]
             yield (
                 f"{whose.format(count=len(expected))} the same class, {int(expected[0])}: {measure} means little, "
                 "because a constant output reaches 100 %."
-            )
-    if labels is not None and cnn_predictions is not None:
-        accuracy = float(np.mean(cnn_predictions == labels))
-        if (share := constant_accuracy(accuracy, labels)) is not None:
-            yield (
-                f"The CNN itself classifies {100 * accuracy:.2f} % of these images, and always predicting their most "
-                f"frequent class {100 * share:.2f} %: check the labels, the class order, and the normalization."
             )
 
 
