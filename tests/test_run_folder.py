@@ -167,14 +167,20 @@ def test_names_that_are_not_utf8_lose_nothing(tmp_path: Path) -> None:
     strange, literal = os.fsdecode(b"caf\xe9"), r"caf\udce9"
     run = entry([20, 150], name=strange)
     made = new_manifest(
-        network=strange, data="a", data_fingerprint="", backend="ref", files=[], command_line=[strange], seed=None
+        network=strange,
+        data="a",
+        data_fingerprint="",
+        backend="ref",
+        files=[],
+        command_line=["run", strange],
+        seed=None,
     )
     write(tmp_path, run, paths=[f"{strange}.png"] * 200, classes=(strange, r"\udce9", "two"), manifest=made)
     first = read_csv(tmp_path / "predictions.csv")[0]
     assert (first["file"], first["path"]) == (literal, f"{literal}.png")
     stored = read_run(tmp_path)
     assert stored.evaluations == {literal: run.evaluation}
-    assert (stored.manifest.network, stored.manifest.command_line) == (literal, (literal,))
+    assert (stored.manifest.network, stored.manifest.command_line) == (literal, ("loihi-convert", literal))
 
 
 def test_names_with_line_ends_and_quotes_are_read_back(tmp_path: Path) -> None:
@@ -418,12 +424,16 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
     model = tmp_path / "model.net"
     model.write_bytes(b"content")
     command_line = [
-        "/usr/bin/loihi-convert",
+        "/usr/lib/python3/site-packages/loihi_convert/__main__.py",
         "run",
         str(model),
         "../other.net",
         f"--output={tmp_path}/runs",
         f"-o{tmp_path}/runs/",
+        "-oruns/mine",
+        "--classes",
+        "T-shirt/top,Trouser",
+        "--arch=nets:make('a/b')",
         "-T",
         "1,2,4",
         "--data=digits",
@@ -445,6 +455,10 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
         "other.net",
         "--output=runs",
         "-oruns/",
+        "-omine",
+        "--classes",
+        "T-shirt/top,Trouser",
+        "--arch=nets:make('a/b')",
         "-T",
         "1,2,4",
         "--data=digits",

@@ -2,7 +2,8 @@
 
 The page has two kinds of curves. *Per T* curves show each file at the T it was balanced for, as in the paper's figures.
 *Anytime* curves show one file, read after each step of its run. A chart never contains both kinds, and accuracy charts
-never combine results on different images. The page depends only on the run folders: the same folders give the same bytes.
+never combine results on different images. The page depends only on the run folders: the same folders give the same
+bytes.
 """
 
 from __future__ import annotations

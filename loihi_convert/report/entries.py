@@ -32,7 +32,7 @@ class Images(NamedTuple):
 
     data: str
     fingerprint: str | None
-    count: int
+    image_count: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +240,7 @@ def _source(images: Images, groups: Sequence[Images]) -> str:
 def _images_name(images: Images, groups: Sequence[Images]) -> str:
     source = _source(images, groups)
     is_unique = sum(_source(other, groups) == source for other in groups) == 1
-    return source if is_unique else f"{source}, {images.count:,} images"
+    return source if is_unique else f"{source}, {images.image_count:,} images"
 
 
 def _label(file: str, run: StoredRun, namesakes: Sequence[tuple[str, StoredRun]]) -> str:

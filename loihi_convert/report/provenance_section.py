@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def _how_it_was_made(run: StoredRun) -> Iterator[Block]:
     versions = {**manifest.packages, **manifest.backend_versions}
     facts = (
         ("run folder", run.name),
-        ("command", " ".join(manifest.command_line)),
+        ("command", shlex.join(manifest.command_line)),
         ("finished", manifest.utc_time),
         ("backend", manifest.backend + (f", layout {manifest.lava_layout}" if manifest.lava_layout else "")),
         ("data", manifest.data),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import re
@@ -17,6 +18,9 @@ from loihi_convert.files import sha256
 
 VERSIONED_PACKAGES: Final = ("loihi-convert", "torch", "numpy", "lava-nc", "lava-dl")
 """Packages whose versions are recorded in a manifest, because they can change a result."""
+
+# Options whose values are not paths, but may contain a slash.
+_NOT_PATHS: Final = ("--arch", "--class-map", "--classes", "--scheduler")
 
 
 class ReadFile(BaseModel):
@@ -85,7 +89,7 @@ def new_manifest(
     files
         The input files: exported networks, models; their SHA-256 is recorded.
     command_line
-        ``sys.argv``.
+        ``sys.argv``. The program is recorded as ``loihi-convert``, however it was started.
     seed
         Seed of all random numbers; None if there were none, or files of different seeds.
     """
@@ -95,7 +99,7 @@ def new_manifest(
         "data_fingerprint": data_fingerprint,
         "backend": backend,
         "files": [{"name": path.name, "sha256": sha256(path)} for path in files],
-        "command_line": [_without_folders(argument) for argument in command_line],
+        "command_line": _without_folders(command_line),
         "seed": seed,
         "utc_time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -105,9 +109,16 @@ def new_manifest(
     }
 
 
-def _without_folders(argument: str) -> str:
-    """Return ``--output=a.net`` for ``--output=/home/me/a.net``."""
-    return re.sub(r"^(--[\w-]+=|-\w(?=/))?.*/(?=.)", r"\1", argument, flags=re.DOTALL)
+def _without_folders(command_line: Sequence[str]) -> list[str]:
+    """Return the program's name and its arguments, with ``--output=a.net`` for ``--output=/home/me/a.net``."""
+    if not command_line:
+        return []
+    recorded = ["loihi-convert"]
+    for before, argument in itertools.pairwise(command_line):
+        is_path = before not in _NOT_PATHS and argument.split("=")[0] not in _NOT_PATHS
+        pattern = r"^(--[\w-]+=|-[A-Za-z])?.*/(?=.)"
+        recorded.append(re.sub(pattern, r"\1", argument, flags=re.DOTALL) if is_path else argument)
+    return recorded
 
 
 def _version(package: str) -> str | None:
