@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from loihi_convert.files import sha256
 from loihi_convert.report import build
 from loihi_convert.report.entries import most_complete_of
 from loihi_convert.report.formats import percent, quantity, quantity_range
-from loihi_convert.report.page import Picture
+from loihi_convert.report.page import Facts, Picture
 from loihi_convert.runs.manifest import Manifest, new_manifest
 from loihi_convert.runs.run_folder import FileResults
 from loihi_convert.runs.stored_run import read_run
@@ -593,6 +594,26 @@ def test_the_verdict_names_the_file_that_loses_little_at_the_least_work(tmp_path
     ]
 
 
+def test_work_of_graded_and_binary_spikes_is_not_compared(tmp_path: Path) -> None:
+    """The graded file has less work, and is 0.5 points less accurate."""
+    binary, graded = (
+        read_run(write_runs(tmp_path, entry([1] * (t - 1) + [right], name=name, balanced=t)))
+        for name, right, t in (("binary", 197, 4), ("graded", 196, 1))
+    )
+    changed = graded.evaluations["graded"].model_copy(update={"is_graded": True})
+    page = build.report([binary, replace(graded, evaluations={"graded": changed})])
+    (verdict,) = page.verdict
+    assert verdict.startswith("binary (T = 4) is the most accurate: 98.50 %")
+    assert "work" not in verdict
+    work = [
+        [item.label for item in block.chart.legend]
+        for section in page.sections
+        for block in section.blocks
+        if isinstance(block, Picture) and block.chart.title == "What accuracy costs"
+    ]
+    assert work == [["binary", "CNN"]]
+
+
 def test_the_verdict_of_the_most_accurate_file(tmp_path: Path) -> None:
     runs = [entry([1] * (t - 1) + [right], name=f"m-T{t}", balanced=t) for t, right in ((1, 150), (4, 200))]
     assert verdicts(tmp_path, write_runs(tmp_path, *runs)) == [
@@ -667,6 +688,16 @@ def test_each_chart_has_its_numbers(tmp_path: Path) -> None:
     assert rows[1][:3] == ["model", "1", "10"]
     assert float(rows[1][3]) < 10 < float(rows[1][4])
     assert ["CNN", "", "99.5", "", ""] in rows
+
+
+def test_the_command_can_be_pasted(tmp_path: Path) -> None:
+    words = ["loihi-convert", "run", "model.net", "-o", "my run", "--arch", "nets:make(classes=10)"]
+    folder = write_runs(tmp_path, entry([20]))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "command_line": words}))
+    page = build.report([read_run(folder)])
+    (facts,) = (block.facts for section in page.sections for block in section.blocks if isinstance(block, Facts))
+    assert shlex.split(dict(facts)["command"]) == words
 
 
 def test_the_verb_says_what_it_wrote(tmp_path: Path) -> None:

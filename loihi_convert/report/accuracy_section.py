@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from loihi_convert.metrics.evaluation import Point
-from loihi_convert.report.axes import FramePoint, frame
+from loihi_convert.report.axes import MARGIN, FramePoint, frame
 from loihi_convert.report.beside_the_paper import paper_remarks, paper_table, per_t_chart
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
 from loihi_convert.report.entries import Entry
-from loihi_convert.report.formats import count, percent, percent_ends
+from loihi_convert.report.formats import GRADED_WORK, count, percent, percent_ends
 from loihi_convert.report.neuron_section import blocks as neuron_blocks
 from loihi_convert.report.page import Block, Details, Paragraph, Picture
 from loihi_convert.report.page_tables import anytime_table
@@ -34,8 +34,11 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         levels = ()
     if (chart := _anytime_chart(entries, levels, measure, has_accuracy)) is not None:
         yield Picture(chart)
-    if (chart := _work_chart(entries, levels, measure, has_accuracy)) is not None:
-        yield Picture(chart)
+    for is_graded in (False, True):
+        # The two kinds of operations are not the same work.
+        of_kind = [entry for entry in entries if entry.evaluation.is_graded == is_graded]
+        if (chart := _work_chart(of_kind, levels, measure, has_accuracy)) is not None:
+            yield Picture(chart)
     tables = tuple(anytime_table(entry.evaluation, entry.label) for entry in entries)
     yield from tables if len(tables) == 1 else [Details("The curves as tables", tables)]
 
@@ -81,7 +84,10 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_a
 
 
 def _work_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_accuracy: bool) -> Chart | None:
-    """Return accuracy against synaptic operations, near the best accuracy; None if no spike reaches a synapse."""
+    """Return accuracy against synaptic operations, near the best accuracy; None if no spike reaches a synapse.
+
+    ``entries`` are all graded, or none is.
+    """
     series = []
     for entry in entries:
         marks = tuple(
@@ -96,8 +102,10 @@ def _work_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_accu
         return None
     main = {(mark.x, mark.y) for one in series for mark in one.marks if mark.x == one.emphasised}
     shown = frame([FramePoint(m.x, m.y, m.y, m.y) for m in every], [value for value, _ in levels], main)
-    left, right = shown.left / 1.2, max(mark.x for mark in every) * 1.2
+    left, right = shown.left / MARGIN, max(mark.x for mark in every) * MARGIN
     caption = "The same points against the work they take: every T of each run, the large mark at the file's own T."
+    if entries[0].evaluation.is_graded:
+        caption += f" {GRADED_WORK}"
     axes = Axes(
         "synaptic operations per image",
         measure,

@@ -52,12 +52,15 @@ def curve(label: str, points: Sequence[tuple[float, float | None, Interval | Non
 
 
 class Frame(NamedTuple):
-    """The visible part of a plot: its smallest x, and its vertical range."""
+    """The visible part of a plot: the smallest x that it is about, and its vertical range."""
 
     left: float
     bottom: float
     top: float
 
+
+MARGIN: Final = 1.2
+"""A logarithmic axis of T begins at the smallest x divided by this, and ends at the largest times this."""
 
 DEPTH: Final = 4.0
 """Points of accuracy below the best that a picture always shows."""
@@ -69,7 +72,7 @@ OWN_DEPTH: Final = 20.0
 def frame(
     points: Sequence[FramePoint], levels: Sequence[float] = (), own: Collection[tuple[float, float]] = ()
 ) -> Frame:
-    """Return the frame in which differences near the best accuracy are visible.
+    """Return the frame in which differences near the best accuracy are visible, with the whole interval of each point.
 
     Points more than `DEPTH` below the best are outside, unless nearly all would be. Points of ``own``, (x, per cent),
     stay inside if they are less than `OWN_DEPTH` below it. ``levels``, in per cent, are shown at every x.
@@ -87,7 +90,13 @@ def frame(
         return Frame(left, *((0.0, 104.0) if highest - lowest > OWN_DEPTH else _rounded_range(lowest, highest)))
     bottom = min(point.low for point in near)
     bottom = min([bottom, *(level for level in levels if level >= best - DEPTH)])
-    return Frame(min(point.x for point in near), *_rounded_range(bottom, highest))
+    left = min(point.x for point in near)
+    while True:
+        shown = _rounded_range(bottom, highest)
+        visible = [point for point in points if point.x >= left / MARGIN and point.percent >= shown[0]]
+        bottom = min(point.low for point in visible)
+        if bottom >= shown[0]:
+            return Frame(left, *shown)
 
 
 def error_frame(curves: Sequence[tuple[Sequence[float], Sequence[float]]], levels: Sequence[float]) -> Frame:
@@ -114,7 +123,7 @@ def timestep_ticks(timesteps: Sequence[float], first: float, *, apart: float = 1
     two T is less than ``apart``, their labels would overlap and only the larger is kept.
     """
     powers = (2**exponent for exponent in range(math.ceil(math.log2(min(timesteps)))))
-    ascending = [timestep for timestep in sorted({*powers, *timesteps}) if timestep >= first / 1.2]
+    ascending = [timestep for timestep in sorted({*powers, *timesteps}) if timestep >= first / MARGIN]
     following = [*ascending[1:], 2 * ascending[-1] * apart]
     return [timestep for timestep, after in zip(ascending, following, strict=True) if after >= apart * timestep]
 

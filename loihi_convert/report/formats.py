@@ -10,6 +10,12 @@ from loihi_convert.records import Interval
 RELAYS: Final = "relays, neurons that repeat the spikes of another layer for a connection that skips layers"
 """What relays are, in a caption."""
 
+GRADED_WORK: Final = (
+    "SynOps of graded spikes are multiplications, those of pixels included: do not compare them with SynOps of binary "
+    "spikes, which are additions."
+)
+"""Why the work of graded and of binary spikes is not compared, in a caption."""
+
 
 def percent(fraction: float | None) -> str | None:
     """Return a fraction 0..1 in per cent: 99.57; only 1 is 100.00."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from loihi_convert.report import error_section
 from loihi_convert.report.entries import Entry, LeftOut
-from loihi_convert.report.formats import count, percent, percent_interval, points
+from loihi_convert.report.formats import GRADED_WORK, count, percent, percent_interval, points
 from loihi_convert.report.page import Block, Card, Cards, Paragraph
 from loihi_convert.report.page_tables import page_cells
 from loihi_convert.report.table import Table, table_of
@@ -32,6 +32,7 @@ def blocks(entries: Sequence[Entry], left_out: Sequence[LeftOut]) -> Iterator[Bl
         "Loss: accuracy of the CNN minus accuracy of the exported file, in percentage points; a negative loss is a "
         "gain. Float SNN: the same spiking network in floating point. SynOps (synaptic operations): nonzero synapses "
         "that spikes reach, the measure of work here. On Lava every layer adds a step to T."
+        + (f" {GRADED_WORK}" if any(entry.evaluation.is_graded for entry in entries) else "")
     )
 
 

@@ -19,24 +19,26 @@ def verdict(entries: Sequence[Entry]) -> str:
     measured = [entry for entry in entries if entry.point.accuracy is not None]
     if not measured:
         return _without_labels(entries)
+    # An operation of a graded spike is a multiplication, and pixels are counted.
+    has_one_work = len({entry.evaluation.is_graded for entry in measured}) == 1
     best = max(_percent(entry) for entry in measured)
     chosen = min(
-        (entry for entry in measured if _percent(entry) >= best - TOLERANCE),
-        key=lambda entry: (_work(entry), entry.point.timesteps, -_percent(entry)),
+        (entry for entry in measured if _percent(entry) >= best - (TOLERANCE if has_one_work else 0)),
+        key=lambda entry: (_work(entry) if has_one_work else 0, entry.point.timesteps, -_percent(entry)),
     )
     others = [entry for entry in measured if entry is not chosen]
     images = f"{chosen.evaluation.image_count:,} images"
     if not others:
         return f"{_name(chosen, entries)} reaches {percent(chosen.point.accuracy)} %{_beside_cnn(chosen)} ({images})."
     most = max(others, key=lambda entry: (_work(entry), entry.point.timesteps))
-    if _work(most) > _work(chosen):
+    if has_one_work and _work(most) > _work(chosen):
         return (
             f"{_name(chosen, entries)} {_loss(chosen)} at {_share(chosen, most)} of the work of "
             f"{_name(most, entries)}, which {_loss(most)} ({images})."
         )
     nearest = max(others, key=_percent)
     first = f"{_name(chosen, entries)} is the most accurate: {percent(chosen.point.accuracy)} %{_beside_cnn(chosen)}"
-    work = f" at {_share(nearest, chosen)} of its work" if _work(chosen) else ""
+    work = f" at {_share(nearest, chosen)} of its work" if has_one_work and _work(chosen) else ""
     return f"{first} ({images}). {_name(nearest, entries)} {_loss(nearest)}{work}."
 
 
