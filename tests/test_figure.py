@@ -15,8 +15,12 @@ from support.evaluations import entry
 from support.run_folders import write_runs
 
 from loihi_convert.errors import InputError, UsageError
+from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
+from loihi_convert.report.axes import FramePoint, frame
+from loihi_convert.report.error_figure import error_figure
 from loihi_convert.report.figure import accuracy_figure
-from loihi_convert.report.figure_style import SIZES, image_bytes
+from loihi_convert.report.figure_style import COLOURS, EARLY_MARKER, MARKERS, SIZES, image_bytes
 from loihi_convert.report.pictures import write_figure
 
 
@@ -140,7 +144,7 @@ def test_no_picture_where_nothing_is_known() -> None:
     ("correct_counts", "bottom", "first", "hidden"),
     [
         ([196, 198, 199, 199], 90, 1, ""),
-        ([20, 197, 198, 199], 94, 2, "Not shown: 10 % at T = 1"),
+        ([20, 197, 198, 199], 94, 2, "Not shown: 10 % at T = 1, float SNN 10.5 % at T = 1"),
         ([20, 60, 80, 120], 0, 1, ""),
     ],
     ids=["all near the CNN", "from far away to the CNN", "never near the CNN"],
@@ -156,6 +160,123 @@ def test_one_picture_zoomed_in_says_what_it_leaves_out(
     assert 99.5 < high <= 105
     assert first / 1.3 < axes.get_xlim()[0] < first
     assert note(figure).endswith(hidden or "95 % intervals")
+
+
+def test_a_point_between_the_edge_and_the_best_points_is_shown() -> None:
+    """Early exit at an average T of 1.1 is the first of the best points; 75 % at T = 1 are in the frame."""
+    one = entry([150, 160], balanced=2, exit_leads=[4, 9])
+    early = one.evaluation.early_exit
+    assert early is not None
+    points = tuple(point.model_copy(update={"average_timesteps": 1.1, "accuracy": 0.8}) for point in early.points)
+    changed = one.evaluation.model_copy(update={"early_exit": early.model_copy(update={"points": points})})
+    figure = accuracy_figure([("m", changed)], "title")
+    assert figure is not None
+    (axes,) = figure.axes
+    assert axes.get_xlim()[0] < 1
+    # Wilson's interval of 150 in 200 begins at 68.6 %.
+    assert axes.get_ylim()[0] < 68.6
+    assert "Not shown" not in note(figure)
+
+
+def test_intervals_of_visible_points_are_not_cut() -> None:
+    """The best is 99 %. 96 % is in the frame; so is 92 %, at the end of its interval, and then 86 %."""
+    points = [
+        FramePoint(1, 70, 60, 75),
+        FramePoint(2, 92, 86, 95),
+        FramePoint(2, 96, 91, 98),
+        FramePoint(4, 99, 97, 100),
+    ]
+    shown = frame(points)
+    assert shown.left == 2
+    assert 84 <= shown.bottom <= 86
+
+
+def test_floats_and_cnns_outside_the_axes_are_named() -> None:
+    """The integer networks reach 98 and 99 %, the float SNN 50 % in one place, and the CNN 60 %."""
+    one, other = entry([196], name="m-T1", balanced=1), entry([1, 198], name="m-T2", balanced=2)
+    far = one.evaluation.points[0].model_copy(update={"float_accuracy": 0.5})
+    files = [
+        ("m-T1", one.evaluation.model_copy(update={"points": (far,), "cnn_accuracy": 0.6})),
+        ("m-T2", other.evaluation.model_copy(update={"cnn_accuracy": 0.6})),
+    ]
+    assert note(accuracy_figure(files, "title")).endswith("Not shown: float SNN 50 % at T = 1, CNN, 60.00 %")
+
+
+def test_results_on_another_number_of_images_are_another_series_with_another_cnn() -> None:
+    one, other = entry([180], name="m-T1", balanced=1), entry([1, 190], name="m-T2", balanced=2)
+    fewer = other.evaluation.model_copy(update={"image_count": 30, "cnn_accuracy": 0.9})
+    lines = drawn(accuracy_figure([one[:2], ("m-T2", fewer)], "title"))
+    assert {"m-T1, 200 images", "m-T2, 30 images"} < set(lines)
+    assert {"CNN of m-T2 on 30 images, 90.00 %", "CNN of m-T1 on 200 images, 99.50 %"} < set(lines)
+
+
+def test_early_exit_and_floats_of_a_later_file_have_a_legend_and_a_marker_of_their_own() -> None:
+    first = entry([180], name="a", balanced=1, has_float=False)
+    later = entry([20, 150, 190], name="b", balanced=3, exit_leads=[4, 7, 9])
+    figure = accuracy_figure([first[:2], later[:2]], "title")
+    assert {"early exit, at its average T", "float SNN"} < set(drawn(figure))
+    assert figure is not None
+    (early,) = (line for line in figure.axes[0].get_lines() if str(line.get_label()).startswith("early exit"))
+    assert (early.get_marker(), early.get_markerfacecolor()) == (EARLY_MARKER, "none")
+    assert EARLY_MARKER not in MARKERS
+
+
+def test_early_exit_of_a_run_to_another_t_is_not_joined() -> None:
+    """Early exit within 3 steps, of a file balanced for 2."""
+    one = entry([20, 150, 190], name="a", balanced=2, exit_leads=[4, 7, 9])
+    lines = drawn(accuracy_figure([one[:2], entry([180], name="b", balanced=1)[:2]], "title"))
+    assert lines["early exit, at its average T"][0] == [2]
+
+
+def test_no_two_series_look_alike() -> None:
+    looks = {(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(len(COLOURS) * len(MARKERS))}
+    assert len(looks) == len(COLOURS) * len(MARKERS)
+
+
+@pytest.mark.parametrize(
+    ("is_graded", "is_balanced", "said"),
+    [
+        (True, True, "Graded spikes: the output after one step of each layer."),
+        (False, False, "Read after each step of one run."),
+        (False, True, "Thresholds balanced for T = 1, read after each step of one run."),
+    ],
+)
+def test_the_note_says_how_the_points_were_read(is_graded: bool, is_balanced: bool, said: str) -> None:
+    evaluation = entry([190], balanced=1).evaluation.model_copy(update={"is_graded": is_graded})
+    assert note(accuracy_figure([("a", evaluation)], "title", is_balanced=is_balanced)).startswith(said)
+    assert ("balanced for" in note(accuracy_figure([("a", evaluation)] * 2, "title", is_balanced=is_balanced))) == (
+        is_balanced and not is_graded
+    )
+
+
+def regression(name: str, timesteps: int, rmse: float, cnn: float) -> tuple[str, Evaluation]:
+    """A file with one point, whose float SNN has half the error."""
+
+    def errors(value: float) -> Errors:
+        error = Error(rmse=value, r2=0.5)
+        return Errors(mean=error, outputs=(error,))
+
+    evaluation = entry([0] * timesteps, balanced=timesteps, labels=None).evaluation
+    points = tuple(
+        RegressionPoint(
+            timesteps=point.timesteps, to_targets=errors(rmse), to_cnn=None, float_to_targets=errors(rmse / 2)
+        )
+        for point in evaluation.points
+    )
+    found = Regression(output_names=("x",), cnn=errors(cnn), points=points)
+    return name, evaluation.model_copy(update={"regression": found})
+
+
+def test_a_figure_of_regressions_has_a_series_and_a_cnn_per_network() -> None:
+    files = [regression("a-T1", 1, 4.0, 1.0), regression("a-T4", 4, 3.0, 1.0), regression("b-T2", 2, 3.5, 2.0)]
+    lines = drawn(error_figure(files, "title"))
+    assert lines["a-T1, -T4"][:2] == ([1, 4], [4, 3])
+    assert lines["b-T2"][:2] == ([2], [3.5])
+    assert lines["float SNN"][:2] == ([1, 4], [2, 1.5])
+    assert lines["CNN of a-T1, -T4, 1"][1] == [1, 1]
+    assert lines["CNN of b-T2, 2"][1] == [2, 2]
+    alone = drawn(error_figure(files[1:2], "title"))
+    assert list(alone) == ["CNN, 1", "float SNN", "fixed point"]
 
 
 @pytest.mark.parametrize("width", ["screen", "column", "page"])

@@ -1,16 +1,23 @@
-"""The figure of error against latency for a regression, in the style of `figure`."""
+"""The figure of error against latency for regressions, in the style of `figure`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, NamedTuple
 
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.metrics.regression import Errors
-from loihi_convert.report.axes import error_frame, timestep_ticks
+from loihi_convert.metrics.regression import Errors, RegressionPoint
+from loihi_convert.report.axes import MARGIN, error_frame, timestep_ticks
+from loihi_convert.report.figure_series import (
+    Level,
+    cnn_levels,
+    draw_float,
+    draw_integers,
+    draw_levels,
+    groups,
+    notes,
+)
 from loihi_convert.report.figure_style import (
-    CNN_COLOUR,
-    COLOURS,
     SIZES,
     Width,
     add_legend,
@@ -20,79 +27,108 @@ from loihi_convert.report.figure_style import (
     plain,
     timestep_axis,
 )
-from loihi_convert.report.run_tables import per_t_caption
+from loihi_convert.report.run_tables import Figures
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_STYLES: Final = {
-    "fixed point": (COLOURS[0], "-", "o"),
-    "float SNN": (COLOURS[1], "--", "D"),
-}
+
+class _Errors(NamedTuple):
+    """T, ascending, and the mean RMSE at T."""
+
+    timesteps: list[float]
+    rmse: list[float]
+
+
+class _Drawn(NamedTuple):
+    """One file, or the files of one network: errors of the integer network, and of the float SNN."""
+
+    label: str
+    fixed: _Errors
+    floating: _Errors
 
 
 def error_figure(
-    evaluations: Sequence[tuple[str, Evaluation]], title: str, *, note: str = "", width: Width = "screen"
+    evaluations: Figures, title: str, *, note: str = "", width: Width = "screen", is_balanced: bool = True
 ) -> Figure | None:
     """Return the figure of RMSE (mean over outputs) against latency: a curve for one file, else one point per file.
 
     Without targets it shows the error against the CNN's outputs; without either it is None. ``note`` is additional
-    information, such as a seed.
+    information, such as a seed; ``is_balanced``: whether the files record how their thresholds were balanced.
     """
-    anytime = len(evaluations) == 1
-    known = [(e, e.regression) for _, e in evaluations if e.regression is not None]
-    at = sorted(
-        (point for e, regression in known for point in regression.points if anytime or point is regression.at(_own(e))),
-        key=lambda point: point.timesteps,
-    )
-    has_targets = bool(at) and all(point.to_targets is not None for point in at)
-    fixed = _curve([(p.timesteps, p.to_targets if has_targets else p.to_cnn) for p in at])
-    if not fixed[0]:
+    is_anytime = len(evaluations) == 1
+    every = [_points(evaluation, is_anytime=is_anytime) for _, evaluation in evaluations]
+    has_targets = all(point.to_targets is not None for points in every for point in points)
+    if is_anytime:
+        found = [_drawn("fixed point", every[0], has_targets=has_targets)]
+    else:
+        found = [
+            _drawn(
+                group.label,
+                [point for _, evaluation in group.files for point in _points(evaluation, is_anytime=False)],
+                has_targets=has_targets,
+            )
+            for group in groups(evaluations)
+        ]
+    drawn = [one for one in found if one.fixed.rmse]
+    if not drawn:
         return None
-    curves = {"fixed point": fixed}
-    if has_targets and (real := _curve([(p.timesteps, p.float_to_targets) for p in at]))[0]:
-        curves["float SNN"] = real
-    cnn = sorted({r.cnn.mean.rmse for _, r in known if r.cnn is not None}) if has_targets else []
-    shown = error_frame([fixed], cnn)
+    levels = cnn_levels(evaluations, _cnn_rmse, "{:.4g}".format) if has_targets else []
+    shown = error_frame([one.fixed for one in drawn], [level.value for level in levels])
+    steps = sorted({t for one in drawn for t in one.fixed.timesteps})
     size = SIZES[width]
     with drawing(size):
         figure = new_figure(size, size.inches * 0.7)
         axes = figure.subplots()
-        for level in cnn:
-            axes.axhline(level, color=CNN_COLOUR, linewidth=1.1, label=f"CNN, {level:.4g}", zorder=1)
-        for label, (timesteps, errors) in curves.items():
-            colour, line, marker = _STYLES[label]
-            axes.plot(
-                timesteps, errors, color=colour, linestyle=line if anytime else "none", marker=marker, label=label
-            )
-        timestep_axis(axes, timestep_ticks(fixed[0], shown.left), shown.left / 1.2, max(fixed[0]) * 1.2)
+        draw_levels(axes, levels)
+        for index, one in enumerate(drawn):
+            if one.floating.rmse:
+                draw_float(axes, *one.floating, index, size, is_anytime=is_anytime)
+            draw_integers(axes, *one.fixed, one.label, index, is_anytime=is_anytime)
+        timestep_axis(axes, timestep_ticks(steps, shown.left), shown.left / MARGIN, steps[-1] * MARGIN)
         axes.set_ylim(shown.bottom, shown.top)
-        lava = " or ".join(f"T + {depth}" for depth in sorted({evaluation.depth for evaluation, _ in known}))
+        lava = " or ".join(f"T + {depth}" for depth in sorted({evaluation.depth for _, evaluation in evaluations}))
         axes.set_xlabel(f"latency T, time steps (on Lava: {lava})")
         axes.set_ylabel("RMSE, in the CNN's units" if has_targets else "RMSE to the CNN's outputs")
         plain(axes)
-        notes = [*_notes([evaluation for evaluation, _ in known], anytime=anytime), note]
-        hidden = [error for error in fixed[1] if error > shown.top]
-        if hidden:
-            notes.append(f"Not shown: {len(hidden)} points, RMSE {min(hidden):.4g} to {max(hidden):.4g}")
-        add_titles(figure, axes, title, ". ".join(text for text in notes if text), size)
+        texts = (*notes(evaluations, is_balanced=is_balanced), note, _outside(axes, drawn, levels))
+        add_titles(figure, axes, title, ". ".join(text for text in texts if text), size)
         add_legend(figure, axes, size)
     return figure
 
 
-def _notes(evaluations: Sequence[Evaluation], *, anytime: bool) -> tuple[str, ...]:
-    """Return a description of the points, and the number of images."""
-    caption = per_t_caption(evaluations)
-    balanced = f"Thresholds balanced for T = {evaluations[0].timesteps}, read after each step of one run"
-    counts = " or ".join(f"{count:,}" for count in sorted({evaluation.image_count for evaluation in evaluations}))
-    return (balanced if anytime else caption[0].upper() + caption[1:], f"n = {counts} images")
+def _points(evaluation: Evaluation, *, is_anytime: bool) -> Sequence[RegressionPoint]:
+    """Return the errors at every T, or only those at the nominal T."""
+    regression = evaluation.regression
+    if regression is None:
+        return ()
+    return regression.points if is_anytime else (regression.at(evaluation.nominal_point.timesteps),)
 
 
-def _own(evaluation: Evaluation) -> int:
-    return evaluation.nominal_point.timesteps
+def _drawn(label: str, points: Sequence[RegressionPoint], *, has_targets: bool) -> _Drawn:
+    return _Drawn(
+        label,
+        _errors([(p.timesteps, p.to_targets if has_targets else p.to_cnn) for p in points]),
+        _errors([(p.timesteps, p.float_to_targets if has_targets else None) for p in points]),
+    )
 
 
-def _curve(points: Sequence[tuple[int, Errors | None]]) -> tuple[list[float], list[float]]:
+def _errors(points: Sequence[tuple[int, Errors | None]]) -> _Errors:
     """Return T and the mean RMSE at T wherever it is known."""
     known = [(float(timesteps), errors.mean.rmse) for timesteps, errors in points if errors is not None]
-    return [t for t, _ in known], [rmse for _, rmse in known]
+    return _Errors([t for t, _ in known], [rmse for _, rmse in known])
+
+
+def _cnn_rmse(evaluation: Evaluation) -> float | None:
+    regression = evaluation.regression
+    return None if regression is None or regression.cnn is None else regression.cnn.mean.rmse
+
+
+def _outside(axes: Axes, drawn: Sequence[_Drawn], levels: Sequence[Level]) -> str:
+    """Return how many errors are outside the limits of ``axes``; empty if none are."""
+    (left, _), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    points = [point for one in drawn for line in (one.fixed, one.floating) for point in zip(*line, strict=True)]
+    hidden = [rmse for t, rmse in points if t < left or not bottom <= rmse <= top]
+    hidden += [level.value for level in levels if not bottom <= level.value <= top]
+    return f"Not shown: {len(hidden)} values, RMSE {min(hidden):.4g} to {max(hidden):.4g}" if hidden else ""

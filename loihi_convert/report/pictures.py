@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from loihi_convert.errors import InputError, UsageError, one_of
 from loihi_convert.files import refuse_to_overwrite, require_writable, write_atomically
-from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.report.entries import entries_of, most_complete_of
 from loihi_convert.report.error_figure import error_figure
 from loihi_convert.report.figure import accuracy_figure
 from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
+from loihi_convert.report.run_tables import Figures
 from loihi_convert.runs.stored_run import read_run
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ _NAMED: Final = 4
 
 
 def run_figure(
-    evaluations: Sequence[tuple[str, Evaluation]], title: str, *, note: str = "", width: Width = "screen"
+    evaluations: Figures, title: str, *, note: str = "", width: Width = "screen", is_balanced: bool = True
 ) -> Figure | None:
     """Return `error_figure` for regressions, else `accuracy_figure`; None if there is nothing to draw."""
     draw = error_figure if _are_regressions(evaluations) else accuracy_figure
-    return draw(evaluations, title, note=note, width=width)
+    return draw(evaluations, title, note=note, width=width, is_balanced=is_balanced)
 
 
 def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "screen", overwrite: bool = False) -> Path:
-    """Write the figure of run folders on images of one data set, with the most complete run of each file, to ``output``.
+    """Write the figure of run folders of one data set to ``output``, with the most complete run of each file.
 
     Raises
     ------
@@ -57,14 +57,20 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
         raise UsageError(f"the runs are of {' and '.join(sources)}", where="figure", expected="one data set")
     evaluations = [(entry.label, entry.evaluation) for entry in entries]
     provenance = {entry.label: entry.run.manifest.provenance.get(entry.file, {}) for entry in entries}
-    figure = run_figure(evaluations, _title(evaluations, sources[0]), note=_seeds(provenance), width=width)
+    figure = run_figure(
+        evaluations,
+        _title(evaluations, sources[0]),
+        note=_seeds(provenance),
+        width=width,
+        is_balanced=all(provenance.values()),
+    )
     if figure is None:
         raise InputError("neither labels nor the CNN are known, so there is nothing to draw", where=folders[0])
     write_atomically(output, image_bytes(figure, kind, dpi=SIZES[width].dpi))
     return output
 
 
-def _title(evaluations: Sequence[tuple[str, Evaluation]], data: str) -> str:
+def _title(evaluations: Figures, data: str) -> str:
     names = [name for name, _ in evaluations]
     return f"{', '.join(names) if len(names) <= _NAMED else f'{len(names)} files'} on {data}"
 
@@ -77,5 +83,5 @@ def _seeds(provenance: Provenance) -> str:
     return f"CNN trained with seed {' or '.join(found)}" if found else ""
 
 
-def _are_regressions(evaluations: Sequence[tuple[str, Evaluation]]) -> bool:
+def _are_regressions(evaluations: Figures) -> bool:
     return all(evaluation.regression is not None for _, evaluation in evaluations)

@@ -34,6 +34,9 @@ _R2: Final = "R\N{SUPERSCRIPT TWO}"
 Figures = Sequence[tuple[str, Evaluation]]
 """Files by name, and what was measured of each."""
 
+GRADED_CAPTION: Final = "graded spikes: the output after one step of each layer"
+"""What the figures of a file with graded spikes are."""
+
 
 def point_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
     """Return the known results of one file at one T, by column header."""
@@ -114,7 +117,7 @@ def accuracy_table(evaluation: Evaluation) -> Table:
 def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
     read = {"potential": "potentials", "spikes": "spike counts"}[evaluation.readout]
     if evaluation.is_graded:
-        yield "graded spikes: the output after one step of each layer"
+        yield GRADED_CAPTION
     else:
         yield f"thresholds balanced for T = {evaluation.timesteps}, anytime readout: {read} after each step of one run"
     if evaluation.saturated_images:
@@ -171,18 +174,25 @@ def per_t_table(figures: Figures) -> Table:
     """Return the per-T table: each file one row, at its `Evaluation.nominal_point`."""
     rows = [{"file": name, **point_cells(evaluation, evaluation.nominal_point)} for name, evaluation in figures]
     notes = dict.fromkeys(note for _, evaluation in figures for note in evaluation.notes)
-    caption = [per_t_caption(evaluation for _, evaluation in figures)]
+    caption = [per_t_caption([evaluation for _, evaluation in figures])]
     outputs = [len(e.regression.output_names) for _, e in figures if e.regression is not None]
     if outputs:
         caption.append(error_caption(max(outputs)))
     return table_of(rows, caption="\n".join([*caption, *notes]))
 
 
-def per_t_caption(evaluations: Iterable[Evaluation]) -> str:
-    """Return a sentence on the T of the results of several files: that of their `Evaluation.nominal_point`."""
-    caption = "one file per T, each read at the T its thresholds are balanced for"
-    is_complete = all(evaluation.nominal_point.timesteps == evaluation.timesteps for evaluation in evaluations)
-    return caption if is_complete else f"{caption}, or the last T of its run"
+def per_t_caption(evaluations: Sequence[Evaluation], *, is_balanced: bool = True) -> str:
+    """Return a sentence on the T of the results of several files: that of their `Evaluation.nominal_point`.
+
+    ``is_balanced``: whether the files record how their thresholds were balanced.
+    """
+    binary = [evaluation for evaluation in evaluations if not evaluation.is_graded]
+    if not binary:
+        return GRADED_CAPTION
+    own = "the T its thresholds are balanced for" if is_balanced else "the T it was made for"
+    is_complete = all(evaluation.nominal_point.timesteps == evaluation.timesteps for evaluation in binary)
+    caption = f"one file per T, each read at {own}{'' if is_complete else ', or the last T of its run'}"
+    return caption if len(binary) == len(evaluations) else f"{caption}; {GRADED_CAPTION}"
 
 
 def layer_table(
