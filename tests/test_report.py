@@ -605,13 +605,11 @@ def test_work_of_graded_and_binary_spikes_is_not_compared(tmp_path: Path) -> Non
     (verdict,) = page.verdict
     assert verdict.startswith("binary (T = 4) is the most accurate: 98.50 %")
     assert "work" not in verdict
-    work = [
-        [item.label for item in block.chart.legend]
-        for section in page.sections
-        for block in section.blocks
-        if isinstance(block, Picture) and block.chart.title == "What accuracy costs"
-    ]
+    charts = [block.chart for section in page.sections for block in section.blocks if isinstance(block, Picture)]
+    work = [[item.label for item in chart.legend] for chart in charts if chart.title == "What accuracy costs"]
     assert work == [["binary", "CNN"]]
+    per_t = next(chart.caption for chart in charts if chart.caption.startswith("One file per T"))
+    assert "graded spikes: the output after one step of each layer" in per_t
 
 
 def test_the_verdict_of_the_most_accurate_file(tmp_path: Path) -> None:

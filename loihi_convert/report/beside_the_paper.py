@@ -9,6 +9,7 @@ from loihi_convert.report import paper
 from loihi_convert.report.charts import Chart, Levels, Mark, Series
 from loihi_convert.report.entries import Entry, family_of
 from loihi_convert.report.formats import percent, percent_ends
+from loihi_convert.report.run_tables import per_t_caption
 from loihi_convert.report.svg import NEUTRAL, PAPER
 from loihi_convert.report.table import Table
 from loihi_convert.report.timestep_chart import timestep_chart
@@ -34,7 +35,8 @@ def per_t_chart(entries: Sequence[Entry], levels: Levels) -> Chart | None:
     for style, row in zip(PAPER, rows, strict=False):
         marks = tuple(Mark(t, value, f"{row.label}, T = {t}: {value:.2f} %") for t, value in row.cells.items())
         series.append(Series(row.label, style, marks, ("dotted", "dashed")[-style - 1]))
-    caption = "One file per T, each read at the T its thresholds are balanced for; bars are 95 % intervals."
+    caption = per_t_caption([entry.evaluation for entry in drawn])
+    caption = f"{caption[0].upper()}{caption[1:]}; bars are 95 % intervals."
     if rows:
         caption += " Hollow: the paper's results, with its own CNN."
     return timestep_chart("Accuracy at each file's own T", caption, series, levels, "accuracy, %")

@@ -21,7 +21,7 @@ Kind = Literal["png", "svg", "pdf"]
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#6A3D9A")
 """Okabe and Ito's palette and two more colours, distinguishable with every kind of colour vision."""
 
-MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*", "h")
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*", ">")
 """One marker per series, for those who do not see its colour. One more than `COLOURS`, so that pairs do not repeat."""
 
 EARLY_MARKER: Final = "<"
