@@ -77,7 +77,8 @@ def main() -> None:
     for name, folders in chosen.items():
         graded, spikes = map(Path, folders.split(","))
         rows += [graded_row(name, graded), *spikes_rows(name, spikes)]
-    write_atomically(OUTPUT, as_csv(sorted(rows, key=lambda row: order.index(row["network"]))))
+    rows.sort(key=lambda row: order.index(row["network"]))
+    write_atomically(OUTPUT, as_csv(rows))
 
 
 if __name__ == "__main__":
