@@ -701,9 +701,14 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     torch.manual_seed(0)
     torch.save(WithTanh().state_dict(), "tanh.pt")
     candidate = pipeline.load_file(Path("tanh.pt"), arch="candidates:tanh", input_shape=(1, 4, 4))
-    (finding,) = pipeline.check(candidate).findings
+    (finding,) = pipeline.check(candidate, compare=True).findings
     assert finding.severity == "error"
     assert "Tanh" in finding.line
+    # The options for its images do not hide it.
+    np.savez("own.npz", images=np.zeros((3, 4, 4), np.uint8))
+    code, out, _ = invoke("tanh.pt", "--arch", "candidates:tanh", "--data", "own.npz", "--images", 2)
+    assert code == 3
+    assert "Tanh" in out
     torch.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).state_dict(), "plain.pt")
     candidate = pipeline.load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
     checked = pipeline.check(candidate, target="loihi2")

@@ -101,8 +101,11 @@ def _images(
     """Return the first validation images (for a user's own data, any images). If there are none and the user did not
     request any, a note lists the checks that are skipped."""
     from loihi_convert.data import load_data
-    from loihi_convert.pipeline.checking import WITH_THRESHOLDS, CheckpointFile, NativeFile
+    from loihi_convert.pipeline.checking import WITH_THRESHOLDS, CheckpointFile, NativeFile, RefusedFile
 
+    if isinstance(candidate, RefusedFile):
+        # Its obstacles are the answer.
+        return None
     if not isinstance(candidate, CheckpointFile | NativeFile):
         for where, given in (("image_count", count), ("data", data)):
             if given:

@@ -239,7 +239,7 @@ def check(
     if timesteps is not None and (timesteps < 1 or not isinstance(loaded, NativeFile)):
         expected = f"must be at least 1, and is only for {WITH_THRESHOLDS}"
         raise UsageError(f"found {timesteps}", where="timesteps", expected=expected)
-    if compare and not isinstance(loaded, CheckpointFile | NativeFile):
+    if compare and not isinstance(loaded, CheckpointFile | NativeFile | RefusedFile):
         expected = f"is only for CNNs, and for {WITH_THRESHOLDS}"
         raise UsageError(f"given for {loaded.path}", where="compare", expected=expected)
     steps = None
