@@ -17,6 +17,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from support.modules import outputs
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as users write it)
 
@@ -24,6 +25,7 @@ from loihi_convert.__main__ import main
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
 from loihi_convert.file_kinds import kind_of
 from loihi_convert.frontend.from_onnx.file import read_onnx
+from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.source import checkpoint_sha256, open_source
 from loihi_convert.pipeline.converting import require_same_outputs
 from loihi_convert.simulation.relu import cnn_scores
@@ -302,6 +304,23 @@ def test_rearrangements_of_torchs_older_exporter(move: Callable[[Tensor], Tensor
     torch.manual_seed(0)
     model = Moves(move).eval()
     assert_equal(exported(model), model)
+
+
+@pytest.mark.parametrize(
+    "repeat",
+    [
+        lambda x: x[:, :1].expand(-1, 3, -1, -1),
+        lambda x: x.repeat(1, 3, 1, 1),
+        lambda x: x.repeat_interleave(2, 1),
+    ],
+)
+def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model = Moves(lambda x: repeat(x.relu()).mean((2, 3))).eval()
+    module, shape = read_onnx(exported(model)).build(None)
+    images = torch.rand(5, *shape)
+    found = outputs(to_relu_network(module, shape), images.double()).flatten(1)
+    torch.testing.assert_close(found.float(), model(images))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ MOVES_CALLED: Final = (
     "flatten", "view", "reshape", "squeeze", "squeeze_", "unsqueeze", "unsqueeze_", "permute", "transpose", "swapaxes",
     "swapdims", "movedim", "moveaxis", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "getitem",
     "unflatten", "channel_shuffle", "pixel_unshuffle", "pad", "_pad", "index_select", "contiguous",
-    "repeat", "repeat_interleave", "expand", "flip", "roll",
+    "repeat", "tile", "repeat_interleave", "expand", "broadcast_to", "flip", "roll",
 )  # fmt: skip
 # x + c is operator.add, x += c operator.iadd, x.add(c) the method add, x.add_(c) the method add_.
 _ARITHMETIC: Final = {

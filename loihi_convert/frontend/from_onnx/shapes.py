@@ -60,14 +60,14 @@ def expand(node: Node) -> Calls:
     if len(wanted) > len(own) or (len(wanted) == len(own) and wanted[0] not in (1, _size(node, 0))):
         raise UnknownError("repeats images")
     rest = (1,) * (len(own) - len(wanted)) + tuple(wanted)
-    return [Call(torch.Tensor.expand, node.image, (-1, *(max(pair) for pair in zip(own[1:], rest[1:], strict=True))))]
+    return [Call(torch.broadcast_to, node.image, (-1, *(max(pair) for pair in zip(own[1:], rest[1:], strict=True))))]
 
 
 def tile(node: Node) -> Calls:
     repeats = node.numbers("repeats", 1) or ()
     if len(repeats) != len(node.shape) + 1 or repeats[0] != 1:
         raise UnknownError("repeats images")
-    return [Call(torch.Tensor.repeat, node.image, repeats)]
+    return [Call(torch.tile, node.image, repeats)]
 
 
 def pad(node: Node) -> Calls:
