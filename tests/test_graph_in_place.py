@@ -105,6 +105,16 @@ def test_a_view_changed_in_place_is_read_as_changed(forward: Callable[[nn.Module
     assert_equals_module(Case(lambda: Of(forward, conv=nn.Conv2d(1, 4, 3), fc=nn.Linear(144, 3)), (1, 8, 8)))
 
 
+def test_a_sum_that_begins_with_zeros_is_read() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        scores = torch.zeros(len(x), 3, dtype=x.dtype)
+        for each in (m.first, m.second):
+            scores += each(x.flatten(1))
+        return scores
+
+    assert_equals_module(Case(lambda: Of(forward, first=nn.Linear(64, 3), second=nn.Linear(64, 3)), (1, 8, 8)))
+
+
 def base_of_a_slice(m: nn.Module, x: Tensor) -> Tensor:
     y = m.conv(x)
     y[:, :2].relu_()

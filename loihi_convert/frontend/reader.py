@@ -158,7 +158,8 @@ class _Reader:
         return value if isinstance(value, int | float) and not depends else node
 
     def _take(self, node: fx.Node) -> None:
-        value = node.meta["value"]
+        # A method may have changed the constant in place while it was traced.
+        value = computed(self.model, node, lambda before: before) if node.op == "get_attr" else node.meta["value"]
         if node.op in ("call_function", "call_method"):
             node.args = fx.node.map_arg(node.args, self._number)
             node.kwargs = fx.node.map_arg(node.kwargs, self._number)

@@ -259,7 +259,8 @@ def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any],
         found: Any = root
         for part in str(node.target).split("."):
             found = getattr(found, part)
-        return found
+        # A method that takes it may change it in place.
+        return _copied(found)
     if node.op == "call_module":
         return root.get_submodule(str(node.target))(*args, **kwargs)
     if node.op == "call_method":
