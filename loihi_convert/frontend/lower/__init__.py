@@ -198,9 +198,13 @@ class _Lowering:
             image: Tensor = self.populations.image()
             return image if self.normalization is None else normalized(image, self.normalization)
         for before in node.inputs:
-            if isinstance(self.graph.nodes[before].operation, Ending) and not isinstance(node.operation, Move):
-                kind = self.graph.nodes[before].kind
-                raise UnsupportedModelError(f"{node.kind} follows a {kind}", expected=f"supported: {kind} at the end")
+            source = self.graph.nodes[before]
+            if isinstance(source.operation, Ending) and not _is_permutation(node, source):
+                raise UnsupportedModelError(
+                    f"{node.kind} follows a {source.kind}",
+                    expected=f"supported: {source.kind} at the end",
+                    hint=f"Choose classes before the {source.kind}." if isinstance(node.operation, Move) else "",
+                )
         found = self._of(number)
         if found is None:
             for before in node.inputs:
@@ -318,6 +322,13 @@ def _placed_at(error: UnsupportedModelError, node: Node) -> UnsupportedModelErro
         return error
     found = error.found if error.found.startswith(node.kind) else f"{node.kind} {error.found}"
     return UnsupportedModelError(found, where=node.name, expected=error.expected, hint=error.hint)
+
+
+def _is_permutation(node: Node, source: Node) -> bool:
+    """Whether ``node`` keeps each number of ``source``, in any order."""
+    return isinstance(node.operation, Move) and np.array_equal(
+        np.sort(node.operation.index, axis=None), np.arange(math.prod(source.shape))
+    )
 
 
 def _as_map(shape: Shape) -> Shape:
