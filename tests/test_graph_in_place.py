@@ -115,6 +115,25 @@ def test_a_sum_that_begins_with_zeros_is_read() -> None:
     assert_equals_module(Case(lambda: Of(forward, first=nn.Linear(64, 3), second=nn.Linear(64, 3)), (1, 8, 8)))
 
 
+def test_a_constant_that_takes_numbers_of_the_image_changes_under_all_its_names() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        scores = torch.zeros(len(x), 3, dtype=x.dtype)
+        same = scores
+        scores += m.fc(x.flatten(1))
+        return same + scores
+
+    assert_equals_module(Case(lambda: Of(forward, fc=nn.Linear(64, 3)), (1, 8, 8)))
+
+
+def test_a_constant_cast_to_the_type_of_the_image_stays_a_constant() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        return m.fc((x - m.mean.type_as(x) + m.mean.to(x)).flatten(1))
+
+    model = Of(forward, fc=nn.Linear(64, 3))
+    model.register_buffer("mean", torch.tensor(0.25))
+    assert_equals_module(Case(lambda: model, (1, 8, 8)))
+
+
 def base_of_a_slice(m: nn.Module, x: Tensor) -> Tensor:
     y = m.conv(x)
     y[:, :2].relu_()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from support.modules import outputs
+from support.modules import Of, outputs, prepared
 from torch import Tensor, nn
 
 from loihi_convert.cnn.qcfs import Qcfs
@@ -39,6 +40,69 @@ def test_every_place_is_found() -> None:
     assert raised.value.where == "gelu"
     assert [error.where for error in raised.value.others] == [error.where for error in found[1:]]
     assert "2 more parts" in raised.value.hint
+
+
+def logs_a_norm(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.fc(x.flatten(1))
+    m.norm = y.norm()
+    m.share = y / m.norm
+    return y
+
+
+def prints_a_mean(m: nn.Module, x: Tensor) -> Tensor:
+    print(x.mean())
+    return m.fc(x.flatten(1))
+
+
+def checks_a_range(m: nn.Module, x: Tensor) -> Tensor:
+    torch._assert(x.min() >= 0, "pixels are negative")
+    return m.fc(x.flatten(1))
+
+
+@pytest.mark.parametrize("forward", [logs_a_norm, prints_a_mean, checks_a_range])
+def test_what_the_output_does_not_need_is_no_obstacle(forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    model = prepared(Of(forward, fc=nn.Linear(36, 2)), (1, 6, 6))
+    images = torch.rand(3, 1, 6, 6, dtype=torch.float64)
+    assert obstacles(model, (1, 6, 6)) == ()
+    torch.testing.assert_close(outputs(to_relu_network(model, (1, 6, 6)), images), model(images))
+
+
+def divides_in_place(m: nn.Module, y: Tensor) -> Tensor:
+    y.div_(y.norm())
+    return y
+
+
+def blackens_one_image(m: nn.Module, y: Tensor) -> Tensor:
+    y[0].zero_()
+    return y
+
+
+def writes_to_an_argument(m: nn.Module, y: Tensor) -> Tensor:
+    found = y * 2
+    torch.mul(y, y, out=found)
+    return found
+
+
+def fills_a_constant(m: nn.Module, y: Tensor) -> Tensor:
+    found = torch.zeros(y.shape, dtype=y.dtype)
+    found[:, 0] = y[:, 0]
+    return found + y
+
+
+def changes_a_part(m: nn.Module, y: Tensor) -> Tensor:
+    y[:, :1].relu_()
+    return y
+
+
+@pytest.mark.parametrize(
+    "change", [divides_in_place, blackens_one_image, writes_to_an_argument, fills_a_constant, changes_a_part]
+)
+def test_what_the_output_needs_through_a_change_in_place_is_an_obstacle(
+    change: Callable[[nn.Module, Tensor], Tensor],
+) -> None:
+    model = Of(lambda m, x: change(m, m.fc(x.flatten(1))), fc=nn.Linear(36, 2))
+    with pytest.raises(UnsupportedModelError):
+        to_relu_network(model, (1, 6, 6))
 
 
 def test_check_has_a_finding_for_each_and_one_row_for_each_reason() -> None:

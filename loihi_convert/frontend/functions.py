@@ -153,11 +153,12 @@ def returned_input(node: fx.Node, module: object) -> fx.Node | None:
     """Return the input that ``node`` returns: overwritten (``relu_``, ``ReLU(inplace=True)``, ``+=``) or as it is."""
     name = called(node)
     is_in_place = (
-        getattr(module, "inplace", False)
+        "out" in node.kwargs
+        or getattr(module, "inplace", False)
         or node.kwargs.get("inplace", False)
         or (module is None and (name.endswith("_") or name in IN_PLACE_OPERATORS))
     )
-    first = node.args[0] if node.args else node.kwargs.get("input")
+    first = node.kwargs.get("out", node.args[0] if node.args else node.kwargs.get("input"))
     if not isinstance(first, fx.Node):
         return None
     # `tracing.computed` gives functions a copy.

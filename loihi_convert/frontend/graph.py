@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class Node:
         The indices of its input nodes.
     shape
         Shape of its output for one image: ``(C, H, W)``, or ``(N,)`` after flattening.
+    obstacle
+        Why it has no spiking equivalent; the operation and shape are then meaningless.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Node:
     operation: Operation | None
     inputs: tuple[int, ...]
     shape: Shape
+    obstacle: UnsupportedModelError | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +50,15 @@ class Graph:
         In order of computation; the first is the image. Unused nodes are left out.
     output
         The index of the output node.
-    obstacles
-        The parts without a spiking equivalent, in order of computation.
     """
 
     nodes: tuple[Node, ...]
     output: int
-    obstacles: tuple[UnsupportedModelError, ...] = ()
+
+    @property
+    def obstacles(self) -> tuple[UnsupportedModelError, ...]:
+        """The parts without a spiking equivalent, in order of computation."""
+        return tuple(node.obstacle for node in self.nodes if node.obstacle is not None)
 
     @property
     def multiply_accumulates(self) -> int:
@@ -67,7 +72,7 @@ class Graph:
         return total
 
 
-def pruned(nodes: list[Node], output: int, obstacles: list[UnsupportedModelError]) -> Graph:
+def pruned(nodes: list[Node], output: int) -> Graph:
     """Return the graph without unused nodes; the image stays."""
     needed = {0, output}
     for number in range(len(nodes) - 1, -1, -1):
@@ -75,8 +80,8 @@ def pruned(nodes: list[Node], output: int, obstacles: list[UnsupportedModelError
             needed.update(nodes[number].inputs)
     order = {number: place for place, number in enumerate(sorted(needed))}
     kept = tuple(
-        Node(node.name, node.kind, node.operation, tuple(order[each] for each in node.inputs), node.shape)
+        replace(node, inputs=tuple(order[each] for each in node.inputs))
         for number, node in enumerate(nodes)
         if number in needed
     )
-    return Graph(kept, order[output], tuple(obstacles))
+    return Graph(kept, order[output])

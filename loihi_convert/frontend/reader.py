@@ -103,7 +103,6 @@ class _Reader:
     traced: fx.Graph
     input_shape: Shape
     nodes: list[Node] = field(default_factory=list)
-    obstacles: list[UnsupportedModelError] = field(default_factory=list)
     # Tensors that depend on the image; those that do not.
     moved: dict[fx.Node, Moved] = field(default_factory=dict)
     constants: dict[fx.Node, Tensor] = field(default_factory=dict)
@@ -111,8 +110,8 @@ class _Reader:
     names: dict[fx.Node, list[fx.Node]] = field(default_factory=dict)
     # The memory that a node has changed in place. Other views of it are no longer what they were.
     overwritten: list[tuple[Tensor, fx.Node]] = field(default_factory=list)
-    # Obstacles that return several tensors, or one for all images, and what is computed from them.
-    lost: set[fx.Node] = field(default_factory=set)
+    # Obstacles that return several tensors, or one for all images, and what is computed from them; as indices.
+    lost: dict[fx.Node, int] = field(default_factory=dict)
 
     def graph(self) -> Graph:
         """Return the graph of all nodes that the output needs."""
@@ -128,7 +127,7 @@ class _Reader:
         (returned,) = output.args
         if isinstance(returned, fx.Node) and returned in self.lost:
             # The obstacles say why.
-            return pruned(self.nodes, 0, self.obstacles)
+            return pruned(self.nodes, self.lost[returned])
         if not isinstance(returned, fx.Node) or returned not in self.moved:
             raise UnsupportedModelError(
                 f"its forward returns a {type(returned).__name__.removeprefix('immutable_')}, not one tensor"
@@ -138,7 +137,8 @@ class _Reader:
                 expected="must return one tensor",
                 hint="Wrap it in a module that returns only the class scores.",
             )
-        return pruned(self.nodes, self._input(returned, returned), self.obstacles)
+        self._require_current(output, type(self.model).__name__, "its output")
+        return pruned(self.nodes, self._input(returned, returned))
 
     def _take_image(self, node: fx.Node) -> None:
         is_unused = str(node.target).startswith("*") and not node.users
@@ -163,38 +163,60 @@ class _Reader:
         if node.op in ("call_function", "call_method"):
             node.args = fx.node.map_arg(node.args, self._number)
             node.kwargs = fx.node.map_arg(node.kwargs, self._number)
-        if node.op == "get_attr" or all(before in self.constants for before in taken_by(node)):
+        # A cast does not take numbers of the tensor that gives the type.
+        taken = taken_by(node)[:1] if called(node) in NOTHING_CALLED else taken_by(node)
+        if node.op == "get_attr" or all(before in self.constants for before in taken):
             if isinstance(value, Tensor):
                 self.constants[node] = value
             return
         if any(before in self.lost for before in taken_by(node)):
             self._lose(node)
+        elif any(before in self.moved for before in taken_by(node)):
+            try:
+                self._read(node)
+            except UnsupportedModelError as obstacle:
+                self._lose(node, obstacle)
+        else:
+            # Sizes and arithmetic on them.
             return
-        # Sizes and arithmetic on them.
-        if not any(before in self.moved for before in taken_by(node)):
-            return
-        try:
-            self._read(node)
-        except UnsupportedModelError as obstacle:
-            self.obstacles.append(obstacle)
-            self._lose(node)
+        self._overwrite(node)
+
+    def _overwrite(self, node: fx.Node) -> None:
+        """Let the input that ``node`` has changed in place, if any, stand for what it is now."""
         before = returned_input(node, self._module(node))
-        if before in self.moved and node in self.moved:
+        if before in self.constants:
+            del self.constants[before]
+            if node in self.lost:
+                self.lost[before] = self.lost[node]
+            else:
+                self.moved[before] = self.moved[node]
+        if before not in self.moved:
+            return
+        if node in self.lost or self.moved[node].memory is not self.moved[before].memory:
+            self.overwritten.append((self.moved[before].memory, node))
+        if node in self.moved:
             # From now on its input is its output, whether or not forward uses what it returned.
             self.names[node] = names = self.names.get(before, [before])
             self.names[before] = names
             names.append(node)
-            if self.moved[node].memory is not self.moved[before].memory:
-                self.overwritten.append((self.moved[before].memory, node))
             self.moved.update(dict.fromkeys(names, self.moved[node]))
 
-    def _lose(self, node: fx.Node) -> None:
+    def _lose(self, node: fx.Node, obstacle: UnsupportedModelError | None = None) -> None:
         """Continue after an obstacle as if its output were known."""
         value = node.meta["value"]
-        if isinstance(value, Tensor) and value.shape[:1] == (IMAGES,):
-            self._add(node, Node(name_of(node), self._kind(node), Ending(), (0,), _shape(value)))
+        is_batch = isinstance(value, Tensor) and value.shape[:1] == (IMAGES,)
+        inputs = tuple(
+            self.lost[before] if before in self.lost else self.moved[before].base
+            for before in taken_by(node)
+            if before in self.lost or before in self.moved
+        )
+        shape = _shape(value) if is_batch else (1,)
+        made = Node(name_of(node), self._kind(node), Ending(), inputs, shape, obstacle)
+        if is_batch:
+            self._add(node, made)
         else:
-            self.lost.add(node)
+            self.nodes.append(made)
+            self.lost[node] = len(self.nodes) - 1
 
     def _read(self, node: fx.Node) -> None:
         name, kind, function = name_of(node), self._kind(node), called(node)

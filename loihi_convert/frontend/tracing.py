@@ -52,9 +52,6 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
             hint="Rewrite forward so that it does the same computation for every image.",
         ) from error
     require_forward_alone(type(model).__name__, model, example)
-    for node in reversed(traced.nodes):
-        if node.target is torch.argmax and not node.users:
-            traced.erase_node(node)
     return traced
 
 
@@ -235,6 +232,12 @@ class _Tracer(fx.Tracer):
         return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
+        if kind == "get_attr":
+            # One node for a constant, which may be changed in place.
+            before: fx.Node
+            for before in self.graph.nodes:
+                if (before.op, before.target) == (kind, target):
+                    return before
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
         if kind == "placeholder":
             # The first is the image; the others have their default values, see `_defaults`.

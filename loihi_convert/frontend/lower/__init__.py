@@ -171,16 +171,17 @@ class _Lowering:
 
     def run(self) -> tuple[UnsupportedModelError, ...]:
         """Create the populations, the output's last; return the obstacles."""
-        found = list(self.graph.obstacles)
+        if self.graph.obstacles:
+            # After a place that could not be read, errors are unreliable.
+            return self.graph.obstacles
+        found: list[UnsupportedModelError] = []
         for number, node in enumerate(self.graph.nodes):
             try:
                 tensor = self._lowered(number)
                 if len(self._users[number]) > 1 and not self._feeds_relus(number):
                     tensor = self._shared(tensor, node)
             except UnsupportedModelError as error:
-                # After a place that could not be read, errors are unreliable.
-                if not self.graph.obstacles:
-                    found.append(_placed_at(error, node))
+                found.append(_placed_at(error, node))
                 # Continue as if this output were known.
                 tensor = self.populations.add(Population(node.name, Value(_as_map(node.shape), ())))
                 tensor = tensor if len(node.shape) == 3 else (Features(tensor),)
