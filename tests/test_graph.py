@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -314,18 +315,52 @@ def test_a_forward_that_checks_shapes() -> None:
     assert [layer.name for layer in network.layers] == ["conv", "fc"]
 
 
-class TakesMore(nn.Module):
+class Takes(nn.Module):
+    """A dense layer, whose forward may take more than the image."""
+
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(36, 2)
 
-    def forward(self, x: Tensor, **options: object) -> Tensor:
+    def scores(self, x: Tensor) -> Tensor:
         return self.fc(x.flatten(1))
 
 
-def test_unused_arguments_are_ignored() -> None:
-    wanted, found, _ = both(TakesMore(), SHAPE)
+class TakesKeywords(Takes):
+    def forward(self, x: Tensor, **options: object) -> Tensor:
+        return self.scores(x)
+
+
+class TakesDefaults(Takes):
+    def forward(
+        self,
+        x: Tensor,
+        size: tuple[int, int] = (6, 6),
+        layers: tuple[str, ...] = ("fc",),
+        *,
+        options: Mapping[str, object] = MappingProxyType({"return_features": False}),
+        returns_both: bool = False,
+    ) -> Tensor:
+        assert x.shape[2:] == size
+        scores = getattr(self, layers[0])(x.flatten(1))
+        return (x, scores) if returns_both or options["return_features"] else scores
+
+
+class TakesList(Takes):
+    def forward(self, x: Tensor, layers: list[str] = []) -> Tensor:  # noqa: B006 (as users write it)
+        return self.scores(x) if not layers else [self.scores(x)]
+
+
+class PassesOn(Takes):
+    def forward(self, *args: Tensor, **options: object) -> Tensor:
+        return self.scores(*args, **options)
+
+
+@pytest.mark.parametrize("model", [TakesKeywords(), TakesDefaults(), TakesList(), PassesOn()])
+def test_arguments_other_than_the_image_have_their_default_values(model: nn.Module) -> None:
+    wanted, found, network = both(model, SHAPE)
     torch.testing.assert_close(found, wanted)
+    assert [layer.name for layer in network.layers] == ["fc"]
 
 
 def test_a_dropped_softmax_is_noted() -> None:

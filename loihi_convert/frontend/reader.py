@@ -118,7 +118,7 @@ class _Reader:
         output: fx.Node | None = None
         for node in self.traced.nodes:
             if node.op == "placeholder":
-                self._take_image(node)
+                self._add(node, Node("the image", "image", None, (), self.input_shape))
             elif node.op == "output":
                 output = node
             else:
@@ -139,17 +139,6 @@ class _Reader:
             )
         self._require_current(output, type(self.model).__name__, "its output")
         return pruned(self.nodes, self._input(returned, returned))
-
-    def _take_image(self, node: fx.Node) -> None:
-        is_unused = str(node.target).startswith("*") and not node.users
-        if (node.args or is_unused) and self.nodes:
-            # An argument with a default value, see `_defaults`, or unused ``**kwargs``.
-            return
-        if self.nodes:
-            raise UnsupportedModelError(
-                "is a second input of the model", where=node.name, expected="supported: one image"
-            )
-        self._add(node, Node("the image", "image", None, (), self.input_shape))
 
     def _number(self, node: fx.Node) -> Any:
         """The number that ``node`` computes from weights, such as ``weight.item()``, or ``node``."""

@@ -6,7 +6,6 @@ Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise``
 from __future__ import annotations
 
 import contextlib
-import inspect
 import operator
 import sys
 from collections.abc import Callable, Iterator
@@ -41,7 +40,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     try:
         # What the user's code prints is not output of a command.
         with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-            traced = _Tracer(example).trace(model, concrete_args=_defaults(model))
+            traced = _Tracer(example).trace(model)
     # Tracing runs the user's forward, which may raise any exception.
     except Exception as error:
         _require_not_of_machine(error)
@@ -201,9 +200,12 @@ class _Tracer(fx.Tracer):
     def __init__(self, example: Tensor) -> None:
         super().__init__()
         self._example = example
-        self._has_example = False
         # If set, modules are called normally, although torch.fx has replaced their call.
         self._computes = False
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        # Only the image: forward's other arguments have their default values.
+        return root_fn, [self.root, self.create_proxy("placeholder", "image", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_one_operation(m) or super().is_leaf_module(m, module_qualified_name)
@@ -240,9 +242,7 @@ class _Tracer(fx.Tracer):
                     return before
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
         if kind == "placeholder":
-            # The first is the image; the others have their default values, see `_defaults`.
-            node.meta["value"] = args[0] if self._has_example and args else self._example
-            self._has_example = True
+            node.meta["value"] = self._example
         elif kind != "output":
             self._computes = True
             try:
@@ -274,9 +274,3 @@ def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any],
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
-
-
-def _defaults(model: nn.Module) -> dict[str, Any]:
-    """Arguments of forward other than the image, such as ``return_features=False``, with their default values."""
-    parameters = list(inspect.signature(model.forward).parameters.values())[1:]
-    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
