@@ -259,6 +259,54 @@ def test_only_functions_of_weights_are_told_to_use_modules(model: nn.Module, has
     assert ("Use the modules nn.Conv2d" in raised.value.hint) == has_advice
 
 
+@pytest.mark.parametrize(
+    "is_as_expected",
+    [
+        lambda x: x.nelement() == x.numel() == 2 * 36,
+        lambda x: x.is_contiguous() and x.is_contiguous(memory_format=torch.contiguous_format),
+        lambda x: not x.is_cuda and not x.requires_grad and x.is_floating_point(),
+        lambda x: x.size() == x.shape == (2, *SHAPE) and x.size(-1) == x.size(dim=3) == 6,
+        lambda x: x.dim() == x.ndim == 4 and x.stride(3) == 1,
+    ],
+)
+def test_a_forward_may_ask_about_its_image(is_as_expected: Callable[[Tensor], bool]) -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        if not is_as_expected(x):
+            raise ValueError
+        return m.fc(x.flatten(1))
+
+    assert obstacles(Of(forward, fc=nn.Linear(36, 2)), SHAPE) == ()
+
+
+class PlainList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Flatten(), nn.Linear(36, 2)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def checks_its_type(m: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(x, Tensor)
+    return m.fc(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "remedy"),
+    [
+        (PlainList(), "nn.ModuleList"),
+        (Of(checks_its_type, fc=nn.Linear(36, 2)), "isinstance(x, torch.Tensor) is false"),
+    ],
+)
+def test_the_hint_names_what_stops_the_tracing(model: nn.Module, remedy: str) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        obstacles(model, SHAPE)
+    assert remedy in raised.value.hint
+
+
 def test_images_that_do_not_fit_the_model() -> None:
     with pytest.raises(InputError) as caught:
         to_relu_network(chain(nn.ReLU()), (3, 6, 6))

@@ -48,10 +48,20 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
             f"its forward cannot be traced ({first_line(error)})",
             where=type(model).__name__,
             expected=f"supported: {SUPPORTED}, without control flow that depends on data",
-            hint="Rewrite forward so that it does the same computation for every image.",
+            hint=_remedy(error),
         ) from error
     require_forward_alone(type(model).__name__, model, example)
     return traced
+
+
+def _remedy(error: Exception) -> str:
+    """What to do about an ``error`` of torch.fx, or of a forward whose image is an `fx.Proxy`."""
+    if isinstance(error, NameError) and "submodule" in str(error):
+        return "Keep its layers in an nn.ModuleList or nn.ModuleDict instead of a list or dict."
+    return (
+        "Rewrite forward so that it does the same computation for every image, and does not check the type of its "
+        "input: isinstance(x, torch.Tensor) is false while it is traced."
+    )
 
 
 def _require_not_of_machine(error: Exception) -> None:
@@ -134,30 +144,6 @@ class _Known(fx.Proxy):
     def _value(self) -> Any:
         return self.node.meta.get("value")
 
-    @property
-    def shape(self) -> Any:
-        return self._value.shape
-
-    @property
-    def ndim(self) -> int:
-        return int(self._value.ndim)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        found: torch.dtype = self._value.dtype
-        return found
-
-    @property
-    def device(self) -> torch.device:
-        found: torch.device = self._value.device
-        return found
-
-    def size(self, dim: int | None = None) -> Any:
-        return self._value.size() if dim is None else self._value.size(dim)
-
-    def dim(self) -> int:
-        return int(self._value.ndim)
-
     # torch.fx records x += y as x = x + y, but other names of the tensor see the change, too.
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self._in_place(operator.iadd, other)
@@ -174,9 +160,6 @@ class _Known(fx.Proxy):
     def _in_place(self, function: Callable[[Any, Any], Any], other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", function, (self, other), {})
 
-    def numel(self) -> int:
-        return int(self._value.numel())
-
     def __len__(self) -> int:
         return len(self._value)
 
@@ -188,6 +171,18 @@ class _Known(fx.Proxy):
 def _calling(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **kwargs: function(*args, **kwargs)
 
+
+def _asking(name: str) -> property:
+    return property(lambda known: getattr(known._value, name))
+
+
+# What can be asked about a tensor without its numbers; of methods, the bound ones.
+for _name in (
+    *("shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_sparse", "is_quantized", "requires_grad"),
+    *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "get_device"),
+    *("is_contiguous", "is_floating_point", "is_complex"),
+):
+    setattr(_Known, _name, _asking(_name))
 
 # torch.fx would record methods without calling the function that `cnn.with_qcfs` waits for.
 for _name in ("relu", "relu_", *(f"{one}{end}" for one in ("clamp", "clip", "clamp_min") for end in ("", "_"))):
