@@ -198,6 +198,26 @@ def test_the_files_thresholds_are_kept_by_default() -> None:
     assert stored_neurons(plain, BalanceOptions()) == BalanceOptions()
 
 
+def test_layers_that_have_no_neurons_in_the_file_are_named() -> None:
+    """A pooling that drops the border of 7 x 7 maps is not part of a convolution with padding."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        nir.Input({"input": np.array([2, 7, 7])}),
+        convolution(rng, 4, 2, side=7),
+        neurons(1.0, (4, 7, 7)),
+        pooling(nir.AvgPool2d),
+        convolution(rng, 3, 4, side=3),
+        neurons(1.0, (3, 3, 3)),
+        flatten(),
+        nir.Linear(rng.normal(0.1, 0.6, (5, 27))),
+    ]
+    source = open_source(written(nodes), data="mine")
+    assert [layer.name for layer in source.network.layers] == ["n1", "n3", "n4", "n7"]
+    pixels = rng.integers(0, 256, (40, 2, 7, 7)).astype(np.uint8)
+    done = converted(source, pixels, 4, stored_neurons(source, BalanceOptions()), lc.QuantizeOptions())
+    assert any("layers without neurons in the file" in note and ": n3." in note for note in done.notes)
+
+
 @pytest.mark.parametrize(
     ("options", "where"),
     [

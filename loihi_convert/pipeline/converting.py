@@ -112,7 +112,7 @@ def _as_trained(source: Source, options: BalanceOptions) -> tuple[BalanceOptions
     Trials choose what agrees best with the CNN, but the spiking network was trained, not the CNN.
     """
     if source.neurons is not None:
-        return _as_stored(source.neurons, options)
+        return _as_stored(source, source.neurons, options)
     if options.method != "auto" or source.spiking_timesteps is None:
         return options, ()
     chosen = replace(options, method="qcfs", bias_correction=bool(options.bias_correction))
@@ -123,7 +123,7 @@ def _as_trained(source: Source, options: BalanceOptions) -> tuple[BalanceOptions
     return chosen, (note,)
 
 
-def _as_stored(readout: Readout, options: BalanceOptions) -> tuple[BalanceOptions, tuple[str, ...]]:
+def _as_stored(source: Source, readout: Readout, options: BalanceOptions) -> tuple[BalanceOptions, tuple[str, ...]]:
     """Return ``options`` for a file that holds a spiking network, such as NIR: its thresholds are kept."""
     for name, given, kept in (
         ("method", options.method, ("auto", "qcfs")),
@@ -149,7 +149,15 @@ def _as_stored(readout: Readout, options: BalanceOptions) -> tuple[BalanceOption
         f"{chosen.first_potential}, {chosen.neuron_reset} reset. Accuracy and agreement are compared with its firing "
         f"rates.{dropped}"
     )
-    return chosen, (note,)
+    added = [layer.name for layer in source.network.layers[:-1] if layer.threshold is None]
+    if not added:
+        return chosen, (note,)
+    return chosen, (
+        note,
+        "layers without neurons in the file are given neurons, whose thresholds are balanced: "
+        f"{', '.join(added)}. They cannot be part of the next layer's weights: for example, a pooling that drops the "
+        "border before a convolution with padding. Other sizes of maps avoid this.",
+    )
 
 
 def stored_neurons(source: Source, options: BalanceOptions) -> BalanceOptions:
