@@ -524,12 +524,12 @@ class TestDigits:
         assert "must be lava with" in rows()[0]["error"]
 
     def test_a_forgotten_normalization_is_said_before_any_cell(self, sweep: Sweep) -> None:
-        Path("nets.py").write_text(
+        Path("sweep_nets.py").write_text(
             "from loihi_convert.cnn.models import build_model\n"
             "def make():\n    return build_model('digits-cnn', (1, 8, 8), 10)\n"
         )
         torch.save({**load("model.pt").state}, "plain.pt")
-        words = ("plain.pt", "--arch", "nets:make", "--data", "digits", "-T", "2", "--dry-run", *HERE)
+        words = ("plain.pt", "--arch", "sweep_nets:make", "--data", "digits", "-T", "2", "--dry-run", *HERE)
         assert "warning" not in sweep(*words).err
         assert "warning: plain.pt: the CNN classifies" in sweep(*words, "--mean", "0.9", "--std", "0.1").err
         done = sweep("model.pt", "-T", "2", "--mean", "0.9", "--std", "0.1", "--dry-run", *HERE)
