@@ -222,7 +222,7 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
             try:
                 await super().start()
             except (RuntimeError, ValueError, OSError) as error:
-                # Dask tells nobody. At the end of the message is what sbatch wrote.
+                # Dask does not report it. The message ends with the output of sbatch.
                 self.status = Status.failed
                 refused.append(str(error).rstrip().rpartition("\n")[2])
                 if is_running.is_set():
