@@ -82,6 +82,21 @@ def test_a_network_that_was_misread_is_not_converted() -> None:
     assert "hooks" in caught.value.hint
 
 
+class MisreadInOneOutput(Misread):
+    """The output that changes is far smaller than the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x).relu().flatten(1)
+        return torch.cat([self.fc(features), self.fc(features) * (1e-4 if len(x) > 2 else 2e-4)], 1)
+
+
+def test_each_output_of_a_regression_is_compared_with_its_own_size() -> None:
+    torch.manual_seed(0)
+    misread = Source.from_module(MisreadInOneOutput(), (1, 8, 8), task="regression")
+    with pytest.raises(UnsupportedModelError, match="other outputs"):
+        require_same_outputs(misread, pixels())
+
+
 class MisreadIfDark(Misread):
     """The values that change are negative only on dark images."""
 

@@ -146,6 +146,24 @@ def test_an_output_bias_of_any_size_fits(bias: float) -> None:
     assert np.abs(found - cnn_scores(cnn, shown.astype(np.uint8)).reshape(64, 1)).max() < 0.001 * abs(bias) + 0.01
 
 
+def test_the_unit_of_an_output_of_a_regression_changes_only_its_scale() -> None:
+    """With powers of two, so that floating point adds no errors."""
+    units, found = torch.tensor([2.0**10, 1, 2.0**-10]), []
+    for factors in (torch.ones(3), units):
+        model = chain()
+        with torch.no_grad():
+            model[9].weight *= factors[:, None]
+            model[9].bias *= factors
+        cnn = replace(to_relu_network(model, SHAPE), task="regression")
+        found.append(to_graded(cnn, images()).network.layers)
+    for one, other in zip(*found, strict=True):
+        if isinstance(one.synapse, PixelBias):
+            continue
+        assert np.array_equal(one.synapse.weight, other.synapse.weight)
+        assert one.scale is not None
+        assert np.array_equal(one.scale * (1 if one.sends else units.numpy()), other.scale)
+
+
 def test_a_pixel_of_one_layer_by_hand() -> None:
     """One weight of 1 and white pixels: the activation 1.0 is the largest. The outputs are 2 x and -x, x = 1.
 

@@ -365,6 +365,29 @@ def test_hard_reset_may_let_an_output_grow_faster_than_its_rates_are_expected_to
     assert np.abs(potentials).max() > limits.POTENTIAL_LIMIT / HEADROOM - 2 / last.scale[0]
 
 
+@pytest.mark.parametrize(
+    "options", [QuantizeOptions(), QuantizeOptions(split_readout=True), QuantizeOptions(target="loihi2")]
+)
+def test_the_unit_of_an_output_of_a_regression_changes_only_its_scale(options: QuantizeOptions) -> None:
+    """With powers of two, so that floating point adds no errors."""
+    units, images, cnn = np.array([2.0**10, 1, 2.0**-10, 1]), digits_like(0), random_cnn(5)
+    last, found = cnn.layers[-1].synapse, []
+    assert last.bias is not None
+    for factors in (np.ones(4), units):
+        synapse = replace(last, weight=last.weight * factors[:, np.newaxis], bias=last.bias * factors)
+        layers = (*cnn.layers[:-1], replace(cnn.layers[-1], synapse=synapse))
+        spiking = balance(replace(cnn, layers=layers, task="regression"), images, 64, BalanceOptions(method="ngu-lee"))
+        found.append(quantize(spiking, images, options))
+    one, other = found
+    assert one.max_timesteps == other.max_timesteps
+    for before, after in zip(one.layers, other.layers, strict=True):
+        assert before.low_bits == after.low_bits
+        assert np.array_equal(before.weight, after.weight)
+        assert before.bias is None or np.array_equal(before.bias, after.bias)  # type: ignore[arg-type]
+    assert np.array_equal(one.layers[-1].scale * units, other.layers[-1].scale)
+    assert len(set(one.layers[-1].scale)) > 1
+
+
 def test_a_readout_of_spikes_has_no_digits() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8)).astype(np.uint8)
     spiking = balance(random_cnn(1), images, 2, BalanceOptions(method="percentile", readout="spikes"))

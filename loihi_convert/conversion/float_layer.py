@@ -43,7 +43,7 @@ class FloatLayer:
     largest_weight
         Largest integer weight, for example 127 for 8 bits.
     one_scale
-        Whether all channels must have the same scale, as in an output layer, whose channels are compared.
+        Whether all channels must have the same scale, as classes do, whose outputs are compared.
     """
 
     layer: SpikingLayer

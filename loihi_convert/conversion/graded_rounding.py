@@ -158,7 +158,7 @@ class Rounding:
 
     def network(self, end: float) -> tuple[GradedNetwork, float]:
         """Return the network whose last hidden layer has messages up to ``end``, and the mean squared error of its
-        outputs on the sample."""
+        outputs on the sample; that of a regression relative to the variance of each output."""
         cnn = self._cnn
         layers = [GradedLayer(INPUT, PixelBias(MAX_PIXEL, 0))]
         # What each layer sends while the network settles: its messages for an input of 0, step by step.
@@ -175,7 +175,10 @@ class Rounding:
         layers[-1:] = [previous, last]
         network = GradedNetwork(cnn.input_shape, tuple(layers), spike_exp=0)
         found = network.real_outputs(weighted(last, messages))
-        return network, float(np.square(found - self._real[-1]).mean())
+        expected = self._real[-1].astype(np.float64)
+        variance = expected.var(axis=0)
+        unit = np.where(variance > 0, variance, 1.0) if cnn.task == "regression" else 1.0
+        return network, float((np.square(found - expected) / unit).mean())
 
     def _units(self, index: int, messages: Array, before: Array, most: float) -> Array:
         """The unit of each channel of a hidden layer."""
@@ -235,26 +238,26 @@ class Rounding:
         source = self._cnn.layers[-1]
         synapse = source.synapse
         weight, power = _in_units(synapse, units), _power(synapse, messages)
-        # One scale for all outputs, so that they can be compared: real value of sigma = 1.
-        least = max(
-            float(np.abs(weight).max()) / limits.WEIGHT_LIMIT,
-            HEADROOM * float(self._reaches[-1].current.max()) / limits.CURRENT_LIMIT,
-            # What the largest message of a constant channel can add, see `_with_constant`.
-            HEADROOM
-            * float(np.abs(_shaped(synapse, units.shape)).max())
-            / (limits.WEIGHT_LIMIT * limits.MESSAGE_LIMIT * math.prod(synapse.pool)),
-        )
-        channels = np.full(len(weight), (least or 1.0) * 2**_SHIFT)
-        scale = float(
-            _best_units(weight.reshape(1, -1), np.broadcast_to(power, weight.shape).reshape(1, -1), channels[:1])[0]
-        )
-        integers = self._rounded(synapse, weight * 2**_SHIFT / scale, messages)
         assert isinstance(synapse, Dense)
+        power = np.broadcast_to(power, weight.shape)
+        # What the largest message of a constant channel can add, see `_with_constant`.
+        largest_constant = limits.WEIGHT_LIMIT * limits.MESSAGE_LIMIT * math.prod(synapse.pool)
+        conditions = (
+            magnitudes(weight) / limits.WEIGHT_LIMIT,
+            HEADROOM * self._reaches[-1].current / limits.CURRENT_LIMIT,
+            HEADROOM * np.abs(_shaped(synapse, (len(weight),))) / largest_constant,
+        )
+        # One scale for all classes, so that they can be compared: the real value of sigma = 1, times 2^6.
+        rows = 1 if self._cnn.task == "classification" else len(weight)
+        least = np.max(conditions, axis=0).reshape(rows, -1).max(axis=1)
+        least = np.where(least > 0, least, 1.0) * 2**_SHIFT
+        scale = _best_units(weight.reshape(rows, -1), power.reshape(rows, -1), least)
+        integers = self._rounded(synapse, weight * 2**_SHIFT / scale[:, np.newaxis], messages)
         last = GradedLayer(
             source.name,
             replace(synapse, weight=integers, bias=None),
             sends=False,
-            scale=np.full(len(weight), scale / 2**_SHIFT),
+            scale=np.broadcast_to(scale / 2**_SHIFT, len(weight)),
         )
         if synapse.bias is None:
             return last, previous, messages

@@ -98,6 +98,7 @@ def balance_each(
             options.neuron_reset,
             Provenance({"balance": {**provenance, "timesteps": t}}),
             options.input_seed,
+            network.task,
         )
         for t in timesteps
     )

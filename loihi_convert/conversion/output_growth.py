@@ -5,7 +5,7 @@ small, because hardly any spikes have arrived by then. In the long run a soft-re
 the rate ``min(a / theta, 1)``, so that the current tends to that of the network with activations clipped at the
 thresholds. A neuron with hard reset loses charge at each spike: with constant current it fires every ceil(theta / a)
 steps. As this may lower negative contributions more than positive ones, both rates count. The largest of these growth
-rates counts, on calibration images, with headroom.
+rates counts, of each output on calibration images, with headroom.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from loihi_convert.simulation.image_shards import Images, Shard, on_shards
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, on_blocks, unchanged
 
 
-def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_potential: float, images: Images) -> int:
+def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_potentials: Array, images: Images) -> int:
     """Return the largest T for which the output potentials of calibration images stay in range.
 
     Parameters
@@ -34,33 +34,39 @@ def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_poten
         The float SNN.
     output
         Its last layer in integers.
-    largest_potential
-        The largest magnitude of an output potential in the steps that ``network`` is balanced for, in floating point.
+    largest_potentials
+        The largest magnitude of each output's potential in the steps that ``network`` is balanced for, in floating
+        point: float64 ``(outputs,)``.
     images
-        The calibration images of ``largest_potential``, uint8 ``(N, C, H, W)``.
+        The calibration images of ``largest_potentials``, uint8 ``(N, C, H, W)``.
     """
     if output.neuron is not None:
         return MAX_TIMESTEPS
-    growth = max(largest_potential / network.timesteps, *on_shards(_largest_of_shard, network, images))
-    if growth <= 0:
-        return MAX_TIMESTEPS
-    limit = limits.POTENTIAL_LIMIT * float(output.scale[0])
-    return max(network.timesteps, min(math.floor(limit / (HEADROOM * growth)), MAX_TIMESTEPS))
+    found = [largest_potentials / network.timesteps, *on_shards(_largest_of_shard, network, images)]
+    growth: Array = np.maximum.reduce(found)
+    grows = growth > 0
+    steps = limits.POTENTIAL_LIMIT * output.scale[grows] / (HEADROOM * growth[grows])
+    return max(network.timesteps, math.floor(float(steps.min(initial=MAX_TIMESTEPS))))
 
 
-def _largest_of_shard(network: SpikingNetwork, shard: Shard, *, progress: Progress = no_progress) -> float:
-    """The largest output magnitude of the network at its neurons' rates in the long run."""
+def _largest_of_shard(network: SpikingNetwork, shard: Shard, *, progress: Progress = no_progress) -> Array:
+    """The largest magnitude of each output at the neurons' rates in the long run: float64 ``(outputs,)``."""
 
     def activation(neuron: IntegrateAndFire | None, rate: Callable[[Array, IntegrateAndFire], Array]) -> Activation:
         return unchanged if neuron is None else lambda maps: rate(maps, neuron)
 
     synapses = ReluNetwork(network.input_shape, tuple(ReluLayer(layer.name, layer.synapse) for layer in network.layers))
-    largest: list[float] = []
+    largest: list[Array] = []
     images = np.asarray(shard.images)
     for rate in (clipped,) if network.reset == "soft" else (clipped, _of_hard_reset):
         chain = ReluChain(synapses, activations=[activation(layer.neuron, rate) for layer in network.layers])
-        on_blocks(chain, images, lambda _, outputs: largest.append(float(np.abs(outputs[-1]).max())), progress=progress)
-    return max(largest)
+        on_blocks(chain, images, lambda _, outputs: largest.append(_per_output(outputs[-1])), progress=progress)
+    return np.asarray(np.maximum.reduce(largest), np.float64)
+
+
+def _per_output(maps: Array) -> Array:
+    """The largest magnitude of each output over all images."""
+    return np.asarray(np.abs(maps).reshape(-1, maps.shape[-1]).max(axis=0))
 
 
 def _of_hard_reset(maps: Array, neuron: IntegrateAndFire) -> Array:

@@ -86,7 +86,8 @@ def quantize(
     else:
         # Those of later layers are measured below.
         first = _first_currents(network, images, device)
-        found = Extremes((first, *(np.zeros(layer.synapse.channels) for layer in network.layers[1:])), 0.0)
+        later = tuple(np.zeros(layer.synapse.channels) for layer in network.layers[1:])
+        found = Extremes((first, *later), np.zeros(network.layers[-1].synapse.channels))
     rounding = _Rounding(network, found, options)
     if network.poisson_seed is not None:
         pixel_bits = limits.MAX_PIXEL_BITS
@@ -121,10 +122,10 @@ def quantize(
     finest = extremes(quantized, images, network.timesteps, device=device, progress=progress)
     scales = [layer.scale for layer in quantized.layers]
     received = (current * scale for current, scale in zip(finest.currents[1:], scales[1:], strict=True))
-    found = Extremes((found.currents[0], *received), finest.output * float(scales[-1].max()))
+    found = Extremes((found.currents[0], *received), finest.outputs * scales[-1])
     rounding = _Rounding(network, found, options)
     layers = rounding.layers(white)
-    longest = max_timesteps(network, layers[-1], found.output, images)
+    longest = max_timesteps(network, layers[-1], found.outputs, images)
     quantized = replace(quantized, layers=layers, max_timesteps=longest)
     if not options.split_readout or layers[-1].neuron is not None:
         return quantized
@@ -137,7 +138,7 @@ class _Rounding:
 
     def __init__(self, network: SpikingNetwork, found: Extremes, options: QuantizeOptions) -> None:
         # NaN, from infinity minus infinity, would not show in the largest potential.
-        if not (np.abs([found.output, *found.currents[-1]]) <= np.finfo(np.float32).max).all():
+        if not (np.abs([found.outputs, found.currents[-1]]) <= np.finfo(np.float32).max).all():
             raise RangeError(
                 "its potential exceeds 3.4e38, the largest float32",
                 where=network.layers[-1].name,
@@ -166,16 +167,16 @@ class _Rounding:
             held = None if index == 0 else ObservedRange(current, *self.found.potentials[index])
             is_constant = index == 0 and network.poisson_seed is None
             return chip_layer(real, held, network.timesteps, is_constant=is_constant)
-        reach = HEADROOM * np.maximum(np.full_like(current, self.found.output) if layer.neuron is None else current, 0)
+        reach = HEADROOM * np.maximum(self.found.outputs if layer.neuron is None else current, 0)
         is_scalar = self._thresholds == "scalar"
         return real.quantize(lava_scales(real, reach, network.reset, is_scalar=is_scalar), is_scalar=is_scalar)
 
     def real(self, index: int, largest_input: int, amplitude: Array | None) -> FloatLayer:
         """Return layer ``index`` before rounding."""
-        layer = self.network.layers[index]
+        network, layer = self.network, self.network.layers[index]
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
-        is_output = index == len(self.network.layers) - 1
-        return FloatLayer(layer, synapse, largest_input, self._largest_weight, one_scale=is_output)
+        are_classes = index == len(network.layers) - 1 and network.task == "classification"
+        return FloatLayer(layer, synapse, largest_input, self._largest_weight, one_scale=are_classes)
 
 
 def _first_currents(network: SpikingNetwork, images: Images, device: str) -> Array:

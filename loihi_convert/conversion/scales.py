@@ -8,7 +8,8 @@ s_k is the scale at which rounding to ``|w_q| <= 127``, or less with fewer weigh
 - a last layer that only integrates: ``headroom x |V| <= 131071`` for the potentials of the calibration images up to
   step T.
 
-The last layer has ONE scale for all outputs, so that potentials and spike counts of classes can be compared.
+Classes have ONE scale, so that their potentials and spike counts can be compared. Outputs of a regression have their
+own, because their units may differ.
 
 Weights need not use all 8 bits: with 8-bit pixels, a first layer with full int8 weights would clip.
 

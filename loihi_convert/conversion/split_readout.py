@@ -2,7 +2,8 @@
 
 After a global average the potential must hold T x window x rate, and the scale of `scales.lava_scales` leaves 2 or 3
 weight bits at T = 64. In two digits the weights have the scale at which rounding changes them least, or twice that,
-four times and so on, if the potentials of the digits would otherwise leave their range. The low digit has the number of
+four times and so on, if the potentials of the digits would otherwise leave their range, up to the scale in one digit.
+The low digit has the number of
 bits b for which the larger of both potentials, on calibration images, is smallest. One simulation gives the potentials
 of all candidates.
 """
@@ -46,21 +47,23 @@ def with_split_readout(
     device
         Where to simulate: ``"cpu"`` or another torch device.
     """
-    scale, used = float(nearest(real)[0]), float(network.layers[-1].scale[0]) / real.unit
+    scale, used = nearest(real), network.layers[-1].scale / real.unit
+    scale = np.where(scale > 0, scale, used)
     candidates: list[QuantizedLayer] = []
-    while 0 < 2 * scale <= used:
-        candidates += _candidates(network, real.quantize(np.full(real.synapse.channels, scale)))
-        scale *= 2
+    while (2 * scale <= used).any():
+        candidates += _candidates(network, real.quantize(scale))
+        scale = np.minimum(2 * scale, used)
+    peaks = _peaks(network, candidates, images, device)
     fits = [
-        (float(layer.scale[0]), peak, index)
-        for index, (layer, peak) in enumerate(zip(candidates, _peaks(network, candidates, images, device), strict=True))
-        if HEADROOM * peak <= limits.POTENTIAL_LIMIT
+        (float(layer.scale.sum()), float(peak.max()), index)
+        for index, (layer, peak) in enumerate(zip(candidates, peaks, strict=True))
+        if HEADROOM * peak.max() <= limits.POTENTIAL_LIMIT
     ]
     if not fits:
         return network
-    # The finest scale, and at that scale the smallest potentials.
-    _, peak, index = min(fits)
-    return _replaced(network, candidates[index], spiking, float(peak), images)
+    # The finest scales, and at these scales the smallest potentials.
+    *_, index = min(fits)
+    return _replaced(network, candidates[index], spiking, peaks[index], images)
 
 
 def _candidates(network: QuantizedNetwork, whole: QuantizedLayer) -> list[QuantizedLayer]:
@@ -77,9 +80,9 @@ def _candidates(network: QuantizedNetwork, whole: QuantizedLayer) -> list[Quanti
 
 
 def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: Images, device: str) -> Array:
-    """The largest potential of either digit in any step, for each of ``candidates``: float64."""
+    """The largest potentials of both digits in any step, for each of ``candidates``: float64 ``(N, digits)``."""
     if not candidates:
-        return np.zeros(0)
+        return np.zeros((0, 0))
     layers = [layer.stored for layer in candidates]
     synapse, biases = layers[0].synapse, [layer.bias for layer in layers if layer.bias is not None]
     all_of_them = replace(
@@ -93,7 +96,7 @@ def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: 
     )
     probe = replace(network, layers=(*network.layers[:-1], all_of_them))
     peaks = np.max(on_shards(_largest_potentials, (probe, device), images), axis=0)
-    return np.asarray(peaks.reshape(len(candidates), -1).max(axis=1))
+    return np.asarray(peaks.reshape(len(candidates), -1))
 
 
 def _largest_potentials(
@@ -113,7 +116,7 @@ def _largest_potentials(
 
 
 def _replaced(
-    network: QuantizedNetwork, chosen: QuantizedLayer, spiking: SpikingNetwork, peak: float, images: Images
+    network: QuantizedNetwork, chosen: QuantizedLayer, spiking: SpikingNetwork, peaks: Array, images: Images
 ) -> QuantizedNetwork:
     """``network`` with the readout ``chosen``, and the largest T for which both potentials stay in range."""
     stored = chosen.stored
@@ -125,7 +128,7 @@ def _replaced(
         inverse = np.divide(1.0, amplitudes, out=np.zeros_like(amplitudes), where=amplitudes > 0)
         synapse = synapse.with_input_factors(inverse)
     digits = replace(spiking, layers=(*spiking.layers[:-1], SpikingLayer(stored.name, synapse, None)))
-    longest = max_timesteps(digits, replace(stored, scale=np.ones(len(stored.scale))), peak, images)
+    longest = max_timesteps(digits, replace(stored, scale=np.ones(len(stored.scale))), peaks, images)
     part = {**network.provenance["quantize"], "low_bits": chosen.low_bits}
     return replace(
         network,

@@ -200,6 +200,8 @@ class SpikingNetwork:
         Seed of Poisson input (`ir.poisson`); ``None``: pixels enter as a constant current.
     provenance
         How it was made; carried into the exported file.
+    task
+        Meaning of the outputs, see `ir.task`.
     """
 
     input_shape: Shape
@@ -208,6 +210,7 @@ class SpikingNetwork:
     reset: Reset
     provenance: Provenance = field(default_factory=Provenance)
     poisson_seed: int | None = None
+    task: Task = "classification"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provenance", as_provenance(self.provenance))

@@ -31,6 +31,8 @@ COMPARED: Final = 8
 """Calibration images on which the network read from a CNN is compared with the CNN."""
 
 _TOLERANCE: Final = 1e-3
+# Least size of an output of a regression, relative to the largest output: that of its rounding errors.
+_NOISE: Final = 1e-3
 _QCFS_TOLERANCE: Final = 0.1
 _FINE_QCFS_TOLERANCE: Final = 0.02
 
@@ -177,8 +179,9 @@ def require_same_outputs(
 
     Code that torch.fx reads as something else than what it computes would otherwise be converted into a different
     network. They are compared on ``images``, if there are any, and on black, white and random ones, except for
-    QCFS, whose outputs may differ by ``qcfs_tolerance`` of the largest one. A softmax or sigmoid at the end of the CNN
-    is not in the network.
+    QCFS, whose outputs may differ by ``qcfs_tolerance`` of the largest one. Outputs of a regression may have different
+    units, so each is compared with its own largest value. A softmax or sigmoid at the end of the CNN is not in the
+    network.
 
     Raises
     ------
@@ -202,12 +205,16 @@ def require_same_outputs(
                 hint="Check its weights, and `mean` and `std`.",
             )
         found = _ended(cnn_scores(source.network, shown).reshape(len(shown), -1), source.network.ending)
-        difference, largest = _difference(found, expected), float(np.abs(expected).max())
-        # Not "difference > ...", which is false for NaN.
-        if not difference <= (qcfs_tolerance if has_levels else _TOLERANCE) * largest:
+        size = np.abs(expected).max()
+        if source.network.task == "regression" and not has_levels:
+            # An output far smaller than the others may itself be the rest of larger terms.
+            size = np.maximum(np.abs(expected).max(axis=0), _NOISE * size)
+        share = _difference(found, expected, size)
+        # Not "share > ...", which is false for NaN.
+        if not share <= (qcfs_tolerance if has_levels else _TOLERANCE):
             raise UnsupportedModelError(
-                f"the network read from its forward gives other outputs: they differ by {difference:.3g} on "
-                f"{len(shown)} images, where the CNN's reach {largest:.3g}",
+                f"the network read from its forward gives other outputs: on {len(shown)} images they differ by "
+                f"{100 * share:.3g} % of the largest",
                 where=name,
                 expected="must compute the same in every call, in eval mode",
                 hint="Random numbers, values kept between calls, hooks, or views of a tensor changed in place may be "
@@ -258,9 +265,13 @@ def _probes(shape: Sequence[int]) -> Array:
     return np.asarray(255 * probes, np.uint8)
 
 
-def _difference(found: Array, expected: Array) -> float:
-    """The largest difference of two arrays; infinite if their shapes differ."""
-    return float(np.abs(found - expected).max()) if found.shape == expected.shape else math.inf
+def _difference(found: Array, expected: Array, size: Array) -> float:
+    """The largest difference of two arrays as a share of ``size``; infinite if their shapes differ."""
+    if found.shape != expected.shape:
+        return math.inf
+    lost = np.abs(found - expected)
+    # No difference from an output of 0 is allowed.
+    return float(np.divide(lost, size, out=np.where(lost == 0, 0, np.inf), where=size > 0).max())
 
 
 def _ended(scores: Array, ending: str) -> Array:

@@ -78,5 +78,10 @@ def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork
         for source, layer in zip(cnn.layers, network.layers, strict=True)
     )
     return SpikingNetwork(
-        network.input_shape, layers, network.timesteps, network.reset, poisson_seed=network.poisson_seed
+        network.input_shape,
+        layers,
+        network.timesteps,
+        network.reset,
+        poisson_seed=network.poisson_seed,
+        task=network.task,
     )

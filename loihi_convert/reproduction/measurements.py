@@ -143,6 +143,7 @@ class Conversion:
             setting.reset,
             provenance=Provenance({**found.provenance, "model": dict(source.provenance)}),
             poisson_seed=setting.poisson_seed,
+            task=source.network.task,
         )
         images, options = balancing.calibration.read().images, QuantizeOptions(weight_bits=setting.weight_bits)
         with one_thread(), tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:

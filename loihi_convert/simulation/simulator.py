@@ -237,15 +237,15 @@ class Extremes:
     ----------
     currents
         Per layer, the largest input current of each channel over images, positions and steps: float64 ``(C_out,)``.
-    output
-        The largest magnitude of an output potential in any step.
+    outputs
+        The largest magnitude of each output's potential in any step: float64 ``(C_out,)``.
     potentials
         Per layer, the lowest and highest potential of each channel in any step: float64 ``(2, C_out)``; empty unless
         requested.
     """
 
     currents: tuple[Array, ...]
-    output: float
+    outputs: Array
     potentials: tuple[Array, ...] = ()
 
 
@@ -258,7 +258,7 @@ def extremes(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Extremes:
-    """Return the largest currents and output potential for uint8 ``images`` in ``timesteps`` steps.
+    """Return the largest currents and output potentials for uint8 ``images`` in ``timesteps`` steps.
 
     With ``potentials``, also the lowest and highest potentials of every layer. Integers are in weight units, and not
     clipped.
@@ -268,7 +268,7 @@ def extremes(
     bounds = zip(*(part.potentials for part in parts), strict=True)
     return Extremes(
         tuple(np.maximum.reduce(peaks) for peaks in zip(*(part.currents for part in parts), strict=True)),
-        max(part.output for part in parts),
+        np.maximum.reduce([part.outputs for part in parts]),
         tuple(np.stack([np.min(found, axis=0)[0], np.max(found, axis=0)[1]]) for found in bounds),
     )
 
@@ -277,7 +277,7 @@ def _extremes(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> E
     channels = [layer.synapse.channels for layer in run.network.layers]
     largest = [np.full(count, -np.inf) for count in channels]
     bounds = [np.stack([np.full(count, np.inf), np.full(count, -np.inf)]) for count in channels]
-    output = np.zeros(1)
+    outputs = np.zeros(channels[-1])
 
     def take(block: Block) -> None:
         for peak, layer in zip(largest, block.layers, strict=True):
@@ -285,12 +285,12 @@ def _extremes(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> E
         for (low, high), layer in zip(bounds, block.layers if run.records_potentials else (), strict=False):
             np.minimum(low, layer.potentials.min(axis=(0, 1, 2, 3)), out=low)
             np.maximum(high, layer.potentials.max(axis=(0, 1, 2, 3)), out=high)
-        np.maximum(output, np.abs(block.layers[-1].potentials).max(), out=output)
+        np.maximum(outputs, np.abs(block.layers[-1].potentials).max(axis=(0, 1, 2, 3)), out=outputs)
 
     recording = Recording(currents=True, potentials=run.records_potentials)
     simulator = Simulator(run.network, recording, device=run.device, saturates=False)
     simulator.run(np.asarray(shard.images), run.timesteps, take, first_image=shard.first, progress=progress)
-    return Extremes(tuple(largest), float(output[0]), tuple(bounds) if run.records_potentials else ())
+    return Extremes(tuple(largest), outputs, tuple(bounds) if run.records_potentials else ())
 
 
 def clipped_images(
