@@ -24,7 +24,7 @@ from support.strategies import Case, networks
 from torch import nn
 
 from loihi_convert import netx, nir, pipeline
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, Pair
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip.limits import NEVER_FIRES, POTENTIAL_LIMIT
 from loihi_convert.conversion.balancing import balance
@@ -194,10 +194,11 @@ def test_every_number_of_a_file_is_compared(tmp_path: Path, monkeypatch: pytest.
     nir.write(network, tmp_path / "b.nir", verify=False)
 
 
-def test_a_kernel_of_odd_difference_is_refused() -> None:
-    def network(kernel: tuple[int, int]) -> QuantizedNetwork:
+def test_kernels_become_square_where_the_output_keeps_its_size() -> None:
+    def network(kernel: Pair, stride: Pair = (1, 1), dilation: Pair = (1, 2)) -> QuantizedNetwork:
         ones = np.ones(1)
-        conv = Conv(np.ones((1, 1, *kernel), np.int32), padding=(0, 1), dilation=(1, 2))
+        taps = np.arange(1, 1 + kernel[0] * kernel[1], dtype=np.int32).reshape(1, 1, *kernel)
+        conv = Conv(taps, padding=(0, 1), stride=stride, dilation=dilation)
         neuron = IntegerNeuron(np.array([4], np.int32), np.array([2], np.int32))
         layers = (
             QuantizedLayer("conv.1/x", conv, neuron, ones, 255, IntegrateAndFire(4 * ones, 4 * ones, 2 * ones)),
@@ -206,16 +207,39 @@ def test_a_kernel_of_odd_difference_is_refused() -> None:
         return QuantizedNetwork((1, 8, 9), layers, 8, 64, 8, "soft")
 
     images = np.random.default_rng(0).integers(0, 4, (1, 1, 8, 9)).astype(np.uint8)
+
+    def side(written: QuantizedNetwork) -> int:
+        graph = to_graph(written)
+        node = graph.nodes["conv_1_x"]
+        assert node.output_type["output"].tolist() == list(written.shapes[0])
+        assert equals_ref(written, images, graph)
+        height, width = node.weight.shape[2:]
+        assert height == width
+        return int(height)
+
     # With an even difference zeros make it square; padding grows with the kernel and its dilation.
-    for kernel in ((1, 3), (3, 1), (5, 3)):
-        graph = to_graph(network(kernel))
-        assert graph.nodes["conv_1_x"].weight.shape[2] == graph.nodes["conv_1_x"].weight.shape[3]
-        assert equals_ref(network(kernel), images, graph)
-    with pytest.raises(UnsupportedModelError) as caught:
-        to_graph(network((1, 2)))
-    assert caught.value.where == "conv.1/x"
-    assert caught.value.found == "has a kernel of 1 x 2"
-    assert "differ by an even number" in caught.value.expected
+    assert [side(network(kernel)) for kernel in ((1, 3), (3, 1), (5, 3))] == [3, 3, 5]
+    # A longer stride has room for an odd number, before or after the kernel, whichever fits the input's size.
+    assert side(network((1, 2), stride=(2, 1))) == 2
+    assert [side(network(kernel, stride, (1, 1))) for kernel, stride in (((1, 2), (1, 2)), ((2, 1), (2, 1)))] == [3, 3]
+    assert side(network((2, 5), (3, 1), (1, 1))) == 5
+    for impossible in (network((1, 2)), network((1, 2), stride=(1, 2))):
+        with pytest.raises(UnsupportedModelError) as caught:
+            to_graph(impossible)
+        assert caught.value.where == "conv.1/x"
+        assert caught.value.found == "has a kernel of 1 x 2"
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 8), (9, 9)])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1)])
+def test_max_pooling_gives_the_spikes_of_ref(pool: nn.MaxPool2d, size: Pair) -> None:
+    torch.manual_seed(0)
+    cnn = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), pool, nn.Flatten(), nn.LazyLinear(3))
+    cnn(torch.zeros(1, 1, *size))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 1, *size)).astype(np.uint8)
+    relu = Source.from_module(cnn, (1, *size)).network
+    network = quantize(balance(relu, pixels, STEPS, BalanceOptions(method="percentile")), pixels)
+    assert equals_ref(network, pixels[:2], to_graph(network))
 
 
 def test_groups_are_written_as_zeros(tmp_path: Path) -> None:

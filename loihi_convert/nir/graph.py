@@ -118,7 +118,7 @@ class _Builder:
         shared = np.zeros(synapse.channels) if synapse.bias is None or synapse.bias.ndim > 1 else synapse.bias
         if isinstance(synapse, Conv):
             # nir takes the weight's channels for the input's.
-            conv = _with_square_kernel(layer.name, synapse.without_groups())
+            conv = _with_square_kernel(layer.name, synapse.without_groups(), (height, width))
             node = nir.Conv2d(
                 (height, width),
                 conv.weight.astype(np.float32),
@@ -182,20 +182,43 @@ def _over(per_channel: Array, shape: Shape) -> Array:
     return np.ascontiguousarray(np.broadcast_to(values, shape))
 
 
-def _with_square_kernel(name: str, conv: Conv) -> Conv:
-    """The same convolution with zeros around its kernel: nir infers both sides of a map from the kernel's height."""
-    sides: Pair = (conv.weight.shape[2], conv.weight.shape[3])
-    missing = [max(sides) - side for side in sides]
-    if not any(missing):
+def _with_square_kernel(name: str, conv: Conv, input_size: Pair) -> Conv:
+    """The same convolution with zeros around its kernel: nir infers both sides of a map from the kernel's height.
+
+    ``input_size`` is the (height, width) of its input.
+    """
+    sides = conv.weight.shape[2:]
+    if sides[0] == sides[1]:
         return conv
-    if any(number % 2 for number in missing):
+    # If only one axis has room for an odd number of zeros, the other one may need the next larger square.
+    for side in (max(sides), max(sides) + 1):
+        before = [zeros for axis in (0, 1) if (zeros := _zeros_before(conv, axis, side, input_size[axis])) is not None]
+        if len(before) == 2:
+            break
+    else:
         raise UnsupportedModelError(
             f"has a kernel of {sides[0]} x {sides[1]}",
             where=name,
-            expected="must be square, or differ by an even number, in a NIR file",
-            hint="nir infers the size of its output from the kernel's height alone.",
+            expected="must be square in a NIR file, or padded to a square without changing the size of its output",
+            hint="nir infers both sides of the output from the kernel's height. Sides may differ by an even number; "
+            "an odd one needs a stride above 1.",
         )
-    around = [number // 2 for number in missing]
-    weight = np.pad(conv.weight, ((0, 0), (0, 0), *((number, number) for number in around)))
-    padding = tuple(p + number * d for p, number, d in zip(conv.padding, around, conv.dilation, strict=True))
-    return replace(conv, weight=weight, padding=(padding[0], padding[1]))
+    around = [(zeros, side - own - zeros) for zeros, own in zip(before, sides, strict=True)]
+    top, left = (p + zeros * d for p, zeros, d in zip(conv.padding, before, conv.dilation, strict=True))
+    return replace(conv, weight=np.pad(conv.weight, ((0, 0), (0, 0), *around)), padding=(top, left))
+
+
+def _zeros_before(conv: Conv, axis: int, side: int, extent: int) -> int | None:
+    """How many zeros come before the kernel if they lengthen it to ``side``; None if the output's size would change.
+
+    With b zeros before it and a after it, the map needs (b + a) d more padding, d being the dilation, and gets b d on
+    each side. The surplus (b - a) d must stay within one stride, together with what was left over before.
+    """
+    kernel: int = conv.weight.shape[2 + axis]
+    dilation, stride = conv.dilation[axis], conv.stride[axis]
+    left_over = (extent + 2 * conv.padding[axis] - dilation * (kernel - 1) - 1) % stride
+    missing = side - kernel
+    for before in (missing // 2, missing - missing // 2):
+        if 0 <= left_over + (2 * before - missing) * dilation < stride:
+            return before
+    return None
