@@ -116,6 +116,16 @@ def test_a_readout_of_few_bits_is_hinted_at(timesteps: int, options: QuantizeOpt
     assert any("`split_readout`" in note for note in notes) == is_hinted
 
 
+def test_a_split_that_changes_nothing_is_not_hinted_at() -> None:
+    # A white pixel is 255 in each of 64 steps: with these inputs even small digits leave the range of the potential.
+    alone = ReluNetwork((1, 16, 16), (ReluLayer("fc", Dense(np.random.default_rng(0).normal(size=(4, 256)))),))
+    balancing = BalanceOptions(method="percentile")
+    assert to_integers(alone, pixels(20), 64, balancing, QuantizeOptions(split_readout=True)).quantized.low_bits == 0
+    (note,) = (note for note in to_integers(alone, pixels(20), 64, balancing).notes if note.startswith("fc: weights"))
+    assert "split_readout" not in note
+    assert "`timesteps`" in note
+
+
 def test_only_the_readout_differs() -> None:
     one, two = quantized(split_readout=False), quantized()
     assert np.array_equal(one.layers[0].weight, two.layers[0].weight)

@@ -123,7 +123,7 @@ def to_integers(
         *choice,
         *agreement,
         *_bias_notes(spiking),
-        *_readout_notes(quantized, report, quantize_options),
+        *_readout_notes(spiking, quantized, report, quantize_options, compared, device),
         *rounding,
     )
     return Conversion(spiking, quantized, report, trials, made.agreement, notes)
@@ -224,16 +224,27 @@ def _bias_notes(network: SpikingNetwork) -> tuple[str, ...]:
     )
 
 
-def _readout_notes(network: QuantizedNetwork, report: QuantizationReport, options: QuantizeOptions) -> tuple[str, ...]:
-    """A hint where the range of the output potentials costs the last layer weight bits that two digits would keep."""
+def _readout_notes(
+    spiking: SpikingNetwork,
+    quantized: QuantizedNetwork,
+    report: QuantizationReport,
+    options: QuantizeOptions,
+    images: Array,
+    device: str,
+) -> tuple[str, ...]:
+    """A hint where the range of the output potentials costs the last layer weight bits, and what keeps more of them."""
     bits = report.layers[-1].weight_bits
-    can_split = network.readout == "potential" and options.target == "lava" and not options.split_readout
+    can_split = quantized.readout == "potential" and options.target == "lava" and not options.split_readout
     if not can_split or bits is None or bits[-1] > options.weight_bits - _LOST_BITS:
         return ()
+    split = quantize(spiking, images, replace(options, split_readout=True), device=device)
+    split_bits = report_quantization(split, spiking, images, device=device).layers[-1].weight_bits
+    remedy = "Fewer `timesteps` leave more."
+    if split.low_bits and split_bits is not None and split_bits[-1] > bits[-1]:
+        remedy = f"`split_readout` stores the weights in two digits and keeps {split_bits[-1]}."
     return (
         f"{report.layers[-1].name}: weights keep only {bits[-1]} of {options.weight_bits} bits, because the output "
-        f"potentials add up {report.timesteps} steps. `split_readout` stores the weights in two digits and keeps all "
-        "bits.",
+        f"potentials add up {report.timesteps} steps. {remedy}",
     )
 
 
