@@ -26,7 +26,7 @@ from loihi_convert.files import sha256
 from loihi_convert.report import build
 from loihi_convert.report.entries import most_complete_of
 from loihi_convert.report.formats import percent, quantity, quantity_range
-from loihi_convert.report.page import Facts, Picture
+from loihi_convert.report.page import Cards, Facts, Picture
 from loihi_convert.runs.manifest import Manifest, new_manifest
 from loihi_convert.runs.run_folder import FileResults
 from loihi_convert.runs.stored_run import read_run
@@ -610,6 +610,35 @@ def test_work_of_graded_and_binary_spikes_is_not_compared(tmp_path: Path) -> Non
     assert work == [["binary", "CNN"]]
     per_t = next(chart.caption for chart in charts if chart.caption.startswith("One file per T"))
     assert "graded spikes: the output after one step of each layer" in per_t
+    # The output of graded spikes comes once: there is no run to stop early.
+    anytime = [[item.label for item in chart.legend] for chart in charts if "stop the run early" in chart.title]
+    assert anytime == [["binary", "float SNN", "CNN"]]
+
+
+@pytest.mark.parametrize(
+    ("provenance", "of_last_step"),
+    [({"balance": {"timesteps": 2}}, "the T its thresholds are balanced for"), ({}, "the T it was made for")],
+)
+def test_only_files_that_record_their_balancing_are_called_balanced(
+    tmp_path: Path, provenance: dict[str, object], of_last_step: str
+) -> None:
+    stored = read_run(write_runs(tmp_path, *(entry([20, 150], name=f"m-T{t}", balanced=t) for t in (1, 2))))
+    manifest = stored.manifest.model_copy(update={"provenance": {"m-T1": provenance, "m-T2": provenance}})
+    page = build.report([replace(stored, manifest=manifest)])
+    charts = [block.chart for section in page.sections for block in section.blocks if isinstance(block, Picture)]
+    captions = {chart.title: chart.caption for chart in charts}
+    for title in ("Accuracy at each file's own T", "If you stop the run early"):
+        assert of_last_step in captions[title]
+
+
+def test_a_report_on_graded_spikes_alone(tmp_path: Path) -> None:
+    stored = read_run(write_runs(tmp_path, entry([196], balanced=1)))
+    graded = {"model": stored.evaluations["model"].model_copy(update={"is_graded": True})}
+    page = build.report([replace(stored, evaluations=graded)])
+    charts = [block.chart.title for section in page.sections for block in section.blocks if isinstance(block, Picture)]
+    assert "If you stop the run early" not in charts
+    (cards,) = (block for section in page.sections for block in section.blocks if isinstance(block, Cards))
+    assert "messages per image" in dict(cards.cards[0].facts)
 
 
 def test_the_verdict_of_the_most_accurate_file(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from loihi_convert.metrics.evaluation import Point
 from loihi_convert.report.axes import MARGIN, FramePoint, frame
 from loihi_convert.report.beside_the_paper import paper_remarks, paper_table, per_t_chart
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
-from loihi_convert.report.entries import Entry
+from loihi_convert.report.entries import Entry, stoppable
 from loihi_convert.report.formats import GRADED_WORK, count, percent, percent_ends
 from loihi_convert.report.neuron_section import blocks as neuron_blocks
 from loihi_convert.report.page import Block, Details, Paragraph, Picture
 from loihi_convert.report.page_tables import anytime_table
+from loihi_convert.report.run_tables import anytime_caption
 from loihi_convert.report.svg import NEUTRAL
 from loihi_convert.report.ticks import decade_ticks
 from loihi_convert.report.timestep_chart import timestep_chart
@@ -32,7 +33,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     if not has_accuracy:
         # The axis shows agreement with the CNN, so the CNN's accuracy does not belong on it.
         levels = ()
-    if (chart := _anytime_chart(entries, levels, measure, has_accuracy)) is not None:
+    if (chart := _anytime_chart(stoppable(entries), levels, measure, has_accuracy)) is not None:
         yield Picture(chart)
     for is_graded in (False, True):
         # The two kinds of operations are not the same work.
@@ -74,12 +75,10 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_a
             series.append(Series("float SNN", NEUTRAL, real, "dashed"))
     if not series:
         return None
-    of_bands = " The band is the 95 % interval." if len(entries) == 1 else ""
-    ended_early = any(entry.point.timesteps != entry.evaluation.timesteps for entry in entries)
-    caption = (
-        "Each file was run once and its output read after every step. The large mark is the T that its thresholds are "
-        f"balanced for{', or the last T of its run' if ended_early else ''}.{of_bands}"
-    )
+    is_balanced = all(entry.is_balanced for entry in entries)
+    caption = anytime_caption([entry.evaluation for entry in entries], is_balanced=is_balanced)
+    if len(entries) == 1:
+        caption += " The band is the 95 % interval."
     return timestep_chart("If you stop the run early", caption, series, levels, measure)
 
 

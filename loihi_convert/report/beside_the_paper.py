@@ -35,7 +35,8 @@ def per_t_chart(entries: Sequence[Entry], levels: Levels) -> Chart | None:
     for style, row in zip(PAPER, rows, strict=False):
         marks = tuple(Mark(t, value, f"{row.label}, T = {t}: {value:.2f} %") for t, value in row.cells.items())
         series.append(Series(row.label, style, marks, ("dotted", "dashed")[-style - 1]))
-    caption = per_t_caption([entry.evaluation for entry in drawn])
+    is_balanced = all(entry.is_balanced for entry in drawn)
+    caption = per_t_caption([entry.evaluation for entry in drawn], is_balanced=is_balanced)
     caption = f"{caption[0].upper()}{caption[1:]}; bars are 95 % intervals."
     if rows:
         caption += " Hollow: the paper's results, with its own CNN."
@@ -73,9 +74,7 @@ def paper_table(entries: Sequence[Entry]) -> Table | None:
         texts = (format(row.cells[t], form) if t in row.cells else "" for t in steps)
         body.append((row.label, f"{paper_cnn:.2f}" if row.kind == "own" and paper_cnn is not None else "", *texts))
     headers = ("accuracy, %", "CNN", *(f"T = {t}" for t in steps))
-    return Table(
-        "Compared with the paper (Ngu & Lee 2022), each file at the T it is balanced for", headers, tuple(body), 1
-    )
+    return Table("Compared with the paper (Ngu & Lee 2022), each file at its own T", headers, tuple(body), 1)
 
 
 def paper_remarks(entries: Sequence[Entry]) -> Iterator[str]:

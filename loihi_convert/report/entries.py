@@ -95,13 +95,24 @@ class Entry:
     @property
     def context(self) -> str:
         """Data set, images and, if files differ in it, neurons."""
-        neuron = f", {self.neuron or 'unknown'} neurons" if self.has_other_neurons else ""
-        return f"{self.source}, {self.evaluation.image_count:,} images{neuron}"
+        neuron = "graded spikes" if self.evaluation.is_graded else f"{self.neuron or 'unknown'} neurons"
+        known = f", {neuron}" if self.has_other_neurons else ""
+        return f"{self.source}, {self.evaluation.image_count:,} images{known}"
 
     @property
     def point(self) -> Point:
         """The results at its nominal T."""
         return self.evaluation.nominal_point
+
+    @property
+    def sent(self) -> str:
+        """What its neurons send: ``"messages"`` if spikes are graded, otherwise ``"spikes"``."""
+        return "messages" if self.evaluation.is_graded else "spikes"
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether the file records how its thresholds were balanced; one from another tool does not."""
+        return bool(self.run.manifest.provenance.get(self.file))
 
     @property
     def is_per_t(self) -> bool:
@@ -272,6 +283,11 @@ def _neuron_of(run: StoredRun, file: str) -> str | None:
     if quantize.get("thresholds") == "scalar":
         return f"{model.label} scalar"
     return model.label if model is NeuronModel.SOFT else f"{model.label} array"
+
+
+def stoppable(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the files whose runs can end after any step; with graded spikes, an image takes one step of each layer."""
+    return [entry for entry in entries if not entry.evaluation.is_graded]
 
 
 def family_of(file: str) -> str:

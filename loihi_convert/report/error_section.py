@@ -10,10 +10,10 @@ from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint
 from loihi_convert.report.axes import error_frame, timestep_ticks
 from loihi_convert.report.beside_the_paper import families
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
-from loihi_convert.report.entries import Entry
+from loihi_convert.report.entries import Entry, stoppable
 from loihi_convert.report.formats import count, number, r_squared
 from loihi_convert.report.page import Block, Card, Details, Picture
-from loihi_convert.report.run_tables import accuracy_table, error_caption, output_table
+from loihi_convert.report.run_tables import accuracy_table, anytime_caption, error_caption, output_table, per_t_caption
 from loihi_convert.report.svg import NEUTRAL
 from loihi_convert.report.table import Table
 
@@ -31,9 +31,11 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         series += [Series(f"{one.label}, by T", NEUTRAL, joined, is_line_only=True)] * (len(joined) > 1)
         series += [Series(entry.label, entry.style, marks, "") for entry, marks in files if marks]
     if len({mark.x for one in series for mark in one.marks}) > 1:
-        caption = "One file per T, each read at the T its thresholds are balanced for, or the last T of its run."
+        is_balanced = all(entry.is_balanced for entry in entries)
+        caption = per_t_caption([entry.evaluation for entry in entries], is_balanced=is_balanced)
+        caption = f"{caption[0].upper()}{caption[1:]}."
         yield Picture(_chart("Error at each file's own T", caption, series, levels, measure))
-    if (chart := _anytime_chart(entries, levels, measure, has_targets)) is not None:
+    if (chart := _anytime_chart(stoppable(entries), levels, measure, has_targets)) is not None:
         yield Picture(chart)
     curves = tuple(replace(accuracy_table(entry.evaluation), title=entry.label) for entry in entries)
     yield from curves if len(curves) == 1 else [Details("The curves as tables", curves)]
@@ -61,7 +63,7 @@ def card(entry: Entry, *, is_short: bool) -> Card:
         facts += [
             ("float SNN", number(_mean(at.float_to_targets)[0])),
             ("synaptic operations per image", count(entry.point.synaptic_operations)),
-            ("spikes per image", count(entry.point.spikes_per_image)),
+            (f"{entry.sent} per image", count(entry.point.spikes_per_image)),
         ]
         if entry.evaluation.timesteps != at.timesteps:
             facts.append(("balanced for", f"T = {entry.evaluation.timesteps}"))
@@ -112,10 +114,8 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_t
         series += [Series("float SNN", NEUTRAL, real, "dashed")] * bool(real)
     if not any(one.marks for one in series):
         return None
-    caption = (
-        "Each file was run once and its output read after every step. The large mark is the T that its thresholds are "
-        "balanced for, or the last T of its run."
-    )
+    is_balanced = all(entry.is_balanced for entry in entries)
+    caption = anytime_caption([entry.evaluation for entry in entries], is_balanced=is_balanced)
     return _chart("If you stop the run early", caption, series, levels, measure)
 
 

@@ -54,7 +54,7 @@ def _table(entries: Sequence[Entry]) -> Table:
                 **dict(others),
             }
         )
-    caption = "Each file at the T it is balanced for" + ("" if is_complete else ", or at the last T of its run")
+    caption = "Each file at its own T" + ("" if is_complete else ", or at the last T of its run")
     return table_of(rows, words=("file",), caption=caption)
 
 
@@ -82,7 +82,7 @@ def _card(entry: Entry, *, is_short: bool) -> Card:
         ("loss", _with_unit(points(point.conversion_loss_points), "points")),
         ("float SNN", _with_unit(percent(point.float_accuracy), "%")),
         ("synaptic operations per image", count(point.synaptic_operations)),
-        ("spikes per image", count(point.spikes_per_image)),
+        (f"{entry.sent} per image", count(point.spikes_per_image)),
     ]
     if evaluation.has_relays and point.relay_spikes_per_image is not None:
         facts.append(("of these, from relays", count(point.relay_spikes_per_image)))

@@ -62,7 +62,7 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
         _title(evaluations, sources[0]),
         note=_seeds(provenance),
         width=width,
-        is_balanced=all(provenance.values()),
+        is_balanced=all(entry.is_balanced for entry in entries),
     )
     if figure is None:
         raise InputError("neither labels nor the CNN are known, so there is nothing to draw", where=folders[0])

@@ -189,10 +189,25 @@ def per_t_caption(evaluations: Sequence[Evaluation], *, is_balanced: bool = True
     binary = [evaluation for evaluation in evaluations if not evaluation.is_graded]
     if not binary:
         return GRADED_CAPTION
-    own = "the T its thresholds are balanced for" if is_balanced else "the T it was made for"
-    is_complete = all(evaluation.nominal_point.timesteps == evaluation.timesteps for evaluation in binary)
-    caption = f"one file per T, each read at {own}{'' if is_complete else ', or the last T of its run'}"
+    caption = f"one file per T, each read at {_own_timesteps(binary, is_balanced)}"
     return caption if len(binary) == len(evaluations) else f"{caption}; {GRADED_CAPTION}"
+
+
+def anytime_caption(evaluations: Sequence[Evaluation], *, is_balanced: bool) -> str:
+    """Return sentences on curves over the steps of one run of each file; their large mark is at its `nominal_point`.
+
+    ``is_balanced``: whether the files record how their thresholds were balanced.
+    """
+    return (
+        "Each file was run once and its output read after every step. The large mark is "
+        f"{_own_timesteps(evaluations, is_balanced)}."
+    )
+
+
+def _own_timesteps(evaluations: Sequence[Evaluation], is_balanced: bool) -> str:
+    own = "the T its thresholds are balanced for" if is_balanced else "the T it was made for"
+    is_complete = all(evaluation.nominal_point.timesteps == evaluation.timesteps for evaluation in evaluations)
+    return own if is_complete else f"{own}, or the last T of its run"
 
 
 def layer_table(
