@@ -61,7 +61,7 @@ def test_many_images_are_evenly_spaced() -> None:
 def test_a_forgotten_normalization_is_found(data: str | None) -> None:
     (mean,), (std,) = USUAL
     model = classifier(mean, std)
-    found = own_accuracy(source(model, data), DIGITS.validation, KIND)
+    found = own_accuracy(source(model, data), DIGITS.validation, KIND, data=data)
     assert found is not None
     assert found.accuracy < 0.5
     assert ("any CNN reaches 85 % on digits" in found.warning) == (data is not None)
@@ -70,6 +70,18 @@ def test_a_forgotten_normalization_is_found(data: str | None) -> None:
     right = own_accuracy(source(model, data, mean=[mean], std=[std]), DIGITS.validation, KIND)
     assert right is not None
     assert (right.accuracy, right.warning) == (0.94, "")
+
+
+def test_the_least_accuracy_is_that_of_the_images_not_of_the_training_data() -> None:
+    """A CNN trained on digits, on images with other labels: no CNN is known to reach 85 % of those."""
+    labels = np.where(np.arange(200) % 10 < 7, DIGITS.validation.known_labels, 0)
+    others = Dataset(DIGITS.validation.images, labels)
+    found = own_accuracy(source(classifier(), "digits"), others, "own images of mine.npz", data="mine.npz")
+    assert found is not None
+    assert (found.accuracy < 0.8, found.warning) == (True, "")
+    named = own_accuracy(source(classifier(), None), others, KIND, data="digits")
+    assert named is not None
+    assert "any CNN reaches 85 % on digits" in named.warning
 
 
 def test_a_needless_normalization_is_found() -> None:
@@ -182,7 +194,7 @@ def test_words_in_place_of_options_are_refused() -> None:
 def test_what_no_normalization_explains() -> None:
     (model := classifier())[1].bias.data.copy_(torch.eye(10)[3] * 1e6)  # type: ignore[index]
     for data, reason in (("digits", "any CNN reaches 85 %"), (None, "always predicting the most frequent class is as")):
-        found = own_accuracy(source(model, data), DIGITS.validation, KIND)
+        found = own_accuracy(source(model, data), DIGITS.validation, KIND, data=data)
         assert found is not None
         assert reason in found.warning
         assert "the class order" in found.warning

@@ -77,6 +77,7 @@ def diagnose(
         file,
         known[:count],
         timesteps,
+        data=splits.name,
         arch=arch,
         lava=open_backend("sim", lava_options) if sim else None,
         lava_images=sim,

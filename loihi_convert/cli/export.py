@@ -266,7 +266,8 @@ def export(
     require_same_outputs(source, np.asarray(images.images[:COMPARED]))
     for path in paths:
         refuse_to_overwrite(path, overwrite)
-    own = own_accuracy(source, images, f"{kind} of {splits.name}", None if expect is None else expect / 100)
+    expected = None if expect is None else expect / 100
+    own = own_accuracy(source, images, f"{kind} of {splits.name}", expected, data=splits.name)
     if own is not None:
         log(f"warning: {with_flags(own.warning, flags_of(ctx.command.params))}" if own.warning else own.sentence)
     elif task == "classification" and source.neurons is None:

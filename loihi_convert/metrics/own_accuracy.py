@@ -108,15 +108,15 @@ class OwnFit:
 
 
 def own_accuracy(
-    source: Source, images: Dataset, kind: str, expect: float | None = None
+    source: Source, images: Dataset, kind: str, expect: float | None = None, *, data: str | None = None
 ) -> OwnAccuracy | OwnFit | None:
     """Return how good the CNN of ``source`` is on ``images``, without conversion; None without labels or targets.
 
     Uses at most `CHECKED_IMAGES` of them, evenly spaced. The accuracy is too low if it is more than 2 standard errors
-    below ``expect``. By default, if it is below what any CNN reaches on the data set of ``source`` (mnist 95 %,
-    fashion-mnist and digits 85 %, cifar10 60 %). On other data, if it is not above always predicting the most frequent
-    class, or if a usual normalization gains 10 points where none was given, or none where one was. A regression is
-    implausible if its R² is not above 0, or if such a normalization halves the unexplained variance.
+    below ``expect``. By default, if it is below what any CNN reaches on ``data`` (mnist 95 %, fashion-mnist and digits
+    85 %, cifar10 60 %). On other data, if it is not above always predicting the most frequent class, or if a usual
+    normalization gains 10 points where none was given, or none where one was. A regression is implausible if its R² is
+    not above 0, or if such a normalization halves the unexplained variance.
 
     Parameters
     ----------
@@ -128,6 +128,8 @@ def own_accuracy(
         The kind of images, in words.
     expect
         The known accuracy of the CNN, in (0, 1].
+    data
+        The name of the data set that the images belong to, if known; it need not be the one the CNN was trained on.
 
     Raises
     ------
@@ -143,7 +145,7 @@ def own_accuracy(
             raise UsageError("found images without labels", where="expect", expected="needs labelled images")
         return None if is_classifier or images.targets is None or not len(images) else _own_fit(source, images, kind)
     some = _evenly(images, CHECKED_IMAGES)
-    accuracy, data = _accuracy(source.network, some), source.recorded.data
+    accuracy = _accuracy(source.network, some)
     found = OwnAccuracy(accuracy, len(some), kind)
     reason = _too_low(accuracy, some, data, expect)
     if reason:

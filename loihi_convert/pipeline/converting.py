@@ -252,7 +252,7 @@ def accuracy_before(design: Design, splits: DataSplits) -> OwnAccuracy | None:
     source = Source.from_module(
         design.trained(), splits.input_shape, mean=design.mean, std=design.std, data=splits.name
     )
-    found = own_accuracy(source, splits.validation, "validation images")
+    found = own_accuracy(source, splits.validation, "validation images", data=splits.name)
     assert not isinstance(found, OwnFit)
     return found
 

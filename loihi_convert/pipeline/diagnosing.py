@@ -67,6 +67,7 @@ def diagnose(
     images: Dataset,
     timesteps: int | None = None,
     *,
+    data: str | None = None,
     arch: str | None = None,
     lava: Backend | None = None,
     lava_images: int = 0,
@@ -86,6 +87,8 @@ def diagnose(
         trained on, its accuracy is too high.
     timesteps
         T; by default the one the file was balanced for.
+    data
+        The name of the data set that the images belong to, if known.
     arch
         As in `source.open_source`, if the file was made with one.
     lava
@@ -108,7 +111,7 @@ def diagnose(
     recorded = network.provenance.model
     source = reopen_source(model, recorded, network.input_shape, arch)
     notes = []
-    own = own_accuracy(source, images, "images")
+    own = own_accuracy(source, images, "images", data=data)
     if own is not None and own.warning:
         notes.append(own.warning)
     if reason := doubt(network, source, str(model)):

@@ -141,7 +141,7 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
         kind = f"{grid.images.split if opened.is_split else 'own'} images"
         # Not on test images, as its advice would be chosen on them.
         is_test = opened.is_split and grid.images.split == "test"
-        own = None if is_test else own_accuracy(opened.source, opened.images, kind)
+        own = None if is_test else own_accuracy(opened.source, opened.images, kind, data=opened.data)
         if own is not None and own.warning:
             tell(f"warning: {name}: {own.warning}")
         if not opened.is_split:
