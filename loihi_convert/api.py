@@ -46,7 +46,7 @@ from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.advice import advice, image_notes
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
-from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, require_expectation, single_class
+from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, require_expectation, unjudged
 from loihi_convert.normalization import require_both
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs, stored_neurons
@@ -153,7 +153,7 @@ def convert(
     # Before a wrong accuracy of a misread network is measured.
     require_same_outputs(source, pixels[:COMPARED])
     own = own_accuracy(source, dataset, "calibration images", expect)
-    implausible = single_class(source, dataset) if own is None else own.warning
+    implausible = unjudged(source, dataset) if own is None else own.warning
     if implausible:
         warnings.warn(implausible, stacklevel=2)
     done = converted(

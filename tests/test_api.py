@@ -142,7 +142,7 @@ def test_numpys_numbers_are_numbers() -> None:
 
 def test_another_cnn_than_that_of_the_file_is_said(tmp_path: Path) -> None:
     digits = lc.load_data("digits").calibration
-    images, labels = digits.images[:40], digits.known_labels[:40]
+    images, labels = digits.images[:100], digits.known_labels[:100]
     paths = [tmp_path / f"{seed}.pt" for seed in (0, 1)]
     for seed, path in enumerate(paths):
         torch.manual_seed(seed)

@@ -18,7 +18,7 @@ from loihi_convert.__main__ import main
 from loihi_convert.data import Dataset, load_data
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.source import Source
-from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, single_class
+from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, unjudged
 
 DIGITS = load_data("digits")
 USUAL = ((0.3059,), (0.3763,))
@@ -146,14 +146,28 @@ def test_a_normalization_that_reaches_what_is_expected_is_named_however_small_th
 def test_images_without_information_give_a_warning() -> None:
     """Nearly black images, to which the CNN gives one class."""
     dark = Dataset(2 * (DIGITS.validation.images > 127).astype(np.uint8), None)
-    warning = single_class(source(classifier()), dark)
+    warning = unjudged(source(classifier()), dark)
     assert "the CNN gives each of 200 images the class" in warning
     assert "the brightest pixel is 2 of 255" in warning
-    assert single_class(source(classifier()), DIGITS.validation) == ""
+    assert unjudged(source(classifier()), DIGITS.validation) == ""
     with pytest.warns(UserWarning, match="each of 200 images the class"):
         lc.convert(classifier(), dark.images, timesteps=4)
     with pytest.raises(DataError, match="divided by 255 twice"):
         lc.convert(classifier(), DIGITS.validation.images / 255 / 255, timesteps=4)
+
+
+def test_dark_images_without_labels_give_a_warning() -> None:
+    """Digits of 0..3, of which the CNN still finds several classes."""
+    bright = DIGITS.validation.images
+    dark = Dataset((bright / 255 * 3).round().astype(np.uint8), None)
+    model = classifier()
+    scaled = source(model, None, mean=[0.0], std=[3 / 255])
+    assert unjudged(scaled, dark) == ""
+    for task in ("classification", "regression"):
+        assert "the brightest pixel is 3 of 255" in unjudged(source(model, None, task=task), dark)
+    # Few images, too, and with a normalization of bright images.
+    assert "all of 5 images are dark" in unjudged(source(model, None, mean=[0.3059], std=[0.3763]), dark[:5])
+    assert unjudged(source(model, None), Dataset(bright[:5], None)) == ""
 
 
 def regression(mean: float, std: float) -> tuple[nn.Module, Dataset]:

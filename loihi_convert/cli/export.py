@@ -206,7 +206,7 @@ def export(
 
     from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
-    from loihi_convert.metrics.own_accuracy import own_accuracy, single_class
+    from loihi_convert.metrics.own_accuracy import own_accuracy, unjudged
     from loihi_convert.pipeline.bundle import IMAGES, require_bundle, require_new_bundle, write_bundle
     from loihi_convert.pipeline.converting import COMPARED, require_same_outputs, require_skip_copies, stored_neurons
     from loihi_convert.pipeline.core_limit import require_cores
@@ -270,12 +270,13 @@ def export(
     own = own_accuracy(source, images, f"{kind} of {splits.name}", expected, data=splits.name)
     if own is not None:
         log(f"warning: {with_flags(own.warning, flags_of(ctx.command.params))}" if own.warning else own.sentence)
-    elif task == "classification" and source.neurons is None:
-        log(
-            "the images have no labels, so the CNN's own accuracy is not checked; it is treated as a classifier with "
-            f"{len(source.recorded.names)} classes (--task regression: numeric outputs)"
-        )
-        if warning := single_class(source, images):
+    else:
+        if task == "classification" and source.neurons is None:
+            log(
+                "the images have no labels, so the CNN's own accuracy is not checked; it is treated as a classifier "
+                f"with {len(source.recorded.names)} classes (--task regression: numeric outputs)"
+            )
+        if warning := unjudged(source, images):
             log(f"warning: {with_flags(warning, flags_of(ctx.command.params))}")
     run_words = _run_words(splits.name, data, data_root, class_map, arch)
     if spikes == "graded":

@@ -160,9 +160,27 @@ def own_accuracy(
     return found
 
 
-def single_class(source: Source, images: Dataset) -> str:
-    """Return a warning if the CNN gives many images the same class, with which every conversion agrees; else empty."""
+def unjudged(source: Source, images: Dataset) -> str:
+    """Return a warning if ``images``, without labels or targets, seem unlike those of the training; else empty.
+
+    They do if the CNN gives many of them the same class, with which every conversion agrees, or if all are dark.
+    """
     some = _evenly(images, _TRIED_IMAGES)
+    return _single_class(source, some) or _dark(source, some)
+
+
+def _dark(source: Source, images: Dataset) -> str:
+    largest = int(np.max(images.images))
+    # After a normalization with a small `std`, dark pixels are not dark to the CNN.
+    if not 0 < largest < min(_BRIGHT, 255 * max(source.recorded.std or (1.0,))):
+        return ""
+    return (
+        f"all of {len(images)} images are dark{_brightest(images)}: scale their pixels to 0..255, or pass the `mean` "
+        "and `std` that the CNN was trained with."
+    )
+
+
+def _single_class(source: Source, some: Dataset) -> str:
     # A file of spiking neurons is not compared with a trained CNN.
     if source.network.task != "classification" or source.neurons is not None or len(some) < FEWEST_JUDGED:
         return ""
