@@ -811,7 +811,7 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
         "neurocores",
         "most",
     ]
-    assert "most        conv: 2 of 2 x 3 x 2, limited by tile width\n" in out
+    assert "most        conv: 2 cores of 2 x 3 x 2, limited by tile width\n" in out
     # With all sources, a finding is one line.
     _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")
     assert sum(line.startswith(("error: ", "warning: ", "note: ")) for line in out.splitlines()) == 2

@@ -21,7 +21,7 @@ _BUILT: Final = ("input", "conv", "flatten", "dense", "dense_rec")
 _RAISING: Final = ("pool", "convT", "unpool", "average", "concat", "dense_comp")
 _KNOWN_NEURONS: Final = ("CUBA", "LOIHI", "SDNN", "RF")
 _EXPORT_AGAIN: Final = "Export the file again."
-_RUNS_OWN: Final = "`loihi-convert run` computes a file that it exported correctly as it is."
+_RUNS_OWN: Final = "`loihi-convert run` computes its own files exactly, despite this."
 
 
 def layers_are_numbered_from_zero(file: StockFile) -> Violation | None:
@@ -108,10 +108,8 @@ def biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer: StockLaye
 def graded_spikes_are_the_changes_of_an_input(file: StockFile) -> Violation | None:
     if not file.is_graded:
         return None
-    allowed = (
-        "a message is the change of an activation: netx builds Delta, SigmaDelta and Sigma, and resets none of them"
-    )
-    fix = "`run` takes one step of each layer for an image, from the settled state."
+    allowed = "a spike carries a number, the change of an activation, and nothing resets these neurons between images"
+    fix = "`loihi-convert run` computes each image from the settled state, which a blank input leaves."
     return Violation("sigma-delta neurons, whose spikes are graded", allowed, _SIGMA_DELTA, fix)
 
 
@@ -212,7 +210,7 @@ def one_threshold_per_population(layer: StockLayer) -> Violation | None:
 
 def biases_fit_sixteen_bits(layer: StockLayer) -> Violation | None:
     limit = limits.LIF_BIAS_LIMIT
-    fix = f"Scale all down, or export with `reset='hard'`. {_RUNS_OWN}"
+    fix = f"Scale weights, biases and thresholds down together, or export with `reset='hard'`. {_RUNS_OWN}"
     return _bias_beyond(layer, -limit - 1, limit, "Lava's LIF stores int16 and wraps", f"{_LIF}/models.py", fix)
 
 

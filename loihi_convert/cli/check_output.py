@@ -108,7 +108,7 @@ def _layer_cores(layer: LayerResources) -> str:
     limit = "" if layer.limit is None else f", limited by {layer.limit}"
     if not layer.fits:
         limit = f", does not fit: {layer.limit}"
-    return f"{layer.name}: {span(layer.cores)}{tile}{limit}"
+    return f"{layer.name}: {span(layer.cores)} cores{tile}{limit}"
 
 
 def checked_json(checked: CheckReport) -> dict[str, Any]:

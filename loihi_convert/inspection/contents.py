@@ -304,7 +304,7 @@ def _about_graded(network: GradedNetwork) -> dict[str, str]:
     about = {
         "spikes": "graded (sigma-delta neurons)",
         "spike_exp": str(network.spike_exp),
-        "timesteps": f"1, and {len(network.layers) - 1} until the output is there",
+        "timesteps": f"1 for an image, output {len(network.layers) - 1} steps later",
         "task": network.task if network.task != "classification" else None,
         "model": model.architecture or model.arch,
         "data": model.data,
