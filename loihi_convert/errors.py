@@ -30,8 +30,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, Final
 
-# Of torch, which raises a RuntimeError, and of the loader of shared libraries.
-_LACK_OF_MEMORY: Final = ("can't allocate memory", "Cannot allocate memory", "failed to map segment")
+# Of torch, which raises a RuntimeError for a CPU and its subclass for a GPU, and of the loader of shared libraries.
+_LACK_OF_MEMORY: Final = (
+    *("can't allocate memory", "not enough memory", "out of memory"),
+    *("Cannot allocate memory", "failed to map segment"),
+)
 _PARAMETER: Final = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 

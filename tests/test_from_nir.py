@@ -344,6 +344,16 @@ def test_files_that_cannot_be_read() -> None:
         read_nir(Path("model.nir"), None)
 
 
+def test_a_full_memory_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    Path("net.nir").write_bytes(b"")
+    monkeypatch.setattr(nir, "read", read)
+    with pytest.raises(MemoryError):
+        read_nir(Path("net.nir"), SHAPE)
+
+
 def test_our_own_files_are_refused() -> None:
     from loihi_convert.nir import write
 

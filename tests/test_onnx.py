@@ -417,6 +417,20 @@ def test_signals() -> None:
         open_source(exported(cnn, shape=(2, 12)), input_shape=(2, 1, 13))
 
 
+@pytest.mark.parametrize(("owner", "name"), [(onnx, "load"), (numpy_helper, "to_array"), (ReferenceEvaluator, "run")])
+def test_a_full_memory_is_no_fault_of_the_file(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = exported(net())
+    monkeypatch.setattr(owner, name, fails)
+    with pytest.raises(MemoryError):
+        open_source(path)
+    if owner is onnx:
+        with pytest.raises(MemoryError):
+            checkpoint_sha256(path)
+
+
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     path = graph([node("Relu", "x")], {})
     original = builtins.__import__

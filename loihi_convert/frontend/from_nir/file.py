@@ -26,7 +26,14 @@ from torch import nn
 
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.choices import Readout
-from loihi_convert.errors import CheckpointError, InputError, UnsupportedModelError, UsageError, first_line
+from loihi_convert.errors import (
+    CheckpointError,
+    InputError,
+    UnsupportedModelError,
+    UsageError,
+    first_line,
+    is_lack_of_memory,
+)
 from loihi_convert.files import asked
 from loihi_convert.frontend.from_nir.package import nir_package
 from loihi_convert.frontend.from_nir.rate import FiringRate
@@ -105,6 +112,8 @@ def _read_graph(path: Path) -> Any:
         return nir.read(str(path), type_check=False)
     # nir raises many exceptions on damaged files, with assertions among them.
     except Exception as error:
+        if is_lack_of_memory(error):
+            raise
         reason = first_line(error)
         raise CheckpointError(
             f"damaged, or not a NIR graph ({reason})", where=path, hint="Write it again with `nir.write`."

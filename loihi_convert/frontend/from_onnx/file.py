@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.errors import CheckpointError, InputError, PlatformError, UsageError, first_line
+from loihi_convert.errors import CheckpointError, InputError, PlatformError, UsageError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.graph import to_module
 from loihi_convert.frontend.from_onnx.operators import FLOATS
 
@@ -108,6 +108,8 @@ def read_onnx(path: Path) -> OnnxFile:
         if content.functions:
             content = inliner.inline_local_functions(content)
     except Exception as error:
+        if is_lack_of_memory(error):
+            raise
         raise _damaged(path, error) from error
     weights = {initializer.name for initializer in content.graph.initializer}
     inputs = [value for value in content.graph.input if value.name not in weights]
@@ -145,6 +147,8 @@ def onnx_sha256(path: Path) -> str:
         for name in names:
             digest.update((path.parent / name).read_bytes())
     except Exception as error:
+        if is_lack_of_memory(error):
+            raise
         raise _damaged(path, error) from error
     return digest.hexdigest()
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.errors import InputError, UnsupportedModelError, first_line
+from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.node import Call, Node, UnknownError
 from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS
 from loihi_convert.frontend.users_code import listed
@@ -94,6 +94,8 @@ class _Reader:
                 self._constants[initializer.name] = numpy_helper.to_array(initializer)
             # Sizes that do not fit, an unknown type, or a missing weight file.
             except Exception as error:
+                if is_lack_of_memory(error):
+                    raise
                 reason = first_line(error)
                 raise InputError(f"{initializer.name} cannot be read ({reason})", where=path) from error
         self._graph = fx.Graph()
@@ -128,6 +130,8 @@ class _Reader:
             found = ReferenceEvaluator(self._alone(node)).run(None, inputs)
         # The reference implementation may raise any exception.
         except Exception as error:
+            if is_lack_of_memory(error):
+                raise
             self._refuse(node, f"cannot be computed ({first_line(error)})")
         self._constants |= dict(zip(node.output, map(np.asarray, found), strict=False))
 
