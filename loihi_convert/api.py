@@ -25,6 +25,7 @@ from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName, Device, Target, Task
 from loihi_convert.conversion.flow import Conversion
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options
+from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.data.in_memory import (
     Images,
@@ -33,7 +34,6 @@ from loihi_convert.data.in_memory import (
     as_calibration,
     as_dataset,
     as_images,
-    as_input_shape,
     as_regression_dataset,
 )
 from loihi_convert.devices import chosen_device

@@ -17,8 +17,9 @@ from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
 from loihi_convert.cnn.training import require_free, train_design
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import as_dataset, split_for_training
+from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.dataset import Dataset, DataSplits
-from loihi_convert.data.in_memory import Images, Labels, as_input_shape
+from loihi_convert.data.in_memory import Images, Labels
 from loihi_convert.devices import chosen_device
 from loihi_convert.errors import UsageError
 from loihi_convert.frontend.lower import per_channel

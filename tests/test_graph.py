@@ -267,6 +267,8 @@ def test_only_functions_of_weights_are_told_to_use_modules(model: nn.Module, has
         lambda x: not x.is_cuda and not x.requires_grad and x.is_floating_point(),
         lambda x: x.size() == x.shape == (2, *SHAPE) and x.size(-1) == x.size(dim=3) == 6,
         lambda x: x.dim() == x.ndim == 4 and x.stride(3) == 1,
+        lambda x: isinstance(x, Tensor) and torch.is_tensor(x.relu()),
+        lambda x: not isinstance(x, list | tuple | nn.Parameter | int) and not isinstance(x.chunk(2), Tensor),
     ],
 )
 def test_a_forward_may_ask_about_its_image(is_as_expected: Callable[[Tensor], bool]) -> None:
@@ -276,6 +278,21 @@ def test_a_forward_may_ask_about_its_image(is_as_expected: Callable[[Tensor], bo
         return m.fc(x.flatten(1))
 
     assert obstacles(Of(forward, fc=nn.Linear(36, 2)), SHAPE) == ()
+
+
+def test_a_forward_may_keep_its_values_in_attributes_and_buffers() -> None:
+    """As of a model that records its features; the model is left with its own buffers."""
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        m.features, m.kept = x.relu(), x.flatten(1)
+        return m.fc(m.kept)
+
+    model, before = Of(forward, fc=nn.Linear(36, 2)), torch.zeros(1)
+    model.register_buffer("kept", before)
+    wanted, found, _ = both(model, SHAPE)
+    torch.testing.assert_close(found, wanted)
+    assert set(model.state_dict()) == {"kept", "fc.weight", "fc.bias"}
+    assert all(type(tensor) is Tensor for tensor in model.state_dict().values())
 
 
 class PlainList(nn.Module):
@@ -290,7 +307,7 @@ class PlainList(nn.Module):
 
 
 def checks_its_type(m: nn.Module, x: Tensor) -> Tensor:
-    assert isinstance(x, Tensor)
+    assert type(x) is Tensor
     return m.fc(x.flatten(1))
 
 
@@ -298,7 +315,7 @@ def checks_its_type(m: nn.Module, x: Tensor) -> Tensor:
     ("model", "remedy"),
     [
         (PlainList(), "nn.ModuleList"),
-        (Of(checks_its_type, fc=nn.Linear(36, 2)), "isinstance(x, torch.Tensor) is false"),
+        (Of(checks_its_type, fc=nn.Linear(36, 2)), "only by isinstance(x, torch.Tensor)"),
     ],
 )
 def test_the_hint_names_what_stops_the_tracing(model: nn.Module, remedy: str) -> None:

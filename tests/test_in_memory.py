@@ -14,11 +14,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from loihi_convert.arrays import Array
+from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.in_memory import (
     as_calibration,
     as_dataset,
     as_images,
-    as_input_shape,
     as_labels,
     as_regression_dataset,
     as_targets,
@@ -262,9 +262,9 @@ def test_targets_that_cannot_be_used(targets: Any, found: str) -> None:
 
 def test_the_shape_of_a_signal_has_two_axes() -> None:
     assert [as_input_shape(shape) for shape in ((3, 8, 6), (2, 9))] == [(3, 8, 6), (2, 1, 9)]
-    for shape in ((9,), (1, 1, 8, 8), (0, 9)):
+    for shape in ((9,), (1, 1, 8, 8), (0, 9), (), 9, ("1", 8, 8), (1.0, 8)):
         with pytest.raises(UsageError) as caught:
-            as_input_shape(shape)
+            as_input_shape(shape)  # type: ignore[arg-type]
         assert caught.value.where == "input_shape"
 
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from support.modules import Of, outputs
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from loihi_convert import convert
+from loihi_convert.arrays import Shape
 from loihi_convert.cli.options import parse_normalization
 from loihi_convert.cnn.checkpoint import Checkpoint, digest, save
 from loihi_convert.cnn.models import build_model
@@ -28,6 +30,7 @@ from loihi_convert.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from loihi_convert.frontend.lower import obstacles, to_relu_network
 from loihi_convert.frontend.source import Source, open_source, reopen_source
 from loihi_convert.frontend.tracing import shape_taken
 from loihi_convert.frontend.users_code import build_cnn
@@ -297,15 +300,48 @@ def test_the_shape_of_a_signal_and_that_of_an_image_are_told_apart() -> None:
     """Hints name no parameter: a CNN is also read with the shape in a netx file."""
     maps, signals = nn.Conv2d(1, 4, 3), nn.Conv1d(2, 4, 3)
     assert shape_taken(signals, (2, 1, 16)) == (2, 16)
-    for model, shape, hint in (
-        (maps, (8, 1, 8), "such as (1, 8, 8)"),
-        (maps, (3, 8, 8), "that it was trained on"),
-        (signals, (2, 8, 8), "its input shape is (C, L)"),
+    for model, shape, found, hint in (
+        (maps, (8, 1, 8), "images of shape (8, 1, 8)", "such as (1, 8, 8)"),
+        (maps, (3, 8, 8), "images of shape (3, 8, 8)", "that it was trained on"),
+        (signals, (2, 8, 8), "images of shape (2, 8, 8)", "its input shape is (C, L)"),
+        (signals, (3, 1, 8), "signals of shape (3, 8)", "Use signals of the length"),
     ):
         with pytest.raises(InputError) as caught:
             shape_taken(model, shape)
+        assert found in caught.value.found
         assert hint in caught.value.hint
         assert "`" not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "taken"),
+    [
+        (Of(lambda m, x: m.fc(x.transpose(1, 2).flatten(1)), fc=nn.Linear(24, 3)), (2, 1, 12), (2, 12)),
+        # The same numbers either way.
+        (nn.Sequential(nn.Flatten(), nn.Linear(24, 3)), (2, 1, 12), (2, 1, 12)),
+        (nn.Sequential(nn.AvgPool2d((1, 2)), nn.Flatten(), nn.Linear(12, 3)), (2, 1, 12), (2, 1, 12)),
+        # Two signals of two channels are, for a convolution of maps, one image.
+        (nn.Sequential(nn.Conv2d(2, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (2, 1, 12), (2, 1, 12)),
+    ],
+)
+def test_a_model_that_takes_signals_and_maps_is_read_as_one_of_signals(
+    model: nn.Module, shape: Shape, taken: Shape
+) -> None:
+    assert shape_taken(model.eval(), shape) == taken
+    images = torch.rand(3, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model.double()(images.reshape(-1, *taken))
+    for given in (shape, (shape[0], shape[2])):
+        torch.testing.assert_close(outputs(to_relu_network(model, given), images), expected)
+
+
+@pytest.mark.parametrize("shape", [8, (), (8,), (1, 1, 8, 8), (0, 8), ("1", 8, 8)])
+def test_an_input_shape_that_is_none(shape: Any) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    for read in (to_relu_network, obstacles, Source.from_module):
+        with pytest.raises(UsageError) as caught:
+            read(model, shape)
+        assert (caught.value.where, caught.value.found) == ("input_shape", f"found {shape!r}")
 
 
 def test_options_that_exclude_each_other() -> None:
@@ -456,11 +492,29 @@ class Uncopyable(nn.Sequential):
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+    ],
+)
+def test_a_full_memory_is_no_fault_of_the_module(error: Exception) -> None:
+    class TooLarge(nn.Flatten):
+        def __deepcopy__(self, memo: object) -> nn.Module:
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        Source.from_module(TooLarge(), SHAPE)
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
     ("module", "options", "kind", "where", "found"),
     [
         ("nets:Net", {}, UsageError, "model", "a str"),
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"classes": ["a"]}, UsageError, "classes", "1 names for 3"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": (4, 4)}, UsageError, "input_shape", "(4, 4)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": (16,)}, UsageError, "input_shape", "(16,)"),
         *(
             (nn.Flatten(), {"input_shape": s}, UsageError, "input_shape", repr(s))
             for s in (5, None, "abc", (1, "4", 4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from loihi_convert.arrays import Array
 from loihi_convert.data.dataset import described
-from loihi_convert.errors import DataError
+from loihi_convert.errors import DataError, UsageError
 
 _MAX_CHANNELS: Final = 4
 _AXES: Final = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
@@ -20,6 +21,27 @@ _VALUES: Final = "must be uint8 (0..255), or floats in 0..1"
 # float16, the coarsest common type, has errors of 2^-12 below 1; a step of 8-bit pixels is 16 times that.
 _ROUNDING: Final = 1e-3
 _SCALE_PIXELS: Final = "Divide them by 255. If the CNN was trained on 0..255, also pass `mean=0` and `std=0.00392157`."
+
+
+def as_input_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return ``(C, H, W)`` unchanged, and ``(C, L)``, the shape of a signal, as ``(C, 1, L)``.
+
+    Raises
+    ------
+    UsageError
+        For any other number of axes, or an axis that is not a whole number of at least 1.
+    """
+    try:
+        sizes = tuple(map(operator.index, shape))
+    except TypeError:
+        sizes = ()
+    if len(sizes) not in (2, 3) or min(sizes) < 1:
+        raise UsageError(
+            f"found {shape!r}",
+            where="input_shape",
+            expected="must be (C, H, W) of an image, or (C, L) of a signal, each at least 1",
+        )
+    return sizes[0], sizes[1] if len(sizes) == 3 else 1, sizes[-1]
 
 
 def pixels_of(array: Array, where: str) -> NDArray[np.uint8]:

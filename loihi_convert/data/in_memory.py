@@ -80,21 +80,6 @@ def as_images(
     return channels_first(_collected(images, where, is_whole=is_whole).pixels, input_shape, where)
 
 
-def as_input_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return ``(C, H, W)`` unchanged, and ``(C, L)``, the shape of a signal, as ``(C, 1, L)``.
-
-    Raises
-    ------
-    UsageError
-        For any other number of axes, or an axis below 1.
-    """
-    if len(shape) not in (2, 3) or min(shape) < 1:
-        raise UsageError(
-            f"found {tuple(shape)}", where="input_shape", expected="must be (C, H, W), or (C, L), each at least 1"
-        )
-    return shape[0], shape[1] if len(shape) == 3 else 1, shape[-1]
-
-
 def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = "labels") -> NDArray[np.int64]:
     """Return ``labels`` as int64 ``(count,)``.
 

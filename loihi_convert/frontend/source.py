@@ -18,7 +18,6 @@ first (`users_code`). So only a name typed by the user is imported, never a name
 from __future__ import annotations
 
 import contextlib
-import operator
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,8 @@ from loihi_convert.choices import Readout, Task
 from loihi_convert.cnn.checkpoint import digest, load_if_ours, load_model, load_states
 from loihi_convert.cnn.design import inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
-from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
+from loihi_convert.data.array_pixels import as_input_shape
+from loihi_convert.errors import UnsupportedModelError, UsageError, is_lack_of_memory, one_of
 from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.files import sha256
 from loihi_convert.frontend.fitting import fill
@@ -133,9 +133,9 @@ class Source:
         Parameters
         ----------
         module
-            Takes images, float ``(N, C, H, W)``, and returns class scores ``(N, classes)``.
+            Takes images, float ``(N, C, H, W)``, or signals ``(N, C, L)``; returns class scores ``(N, classes)``.
         input_shape
-            ``(C, H, W)``.
+            ``(C, H, W)``; for signals ``(C, L)``.
         mean, std
             Per channel, if it was trained on ``(pixel / 255 - mean) / std``; both or none.
         classes
@@ -154,7 +154,7 @@ class Source:
         InputError
             If it does not accept such images, or contains NaN or infinity.
         """
-        input_shape = _as_shape(input_shape)
+        input_shape = as_input_shape(input_shape)
         require_both(mean, std)
         model = _copied(module)
         network = _for_task(to_relu_network(model, input_shape, mean=mean, std=std), task)
@@ -187,8 +187,8 @@ def open_source(
         imported and executed, with the current folder first on the path. Arguments, which must be literals, follow in
         parentheses: ``torchvision.models:vgg11_bn(num_classes=10)``.
     input_shape
-        ``(C, H, W)``; required with ``arch``, for an ONNX file that leaves it open, and for a NIR file whose input is
-        flat.
+        ``(C, H, W)``; for signals ``(C, L)``. Required with ``arch``, for an ONNX file that leaves it open, and for a
+        NIR file whose input is flat.
     classes
         The name of each output, only with ``arch`` or for an ONNX or NIR file; by default 0, 1, ...
     data
@@ -210,7 +210,7 @@ def open_source(
         If it is an ONNX or NIR file, and the package ``onnx`` or ``nir`` is not installed.
     """
     path = Path(path)
-    input_shape = None if input_shape is None else _as_shape(input_shape)
+    input_shape = None if input_shape is None else as_input_shape(input_shape)
     require_both(mean, std)
     timesteps: int | None = None
     neurons: Readout | None = None
@@ -294,16 +294,6 @@ def _with_output_neurons(network: ReluNetwork) -> ReluNetwork:
     return replace(network, layers=(*layers, replace(last, threshold=np.ones(last.synapse.channels))))
 
 
-def _as_shape(given: Any) -> Shape:
-    try:
-        shape = tuple(map(operator.index, given))
-    except TypeError:
-        shape = ()
-    if len(shape) != 3 or min(shape) < 1:
-        raise UsageError(f"found {given!r}", where="input_shape", expected="must be (C, H, W), each at least 1")
-    return shape
-
-
 def _for_task(network: ReluNetwork, task: Task) -> ReluNetwork:
     if task not in get_args(Task):
         raise UsageError(f"found {task!r}", where="task", expected=one_of(get_args(Task)))
@@ -357,6 +347,8 @@ def _copied(module: nn.Module) -> nn.Module:
         return found
     # Copying a user's module may fail in any way, for example if it holds a tensor with a gradient function.
     except Exception as error:
+        if is_lack_of_memory(error):
+            raise
         raise UnsupportedModelError(
             f"cannot be copied ({type(error).__name__}: {error})",
             where=type(module).__name__,

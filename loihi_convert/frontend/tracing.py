@@ -37,6 +37,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
         If memory or disk space ran out, unchanged: the model may be supported.
     """
     example = torch.zeros(IMAGES, *shape_taken(model, input_shape), dtype=_dtype(model))
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
     try:
         # What the user's code prints is not output of a command.
         with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
@@ -50,6 +51,10 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
             expected=f"supported: {SUPPORTED}, without control flow that depends on data",
             hint=_remedy(error),
         ) from error
+    finally:
+        # A forward may have assigned values of the traced graph to them.
+        for module, held in buffers:
+            module._buffers.update(held)
     require_forward_alone(type(model).__name__, model, example)
     return traced
 
@@ -59,8 +64,8 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, NameError) and "submodule" in str(error):
         return "Keep its layers in an nn.ModuleList or nn.ModuleDict instead of a list or dict."
     return (
-        "Rewrite forward so that it does the same computation for every image, and does not check the type of its "
-        "input: isinstance(x, torch.Tensor) is false while it is traced."
+        "Rewrite forward so that it does the same computation for every image; check the type of its input only by "
+        "isinstance(x, torch.Tensor)."
     )
 
 
@@ -75,38 +80,55 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 
 def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
-    """Return ``input_shape``, or ``(C, L)`` if the model takes signals; found by running the model.
+    """Return ``input_shape``, ``(C, H, W)``, or ``(C, L)`` if the model takes signals; found by running the model.
+
+    A model that takes both ``(C, 1, L)`` and ``(C, L)``, and computes something else for each, takes signals.
 
     Raises
     ------
     InputError
         If it does not accept images of ``input_shape``.
     """
-    dtype, shapes = _dtype(model), [input_shape]
-    if len(input_shape) == 3 and input_shape[1] == 1:
-        shapes.append((input_shape[0], input_shape[2]))
-    first: Exception | None = None
+    shapes = [input_shape] if input_shape[1] > 1 else [input_shape, (input_shape[0], input_shape[2])]
+    # A Conv2d would take C signals for one image.
+    images = _random_like(torch.zeros(input_shape[0] + 1, *input_shape, dtype=_dtype(model)))
+    taken: dict[Shape, Any] = {}
+    failures: list[Exception] = []
     for shape in shapes:
         try:
             with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-                model(torch.zeros(IMAGES, *shape, dtype=dtype))
+                taken[shape] = model(images.reshape(-1, *shape))
         except Exception as error:
             _require_not_of_machine(error)
-            first = first or error
-        else:
-            return shape
-    assert first is not None
+            failures.append(error)
+    if taken:
+        return shapes[-1] if len(taken) > 1 and _differ(*taken.values()) else next(iter(taken))
+    kind, failure = "images", failures[0]
     hint = "Use images of the size, and with the channels, that it was trained on."
     if any(isinstance(module, nn.Conv1d) for module in model.modules()):
         hint = "It takes signals: its input shape is (C, L)."
+        if len(shapes) > 1:
+            kind, failure, input_shape = "signals", failures[1], shapes[1]
+            hint = "Use signals of the length, and with the channels, that it was trained on."
     elif len(shapes) > 1:
         sizes = (1, input_shape[0], input_shape[2])
         hint = f"That is the shape of a signal (C, L). That of an image is (C, H, W), such as {sizes}."
     raise InputError(
-        f"does not accept images of shape {input_shape} ({first_line(first)})",
+        f"does not accept {kind} of shape {input_shape} ({first_line(failure)})",
         where=type(model).__name__,
         hint=hint,
-    ) from first
+    ) from failure
+
+
+def _random_like(example: Tensor) -> Tensor:
+    return torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two outputs differ by more than rounding; False if they are not tensors."""
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        return False
+    return one.shape != other.shape or not one.allclose(other, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def require_forward_alone(name: str, module: nn.Module, example: Tensor) -> None:
@@ -121,8 +143,7 @@ def require_forward_alone(name: str, module: nn.Module, example: Tensor) -> None
     """
     if not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)):
         return
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.rand(example.shape, generator=generator).to(example)
+    inputs = _random_like(example)
     with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
         called, alone = module(inputs.clone()), type(module).forward(module, inputs.clone())
     if not isinstance(alone, Tensor):
@@ -138,7 +159,14 @@ def require_forward_alone(name: str, module: nn.Module, example: Tensor) -> None
 
 
 class _Known(fx.Proxy):
-    """A value whose shape is known during tracing."""
+    """A value whose shape is known during tracing; for ``isinstance``, a tensor is a `torch.Tensor`."""
+
+    # isinstance(x, nn.Parameter) and isinstance(x, nn.Buffer) ask for them.
+    _is_param = _is_buffer = False
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return Tensor if isinstance(self._value, Tensor) else type(self)
 
     @property
     def _value(self) -> Any:
@@ -201,6 +229,10 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         # Only the image: forward's other arguments have their default values.
         return root_fn, [self.root, self.create_proxy("placeholder", "image", (), {})]
+
+    def create_arg(self, a: Any) -> Any:
+        # torch.fx would take it for a tensor.
+        return a.node if isinstance(a, fx.Proxy) else super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_one_operation(m) or super().is_leaf_module(m, module_qualified_name)

@@ -28,6 +28,7 @@ import numpy as np
 from torch import nn
 
 from loihi_convert.arrays import Shape
+from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.activation import activated
@@ -73,7 +74,7 @@ def to_relu_network(
         Takes images, float32 ``(N, C, H, W)``, or signals ``(N, C, L)``, and returns class scores ``(N, classes)``. It
         is not changed.
     input_shape
-        ``(C, H, W)``; for signals ``(C, 1, L)``.
+        ``(C, H, W)``; for signals ``(C, L)``.
     mean, std
         Per channel, if the model expects ``(pixel / 255 - mean) / std`` and does not compute it itself.
     skip_copies
@@ -88,7 +89,8 @@ def to_relu_network(
     InputError
         If the model does not accept images of ``input_shape``, or contains NaN or infinity.
     UsageError
-        If ``mean`` or ``std`` do not have one finite value per channel, or ``std`` is not positive.
+        If ``input_shape`` is not such a shape, ``mean`` or ``std`` do not have one finite value per channel, or ``std``
+        is not positive.
     """
     return lowered(model, input_shape, mean=mean, std=std, skip_copies=skip_copies).network
 
@@ -102,16 +104,17 @@ def lowered(
     skip_copies: int = 1,
 ) -> Chain:
     """Return the same as `to_relu_network`, with a description of each channel."""
+    input_shape = as_input_shape(input_shape)
     channels = input_shape[0]
     normalization = _normalization(channels, per_channel(mean, channels, "mean"), per_channel(std, channels, "std"))
     # Non-finite numbers are reported below, with the layer they end up in.
     with np.errstate(all="ignore"):
-        graph = _graph(model, tuple(input_shape))
-        lowering = _Lowering(graph, tuple(input_shape), normalization)
+        graph = _graph(model, input_shape)
+        lowering = _Lowering(graph, input_shape, normalization)
         found = lowering.run()
         if found:
             raise _first_of(found)
-        chain = to_chain(placed(lowering.populations, skip_copies), tuple(input_shape), tuple(lowering.notes))
+        chain = to_chain(placed(lowering.populations, skip_copies), input_shape, tuple(lowering.notes))
         multiply_accumulates = graph.multiply_accumulates
         network = replace(chain.network, ending=lowering.ending, multiply_accumulates=multiply_accumulates)
         chain = replace(chain, network=network)
@@ -136,9 +139,12 @@ def obstacles(model: nn.Module, input_shape: Shape) -> tuple[UnsupportedModelErr
         If its forward cannot be traced.
     InputError
         If it does not accept images of ``input_shape``.
+    UsageError
+        If ``input_shape`` is neither ``(C, H, W)`` nor ``(C, L)``.
     """
+    input_shape = as_input_shape(input_shape)
     with np.errstate(all="ignore"):
-        return _Lowering(_graph(model, tuple(input_shape)), tuple(input_shape), None).run()
+        return _Lowering(_graph(model, input_shape), input_shape, None).run()
 
 
 def _graph(model: nn.Module, input_shape: Shape) -> Graph:
