@@ -133,9 +133,24 @@ REFUSED = [
     (calls(lambda x: x + x.mean((2, 3), keepdim=True)), r"add \(after conv\): add joins tensors of shapes"),
     (calls(lambda x: x / 0.0), r"truediv \(after conv\): truediv has a constant that is NaN, infinite, or 0"),
     (calls(lambda x: 1 / x), r"truediv \(after conv\): truediv divides a constant by the previous layer"),
-    (calls(lambda x: x * torch.rand(6)), r"mul \(after conv\): mul has a constant that differs between pixels"),
+    (
+        calls(lambda x: x * torch.arange(6)),
+        r"mul \(after conv\): mul has a factor that differs between pixels; .* one standard deviation per channel",
+    ),
+    (
+        calls(lambda x: x + torch.arange(2).reshape(2, 1, 1, 1)),
+        r"add \(after conv\): add has a constant that differs between images",
+    ),
+    (
+        calls(lambda x: 2 * (x[:, 0] + x[:, 1]).unsqueeze(1)),
+        r"unsqueeze \(after conv\): unsqueeze makes a map of signals; .* x\[:, 0:1\] instead of x\[:, 0\]",
+    ),
     (calls(functional.dropout), r"dropout \(after conv\): dropout is not switched off in eval mode"),
-    (calls(lambda x: x.mean(1)), r"mean \(after conv\): mean averages over axes 1; supported: height, width, or both"),
+    (
+        calls(lambda x: x.mean((1, 2))),
+        r"mean \(after conv\): mean averages over axes \(1, 2\); supported: height, width, or both; or the channels",
+    ),
+    (calls(lambda x: x.amax(1)), r"amax \(after conv\): amax takes the maximum over axes 1; supported: height, width"),
     (nn.Sequential(StandardizedConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
     (
         chain(nn.ReLU(), nn.Flatten(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)),

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
-from support.lowering import CONV, LINEAR, NORM, assert_equals_module, of, stack
+from support.lowering import CONV, LINEAR, NORM, Case, assert_equals_module, bare, of, stack
+from support.modules import Of
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision import transforms
+
+from loihi_convert.frontend.lower import to_relu_network
 
 
 def constant(channels: int = 4) -> Tensor:
     return torch.linspace(-0.5, 0.7, channels).reshape(channels, 1, 1)
+
+
+def pixels(*shape: int) -> Tensor:
+    return torch.linspace(-0.6, 0.9, math.prod(shape)).reshape(shape)
+
+
+def of_image(function: Callable[[nn.Module, Tensor], Tensor], **modules: nn.Module) -> Case:
+    """``function`` of the image -> flatten and a dense layer."""
+    return bare(lambda m, x: m.head(function(m, x).flatten(1)), head=LINEAR(3), **modules)
 
 
 def without_bias(norm: nn.BatchNorm2d) -> nn.Module:
@@ -43,6 +59,27 @@ CASES = {
     "a constant behind a sum": of(
         lambda m, x: m.conv(x + 2 * m.other(x)).relu(), conv=CONV(3, 3, padding=1), other=CONV(4, 1)
     ),
+    "a constant per pixel of the image": of_image(
+        lambda m, x: m.conv(x - pixels(2, 8, 8)).relu(), conv=CONV(5, 3, padding=1)
+    ),
+    "a constant per pixel, shared by the channels, then pooling": of_image(
+        lambda m, x: m.conv(functional.avg_pool2d(x - pixels(8, 8), 3)).relu(), conv=CONV(5, 2, padding=1)
+    ),
+    "a map minus a layer, times one number per channel": of(
+        lambda m, x: m.conv((pixels(4, 8, 8) - x) * constant()).relu(), conv=CONV(3, 3, 2, padding=1)
+    ),
+    "a constant per pixel behind a convolution with a bias": of(
+        lambda m, x: (m.conv(x) + pixels(1, 3, 8, 8)).relu() + pixels(3, 8, 8), conv=CONV(3, 3, padding=1)
+    ),
+    "a constant per pixel between max pooling and ReLU": of(
+        lambda m, x: (functional.max_pool2d(m.conv(x), 2) - pixels(3, 3, 3)).relu(), conv=CONV(3, 3)
+    ),
+    "a constant per value of a signal": bare(
+        lambda m, x: m.fc(m.conv(x - pixels(2, 9)).relu().flatten(1)),
+        (2, 9),
+        conv=nn.LazyConv1d(4, 3, padding=1),
+        fc=LINEAR(3),
+    ),
     "a map of constants and one of channels": of(
         lambda m, x: (m.conv(m.norm(x)) + m.other(x)).relu(), conv=CONV(3, 3, padding=1), norm=NORM(), other=CONV(3, 1)
     ),
@@ -52,3 +89,14 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_chain_equals_the_module(name: str) -> None:
     assert_equals_module(CASES[name])
+
+
+def test_the_border_of_an_image_minus_its_mean_is_zero() -> None:
+    """Kernel 1 x 3 of ones on (x - 1, x - 2, x - 4), padded with zeros: the biases are -(1 + 2), -(1 + 2 + 4), -6."""
+    mean = torch.tensor([[[1.0, 2.0, 4.0]]])
+    conv = nn.Conv2d(1, 1, (1, 3), padding=(0, 1), bias=False)
+    conv.weight.data.fill_(1)
+    model = Of(lambda m, x: m.fc(m.conv(x - mean).relu().flatten(1)), conv=conv, fc=nn.Linear(3, 2))
+    bias = to_relu_network(model, (1, 1, 3)).layers[0].synapse.bias
+    assert bias is not None
+    assert bias.tolist() == [[[-3, -7, -6]]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.lowering import CONV, NORM, assert_equals_module, layers_of, of, stack
+from support.lowering import CONV, LINEAR, NORM, assert_equals_module, bare, layers_of, of, stack
 from torch import nn
 from torch.nn import functional
 
@@ -45,6 +45,16 @@ CASES = {
     "means of rows, then flattened": of(lambda m, x: x.mean(3)),
     "means of columns as a signal": of(lambda m, x: m.conv(x.mean(2)).relu(), conv=nn.LazyConv1d(5, 3)),
     "sums of columns": of(lambda m, x: m.conv(x.sum(2, keepdim=True)).relu(), conv=CONV(5, (1, 3))),
+    "mean of the channels": of(lambda m, x: m.conv(x.mean(1, keepdim=True)).relu(), conv=CONV(5, 3, padding=1)),
+    "sum of the channels, with their axis added later": of(lambda m, x: x.sum(1).unsqueeze(1)),
+    "mean of the channels, flattened": of(lambda m, x: x.mean(-3)),
+    "weighted sum of the channels": of(lambda m, x: (x * torch.arange(4.0).reshape(4, 1, 1)).sum(1, keepdim=True)),
+    "mean of the channels of a signal": bare(
+        lambda m, x: m.fc(m.conv(x).relu().mean(1)), (2, 9), conv=nn.LazyConv1d(4, 3), fc=LINEAR(3)
+    ),
+    "mean of the channels of a signal, with their axis": bare(
+        lambda m, x: m.fc(m.conv(x.mean(1, True)).relu().flatten(1)), (2, 9), conv=nn.LazyConv1d(4, 3), fc=LINEAR(3)
+    ),
     "the largest of the means of rows": of(lambda m, x: x.mean(3).amax(2)),
     "means of a part of the maps": of(lambda m, x: x[:, :, 1:, 1:].mean((2, 3))),
     "whole maps of a padded convolution": of(

@@ -32,6 +32,7 @@ from loihi_convert.frontend.operations import (
     softmax,
 )
 from loihi_convert.frontend.tracing import IMAGES
+from loihi_convert.ir.synapse import Conv
 
 _RELU_CALLED: Final = ("relu", "relu_")
 NOTHING_CALLED: Final = (
@@ -121,21 +122,31 @@ def takes_whole_maps(node: fx.Node, positions: Tensor, maps: Shape) -> bool:
 
 
 def over_maps(
-    node: fx.Node, name: str, kind: str, maps: Shape, rank: int, *, is_whole: bool
-) -> tuple[AveragePool | MaxPool, Shape]:
-    """The mean, sum or maximum of ``maps`` over height or width, or of whole maps, and the shape that it gives."""
+    node: fx.Node, name: str, kind: str, maps: Shape, after: Shape, rank: int, *, is_whole: bool
+) -> tuple[AveragePool | MaxPool | Conv, Shape]:
+    """The mean, sum or maximum of ``maps`` over height or width, or of whole maps, and the shape that it gives.
+
+    A mean or sum over the channels is a convolution. ``after`` is the shape of what ``node`` returns.
+    """
     function, axes = called(node), set(_axes(node, rank))
+    supported = "height, width, or both" + ("" if function == "amax" else "; or the channels")
+    if len(maps) == 3 and axes == {1} and not is_whole and function != "amax":
+        channels, height, width = maps
+        factor = 1.0 if function == "sum" else 1 / channels
+        return Conv(np.full((1, channels, 1, 1), factor)), (1, height, width)
     if not is_whole and (len(maps) != 3 or not axes or not axes <= set(range(2, rank))):
         what = {"mean": "averages", "sum": "sums", "amax": "takes the maximum"}[function]
         given = _given_axes(node)
         over = "all axes" if given is None else f"axes {given}"
-        refuse(name, kind, f"{what} over {over}", supported="height, width, or both")
+        refuse(name, kind, f"{what} over {over}", supported=supported)
     channels, height, width = maps
     if is_whole or len(axes) == rank - 2:
         height = width = 1
     shape = (channels, 1 if 2 in axes else height, 1 if 3 in axes else width)
     pool = adaptive_pool(name, kind, maps, shape, is_average=function != "amax")
-    return replace(pool, factor=1.0) if isinstance(pool, AveragePool) and function == "sum" else pool, shape
+    if isinstance(pool, AveragePool) and function == "sum":
+        pool = replace(pool, factor=1.0)
+    return pool, shape if len(after) == 3 else after
 
 
 def _axes(node: fx.Node, rank: int) -> list[int]:
@@ -217,15 +228,29 @@ def is_doubled(node: fx.Node, first: fx.Node) -> bool:
 def affine_of_constant(
     arithmetic: str, name: str, kind: str, values: Tensor, shape: torch.Size, *, is_reversed: bool
 ) -> Affine:
+    """``y = gain x + shift`` of arithmetic with ``values`` on a tensor of ``shape``, which has a batch axis.
+
+    The shift may differ between pixels.
+    """
     channels = shape[1] if len(shape) > 1 else 1
-    spread = values.expand(shape)
-    per_channel = spread.reshape(IMAGES, channels, -1)[0, :, 0]
-    if not torch.equal(spread, per_channel.reshape(-1, *(1,) * (len(shape) - 2)).expand_as(spread)):
-        refuse(name, kind, "has a constant that differs between pixels or images", supported="one per channel")
-    c = per_channel.numpy()
+    spread = values.expand(shape).reshape(IMAGES, channels, -1)
+    c = spread[0, :, 0].numpy()
+    if not torch.equal(spread, spread[:1, :, :1].expand_as(spread)):
+        if not torch.equal(spread[0], spread[1]):
+            refuse(name, kind, "has a constant that differs between images", supported="the same for all images")
+        if arithmetic not in ("add", "sub"):
+            refuse(
+                name,
+                kind,
+                "has a factor that differs between pixels",
+                supported="one factor per channel; + and - of any constants",
+                hint="Normalize by one standard deviation per channel, and train again.",
+            )
+        # A signal (C, L) counts as a map (C, 1, L).
+        c = spread[0].reshape(channels, *(1,) * (4 - len(shape)), *shape[2:]).numpy()
     if not np.isfinite(c).all() or (arithmetic == "truediv" and not c.all()):
         refuse(name, kind, "has a constant that is NaN, infinite, or 0 in a division", supported="finite numbers")
-    one, zero = np.ones_like(c), np.zeros_like(c)
+    one, zero = np.ones(channels), np.zeros(channels)
     if arithmetic == "add":
         return Affine(one, c)
     if arithmetic == "sub":

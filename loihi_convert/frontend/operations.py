@@ -73,7 +73,10 @@ _NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``y = gain x + shift`` per channel: batch normalization at inference; each float64 ``(C,)``."""
+    """``y = gain x + shift``, such as batch normalization at inference.
+
+    ``gain`` is float64 ``(C,)``; ``shift`` ``(C,)`` or, if it differs between pixels, ``(C, H, W)``.
+    """
 
     gain: Array
     shift: Array

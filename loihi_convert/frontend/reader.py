@@ -6,12 +6,13 @@ module, function or method                            operation
 a module                                              see `operations.py`
 ``x + y``, ``x - y``                                   `Add`
 ``cat`` along the channels, or of vectors             `Cat`
-``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter, one per channel
+``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter
 ``relu``, ``relu6``, ``clamp``, ``hardtanh``           `Relu`
 ``maximum``, ``minimum`` of two tensors               `Add`, `Relu`, `Add`
 ``leaky_relu``, ``abs``                                `LeakyRelu`
 poolings; ``mean``, ``sum``, ``amax``, ``max(dim)``    `AveragePool`, `MaxPool`
 of whole maps, or over their height or width
+``mean``, ``sum`` over the channels                   `Conv`
 ``softmax``, ``log_softmax``, ``sigmoid``             `Ending`
 rearrangements: ``flatten``, ``view``, slices,        `Move`; none if every number keeps its place
 ``chunk``, ``permute``, zero padding, ...
@@ -234,8 +235,8 @@ class _Reader:
             is_whole = takes_whole_maps(node, moved.tensor, self.nodes[moved.base].shape)
             maps = moved.base if is_whole else self._input(first, node)
             rank, after = moved.tensor.ndim, _shape(node.meta["value"])
-            pool, shape = over_maps(node, name, kind, self.nodes[maps].shape, rank, is_whole=is_whole)
-            self._add(node, Node(name, kind, pool, (maps,), shape if len(after) == 3 else after))
+            pool, shape = over_maps(node, name, kind, self.nodes[maps].shape, after, rank, is_whole=is_whole)
+            self._add(node, Node(name, kind, pool, (maps,), shape))
         elif function == "copy_" and isinstance(source := node.args[1], fx.Node) and source in self.moved:
             self.moved[node] = self.moved[source].copied()
         elif function in EXTREMES_CALLED and len(operands(node)) == 2:
@@ -346,7 +347,7 @@ class _Reader:
         return operation_of_call(node, name, kind, before, after, rank), (first,)
 
     def _affine(self, node: fx.Node, arithmetic: str, name: str, kind: str, first: fx.Node) -> Affine:
-        """Arithmetic with a constant, which must be the same in all pixels of a channel."""
+        """Arithmetic with a constant; a factor must be the same in all pixels of a channel."""
         constants = [argument for argument in node.args if argument is not first]
         if len(node.args) != 2 or len(constants) != 1 or node.kwargs:
             refuse(name, kind, "does not combine the previous layer with a single constant")
@@ -362,7 +363,7 @@ class _Reader:
                 name,
                 kind,
                 f"changes {tuple(before[1:])} into {_shape(node.meta['value'])}",
-                supported="one constant per channel",
+                supported="a constant for each channel or pixel",
             )
         return affine_of_constant(arithmetic, name, kind, values, before, is_reversed=node.args[0] is not first)
 

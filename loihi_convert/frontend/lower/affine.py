@@ -1,6 +1,6 @@
-"""Batch norm, normalization, and arithmetic with constants: ``y = gain x + shift`` for each channel.
+"""Batch norm, normalization, and arithmetic with constants: ``y = gain x + shift``.
 
-Requires: any tensor.
+Requires: any tensor; a gain for each channel, a shift for each channel or pixel.
 Ensures: the gain is in the weights of the value's maps, the shift in its constant. If a later layer pads with zeros,
 the shift does not reach the border, and the constant becomes one per neuron: exactly as in the CNN.
 """

@@ -15,7 +15,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower.value import Features, Value, summed
+from loihi_convert.frontend.lower.value import Features, Value, shifted, summed
 from loihi_convert.frontend.lower.window import Window
 from loihi_convert.ir.synapse import Conv, Dense
 
@@ -114,12 +114,7 @@ def _of_inputs(second: Window, rows: Array) -> tuple[Window, Array]:
 
 
 def _biased(value: Value, bias: Array | None) -> Value:
-    if bias is None:
-        return value
-    if value.constant is None:
-        return replace(value, constant=bias)
-    own = value.constant
-    return replace(value, constant=bias.reshape(-1, *(1,) * (own.ndim - 1)) + own)
+    return value if bias is None else shifted(value, bias)
 
 
 def _of_maps(weight: Array, features: Features) -> Array:

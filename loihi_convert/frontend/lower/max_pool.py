@@ -113,6 +113,6 @@ def _monotone(nodes: Sequence[Node], users: Sequence[Sequence[int]], number: int
         found.append(number)
         if isinstance(operation, Relu):
             return found
-        if not isinstance(operation, Affine) or (operation.gain < 0).any():
+        if not isinstance(operation, Affine) or (operation.gain < 0).any() or operation.shift.ndim > 1:
             return []
     return []

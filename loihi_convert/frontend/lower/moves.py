@@ -78,6 +78,12 @@ def _sample(index: Array, channel: int, size: tuple[int, int]) -> tuple[int, int
                 expected="supported: of its one row, since a signal (C, L) is a map (C, 1, L)",
                 hint="Keep the axis (`keepdim=True`) and use layers for maps, or swap height and width of the images.",
             )
+        if size[0] == 1 < index.shape[0]:
+            raise UnsupportedModelError(
+                "makes a map of signals",
+                expected="supported: maps that keep their channel axis",
+                hint="Keep the axis where it was removed: x[:, 0:1] instead of x[:, 0], `keepdim=True` in a mean.",
+            )
         raise UnsupportedModelError(
             "moves the pixels of a map in a way that is not a convolution",
             expected="supported: whole channels, their rows and columns at a constant step",

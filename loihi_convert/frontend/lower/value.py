@@ -226,9 +226,13 @@ def scaled(value: Value, gains: float | Array) -> Value:
 
 
 def shifted(value: Value, shift: Array) -> Value:
-    """Return ``value`` plus ``shift``, float64 ``(C,)``."""
-    constant = np.zeros(value.shape[0]) if value.constant is None else value.constant
-    return replace(value, constant=constant + shift.reshape(-1, *(1,) * (constant.ndim - 1)))
+    """Return ``value`` plus ``shift``, float64 ``(C,)`` or ``(C, H, W)``."""
+    constant = value.constant
+    if constant is None:
+        return replace(value, constant=shift)
+    axes = max(constant.ndim, shift.ndim)
+    one, other = (each.reshape(each.shape + (1,) * (axes - each.ndim)) for each in (constant, shift))
+    return replace(value, constant=one + other)
 
 
 def _whole(source: int, shape: Shape) -> Value:
