@@ -134,6 +134,123 @@ def test_a_constant_cast_to_the_type_of_the_image_stays_a_constant() -> None:
     assert_equals_module(Case(lambda: model, (1, 8, 8)))
 
 
+def scaled(change: Callable[[Tensor], object], *, is_parameter: bool) -> nn.Module:
+    """A convolution, times a constant that ``change`` changes in place."""
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        constant = m.constant.clone()
+        change(constant)
+        return m.fc((m.conv(x) * constant).relu().flatten(1))
+
+    model = Of(forward, conv=nn.Conv2d(1, 4, 3), fc=nn.Linear(144, 3))
+    constant = torch.linspace(0.5, 2, 4).reshape(4, 1, 1)
+    if is_parameter:
+        model.constant = nn.Parameter(constant)
+    else:
+        model.register_buffer("constant", constant)
+    return model
+
+
+@pytest.mark.parametrize("is_parameter", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.mul_(2),
+        lambda c: c.view(-1).mul_(2),
+        lambda c: torch.flatten(c).mul_(2),
+        lambda c: c[:2].mul_(2),
+        lambda c: operator.imul(c, 2),
+        lambda c: torch.mul(c, 2, out=c),
+        lambda c: functional.relu(c[1:] - 1, inplace=True),
+    ],
+)
+def test_a_constant_changed_through_a_view_is_read_as_changed(
+    change: Callable[[Tensor], object], is_parameter: bool
+) -> None:
+    assert_equals_module(Case(lambda: scaled(change, is_parameter=is_parameter), (1, 8, 8)))
+
+
+def used_before(m: nn.Module, x: Tensor) -> Tensor:
+    scale = m.conv.bias * 2
+    y = m.conv(x) * scale.reshape(4, 1, 1)
+    scale.add_(1)
+    return m.fc((y * scale.reshape(4, 1, 1)).flatten(1))
+
+
+def constant_of_the_forward(m: nn.Module, x: Tensor) -> Tensor:
+    ones = torch.ones(4, 1, 1)
+    y = m.conv(x) * ones
+    ones.add_(1)
+    return m.fc((y * ones).flatten(1))
+
+
+def view_that_takes_numbers_of_the_image(m: nn.Module, x: Tensor) -> Tensor:
+    scores = torch.zeros(len(x), 3, dtype=x.dtype)
+    first = scores[:, :1]
+    first.add_(m.fc(m.conv(x).flatten(1))[:, :1])
+    return m.fc(m.conv(x).flatten(1)) + scores
+
+
+@pytest.mark.parametrize(
+    ("forward", "where"),
+    [
+        (used_before, "mul_1 (after conv)"),
+        (constant_of_the_forward, "mul (after conv)"),
+        (view_that_takes_numbers_of_the_image, "add (after fc)"),
+    ],
+)
+def test_a_constant_that_changes_while_it_is_used_is_refused(
+    forward: Callable[[nn.Module, Tensor], Tensor], where: str
+) -> None:
+    model = Of(forward, conv=nn.Conv2d(1, 4, 3), fc=nn.Linear(144, 3)).eval()
+    with pytest.raises(UnsupportedModelError) as caught:
+        to_relu_network(model, (1, 8, 8))
+    assert caught.value.where == where
+    assert "changed in place" in caught.value.found
+
+
+def doubled_at_each_call(m: nn.Module, x: Tensor) -> Tensor:
+    m.state.view(-1).mul_(2)
+    return m.fc(x.flatten(1)) * m.state
+
+
+def running_mean(m: nn.Module, x: Tensor) -> Tensor:
+    m.state = (m.state + x.mean()) / 2
+    return m.fc(x.flatten(1)) - m.state
+
+
+@pytest.mark.parametrize("forward", [doubled_at_each_call, running_mean])
+def test_a_model_that_changes_its_next_call_is_refused(forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    model = Of(forward, fc=nn.Linear(64, 3))
+    model.register_buffer("state", torch.ones(1))
+    with pytest.raises(UnsupportedModelError) as caught:
+        to_relu_network(model.eval(), (1, 8, 8))
+    assert caught.value.where == "Of"
+    assert "changes state" in caught.value.found
+    assert "self.state.clone()" in caught.value.hint
+
+
+def test_a_model_may_record_what_it_computes() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        scores = m.fc(x.flatten(1))
+        m.calls.add_(1)
+        m.largest.copy_(scores.amax())
+        return scores
+
+    model = Of(forward, fc=nn.Linear(64, 3))
+    model.register_buffer("calls", torch.zeros(1))
+    model.register_buffer("largest", torch.zeros(()))
+    assert_equals_module(Case(lambda: model, (1, 8, 8)))
+
+
+def test_tensors_without_a_count_of_their_changes_are_read() -> None:
+    """Of lazy modules, and those made in inference mode."""
+    with torch.inference_mode():
+        layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+    network = to_relu_network(nn.Sequential(layers, nn.LazyLinear(3)).eval(), (1, 8, 8))
+    assert network.shapes == ((4, 6, 6), (3,))
+
+
 def base_of_a_slice(m: nn.Module, x: Tensor) -> Tensor:
     y = m.conv(x)
     y[:, :2].relu_()

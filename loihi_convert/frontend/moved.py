@@ -39,7 +39,7 @@ class Moved:
         """Whether some number is kept in ``memory``."""
         return (
             isinstance(self.memory, Tensor)
-            and self.memory.untyped_storage().data_ptr() == memory.untyped_storage().data_ptr()
+            and same_storage(self.memory, memory)
             and bool(torch.isin(self.memory, memory).any())
         )
 
@@ -50,3 +50,8 @@ class Moved:
             return False
         first, second = positions
         return bool(np.array_equal(np.where(first > 0, first + count, 0), second) and first.max(initial=0) <= count)
+
+
+def same_storage(one: Tensor, other: Tensor) -> bool:
+    """Return whether both are kept in the same memory, as views of one tensor are."""
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

@@ -64,7 +64,7 @@ from loihi_convert.frontend.functions import (
     takes_whole_maps,
 )
 from loihi_convert.frontend.graph import Graph, Node, pruned
-from loihi_convert.frontend.moved import Moved
+from loihi_convert.frontend.moved import Moved, same_storage
 from loihi_convert.frontend.operations import (
     MOVES,
     NOTHING,
@@ -77,7 +77,7 @@ from loihi_convert.frontend.operations import (
     operation_of_module,
     refuse,
 )
-from loihi_convert.frontend.tracing import IMAGES, computed, require_forward_alone, trace
+from loihi_convert.frontend.tracing import IMAGES, computed, require_forward_alone, trace, version
 
 
 def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
@@ -148,8 +148,7 @@ class _Reader:
         return value if isinstance(value, int | float) and not depends else node
 
     def _take(self, node: fx.Node) -> None:
-        # A method may have changed the constant in place while it was traced.
-        value = computed(self.model, node, lambda before: before) if node.op == "get_attr" else node.meta["value"]
+        value = node.meta["value"]
         if node.op in ("call_function", "call_method"):
             node.args = fx.node.map_arg(node.args, self._number)
             node.kwargs = fx.node.map_arg(node.kwargs, self._number)
@@ -175,7 +174,7 @@ class _Reader:
         """Let the input that ``node`` has changed in place, if any, stand for what it is now."""
         before = returned_input(node, self._module(node))
         if before in self.constants:
-            del self.constants[before]
+            self.overwritten.append((self.constants.pop(before), node))
             if node in self.lost:
                 self.lost[before] = self.lost[node]
             else:
@@ -250,10 +249,21 @@ class _Reader:
             require_forward_alone(name, module, first.meta["value"])
 
     def _require_current(self, node: fx.Node, name: str, kind: str) -> None:
-        """Refuse ``node`` if it takes numbers that were changed in place through another view."""
+        """Refuse ``node`` if it takes numbers that were changed in place through another view, or constants later."""
         taken = [self.moved[before] for before in taken_by(node) if before in self.moved]
+        constants = {before: self.constants[before] for before in taken_by(node) if before in self.constants}
+        if any(version(constant) != node.meta["versions"][before] for before, constant in constants.items()):
+            refuse(
+                name,
+                kind,
+                "takes a constant that is changed in place afterwards",
+                supported="constants that keep their numbers",
+                hint="Compute a new tensor instead of changing it in place.",
+            )
         for memory, change in self.overwritten:
-            if any(moved.shares(memory) for moved in taken):
+            if any(moved.shares(memory) for moved in taken) or any(
+                same_storage(constant, memory) for constant in constants.values()
+            ):
                 refuse(
                     name,
                     kind,

@@ -6,6 +6,7 @@ Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise``
 from __future__ import annotations
 
 import contextlib
+import itertools
 import operator
 import sys
 from collections.abc import Callable, Iterator
@@ -25,18 +26,23 @@ IMAGES: Final = 2
 def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     """Return the graph of ``model``, each node with its value for `IMAGES` black images as ``meta["value"]``.
 
+    ``meta["versions"]`` has the `version` of each tensor that it takes, at the time it was computed.
     For a model that takes signals ``(C, L)``, ``input_shape`` is ``(C, 1, L)``.
 
     Raises
     ------
     UnsupportedModelError
-        If its forward cannot be traced, or hooks change its outputs.
+        If its forward cannot be traced, or changes what the next call computes, or hooks change its outputs.
     InputError
         If it does not accept images of ``input_shape``.
     MemoryError, OSError, RuntimeError
         If memory or disk space ran out, unchanged: the model may be supported.
     """
+    state = _state(model)
     example = torch.zeros(IMAGES, *shape_taken(model, input_shape), dtype=_dtype(model))
+    changed = [name for name, held in _state(model).items() if name not in state or not _is_same(held, state[name])]
+    if changed:
+        _require_same_again(model, example, changed[0])
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     try:
         # What the user's code prints is not output of a command.
@@ -57,6 +63,39 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
             module._buffers.update(held)
     require_forward_alone(type(model).__name__, model, example)
     return traced
+
+
+def _state(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
+    """The parameters and buffers, by name, with their `version`."""
+    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+    return {name: (tensor, version(tensor)) for name, tensor in tensors}
+
+
+def _is_same(one: tuple[Tensor, int], other: tuple[Tensor, int]) -> bool:
+    return one[0] is other[0] and one[1] == other[1]
+
+
+def version(tensor: Tensor) -> int:
+    """Return how often ``tensor``, or a view of it, was changed in place; 0 for one of inference mode."""
+    try:
+        return tensor._version
+    except RuntimeError:
+        # torch does not count there.
+        return 0
+
+
+def _require_same_again(model: nn.Module, example: Tensor, changed: str) -> None:
+    """Refuse a model that computes something else at the next call, since it has ``changed`` its own state."""
+    images = _random_like(example)
+    with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+        first, second = (model(images.clone()) for _ in range(2))
+    if _differ(first, second):
+        raise UnsupportedModelError(
+            f"its forward changes {changed}, and thereby the outputs of its next call",
+            where=type(model).__name__,
+            expected="must compute the same outputs for the same images at each call",
+            hint=f"Let it work on a copy: self.{changed}.clone().",
+        )
 
 
 def _remedy(error: Exception) -> str:
@@ -268,12 +307,24 @@ class _Tracer(fx.Tracer):
                 if (before.op, before.target) == (kind, target):
                     return before
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
+        inputs = node.all_input_nodes
+        is_constant = kind != "placeholder" and all(before.meta["is_constant"] for before in inputs)
+        node.meta["is_constant"] = is_constant
+        node.meta["versions"] = {
+            before: version(before.meta["value"]) for before in inputs if isinstance(before.meta["value"], Tensor)
+        }
+
+        def value_of(before: fx.Node) -> Any:
+            value = before.meta["value"]
+            # A method may change it in place. Of constants alone, that is what the model computes.
+            return _copied(value) if before.meta["is_constant"] and not is_constant else value
+
         if kind == "placeholder":
             node.meta["value"] = self._example
         elif kind != "output":
             self._computes = True
             try:
-                node.meta["value"] = computed(self.root, node, lambda before: before.meta["value"])
+                node.meta["value"] = computed(self.root, node, value_of, is_view=is_constant)
             finally:
                 self._computes = False
         return node
@@ -282,15 +333,15 @@ class _Tracer(fx.Tracer):
 def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any], *, is_view: bool = False) -> Any:
     """Return the value of ``node``, in a graph of ``root``, from the values ``value_of`` its inputs.
 
-    Functions get copies of them, since they might change them in place, except if ``is_view``.
+    Functions get copies of them, since they might change them in place, except if ``is_view``: views of them are then
+    views.
     """
     args, kwargs = fx.node.map_arg(node.args, value_of), fx.node.map_arg(node.kwargs, value_of)
     if node.op == "get_attr":
         found: Any = root
         for part in str(node.target).split("."):
             found = getattr(found, part)
-        # A method that takes it may change it in place.
-        return _copied(found)
+        return found
     if node.op == "call_module":
         return root.get_submodule(str(node.target))(*args, **kwargs)
     if node.op == "call_method":
