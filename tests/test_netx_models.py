@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import re
 import subprocess
 import sys
@@ -13,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from loihi_convert import netx
+from loihi_convert import cli, netx
+from loihi_convert.__main__ import exit_code
 from loihi_convert.cnn.checkpoint import Checkpoint, load, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import fine_tuning_recipe, paper_recipe
@@ -37,11 +40,11 @@ sim_images = 5
 
 [[checkpoint]]
 file = "cnn.safetensors"
-train = "--data digits --epochs 8"
+train = "--data digits --epochs 2"
 
 [[checkpoint]]
 file = "cnn-qcfs-L2.safetensors"
-train = "--from cnn.safetensors --qcfs 2 --epochs 2"
+train = "--from cnn.safetensors --qcfs 2 --epochs 1"
 
 [[checkpoint]]
 file = "other.safetensors"
@@ -77,6 +80,15 @@ def build(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> in
     return code
 
 
+def run_here(command: list[str], cwd: Path, check: bool) -> subprocess.CompletedProcess[str]:
+    """``subprocess.run`` of ``python -m loihi_convert``, in this process, which need not import torch again."""
+    words = command[3:]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["loihi-convert", *words])
+        return subprocess.CompletedProcess(command, exit_code(lambda: cli.app(words, standalone_mode=False)))
+
+
 @pytest.mark.lava
 def test_a_folder_is_built_and_its_files_give_what_its_card_says(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -84,14 +96,16 @@ def test_a_folder_is_built_and_its_files_give_what_its_card_says(
     folder = tmp_path / "digits"
     folder.mkdir()
     (folder / "build.toml").write_text(PLAN)
-    assert build(tool, monkeypatch, folder) == 0
+    with monkeypatch.context() as context:
+        context.setattr(tool.subprocess, "run", run_here)
+        assert build(tool, context, folder) == 0
     card = tool.read_card(folder)
     assert capsys.readouterr().out == tool.card_page(card) == (folder / "README.md").read_text()
     cnn = load(folder / "cnn.safetensors")
     assert (card["cnn_test_accuracy"], cnn.stored_as) == (cnn.test_accuracy, "float16")
     assert card["layers"] == "8x8-16c3-2ap-32c3-2ap-10o"
     assert card["checkpoints"][0]["command"] == (
-        "loihi-convert train --data digits --epochs 8 --store float16 --seed 0 -o cnn.safetensors"
+        "loihi-convert train --data digits --epochs 2 --store float16 --seed 0 -o cnn.safetensors"
     )
     page = tool.card_page(card)
     assert all(f"{sha256(folder / item['file'])}  {item['file']}\n" in page for item in card["networks"])
@@ -177,7 +191,7 @@ def test_a_command_that_fails_ends_the_build(
 ) -> None:
     (tmp_path / "build.toml").write_text(PLAN.replace("--data digits", "--data digit"))
     assert build(tool, monkeypatch, tmp_path) == InputError.exit_code
-    assert "loihi-convert train --data digit --epochs 8" in capsys.readouterr().err
+    assert "loihi-convert train --data digit --epochs 2" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.safetensors"))
 
 
