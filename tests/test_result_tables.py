@@ -79,7 +79,7 @@ def test_the_cost_of_a_network_replaces_its_own_rows(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = importlib.import_module("cost_table")
-    words = "--network digits-cnn --images 20 -T 2 --repeats 3 --threads 1"
+    words = "--network digits-cnn --images 20 -T 2 --repeats 1 --threads 1"
     networks = {"first": f"{words} --sweep-threads 1 --sweep-depths 1", "second": f"{words} --sweep-timesteps 1,2"}
     monkeypatch.setattr(table, "NETWORKS", networks)
     stored = tmp_path / "cost.csv"
@@ -106,6 +106,26 @@ def test_the_cost_of_a_network_replaces_its_own_rows(
     assert rows(stored) == found
 
 
+def test_costs_are_medians_of_their_repeats(benchmark: ModuleType) -> None:
+    table = importlib.import_module("cost_table")
+    repeats = [
+        {"curve": "T", "value": value, "images": "20", "T": value, "threads": "1", "seconds": seconds, "peak_mib": peak}
+        for value, seconds, peak in [
+            *(("1", "0.5", "70"), ("2", "4", "90"), ("1", "9", "60"), ("2", "5", "80"), ("1", "0.4", "300")),
+            ("2", "8", "91"),
+        ]
+    ]
+    found = list(table.medians("first", repeats))
+    assert [(row["network"], row["curve"], row["value"], row["timesteps"]) for row in found] == [
+        ("first", "T", "1", "1"),
+        ("first", "T", "2", "2"),
+    ]
+    assert [[float(row[name]) for name in ("seconds", "images_per_second", "peak_mib")] for row in found] == [
+        [0.5, 40, 70],
+        [5, 4, 90],
+    ]
+
+
 def test_every_cost_is_of_a_file_or_a_network(benchmark: ModuleType) -> None:
     table = importlib.import_module("cost_table")
     for words in table.NETWORKS.values():
@@ -122,6 +142,7 @@ def test_commands_are_timed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         times, "COMMANDS", {"models --json": None, "inspect netx_models/mnist/model-T8.net": 1, "x": None}
     )
+    monkeypatch.setattr(times, "RUNS", 2)
     stored = tmp_path / "commands.csv"
     times.measure("inspect", stored)
     times.measure("models", stored)
