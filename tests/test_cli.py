@@ -21,7 +21,7 @@ import typer
 from PIL import Image
 from support.command_line import Invoke, invoker
 
-from loihi_convert import cli, netx
+from loihi_convert import cli, netx, pipeline
 from loihi_convert.backends import request
 from loihi_convert.cli import wrong_files
 from loihi_convert.cli.images import DataRequest
@@ -58,6 +58,15 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cli") / "model.pt"
     train("digits-cnn", load_data("digits"), replace(default_recipe("digits"), epochs=4), seed=0, output=path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path) -> Path:
+    """A file for T = 2; what only reads it shares it."""
+    path = model.with_name("exported.net")
+    percentile = BalanceOptions(method="percentile")
+    pipeline.export(model, path, (2,), load_data("digits").calibration_images(40), balance_options=percentile)
     return path
 
 
@@ -615,25 +624,23 @@ def test_what_a_file_says_does_not_reach_the_terminal_as_commands(
         assert not {"\x1b", "\x9b"} & set(done.err + done.out)
 
 
-def test_a_run_beyond_the_proof_is_refused(invoke: Invoke, model: Path) -> None:
-    invoke("export", model, "-T", 2, "-o", "c.net")
-    proven = netx.read(Path("c.net")).max_timesteps
-    done = invoke("run", "c.net", "-T", proven + 1)
+def test_a_run_beyond_the_proof_is_refused(invoke: Invoke, exported: Path) -> None:
+    proven = netx.read(exported).max_timesteps
+    done = invoke("run", exported, "-T", proven + 1)
     assert done.code == 3
     assert f"timesteps: found {proven + 1}; must be in 1..{proven:,}, for which" in done.err
     # Options that export would refuse are not recommended.
-    done = invoke("run", "c.net", "-T", 99_999_999)
+    done = invoke("run", exported, "-T", 99_999_999)
     assert done.code == 2
     assert "timesteps: found 99999999; must be in 1..1,048,576." in done.err
 
 
 @pytest.mark.slow
 def test_a_trace_that_would_fill_the_memory_is_refused(
-    invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    invoke("export", model, "-T", 2, "-o", "c.net")
     monkeypatch.setattr(request, "MAX_TRACE", 2**22)
-    done = invoke("run", "c.net", "--trace")
+    done = invoke("run", exported, "--trace")
     # 5 bytes for each of 400 images x 2 steps x (1024 + 512 + 10) neurons: 6,184,000 bytes.
     assert done.code == 2
     assert "trace: the result of 400 images x 2 steps takes 5.9 MiB; must be at most 4 MiB." in done.err
@@ -641,9 +648,8 @@ def test_a_trace_that_would_fill_the_memory_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 401, -1])
-def test_images_that_do_not_exist(invoke: Invoke, model: Path, count: int) -> None:
-    invoke("export", model, "-T", 1, "-o", "d.net")
-    done = invoke("run", "d.net", "--images", count)
+def test_images_that_do_not_exist(invoke: Invoke, exported: Path, count: int) -> None:
+    done = invoke("run", exported, "--images", count)
     assert done.code == 2
     assert f"error: --images: found {count}; must be 1..400, the number of test images of digits." in done.err
 
@@ -704,17 +710,17 @@ def test_diagnose_on_own_images(invoke: Invoke, model: Path, own_images: Path) -
         (["-T", 10**6], 3, "timesteps: found 1000000; must be in 1.."),
     ],
 )
-def test_what_diagnose_refuses(invoke: Invoke, model: Path, words: list[object], code: int, message: str) -> None:
-    invoke("export", model, "-T", 2, "-o", "c.net")
-    done = invoke("diagnose", model, "c.net", *words)
+def test_what_diagnose_refuses(
+    invoke: Invoke, model: Path, exported: Path, words: list[object], code: int, message: str
+) -> None:
+    done = invoke("diagnose", model, exported, *words)
     assert (done.code, done.out) == (code, "")
     assert message in done.err
 
 
 @pytest.mark.lava
-def test_diagnose_compares_with_lava(invoke: Invoke, model: Path) -> None:
-    invoke("export", model, "-T", 2, "-o", "c.net")
-    done = invoke("diagnose", model, "c.net", "--images", 20, "--sim", 3, "--json")
+def test_diagnose_compares_with_lava(invoke: Invoke, model: Path, exported: Path) -> None:
+    done = invoke("diagnose", model, exported, "--images", 20, "--sim", 3, "--json")
     assert "Lava: every layer of the first 3 images equal to ref at every step, error 0" in done.err
     assert json.loads(done.out)["equal_on_lava"] == 3
 
