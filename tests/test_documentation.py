@@ -7,6 +7,7 @@ tools/ have tests of their own, and here their options are compared with their h
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -112,18 +113,34 @@ def test_every_verb_and_option_exists() -> None:
         assert {word for word in words if word.startswith("-")} <= known, (names(page), line)
 
 
+# One process for all tools, because each new one would import torch again.
+HELPS = """
+import contextlib, io, json, runpy, sys
+pages, path = [], sys.path[1:]
+for tool, *verb in json.loads(sys.argv[1]):
+    sys.argv = [tool, *verb, "--help"]
+    sys.path = [tool.rpartition("/")[0], *path]
+    with contextlib.redirect_stdout(io.StringIO()) as page:
+        try:
+            runpy.run_path(tool, run_name="__main__")
+        except SystemExit as stop:
+            assert not stop.code, sys.argv
+    pages.append(page.getvalue())
+print(json.dumps(pages))
+"""
+
+
 @pytest.mark.slow
 def test_the_options_of_tools_exist() -> None:
-    lines = {line for page in PAGES for line in commands(page) if line.startswith("python tools/")}
-    helps: dict[tuple[str, ...], str] = {}
-    for line in lines:
-        words = shlex.split(line)
-        verb = tuple(word for word in words[1:3] if not word.startswith("-"))
-        if verb not in helps:
-            done = subprocess.run([sys.executable, *verb, "--help"], cwd=ROOT, capture_output=True, text=True)
-            assert done.returncode == 0, line
-            helps[verb] = done.stdout
-        assert all(word in helps[verb] for word in words if word.startswith("-")), line
+    lines = [shlex.split(line)[1:] for page in PAGES for line in commands(page) if line.startswith("python tools/")]
+    verbs = [tuple(word for word in words[:2] if not word.startswith("-")) for words in lines]
+    known = list(dict.fromkeys(verbs))
+    program = [sys.executable, "-c", HELPS, json.dumps(known)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    helps = dict(zip(known, json.loads(done.stdout), strict=True))
+    for verb, words in zip(verbs, lines, strict=True):
+        assert all(word in helps[verb] for word in words if word.startswith("-")), words
 
 
 BEFORE = (
