@@ -45,6 +45,7 @@ JUDGE = """
 import ctypes, json, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import damage, numpy as np
+damage.SECONDS = 2
 folder = pathlib.Path(sys.argv[2])
 reader = damage._Reader(folder, ".pt")
 original = reader.original
