@@ -139,6 +139,8 @@ class Result:
         left_out = {"synaptic_operations_per_layer", "firing_rate"}
         if not self.evaluation.has_relays:
             left_out |= {"relay_spikes_per_image", "relay_synaptic_operations"}
+        if self.evaluation.points[-1].circuit_synaptic_operations is None:
+            left_out.add("circuit_synaptic_operations")
         rows = [point.model_dump(exclude=left_out) for point in self.evaluation.points]
         if self.evaluation.regression is not None:
             rows = [

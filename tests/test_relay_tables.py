@@ -74,7 +74,7 @@ def test_marks_are_read_back(tmp_path: Path) -> None:
 def test_runs_without_relays_have_the_columns_of_earlier_versions(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150, 190, 199]))
     for path in folder.glob("*.csv"):
-        assert not any(column.startswith("relay") for column in rows_of(path)[0]), path.name
+        assert not any(column.startswith(("relay", "circuit")) for column in rows_of(path)[0]), path.name
 
 
 def test_a_folder_of_an_earlier_version_is_read(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_data_frame_has_columns_of_relays_only_where_there_are_relays(monkeypa
     for run in (residual_run(), entry([20, 150, 190, 199])):
         assert isinstance(run.network, QuantizedNetwork)
         (row, *_) = Result(run.network, run.result, run.evaluation, "ref").to_dataframe()
-        columns.append({column for column in row if column.startswith("relay_")})
+        columns.append({column for column in row if column.startswith(("relay_", "circuit_"))})
     assert columns == [{"relay_spikes_per_image", "relay_synaptic_operations"}, set()]
 
 

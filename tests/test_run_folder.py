@@ -92,8 +92,9 @@ def flattened(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
             point[f"{field}_low"], point[f"{field}_high"] = point.pop(f"{field}_interval") or (None, None)
         (point["firing_rate_first.conv"],) = point.pop("firing_rate")
         (point["synaptic_operations_first.conv"],) = point.pop("synaptic_operations_per_layer")
-        # The network does not have relays.
+        # The network has neither relays nor a circuit.
         assert (point.pop("relay_spikes_per_image"), point.pop("relay_synaptic_operations")) == (0, 0)
+        assert point.pop("circuit_synaptic_operations") is None
         found.append(
             {
                 "file": name,

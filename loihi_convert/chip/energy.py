@@ -16,7 +16,9 @@ neurons share the work evenly.
 If pixels are Poisson spikes, which are not counted, nothing is multiplied: the low end leaves them out, the high end
 assumes a spike of every pixel in every step, T M_1 additions.
 
-Relays (`ir.relays`) count like all other neurons; their share is also given separately.
+Relays (`ir.relays`) count like all other neurons; their share is also given separately. So do the synapses and neurons
+of the circuit of stock neurons (`metrics.circuit_work`). With it, N counts its neurons, too, and 2P replaces T, except
+in T M_1; the high end includes the most that it may do in steps that are not run.
 
 Constants of Loihi 1 are the lower and the higher of two sources: Intel's, from simulations before there was silicon (a
 minimum for the energy of a synaptic operation), and SANA-FE's, fitted to a board; with its constants that simulator
@@ -166,11 +168,12 @@ def _boundary(low: str, high: str) -> str:
     """What the figures for Loihi 1 include and exclude; ``low`` and ``high``: how pixels are counted at each end."""
     return (
         "Estimated from counted spikes, not measured on a chip. Included: synaptic operations, membrane updates and "
-        "spikes of the cores of Loihi 1, and the barrier after each step. Not included: static power, host, input and "
-        "output, management processors, links between chips, and the further steps and synapses of the circuit of "
-        "target loihi2. Low: the lower of Intel's simulated constants and those that SANA-FE fitted to a board; "
-        f"{low}; all 128 cores equally busy. High: the higher of both; {high}; only as many cores as hold the neurons. "
-        "No energy per operation of Loihi 2 is public. The only published measurement "
+        "spikes of the cores of Loihi 1, and the barrier after each step; for the circuit of stock neurons (target "
+        "loihi2), also its own synapses and neurons, and 2P steps per image, P the smallest power of two >= T. Not "
+        "included: static power, host, input and output, management processors, links between chips. Low: the lower "
+        f"of Intel's simulated constants and those that SANA-FE fitted to a board; {low}; all 128 cores equally busy. "
+        f"High: the higher of both; {high}; only as many cores as hold the neurons; the most spikes that the circuit "
+        "may send in steps T + 1 to P. No energy per operation of Loihi 2 is public. The only published measurement "
         "on Loihi 2, PilotNet, equals the low end of the energy and 1.4 times the high end of the time."
     )
 
@@ -201,7 +204,7 @@ class Estimate(Record):
     synaptic_operations
         S, measured: synapses of nonzero weight reached by spikes of this network; input not counted.
     membrane_updates
-        N T: every neuron, including output neurons, in every step.
+        N T: every neuron, including output neurons, in every step; 2P instead of T with a circuit of stock neurons.
     spikes
         F, measured.
     loihi1_joules, loihi1_seconds
@@ -210,6 +213,9 @@ class Estimate(Record):
         The same counts as arithmetic alone, in 45 nm.
     relay_synaptic_operations, relay_membrane_updates, relay_spikes, relay_loihi1_joules
         Shares of relays in the values above; None if their spikes were not counted.
+    circuit_membrane_updates, circuit_loihi1_joules
+        Shares of the circuit of stock neurons in the values above; None without it, and in results of earlier versions,
+        which left it out.
     """
 
     timesteps: int
@@ -223,6 +229,8 @@ class Estimate(Record):
     relay_membrane_updates: int = 0
     relay_spikes: float | None = 0.0
     relay_loihi1_joules: Interval | None = (0.0, 0.0)
+    circuit_membrane_updates: int | None = None
+    circuit_loihi1_joules: Interval | None = None
 
 
 class RelayEvents(NamedTuple):
@@ -234,6 +242,27 @@ class RelayEvents(NamedTuple):
 
 
 _NO_RELAYS: Final = RelayEvents()
+
+
+class CircuitEvents(NamedTuple):
+    """The circuit of stock neurons in one inference, mean over images; see `metrics.circuit_work`.
+
+    Parameters
+    ----------
+    steps
+        2P, in which all neurons are updated.
+    neurons, spikes, synaptic_operations
+        Its own neurons, their spikes, and the synaptic operations of its synapses.
+    further_spikes, further_synaptic_operations
+        The most that steps T + 1 to P add: 0 if T is a power of two.
+    """
+
+    steps: int
+    neurons: int
+    spikes: int
+    synaptic_operations: float
+    further_spikes: float
+    further_synaptic_operations: float
 
 
 class Energy(Record):
@@ -266,6 +295,7 @@ def estimate(
     *,
     is_poisson: bool = False,
     relays: RelayEvents = _NO_RELAYS,
+    circuit: CircuitEvents | None = None,
 ) -> Estimate:
     """Return the estimate for one T.
 
@@ -274,50 +304,69 @@ def estimate(
     timesteps
         T.
     spikes, synaptic_operations
-        Counts up to step T, mean over images.
+        Counts up to step T, mean over images, with those of the circuit.
     neuron_counts
-        Number of neurons of each layer.
+        Number of neurons of each layer, without those of the circuit.
     input_synapses
         M_1: synapses of nonzero weight that the pixels of one image reach.
     is_poisson
         Whether pixels are Poisson spikes, not numbers.
-    relays
-        Share of relays in these counts.
+    relays, circuit
+        Shares of relays, and of the circuit of stock neurons, if that is what neurons are.
     """
-    updates = sum(neuron_counts) * timesteps
-    reached = (synaptic_operations, synaptic_operations + timesteps * input_synapses)
+    neurons, steps = sum(neuron_counts), timesteps
+    sent, additions = (spikes, spikes), (synaptic_operations, synaptic_operations)
+    circuit_updates = circuit_joules = None
+    if circuit is not None:
+        neurons, steps = neurons + circuit.neurons, circuit.steps
+        sent = (spikes, spikes + circuit.further_spikes)
+        additions = (synaptic_operations, synaptic_operations + circuit.further_synaptic_operations)
+        circuit_updates = neurons * steps - sum(neuron_counts) * timesteps
+        circuit_joules = (
+            _joules(0, circuit.synaptic_operations, circuit_updates, circuit.spikes),
+            _joules(
+                1,
+                circuit.synaptic_operations + circuit.further_synaptic_operations,
+                circuit_updates,
+                circuit.spikes + circuit.further_spikes,
+            ),
+        )
+    updates = neurons * steps
+    reached = (additions[0], additions[1] + timesteps * input_synapses)
     multiplications = (0, 0) if is_poisson else (input_synapses, timesteps * input_synapses)
     input_additions = (0, timesteps * input_synapses if is_poisson else 0)
-    chips = math.ceil(sum(neuron_counts) / (CORES * NEURONS_PER_CORE))
-    cores = (CORES * chips, math.ceil(sum(neuron_counts) / NEURONS_PER_CORE))
+    chips = math.ceil(neurons / (CORES * NEURONS_PER_CORE))
+    cores = (CORES * chips, math.ceil(neurons / NEURONS_PER_CORE))
 
-    relay_updates = relays.neurons * timesteps
+    relay_updates = relays.neurons * steps
     relay_joules = None
     if relays.spikes is not None and relays.synaptic_operations is not None:
         low, high = (_joules(end, relays.synaptic_operations, relay_updates, relays.spikes) for end in (0, 1))
         relay_joules = low, high
 
     def seconds(end: int) -> float:
-        synapses, neurons, sent = SYNAPTIC_TIME[end].value, UPDATE_TIME[end].value, SPIKE_TIME[end].value
-        work = synapses * reached[end] + neurons * updates + sent * spikes
-        return work / cores[end] + STEP_TIME[end].value * (timesteps + len(neuron_counts))
+        synapse, update, spike = SYNAPTIC_TIME[end].value, UPDATE_TIME[end].value, SPIKE_TIME[end].value
+        work = synapse * reached[end] + update * updates + spike * sent[end]
+        return work / cores[end] + STEP_TIME[end].value * (steps + len(neuron_counts))
 
     def arithmetic(end: int) -> float:
-        additions = synaptic_operations + updates + input_additions[end]
-        return ADD_ENERGY[end].value * additions + MULTIPLY_ENERGY[end].value * multiplications[end]
+        added = additions[end] + updates + input_additions[end]
+        return ADD_ENERGY[end].value * added + MULTIPLY_ENERGY[end].value * multiplications[end]
 
     return Estimate(
         timesteps=timesteps,
         synaptic_operations=synaptic_operations,
         membrane_updates=updates,
         spikes=spikes,
-        loihi1_joules=(_joules(0, reached[0], updates, spikes), _joules(1, reached[1], updates, spikes)),
+        loihi1_joules=(_joules(0, reached[0], updates, sent[0]), _joules(1, reached[1], updates, sent[1])),
         loihi1_seconds=(seconds(0), seconds(1)),
         arithmetic_joules=(arithmetic(0), arithmetic(1)),
         relay_synaptic_operations=relays.synaptic_operations,
         relay_membrane_updates=relay_updates,
         relay_spikes=relays.spikes,
         relay_loihi1_joules=relay_joules,
+        circuit_membrane_updates=circuit_updates,
+        circuit_loihi1_joules=circuit_joules,
     )
 
 

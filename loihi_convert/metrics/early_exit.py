@@ -26,6 +26,7 @@ from loihi_convert.backends.result import RunResult
 from loihi_convert.data.dataset import HeldOutSplit
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.ir.task import classes_of
+from loihi_convert.metrics.circuit_work import CircuitWork
 from loihi_convert.records import Interval, Record, wilson_interval
 
 TOLERANCE_POINTS: Final = 0.1
@@ -207,7 +208,12 @@ def require_tolerance(tolerance_points: float) -> None:
 
 
 def evaluate_early_exit(
-    result: RunResult, choice: MarginChoice, *, labels: Array | None = None, cnn_predictions: Array | None = None
+    result: RunResult,
+    choice: MarginChoice,
+    *,
+    labels: Array | None = None,
+    cnn_predictions: Array | None = None,
+    circuit: CircuitWork | None = None,
 ) -> EarlyExit:
     """Return the results of early exit on the images of ``result``.
 
@@ -219,6 +225,8 @@ def evaluate_early_exit(
         Chosen with the same network and T on other images.
     labels, cnn_predictions
         ``(N,)``: the class of each image, and the CNN's class for it, if known.
+    circuit
+        As in `evaluating.evaluate`.
 
     Raises
     ------
@@ -236,7 +244,8 @@ def evaluate_early_exit(
     _require_one_each("labels", labels, outputs)
     _require_one_each("cnn_predictions", cnn_predictions, outputs)
     highest, predictions = _highest_leads(outputs), classes_of(outputs)
-    operations = result.synaptic_operations.sum(axis=2).cumsum(axis=1)
+    per_step = result.synaptic_operations.sum(axis=2) + (0 if circuit is None else circuit.synaptic_operations)
+    operations = per_step.cumsum(axis=1)
     points = tuple(
         _exit_point(margin, _steps(highest, margin), predictions, operations, labels, cnn_predictions)
         for margin in (*sorted({choice.margin, *choice.curve_margins}), None)

@@ -10,13 +10,14 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
-from loihi_convert.chip.energy import Energy, RelayEvents, energy, estimate
+from loihi_convert.chip.energy import Energy, Estimate, RelayEvents, energy, estimate
 from loihi_convert.errors import DataError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.ir.task import class_count
+from loihi_convert.metrics.circuit_work import CircuitWork
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.layer_size import LayerSize, layer_sizes
@@ -36,6 +37,7 @@ def evaluate(
     numbers: Numbers | None = None,
     timesteps: Sequence[int] = (),
     multiply_accumulates: int | None = None,
+    circuit: CircuitWork | None = None,
 ) -> Evaluation:
     """Return accuracy, or error, against latency for a run of ``network``.
 
@@ -55,6 +57,8 @@ def evaluate(
         Further T to report; those beyond the run are ignored.
     multiply_accumulates
         As in `Evaluation`.
+    circuit
+        Work of the circuit of stock neurons in the same run, if that is what its neurons are.
 
     Raises
     ------
@@ -67,7 +71,7 @@ def evaluate(
     _check_shape("float_predictions", float_predictions, (image_count, run_timesteps))
     _check_label_range(labels, class_count(network.shapes[-1][0]))
     layers = layer_sizes(network)
-    compared = _Compared(result, network, layers, labels, cnn_predictions, float_predictions)
+    compared = _Compared(result, network, layers, labels, cnn_predictions, float_predictions, circuit)
     own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
     further = (min(own_timesteps, run_timesteps), *(steps for steps in timesteps if steps <= run_timesteps))
     points = tuple(compared.point(steps) for steps in sorted({*reported_timesteps(run_timesteps), *further}))
@@ -88,7 +92,7 @@ def evaluate(
         # A run shorter than the clock's resolution of 1 ns takes 0 seconds.
         images_per_second=image_count / max(result.seconds, 1e-9),
         wrapped_images=None if isinstance(network, GradedNetwork) else result.wrapped_images,
-        energy=_energy(network, layers, points, multiply_accumulates),
+        energy=_energy(network, layers, points, multiply_accumulates, circuit),
         notes=(
             *(_notes(labels, cnn_predictions) if numbers is None else regression_notes(numbers)),
             *_range_notes(result, network),
@@ -109,10 +113,12 @@ class _Compared:
         labels: Array | None,
         cnn_predictions: Array | None,
         float_predictions: Array | None,
+        circuit: CircuitWork | None,
     ) -> None:
         self._result, self._labels = result, labels
         self._cnn_predictions, self._float_predictions = cnn_predictions, float_predictions
         self._predictions = result.predictions
+        self._circuit = circuit
         self._relays = relay_work(result, network)
         neurons = [layer.neuron_count for layer in layers[: len(network.spiking_layers)]]
         self._own_neurons = np.array(neurons, np.int64) - self._relays.neurons
@@ -130,6 +136,9 @@ class _Compared:
         spikes = self._result.spike_counts[:, :timesteps].sum(axis=(0, 1))
         operations = self._result.synaptic_operations[:, :timesteps].sum(axis=(0, 1)) / image_count
         relay_spikes, relay_operations = (work[timesteps - 1] for work in self._relays[1:])
+        circuit = None if self._circuit is None else self._circuit.events(timesteps).synaptic_operations
+        # In the circuit, a spike of a relay also reaches the synapse that resets it.
+        relay_operations = relay_operations + (0 if circuit is None else relay_spikes)
         own, possible = (spikes - relay_spikes) / image_count, self._own_neurons * timesteps
         rates = np.divide(own, possible, out=np.full_like(own, np.nan), where=possible > 0)
         sparsity = 1 - float(own.sum()) / int(possible.sum()) if possible.sum() else None
@@ -145,17 +154,22 @@ class _Compared:
             agreement_with_cnn=_fraction(_matches(fixed, self._cnn_predictions), image_count),
             agreement_with_float=_fraction(_matches(fixed, floating), image_count),
             spikes_per_image=float((spikes / image_count).sum()),
-            synaptic_operations=float(operations.sum()),
+            synaptic_operations=float(operations.sum()) + (circuit or 0.0),
             synaptic_operations_per_layer=tuple(operations.tolist()),
             firing_rate=tuple(map(known, rates.tolist())),
             activation_sparsity=None if sparsity is None else known(sparsity),
             relay_spikes_per_image=known(float(relay_spikes.sum()) / image_count),
             relay_synaptic_operations=known(float(relay_operations.sum()) / image_count),
+            circuit_synaptic_operations=circuit,
         )
 
 
 def _energy(
-    network: AnyNetwork, layers: Sequence[LayerSize], points: Sequence[Point], multiply_accumulates: int | None
+    network: AnyNetwork,
+    layers: Sequence[LayerSize],
+    points: Sequence[Point],
+    multiply_accumulates: int | None,
+    circuit: CircuitWork | None,
 ) -> Energy | None:
     """The estimated energy of an inference, at the T of ``points``; None for graded spikes,
     which Loihi 1 cannot send."""
@@ -166,23 +180,22 @@ def _energy(
     input_synapses = int(network.layers[0].synapse.fan_out(network.input_shape).sum())
     stored = network.stored if isinstance(network, QuantizedNetwork) else network
     neuron_counts = [math.prod(shape) for shape in stored.shapes]
-    estimates = [
-        estimate(
+    relay_neurons = sum(layer.relay_neuron_count for layer in layers)
+
+    def at(point: Point) -> Estimate:
+        events = None if circuit is None else circuit.events(point.timesteps)
+        return estimate(
             point.timesteps,
-            point.spikes_per_image,
+            point.spikes_per_image + (0 if events is None else events.spikes),
             point.synaptic_operations,
             neuron_counts,
             input_synapses,
             is_poisson=is_poisson,
-            relays=RelayEvents(
-                sum(layer.relay_neuron_count for layer in layers),
-                point.relay_spikes_per_image,
-                point.relay_synaptic_operations,
-            ),
+            relays=RelayEvents(relay_neurons, point.relay_spikes_per_image, point.relay_synaptic_operations),
+            circuit=events,
         )
-        for point in points
-    ]
-    return energy(estimates, multiply_accumulates, is_poisson=is_poisson)
+
+    return energy([at(point) for point in points], multiply_accumulates, is_poisson=is_poisson)
 
 
 def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]:

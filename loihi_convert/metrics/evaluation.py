@@ -44,9 +44,9 @@ class Point(Record):
     spikes_per_image
         Spikes of all spiking layers in steps 1..T, mean over images.
     synaptic_operations
-        Synapses of nonzero weight reached by those spikes, mean over images.
+        Synapses of nonzero weight reached by those spikes, mean over images, and those of the circuit.
     synaptic_operations_per_layer
-        The same, by spiking layer.
+        The same, by spiking layer, without the circuit's.
     firing_rate
         Per spiking layer: spikes / (neurons x T), 0..1, mean over images, without relays. None if relays were not
         counted, or there is nothing else.
@@ -55,6 +55,9 @@ class Point(Record):
         were not counted.
     relay_spikes_per_image, relay_synaptic_operations
         The share of relays in the above, see `relay_work`; None if they were not counted.
+    circuit_synaptic_operations
+        The share of the circuit of stock neurons, see `circuit_work`; None without it, and in results of earlier
+        versions, which left it out.
     """
 
     timesteps: int
@@ -74,6 +77,7 @@ class Point(Record):
     activation_sparsity: float | None
     relay_spikes_per_image: float | None = 0.0
     relay_synaptic_operations: float | None = 0.0
+    circuit_synaptic_operations: float | None = None
 
 
 class Evaluation(Record):

@@ -12,8 +12,10 @@ from loihi_convert.data.dataset import Dataset
 from loihi_convert.errors import escape_control
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import classes_of
+from loihi_convert.metrics.circuit_work import CircuitWork
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
@@ -30,6 +32,7 @@ def evaluate_images(
     float_outputs: Array | None = None,
     exit_choice: MarginChoice | None = None,
     timesteps: Sequence[int] = (),
+    neuron: NeuronModel | None = None,
 ) -> Evaluation:
     """Return the figures of a run of ``network`` on ``images``, compared with the CNN and the float SNN.
 
@@ -49,6 +52,8 @@ def evaluate_images(
         The margins of early exit; None for a regression.
     timesteps
         As in `evaluating.evaluate`.
+    neuron
+        The neuron model of the run; by default that of the file's target.
 
     Raises
     ------
@@ -56,6 +61,9 @@ def evaluate_images(
         As in `evaluating.evaluate`.
     """
     multiply_accumulates = network.provenance.model.multiply_accumulates if cnn is None else cnn.multiply_accumulates
+    circuit = None
+    if isinstance(network, QuantizedNetwork) and (neuron or neuron_model(network)).is_circuit:
+        circuit = CircuitWork(result, network)
     if network.task == "regression":
         steps = np.arange(1, result.outputs.shape[1] + 1)[:, np.newaxis]
         numbers = Numbers(
@@ -66,12 +74,19 @@ def evaluate_images(
             float_outputs=None if float_outputs is None else float_outputs / steps,
         )
         return evaluate(
-            result, network, numbers=numbers, timesteps=timesteps, multiply_accumulates=multiply_accumulates
+            result,
+            network,
+            numbers=numbers,
+            timesteps=timesteps,
+            multiply_accumulates=multiply_accumulates,
+            circuit=circuit,
         )
     cnn_classes = None if cnn_outputs is None else classes_of(cnn_outputs)
     early_exit = None
     if exit_choice is not None:
-        early_exit = evaluate_early_exit(result, exit_choice, labels=images.labels, cnn_predictions=cnn_classes)
+        early_exit = evaluate_early_exit(
+            result, exit_choice, labels=images.labels, cnn_predictions=cnn_classes, circuit=circuit
+        )
     return evaluate(
         result,
         network,
@@ -81,6 +96,7 @@ def evaluate_images(
         early_exit=early_exit,
         timesteps=timesteps,
         multiply_accumulates=multiply_accumulates,
+        circuit=circuit,
     )
 
 

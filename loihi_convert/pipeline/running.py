@@ -128,6 +128,7 @@ def run(
         float_outputs=ran.float_outputs,
         exit_choice=choice,
         timesteps=options.timesteps,
+        neuron=backend.options.neuron_model(network),
     )
     evaluation = evaluation.model_copy(update={"notes": (*opened.notes, *evaluation.notes)})
     return FileRun(opened.path, network, ran.result, evaluation, ran.equal_to_reference, ran.backend_versions)

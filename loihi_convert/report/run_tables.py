@@ -14,6 +14,7 @@ from loihi_convert.chip.energy import Energy, Estimate
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint
+from loihi_convert.records import Interval
 from loihi_convert.report.formats import (
     RELAYS,
     count,
@@ -126,6 +127,7 @@ def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
             f"\N{PLUS-MINUS SIGN}{limits.POTENTIAL_LIMIT}, the end of Loihi's range"
         )
     yield from _relay_notes(evaluation)
+    yield from _circuit_notes(evaluation.points[-1])
     if (regression := evaluation.regression) is not None:
         yield error_caption(len(regression.output_names))
         last = regression.points[-1]
@@ -162,6 +164,13 @@ def _relay_notes(evaluation: Evaluation) -> Iterable[str]:
         if part is not None and whole:
             shares.append(f"{percent(part / whole)} % of the {what}")
     yield f"spikes and SynOps include {RELAYS}: {', '.join(shares)} at T = {last.timesteps}"
+
+
+def _circuit_notes(last: Point) -> Iterable[str]:
+    """Return the share of the circuit of stock neurons in the work after the last step; nothing without it."""
+    if last.circuit_synaptic_operations:
+        share = percent(last.circuit_synaptic_operations / last.synaptic_operations)
+        yield f"SynOps include the synapses of the soft-reset circuit: {share} % at T = {last.timesteps}"
 
 
 def error_caption(outputs: int) -> str:
@@ -309,23 +318,25 @@ def energy_cells(energy: Energy, one: Estimate) -> dict[str, str | None]:
         "spikes\n/image": count(one.spikes),
         "Loihi 1,\nenergy": quantity_range(one.loihi1_joules, "J"),
         "Loihi 1,\ntime": quantity_range(one.loihi1_seconds, "s"),
-        "relays'\nshare %": _relay_share(one),
+        "relays'\nshare %": _span(_relay_shares(one)),
+        "circuit's\nshare %": _span(_shares(one.circuit_loihi1_joules, one)),
         "arithmetic,\n45 nm": quantity_range(one.arithmetic_joules, "J"),
         "the CNN's\narithmetic": energy.cnn_arithmetic_joules and quantity_range(energy.cnn_arithmetic_joules, "J"),
     }
 
 
-def _relay_share(one: Estimate) -> str | None:
-    """Return the share of relays in Loihi 1's energy, at the low and at the high end."""
-    return _span(_relay_shares(one)) if one.relay_membrane_updates and one.relay_loihi1_joules else None
-
-
 def _relay_shares(one: Estimate) -> tuple[float, ...]:
-    parts = one.relay_loihi1_joules or ()
-    return tuple(100 * part / whole for part, whole in zip(parts, one.loihi1_joules, strict=False))
+    return _shares(one.relay_loihi1_joules, one) if one.relay_membrane_updates else ()
 
 
-def _span(shares: Sequence[float]) -> str:
+def _shares(part: Interval | None, one: Estimate) -> tuple[float, ...]:
+    """Return ``part`` of Loihi 1's energy in percent, at the low and at the high end; nothing if it is unknown."""
+    return tuple(100 * share / whole for share, whole in zip(part or (), one.loihi1_joules, strict=False))
+
+
+def _span(shares: Sequence[float]) -> str | None:
+    if not shares:
+        return None
     return "..".join(dict.fromkeys(f"{share:.0f}" for share in (min(shares), max(shares))))
 
 
@@ -333,7 +344,7 @@ def energy_table(figures: Figures) -> Table | None:
     """Return the estimated energy and time per inference, or None if no evaluation has an estimate.
 
     One file has a row per reported T; several files have one row each, at the T of their thresholds. To fit 80 columns,
-    spikes are omitted, and the CNN and the share of relays are in the caption.
+    spikes are omitted, and the CNN and the shares of relays and circuits are in the caption.
     """
     known = [(name, evaluation, evaluation.energy) for name, evaluation in figures if evaluation.energy is not None]
     if not known:
@@ -345,21 +356,19 @@ def energy_table(figures: Figures) -> Table | None:
         if len(figures) == 1 or one.timesteps == evaluation.nominal_point.timesteps
     ]
     cnns = [energy.cnn_arithmetic_joules for _, _, energy in known if energy.cnn_arithmetic_joules is not None]
-    left_out = ("spikes\n/image", "relays'\nshare %", "the CNN's\narithmetic")
+    left_out = ("spikes\n/image", "relays'\nshare %", "circuit's\nshare %", "the CNN's\narithmetic")
     boundaries = dict.fromkeys(energy.boundary for _, _, energy in known)
-    shares = [
-        s
-        for _, evaluation, energy in known
-        if evaluation.has_relays
-        for one in energy.estimates
-        for s in _relay_shares(one)
-    ]
+    estimates = [one for _, _, energy in known for one in energy.estimates]
+    relays = [share for one in estimates for share in _relay_shares(one)]
+    circuits = [share for one in estimates for share in _shares(one.circuit_loihi1_joules, one)]
     facts = []
     if cnns:
         # Files of different CNNs may be compared.
         facts.append(f"The CNN: {quantity_range((min(low for low, _ in cnns), max(high for _, high in cnns)), 'J')}")
-    if shares:
-        facts.append(f"Relays take {_span(shares)} % of Loihi 1's energy")
+    if relays:
+        facts.append(f"Relays take {_span(relays)} % of Loihi 1's energy")
+    if circuits:
+        facts.append(f"The soft-reset circuit takes {_span(circuits)} % of Loihi 1's energy")
     return table_of(
         [{header: text for header, text in row.items() if header not in left_out} for row in rows],
         title="energy and time of an inference, estimated",

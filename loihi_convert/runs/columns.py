@@ -1,6 +1,7 @@
 """The columns of the CSV files in a run folder, for writing and for reading.
 
-Columns with names that begin with ``relay`` exist only for runs with relays (`ir.relays`).
+Columns with names that begin with ``relay`` exist only for runs with relays (`ir.relays`), those that begin with
+``circuit`` only for runs of a circuit of stock neurons (`ir.circuit`).
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def _flat(record: Record, layers: Sequence[str] = (), *, has_relays: bool = Fals
     """The fields of a record in order: one column per layer in ``layers``, or two for a range."""
     row: dict[str, object] = {}
     for field, value in record:
-        if field.startswith("relay_") and not has_relays:
+        if (field.startswith("relay_") and not has_relays) or (field.startswith("circuit_") and value is None):
             continue
         if field.endswith("_interval"):
             row |= _range_columns(field.removesuffix("_interval"), value)
