@@ -1,4 +1,4 @@
-"""Base class of stored results (strict, immutable records), and Wilson's interval."""
+"""Base class of stored results (strict, immutable records), Wilson's interval, and McNemar's test."""
 
 from __future__ import annotations
 
@@ -57,3 +57,21 @@ def wilson_interval(correct: int, count: int) -> Interval:
     low = 0.0 if correct == 0 else (centre - half) / (1 + added)
     high = 1.0 if correct == count else (centre + half) / (1 + added)
     return low, high
+
+
+def mcnemar_p_value(only_first: int, only_second: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test of two classifiers on the same images.
+
+    With n = only_first + only_second: min(1, 2 P(X <= min(only_first, only_second))), X binomial of n trials and 1/2.
+
+    Parameters
+    ----------
+    only_first, only_second
+        Number of images that only the first, and only the second, classifies correctly.
+    """
+    # Written out, in exact integers: scipy.stats takes most of a second to import.
+    different, ways, term = only_first + only_second, 1, 1
+    for k in range(min(only_first, only_second)):
+        term = term * (different - k) // (k + 1)
+        ways += term
+    return min(1.0, 2 * ways / (1 << different))

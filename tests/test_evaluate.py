@@ -25,7 +25,7 @@ from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedN
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.evaluating import evaluate, reported_timesteps
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.records import wilson_interval
+from loihi_convert.records import mcnemar_p_value, wilson_interval
 
 # Class of each of four images after each of three steps, and what it should have been.
 PREDICTIONS = np.array([[0, 0, 0], [1, 1, 1], [0, 2, 2], [0, 0, 1]])
@@ -394,6 +394,14 @@ def test_wilson_interval_at_its_ends_and_its_middle(count: int) -> None:
 def test_wilson_interval_of_eight_in_ten() -> None:
     # Centre (0.8 + z^2 / 20) / (1 + z^2 / 10) = 0.7167401, half width 0.2265778.
     assert wilson_interval(8, 10) == pytest.approx((0.4901623, 0.9433179), abs=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 3000), st.integers(0, 3000))
+def test_mcnemars_test_is_the_binomial_test_of_the_images_that_differ(only_first: int, only_second: int) -> None:
+    different = only_first + only_second
+    expected = binomtest(only_first, different).pvalue if different else 1.0
+    assert mcnemar_p_value(only_first, only_second) == pytest.approx(expected, rel=1e-9, abs=1e-300)
 
 
 @settings(deadline=None)

@@ -19,6 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -457,6 +458,10 @@ class TestDigits:
         assert ran.evaluation.energy is not None
         energy = {one.timesteps: one.loihi1_joules for one in ran.evaluation.energy.estimates}[4]
         assert (float(row["joules_low"]), float(row["joules_high"])) == energy
+        (cell,) = stored(Path("sweep")).values()
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(json.loads(cell)["result"]["correct"]), np.uint8), count=30)
+        assert np.array_equal(bits, ran.result.predictions[:, 3] == digits.validation.labels[:30])
+        assert "correct" not in row
 
     def test_nothing_is_computed_twice(self, sweep: Sweep, exports: list[int]) -> None:
         words = ("--balance", "percentile", "--weight-bits", "4,8", *HERE)

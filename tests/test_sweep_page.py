@@ -176,7 +176,7 @@ def test_regressions_are_compared_by_their_error() -> None:
 
 def test_a_result_stored_before_the_error_of_the_cnn_is_still_read() -> None:
     stored = RESULT.model_dump(mode="json")
-    del stored["cnn_rmse"]
+    del stored["cnn_rmse"], stored["correct"]
     assert CellResult.model_validate(stored) == RESULT
 
 
@@ -188,6 +188,40 @@ def test_a_cheaper_cell_is_named_with_its_gap_and_the_number_of_images() -> None
         "Best: 80.00 % with weight bits 8 (CNN 95.00 %); at 25 % of its SynOps: 60.00 % with weight bits 2, 20.00 "
         "points lower, inside the 95 % interval of the best on 10 images"
     )
+
+
+def bits(correct: str) -> str:
+    """Return `CellResult.correct`, from a character for each of 16 images."""
+    return f"{int(correct, 2):04x}"
+
+
+BEST_OF_16 = {
+    "accuracy": 12 / 16,
+    "accuracy_interval": (0.51, 0.9),
+    "image_count": 16,
+    "correct": bits("1" * 12 + "0000"),
+}
+
+
+@pytest.mark.parametrize(
+    ("correct", "p_value"),
+    # Five images against none: 2 / 2^5; seven against two: 2 (1 + 9 + 36) / 2^9; six against none: 2 / 2^6.
+    [("1" * 7 + "0" * 9, "0.06"), ("1" * 5 + "0" * 9 + "11", "0.18"), ("1" * 6 + "0" * 10, None)],
+)
+def test_a_cheaper_cell_is_compared_on_the_same_images(correct: str, p_value: str | None) -> None:
+    """It does not matter that none of these accuracies lies in the interval of the best."""
+    cheap = {"accuracy": correct.count("1") / 16, "synaptic_operations": 250.0, "correct": bits(correct)}
+    results = results_of(("one", 1, 8, BEST_OF_16), ("one", 1, 2, {**BEST_OF_16, **cheap}))
+    found = verdict(results.front, ("weight_bits",))
+    assert found.startswith("Best: 75.00 % with weight bits 8")
+    assert (f"within chance on the same 16 images (p = {p_value}, " in found) == (p_value is not None)
+    assert ("SynOps" in found) == (p_value is not None)
+
+
+def test_without_the_images_of_both_cells_the_interval_decides() -> None:
+    cheap = {**BEST_OF_16, "accuracy": 9 / 16, "synaptic_operations": 250.0, "correct": None}
+    results = results_of(("one", 1, 8, BEST_OF_16), ("one", 1, 2, cheap))
+    assert "inside the 95 % interval of the best on 16 images" in verdict(results.front, ("weight_bits",))
 
 
 @pytest.mark.parametrize("cells", [(("one", 1, 8, None),), (("one", 1, 8, accurate(0.9)),)])

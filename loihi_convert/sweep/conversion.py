@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from loihi_convert import netx, pipeline
 from loihi_convert.arrays import Array
@@ -55,6 +56,9 @@ class CellResult(Record):
         Images with an output potential at the limit of its range.
     cnn_rmse
         Root mean square error of the CNN to the targets; None also in results that earlier versions stored.
+    correct
+        Which images are classified correctly: a bit each, the first image in the highest bit of the first byte, in
+        hexadecimal. None without labels, and in results that earlier versions stored.
     """
 
     image_count: int
@@ -72,6 +76,7 @@ class CellResult(Record):
     balanced_by: str
     saturated_images: int
     cnn_rmse: float | None = None
+    correct: str | None = Field(default=None, pattern="^([0-9a-f]{2})+$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +215,7 @@ class Conversion(Cell[CellResult]):
         estimate = next((one for one in estimates if one.timesteps == timesteps), None)
         regression = evaluation.regression
         here = None if regression is None else regression.at(timesteps)
+        labels = opened.images.labels
         return CellResult(
             image_count=evaluation.image_count,
             accuracy=point.accuracy,
@@ -226,6 +232,7 @@ class Conversion(Cell[CellResult]):
             balanced_by=_balanced_by(self.setting, network),
             saturated_images=evaluation.saturated_images,
             cnn_rmse=None if regression is None or regression.cnn is None else regression.cnn.mean.rmse,
+            correct=None if labels is None else np.packbits(run.predictions[:, -1] == labels).tobytes().hex(),
         )
 
 

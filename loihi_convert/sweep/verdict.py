@@ -1,9 +1,10 @@
-"""The main result of a sweep, in words: the best cell, and the cheapest one that is as good within its interval."""
+"""The main result of a sweep, in words: the best cell, and the cheapest one that is as good within chance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from loihi_convert.records import CONFIDENCE, mcnemar_p_value
 from loihi_convert.report.formats import number, percent, points
 from loihi_convert.sweep.conversion import CellResult
 from loihi_convert.sweep.front import Found, comparable, quality
@@ -34,10 +35,14 @@ def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
     share = cheap.result.synaptic_operations / first.result.synaptic_operations
     lower = points(100 * ((first.result.accuracy or 0) - (cheap.result.accuracy or 0)))
     count = first.result.image_count
+    images = f"{count:,} image{'s' * (count > 1)}"
+    p_value = _p_value(first.result, cheap.result)
+    reason = f"inside the 95 % interval of the best on {images}"
+    if p_value is not None:
+        reason = f"within chance on the same {images} (p = {p_value:.2f}, McNemar's test)"
     return (
         f"{answer}; at {100 * share:.0f} % of its SynOps: {quality_words(cheap.result)} with "
-        f"{described(cheap.planned, names)}, {lower} points lower, inside the 95 % interval of the best on {count:,} "
-        f"image{'s' * (count > 1)}"
+        f"{described(cheap.planned, names)}, {lower} points lower, {reason}"
     )
 
 
@@ -54,10 +59,29 @@ def quality_words(result: CellResult) -> str:
 
 
 def _cheapest(best: Sequence[Found]) -> Found:
-    """The cell of the front with the fewest synaptic operations whose accuracy lies in the interval of the best."""
+    """The cell of the front with the fewest synaptic operations whose accuracy differs from the best by chance."""
     first = best[0]
-    interval = first.result.accuracy_interval
-    if interval is None or not first.result.synaptic_operations:
+    if not first.result.synaptic_operations:
         return first
-    good = [found for found in best if (found.result.accuracy or 0) >= interval[0]]
+    good = [found for found in best if found is first or _is_as_good(found.result, first.result)]
     return min(good, key=lambda found: found.result.synaptic_operations)
+
+
+def _is_as_good(result: CellResult, first: CellResult) -> bool:
+    """Whether the accuracy of ``result`` is lower than that of ``first`` by no more than chance, at 95 % confidence.
+
+    If either does not record which images are correct: whether its accuracy lies in the interval of ``first``.
+    """
+    p_value = _p_value(first, result)
+    if p_value is not None:
+        return p_value >= 1 - CONFIDENCE
+    interval = first.accuracy_interval
+    return interval is not None and (result.accuracy or 0) >= interval[0]
+
+
+def _p_value(first: CellResult, second: CellResult) -> float | None:
+    """The p-value of McNemar's test of two cells on the same images; None if the correct images are unknown."""
+    if first.correct is None or second.correct is None:
+        return None
+    one, other = int(first.correct, 16), int(second.correct, 16)
+    return mcnemar_p_value((one & ~other).bit_count(), (other & ~one).bit_count())
