@@ -13,7 +13,7 @@ from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.simulation.layer_spec import LayerSpec, Recording
-from loihi_convert.simulation.neurons import Neurons, rate_errors
+from loihi_convert.simulation.neurons import Neurons, RateErrors, rate_errors
 
 EVERYTHING = Recording(potentials=True, spikes=True, counts=True, currents=True, clipping=True)
 
@@ -173,3 +173,10 @@ def test_the_worth_that_brings_rates_nearest_to_activations() -> None:
     assert found.errors.ravel().tolist() == [0.25 + 0.25 + 2.25, 0.25 + 2.25 + 6.25]
     assert found.amplitude_factors.ravel().tolist() == [2.0, 1.0]
     assert found.least_errors.ravel().tolist() == [0.75, 0.25 + 2.25 + 6.25]
+
+
+def test_the_worth_of_a_spike_is_never_negative() -> None:
+    """It fires only where the activation is 0, so the error is sum r^2 + sum x^2, here with a rounding error."""
+    found = RateErrors(errors=np.array([[np.nextafter(1.25, 2)]]), rates=np.ones((1, 1)), activations=np.array([0.25]))
+    assert found.amplitude_factors.tolist() == [[0.0]]
+    assert found.least_errors.tolist() == [[0.25]]

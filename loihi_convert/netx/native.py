@@ -83,9 +83,13 @@ def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = Fals
     ------
     InputError
         If ``path`` exists and ``overwrite`` is off, or it cannot be written.
+    NetxError
+        If a number is none that `read` takes.
     """
     path = Path(path)
     refuse_to_overwrite(path, overwrite)
+    for layer, shape in zip(network.layers, network.shapes, strict=True):
+        _require_sound(layer, shape)
     write_atomically(path, file_content(dict(encode(network))))
 
 

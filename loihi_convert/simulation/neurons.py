@@ -158,7 +158,8 @@ class RateErrors(NamedTuple):
     @property
     def _products(self) -> Array:
         """Sums of rate x activation; 0 if nothing fires."""
-        return np.asarray((self.rates + self.activations - self.errors) / 2) * (self.rates > 0)
+        # Neither is negative, but the difference of sums may be, by a rounding error.
+        return np.maximum((self.rates + self.activations - self.errors) / 2, 0) * (self.rates > 0)
 
 
 def rate_errors(
