@@ -120,10 +120,13 @@ def test_a_split_that_changes_nothing_is_not_hinted_at() -> None:
     # A white pixel is 255 in each of 64 steps: with these inputs even small digits leave the range of the potential.
     alone = ReluNetwork((1, 16, 16), (ReluLayer("fc", Dense(np.random.default_rng(0).normal(size=(4, 256)))),))
     balancing = BalanceOptions(method="percentile")
-    assert to_integers(alone, pixels(20), 64, balancing, QuantizeOptions(split_readout=True)).quantized.low_bits == 0
-    (note,) = (note for note in to_integers(alone, pixels(20), 64, balancing).notes if note.startswith("fc: weights"))
-    assert "split_readout" not in note
-    assert "`timesteps`" in note
+    options = QuantizeOptions(pixel_bits=8)
+    split = replace(options, split_readout=True)
+    for tried, says_so in ((options, False), (split, True)):
+        notes = to_integers(alone, pixels(20), 64, balancing, tried).notes
+        (note,) = (note for note in notes if note.startswith("fc: weights"))
+        assert ("`split_readout` has no effect" in note) == says_so
+        assert "`timesteps`" in note
 
 
 def test_only_the_readout_differs() -> None:

@@ -176,7 +176,7 @@ def test_proof_of_t() -> None:
     with pytest.raises(RangeError, match=r"timesteps: found 4; must be in 1\.\.3, .*fit Loihi's range"):
         run_network(network, pixels(255), 4)
     # At T = 64 the weights get fewer bits instead.
-    longer = quantize(SpikingNetwork((1, 1, 1), layers, 64, "soft"), pixels(255))
+    longer = quantize(SpikingNetwork((1, 1, 1), layers, 64, "soft"), pixels(255), QuantizeOptions(pixel_bits=8))
     assert np.abs(longer.layers[0].weight).max() == 131071 // (1.25 * 255 * 64)
     assert longer.max_timesteps == 64
 
@@ -363,6 +363,33 @@ def test_hard_reset_may_let_an_output_grow_faster_than_its_rates_are_expected_to
     potentials = run_network(network, images, network.max_timesteps).potentials
     assert np.abs(potentials).max() < limits.POTENTIAL_LIMIT
     assert np.abs(potentials).max() > limits.POTENTIAL_LIMIT / HEADROOM - 2 / last.scale[0]
+
+
+def single_layer() -> tuple[SpikingNetwork, Array]:
+    rng = np.random.default_rng(0)
+    layers = (SpikingLayer("fc", Dense(rng.normal(size=(10, 784)) / 20, rng.normal(size=10) / 20), None),)
+    return SpikingNetwork((1, 784, 1), layers, 64, "soft"), rng.integers(0, 256, (100, 1, 784, 1)).astype(np.uint8)
+
+
+def test_a_single_layer_trades_pixel_bits_for_weight_bits() -> None:
+    """Its potential adds up 64 currents of 784 pixels each: with 8 bits hardly any weight would be left."""
+    spiking, images = single_layer()
+    network = quantize(spiking, images)
+    assert network.pixel_bits < quantize(replace(spiking, timesteps=1), images).pixel_bits
+    rounded = run_network(network, images, 64).outputs[:, -1].argmax(axis=1)
+    assert (rounded == outputs(spiking, images, 64)[:, -1].argmax(axis=1)).mean() > 0.8
+
+
+def test_a_readout_without_weight_bits_is_refused() -> None:
+    """127 weights of 1 of pixels of 255, in 64 steps: 1.25 x 127 x 255 x 64 = 131071 x 19.8."""
+    layers = (SpikingLayer("fc", Dense(np.ones((1, 127))), None),)
+    with pytest.raises(RangeError) as caught:
+        quantize(
+            SpikingNetwork((1, 127, 1), layers, 64, "soft"),
+            np.full((1, 1, 127, 1), 255, np.uint8),
+            QuantizeOptions(pixel_bits=8),
+        )
+    assert caught.value.where == "fc"
 
 
 @pytest.mark.parametrize(

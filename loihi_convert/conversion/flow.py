@@ -234,14 +234,17 @@ def _readout_notes(
 ) -> tuple[str, ...]:
     """A hint where the range of the output potentials costs the last layer weight bits, and what keeps more of them."""
     bits = report.layers[-1].weight_bits
-    can_split = quantized.readout == "potential" and options.target == "lava" and not options.split_readout
+    can_split = quantized.readout == "potential" and options.target == "lava"
     if not can_split or bits is None or bits[-1] > options.weight_bits - _LOST_BITS:
         return ()
-    split = quantize(spiking, images, replace(options, split_readout=True), device=device)
-    split_bits = report_quantization(split, spiking, images, device=device).layers[-1].weight_bits
     remedy = "Fewer `timesteps` leave more."
-    if split.low_bits and split_bits is not None and split_bits[-1] > bits[-1]:
-        remedy = f"`split_readout` stores the weights in two digits and keeps {split_bits[-1]}."
+    if not options.split_readout:
+        split = quantize(spiking, images, replace(options, split_readout=True), device=device)
+        split_bits = report_quantization(split, spiking, images, device=device).layers[-1].weight_bits
+        if split.low_bits and split_bits is not None and split_bits[-1] > bits[-1]:
+            remedy = f"`split_readout` stores the weights in two digits and keeps {split_bits[-1]}."
+    elif not quantized.low_bits:
+        remedy = "`split_readout` has no effect: it would keep no more. Fewer `timesteps` do."
     return (
         f"{report.layers[-1].name}: weights keep only {bits[-1]} of {options.weight_bits} bits, because the output "
         f"potentials add up {report.timesteps} steps. {remedy}",

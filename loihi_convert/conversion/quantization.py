@@ -8,8 +8,9 @@ Scales must leave room for currents and output potentials. For Lava, those of th
 after the first at their finest scales, which most of them keep. For Loihi 2, those of the float SNN are measured,
 because there the range of the potentials decides every scale.
 
-With hard reset and for target loihi2, currents or potentials of the first layer are bounded for every image. Pixel bits
-can then be traded for weight bits: by default p is the value whose currents are nearest to those in floating point.
+With hard reset and for target loihi2, currents or potentials of the first layer are bounded for every image; if it is
+the only layer, its potentials add up T currents. Pixel bits can then be traded for weight bits: by default p is the
+value whose currents are nearest to those in floating point.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
+from loihi_convert.choices import Target
 from loihi_convert.conversion.calibration import calibration_subset, require_calibration
 from loihi_convert.conversion.chip_scales import ObservedRange, chip_layer
 from loihi_convert.conversion.float_layer import FloatLayer
@@ -38,7 +40,6 @@ from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import currents
 from loihi_convert.simulation.simulator import Extremes, extremes
 
-_PIXEL_BITS: Final = {"hard": (8, 7, 6, 5, 4), "loihi2": (8, 7, 6, 5, 4, 3, 2, 1)}
 # Images used to choose the pixel bits.
 _SAMPLE: Final = 200
 
@@ -92,9 +93,10 @@ def quantize(
     if network.poisson_seed is not None:
         pixel_bits = limits.MAX_PIXEL_BITS
     elif pixel_bits is None:
-        choice = _PIXEL_BITS.get("loihi2" if target == "loihi2" else network.reset)
-        sample = np.asarray(images[:_SAMPLE])
-        pixel_bits = limits.MAX_PIXEL_BITS if choice is None else _best_pixel_bits(rounding, sample, choice)
+        limited = rounding
+        if target != "loihi2" and len(network.layers) == 1:
+            limited = _Rounding(network, extremes(network, images, network.timesteps, device=device), options)
+        pixel_bits = _best_pixel_bits(limited, np.asarray(images[:_SAMPLE]), _least_pixel_bits(network, target))
     white = largest_pixel(network.poisson_seed, pixel_bits)
     quantized = QuantizedNetwork(
         input_shape=network.input_shape,
@@ -127,10 +129,16 @@ def quantize(
     layers = rounding.layers(white)
     longest = max_timesteps(network, layers[-1], found.outputs, images)
     quantized = replace(quantized, layers=layers, max_timesteps=longest)
-    if not options.split_readout or layers[-1].neuron is not None:
-        return quantized
-    readout = rounding.real(len(layers) - 1, layers[-1].largest_input, (None, *quantized.used_amplitudes)[-2])
-    return with_split_readout(quantized, readout, network, images, device=device)
+    if options.split_readout and layers[-1].neuron is None:
+        readout = rounding.real(len(layers) - 1, layers[-1].largest_input, (None, *quantized.used_amplitudes)[-2])
+        quantized = with_split_readout(quantized, readout, network, images, device=device)
+    if not quantized.layers[-1].weight.any() and network.layers[-1].synapse.weight.any():
+        raise RangeError(
+            f"no weight bits are left beside the range of potentials that add up {network.timesteps} steps",
+            where=layers[-1].name,
+            hint="Use fewer `timesteps`, or fewer `pixel_bits` if it is the only layer.",
+        )
+    return quantized
 
 
 class _Rounding:
@@ -187,11 +195,20 @@ def _first_currents(network: SpikingNetwork, images: Images, device: str) -> Arr
     return extremes(alone, images, timesteps, device=device).currents[0]
 
 
-def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]) -> int:
-    """The pixel bits in ``choice`` for which the first layer's currents are nearest to those in floating point."""
+def _least_pixel_bits(network: SpikingNetwork, target: Target) -> int:
+    """The fewest pixel bits that are tried: 8 if more of them cost no weight bits."""
+    if target == "loihi2" or len(network.layers) == 1:
+        return 1
+    return 4 if network.reset == "hard" else limits.MAX_PIXEL_BITS
+
+
+def _best_pixel_bits(rounding: _Rounding, images: Array, least: int) -> int:
+    """The pixel bits from ``least`` on for which the first layer's currents are nearest to those in floating point."""
+    if least == limits.MAX_PIXEL_BITS:
+        return least
     real = currents(rounding.network.layers[0].synapse, images / MAX_PIXEL, averages=True)
     errors = {}
-    for bits in choice:
+    for bits in range(limits.MAX_PIXEL_BITS, least - 1, -1):
         try:
             quantized = rounding.layer(0, 2**bits - 1, None)
         except RangeError:
@@ -200,4 +217,4 @@ def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]
         per_channel = quantized.scale.reshape(-1, *(1,) * (real.ndim - 2))
         errors[bits] = float(np.square(found * per_channel - real).mean())
     # If none fits, the fewest bits: `quantize` then reports which number does not fit.
-    return min(errors, key=lambda bits: errors[bits], default=min(choice))
+    return min(errors, key=lambda bits: errors[bits], default=least)
