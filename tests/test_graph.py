@@ -115,10 +115,6 @@ REFUSED = [
         "1: MaxPool2d reads beyond the border",
     ),
     (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), "0: Conv2d pads with mode circular"),
-    (
-        nn.Sequential(nn.Conv2d(1, 2, 2, padding="same")),
-        r"0: Conv2d pads kernel \(2, 2\) to the same size unequally",
-    ),
     (calls(lambda x: functional.pad(x, (1, 1, 1, 1), value=1.0)), "pad .* pads with something other than zeros"),
     (calls(lambda x: functional.pad(x, (1, 1, 1, 1), mode="reflect")), "pad .* pads with something other than zeros"),
     (
@@ -205,7 +201,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("model", "message"), REFUSED)
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel", "ignore:This overload of add is deprecated")
+@pytest.mark.filterwarnings("ignore:This overload of add is deprecated")
 def test_everything_else_is_refused_by_name(model: nn.Module, message: str) -> None:
     with torch.no_grad():
         model.eval()(torch.zeros(1, *SHAPE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.lowering import CONV, LINEAR, NORM, assert_equals_module, layers_of, of, stack
+from support.lowering import CONV, LINEAR, NORM, Case, assert_equals_module, layers_of, of, stack
 from torch import nn
 
 CASES = {
@@ -29,10 +29,28 @@ CASES = {
         mid2=CONV(6, 3, padding=1, groups=6),
         up2=CONV(3, 1),
     ),
+    "an even kernel that keeps the size": stack(
+        NORM(), CONV(6, (2, 4), padding="same"), nn.ReLU(), CONV(4, (1, 4), padding="same", groups=2), stem=False
+    ),
+    "a dilated even kernel that keeps the size": stack(
+        CONV(6, 3, padding=1), nn.ReLU(), CONV(4, (2, 3), padding="same", dilation=(3, 2)), shape=(2, 9, 7)
+    ),
+    "an even kernel of signals that keeps the size": Case(
+        lambda: nn.Sequential(
+            nn.LazyConv1d(4, 6, padding="same"),
+            nn.ReLU(),
+            nn.LazyConv1d(4, 4, padding="same", dilation=3),
+            nn.ReLU(),
+            nn.Flatten(),
+            LINEAR(3),
+        ),
+        (2, 12),
+    ),
     "two heads": of(lambda m, x: torch.cat([m.first(x), m.second(x)], 1), first=CONV(3, 3), second=CONV(2, 3)),
 }
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("name", CASES)
 def test_the_chain_equals_the_module(name: str) -> None:
     assert_equals_module(CASES[name])

@@ -157,6 +157,10 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "SAME_UPPER": ([node("Conv", "x", "w", auto_pad="SAME_UPPER", strides=[2, 2])], {"w": random(3, 2, 3, 3)}),
     "SAME_LOWER": ([node("Conv", "x", "w", auto_pad="SAME_LOWER")], {"w": random(3, 2, 2, 4)}),
     "uneven padding": ([node("Conv", "x", "w", "b", pads=[0, 2, 1, 0])], {"w": random(3, 2, 3, 3), "b": random(3)}),
+    "uneven padding, dilated": (
+        [node("Conv", "x", "w", pads=[0, 2, 1, 1], dilations=[2, 3])],
+        {"w": random(3, 2, 3, 2)},
+    ),
     "groups": ([node("Conv", "x", "w", group=2, dilations=[2, 1])], {"w": random(4, 1, 3, 3)}),
     "BatchNormalization": (
         [node("BatchNormalization", "x", "g", "b", "m", "v", epsilon=0.1)],

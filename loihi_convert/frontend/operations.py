@@ -20,7 +20,7 @@ are read by `reader.py`. Signals ``(C, L)`` are maps ``(C, 1, L)``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -63,6 +63,7 @@ MOVES: Final = (
 )  # fmt: skip
 """Modules that only rearrange numbers, or pad with zeros."""
 
+CONVOLUTION_ARGUMENTS: Final = ("weight", "bias", "stride", "padding", "dilation", "groups")
 AVERAGE_POOL_ARGUMENTS: Final = (
     "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override",
 )  # fmt: skip
@@ -179,7 +180,11 @@ def operation_of_module(
     """
     if _is_plain(module, *_CONVOLUTIONS):
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
-        return _convolution(name, kind, module)
+        if module.padding_mode != "zeros":
+            mode = f"pads with mode {module.padding_mode}, padding {module.padding}"
+            refuse(name, kind, mode, supported="zero padding")
+        arguments = {argument: getattr(module, argument) for argument in CONVOLUTION_ARGUMENTS}
+        return convolution(name, kind, arguments, is_signal=isinstance(module, nn.Conv1d))
     if _is_plain(module, nn.Linear):
         assert isinstance(module, nn.Linear)
         if len(input_shape) != 1:
@@ -293,31 +298,43 @@ def adaptive_pool(name: str, kind: str, input_shape: Shape, shape: Shape, *, is_
     return MaxPool(kernel, kernel, (0, 0), (1, 1))
 
 
-def _convolution(name: str, kind: str, module: nn.Conv1d | nn.Conv2d) -> Conv:
-    if module.padding_mode != "zeros":
-        refuse(name, kind, f"pads with mode {module.padding_mode}, padding {module.padding}", supported="zero padding")
-    weight, is_signal = _array(module.weight), isinstance(module, nn.Conv1d)
+def convolution(name: str, kind: str, arguments: Mapping[str, Any], *, is_signal: bool) -> Conv:
+    """Return the convolution with ``arguments``, named in `CONVOLUTION_ARGUMENTS`."""
+    weight, bias = _array(arguments["weight"]), arguments.get("bias")
+    weight = weight[:, :, None] if is_signal else weight
+    dilation, padding = _pair(arguments.get("dilation") or 1, is_signal, 1), arguments.get("padding") or 0
+    if padding == "same":
+        total = [gap * (kernel - 1) for gap, kernel in zip(dilation, weight.shape[2:], strict=True)]
+        start, end = [rows // 2 for rows in total], [rows - rows // 2 for rows in total]
+    else:
+        start = end = list(_pair(0 if padding == "valid" else padding, is_signal, 0))
+    weight, dilated, padded = equally_padded(weight, dilation, start, end)
     return Conv(
-        weight=weight[:, :, None] if weight.ndim == 3 else weight,
-        bias=None if module.bias is None else _array(module.bias),
-        stride=_pair(module.stride, is_signal, 1),
-        padding=_padding(name, kind, module),
-        dilation=_pair(module.dilation, is_signal, 1),
-        groups=module.groups,
+        weight=weight,
+        bias=None if bias is None else _array(bias),
+        stride=_pair(arguments.get("stride") or 1, is_signal, 1),
+        padding=_pair(padded, is_signal, 0),
+        dilation=_pair(dilated, is_signal, 1),
+        groups=arguments.get("groups") or 1,
     )
 
 
-def _padding(name: str, kind: str, module: nn.Conv1d | nn.Conv2d) -> Pair:
-    if module.padding == "valid":
-        return (0, 0)
-    if module.padding == "same":
-        total = [dilation * (kernel - 1) for dilation, kernel in zip(module.dilation, module.kernel_size, strict=True)]
-        if any(rows % 2 for rows in total):
-            refuse(
-                name, kind, f"pads kernel {module.kernel_size} to the same size unequally on both sides; use odd sizes"
-            )
-        return _pair([rows // 2 for rows in total], isinstance(module, nn.Conv1d), 0)
-    return _pair(module.padding, isinstance(module, nn.Conv1d), 0)
+def equally_padded(
+    weight: Array, dilation: Sequence[int], start: Sequence[int], end: Sequence[int]
+) -> tuple[Array, tuple[int, ...], tuple[int, ...]]:
+    """Return the kernel, dilation and padding of the same convolution with equal padding at both ends of each axis.
+
+    ``weight`` is ``(C_out, C_in / groups, ...)``; the kernel has zeros at the end that needs less padding than the
+    other, and between its taps instead of a dilation.
+    """
+    if list(start) == list(end):
+        return weight, tuple(dilation), tuple(start)
+    padding = tuple(map(max, start, end))
+    sizes = [gap * (taps - 1) + 1 for gap, taps in zip(dilation, weight.shape[2:], strict=True)]
+    kernel = np.zeros((*weight.shape[:2], *(n + abs(a - b) for n, a, b in zip(sizes, start, end, strict=True))))
+    places = [slice(p - a, p - a + n, gap) for p, a, n, gap in zip(padding, start, sizes, dilation, strict=True)]
+    kernel[(slice(None), slice(None), *places)] = weight
+    return kernel, (1,) * len(sizes), padding
 
 
 def _batch_norm(name: str, kind: str, module: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) -> Affine:

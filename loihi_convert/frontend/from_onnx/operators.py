@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.from_onnx import shapes
 from loihi_convert.frontend.from_onnx.node import Call, Calls, Node, UnknownError, as_tensor
+from loihi_convert.frontend.operations import equally_padded
 
 NOT_SUPPORTED: Final = (
     *("LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention", "Einsum", "ConvTranspose", "Resize", "Upsample"),
@@ -42,14 +43,8 @@ def _conv(node: Node) -> Calls:
     if rank not in (1, 2):
         raise UnknownError(f"has {rank} axes; supported: 1 and 2")
     kernel, stride, dilation, begin, end = _window(node, tuple(weight.shape[2:]))
-    padding = tuple(map(max, begin, end))
-    if begin != end:
-        # Unequal padding becomes equal padding and a kernel with zeros at the side that needs less.
-        more = [(p - b, p - e) for p, b, e in zip(padding, begin, end, strict=True)]
-        if any(d > 1 and max(pair) for d, pair in zip(dilation, more, strict=True)):
-            raise UnknownError(f"is dilated and has padding {begin} and {end}; supported: equal padding at both ends")
-        weight = nn.functional.pad(weight, [amount for pair in reversed(more) for amount in pair])
-        kernel = tuple(weight.shape[2:])
+    padded, dilation, padding = equally_padded(weight.numpy(), dilation, begin, end)
+    weight, kernel = as_tensor(padded), padded.shape[2:]
     groups = int(node.attributes.get("group", 1))
     kind = (nn.Conv1d, nn.Conv2d)[rank - 1]
     made: Any = kind  # Both differ only in the number of axes.
