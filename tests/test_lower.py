@@ -44,6 +44,17 @@ HEADS = {
     "two heads": bare(
         lambda m, x: m.a(y := m.stem(x).relu().flatten(1)) + 0.5 * m.b(y), stem=same(3), a=LINEAR(3), b=LINEAR(3)
     ),
+    "advantages and a value (dueling)": bare(
+        lambda m, x: m.v(y := m.stem(x).relu().flatten(1)) + (a := m.a(y)) - a.mean(1, keepdim=True),
+        stem=same(3),
+        v=LINEAR(1),
+        a=LINEAR(4),
+    ),
+    "sum and mean of a vector": bare(
+        lambda m, x: torch.cat([m.a(y := m.stem(x).relu().flatten(1)), y.mean(-1, keepdim=True), y.sum(1)[:, None]], 1),
+        stem=same(3),
+        a=LINEAR(4),
+    ),
     "two poolings": bare(
         lambda m, x: torch.cat([(y := m.stem(x).relu()).mean((2, 3)), y.amax((2, 3))], 1), stem=CONV(4, 3)
     ),
@@ -89,6 +100,8 @@ def test_the_chain_equals_the_module(name: str) -> None:
 
 def test_layers() -> None:
     assert layers_of(HEADS["a convolution"]) == "2x8x8-4c3-3"
+    # One linear map of the same vector.
+    assert layers_of(HEADS["advantages and a value (dueling)"]) == "2x8x8-3c3-4"
 
 
 def test_a_layer_of_zeros() -> None:

@@ -84,6 +84,9 @@ CASES = {
     "difference": of(lambda m, x: m.one(x).relu() - x, one=same(4)),
     "a sum with a factor": of(lambda m, x: torch.add(m.one(x).relu(), x, alpha=-0.5).relu(), one=same(4)),
     "doubled": of(lambda m, x: (x + x) - m.one(x).relu(), one=same(4)),
+    "one channel beside several": of(
+        lambda m, x: (m.one(x).relu() + m.two(x) - x.mean(1, keepdim=True)).relu(), one=same(1), two=same(4)
+    ),
     "over four layers": of(
         lambda m, x: (m.four(m.three(m.two(m.one(x).relu()).relu()).relu()) + x).relu(),
         one=same(5),

@@ -32,7 +32,7 @@ from loihi_convert.frontend.operations import (
     softmax,
 )
 from loihi_convert.frontend.tracing import IMAGES
-from loihi_convert.ir.synapse import Conv
+from loihi_convert.ir.synapse import Conv, Dense
 
 _RELU_CALLED: Final = ("relu", "relu_")
 NOTHING_CALLED: Final = (
@@ -123,17 +123,18 @@ def takes_whole_maps(node: fx.Node, positions: Tensor, maps: Shape) -> bool:
 
 def over_maps(
     node: fx.Node, name: str, kind: str, maps: Shape, after: Shape, rank: int, *, is_whole: bool
-) -> tuple[AveragePool | MaxPool | Conv, Shape]:
+) -> tuple[AveragePool | MaxPool | Conv | Dense, Shape]:
     """The mean, sum or maximum of ``maps`` over height or width, or of whole maps, and the shape that it gives.
 
-    A mean or sum over the channels is a convolution. ``after`` is the shape of what ``node`` returns.
+    A mean or sum over the channels is a convolution; of a vector, a dense layer. ``after`` is the shape of what
+    ``node`` returns.
     """
     function, axes = called(node), set(_axes(node, rank))
     supported = "height, width, or both" + ("" if function == "amax" else "; or the channels")
-    if len(maps) == 3 and axes == {1} and not is_whole and function != "amax":
-        channels, height, width = maps
-        factor = 1.0 if function == "sum" else 1 / channels
-        return Conv(np.full((1, channels, 1, 1), factor)), (1, height, width)
+    if axes == {1} and not is_whole and function != "amax":
+        channels, *size = maps
+        weight = np.full((1, channels, *(1 for _ in size)), 1.0 if function == "sum" else 1 / channels)
+        return Conv(weight) if size else Dense(weight), (1, *size)
     if not is_whole and (len(maps) != 3 or not axes or not axes <= set(range(2, rank))):
         what = {"mean": "averages", "sum": "sums", "amax": "takes the maximum"}[function]
         given = _given_axes(node)
@@ -191,6 +192,11 @@ def concatenation(
     return Cat(), inputs
 
 
+def joins_parts(node: fx.Node) -> bool:
+    """Whether ``node`` concatenates a tuple that a function returned, such as the parts of a tensor from `chunk`."""
+    return called(node) in CAT_CALLED and any(isinstance(each.meta["value"], tuple | list) for each in taken_by(node))
+
+
 def sum_of_two(node: fx.Node, arithmetic: str, name: str, kind: str) -> Add:
     """The sum or difference of two tensors."""
     if arithmetic not in ("add", "sub"):
@@ -202,16 +208,16 @@ def sum_of_two(node: fx.Node, arithmetic: str, name: str, kind: str) -> Add:
 
 
 def require_two_alike(node: fx.Node, name: str, kind: str) -> None:
-    """Refuse a function of anything but two tensors of the same shape."""
+    """Refuse a function of anything but two tensors of the same shape, apart from a single channel or number."""
     if len(operands(node)) != 2:
         refuse(name, kind, "does not combine exactly two tensors")
-    shapes = {each.meta["value"].shape for each in operands(node)}
-    if len(shapes) > 1:
+    shapes = [tuple(each.meta["value"].shape) for each in operands(node)]
+    if len({(shape[:1], len(shape), shape[2:]) for shape in shapes}) > 1:
         refuse(
             name,
             kind,
-            f"joins tensors of shapes {' and '.join(str(tuple(shape[1:])) for shape in shapes)}",
-            supported="equal shapes",
+            f"joins tensors of shapes {' and '.join(str(shape[1:]) for shape in shapes)}",
+            supported="equal shapes, or one channel beside several",
         )
 
 

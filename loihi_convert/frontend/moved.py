@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loihi_convert.arrays import Shape
 from loihi_convert.frontend.tracing import IMAGES
 
 
@@ -55,3 +56,9 @@ class Moved:
 def same_storage(one: Tensor, other: Tensor) -> bool:
     """Return whether both are kept in the same memory, as views of one tensor are."""
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def shape_of(tensor: Tensor) -> Shape:
+    """Return the shape of one image; a signal ``(C, L)`` counts as a map ``(C, 1, L)``, a number as one output."""
+    shape = tuple(tensor.shape[1:]) or (1,)
+    return (shape[0], 1, shape[1]) if len(shape) == 2 else shape

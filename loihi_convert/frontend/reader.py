@@ -12,7 +12,7 @@ a module                                              see `operations.py`
 ``leaky_relu``, ``abs``                                `LeakyRelu`
 poolings; ``mean``, ``sum``, ``amax``, ``max(dim)``    `AveragePool`, `MaxPool`
 of whole maps, or over their height or width
-``mean``, ``sum`` over the channels                   `Conv`
+``mean``, ``sum`` over the channels, or of a vector   `Conv`, `Dense`
 ``softmax``, ``log_softmax``, ``sigmoid``             `Ending`
 rearrangements: ``flatten``, ``view``, slices,        `Move`; none if every number keeps its place
 ``chunk``, ``permute``, zero padding, ...
@@ -28,7 +28,7 @@ all of them are found at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,7 @@ from loihi_convert.frontend.functions import (
     called,
     concatenation,
     is_doubled,
+    joins_parts,
     name_of,
     operands,
     operation_of_call,
@@ -64,7 +65,7 @@ from loihi_convert.frontend.functions import (
     takes_whole_maps,
 )
 from loihi_convert.frontend.graph import Graph, Node, pruned
-from loihi_convert.frontend.moved import Moved, same_storage
+from loihi_convert.frontend.moved import Moved, same_storage, shape_of
 from loihi_convert.frontend.operations import (
     MOVES,
     NOTHING,
@@ -199,7 +200,7 @@ class _Reader:
             for before in taken_by(node)
             if before in self.lost or before in self.moved
         )
-        shape = _shape(value) if is_batch else (1,)
+        shape = shape_of(value) if is_batch else (1,)
         made = Node(name_of(node), self._kind(node), Ending(), inputs, shape, obstacle)
         if is_batch:
             self._add(node, made)
@@ -223,7 +224,7 @@ class _Reader:
             if arguments_of(node, DROPOUT_CALLED[function]).get("training", True):
                 refuse(name, kind, "is not switched off in eval mode; pass training=self.training")
             self.moved[node] = self.moved[first]
-        elif function in MOVES_CALLED or (module is not None and isinstance(module, MOVES)) or _joins_parts(node):
+        elif function in MOVES_CALLED or (module is not None and isinstance(module, MOVES)) or joins_parts(node):
             self._move(node, name, kind)
         elif self._repeats_pixels(node, module, first):
             size = node.meta["value"].shape[2:]
@@ -233,7 +234,7 @@ class _Reader:
             moved = self.moved[first]
             is_whole = takes_whole_maps(node, moved.tensor, self.nodes[moved.base].shape)
             maps = moved.base if is_whole else self._input(first, node)
-            rank, after = moved.tensor.ndim, _shape(node.meta["value"])
+            rank, after = moved.tensor.ndim, shape_of(node.meta["value"])
             pool, shape = over_maps(node, name, kind, self.nodes[maps].shape, after, rank, is_whole=is_whole)
             self._add(node, Node(name, kind, pool, (maps,), shape))
         elif function == "copy_" and isinstance(source := node.args[1], fx.Node) and source in self.moved:
@@ -243,8 +244,9 @@ class _Reader:
         else:
             operation, inputs = self._operation(node, name, kind, first)
             if operation is not None:
-                numbers = tuple(self._input(before, node) for before in inputs)
-                self._add(node, Node(name, kind, operation, numbers, _shape(node.meta["value"])))
+                size = node.meta["value"].shape if isinstance(operation, Add) else None
+                numbers = tuple(self._input(before, node, size) for before in inputs)
+                self._add(node, Node(name, kind, operation, numbers, shape_of(node.meta["value"])))
         if module is not None:
             require_forward_alone(name, module, first.meta["value"])
 
@@ -277,8 +279,8 @@ class _Reader:
         if not all(each in self.moved for each in operands(node)):
             refuse(name, kind, "compares the previous layer with a constant", supported="another layer, or clamp")
         require_two_alike(node, name, kind)
-        a, b = (self._input(each, node) for each in operands(node))
-        sign, shape = 1.0 if "max" in kind else -1.0, _shape(node.meta["value"])
+        a, b = (self._input(each, node, node.meta["value"].shape) for each in operands(node))
+        sign, shape = 1.0 if "max" in kind else -1.0, shape_of(node.meta["value"])
         self._add(node, Node(name, kind, Add((sign, -sign)), (a, b), shape))
         self._add(node, Node(name, kind, Relu(), (len(self.nodes) - 1,), shape))
         self._add(node, Node(name, kind, Add((1.0, sign)), (b, len(self.nodes) - 1), shape))
@@ -319,12 +321,15 @@ class _Reader:
         before, after = self.moved[first].tensor.shape[2:], node.meta["value"].shape[2:]
         return before != after and all(many % few == 0 for few, many in zip(before, after, strict=True))
 
-    def _input(self, before: fx.Node, node: fx.Node) -> int:
-        """The index of the node for ``before``; a new `Move` if its numbers were rearranged."""
+    def _input(self, before: fx.Node, node: fx.Node, size: torch.Size | None = None) -> int:
+        """The index of the node for ``before``; a new `Move` if its numbers were rearranged, or repeat to ``size``."""
         moved = self.moved[before]
+        is_larger = size is not None and size != moved.tensor.shape
+        if is_larger:
+            moved = replace(moved, tensor=moved.tensor.expand(size))
         base = self.nodes[moved.base]
         count = int(np.prod(base.shape))
-        shape = _shape(moved.tensor)
+        shape = shape_of(moved.tensor)
         if not moved.keeps_images_apart(count):
             refuse(name_of(before), self._kind(before), "mixes images: its first axis is not the batch axis")
         if len(shape) not in (1, 3):
@@ -332,7 +337,11 @@ class _Reader:
         index = moved.tensor[0].numpy().astype(np.int64).reshape(shape) - 1
         if shape == base.shape and np.array_equal(index.ravel(), np.arange(count)):
             return moved.base
-        self._add(before, Node(name_of(before), self._kind(before), Move(index), (moved.base,), shape))
+        made = Node(name_of(before), self._kind(before), Move(index), (moved.base,), shape)
+        if is_larger:
+            self.nodes.append(made)
+        else:
+            self._add(before, made)
         return len(self.nodes) - 1
 
     def _operation(
@@ -341,7 +350,7 @@ class _Reader:
         """The operation of a computing node, and its input tensors; ``None`` if its constant changes nothing."""
         if not isinstance(node.meta["value"], Tensor):
             refuse(name, kind, "has no spiking equivalent here: it returns several tensors")
-        before, after = _shape(self.moved[first].tensor), _shape(node.meta["value"])
+        before, after = shape_of(self.moved[first].tensor), shape_of(node.meta["value"])
         module, rank = self._module(node), self.moved[first].tensor.ndim
         if module is not None:
             return operation_of_module(name, kind, module, before, after, rank), (first,)
@@ -372,7 +381,7 @@ class _Reader:
             refuse(
                 name,
                 kind,
-                f"changes {tuple(before[1:])} into {_shape(node.meta['value'])}",
+                f"changes {tuple(before[1:])} into {shape_of(node.meta['value'])}",
                 supported="a constant for each channel or pixel",
             )
         return affine_of_constant(arithmetic, name, kind, values, before, is_reversed=node.args[0] is not first)
@@ -383,14 +392,3 @@ class _Reader:
     def _kind(self, node: fx.Node) -> str:
         module = self._module(node)
         return type(module).__name__ if module is not None else arithmetic_of(node) or called(node)
-
-
-def _joins_parts(node: fx.Node) -> bool:
-    """Whether ``node`` concatenates a tuple that a function returned, such as the parts of a tensor from `chunk`."""
-    return called(node) in CAT_CALLED and any(isinstance(each.meta["value"], tuple | list) for each in taken_by(node))
-
-
-def _shape(tensor: Tensor) -> Shape:
-    """The shape of one image's tensor; a signal ``(C, L)`` counts as a map ``(C, 1, L)``, a number as one output."""
-    shape = tuple(tensor.shape[1:]) or (1,)
-    return (shape[0], 1, shape[1]) if len(shape) == 2 else shape

@@ -174,6 +174,13 @@ class _Lowering:
         for number, node in enumerate(self.graph.nodes):
             for each in node.inputs:
                 self._users[each].append(number)
+        # Vectors from which only linear maps lead to the output.
+        self._is_head = [len(node.shape) == 1 for node in self.graph.nodes]
+        linear = Add | Affine | Dense | Ending | Move
+        for number, users in reversed(list(enumerate(self._users))):
+            self._is_head[number] &= all(
+                self._is_head[user] and isinstance(self.graph.nodes[user].operation, linear) for user in users
+            )
 
     def run(self) -> tuple[UnsupportedModelError, ...]:
         """Create the populations, the output's last; return the obstacles."""
@@ -184,7 +191,7 @@ class _Lowering:
         for number, node in enumerate(self.graph.nodes):
             try:
                 tensor = self._lowered(number)
-                if len(self._users[number]) > 1 and not self._feeds_relus(number):
+                if len(self._users[number]) > 1 and not self._is_head[number] and not self._feeds_relus(number):
                     tensor = self._shared(tensor, node)
             except UnsupportedModelError as error:
                 found.append(_placed_at(error, node))
