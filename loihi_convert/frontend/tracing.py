@@ -5,6 +5,7 @@ Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise``
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import itertools
 import operator
@@ -46,7 +47,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     try:
         # What the user's code prints is not output of a command.
-        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr), _traced_as_tensors():
             traced = _Tracer(example).trace(model)
     # Tracing runs the user's forward, which may raise any exception.
     except Exception as error:
@@ -198,14 +199,7 @@ def require_forward_alone(name: str, module: nn.Module, example: Tensor) -> None
 
 
 class _Known(fx.Proxy):
-    """A value whose shape is known during tracing; for ``isinstance``, a tensor is a `torch.Tensor`."""
-
-    # isinstance(x, nn.Parameter) and isinstance(x, nn.Buffer) ask for them.
-    _is_param = _is_buffer = False
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return Tensor if isinstance(self._value, Tensor) else type(self)
+    """A value whose shape is known during tracing."""
 
     @property
     def _value(self) -> Any:
@@ -256,6 +250,34 @@ for _name in ("relu", "relu_", *(f"{one}{end}" for one in ("clamp", "clip", "cla
     setattr(_Known, _name, _calling(getattr(torch, _name)))
 
 
+_is_instance: Final = isinstance
+# Modules of torch that treat what is not a tensor, such as an fx.Proxy, by itself.
+_KNOW_PROXIES: Final = ("torch.fx.", "torch._functorch.", "torch.nn.parameter")
+
+
+def _is_instance_traced(value: Any, kinds: Any) -> bool:
+    """Return ``isinstance(value, kinds)``; a traced tensor counts as a `torch.Tensor`."""
+    if _is_instance(value, kinds):
+        return True
+    if type(value) is not _Known or not _is_instance(value._value, Tensor) or not issubclass(Tensor, kinds):
+        return False
+    asking: str = sys._getframe(1).f_globals.get("__name__", "")
+    return not asking.startswith(_KNOW_PROXIES)
+
+
+@contextlib.contextmanager
+def _traced_as_tensors() -> Iterator[None]:
+    """Let ``isinstance(x, torch.Tensor)`` be true for traced tensors.
+
+    A property ``__class__`` would tell torch's C++ code the same, which would then read the memory of a tensor.
+    """
+    builtins.isinstance = _is_instance_traced
+    try:
+        yield
+    finally:
+        builtins.isinstance = _is_instance
+
+
 class _Tracer(fx.Tracer):
     """Steps into the user's modules, but not into those supported by `operations.py`; computes values on the way."""
 
@@ -268,10 +290,6 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         # Only the image: forward's other arguments have their default values.
         return root_fn, [self.root, self.create_proxy("placeholder", "image", (), {})]
-
-    def create_arg(self, a: Any) -> Any:
-        # torch.fx would take it for a tensor.
-        return a.node if isinstance(a, fx.Proxy) else super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_one_operation(m) or super().is_leaf_module(m, module_qualified_name)

@@ -1,0 +1,64 @@
+"""What a forward may do while torch.fx traces it; what it may not is an error that says what to do."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support.modules import Of, outputs, prepared
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.lower import to_relu_network
+
+SHAPE = (1, 6, 6)
+
+
+class Straight(torch.autograd.Function):
+    """A ReLU with a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.relu() * factor
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return *gradients, None
+
+
+def calls(function: Callable[[Tensor], Any]) -> nn.Module:
+    """A convolution, ``function``, and a dense layer."""
+    return Of(lambda m, x: m.fc(function(m.conv(x)).flatten(1)), conv=nn.Conv2d(1, 2, 3), fc=nn.Linear(32, 3))
+
+
+def assert_is_read(model: nn.Module) -> None:
+    model = prepared(model, SHAPE)
+    images = torch.rand(4, *SHAPE, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(to_relu_network(model, SHAPE), images), model(images))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: Straight.apply(x, 2.0),
+        lambda x: checkpoint(torch.relu, x, use_reentrant=False),
+        lambda x: nn.Parameter(x, requires_grad=False).relu(),
+    ],
+)
+def test_a_forward_may_give_its_values_to_autograd(function: Callable[[Tensor], Tensor]) -> None:
+    assert_is_read(calls(function))
+
+
+@pytest.mark.parametrize("function", [torch.as_tensor, torch.Tensor, lambda x: torch.vmap(torch.relu)(x)])
+def test_a_traced_value_is_not_a_tensor_for_c(function: Callable[[Tensor], Tensor]) -> None:
+    """Else C++ reads the memory of a tensor where none is, and Python crashes."""
+    before = builtins.isinstance
+    with pytest.raises(UnsupportedModelError):
+        to_relu_network(calls(function).eval(), SHAPE)
+    assert builtins.isinstance is before
