@@ -17,6 +17,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.choices import Amplitude, Method, Target
+from loihi_convert.conversion.agreement import explained_share
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
@@ -29,7 +30,7 @@ from loihi_convert.ir.rounding import nearest_scales
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import currents
-from loihi_convert.simulation.simulator import Block, Simulator, outputs
+from loihi_convert.simulation.simulator import Block, Simulator, last_outputs, outputs
 
 
 def digits_like(seed: int, count: int = 20) -> np.ndarray:
@@ -363,6 +364,26 @@ def test_hard_reset_may_let_an_output_grow_faster_than_its_rates_are_expected_to
     potentials = run_network(network, images, network.max_timesteps).potentials
     assert np.abs(potentials).max() < limits.POTENTIAL_LIMIT
     assert np.abs(potentials).max() > limits.POTENTIAL_LIMIT / HEADROOM - 2 / last.scale[0]
+
+
+@pytest.mark.parametrize("target", ["lava", "loihi2"])
+def test_outputs_of_a_regression_may_lie_far_from_0(target: Target) -> None:
+    """A constant added to an output becomes its offset; nothing else changes, up to float32 of the float SNN."""
+    images, cnn, found, shares = digits_like(0), random_cnn(5), [], []
+    for constant in (0.0, 2.0**10):
+        last = cnn.layers[-1]
+        layers = (*cnn.layers[:-1], replace(last, synapse=last.synapse.with_added_bias(np.full(4, constant))))
+        spiking = balance(replace(cnn, layers=layers, task="regression"), images, 64, BalanceOptions(method="ngu-lee"))
+        network = quantize(spiking, images, QuantizeOptions(target=target))
+        real, rounded = (last_outputs(one, images, 64) for one in (spiking, network))
+        shares.append(explained_share(network.real_outputs(rounded, 64), real / 64))
+        found.append(network.layers[-1])
+    one, other = found
+    assert shares[1] == pytest.approx(shares[0], abs=0.01)
+    assert one.offset is not None
+    assert other.offset == pytest.approx(one.offset + 2.0**10, abs=1e-3)
+    assert np.abs(one.weight - other.weight).max() <= 1
+    assert other.scale == pytest.approx(one.scale, rel=1e-3)
 
 
 def single_layer() -> tuple[SpikingNetwork, Array]:

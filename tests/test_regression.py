@@ -112,7 +112,7 @@ def result(converted: lc.Converted) -> lc.Result:
     return converted.run(*TEST[:1], targets=TEST[1])
 
 
-def test_errors_are_computed_from_potential_x_scale_over_t(
+def test_errors_are_computed_from_potential_x_scale_over_t_plus_offset(
     position: nn.Module, converted: lc.Converted, result: lc.Result
 ) -> None:
     images, targets = TEST
@@ -122,8 +122,10 @@ def test_errors_are_computed_from_potential_x_scale_over_t(
     regression = result.evaluation.regression
     assert regression is not None
     assert regression.output_names == ("row", "column")
+    readout = converted.network.layers[-1]
+    assert readout.offset is not None
     for point in regression.points:
-        found = result.run.potentials[:, point.timesteps - 1] * converted.network.layers[-1].scale / point.timesteps
+        found = result.run.potentials[:, point.timesteps - 1] * readout.scale / point.timesteps + readout.offset
         for judged, wanted in ((point.to_targets, targets), (point.to_cnn, expected)):
             assert judged is not None
             rmse = np.sqrt(np.square(found - wanted).mean(axis=0))
@@ -244,13 +246,13 @@ def test_the_file_records_a_regression_and_not_a_classification(
     classes = lc.convert(position, TRAINING[0], timesteps=2)
     assert lc.load(classes.save(tmp_path / "classes.net")).network.task == "classification"
     assert "task" not in classes.network.provenance["model"]
-    # The networks of both files differ in the task and, in the readout, in the scale of each output, which limits T.
+    # The networks of both files differ in the task and in the readout: the scale and offset of each output.
     same = lc.convert(position, TRAINING[0], timesteps=2, balancing=BalanceOptions(method="least-squares"))
     numbers = lc.convert(
         position, TRAINING[0], timesteps=2, task="regression", balancing=BalanceOptions(method="least-squares")
     )
-    readout = {"layer/5/weight", "layer/5/bias", "loihi_convert/layer/3/scale", "loihi_convert/proven_timesteps"}
-    assert set(first_network_difference(same.network, numbers.network)) <= readout
+    readout = {"layer/5/weight", "layer/5/bias", "loihi_convert/layer/3/scale", "loihi_convert/layer/3/offset"}
+    assert set(first_network_difference(same.network, numbers.network)) <= {*readout, "loihi_convert/proven_timesteps"}
     assert len(set(same.network.layers[-1].scale)) == 1
     assert len(set(numbers.network.layers[-1].scale)) == 2
     with pytest.raises(InputError) as caught:
@@ -296,9 +298,8 @@ def test_a_network_of_signals() -> None:
 def first_network_difference(one: QuantizedNetwork, other: QuantizedNetwork) -> list[str]:
     """Return the datasets in which the files of two networks differ, without provenance."""
     encoded = [dict(encode(network)) for network in (one, other)]
-    assert encoded[0].keys() == encoded[1].keys()
     return [
         name
-        for name in encoded[0]
-        if not np.array_equal(encoded[0][name], encoded[1][name]) and not name.endswith("provenance")
+        for name in encoded[0] | encoded[1]
+        if not np.array_equal(*(found.get(name) for found in encoded)) and not name.endswith("provenance")
     ]

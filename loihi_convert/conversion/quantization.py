@@ -8,6 +8,9 @@ Scales must leave room for currents and output potentials. For Lava, those of th
 after the first at their finest scales, which most of them keep. For Loihi 2, those of the float SNN are measured,
 because there the range of the potentials decides every scale.
 
+The outputs of a regression often lie far from 0 compared with their spread. The middle of their range on calibration
+images is an offset outside the integers, so that it takes no part of the potential's range.
+
 With hard reset and for target loihi2, currents or potentials of the first layer are bounded for every image; if it is
 the only layer, its potentials add up T currents. Pixel bits can then be traded for weight bits: by default p is the
 value whose currents are nearest to those in floating point.
@@ -38,7 +41,7 @@ from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import currents
-from loihi_convert.simulation.simulator import Extremes, extremes
+from loihi_convert.simulation.simulator import Extremes, extremes, last_outputs
 
 # Images used to choose the pixel bits.
 _SAMPLE: Final = 200
@@ -80,8 +83,28 @@ def quantize(
     """
     require_calibration(network, images)
     options.require_neurons(network.reset, network.poisson_seed, network.readout)
+    images = images if options.target == "loihi2" else calibration_subset(images, network.timesteps)
+    if network.task != "regression":
+        return _quantized(network, images, options, device, progress)
+    centred, offset = _centred(network, images, device)
+    quantized = _quantized(centred, images, options, device, progress)
+    last = replace(quantized.layers[-1], offset=offset)
+    return replace(quantized, layers=(*quantized.layers[:-1], last))
+
+
+def _centred(network: SpikingNetwork, images: Images, device: str) -> tuple[SpikingNetwork, Array]:
+    """``network`` with outputs around 0 on ``images``, and what was subtracted from each: float64 ``(outputs,)``."""
+    found = last_outputs(network, images, network.timesteps, device=device).astype(np.float64) / network.timesteps
+    offset = (found.min(axis=0) + found.max(axis=0)) / 2
+    last = replace(network.layers[-1], synapse=network.layers[-1].synapse.with_added_bias(-offset))
+    return replace(network, layers=(*network.layers[:-1], last)), offset
+
+
+def _quantized(
+    network: SpikingNetwork, images: Images, options: QuantizeOptions, device: str, progress: Progress
+) -> QuantizedNetwork:
+    """`quantize` on exactly these images, without an offset."""
     target, thresholds, pixel_bits = options.target, options.thresholds, options.pixel_bits
-    images = images if target == "loihi2" else calibration_subset(images, network.timesteps)
     if target == "loihi2":
         found = extremes(network, images, network.timesteps, potentials=True, device=device, progress=progress)
     else:

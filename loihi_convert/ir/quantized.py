@@ -78,6 +78,9 @@ class QuantizedLayer:
         As in `ReluLayer`. A relay's only weight equals its threshold, so that it repeats every spike exactly.
     low_bits
         For a last layer stored in two digits: bits of the low digit, see `ir.digits`; 0 otherwise.
+    offset
+        For the outputs of a regression: what is added to each after the run, in floating point, so that potentials need
+        to hold only the deviation from it: float64 ``(C_out,)``.
     """
 
     name: str
@@ -89,9 +92,10 @@ class QuantizedLayer:
     correction: Array | None = None
     relay_of: Array | None = None
     low_bits: int = 0
+    offset: Array | None = None
 
     def __post_init__(self) -> None:
-        freeze(self, "scale", "correction", "relay_of")
+        freeze(self, "scale", "correction", "relay_of", "offset")
         require_relays(self.name, self.synapse, self.relay_of)
 
     @property
@@ -144,6 +148,7 @@ class QuantizedLayer:
             scale=np.concatenate([self.scale * (1 << self.low_bits), self.scale]),
             correction=None,
             low_bits=0,
+            offset=None,
         )
 
     @property
@@ -234,8 +239,8 @@ class QuantizedNetwork:
         if repeated := [name for name in names if names.count(name) > 1]:
             raise RangeError("found in two layers", where=repeated[0], expected="must be the name of one layer")
         for layer in self.layers[:-1]:
-            if layer.neuron is None or layer.low_bits:
-                found = "has no neurons" if layer.neuron is None else f"has {layer.low_bits} low bits"
+            if layer.neuron is None or layer.low_bits or layer.offset is not None:
+                found = f"has {layer.low_bits} low bits" if layer.low_bits else "has no neurons, or an offset"
                 raise RangeError(found, where=layer.name, expected="must have neurons unless it is the last layer")
         self._require_exact_relays()
         if len(self.shapes[-1]) != 1:
@@ -280,7 +285,7 @@ class QuantizedNetwork:
         return self.provenance.model.task
 
     def real_outputs(self, outputs: Array, timesteps: int | Array) -> Array:
-        """Return ``outputs`` in the CNN's units, float64: (potential, or spike count x threshold) x scale / T.
+        """Return ``outputs`` in the CNN's units, float64: (potential, or spike count x threshold) x scale / T + offset.
 
         Parameters
         ----------
@@ -289,9 +294,15 @@ class QuantizedNetwork:
         timesteps
             The steps T after which they were read: one number, or an array that broadcasts.
         """
+        offset = self.layers[-1].offset
+        found = np.asarray(outputs * self.output_scale / timesteps)
+        return found if offset is None else found + offset
+
+    @property
+    def output_scale(self) -> Array:
+        """Value of one unit of each output, potential or spike count, in the CNN's units: float64 ``(outputs,)``."""
         last = self.layers[-1]
-        amplitude = last.scale * (1 if last.threshold is None else last.threshold)
-        return np.asarray(outputs * amplitude / timesteps)
+        return last.scale * (1 if last.threshold is None else last.threshold)
 
     @property
     def used_amplitudes(self) -> tuple[Array | None, ...]:
@@ -340,7 +351,7 @@ def require_name(name: str) -> None:
 
 def _require_number_per_channel(layer: QuantizedLayer) -> None:
     channels, neuron = (layer.synapse.channels,), layer.neuron
-    arrays = {"scale": layer.scale}
+    arrays = {"scale": layer.scale} | ({} if layer.offset is None else {"offset": layer.offset})
     if neuron is not None:
         arrays |= {"threshold": neuron.threshold, "initial_potential": neuron.initial_potential}
     for name, array in arrays.items():

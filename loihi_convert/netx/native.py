@@ -179,6 +179,8 @@ def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
             yield f"{group}/relay_of", layer.relay_of.astype(np.int32)
         if layer.low_bits:
             yield f"{group}/low_bits", np.array(layer.low_bits, np.int32)
+        if layer.offset is not None:
+            yield f"{group}/offset", layer.offset.astype(np.float64)
 
 
 def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
@@ -247,6 +249,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
             correction=extra.get("correction"),
             relay_of=_decode_relays(extra),
             low_bits=low_bits,
+            offset=extra.get("offset"),
         )
         input_shape = layer.synapse.output_shape(input_shape)
         _require_sound(layer, input_shape)
@@ -293,8 +296,9 @@ def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
             ("balanced amplitude", amplitude, bool((np.isfinite(amplitude) & (amplitude >= 0)).all())),
             ("balanced V0", initial, bool(((initial >= 0) & (initial < threshold)).all())),
         ]
-    if layer.correction is not None:
-        numbers.append(("correction", layer.correction, bool(np.isfinite(layer.correction).all())))
+    for name, values in (("correction", layer.correction), ("offset", layer.offset)):
+        if values is not None:
+            numbers.append((name, values, bool(np.isfinite(values).all())))
     for name, array, is_sound in numbers:
         if array.shape != channels or not is_sound:
             expected = "must be one valid number per channel"

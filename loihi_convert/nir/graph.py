@@ -167,12 +167,14 @@ class _Builder:
             "producer": "loihi-convert",
             "input": f"{pixels}, the same image in each step" if network.poisson_seed is None else pixels,
             "output": "sum over all steps: the potential" if is_potential else "sum over all steps: the spike counts",
-            "output_scale": network.real_outputs(np.ones(network.shapes[-1]), 1),
+            "output_scale": network.output_scale,
             "timesteps": network.timesteps,
             "reset": network.reset,
             "neurons": "IF" if self._uses_if else "I, Threshold, Scale in a loop",
             "provenance": json.dumps(dict(network.provenance)),
         }
+        if network.layers[-1].offset is not None:
+            found["output_offset"] = network.layers[-1].offset
         return found if network.poisson_seed is None else {**found, "poisson_seed": network.poisson_seed}
 
 
