@@ -386,6 +386,17 @@ def test_outputs_of_a_regression_may_lie_far_from_0(target: Target) -> None:
     assert other.scale == pytest.approx(one.scale, rel=1e-3)
 
 
+def test_outputs_beyond_float32_have_no_offset() -> None:
+    """Spikes worth 1e30 through weights of 1e30: infinity minus infinity in the float SNN, small integers on Loihi."""
+    neuron = IntegrateAndFire(np.ones(2), np.full(2, 1e30), np.zeros(2))
+    layers = (SpikingLayer("a", Dense(np.eye(2)), neuron), SpikingLayer("b", Dense(np.array([[1e30, -1e30]])), None))
+    network = quantize(
+        SpikingNetwork((1, 2, 1), layers, 4, "soft", task="regression"), np.full((4, 1, 2, 1), 255, np.uint8)
+    )
+    assert network.layers[-1].offset is not None
+    assert network.layers[-1].offset.tolist() == [0.0]
+
+
 def single_layer() -> tuple[SpikingNetwork, Array]:
     rng = np.random.default_rng(0)
     layers = (SpikingLayer("fc", Dense(rng.normal(size=(10, 784)) / 20, rng.normal(size=10) / 20), None),)

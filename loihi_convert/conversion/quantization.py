@@ -95,7 +95,9 @@ def quantize(
 def _centred(network: SpikingNetwork, images: Images, device: str) -> tuple[SpikingNetwork, Array]:
     """``network`` with outputs around 0 on ``images``, and what was subtracted from each: float64 ``(outputs,)``."""
     found = last_outputs(network, images, network.timesteps, device=device).astype(np.float64) / network.timesteps
-    offset = (found.min(axis=0) + found.max(axis=0)) / 2
+    middle = (found.min(axis=0) + found.max(axis=0)) / 2
+    # Potentials beyond float32 are refused when they are rounded.
+    offset = np.where(np.isfinite(middle), middle, 0.0)
     last = replace(network.layers[-1], synapse=network.layers[-1].synapse.with_added_bias(-offset))
     return replace(network, layers=(*network.layers[:-1], last)), offset
 
