@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.evaluations import entry
 
+from loihi_convert import cli
 from loihi_convert.cli import run_summary
 from loihi_convert.cli.console import Fact, echo, say_answer
 from loihi_convert.cli.run_output import RunScene, say_run
@@ -201,3 +202,16 @@ def test_a_terminal_without_block_characters_gets_ascii(monkeypatch: pytest.Monk
         say_answer("a ±1", [], ["██▌ µJ"], [Fact("x", "─")])
         echo("ß")
     assert (tmp_path / "out").read_text().split() == ["a", "+-1", "##", "uJ", "x", "-", "?"]
+
+
+def test_a_help_page_needs_no_other_characters_than_the_terminal_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # In this width rich shortens a value with an ellipsis.
+    monkeypatch.setenv("COLUMNS", "80")
+    with (tmp_path / "out").open("w", encoding="ascii") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        cli.app(["run", "--help"], standalone_mode=False)
+    page = (tmp_path / "out").read_text()
+    assert "workers=..." in page
+    assert "+- Options ---" in page

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
@@ -49,6 +50,30 @@ def echo(text: str) -> None:
         raise PlatformError(
             f"stdout: cannot be written ({error.strerror}); files named above or by -o are complete. Send it elsewhere."
         ) from error
+
+
+@contextlib.contextmanager
+def echoed() -> Iterator[None]:
+    """Print with `echo` what another library prints on stdout meanwhile."""
+    page = _Page()
+    with contextlib.redirect_stdout(page):
+        yield
+    echo(page.getvalue().removesuffix("\n"))
+
+
+class _Page(io.StringIO):
+    """Text for stdout; it looks like stdout to a library that chooses colors and characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stdout = sys.stdout
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stdout, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._stdout is not None and self._stdout.isatty()
 
 
 _INTERRUPTED: Final[list[Callable[[], str]]] = [lambda: ""]

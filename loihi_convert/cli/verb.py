@@ -6,6 +6,8 @@ from typing import Any
 
 import typer.core
 
+from loihi_convert.cli.console import echoed
+
 
 # typer uses its own private copies of click's Context and Parameter here.
 class Verb(typer.core.TyperCommand):
@@ -15,6 +17,11 @@ class Verb(typer.core.TyperCommand):
         """Return the parameters, ``--help`` included."""
         return _without_types(super().get_params(ctx))
 
+    def format_help(self, ctx: typer.Context, formatter: object) -> None:  # type: ignore[override]
+        """Print the help page; typer itself would not handle what stdout cannot encode or write."""
+        with echoed():
+            super().format_help(ctx, formatter)  # type: ignore[arg-type]
+
 
 class Verbs(typer.core.TyperGroup):
     """The command line; see `Verb`."""
@@ -22,6 +29,11 @@ class Verbs(typer.core.TyperGroup):
     def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
         """Return the parameters, ``--help`` included."""
         return _without_types(super().get_params(ctx))
+
+    def format_help(self, ctx: typer.Context, formatter: object) -> None:  # type: ignore[override]
+        """Print the help page; see `Verb`."""
+        with echoed():
+            super().format_help(ctx, formatter)  # type: ignore[arg-type]
 
 
 def _without_types(parameters: list[Any]) -> list[Any]:

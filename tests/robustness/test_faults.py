@@ -50,7 +50,10 @@ def test_a_run_that_fails_leaves_no_folder(
         ("--version", ">/dev/full", 4, "error: stdout: cannot be written (No space left on device)"),
         # Tables pass through rich.
         ("models", ">/dev/full", 4, "error: stdout: cannot be written (No space left on device)"),
+        # typer itself prints the help page.
+        ("--help", ">/dev/full", 4, "error: stdout: cannot be written (No space left on device)"),
         ("--version", ">&-", 0, ""),
+        ("--help", ">&-", 0, ""),
         ("--version", "2>/dev/full", 0, ""),
     ],
 )
@@ -110,10 +113,11 @@ def test_the_current_folder_is_gone(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_the_reader_closes_the_output(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [["--version"], ["run", "--help"]])
+def test_the_reader_closes_the_output(tmp_path: Path, words: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([*CLI, "--version"], cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([*CLI, *words], cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
