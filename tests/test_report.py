@@ -453,6 +453,13 @@ def test_nothing_is_overwritten_without_the_option(tmp_path: Path) -> None:
     assert (tmp_path / "report.md").read_text().startswith("# model on mnist\n")
 
 
+def test_the_name_of_a_run_folder_need_not_be_utf_8(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([20]))
+    written = build.write_report([folder.rename(tmp_path / os.fsdecode(b"n\xe9t"))], tmp_path / "report.html")
+    for path in written:
+        assert "udce9t" in path.read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_a_damaged_run_does_not_leave_a_page(tmp_path: Path) -> None:
     whole, damaged = write_runs(tmp_path, entry([20])), write_runs(tmp_path, entry([20], name="other"))

@@ -49,7 +49,6 @@ def test_a_class_that_is_never_predicted_has_its_name(
 @pytest.mark.parametrize(
     ("name", "old", "new", "found"),
     [
-        ("manifest.json", "network", "netwrok", "network: Field required"),
         ("result.json", "}", "", "Invalid JSON"),
         ("result.json", '"depth": 2', '"depth": "two"', "model.depth: Input should be a valid integer"),
         (
@@ -88,6 +87,29 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, old: str, new: str
     assert caught.value.where == str(folder / name)
     assert caught.value.found.startswith(f"damaged: {found}")
     assert "Run the files again" in caught.value.hint
+
+
+def test_a_file_of_an_earlier_version_lacks_a_field(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([199, 150, 20]))
+
+    def refusal() -> InputError:
+        with pytest.raises(InputError) as caught:
+            read_run(folder)
+        return caught.value
+
+    for name, old, new, missing in (
+        ("thresholds.csv", ",scale,", ",gain,", "line 2: scale"),
+        ("result.json", '"readout": "potential",', "", "model.readout"),
+        ("manifest.json", "network", "netwrok", "network"),
+    ):
+        edit(folder / name, old, new)
+        error = refusal()
+        assert error.where == str(folder / name)
+        assert error.found == f"written by an earlier version, or damaged: {missing} is missing"
+        assert "Run the files again" in error.hint
+    # One that also holds a wrong value is damaged.
+    edit(folder / "manifest.json", '"files": [', '"files": [1, ')
+    assert refusal().found.startswith("damaged: ")
 
 
 def test_channels_without_a_threshold(tmp_path: Path) -> None:

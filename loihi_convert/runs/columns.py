@@ -358,18 +358,27 @@ def read_csv(path: Path, schema: type[Row]) -> Iterator[tuple[Row, int]]:
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
     except ValidationError as error:
-        raise damaged(path, f"line {line}: {first_error(error)}") from error
+        raise misfit(path, error, f"line {line}: ") from error
     except (ValueError, csv.Error) as error:
         raise damaged(path, str(error)) from error
 
 
-def first_error(error: ValidationError) -> str:
-    """Return the first of pydantic's errors: ``channel: Input should be a valid integer``."""
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
+def misfit(path: Path, error: ValidationError, line: str = "") -> InputError:
+    """Return the error for a file that does not fit its schema, with the first of pydantic's errors.
+
+    ``line`` precedes it. Files of earlier versions only lack fields.
+    """
+    errors = error.errors()
+    place = ".".join(map(str, errors[0]["loc"]))
+    if all(one["type"] == "missing" for one in errors):
+        return _run_again(path, f"written by an earlier version, or damaged: {line}{place} is missing")
+    return damaged(path, line + (f"{place}: " if place else "") + errors[0]["msg"])
 
 
 def damaged(path: Path, found: str) -> InputError:
     """Return the error for a file of a run folder that differs from what `run` has written."""
-    return InputError(f"damaged: {found}", where=path, hint="Run the files again to make a new run folder.")
+    return _run_again(path, f"damaged: {found}")
+
+
+def _run_again(path: Path, found: str) -> InputError:
+    return InputError(found, where=path, hint="Run the files again to make a new run folder.")

@@ -15,7 +15,7 @@ from loihi_convert.errors import InputError
 from loihi_convert.files import asked
 from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.runs.columns import ChannelThreshold, FiringRate, Prediction, damaged, first_error, read_csv
+from loihi_convert.runs.columns import ChannelThreshold, FiringRate, Prediction, damaged, misfit, read_csv
 from loihi_convert.runs.manifest import Manifest
 
 
@@ -50,7 +50,7 @@ class StoredRun:
     Parameters
     ----------
     name
-        Name of the folder.
+        Name of the folder; bytes that are not UTF-8 are escaped, as in its files.
     manifest
         How the run was made.
     evaluations
@@ -102,7 +102,7 @@ def read_run(folder: Path) -> StoredRun:
     neurons = _thresholds(thresholds, evaluations, relays) if thresholds.exists() else None
     _require_equal_channels(folder, firing_rates, neurons)
     return StoredRun(
-        name=folder.resolve().name,
+        name=folder.resolve().name.encode(errors="backslashreplace").decode(),
         manifest=manifest,
         evaluations=evaluations,
         firing_rates=firing_rates,
@@ -118,7 +118,7 @@ def _json(path: Path, schema: TypeAdapter[Any]) -> Any:
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
     except ValidationError as error:
-        raise damaged(path, first_error(error)) from error
+        raise misfit(path, error) from error
 
 
 def _require_errors_at_each_point(path: Path, evaluation: Evaluation) -> None:
