@@ -1,4 +1,4 @@
-"""The number of threads of a computation, and how idle threads wait.
+"""The number of usable cores, the number of threads of a computation, and how idle threads wait.
 
 OpenMP's threads spin for milliseconds while they wait. If other programs need the cores too, a small network then takes
 ten times as long on two threads as on one: each of its hundreds of parallel regions waits for a thread that cannot run.
@@ -11,6 +11,11 @@ from typing import Final
 
 MULTIPLY_ADDS_PER_THREAD: Final = 32_000_000
 """With less work a thread costs more than it saves: about a millisecond of arithmetic, over about ten layers."""
+
+
+def usable_core_count() -> int:
+    """Return the number of cores that this process may use, or all where the system does not tell, such as macOS."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def thread_count(multiply_adds: int, available: int) -> int:

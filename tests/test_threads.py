@@ -11,7 +11,7 @@ import torch
 
 from loihi_convert.cnn.models import build_model, multiply_adds
 from loihi_convert.cnn.trainer import training_threads
-from loihi_convert.threads import MULTIPLY_ADDS_PER_THREAD, thread_count
+from loihi_convert.threads import MULTIPLY_ADDS_PER_THREAD, thread_count, usable_core_count
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,15 @@ from loihi_convert.threads import MULTIPLY_ADDS_PER_THREAD, thread_count
 )
 def test_each_thread_has_enough_to_do(threads_worth: float, available: int, count: int) -> None:
     assert thread_count(int(threads_worth * MULTIPLY_ADDS_PER_THREAD), available) == count
+
+
+def test_the_cores_of_this_process_are_counted_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
+    assert usable_core_count() == 2
+    # As on macOS.
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_core_count() == 64
 
 
 def test_multiply_adds_by_hand() -> None:

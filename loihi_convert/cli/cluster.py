@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from loihi_convert.cli import options
 from loihi_convert.cli.options import Option
 from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.threads import usable_core_count
 
 if TYPE_CHECKING:
     from loihi_convert.cells.dask_executors import SlurmJobs
@@ -148,7 +148,7 @@ def chosen_place(
     if shard is not None:
         return Place(0)
     if default is None:
-        default = len(os.sched_getaffinity(0)) if scheduler or find_spec("distributed") else 0
+        default = usable_core_count() if scheduler or find_spec("distributed") else 0
     return Place(default if workers is None else workers, scheduler)
 
 
