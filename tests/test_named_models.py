@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,19 @@ def test_every_file_of_the_cards_has_a_name() -> None:
         if model.is_in_repository:
             assert model.path == ROOT / model.place
             assert model.path.stat().st_size == model.byte_count
+
+
+def test_cards_are_read_as_utf_8_in_every_locale() -> None:
+    program = (
+        "import warnings\n"
+        "from loihi_convert.cli.named_models import named_models\n"
+        "from loihi_convert.reproduction.request import model_files\n"
+        "warnings.simplefilter('error', EncodingWarning)\n"
+        "assert named_models() and model_files('mnist')"
+    )
+    command = [sys.executable, "-X", "warn_default_encoding", "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_name_is_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def named_models() -> tuple[NamedModel, ...]:
         return ()
     found = []
     for path in sorted(folder.glob("*/card.json")):
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text(encoding="utf-8"))
         for network in card["networks"]:
             timesteps, file = network["timesteps"], path.parent / network["file"]
             (own,) = (point for point in network["test"] if point["timesteps"] == timesteps)

@@ -175,7 +175,8 @@ def model_files(model: str) -> tuple[Path, ...]:
             expected="a ready-made model is in the repository, not in the package",
             hint=f"Run this in a clone of the repository, or train one: `loihi-convert train --data {model}`.",
         )
-    listed = [item for item in json.loads((folder / "card.json").read_text())["checkpoints"] if item["in_repository"]]
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    listed = [item for item in card["checkpoints"] if item["in_repository"]]
     # The sort is stable: each group keeps the order of the card.
     listed.sort(key=lambda item: item["qcfs_levels"] is not None)
     return tuple(folder / item["file"] for item in listed)
