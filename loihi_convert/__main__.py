@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Final, NoReturn
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # `timeout` and batch systems send each signal twice: to the process and to its process group.
 _SAME_SIGNAL_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 0.01
@@ -35,6 +34,7 @@ class _Interrupted(KeyboardInterrupt):
 
 def main() -> NoReturn:
     """Run the command line: the first signal interrupts it so that it can clean up, the second kills it."""
+    _require_unix()
     came: list[tuple[int, float]] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -67,7 +67,8 @@ def main() -> NoReturn:
 
     report_ignored, sys.unraisablehook = sys.unraisablehook, on_ignored
     # Signals that were already ignored, as under nohup, stay ignored.
-    caught = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    caught = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     for number in caught:
         signal.signal(number, on_signal)
     try:
@@ -93,6 +94,18 @@ def main() -> NoReturn:
         with contextlib.suppress(OSError):
             os.write(2, f"error: interrupted; {left}.\n".encode())
     sys.exit(code)
+
+
+def _require_unix() -> None:
+    """End the program on Windows, which lacks signals and modules that this package imports."""
+    if sys.platform == "win32":
+        from loihi_convert.errors import PlatformError
+
+        error = PlatformError(
+            "is not supported", where="Windows", hint="Run loihi-convert on Linux, for example in WSL."
+        )
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def exit_code(work: Callable[[], int | None]) -> int:

@@ -326,6 +326,38 @@ def test_doctor_says_which_message_of_pip_to_expect(monkeypatch: pytest.MonkeyPa
     assert "pip install" in lava.advice
 
 
+@pytest.mark.parametrize("version", [(3, 10), (3, 11)])
+def test_doctor_says_how_to_install_lava_dl(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]) -> None:
+    monkeypatch.setattr(environment, "_version", lambda name: None)
+    monkeypatch.setattr(sys, "version_info", version)
+    check = environment._lava_dl()
+    assert check.state == "absent"
+    assert "lava-dl==0.6.0" in check.advice.splitlines()[0]
+
+
+def test_doctor_says_that_a_system_is_not_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {}
+    for system in ("Linux", "Darwin"):
+        monkeypatch.setattr(environment.platform, "system", lambda system=system: system)
+        states[system] = environment._linux().state
+    assert states == {"Linux": "ok", "Darwin": "absent"}
+
+
+def test_windows_is_a_sentence() -> None:
+    program = (
+        "import signal, sys\n"
+        "sys.platform = 'win32'\n"
+        "del signal.SIGHUP\n"
+        "sys.modules |= dict.fromkeys(('fcntl', 'resource'))\n"
+        "from loihi_convert.__main__ import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "doctor"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (PlatformError.exit_code, "")
+    assert done.stderr.startswith("error: Windows: is not supported.")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_doctor_says_what_is_wrong_with_the_named_interpreter() -> None:
     checks = {check.name: check for check in environment.examine("/nowhere/python")}
     assert checks["Lava (sim)"].state == "broken"

@@ -24,6 +24,8 @@ State = Literal["ok", "absent", "broken"]
 
 SUPPORTED_PYTHON: Final = ((3, 10), (3, 13))
 INSTALL_LAVA_ON_3_10: Final = 'pip install lava-nc==0.10.0 "setuptools<81"'
+INSTALL_LAVA_DL_ON_3_10: Final = 'pip install lava-dl==0.6.0 lava-nc==0.10.0 "setuptools<81"'
+REPLACED_BY_LAVA_DL: Final = "pip then replaces torch, NumPy and Pillow by the older versions that lava-dl requires."
 # Both wheels declare Python < 3.11, numpy < 2 and torch < 2.4, but run on newer versions; pip cannot be told so.
 INSTALL_LAVA_ABOVE_3_10: Final = (
     "pip install --no-deps --ignore-requires-python lava-nc==0.10.0 lava-dl==0.6.0 && "
@@ -87,12 +89,24 @@ def examine(lava_python: str | None = None, *, run_lava: bool = False) -> tuple[
     is_complete = all(check.state == "ok" for check in (memory, *packages))
     # Without enough memory even the import of NumPy fails, so Lava is not run.
     lava = _lava(other_interpreter(lava_python), run=is_complete and (run_lava or lava_python is not None))
-    return (_python(), memory, *packages, lava, _lava_dl(), _loihi())
+    return (_linux(), _python(), memory, *packages, lava, _lava_dl(), _loihi())
+
+
+def _linux() -> Check:
+    found = f"{platform.machine()}, {os.cpu_count()} cores"
+    if platform.system() == "Linux":
+        return Check("Linux", "ok", found)
+    return Check(
+        "Linux",
+        "absent",
+        f"this is {platform.system()} {found}; loihi-convert is tested on Linux only",
+        "If a command fails, use Linux, for example in a container.",
+    )
 
 
 def _python() -> Check:
     low, high = SUPPORTED_PYTHON
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    found = platform.python_version()
     if low <= sys.version_info[:2] <= high:
         return Check("Python", "ok", found)
     return Check("Python", "broken", found, f"Use Python {low[0]}.{low[1]} to {high[0]}.{high[1]}.")
@@ -143,6 +157,13 @@ def _install_lava() -> str:
     if sys.version_info < (3, 11):
         return f"Run: {INSTALL_LAVA_ON_3_10}"
     return f"Run: {INSTALL_LAVA_ABOVE_3_10}\n{EXPECTED_OF_PIP}"
+
+
+def _install_lava_dl() -> str:
+    """Return instructions to install lava-dl, which requires Lava, in this interpreter."""
+    if sys.version_info < (3, 11):
+        return f"Run: {INSTALL_LAVA_DL_ON_3_10}\n{REPLACED_BY_LAVA_DL}"
+    return _install_lava()
 
 
 def _lava(lava_python: str | None, *, run: bool) -> Check:
@@ -200,7 +221,7 @@ def _lava_dl() -> Check:
             "lava-dl",
             "absent",
             "not installed; only needed to load .net files with lava-dl itself",
-            _install_lava(),
+            _install_lava_dl(),
         )
     return Check("lava-dl", "ok", f"{version} (unmodified netx)")
 
