@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
-from support.lowering import CONV, LINEAR, NORM, Case, assert_equals_module, groups_of, layers_of, of, same, stack
+from support.lowering import (
+    CONV,
+    LINEAR,
+    NORM,
+    Case,
+    assert_equals_module,
+    groups_of,
+    layers_of,
+    lowered_case,
+    of,
+    same,
+    stack,
+)
 from torch import Tensor, nn
 from torch.nn import functional
+
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.lower.max_pool import largest
+from loihi_convert.frontend.lower.value import Populations
+from loihi_convert.frontend.operations import MaxPool
 
 
 def pool(x: Tensor) -> Tensor:
@@ -21,6 +39,15 @@ def _largest_of_rows_and_columns(m: nn.Module, x: Tensor) -> Tensor:
     return of_maps
 
 
+def pyramid(*sizes: int, shape: tuple[int, ...] = (2, 8, 8)) -> Case:
+    """The maxima of a map, pooled to each of ``sizes``, as one vector."""
+    return of(
+        lambda m, x: torch.cat([functional.adaptive_max_pool2d(m.conv(x), size).flatten(1) for size in sizes], 1),
+        shape,
+        conv=CONV(3, 3, padding=1),
+    )
+
+
 CASES = {
     **{
         f"kernel {kernel}, stride {stride}": stack(
@@ -29,6 +56,10 @@ CASES = {
         for kernel, stride in itertools.product([2, 3, (3, 2)], [1, 2, 3])
     },
     "kernel 4": stack(nn.MaxPool2d(4, 4), CONV(5, 1), nn.ReLU()),
+    "kernel 4, ceil_mode": stack(nn.MaxPool2d(4, ceil_mode=True), CONV(5, 2), nn.ReLU(), shape=(2, 9, 11)),
+    "kernel 12 x 6 of signed values": stack(CONV(5, 3), nn.MaxPool2d((12, 6)), shape=(2, 14, 15)),
+    "pyramid": pyramid(1, 2, 4),
+    "pyramid, another order, 12 x 24": pyramid(4, 1, 2, shape=(2, 12, 24)),
     "padding": stack(nn.MaxPool2d(3, 2, padding=1), CONV(5, 3, padding=1), nn.ReLU()),
     "dilation": stack(nn.MaxPool2d(2, 1, dilation=2), CONV(5, 2), nn.ReLU()),
     "ceil_mode": stack(nn.MaxPool2d(3, 2, ceil_mode=True), CONV(5, 2), nn.ReLU()),
@@ -65,6 +96,11 @@ CASES = {
     "the larger of two vectors": of(
         lambda m, x: m.one(y := x.flatten(1)).max(m.two(y)).relu(), one=LINEAR(5), two=LINEAR(5)
     ),
+    "beside strided convolutions": of(
+        lambda m, x: torch.cat([functional.max_pool2d(x, 4), m.two(m.one(x).relu()).relu()], 1),
+        one=CONV(3, 3, 2, padding=1),
+        two=CONV(3, 3, 2, padding=1),
+    ),
     "beside itself": of(
         lambda m, x: torch.cat([m.conv(x).relu(), m.pool(x)], 1),
         conv=CONV(5, 3, 2, padding=1),
@@ -100,3 +136,20 @@ def test_layers(name: str, copies: int, expected: str) -> None:
 )
 def test_groups_are_kept_beside_relays(name: str, layer: int, groups: int) -> None:
     assert groups_of(CASES[name], layer) == groups
+
+
+def test_poolings_of_one_map_share_their_rounds() -> None:
+    populations = Populations((1, 8, 8))
+    image = populations.image()
+    for size in (1, 2, 4):
+        pool = MaxPool((8 // size, 8 // size), (8 // size, 8 // size), (0, 0), (1, 1))
+        assert largest(populations, image, pool, (1, size, size), "pool") is not None
+    # Each comparison of two pixels leaves one; all of 64 pixels leave the largest.
+    assert sum(math.prod(made.shape) for made in populations.made) == 63
+
+
+def test_branches_of_other_strides_are_refused_by_the_names_of_both() -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        lowered_case(pyramid(2, 3, shape=(2, 6, 6)))
+    assert raised.value.where == "adaptive_max_pool2d (after conv) (rows)"
+    assert "by 1 x 3, another branch (adaptive_max_pool2d_1 (after conv) (rows)) by 1 x 2" in raised.value.found

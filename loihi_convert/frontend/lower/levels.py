@@ -284,12 +284,17 @@ def _require_multiple(levels: Levels, level: int) -> None:
     if any(
         mine is not None and theirs is not None and mine % theirs for mine, theirs in zip(here, before, strict=True)
     ):
+        this, other = (levels.populations[levels.on(each)[0]].name for each in (level, level - 1))
         raise UnsupportedModelError(
-            f"reduces the image by {here}, another branch by {before}",
-            where=levels.populations[levels.on(level)[0]].name,
+            f"reduces the image by {_sizes(here)}, another branch ({other}) by {_sizes(before)}",
+            where=this,
             expected="supported: branches of which one reduces the image by a multiple of the other",
-            hint="Give the branches the same strides.",
+            hint="Give the branches the same strides; pool one map only to 1, 2, 4, 8, ... rows and columns.",
         )
+
+
+def _sizes(strides: Strides) -> str:
+    return " x ".join("its size" if step is None else str(step) for step in strides)
 
 
 def _stride(population: Population, strides: dict[int, Strides]) -> Strides:

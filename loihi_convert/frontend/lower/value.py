@@ -14,6 +14,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.frontend.lower.window import Window, behind
+from loihi_convert.frontend.operations import MaxPool
 
 IMAGE: int = -1
 """The index of the pixels as a source; all other sources are populations."""
@@ -177,10 +178,11 @@ class Population:
 
 @dataclass(eq=False)
 class Populations:
-    """The populations created so far."""
+    """The populations created so far, and the maxima computed with them: of a value, by a pooling, to a size."""
 
     image_shape: Shape
     made: list[Population] = field(default_factory=list)
+    maxima: dict[tuple[Value, MaxPool, Pair], Value] = field(default_factory=dict)
 
     def image(self) -> Value:
         """Return the pixels / 255."""
