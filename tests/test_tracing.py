@@ -62,3 +62,20 @@ def test_a_traced_value_is_not_a_tensor_for_c(function: Callable[[Tensor], Tenso
     with pytest.raises(UnsupportedModelError):
         to_relu_network(calls(function).eval(), SHAPE)
     assert builtins.isinstance is before
+
+
+def sequence() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: m.layers[2:](m.layers[:2](x)),
+        lambda m, x: m.layers[3:](checkpoint(m.layers[:3], x, use_reentrant=False)),
+        lambda m, x: nn.Sequential(*m.layers.children())(x),
+        lambda m, x: m.layers[4](nn.Flatten()(nn.ReLU()(m.layers[0](x)))),
+    ],
+)
+def test_a_forward_may_make_modules_of_its_layers(forward: Callable[[Any, Tensor], Tensor]) -> None:
+    assert_is_read(Of(forward, layers=sequence()))

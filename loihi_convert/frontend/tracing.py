@@ -101,8 +101,12 @@ def _require_same_again(model: nn.Module, example: Tensor, changed: str) -> None
 
 def _remedy(error: Exception) -> str:
     """What to do about an ``error`` of torch.fx, or of a forward whose image is an `fx.Proxy`."""
-    if isinstance(error, NameError) and "submodule" in str(error):
-        return "Keep its layers in an nn.ModuleList or nn.ModuleDict instead of a list or dict."
+    # A parameter that the model does not know; other unknown names are found when the model runs.
+    if isinstance(error, NameError):
+        return (
+            "Keep its layers in an nn.ModuleList or nn.ModuleDict, and its parameters in an nn.ParameterList or "
+            "nn.ParameterDict, instead of a list or dict."
+        )
     return (
         "Rewrite forward so that it does the same computation for every image; check the type of its input only by "
         "isinstance(x, torch.Tensor)."
@@ -295,7 +299,10 @@ class _Tracer(fx.Tracer):
         return is_one_operation(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return forward(*args, **kwargs) if self._computes else super().call_module(m, forward, args, kwargs)
+        # Modules made in forward, such as nn.ReLU() or a slice of an nn.Sequential, have no name.
+        if self._computes or (self.submodule_paths is not None and m not in self.submodule_paths):
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self._computes else super().getattr(attr, attr_val, parameter_proxy_cache)
