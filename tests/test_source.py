@@ -430,6 +430,21 @@ def test_a_module_in_memory_is_copied(wrap: Callable[[nn.Module], nn.Module]) ->
         assert np.array_equal(found.synapse.weight, wanted.synapse.weight)
 
 
+def on_gpus(module: nn.Module) -> nn.Module:
+    """As DataParallel is on a machine with GPUs."""
+    wrapped = nn.DataParallel(module)
+    wrapped.device_ids, wrapped.src_device_obj = [0, 1], torch.device("cuda:0")
+    return wrapped
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, on_gpus, Compiled])
+def test_parts_of_a_model_may_have_wrappers(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    part = wrap(net()[:3])
+    model = nn.Sequential(part, *net()[3:])
+    assert_is(Source.from_module(model, SHAPE), net())
+    assert model[0] is part
+
+
 def weight_normed() -> nn.Module:
     model = net()
     with warnings.catch_warnings():

@@ -43,7 +43,7 @@ from loihi_convert.frontend.from_onnx.file import read_onnx
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
 from loihi_convert.frontend.tracing import shape_taken
-from loihi_convert.frontend.users_code import article, build_cnn, copied, unwrapped
+from loihi_convert.frontend.users_code import article, build_cnn, copied, unwrapped, with_plain_parts
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.ir.task import name_count
@@ -262,7 +262,7 @@ def open_source(
         else:
             states = load_states(path)
             model, notes = fill(build_cnn(arch), states, arch, path)
-        network = _for_task(to_relu_network(model, input_shape, mean=mean, std=std), task)
+        network = _for_task(to_relu_network(with_plain_parts(model), input_shape, mean=mean, std=std), task)
         described = {"arch": arch, "data": data, "classes": _class_names(network, classes)}
     provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described, **_normalization(mean, std)}
     provenance |= _recorded(network)
@@ -341,7 +341,7 @@ def _copied(module: nn.Module) -> nn.Module:
         raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module")
     module = unwrapped(module)
     try:
-        found = copied(module).cpu().float().requires_grad_(False)
+        found = with_plain_parts(copied(module)).cpu().float().requires_grad_(False)
         # A user's `train`, which it calls, may return nothing.
         found.eval()
         return found

@@ -296,7 +296,9 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, self.create_proxy("placeholder", "image", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_one_operation(m) or super().is_leaf_module(m, module_qualified_name)
+        # torch.fx takes each module of torch.nn for one operation.
+        is_step = super().is_leaf_module(m, module_qualified_name) and not isinstance(m, nn.DataParallel)
+        return is_one_operation(m) or is_step
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # Modules made in forward, such as nn.ReLU() or a slice of an nn.Sequential, have no name.

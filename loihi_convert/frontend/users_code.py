@@ -211,6 +211,16 @@ def unwrapped(module: nn.Module) -> nn.Module:
         module = inner
 
 
+def with_plain_parts(model: nn.Module) -> nn.Module:
+    """Return ``model``, in which, changed in place, compiled parts are what they compile, and no GPUs are asked for."""
+    for part in model.modules():
+        if isinstance(part, nn.DataParallel):
+            part.device_ids = []
+        for name, inner in part._modules.items():
+            part._modules[name] = getattr(inner, "_orig_mod", inner)
+    return model
+
+
 def listed(names: Sequence[str]) -> str:
     if not names:
         return "nothing"
