@@ -62,6 +62,9 @@ class Lazy(nn.Sequential):
 def make():
     return nn.DataParallel(Net())
 
+def scripted():
+    return torch.jit.script(Net())
+
 def number():
     return 3
 
@@ -253,7 +256,7 @@ def test_the_counters_of_batch_norm_may_be_missing() -> None:
         ("./nets:Net", "must be package.module:factory, such as nets.small:make_cnn"),
         ("absent.nets:Net", "no module absent in the current folder or the installed packages"),
         ("zoo:Nett", r"zoo does not define Nett; it defines Net\.$"),
-        ("nets:Nett", "nets does not define Nett; it defines Net, Wide, Lazy, make and 3 more"),
+        ("nets:Nett", "nets does not define Nett; it defines Net, Wide, Lazy, make and 4 more"),
         ("nets:constant", "constant is an int; must be a class or a function"),
         ("nets:number", "number returns an int; must return a torch.nn.Module"),
         ("nets:Wide", r"Wide needs arguments \(channels, classes\)\. Give them, in quotes: \"nets:Wide\(channels="),
@@ -499,6 +502,33 @@ def test_a_regression_keeps_its_numbers() -> None:
 def test_normalization_may_be_numbers() -> None:
     number, listed = (Source.from_module(net(), SHAPE, mean=m, std=s) for m, s in ((0.5, 0.25), ([0.5], [0.25])))  # type: ignore[arg-type]
     assert number.provenance == listed.provenance
+
+
+# Newer versions of torch deprecate TorchScript, and what its own export uses.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("is_part", [False, True])
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda: torch.jit.script(net()), "TorchScript"),
+        (lambda: torch.jit.trace(net(), torch.zeros(2, *SHAPE)), "TorchScript"),
+        (lambda: torch.export.export(net(), (torch.zeros(1, *SHAPE),)).module(), "torch.export"),
+        (lambda: net().to("meta"), "meta device"),
+    ],
+)
+def test_what_has_no_layers_or_weights_is_refused(make: Callable[[], nn.Module], found: str, is_part: bool) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        Source.from_module(nn.Sequential(make()) if is_part else make(), SHAPE)
+    assert found in raised.value.found
+    assert raised.value.where.startswith("0") or not is_part
+    assert raised.value.hint
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_arch_without_layers_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        opened(saved(net().state_dict()), "nets:scripted")
+    assert "TorchScript" in raised.value.found
 
 
 class Uncopyable(nn.Sequential):

@@ -34,7 +34,7 @@ from loihi_convert.cnn.checkpoint import digest, load_if_ours, load_model, load_
 from loihi_convert.cnn.design import inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data.array_pixels import as_input_shape
-from loihi_convert.errors import UnsupportedModelError, UsageError, is_lack_of_memory, one_of
+from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.files import sha256
 from loihi_convert.frontend.fitting import fill
@@ -43,7 +43,7 @@ from loihi_convert.frontend.from_onnx.file import read_onnx
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
 from loihi_convert.frontend.tracing import shape_taken
-from loihi_convert.frontend.users_code import article, build_cnn, copied, unwrapped, with_plain_parts
+from loihi_convert.frontend.users_code import build_cnn, plain_copy, with_plain_parts
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.ir.task import name_count
@@ -156,7 +156,7 @@ class Source:
         """
         input_shape = as_input_shape(input_shape)
         require_both(mean, std)
-        model = _copied(module)
+        model = plain_copy(module)
         network = _for_task(to_relu_network(model, input_shape, mean=mean, std=std), task)
         described: dict[str, Any] = {"state_sha256": digest("", model.state_dict()), "data": data}
         described |= {"classes": _class_names(network, classes), **_normalization(mean, std)}
@@ -333,27 +333,6 @@ def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[st
 def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None) -> dict[str, list[float]]:
     given = {name: values for name, values in (("mean", mean), ("std", std)) if values is not None}
     return {name: list(values) if np.ndim(values) else np.ravel(values).tolist() for name, values in given.items()}
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    """A float32 copy on the CPU, in eval mode, without gradients and without training wrappers."""
-    if not isinstance(module, nn.Module):
-        raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module")
-    module = unwrapped(module)
-    try:
-        found = with_plain_parts(copied(module)).cpu().float().requires_grad_(False)
-        # A user's `train`, which it calls, may return nothing.
-        found.eval()
-        return found
-    # Copying a user's module may fail in any way, for example if it holds a tensor with a gradient function.
-    except Exception as error:
-        if is_lack_of_memory(error):
-            raise
-        raise UnsupportedModelError(
-            f"cannot be copied ({type(error).__name__}: {error})",
-            where=type(module).__name__,
-            hint="Build a new one and load its state dict.",
-        ) from error
 
 
 def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: str | None = None) -> Source:

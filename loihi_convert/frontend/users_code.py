@@ -8,6 +8,7 @@ import copy
 import difflib
 import importlib
 import inspect
+import itertools
 import re
 import sys
 import traceback
@@ -15,10 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+from torch.nn.parameter import is_lazy
 
 from loihi_convert.choices import Architecture
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import UnsupportedModelError, UsageError, is_lack_of_memory
 
 _MAX_NAMES: Final = 4
 
@@ -34,6 +38,8 @@ def build_cnn(arch: str) -> nn.Module:
     ------
     UsageError
         If ``arch`` is not ``package.module:factory``, with or without arguments, cannot be imported, or fails.
+    UnsupportedModelError
+        As in `require_layers`.
     """
     found = _ARCH.fullmatch(arch)
     if found is None:
@@ -63,7 +69,9 @@ def build_cnn(arch: str) -> nn.Module:
             made = run_users_code(arch, f"calling {name}", lambda: target(*positional, **keywords))
     if not isinstance(made, nn.Module):
         raise UsageError(f"{name} returns {article(made)}", where="arch", expected="must return a torch.nn.Module")
-    return unwrapped(made)
+    model = unwrapped(made)
+    require_layers(model)
+    return model
 
 
 def named(arch: object) -> str:
@@ -209,6 +217,71 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return module
         module = inner
+
+
+def plain_copy(module: object) -> nn.Module:
+    """Return a float32 copy of ``module`` on the CPU, in eval mode, without gradients and without wrappers.
+
+    Raises
+    ------
+    UsageError
+        If it is not an ``nn.Module``.
+    UnsupportedModelError
+        As in `require_layers`, or if it is lazy and not yet initialized, or cannot be copied.
+    MemoryError, RuntimeError
+        If memory ran out, unchanged.
+    """
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module")
+    module = unwrapped(module)
+    require_layers(module)
+    if any(map(is_lazy, itertools.chain(module.parameters(), module.buffers()))):
+        raise UnsupportedModelError(
+            "has lazy modules with uninitialized weights",
+            where=type(module).__name__,
+            expected="must be trained",
+            hint="Load its state dict, or call it with a batch of images, first.",
+        )
+    try:
+        found = with_plain_parts(copied(module)).cpu().float().requires_grad_(False)
+        # A user's `train`, which it calls, may return nothing.
+        found.eval()
+        return found
+    # Copying a user's module may fail in any way, for example if it holds a tensor with a gradient function.
+    except Exception as error:
+        if is_lack_of_memory(error):
+            raise
+        raise UnsupportedModelError(
+            f"cannot be copied ({type(error).__name__}: {error})",
+            where=type(module).__name__,
+            hint="Build a new one and load its state dict.",
+        ) from error
+
+
+def require_layers(model: nn.Module) -> None:
+    """Refuse what another tool of torch made of a module, and a module without numbers.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If a part of ``model`` is TorchScript, comes from torch.export, or is on the meta device.
+    """
+    for name, part in model.named_modules():
+        graph = getattr(part, "graph", None)
+        if isinstance(part, torch.jit.ScriptModule):
+            found, hint = "is TorchScript", "Convert the module that it was made of; state_dict() has its weights."
+        elif isinstance(graph, fx.Graph) and any(isinstance(node.target, OpOverload) for node in graph.nodes):
+            found, hint = (
+                "comes from torch.export",
+                "Convert the module that was exported; state_dict() has its weights.",
+            )
+        elif any(tensor.is_meta for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False))):
+            found, hint = "is on the meta device", "Build it on the CPU, and load its state dict."
+        else:
+            continue
+        raise UnsupportedModelError(
+            found, where=name or type(part).__name__, expected="must be an nn.Module of layers with weights", hint=hint
+        )
 
 
 def with_plain_parts(model: nn.Module) -> nn.Module:
