@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from support.lowering import CONV, LINEAR, Case, assert_equals, assert_equals_module, layers_of, of, same, stack
+from support.lowering import (
+    CONV,
+    LINEAR,
+    Case,
+    assert_equals,
+    assert_equals_module,
+    layers_of,
+    lowered_case,
+    of,
+    same,
+    stack,
+)
 from support.modules import Of, prepared, stepped
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from loihi_convert.cnn.qcfs import Qcfs
+from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
+
+ZERO = torch.zeros(1)
+
+RELUS: dict[str, Callable[[Tensor], Tensor]] = {
+    "threshold": lambda x: functional.threshold(x, 0, 0),
+    "maximum with zeros": lambda x: torch.maximum(x, torch.zeros_like(x)),
+    "zero and max": lambda x: torch.max(ZERO, x),
+    "maximum, a method": lambda x: x.maximum(x.new_zeros(1)),
+    "clamp from a tensor": lambda x: x.clamp(min=torch.tensor(0.0)),
+    "where": lambda x: torch.where(x > 0, x, 0.0),
+    "where not negative, zeros": lambda x: torch.where(x >= 0, x, torch.zeros_like(x)),
+    "where, a method": lambda x: x.where(x.gt(0), ZERO),
+    "times its sign": lambda x: x * (x > 0),
+    "its sign times it": lambda x: (x > 0).to(x.dtype) * x,
+}
 
 CASES = {
     "relu6": stack(CONV(5, 3), nn.ReLU6()),
+    "threshold": stack(CONV(5, 3), nn.Threshold(0, 0), CONV(3, 3)),
     "hardtanh": stack(CONV(5, 3), nn.Hardtanh(0, 0.3)),
     "clamp": of(lambda m, x: m.conv(x).clamp(0, 0.2), conv=CONV(4, 3)),
     "clamp from 0": of(lambda m, x: m.conv(x).clamp(min=0), conv=CONV(4, 3)),
@@ -45,6 +75,45 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_chain_equals_the_module(name: str) -> None:
     assert_equals_module(CASES[name])
+
+
+@pytest.mark.parametrize("name", RELUS)
+def test_a_relu_by_another_name_is_a_relu(name: str) -> None:
+    case = of(lambda m, x: m.last(RELUS[name](m.conv(x))), conv=same(3), last=CONV(2, 3))
+    assert_equals_module(case)
+    assert layers_of(case) == "2x8x8-4c3-3c3-3"
+
+
+def of_an_earlier_sign(x: Tensor) -> Tensor:
+    sign = x > 0
+    x += 1
+    return x * sign
+
+
+def with_zeros_set_later(x: Tensor) -> Tensor:
+    floor = torch.ones_like(x)
+    y = torch.maximum(x, floor)
+    floor.zero_()
+    return y
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        of_an_earlier_sign,
+        with_zeros_set_later,
+        lambda x: torch.where(x > 0, x, 1.0),
+        lambda x: torch.where(x > 0.5, x, 0.0),
+        lambda x: x * (x > 0).to(x.dtype) + (x > 0),
+        lambda x: torch.maximum(x, torch.ones_like(x)),
+        lambda x: functional.threshold(x, 0.5, 0),
+        lambda x: x.clamp(min=torch.tensor([[[0.0]], [[0.1]]])),
+    ],
+)
+def test_what_looks_like_a_relu_is_refused(function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        lowered_case(of(lambda m, x: function(m.conv(x)), conv=same(2)))
+    assert "(after conv)" in str(raised.value.where)
 
 
 @pytest.mark.parametrize(

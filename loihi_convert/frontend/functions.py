@@ -30,8 +30,9 @@ from loihi_convert.frontend.operations import (
     max_pool,
     refuse,
     softmax,
+    threshold,
 )
-from loihi_convert.frontend.tracing import IMAGES
+from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED, version
 from loihi_convert.ir.synapse import Conv, Dense
 
 _RELU_CALLED: Final = ("relu", "relu_")
@@ -79,12 +80,15 @@ def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after:
     if function in ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_"):
         names = ("min_val", "max_val") if "hardtanh" in function else ("min", "max")
         bounds = arguments_of(node, names)
-        low, high = (bounds.get(each) for each in names)
+        low, high = (_bound(node, name, kind, bounds.get(each)) for each in names)
         return clamp(
             name,
             kind,
             *((-1 if low is None else low, 1 if high is None else high) if "hard" in function else (low, high)),
         )
+    if function in ("threshold", "threshold_", "_threshold"):
+        bounds = arguments_of(node, ("threshold", "value"))
+        return threshold(name, kind, bounds["threshold"], bounds["value"])
     if function in ("abs", "abs_", "absolute"):
         return LeakyRelu(np.array([-1.0]))
     if function in ("leaky_relu", "leaky_relu_"):
@@ -104,6 +108,49 @@ def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after:
     if function in ("sigmoid", "sigmoid_", "logsigmoid"):
         return Ending()
     return refuse(name, kind, "has no spiking equivalent here")
+
+
+def _bound(node: fx.Node, name: str, kind: str, given: Any) -> Any:
+    """A bound of a clamp, a number or None."""
+    bound = _number(node, given)
+    if bound is None and isinstance(given, fx.Node):
+        refuse(name, kind, "clips to bounds that differ between numbers", supported="one bound for all")
+    return bound
+
+
+def _number(node: fx.Node, argument: Any) -> float | None:
+    """An argument of ``node`` as a number, if it is one, or a constant tensor that repeats one."""
+    if not isinstance(argument, fx.Node):
+        return argument if isinstance(argument, int | float) else None
+    value = argument.meta["value"]
+    is_current = argument.meta["is_constant"] and version(value) == node.meta["versions"].get(argument)
+    numbers = value.unique().tolist() if is_current else []
+    return float(numbers[0]) if len(numbers) == 1 else None
+
+
+def relu_input(node: fx.Node) -> fx.Node | None:
+    """Return ``x`` if ``node`` is ``maximum(x, 0)``, ``x * (x > 0)`` or ``where(x > 0, x, 0)``, a ReLU."""
+    function, arguments = called(node), node.args
+    found: list[Any] = []
+    if function == "where" and len(arguments) == 3:
+        mask, x = arguments[:2] if node.op == "call_function" else arguments[1::-1]
+        found = [x] if _number(node, arguments[2]) == 0 and _is_where_positive(mask, x, node) else []
+    elif function in ("mul", "multiply", "max", "maximum") and len(arguments) == 2:
+        pairs = (arguments, arguments[::-1])
+        is_product = function.startswith("mul")
+        found = [x for x, y in pairs if (_is_where_positive(y, x, node) if is_product else _number(node, y) == 0)]
+    return next((x for x in found if x.meta["value"].shape == node.meta["value"].shape), None)
+
+
+def _is_where_positive(mask: Any, x: Any, node: fx.Node) -> bool:
+    """Whether ``mask`` is ``x > 0``, or a cast of it, of x as ``node`` takes it."""
+    before = node.prev
+    # Anything else might change x in place.
+    while before.op == "get_attr" or called(before) in (*NOTHING_CALLED, *LIKE_CALLED):
+        mask = before.args[0] if mask is before and called(before) in NOTHING_CALLED else mask
+        before = before.prev
+    is_comparison = mask is before and called(mask) in ("gt", "ge") and len(mask.args) == 2
+    return is_comparison and mask.args[0] is x and _number(mask, mask.args[1]) == 0
 
 
 def takes_whole_maps(node: fx.Node, positions: Tensor, maps: Shape) -> bool:

@@ -7,6 +7,7 @@ module                                                operation
 ``BatchNorm1d``, ``BatchNorm2d``, ``SyncBatchNorm``    `Affine`
 torchvision's ``Normalize``                           `Affine`
 ``ReLU``, ``ReLU6``, ``Hardtanh(0, b)``, ``qcfs.Qcfs``  `Relu`
+``Threshold(0, 0)``                                   `Relu`
 ``from_nir.FiringRate``                                 `Relu`
 ``LeakyReLU``, ``PReLU``                              `LeakyRelu`
 ``AvgPool1d/2d``, ``AdaptiveAvgPool1d/2d``            `AveragePool`
@@ -202,6 +203,8 @@ def operation_of_module(
     # Includes ReLU6, a subclass.
     if isinstance(module, nn.Hardtanh):
         return clamp(name, kind, module.min_val, module.max_val)
+    if isinstance(module, nn.Threshold):
+        return threshold(name, kind, module.threshold, module.value)
     if isinstance(module, nn.LeakyReLU):
         return LeakyRelu(np.array([module.negative_slope]))
     if isinstance(module, nn.PReLU):
@@ -231,6 +234,13 @@ def clamp(name: str, kind: str, low: Any, high: Any) -> Relu:
     if low != 0 or not (high is None or (isinstance(high, int | float) and high > 0)):
         refuse(name, kind, f"clips to {low}..{high}", supported="from 0 to a positive number, or no upper bound")
     return Relu(ceiling=np.inf if high is None else float(high))
+
+
+def threshold(name: str, kind: str, least: Any, value: Any) -> Relu:
+    """Return the ReLU that puts ``value`` in place of numbers up to ``least``, or `refuse` it."""
+    if least != 0 or value != 0:
+        refuse(name, kind, f"puts {value} in place of numbers up to {least}", supported="0 in place of numbers up to 0")
+    return Relu()
 
 
 def softmax(name: str, kind: str, axis: Any, rank: int) -> Ending:

@@ -7,7 +7,8 @@ a module                                              see `operations.py`
 ``x + y``, ``x - y``                                   `Add`
 ``cat`` along the channels, or of vectors             `Cat`
 ``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter
-``relu``, ``relu6``, ``clamp``, ``hardtanh``           `Relu`
+``relu``, ``relu6``, ``clamp``, ``hardtanh``,          `Relu`
+``threshold``, ``maximum(x, 0)``, ``x * (x > 0)``, ...
 ``maximum``, ``minimum`` of two tensors               `Add`, `Relu`, `Add`
 ``leaky_relu``, ``abs``                                `LeakyRelu`
 poolings; ``mean``, ``sum``, ``amax``, ``max(dim)``    `AveragePool`, `MaxPool`
@@ -58,6 +59,7 @@ from loihi_convert.frontend.functions import (
     operation_of_call,
     over_maps,
     pads_with_other_numbers,
+    relu_input,
     require_two_alike,
     returned_input,
     sum_of_two,
@@ -78,7 +80,7 @@ from loihi_convert.frontend.operations import (
     operation_of_module,
     refuse,
 )
-from loihi_convert.frontend.tracing import IMAGES, computed, require_forward_alone, trace, version
+from loihi_convert.frontend.tracing import IMAGES, computed, numbers_taken, require_forward_alone, trace, version
 
 
 def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
@@ -153,8 +155,10 @@ class _Reader:
         if node.op in ("call_function", "call_method"):
             node.args = fx.node.map_arg(node.args, self._number)
             node.kwargs = fx.node.map_arg(node.kwargs, self._number)
+        if (x := relu_input(node)) is not None:
+            node.op, node.target, node.args = "call_function", torch.relu, (x,)
         # A cast does not take numbers of the tensor that gives the type.
-        taken = taken_by(node)[:1] if called(node) in NOTHING_CALLED else taken_by(node)
+        taken = numbers_taken(node)[:1] if called(node) in NOTHING_CALLED else numbers_taken(node)
         if node.op == "get_attr" or all(before in self.constants for before in taken):
             if isinstance(value, Tensor):
                 self.constants[node] = value
@@ -277,7 +281,8 @@ class _Reader:
     def _extreme_of_two(self, node: fx.Node, name: str, kind: str) -> None:
         """Read max(a, b) as b + relu(a - b), and min(a, b) as b - relu(b - a)."""
         if not all(each in self.moved for each in operands(node)):
-            refuse(name, kind, "compares the previous layer with a constant", supported="another layer, or clamp")
+            supported = "another layer, zeros, or clamp"
+            refuse(name, kind, "compares the previous layer with a constant", supported=supported)
         require_two_alike(node, name, kind)
         a, b = (self._input(each, node, node.meta["value"].shape) for each in operands(node))
         sign, shape = 1.0 if "max" in kind else -1.0, shape_of(node.meta["value"])

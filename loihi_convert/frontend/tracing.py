@@ -22,6 +22,8 @@ from loihi_convert.frontend.operations import SUPPORTED, is_one_operation, refus
 
 IMAGES: Final = 2
 """Number of images in the traced batch: two, so that mixing them is detected."""
+LIKE_CALLED: Final = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+"""Functions that take only shape and type of their first argument, not its numbers."""
 
 
 def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
@@ -335,7 +337,7 @@ class _Tracer(fx.Tracer):
                     return before
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
         inputs = node.all_input_nodes
-        is_constant = kind != "placeholder" and all(before.meta["is_constant"] for before in inputs)
+        is_constant = kind != "placeholder" and all(before.meta["is_constant"] for before in numbers_taken(node))
         node.meta["is_constant"] = is_constant
         node.meta["versions"] = {
             before: version(before.meta["value"]) for before in inputs if isinstance(before.meta["value"], Tensor)
@@ -355,6 +357,12 @@ class _Tracer(fx.Tracer):
             finally:
                 self._computes = False
         return node
+
+
+def numbers_taken(node: fx.Node) -> list[fx.Node]:
+    """Return the input nodes whose numbers ``node`` takes, including those in lists."""
+    is_like = getattr(node.target, "__name__", node.target) in LIKE_CALLED
+    return [before for before in node.all_input_nodes if not is_like or before is not node.args[0]]
 
 
 def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any], *, is_view: bool = False) -> Any:
