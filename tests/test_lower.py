@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.lowering import CONV, LINEAR, Case, assert_equals_module, assert_names, bare, layers_of, same
+from support.lowering import CONV, LINEAR, Case, assert_equals_module, assert_names, bare, layers_of, lowered_case, same
 from support.modules import Of, outputs, prepared
 from torch import nn
 
 from loihi_convert.arrays import Shape
+from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
 
 
@@ -55,6 +56,18 @@ HEADS = {
         stem=same(3),
         a=LINEAR(4),
     ),
+    **{
+        f"ensemble, stacked along axis {axis}": bare(
+            lambda m, x, axis=axis: torch.stack(
+                [m.a2(m.a(x).relu().flatten(1)), m.b2(m.b(x).relu().flatten(1))], axis
+            ).mean(axis),
+            a=same(3),
+            b=same(2),
+            a2=LINEAR(3),
+            b2=LINEAR(3),
+        )
+        for axis in (0, 1, -1)
+    },
     "two poolings": bare(
         lambda m, x: torch.cat([(y := m.stem(x).relu()).mean((2, 3)), y.amax((2, 3))], 1), stem=CONV(4, 3)
     ),
@@ -102,6 +115,17 @@ def test_layers() -> None:
     assert layers_of(HEADS["a convolution"]) == "2x8x8-4c3-3"
     # One linear map of the same vector.
     assert layers_of(HEADS["advantages and a value (dueling)"]) == "2x8x8-3c3-4"
+
+
+def test_a_stack_that_is_not_averaged_at_once_is_refused() -> None:
+    def forward(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        stacked = torch.stack([y := m.a(x).flatten(1), m.b(x).flatten(1)])
+        y += 1
+        return stacked.mean(0)
+
+    with pytest.raises(UnsupportedModelError) as raised:
+        lowered_case(bare(forward, a=CONV(3, 8), b=CONV(3, 8)))
+    assert str(raised.value.where).startswith("stack")
 
 
 def test_a_layer_of_zeros() -> None:

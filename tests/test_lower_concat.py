@@ -50,6 +50,15 @@ CASES = {
         one=CONV(3, 2, 2),
         last=same(3),
     ),
+    "one channel three times (grey to RGB)": bare(
+        lambda m, x: m.head(m.conv(torch.stack([x[:, 0]] * 3, 1)).relu().flatten(1)),
+        (1, 6, 6),
+        conv=CONV(4, 3),
+        head=LINEAR(3),
+    ),
+    "single channels": of(
+        lambda m, x: m.conv(torch.stack([x[:, 2], m.one(x)[:, 0]], dim=-3)), one=same(1), conv=same(3)
+    ),
     "unequal kernels": of(
         lambda m, x: torch.cat([m.a(x), m.b(x), m.c(x)], 1).relu(),
         a=CONV(3, (1, 5), padding=(0, 2)),

@@ -21,7 +21,8 @@ rearrangements: ``flatten``, ``view``, slices,        `Move`; none if every numb
 ====================================================  =====================
 
 The model is traced with an actual image, so that sizes are numbers: ``if x.shape[1] != 3: raise`` in a ``forward`` is
-allowed. The effect of a rearranging function is found by applying it to the positions of the numbers.
+allowed. The effect of a rearranging function is found by applying it to the positions of the numbers. The tracer
+records some functions as simpler ones (`decompositions.py`).
 
 Everything else is an obstacle, reported with its place and an alternative. Reading continues after an obstacle, so that
 all of them are found at once.

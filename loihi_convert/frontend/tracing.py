@@ -11,6 +11,7 @@ import itertools
 import operator
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
+from loihi_convert.frontend.decompositions import decomposed
 from loihi_convert.frontend.operations import SUPPORTED, is_one_operation, refuse
 
 IMAGES: Final = 2
@@ -315,18 +317,10 @@ class _Tracer(fx.Tracer):
         return _Known(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
-        if target in ("max", torch.max):
-            given = {**dict(zip(("input", "dim", "keepdim"), args, strict=False)), **kwargs}
-            axis = given.get("dim", given.get("axis"))
-            if isinstance(axis, int):
-                # The largest numbers, and their indices, which most models do not use.
-                over = {"dim": axis, "keepdim": given.get("keepdim", False)}
-                create = super().create_proxy
-                found: Any = [
-                    create("call_function", each, (given["input"],), over) for each in (torch.amax, torch.argmax)
-                ]
-                return torch.return_types.max(found)
-        return super().create_proxy(kind, target, args, kwargs, *rest, **more)
+        found = None
+        if kind in ("call_function", "call_method"):
+            found = decomposed(partial(super().create_proxy, "call_function"), target, args, kwargs)
+        return super().create_proxy(kind, target, args, kwargs, *rest, **more) if found is None else found
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
         if kind == "get_attr":
