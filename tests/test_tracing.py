@@ -12,8 +12,9 @@ from support.modules import Of, outputs, prepared
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.errors import InputError, UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.source import Source
 
 SHAPE = (1, 6, 6)
 
@@ -79,3 +80,23 @@ def sequence() -> nn.Sequential:
 )
 def test_a_forward_may_make_modules_of_its_layers(forward: Callable[[Any, Tensor], Tensor]) -> None:
     assert_is_read(Of(forward, layers=sequence()))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(1, 2, 3), nn.Linear(6, 2)])
+def test_a_cast_to_another_dtype_is_not_called_a_wrong_shape(layer: nn.Module) -> None:
+    with pytest.raises(InputError) as raised:
+        to_relu_network(Of(lambda m, x: m.layer(x.double()), layer=layer), SHAPE)
+    assert "dtype" in raised.value.found
+    assert "x.double()" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("shape", "swap"), [((8, 3), lambda x: x.transpose(1, 2)), ((1, 8, 3), lambda x: x.squeeze(1).permute(0, 2, 1))]
+)
+def test_sensor_data_with_the_channels_last_is_to_be_given_with_the_channels_first(
+    shape: tuple[int, ...], swap: Callable[[Tensor], Tensor]
+) -> None:
+    model = Of(lambda m, x: m.fc(m.conv(swap(x)).flatten(1)), conv=nn.Conv1d(3, 2, 3), fc=nn.Linear(12, 3))
+    with pytest.raises(UnsupportedModelError) as raised:
+        Source.from_module(model, shape)
+    assert "(C, L)" in raised.value.hint

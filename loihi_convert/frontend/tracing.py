@@ -27,6 +27,9 @@ IMAGES: Final = 2
 LIKE_CALLED: Final = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Functions that take only shape and type of their first argument, not its numbers."""
 
+# In errors of torch's convolutions and matrix products.
+_OTHER_DTYPE: Final = ("Input type (", "same dtype", "expected scalar type")
+
 
 def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     """Return the graph of ``model``, each node with its value for `IMAGES` black images as ``meta["value"]``.
@@ -152,6 +155,13 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
     if taken:
         return shapes[-1] if len(taken) > 1 and _differ(*taken.values()) else next(iter(taken))
     kind, failure = "images", failures[0]
+    if any(sign in str(failure) for sign in _OTHER_DTYPE):
+        raise InputError(
+            f"casts images to another dtype than that of its weights ({first_line(failure)})",
+            where=type(model).__name__,
+            expected="its weights are read as float32",
+            hint="Leave out the casts in its forward, such as x.double().",
+        ) from failure
     hint = "Use images of the size, and with the channels, that it was trained on."
     if any(isinstance(module, nn.Conv1d) for module in model.modules()):
         hint = "It takes signals: its input shape is (C, L)."

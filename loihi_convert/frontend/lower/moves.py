@@ -87,6 +87,7 @@ def _sample(index: Array, channel: int, size: tuple[int, int]) -> tuple[int, int
         raise UnsupportedModelError(
             "moves the pixels of a map in a way that is not a convolution",
             expected="supported: whole channels, their rows and columns at a constant step",
+            hint="If it swaps axes of the images, leave it out, and give images as (C, H, W), signals as (C, L).",
         )
     return step_h, step_w, top, left
 
