@@ -138,7 +138,7 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 128 + signal.SIGINT
     if is_lack_of_memory(error):
-        log("error: out of memory; no partial files were left. Use fewer images.")
+        log("error: out of memory; no partial files were left. Use fewer images, or a smaller CNN.")
         return PlatformError.exit_code
     # Errors of the option parser carry exit code 2; that of a command without words shows its help.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):

@@ -262,6 +262,8 @@ def test_obstacles_of_the_end() -> None:
         (chain(nn.ReLU(), nn.Linear(4, 2)), False),
         (nn.Sequential(StandardizedConv(1, 2, 3)), True),
         (Of(lambda m, x: functional.linear(x, torch.ones(6, 6))), True),
+        (Of(lambda m, x: x.flatten(1) @ torch.ones(36, 2)), True),
+        (Of(lambda m, x: x @ x), False),
     ],
 )
 def test_only_functions_of_weights_are_told_to_use_modules(model: nn.Module, has_advice: bool) -> None:

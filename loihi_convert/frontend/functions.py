@@ -15,6 +15,7 @@ from loihi_convert.arrays import Shape
 from loihi_convert.frontend.operations import (
     AVERAGE_POOL_ARGUMENTS,
     MAX_POOL_ARGUMENTS,
+    USE_MODULES,
     Add,
     Affine,
     AveragePool,
@@ -36,6 +37,7 @@ from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED, version
 from loihi_convert.ir.synapse import Conv, Dense
 
 _RELU_CALLED: Final = ("relu", "relu_")
+_MATRIX_PRODUCTS: Final = ("matmul", "mm", "addmm", "bmm", "einsum", "tensordot")
 NOTHING_CALLED: Final = (
     "clone", "detach", "float", "half", "double", "cpu", "to", "type", "type_as", "requires_grad_",
 )  # fmt: skip
@@ -107,7 +109,9 @@ def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after:
         return softmax(name, kind, arguments_of(node, ("dim",)).get("dim"), rank)
     if function in ("sigmoid", "sigmoid_", "logsigmoid"):
         return Ending()
-    return refuse(name, kind, "has no spiking equivalent here")
+    # The other factor does not depend on the image.
+    is_of_weights = function in _MATRIX_PRODUCTS and len(taken_by(node)) > 1
+    return refuse(name, kind, "has no spiking equivalent here", hint=USE_MODULES if is_of_weights else "")
 
 
 def _bound(node: fx.Node, name: str, kind: str, given: Any) -> Any:

@@ -53,6 +53,8 @@ _ADVICES: Final = (
 _ADVICE: Final = {kind.lower().replace("_", ""): advice for advice, kinds in _ADVICES for kind in kinds.split()}
 # Functions with weights as arguments; the corresponding modules (Conv2d, Linear) contain their weights.
 _FUNCTIONS_OF_WEIGHTS: Final = ("conv1d", "conv2d", "linear", "batch_norm")
+USE_MODULES: Final = "Use the modules nn.Conv2d, nn.Linear and nn.BatchNorm2d, which contain their weights."
+"""What to do about a function that takes weights."""
 NOTHING: Final = (
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity,
 )  # fmt: skip
@@ -158,7 +160,7 @@ Operation = Conv | Dense | Affine | Relu | LeakyRelu | AveragePool | MaxPool | M
 def refuse(name: str, kind: str, why: str, *, supported: str = SUPPORTED, hint: str = "") -> NoReturn:
     """Raise an `UnsupportedModelError`: where, what was found, what is supported, what to do."""
     if not hint and kind in _FUNCTIONS_OF_WEIGHTS:
-        hint = "Use the modules nn.Conv2d, nn.Linear and nn.BatchNorm2d, which contain their weights."
+        hint = USE_MODULES
     hint = hint or _ADVICE.get(kind.lower().replace("_", ""), "")
     raise UnsupportedModelError(f"{kind} {why}", where=name, expected=f"supported: {supported}", hint=hint)
 
