@@ -28,13 +28,6 @@ class ControlFlow(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-class StandardizedConv(nn.Conv2d):
-    """Does not compute a convolution with its weight."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.conv2d(x, self.weight / self.weight.std())
-
-
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +140,16 @@ REFUSED = [
         r"mean \(after conv\): mean averages over axes \(1, 2\); supported: height, width, or both; or the channels",
     ),
     (calls(lambda x: x.amax(1)), r"amax \(after conv\): amax takes the maximum over axes 1; supported: height, width"),
-    (nn.Sequential(StandardizedConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
+    (calls(lambda x: functional.conv2d(x, x[:1])), r"conv2d \(after conv\): conv2d has no spiking equivalent here"),
+    (
+        calls(lambda x: torch.ones(3, x.shape[0]).matmul(x.flatten(1))),
+        r"matmul \(after conv\): matmul has no spiking equivalent here; supported: weights that",
+    ),
+    (calls(lambda x: x @ torch.ones(6, 6)), r"matmul \(after conv\): matmul is applied to feature maps"),
+    (
+        calls(lambda x: functional.batch_norm(x, None, None, training=True)),
+        r"batch_norm \(after conv\): batch_norm has no spiking equivalent",
+    ),
     (
         chain(nn.ReLU(), nn.Flatten(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)),
         r"3: MaxPool2d is applied to a tensor of shape \(2, 16\); supported: maps",
@@ -255,21 +257,19 @@ def test_obstacles_of_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "has_advice"),
+    ("function", "has_advice"),
     [
-        (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), False),
-        (chain(nn.BatchNorm2d(2, track_running_stats=False)), False),
-        (chain(nn.ReLU(), nn.Linear(4, 2)), False),
-        (nn.Sequential(StandardizedConv(1, 2, 3)), True),
-        (Of(lambda m, x: functional.linear(x, torch.ones(6, 6))), True),
-        (Of(lambda m, x: x.flatten(1) @ torch.ones(36, 2)), True),
-        (Of(lambda m, x: x @ x), False),
+        (lambda x: torch.einsum("bi,io->bo", x.flatten(1), torch.ones(36, 2)), True),
+        (lambda x: torch.einsum("bchw,bcwk->bchk", x, x), False),
+        (lambda x: x @ x, False),
     ],
 )
-def test_only_functions_of_weights_are_told_to_use_modules(model: nn.Module, has_advice: bool) -> None:
+def test_only_products_with_weights_are_told_to_use_linear(
+    function: Callable[[Tensor], Tensor], has_advice: bool
+) -> None:
     with pytest.raises(UnsupportedModelError) as raised:
-        to_relu_network(model, SHAPE)
-    assert ("Use the modules nn.Conv2d" in raised.value.hint) == has_advice
+        to_relu_network(Of(lambda m, x: function(x)), SHAPE)
+    assert ("Use nn.Linear" in raised.value.hint) == has_advice
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from support.lowering import Case, assert_equals_module
-from torch import Tensor, nn
+from torch import nn
 
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
@@ -16,13 +16,6 @@ SHAPE = (1, 6, 6)
 
 def cnn() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
-
-
-class CenteredConv(nn.Conv2d):
-    """Does not compute a convolution with its weight itself."""
-
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return super()._conv_forward(x, weight - weight.mean(), bias)
 
 
 def hooked(layer: int | None = None) -> nn.Module:
@@ -44,7 +37,6 @@ def with_own_forward() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(CenteredConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
         (hooked(-1), "Sequential: Sequential has hooks, .* that change its outputs"),
         (hooked(0), "0: Conv2d has hooks, .* that change its outputs"),
         (hooked(2), "2: Flatten has hooks, .* that change its outputs"),

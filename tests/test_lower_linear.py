@@ -5,9 +5,68 @@ from __future__ import annotations
 import pytest
 import torch
 from support.lowering import CONV, LINEAR, NORM, Case, assert_equals_module, layers_of, of, stack
-from torch import nn
+from support.modules import Of
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class StandardizedConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        mean, std = (each(self.weight, (1, 2, 3), keepdim=True) for each in (torch.mean, torch.std))
+        weight = (self.weight - mean) / (std + 1e-5)
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class CenteredConv(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+class PositiveLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight.abs(), bias=self.bias)
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+BLUR = torch.tensor([1.0, 2.0, 1.0])
+
+OF_WEIGHTS = {
+    "conv2d": of(lambda m, x: functional.conv2d(input=x, weight=numbers(5, 4, 2, 3).to(x), padding="same").relu()),
+    "conv1d": Case(
+        lambda: Of(
+            lambda m, x: m.head(
+                functional.conv1d(x, numbers(4, 1, 3).to(x), numbers(4).to(x), 2, 1, 1, 2).relu().flatten(1)
+            ),
+            head=LINEAR(3),
+        ),
+        (2, 9),
+    ),
+    "a blur": of(
+        lambda m, x: m.conv(
+            functional.conv2d(x, (BLUR.outer(BLUR) / 16).type_as(x).expand(4, 1, 3, 3), stride=2, padding=1, groups=4)
+        ).relu(),
+        conv=CONV(3, 3),
+    ),
+    "standardized weights": stack(StandardizedConv(4, 5, 3, padding=1), nn.ReLU(), CenteredConv(5, 4, 3, groups=1)),
+    "linear": stack(nn.Flatten(), PositiveLinear(256, 5), nn.ReLU()),
+    "products with a matrix": of(
+        lambda m, x: (x.flatten(1) @ numbers(256, 6).to(x)).relu().mm(mat2=numbers(6, 5).to(x)).relu()
+    ),
+    "products with a vector": of(
+        lambda m, x: torch.stack(
+            [x.flatten(1).matmul(numbers(256).to(x)), functional.linear(x.mean((2, 3)), numbers(4).to(x))], 1
+        )
+    ),
+    "batch_norm": of(
+        lambda m, x: functional.batch_norm(x, numbers(4).to(x), numbers(4).abs().to(x), bias=numbers(4).to(x), eps=0.1)
+    ),
+}
 
 CASES = {
+    **OF_WEIGHTS,
     "two convolutions": stack(CONV(6, 3), CONV(5, 3), nn.ReLU()),
     "two padded ones": stack(CONV(6, 3, padding=1), CONV(5, 3, padding=1), nn.ReLU()),
     "strides and dilation": stack(CONV(6, 3, 2), CONV(5, 2, dilation=2), nn.ReLU(), shape=(2, 11, 11)),

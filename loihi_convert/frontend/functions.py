@@ -14,8 +14,9 @@ from torch import Tensor, fx
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.operations import (
     AVERAGE_POOL_ARGUMENTS,
+    BATCH_NORM_ARGUMENTS,
+    CONVOLUTION_ARGUMENTS,
     MAX_POOL_ARGUMENTS,
-    USE_MODULES,
     Add,
     Affine,
     AveragePool,
@@ -27,7 +28,10 @@ from loihi_convert.frontend.operations import (
     Relu,
     adaptive_pool,
     average_pool,
+    batch_norm,
     clamp,
+    convolution,
+    dense,
     max_pool,
     refuse,
     softmax,
@@ -37,7 +41,7 @@ from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED, version
 from loihi_convert.ir.synapse import Conv, Dense
 
 _RELU_CALLED: Final = ("relu", "relu_")
-_MATRIX_PRODUCTS: Final = ("matmul", "mm", "addmm", "bmm", "einsum", "tensordot")
+_OTHER_PRODUCTS: Final = ("addmm", "bmm", "einsum", "tensordot")
 NOTHING_CALLED: Final = (
     "clone", "detach", "float", "half", "double", "cpu", "to", "type", "type_as", "requires_grad_",
 )  # fmt: skip
@@ -96,6 +100,18 @@ def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after:
     if function in ("leaky_relu", "leaky_relu_"):
         return LeakyRelu(np.array([arguments_of(node, ("negative_slope",)).get("negative_slope", 0.01)]))
     is_signal = function.endswith("1d")
+    if function in ("conv1d", "conv2d"):
+        return convolution(name, kind, _with_weights(node, name, kind, CONVOLUTION_ARGUMENTS), is_signal=is_signal)
+    if function == "linear":
+        weights = _with_weights(node, name, kind, ("weight", "bias"))
+        return dense(name, kind, weights["weight"], weights.get("bias"), before)
+    if function in ("matmul", "mm"):
+        (weight,) = _with_weights(node, name, kind, ("other",)).values()
+        if weight.ndim > 2:
+            refuse(name, kind, f"takes a tensor of shape {tuple(weight.shape)}", supported="a matrix")
+        return dense(name, kind, weight.T if weight.ndim == 2 else weight, None, before)
+    if function == "batch_norm" and not arguments_of(node, BATCH_NORM_ARGUMENTS).get("training"):
+        return batch_norm(name, kind, _with_weights(node, name, kind, BATCH_NORM_ARGUMENTS))
     if function in ("avg_pool1d", "avg_pool2d"):
         arguments = arguments_of(node, AVERAGE_POOL_ARGUMENTS)
         return average_pool(name, kind, arguments, before, after, is_signal=is_signal)
@@ -110,8 +126,24 @@ def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after:
     if function in ("sigmoid", "sigmoid_", "logsigmoid"):
         return Ending()
     # The other factor does not depend on the image.
-    is_of_weights = function in _MATRIX_PRODUCTS and len(taken_by(node)) > 1
-    return refuse(name, kind, "has no spiking equivalent here", hint=USE_MODULES if is_of_weights else "")
+    is_of_weights = function in _OTHER_PRODUCTS and len(taken_by(node)) > 1
+    hint = "Use nn.Linear, or x @ weight with a flattened x." if is_of_weights else ""
+    return refuse(name, kind, "has no spiking equivalent here", hint=hint)
+
+
+def _with_weights(node: fx.Node, name: str, kind: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments after the image by name, with the tensors among them; refused if these are not constants."""
+    given = arguments_of(node, names)
+    image = node.args[0] if node.args else given.pop("input")
+    tensors = [each for each in given.values() if isinstance(each, fx.Node)]
+    if image in tensors or not all(each.meta["is_constant"] for each in tensors):
+        refuse(
+            name,
+            kind,
+            "has no spiking equivalent here",
+            supported="weights that do not depend on the image, as second argument",
+        )
+    return {key: each.meta["value"] if isinstance(each, fx.Node) else each for key, each in given.items()}
 
 
 def _bound(node: fx.Node, name: str, kind: str, given: Any) -> Any:
@@ -127,7 +159,8 @@ def _number(node: fx.Node, argument: Any) -> float | None:
     if not isinstance(argument, fx.Node):
         return argument if isinstance(argument, int | float) else None
     value = argument.meta["value"]
-    is_current = argument.meta["is_constant"] and version(value) == node.meta["versions"].get(argument)
+    is_constant = argument.meta["is_constant"] and isinstance(value, Tensor)
+    is_current = is_constant and version(value) == node.meta["versions"].get(argument)
     numbers = value.unique().tolist() if is_current else []
     return float(numbers[0]) if len(numbers) == 1 else None
 

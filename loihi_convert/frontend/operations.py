@@ -51,10 +51,6 @@ _ADVICES: Final = (
 )
 # The module LeakyReLU and the function leaky_relu get the same advice.
 _ADVICE: Final = {kind.lower().replace("_", ""): advice for advice, kinds in _ADVICES for kind in kinds.split()}
-# Functions with weights as arguments; the corresponding modules (Conv2d, Linear) contain their weights.
-_FUNCTIONS_OF_WEIGHTS: Final = ("conv1d", "conv2d", "linear", "batch_norm")
-USE_MODULES: Final = "Use the modules nn.Conv2d, nn.Linear and nn.BatchNorm2d, which contain their weights."
-"""What to do about a function that takes weights."""
 NOTHING: Final = (
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity,
 )  # fmt: skip
@@ -67,6 +63,7 @@ MOVES: Final = (
 """Modules that only rearrange numbers, or pad with zeros."""
 
 CONVOLUTION_ARGUMENTS: Final = ("weight", "bias", "stride", "padding", "dilation", "groups")
+BATCH_NORM_ARGUMENTS: Final = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 AVERAGE_POOL_ARGUMENTS: Final = (
     "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override",
 )  # fmt: skip
@@ -159,8 +156,6 @@ Operation = Conv | Dense | Affine | Relu | LeakyRelu | AveragePool | MaxPool | M
 
 def refuse(name: str, kind: str, why: str, *, supported: str = SUPPORTED, hint: str = "") -> NoReturn:
     """Raise an `UnsupportedModelError`: where, what was found, what is supported, what to do."""
-    if not hint and kind in _FUNCTIONS_OF_WEIGHTS:
-        hint = USE_MODULES
     hint = hint or _ADVICE.get(kind.lower().replace("_", ""), "")
     raise UnsupportedModelError(f"{kind} {why}", where=name, expected=f"supported: {supported}", hint=hint)
 
@@ -190,12 +185,10 @@ def operation_of_module(
         return convolution(name, kind, arguments, is_signal=isinstance(module, nn.Conv1d))
     if _is_plain(module, nn.Linear):
         assert isinstance(module, nn.Linear)
-        if len(input_shape) != 1:
-            refuse(name, kind, "is applied to feature maps", supported="Linear after Flatten")
-        return Dense(_array(module.weight), None if module.bias is None else _array(module.bias))
+        return dense(name, kind, module.weight, module.bias, input_shape)
     if _is_plain(module, *_NORMS):
         assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm)
-        return _batch_norm(name, kind, module)
+        return batch_norm(name, kind, {argument: getattr(module, argument) for argument in BATCH_NORM_ARGUMENTS})
     if isinstance(module, Qcfs):
         return Relu(_array(module.thresholds), module.levels)
     if isinstance(module, FiringRate):
@@ -349,16 +342,24 @@ def equally_padded(
     return kernel, (1,) * len(sizes), padding
 
 
-def _batch_norm(name: str, kind: str, module: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) -> Affine:
-    if module.running_mean is None or module.running_var is None:
+def dense(name: str, kind: str, weight: Tensor, bias: Tensor | None, input_shape: Shape) -> Dense:
+    """Return the dense layer of ``weight``, ``(N_out, N_in)``, or ``(N_in,)`` for one output; or `refuse` it."""
+    if len(input_shape) != 1:
+        refuse(name, kind, "is applied to feature maps", supported="Linear after Flatten")
+    weights = _array(weight).reshape(-1, *input_shape)
+    return Dense(weights, None if bias is None else np.broadcast_to(_array(bias), len(weights)))
+
+
+def batch_norm(name: str, kind: str, arguments: Mapping[str, Any]) -> Affine:
+    """Return the batch normalization with ``arguments``, named in `BATCH_NORM_ARGUMENTS`, or `refuse` it."""
+    mean, variance, gamma, beta = map(arguments.get, ("running_mean", "running_var", "weight", "bias"))
+    if mean is None or variance is None:
         refuse(name, kind, "has no running statistics; train with track_running_stats=True")
-    mean, variance = _array(module.running_mean), _array(module.running_var)
-    gain = 1 / np.sqrt(variance + module.eps)
-    shift = -mean * gain
-    if module.affine:
-        gamma, beta = _array(module.weight), 0.0 if module.bias is None else _array(module.bias)
-        return Affine(gain * gamma, shift * gamma + beta)
-    return Affine(gain, shift)
+    gain = 1 / np.sqrt(_array(variance) + arguments.get("eps", 1e-5))
+    shift = -_array(mean) * gain
+    if gamma is not None:
+        gain, shift = gain * _array(gamma), shift * _array(gamma)
+    return Affine(gain, shift if beta is None else shift + _array(beta))
 
 
 def _is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:

@@ -11,6 +11,7 @@ a module                                              see `operations.py`
 ``threshold``, ``maximum(x, 0)``, ``x * (x > 0)``, ...
 ``maximum``, ``minimum`` of two tensors               `Add`, `Relu`, `Add`
 ``leaky_relu``, ``abs``                                `LeakyRelu`
+``conv1d``, ``linear``, ``@``, ``batch_norm``, ...      `Conv`, `Dense`, `Affine`: weights as ``c``
 poolings; ``mean``, ``sum``, ``amax``, ``max(dim)``    `AveragePool`, `MaxPool`
 of whole maps, or over their height or width
 ``mean``, ``sum`` over the channels, or of a vector   `Conv`, `Dense`
@@ -158,9 +159,7 @@ class _Reader:
             node.kwargs = fx.node.map_arg(node.kwargs, self._number)
         if (x := relu_input(node)) is not None:
             node.op, node.target, node.args = "call_function", torch.relu, (x,)
-        # A cast does not take numbers of the tensor that gives the type.
-        taken = numbers_taken(node)[:1] if called(node) in NOTHING_CALLED else numbers_taken(node)
-        if node.op == "get_attr" or all(before in self.constants for before in taken):
+        if node.op == "get_attr" or all(before in self.constants for before in numbers_taken(node)):
             if isinstance(value, Tensor):
                 self.constants[node] = value
             return

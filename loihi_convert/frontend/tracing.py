@@ -365,8 +365,11 @@ class _Tracer(fx.Tracer):
 
 def numbers_taken(node: fx.Node) -> list[fx.Node]:
     """Return the input nodes whose numbers ``node`` takes, including those in lists."""
-    is_like = getattr(node.target, "__name__", node.target) in LIKE_CALLED
-    return [before for before in node.all_input_nodes if not is_like or before is not node.args[0]]
+    function = getattr(node.target, "__name__", node.target)
+    if function in ("to", "type_as"):
+        # Of another tensor they take the type.
+        return node.all_input_nodes[:1]
+    return [each for each in node.all_input_nodes if function not in LIKE_CALLED or each is not node.args[0]]
 
 
 def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any], *, is_view: bool = False) -> Any:
