@@ -31,7 +31,7 @@ ZERO = torch.zeros(1)
 
 RELUS: dict[str, Callable[[Tensor], Tensor]] = {
     "threshold": lambda x: functional.threshold(x, 0, 0),
-    "maximum with zeros": lambda x: torch.maximum(x, torch.zeros_like(x)),
+    "maximum with zeros": lambda x: torch.maximum(x, torch.zeros_like(input=x)),
     "zero and max": lambda x: torch.max(ZERO, x),
     "maximum, a method": lambda x: x.maximum(x.new_zeros(1)),
     "clamp from a tensor": lambda x: x.clamp(min=torch.tensor(0.0)),

@@ -365,11 +365,11 @@ class _Tracer(fx.Tracer):
 
 def numbers_taken(node: fx.Node) -> list[fx.Node]:
     """Return the input nodes whose numbers ``node`` takes, including those in lists."""
-    function = getattr(node.target, "__name__", node.target)
-    if function in ("to", "type_as"):
-        # Of another tensor they take the type.
-        return node.all_input_nodes[:1]
-    return [each for each in node.all_input_nodes if function not in LIKE_CALLED or each is not node.args[0]]
+    function, taken = getattr(node.target, "__name__", node.target), list(node.all_input_nodes)
+    if function in LIKE_CALLED:
+        return taken[1:]
+    # Of another tensor they take the type.
+    return taken[:1] if function in ("to", "type_as") else taken
 
 
 def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any], *, is_view: bool = False) -> Any:
