@@ -20,10 +20,24 @@ def plain_numbers(instance: object) -> None:
 
 
 def freeze(instance: object, *names: str) -> None:
-    """Replace each named array of a frozen dataclass by a read-only copy, in its ``__post_init__``; None stays None."""
+    """Replace each named array of a frozen dataclass by a read-only copy, in its ``__post_init__``; None stays None.
+
+    An array that is read-only and not a view, such as that of another frozen dataclass, is shared.
+    """
     for name in names:
         array = getattr(instance, name)
         if array is not None:
-            copy = np.array(array, copy=True, order="C")
-            copy.flags.writeable = False
-            object.__setattr__(instance, name, copy)
+            object.__setattr__(instance, name, array if _is_frozen(array) else frozen(np.array(array, order="C")))
+
+
+def frozen(array: Array) -> Array:
+    """Return ``array`` itself, made read-only; its caller must not change it through views."""
+    array.flags.writeable = False
+    return array
+
+
+def _is_frozen(array: object) -> bool:
+    if type(array) is not np.ndarray:
+        return False
+    flags = array.flags
+    return flags.owndata and flags.c_contiguous and not flags.writeable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from loihi_convert.chip import rules
 from loihi_convert.errors import InputError, RangeError
+from loihi_convert.ir.network import ReluLayer
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 
@@ -83,6 +85,32 @@ def test_arrays_are_read_only_copies() -> None:
     assert synapse.weight.sum() == 6
     with pytest.raises(ValueError, match="read-only"):
         synapse.weight[0, 0] = 2
+    # What nobody can change is not copied.
+    assert replace(synapse, bias=np.zeros(2)).weight is synapse.weight
+    view = weight[:]
+    view.flags.writeable = False
+    assert not np.shares_memory(Dense(view).weight, weight)
+
+
+@pytest.mark.parametrize(
+    ("taps", "found"),
+    [
+        ({(1, 0): 2.0, (2, 1): 3.0}, ""),
+        # A relay without a weight.
+        ({(2, 1): 1.0}, ""),
+        ({(1, 0): 1.0, (1, 1): 1.0}, "more than one weight"),
+        ({(1, 0): -1.0}, "negative"),
+        ({(1, 1): 1.0}, "channel 1 repeats 1"),
+    ],
+)
+def test_a_relay_has_one_positive_weight_at_its_source(taps: dict[tuple[int, int], float], found: str) -> None:
+    """Channels 1 and 2 repeat channels 0 and 1; channel 0 is not a relay."""
+    weight = np.zeros((3, 2, 3, 3))
+    weight[0] = -1
+    for (output, source), value in taps.items():
+        weight[output, source, 1, 2] = value
+    with pytest.raises(RangeError, match=found) if found else contextlib.nullcontext():
+        ReluLayer("conv", Conv(weight, padding=(1, 1)), relay_of=np.array([-1, 0, 1]))
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

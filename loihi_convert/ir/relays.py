@@ -91,22 +91,24 @@ def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
         return
     if synapse.pool != (1, 1):
         raise RangeError(f"has relays after a pooling of {synapse.pool}", where=name, expected="must not pool")
-    rows = synapse.weight[relays].reshape(relays.size, -1)
-    if (np.count_nonzero(rows, axis=1) > 1).any() or rows.min(initial=0) < 0:
+    weight = synapse.weight.reshape(synapse.channels, -1)
+    # One row at a time: a copy of all may not fit into memory.
+    used = [np.flatnonzero(weight[relay]) for relay in relays]
+    if any(taps.size > 1 or (weight[relay, taps] < 0).any() for relay, taps in zip(relays, used, strict=True)):
         raise RangeError("a relay has more than one weight, or a negative one", where=name, expected="must have one")
     if synapse.bias is not None and synapse.bias[relays].any():
         raise RangeError("a relay has a bias", where=name, expected="must not have one")
-    taps = rows.argmax(axis=1)
     if isinstance(synapse, Conv):
         _, inputs, *kernel = synapse.weight.shape
-        groups = relays // (synapse.channels // synapse.groups)
-        found = groups * inputs + taps // int(np.prod(kernel))
-        wrong = (found != relay_of[relays]) & rows.any(axis=1)
+        connected = relays[[taps.size > 0 for taps in used]]
+        groups = connected // (synapse.channels // synapse.groups)
+        found = groups * inputs + np.concatenate(used) // int(np.prod(kernel))
+        wrong = found != relay_of[connected]
         if wrong.any():
             raise RangeError(
-                f"channel {relays[wrong][0]} repeats {found[wrong][0]}",
+                f"channel {connected[wrong][0]} repeats {found[wrong][0]}",
                 where=name,
-                expected=f"must repeat {relay_of[relays][wrong][0]}, as relay_of says",
+                expected=f"must repeat {relay_of[connected][wrong][0]}, as relay_of says",
             )
 
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.arrays import Array, Pair, Shape, frozen
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.groups import Grouping, grouped
 from loihi_convert.frontend.lower.levels import Levels, Sample, offsets_of
@@ -72,8 +72,8 @@ def to_chain(levels: Levels, image_shape: Shape, notes: tuple[str, ...] = ()) ->
         blocks = np.arange(len(channels[level])) // (len(channels[level]) // counts[-1])
     layers: list[ReluLayer] = []
     for level in range(1, levels.depth + 1):
-        made = _Layer(levels, level, channels[level - 1], channels[level]).layer(counts[level])
-        layers.append(replace(made, name=_unique(made.name, {layer.name for layer in layers})))
+        names = {layer.name for layer in layers}
+        layers.append(_Layer(levels, level, channels[level - 1], channels[level]).layer(counts[level], names))
     return Chain(ReluNetwork(image_shape, tuple(layers), notes), levels, tuple(map(tuple, channels)))
 
 
@@ -126,8 +126,8 @@ class _Layer:
                 links.append((piece.outputs, piece.inputs))
         return grouped(links, len(self.inputs), len(self.outputs), blocks)
 
-    def layer(self, groups: int) -> ReluLayer:
-        """Return the layer, with its kernel in ``groups`` groups."""
+    def layer(self, groups: int, names: Collection[str]) -> ReluLayer:
+        """Return the layer, with its kernel in ``groups`` groups and a name that is not in ``names``."""
         if self.is_dense and (size := self.levels.size(self.level)) != (1, 1):
             raise UnsupportedModelError(
                 f"gives maps of {size} after a dense layer",
@@ -136,7 +136,7 @@ class _Layer:
             )
         term, bias = self.plain_term, self._bias()
         synapse = self._synapse(groups, bias) if term is None else self._as_it_is(term.window, term.size, bias)
-        return ReluLayer(self._name(), synapse, *self._activation(), self._relay_of())
+        return ReluLayer(_unique(self._name(), names), synapse, *self._activation(), self._relay_of())
 
     def _as_it_is(self, window: Window, size: Pair, bias: Array | None) -> Synapse:
         """The window with its own geometry."""
@@ -174,7 +174,7 @@ class _Layer:
         )
         weight = np.zeros((len(self.outputs), len(self.inputs) // groups, rows, columns))
         _write(weight, pieces, groups, (top, left))
-        return Conv(weight, bias, stride, (top, left), groups=groups, pool=pool)
+        return Conv(frozen(weight), bias, stride, (top, left), groups=groups, pool=pool)
 
     def _pool(self) -> Pair:
         """The pooling common to all terms; (1, 1) if there are relays."""
