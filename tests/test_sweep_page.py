@@ -15,6 +15,7 @@ from support.chromium import Tab, open_tab
 
 from loihi_convert.cells.cell import Outcome
 from loihi_convert.cli.sweep_output import _table
+from loihi_convert.records import wilson_interval
 from loihi_convert.report.charts import Mark
 from loihi_convert.report.page import Page, Pictures, html, markdown
 from loihi_convert.report.table import Table
@@ -204,18 +205,36 @@ BEST_OF_16 = {
 
 
 @pytest.mark.parametrize(
-    ("correct", "p_value"),
+    ("correct", "low", "p_value"),
     # Five images against none: 2 / 2^5; seven against two: 2 (1 + 9 + 36) / 2^9; six against none: 2 / 2^6.
-    [("1" * 7 + "0" * 9, "0.06"), ("1" * 5 + "0" * 9 + "11", "0.18"), ("1" * 6 + "0" * 10, None)],
+    [
+        ("1" * 7 + "0" * 9, 0.4, "0.06"),
+        ("1" * 7 + "0" * 9, 0.5, None),
+        ("1" * 5 + "0" * 9 + "11", 0.4, "0.18"),
+        ("1" * 5 + "0" * 9 + "11", 0.5, None),
+        ("1" * 6 + "0" * 10, 0.3, None),
+    ],
 )
-def test_a_cheaper_cell_is_compared_on_the_same_images(correct: str, p_value: str | None) -> None:
-    """It does not matter that none of these accuracies lies in the interval of the best."""
+def test_a_cell_is_not_worse_if_neither_the_interval_nor_the_test_says_so(
+    correct: str, low: float, p_value: str | None
+) -> None:
+    best = {**BEST_OF_16, "accuracy_interval": (low, 0.9)}
     cheap = {"accuracy": correct.count("1") / 16, "synaptic_operations": 250.0, "correct": bits(correct)}
-    results = results_of(("one", 1, 8, BEST_OF_16), ("one", 1, 2, {**BEST_OF_16, **cheap}))
+    results = results_of(("one", 1, 8, best), ("one", 1, 2, {**best, **cheap}))
     found = verdict(results.front, ("weight_bits",))
     assert found.startswith("Best: 75.00 % with weight bits 8")
-    assert (f"within chance on the same 16 images (p = {p_value}, " in found) == (p_value is not None)
+    assert (f"no significant difference on the same 16 images (p = {p_value}, " in found) == (p_value is not None)
     assert ("SynOps" in found) == (p_value is not None)
+
+
+def test_all_of_50_images_is_better_than_45() -> None:
+    """McNemar's test of five images against none has p = 2 / 2^5, so it alone cannot tell them apart."""
+    images = {"image_count": 50}
+    right = {"accuracy": 1.0, "accuracy_interval": wilson_interval(50, 50), "correct": f"{(1 << 50) - 1:014x}"}
+    fewer = {**right, "accuracy": 0.9, "correct": f"{(1 << 45) - 1:014x}", "synaptic_operations": 250.0}
+    results = results_of(("one", 1, 8, {**images, **right}), ("one", 1, 2, {**images, **fewer}))
+    assert len(results.front) == 2
+    assert "SynOps" not in verdict(results.front, ("weight_bits",))
 
 
 def test_without_the_images_of_both_cells_the_interval_decides() -> None:

@@ -1,4 +1,4 @@
-"""The main result of a sweep, in words: the best cell, and the cheapest one that is as good within chance."""
+"""The main result of a sweep, in words: the best cell, and the one with the fewest SynOps that is not clearly worse."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
         answer += f" (CNN {percent(first.result.cnn_accuracy)} %)"
     if first.result.cnn_rmse is not None:
         answer += f" (CNN {number(first.result.cnn_rmse)})"
-    cheap = _cheapest(best)
+    cheap = _fewest_synops(best)
     if cheap is first:
         return answer
     share = cheap.result.synaptic_operations / first.result.synaptic_operations
@@ -39,7 +39,7 @@ def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
     p_value = _p_value(first.result, cheap.result)
     reason = f"inside the 95 % interval of the best on {images}"
     if p_value is not None:
-        reason = f"within chance on the same {images} (p = {p_value:.2f}, McNemar's test)"
+        reason = f"no significant difference on the same {images} (p = {p_value:.2f}, McNemar's test)"
     return (
         f"{answer}; at {100 * share:.0f} % of its SynOps: {quality_words(cheap.result)} with "
         f"{described(cheap.planned, names)}, {lower} points lower, {reason}"
@@ -58,25 +58,23 @@ def quality_words(result: CellResult) -> str:
     return f"RMSE {number(-known)}{'' if result.rmse is not None else ' to the CNN'}"
 
 
-def _cheapest(best: Sequence[Found]) -> Found:
-    """The cell of the front with the fewest synaptic operations whose accuracy differs from the best by chance."""
+def _fewest_synops(best: Sequence[Found]) -> Found:
+    """The cell of the front with the fewest synaptic operations that is not clearly worse than the best."""
     first = best[0]
     if not first.result.synaptic_operations:
         return first
-    good = [found for found in best if found is first or _is_as_good(found.result, first.result)]
+    good = [found for found in best if found is first or not _is_worse(found.result, first.result)]
     return min(good, key=lambda found: found.result.synaptic_operations)
 
 
-def _is_as_good(result: CellResult, first: CellResult) -> bool:
-    """Whether the accuracy of ``result`` is lower than that of ``first`` by no more than chance, at 95 % confidence.
+def _is_worse(result: CellResult, first: CellResult) -> bool:
+    """Whether ``result`` is less accurate than ``first``: below its interval, or by McNemar's test, at 95 % confidence.
 
-    If either does not record which images are correct: whether its accuracy lies in the interval of ``first``.
+    The test alone would not do: it is never significant if fewer than six images differ.
     """
-    p_value = _p_value(first, result)
-    if p_value is not None:
-        return p_value >= 1 - CONFIDENCE
-    interval = first.accuracy_interval
-    return interval is not None and (result.accuracy or 0) >= interval[0]
+    interval, p_value = first.accuracy_interval, _p_value(first, result)
+    is_significant = p_value is not None and p_value < 1 - CONFIDENCE
+    return interval is None or (result.accuracy or 0) < interval[0] or is_significant
 
 
 def _p_value(first: CellResult, second: CellResult) -> float | None:
