@@ -36,6 +36,12 @@ def test_a_network_that_the_command_has_opened_is_not_refused_for_ever() -> None
     assert (raised.value.expected, raised.value.hint) == ("must fit", "Wait.")
 
 
+def test_what_an_earlier_format_computed_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Numbered(0, package="1.0").name
+    monkeypatch.setattr(Numbered, "format", Numbered.format + 1)
+    assert Numbered(0, package="1.0").name != before
+
+
 class TestStore:
     def test_outcomes_are_kept(self, tmp_path: Path) -> None:
         store = Store(tmp_path / "a" / "b")

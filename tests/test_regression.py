@@ -251,8 +251,10 @@ def test_the_file_records_a_regression_and_not_a_classification(
     numbers = lc.convert(
         position, TRAINING[0], timesteps=2, task="regression", balancing=BalanceOptions(method="least-squares")
     )
-    readout = {"layer/5/weight", "layer/5/bias", "loihi_convert/layer/3/scale", "loihi_convert/layer/3/offset"}
-    assert set(first_network_difference(same.network, numbers.network)) <= {*readout, "loihi_convert/proven_timesteps"}
+    differences = {
+        name for name in first_network_difference(same.network, numbers.network) if not name.startswith("layer/5/")
+    }
+    assert differences <= {f"loihi_convert/{name}" for name in ("layer/3/scale", "layer/3/offset", "proven_timesteps")}
     assert len(set(same.network.layers[-1].scale)) == 1
     assert len(set(numbers.network.layers[-1].scale)) == 2
     with pytest.raises(InputError) as caught:

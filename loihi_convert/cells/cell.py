@@ -21,9 +21,6 @@ from loihi_convert.devices import one_thread
 from loihi_convert.errors import InputError, LoihiConvertError, RangeError, UnsupportedModelError, UsageError, rendered
 from loihi_convert.records import Record
 
-FORMAT: Final = 2
-"""Goes up when a change of the package changes a result: what was computed before is computed again."""
-
 # Errors of the network and the options; all others may be the machine's.
 _FINAL: Final = (RangeError, UnsupportedModelError, UsageError)
 
@@ -51,6 +48,8 @@ class Cell(ABC, Generic[R]):
     """
 
     result_type: ClassVar[type[Record]]
+    format: ClassVar[int] = 2
+    """Goes up when a change of the package changes results of this kind, which are then computed again."""
     is_exact: ClassVar[bool] = False
     """Whether the result is the same on any number of threads, as that of integers is."""
 
@@ -94,7 +93,7 @@ class Cell(ABC, Generic[R]):
     @property
     def identity(self) -> Mapping[str, Any]:
         """`key`, and the version of the package."""
-        return {"format": FORMAT, "package": self.package, **self.key}
+        return {"format": self.format, "package": self.package, **self.key}
 
     @cached_property
     def name(self) -> str:

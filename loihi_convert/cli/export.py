@@ -101,7 +101,10 @@ _SPLIT_READOUT = (
     "Store the last layer as high and low digits of its weights. Useful if the range of its potential costs weight "
     "bits, as after a global average with many steps. Other tools see both digits."
 )
-_PIXEL_BITS = "Bits of a pixel, 1..8; default: 8, but chosen automatically with hard reset and for target loihi2."
+_PIXEL_BITS = (
+    "Bits of a pixel, 1..8; default: 8, but chosen automatically with hard reset, for target loihi2, and for a network "
+    "of one layer."
+)
 _BUNDLE = (
     "Folder for a bundle that runs where only Lava is installed, such as a board's machine: the file, ten images, "
     "their expected potentials, a script. Needs --target loihi2 and one T."

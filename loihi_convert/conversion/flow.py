@@ -17,7 +17,7 @@ from loihi_convert.conversion.choice import Trial, choose_method, trial_images
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import QuantizationReport, report_quantization
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import ProgressFactory, no_progress_bar
@@ -239,16 +239,25 @@ def _readout_notes(
         return ()
     remedy = "Fewer `timesteps` leave more."
     if not options.split_readout:
-        split = quantize(spiking, images, replace(options, split_readout=True), device=device)
-        split_bits = report_quantization(split, spiking, images, device=device).layers[-1].weight_bits
-        if split.low_bits and split_bits is not None and split_bits[-1] > bits[-1]:
-            remedy = f"`split_readout` stores the weights in two digits and keeps {split_bits[-1]}."
+        split_bits = _split_bits(spiking, options, images, device)
+        if split_bits > bits[-1]:
+            remedy = f"`split_readout` stores the weights in two digits and keeps {split_bits}."
     elif not quantized.low_bits:
         remedy = "`split_readout` has no effect: it would keep no more. Fewer `timesteps` do."
     return (
         f"{report.layers[-1].name}: weights keep only {bits[-1]} of {options.weight_bits} bits, because the output "
         f"potentials add up {report.timesteps} steps. {remedy}",
     )
+
+
+def _split_bits(network: SpikingNetwork, options: QuantizeOptions, images: Array, device: str) -> int:
+    """The weight bits of the readout in two digits, if they were chosen on ``images``; 0 if it would not be split."""
+    try:
+        split = quantize(network, images, replace(options, split_readout=True), device=device)
+    except RangeError:
+        return 0
+    bits = report_quantization(split, network, images, device=device).layers[-1].weight_bits
+    return bits[-1] if split.low_bits and bits is not None else 0
 
 
 def _rounding_notes(

@@ -214,7 +214,8 @@ class QuantizeOptions:
     weight_bits
         Bits of a weight, 2..8, sign included.
     pixel_bits
-        Bits of a pixel, 1..8. ``None``: 8; the best of 8..4 with hard reset, and of 8..1 for target loihi2.
+        Bits of a pixel, 1..8. ``None``: 8; the best of 8..4 with hard reset, and of 8..1 for target loihi2 and for a
+        network of one layer.
     target
         ``lava``: soft-reset neurons (simulator only). ``loihi2``: restrict parameters to what stock Loihi 2 neurons can
         represent (`ir.circuit`); needs soft reset, and leaves fewer weight bits.

@@ -8,8 +8,9 @@ Scales must leave room for currents and output potentials. For Lava, those of th
 after the first at their finest scales, which most of them keep. For Loihi 2, those of the float SNN are measured,
 because there the range of the potentials decides every scale.
 
-The outputs of a regression often lie far from 0 compared with their spread. The middle of their range on calibration
-images is an offset outside the integers, so that it takes no part of the potential's range.
+The outputs of a regression often lie far from 0 compared with their spread. An offset outside the integers then leaves
+the potential's range to the spread. Two are tried: the CNN's bias, and the middle of the outputs on calibration images.
+The mean error of rounding is added to both.
 
 With hard reset and for target loihi2, currents or potentials of the first layer are bounded for every image; if it is
 the only layer, its potentials add up T currents. Pixel bits can then be traded for weight bits: by default p is the
@@ -26,6 +27,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.choices import Target
+from loihi_convert.conversion.agreement import explained_share
 from loihi_convert.conversion.calibration import calibration_subset, require_calibration
 from loihi_convert.conversion.chip_scales import ObservedRange, chip_layer
 from loihi_convert.conversion.float_layer import FloatLayer
@@ -84,22 +86,44 @@ def quantize(
     require_calibration(network, images)
     options.require_neurons(network.reset, network.poisson_seed, network.readout)
     images = images if options.target == "loihi2" else calibration_subset(images, network.timesteps)
-    if network.task != "regression":
+    if network.task == "classification":
         return _quantized(network, images, options, device, progress)
-    centred, offset = _centred(network, images, device)
-    quantized = _quantized(centred, images, options, device, progress)
-    last = replace(quantized.layers[-1], offset=offset)
-    return replace(quantized, layers=(*quantized.layers[:-1], last))
+    real = last_outputs(network, images, network.timesteps, device=device).astype(np.float64) / network.timesteps
+    bias, middle = network.layers[-1].synapse.bias, (real.min(axis=0) + real.max(axis=0)) / 2
+    tried, refused = [], []
+    for offset in (np.zeros_like(middle) if bias is None else bias, middle):
+        try:
+            tried.append(_with_offset(network, offset, real, images, options, device, progress))
+        except RangeError as error:
+            refused.append(error)
+    if not tried:
+        raise refused[0]
+    return max(tried, key=lambda trial: trial[0])[1]
 
 
-def _centred(network: SpikingNetwork, images: Images, device: str) -> tuple[SpikingNetwork, Array]:
-    """``network`` with outputs around 0 on ``images``, and what was subtracted from each: float64 ``(outputs,)``."""
-    found = last_outputs(network, images, network.timesteps, device=device).astype(np.float64) / network.timesteps
-    middle = (found.min(axis=0) + found.max(axis=0)) / 2
-    # Potentials beyond float32 are refused when they are rounded.
-    offset = np.where(np.isfinite(middle), middle, 0.0)
-    last = replace(network.layers[-1], synapse=network.layers[-1].synapse.with_added_bias(-offset))
-    return replace(network, layers=(*network.layers[:-1], last)), offset
+def _with_offset(
+    network: SpikingNetwork,
+    offset: Array,
+    real: Array,
+    images: Images,
+    options: QuantizeOptions,
+    device: str,
+    progress: Progress,
+) -> tuple[float, QuantizedNetwork]:
+    """`_quantized` without the part ``offset`` of the outputs, which is added outside, and the share of the variance of
+    ``real``, the outputs of the float SNN, that it explains."""
+    last = network.layers[-1]
+    # Outputs beyond float32 have no middle.
+    synapse = last.synapse.with_added_bias(-np.where(np.isfinite(offset), offset, 0.0))
+    if synapse.bias is not None and not synapse.bias.any():
+        synapse = replace(synapse, bias=None)
+    shifted = replace(network, layers=(*network.layers[:-1], replace(last, synapse=synapse)))
+    quantized = _quantized(shifted, images, options, device, progress)
+    found = quantized.real_outputs(last_outputs(quantized, images, network.timesteps, device=device), network.timesteps)
+    error = (real - found).mean(axis=0)
+    error = np.where(np.isfinite(error), error, 0.0)
+    readout = replace(quantized.layers[-1], offset=error)
+    return explained_share(found + error, real), replace(quantized, layers=(*quantized.layers[:-1], readout))
 
 
 def _quantized(
@@ -134,6 +158,8 @@ def _quantized(
         target=target,
         thresholds=thresholds,
         provenance=network.provenance.with_parts(
+            # Of the CNN, its source records the rest.
+            **({} if network.task == "classification" else {"model": {"task": network.task}}),
             quantize={
                 "weight_bits": options.weight_bits,
                 "pixel_bits": pixel_bits,
@@ -141,7 +167,7 @@ def _quantized(
                 # Defaults are left out, so that files made by earlier versions stay identical, byte for byte.
                 **({} if target == "lava" else {"target": target}),
                 **({} if thresholds == "channel" else {"thresholds": thresholds}),
-            }
+            },
         ),
     )
     if target == "loihi2":
@@ -154,16 +180,24 @@ def _quantized(
     layers = rounding.layers(white)
     longest = max_timesteps(network, layers[-1], found.outputs, images)
     quantized = replace(quantized, layers=layers, max_timesteps=longest)
+    readout = rounding.real(len(layers) - 1, layers[-1].largest_input, (None, *quantized.used_amplitudes)[-2])
     if options.split_readout and layers[-1].neuron is None:
-        readout = rounding.real(len(layers) - 1, layers[-1].largest_input, (None, *quantized.used_amplitudes)[-2])
         quantized = with_split_readout(quantized, readout, network, images, device=device)
-    if not quantized.layers[-1].weight.any() and network.layers[-1].synapse.weight.any():
+    _require_weights(quantized.layers[-1], readout, network.timesteps)
+    return quantized
+
+
+def _require_weights(layer: QuantizedLayer, real: FloatLayer, timesteps: int) -> None:
+    """Raise a `RangeError` if all weights are rounded to 0, or all those of an output that has its own scale."""
+    rows = 1 if real.one_scale else real.synapse.channels
+    lost = real.magnitudes.reshape(rows, -1).any(axis=1) & ~layer.weight.reshape(rows, -1).any(axis=1)
+    if lost.any():
+        of_output = "" if real.one_scale else f" of output {int(np.flatnonzero(lost)[0])}"
         raise RangeError(
-            f"no weight bits are left beside the range of potentials that add up {network.timesteps} steps",
-            where=layers[-1].name,
+            f"all weights{of_output} are rounded to 0: the potentials of {timesteps} steps need the whole range",
+            where=layer.name,
             hint="Use fewer `timesteps`, or fewer `pixel_bits` if it is the only layer.",
         )
-    return quantized
 
 
 class _Rounding:
@@ -221,7 +255,7 @@ def _first_currents(network: SpikingNetwork, images: Images, device: str) -> Arr
 
 
 def _least_pixel_bits(network: SpikingNetwork, target: Target) -> int:
-    """The fewest pixel bits that are tried: 8 if more of them cost no weight bits."""
+    """The fewest pixel bits that are tried: 8 if 8 cost no weight bits."""
     if target == "loihi2" or len(network.layers) == 1:
         return 1
     return 4 if network.reset == "hard" else limits.MAX_PIXEL_BITS
@@ -232,6 +266,10 @@ def _best_pixel_bits(rounding: _Rounding, images: Array, least: int) -> int:
     if least == limits.MAX_PIXEL_BITS:
         return least
     real = currents(rounding.network.layers[0].synapse, images / MAX_PIXEL, averages=True)
+    variance = np.ones(1)
+    if rounding.network.task == "regression" and len(rounding.network.layers) == 1:
+        # Outputs may have different units.
+        variance = real.var(axis=0) + np.finfo(np.float32).tiny
     errors = {}
     for bits in range(limits.MAX_PIXEL_BITS, least - 1, -1):
         try:
@@ -240,6 +278,6 @@ def _best_pixel_bits(rounding: _Rounding, images: Array, least: int) -> int:
             continue
         found = currents(quantized.synapse, with_pixel_bits(images, bits), averages=False)
         per_channel = quantized.scale.reshape(-1, *(1,) * (real.ndim - 2))
-        errors[bits] = float(np.square(found * per_channel - real).mean())
+        errors[bits] = float((np.square(found * per_channel - real) / variance).mean())
     # If none fits, the fewest bits: `quantize` then reports which number does not fit.
     return min(errors, key=lambda bits: errors[bits], default=least)

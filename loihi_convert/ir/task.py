@@ -5,7 +5,7 @@ task            outputs     prediction
 ==============  ==========  ========================================================================================
 classification  2 or more   the class of the largest output
 classification  1           class 1 where it is above 0, else class 0: the sign of a logit
-regression      any         the outputs themselves: membrane potential x scale / T
+regression      any         the outputs themselves: membrane potential x scale / T + offset
 ==============  ==========  ========================================================================================
 """
 

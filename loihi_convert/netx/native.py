@@ -84,7 +84,7 @@ def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = Fals
     InputError
         If ``path`` exists and ``overwrite`` is off, or it cannot be written.
     NetxError
-        If a number is none that `read` takes.
+        If `read` would refuse a number.
     """
     path = Path(path)
     refuse_to_overwrite(path, overwrite)

@@ -169,6 +169,7 @@ class Conversion(Cell[CellResult]):
     """
 
     result_type: ClassVar[type[Record]] = CellResult
+    format: ClassVar[int] = 3
 
     network: NetworkFile
     images: ImageChoice
