@@ -93,7 +93,7 @@ SweepSplit = Literal["validation", "test"]
 """The images that each cell of a sweep runs."""
 
 SweepCost = Literal["timesteps", "synops", "energy", "cores"]
-"""What a cell of a sweep costs: T, synaptic operations, energy, neurocores (of a range the high end)."""
+"""What a cell of a sweep costs: T, synaptic operations, energy (low estimate), neurocores (high estimate)."""
 
 Store = Literal["float32", "float16"]
 """Number format of the weights in a checkpoint."""

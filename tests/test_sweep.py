@@ -191,6 +191,12 @@ class TestFront:
         other = self.found(0.1, 8, 9.0, digests=replace(DIGESTS, images="others"))
         assert front([one, other]) == (one, other)
 
+    def test_energies_are_compared_by_their_low_ends(self) -> None:
+        one, other = self.found(0.9, 5, 1.0), self.found(0.9, 8, 1.0)
+        loose = Found(one.planned, one.result.model_copy(update={"joules": (1e-6, 9e-6)}))
+        tight = Found(other.planned, other.result.model_copy(update={"joules": (2e-6, 3e-6)}))
+        assert front([loose, tight], ["energy"]) == (loose,)
+
     def test_without_labels_agreement_counts_and_an_error_counts_downwards(self) -> None:
         unknown = RESULT.model_copy(update={"accuracy": None})
         numbers = unknown.model_copy(update={"agreement_with_cnn": None, "rmse": 0.25})

@@ -30,14 +30,17 @@ def quality(result: CellResult) -> float | None:
 
 
 def cost(found: Found, kind: SweepCost) -> float | None:
-    """Return one cost of a cell; None if unknown."""
+    """Return one cost of a cell; None if unknown.
+
+    Of energy the low estimate: the high one of ``loihi2`` is a loose bound unless T is a power of two (`circuit_work`).
+    """
     if kind == "timesteps":
         return found.planned.cell.setting.timesteps
     if kind == "synops":
         return found.result.synaptic_operations
     if kind == "cores":
         return found.result.cores[1]
-    return None if found.result.joules is None else found.result.joules[1]
+    return None if found.result.joules is None else found.result.joules[0]
 
 
 def front(cells: Sequence[Found], costs: Sequence[SweepCost] = COSTS) -> tuple[Found, ...]:

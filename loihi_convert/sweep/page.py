@@ -26,7 +26,7 @@ PAGE_NAME: Final = "sweep.html"
 _COSTS: Final[Mapping[SweepCost, tuple[str, str]]] = {
     "timesteps": ("Latency", "latency T, time steps"),
     "synops": ("Synaptic operations", "synaptic operations an image"),
-    "energy": ("Energy", "energy an image on Loihi 1, high estimate, µJ"),
+    "energy": ("Energy", "energy an image on Loihi 1, low estimate, µJ"),
     "cores": ("Neurocores", "neurocores of Loihi 2, high estimate"),
 }
 
