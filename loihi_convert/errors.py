@@ -30,7 +30,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, Final
 
-# Of torch, which raises a RuntimeError for a CPU and its subclass for a GPU, and of the loader of shared libraries.
+# torch raises a RuntimeError with the first three (a subclass for a GPU); the loader of shared libraries, the others.
 _LACK_OF_MEMORY: Final = (
     *("can't allocate memory", "not enough memory", "out of memory"),
     *("Cannot allocate memory", "failed to map segment"),

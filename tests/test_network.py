@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,6 +241,21 @@ def test_two_layers_of_one_name() -> None:
     first, last = network_of().layers
     with pytest.raises(RangeError, match=f"^{first.name}: found in two layers"):
         replace(network_of(), layers=(first, replace(last, name=first.name)))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"neuron": None}, "has no neurons"),
+        ({"neuron": None, "low_bits": 4}, "has 4 low bits"),
+        ({"offset": np.ones(2)}, "has an offset"),
+    ],
+)
+def test_only_the_last_layer_lacks_neurons_or_has_digits_or_an_offset(change: dict[str, Any], found: str) -> None:
+    first, last = network_of().layers
+    with pytest.raises(RangeError) as caught:
+        replace(network_of(), layers=(replace(first, **change), last))
+    assert (caught.value.where, caught.value.found) == (first.name, found)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

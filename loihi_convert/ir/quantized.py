@@ -239,9 +239,15 @@ class QuantizedNetwork:
         if repeated := [name for name in names if names.count(name) > 1]:
             raise RangeError("found in two layers", where=repeated[0], expected="must be the name of one layer")
         for layer in self.layers[:-1]:
-            if layer.neuron is None or layer.low_bits or layer.offset is not None:
-                found = f"has {layer.low_bits} low bits" if layer.low_bits else "has no neurons, or an offset"
-                raise RangeError(found, where=layer.name, expected="must have neurons unless it is the last layer")
+            if layer.low_bits:
+                found, expected = f"has {layer.low_bits} low bits", "must have none"
+            elif layer.neuron is None:
+                found, expected = "has no neurons", "must have neurons"
+            elif layer.offset is not None:
+                found, expected = "has an offset", "must have none"
+            else:
+                continue
+            raise RangeError(found, where=layer.name, expected=f"{expected} unless it is the last layer")
         self._require_exact_relays()
         if len(self.shapes[-1]) != 1:
             raise RangeError(
