@@ -38,7 +38,7 @@ from loihi_convert.data.in_memory import (
 )
 from loihi_convert.devices import chosen_device
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.lower import per_channel
+from loihi_convert.frontend.lower.affine import per_channel
 from loihi_convert.frontend.source import Source
 from loihi_convert.frontend.users_code import named
 from loihi_convert.ir.quantized import QuantizedNetwork

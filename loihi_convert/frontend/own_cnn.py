@@ -19,7 +19,8 @@ from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, UsageError, first_line
 from loihi_convert.frontend.fitting import fill
-from loihi_convert.frontend.lower import per_channel, to_relu_network
+from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.lower.affine import per_channel
 from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
 from loihi_convert.frontend.reader import read_graph
 from loihi_convert.frontend.tracing import shape_taken

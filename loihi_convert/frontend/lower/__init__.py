@@ -29,10 +29,10 @@ from torch import nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.data.array_pixels import as_input_shape
-from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
+from loihi_convert.errors import InputError, UnsupportedModelError
 from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.activation import activated
-from loihi_convert.frontend.lower.affine import normalized
+from loihi_convert.frontend.lower.affine import normalization_of, normalized, per_channel
 from loihi_convert.frontend.lower.chain import Chain, to_chain
 from loihi_convert.frontend.lower.concat import joined
 from loihi_convert.frontend.lower.levels import placed
@@ -106,7 +106,7 @@ def lowered(
     """Return the same as `to_relu_network`, with a description of each channel."""
     input_shape = as_input_shape(input_shape)
     channels = input_shape[0]
-    normalization = _normalization(channels, per_channel(mean, channels, "mean"), per_channel(std, channels, "std"))
+    normalization = normalization_of(channels, per_channel(mean, channels, "mean"), per_channel(std, channels, "std"))
     # Non-finite numbers are reported below, with the layer they end up in.
     with np.errstate(all="ignore"):
         graph = _graph(model, input_shape)
@@ -347,45 +347,3 @@ def _is_permutation(node: Node, source: Node) -> bool:
 
 def _as_map(shape: Shape) -> Shape:
     return shape if len(shape) == 3 else (shape[0], 1, 1)
-
-
-def per_channel(values: float | Sequence[float] | None, channels: int, where: str) -> tuple[float, ...] | None:
-    """Return one number per channel: ``values``, or a single number repeated.
-
-    Raises
-    ------
-    UsageError
-        If ``values``, of the parameter ``where``, are not numbers.
-    """
-    if values is None:
-        return None
-    try:
-        given = (float(values),) if np.ndim(values) == 0 else tuple(map(float, values))  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"found {values!r}", where=where, expected="must be a number, or one per channel") from error
-    return given * channels if len(given) == 1 else given
-
-
-def _normalization(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Affine | None:
-    if mean is None and std is None:
-        return None
-    centre, spread = (0.0,) * channels if mean is None else mean, (1.0,) * channels if std is None else std
-    for parameter, values in (("mean", centre), ("std", spread)):
-        if len(values) != channels:
-            raise UsageError(
-                f"found {tuple(values)} for images of {channels} channels",
-                where=parameter,
-                expected="must be one number per channel",
-            )
-        if not all(map(math.isfinite, values)) or (parameter == "std" and min(values) <= 0):
-            least = "finite and above 0" if parameter == "std" else "finite"
-            raise UsageError(f"found {tuple(values)}", where=parameter, expected=f"must be {least}")
-    if max(centre) > 1:
-        raise UsageError(
-            f"found {tuple(centre)}",
-            where="mean",
-            expected="must be at most 1: pixels are divided by 255 first",
-            hint="Divide `mean` and `std` by 255, too.",
-        )
-    gain = 1 / np.array(spread, np.float64)
-    return Affine(gain, -np.array(centre, np.float64) * gain)
