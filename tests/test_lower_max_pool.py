@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -46,6 +47,15 @@ def pyramid(*sizes: int, shape: tuple[int, ...] = (2, 8, 8)) -> Case:
         shape,
         conv=CONV(3, 3, padding=1),
     )
+
+
+def beside(*branches: Callable[[nn.Module, Tensor], Tensor], **modules: nn.Module) -> Case:
+    """``branches`` of one map, as one vector."""
+    return of(lambda m, x: torch.cat([branch(m, x).flatten(1) for branch in branches], 1), **modules)
+
+
+def _pooled_by_4(m: nn.Module, x: Tensor) -> Tensor:
+    return functional.max_pool2d(x, 4)
 
 
 CASES = {
@@ -101,6 +111,11 @@ CASES = {
         one=CONV(3, 3, 2, padding=1),
         two=CONV(3, 3, 2, padding=1),
     ),
+    "beside windows of one row": beside(_pooled_by_4, lambda m, x: functional.max_pool2d(x, (1, 4))),
+    "beside a convolution of one row": beside(
+        _pooled_by_4, lambda m, x: m.conv(x).relu(), conv=CONV(2, (1, 4), (1, 4))
+    ),
+    "whole maps beside whole rows": beside(lambda m, x: x.amax((2, 3)), lambda m, x: x.amax(3)),
     "beside itself": of(
         lambda m, x: torch.cat([m.conv(x).relu(), m.pool(x)], 1),
         conv=CONV(5, 3, 2, padding=1),
@@ -122,6 +137,8 @@ def test_the_chain_equals_the_module(name: str) -> None:
     [
         # Of rows b and relu(a - b) for each pair, of columns the same of both; their sum is taken by the kernel behind.
         ("kernel 2, stride 2", 1, "2x9x10-4c3-4c1x2+4r-4c2x1+8r-5c2-3"),
+        # All rounds along rows, then all along columns: there are 2 pairs in the first round, 1 in the second.
+        ("kernel 4", 1, "2x8x8-4c3-8c1x4+8r-4c1+8r-8c4x1+24r-4c1+16r-5c1-3"),
     ],
 )
 def test_layers(name: str, copies: int, expected: str) -> None:
@@ -139,7 +156,7 @@ def test_groups_are_kept_beside_relays(name: str, layer: int, groups: int) -> No
 
 
 def test_poolings_of_one_map_share_their_rounds() -> None:
-    populations = Populations((1, 8, 8))
+    populations = Populations((1, 8, 8), by_halves=True)
     image = populations.image()
     for size in (1, 2, 4):
         pool = MaxPool((8 // size, 8 // size), (8 // size, 8 // size), (0, 0), (1, 1))

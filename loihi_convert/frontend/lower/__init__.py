@@ -20,6 +20,7 @@ All but the last two work on `value.Value`: a sum of linear maps of populations.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -110,14 +111,7 @@ def lowered(
     # Non-finite numbers are reported below, with the layer they end up in.
     with np.errstate(all="ignore"):
         graph = _graph(model, input_shape)
-        lowering = _Lowering(graph, input_shape, normalization)
-        found = lowering.run()
-        if found:
-            raise _first_of(found)
-        chain = to_chain(placed(lowering.populations, skip_copies), input_shape, tuple(lowering.notes))
-        multiply_accumulates = graph.multiply_accumulates
-        network = replace(chain.network, ending=lowering.ending, multiply_accumulates=multiply_accumulates)
-        chain = replace(chain, network=network)
+        chain = _chain(graph, input_shape, normalization, skip_copies)
     for layer in chain.network.layers:
         arrays = (layer.synapse.weight, layer.synapse.bias)
         if not all(array is None or np.isfinite(array).all() for array in arrays):
@@ -147,6 +141,24 @@ def obstacles(model: nn.Module, input_shape: Shape) -> tuple[UnsupportedModelErr
         return _Lowering(_graph(model, input_shape), input_shape, None).run()
 
 
+def _chain(
+    graph: Graph, image_shape: Shape, normalization: Affine | None, skip_copies: int, *, by_halves: bool = False
+) -> Chain:
+    """Lower ``graph``, with max pooling ``by_halves`` only if its branches do not fit without."""
+    lowering = _Lowering(graph, image_shape, normalization, by_halves)
+    if found := lowering.run():
+        raise _first_of(found)
+    try:
+        chain = to_chain(placed(lowering.populations, skip_copies), image_shape, tuple(lowering.notes))
+    except UnsupportedModelError:
+        if not by_halves:
+            with contextlib.suppress(UnsupportedModelError):
+                return _chain(graph, image_shape, normalization, skip_copies, by_halves=True)
+        raise
+    network = replace(chain.network, ending=lowering.ending, multiply_accumulates=graph.multiply_accumulates)
+    return replace(chain, network=network)
+
+
 def _graph(model: nn.Module, input_shape: Shape) -> Graph:
     training = {module: module.training for module in model.modules()}
     try:
@@ -164,11 +176,12 @@ class _Lowering:
     graph: Graph
     image_shape: Shape
     normalization: Affine | None
+    by_halves: bool = False
     notes: list[str] = field(default_factory=list)
     ending: str = ""
 
     def __post_init__(self) -> None:
-        self.populations = Populations(self.image_shape)
+        self.populations = Populations(self.image_shape, self.by_halves)
         self._tensors: list[Tensor] = []
         self._users: list[list[int]] = [[] for _ in self.graph.nodes]
         for number, node in enumerate(self.graph.nodes):

@@ -289,7 +289,7 @@ def _require_multiple(levels: Levels, level: int) -> None:
             f"reduces the image by {_sizes(here)}, another branch ({other}) by {_sizes(before)}",
             where=this,
             expected="supported: branches of which one reduces the image by a multiple of the other",
-            hint="Give the branches the same strides; pool one map only to 1, 2, 4, 8, ... rows and columns.",
+            hint="Give the branches the same strides; pool one map only to 1 x 1, 2 x 2, 4 x 4, ... pixels.",
         )
 
 

@@ -2,9 +2,11 @@
 
 Requires: a map that is never negative, so that zeros beyond its border are correct; or windows within it.
 Ensures: the same values, by a tournament: in each round the pixels of a window are compared in pairs, first along rows,
-then along columns. A round is one layer; a window of k pixels along one axis takes ceil(log2 k) rounds. Windows of even
-size that tile the map are those of half the size, and then pairs of these. So several poolings of a map to 4 x 4, 2 x 2
-and 1 x 1 (spatial pyramids) share their rounds, and the grid of each is a multiple of that before it.
+then along columns. A round is one layer; a window of k pixels along one axis takes ceil(log2 k) rounds.
+
+By halves, windows of even size that tile the map are those of half the size, and then pairs of these. So several
+poolings of a map to 4 x 4, 2 x 2 and 1 x 1 (spatial pyramids) share their rounds, and the grid of each is a multiple of
+that before it. Networks whose branches fit without are not converted by halves, so that they keep their layers.
 
 The maximum of floats is exact. For spike trains it is the maximum of the spikes so far, so some windows may end with a
 different count.
@@ -33,25 +35,31 @@ def largest(populations: Populations, value: Value, pool: MaxPool, shape: tuple[
             "reads beyond the border of values that may be negative",
             expected="supported: after a ReLU, directly before one, or without padding and ceil_mode",
         )
-    return _tournament(populations, value, pool, (shape[1], shape[2]), name) if value.is_direct else None
+    if not value.is_direct:
+        return None
+    tournament = _by_halves if populations.by_halves else _by_axes
+    return tournament(populations, value, pool, (shape[1], shape[2]), name)
 
 
-def _tournament(populations: Populations, value: Value, pool: MaxPool, size: Pair, name: str) -> Value | None:
-    """The maxima, of ``size``; ``None`` if ``value`` must be carried first."""
+def _by_halves(populations: Populations, value: Value, pool: MaxPool, size: Pair, name: str) -> Value | None:
     key = (value, pool, size)
     if key in populations.maxima:
         return populations.maxima[key]
     found: Value | None = value
     height, width = pool.kernel
     if height % 2 == width % 2 == 0 and max(height, width) > 2 and pool == _tiles(height, width):
-        found = _tournament(populations, value, _tiles(height // 2, width // 2), (2 * size[0], 2 * size[1]), name)
+        found = _by_halves(populations, value, _tiles(height // 2, width // 2), (2 * size[0], 2 * size[1]), name)
         pool = _tiles(2, 2)
-    for axis in (1, 0):
-        if found is not None:
-            found = _along(populations, found, pool, axis, (found.shape[1] if axis else size[0], size[1]), name)
+    if found is not None:
+        found = _by_axes(populations, found, pool, size, name)
     if found is not None:
         populations.maxima[key] = found
     return found
+
+
+def _by_axes(populations: Populations, value: Value, pool: MaxPool, size: Pair, name: str) -> Value | None:
+    rows = _along(populations, value, pool, 1, (value.shape[1], size[1]), name)
+    return None if rows is None else _along(populations, rows, pool, 0, size, name)
 
 
 def _tiles(height: int, width: int) -> MaxPool:

@@ -178,9 +178,22 @@ class Population:
 
 @dataclass(eq=False)
 class Populations:
-    """The populations created so far, and the maxima computed with them: of a value, by a pooling, to a size."""
+    """The populations created so far.
+
+    Parameters
+    ----------
+    image_shape
+        ``(C, H, W)``.
+    by_halves
+        Whether max pooling with windows of even size begins with windows of half the size, see `max_pool`.
+    made
+        In order of computation.
+    maxima
+        Those computed ``by_halves``: of a value, by a pooling, to a size.
+    """
 
     image_shape: Shape
+    by_halves: bool = False
     made: list[Population] = field(default_factory=list)
     maxima: dict[tuple[Value, MaxPool, Pair], Value] = field(default_factory=dict)
 
