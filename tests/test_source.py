@@ -31,8 +31,8 @@ from loihi_convert.errors import (
     UsageError,
 )
 from loihi_convert.frontend.lower import obstacles, to_relu_network
+from loihi_convert.frontend.model_runs import shape_taken
 from loihi_convert.frontend.source import Source, open_source, reopen_source
-from loihi_convert.frontend.tracing import shape_taken
 from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import load_file

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from loihi_convert.arrays import Shape
+from loihi_convert.frontend.model_runs import version
 from loihi_convert.frontend.operations import (
     AVERAGE_POOL_ARGUMENTS,
     BATCH_NORM_ARGUMENTS,
@@ -37,7 +38,7 @@ from loihi_convert.frontend.operations import (
     softmax,
     threshold,
 )
-from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED, version
+from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED
 from loihi_convert.ir.synapse import Conv, Dense
 
 _RELU_CALLED: Final = ("relu", "relu_")

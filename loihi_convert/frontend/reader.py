@@ -69,6 +69,7 @@ from loihi_convert.frontend.functions import (
     takes_whole_maps,
 )
 from loihi_convert.frontend.graph import Graph, Node, pruned
+from loihi_convert.frontend.model_runs import require_forward_alone, version
 from loihi_convert.frontend.moved import Moved, same_storage, shape_of
 from loihi_convert.frontend.operations import (
     MOVES,
@@ -82,7 +83,7 @@ from loihi_convert.frontend.operations import (
     operation_of_module,
     refuse,
 )
-from loihi_convert.frontend.tracing import IMAGES, computed, numbers_taken, require_forward_alone, trace, version
+from loihi_convert.frontend.tracing import IMAGES, computed, numbers_taken, trace
 
 
 def read_graph(model: nn.Module, input_shape: Shape) -> Graph:

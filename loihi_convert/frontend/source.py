@@ -41,8 +41,8 @@ from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.from_nir.file import read_nir
 from loihi_convert.frontend.from_onnx.file import read_onnx
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.model_runs import shape_taken
 from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
-from loihi_convert.frontend.tracing import shape_taken
 from loihi_convert.frontend.users_code import build_cnn, plain_copy, with_plain_parts
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record

@@ -5,12 +5,9 @@ Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise``
 
 from __future__ import annotations
 
-import builtins
 import contextlib
-import itertools
-import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -18,17 +15,24 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
+from loihi_convert.errors import UnsupportedModelError, first_line
 from loihi_convert.frontend.decompositions import decomposed
-from loihi_convert.frontend.operations import SUPPORTED, is_one_operation, refuse
+from loihi_convert.frontend.model_runs import (
+    dtype_of,
+    require_forward_alone,
+    require_not_of_machine,
+    require_same_again,
+    shape_taken,
+    state_of,
+    version,
+)
+from loihi_convert.frontend.operations import SUPPORTED, is_one_operation
+from loihi_convert.frontend.traced_value import Known, traced_as_tensors
 
 IMAGES: Final = 2
 """Number of images in the traced batch: two, so that mixing them is detected."""
 LIKE_CALLED: Final = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Functions that take only shape and type of their first argument, not its numbers."""
-
-# In errors of torch's convolutions and matrix products.
-_OTHER_DTYPE: Final = ("Input type (", "same dtype", "expected scalar type")
 
 
 def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
@@ -46,19 +50,17 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     MemoryError, OSError, RuntimeError
         If memory or disk space ran out, unchanged: the model may be supported.
     """
-    state = _state(model)
-    example = torch.zeros(IMAGES, *shape_taken(model, input_shape), dtype=_dtype(model))
-    changed = [name for name, held in _state(model).items() if name not in state or not _is_same(held, state[name])]
-    if changed:
-        _require_same_again(model, example, changed[0])
+    state = state_of(model)
+    example = torch.zeros(IMAGES, *shape_taken(model, input_shape), dtype=dtype_of(model))
+    require_same_again(model, example, state)
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     try:
         # What the user's code prints is not output of a command.
-        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr), _traced_as_tensors():
+        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr), traced_as_tensors():
             traced = _Tracer(example).trace(model)
     # Tracing runs the user's forward, which may raise any exception.
     except Exception as error:
-        _require_not_of_machine(error)
+        require_not_of_machine(error)
         raise UnsupportedModelError(
             f"its forward cannot be traced ({first_line(error)})",
             where=type(model).__name__,
@@ -73,39 +75,6 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     return traced
 
 
-def _state(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
-    """The parameters and buffers, by name, with their `version`."""
-    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
-    return {name: (tensor, version(tensor)) for name, tensor in tensors}
-
-
-def _is_same(one: tuple[Tensor, int], other: tuple[Tensor, int]) -> bool:
-    return one[0] is other[0] and one[1] == other[1]
-
-
-def version(tensor: Tensor) -> int:
-    """Return how often ``tensor``, or a view of it, was changed in place; 0 for one of inference mode."""
-    try:
-        return tensor._version
-    except RuntimeError:
-        # torch does not count there.
-        return 0
-
-
-def _require_same_again(model: nn.Module, example: Tensor, changed: str) -> None:
-    """Refuse a model that computes something else at the next call, since it has ``changed`` its own state."""
-    images = _random_like(example)
-    with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-        first, second = (model(images.clone()) for _ in range(2))
-    if _differ(first, second):
-        raise UnsupportedModelError(
-            f"its forward changes {changed}, and thereby the outputs of its next call",
-            where=type(model).__name__,
-            expected="must compute the same outputs for the same images at each call",
-            hint=f"Let it work on a copy: self.{changed}.clone().",
-        )
-
-
 def _remedy(error: Exception) -> str:
     """What to do about an ``error`` of torch.fx, or of a forward whose image is an `fx.Proxy`."""
     # A parameter that the model does not know; other unknown names are found when the model runs.
@@ -118,182 +87,6 @@ def _remedy(error: Exception) -> str:
         "Rewrite forward so that it does the same computation for every image; check the type of its input only by "
         "isinstance(x, torch.Tensor)."
     )
-
-
-def _require_not_of_machine(error: Exception) -> None:
-    """Raise ``error`` again if the machine failed, such as with a full memory or disk, and not the model."""
-    if isinstance(error, OSError) or is_lack_of_memory(error):
-        raise error
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
-
-
-def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
-    """Return ``input_shape``, ``(C, H, W)``, or ``(C, L)`` if the model takes signals; found by running the model.
-
-    A model that takes both ``(C, 1, L)`` and ``(C, L)``, and computes something else for each, takes signals.
-
-    Raises
-    ------
-    InputError
-        If it does not accept images of ``input_shape``.
-    """
-    shapes = [input_shape] if input_shape[1] > 1 else [input_shape, (input_shape[0], input_shape[2])]
-    # A Conv2d would take C signals for one image.
-    images = _random_like(torch.zeros(input_shape[0] + 1, *input_shape, dtype=_dtype(model)))
-    taken: dict[Shape, Any] = {}
-    failures: list[Exception] = []
-    for shape in shapes:
-        try:
-            with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-                taken[shape] = model(images.reshape(-1, *shape))
-        except Exception as error:
-            _require_not_of_machine(error)
-            failures.append(error)
-    if taken:
-        return shapes[-1] if len(taken) > 1 and _differ(*taken.values()) else next(iter(taken))
-    kind, failure = "images", failures[0]
-    if any(sign in str(failure) for sign in _OTHER_DTYPE):
-        raise InputError(
-            f"casts images to another dtype than that of its weights ({first_line(failure)})",
-            where=type(model).__name__,
-            expected="its weights are read as float32",
-            hint="Leave out the casts in its forward, such as x.double().",
-        ) from failure
-    hint = "Use images of the size, and with the channels, that it was trained on."
-    if any(isinstance(module, nn.Conv1d) for module in model.modules()):
-        hint = "It takes signals: its input shape is (C, L)."
-        if len(shapes) > 1:
-            kind, failure, input_shape = "signals", failures[1], shapes[1]
-            hint = "Use signals of the length, and with the channels, that it was trained on."
-    elif len(shapes) > 1:
-        sizes = (1, input_shape[0], input_shape[2])
-        hint = f"That is the shape of a signal (C, L). That of an image is (C, H, W), such as {sizes}."
-    raise InputError(
-        f"does not accept {kind} of shape {input_shape} ({first_line(failure)})",
-        where=type(model).__name__,
-        hint=hint,
-    ) from failure
-
-
-def _random_like(example: Tensor) -> Tensor:
-    return torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
-
-
-def _differ(one: Any, other: Any) -> bool:
-    """Whether two outputs differ by more than rounding; False if they are not tensors."""
-    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
-        return False
-    return one.shape != other.shape or not one.allclose(other, rtol=1e-3, atol=1e-5, equal_nan=True)
-
-
-def require_forward_alone(name: str, module: nn.Module, example: Tensor) -> None:
-    """Refuse a module whose outputs differ from those of its class's forward, on random inputs like ``example``.
-
-    Hooks that compute weights (pruning, weight norm) or only record values change nothing.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If hooks, or a ``forward`` set on the instance, change its outputs.
-    """
-    if not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)):
-        return
-    inputs = _random_like(example)
-    with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-        called, alone = module(inputs.clone()), type(module).forward(module, inputs.clone())
-    if not isinstance(alone, Tensor):
-        return
-    if not isinstance(called, Tensor) or called.shape != alone.shape or not called.allclose(alone, equal_nan=True):
-        refuse(
-            name,
-            type(module).__name__,
-            "has hooks, or a forward set on the instance, that change its outputs",
-            supported="outputs that the forward of its class computes",
-            hint="Compute them in the forward of the CNN.",
-        )
-
-
-class _Known(fx.Proxy):
-    """A value whose shape is known during tracing."""
-
-    @property
-    def _value(self) -> Any:
-        return self.node.meta.get("value")
-
-    # torch.fx records x += y as x = x + y, but other names of the tensor see the change, too.
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.isub, other)
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.itruediv, other)
-
-    def _in_place(self, function: Callable[[Any, Any], Any], other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    def __len__(self) -> int:
-        return len(self._value)
-
-    def __iter__(self) -> Iterator[fx.Proxy]:
-        # torch.fx adds indexing to proxies at run time.
-        return iter([self.__getitem__(index) for index in range(len(self._value))])
-
-
-def _calling(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args, **kwargs: function(*args, **kwargs)
-
-
-def _asking(name: str) -> property:
-    return property(lambda known: getattr(known._value, name))
-
-
-# What can be asked about a tensor without its numbers; of methods, the bound ones.
-for _name in (
-    *("shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_sparse", "is_quantized", "requires_grad"),
-    *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "get_device"),
-    *("is_contiguous", "is_floating_point", "is_complex"),
-):
-    setattr(_Known, _name, _asking(_name))
-
-# torch.fx would record methods without calling the function that `cnn.with_qcfs` waits for.
-for _name in ("relu", "relu_", *(f"{one}{end}" for one in ("clamp", "clip", "clamp_min") for end in ("", "_"))):
-    setattr(_Known, _name, _calling(getattr(torch, _name)))
-
-
-_is_instance: Final = isinstance
-# Modules of torch that treat what is not a tensor, such as an fx.Proxy, by itself.
-_KNOW_PROXIES: Final = ("torch.fx.", "torch._functorch.", "torch.nn.parameter")
-
-
-def _is_instance_traced(value: Any, kinds: Any) -> bool:
-    """Return ``isinstance(value, kinds)``; a traced tensor counts as a `torch.Tensor`."""
-    if _is_instance(value, kinds):
-        return True
-    if type(value) is not _Known or not _is_instance(value._value, Tensor) or not issubclass(Tensor, kinds):
-        return False
-    asking: str = sys._getframe(1).f_globals.get("__name__", "")
-    return not asking.startswith(_KNOW_PROXIES)
-
-
-@contextlib.contextmanager
-def _traced_as_tensors() -> Iterator[None]:
-    """Let ``isinstance(x, torch.Tensor)`` be true for traced tensors.
-
-    A property ``__class__`` would tell torch's C++ code the same, which would then read the memory of a tensor.
-    """
-    builtins.isinstance = _is_instance_traced
-    try:
-        yield
-    finally:
-        builtins.isinstance = _is_instance
 
 
 class _Tracer(fx.Tracer):
@@ -324,7 +117,7 @@ class _Tracer(fx.Tracer):
         return attr_val if self._computes else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Known(node, self)
+        return Known(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         found = None

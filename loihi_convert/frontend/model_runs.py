@@ -1,0 +1,161 @@
+"""Runs of a model before it is traced: the shape of images that it takes, and that nothing else changes its outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from loihi_convert.arrays import Shape
+from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
+from loihi_convert.frontend.operations import refuse
+
+# In errors of torch's convolutions and matrix products.
+_OTHER_DTYPE: Final = ("Input type (", "same dtype", "expected scalar type")
+
+State = dict[str, tuple[Tensor, int]]
+"""The parameters and buffers of a model, by name, with their `version`."""
+
+
+def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
+    """Return ``input_shape``, ``(C, H, W)``, or ``(C, L)`` if the model takes signals; found by running the model.
+
+    A model that takes both ``(C, 1, L)`` and ``(C, L)``, and computes something else for each, takes signals.
+
+    Raises
+    ------
+    InputError
+        If it does not accept images of ``input_shape``.
+    """
+    shapes = [input_shape] if input_shape[1] > 1 else [input_shape, (input_shape[0], input_shape[2])]
+    # A Conv2d would take C signals for one image.
+    images = _random_like(torch.zeros(input_shape[0] + 1, *input_shape, dtype=dtype_of(model)))
+    taken: dict[Shape, Any] = {}
+    failures: list[Exception] = []
+    for shape in shapes:
+        try:
+            with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+                taken[shape] = model(images.reshape(-1, *shape))
+        except Exception as error:
+            require_not_of_machine(error)
+            failures.append(error)
+    if taken:
+        return shapes[-1] if len(taken) > 1 and _differ(*taken.values()) else next(iter(taken))
+    kind, failure = "images", failures[0]
+    if any(sign in str(failure) for sign in _OTHER_DTYPE):
+        raise InputError(
+            f"casts images to another dtype than that of its weights ({first_line(failure)})",
+            where=type(model).__name__,
+            expected="its weights are read as float32",
+            hint="Leave out the casts in its forward, such as x.double().",
+        ) from failure
+    hint = "Use images of the size, and with the channels, that it was trained on."
+    if any(isinstance(module, nn.Conv1d) for module in model.modules()):
+        hint = "It takes signals: its input shape is (C, L)."
+        if len(shapes) > 1:
+            kind, failure, input_shape = "signals", failures[1], shapes[1]
+            hint = "Use signals of the length, and with the channels, that it was trained on."
+    elif len(shapes) > 1:
+        sizes = (1, input_shape[0], input_shape[2])
+        hint = f"That is the shape of a signal (C, L). That of an image is (C, H, W), such as {sizes}."
+    raise InputError(
+        f"does not accept {kind} of shape {input_shape} ({first_line(failure)})",
+        where=type(model).__name__,
+        hint=hint,
+    ) from failure
+
+
+def require_not_of_machine(error: Exception) -> None:
+    """Raise ``error`` again if the machine failed, such as with a full memory or disk, and not the model."""
+    if isinstance(error, OSError) or is_lack_of_memory(error):
+        raise error
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the dtype of the images that a model takes: that of its weights."""
+    return next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+
+
+def state_of(model: nn.Module) -> State:
+    """Return the parameters and buffers, by name, with their `version`."""
+    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+    return {name: (tensor, version(tensor)) for name, tensor in tensors}
+
+
+def require_same_again(model: nn.Module, example: Tensor, before: State) -> None:
+    """Refuse a model that computes something else at the next call, since it has changed its state ``before``.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If two outputs for the same random images like ``example`` differ.
+    """
+    now = state_of(model)
+    changed = next((name for name, held in now.items() if name not in before or not _is_same(held, before[name])), None)
+    if changed is None:
+        return
+    images = _random_like(example)
+    with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+        first, second = (model(images.clone()) for _ in range(2))
+    if _differ(first, second):
+        raise UnsupportedModelError(
+            f"its forward changes {changed}, and thereby the outputs of its next call",
+            where=type(model).__name__,
+            expected="must compute the same outputs for the same images at each call",
+            hint=f"Let it work on a copy: self.{changed}.clone().",
+        )
+
+
+def _is_same(one: tuple[Tensor, int], other: tuple[Tensor, int]) -> bool:
+    return one[0] is other[0] and one[1] == other[1]
+
+
+def version(tensor: Tensor) -> int:
+    """Return how often ``tensor``, or a view of it, was changed in place; 0 for one of inference mode."""
+    try:
+        return tensor._version
+    except RuntimeError:
+        # torch does not count there.
+        return 0
+
+
+def require_forward_alone(name: str, module: nn.Module, example: Tensor) -> None:
+    """Refuse a module whose outputs differ from those of its class's forward, on random inputs like ``example``.
+
+    Hooks that compute weights (pruning, weight norm) or only record values change nothing.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If hooks, or a ``forward`` set on the instance, change its outputs.
+    """
+    if not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)):
+        return
+    inputs = _random_like(example)
+    with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+        called, alone = module(inputs.clone()), type(module).forward(module, inputs.clone())
+    if not isinstance(alone, Tensor):
+        return
+    if not isinstance(called, Tensor) or called.shape != alone.shape or not called.allclose(alone, equal_nan=True):
+        refuse(
+            name,
+            type(module).__name__,
+            "has hooks, or a forward set on the instance, that change its outputs",
+            supported="outputs that the forward of its class computes",
+            hint="Compute them in the forward of the CNN.",
+        )
+
+
+def _random_like(example: Tensor) -> Tensor:
+    return torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two outputs differ by more than rounding; False if they are not tensors."""
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        return False
+    return one.shape != other.shape or not one.allclose(other, rtol=1e-3, atol=1e-5, equal_nan=True)
