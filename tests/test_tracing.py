@@ -11,6 +11,7 @@ import torch
 from support.modules import Of, outputs, prepared
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.transforms.v2.functional import normalize
 
 from loihi_convert.errors import InputError, UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
@@ -88,6 +89,20 @@ def test_a_cast_to_another_dtype_is_not_called_a_wrong_shape(layer: nn.Module) -
         to_relu_network(Of(lambda m, x: m.layer(x.double()), layer=layer), SHAPE)
     assert "dtype" in raised.value.found
     assert "x.double()" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (lambda x: normalize(x, [0.5, 0.5], [0.2, 0.2]), "got a traced tensor instead"),
+        (lambda x: x * float(x.mean()), "not a traced tensor)"),
+        (lambda x: torch.from_numpy(x.numpy()), "(got a traced tensor)"),
+    ],
+)
+def test_an_error_of_tracing_says_tensor_for_a_traced_value(function: Callable[[Tensor], Tensor], found: str) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(calls(function), SHAPE)
+    assert found in raised.value.found
 
 
 @pytest.mark.parametrize(

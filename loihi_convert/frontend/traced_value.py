@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 
-class Known(fx.Proxy):
+class TracedValue(fx.Proxy):
     """A value whose shape is known during tracing."""
 
     @property
@@ -58,11 +58,11 @@ for _name in (
     *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "get_device"),
     *("is_contiguous", "is_floating_point", "is_complex"),
 ):
-    setattr(Known, _name, _asking(_name))
+    setattr(TracedValue, _name, _asking(_name))
 
 # torch.fx would record methods without calling the function that `cnn.with_qcfs` waits for.
 for _name in ("relu", "relu_", *(f"{one}{end}" for one in ("clamp", "clip", "clamp_min") for end in ("", "_"))):
-    setattr(Known, _name, _calling(getattr(torch, _name)))
+    setattr(TracedValue, _name, _calling(getattr(torch, _name)))
 
 
 _is_instance: Final = isinstance
@@ -74,7 +74,7 @@ def _is_instance_traced(value: Any, kinds: Any) -> bool:
     """Return ``isinstance(value, kinds)``; a traced tensor counts as a `torch.Tensor`."""
     if _is_instance(value, kinds):
         return True
-    if type(value) is not Known or not _is_instance(value._value, Tensor) or not issubclass(Tensor, kinds):
+    if type(value) is not TracedValue or not _is_instance(value._value, Tensor) or not issubclass(Tensor, kinds):
         return False
     asking: str = sys._getframe(1).f_globals.get("__name__", "")
     return not asking.startswith(_KNOW_PROXIES)

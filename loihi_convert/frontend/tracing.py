@@ -6,6 +6,7 @@ Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise``
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +28,7 @@ from loihi_convert.frontend.model_runs import (
     version,
 )
 from loihi_convert.frontend.operations import SUPPORTED, is_one_operation
-from loihi_convert.frontend.traced_value import Known, traced_as_tensors
+from loihi_convert.frontend.traced_value import TracedValue, traced_as_tensors
 
 IMAGES: Final = 2
 """Number of images in the traced batch: two, so that mixing them is detected."""
@@ -62,7 +63,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     except Exception as error:
         require_not_of_machine(error)
         raise UnsupportedModelError(
-            f"its forward cannot be traced ({first_line(error)})",
+            f"its forward cannot be traced ({_description(error)})",
             where=type(model).__name__,
             expected=f"supported: {SUPPORTED}, without control flow that depends on data",
             hint=_remedy(error),
@@ -73,6 +74,12 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
             module._buffers.update(held)
     require_forward_alone(type(model).__name__, model, example)
     return traced
+
+
+def _description(error: Exception) -> str:
+    """The first line of ``error``, without the name of the class of the traced values."""
+    name = TracedValue.__name__
+    return re.sub(rf"<class '[\w.]+\.{name}'>|'{name}'|\b{name}\b", "a traced tensor", first_line(error))
 
 
 def _remedy(error: Exception) -> str:
@@ -117,7 +124,7 @@ class _Tracer(fx.Tracer):
         return attr_val if self._computes else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return Known(node, self)
+        return TracedValue(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         found = None
