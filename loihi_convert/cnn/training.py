@@ -6,9 +6,8 @@ per step of the Fashion-MNIST CNN and of `vgg-small`.
 All random numbers come from generators keyed by (seed, epoch), and the learning rate is a function of the step, so the
 training state is just tensors and the number of finished epochs. It is written after each epoch to
 ``<output>.resume.pt``; a run that was interrupted and resumed ends with the same weights, bit for bit, as an
-uninterrupted one. This requires the same kind of processor, torch version and number of threads, because floating-point
-sums depend on all three. `training_threads` gives small networks one thread on every machine, and large ones at most
-torch's number (``OMP_NUM_THREADS``).
+uninterrupted one, on the same kind of processor, with the same torch version and number of threads. `training_threads`
+gives small networks one thread on every machine, and large ones at most torch's number (``OMP_NUM_THREADS``).
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.design import Design, built_in
 from loihi_convert.cnn.float16 import in_float16
+from loihi_convert.cnn.kept_memory import kept_memory
 from loihi_convert.cnn.models import ARCHITECTURES
 from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.recipe import Recipe
@@ -226,7 +226,7 @@ def train_design(
         # The user's own code may have changed, with tensors of the same shapes.
         run[_MODULES] = hashlib.blake2b(repr(design.network()).encode(), digest_size=16).hexdigest()
     where, state_file = output or Path("the CNN"), None if output is None else resume_path(output)
-    with torch_threads(training.threads):
+    with torch_threads(training.threads), kept_memory():
         _run_epochs(training, run, where, state_file, resume=resume, progress=progress, on_epoch=on_epoch)
         trained = Checkpoint(
             architecture=design.name,
