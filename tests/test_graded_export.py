@@ -190,6 +190,32 @@ def test_a_pixel_of_one_layer_by_hand() -> None:
     assert np.allclose(network.real_outputs(result.potentials[0, 0]), [2, -1], rtol=0.01)
 
 
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_the_weight_bits_leave_out_the_relays_before_the_output(has_bias: bool) -> None:
+    class Wide(nn.Module):
+        """A concatenation before the output: relays carry the stem past the convolution."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv, self.fc = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(8 * 24, 3, bias=has_bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.stem(x))
+            return self.fc(torch.cat([torch.relu(self.conv(x)), x], dim=1).flatten(1))
+
+    torch.manual_seed(0)
+    cnn = to_relu_network(Wide(), SHAPE)
+    relay_of = cnn.layers[1].relay_of
+    assert relay_of is not None
+    made = to_graded(cnn, images())
+    layer = made.network.layers[2]
+    assert isinstance(layer.synapse, Conv)
+    assert layer.synapse.channels == len(relay_of) + has_bias
+    own = layer.synapse.weight[: len(relay_of)][relay_of < 0]
+    largest = np.abs(own).max(axis=(1, 2, 3))
+    assert made.layers[1].weight_bits == np.log2(2 * largest + 1).mean()
+
+
 def test_relays_repeat_every_message() -> None:
     relu = source(Skip()).network
     made = to_graded(relu, images())

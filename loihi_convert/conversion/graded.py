@@ -16,7 +16,6 @@ from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
-from loihi_convert.ir.relays import is_relay
 from loihi_convert.ir.synapse import PixelBias, Synapse
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.graded import frame_steps, settled_state
@@ -154,11 +153,8 @@ def _run(network: GradedNetwork, images: Array) -> tuple[Array, list[int]]:
 def _weight_bits(layer: GradedLayer, relay_of: Array | None) -> float:
     assert not isinstance(layer.synapse, PixelBias)
     largest = magnitudes(layer.synapse.weight)
-    own = (
-        ~is_relay(relay_of, len(largest))
-        if relay_of is None or len(relay_of) == len(largest)
-        else slice(0, len(relay_of))
-    )
-    kept = largest[own]
-    kept = kept[kept > 0]
-    return float(np.log2(2 * kept + 1).mean()) if kept.size else 0.0
+    if relay_of is not None:
+        # A constant channel, which would be the last, has no weights.
+        largest = largest[: len(relay_of)][relay_of < 0]
+    used = largest[largest > 0]
+    return float(np.log2(2 * used + 1).mean()) if used.size else 0.0
