@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import loihi_convert as lc
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.agreement import Agreement, explained_share, measure_of
+from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import DataError, InputError, UsageError
@@ -91,9 +93,11 @@ def test_auto_compares_outputs(position: nn.Module) -> None:
     assert coarse.agreement.agreement < 0.9
 
 
-def test_a_spiking_readout_is_refused_for_regressions(position: nn.Module) -> None:
+@pytest.mark.parametrize("convert", [to_integers, balance])
+def test_a_spiking_readout_is_refused_for_regressions(position: nn.Module, convert: Callable[..., object]) -> None:
+    options = BalanceOptions(method="percentile", readout="spikes")
     with pytest.raises(UsageError) as caught:
-        to_integers(as_regression(position), TRAINING[0][:, np.newaxis], 4, BalanceOptions(readout="spikes"))
+        convert(as_regression(position), TRAINING[0][:, np.newaxis], 4, options)
     assert caught.value.where == "readout"
 
 

@@ -41,7 +41,8 @@ def balance(
     Raises
     ------
     UsageError
-        If the number of steps is out of range, or the method needs a CNN trained with thresholds.
+        If the number of steps is out of range, the method needs a CNN trained with thresholds, or a regression is to be
+        read from spikes.
     RangeError
         If activations overflow float32.
     DataError

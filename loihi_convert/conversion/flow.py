@@ -10,14 +10,13 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.choices import Readout, Task
 from loihi_convert.conversion.agreement import Agreement, Measure, measure_of, measured_agreement, rounded_share
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import Trial, choose_method, trial_images
-from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
+from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_readout, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import QuantizationReport, report_quantization
-from loihi_convert.errors import RangeError, UsageError
+from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import ProgressFactory, no_progress_bar
@@ -178,16 +177,6 @@ class _Converting:
             if (-other.agreement.agreement, other.agreement.error) < (-made.agreement.agreement, made.agreement.error):
                 made, trials = other, (second, best, *rest)
         return made, trials, (_choice_note(measure, trials, made.agreement, self.timesteps), *notes)
-
-
-def require_readout(task: Task, readout: Readout) -> None:
-    """Raise a `UsageError` if the outputs of ``task`` cannot be read from ``readout``."""
-    if task == "regression" and readout != "potential":
-        raise UsageError(
-            f"found {readout!r} for a regression",
-            where="readout",
-            expected="must be potential, because spike counts cannot be negative",
-        )
 
 
 def _choice_note(measure: Measure, trials: Sequence[Trial], agreement: Agreement, timesteps: int) -> str:

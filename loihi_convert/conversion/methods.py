@@ -9,7 +9,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.calibration import MOST, calibration_subset, fitted_images, require_calibration
-from loihi_convert.conversion.options import AUTO, METHODS, BalanceOptions, require_timesteps
+from loihi_convert.conversion.options import AUTO, METHODS, BalanceOptions, require_readout, require_timesteps
 from loihi_convert.conversion.thresholds import Balanced, nearest_rates
 from loihi_convert.errors import RangeError, UsageError, one_of
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
@@ -60,13 +60,14 @@ def balance_each(
     Raises
     ------
     UsageError
-        If the method is ``auto``, or needs a CNN trained with thresholds.
+        If the method is ``auto``, or needs a CNN trained with thresholds, or a regression is to be read from spikes.
     RangeError
         If activations overflow float32.
     DataError
         If the images do not fit the network, or there are none.
     """
     _require_method(network, options)
+    require_readout(network.task, options.readout)
     require_timesteps(timesteps)
     require_calibration(network, images)
     if _fits_rates(network, options.method) and len(timesteps) > 1:

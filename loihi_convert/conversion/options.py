@@ -19,6 +19,7 @@ from loihi_convert.choices import (
     Readout,
     Reset,
     Target,
+    Task,
 )
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ir.poisson import MAX_SEED
@@ -287,6 +288,16 @@ def require_options(balancing: object, quantization: object) -> None:
     if not isinstance(quantization, QuantizeOptions):
         expected = "must be QuantizeOptions, such as QuantizeOptions(target='loihi2')"
         raise UsageError(f"found {quantization!r}", where="quantization", expected=expected)
+
+
+def require_readout(task: Task, readout: Readout) -> None:
+    """Raise a `UsageError` if the outputs of ``task`` cannot be read from ``readout``."""
+    if task == "regression" and readout != "potential":
+        raise UsageError(
+            f"found {readout!r} for a regression",
+            where="readout",
+            expected="must be potential, because spike counts cannot be negative",
+        )
 
 
 def require_timesteps(timesteps: Sequence[int]) -> None:
