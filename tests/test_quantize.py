@@ -423,7 +423,8 @@ def test_a_readout_without_weight_bits_is_refused() -> None:
     assert caught.value.where == "fc"
 
 
-def test_an_output_of_a_regression_without_weight_bits_is_refused() -> None:
+@pytest.mark.parametrize("target", ["lava", "loihi2"])
+def test_an_output_of_a_regression_without_weight_bits_is_refused(target: Target) -> None:
     """The second output has one weight of 1, the first one 784: in 64 steps even their spread is beyond the range."""
     weight = np.ones((2, 784))
     weight[1, 1:] = 0
@@ -431,8 +432,21 @@ def test_an_output_of_a_regression_without_weight_bits_is_refused() -> None:
     layers = (SpikingLayer("fc", Dense(weight), None),)
     with pytest.raises(RangeError, match="of output 0"):
         quantize(
-            SpikingNetwork((1, 784, 1), layers, 64, "soft", task="regression"), images, QuantizeOptions(pixel_bits=8)
+            SpikingNetwork((1, 784, 1), layers, 64, "soft", task="regression"),
+            images,
+            QuantizeOptions(pixel_bits=8, target=target),
         )
+
+
+@pytest.mark.parametrize("target", ["lava", "loihi2"])
+def test_outputs_that_never_spike_are_refused(target: Target) -> None:
+    """Class scores that are never above 0: every class would have 0 spikes, and class 0 would win on every image."""
+    layers = (ReluLayer("a", Dense(np.eye(2))), ReluLayer("b", Dense(np.array([[-1.0, -2.0], [-2.0, -1.0]]))))
+    images = np.full((4, 1, 2, 1), 255, np.uint8)
+    spiking = balance(ReluNetwork((1, 2, 1), layers), images, 4, BalanceOptions(method="act-norm", readout="spikes"))
+    with pytest.raises(RangeError, match="so none would ever spike") as caught:
+        quantize(spiking, images, QuantizeOptions(target=target))
+    assert caught.value.where == "b"
 
 
 def test_a_readout_behind_silent_neurons_keeps_no_weights() -> None:

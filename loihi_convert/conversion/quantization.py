@@ -81,15 +81,22 @@ def quantize(
     UsageError
         If the target does not support the network's reset, or pixel bits are given for Poisson input.
     RangeError
-        If a number does not fit Loihi at any scale.
+        If a number does not fit Loihi at any scale, or no output can spike with readout ``spikes``.
     """
     require_calibration(network, images)
     options.require_neurons(network.reset, network.poisson_seed, network.readout)
+    last = network.layers[-1]
+    if last.neuron is not None and not np.isfinite(last.neuron.threshold).any():
+        raise RangeError(
+            "no output is above 0 on any calibration image, so none would ever spike",
+            where=last.name,
+            hint="Use `readout='potential'`.",
+        )
     images = images if options.target == "loihi2" else calibration_subset(images, network.timesteps)
     if network.task == "classification":
         return _quantized(network, images, options, device, progress)
     real = last_outputs(network, images, network.timesteps, device=device).astype(np.float64) / network.timesteps
-    bias, middle = network.layers[-1].synapse.bias, (real.min(axis=0) + real.max(axis=0)) / 2
+    bias, middle = last.synapse.bias, (real.min(axis=0) + real.max(axis=0)) / 2
     tried, refused = [], []
     for offset in (np.zeros_like(middle) if bias is None else bias, middle):
         try:
@@ -171,6 +178,7 @@ def _quantized(
         ),
     )
     if target == "loihi2":
+        _require_weights(quantized.layers[-1], rounding.readout(quantized), network.timesteps)
         return quantized
     finest = extremes(quantized, images, network.timesteps, device=device, progress=progress)
     scales = [layer.scale for layer in quantized.layers]
@@ -180,7 +188,7 @@ def _quantized(
     layers = rounding.layers(white)
     longest = max_timesteps(network, layers[-1], found.outputs, images)
     quantized = replace(quantized, layers=layers, max_timesteps=longest)
-    readout = rounding.real(len(layers) - 1, layers[-1].largest_input, (None, *quantized.used_amplitudes)[-2])
+    readout = rounding.readout(quantized)
     if options.split_readout and layers[-1].neuron is None:
         quantized = with_split_readout(quantized, readout, network, images, device=device)
     _require_weights(quantized.layers[-1], readout, network.timesteps)
@@ -229,7 +237,7 @@ class _Rounding:
     def layer(self, index: int, largest_input: int, amplitude: Array | None) -> QuantizedLayer:
         """Return layer ``index`` in integers; ``amplitude`` is that of the layer before, see `FloatLayer`."""
         network, layer, current = self.network, self.network.layers[index], self.found.currents[index]
-        real = self.real(index, largest_input, amplitude)
+        real = self._real(index, largest_input, amplitude)
         if self._target == "loihi2":
             held = None if index == 0 else ObservedRange(current, *self.found.potentials[index])
             is_constant = index == 0 and network.poisson_seed is None
@@ -238,8 +246,13 @@ class _Rounding:
         is_scalar = self._thresholds == "scalar"
         return real.quantize(lava_scales(real, reach, network.reset, is_scalar=is_scalar), is_scalar=is_scalar)
 
-    def real(self, index: int, largest_input: int, amplitude: Array | None) -> FloatLayer:
-        """Return layer ``index`` before rounding."""
+    def readout(self, quantized: QuantizedNetwork) -> FloatLayer:
+        """Return the last layer of ``quantized`` before rounding."""
+        amplitude, last = (None, *quantized.used_amplitudes)[-2], len(quantized.layers) - 1
+        return self._real(last, quantized.layers[-1].largest_input, amplitude)
+
+    def _real(self, index: int, largest_input: int, amplitude: Array | None) -> FloatLayer:
+        """Layer ``index`` before rounding; parameters as in `layer`."""
         network, layer = self.network, self.network.layers[index]
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         are_classes = index == len(network.layers) - 1 and network.task == "classification"
