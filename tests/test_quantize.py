@@ -267,7 +267,9 @@ def test_dead_channels_are_listed_and_silent() -> None:
     assert network.layers[0].threshold[1] == 131072
     assert network.layers[0].weight.tolist() == [[127], [0]]
     assert network.layers[1].weight[:, 1].tolist() == [0, 0]
-    assert report_quantization(network, spiking, pixels(255)).layers[0].dead_channels == (1,)
+    report = report_quantization(network, spiking, pixels(255)).layers[0]
+    # The weights of a dead channel are all 0: it uses no bits.
+    assert (report.dead_channels, report.weight_bits) == ((1,), (8, 8, 8))
 
 
 def test_bias_counts_potential_units() -> None:

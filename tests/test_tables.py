@@ -180,6 +180,7 @@ def test_quantization_table() -> None:
         layers=(
             LayerReport("conv[1]", (5, 7, 8), 0.0061, (900, 1100), (2, 9), low_clipped=1200, high_clipped=3),
             LayerReport("fc1", (8, 8, 8), 0.12, (64, 64), (), low_clipped=0, high_clipped=0),
+            LayerReport("fc2", None, 0.0, None, (0, 1), low_clipped=0, high_clipped=0),
             LayerReport("classes", (6, 7, 8), 0.0, None, (), low_clipped=0, high_clipped=41),
         ),
         image_count=5000,
@@ -194,6 +195,7 @@ def test_quantization_table() -> None:
     assert rows(table) == [
         ["conv[1]", "5..8", "0.61 %", "900..1100", "2", "1,200 / 3"],
         ["fc1", "8", "12 %", "64", "", "0 / 0"],
+        ["fc2", "", "0 %", "none fires", "2", "0 / 0"],
         ["classes", "6..8", "0 %", "only integrates", "", "0 / 41"],
     ]
     text = printed(table)

@@ -28,8 +28,8 @@ class LayerReport:
     name
         The layer.
     weight_bits
-        Bits used by the widest weight of a channel, sign included: (smallest, median, largest) over the channels;
-        ``None`` if all channels are relays.
+        Bits used by the widest weight of a channel, sign included: (smallest, median, largest) over the channels that
+        can fire, or integrate; ``None`` if there are none.
     weight_error
         Root mean square of the rounding error of the weights, divided by that of the weights themselves, over the
         channels that can fire.
@@ -130,13 +130,14 @@ def report_quantization(
 def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int, proven: bool | None) -> LayerReport:
     """Report of one layer; ``real`` are the weights before rounding, with amplitudes."""
     own = ~is_relay(layer.relay_of, layer.synapse.channels)
-    rows = layer.weight.reshape(layer.synapse.channels, -1)
-    bits = np.ceil(np.log2(np.abs(rows[own]).max(axis=1).astype(np.float64) + 1)).astype(np.int64) + 1
+    dead = np.zeros(len(own), np.bool_) if layer.balanced is None else ~np.isfinite(layer.balanced.threshold) & own
+    alive = own & ~dead
+    rows = layer.weight.reshape(len(own), -1)[alive]
+    bits = np.ceil(np.log2(np.abs(rows).max(axis=1).astype(np.float64) + 1)).astype(np.int64) + 1
     fires = None if layer.threshold is None else layer.threshold[(layer.threshold < limits.NEVER_FIRES) & own]
-    dead = np.zeros(len(rows), np.bool_) if layer.balanced is None else ~np.isfinite(layer.balanced.threshold) & own
-    scale = layer.scale * math.prod(layer.synapse.pool) * layer.largest_input
-    wanted = real.reshape(len(rows), -1)[~dead & own]
-    lost = float(np.square(wanted - rows[~dead & own] * scale[~dead & own, None]).sum())
+    scale = layer.scale[alive, None] * math.prod(layer.synapse.pool) * layer.largest_input
+    wanted = real.reshape(len(own), -1)[alive]
+    lost = float(np.square(wanted - rows * scale).sum())
     return LayerReport(
         name=layer.name,
         weight_bits=(int(bits.min()), int(np.median(bits)), int(bits.max())) if bits.size else None,

@@ -127,6 +127,8 @@ def _identity(layer: LayerReport) -> str | None:
 def _thresholds(layer: LayerReport) -> str:
     if layer.thresholds is not None:
         return _span(*layer.thresholds)
+    if layer.dead_channels:
+        return "none fires"
     return "relays" if layer.weight_bits is None else "only integrates"
 
 
