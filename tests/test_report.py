@@ -23,6 +23,7 @@ from loihi_convert import cli
 from loihi_convert.chip.energy import CONSTANTS
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256
+from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
 from loihi_convert.report import build
 from loihi_convert.report.entries import most_complete_of
 from loihi_convert.report.formats import percent, quantity, quantity_range
@@ -236,6 +237,37 @@ def test_the_cnns_accuracy_is_not_drawn_on_an_axis_of_agreement(tmp_path: Path) 
     both = Parsed(written.html.read_text())
     assert "agreement with the CNN's class, %" in both.within("svg")
     assert not [text for text in both.within("svg") if text.startswith("the CNN")]
+
+
+def test_errors_to_targets_and_to_the_cnn_are_not_compared(tmp_path: Path) -> None:
+    """Targets are known only for the first file, which has an RMSE of 1 to them and of 5 to the CNN."""
+
+    def errors(rmse: float) -> Errors:
+        error = Error(rmse=rmse, r2=0.5)
+        return Errors(mean=error, outputs=(error,))
+
+    stored = read_run(write_runs(tmp_path, *(entry([20] * t, name=f"m-T{t}", balanced=t) for t in (1, 2))))
+    changed = {}
+    for (name, evaluation), to_targets, to_cnn in zip(
+        stored.evaluations.items(), (errors(1), None), (5, 4), strict=True
+    ):
+        points = tuple(
+            RegressionPoint(
+                timesteps=point.timesteps, to_targets=to_targets, to_cnn=errors(to_cnn), float_to_targets=None
+            )
+            for point in evaluation.points
+        )
+        found = Regression(output_names=("x",), cnn=to_targets, points=points)
+        changed[name] = evaluation.model_copy(update={"regression": found})
+    page = build.report([replace(stored, evaluations=changed)])
+    charts = [block.chart for section in page.sections for block in section.blocks if isinstance(block, Picture)]
+    (table,) = (chart.csv for chart in charts if chart.title == "Error at each file's own T")
+    rows = list(csv.reader(table.splitlines()))
+    assert rows[0][:3] == ["series", "latency T, time steps", "RMSE to the CNN's outputs"]
+    assert [row[:3] for row in rows[1:]] == [["m-T1", "1", "5"], ["m-T2", "2", "4"]]
+    assert page.verdict == (
+        "T = 2 reaches an RMSE to the CNN's outputs of 4, the smallest of these files (200 images).",
+    )
 
 
 @pytest.mark.slow

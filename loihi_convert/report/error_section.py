@@ -26,7 +26,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     levels = tuple((value, f"the CNN, {number(value)}") for value in sorted(cnn))
     series = []
     for one in families(entries):
-        files = [(entry, _marks(entry, [_at_own(entry)])) for entry in one.entries]
+        files = [(entry, _marks(entry, [_at_own(entry)], has_targets=has_targets)) for entry in one.entries]
         joined = tuple(mark for _, marks in files for mark in marks)
         series += [Series(f"{one.label}, by T", NEUTRAL, joined, is_line_only=True)] * (len(joined) > 1)
         series += [Series(entry.label, entry.style, marks, "") for entry, marks in files if marks]
@@ -119,10 +119,10 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_t
     return _chart("If you stop the run early", caption, series, levels, measure)
 
 
-def _marks(entry: Entry, points: Sequence[RegressionPoint], *, has_targets: bool = True) -> tuple[Mark, ...]:
+def _marks(entry: Entry, points: Sequence[RegressionPoint], *, has_targets: bool) -> tuple[Mark, ...]:
     marks = []
     for point in points:
-        rmse, r2 = _mean((point.to_targets if has_targets else None) or point.to_cnn)
+        rmse, r2 = _mean(point.to_targets if has_targets else point.to_cnn)
         if rmse is not None:
             text = f"{entry.label}, T = {point.timesteps}: RMSE {number(rmse)}, R^2 {r_squared(r2) or 'unknown'}"
             marks.append(Mark(point.timesteps, rmse, text))

@@ -15,7 +15,7 @@ TOLERANCE: Final = 0.2
 def verdict(entries: Sequence[Entry]) -> str:
     """Return the main result: the file with little loss and the least work, or for regressions the smallest error."""
     if any(entry.evaluation.regression is not None for entry in entries):
-        return _of_regressions([entry for entry in entries if entry.evaluation.regression is not None])
+        return _of_regressions(entries)
     measured = [entry for entry in entries if entry.point.accuracy is not None]
     if not measured:
         return _without_labels(entries)
@@ -43,20 +43,21 @@ def verdict(entries: Sequence[Entry]) -> str:
 
 
 def _of_regressions(entries: Sequence[Entry]) -> str:
-    found = []
-    for entry in entries:
-        regression = entry.evaluation.regression
-        at = regression.at(entry.point.timesteps) if regression else None
-        if regression and at and (judged := at.to_targets or at.to_cnn) is not None:
-            found.append(
-                (judged.mean.rmse, entry, regression.cnn if at.to_targets else None, at.to_targets is not None)
-            )
-    if not found:
+    regressions = [(entry, found) for entry in entries if (found := entry.evaluation.regression) is not None]
+    points = [(entry, found, found.at(entry.point.timesteps)) for entry, found in regressions]
+    # An error to the targets is not compared with one to the CNN.
+    has_targets = all(at.to_targets for _, _, at in points)
+    judged = [
+        (errors.mean.rmse, entry, found.cnn if has_targets else None)
+        for entry, found, at in points
+        if (errors := at.to_targets if has_targets else at.to_cnn) is not None
+    ]
+    if not judged:
         return "Neither targets nor the CNN's outputs are known, so no error is measured."
-    rmse, entry, cnn, has_targets = min(found, key=lambda one: (one[0], one[1].point.timesteps))
+    rmse, entry, cnn = min(judged, key=lambda one: (one[0], one[1].point.timesteps))
     measure = "RMSE" if has_targets else "RMSE to the CNN's outputs"
     beside = f"; the CNN's RMSE is {number(cnn.mean.rmse)}" if cnn else ""
-    least = "" if len(found) == 1 else ", the smallest of these files"
+    least = "" if len(judged) == 1 else ", the smallest of these files"
     reached = f"{_name(entry, entries)} reaches an {measure} of {number(rmse)}"
     return f"{reached}{least}{beside} ({entry.evaluation.image_count:,} images)."
 
