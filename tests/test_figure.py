@@ -135,6 +135,15 @@ def test_picture_without_labels_shows_the_agreement() -> None:
     assert figure.axes[0].get_ylabel() == "agreement with the CNN's class, %"
 
 
+def test_a_picture_of_files_with_and_without_labels_shows_the_agreement_of_all() -> None:
+    files = [entry([196], name="m-T1", balanced=1)[:2], entry([1, 198], name="m-T2", labels=None, balanced=2)[:2]]
+    figure = accuracy_figure(files, "title")
+    assert figure is not None
+    assert figure.axes[0].get_ylabel() == "agreement with the CNN's class, %"
+    assert drawn(figure)["m-T1, -T2"][0] == [1, 2]
+    assert "intervals" not in note(figure)
+
+
 def test_no_picture_where_nothing_is_known() -> None:
     nothing = [entry([20], labels=None, has_cnn=False)[:2]]
     assert accuracy_figure(nothing, "title") is None
@@ -193,13 +202,14 @@ def test_intervals_of_visible_points_are_not_cut() -> None:
 
 def test_floats_and_cnns_outside_the_axes_are_named() -> None:
     """The integer networks reach 98 and 99 %, the float SNN 50 % in one place, and the CNN 60 %."""
-    one, other = entry([196], name="m-T1", balanced=1), entry([1, 198], name="m-T2", balanced=2)
-    far = one.evaluation.points[0].model_copy(update={"float_accuracy": 0.5})
+    one, other = entry([196], name="m-T1024", balanced=1), entry([1, 198], name="m-T2", balanced=2)
+    far = one.evaluation.points[0].model_copy(update={"timesteps": 1024, "float_accuracy": 0.5})
+    changed = {"timesteps": 1024, "points": (far,), "cnn_accuracy": 0.6}
     files = [
-        ("m-T1", one.evaluation.model_copy(update={"points": (far,), "cnn_accuracy": 0.6})),
+        ("m-T1024", one.evaluation.model_copy(update=changed)),
         ("m-T2", other.evaluation.model_copy(update={"cnn_accuracy": 0.6})),
     ]
-    assert note(accuracy_figure(files, "title")).endswith("Not shown: float SNN 50 % at T = 1, CNN, 60.00 %")
+    assert note(accuracy_figure(files, "title")).endswith("Not shown: float SNN 50 % at T = 1024, CNN, 60.00 %")
 
 
 def test_results_on_another_number_of_images_are_another_series_with_another_cnn() -> None:

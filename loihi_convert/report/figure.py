@@ -63,11 +63,12 @@ def accuracy_figure(
 ) -> Figure | None:
     """Return the figure of accuracy against latency: a curve for one file, one point per file for several.
 
-    Without labels it shows the agreement with the CNN's classes; without either it is None. ``note`` is additional
-    information, such as a seed; ``is_balanced``: whether the files record how their thresholds were balanced.
+    Unless all files ran with labels, it shows the agreement with the CNN's classes; without either it is None. ``note``
+    is additional information, such as a seed; ``is_balanced``: whether the files record how their thresholds were
+    balanced.
     """
     size = SIZES[width]
-    has_accuracy = any(point.accuracy is not None for _, evaluation in evaluations for point in evaluation.points)
+    has_accuracy = all(point.accuracy is not None for _, evaluation in evaluations for point in evaluation.points)
     is_anytime = len(evaluations) == 1
     if is_anytime:
         found = [_anytime(evaluations[0][1], has_accuracy=has_accuracy)]
@@ -100,8 +101,7 @@ def accuracy_figure(
         axes.set_ylabel("accuracy, %" if has_accuracy else "agreement with the CNN's class, %")
         plain(axes)
         described, images = notes(evaluations, is_balanced=is_balanced)
-        has_intervals = any(point.accuracy_interval for _, evaluation in evaluations for point in evaluation.points)
-        if has_intervals:
+        if has_accuracy:
             images += ", 95 % intervals"
         texts = (described, images, note, _outside(axes, drawn, levels))
         add_titles(figure, axes, title, ". ".join(text for text in texts if text), size)
@@ -156,7 +156,7 @@ def _outside(axes: Axes, drawn: Sequence[_Drawn], levels: Sequence[Level]) -> st
         for point in line.points
         if not (left <= point.x <= right and bottom <= point.percent <= top)
     }
-    hidden = [(percent, f"{name}{percent:.4g} % at T = {x:.3g}") for name, x, percent in sorted(points)]
+    hidden = [(percent, f"{name}{percent:.4g} % at T = {x:.4g}") for name, x, percent in sorted(points)]
     hidden += [(level.value, level.label) for level in levels if not bottom <= level.value <= top]
     if not hidden:
         return ""
