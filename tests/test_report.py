@@ -25,6 +25,7 @@ from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256
 from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
 from loihi_convert.report import build
+from loihi_convert.report.charts import Axes, Mark, Series, outside
 from loihi_convert.report.entries import most_complete_of
 from loihi_convert.report.formats import percent, quantity, quantity_range
 from loihi_convert.report.page import Cards, Facts, Picture
@@ -378,7 +379,7 @@ def test_kinds_of_neurons_are_compared(tmp_path: Path) -> None:
     }
     runs = [entry([1] * (t - 1) + [right], name=name, balanced=t) for name, (right, t) in files.items()]
     manifest = with_neurons(
-        # Files of earlier versions do not record the kind of thresholds.
+        # The default, one threshold per channel, is not recorded.
         ("soft-T2", "soft", None, None),
         ("soft-T4", "soft", "channel", "lava"),
         ("circuit", "soft", "channel", "loihi2"),
@@ -395,6 +396,10 @@ def test_kinds_of_neurons_are_compared(tmp_path: Path) -> None:
     assert {"soft-T4", "array", "scalar"} <= set(page.within("article"))
     assert {f"mnist, 200 images, {kind} neurons" for kind in ("soft", "hard scalar")} <= set(page.within("article"))
     assert "| ours: soft | 99.50 | 95.00 | 98.00 |" in text
+    # A file of the circuit may run with other neurons.
+    (tmp_path / "own").mkdir()
+    _, text = write(tmp_path / "own", write_runs(tmp_path / "own", *runs, manifest={**manifest, "neuron": "own"}))
+    assert "| T | soft | hard array | hard scalar |" in text
 
 
 @pytest.mark.slow
@@ -683,8 +688,15 @@ def test_a_report_on_graded_spikes_alone(tmp_path: Path) -> None:
 def test_the_verdict_of_the_most_accurate_file(tmp_path: Path) -> None:
     runs = [entry([1] * (t - 1) + [right], name=f"m-T{t}", balanced=t) for t, right in ((1, 150), (4, 200))]
     assert verdicts(tmp_path, write_runs(tmp_path, *runs)) == [
-        "T = 4 is the most accurate: 100.00 %, 0.50 points above the CNN (200 images). T = 1 loses 24.50 points at 1/4 "
-        "of its work."
+        "T = 4 is the most accurate: 100.00 %, 0.50 points above the CNN (200 images). T = 1 loses 24.50 points at 25 "
+        "% of its work."
+    ]
+
+
+def test_the_verdict_gives_a_large_share_of_the_work_in_percent(tmp_path: Path) -> None:
+    runs = [entry([1] * (t - 1) + [right], name=f"m-T{t}", balanced=t) for t, right in ((2, 196), (5, 196))]
+    assert verdicts(tmp_path, write_runs(tmp_path, *runs)) == [
+        "T = 2 loses 1.50 points at 40 % of the work of T = 5, which loses 1.50 points (200 images)."
     ]
 
 
@@ -742,6 +754,12 @@ def test_points_far_below_the_others_are_outside_the_frame_and_named(tmp_path: P
     assert "40" not in ticks
     # One picture in three sizes, without a second panel.
     assert len([1 for tag, attributes in page.elements if (attributes.get("class") or "") == "wide"]) == 4 - 1
+
+
+def test_many_points_outside_the_frame_are_counted() -> None:
+    axes = Axes("T", "accuracy, %", left=1, right=8, bottom=90, top=100, ticks=())
+    marks = tuple(Mark(t, 80 + t, str(t)) for t in (1, 2, 4, 5))
+    assert outside([Series("m", 0, marks)], axes) == "Outside the frame: 4 points (81 to 85); its CSV has them."
 
 
 def test_each_chart_has_its_numbers(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def outside(series: Sequence[Series], axes: Axes) -> str:
     if len(left_out) <= _NAMED:
         return f"Outside the frame: {'; '.join(mark.text for mark in left_out)}."
     values = [mark.y for mark in left_out]
-    return f"Outside the frame: {len(left_out)} points ({min(values):.4g} to {max(values):.4g}); the tables have them."
+    return f"Outside the frame: {len(left_out)} points ({min(values):.4g} to {max(values):.4g}); its CSV has them."
 
 
 def _is_inside(mark: Mark, axes: Axes) -> bool:

@@ -276,10 +276,10 @@ def _neuron_of(run: StoredRun, file: str) -> str | None:
     balance, quantize = (provenance.get(stage) for stage in ("balance", "quantize"))
     if not isinstance(balance, dict) or not isinstance(quantize, dict) or balance.get("reset") not in ("soft", "hard"):
         return None
-    if quantize.get("target") == "loihi2" and balance["reset"] == "soft":
+    if quantize.get("target") == "loihi2" and balance["reset"] == "soft" and run.manifest.neuron != "own":
         return NeuronModel.CIRCUIT.label
     model = NeuronModel(balance["reset"])
-    # Files from earlier versions have one threshold per channel.
+    # One threshold per channel, the default, is not recorded.
     if quantize.get("thresholds") == "scalar":
         return f"{model.label} scalar"
     return model.label if model is NeuronModel.SOFT else f"{model.label} array"

@@ -92,11 +92,11 @@ def _work(entry: Entry) -> float:
 
 
 def _share(less: Entry, more: Entry) -> str:
-    """Return the work of one file as a share of the other's: 1/11, or 83 %."""
+    """Return the work of one file as a share of the other's, rounded by less than 7 %: 1/11, or 40 %."""
     ratio = _work(more) / _work(less) if _work(less) else 0.0
     if not ratio:
         return "none"
-    return f"1/{ratio:.0f}" if ratio >= 1.75 else f"{100 / ratio:.0f} %"
+    return f"1/{ratio:.0f}" if ratio >= 7.5 else f"{100 / ratio:.0f} %"
 
 
 def _loss(entry: Entry) -> str:
