@@ -117,11 +117,6 @@ def test_an_evaluation_estimates_each_of_its_points_from_what_was_counted() -> N
     assert evaluation.energy.cnn_arithmetic_joules[0] == pytest.approx(74 * 0.23e-12)
 
 
-def test_results_of_versions_without_estimates_are_read() -> None:
-    stored = full_evaluation().model_dump(exclude={"energy"})
-    assert Evaluation.model_validate(stored).energy is None
-
-
 def test_no_number_without_its_boundary() -> None:
     found = full_evaluation().energy
     assert found is not None

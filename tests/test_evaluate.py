@@ -361,10 +361,6 @@ def test_one_output_tells_two_classes_apart() -> None:
     assert caught.value.expected.startswith("must be 0..1")
 
 
-def test_results_of_versions_without_notes_are_read() -> None:
-    assert Evaluation.model_validate(full_evaluation().model_dump(exclude={"notes"})).notes == ()
-
-
 @pytest.mark.parametrize(
     ("timesteps", "expected"), [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (4, (1, 2, 4)), (5, (1, 2, 4, 5))]
 )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,32 +65,13 @@ def test_marks_are_read_back(tmp_path: Path) -> None:
     stored = read_run(write_runs(tmp_path, run, labels=LABELS_OF_RUN))
     assert stored.relays == {("model", "inner"): set(range(OWN_CHANNELS, OWN_CHANNELS + RELAYS))}
     assert stored.evaluations["model"] == run.evaluation
-    assert stored.firing_rates is not None
     assert len(stored.firing_rates["model", "inner", 8]) == OWN_CHANNELS + RELAYS
 
 
-def test_runs_without_relays_have_the_columns_of_earlier_versions(tmp_path: Path) -> None:
+def test_runs_without_relays_have_no_columns_of_relays(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150, 190, 199]))
     for path in folder.glob("*.csv"):
         assert not any(column.startswith(("relay", "circuit")) for column in rows_of(path)[0]), path.name
-
-
-def test_a_folder_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    """Its result.json does not mention relays."""
-    folder = write_runs(tmp_path, entry([20, 150, 190, 199]))
-    result = folder / "result.json"
-
-    def pruned(value: object) -> object:
-        if isinstance(value, Mapping):
-            return {name: pruned(inner) for name, inner in value.items() if not name.startswith("relay_")}
-        return [pruned(inner) for inner in value] if isinstance(value, list) else value
-
-    whole = json.loads(result.read_text())
-    assert pruned(whole) != whole
-    result.write_text(json.dumps(pruned(whole)))
-    stored = read_run(folder)
-    assert stored.relays == {}
-    assert stored.evaluations["model"] == entry([20, 150, 190, 199]).evaluation
 
 
 @pytest.mark.parametrize("name", ["firing_rates.csv", "thresholds.csv"])

@@ -175,12 +175,11 @@ def test_runs_of_different_data_are_shown_separately(tmp_path: Path) -> None:
         ("c0ffee", 200, []),
         ("c0ffee", 30, ["test.npz, 200 images", "test.npz, 30 images"]),
         ("0decaf0123", 200, ["test.npz (fingerprint c0ffee)", "test.npz (fingerprint 0decaf01)"]),
-        (None, 30, ["test.npz (fingerprint c0ffee)", "test.npz (fingerprint unknown)"]),
     ],
-    ids=["same images", "fewer images", "other images of the same name", "unknown images"],
+    ids=["same images", "fewer images", "other images of the same name"],
 )
 def test_runs_on_different_images_are_shown_separately(
-    tmp_path: Path, fingerprint: str | None, image_count: int, names: list[str]
+    tmp_path: Path, fingerprint: str, image_count: int, names: list[str]
 ) -> None:
     """`write_runs` records the fingerprint c0ffee and 200 images."""
     one, other = (
@@ -326,16 +325,6 @@ def test_the_same_folders_give_the_same_bytes(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_the_page_says_that_older_run_folders_lack_channels(tmp_path: Path) -> None:
-    folder = write_runs(tmp_path, entry([20, 150, 190]))
-    for name in ("firing_rates.csv", "thresholds.csv"):
-        (folder / name).unlink()
-    page, text = write(tmp_path, folder)
-    assert f"channels are missing for {folder.name}: an earlier version did not record them" in text
-    assert "first.conv: firing rate" not in page.within("strong")
-    assert "| first.conv | 4 | 50.00 |" in text
-
-
 def test_a_file_of_another_tool_has_firing_rates_and_no_thresholds(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150, 190]))
     (folder / "thresholds.csv").unlink()
@@ -343,7 +332,6 @@ def test_a_file_of_another_tool_has_firing_rates_and_no_thresholds(tmp_path: Pat
     del manifest["provenance"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     page, text = write(tmp_path, folder)
-    assert "Run the files again" not in text
     assert f"Thresholds of channels are missing for {folder.name}: " in text
     assert "first.conv: firing rate" in page.within("strong")
 

@@ -62,6 +62,8 @@ RESULT = CellResult(
     cores=(1, 2),
     balanced_by="percentile 99",
     saturated_images=0,
+    cnn_rmse=None,
+    correct=None,
 )
 
 OTHER_VALUES: dict[str, dict[str, Any]] = {

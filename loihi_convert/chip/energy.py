@@ -214,8 +214,7 @@ class Estimate(Record):
     relay_synaptic_operations, relay_membrane_updates, relay_spikes, relay_loihi1_joules
         Shares of relays in the values above; None if their spikes were not counted.
     circuit_membrane_updates, circuit_loihi1_joules
-        Shares of the circuit of stock neurons in the values above; None without it, and in results of earlier versions,
-        which left it out.
+        Shares of the circuit of stock neurons in the values above; None without it.
     """
 
     timesteps: int
@@ -225,12 +224,12 @@ class Estimate(Record):
     loihi1_joules: Interval
     loihi1_seconds: Interval
     arithmetic_joules: Interval
-    relay_synaptic_operations: float | None = 0.0
-    relay_membrane_updates: int = 0
-    relay_spikes: float | None = 0.0
-    relay_loihi1_joules: Interval | None = (0.0, 0.0)
-    circuit_membrane_updates: int | None = None
-    circuit_loihi1_joules: Interval | None = None
+    relay_synaptic_operations: float | None
+    relay_membrane_updates: int
+    relay_spikes: float | None
+    relay_loihi1_joules: Interval | None
+    circuit_membrane_updates: int | None
+    circuit_loihi1_joules: Interval | None
 
 
 class RelayEvents(NamedTuple):

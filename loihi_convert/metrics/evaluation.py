@@ -56,8 +56,7 @@ class Point(Record):
     relay_spikes_per_image, relay_synaptic_operations
         The share of relays in the above, see `relay_work`; None if they were not counted.
     circuit_synaptic_operations
-        The share of the circuit of stock neurons, see `circuit_work`; None without it, and in results of earlier
-        versions, which left it out.
+        The share of the circuit of stock neurons, see `circuit_work`; None without it.
     """
 
     timesteps: int
@@ -75,9 +74,9 @@ class Point(Record):
     synaptic_operations_per_layer: tuple[float, ...]
     firing_rate: tuple[float | None, ...]
     activation_sparsity: float | None
-    relay_spikes_per_image: float | None = 0.0
-    relay_synaptic_operations: float | None = 0.0
-    circuit_synaptic_operations: float | None = None
+    relay_spikes_per_image: float | None
+    relay_synaptic_operations: float | None
+    circuit_synaptic_operations: float | None
 
 
 class Evaluation(Record):
@@ -97,8 +96,7 @@ class Evaluation(Record):
     layers
         In order; all spike, or all but the last.
     multiply_accumulates
-        Multiplications of the CNN by a nonzero weight, for one image; None if unknown, for example for files of
-        earlier versions without the CNN.
+        Multiplications of the CNN by a nonzero weight, for one image; None if unknown, as for files of other tools.
     cnn_accuracy, cnn_accuracy_interval
         Fraction 0..1 and its Wilson interval, 95 %; None without labels or without the CNN's classes.
     points
@@ -111,8 +109,7 @@ class Evaluation(Record):
     regression
         Errors of a regression, at the T of `points`, whose accuracies are then None; None for a classification.
     energy
-        Estimated energy of an inference at the T of `points`; None for graded spikes, whose costs are not public, and
-        in results of versions without the estimate.
+        Estimated energy of an inference at the T of `points`; None for graded spikes, whose costs are not public.
     saturated_images
         Number of images with an output potential of magnitude 131071 in any step: it may have been clipped.
     wrapped_images
@@ -139,11 +136,11 @@ class Evaluation(Record):
     seconds: float
     startup_seconds: float
     images_per_second: float
-    wrapped_images: int | None = None
-    energy: Energy | None = None
-    notes: tuple[str, ...] = ()
-    regression: Regression | None = None
-    is_graded: bool = False
+    wrapped_images: int | None
+    energy: Energy | None
+    notes: tuple[str, ...]
+    regression: Regression | None
+    is_graded: bool
 
     @property
     def has_relays(self) -> bool:

@@ -35,7 +35,7 @@ class LayerSize(Record):
     name: str
     neuron_count: int
     multiply_accumulates: int
-    relay_neuron_count: int = 0
+    relay_neuron_count: int
 
 
 def layer_sizes(network: AnyNetwork) -> tuple[LayerSize, ...]:

@@ -31,7 +31,7 @@ class Images(NamedTuple):
     """The images of a run: results on different ones are not compared."""
 
     data: str
-    fingerprint: str | None
+    fingerprint: str
     image_count: int
 
 
@@ -245,7 +245,7 @@ def _images_of(run: StoredRun, file: str) -> Images:
 def _source(images: Images, groups: Sequence[Images]) -> str:
     if len({other.fingerprint for other in groups if other.data == images.data}) == 1:
         return images.data
-    return f"{images.data} (fingerprint {(images.fingerprint or 'unknown')[:8]})"
+    return f"{images.data} (fingerprint {images.fingerprint[:8]})"
 
 
 def _images_name(images: Images, groups: Sequence[Images]) -> str:

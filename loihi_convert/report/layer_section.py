@@ -14,7 +14,7 @@ from loihi_convert.report.formats import RELAYS, percent
 from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures
 from loihi_convert.report.run_tables import layer_table
 from loihi_convert.report.table import Table
-from loihi_convert.runs.stored_run import ChannelThresholds, StoredRun
+from loihi_convert.runs.stored_run import ChannelThresholds
 
 MAX_CHANNELS: Final = 128
 """Channels of a layer whose values are listed one by one."""
@@ -26,14 +26,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     """Yield charts and tables of every layer; files on the same images and with the same layers share them."""
     # Neurons that send graded spikes have none.
     binary = [entry for entry in entries if not entry.evaluation.is_graded]
-    external = sorted({e.run.name for e in binary if _is_external(e.run)})
-    missing = {e.run.name for e in binary if e.run.firing_rates is None or e.run.thresholds is None}
-    if older := sorted(missing.difference(external)):
-        yield Paragraph(
-            f"Firing rates and thresholds of channels are missing for {', '.join(older)}: an earlier version did not "
-            "record them. Run the files again."
-        )
-    if external:
+    if external := sorted({entry.run.name for entry in binary if entry.run.thresholds is None}):
         yield Paragraph(
             f"Thresholds of channels are missing for {', '.join(external)}: the file was not written by loihi-convert, "
             "and thresholds of CUBA neurons are not recorded."
@@ -60,11 +53,6 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         )
         if lists:
             yield Details("Every channel's firing rate and threshold", lists)
-
-
-def _is_external(run: StoredRun) -> bool:
-    """Whether another tool wrote the file; `run` then records firing rates, but not thresholds or provenance."""
-    return run.firing_rates is not None and run.thresholds is None and not run.manifest.provenance
 
 
 def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
@@ -144,8 +132,7 @@ def _without(values: Sequence[Value], relays: Set[int]) -> tuple[Value, ...]:
 
 
 def _rates(entry: Entry, layer: str) -> tuple[float, ...] | None:
-    rates = entry.run.firing_rates
-    return None if rates is None else rates.get((entry.file, layer, entry.point.timesteps))
+    return entry.run.firing_rates.get((entry.file, layer, entry.point.timesteps))
 
 
 def _neurons(entry: Entry, layer: str) -> ChannelThresholds | None:

@@ -94,14 +94,12 @@ class ChannelThreshold(_Row):
 
 
 class Prediction(_Row):
-    """predictions.csv: one image at one T; potentials and spike counts are in further columns."""
+    """predictions.csv: one image at one T; names, potentials and spike counts are in further columns."""
 
     file: str
     image: int
-    path: str | None = None
     timesteps: int
     predicted: int = Field(validation_alias="class", serialization_alias="class", ge=0)
-    class_name: str | None = None
     label: int | None = Field(default=None, ge=0)
 
 

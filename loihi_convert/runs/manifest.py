@@ -35,13 +35,14 @@ class ReadFile(BaseModel):
 class Manifest(BaseModel):
     """The part of ``manifest.json`` that a report needs; other content is kept.
 
-    Only the keys written by `new_manifest` are required; others are missing in folders of earlier versions.
+    The keys written by `new_manifest` are required; the others are those of some kinds of runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     network: str
     data: str
+    data_fingerprint: str
     backend: str
     files: tuple[ReadFile, ...]
     command_line: tuple[str, ...]
@@ -53,7 +54,6 @@ class Manifest(BaseModel):
     backend_versions: Mapping[str, str] = {}
     classes: tuple[str, ...] | None = None
     provenance: Mapping[str, Mapping[str, Any]] = {}
-    data_fingerprint: str | None = None
     neuron: str | None = None
     leak: bool | None = None
     stream: bool | None = None

@@ -56,9 +56,9 @@ class StoredRun:
     evaluations
         Evaluations by file stem, in the order of the run.
     firing_rates
-        By file stem, layer and T, the rate 0..1 of each channel; ``None`` if not recorded.
+        By file stem, layer and T, the rate 0..1 of each channel.
     thresholds
-        By file stem and layer; ``None`` if not recorded.
+        By file stem and layer; ``None`` for graded spikes, and for neurons that another tool wrote.
     relays
         By file stem and layer, the channels that are relays (`ir.relays`); only layers with relays.
     confusions
@@ -68,7 +68,7 @@ class StoredRun:
     name: str
     manifest: Manifest
     evaluations: Mapping[str, Evaluation]
-    firing_rates: Mapping[tuple[str, str, int], tuple[float, ...]] | None
+    firing_rates: Mapping[tuple[str, str, int], tuple[float, ...]]
     thresholds: Mapping[tuple[str, str], ChannelThresholds] | None
     relays: Mapping[tuple[str, str], Set[int]]
     confusions: Mapping[str, Confusion]
@@ -96,9 +96,9 @@ def read_run(folder: Path) -> StoredRun:
         raise damaged(folder / "result.json", "contains no figures")
     for evaluation in evaluations.values():
         _require_errors_at_each_point(folder / "result.json", evaluation)
-    rates, thresholds = folder / "firing_rates.csv", folder / "thresholds.csv"
+    thresholds = folder / "thresholds.csv"
     relays: _Relays = {}
-    firing_rates = _firing_rates(rates, evaluations, relays) if rates.exists() else None
+    firing_rates = _firing_rates(folder / "firing_rates.csv", evaluations, relays)
     neurons = _thresholds(thresholds, evaluations, relays) if thresholds.exists() else None
     _require_equal_channels(folder, firing_rates, neurons)
     return StoredRun(
@@ -191,12 +191,12 @@ def _require_next_channel(path: Path, channel: int, expected: int) -> None:
 
 def _require_equal_channels(
     folder: Path,
-    rates: Mapping[tuple[str, str, int], tuple[float, ...]] | None,
+    rates: Mapping[tuple[str, str, int], tuple[float, ...]],
     thresholds: Mapping[tuple[str, str], ChannelThresholds] | None,
 ) -> None:
     """Raise unless a layer has as many channels at every T as thresholds: lines may be missing at the end."""
     counts = {key: len(neurons.integers) for key, neurons in (thresholds or {}).items()}
-    for (file, layer, timesteps), channels in (rates or {}).items():
+    for (file, layer, timesteps), channels in rates.items():
         expected = counts.setdefault((file, layer), len(channels))
         if len(channels) != expected:
             raise damaged(
@@ -212,14 +212,11 @@ def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Man
     if not labelled:
         return {}
     pairs: dict[str, list[tuple[int, int]]] = {name: [] for name in labelled}
-    classes: dict[int, str] = {}
     count = 0
     for row, potentials in read_csv(path, Prediction):
         count = count or class_count(potentials)
         if row.label is None or row.label >= count or row.predicted >= count:
             raise damaged(path, f"class {row.predicted} for an image of class {row.label}, of {count} classes")
-        if row.class_name is not None:
-            classes[row.predicted] = row.class_name
         if row.file in labelled and row.timesteps == labelled[row.file].timesteps:
             pairs[row.file].append((row.label, row.predicted))
     confusions = {}
@@ -229,23 +226,14 @@ def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Man
             counts[pair] += 1
         if len(found) != evaluations[name].image_count or counts.trace() != labelled[name].correct_count:
             raise damaged(path, f"the images or correct classes of {name} differ from result.json")
-        confusions[name] = Confusion(labelled[name].timesteps, counts, _class_names(name, count, classes, manifest))
+        confusions[name] = Confusion(labelled[name].timesteps, counts, _class_names(name, count, manifest))
     return confusions
 
 
-def _class_names(file: str, count: int, predicted: Mapping[int, str], manifest: Manifest) -> tuple[str, ...]:
-    """The name of each class of ``file``; its number if it has no name.
-
-    Earlier versions did not record the run's classes. The names of the CNN's classes are used if they match
-    ``predicted``, the names that predictions.csv gives for some classes.
-    """
+def _class_names(file: str, count: int, manifest: Manifest) -> tuple[str, ...]:
+    """The name of each class of ``file``, from the data or, if it has none, from the CNN; else its number."""
     model = manifest.provenance.get(file, {}).get("model")
     for names in (manifest.classes, model.get("classes") if isinstance(model, dict) else None):
-        if (
-            isinstance(names, list | tuple)
-            and len(names) == count
-            and all(isinstance(name, str) for name in names)
-            and all(names[index] == name for index, name in predicted.items())
-        ):
+        if isinstance(names, list | tuple) and len(names) == count and all(isinstance(name, str) for name in names):
             return tuple(names)
-    return tuple(predicted.get(index, str(index)) for index in range(count))
+    return tuple(map(str, range(count)))

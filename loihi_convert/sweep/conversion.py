@@ -55,10 +55,10 @@ class CellResult(Record):
     saturated_images
         Images with an output potential at the limit of its range.
     cnn_rmse
-        Root mean square error of the CNN to the targets; None also in results that earlier versions stored.
+        Root mean square error of the CNN to the targets, of a regression.
     correct
         Which images are classified correctly: a bit each, the first image in the highest bit of the first byte, in
-        hexadecimal. None without labels, and in results that earlier versions stored.
+        hexadecimal. None without labels.
     """
 
     image_count: int
@@ -75,8 +75,8 @@ class CellResult(Record):
     cores: tuple[int, int]
     balanced_by: str
     saturated_images: int
-    cnn_rmse: float | None = None
-    correct: str | None = Field(default=None, pattern="^([0-9a-f]{2})+$")
+    cnn_rmse: float | None
+    correct: str | None = Field(pattern="^([0-9a-f]{2})+$")
 
 
 @dataclass(frozen=True, eq=False)

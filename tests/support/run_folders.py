@@ -29,6 +29,7 @@ def write_runs(root: Path, *runs: run_folder.FileResults, data: str = "mnist", *
     )
     manifest = {
         **made,
+        "classes": changes.get("classes", CLASSES),
         "lava_layout": None,
         "backend_versions": {},
         "provenance": {"some": {"balance": {"method": "x"}}},
