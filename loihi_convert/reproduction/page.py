@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from loihi_convert.report import paper
 from loihi_convert.report.formats import markdown_table
-from loihi_convert.report.table import Table
+from loihi_convert.report.table import Table, table_of
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.order import order_lines, pairs
 from loihi_convert.reproduction.paper_cells import Variant
 from loihi_convert.reproduction.tables import BLANK, BestEntry, Entry, interval, less, row_name, signed, text
+
+_Row = dict[str, str]
+"""The cells of a row, by column."""
 
 _ACCURACY: Final = "[95 % interval] (ours - the paper's, in points)"
 # Columns of the table of our best methods.
@@ -23,25 +25,6 @@ _ORDER_EXPLAINED: Final = (
     "difference on its 10,000 images. Pairs that come in the other order here are listed. *Within chance*: our "
     "difference is inside its own interval."
 )
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of text cells: a ``header`` and ``rows``."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    @property
-    def markdown(self) -> str:
-        """Return the grid as a Markdown table."""
-        return markdown_table(self.header, self.rows)
-
-    def table(self, title: str, caption: str, *, without: Collection[str] = ()) -> Table:
-        """Return the grid as a table for the terminal, which wraps its cells if the window is narrow."""
-        kept = [index for index, name in enumerate(self.header) if name not in without]
-        header, *rows = (tuple(cells[index] for index in kept) for cells in (self.header, *self.rows))
-        return Table(caption, header, tuple(rows), text_columns=len(kept), title=title)
 
 
 def markdown_page(
@@ -69,12 +52,12 @@ def markdown_page(
     """
     variants = _variants(entries)
     lines = [f"# {title}", "", *(f"- {note}" for note in notes), *(f"- **Warning**: {one}" for one in warnings), ""]
-    lines += ["## Accuracy, %", "", f"Ours {_ACCURACY}. {_NOT_MEASURED}", "", accuracy_grid(entries).markdown]
+    lines += ["## Accuracy, %", "", f"Ours {_ACCURACY}. {_NOT_MEASURED}", "", _markdown(_accuracies(entries))]
     lines += ["## Conversion loss, points", "", "Accuracy of the CNN - accuracy of the SNN; in brackets: ours - the "]
     lines[-1] += "paper's. Ours is that of our CNN, the paper's that of its own."
-    lines += ["", _grid(entries, _paper_loss, _loss_text).markdown]
+    lines += ["", _markdown(_compared(entries, _paper_loss, _loss_text))]
     if bests:
-        lines += ["## The best of our methods", "", best_sentence(bests), "", best_grid(bests).markdown]
+        lines += ["## The best of our methods", "", best_sentence(bests), "", _markdown(_bests(bests))]
     if order := [line for variant in variants for line in order_lines(entries, variant)]:
         lines += ["## The order of the rows", "", _ORDER_EXPLAINED, "", *order, ""]
     lines += ["## Variants", "", *(f"- **{variant.name}**: {variant.description}." for variant in variants)]
@@ -85,9 +68,12 @@ def markdown_page(
 
 def terminal_tables(title: str, entries: Sequence[Entry], bests: Sequence[BestEntry]) -> list[Table]:
     """Return the accuracies and the best of our methods as tables for a terminal."""
-    shown = [accuracy_grid(entries).table(f"{title}: accuracy, %", f"Ours {_ACCURACY}. {_NOT_MEASURED}")]
+    caption = f"Ours {_ACCURACY}. {_NOT_MEASURED}"
+    rows = _accuracies(entries)
+    shown = [table_of(rows, words=rows[0], title=f"{title}: accuracy, %", caption=caption)]
     if bests:
-        shown.append(best_grid(bests).table("The best of our methods", best_sentence(bests), without=_ONLY_ON_THE_PAGE))
+        rows = [{name: row[name] for name in row if name not in _ONLY_ON_THE_PAGE} for row in _bests(bests)]
+        shown.append(table_of(rows, words=rows[0], title="The best of our methods", caption=best_sentence(bests)))
     return shown
 
 
@@ -101,37 +87,9 @@ def order_sentences(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def accuracy_grid(entries: Sequence[Entry]) -> Grid:
-    """Return accuracy, interval and difference, with one row per cell and one column per variant."""
-    return _grid(entries, lambda cell: cell.accuracy, _accuracy_text)
-
-
-def best_grid(bests: Sequence[BestEntry]) -> Grid:
-    """Return the paper's best and ours, with one row per T."""
-    header = (
-        *("T", "paper's best", "ours [95 % interval]", "ours - paper's", "paper's loss", "our loss"),
-        *("method", "network", "test images"),
-    )
-    rows = []
-    for one in bests:
-        accuracy, theirs = one.outcome.accuracy, one.cell.accuracy
-        low, high = interval(one.outcome)
-        rows.append(
-            (
-                *(str(one.cell.timesteps), f"{text(theirs)} ({one.cell.method})", f"{text(accuracy)} [{low}, {high}]"),
-                signed(less(accuracy, theirs)),
-                text(less(paper.cnn_accuracy(one.cell.data), theirs)),
-                text(less(one.cnn.accuracy, accuracy)),
-                *(one.method, one.network, f"{one.outcome.images:,}"),
-            )
-        )
-    return Grid(header, tuple(rows))
-
-
 def best_sentence(bests: Sequence[BestEntry]) -> str:
     """Return the number of T at which ours reaches the paper's best, and how ours was chosen."""
-    compared = [less(one.outcome.accuracy, one.cell.accuracy) for one in bests]
-    differences = [one for one in compared if one is not None]
+    differences = [one.difference for one in bests if one.difference is not None]
     reached = sum(one >= 0 for one in differences)
     is_long = any((one.cell.timesteps or 0) > images.LONG for one in bests)
     beyond = f"; beyond T = {images.LONG} the method is that of T = {images.LONG}" if is_long else ""
@@ -152,27 +110,55 @@ def refused(entries: Sequence[Entry]) -> list[str]:
     )
 
 
-def _grid(entries: Sequence[Entry], theirs: Callable[[paper.Cell], float | None], ours: Callable[[Entry], str]) -> Grid:
+def _markdown(rows: Sequence[_Row]) -> str:
+    return markdown_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+
+
+def _accuracies(entries: Sequence[Entry]) -> list[_Row]:
+    """Return accuracy, interval and difference, with one row per cell and one column per variant."""
+    return _compared(entries, lambda cell: cell.accuracy, _accuracy_text)
+
+
+def _bests(bests: Sequence[BestEntry]) -> list[_Row]:
+    """Return the paper's best and ours, with one row per T."""
+    return [
+        {
+            "T": str(one.cell.timesteps),
+            "paper's best": f"{text(one.cell.accuracy)} ({one.cell.method})",
+            "ours [95 % interval]": f"{text(one.accuracy)} [{', '.join(interval(one.outcome))}]",
+            "ours - paper's": signed(one.difference),
+            "paper's loss": text(one.paper_loss),
+            "our loss": text(one.loss),
+            "method": one.method,
+            "network": one.network,
+            "test images": f"{one.outcome.images:,}",
+        }
+        for one in bests
+    ]
+
+
+def _compared(
+    entries: Sequence[Entry], theirs: Callable[[paper.Cell], float | None], ours: Callable[[Entry], str]
+) -> list[_Row]:
     """Return one row per cell and one column per variant; columns that are equal in all rows are omitted."""
     variants, cells = _variants(entries), list(dict.fromkeys(entry.cell for entry in entries))
     by_place = {(entry.cell, entry.variant): entry for entry in entries}
-    columns: list[tuple[str, Callable[[paper.Cell], str]]] = [
-        ("data", lambda cell: cell.data),
-        ("T", lambda cell: BLANK if cell.timesteps is None else str(cell.timesteps)),
-        ("method", lambda cell: "CNN" if cell.method == paper.CNN else cell.method),
-        ("reset", lambda cell: cell.reset or BLANK),
-        ("alpha", lambda cell: BLANK if cell.alpha is None else f"{cell.alpha:g}"),
-    ]
-    kept = [(name, shown) for name, shown in columns if name == "T" or len({shown(cell) for cell in cells}) > 1]
-    rows = [
-        (
-            *(shown(cell) for _, shown in kept),
-            text(theirs(cell)),
-            *(ours(by_place[cell, variant]) for variant in variants),
-        )
+    columns: dict[str, Callable[[paper.Cell], str]] = {
+        "data": lambda cell: cell.data,
+        "T": lambda cell: BLANK if cell.timesteps is None else str(cell.timesteps),
+        "method": lambda cell: "CNN" if cell.method == paper.CNN else cell.method,
+        "reset": lambda cell: cell.reset or BLANK,
+        "alpha": lambda cell: BLANK if cell.alpha is None else f"{cell.alpha:g}",
+    }
+    kept = {name: shown for name, shown in columns.items() if name == "T" or len(set(map(shown, cells))) > 1}
+    return [
+        {
+            **{name: shown(cell) for name, shown in kept.items()},
+            "paper": text(theirs(cell)),
+            **{variant.name: ours(by_place[cell, variant]) for variant in variants},
+        }
         for cell in cells
     ]
-    return Grid((*(name for name, _ in kept), "paper", *(variant.name for variant in variants)), tuple(rows))
 
 
 def _variants(entries: Sequence[Entry]) -> list[Variant]:

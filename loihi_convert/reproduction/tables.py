@@ -54,33 +54,12 @@ class Measured:
         return None if self.correct is None else 100 * self.correct / self.images
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A cell of the paper in one variant.
-
-    Parameters
-    ----------
-    cell
-        The paper's cell.
-    variant
-        The variant of the measurement.
-    setting
-        All settings of the measurement; None for the CNN, and if the cell does not have this variant.
-    outcome
-        The measured result; None if not measured.
-    cnn
-        The result of our CNN on the same test images.
-    network, training_seed
-        The checkpoint's file name and training seed.
-    """
+class _Compared:
+    """A cell of the paper, our result, and that of our CNN on the same test images."""
 
     cell: paper.Cell
-    variant: Variant
-    setting: Setting | None
     outcome: Measured | None
     cnn: Measured
-    network: str
-    training_seed: int
 
     @property
     def accuracy(self) -> float | None:
@@ -109,7 +88,36 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class BestEntry:
+class Entry(_Compared):
+    """A cell of the paper in one variant.
+
+    Parameters
+    ----------
+    cell
+        The paper's cell.
+    variant
+        The variant of the measurement.
+    setting
+        All settings of the measurement; None for the CNN, and if the cell does not have this variant.
+    outcome
+        The measured result; None if not measured.
+    cnn
+        The result of our CNN on the same test images.
+    network, training_seed
+        The checkpoint's file name and training seed.
+    """
+
+    cell: paper.Cell
+    variant: Variant
+    setting: Setting | None
+    outcome: Measured | None
+    cnn: Measured
+    network: str
+    training_seed: int
+
+
+@dataclass(frozen=True)
+class BestEntry(_Compared):
     """The best of our methods for one T, compared with the best in a table of the paper for that T.
 
     Parameters
@@ -138,48 +146,64 @@ def best_of_paper(cells: Sequence[paper.Cell], timesteps: int) -> paper.Cell:
 
 def csv_table(entries: Sequence[Entry], bests: Sequence[BestEntry] = ()) -> str:
     """Return CSV with one line per entry; missing numbers are empty."""
-    header = _CSV_COLUMNS.split()
-    lines = []
-    for one in entries:
-        cell, made, outcome = one.cell, one.setting, one.outcome
-        low, high = interval(outcome)
-        lines.append(
-            (
-                *(cell.table, cell.data, cell.method, cell.reset, cell.alpha, cell.timesteps, one.variant.name),
-                *((made.amplitude, made.initial_potential, made.readout) if made else (None, None, None)),
-                *((made.poisson_seed, made.weight_bits) if made else (None, None)),
-                *((outcome.calibration_images, outcome.images) if outcome else (None, None)),
-                *(one.network, one.training_seed, _number(one.accuracy), low, high, _number(cell.accuracy)),
-                *(_number(one.difference), _number(one.cnn.accuracy), _number(paper.cnn_accuracy(cell.data))),
-                *(_number(one.loss), _number(one.paper_loss), _number(one.loss_difference)),
-                outcome.refusal if outcome else None,
-            )
-        )
-    for two in bests:
-        cell, outcome = two.cell, two.outcome
-        low, high = interval(outcome)
-        loss, theirs = less(two.cnn.accuracy, outcome.accuracy), less(paper.cnn_accuracy(cell.data), cell.accuracy)
-        lines.append(
-            (
-                *(cell.table, cell.data, two.method, "soft", 1.0, cell.timesteps, "best"),
-                *("compensated", None, "potential", None, None),
-                *(outcome.calibration_images, outcome.images, two.network, None),
-                *(_number(outcome.accuracy), low, high, _number(cell.accuracy)),
-                *(_number(less(outcome.accuracy, cell.accuracy)), _number(two.cnn.accuracy)),
-                *(
-                    _number(paper.cnn_accuracy(cell.data)),
-                    _number(loss),
-                    _number(theirs),
-                    _number(less(loss, theirs)),
-                    outcome.refusal,
-                ),
-            )
-        )
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
+    writer = csv.DictWriter(stream, _CSV_COLUMNS.split(), lineterminator="\n")
+    writer.writeheader()
+    for one in entries:
+        cell, made = one.cell, one.setting
+        settings = ("amplitude", "initial_potential", "readout", "poisson_seed", "weight_bits")
+        writer.writerow(
+            {
+                **_numbers(one),
+                "method": cell.method,
+                "reset": cell.reset,
+                "alpha": cell.alpha,
+                "variant": one.variant.name,
+                **({name: getattr(made, name) for name in settings} if made else {}),
+                "network": one.network,
+                "training_seed": one.training_seed,
+            }
+        )
+    for best in bests:
+        writer.writerow(
+            {
+                **_numbers(best),
+                "method": best.method,
+                "reset": "soft",
+                "alpha": 1.0,
+                "variant": "best",
+                "amplitude": "compensated",
+                "readout": "potential",
+                "network": best.network,
+            }
+        )
     return stream.getvalue()
+
+
+def _numbers(one: _Compared) -> dict[str, object]:
+    """Return the columns that compare our result with the paper's and with our CNN's."""
+    low, high = interval(one.outcome)
+    measured = {
+        "accuracy": one.accuracy,
+        "paper_accuracy": one.cell.accuracy,
+        "difference": one.difference,
+        "cnn_accuracy": one.cnn.accuracy,
+        "paper_cnn_accuracy": paper.cnn_accuracy(one.cell.data),
+        "conversion_loss": one.loss,
+        "paper_conversion_loss": one.paper_loss,
+        "loss_difference": one.loss_difference,
+    }
+    return {
+        "table": one.cell.table,
+        "data": one.cell.data,
+        "timesteps": one.cell.timesteps,
+        "interval_low": low,
+        "interval_high": high,
+        **{name: "" if value is None else text(value) for name, value in measured.items()},
+        "calibration_images": one.outcome and one.outcome.calibration_images,
+        "test_images": one.outcome and one.outcome.images,
+        "refusal": one.outcome and one.outcome.refusal,
+    }
 
 
 def row_name(cell: paper.Cell) -> str:
@@ -205,10 +229,6 @@ def interval(outcome: Measured | None) -> tuple[str, str]:
 def less(one: float | None, other: float | None) -> float | None:
     """Return one - other; None if either is unknown."""
     return None if one is None or other is None else one - other
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else text(value)
 
 
 def text(value: float | None) -> str:
