@@ -57,6 +57,16 @@ def missing_packages() -> list[str]:
     return [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]
 
 
+def installed_version(package: str) -> str | None:
+    """Return the version of ``package``, or None if it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def package_of(module: str | None) -> str | None:
     """Return the required package that ``module`` is part of, or None."""
     top = (module or "").partition(".")[0]

@@ -753,7 +753,7 @@ def test_doctor_without_lava(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) ->
     from loihi_convert.checks import environment
 
     versions = {"lava-nc": None, "lava-dl": None, "torch": None}
-    monkeypatch.setattr(environment, "_version", lambda name: versions.get(name, "1.0"))
+    monkeypatch.setattr(environment, "installed_version", lambda name: versions.get(name, "1.0"))
     done = invoke("doctor")
     assert done.code == 4
     assert "absent  Lava (sim): not installed; `--backend sim` and `diagnose --sim`" in done.out

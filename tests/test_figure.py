@@ -17,7 +17,7 @@ from support.run_folders import write_runs
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
-from loihi_convert.report.axes import FramePoint, frame
+from loihi_convert.report.axes import FramePoint, error_frame, frame
 from loihi_convert.report.error_figure import error_figure
 from loihi_convert.report.figure import accuracy_figure
 from loihi_convert.report.figure_style import COLOURS, EARLY_MARKER, MARKERS, SIZES, image_bytes
@@ -287,6 +287,11 @@ def test_a_figure_of_regressions_has_a_series_and_a_cnn_per_network() -> None:
     assert lines["CNN of b-T2, 2"][1] == [2, 2]
     alone = drawn(error_figure(files[1:2], "title"))
     assert list(alone) == ["CNN, 1", "float SNN", "fixed point"]
+
+
+def test_errors_of_zero_have_a_range() -> None:
+    shown = error_frame([([1, 2, 4], [0.5, 0.0, 0.0])], [])
+    assert (shown.left, shown.bottom, shown.top) == (1, 0, pytest.approx(0.53))
 
 
 @pytest.mark.parametrize("width", ["screen", "column", "page"])

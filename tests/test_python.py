@@ -319,7 +319,7 @@ def test_doctor_is_fast_unless_it_runs_lava(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_doctor_says_which_message_of_pip_to_expect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(LAVA_PYTHON, raising=False)
-    monkeypatch.setattr(environment, "_version", lambda name: None)
+    monkeypatch.setattr(environment, "installed_version", lambda name: None)
     (lava,) = (check for check in environment.examine() if check.name == "Lava (sim)")
     assert lava.state == "absent"
     assert ("numpy<2" in lava.advice) == (sys.version_info >= (3, 11))
@@ -328,7 +328,7 @@ def test_doctor_says_which_message_of_pip_to_expect(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("version", [(3, 10), (3, 11)])
 def test_doctor_says_how_to_install_lava_dl(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]) -> None:
-    monkeypatch.setattr(environment, "_version", lambda name: None)
+    monkeypatch.setattr(environment, "installed_version", lambda name: None)
     monkeypatch.setattr(sys, "version_info", version)
     check = environment._lava_dl()
     assert check.state == "absent"

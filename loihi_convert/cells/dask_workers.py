@@ -8,9 +8,9 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from loihi_convert.dependencies import installed_version
 from loihi_convert.errors import LoihiConvertError, PlatformError
 
 if TYPE_CHECKING:
@@ -141,14 +141,7 @@ def require_versions(versions: Mapping[str, str]) -> None:
 
 def versions_here() -> dict[str, str]:
     """Return the versions of `SAME_VERSIONS`; empty texts for what is not installed."""
-    return {name: _version(name) for name in SAME_VERSIONS}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    return {name: installed_version(name) or "" for name in SAME_VERSIONS}
 
 
 def _result(future: Any, item: object) -> tuple[str, Any]:

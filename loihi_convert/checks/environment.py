@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -14,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from loihi_convert.dependencies import LAVA_PYTHON, MODULES, install_line, is_extension_installed, other_interpreter
+from loihi_convert.dependencies import (
+    LAVA_PYTHON,
+    MODULES,
+    install_line,
+    installed_version,
+    is_extension_installed,
+    other_interpreter,
+)
 from loihi_convert.errors import LoihiConvertError
 
 if TYPE_CHECKING:
@@ -125,7 +131,7 @@ def _memory() -> Check:
     )
     if not found:
         return Check("Memory", "ok", "no limit for this process")
-    if _version("torch") is None or _torch_works():
+    if installed_version("torch") is None or _torch_works():
         return Check("Memory", "ok", f"limited to {found}")
     return Check(
         "Memory",
@@ -146,7 +152,7 @@ def _torch_works() -> bool:
 
 
 def _package(name: str) -> Check:
-    version = _version(name)
+    version = installed_version(name)
     if version is None or importlib.util.find_spec(MODULES[name]) is None:
         return Check(name, "broken", "not installed", f"Run: {install_line((name,))}")
     return Check(name, "ok", version)
@@ -169,7 +175,7 @@ def _install_lava_dl() -> str:
 def _lava(lava_python: str | None, *, run: bool) -> Check:
     """Check that Lava is installed and, if ``run``, that its CPU simulator agrees with `ref`."""
     name = "Lava (sim)"
-    if lava_python is None and (version := _version("lava-nc")) is None:
+    if lava_python is None and (version := installed_version("lava-nc")) is None:
         return Check(
             name,
             "absent",
@@ -215,7 +221,7 @@ def _lava_run(name: str, lava_python: str | None) -> Check:
 
 
 def _lava_dl() -> Check:
-    version = _version("lava-dl")
+    version = installed_version("lava-dl")
     if version is None:
         return Check(
             "lava-dl",
@@ -235,13 +241,6 @@ def _loihi() -> Check:
             "Members of INRC get it and access to boards from Intel; `--backend sim` runs the same Processes on a CPU.",
         )
     return Check("Loihi 2", "ok", "Lava's extension is installed; `golden --backend loihi2` tries a board")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _small_network() -> QuantizedNetwork:

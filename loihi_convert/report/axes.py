@@ -62,6 +62,8 @@ class Frame(NamedTuple):
 MARGIN: Final = 1.2
 """A logarithmic axis of T begins at the smallest x divided by this, and ends at the largest times this."""
 
+_APART: Final = 1.25
+
 DEPTH: Final = 4.0
 """Points of accuracy below the best that a picture always shows."""
 
@@ -69,9 +71,7 @@ OWN_DEPTH: Final = 20.0
 """The same for the points that a picture is about: the files at their own T."""
 
 
-def frame(
-    points: Sequence[FramePoint], levels: Sequence[float] = (), own: Collection[tuple[float, float]] = ()
-) -> Frame:
+def frame(points: Sequence[FramePoint], levels: Sequence[float], own: Collection[tuple[float, float]]) -> Frame:
     """Return the frame in which differences near the best accuracy are visible, with the whole interval of each point.
 
     Points more than `DEPTH` below the best are outside, unless nearly all would be. Points of ``own``, (x, per cent),
@@ -109,23 +109,23 @@ def error_frame(curves: Sequence[tuple[Sequence[float], Sequence[float]]], level
     first, best = min(t for t, _ in points), min(error for _, error in points)
     highest = max([*(error for _, error in points), *levels])
     near = [t for t, error in points if error <= 2 * best]
-    if highest <= 4 * best or len(near) < 2:
+    if highest <= 4 * best or len(near) < 2 or best == 0:
         return Frame(first, 0.0, 1.06 * highest or 1.0)
     shown = [*(error for _, error in points if error <= 2 * best), *(error for error in levels if error <= 2 * best)]
     room = 0.08 * (max(shown) - min(shown)) or 0.08 * best
     return Frame(min(near), max(0.0, min(shown) - room), max(shown) + room)
 
 
-def timestep_ticks(timesteps: Sequence[float], first: float, *, apart: float = 1.25) -> list[float]:
+def timestep_ticks(timesteps: Sequence[float], first: float) -> list[float]:
     """Return the labelled T of a logarithmic axis that begins at ``first``.
 
     Labels are the T of the curves, and the powers of 2 before their first T, where early exit may be. If the ratio of
-    two T is less than ``apart``, their labels would overlap and only the larger is kept.
+    two T is less than `_APART`, their labels would overlap and only the larger is kept.
     """
     powers = (2**exponent for exponent in range(math.ceil(math.log2(min(timesteps)))))
     ascending = [timestep for timestep in sorted({*powers, *timesteps}) if timestep >= first / MARGIN]
-    following = [*ascending[1:], 2 * ascending[-1] * apart]
-    return [timestep for timestep, after in zip(ascending, following, strict=True) if after >= apart * timestep]
+    following = [*ascending[1:], math.inf]
+    return [timestep for timestep, after in zip(ascending, following, strict=True) if after >= _APART * timestep]
 
 
 def _rounded_range(low: float, high: float) -> tuple[float, float]:

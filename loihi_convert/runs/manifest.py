@@ -8,12 +8,12 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from loihi_convert.dependencies import installed_version
 from loihi_convert.files import sha256
 
 VERSIONED_PACKAGES: Final = ("loihi-convert", "torch", "numpy", "lava-nc", "lava-dl")
@@ -103,7 +103,7 @@ def new_manifest(
         "seed": seed,
         "utc_time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in VERSIONED_PACKAGES},
+        "packages": {name: installed_version(name) for name in VERSIONED_PACKAGES},
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
     }
@@ -119,10 +119,3 @@ def _without_folders(command_line: Sequence[str]) -> list[str]:
         pattern = r"^(--[\w-]+=|-[A-Za-z])?.*/(?=.)"
         recorded.append(re.sub(pattern, r"\1", argument, flags=re.DOTALL) if is_path else argument)
     return recorded
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

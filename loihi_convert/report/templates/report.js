@@ -60,8 +60,7 @@ const written = (figure, words) => {
     }
   });
   gone.forEach((element) => element.remove());
-  const measure = document.createElement("canvas").getContext("2d"), [, , wide, high] = shown.viewBox.baseVal ?
-    [0, 0, shown.viewBox.baseVal.width, shown.viewBox.baseVal.height] : [0, 0, 520, 340];
+  const measure = document.createElement("canvas").getContext("2d"), {width: wide, height: high} = shown.viewBox.baseVal;
   measure.font = "12px sans-serif";
   const head = [], add = (name, attributes, text) => {
     const element = document.createElementNS(SVG, name);
