@@ -166,6 +166,12 @@ def test_images_of_one_name_are_told_apart(on_two_sets: SweepResults) -> None:
     assert _data_names(same) == {"i": "own.npz (i)", "hard": "own.npz (hard)"}
 
 
+def test_more_networks_than_styles_have_a_page() -> None:
+    page = sweep_page(results_of(*((f"n{index}", 1, 8, accurate(0.9)) for index in range(9))))
+    (charts,) = (block.charts for section in page.sections for block in section.blocks if isinstance(block, Pictures))
+    assert [item.label for item in charts[0].legend] == ["best at this cost", *(f"n{index}" for index in range(9))]
+
+
 def test_regressions_are_compared_by_their_error() -> None:
     figures = {"accuracy": None, "accuracy_interval": None, "cnn_accuracy": None, "agreement_with_cnn": None}
     cells = (("one", 1, 8, {**figures, "rmse": 0.5}), ("one", 4, 8, {**figures, "rmse": 0.25, "cnn_rmse": 0.125}))

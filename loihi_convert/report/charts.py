@@ -47,7 +47,7 @@ class Series(NamedTuple):
     label
         The text in the legend.
     style
-        0..`svg.STYLES` - 1 for files; `svg.PAPER` or `svg.NEUTRAL` for series that do not belong to a file.
+        The number of a file, from 0; `svg.PAPER` or `svg.NEUTRAL` for series that do not belong to a file.
     marks
         The marks, in the order in which they are joined.
     line

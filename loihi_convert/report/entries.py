@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.report.svg import STYLES
 from loihi_convert.runs.stored_run import StoredRun
 
 NEURONS: Final = {
@@ -224,7 +223,7 @@ def entries_of(runs: Sequence[StoredRun]) -> list[Entry]:
         entries.append(
             Entry(
                 label=label,
-                style=len(entries) % STYLES,
+                style=len(entries),
                 source=_source(images, groups),
                 images_name=_images_name(images, groups),
                 is_alone=len(groups) == 1,

@@ -62,7 +62,7 @@ def text_at(x: float, y: float, text: str, kind: str, anchor: str) -> str:
 
 def shape_path(style: int, x: float, y: float, scale: float) -> str:
     """Return the path of a style's mark at (x, y)."""
-    corners = _SHAPES[style if style >= 0 else _OTHER_SHAPES[style]]
+    corners = _SHAPES[style % STYLES if style >= 0 else _OTHER_SHAPES[style]]
     if not corners:
         radius = 3.9 * scale
         arc = f"a{radius:.1f} {radius:.1f} 0 1 0"
