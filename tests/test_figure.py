@@ -195,7 +195,7 @@ def test_intervals_of_visible_points_are_not_cut() -> None:
         FramePoint(2, 96, 91, 98),
         FramePoint(4, 99, 97, 100),
     ]
-    shown = frame(points)
+    shown = frame(points, (), ())
     assert shown.left == 2
     assert 84 <= shown.bottom <= 86
 

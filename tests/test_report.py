@@ -28,7 +28,7 @@ from loihi_convert.report import build
 from loihi_convert.report.charts import Axes, Mark, Series, outside
 from loihi_convert.report.entries import most_complete_of
 from loihi_convert.report.formats import percent, quantity, quantity_range
-from loihi_convert.report.page import Cards, Facts, Picture
+from loihi_convert.report.page import Cards, Facts, Picture, markdown
 from loihi_convert.runs.manifest import Manifest, new_manifest
 from loihi_convert.runs.run_folder import FileResults
 from loihi_convert.runs.stored_run import read_run
@@ -661,6 +661,7 @@ def test_only_files_that_record_their_balancing_are_called_balanced(
     captions = {chart.title: chart.caption for chart in charts}
     for title in ("Accuracy at each file's own T", "If you stop the run early"):
         assert of_last_step in captions[title]
+    assert ("balanced for" in markdown(page)) == bool(provenance)
 
 
 def test_a_report_on_graded_spikes_alone(tmp_path: Path) -> None:

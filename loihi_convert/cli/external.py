@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +112,4 @@ def _say(
         [*pixels, *run_summary.facts(ran.evaluation), Fact("saved", f"{ran.folder}/")],
     )
     if details:
-        read = {"potential": "potentials", "spikes": "spike counts"}[ran.evaluation.readout]
-        caption = f"{read} of the last layer after each step of one run"
-        say_details(figures, replace(accuracy_table(ran.evaluation), caption=caption))
+        say_details(figures, accuracy_table(ran.evaluation, is_balanced=False))

@@ -91,7 +91,7 @@ def _card(entry: Entry, *, is_short: bool) -> Card:
         right = f", accuracy {percent(stopped.accuracy)} %" if stopped.accuracy is not None else ""
         facts.append(("early exit", f"average T {stopped.average_timesteps:.2f}{right}"))
     if evaluation.timesteps != point.timesteps:
-        facts.append(("balanced for", f"T = {evaluation.timesteps}"))
+        facts.append((f"{'balanced' if entry.is_balanced else 'made'} for", f"T = {evaluation.timesteps}"))
     if is_short:
         facts = [
             ("95 %", percent_interval(point.accuracy_interval)),

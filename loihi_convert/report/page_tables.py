@@ -32,10 +32,10 @@ def page_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
     }
 
 
-def anytime_table(evaluation: Evaluation, title: str) -> Table:
-    """Return one row per reported T of one run."""
+def anytime_table(evaluation: Evaluation, title: str, *, is_balanced: bool) -> Table:
+    """Return one row per reported T of one run; ``is_balanced`` as in `accuracy_table`."""
     cells = [page_cells(evaluation, point) for point in evaluation.points]
     rows = [{"T": row["T"], **{header: text for header, text in row.items() if header != "T"}} for row in cells]
-    measured = accuracy_table(evaluation)
+    measured = accuracy_table(evaluation, is_balanced=is_balanced)
     caption = f"{measured.title}; {measured.caption}".replace("\n", "; ")
     return replace(table_of(rows, words=("T",), caption=caption), title=title, text_columns=0)

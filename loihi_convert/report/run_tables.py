@@ -103,24 +103,28 @@ def output_table(evaluation: Evaluation) -> Table | None:
     return table_of(rows, words=("output",), caption=caption, has_total=True)
 
 
-def accuracy_table(evaluation: Evaluation) -> Table:
-    """Return the anytime table of one file, one row per reported T."""
+def accuracy_table(evaluation: Evaluation, *, is_balanced: bool = True) -> Table:
+    """Return the anytime table of one file, one row per reported T.
+
+    ``is_balanced``: whether the file records how its thresholds were balanced.
+    """
     return table_of(
         [point_cells(evaluation, point) for point in evaluation.points],
         title=(
             f"{evaluation.image_count:,} images in {evaluation.seconds:.1f} s "
             f"({evaluation.images_per_second:,.0f} images/s, {evaluation.startup_seconds:.1f} s to start)"
         ),
-        caption="\n".join(_accuracy_caption(evaluation)),
+        caption="\n".join(_accuracy_caption(evaluation, is_balanced)),
     )
 
 
-def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
+def _accuracy_caption(evaluation: Evaluation, is_balanced: bool) -> Iterable[str]:
     read = {"potential": "potentials", "spikes": "spike counts"}[evaluation.readout]
     if evaluation.is_graded:
         yield GRADED_CAPTION
     else:
-        yield f"thresholds balanced for T = {evaluation.timesteps}, anytime readout: {read} after each step of one run"
+        balanced = f"thresholds balanced for T = {evaluation.timesteps}, " if is_balanced else ""
+        yield f"{balanced}anytime readout: {read} after each step of one run"
     if evaluation.saturated_images:
         yield (
             f"{evaluation.saturated_images:,} images reached an output potential of "
