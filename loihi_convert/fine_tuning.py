@@ -135,13 +135,6 @@ def fine_tune(
     held_out = None if validation is None else _held_out(validation, everything.images.shape[1:])
     unsplit = DataSplits("your images", (), everything, everything[:0], everything, everything)
     splits = split_for_training(unsplit, held_out)
-    if isinstance(model, WithQcfs) and levels not in (None, model.levels):
-        raise UsageError(
-            f"found {levels}",
-            where="qcfs_levels",
-            expected=f"the model has {model.levels} levels",
-            hint="Omit it, or start from the CNN with ReLUs.",
-        )
     made = copies_of(model)
     design = design_of(
         made,

@@ -471,7 +471,7 @@ def test_a_tuned_cnn_keeps_its_levels(own: tuple[Path, nn.Module], digits: DataS
     assert again.levels == 2
     with pytest.raises(UsageError) as caught:
         lc.fine_tune(tuned, images, labels, qcfs_levels=8, epochs=1)
-    assert (caught.value.where, caught.value.expected) == ("qcfs_levels", "the model has 2 levels")
+    assert (caught.value.where, caught.value.expected) == ("qcfs_levels", "the CNN was trained with 2 levels")
 
 
 def test_a_recipe_may_name_the_steps_to_train_through(own: tuple[Path, nn.Module], digits: DataSplits) -> None:
@@ -559,7 +559,7 @@ def test_a_checkpoint_of_own_code_needs_the_code(folder: Path, invoke: Invoke) -
         open_source("a.pt")
     assert caught.value.where == "arch"
     done = invoke(*TRAIN, "--from", "a.pt", "--qcfs", 4, "-o", "b.pt")
-    assert (done.code, "--qcfs: found 4; a.pt was trained with 2 levels" in done.err) == (2, True)
+    assert (done.code, "--qcfs: found 4; the CNN was trained with 2 levels" in done.err) == (2, True)
 
 
 def test_a_fine_tuned_cnn_is_written(folder: Path, digits: DataSplits, capsys: pytest.CaptureFixture[str]) -> None:
@@ -585,6 +585,10 @@ def test_a_fine_tuned_cnn_is_written(folder: Path, digits: DataSplits, capsys: p
     with pytest.raises(InputError) as caught:
         lc.fine_tune(cnn, images, labels, output="written.pt", **options)
     assert caught.value.where == "written.pt"
+    spiking = lc.fine_tune(tuned, images, labels, **{**options, "qcfs_levels": None}, timesteps=2, output="spiking.pt")
+    assert checkpoint.load("spiking.pt").qcfs_levels == 2
+    snn = lc.convert("spiking.pt", images, timesteps=2, arch=kind)
+    assert torch.equal(snn.source.model(inputs), spiking(inputs))
 
 
 def test_thresholds_without_their_levels_are_refused(folder: Path, digits: DataSplits) -> None:

@@ -73,13 +73,6 @@ def own_design(
         mean, std = recorded_normalization(trained, mean, std)
         if splits.classes:
             require_classes(trained, splits.classes)
-        if qcfs_levels is not None and trained.qcfs_levels not in (None, qcfs_levels):
-            raise UsageError(
-                f"found {qcfs_levels}",
-                where="qcfs_levels",
-                expected=f"{weights} was trained with {trained.qcfs_levels} levels",
-                hint="Omit it, or start from the CNN with ReLUs.",
-            )
         assert weights is not None
         path, begun = weights, trained
         return design_of(
@@ -88,7 +81,7 @@ def own_design(
             splits,
             mean=mean,
             std=std,
-            qcfs_levels=trained.qcfs_levels or qcfs_levels,
+            qcfs_levels=qcfs_levels,
             timesteps=timesteps,
             start=record_of(trained),
         )
@@ -119,10 +112,19 @@ def design_of(
 ) -> Design:
     """Return a design of the CNN that ``made`` returns, with the weights to begin with; the rest is as in `own_design`.
 
-    If it is a `WithQcfs`, ``qcfs_levels`` are its levels.
+    If it is a `WithQcfs`, it keeps its levels.
     """
     cnn = made().float()
     cnn.eval()
+    if isinstance(cnn, WithQcfs):
+        if qcfs_levels not in (None, cnn.levels):
+            raise UsageError(
+                f"found {qcfs_levels}",
+                where="qcfs_levels",
+                expected=f"the CNN was trained with {cnn.levels} levels",
+                hint="Omit it, or start from the CNN with ReLUs.",
+            )
+        qcfs_levels = cnn.levels
     mean, std = (per_channel(each, splits.input_shape[0], where) for each, where in ((mean, "mean"), (std, "std")))
     takes_signals = shape_taken(cnn, splits.input_shape) != splits.input_shape
     network = to_relu_network(cnn, splits.input_shape, mean=mean, std=std)
