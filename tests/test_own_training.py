@@ -20,7 +20,7 @@ from torch.nn import functional
 
 import loihi_convert as lc
 from loihi_convert import netx
-from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn import checkpoint, trainer
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import own_recipe
 from loihi_convert.cnn.through_spikes import _Spikes, fired
@@ -386,6 +386,35 @@ def test_one_image_does_not_train_batch_norm(digits: DataSplits) -> None:
         with pytest.raises(UsageError) as caught:
             few_steps(cnn, digits, count, batch_size=batch_size)
         assert caught.value.where == "batch_size"
+
+
+@pytest.mark.parametrize(
+    ("ending", "outputs", "function"),
+    [
+        (nn.Softmax(1), 10, lambda scores: scores.softmax(1)),
+        (nn.LogSoftmax(1), 10, lambda scores: scores.log_softmax(1)),
+        (nn.Sigmoid(), 1, torch.sigmoid),
+        (nn.LogSigmoid(), 1, functional.logsigmoid),
+    ],
+)
+def test_a_function_at_the_end_does_not_change_the_training(
+    digits: DataSplits,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: nn.Module,
+    outputs: int,
+    function: Callable[[Tensor], Tensor],
+) -> None:
+    monkeypatch.setattr(trainer, "uses_bfloat16", lambda device: False)
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, outputs))
+    images = digits.train.images[:100]
+    labels = digits.train.known_labels[:100] % max(outputs, 2)
+    inputs = torch.from_numpy(images.copy()).float() / 255
+    options = {"qcfs_levels": 4, "epochs": 2, "validation": (images, labels)}
+    expected = lc.fine_tune(plain, images, labels, **options)
+    found = lc.fine_tune(nn.Sequential(*plain, ending), images, labels, **options)
+    assert found.validation_accuracy == expected.validation_accuracy
+    torch.testing.assert_close(found(inputs), function(expected(inputs)), rtol=1e-3, atol=1e-3)
 
 
 def test_what_convert_takes_is_fine_tuned(digits: DataSplits) -> None:

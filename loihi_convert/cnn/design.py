@@ -42,6 +42,8 @@ class Design:
         The record of the weights it begins with; None: random ones.
     trained
         For the user's own CNN: returns it with these weights, and the activations that it was trained with.
+    ending
+        The function at the end of the network, as in `ir.network.ReluNetwork`; empty: none.
     """
 
     name: str
@@ -53,17 +55,20 @@ class Design:
     takes_signals: bool = False
     start: dict[str, Json] | None = None
     trained: Callable[[], nn.Module] | None = None
+    ending: str = ""
 
     def network(self) -> nn.Module:
-        """Return the result of ``build``, but taking pixels / 255, float32 ``(N, C, H, W)``; see `inputs_of`.
+        """Return the result of ``build``, but taking pixels / 255, float32 ``(N, C, H, W)``, and without its ending.
 
-        Torch's random state is left as it is.
+        See `inputs_of` and `scores_of`. Torch's random state is left as it is.
         """
         with torch.random.fork_rng(devices=[]):
             network = self.build()
         network.register_forward_pre_hook(
             lambda module, images: inputs_of(images[0], self.mean, self.std, takes_signals=self.takes_signals)
         )
+        if self.ending:
+            network.register_forward_hook(lambda module, images, outputs: scores_of(outputs, self.ending))
         return network
 
 
@@ -189,6 +194,16 @@ def inputs_of(
         means, deviations = (images.new_tensor(values).reshape(-1, 1, 1) for values in (mean, std))
         images = (images - means) / deviations
     return images.squeeze(2) if takes_signals else images
+
+
+def scores_of(outputs: Tensor, ending: str) -> Tensor:
+    """Return the scores to which ``ending`` was applied, up to a constant per image; very large ones are clipped."""
+    if ending == "softmax":
+        return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
+    if ending in ("sigmoid", "logsigmoid"):
+        return torch.logit(outputs if ending == "sigmoid" else outputs.exp(), eps=torch.finfo(outputs.dtype).eps)
+    # A log-softmax only adds a constant.
+    return outputs
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -67,6 +67,8 @@ class Training:
             drop_channels(self._model, recipe.dropout, self._generator)
         self._splits, self._recipe, self._seed = splits, recipe, seed
         self._design, self._device = design, device
+        # bfloat16 rounds a probability above 0.998 to 1, from which no score follows.
+        self.is_bfloat16 = uses_bfloat16(device) and not design.ending
         self._steps_per_epoch = math.ceil(len(splits.train) / recipe.batch_size)
         # Parameters and batch-norm statistics, which share memory with the model.
         self._tensors: dict[str, Tensor] = self._model.state_dict()
@@ -143,7 +145,7 @@ class Training:
     def _scores(self, inputs: Tensor) -> Tensor:
         rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
         inputs = inputs.to(memory_format=self._format)
-        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=uses_bfloat16(self._device)):
+        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self.is_bfloat16):
             if self._spiking is not None:
                 scores = self._spiking(inputs, rounded)
             else:

@@ -34,7 +34,7 @@ from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
-from loihi_convert.cnn.trainer import Training, on_cpu, uses_bfloat16
+from loihi_convert.cnn.trainer import Training, on_cpu
 from loihi_convert.data import DATASETS, DataSplits
 from loihi_convert.devices import chosen_device, torch_threads
 from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError, one_of
@@ -248,7 +248,7 @@ def train_design(
                 "threads": training.threads,
                 **({} if device == "cpu" else {"device": device}),
                 "seconds": round(training.seconds, 1),
-                "arithmetic": "bfloat16" if uses_bfloat16(device) else "float32",
+                "arithmetic": "bfloat16" if training.is_bfloat16 else "float32",
             },
         )
         if store == "float16":

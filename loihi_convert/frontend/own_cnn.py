@@ -157,6 +157,7 @@ def design_of(
         takes_signals,
         start,
         None if start is None else made,
+        network.ending,
     )
 
 
