@@ -281,19 +281,31 @@ def test_images_of_different_sizes(tmp_path: Path) -> None:
     assert "a.png" in caught.value.expected
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
-def test_modes_that_would_lose_something(tmp_path: Path, mode: str) -> None:
-    if mode == "I;16":
-        put(tmp_path / "a.png", grey(0).astype(np.uint16) * 200)
-    else:
-        put(tmp_path / "a.png", grey(0), mode)
+def test_modes_that_would_lose_something(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", grey(0).astype(np.uint16) * 200)
     with pytest.raises(DataError) as caught:
         load_image_folder(tmp_path)
-    assert (caught.value.where, caught.value.found) == (str(tmp_path / "a.png"), f"has pixels of mode {mode}")
+    assert (caught.value.where, caught.value.found) == (str(tmp_path / "a.png"), "has pixels of mode I;16")
 
 
-def test_a_transparent_colour_is_refused(tmp_path: Path) -> None:
-    put(tmp_path / "a.png", grey(0), transparency=3)
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1)])
+def test_an_alpha_channel_is_ignored_if_every_pixel_is_opaque(tmp_path: Path, mode: str, channels: int) -> None:
+    put(tmp_path / "a.png", grey(0), mode)
+    loaded = load_image_folder(tmp_path).test.images
+    assert loaded.shape[1] == channels
+    assert all(np.array_equal(channel, grey(0)) for channel in loaded[0])
+    image = Image.fromarray(grey(0)).convert(mode)
+    image.putalpha(Image.fromarray(np.where(grey(0) == grey(0).max(), 254, 255).astype(np.uint8)))
+    image.save(tmp_path / "a.png")
+    with pytest.raises(DataError) as caught:
+        load_image_folder(tmp_path)
+    assert caught.value.found == f"has pixels of mode {mode} with transparency"
+
+
+def test_a_transparent_colour_is_refused_if_a_pixel_has_it(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", np.full((4, 6), 2, np.uint8), transparency=3)
+    assert load_image_folder(tmp_path).test.images.max() == 2
+    put(tmp_path / "a.png", np.full((4, 6), 3, np.uint8), transparency=3)
     with pytest.raises(DataError) as caught:
         load_image_folder(tmp_path)
     assert caught.value.found == "has pixels of mode L with transparency"

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError, one_of
 
-_GREY_MODES: Final = ("L", "1")
-_COLOUR_MODES: Final = ("RGB", "P")
+_GREY_MODES: Final = ("L", "1", "LA")
+_COLOUR_MODES: Final = ("RGB", "P", "RGBA")
 _PILLOW_ERRORS: Final = (OSError, ValueError, TypeError, SyntaxError, struct.error)
 
 
@@ -103,8 +103,10 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # The content decides, not the suffix, but between two formats only, to limit the attack surface.
             with Image.open(path, formats=("PNG", "JPEG")) as image:
-                mode, transparent = image.mode, "transparency" in image.info
-                upright = ImageOps.exif_transpose(image)
+                mode, upright = image.mode, ImageOps.exif_transpose(image)
+                transparent = mode in ("LA", "RGBA") or "transparency" in image.info
+                if transparent and mode in (*_GREY_MODES, *_COLOUR_MODES):
+                    transparent = upright.convert("RGBA").getchannel("A").getextrema() != (255, 255)
                 pixels = np.asarray(upright.convert("L" if mode in _GREY_MODES else "RGB"))
     except (*_PILLOW_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
@@ -115,7 +117,7 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
         raise DataError(
             f"has pixels of mode {found}",
             where=path,
-            expected=f"{one_of(('L (8-bit grey)', 'RGB', 'P (palette)', '1 (black and white)'))}, without transparency",
+            expected=f"{one_of(('L (8-bit grey)', 'RGB', 'P (palette)', '1 (black and white)'))}, each pixel opaque",
             hint="Convert it.",
         )
     return pixels.reshape(*pixels.shape[:2], -1)
