@@ -255,6 +255,9 @@ def test_a_tenth_is_held_out_and_there_are_no_test_images() -> None:
     assert np.bincount(splits.validation.known_labels).tolist() == [1, 1, 1, 1]
     both = np.concatenate([splits.train.images, splits.validation.images])
     assert sorted(both.ravel().tolist()) == list(range(40))
+    # They came in the order of their classes; the first of them set the initial thresholds.
+    assert sorted(splits.train.known_labels[:4].tolist()) == [0, 1, 2, 3]
+    assert np.array_equal(splits.train.images.ravel() // 10, splits.train.known_labels)
     with pytest.raises(DataError):
         split_for_training(DataSplits("mine", (), images, images[:0], images, images[:9]))
 

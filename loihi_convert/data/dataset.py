@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from loihi_convert.arrays import Shape
 from loihi_convert.choices import Task
+from loihi_convert.data.class_order import in_turns, is_in_class_order
 from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError, UsageError
 
@@ -237,6 +238,8 @@ class DataSplits:
 def split_for_training(own: DataSplits, validation: Dataset | None = None) -> DataSplits:
     """Return a user's ``own`` images as training and validation images; there are no test images.
 
+    Training images in the order of their classes are mixed: the first of them set initial thresholds, see `in_turns`.
+
     Parameters
     ----------
     own
@@ -259,6 +262,8 @@ def split_for_training(own: DataSplits, validation: Dataset | None = None) -> Da
                 expected="must be at least 10, of which a tenth is held out for validation",
             )
         validation, everything = split(everything, count)
+    if is_in_class_order(everything.known_labels):
+        everything = everything[in_turns(everything.known_labels)]
     return replace(own, train=everything, validation=validation, calibration=everything, test=everything[:0])
 
 
