@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from loihi_convert.cnn import checkpoint, trainer
+from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint, load
 from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
@@ -369,6 +371,10 @@ def test_a_diverged_training_is_refused(few: DataSplits, tmp_path: Path) -> None
         ("weight_decay", -1.0, "at least 0 and finite"),
         ("label_smoothing", 1.0, "in 0..1, below 1"),
         ("averaging", 1.0, "in 0..1, below 1"),
+        ("rotation", -1.0, "in 0..180, in degrees"),
+        ("scaling", 1.0, "in 0..1, below 1"),
+        ("shear", math.nan, "at least 0 and finite"),
+        ("translation", 4.0, "in 0..1, a share of the width and height"),
         ("cutout", -1, "at least 0"),
         ("dropout", 1.0, "in 0..1, below 1"),
         ("schedule", "cosine", "one of one-cycle, step"),
@@ -526,6 +532,12 @@ def test_rotation_turns_by_up_to_its_range_and_keeps_the_mass() -> None:
     assert -30.1 < degrees.min() < -29
 
 
+def test_rotation_keeps_a_disc_in_an_image_that_is_not_square() -> None:
+    row, column = torch.arange(31.0) - 15, torch.arange(61.0) - 30
+    disc = torch.exp(-(row[:, None] ** 2 + column**2) / 18).expand(50, 1, 31, 61)
+    assert torch.allclose(moved(disc, rotation=90.0), disc, atol=0.03)
+
+
 def test_scaling_scales_the_area_by_the_square() -> None:
     area = moved(ellipse(300), scaling=0.2).sum((1, 2, 3)) / ellipse(1).sum()
     # Scales are uniform in 0.8..1.2; the extremes of 300 draws come within 0.01 of both.
@@ -679,3 +691,21 @@ def test_bfloat16_only_where_it_is_faster(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
     monkeypatch.setattr(trainer, "cpu_name", lambda: name)
     assert uses_bfloat16("cpu") is expected
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_gpu_that_emulates_bfloat16_uses_float32(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert uses_bfloat16("cuda") is expected
+
+
+def test_large_images_are_classified_in_smaller_batches() -> None:
+    sizes = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 2))
+    model.register_forward_hook(lambda module, inputs, outputs: sizes.append(len(outputs)))
+    images = Dataset(np.zeros((300, 3, 64, 64), np.uint8), np.zeros(300, np.int64))
+    accuracy(model, model.state_dict(), images)
+    # 1,000 images of 3 x 32 x 32.
+    assert sizes == [250, 50]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -16,7 +17,10 @@ from loihi_convert.data import Dataset
 from loihi_convert.ir.task import classes_of
 
 _BATCH: Final = 1_000
-_SPIKING_BATCH: Final = 200
+_PIXELS: Final = _BATCH * 3 * 32 * 32
+"""Most pixels of a batch: larger images than those of CIFAR-10 would need too much memory."""
+_SPIKING: Final = 5
+"""A batch of a spiking network is smaller by this factor."""
 
 
 @torch.no_grad()
@@ -52,7 +56,8 @@ def accuracy(
         used |= rounded.weights(used, rounded.scales(used))
     device = next(iter(used.values())).device
     correct = 0
-    size = _BATCH if spiking is None else _SPIKING_BATCH
+    most = min(_BATCH, _PIXELS // math.prod(dataset.images.shape[1:]))
+    size = max(1, most if spiking is None else most // _SPIKING)
     for start in range(0, len(dataset), size):
         batch = dataset[start : start + size]
         inputs = pixels(torch.from_numpy(batch.images.copy())).to(device)

@@ -47,10 +47,11 @@ def _mapped(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
     factor = 1 / (1 + zoom * recipe.scaling)
     tangent = shear * recipe.shear
     cos, sin = torch.cos(angle), torch.sin(angle)
-    # The coordinates span 2, hence the factor 2 of the translation.
+    # The coordinates span 2, hence the factor 2 of the translation, both along the height and along the width.
+    aspect = images.shape[2] / images.shape[3]
     rows = (
-        torch.stack([cos, cos * tangent - sin, 2 * recipe.translation * right / factor], 1),
-        torch.stack([sin, sin * tangent + cos, 2 * recipe.translation * down / factor], 1),
+        torch.stack([cos, (cos * tangent - sin) * aspect, 2 * recipe.translation * right / factor], 1),
+        torch.stack([sin / aspect, sin * tangent + cos, 2 * recipe.translation * down / factor], 1),
     )
     maps = torch.stack(rows, 1) * factor[:, None, None]
     if recipe.flip:

@@ -260,7 +260,8 @@ def uses_bfloat16(device: str) -> bool:
     On an Emerald Rapids without AMX, which has AVX512's dot products, too, a step takes longer than in float32.
     """
     if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        # `is_bf16_supported` is also true for older GPUs, which emulate it.
+        return torch.cuda.get_device_capability() >= (8, 0)
     # Not public in any release so far; torch below 2.6 has at most one of them.
     has_dot_products, has_amx = (
         getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
