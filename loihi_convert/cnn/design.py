@@ -124,7 +124,7 @@ def built_in(
             expected=f"must be a {architecture} for {splits.input_shape}",
             hint="Fine-tune with the same architecture and images.",
         )
-    if timesteps is not None and start is not None and qcfs_levels is None:
+    if start is not None and qcfs_levels is None:
         qcfs_levels = start.qcfs_levels
     # Own images may have labels without names.
     named = splits.classes or (() if start is None else start.classes)
@@ -213,14 +213,7 @@ def pixels(images: Tensor) -> Tensor:
 
 def _begin_with(model: nn.Module, start: Checkpoint, images: Tensor) -> None:
     """Load the weights of ``start`` into ``model``, and set matching thresholds if ``start`` has none."""
-    missing, unexpected = model.load_state_dict(start.state, strict=False)
-    if unexpected:
-        raise UsageError(
-            f"found a CNN with activations of {start.qcfs_levels} levels",
-            where="start",
-            hint="Set `qcfs_levels`, or start with a CNN with ReLU.",
-        )
-    if missing:
+    if model.load_state_dict(start.state, strict=False).missing_keys:
         plain = build_model(start.architecture, start.input_shape, len(start.classes))
         plain.load_state_dict(start.state)
         set_thresholds(model, plain, images)

@@ -37,7 +37,7 @@ class TrainOptions:
     seed
         Seed of initialization, image order, augmentation and dropout, 0..2^31 - 1.
     qcfs_levels
-        Levels L of the activation `qcfs.Qcfs`, which replaces ReLU, in 1..256; None: ReLU.
+        Levels L of the activation `qcfs.Qcfs`, which replaces ReLU, in 1..256; None: as in ``start``, or ReLU.
     weight_bits
         With ``qcfs_levels``: train with weights rounded to this many bits, 2..8.
     timesteps
