@@ -60,7 +60,7 @@ def accuracy(
     size = max(1, most if spiking is None else most // _SPIKING)
     for start in range(0, len(dataset), size):
         batch = dataset[start : start + size]
-        inputs = pixels(torch.from_numpy(batch.images.copy())).to(device)
+        inputs = pixels(batch.images).to(device)
         scores: Tensor = functional_call(model, used, (inputs,)) if spiking is None else spiking(inputs, used)
         correct += int((classes_of(scores.float().cpu().numpy()) == batch.known_labels).sum())
     return correct / len(dataset)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from loihi_convert.cnn import checkpoint
@@ -16,8 +18,8 @@ from loihi_convert.cnn.qcfs import set_thresholds
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import DataError, UsageError
 
-# Images used to set the initial thresholds of a fine-tuning.
-_FIRST_IMAGES: Final = 200
+FIRST_IMAGES: Final = 200
+"""Training images on which the initial thresholds are set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +142,7 @@ def built_in(
     def build() -> nn.Module:
         model = build_model(architecture, splits.input_shape, len(classes), qcfs_levels=qcfs_levels)
         if start is not None:
-            _begin_with(model, start, pixels(torch.from_numpy(splits.train.images[:_FIRST_IMAGES].copy())))
+            _begin_with(model, start, pixels(splits.train.images[:FIRST_IMAGES]))
         return model
 
     return Design(architecture, build, classes, qcfs_levels, start=None if start is None else record_of(start))
@@ -206,9 +208,10 @@ def scores_of(outputs: Tensor, ending: str) -> Tensor:
     return outputs
 
 
-def pixels(images: Tensor) -> Tensor:
-    """Return uint8 images as float32 in 0..1."""
-    return images.to(torch.float32) / 255
+def pixels(images: NDArray[np.uint8]) -> Tensor:
+    """Return images as float32 in 0..1."""
+    # A copy, as torch warns of arrays that are read-only.
+    return torch.from_numpy(np.array(images, order="C")).to(torch.float32) / 255
 
 
 def _begin_with(model: nn.Module, start: Checkpoint, images: Tensor) -> None:

@@ -6,14 +6,21 @@ import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
-from loihi_convert.cnn.design import Design, NoActivationsError, inputs_of, pixels, record_of, require_classes
+from loihi_convert.cnn.design import (
+    FIRST_IMAGES,
+    Design,
+    NoActivationsError,
+    inputs_of,
+    pixels,
+    record_of,
+    require_classes,
+)
 from loihi_convert.cnn.through_spikes import SpikingNetwork, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
@@ -26,9 +33,6 @@ from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
 from loihi_convert.frontend.reader import read_graph
 from loihi_convert.frontend.users_code import build_cnn, copied, unwrapped
 from loihi_convert.ir.task import class_count
-
-_FIRST_IMAGES: Final = 200
-"""Training images on which the initial thresholds are set."""
 
 
 def own_design(
@@ -130,13 +134,13 @@ def design_of(
     network = to_relu_network(cnn, splits.input_shape, mean=mean, std=std)
     if timesteps is not None:
         _require_spiking(cnn, splits)
-        two = pixels(torch.from_numpy(splits.train.images[:2].copy()))
+        two = pixels(splits.train.images[:2])
         _require_results_used(cnn, inputs_of(two, mean, std, takes_signals=takes_signals))
 
     def build() -> nn.Module:
         model = made().float()
         if qcfs_levels is not None and not isinstance(model, WithQcfs):
-            first = pixels(torch.from_numpy(splits.train.images[:_FIRST_IMAGES].copy()))
+            first = pixels(splits.train.images[:FIRST_IMAGES])
             return WithQcfs(model, inputs_of(first, mean, std, takes_signals=takes_signals), qcfs_levels)
         return model
 

@@ -89,7 +89,7 @@ class Source:
         """Return the outputs of ``model`` itself, float32 ``(N, outputs)``, for uint8 ``images`` ``(N, C, H, W)``."""
         recorded = self.recorded
         takes_signals = shape_taken(self.model, self.network.input_shape) != self.network.input_shape
-        given = pixels(torch.from_numpy(images.copy()))
+        given = pixels(images)
         inputs = inputs_of(given, recorded.mean, recorded.std, takes_signals=takes_signals)
         # What the user's code prints is not output of a command.
         with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
