@@ -14,7 +14,8 @@ from loihi_convert.choices import Device
 from loihi_convert.cnn.checkpoint import digest
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
-from loihi_convert.cnn.training import require_free, train_design
+from loihi_convert.cnn.training import train_design
+from loihi_convert.cnn.unfinished import require_free
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import as_dataset, split_for_training
 from loihi_convert.data.array_pixels import as_input_shape

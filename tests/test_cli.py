@@ -20,13 +20,13 @@ import torch
 import typer
 from PIL import Image
 from support.command_line import Invoke, invoker
+from support.training import train
 
 from loihi_convert import cli, netx, pipeline
 from loihi_convert.backends import request
 from loihi_convert.cli import wrong_files
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.training import train
 from loihi_convert.conversion.choice import Trial
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import typer
+from support.training import train
 
 from loihi_convert import cli
 from loihi_convert.arrays import Array
@@ -17,7 +18,6 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.cli.diagnose import _say
 from loihi_convert.cnn.checkpoint import load_model
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.training import train
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions

@@ -25,11 +25,11 @@ import torch
 import typer
 from PIL import Image
 from support.external_files import small_layers, write_external
+from support.training import train
 
 from loihi_convert import cli
 from loihi_convert.__main__ import main
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.training import train
 from loihi_convert.data import load_data
 
 ROOT = Path(__file__).parents[1]

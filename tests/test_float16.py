@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.training import train
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.float16 import in_float16
+from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.training import resume_path, train
+from loihi_convert.cnn.unfinished import resume_path
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import CheckpointError, UsageError
 
@@ -30,6 +32,11 @@ def few() -> DataSplits:
 
 def run(splits: DataSplits, output: Path, **options: Any) -> Checkpoint:
     return train("digits-cnn", splits, options.pop("recipe", RECIPE), seed=0, output=output, **options)
+
+
+def rounded(trained: Checkpoint, splits: DataSplits) -> Checkpoint:
+    model = build_model(trained.architecture, trained.input_shape, 10, qcfs_levels=trained.qcfs_levels)
+    return in_float16(trained, splits, OUTPUT, model)
 
 
 @pytest.fixture(scope="module")
@@ -53,27 +60,27 @@ def test_training_stores_the_nearest_halves_and_their_accuracies(
     for images, accuracy in ((few.validation, read.validation_accuracy), (few.test, read.test_accuracy)):
         predictions = model(torch.from_numpy(images.images / np.float32(255))).argmax(1).numpy()
         assert np.mean(predictions == images.labels) == accuracy
-    again = in_float16(full, few, OUTPUT)
+    again = rounded(full, few)
     assert (again.test_accuracy, again.validation_accuracy) == (read.test_accuracy, read.validation_accuracy)
 
 
 def test_accuracies_are_measured_again(few: DataSplits, full: Checkpoint) -> None:
     wrong = dataclasses.replace(full, validation_accuracy=0.0, test_accuracy=0.0)
-    assert in_float16(wrong, few, OUTPUT).test_accuracy == pytest.approx(full.test_accuracy, abs=0.02)
-    assert in_float16(wrong, few, OUTPUT).validation_accuracy == pytest.approx(full.validation_accuracy, abs=0.02)
+    assert rounded(wrong, few).test_accuracy == pytest.approx(full.test_accuracy, abs=0.02)
+    assert rounded(wrong, few).validation_accuracy == pytest.approx(full.validation_accuracy, abs=0.02)
 
 
 def test_weights_of_few_bits_are_measured_as_such(few: DataSplits, full: Checkpoint, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1, learning_rate=1e-3, weight_bits=2)
     tuned = run(few, tmp_path / "model.pt", recipe=recipe, qcfs_levels=2, start=full)
     real = dataclasses.replace(tuned, recipe={**tuned.recipe, "weight_bits": None})
-    found, found_real = in_float16(tuned, few, OUTPUT), in_float16(real, few, OUTPUT)
+    found, found_real = rounded(tuned, few), rounded(real, few)
     assert found.test_accuracy == pytest.approx(tuned.test_accuracy, abs=0.02)
     assert found.test_accuracy != found_real.test_accuracy
 
 
 def test_halves_are_gone_on_with(few: DataSplits, full: Checkpoint, tmp_path: Path) -> None:
-    half = in_float16(full, few, OUTPUT)
+    half = rounded(full, few)
     checkpoint.save(half, tmp_path / "half.pt")
     tuned = run(few, tmp_path / "tuned.pt", qcfs_levels=4, start=checkpoint.load(tmp_path / "half.pt"))
     assert isinstance(tuned.recipe["start"], dict)
@@ -86,10 +93,10 @@ def test_what_is_beyond_float16_is_refused(few: DataSplits, full: Checkpoint) ->
         state = {**full.state, "fc.weight": torch.full_like(full.state["fc.weight"], value)}
         large = dataclasses.replace(full, state=state)
         if fits:
-            assert float(in_float16(large, few, OUTPUT).state["fc.weight"].abs().max()) == 65_504
+            assert float(rounded(large, few).state["fc.weight"].abs().max()) == 65_504
             continue
         with pytest.raises(CheckpointError) as caught:
-            in_float16(large, few, OUTPUT)
+            rounded(large, few)
         assert caught.value.where == str(OUTPUT)
         assert caught.value.found.startswith("fc.weight holds ")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.training import train
 from test_netx import small_network
 from torch import nn
 
@@ -23,7 +24,6 @@ from loihi_convert.choices import Amplitude, Layout
 from loihi_convert.cnn.checkpoint import load_model, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.training import train
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.training import train
 
 import loihi_convert
 from loihi_convert import cli, netx, pipeline
@@ -25,7 +26,6 @@ from loihi_convert.cells.cell import arrays_digest, compute
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.training import train
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize

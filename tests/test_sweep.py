@@ -24,6 +24,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.training import train
 
 from loihi_convert import cli, netx, pipeline
 from loihi_convert.__main__ import exit_code
@@ -33,7 +34,6 @@ from loihi_convert.cells.dask_executors import local_cluster
 from loihi_convert.cli.sweep_grid import AXES, read_grid
 from loihi_convert.cnn.checkpoint import load
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.training import train
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.training import train
 
 from loihi_convert.cnn.checkpoint import Checkpoint, load, load_model
 from loihi_convert.cnn.models import build_model
@@ -15,7 +16,7 @@ from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import default_recipe, spiking_recipe
 from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.cnn.train_options import TrainOptions
-from loihi_convert.cnn.training import train, train_cnn
+from loihi_convert.cnn.training import train_cnn
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits, load_data

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.training import train
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -23,7 +24,8 @@ from loihi_convert.cnn.recipe import Recipe, default_recipe, fine_tuning_recipe,
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture
 from loihi_convert.cnn.trainer import drop_channels, learning_rate, one_cycle, uses_bfloat16
-from loihi_convert.cnn.training import resume_path, train, train_cnn
+from loihi_convert.cnn.training import train_cnn
+from loihi_convert.cnn.unfinished import resume_path
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
 

@@ -78,7 +78,8 @@ def train(
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
-    from loihi_convert.cnn.training import require_free, resume_path, train_design
+    from loihi_convert.cnn.training import train_design
+    from loihi_convert.cnn.unfinished import require_free, resume_path
     from loihi_convert.devices import chosen_device
     from loihi_convert.files import refuse_to_replace
     from loihi_convert.pipeline.converting import accuracy_before

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint
-from loihi_convert.cnn.models import build_model
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError
 
@@ -23,7 +22,7 @@ LARGEST: Final = 65_504
 """The largest finite number of float16."""
 
 
-def in_float16(trained: Checkpoint, splits: DataSplits, path: Path, model: nn.Module | None = None) -> Checkpoint:
+def in_float16(trained: Checkpoint, splits: DataSplits, path: Path, model: nn.Module) -> Checkpoint:
     """Return ``trained`` with each weight rounded to the nearest float16 number, with updated accuracies.
 
     Parameters
@@ -35,7 +34,7 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path, model: nn.Mo
     path
         The file, for error messages.
     model
-        The CNN, in which the weights are evaluated; by default it is built from its architecture.
+        The CNN, in which the weights are evaluated; its own are not used.
 
     Raises
     ------
@@ -43,12 +42,6 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path, model: nn.Mo
         If a weight is beyond +-65,504.
     """
     state = round_to_float16(trained.state, path)
-    if model is None:
-        # The model's own weights are not used; on the meta device they need no memory and no random numbers.
-        with torch.device("meta"):
-            model = build_model(
-                trained.architecture, trained.input_shape, len(trained.classes), qcfs_levels=trained.qcfs_levels
-            )
     bits = trained.recipe.get("weight_bits")
     weight_bits = bits if isinstance(bits, int) else None
     return replace(

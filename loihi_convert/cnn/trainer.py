@@ -1,4 +1,4 @@
-"""A training in progress, epoch by epoch; run by `training.train`."""
+"""A training in progress, epoch by epoch; run by `training.train_design`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.augmentation import augmented
+from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.design import Design, pixels
 from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.models import ARCHITECTURES, multiply_adds
@@ -68,7 +69,7 @@ class Training:
         self._splits, self._recipe, self._seed = splits, recipe, seed
         self._design, self._device = design, device
         # bfloat16 rounds a probability above 0.998 to 1, from which no score follows.
-        self.is_bfloat16 = uses_bfloat16(device) and not design.ending
+        self._is_bfloat16 = uses_bfloat16(device) and not design.ending
         self._steps_per_epoch = math.ceil(len(splits.train) / recipe.batch_size)
         # Parameters and batch-norm statistics, which share memory with the model.
         self._tensors: dict[str, Tensor] = self._model.state_dict()
@@ -83,13 +84,15 @@ class Training:
         return self.epoch >= self._recipe.epochs
 
     def run_epoch(self, progress: Progress) -> float:
-        """Train on each training image once; return the validation accuracy of the averaged weights."""
+        """Train on each training image once; return the validation accuracy of the averaged weights.
+
+        With a recipe for ``timesteps``, it is that of the spiking network.
+        """
         begun = time.monotonic()
         key = (self._seed << 20) + self.epoch
         generator = self._generator.manual_seed(key)
         order = torch.randperm(len(self._splits.train), generator=generator)
-        images = torch.from_numpy(self._splits.train.images.copy())
-        labels = torch.from_numpy(self._splits.train.known_labels.copy())
+        images, labels = self._splits.train.images, torch.from_numpy(self._splits.train.known_labels.copy())
         # Batch norm of the spiking network is what it will be in the exported file: constant.
         self._model.train(self._spiking is None)
         if self._rounded is not None:
@@ -105,11 +108,19 @@ class Training:
                     continue
                 step = self.epoch * self._steps_per_epoch + batch
                 # Augmented on the CPU, so that a seed gives the same images on every device.
-                inputs = augmented(pixels(images[chosen]), self._recipe, generator)
+                inputs = augmented(pixels(images[chosen.numpy()]), self._recipe, generator)
                 self._step(inputs.to(self._device), labels[chosen].to(self._device), step)
                 progress(step + 1, self._recipe.epochs * self._steps_per_epoch)
         self.epoch += 1
-        self.history.append(self.accuracy(self._splits.validation))
+        self.history.append(
+            accuracy(
+                self._model,
+                self.average,
+                self._splits.validation,
+                self._recipe.weight_bits,
+                spiking=self._spiking,
+            )
+        )
         self.seconds += time.monotonic() - begun
         return self.history[-1]
 
@@ -145,26 +156,44 @@ class Training:
     def _scores(self, inputs: Tensor) -> Tensor:
         rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
         inputs = inputs.to(memory_format=self._format)
-        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self.is_bfloat16):
+        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._is_bfloat16):
             if self._spiking is not None:
                 scores = self._spiking(inputs, rounded)
             else:
                 scores = torch.func.functional_call(self._model, rounded, (inputs,))
         return scores.float()
 
-    def accuracy(self, dataset: Dataset) -> float:
-        """Return the accuracy of the averaged weights, rounded if so trained, in float32.
+    def trained(self) -> Checkpoint:
+        """Return the CNN with the averaged weights, and its accuracies, even if its spiking network is trained."""
+        design, recipe, splits = self._design, self._recipe, self._splits
+        model = self._model if self._spiking is None else design.network().to(self._device)
 
-        With a recipe for ``timesteps``, it is that of the spiking network.
-        """
-        return accuracy(self._model, self.average, dataset, self._recipe.weight_bits, spiking=self._spiking)
+        def correct(images: Dataset) -> float:
+            return accuracy(model, self.average, images, recipe.weight_bits)
 
-    def cnn_accuracy(self, dataset: Dataset) -> float:
-        """Return the accuracy of the CNN, even if its spiking network is trained."""
-        if self._spiking is None:
-            return self.accuracy(dataset)
-        model = self._design.network().to(self._device)
-        return accuracy(model, self.average, dataset, self._recipe.weight_bits)
+        return Checkpoint(
+            architecture=design.name,
+            state=on_cpu(self.average),
+            data=splits.name,
+            input_shape=splits.input_shape,
+            classes=design.classes,
+            seed=self._seed,
+            validation_accuracy=correct(splits.validation),
+            test_accuracy=correct(splits.test) if len(splits.test) else None,
+            qcfs_levels=design.qcfs_levels,
+            mean=design.mean,
+            std=design.std,
+            recipe={
+                **recipe.recorded(),
+                **({} if design.start is None else {"start": design.start}),
+                "validation_accuracy_per_epoch": list(self.history),
+                "torch": str(torch.__version__),
+                "threads": self.threads,
+                **({} if self._device == "cpu" else {"device": self._device}),
+                "seconds": round(self.seconds, 1),
+                "arithmetic": "bfloat16" if self._is_bfloat16 else "float32",
+            },
+        )
 
     @cached_property
     def _own(self) -> nn.Module:
@@ -175,7 +204,7 @@ class Training:
         """The outputs of the averaged weights for the first training images, float32 ``(N, outputs)``."""
         names = {name for name, _ in (*self._own.named_parameters(), *self._own.named_buffers())}
         weights = {name: tensor for name, tensor in on_cpu(self.average).items() if name in names}
-        shown = pixels(torch.from_numpy(self._splits.train.images[:_SHOWN].copy()))
+        shown = pixels(self._splits.train.images[:_SHOWN])
         with torch.no_grad():
             outputs: Tensor = torch.func.functional_call(self._own, weights, (shown,))
         return outputs.float()

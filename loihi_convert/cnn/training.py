@@ -12,15 +12,12 @@ gives small networks one thread on every machine, and large ones at most torch's
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
-import torch
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
@@ -32,20 +29,14 @@ from loihi_convert.cnn.models import ARCHITECTURES
 from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.through_spikes import SpikingNetwork
-from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
-from loihi_convert.cnn.trainer import Training, on_cpu
+from loihi_convert.cnn.trainer import Training
+from loihi_convert.cnn.unfinished import UnfinishedTraining, require_free
 from loihi_convert.data import DATASETS, DataSplits
 from loihi_convert.devices import chosen_device, torch_threads
-from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError, one_of
-from loihi_convert.files import asked, refuse_to_overwrite, require_writable
+from loihi_convert.errors import DataError, UsageError, one_of
+from loihi_convert.files import require_writable
 from loihi_convert.progress import Progress, no_progress, progress_bar
-
-_START_ANEW: Final = "Delete it and train without `resume=True`."
-_DIGEST: Final = "digest of images and labels"
-_MODULES: Final = "digest of the CNN's modules"
-_ADDED_LATER: Final = ("classes", "mean", "std", _DIGEST, _MODULES)
-"""Fields that the state of an unfinished training may lack."""
 
 
 def train_cnn(
@@ -59,14 +50,17 @@ def train_cnn(
     progress: Progress | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Checkpoint:
-    """Train a CNN on ``splits``, write it to ``output`` and return it; see `train`.
+    """Train a built-in CNN on ``splits``, write it to ``output`` and return it; see `train_design`.
 
-    ``progress`` is by default a bar on stderr.
+    ``start`` is a trained CNN of the same architecture; by default weights are random. ``progress`` is by default a bar
+    on stderr.
 
     Raises
     ------
-    UsageError, CheckpointError
-        As in `train`; also if ``splits`` are not `DataSplits`.
+    UsageError
+        As in `train_design` and `design.built_in`; also if ``splits`` are not `DataSplits`.
+    DataError, CheckpointError
+        As in `train_design`.
     InputError
         Also if ``output``, or an interrupted training of it, exists, unless ``overwrite`` or, for the latter,
         ``resume``.
@@ -83,73 +77,19 @@ def train_cnn(
     architecture = chosen_architecture(splits.name, chosen, start)
     bar = progress_bar(f"training {architecture}") if progress is None else nullcontext(progress)
     with bar as shown:
-        return train(
-            architecture,
+        recipe = chosen_recipe(splits, architecture, chosen, is_fine_tuning=start is not None)
+        return train_design(
+            built_in(architecture, splits, chosen.qcfs_levels, start, timesteps=recipe.timesteps),
             splits,
-            chosen_recipe(splits, architecture, chosen, is_fine_tuning=start is not None),
+            recipe,
             seed=chosen.seed,
             output=Path(output),
-            qcfs_levels=chosen.qcfs_levels,
-            start=start,
             store=chosen.store,
             device=chosen_device(chosen.device),
             resume=resume,
             progress=shown,
             on_epoch=on_epoch,
         )
-
-
-def train(
-    architecture: str,
-    splits: DataSplits,
-    recipe: Recipe,
-    *,
-    seed: int,
-    output: Path,
-    qcfs_levels: int | None = None,
-    start: Checkpoint | None = None,
-    store: str = "float32",
-    device: str = "cpu",
-    resume: bool = False,
-    progress: Progress = no_progress,
-    on_epoch: Callable[[int, float], None] | None = None,
-) -> Checkpoint:
-    """Train a built-in CNN, write it to ``output`` and return it.
-
-    Parameters
-    ----------
-    architecture
-        One of `loihi_convert.cnn.models.ARCHITECTURES`.
-    splits
-        As in `train_design`.
-    recipe
-        See `recipe.default_recipe` and `recipe.paper_recipe`.
-    seed, output, store, device, resume, progress, on_epoch
-        As in `train_design`.
-    qcfs_levels
-        Levels L of the activation `qcfs.Qcfs`, which replaces ReLU.
-    start
-        A trained CNN of the same architecture; default: random initial weights.
-
-    Raises
-    ------
-    UsageError
-        As in `train_design`; also if the architecture is unknown, or ``start`` does not fit it.
-    CheckpointError, InputError
-        As in `train_design`.
-    """
-    return train_design(
-        built_in(architecture, splits, qcfs_levels, start, timesteps=recipe.timesteps),
-        splits,
-        recipe,
-        seed=seed,
-        output=output,
-        store=store,
-        device=device,
-        resume=resume,
-        progress=progress,
-        on_epoch=on_epoch,
-    )
 
 
 def train_design(
@@ -209,55 +149,27 @@ def train_design(
         checkpoint.require_suffix(output)
         require_writable(output)
     _require_sense(design, splits, recipe, seed, store)
-    run: dict[str, Json] = {
-        "architecture": design.name,
-        "data": splits.name,
-        "seed": seed,
-        "recipe": {**recipe.recorded()},
-        "qcfs_levels": design.qcfs_levels,
-        "start": None if design.start is None else design.start["sha256"],
-        "classes": list(design.classes),
-        "mean": None if design.mean is None else list(design.mean),
-        "std": None if design.std is None else list(design.std),
-        _DIGEST: "" if output is None else _digest(splits),
-    }
+    where = output or Path("the CNN")
     training = Training(design, splits, recipe, seed, device)
-    if output is not None and design.name not in ARCHITECTURES:
-        # The user's own code may have changed, with tensors of the same shapes.
-        run[_MODULES] = hashlib.blake2b(repr(design.network()).encode(), digest_size=16).hexdigest()
-    where, state_file = output or Path("the CNN"), None if output is None else resume_path(output)
+    unfinished = None if output is None else UnfinishedTraining(output, design, splits, recipe, seed)
     with torch_threads(training.threads), kept_memory():
-        _run_epochs(training, run, where, state_file, resume=resume, progress=progress, on_epoch=on_epoch)
-        trained = Checkpoint(
-            architecture=design.name,
-            state=on_cpu(training.average),
-            data=splits.name,
-            input_shape=splits.input_shape,
-            classes=design.classes,
-            seed=seed,
-            validation_accuracy=training.cnn_accuracy(splits.validation),
-            test_accuracy=training.cnn_accuracy(splits.test) if len(splits.test) else None,
-            qcfs_levels=design.qcfs_levels,
-            mean=design.mean,
-            std=design.std,
-            recipe={
-                **recipe.recorded(),
-                **({} if design.start is None else {"start": design.start}),
-                "validation_accuracy_per_epoch": list(training.history),
-                "torch": str(torch.__version__),
-                "threads": training.threads,
-                **({} if device == "cpu" else {"device": device}),
-                "seconds": round(training.seconds, 1),
-                "arithmetic": "bfloat16" if training.is_bfloat16 else "float32",
-            },
-        )
+        if unfinished is not None:
+            (unfinished.restore if resume else unfinished.write)(training)
+        while not training.is_finished:
+            validation_accuracy = training.run_epoch(progress)
+            checkpoint.require_finite(training.average, where)
+            if unfinished is not None:
+                unfinished.write(training)
+            if on_epoch is not None:
+                on_epoch(training.epoch, validation_accuracy)
+        trained = training.trained()
         if store == "float16":
             trained = in_float16(trained, splits, where, design.network())
         if recipe.timesteps is not None:
             trained = _with_spiking_accuracy(trained, design, splits, recipe.timesteps)
-    if output is not None and state_file is not None:
+    if output is not None and unfinished is not None:
         checkpoint.save(trained, output)
-        state_file.unlink(missing_ok=True)
+        unfinished.path.unlink(missing_ok=True)
     return trained
 
 
@@ -295,47 +207,6 @@ def _require_sense(design: Design, splits: DataSplits, recipe: Recipe, seed: int
         )
 
 
-def _run_epochs(
-    training: Training,
-    run: dict[str, Json],
-    where: Path,
-    state_file: Path | None,
-    *,
-    resume: bool,
-    progress: Progress,
-    on_epoch: Callable[[int, float], None] | None,
-) -> None:
-    """Train to the last epoch; ``state_file`` always holds the state after the last finished one.
-
-    Raises a `CheckpointError` for ``where``, the file to write, after an epoch in which the training diverged.
-    """
-    if resume and state_file is not None:
-        _restore(training, state_file, run)
-    elif state_file is not None:
-        write_pt({**run, **training.state()}, state_file)
-    while not training.is_finished:
-        validation_accuracy = training.run_epoch(progress)
-        checkpoint.require_finite(training.average, where)
-        if state_file is not None:
-            write_pt({**run, **training.state()}, state_file)
-        if on_epoch is not None:
-            on_epoch(training.epoch, validation_accuracy)
-
-
-def require_free(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise an `InputError` if a training would replace ``output``, or the state of an interrupted one."""
-    refuse_to_overwrite(output, overwrite)
-    unfinished = resume_path(output)
-    if asked(unfinished, Path.exists) and not (resume or overwrite):
-        hint = "Continue with `resume=True`, or start over with `overwrite=True`."
-        raise InputError("is an interrupted training; nothing was changed", where=unfinished, hint=hint)
-
-
-def resume_path(output: Path) -> Path:
-    """Return the path of the state of an unfinished training with the result ``output``."""
-    return output.with_name(f"{output.name}.resume.pt")
-
-
 def _with_spiking_accuracy(trained: Checkpoint, design: Design, splits: DataSplits, timesteps: int) -> Checkpoint:
     """Return ``trained`` with the accuracies of its spiking network in its recipe, in floating point."""
     model = design.network()
@@ -347,54 +218,3 @@ def _with_spiking_accuracy(trained: Checkpoint, design: Design, splits: DataSpli
         if len(images)
     }
     return replace(trained, recipe={**trained.recipe, "spiking_accuracy": found})
-
-
-def _digest(splits: DataSplits) -> str:
-    """Return a digest of the images and labels that are trained on and evaluated after each epoch."""
-    found = hashlib.blake2b(digest_size=16)
-    for part in (splits.train, splits.validation):
-        found.update(repr(part.images.shape).encode())
-        found.update(np.ascontiguousarray(part.images).data)
-        found.update(np.ascontiguousarray(part.known_labels).data)
-    return found.hexdigest()
-
-
-def _difference(name: str, found: Json, expected: Json) -> tuple[str, Json, Json]:
-    """Return the first entry that differs, of records as of a recipe; otherwise the values themselves."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for key in {**expected, **found}:
-            if found.get(key) != expected.get(key):
-                return key, found.get(key), expected.get(key)
-    return name, found, expected
-
-
-def _restore(training: Training, path: Path, run: dict[str, Json]) -> None:
-    """Set ``training`` to the state in ``path``, which must belong to ``run``."""
-    if not path.exists():
-        raise UsageError("does not exist: no training was interrupted", where=path, hint="Train without `resume=True`.")
-    state = read_pt(path)
-    if not isinstance(state, dict) or not run.keys() - _ADDED_LATER <= state.keys():
-        raise CheckpointError("not the state of a training", where=path, hint=_START_ANEW)
-    for name, value in run.items():
-        if name in state and state[name] != value:
-            name, found, expected = _difference(name, state[name], value)
-            raise CheckpointError(
-                f"belongs to another training: its {name} is {found!r}",
-                where=path,
-                expected=f"must be {expected!r}",
-                hint="Resume with the same options and images, or start over with `overwrite=True`.",
-            )
-    try:
-        training.restore(state)
-        is_same = training.computes(state.get("outputs"))
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"not the training state of a {run['architecture']} ({error})", where=path, hint=_START_ANEW
-        ) from error
-    if not is_same:
-        raise CheckpointError(
-            "belongs to another training: the CNN computes something else with its weights",
-            where=path,
-            expected="must be resumed with the same code",
-            hint="Undo the change, or start over with `overwrite=True`.",
-        )

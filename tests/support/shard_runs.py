@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from loihi_convert import pipeline
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.training import train
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits
+from support.training import train
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
