@@ -12,9 +12,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias, get_args
+from typing import Annotated, Final, TypeAlias, get_args
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, PositiveInt, Strict, ValidationError
 from torch import Tensor, nn
 
 from loihi_convert.choices import Store
@@ -103,6 +104,43 @@ class Checkpoint:
     def is_benchmark(self) -> bool:
         """Whether it was trained on one of `loihi_convert.data.DATASETS`."""
         return self.data in DATASETS
+
+
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_PerChannel = Annotated[tuple[FiniteFloat, ...], Strict(False)]
+
+
+class _Stored(BaseModel):
+    """The fields of a `Checkpoint` in a file, where tuples are lists; older files lack those that have a default."""
+
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+    architecture: str = Field(min_length=1)
+    state: dict[str, Tensor] = Field(min_length=1)
+    data: str = Field(min_length=1)
+    input_shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Strict(False)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1), Strict(False)]
+    seed: int
+    validation_accuracy: _Fraction
+    test_accuracy: _Fraction | None
+    recipe: dict[str, JsonValue]
+    qcfs_levels: int | None = Field(None, ge=1, le=MAX_LEVELS)
+    stored_as: Store = "float32"
+    mean: _PerChannel | None = None
+    std: _PerChannel | None = None
+
+    @property
+    def contradiction(self) -> str:
+        """The first field that contradicts the others; empty if there is none."""
+        channels = self.input_shape[0]
+        wrong = {
+            "input_shape": math.prod(self.input_shape) > _MOST_PIXELS,
+            # A user's own images are not tested.
+            "test_accuracy": self.test_accuracy is None and self.data in DATASETS,
+            "mean": self.mean is not None and len(self.mean) != channels,
+            "std": self.std is not None and len(self.std) != channels,
+        }
+        return next((name for name, is_wrong in wrong.items() if is_wrong), "")
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
@@ -252,42 +290,27 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
     """Return the checkpoint described by ``content``, with all fields checked."""
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         is_plain = bool(states_in(content))
-        found = "only weights" if is_plain else f"an object of type {_type(content)}"
+        found = "only weights" if is_plain else f"an object of type {type(content).__name__}"
         hint = "Give the code that builds its CNN: `arch='package.module:factory'`." if is_plain else _SAVE_INSTEAD
         raise CheckpointError(
             f"holds {found}, not a checkpoint of loihi-convert, which also records architecture, data and seed",
             where=path,
             hint=hint,
         )
-    valid = {
-        "architecture": _is_text(content.get("architecture")),
-        "state": _is_state(content.get("state")),
-        "data": _is_text(content.get("data")),
-        "input_shape": _is_shape(content.get("input_shape")),
-        "classes": _is_list_of_text(content.get("classes")),
-        "seed": type(content.get("seed")) is int,
-        "validation_accuracy": _is_fraction(content.get("validation_accuracy")),
-        "test_accuracy": _is_fraction(content.get("test_accuracy")) or _has_no_test_images(content),
-        "recipe": _is_json_object(content.get("recipe")),
-        "qcfs_levels": _is_levels(content.get("qcfs_levels")),
-        "stored_as": _is_store(content.get("stored_as", "float32")),
-        "mean": _is_per_channel(content.get("mean"), content.get("input_shape")),
-        "std": _is_per_channel(content.get("std"), content.get("input_shape")),
-    }
-    for field, is_valid in valid.items():
-        if not is_valid:
-            raise CheckpointError(f"the field {field!r} is missing or invalid", where=path, hint=_SAVE_INSTEAD)
-    require_finite(content["state"], path)
-    # Older files may lack fields that have a default.
-    fields = {field: content[field] for field in valid if field in content}
-    if fields.get("stored_as") == "float16":
+    try:
+        stored = _Stored.model_validate(content)
+        field = stored.contradiction
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][0])
+    if field:
+        raise CheckpointError(f"the field {field!r} is missing or invalid", where=path, hint=_SAVE_INSTEAD)
+    fields = dict(stored)
+    require_finite(fields["state"], path)
+    if stored.stored_as == "float16":
         fields["state"] = {
-            name: tensor.float() if tensor.dtype == torch.float16 else tensor
-            for name, tensor in fields["state"].items()
+            name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in stored.state.items()
         }
-    channels, height, width = content["input_shape"]
-    tuples = {name: tuple(fields[name]) for name in ("classes", "mean", "std") if fields.get(name) is not None}
-    return Checkpoint(**{**fields, **tuples, "input_shape": (channels, height, width)})
+    return Checkpoint(**fields)
 
 
 def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:
@@ -301,66 +324,6 @@ def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:
             hint="Round them with loihi_convert.cnn.float16.in_float16, or store them as float32.",
         )
     return halved
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_list_of_text(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
-
-
-def _is_shape(value: object) -> bool:
-    if not isinstance(value, list) or len(value) != 3:
-        return False
-    return all(type(length) is int and length > 0 for length in value) and math.prod(value) <= _MOST_PIXELS
-
-
-def _is_per_channel(value: object, shape: object) -> bool:
-    if value is None:
-        return True
-    return (
-        isinstance(value, list)
-        and isinstance(shape, list)
-        and len(value) == shape[0]
-        and all(isinstance(number, float) and math.isfinite(number) for number in value)
-    )
-
-
-def _has_no_test_images(content: Mapping[str, object]) -> bool:
-    """Whether it was trained on a user's own images, which are not tested."""
-    return "test_accuracy" in content and content["test_accuracy"] is None and content.get("data") not in DATASETS
-
-
-def _is_fraction(value: object) -> bool:
-    return isinstance(value, float) and 0 <= value <= 1
-
-
-def _is_levels(value: object) -> bool:
-    return value is None or (type(value) is int and 1 <= value <= MAX_LEVELS)
-
-
-def _is_store(value: object) -> bool:
-    return isinstance(value, str) and value in STORES
-
-
-def _is_json_object(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return isinstance(value, dict)
-
-
-def _is_state(value: object) -> bool:
-    if not isinstance(value, dict) or not value:
-        return False
-    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
-
-
-def _type(content: object) -> str:
-    return type(content).__name__
 
 
 def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
