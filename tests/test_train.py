@@ -366,6 +366,9 @@ def test_a_diverged_training_is_refused(few: DataSplits, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
+        ("epochs", 1.5, "a whole number"),
+        ("epochs", None, "a whole number"),
+        ("batch_size", 32.0, "a whole number"),
         ("epochs", 0, "at least 1"),
         ("batch_size", 0, "at least 1"),
         ("learning_rate", 0.0, "above 0 and finite"),
@@ -383,7 +386,7 @@ def test_a_diverged_training_is_refused(few: DataSplits, tmp_path: Path) -> None
         ("step_at", 0.0, "above 0, at most 1"),
     ],
 )
-def test_an_invalid_recipe_is_refused(field: str, value: float | str, allowed: str) -> None:
+def test_an_invalid_recipe_is_refused(field: str, value: float | str | None, allowed: str) -> None:
     with pytest.raises(UsageError) as caught:
         dataclasses.replace(RECIPE, **{field: value})  # type: ignore[arg-type]
     assert (caught.value.where, caught.value.expected) == (field, f"must be {allowed}")

@@ -81,6 +81,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         plain_numbers(self)
+        require_whole(self, "epochs", "batch_size", "cutout", "weight_bits", "timesteps")
         for name, is_valid, allowed in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
@@ -147,6 +148,15 @@ class Recipe:
     def only_moves(self) -> bool:
         """Whether images are moved, and neither rotated nor scaled nor sheared."""
         return self.translation > 0 and not (self.rotation or self.scaling or self.shear)
+
+
+def require_whole(instance: object, *names: str) -> None:
+    """Raise a `UsageError` if a field of a dataclass is neither a whole number nor its default, None."""
+    for name in names:
+        value = getattr(instance, name)
+        is_default = value is None and getattr(type(instance), name, 0) is None
+        if not is_default and (isinstance(value, bool) or not isinstance(value, int)):
+            raise UsageError(f"found {value!r}", where=name, expected="must be a whole number")
 
 
 def default_recipe(data: str, architecture: str | None = None) -> Recipe:

@@ -15,6 +15,7 @@ from loihi_convert.cnn.recipe import (
     fine_tuning_recipe,
     own_recipe,
     paper_recipe,
+    require_whole,
     spiking_recipe,
 )
 from loihi_convert.data import DATASETS, DataSplits
@@ -65,11 +66,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         plain_numbers(self)
-        for name in ("epochs", "seed", "qcfs_levels", "weight_bits", "timesteps"):
-            value = getattr(self, name)
-            is_default = value is None and name != "seed"
-            if not is_default and (isinstance(value, bool) or not isinstance(value, int)):
-                raise UsageError(f"found {value!r}", where=name, expected="must be a whole number")
+        require_whole(self, "epochs", "seed", "qcfs_levels", "weight_bits", "timesteps")
 
 
 def chosen_architecture(data: str, options: TrainOptions, start: Checkpoint | None) -> str:
