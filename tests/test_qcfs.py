@@ -51,6 +51,12 @@ def test_gradients_pass_where_nothing_is_clipped() -> None:
     assert module.threshold.grad.tolist() == [1]
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 1, 1, 3), (2, 4, 3)])
+def test_other_channels_than_those_of_the_thresholds_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="expected 3 channels, found a tensor of shape"):
+        Qcfs(3, 4)(torch.zeros(shape))
+
+
 def test_thresholds_on_more_activations_than_torch_sorts() -> None:
     # torch.quantile takes up to 2^24.
     (found,) = covering_thresholds(torch.arange(1.0, 2**24 + 3).reshape(1, 1, -1))

@@ -47,6 +47,7 @@ class Qcfs(nn.Module):
         self.threshold = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        self.require_channels(x)
         # Always in float32, even under autocast: the 8 bits of bfloat16 would blur the steps.
         with torch.autocast(x.device.type, enabled=False):
             if x.device.type == "cpu":
@@ -57,6 +58,11 @@ class Qcfs(nn.Module):
             stepped = share + (share.floor() - share).detach()
             # One half above the top level is that level.
             return stepped.clamp(max=self.levels) / self.levels * threshold
+
+    def require_channels(self, x: Tensor) -> None:
+        """Raise a ValueError unless ``x`` has C channels: compiled loops would write to memory of others."""
+        if x.shape[1:2] != self.threshold.shape:
+            raise ValueError(f"expected {len(self.threshold)} channels, found a tensor of shape {tuple(x.shape)}")
 
     @property
     def thresholds(self) -> Tensor:

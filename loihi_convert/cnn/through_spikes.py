@@ -79,6 +79,7 @@ class SpikingQcfs(Qcfs):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return spikes ``(T N, C, ...)``; currents have that shape, or ``(N, C, ...)`` if they are constant over T."""
+        self.require_channels(x)
         images, timesteps = self._network.images, self._network.timesteps
         with torch.autocast(x.device.type, enabled=False):
             # The first layer receives the same pixels at every step.
