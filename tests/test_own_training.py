@@ -730,6 +730,10 @@ def test_a_class_map_is_for_folders_alone(folder: Path, invoke: Invoke, digits: 
     given = ("--data", "photos", "--class-map", names, "--validation", "test.npz", "--epochs", 1, "-o", "mapped.pt")
     done = invoke("train", "--arch", "fine_tuned_nets:Net", *given)
     assert done.code == 0, done.err
+    # The names of the folders say nothing about the numbers in own.npz.
+    given = ("--data", "own.npz", "--validation", "photos", "--epochs", 1, "-o", "unnamed.pt")
+    done = invoke("train", "--arch", "fine_tuned_nets:Net", *given)
+    assert "validation: class folders are assigned to outputs of the network, in sorted order" in done.err
 
 
 def test_fine_tuning_keeps_the_order_of_classes(folder: Path, invoke: Invoke, digits: DataSplits) -> None:

@@ -214,6 +214,8 @@ def _images(
     # Only class folders need a map; it may be that of the training images, or of the validation images, or of both.
     its_map = class_map if validation.is_dir() else None
     held_out = load_data(validation, root, classes=splits.classes, class_map=its_map, input_shape=splits.input_shape)
+    for note in held_out.notes:
+        log(f"validation: {note}")
     if shared := shared_count(held_out.test, splits.test):
         log(
             f"{shared} of the {len(held_out.test)} validation images are also training images; the validation accuracy "
