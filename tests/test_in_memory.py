@@ -175,7 +175,9 @@ def test_a_shuffled_loader_keeps_images_and_labels_together() -> None:
     assert np.array_equal(dataset.images[:, 0, 0, 0], dataset.known_labels)
 
 
-@pytest.mark.parametrize("labels", [LABELS, np.array(LABELS, np.uint8), torch.tensor(LABELS), tuple(LABELS)])
+@pytest.mark.parametrize(
+    "labels", [LABELS, np.array(LABELS, np.uint8), torch.tensor(LABELS), tuple(LABELS), np.array(LABELS)[:, np.newaxis]]
+)
 def test_labels_of_every_form(labels: Any) -> None:
     found = as_labels(labels, 5, 3)
     assert (found.dtype, found.tolist()) == (np.int64, LABELS)
@@ -187,7 +189,6 @@ def test_labels_of_every_form(labels: Any) -> None:
     ("labels", "found", "hint"),
     [
         (np.eye(5, dtype=int), "int64 (5, 5)", "argmax"),
-        (np.zeros((5, 1), int), "int64 (5, 1)", "ravel"),
         (np.zeros(5), "float64 (5,)", "astype(int)"),
         (LABELS[:4], "int64 (4,)", "Omit them"),
         (["cat"] * 5, "<U3 (5,)", "numpy.unique(labels, return_inverse=True)"),

@@ -86,7 +86,8 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
     Parameters
     ----------
     labels
-        A list, NumPy array or torch tensor of whole numbers from 0: the network's output for each image.
+        A list, NumPy array or torch tensor of whole numbers from 0, ``(count,)`` or, as in Keras and MedMNIST,
+        ``(count, 1)``: the network's output for each image.
     count
         Number of images.
     class_count
@@ -100,6 +101,7 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
         For an invalid type, shape or range.
     """
     array = _array(labels, where)
+    array = array[:, 0] if array.shape == (count, 1) else array
     if array.dtype.kind not in "iu" or array.shape != (count,):
         raise DataError(
             f"found {described(array)}",
@@ -238,7 +240,7 @@ def _with_own(
 
 def _labels_hint(array: Array, count: int) -> str:
     if array.ndim == 2 and len(array) == count:
-        return "Pass labels.ravel()." if array.shape[1] == 1 else "For one-hot rows, pass labels.argmax(1)."
+        return "For one-hot rows, pass labels.argmax(1)."
     if array.dtype.kind == "f" and array.shape == (count,):
         return "Pass labels.astype(int)."
     if array.dtype.kind in "US":
