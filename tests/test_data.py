@@ -42,6 +42,16 @@ def test_a_path_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (caught.value.where, caught.value.found) == (str(Path(path)), "no such file or folder")
 
 
+def test_a_benchmark_set_must_have_the_networks_shape(tmp_path: Path) -> None:
+    """Found before its files are read, which are not there."""
+    with pytest.raises(DataError) as caught:
+        load_data("mnist", tmp_path, input_shape=(1, 8, 8))
+    assert caught.value.where == "data"
+    assert "(1, 28, 28)" in caught.value.found
+    assert "(1, 8, 8)" in caught.value.expected
+    assert load_data("digits", input_shape=(1, 8, 8)).input_shape == (1, 8, 8)
+
+
 def test_a_name_that_is_too_long() -> None:
     for data in ("a" * 300, f"{'a' * 300}.npz"):
         with pytest.raises(DataError, match="File name too long"):

@@ -202,7 +202,6 @@ def _images(
     splits = load_data(data, root, classes=classes, class_map=class_map, input_shape=input_shape)
     for note in splits.notes:
         log(note)
-    splits.require_shape(input_shape)
     if data in DATASETS:
         if validation is not None:
             raise UsageError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loihi_convert.arrays import Shape
 from loihi_convert.data.array_pixels import as_input_shape
-from loihi_convert.data.benchmarks import DATASETS, did_you_mean, load_benchmark
+from loihi_convert.data.benchmarks import DATASETS, DESCRIPTIONS, did_you_mean, load_benchmark
 from loihi_convert.data.class_folders import ClassMap
 from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
 from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
@@ -56,7 +56,7 @@ def load_data(
     class_map
         The class of each class folder; default: as in `class_folders.classes_of_folders`.
     input_shape
-        Input shape of the network, if known: if it is ``(C, H, W)`` or, for signals, ``(C, L)``, own images of another
+        Input shape of the network, if known: if it is ``(C, H, W)`` or, for signals, ``(C, L)``, images of another
         shape are refused.
     at_once
         Whether to read all images now; if not, many own images may be `StoredImages`, which take the place of arrays.
@@ -82,6 +82,14 @@ def load_data(
         return load_image_folder(path, classes, class_map=class_map, input_shape=shape, at_once=at_once)
     require_class_folders(data, class_map)
     if is_benchmark:
+        found = DESCRIPTIONS[str(data)].input_shape
+        if shape not in (None, found):
+            raise DataError(
+                f"found {data}, images of {found}",
+                where="data",
+                expected=f"must be images of {shape}, which the network takes",
+                hint="Choose the `data` that the CNN was trained on.",
+            )
         return load_benchmark(str(data), default_root() if root is None else root)
     if path.suffix == ".npz" and path.exists():
         return load_npz(path, classes, input_shape=shape, at_once=at_once)

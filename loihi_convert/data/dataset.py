@@ -11,7 +11,6 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi_convert.arrays import Shape
 from loihi_convert.choices import Task
 from loihi_convert.data.class_order import in_turns, is_in_class_order
 from loihi_convert.data.stored_images import StoredImages
@@ -199,12 +198,6 @@ class DataSplits:
         test = set(map(_digest, self.test.images))
         others = [index for index, image in enumerate(self.calibration.images) if _digest(image) not in test]
         return HeldOut("calibration", self.calibration[np.array(others)]) if others else None
-
-    def require_shape(self, input_shape: Shape | None) -> None:
-        """Raise a `UsageError` if ``input_shape`` is given, and is not the shape of the images."""
-        if input_shape not in (None, self.input_shape):
-            expected = f"must be {self.input_shape}, the shape of the images of {self.name}"
-            raise UsageError(f"found {input_shape}", where="input_shape", expected=expected)
 
     def calibration_images(self, choice: str | int = "split") -> NDArray[np.uint8]:
         """Return the images to balance thresholds on, uint8 ``(N, C, H, W)``.

@@ -48,7 +48,7 @@ def open_cnn(
     Raises
     ------
     UsageError
-        If no data set is named, or the shapes differ.
+        If no data set is named.
     InputError
         If the CNN or the data cannot be used.
     """
@@ -70,7 +70,6 @@ def open_cnn(
     )
     for note in splits.notes:
         tell(note)
-    splits.require_shape(input_shape)
     if trained is None:
         input_shape, classes = splits.input_shape, known or splits.classes or None
     # Only the name is recorded, because the path of a user's own images is private.
