@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from loihi_convert.arrays import Array
+from loihi_convert.data import Dataset as OwnDataset
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.in_memory import (
     as_calibration,
@@ -138,6 +139,7 @@ def test_floats_are_rounded_to_the_nearest_pixel() -> None:
         (COLOUR, np.array(LABELS)),
         [torch.from_numpy(COLOUR), torch.tensor(LABELS)],
         list(DataLoader(TensorDataset(torch.from_numpy(COLOUR), torch.tensor(LABELS)), batch_size=2)),
+        OwnDataset(COLOUR, np.array(LABELS)),
     ],
 )
 def test_labels_come_with_their_images(images: Any) -> None:
@@ -217,6 +219,7 @@ TARGETS = [[0.5, -2], [1.5, 3], [0, 0], [7, 1e-9], [-1, 2]]
         (DataLoader(TensorDataset(torch.from_numpy(GREY), torch.tensor(TARGETS)), batch_size=2), None),
         (TensorDataset(torch.from_numpy(GREY), torch.tensor(TARGETS)), None),
         (list(zip(GREY, TARGETS, strict=True)), None),
+        (OwnDataset(GREY, None, np.array(TARGETS)), None),
     ],
 )
 def test_targets_of_every_form(images: Any, targets: Any) -> None:

@@ -35,7 +35,7 @@ class _Indexed(Protocol):
     def __getitem__(self, index: int, /) -> object: ...
 
 
-Images: TypeAlias = "ArrayLike | _Tensor | _Indexed | Iterable[object]"
+Images: TypeAlias = "ArrayLike | _Tensor | Dataset | _Indexed | Iterable[object]"
 Labels: TypeAlias = "ArrayLike | _Tensor"
 Targets: TypeAlias = "ArrayLike | _Tensor"
 
@@ -50,9 +50,10 @@ def as_images(
     """Return ``images`` as uint8 ``(N, C, H, W)``, N >= 1.
 
     =====================  =============================================================================================
-    container              NumPy array, torch tensor (any device), nested list; list of images (arrays, tensors, PIL);
-                           torch Dataset or DataLoader of images or of (image, label, ...); an iterable of batches with
-                           four axes, or of (batch, labels); a pair of arrays (images, labels)
+    container              `Dataset`, with its labels or targets; NumPy array, torch tensor (any device), nested list;
+                           list of images (arrays, tensors, PIL); torch Dataset or DataLoader of images or of (image,
+                           label, ...); an iterable of batches with four axes, or of (batch, labels); a pair of arrays
+                           (images, labels)
     axes                   ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; ``(N, C, L)`` or, with one channel,
                            ``(N, L)`` for a network of signals, whose ``input_shape`` is ``(C, 1, L)``
     uint8, other integers  pixels, 0..255
@@ -272,6 +273,9 @@ class _Collected(NamedTuple):
 
 def _collected(images: Images, where: str, *, is_whole: bool = True) -> _Collected:
     """The images, in pixels, and what comes with them; an iterator is read once."""
+    if isinstance(images, Dataset):
+        own = images.labels if images.targets is None else images.targets
+        return _Collected(np.asarray(images.images), () if own is None else (own,), is_batch=True)
     if _is_pair(images):
         return _Collected(_collected(images[0], where, is_whole=is_whole).pixels, images[1:], is_batch=True)
     if _is_array(images):
