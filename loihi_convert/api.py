@@ -321,7 +321,7 @@ class Converted:
         Parameters
         ----------
         target
-            ``"lava"`` or ``"loihi2"``; by default the one it was made for.
+            ``"lava"`` or ``"loihi2"``; by default the one that the network was made for.
         images
             Images used to find channels that stay silent or fire at every step.
         chips
@@ -330,7 +330,7 @@ class Converted:
         pixels = None if images is None else as_images(images, self._image_shape)
         with tempfile.TemporaryDirectory() as folder:
             file = load_file(self.save(Path(folder) / _FILE))
-        return check(file, pixels, target=target or self.network.target, chips=chips)
+        return check(file, pixels, target=target, chips=chips)
 
     def diagnose(
         self, images: Images, labels: Labels | None = None, *, timesteps: int | None = None

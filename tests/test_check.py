@@ -767,6 +767,15 @@ def test_the_size_of_images_may_come_from_the_data(tmp_path: Path, monkeypatch: 
     assert missing.exception.where == "input_shape"
 
 
+def test_a_file_is_checked_for_its_own_target(tmp_path: Path) -> None:
+    netx.write(circuit(), tmp_path / "chip.net")
+    netx.write(good(), tmp_path / "lava.net")
+    for name, target in (("chip.net", "loihi2"), ("lava.net", "lava")):
+        _, out, _ = invoke(tmp_path / name, "--images", 0, "--json")
+        assert json.loads(out)["target"] == target
+        assert pipeline.check(pipeline.load_file(tmp_path / name)).target == target
+
+
 def test_own_images_are_not_called_validation_images(tmp_path: Path) -> None:
     netx.write(good(), tmp_path / "model.net")
     np.savez(tmp_path / "own.npz", images=np.zeros((3, 4, 4), np.uint8), labels=np.array([0, 1, 2]))
@@ -841,7 +850,7 @@ def test_findings_that_share_a_remedy_name_it_once(tmp_path: Path) -> None:
         (["model.net", "-T", 0, "--images", 0], UsageError, "timesteps: found 0"),
         (["model.net", "--chips", 0, "--images", 0], UsageError, "chips: found 0"),
         (["model.net", "--images", 5], UsageError, "model.net: the file does not record its data set"),
-        (["model.net", "--images", 201, "--data", "digits"], UsageError, "found 201"),
+        (["model.net", "--data", "digits"], InputError, "data: found digits, images of"),
         (["model.net", "--arch", "candidates:cnn"], UsageError, "`arch`, `input_shape`, `mean` and `std` given"),
     ],
 )

@@ -33,7 +33,9 @@ _FILE = typer.Argument(
     metavar="FILE",
     show_default=False,
 )
-_TARGET = "Target platform: lava (CPU simulator) or loihi2 (chip)."
+_TARGET = (
+    "Target platform: lava (CPU simulator) or loihi2 (chip). Default: the one that the file was exported for, or lava."
+)
 _CHIPS = "Number of Loihi 2 chips on the board (Kapoho Point has 8)."
 _COMPARE = "Also show the neurocores needed with each kind of neuron, and so the cost of soft reset on a chip."
 _IMAGES = (
@@ -45,7 +47,7 @@ _IMAGES = (
 def check(
     ctx: typer.Context,
     file: Annotated[Path, _FILE],
-    target: Annotated[Target, options.choice(Target, "--target", BASICS, _TARGET)] = "lava",
+    target: Annotated[Target | None, options.choice(Target, "--target", BASICS, _TARGET)] = None,
     timesteps: Annotated[int | None, options.timesteps()] = None,
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
     chips: Annotated[int, options.number("--chips", BASICS, _CHIPS, metavar="N")] = 1,

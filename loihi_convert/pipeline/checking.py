@@ -199,13 +199,13 @@ def check(
     images: Array | None = None,
     timesteps: int | None = None,
     *,
-    target: Target = "lava",
+    target: Target | None = None,
     chips: int = 1,
     compare: bool = False,
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> CheckReport:
-    """Return all findings on ``loaded`` for ``target``, the most severe first.
+    """Return all findings on ``loaded`` for a target platform, the most severe first.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def check(
     timesteps
         T; by default the one the file was balanced for.
     target
-        Platform to run the network on.
+        Platform to run the network on; by default the one that the file was exported for, ``"lava"`` if unknown.
     chips
         Number of Loihi 2 chips available.
     compare
@@ -232,6 +232,8 @@ def check(
     DataError
         If ``images`` do not have the network's input shape.
     """
+    if target is None:
+        target = loaded.network.target if isinstance(loaded, NativeFile) else "lava"
     if target not in get_args(Target):
         raise UsageError(f"found {target!r}", where="target", expected=one_of(get_args(Target)))
     if chips < 1:
