@@ -118,6 +118,7 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
             "error: --data: found mnist, images of (1, 28, 28); must be images of (1, 8, 8), which the network takes.",
         ),
         (["report", "--figure", "a.pdf", "-o", "b.html"], 2, "error: --output: given with a figure; needs a page."),
+        (["golden", "absent"], 3, "error: absent: not a golden folder, or damaged ("),
         (["golden", "--overwrite"], 2, "error: --overwrite: given without a batch script; needs --dry-run"),
         (
             ["run", str(golden_check.folder() / golden_check.NETWORK), "--no-early-exit", "--exit-tolerance", "1"],

@@ -698,6 +698,8 @@ def test_the_variants_explain_themselves(capsys: pytest.CaptureFixture[str]) -> 
     assert exit_code(lambda: cli.app(["reproduce", "--variants", "help"], standalone_mode=False)) == 0
     shown = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.split()}
     assert shown >= set(cells.VARIANTS)
+    assert exit_code(lambda: cli.app(["reproduce", "--variants", "help", "--json"], standalone_mode=False)) == 0
+    assert set(json.loads(capsys.readouterr().out)["variants"]) == set(cells.VARIANTS)
 
 
 @pytest.mark.parametrize(

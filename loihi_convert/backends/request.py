@@ -64,5 +64,5 @@ def require_result_size(size: int, images: int, timesteps: int, *, trace: bool =
             f"the result of {images} images x {timesteps} steps takes {size / 2**20:.1f} MiB",
             where="trace" if trace else "images",
             expected=f"must be at most {MAX_TRACE / 2**20:.0f} MiB",
-            hint=f"{'Trace' if trace else 'Run'} fewer images with `images`.",
+            hint=f"{'Trace' if trace else 'Run'} fewer images.",
         )

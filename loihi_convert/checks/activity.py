@@ -128,7 +128,7 @@ def every_channel_is_active(activity: Activity) -> Violation | None:
     if not silent.any():
         return None
     what = f"silent on all of {activity.image_count:,} images"
-    fix = "Check more `images`; prune the channels that stay silent."
+    fix = "Check more images; prune the channels that stay silent."
     return idle(silent, activity.own, what, fix, activity.is_readout)
 
 

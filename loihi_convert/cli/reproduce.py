@@ -97,7 +97,7 @@ def reproduce(
 ) -> None:
     """Measure tables and figures of Ngu & Lee 2022 on your networks, beside the paper's numbers."""
     if variants == _HELP:
-        _say_variants()
+        _say_variants(as_json=as_json)
         return
     if tables and what == [_ALL]:
         raise UsageError("given for all", where="tables", expected="needs one figure, such as figure 6")
@@ -201,11 +201,14 @@ def _known(name: str, names: tuple[str, ...], kind: str) -> str:
     raise UsageError(f"found {name}", where=kind, expected=one_of(names), hint=hint)
 
 
-def _say_variants() -> None:
+def _say_variants(*, as_json: bool) -> None:
     from loihi_convert.report.table import Table
     from loihi_convert.reproduction.paper_cells import VARIANTS
 
     rows = tuple((variant.name, variant.description) for variant in VARIANTS.values())
+    if as_json:
+        say_json({"variants": dict(rows)})
+        return
     echo("The paper leaves open how its numbers were measured, so a cell can be measured in several ways.")
     echo("Choose some, as in --variants literal,spikes. Each is a column of the table.")
     say_tables([Table("", ("variant", "how a cell is measured"), rows, text_columns=2)])

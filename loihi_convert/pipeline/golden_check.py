@@ -129,7 +129,6 @@ def read_golden(path: Path) -> Golden:
     InputError
         If a file is missing or damaged, or does not match the digests.
     """
-    network = netx.read(path / NETWORK)
     try:
         told = json.loads((path / DIGESTS).read_bytes())
         # NumPy does not close a file that it fails to read, so it is closed here.
@@ -143,6 +142,7 @@ def read_golden(path: Path) -> Golden:
             where=path,
             expected=f"must hold {NETWORK}, {ARRAYS} and {DIGESTS}",
         ) from None
+    network = netx.read(path / NETWORK)
     if sha256(path / NETWORK) != expected or len(digests) != len(network.layers):
         raise InputError(
             f"not the network that {DIGESTS} was made for", where=path / NETWORK, hint="Copy the complete folder."
