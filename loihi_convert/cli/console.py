@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
@@ -104,10 +104,9 @@ def say(text: str) -> None:
     if sys.stdout is None or not sys.stdout.isatty():
         echo(text)
         return
-    from rich.console import Console
     from rich.text import Text
 
-    console = _console(Console)
+    console = _console()
     with console.capture() as capture:
         console.print(Text(text))
     echo("\n".join(line.rstrip() for line in capture.get().removesuffix("\n").split("\n")))
@@ -144,11 +143,10 @@ def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: 
     Control characters are escaped. Sentences are wrapped at the width of the terminal, or at 110 columns. The labels of
     facts are in a separate column.
     """
-    from rich.console import Console
     from rich.table import Table as Grid
     from rich.text import Text
 
-    console = _console(Console)
+    console = _console()
     grid = Grid.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, min_width=LABEL_COLUMNS)
     grid.add_column()
@@ -171,20 +169,33 @@ def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: 
     echo("\n".join(line.rstrip() for line in capture.get().split("\n")).removesuffix("\n"))
 
 
-def _console(kind: type[Console]) -> Console:
+def _console() -> Console:
     """Return a console as wide as the terminal, or 110 columns without one; stdout is None if it is closed."""
+    from rich.console import Console
+
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     # Not to stdout itself: `echo` handles its errors.
-    return kind(
+    return Console(
         width=None if is_terminal else 110, highlight=False, file=io.StringIO(), force_terminal=is_terminal or None
     )
 
 
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
+    """Return ``rows`` as indented lines; columns with the indices ``left`` are left-aligned, the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        line = "  ".join(
+            text.ljust(width) if index in left else text.rjust(width) for index, (text, width) in enumerate(cells)
+        )
+        lines.append(f"  {line}".rstrip())
+    return lines
+
+
 def say_tables(tables: Sequence[Table]) -> None:
     """Print ``tables`` on stdout, as wide as the terminal, or 110 columns without one."""
-    from rich.console import Console
-
-    console = _console(Console)
+    console = _console()
     with console.capture() as capture:
         for table in tables:
             console.print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loihi_convert.cli import options
-from loihi_convert.cli.console import Fact, log, say_answer, say_json
+from loihi_convert.cli.console import Fact, aligned, log, say_answer, say_json
 from loihi_convert.errors import rendered
 
 if TYPE_CHECKING:
@@ -69,17 +69,7 @@ def _table(states: Mapping[str, State]) -> list[str]:
         pixels = " x ".join(map(str, shape[1:])) + (f" x {shape[0]}" if shape[0] > 1 else "")
         weight = f"{size / 1e6:.0f} MB" if size else "embedded"
         rows.append((name, mark, weight, f"{training:,}", f"{test:,}", pixels))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [_line(row, widths) for row in rows]
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Return words aligned to the left, numbers to the right."""
-    name, mark, *numbers = (
-        cell.ljust(width) if index < 2 else cell.rjust(width)
-        for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return "  ".join([name, mark, *numbers])
+    return aligned(rows, (0, 1))
 
 
 def _next(states: Mapping[str, State], data_root: Path | None) -> list[Fact]:

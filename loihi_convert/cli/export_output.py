@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from loihi_convert.cli.console import Fact, echo, flagged, say_answer, say_tables
+from loihi_convert.cli.console import Fact, aligned, echo, flagged, say_answer, say_tables
 
 if TYPE_CHECKING:
     from loihi_convert.conversion.quantization_report import QuantizationReport
@@ -102,15 +102,7 @@ def _lines(exported: Sequence[ExportResult]) -> list[str]:
         percent = measure_of(item.network.task).percent(item.agreement.agreement)
         size = f"{item.path.stat().st_size:,}"
         cells.append((str(item.network.timesteps), percent, _method(item), str(item.path), size))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    is_left = (False, False, True, True, False)
-    return [
-        "  "
-        + "  ".join(
-            text.ljust(w) if left else text.rjust(w) for text, w, left in zip(row, widths, is_left, strict=True)
-        )
-        for row in cells
-    ]
+    return aligned(cells, (2, 3))
 
 
 def _facts(exported: Sequence[ExportResult]) -> Iterator[Fact]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from loihi_convert.cli.console import Fact
+from loihi_convert.cli.console import Fact, aligned
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.report.formats import count, number, percent, quantity_range, r_squared
@@ -265,24 +265,12 @@ def _signed(loss: float | None) -> str:
 
 def _lines(rows: Sequence[_Row], words: tuple[str, ...], drawn: _Drawn | None, numbers: tuple[str, ...]) -> list[str]:
     """Return ``rows`` aligned under their headers; bars are drawn only with ``drawn``."""
-    cells = [(*words, *([] if drawn is None else [drawn.header, drawn.start]), *numbers)]
-    for row in rows:
-        value = [] if drawn is None else drawn.cells(row)
-        cells.append((*row.words, *value, *row.numbers))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    if drawn is not None:
-        widths[len(words) + 1] = max(widths[len(words) + 1], BAR_CELLS)
-    # File names and bars are left-aligned, numbers right-aligned.
-    left = {0} if len(words) > 1 else set()
-    left |= set() if drawn is None else {len(words) + 1}
-    lines = []
-    for cell, mark in zip(cells, ["", *(row.mark for row in rows)], strict=True):
-        aligned = [
-            part.ljust(width) if index in left else part.rjust(width)
-            for index, (part, width) in enumerate(zip(cell, widths, strict=True))
-        ]
-        lines.append(f"  {'  '.join(aligned)}  {mark}".rstrip())
-    return lines
+    head = [] if drawn is None else [drawn.header, drawn.start.ljust(BAR_CELLS)]
+    cells = [(*words, *head, *numbers, "")]
+    cells += [(*row.words, *([] if drawn is None else drawn.cells(row)), *row.numbers, row.mark) for row in rows]
+    # File names, bars and marks are left-aligned, numbers right-aligned.
+    left = {len(cells[0]) - 1, *([0] if len(words) > 1 else []), *([] if drawn is None else [len(words) + 1])}
+    return aligned(cells, left)
 
 
 def facts(evaluation: Evaluation) -> Iterator[Fact]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from loihi_convert.cells.flow import duration, estimated_seconds, missing
 from loihi_convert.cells.store import Store
-from loihi_convert.cli.console import Fact, flagged, say_answer, say_json
+from loihi_convert.cli.console import Fact, aligned, flagged, say_answer, say_json
 from loihi_convert.cli.sweep_grid import AXES
 from loihi_convert.report.formats import count, quantity_range
 from loihi_convert.sweep.front import Found, comparable
@@ -103,7 +103,7 @@ def say_dry_run(
     say_answer(
         f"{len(left)} of {len(cells)} cells to compute: {time}",
         [f"{_images(cells)} each"],
-        _aligned([(*header, ""), *lines], len(names)),
+        aligned([(*header, ""), *lines], range(len(names))),
         [Fact("folder", f"{store.folder}/")],
     )
 
@@ -132,23 +132,10 @@ def _table(best: Sequence[Found], names: Sequence[str]) -> list[str]:
         )
         for found in shown
     ]
-    aligned = _aligned([header, *lines], len(words))
+    table = aligned([header, *lines], range(len(words)))
     if len(best) > len(shown):
-        aligned.append(f"  and {len(best) - len(shown)} more, see {CSV_NAME}")
-    return aligned
-
-
-def _aligned(cells: Sequence[Sequence[str]], words: int) -> list[str]:
-    """Lines whose first ``words`` columns are left-aligned, and the others right-aligned."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  "
-        + "  ".join(
-            part.ljust(width) if index < words else part.rjust(width)
-            for index, (part, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
+        table.append(f"  and {len(best) - len(shown)} more, see {CSV_NAME}")
+    return table
 
 
 def _failures(results: SweepResults) -> Iterator[Fact]:
