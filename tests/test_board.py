@@ -261,7 +261,7 @@ def test_golden_can_be_rehearsed_without_a_board(invoke: Invoke) -> None:
     assert "never measured" in out
     assert "nothing was run; wrote golden.sbatch" in err
     text = Path("golden.sbatch").read_text()
-    last = "loihi-convert golden --backend loihi2 -o golden-report.json --leak"
+    last = "loihi-convert golden --backend loihi2 --leak"
     assert text.endswith(f"{last}\n")
     assert not Path("golden-report.json").exists()
     subprocess.run(["bash", "-n", "golden.sbatch"], check=True)

@@ -181,7 +181,7 @@ def _console() -> Console:
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
-    """Return ``rows`` as indented lines; columns with the indices ``left`` are left-aligned, the others right-aligned."""
+    """Return ``rows`` as indented lines: the columns of the indices ``left`` left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

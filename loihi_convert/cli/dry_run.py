@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from loihi_convert.cli.console import echo, log, say_json, say_tables
+from loihi_convert.cli.options import is_given
 from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from loihi_convert.ir.quantized import QuantizedNetwork
 
 
-_SAID_OTHERWISE = {"files", "backend", "timesteps", "image_count", "partition", "board", "loihi_gen"}
+_SAID_OTHERWISE = {"files", "folder", "backend", "timesteps", "image_count", "partition", "board", "loihi_gen"}
 """Parameters that the script gets with the values that were chosen, or by its environment."""
 
 _NOT_IN_A_SCRIPT = {"dry_run", "overwrite", "as_json"}
@@ -49,7 +50,7 @@ def show_run_plan(
     (path,) = paths
     steps = max(timesteps, default=network.timesteps)
     listed = ",".join(map(str, timesteps or (steps,)))
-    words = ["run", str(path), "--backend", "loihi2", "-T", listed, "--images", str(image_count), *_given(ctx)]
+    words = ["run", str(path), "--backend", "loihi2", "-T", listed, "--images", str(image_count), *options_given(ctx)]
     plan_run(words, path, network, image_count, steps, options, overwrite=overwrite, as_json=as_json)
     log("This backend has never run on a chip: `golden --backend loihi2` first")
 
@@ -104,12 +105,11 @@ def plan_run(
     log(f"nothing was run; wrote {written}")
 
 
-def _given(ctx: typer.Context) -> Iterator[str]:
+def options_given(ctx: typer.Context) -> Iterator[str]:
     """Return the other options of the command line, which the script repeats."""
     for parameter in ctx.command.params:
         name = parameter.name or ""
-        source = ctx.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE" or name in _SAID_OTHERWISE | _NOT_IN_A_SCRIPT:
+        if name in _SAID_OTHERWISE | _NOT_IN_A_SCRIPT or not is_given(ctx, name):
             continue
         flag, value = max(parameter.opts, key=len), ctx.params[name]
         if isinstance(value, bool):

@@ -28,7 +28,7 @@ from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log, on_interrupt, say_json
 from loihi_convert.cli.export_output import exported_json, say_exported, say_rewritten
 from loihi_convert.cli.flags import flags_of
-from loihi_convert.cli.graded import graded_json, refuse_binary_options, say_graded_export
+from loihi_convert.cli.graded import graded_json, say_graded_export
 from loihi_convert.cli.images import validation_images
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
 from loihi_convert.cli.wrong_files import is_netx, require_cnn
@@ -125,7 +125,13 @@ _CLASSES = (
 
 
 _OF_A_FILE = ("model", "output", "file_format", "allow_hard_reset", "verify", "overwrite", "details", "as_json")
-"""The options that apply where a netx file is written again in another format."""
+"""The parameters that apply where a netx file is written again in another format."""
+
+_OF_GRADED_SPIKES = (
+    *("model", "output", "spikes", "task", "verify", "overwrite", "details", "as_json", "arch", "mean", "std"),
+    *("input_shape", "classes", "data", "data_root", "class_map", "calibration", "expect"),
+)
+"""The parameters that apply to graded spikes."""
 
 
 def export(
@@ -187,7 +193,8 @@ def export(
 ) -> None:
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx or NIR file."""
     if file_format == "nir" and is_netx(model):
-        _require_no_conversion(ctx)
+        found = "given for a netx file, which contains a converted network"
+        options.refuse_others(ctx, _OF_A_FILE, found, hint="Give the CNN as MODEL.")
         from loihi_convert.pipeline.nir_files import rewritten_as_nir
 
         say_rewritten(
@@ -197,7 +204,8 @@ def export(
         return
     require_cnn(model)
     if spikes == "graded":
-        refuse_binary_options(ctx)
+        expected = "must be left out: it is for binary spikes, with thresholds to balance and T steps"
+        options.refuse_others(ctx, _OF_GRADED_SPIKES, "given with `spikes='graded'`", expected=expected)
     steps = options.parse_timesteps(timesteps)
     place = cluster.chosen_place(workers, scheduler, slurm, default=0)
     if expect is not None and not 1 < expect <= 100:
@@ -341,18 +349,6 @@ def _refuse_if_given(ctx: typer.Context, name: str, expected: str) -> None:
     """Raise a `UsageError` if the option of the parameter ``name``, which would have no effect, is given."""
     if options.is_given(ctx, name):
         raise UsageError("given", where=name, expected=expected)
-
-
-def _require_no_conversion(ctx: typer.Context) -> None:
-    """Raise a `UsageError` if an option of the conversion is given for a file that is converted already."""
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        if name not in _OF_A_FILE and options.is_given(ctx, name):
-            raise UsageError(
-                "given for a netx file, which contains a converted network",
-                where=name,
-                hint="Give the CNN as MODEL.",
-            )
 
 
 def _most_cores(max_cores: int | None, chips: int | None) -> int | None:

@@ -10,7 +10,7 @@ import typer
 from loihi_convert.choices import BackendName, Generation, Layout, Neuron
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json
-from loihi_convert.cli.dry_run import plan_run
+from loihi_convert.cli.dry_run import options_given, plan_run
 from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import PlatformError, UsageError, VerificationError
 
@@ -20,6 +20,7 @@ _BACKEND = "Backend to compare: ref (exact integers), sim (Lava's CPU simulator)
 
 
 def golden(
+    ctx: typer.Context,
     folder: Annotated[Path | None, _FOLDER] = None,
     backend: Annotated[BackendName, options.choice(BackendName, "--backend", options.BASICS, _BACKEND)] = "ref",
     output: Annotated[Path, options.output("Report file to write.")] = Path("golden-report.json"),
@@ -51,20 +52,9 @@ def golden(
     path = golden_check.folder() if folder is None else folder
     known = golden_check.read_golden(path)
     if dry_run:
-        line: list[str] = [
-            "golden",
-            *([] if folder is None else [str(folder)]),
-            "--backend",
-            backend,
-            "-o",
-            str(output),
-        ]
-        line += ["--leak"] if leak else []
-        line += [] if lava_python is None else ["--lava-python", lava_python]
-        model = path / golden_check.NETWORK
-        plan_run(
-            line, model, known.network, len(known.images), known.timesteps, given, overwrite=overwrite, as_json=as_json
-        )
+        words = ["golden", *([] if folder is None else [str(folder)]), "--backend", "loihi2", *options_given(ctx)]
+        model, count = path / golden_check.NETWORK, len(known.images)
+        plan_run(words, model, known.network, count, known.timesteps, given, overwrite=overwrite, as_json=as_json)
         return
     try:
         if backend == "loihi2":

@@ -8,62 +8,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from loihi_convert.cli.console import Fact, echo, flagged, log, say_answer, say_tables
 from loihi_convert.cli.run_output import RunScene, say_details
 from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
-    import typer
-
     from loihi_convert.backends import Backend
     from loihi_convert.data import Dataset, DataSplits
     from loihi_convert.ir.graded import GradedNetwork
     from loihi_convert.pipeline.graded import GradedExport, GradedRun
     from loihi_convert.report.table import Table
-
-_ONLY_BINARY: Final = frozenset(
-    {
-        "timesteps",
-        "target",
-        "weight_bits",
-        "device",
-        "max_cores",
-        "chips",
-        "bundle",
-        "method",
-        "percentile",
-        "alpha",
-        "thresholds",
-        "bias_correction",
-        "correct",
-        "reset",
-        "amplitude",
-        "initial_potential",
-        "readout",
-        "input_coding",
-        "poisson_seed",
-        "skip_copies",
-        "split_readout",
-        "pixel_bits",
-        "file_format",
-        "allow_hard_reset",
-        "workers",
-        "scheduler",
-        "slurm",
-    }
-)
-"""Parameters of `export` that mean nothing for graded spikes."""
-
-
-def refuse_binary_options(ctx: typer.Context) -> None:
-    """Raise a `UsageError` if an option was given that only binary spikes have."""
-    for name in ctx.params:
-        source = ctx.get_parameter_source(name)
-        if name in _ONLY_BINARY and source is not None and source.name == "COMMANDLINE":
-            expected = "must be left out: it is for binary spikes, with thresholds to balance and T steps"
-            raise UsageError("given with `spikes='graded'`", where=name, expected=expected)
 
 
 def say_graded_export(item: GradedExport, run_words: Sequence[str], *, details: bool) -> None:

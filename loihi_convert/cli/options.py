@@ -7,7 +7,7 @@ it can be shown with the flag: ``method`` is ``--balance``. Numbers of images ar
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -74,6 +74,13 @@ def is_given(ctx: typer.Context, name: str) -> bool:
     """Return whether the option of the parameter ``name`` is on the command line."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_others(ctx: typer.Context, known: Container[str], found: str, *, expected: str = "", hint: str = "") -> None:
+    """Raise a `UsageError` if an option on the command line sets a parameter that is not one of ``known``."""
+    for name in ctx.params:
+        if name not in known and is_given(ctx, name):
+            raise UsageError(found, where=name, expected=expected, hint=hint)
 
 
 def switch(flag: str, panel: str, help: str, *, hidden: bool = False) -> Option:

@@ -104,11 +104,8 @@ def reproduce(
     one = None if what == [_ALL] else _kind_and_name(what)
     names = None if variants is None else variants.split(",")
     if one is not None and tables:
-        for name in (parameter.name or "" for parameter in ctx.command.params):
-            if name not in _REDRAWN and options.is_given(ctx, name):
-                raise UsageError(
-                    "given together with `tables`", where=name, expected="must be left out: nothing is run"
-                )
+        expected = "must be left out: nothing is run"
+        options.refuse_others(ctx, _REDRAWN, "given together with `tables`", expected=expected)
         _redraw(*one, tables, names, output, width, as_json=as_json)
         return
     if one is not None and not models:
