@@ -204,8 +204,8 @@ def export(
         return
     require_cnn(model)
     if spikes == "graded":
-        expected = "must be left out: it is for binary spikes, with thresholds to balance and T steps"
-        options.refuse_others(ctx, _OF_GRADED_SPIKES, "given with `spikes='graded'`", expected=expected)
+        binary = "must be left out: it is for binary spikes, with thresholds to balance and T steps"
+        options.refuse_others(ctx, _OF_GRADED_SPIKES, "given with `spikes='graded'`", expected=binary)
     steps = options.parse_timesteps(timesteps)
     place = cluster.chosen_place(workers, scheduler, slurm, default=0)
     if expect is not None and not 1 < expect <= 100:

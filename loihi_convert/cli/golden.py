@@ -52,9 +52,9 @@ def golden(
     path = golden_check.folder() if folder is None else folder
     known = golden_check.read_golden(path)
     if dry_run:
-        words = ["golden", *([] if folder is None else [str(folder)]), "--backend", "loihi2", *options_given(ctx)]
+        line = ["golden", *([] if folder is None else [str(folder)]), "--backend", "loihi2", *options_given(ctx)]
         model, count = path / golden_check.NETWORK, len(known.images)
-        plan_run(words, model, known.network, count, known.timesteps, given, overwrite=overwrite, as_json=as_json)
+        plan_run(line, model, known.network, count, known.timesteps, given, overwrite=overwrite, as_json=as_json)
         return
     try:
         if backend == "loihi2":
