@@ -43,16 +43,14 @@ from loihi_convert.frontend.source import Source
 from loihi_convert.frontend.users_code import named
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import class_count
-from loihi_convert.metrics.advice import advice, image_notes
-from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, require_expectation, unjudged
 from loihi_convert.normalization import require_both
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs, stored_neurons
-from loihi_convert.pipeline.diagnosing import DiagnosisReport
+from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnosed
 from loihi_convert.pipeline.opening import open_model
-from loihi_convert.pipeline.origin import doubt, float_network, source_of
+from loihi_convert.pipeline.origin import doubt, source_of
 from loihi_convert.progress import progress_bar
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
@@ -333,7 +331,12 @@ class Converted:
         return check(file, pixels, target=target, chips=chips)
 
     def diagnose(
-        self, images: Images, labels: Labels | None = None, *, timesteps: int | None = None
+        self,
+        images: Images,
+        labels: Labels | None = None,
+        *,
+        timesteps: int | None = None,
+        device: Device = "auto",
     ) -> DiagnosisReport:
         """Return where accuracy is lost between the CNN and the integers, and what to try.
 
@@ -341,6 +344,10 @@ class Converted:
         ----------
         images, labels
             Validation images, as in `run`; not test images, because the advice is meant to be acted on.
+        timesteps
+            T; by default the one the thresholds are balanced for.
+        device
+            Where to simulate, as in `convert`.
 
         Raises
         ------
@@ -349,19 +356,10 @@ class Converted:
         """
         if self.source is None:
             raise UsageError("the CNN is not available", where="model", hint="Pass `model` to `load`.")
-        data = self._dataset(images, labels)
-        steps = self._steps(timesteps)
-        check_run(self.network, data.images, steps)
-        spiking = float_network(self.network, self.source.network)
-        with progress_bar("from the CNN to the integers") as progress:
-            found = diagnose_network(
-                self.source.network, spiking, self.network, data.images, data.labels, steps, progress=progress
-            )
         notes = self.notes if self.conversion is None else ()
-        own = own_accuracy(self.source, data, "images")
-        if own is not None and own.warning:
-            notes = (own.warning, *notes)
-        return DiagnosisReport(None, found, advice(found, self.network), (*notes, *image_notes(self.network)))
+        data, steps = self._dataset(images, labels), self._steps(timesteps)
+        chosen = chosen_device(device)
+        return diagnosed(self.network, self.source, data, steps, notes=notes, device=chosen, bars=progress_bar)
 
     def _steps(self, timesteps: int | None) -> int:
         """The T of a run; `check_run` checks its upper bound."""

@@ -103,28 +103,23 @@ def _remark(kind: str, recorded: ModelRecord) -> str:
 
 def _say(diagnosed: DiagnosisReport, *, details: bool) -> None:
     """Print the verdict, reasons to doubt it, the recommendations, then the losses."""
-    from loihi_convert.metrics.advice import verdict
-    from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
-
-    say(verdict(diagnosed.diagnosis))
+    say(diagnosed.verdict)
     for note in diagnosed.notes:
         say(f"warning: {flagged(note, 'export')}")
     for sentence in diagnosed.advice:
         say(f"- {sentence}")
     echo("")
-    say_tables([cause_table(diagnosed.diagnosis), *([divergence_table(diagnosed.diagnosis)] if details else [])])
+    say_tables(diagnosed.tables() if details else diagnosed.tables()[:1])
     if not details:
         echo("--details: difference of each layer from the CNN")
 
 
 def _json(diagnosed: DiagnosisReport) -> dict[str, Any]:
     """Return the same as JSON."""
-    from loihi_convert.metrics.advice import verdict
-
     return {
         **diagnosed.diagnosis.model_dump(),
         "file": str(diagnosed.path),
-        "verdict": verdict(diagnosed.diagnosis),
+        "verdict": diagnosed.verdict,
         "advice": diagnosed.advice,
         "notes": diagnosed.notes,
         "equal_on_lava": diagnosed.equal_on_lava,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loihi_convert import netx
 from loihi_convert.backends import Backend
 from loihi_convert.backends.request import check_run
 from loihi_convert.data import Dataset
-from loihi_convert.frontend.source import reopen_source
+from loihi_convert.frontend.source import Source, reopen_source
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.advice import advice, image_notes, verdict
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
@@ -103,38 +105,52 @@ def diagnose(
     VerificationError
         If Lava's integers differ from those of `ref`.
     """
-    model = Path(model)
     path = Path(path)
     network = netx.read(path)
-    steps = network.timesteps if timesteps is None else timesteps
-    check_run(network, images.images, steps)
-    recorded = network.provenance.model
-    source = reopen_source(model, recorded, network.input_shape, arch)
+    source = reopen_source(Path(model), network.provenance.model, network.input_shape, arch)
     notes = []
-    own = own_accuracy(source, images, "images", data=data)
-    if own is not None and own.warning:
-        notes.append(own.warning)
     if reason := doubt(network, source, str(model)):
         notes.append(
             f"{path} {reason}: differences between the two CNNs are counted as loss, mostly under weight bits."
         )
-    notes += image_notes(network)
-    spiking = float_network(network, source.network)
-    with bars(f"{path.name}: from the CNN to the file") as progress:
+    steps = network.timesteps if timesteps is None else timesteps
+    report = diagnosed(network, source, images, steps, path=path, notes=notes, data=data, device=device, bars=bars)
+    if lava is None or not lava_images:
+        return report
+    with lava:
+        options = RunOptions(timesteps=(steps,), trace=True, device=device)
+        ran = run(OpenedFile(path, network), images[:lava_images], lava, options, bars=bars)
+    return replace(report, equal_on_lava=ran.equal_to_reference)
+
+
+def diagnosed(
+    network: QuantizedNetwork,
+    source: Source,
+    images: Dataset,
+    timesteps: int,
+    *,
+    path: Path | None = None,
+    notes: Sequence[str] = (),
+    data: str | None = None,
+    device: str = "cpu",
+    bars: ProgressFactory = no_progress_bar,
+) -> DiagnosisReport:
+    """Return where accuracy is lost between the CNN ``source`` and ``network``, read from ``path`` if it is not None.
+
+    ``notes`` are about the two; ``images``, ``data`` and ``device`` are as in `diagnose`.
+    """
+    check_run(network, images.images, timesteps)
+    own = own_accuracy(source, images, "images", data=data)
+    warned = (own.warning,) if own is not None and own.warning else ()
+    with bars("from the CNN to the integers" if path is None else f"{path.name}: from the CNN to the file") as progress:
         found = diagnose_network(
             source.network,
-            spiking,
+            float_network(network, source.network),
             network,
             images.images,
             images.labels,
-            steps,
+            timesteps,
             device=device,
             progress=progress,
         )
-    equal_on_lava = 0
-    if lava is not None and lava_images:
-        with lava:
-            options = RunOptions(timesteps=(steps,), trace=True, device=device)
-            opened = OpenedFile(path, network, source.network, spiking)
-            equal_on_lava = run(opened, images[:lava_images], lava, options, bars=bars).equal_to_reference
-    return DiagnosisReport(path, found, advice(found, network), tuple(notes), equal_on_lava)
+    return DiagnosisReport(path, found, advice(found, network), (*warned, *notes, *image_notes(network)))
