@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
@@ -11,7 +11,7 @@ from loihi_convert.choices import BackendName
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.metrics.regression import Errors, mean_errors
+from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.report.run_tables import accuracy_table, output_table
 from loihi_convert.report.table import Table, notebook_html
 
@@ -51,6 +51,11 @@ class Result:
         return self.evaluation.points[-1]
 
     @property
+    def _errors(self) -> dict[str, float | None]:
+        regression = self.evaluation.regression
+        return {} if regression is None else mean_errors(regression.points[-1])
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What to know about the figures, for example that the images also chose the thresholds."""
         return self.evaluation.notes
@@ -73,17 +78,17 @@ class Result:
     @property
     def rmse(self) -> float | None:
         """Root mean squared error against the targets after the last step."""
-        return self._mean_error("to_targets", "rmse")
+        return self._errors.get("rmse")
 
     @property
     def r2(self) -> float | None:
         """R^2 against the targets after the last step: 1 at best."""
-        return self._mean_error("to_targets", "r2")
+        return self._errors.get("r2")
 
     @property
     def rmse_to_cnn(self) -> float | None:
         """Root mean squared error against the CNN's outputs after the last step."""
-        return self._mean_error("to_cnn", "rmse")
+        return self._errors.get("rmse_to_cnn")
 
     @property
     def cnn_rmse(self) -> float | None:
@@ -100,12 +105,6 @@ class Result:
     def predictions(self) -> Array:
         """The class of each image after the last step: int64 ``(N,)``; for a regression the `outputs`."""
         return self.outputs if self.network.task == "regression" else self.run.predictions[:, -1]
-
-    def _mean_error(self, compared: Literal["to_targets", "to_cnn"], measure: Literal["rmse", "r2"]) -> float | None:
-        regression = self.evaluation.regression
-        errors: Errors | None = None if regression is None else getattr(regression.points[-1], compared)
-        value: float | None = None if errors is None else getattr(errors.mean, measure)
-        return value
 
     def table(self) -> Table:
         """Return a table of accuracy or errors, spikes and operations at each reported T."""

@@ -41,8 +41,8 @@ def _regression(
     [
         (entry(CURVE).evaluation, "98.00 % at T = 4 (CNN 99.50 %, loss 1.50 ±2.16 points)"),
         (entry(CURVE, has_cnn=False).evaluation, "98.00 % at T = 4"),
-        (entry(CURVE[:2], has_cnn=False).evaluation, "95.00 % at T = 2 (balanced for T = 4)"),
-        (entry(CURVE, balanced=2, has_cnn=False).evaluation, "98.00 % at T = 4 (balanced for T = 2)"),
+        (entry(CURVE[:2], has_cnn=False).evaluation, "95.00 % at T = 2 (made for T = 4)"),
+        (entry(CURVE, balanced=2, has_cnn=False).evaluation, "98.00 % at T = 4 (made for T = 2)"),
         (entry(CURVE, labels=None).evaluation, "same class as the CNN on 98.00 % of images at T = 4 (no labels)"),
         (
             entry(CURVE, labels=None, has_cnn=False).evaluation,
@@ -115,7 +115,7 @@ def test_several_files_at_a_given_t() -> None:
     figures = [(f"m-T{n}.net", entry(CURVE, balanced=n).evaluation) for n in (1, 4)]
     lines = table(figures)
     assert [line.split()[:2] for line in lines[1:-1]] == [["m-T1.net", "1"], ["m-T1.net", "4"], ["m-T4.net", "4"]]
-    assert "best: m-T1.net, 98.00 % at T = 4 (balanced for T = 1)" in verdict(figures[:1] * 2, "mnist")
+    assert "best: m-T1.net, 98.00 % at T = 4 (made for T = 1)" in verdict(figures[:1] * 2, "mnist")
 
 
 def test_each_t_has_a_bar_and_the_files_own_t_a_mark() -> None:

@@ -97,7 +97,8 @@ def _answer(evaluation: Evaluation) -> str:
     point = _last(evaluation)
     at = f"at T = {point.timesteps}"
     if point.timesteps != evaluation.timesteps:
-        at += f" (balanced for T = {evaluation.timesteps})"
+        # Balanced for it, or trained for it by another tool.
+        at += f" (made for T = {evaluation.timesteps})"
     return _regression_verdict(evaluation, at) if evaluation.regression else _class_verdict(evaluation, at)
 
 

@@ -25,6 +25,7 @@ from loihi_convert.frontend.source import Source, checkpoint_sha256
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
+from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.records import Interval, Record
 from loihi_convert.simulation.relu import cnn_scores
@@ -215,7 +216,7 @@ class Conversion(Cell[CellResult]):
         estimates = () if evaluation.energy is None else evaluation.energy.estimates
         estimate = next((one for one in estimates if one.timesteps == timesteps), None)
         regression = evaluation.regression
-        here = None if regression is None else regression.at(timesteps)
+        errors = {} if regression is None else mean_errors(regression.at(timesteps))
         labels = opened.images.labels
         return CellResult(
             image_count=evaluation.image_count,
@@ -223,8 +224,8 @@ class Conversion(Cell[CellResult]):
             accuracy_interval=point.accuracy_interval,
             cnn_accuracy=evaluation.cnn_accuracy,
             agreement_with_cnn=point.agreement_with_cnn,
-            rmse=None if here is None or here.to_targets is None else here.to_targets.mean.rmse,
-            rmse_to_cnn=None if here is None or here.to_cnn is None else here.to_cnn.mean.rmse,
+            rmse=errors.get("rmse"),
+            rmse_to_cnn=errors.get("rmse_to_cnn"),
             spikes=point.spikes_per_image,
             synaptic_operations=point.synaptic_operations,
             joules=None if estimate is None else estimate.loihi1_joules,
