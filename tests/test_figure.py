@@ -141,6 +141,7 @@ def test_a_picture_of_files_with_and_without_labels_shows_the_agreement_of_all()
     assert figure is not None
     assert figure.axes[0].get_ylabel() == "agreement with the CNN's class, %"
     assert drawn(figure)["m-T1, -T2"][0] == [1, 2]
+    assert list(drawn(figure)) == ["m-T1, -T2"]
     assert "intervals" not in note(figure)
 
 

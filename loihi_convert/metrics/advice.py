@@ -77,7 +77,7 @@ def advice(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     Parameters
     ----------
     diagnosis
-        From `diagnose.diagnose`.
+        From `diagnosis.diagnose`.
     network
         The diagnosed network; its provenance records how it was made.
     """

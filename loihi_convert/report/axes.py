@@ -1,9 +1,9 @@
-"""Curves, axis ranges and ticks of a plot of accuracy against latency, independent of the drawing library."""
+"""Points, axis ranges and ticks of a plot of accuracy against latency, independent of the drawing library."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from loihi_convert.records import Interval
@@ -18,37 +18,10 @@ class FramePoint(NamedTuple):
     high: float
 
 
-class Curve(NamedTuple):
-    """The curve of one kind of network: per cent at each T, and the ends of its interval, if it has one."""
-
-    label: str
-    timesteps: tuple[float, ...]
-    percent: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-    @property
-    def points(self) -> list[FramePoint]:
-        """The points of the curve."""
-        return [FramePoint(*one) for one in zip(self.timesteps, self.percent, self.low, self.high, strict=True)]
-
-
-def curve(label: str, points: Sequence[tuple[float, float | None, Interval | None]]) -> Curve | None:
-    """Return the curve through all (T, fraction, interval) with a known fraction; None if there are none."""
-    drawn = [
-        (t, 100 * fraction, interval or (fraction, fraction))
-        for t, fraction, interval in points
-        if fraction is not None
-    ]
-    if not drawn:
-        return None
-    return Curve(
-        label,
-        tuple(t for t, _, _ in drawn),
-        tuple(percent for _, percent, _ in drawn),
-        tuple(100 * low for _, _, (low, _) in drawn),
-        tuple(100 * high for _, _, (_, high) in drawn),
-    )
+def frame_points(found: Iterable[tuple[float, float | None, Interval | None]]) -> list[FramePoint]:
+    """Return the points of all (x, fraction, interval) with a known fraction."""
+    known = ((x, fraction, interval or (fraction, fraction)) for x, fraction, interval in found if fraction is not None)
+    return [FramePoint(x, 100 * fraction, 100 * low, 100 * high) for x, fraction, (low, high) in known]
 
 
 class Frame(NamedTuple):

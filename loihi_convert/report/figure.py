@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loihi_convert.metrics.early_exit import ExitPoint
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.report.axes import MARGIN, Curve, curve, frame, timestep_ticks
+from loihi_convert.report.axes import MARGIN, FramePoint, frame, frame_points, timestep_ticks
 from loihi_convert.report.figure_series import (
     FLOAT,
     Group,
@@ -53,9 +53,10 @@ _BEYOND: Final = 4
 class _Drawn(NamedTuple):
     """One file, or the files of one network: points of the integer network, of the float SNN, and of early exit."""
 
-    fixed: Curve
-    floating: Curve | None
-    early: tuple[Curve, ...]
+    label: str
+    fixed: list[FramePoint]
+    floating: list[FramePoint]
+    early: list[list[FramePoint]]
 
 
 def accuracy_figure(
@@ -74,16 +75,12 @@ def accuracy_figure(
         found = [_anytime(evaluations[0][1], has_accuracy=has_accuracy)]
     else:
         found = [_per_t(group, has_accuracy=has_accuracy) for group in groups(evaluations)]
-    drawn = [one for one in found if one is not None]
+    drawn = [one for one in found if one.fixed]
     if not drawn:
         return None
-    points = [point for one in drawn for line in (one.fixed, *one.early) for point in line.points]
+    points = [point for one in drawn for line in (one.fixed, *one.early) for point in line]
     levels = cnn_levels(evaluations, _cnn_percent, "{:.2f} %".format) if has_accuracy else []
-    own = (
-        set()
-        if is_anytime
-        else {(t, y) for one in drawn for t, y in zip(one.fixed.timesteps, one.fixed.percent, strict=True)}
-    )
+    own = set() if is_anytime else {(point.x, point.percent) for one in drawn for point in one.fixed}
     shown = frame(points, [level.value for level in levels], own)
     with drawing(size):
         figure = new_figure(size, size.inches * (0.7 if width == "screen" else 0.62 if width == "page" else 0.95))
@@ -92,7 +89,7 @@ def accuracy_figure(
         for index, one in enumerate(drawn):
             _draw(axes, one, index, size, is_anytime=is_anytime)
         axes.set_ylim(shown.bottom, shown.top)
-        steps = sorted({t for one in drawn for t in one.fixed.timesteps})
+        steps = sorted({point.x for one in drawn for point in one.fixed})
         powers = [2.0**exponent for exponent in range(32) if steps[0] <= 2**exponent <= steps[-1]]
         ticks = timestep_ticks(sorted({*steps, *powers}), shown.left)
         timestep_axis(axes, ticks, shown.left / MARGIN, steps[-1] * MARGIN)
@@ -109,36 +106,30 @@ def accuracy_figure(
     return figure
 
 
-def _anytime(evaluation: Evaluation, *, has_accuracy: bool) -> _Drawn | None:
-    fixed = _fixed("fixed point", evaluation.points, has_accuracy=has_accuracy)
-    if fixed is None:
-        return None
+def _anytime(evaluation: Evaluation, *, has_accuracy: bool) -> _Drawn:
     stopped = () if evaluation.early_exit is None else evaluation.early_exit.points
-    early = curve(_EARLY, [_exit_point(point, has_accuracy=has_accuracy) for point in stopped])
-    floating = curve(FLOAT, [(p.timesteps, p.float_accuracy, None) for p in evaluation.points])
-    return _Drawn(fixed, floating, (early,) if early else ())
+    early = frame_points(_exit_point(point, has_accuracy=has_accuracy) for point in stopped)
+    return _Drawn("fixed point", *_fixed_and_floating(evaluation.points, has_accuracy), [early] if early else [])
 
 
-def _per_t(group: Group, *, has_accuracy: bool) -> _Drawn | None:
+def _per_t(group: Group, *, has_accuracy: bool) -> _Drawn:
     points = [evaluation.nominal_point for _, evaluation in group.files]
-    fixed = _fixed(group.label, points, has_accuracy=has_accuracy)
-    if fixed is None:
-        return None
     early = []
     for (_, evaluation), point in zip(group.files, points, strict=True):
         if evaluation.early_exit is not None:
             joined = [_exit_point(evaluation.early_exit.chosen_point, has_accuracy=has_accuracy)]
             if evaluation.early_exit.choice.timesteps == point.timesteps:
                 joined.append((point.timesteps, point.accuracy if has_accuracy else point.agreement_with_cnn, None))
-            early += [found for found in [curve(_EARLY, joined)] if found is not None]
-    floating = curve(FLOAT, [(p.timesteps, p.float_accuracy, None) for p in points])
-    return _Drawn(fixed, floating, tuple(early))
+            early += [found for found in [frame_points(joined)] if found]
+    return _Drawn(group.label, *_fixed_and_floating(points, has_accuracy), early)
 
 
-def _fixed(label: str, points: Sequence[Point], *, has_accuracy: bool) -> Curve | None:
-    if has_accuracy:
-        return curve(label, [(p.timesteps, p.accuracy, p.accuracy_interval) for p in points])
-    return curve(label, [(p.timesteps, p.agreement_with_cnn, None) for p in points])
+def _fixed_and_floating(points: Sequence[Point], has_accuracy: bool) -> tuple[list[FramePoint], list[FramePoint]]:
+    """The points of the integer network and of the float SNN, which has none on an axis of agreement with the CNN."""
+    if not has_accuracy:
+        return frame_points((p.timesteps, p.agreement_with_cnn, None) for p in points), []
+    fixed = frame_points((p.timesteps, p.accuracy, p.accuracy_interval) for p in points)
+    return fixed, frame_points((p.timesteps, p.float_accuracy, None) for p in points)
 
 
 def _exit_point(point: ExitPoint, *, has_accuracy: bool) -> tuple[float, float | None, None]:
@@ -152,8 +143,7 @@ def _outside(axes: Axes, drawn: Sequence[_Drawn], levels: Sequence[Level]) -> st
         (name, point.x, point.percent)
         for one in drawn
         for name, line in (("", one.fixed), *(("", early) for early in one.early), (f"{FLOAT} ", one.floating))
-        if line is not None
-        for point in line.points
+        for point in line
         if not (left <= point.x <= right and bottom <= point.percent <= top)
     }
     hidden = [(percent, f"{name}{percent:.4g} % at T = {x:.4g}") for name, x, percent in sorted(points)]
@@ -168,12 +158,11 @@ def _outside(axes: Axes, drawn: Sequence[_Drawn], levels: Sequence[Level]) -> st
 
 def _draw(axes: Axes, one: _Drawn, index: int, size: Size, *, is_anytime: bool) -> None:
     colour = COLOURS[index % len(COLOURS)]
-    if one.floating is not None:
-        draw_float(axes, one.floating.timesteps, one.floating.percent, index, size, is_anytime=is_anytime)
+    if one.floating:
+        draw_float(axes, *_line(one.floating), index, size, is_anytime=is_anytime)
     for early in one.early:
         axes.plot(
-            early.timesteps,
-            early.percent,
+            *_line(early),
             color=_EARLY_COLOUR if is_anytime else colour,
             linestyle="-." if is_anytime else ":",
             marker=EARLY_MARKER,
@@ -183,23 +172,26 @@ def _draw(axes: Axes, one: _Drawn, index: int, size: Size, *, is_anytime: bool) 
             label=label_once(axes, _EARLY),
             zorder=4,
         )
-    fixed = one.fixed
-    if is_anytime and len(fixed.timesteps) > 1:
-        axes.fill_between(fixed.timesteps, fixed.low, fixed.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
+    steps, percent = _line(one.fixed)
+    if is_anytime and len(steps) > 1:
+        low, high = [point.low for point in one.fixed], [point.high for point in one.fixed]
+        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0, zorder=2)
     else:
-        below = [value - low for value, low in zip(fixed.percent, fixed.low, strict=True)]
-        above = [high - value for value, high in zip(fixed.percent, fixed.high, strict=True)]
         axes.errorbar(
-            fixed.timesteps,
-            fixed.percent,
-            [below, above],
+            steps,
+            percent,
+            [[p.percent - p.low for p in one.fixed], [p.high - p.percent for p in one.fixed]],
             fmt="none",
             ecolor=colour,
             elinewidth=0.7 * size.line,
             capsize=0.6 * size.marker,
             zorder=4,
         )
-    draw_integers(axes, fixed.timesteps, fixed.percent, fixed.label, index, is_anytime=is_anytime)
+    draw_integers(axes, steps, percent, one.label, index, is_anytime=is_anytime)
+
+
+def _line(points: Sequence[FramePoint]) -> tuple[list[float], list[float]]:
+    return [point.x for point in points], [point.percent for point in points]
 
 
 def _cnn_percent(evaluation: Evaluation) -> float | None:
