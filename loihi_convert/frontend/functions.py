@@ -14,34 +14,20 @@ from torch import Tensor, fx
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.model_runs import version
 from loihi_convert.frontend.operations import (
-    AVERAGE_POOL_ARGUMENTS,
-    BATCH_NORM_ARGUMENTS,
-    CONVOLUTION_ARGUMENTS,
-    MAX_POOL_ARGUMENTS,
+    ARGUMENTS,
     Add,
     Affine,
     AveragePool,
     Cat,
-    Ending,
-    LeakyRelu,
     MaxPool,
     Operation,
-    Relu,
     adaptive_pool,
-    average_pool,
-    batch_norm,
-    clamp,
-    convolution,
-    dense,
-    max_pool,
+    operation_of,
     refuse,
-    softmax,
-    threshold,
 )
 from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED
 from loihi_convert.ir.synapse import Conv, Dense
 
-_RELU_CALLED: Final = ("relu", "relu_")
 _OTHER_PRODUCTS: Final = ("addmm", "bmm", "einsum", "tensordot")
 NOTHING_CALLED: Final = (
     "clone", "detach", "float", "half", "double", "cpu", "to", "type", "type_as", "requires_grad_",
@@ -75,84 +61,22 @@ EXTREMES_CALLED: Final = ("maximum", "max", "minimum", "min")
 IN_PLACE_OPERATORS: Final = tuple(name for name in _ARITHMETIC if name.startswith("i"))
 
 
-def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after: Shape, rank: int) -> Operation:
-    """The operation of a function or method on one tensor, which has ``rank`` axes."""
-    function = called(node)
-    if function in _RELU_CALLED:
-        return Relu()
-    if function in ("neg", "negative"):
-        return Affine(-np.ones(before[0]), np.zeros(before[0]))
-    if function in ("relu6", "relu6_"):
-        return Relu(ceiling=6.0)
-    if function in ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_"):
-        names = ("min_val", "max_val") if "hardtanh" in function else ("min", "max")
-        bounds = arguments_of(node, names)
-        low, high = (_bound(node, name, kind, bounds.get(each)) for each in names)
-        return clamp(
-            name,
-            kind,
-            *((-1 if low is None else low, 1 if high is None else high) if "hard" in function else (low, high)),
-        )
-    if function in ("threshold", "threshold_", "_threshold"):
-        bounds = arguments_of(node, ("threshold", "value"))
-        return threshold(name, kind, bounds["threshold"], bounds["value"])
-    if function in ("abs", "abs_", "absolute"):
-        return LeakyRelu(np.array([-1.0]))
-    if function in ("leaky_relu", "leaky_relu_"):
-        return LeakyRelu(np.array([arguments_of(node, ("negative_slope",)).get("negative_slope", 0.01)]))
-    is_signal = function.endswith("1d")
-    if function in ("conv1d", "conv2d"):
-        return convolution(name, kind, _with_weights(node, name, kind, CONVOLUTION_ARGUMENTS), is_signal=is_signal)
-    if function == "linear":
-        weights = _with_weights(node, name, kind, ("weight", "bias"))
-        return dense(name, kind, weights["weight"], weights.get("bias"), before)
-    if function in ("matmul", "mm"):
-        (weight,) = _with_weights(node, name, kind, ("other",)).values()
-        if weight.ndim > 2:
-            refuse(name, kind, f"takes a tensor of shape {tuple(weight.shape)}", supported="a matrix")
-        return dense(name, kind, weight.T if weight.ndim == 2 else weight, None, before)
-    if function == "batch_norm" and not arguments_of(node, BATCH_NORM_ARGUMENTS).get("training"):
-        return batch_norm(name, kind, _with_weights(node, name, kind, BATCH_NORM_ARGUMENTS))
-    if function in ("avg_pool1d", "avg_pool2d"):
-        arguments = arguments_of(node, AVERAGE_POOL_ARGUMENTS)
-        return average_pool(name, kind, arguments, before, after, is_signal=is_signal)
-    if function in ("max_pool1d", "max_pool2d"):
-        return max_pool(name, kind, arguments_of(node, MAX_POOL_ARGUMENTS), is_signal=is_signal)
-    if function in ("adaptive_avg_pool1d", "adaptive_avg_pool2d"):
-        return adaptive_pool(name, kind, before, after, is_average=True)
-    if function in ("adaptive_max_pool1d", "adaptive_max_pool2d"):
-        return adaptive_pool(name, kind, before, after, is_average=False)
-    if function in ("softmax", "log_softmax"):
-        return softmax(name, kind, arguments_of(node, ("dim",)).get("dim"), rank)
-    if function in ("sigmoid", "sigmoid_", "logsigmoid"):
-        return Ending()
-    # The other factor does not depend on the image.
-    is_of_weights = function in _OTHER_PRODUCTS and len(taken_by(node)) > 1
-    hint = "Use nn.Linear, or x @ weight with a flattened x." if is_of_weights else ""
-    return refuse(name, kind, "has no spiking equivalent here", hint=hint)
-
-
-def _with_weights(node: fx.Node, name: str, kind: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """The arguments after the image by name, with the tensors among them; refused if these are not constants."""
-    given = arguments_of(node, names)
-    image = node.args[0] if node.args else given.pop("input")
+def operation_of_call(node: fx.Node, before: Shape, after: Shape, rank: int) -> Operation:
+    """The operation of a function or method on one tensor; shapes and rank as in `operation_of`."""
+    # Functions that work in place end with an underscore; threshold calls _threshold.
+    function = called(node).strip("_")
+    if function in _OTHER_PRODUCTS and len(taken_by(node)) > 1:
+        # The other factor does not depend on the image.
+        refuse("has no spiking equivalent here", hint="Use nn.Linear, or x @ weight with a flattened x.")
+    given = arguments_of(node, ARGUMENTS.get(function, ()))
+    image = node.args[0] if node.args else given.pop("input", None)
     tensors = [each for each in given.values() if isinstance(each, fx.Node)]
-    if image in tensors or not all(each.meta["is_constant"] for each in tensors):
+    if function in ARGUMENTS and (image in tensors or not all(each.meta["is_constant"] for each in tensors)):
         refuse(
-            name,
-            kind,
-            "has no spiking equivalent here",
-            supported="weights that do not depend on the image, as second argument",
+            "has no spiking equivalent here", supported="weights that do not depend on the image, as second argument"
         )
-    return {key: each.meta["value"] if isinstance(each, fx.Node) else each for key, each in given.items()}
-
-
-def _bound(node: fx.Node, name: str, kind: str, given: Any) -> Any:
-    """A bound of a clamp, a number or None."""
-    bound = _number(node, given)
-    if bound is None and isinstance(given, fx.Node):
-        refuse(name, kind, "clips to bounds that differ between numbers", supported="one bound for all")
-    return bound
+    values = {key: each.meta["value"] if isinstance(each, fx.Node) else each for key, each in given.items()}
+    return operation_of(function, values, before, after, rank)
 
 
 def _number(node: fx.Node, argument: Any) -> float | None:
@@ -207,7 +131,7 @@ def takes_whole_maps(node: fx.Node, positions: Tensor, maps: Shape) -> bool:
 
 
 def over_maps(
-    node: fx.Node, name: str, kind: str, maps: Shape, after: Shape, rank: int, *, is_whole: bool
+    node: fx.Node, maps: Shape, after: Shape, rank: int, *, is_whole: bool
 ) -> tuple[AveragePool | MaxPool | Conv | Dense, Shape]:
     """The mean, sum or maximum of ``maps`` over height or width, or of whole maps, and the shape that it gives.
 
@@ -224,12 +148,12 @@ def over_maps(
         what = {"mean": "averages", "sum": "sums", "amax": "takes the maximum"}[function]
         given = _given_axes(node)
         over = "all axes" if given is None else f"axes {given}"
-        refuse(name, kind, f"{what} over {over}", supported=supported)
+        refuse(f"{what} over {over}", supported=supported)
     channels, height, width = maps
     if is_whole or len(axes) == rank - 2:
         height = width = 1
     shape = (channels, 1 if 2 in axes else height, 1 if 3 in axes else width)
-    pool = adaptive_pool(name, kind, maps, shape, is_average=function != "amax")
+    pool = adaptive_pool(maps, shape, is_average=function != "amax")
     if isinstance(pool, AveragePool) and function == "sum":
         pool = replace(pool, factor=1.0)
     return pool, shape if len(after) == 3 else after
@@ -263,17 +187,15 @@ def returned_input(node: fx.Node, module: object) -> fx.Node | None:
     return first if is_in_place or is_same else None
 
 
-def concatenation(
-    node: fx.Node, name: str, kind: str, from_image: Container[fx.Node]
-) -> tuple[Operation | None, tuple[fx.Node, ...]]:
+def concatenation(node: fx.Node, from_image: Container[fx.Node]) -> tuple[Operation | None, tuple[fx.Node, ...]]:
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
     rank = node.meta["value"].ndim
     if not isinstance(axis, int) or axis % rank != 1:
-        refuse(name, kind, f"runs along axis {axis}", supported="the channel axis, 1")
+        refuse(f"runs along axis {axis}", supported="the channel axis, 1")
     joined = node.args[0] if node.args else node.kwargs["tensors"]
     inputs = tuple(joined) if isinstance(joined, list | tuple) else ()
     if not all(each in from_image for each in inputs):
-        refuse(name, kind, "joins a tensor that does not depend on the image")
+        refuse("joins a tensor that does not depend on the image")
     return Cat(), inputs
 
 
@@ -282,25 +204,23 @@ def joins_parts(node: fx.Node) -> bool:
     return called(node) in CAT_CALLED and any(isinstance(each.meta["value"], tuple | list) for each in taken_by(node))
 
 
-def sum_of_two(node: fx.Node, arithmetic: str, name: str, kind: str) -> Add:
+def sum_of_two(node: fx.Node, arithmetic: str) -> Add:
     """The sum or difference of two tensors."""
     if arithmetic not in ("add", "sub"):
-        refuse(name, kind, "of two tensors has no spiking equivalent here")
-    require_two_alike(node, name, kind)
+        refuse("of two tensors has no spiking equivalent here")
+    require_two_alike(node)
     factor = node.kwargs.get("alpha", 1)
     assert isinstance(factor, int | float)
     return Add((1.0, float(factor) if arithmetic == "add" else -float(factor)))
 
 
-def require_two_alike(node: fx.Node, name: str, kind: str) -> None:
+def require_two_alike(node: fx.Node) -> None:
     """Refuse a function of anything but two tensors of the same shape, apart from a single channel or number."""
     if len(operands(node)) != 2:
-        refuse(name, kind, "does not combine exactly two tensors")
+        refuse("does not combine exactly two tensors")
     shapes = [tuple(each.meta["value"].shape) for each in operands(node)]
     if len({(shape[:1], len(shape), shape[2:]) for shape in shapes}) > 1:
         refuse(
-            name,
-            kind,
             f"joins tensors of shapes {' and '.join(str(shape[1:]) for shape in shapes)}",
             supported="equal shapes, or one channel beside several",
         )
@@ -316,9 +236,7 @@ def is_doubled(node: fx.Node, first: fx.Node) -> bool:
     return len(node.args) > 1 and node.args[0] is first and node.args[1] is first
 
 
-def affine_of_constant(
-    arithmetic: str, name: str, kind: str, values: Tensor, shape: torch.Size, *, is_reversed: bool
-) -> Affine:
+def affine_of_constant(arithmetic: str, values: Tensor, shape: torch.Size, *, is_reversed: bool) -> Affine:
     """``y = gain x + shift`` of arithmetic with ``values`` on a tensor of ``shape``, which has a batch axis.
 
     The shift may differ between pixels.
@@ -328,11 +246,9 @@ def affine_of_constant(
     c = spread[0, :, 0].numpy()
     if not torch.equal(spread, spread[:1, :, :1].expand_as(spread)):
         if not torch.equal(spread[0], spread[1]):
-            refuse(name, kind, "has a constant that differs between images", supported="the same for all images")
+            refuse("has a constant that differs between images", supported="the same for all images")
         if arithmetic not in ("add", "sub"):
             refuse(
-                name,
-                kind,
                 "has a factor that differs between pixels",
                 supported="one factor per channel; + and - of any constants",
                 hint="Normalize by one standard deviation per channel, and train again.",
@@ -340,7 +256,7 @@ def affine_of_constant(
         # A signal (C, L) counts as a map (C, 1, L).
         c = spread[0].reshape(channels, *(1,) * (4 - len(shape)), *shape[2:]).numpy()
     if not np.isfinite(c).all() or (arithmetic == "truediv" and not c.all()):
-        refuse(name, kind, "has a constant that is NaN, infinite, or 0 in a division", supported="finite numbers")
+        refuse("has a constant that is NaN, infinite, or 0 in a division", supported="finite numbers")
     one, zero = np.ones(channels), np.zeros(channels)
     if arithmetic == "add":
         return Affine(one, c)
@@ -349,7 +265,7 @@ def affine_of_constant(
     if arithmetic == "mul":
         return Affine(c, zero)
     if is_reversed:
-        refuse(name, kind, "divides a constant by the previous layer, which is not linear")
+        refuse("divides a constant by the previous layer, which is not linear")
     return Affine(1 / c, zero)
 
 

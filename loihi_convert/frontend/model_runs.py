@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
-from loihi_convert.frontend.operations import refuse
 
 # In errors of torch's convolutions and matrix products.
 _OTHER_DTYPE: Final = ("Input type (", "same dtype", "expected scalar type")
@@ -141,11 +140,10 @@ def require_forward_alone(name: str, module: nn.Module, example: Tensor) -> None
     if not isinstance(alone, Tensor):
         return
     if not isinstance(called, Tensor) or called.shape != alone.shape or not called.allclose(alone, equal_nan=True):
-        refuse(
-            name,
-            type(module).__name__,
-            "has hooks, or a forward set on the instance, that change its outputs",
-            supported="outputs that the forward of its class computes",
+        raise UnsupportedModelError(
+            f"{type(module).__name__} has hooks, or a forward set on the instance, that change its outputs",
+            where=name,
+            expected="supported: outputs that the forward of its class computes",
             hint="Compute them in the forward of the CNN.",
         )
 

@@ -15,13 +15,15 @@ torchvision's ``Normalize``                           `Affine`
 ``Softmax``, ``LogSoftmax``, ``Sigmoid``, at the end   `Ending`
 ====================================================  =====================
 
-Rearrangements without computation (flatten, slices, channel shuffle, zero padding) are a `Move`. Functions and methods
-are read by `reader.py`. Signals ``(C, L)`` are maps ``(C, 1, L)``.
+A module is read as the function that it calls, with its attributes as arguments. Rearrangements without computation
+(flatten, slices, channel shuffle, zero padding) are a `Move`, made by `reader.py`, as are the operations of several
+tensors. Signals ``(C, L)`` are maps ``(C, 1, L)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -62,14 +64,48 @@ MOVES: Final = (
 )  # fmt: skip
 """Modules that only rearrange numbers, or pad with zeros."""
 
-CONVOLUTION_ARGUMENTS: Final = ("weight", "bias", "stride", "padding", "dilation", "groups")
-BATCH_NORM_ARGUMENTS: Final = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-AVERAGE_POOL_ARGUMENTS: Final = (
-    "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override",
-)  # fmt: skip
-MAX_POOL_ARGUMENTS: Final = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_CONVOLUTION: Final = ("weight", "bias", "stride", "padding", "dilation", "groups")
+_AVERAGE_POOL: Final = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_MAX_POOL: Final = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("conv1d", "conv2d"), _CONVOLUTION),
+    "linear": ("weight", "bias"),
+    **dict.fromkeys(("matmul", "mm"), ("other",)),
+    "batch_norm": ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+    **dict.fromkeys(("clamp", "clip", "clamp_min"), ("min", "max")),
+    "hardtanh": ("min_val", "max_val"),
+    "threshold": ("threshold", "value"),
+    "leaky_relu": ("negative_slope",),
+    "prelu": ("weight",),
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d"), _AVERAGE_POOL),
+    **dict.fromkeys(("max_pool1d", "max_pool2d"), _MAX_POOL),
+    **dict.fromkeys(("softmax", "log_softmax"), ("dim",)),
+}
+"""The arguments after the tensor of functions that `operation_of` supports, if it reads any."""
+
 _CONVOLUTIONS: Final = (nn.Conv1d, nn.Conv2d)
 _NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+_FUNCTIONS: Final[Mapping[type[nn.Module], str]] = {
+    nn.ReLU: "relu",
+    # Includes ReLU6, a subclass.
+    nn.Hardtanh: "hardtanh",
+    nn.Threshold: "threshold",
+    nn.LeakyReLU: "leaky_relu",
+    nn.PReLU: "prelu",
+    nn.AvgPool1d: "avg_pool1d",
+    nn.AvgPool2d: "avg_pool2d",
+    nn.MaxPool1d: "max_pool1d",
+    nn.MaxPool2d: "max_pool2d",
+    nn.AdaptiveAvgPool1d: "adaptive_avg_pool1d",
+    nn.AdaptiveAvgPool2d: "adaptive_avg_pool2d",
+    nn.AdaptiveMaxPool1d: "adaptive_max_pool1d",
+    nn.AdaptiveMaxPool2d: "adaptive_max_pool2d",
+    nn.Softmax: "softmax",
+    nn.LogSoftmax: "log_softmax",
+    nn.Sigmoid: "sigmoid",
+    nn.LogSigmoid: "logsigmoid",
+}
+"""The function that a module calls, with its attributes as arguments."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,10 +190,22 @@ class Ending:
 Operation = Conv | Dense | Affine | Relu | LeakyRelu | AveragePool | MaxPool | Move | Add | Cat | Ending
 
 
-def refuse(name: str, kind: str, why: str, *, supported: str = SUPPORTED, hint: str = "") -> NoReturn:
-    """Raise an `UnsupportedModelError`: where, what was found, what is supported, what to do."""
-    hint = hint or _ADVICE.get(kind.lower().replace("_", ""), "")
-    raise UnsupportedModelError(f"{kind} {why}", where=name, expected=f"supported: {supported}", hint=hint)
+def refuse(why: str, *, supported: str = SUPPORTED, hint: str = "") -> NoReturn:
+    """Raise an `UnsupportedModelError` about a layer, whose place and kind `placed_at` adds."""
+    raise UnsupportedModelError(why, expected=f"supported: {supported}", hint=hint)
+
+
+@contextlib.contextmanager
+def placed_at(name: str, kind: str) -> Iterator[None]:
+    """Add the layer to an error that does not say where it is: its ``name``, its ``kind``, and advice on that kind."""
+    try:
+        yield
+    except UnsupportedModelError as error:
+        if error.where:
+            raise
+        hint = error.hint or _ADVICE.get(kind.lower().replace("_", ""), "")
+        found = f"{kind} {error.found}"
+        raise UnsupportedModelError(found, where=name, expected=error.expected, hint=hint) from error
 
 
 def is_one_operation(module: nn.Module) -> bool:
@@ -169,101 +217,123 @@ def is_one_operation(module: nn.Module) -> bool:
     )
 
 
-def operation_of_module(
-    name: str, kind: str, module: nn.Module, input_shape: Shape, shape: Shape, rank: int
-) -> Operation:
-    """Return the operation of ``module`` from ``input_shape`` to ``shape``, or `refuse` it.
-
-    Shapes without the batch axis: ``(C, H, W)`` or ``(N,)``; ``rank`` is the number of axes of its input in torch.
-    """
-    if _is_plain(module, *_CONVOLUTIONS):
-        assert isinstance(module, nn.Conv1d | nn.Conv2d)
-        if module.padding_mode != "zeros":
-            mode = f"pads with mode {module.padding_mode}, padding {module.padding}"
-            refuse(name, kind, mode, supported="zero padding")
-        arguments = {argument: getattr(module, argument) for argument in CONVOLUTION_ARGUMENTS}
-        return convolution(name, kind, arguments, is_signal=isinstance(module, nn.Conv1d))
-    if _is_plain(module, nn.Linear):
-        assert isinstance(module, nn.Linear)
-        return dense(name, kind, module.weight, module.bias, input_shape)
-    if _is_plain(module, *_NORMS):
-        assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm)
-        return batch_norm(name, kind, {argument: getattr(module, argument) for argument in BATCH_NORM_ARGUMENTS})
+def operation_of_module(module: nn.Module, before: Shape, after: Shape, rank: int) -> Operation:
+    """Return the operation of ``module``, or `refuse` it; shapes and rank as in `operation_of`."""
     if isinstance(module, Qcfs):
         return Relu(_array(module.thresholds), module.levels)
     if isinstance(module, FiringRate):
-        return Relu(np.ones(shape[0]), ceiling=1.0)
-    if isinstance(module, nn.ReLU):
-        return Relu()
-    # Includes ReLU6, a subclass.
-    if isinstance(module, nn.Hardtanh):
-        return clamp(name, kind, module.min_val, module.max_val)
-    if isinstance(module, nn.Threshold):
-        return threshold(name, kind, module.threshold, module.value)
-    if isinstance(module, nn.LeakyReLU):
-        return LeakyRelu(np.array([module.negative_slope]))
-    if isinstance(module, nn.PReLU):
-        return LeakyRelu(_array(module.weight))
-    if isinstance(module, nn.Softmax | nn.LogSoftmax):
-        return softmax(name, kind, module.dim, rank)
-    if isinstance(module, nn.Sigmoid | nn.LogSigmoid):
-        return Ending()
+        return Relu(np.ones(after[0]), ceiling=1.0)
     if _is_normalize(module):
         mean, std = (np.array(getattr(module, values), np.float64).reshape(-1) for values in ("mean", "std"))
-        return Affine(np.ones(input_shape[0]) / std, -mean / std * np.ones(input_shape[0]))
-    if isinstance(module, nn.AvgPool1d | nn.AvgPool2d):
-        arguments = {argument: getattr(module, argument, None) for argument in AVERAGE_POOL_ARGUMENTS}
-        return average_pool(name, kind, arguments, input_shape, shape, is_signal=isinstance(module, nn.AvgPool1d))
-    if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
-        arguments = {argument: getattr(module, argument) for argument in MAX_POOL_ARGUMENTS}
-        return max_pool(name, kind, arguments, is_signal=isinstance(module, nn.MaxPool1d))
-    if isinstance(module, nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d):
-        return adaptive_pool(name, kind, input_shape, shape, is_average=True)
-    if isinstance(module, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d):
-        return adaptive_pool(name, kind, input_shape, shape, is_average=False)
-    refuse(name, kind, "has no spiking equivalent here")
+        return Affine(np.ones(before[0]) / std, -mean / std * np.ones(before[0]))
+    function = next((name for kind, name in _FUNCTIONS.items() if isinstance(module, kind)), "")
+    if _is_plain(module, *_CONVOLUTIONS):
+        if module.padding_mode != "zeros":
+            refuse(f"pads with mode {module.padding_mode}, padding {module.padding}", supported="zero padding")
+        function = "conv1d" if isinstance(module, nn.Conv1d) else "conv2d"
+    elif _is_plain(module, *_NORMS):
+        function = "batch_norm"
+    elif _is_plain(module, nn.Linear):
+        function = "linear"
+    given = {argument: getattr(module, argument, None) for argument in ARGUMENTS.get(function, ())}
+    return operation_of(function, given, before, after, rank)
 
 
-def clamp(name: str, kind: str, low: Any, high: Any) -> Relu:
-    """Return the ReLU that clips to ``low``..``high``, or `refuse` it."""
+def operation_of(function: str, given: Mapping[str, Any], before: Shape, after: Shape, rank: int) -> Operation:
+    """Return the operation of a function of torch.nn.functional, or `refuse` it.
+
+    Parameters
+    ----------
+    function
+        Its name, without the underscore of the function that works in place.
+    given
+        Its `ARGUMENTS`, by name; tensors must not depend on the image.
+    before, after
+        Shapes of its input and output, without the batch axis: ``(C, H, W)`` or ``(N,)``.
+    rank
+        The number of axes of its input in torch.
+    """
+    is_signal = function.endswith("1d")
+    if is_signal and len(before) != 3:
+        refuse(f"is applied to a tensor of shape {before}", supported="signals (C, L)")
+    if function in ("conv1d", "conv2d"):
+        return _convolution(given, is_signal=is_signal)
+    if function == "linear":
+        return _dense(given["weight"], given.get("bias"), before)
+    if function in ("matmul", "mm"):
+        (weight,) = given.values()
+        if weight.ndim > 2:
+            refuse(f"takes a tensor of shape {tuple(weight.shape)}", supported="a matrix")
+        return _dense(weight.T if weight.ndim == 2 else weight, None, before)
+    if function == "batch_norm":
+        return _batch_norm(given)
+    if function == "relu":
+        return Relu()
+    if function == "relu6":
+        return Relu(ceiling=6.0)
+    if function in ("clamp", "clip", "clamp_min"):
+        return _clamp(_bound(given.get("min")), _bound(given.get("max")))
+    if function == "hardtanh":
+        return _clamp(given.get("min_val", -1), given.get("max_val", 1))
+    if function == "threshold":
+        least, value = given["threshold"], given["value"]
+        if least != 0 or value != 0:
+            refuse(f"puts {value} in place of numbers up to {least}", supported="0 in place of numbers up to 0")
+        return Relu()
+    if function in ("abs", "absolute"):
+        return LeakyRelu(np.array([-1.0]))
+    if function == "leaky_relu":
+        return LeakyRelu(np.array([given.get("negative_slope", 0.01)]))
+    if function == "prelu":
+        return LeakyRelu(_array(given["weight"]))
+    if function in ("neg", "negative"):
+        return Affine(-np.ones(before[0]), np.zeros(before[0]))
+    if function in ("avg_pool1d", "avg_pool2d"):
+        return _average_pool(given, before, after, is_signal=is_signal)
+    if function in ("max_pool1d", "max_pool2d"):
+        return _max_pool(given, is_signal=is_signal)
+    if function in ("adaptive_avg_pool1d", "adaptive_avg_pool2d"):
+        return adaptive_pool(before, after, is_average=True)
+    if function in ("adaptive_max_pool1d", "adaptive_max_pool2d"):
+        return adaptive_pool(before, after, is_average=False)
+    if function in ("softmax", "log_softmax"):
+        # As torch chooses it.
+        axis = int(rank != 3) if given.get("dim") is None else given["dim"]
+        if not isinstance(axis, int) or axis % rank != 1:
+            refuse(f"runs over axis {given.get('dim')}", supported="the class axis, 1")
+        return Ending()
+    if function in ("sigmoid", "logsigmoid"):
+        return Ending()
+    return refuse("has no spiking equivalent here")
+
+
+def _bound(given: Any) -> Any:
+    """A bound of a clamp: a number, also as a tensor that repeats it, or None."""
+    if not isinstance(given, Tensor):
+        return given
+    numbers = given.unique().tolist()
+    if len(numbers) != 1:
+        refuse("clips to bounds that differ between numbers", supported="one bound for all")
+    return float(numbers[0])
+
+
+def _clamp(low: Any, high: Any) -> Relu:
     if low != 0 or not (high is None or (isinstance(high, int | float) and high > 0)):
-        refuse(name, kind, f"clips to {low}..{high}", supported="from 0 to a positive number, or no upper bound")
+        refuse(f"clips to {low}..{high}", supported="from 0 to a positive number, or no upper bound")
     return Relu(ceiling=np.inf if high is None else float(high))
 
 
-def threshold(name: str, kind: str, least: Any, value: Any) -> Relu:
-    """Return the ReLU that puts ``value`` in place of numbers up to ``least``, or `refuse` it."""
-    if least != 0 or value != 0:
-        refuse(name, kind, f"puts {value} in place of numbers up to {least}", supported="0 in place of numbers up to 0")
-    return Relu()
-
-
-def softmax(name: str, kind: str, axis: Any, rank: int) -> Ending:
-    """Return a softmax over ``axis`` of a tensor with ``rank`` axes, or `refuse` it."""
-    # As torch chooses it.
-    chosen = int(rank != 3) if axis is None else axis
-    if not isinstance(chosen, int) or chosen % rank != 1:
-        refuse(name, kind, f"runs over axis {axis}", supported="the class axis, 1")
-    return Ending()
-
-
-def average_pool(
-    name: str, kind: str, arguments: Mapping[str, Any], input_shape: Shape, shape: Shape, *, is_signal: bool
-) -> AveragePool:
-    """Return the pooling with ``arguments``, named in `AVERAGE_POOL_ARGUMENTS`, or `refuse` it."""
-    kernel, padding = _pair(arguments["kernel_size"], is_signal, 1), _pair(arguments.get("padding") or 0, is_signal, 0)
-    stride = _pair(arguments.get("stride") or arguments["kernel_size"], is_signal, 1)
-    counts_padding = arguments.get("count_include_pad") is not False
+def _average_pool(given: Mapping[str, Any], before: Shape, after: Shape, *, is_signal: bool) -> AveragePool:
+    kernel, stride, padding = _window(given, is_signal=is_signal)
+    counts_padding = given.get("count_include_pad") is not False
     counted = [
         _counted(*axis, counts_padding=counts_padding)
-        for axis in zip(kernel, stride, padding, input_shape[1:], shape[1:], strict=True)
+        for axis in zip(kernel, stride, padding, before[1:], after[1:], strict=True)
     ]
     divisors = {rows * columns for rows in counted[0] for columns in counted[1]}
-    override = arguments.get("divisor_override")
+    override = given.get("divisor_override")
     if override is None and len(divisors) > 1:
         refuse(
-            name,
-            kind,
             f"divides by {min(divisors)} at the border and by {max(divisors)} elsewhere",
             supported="the same divisor for all windows",
             hint="Use count_include_pad=True, without ceil_mode.",
@@ -278,36 +348,34 @@ def _counted(kernel: int, stride: int, pad: int, extent: int, count: int, *, cou
     return {min(start + kernel, end) - max(start, first) for start in starts}
 
 
-def max_pool(name: str, kind: str, arguments: Mapping[str, Any], *, is_signal: bool) -> MaxPool:
-    """Return the pooling with ``arguments``, named in `MAX_POOL_ARGUMENTS`, or `refuse` it."""
-    if arguments.get("return_indices"):
-        refuse(name, kind, "returns indices", supported="max pooling without indices")
-    kernel = _pair(arguments["kernel_size"], is_signal, 1)
-    stride = _pair(arguments.get("stride") or arguments["kernel_size"], is_signal, 1)
-    dilation = _pair(arguments.get("dilation") or 1, is_signal, 1)
-    return MaxPool(kernel, stride, _pair(arguments.get("padding") or 0, is_signal, 0), dilation)
+def _max_pool(given: Mapping[str, Any], *, is_signal: bool) -> MaxPool:
+    if given.get("return_indices"):
+        refuse("returns indices", supported="max pooling without indices")
+    return MaxPool(*_window(given, is_signal=is_signal), _pair(given.get("dilation") or 1, is_signal, 1))
 
 
-def adaptive_pool(name: str, kind: str, input_shape: Shape, shape: Shape, *, is_average: bool) -> AveragePool | MaxPool:
-    """Return the pooling to ``shape`` with nonoverlapping windows, or `refuse` it."""
-    if len(input_shape) != 3 or any(before % after for before, after in zip(input_shape[1:], shape[1:], strict=True)):
+def _window(given: Mapping[str, Any], *, is_signal: bool) -> tuple[Pair, Pair, Pair]:
+    """Kernel, stride and padding of a pooling."""
+    kernel, stride = given["kernel_size"], given.get("stride") or given["kernel_size"]
+    return _pair(kernel, is_signal, 1), _pair(stride, is_signal, 1), _pair(given.get("padding") or 0, is_signal, 0)
+
+
+def adaptive_pool(before: Shape, after: Shape, *, is_average: bool) -> AveragePool | MaxPool:
+    """Return the pooling of ``before`` to ``after`` with nonoverlapping windows, or `refuse` it."""
+    if len(before) != 3 or any(many % few for many, few in zip(before[1:], after[1:], strict=True)):
         refuse(
-            name,
-            kind,
-            f"gives {shape[1:]} for {input_shape[1:]}",
-            supported="sizes that divide the size of the map, or multiples of it",
+            f"gives {after[1:]} for {before[1:]}", supported="sizes that divide the size of the map, or multiples of it"
         )
-    kernel = (input_shape[1] // shape[1], input_shape[2] // shape[2])
+    kernel = (before[1] // after[1], before[2] // after[2])
     if is_average:
         return AveragePool(kernel, kernel, (0, 0), 1 / (kernel[0] * kernel[1]))
     return MaxPool(kernel, kernel, (0, 0), (1, 1))
 
 
-def convolution(name: str, kind: str, arguments: Mapping[str, Any], *, is_signal: bool) -> Conv:
-    """Return the convolution with ``arguments``, named in `CONVOLUTION_ARGUMENTS`."""
-    weight, bias = _array(arguments["weight"]), arguments.get("bias")
+def _convolution(given: Mapping[str, Any], *, is_signal: bool) -> Conv:
+    weight, bias = _array(given["weight"]), given.get("bias")
     weight = weight[:, :, None] if is_signal else weight
-    dilation, padding = _pair(arguments.get("dilation") or 1, is_signal, 1), arguments.get("padding") or 0
+    dilation, padding = _pair(given.get("dilation") or 1, is_signal, 1), given.get("padding") or 0
     if padding == "same":
         total = [gap * (kernel - 1) for gap, kernel in zip(dilation, weight.shape[2:], strict=True)]
         start, end = [rows // 2 for rows in total], [rows - rows // 2 for rows in total]
@@ -317,10 +385,10 @@ def convolution(name: str, kind: str, arguments: Mapping[str, Any], *, is_signal
     return Conv(
         weight=weight,
         bias=None if bias is None else _array(bias),
-        stride=_pair(arguments.get("stride") or 1, is_signal, 1),
+        stride=_pair(given.get("stride") or 1, is_signal, 1),
         padding=_pair(padded, is_signal, 0),
         dilation=_pair(dilated, is_signal, 1),
-        groups=arguments.get("groups") or 1,
+        groups=given.get("groups") or 1,
     )
 
 
@@ -342,20 +410,21 @@ def equally_padded(
     return kernel, (1,) * len(sizes), padding
 
 
-def dense(name: str, kind: str, weight: Tensor, bias: Tensor | None, input_shape: Shape) -> Dense:
-    """Return the dense layer of ``weight``, ``(N_out, N_in)``, or ``(N_in,)`` for one output; or `refuse` it."""
-    if len(input_shape) != 1:
-        refuse(name, kind, "is applied to feature maps", supported="Linear after Flatten")
-    weights = _array(weight).reshape(-1, *input_shape)
+def _dense(weight: Tensor, bias: Tensor | None, before: Shape) -> Dense:
+    """The dense layer of ``weight``, ``(N_out, N_in)``, or ``(N_in,)`` for one output."""
+    if len(before) != 1:
+        refuse("is applied to feature maps", supported="Linear after Flatten")
+    weights = _array(weight).reshape(-1, *before)
     return Dense(weights, None if bias is None else np.broadcast_to(_array(bias), len(weights)))
 
 
-def batch_norm(name: str, kind: str, arguments: Mapping[str, Any]) -> Affine:
-    """Return the batch normalization with ``arguments``, named in `BATCH_NORM_ARGUMENTS`, or `refuse` it."""
-    mean, variance, gamma, beta = map(arguments.get, ("running_mean", "running_var", "weight", "bias"))
+def _batch_norm(given: Mapping[str, Any]) -> Affine:
+    mean, variance, gamma, beta = map(given.get, ("running_mean", "running_var", "weight", "bias"))
+    if given.get("training"):
+        refuse("takes its statistics from the batch", supported="running statistics, in eval mode")
     if mean is None or variance is None:
-        refuse(name, kind, "has no running statistics; train with track_running_stats=True")
-    gain = 1 / np.sqrt(_array(variance) + arguments.get("eps", 1e-5))
+        refuse("has no running statistics; train with track_running_stats=True")
+    gain = 1 / np.sqrt(_array(variance) + given.get("eps", 1e-5))
     shift = -_array(mean) * gain
     if gamma is not None:
         gain, shift = gain * _array(gamma), shift * _array(gamma)

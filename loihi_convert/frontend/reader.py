@@ -81,6 +81,7 @@ from loihi_convert.frontend.operations import (
     Operation,
     Relu,
     operation_of_module,
+    placed_at,
     refuse,
 )
 from loihi_convert.frontend.tracing import IMAGES, computed, numbers_taken, trace
@@ -144,8 +145,10 @@ class _Reader:
                 expected="must return one tensor",
                 hint="Wrap it in a module that returns only the class scores.",
             )
-        self._require_current(output, type(self.model).__name__, "its output")
-        return pruned(self.nodes, self._input(returned, returned))
+        with placed_at(type(self.model).__name__, "its output"):
+            self._require_current(output)
+        with placed_at(name_of(returned), self._kind(returned)):
+            return pruned(self.nodes, self._input(returned))
 
     def _number(self, node: fx.Node) -> Any:
         """The number that ``node`` computes from weights, such as ``weight.item()``, or ``node``."""
@@ -168,7 +171,8 @@ class _Reader:
             self._lose(node)
         elif any(before in self.moved for before in taken_by(node)):
             try:
-                self._read(node)
+                with placed_at(name_of(node), self._kind(node)):
+                    self._read(node)
             except UnsupportedModelError as obstacle:
                 self._lose(node, obstacle)
         else:
@@ -206,7 +210,7 @@ class _Reader:
             if before in self.lost or before in self.moved
         )
         shape = shape_of(value) if is_batch else (1,)
-        made = Node(name_of(node), self._kind(node), Ending(), inputs, shape, obstacle)
+        made = replace(self._made(node, Ending(), inputs, shape), obstacle=obstacle)
         if is_batch:
             self._add(node, made)
         else:
@@ -214,23 +218,22 @@ class _Reader:
             self.lost[node] = len(self.nodes) - 1
 
     def _read(self, node: fx.Node) -> None:
-        name, kind, function = name_of(node), self._kind(node), called(node)
-        module = self._module(node)
+        module, function = self._module(node), called(node)
         first = next(before for before in taken_by(node) if before in self.moved)
-        self._require_current(node, name, kind)
-        if kind.lower().replace("_", "").endswith("pool2d") and self.moved[first].tensor.ndim != 4:
+        self._require_current(node)
+        if self._kind(node).lower().replace("_", "").endswith("pool2d") and self.moved[first].tensor.ndim != 4:
             shape = tuple(self.moved[first].tensor.shape[1:])
-            refuse(name, kind, f"is applied to a tensor of shape {shape}", supported="maps (C, H, W)")
+            refuse(f"is applied to a tensor of shape {shape}", supported="maps (C, H, W)")
         if (module is not None and isinstance(module, NOTHING)) or function in NOTHING_CALLED:
             if isinstance(node.meta["value"], Tensor) and not node.meta["value"].is_floating_point():
-                refuse(name, kind, f"casts to {node.meta['value'].dtype}", supported="floating point")
+                refuse(f"casts to {node.meta['value'].dtype}", supported="floating point")
             self.moved[node] = self.moved[first] if returned_input(node, module) else self.moved[first].copied()
         elif function in DROPOUT_CALLED:
             if arguments_of(node, DROPOUT_CALLED[function]).get("training", True):
-                refuse(name, kind, "is not switched off in eval mode; pass training=self.training")
+                refuse("is not switched off in eval mode; pass training=self.training")
             self.moved[node] = self.moved[first]
         elif function in MOVES_CALLED or (module is not None and isinstance(module, MOVES)) or joins_parts(node):
-            self._move(node, name, kind)
+            self._move(node)
         elif self._repeats_pixels(node, module, first):
             size = node.meta["value"].shape[2:]
             repeated = functional.interpolate(self.moved[first].tensor, size=size, mode="nearest")
@@ -238,31 +241,28 @@ class _Reader:
         elif function in OVER_MAPS_CALLED:
             moved = self.moved[first]
             is_whole = takes_whole_maps(node, moved.tensor, self.nodes[moved.base].shape)
-            maps = moved.base if is_whole else self._input(first, node)
+            maps = moved.base if is_whole else self._input(first)
             rank, after = moved.tensor.ndim, shape_of(node.meta["value"])
-            pool, shape = over_maps(node, name, kind, self.nodes[maps].shape, after, rank, is_whole=is_whole)
-            self._add(node, Node(name, kind, pool, (maps,), shape))
+            pool, shape = over_maps(node, self.nodes[maps].shape, after, rank, is_whole=is_whole)
+            self._add(node, self._made(node, pool, (maps,), shape))
         elif function == "copy_" and isinstance(source := node.args[1], fx.Node) and source in self.moved:
             self.moved[node] = self.moved[source].copied()
         elif function in EXTREMES_CALLED and len(operands(node)) == 2:
-            self._extreme_of_two(node, name, kind)
+            self._extreme_of_two(node)
         else:
-            operation, inputs = self._operation(node, name, kind, first)
-            if operation is not None:
-                size = node.meta["value"].shape if isinstance(operation, Add) else None
-                numbers = tuple(self._input(before, node, size) for before in inputs)
-                self._add(node, Node(name, kind, operation, numbers, shape_of(node.meta["value"])))
+            operation, inputs = self._operation(node, first)
+            size = node.meta["value"].shape if isinstance(operation, Add) else None
+            numbers = tuple(self._input(before, size) for before in inputs)
+            self._add(node, self._made(node, operation, numbers))
         if module is not None:
-            require_forward_alone(name, module, first.meta["value"])
+            require_forward_alone(name_of(node), module, first.meta["value"])
 
-    def _require_current(self, node: fx.Node, name: str, kind: str) -> None:
+    def _require_current(self, node: fx.Node) -> None:
         """Refuse ``node`` if it takes numbers that were changed in place through another view, or constants later."""
         taken = [self.moved[before] for before in taken_by(node) if before in self.moved]
         constants = {before: self.constants[before] for before in taken_by(node) if before in self.constants}
         if any(version(constant) != node.meta["versions"][before] for before, constant in constants.items()):
             refuse(
-                name,
-                kind,
                 "takes a constant that is changed in place afterwards",
                 supported="constants that keep their numbers",
                 hint="Compute a new tensor instead of changing it in place.",
@@ -272,24 +272,24 @@ class _Reader:
                 same_storage(constant, memory) for constant in constants.values()
             ):
                 refuse(
-                    name,
-                    kind,
                     f"takes a tensor that {name_of(change)} changed in place through a view of it",
                     supported="what the change returned",
                     hint="Change nothing in place, or let forward go on with what the change returns.",
                 )
 
-    def _extreme_of_two(self, node: fx.Node, name: str, kind: str) -> None:
+    def _extreme_of_two(self, node: fx.Node) -> None:
         """Read max(a, b) as b + relu(a - b), and min(a, b) as b - relu(b - a)."""
         if not all(each in self.moved for each in operands(node)):
-            supported = "another layer, zeros, or clamp"
-            refuse(name, kind, "compares the previous layer with a constant", supported=supported)
-        require_two_alike(node, name, kind)
-        a, b = (self._input(each, node, node.meta["value"].shape) for each in operands(node))
-        sign, shape = 1.0 if "max" in kind else -1.0, shape_of(node.meta["value"])
-        self._add(node, Node(name, kind, Add((sign, -sign)), (a, b), shape))
-        self._add(node, Node(name, kind, Relu(), (len(self.nodes) - 1,), shape))
-        self._add(node, Node(name, kind, Add((1.0, sign)), (b, len(self.nodes) - 1), shape))
+            refuse("compares the previous layer with a constant", supported="another layer, zeros, or clamp")
+        require_two_alike(node)
+        a, b = (self._input(each, node.meta["value"].shape) for each in operands(node))
+        sign = 1.0 if "max" in called(node) else -1.0
+        self._add(node, self._made(node, Add((sign, -sign)), (a, b)))
+        self._add(node, self._made(node, Relu(), (len(self.nodes) - 1,)))
+        self._add(node, self._made(node, Add((1.0, sign)), (b, len(self.nodes) - 1)))
+
+    def _made(self, node: fx.Node, operation: Operation, inputs: tuple[int, ...], shape: Shape | None = None) -> Node:
+        return Node(name_of(node), self._kind(node), operation, inputs, shape or shape_of(node.meta["value"]))
 
     def _add(self, node: fx.Node, made: Node) -> None:
         self.nodes.append(made)
@@ -298,16 +298,17 @@ class _Reader:
         memory = self.moved[node].memory if node in self.moved else positions
         self.moved[node] = Moved(len(self.nodes) - 1, positions, memory)
 
-    def _move(self, node: fx.Node, name: str, kind: str) -> None:
+    def _move(self, node: fx.Node) -> None:
         """Apply ``node`` to positions."""
-        if (kind.startswith("Constant") and getattr(self._module(node), "value", 0) != 0) or (
+        module = self._module(node)
+        if (isinstance(module, nn.ConstantPad1d | nn.ConstantPad2d) and module.value != 0) or (
             called(node) in ("pad", "_pad") and pads_with_other_numbers(node)
         ):
-            refuse(name, kind, "pads with something other than zeros", supported="zeros")
+            refuse("pads with something other than zeros", supported="zeros")
         taken = [self.moved[before] for before in taken_by(node) if before in self.moved]
         bases = {moved.base for moved in taken}
         if len(bases) > 1:
-            refuse(name, kind, "rearranges numbers of several tensors")
+            refuse("rearranges numbers of several tensors")
 
         def positions(before: fx.Node, where: str) -> Any:
             return getattr(self.moved[before], where) if before in self.moved else before.meta["value"]
@@ -327,7 +328,7 @@ class _Reader:
         before, after = self.moved[first].tensor.shape[2:], node.meta["value"].shape[2:]
         return before != after and all(many % few == 0 for few, many in zip(before, after, strict=True))
 
-    def _input(self, before: fx.Node, node: fx.Node, size: torch.Size | None = None) -> int:
+    def _input(self, before: fx.Node, size: torch.Size | None = None) -> int:
         """The index of the node for ``before``; a new `Move` if its numbers were rearranged, or repeat to ``size``."""
         moved = self.moved[before]
         is_larger = size is not None and size != moved.tensor.shape
@@ -337,60 +338,55 @@ class _Reader:
         count = int(np.prod(base.shape))
         shape = shape_of(moved.tensor)
         if not moved.keeps_images_apart(count):
-            refuse(name_of(before), self._kind(before), "mixes images: its first axis is not the batch axis")
+            with placed_at(name_of(before), self._kind(before)):
+                refuse("mixes images: its first axis is not the batch axis")
         if len(shape) not in (1, 3):
-            refuse(name_of(node), self._kind(node), f"is applied to a tensor of shape {shape}", supported="(C, H, W)")
+            refuse(f"is applied to a tensor of shape {shape}", supported="(C, H, W)")
         index = moved.tensor[0].numpy().astype(np.int64).reshape(shape) - 1
         if shape == base.shape and np.array_equal(index.ravel(), np.arange(count)):
             return moved.base
-        made = Node(name_of(before), self._kind(before), Move(index), (moved.base,), shape)
+        made = self._made(before, Move(index), (moved.base,), shape)
         if is_larger:
             self.nodes.append(made)
         else:
             self._add(before, made)
         return len(self.nodes) - 1
 
-    def _operation(
-        self, node: fx.Node, name: str, kind: str, first: fx.Node
-    ) -> tuple[Operation | None, tuple[fx.Node, ...]]:
-        """The operation of a computing node, and its input tensors; ``None`` if its constant changes nothing."""
+    def _operation(self, node: fx.Node, first: fx.Node) -> tuple[Operation, tuple[fx.Node, ...]]:
+        """The operation of a computing node, and its input tensors."""
         if not isinstance(node.meta["value"], Tensor):
-            refuse(name, kind, "has no spiking equivalent here: it returns several tensors")
+            refuse("has no spiking equivalent here: it returns several tensors")
         before, after = shape_of(self.moved[first].tensor), shape_of(node.meta["value"])
         module, rank = self._module(node), self.moved[first].tensor.ndim
         if module is not None:
-            return operation_of_module(name, kind, module, before, after, rank), (first,)
+            return operation_of_module(module, before, after, rank), (first,)
         arithmetic, inputs = arithmetic_of(node), [each for each in taken_by(node) if each in self.moved]
         if arithmetic is not None and (len(inputs) > 1 or is_doubled(node, first)):
-            return sum_of_two(node, arithmetic, name, kind), operands(node)
+            return sum_of_two(node, arithmetic), operands(node)
         if arithmetic is not None:
-            return self._affine(node, arithmetic, name, kind, first), (first,)
+            return self._affine(node, arithmetic, first), (first,)
         if called(node) in CAT_CALLED:
-            return concatenation(node, name, kind, self.moved)
+            return concatenation(node, self.moved)
         if len(inputs) > 1:
-            refuse(name, kind, "has no spiking equivalent here")
-        return operation_of_call(node, name, kind, before, after, rank), (first,)
+            refuse("has no spiking equivalent here")
+        return operation_of_call(node, before, after, rank), (first,)
 
-    def _affine(self, node: fx.Node, arithmetic: str, name: str, kind: str, first: fx.Node) -> Affine:
+    def _affine(self, node: fx.Node, arithmetic: str, first: fx.Node) -> Affine:
         """Arithmetic with a constant; a factor must be the same in all pixels of a channel."""
         constants = [argument for argument in node.args if argument is not first]
         if len(node.args) != 2 or len(constants) != 1 or node.kwargs:
-            refuse(name, kind, "does not combine the previous layer with a single constant")
+            refuse("does not combine the previous layer with a single constant")
         constant = self.constants.get(constants[0]) if isinstance(constants[0], fx.Node) else constants[0]
         if not isinstance(constant, int | float | Tensor):
-            refuse(
-                name, kind, f"combines the previous layer with {constants[0]}", supported="numbers, buffers, parameters"
-            )
+            refuse(f"combines the previous layer with {constants[0]}", supported="numbers, buffers, parameters")
         before = self.moved[first].tensor.shape
         values = torch.as_tensor(constant, dtype=torch.float64).detach().cpu()
         if node.meta["value"].shape != before or values.ndim > len(before):
             refuse(
-                name,
-                kind,
                 f"changes {tuple(before[1:])} into {shape_of(node.meta['value'])}",
                 supported="a constant for each channel or pixel",
             )
-        return affine_of_constant(arithmetic, name, kind, values, before, is_reversed=node.args[0] is not first)
+        return affine_of_constant(arithmetic, values, before, is_reversed=node.args[0] is not first)
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.model.get_submodule(str(node.target)) if node.op == "call_module" else None

@@ -53,6 +53,7 @@ from loihi_convert.frontend.operations import (
     MaxPool,
     Move,
     Relu,
+    placed_at,
 )
 from loihi_convert.frontend.reader import read_graph
 from loihi_convert.ir.network import ReluNetwork
@@ -203,11 +204,12 @@ class _Lowering:
         found: list[UnsupportedModelError] = []
         for number, node in enumerate(self.graph.nodes):
             try:
-                tensor = self._lowered(number)
-                if len(self._users[number]) > 1 and not self._is_head[number] and not self._feeds_relus(number):
-                    tensor = self._shared(tensor, node)
+                with placed_at(node.name, node.kind):
+                    tensor = self._lowered(number)
+                    if len(self._users[number]) > 1 and not self._is_head[number] and not self._feeds_relus(number):
+                        tensor = self._shared(tensor, node)
             except UnsupportedModelError as error:
-                found.append(_placed_at(error, node))
+                found.append(error)
                 # Continue as if this output were known.
                 tensor = self.populations.add(Population(node.name, Value(_as_map(node.shape), ())))
                 tensor = tensor if len(node.shape) == 3 else (Features(tensor),)
@@ -228,7 +230,7 @@ class _Lowering:
             source = self.graph.nodes[before]
             if isinstance(source.operation, Ending) and not _is_permutation(node, source):
                 raise UnsupportedModelError(
-                    f"{node.kind} follows a {source.kind}",
+                    f"follows a {source.kind}",
                     expected=f"supported: {source.kind} at the end",
                     hint=f"Choose classes before the {source.kind}." if isinstance(node.operation, Move) else "",
                 )
@@ -258,7 +260,7 @@ class _Lowering:
         if isinstance(operation, Ending):
             if number != self.graph.output and not self._ends(number):
                 raise UnsupportedModelError(
-                    f"{node.kind} is before other layers", expected=f"supported: {node.kind} at the end, ReLU before it"
+                    "is before other layers", expected=f"supported: {node.kind} at the end, ReLU before it"
                 )
             self.notes.append(f"{node.name}: the {node.kind} at the end is dropped; it does not change the argmax.")
             self.ending = node.kind.lower().replace("_", "")
@@ -269,7 +271,7 @@ class _Lowering:
         if not isinstance(tensor, Value) or isinstance(operation, Dense):
             shape = self.graph.nodes[node.inputs[0]].shape
             raise UnsupportedModelError(
-                f"{node.kind} is applied to a tensor of shape {shape}",
+                f"is applied to a tensor of shape {shape}",
                 expected="supported: convolutions and poolings of maps, dense layers of vectors",
             )
         if isinstance(operation, Conv):
@@ -342,13 +344,6 @@ def _first_of(found: Sequence[UnsupportedModelError]) -> UnsupportedModelError:
     error = UnsupportedModelError(first.found, where=first.where, expected=first.expected, hint=hint)
     error.others = tuple(others)
     return error
-
-
-def _placed_at(error: UnsupportedModelError, node: Node) -> UnsupportedModelError:
-    if error.where:
-        return error
-    found = error.found if error.found.startswith(node.kind) else f"{node.kind} {error.found}"
-    return UnsupportedModelError(found, where=node.name, expected=error.expected, hint=error.hint)
 
 
 def _is_permutation(node: Node, source: Node) -> bool:
