@@ -12,19 +12,9 @@ import torch
 from torch import Tensor, fx
 
 from loihi_convert.arrays import Shape
+from loihi_convert.frontend.layers import ARGUMENTS, adaptive_pool, operation_of
 from loihi_convert.frontend.model_runs import version
-from loihi_convert.frontend.operations import (
-    ARGUMENTS,
-    Add,
-    Affine,
-    AveragePool,
-    Cat,
-    MaxPool,
-    Operation,
-    adaptive_pool,
-    operation_of,
-    refuse,
-)
+from loihi_convert.frontend.operations import Add, Affine, AveragePool, Cat, MaxPool, Operation, refuse
 from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED
 from loihi_convert.ir.synapse import Conv, Dense
 

@@ -3,7 +3,7 @@
 ====================================================  =====================
 module, function or method                            operation
 ====================================================  =====================
-a module                                              see `operations.py`
+a module                                              see `layers.py`    
 ``x + y``, ``x - y``                                   `Add`
 ``cat`` along the channels, or of vectors             `Cat`
 ``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter
@@ -69,18 +69,16 @@ from loihi_convert.frontend.functions import (
     takes_whole_maps,
 )
 from loihi_convert.frontend.graph import Graph, Node, pruned
+from loihi_convert.frontend.layers import MOVES, NOTHING, operation_of_module
 from loihi_convert.frontend.model_runs import require_forward_alone, version
 from loihi_convert.frontend.moved import Moved, same_storage, shape_of
 from loihi_convert.frontend.operations import (
-    MOVES,
-    NOTHING,
     Add,
     Affine,
     Ending,
     Move,
     Operation,
     Relu,
-    operation_of_module,
     placed_at,
     refuse,
 )

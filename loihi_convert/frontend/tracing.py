@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError, first_line
 from loihi_convert.frontend.decompositions import decomposed
+from loihi_convert.frontend.layers import is_one_operation
 from loihi_convert.frontend.model_runs import (
     dtype_of,
     require_forward_alone,
@@ -27,7 +28,7 @@ from loihi_convert.frontend.model_runs import (
     state_of,
     version,
 )
-from loihi_convert.frontend.operations import SUPPORTED, is_one_operation
+from loihi_convert.frontend.operations import SUPPORTED
 from loihi_convert.frontend.traced_value import TracedValue, traced_as_tensors
 
 IMAGES: Final = 2
@@ -97,7 +98,7 @@ def _remedy(error: Exception) -> str:
 
 
 class _Tracer(fx.Tracer):
-    """Steps into the user's modules, but not into those supported by `operations.py`; computes values on the way."""
+    """Steps into the user's modules, but not into those supported by `layers.py`; computes values on the way."""
 
     def __init__(self, example: Tensor) -> None:
         super().__init__()

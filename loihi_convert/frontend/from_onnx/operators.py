@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.from_onnx import shapes
 from loihi_convert.frontend.from_onnx.node import Call, Calls, Node, UnknownError, as_tensor
-from loihi_convert.frontend.operations import equally_padded
+from loihi_convert.frontend.layers import equally_padded
 
 NOT_SUPPORTED: Final = (
     *("LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention", "Einsum", "ConvTranspose", "Resize", "Upsample"),
