@@ -3,7 +3,7 @@
 ====================================================  =====================
 module, function or method                            operation
 ====================================================  =====================
-a module                                              see `layers.py`    
+a module                                              see `layers.py`
 ``x + y``, ``x - y``                                   `Add`
 ``cat`` along the channels, or of vectors             `Cat`
 ``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter

@@ -108,11 +108,10 @@ class Source:
         network = to_relu_network(
             self.model, self.network.input_shape, mean=recorded.mean, std=recorded.std, skip_copies=copies
         )
-        network = _for_task(network, self.network.task)
         provenance = {name: value for name, value in self.provenance.items() if name != "skip_copies"}
         return replace(
             self,
-            network=_with_output_neurons(network) if self.neurons == "spikes" else network,
+            network=_completed(network, self.network.task, self.neurons),
             provenance=provenance if copies == 1 else {**provenance, "skip_copies": copies},
         )
 
@@ -157,7 +156,7 @@ class Source:
         input_shape = as_input_shape(input_shape)
         require_both(mean, std)
         model = plain_copy(module)
-        network = _for_task(to_relu_network(model, input_shape, mean=mean, std=std), task)
+        network = _completed(to_relu_network(model, input_shape, mean=mean, std=std), task)
         described: dict[str, Any] = {"state_sha256": digest("", model.state_dict()), "data": data}
         described |= {"classes": _class_names(network, classes), **_normalization(mean, std)}
         timesteps = model.timesteps if isinstance(model, WithQcfs) else None
@@ -212,22 +211,17 @@ def open_source(
     path = Path(path)
     input_shape = None if input_shape is None else as_input_shape(input_shape)
     require_both(mean, std)
+    described: dict[str, Any] = {}
     timesteps: int | None = None
     neurons: Readout | None = None
+    notes: tuple[str, ...] = ()
     if arch is not None and (kind := "an ONNX" if kind_of(path) == "onnx" else "a NIR" if is_nir(path) else ""):
         raise UsageError(f"given for {kind} file", where="arch", hint="Omit it: the file contains the CNN.")
     if is_nir(path):
         file = read_nir(path, input_shape)
-        model, neurons, notes = file.model, file.readout, file.notes
-        network = _for_task(to_relu_network(model, file.input_shape, mean=mean, std=std), task)
-        if neurons == "spikes":
-            network = _with_output_neurons(network)
-        described: dict[str, Any] = {"data": data, "classes": _class_names(network, classes)}
+        model, shape, neurons, notes = file.model, file.input_shape, file.readout, file.notes
     elif kind_of(path) == "onnx":
         model, shape = read_onnx(path).build(input_shape)
-        network = _for_task(to_relu_network(model, shape, mean=mean, std=std), task)
-        described = {"data": data, "classes": _class_names(network, classes)}
-        notes = ()
     elif arch is None:
         for parameter, given in (("input_shape", input_shape), ("classes", classes)):
             if given is not None:
@@ -235,8 +229,7 @@ def open_source(
                     f"found {given!r} without `arch`", where=parameter, hint=f"{path.name} already records it."
                 )
         model, checkpoint = load_model(path)
-        network = _for_task(to_relu_network(model, checkpoint.input_shape, mean=mean, std=std), task)
-        timesteps = checkpoint.spiking_timesteps
+        shape, timesteps = checkpoint.input_shape, checkpoint.spiking_timesteps
         described = {
             "architecture": checkpoint.architecture,
             "data": checkpoint.data if data is None else data,
@@ -244,7 +237,6 @@ def open_source(
             "seed": checkpoint.seed,
             "test_accuracy": checkpoint.test_accuracy,
         }
-        notes = ()
     else:
         if input_shape is None:
             raise UsageError(
@@ -252,7 +244,7 @@ def open_source(
                 where="input_shape",
                 expected="must be (C, H, W)",
             )
-        trained, notes = load_if_ours(path), ()
+        trained, shape = load_if_ours(path), input_shape
         if trained is not None and trained.is_own:
             mean, std = recorded_normalization(trained, mean, std)
             model = rebuilt(trained, arch, path).requires_grad_(False)
@@ -262,8 +254,10 @@ def open_source(
         else:
             states = load_states(path)
             model, notes = fill(build_cnn(arch), states, arch, path)
-        network = _for_task(to_relu_network(with_plain_parts(model), input_shape, mean=mean, std=std), task)
-        described = {"arch": arch, "data": data, "classes": _class_names(network, classes)}
+        model, described = with_plain_parts(model), {"arch": arch}
+    network = _completed(to_relu_network(model, shape, mean=mean, std=std), task, neurons)
+    if "classes" not in described:
+        described |= {"data": data, "classes": _class_names(network, classes)}
     provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described, **_normalization(mean, std)}
     provenance |= _recorded(network)
     return Source(path, model, network, provenance, (*notes, *network.notes), timesteps, neurons)
@@ -288,13 +282,8 @@ def is_self_contained(path: Path) -> bool:
     return kind_of(path) == "onnx" or is_nir(path)
 
 
-def _with_output_neurons(network: ReluNetwork) -> ReluNetwork:
-    """Return ``network`` with the thresholds, 1, of neurons after its last layer."""
-    *layers, last = network.layers
-    return replace(network, layers=(*layers, replace(last, threshold=np.ones(last.synapse.channels))))
-
-
-def _for_task(network: ReluNetwork, task: Task) -> ReluNetwork:
+def _completed(network: ReluNetwork, task: Task, neurons: Readout | None = None) -> ReluNetwork:
+    """Return ``network`` with its task and, if a NIR file ends in ``neurons``, their thresholds, 1."""
     if task not in get_args(Task):
         raise UsageError(f"found {task!r}", where="task", expected=one_of(get_args(Task)))
     if task == "regression" and network.ending:
@@ -304,6 +293,9 @@ def _for_task(network: ReluNetwork, task: Task) -> ReluNetwork:
             expected="must end with a linear layer",
             hint="Leave it out of the CNN, and apply it to the outputs yourself.",
         )
+    if neurons == "spikes":
+        *layers, last = network.layers
+        network = replace(network, layers=(*layers, replace(last, threshold=np.ones(last.synapse.channels))))
     return replace(network, task=task)
 
 
