@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -148,13 +149,25 @@ REFUSED = [
     (calls(lambda x: x @ torch.ones(6, 6)), r"matmul \(after conv\): matmul is applied to feature maps"),
     (
         calls(lambda x: functional.batch_norm(x, None, None, training=True)),
-        r"batch_norm \(after conv\): batch_norm has no spiking equivalent",
+        r"batch_norm \(after conv\): batch_norm takes its statistics from the batch; supported: running statistics",
     ),
     (
         chain(nn.ReLU(), nn.Flatten(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)),
         r"3: MaxPool2d is applied to a tensor of shape \(2, 16\); supported: maps",
     ),
     (calls(lambda x: functional.avg_pool2d(x.flatten(2), 2)), r"avg_pool2d is applied to a tensor of shape \(2, 36\)"),
+    (
+        calls(lambda x: functional.avg_pool1d(x.flatten(1), 2)),
+        r"avg_pool1d is applied to a tensor of shape \(72,\); supported: signals",
+    ),
+    (
+        calls(lambda x: torch.zeros_like(x).copy_(x.mean(1, keepdim=True))),
+        r"copy_ \(after conv\): copy_ has no spiking",
+    ),
+    (
+        calls(lambda x: x.new_zeros(x.shape, dtype=torch.int32).copy_(9 * x).float()),
+        r"copy_ \(after conv\): copy_ has no spiking",
+    ),
     (calls(lambda x: x.to(torch.int32).float()), r"to \(after conv\): to casts to torch.int32; supported: floating"),
     (
         calls(lambda x: x / (x.max() + 1)),
@@ -212,6 +225,43 @@ def test_everything_else_is_refused_by_name(model: nn.Module, message: str) -> N
     assert re.search(message, str(raised.value)), str(raised.value)
     assert raised.value.where
     assert raised.value.expected
+
+
+class StaysInTraining(nn.Sequential):
+    """Switches the mode of its last two layers only."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        self.training = mode
+        for layer in list(self)[2:]:
+            layer.train(mode)
+        return self
+
+
+@pytest.mark.parametrize(
+    ("layer", "found"),
+    [
+        (nn.Dropout(), "Dropout is not switched off in eval mode"),
+        (nn.BatchNorm2d(2), "BatchNorm2d takes its statistics from the batch"),
+    ],
+)
+def test_a_layer_that_stays_in_training_mode_is_refused(layer: nn.Module, found: str) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(StaysInTraining(nn.Conv2d(1, 2, 3), layer, nn.Flatten(), nn.Linear(32, 2)), SHAPE)
+    assert raised.value.where == "1"
+    assert found in raised.value.found
+
+
+@pytest.mark.parametrize(
+    "factor", [random.random, lambda: torch.rand(2, 1, 1), lambda: np.random.default_rng().random()]
+)
+def test_random_outputs_are_refused(factor: Callable[[], float | Tensor]) -> None:
+    """They would be those of one call."""
+    model = calls(lambda x: x * factor())
+    model(torch.zeros(1, *SHAPE))
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(model, SHAPE)
+    assert "differ from call to call" in raised.value.found
+    assert raised.value.where == "Of"
 
 
 @pytest.mark.parametrize("is_traced", [False, True])

@@ -58,6 +58,7 @@ def test_a_tensor_changed_in_place_is_read_as_changed(change: Callable[[Tensor],
         lambda y: functional.dropout(y, training=False),
         lambda y: y.type_as(y),
         lambda y: y.detach(),
+        lambda y: y.data,
         lambda y: y.clone(),
     ],
 )
@@ -283,6 +284,19 @@ def same_part_again(m: nn.Module, x: Tensor) -> Tensor:
     return m.fc(torch.cat([parts[0], parts[1]], 1).flatten(1))
 
 
+def another_shape(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    y.view_as(y).relu_()
+    return m.fc(y.flatten(1))
+
+
+def constant_filled_through_a_view(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    filled = torch.zeros_like(y)
+    filled[:, :2].copy_(y[:, 2:])
+    return m.fc((filled * 2 + y).flatten(1))
+
+
 def view_that_was_used_before(m: nn.Module, x: Tensor) -> Tensor:
     y = m.conv(x)
     half = y[:, :2]
@@ -299,6 +313,8 @@ def view_that_was_used_before(m: nn.Module, x: Tensor) -> Tensor:
         view_of_a_base,
         overlapping_slice,
         same_part_again,
+        another_shape,
+        constant_filled_through_a_view,
         view_that_was_used_before,
     ],
 )

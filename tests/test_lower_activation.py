@@ -64,6 +64,7 @@ CASES = {
     "PReLU per channel": Case(
         lambda: nn.Sequential(CONV(5, 3), nn.PReLU(5), nn.Flatten(), LINEAR(6), nn.PReLU(6), LINEAR(3))
     ),
+    "prelu": of(lambda m, x: functional.prelu(m.conv(x), m.conv.bias), conv=CONV(4, 3)),
     "PReLU of flattened maps": stack(CONV(5, 3), nn.Flatten(), nn.PReLU(init=0.3)),
     "absolute values": of(lambda m, x: m.two(abs(m.one(x))).abs(), one=CONV(4, 3), two=CONV(4, 3)),
     "of flattened maps": stack(CONV(5, 3), nn.Flatten(), nn.ReLU()),

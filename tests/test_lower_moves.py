@@ -67,6 +67,7 @@ CASES = {
     "unflattened": stack(nn.Flatten(), nn.Unflatten(1, (4, 8, 8)), same(4), nn.ReLU()),
     "flattened, normalized, a slice": of(lambda m, x: m.norm(x.flatten(1))[:, ::3], norm=nn.LazyBatchNorm1d()),
     "channels repeated": of(lambda m, x: m.a(x.repeat(1, 2, 1, 1)).relu(), a=same(3)),
+    "one channel expanded as all": of(lambda m, x: (m.a(x[:, 1:2].expand_as(x)) + x).view_as(x).relu(), a=same(4)),
     "one channel expanded": of(lambda m, x: m.a(x[:, 1:2].expand(-1, 3, -1, -1)).relu(), a=same(3)),
     "channels in reverse": of(lambda m, x: m.a(x.flip(1).roll(1, 1)).relu(), a=same(3)),
     "pixels repeated": stack(nn.AdaptiveAvgPool2d((16, 8)), nn.Flatten(), LINEAR(4), nn.ReLU()),

@@ -105,6 +105,25 @@ def test_an_error_of_tracing_says_tensor_for_a_traced_value(function: Callable[[
     assert found in raised.value.found
 
 
+def assigned(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, 0] = 0
+    return y
+
+
+def assigned_to_zeros(x: Tensor) -> Tensor:
+    y = torch.zeros(x.shape)
+    y[:, :1] = x[:, 1:]
+    return y
+
+
+@pytest.mark.parametrize("function", [assigned, assigned_to_zeros])
+def test_parts_are_to_be_joined_instead_of_assigned(function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(calls(function), SHAPE)
+    assert "torch.cat" in raised.value.hint
+
+
 @pytest.mark.parametrize(
     ("shape", "swap"), [((8, 3), lambda x: x.transpose(1, 2)), ((1, 8, 3), lambda x: x.squeeze(1).permute(0, 2, 1))]
 )

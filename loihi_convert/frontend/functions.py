@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from loihi_convert.arrays import Shape
 from loihi_convert.frontend.layers import ARGUMENTS, adaptive_pool, operation_of
 from loihi_convert.frontend.model_runs import version
 from loihi_convert.frontend.operations import Add, Affine, AveragePool, Cat, MaxPool, Operation, refuse
-from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED
+from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED, SHAPED_CALLED
 from loihi_convert.ir.synapse import Conv, Dense
 
 _OTHER_PRODUCTS: Final = ("addmm", "bmm", "einsum", "tensordot")
@@ -34,7 +34,7 @@ MOVES_CALLED: Final = (
     "flatten", "view", "reshape", "squeeze", "squeeze_", "unsqueeze", "unsqueeze_", "permute", "transpose", "swapaxes",
     "swapdims", "movedim", "moveaxis", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "getitem",
     "unflatten", "channel_shuffle", "pixel_unshuffle", "pad", "_pad", "index_select", "contiguous",
-    "repeat", "tile", "repeat_interleave", "expand", "broadcast_to", "flip", "roll",
+    "repeat", "tile", "repeat_interleave", "expand", "broadcast_to", "flip", "roll", *SHAPED_CALLED,
 )  # fmt: skip
 # x + c is operator.add, x += c operator.iadd, x.add(c) the method add, x.add_(c) the method add_.
 _ARITHMETIC: Final = {
@@ -55,7 +55,7 @@ def operation_of_call(node: fx.Node, before: Shape, after: Shape, rank: int) -> 
     """The operation of a function or method on one tensor; shapes and rank as in `operation_of`."""
     # Functions that work in place end with an underscore; threshold calls _threshold.
     function = called(node).strip("_")
-    if function in _OTHER_PRODUCTS and len(taken_by(node)) > 1:
+    if function in _OTHER_PRODUCTS and len(node.all_input_nodes) > 1:
         # The other factor does not depend on the image.
         refuse("has no spiking equivalent here", hint="Use nn.Linear, or x @ weight with a flattened x.")
     given = arguments_of(node, ARGUMENTS.get(function, ()))
@@ -177,7 +177,7 @@ def returned_input(node: fx.Node, module: object) -> fx.Node | None:
     return first if is_in_place or is_same else None
 
 
-def concatenation(node: fx.Node, from_image: Container[fx.Node]) -> tuple[Operation | None, tuple[fx.Node, ...]]:
+def concatenation(node: fx.Node, from_image: Container[fx.Node]) -> tuple[Operation, tuple[fx.Node, ...]]:
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
     rank = node.meta["value"].ndim
     if not isinstance(axis, int) or axis % rank != 1:
@@ -191,7 +191,9 @@ def concatenation(node: fx.Node, from_image: Container[fx.Node]) -> tuple[Operat
 
 def joins_parts(node: fx.Node) -> bool:
     """Whether ``node`` concatenates a tuple that a function returned, such as the parts of a tensor from `chunk`."""
-    return called(node) in CAT_CALLED and any(isinstance(each.meta["value"], tuple | list) for each in taken_by(node))
+    return called(node) in CAT_CALLED and any(
+        isinstance(each.meta["value"], tuple | list) for each in node.all_input_nodes
+    )
 
 
 def sum_of_two(node: fx.Node, arithmetic: str) -> Add:
@@ -226,11 +228,26 @@ def is_doubled(node: fx.Node, first: fx.Node) -> bool:
     return len(node.args) > 1 and node.args[0] is first and node.args[1] is first
 
 
-def affine_of_constant(arithmetic: str, values: Tensor, shape: torch.Size, *, is_reversed: bool) -> Affine:
-    """``y = gain x + shift`` of arithmetic with ``values`` on a tensor of ``shape``, which has a batch axis.
+def affine(
+    node: fx.Node, arithmetic: str, first: fx.Node, constants: Mapping[fx.Node, Tensor], shape: torch.Size
+) -> Affine:
+    """``y = gain x + shift`` of ``arithmetic`` with one of ``constants`` on ``first``, of ``shape``, with a batch axis.
 
-    The shift may differ between pixels.
+    The gain must be the same in all pixels of a channel; the shift may differ.
     """
+    others = [argument for argument in node.args if argument is not first]
+    if len(node.args) != 2 or len(others) != 1 or node.kwargs:
+        refuse("does not combine the previous layer with a single constant")
+    constant = constants.get(others[0]) if isinstance(others[0], fx.Node) else others[0]
+    if not isinstance(constant, int | float | Tensor):
+        refuse(f"combines the previous layer with {others[0]}", supported="numbers, buffers, parameters")
+    values = torch.as_tensor(constant, dtype=torch.float64).detach().cpu()
+    if node.meta["value"].shape != shape or values.ndim > len(shape):
+        refuse(
+            f"changes {tuple(shape[1:])} into {tuple(node.meta['value'].shape[1:])}",
+            supported="a constant for each channel or pixel",
+        )
+    is_reversed = node.args[0] is not first
     channels = shape[1] if len(shape) > 1 else 1
     spread = values.expand(shape).reshape(IMAGES, channels, -1)
     c = spread[0, :, 0].numpy()
@@ -267,11 +284,6 @@ def pads_with_other_numbers(node: fx.Node) -> bool:
 def arguments_of(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
     """The arguments after the tensor, by name."""
     return {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
-
-
-def taken_by(node: fx.Node) -> list[fx.Node]:
-    """The input nodes of ``node``, including those in lists."""
-    return list(node.all_input_nodes)
 
 
 def called(node: fx.Node) -> str:

@@ -44,11 +44,7 @@ from loihi_convert.frontend.operations import (
 )
 from loihi_convert.ir.synapse import Conv, Dense
 
-NOTHING: Final = (
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity,
-)  # fmt: skip
-"""Modules without an effect at inference."""
-
+DROPOUTS: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 MOVES: Final = (
     nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelUnshuffle, nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d,
     nn.ConstantPad2d,
@@ -202,7 +198,7 @@ def _bound(given: Any) -> Any:
     """A bound of a clamp: a number, also as a tensor that repeats it, or None."""
     if not isinstance(given, Tensor):
         return given
-    numbers = given.unique().tolist()
+    numbers: list[float] = torch.unique(given).tolist()
     if len(numbers) != 1:
         refuse("clips to bounds that differ between numbers", supported="one bound for all")
     return float(numbers[0])

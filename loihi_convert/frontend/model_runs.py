@@ -95,18 +95,37 @@ def require_same_again(model: nn.Module, example: Tensor, before: State) -> None
     """
     now = state_of(model)
     changed = next((name for name, held in now.items() if name not in before or not _is_same(held, before[name])), None)
-    if changed is None:
-        return
-    images = _random_like(example)
-    with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-        first, second = (model(images.clone()) for _ in range(2))
-    if _differ(first, second):
+    if changed is not None and _differs_again(model, example):
         raise UnsupportedModelError(
             f"its forward changes {changed}, and thereby the outputs of its next call",
             where=type(model).__name__,
             expected="must compute the same outputs for the same images at each call",
             hint=f"Let it work on a copy: self.{changed}.clone().",
         )
+
+
+def require_not_random(model: nn.Module, example: Tensor) -> None:
+    """Refuse a model whose outputs for the same random images like ``example`` differ between two calls.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If they do.
+    """
+    if _differs_again(model, example):
+        raise UnsupportedModelError(
+            "its outputs for the same images differ from call to call",
+            where=type(model).__name__,
+            expected="must compute the same outputs for the same images at each call",
+            hint="Leave random numbers out of its forward.",
+        )
+
+
+def _differs_again(model: nn.Module, example: Tensor) -> bool:
+    images = _random_like(example)
+    with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+        first, second = (model(images.clone()) for _ in range(2))
+    return _differ(first, second)
 
 
 def _is_same(one: tuple[Tensor, int], other: tuple[Tensor, int]) -> bool:

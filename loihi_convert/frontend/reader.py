@@ -49,7 +49,7 @@ from loihi_convert.frontend.functions import (
     MOVES_CALLED,
     NOTHING_CALLED,
     OVER_MAPS_CALLED,
-    affine_of_constant,
+    affine,
     arguments_of,
     arithmetic_of,
     called,
@@ -65,16 +65,14 @@ from loihi_convert.frontend.functions import (
     require_two_alike,
     returned_input,
     sum_of_two,
-    taken_by,
     takes_whole_maps,
 )
 from loihi_convert.frontend.graph import Graph, Node, pruned
-from loihi_convert.frontend.layers import MOVES, NOTHING, operation_of_module
-from loihi_convert.frontend.model_runs import require_forward_alone, version
+from loihi_convert.frontend.layers import DROPOUTS, MOVES, operation_of_module
+from loihi_convert.frontend.model_runs import require_forward_alone, require_not_random, version
 from loihi_convert.frontend.moved import Moved, same_storage, shape_of
 from loihi_convert.frontend.operations import (
     Add,
-    Affine,
     Ending,
     Move,
     Operation,
@@ -93,12 +91,15 @@ def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
     Raises
     ------
     UnsupportedModelError
-        If its forward cannot be traced, takes more than one tensor, or does not return a single tensor.
+        If its forward cannot be traced, takes more than one tensor, does not return a single tensor, or is random.
     InputError
         If it does not accept images of ``input_shape``.
     """
     traced = trace(model, input_shape)
-    return _Reader(model, traced, input_shape).graph()
+    graph = _Reader(model, traced, input_shape).graph()
+    if not graph.obstacles:
+        require_not_random(model, next(iter(traced.nodes)).meta["value"])
+    return graph
 
 
 @dataclass(eq=False)
@@ -155,32 +156,37 @@ class _Reader:
         return value if isinstance(value, int | float) and not depends else node
 
     def _take(self, node: fx.Node) -> None:
-        value = node.meta["value"]
         if node.op in ("call_function", "call_method"):
             node.args = fx.node.map_arg(node.args, self._number)
             node.kwargs = fx.node.map_arg(node.kwargs, self._number)
         if (x := relu_input(node)) is not None:
             node.op, node.target, node.args = "call_function", torch.relu, (x,)
-        if node.op == "get_attr" or all(before in self.constants for before in numbers_taken(node)):
-            if isinstance(value, Tensor):
-                self.constants[node] = value
-            return
-        if any(before in self.lost for before in taken_by(node)):
+        taken = numbers_taken(node)
+        is_constant = node.op == "get_attr" or all(before in self.constants for before in taken)
+        if not is_constant and any(before in self.lost for before in node.all_input_nodes):
             self._lose(node)
-        elif any(before in self.moved for before in taken_by(node)):
+        elif is_constant or any(before in self.moved for before in taken):
             try:
                 with placed_at(name_of(node), self._kind(node)):
-                    self._read(node)
+                    if is_constant:
+                        self._keep(node)
+                    else:
+                        self._read(node)
             except UnsupportedModelError as obstacle:
                 self._lose(node, obstacle)
-        else:
-            # Sizes and arithmetic on them.
-            return
+        # Otherwise sizes and arithmetic on them.
         self._overwrite(node)
+
+    def _keep(self, node: fx.Node) -> None:
+        self._require_not_overwritten(node)
+        if isinstance(node.meta["value"], Tensor):
+            self.constants[node] = node.meta["value"]
 
     def _overwrite(self, node: fx.Node) -> None:
         """Let the input that ``node`` has changed in place, if any, stand for what it is now."""
         before = returned_input(node, self._module(node))
+        if node not in self.moved and node not in self.lost:
+            return
         if before in self.constants:
             self.overwritten.append((self.constants.pop(before), node))
             if node in self.lost:
@@ -204,7 +210,7 @@ class _Reader:
         is_batch = isinstance(value, Tensor) and value.shape[:1] == (IMAGES,)
         inputs = tuple(
             self.lost[before] if before in self.lost else self.moved[before].base
-            for before in taken_by(node)
+            for before in node.all_input_nodes
             if before in self.lost or before in self.moved
         )
         shape = shape_of(value) if is_batch else (1,)
@@ -217,20 +223,21 @@ class _Reader:
 
     def _read(self, node: fx.Node) -> None:
         module, function = self._module(node), called(node)
-        first = next(before for before in taken_by(node) if before in self.moved)
+        first = next(before for before in numbers_taken(node) if before in self.moved)
         self._require_current(node)
         if self._kind(node).lower().replace("_", "").endswith("pool2d") and self.moved[first].tensor.ndim != 4:
             shape = tuple(self.moved[first].tensor.shape[1:])
             refuse(f"is applied to a tensor of shape {shape}", supported="maps (C, H, W)")
-        if (module is not None and isinstance(module, NOTHING)) or function in NOTHING_CALLED:
+        is_on = isinstance(module, DROPOUTS) and module.training
+        if function in DROPOUT_CALLED:
+            is_on = arguments_of(node, DROPOUT_CALLED[function]).get("training", True)
+        if is_on:
+            refuse("is not switched off in eval mode; pass training=self.training")
+        if isinstance(module, (*DROPOUTS, nn.Identity)) or function in (*NOTHING_CALLED, *DROPOUT_CALLED):
             if isinstance(node.meta["value"], Tensor) and not node.meta["value"].is_floating_point():
                 refuse(f"casts to {node.meta['value'].dtype}", supported="floating point")
             self.moved[node] = self.moved[first] if returned_input(node, module) else self.moved[first].copied()
-        elif function in DROPOUT_CALLED:
-            if arguments_of(node, DROPOUT_CALLED[function]).get("training", True):
-                refuse("is not switched off in eval mode; pass training=self.training")
-            self.moved[node] = self.moved[first]
-        elif function in MOVES_CALLED or (module is not None and isinstance(module, MOVES)) or joins_parts(node):
+        elif function in MOVES_CALLED or isinstance(module, MOVES) or joins_parts(node):
             self._move(node)
         elif self._repeats_pixels(node, module, first):
             size = node.meta["value"].shape[2:]
@@ -243,8 +250,8 @@ class _Reader:
             rank, after = moved.tensor.ndim, shape_of(node.meta["value"])
             pool, shape = over_maps(node, self.nodes[maps].shape, after, rank, is_whole=is_whole)
             self._add(node, self._made(node, pool, (maps,), shape))
-        elif function == "copy_" and isinstance(source := node.args[1], fx.Node) and source in self.moved:
-            self.moved[node] = self.moved[source].copied()
+        elif function == "copy_" and (copied := self._copied_by(node)) is not None:
+            self.moved[node] = copied
         elif function in EXTREMES_CALLED and len(operands(node)) == 2:
             self._extreme_of_two(node)
         else:
@@ -257,17 +264,21 @@ class _Reader:
 
     def _require_current(self, node: fx.Node) -> None:
         """Refuse ``node`` if it takes numbers that were changed in place through another view, or constants later."""
-        taken = [self.moved[before] for before in taken_by(node) if before in self.moved]
-        constants = {before: self.constants[before] for before in taken_by(node) if before in self.constants}
-        if any(version(constant) != node.meta["versions"][before] for before, constant in constants.items()):
+        constants = [before for before in node.all_input_nodes if before in self.constants]
+        if any(version(self.constants[each]) != node.meta["versions"][each] for each in constants):
             refuse(
                 "takes a constant that is changed in place afterwards",
                 supported="constants that keep their numbers",
                 hint="Compute a new tensor instead of changing it in place.",
             )
+        self._require_not_overwritten(node)
+
+    def _require_not_overwritten(self, node: fx.Node) -> None:
+        taken = [self.moved[before] for before in node.all_input_nodes if before in self.moved]
+        constants = [self.constants[before] for before in node.all_input_nodes if before in self.constants]
         for memory, change in self.overwritten:
             if any(moved.shares(memory) for moved in taken) or any(
-                same_storage(constant, memory) for constant in constants.values()
+                same_storage(constant, memory) for constant in constants
             ):
                 refuse(
                     f"takes a tensor that {name_of(change)} changed in place through a view of it",
@@ -303,7 +314,7 @@ class _Reader:
             called(node) in ("pad", "_pad") and pads_with_other_numbers(node)
         ):
             refuse("pads with something other than zeros", supported="zeros")
-        taken = [self.moved[before] for before in taken_by(node) if before in self.moved]
+        taken = [self.moved[before] for before in numbers_taken(node) if before in self.moved]
         bases = {moved.base for moved in taken}
         if len(bases) > 1:
             refuse("rearranges numbers of several tensors")
@@ -317,6 +328,13 @@ class _Reader:
         else:
             memory = computed(self.model, node, partial(positions, where="memory"), is_view=True)
         self.moved[node] = Moved(bases.pop(), tensor, memory)
+
+    def _copied_by(self, node: fx.Node) -> Moved | None:
+        """The numbers that ``copy_`` copies; ``None`` if they are repeated or rounded."""
+        source, value = node.args[1], node.meta["value"]
+        if not isinstance(source, fx.Node) or source not in self.moved or not value.is_floating_point():
+            return None
+        return self.moved[source].copied() if self.moved[source].tensor.shape == value.shape else None
 
     def _repeats_pixels(self, node: fx.Node, module: nn.Module | None, first: fx.Node) -> bool:
         """Whether ``node`` is an adaptive pooling to a larger map, each of whose windows is one pixel."""
@@ -358,33 +376,16 @@ class _Reader:
         module, rank = self._module(node), self.moved[first].tensor.ndim
         if module is not None:
             return operation_of_module(module, before, after, rank), (first,)
-        arithmetic, inputs = arithmetic_of(node), [each for each in taken_by(node) if each in self.moved]
+        arithmetic, inputs = arithmetic_of(node), [each for each in node.all_input_nodes if each in self.moved]
         if arithmetic is not None and (len(inputs) > 1 or is_doubled(node, first)):
             return sum_of_two(node, arithmetic), operands(node)
         if arithmetic is not None:
-            return self._affine(node, arithmetic, first), (first,)
+            return affine(node, arithmetic, first, self.constants, self.moved[first].tensor.shape), (first,)
         if called(node) in CAT_CALLED:
             return concatenation(node, self.moved)
         if len(inputs) > 1:
             refuse("has no spiking equivalent here")
         return operation_of_call(node, before, after, rank), (first,)
-
-    def _affine(self, node: fx.Node, arithmetic: str, first: fx.Node) -> Affine:
-        """Arithmetic with a constant; a factor must be the same in all pixels of a channel."""
-        constants = [argument for argument in node.args if argument is not first]
-        if len(node.args) != 2 or len(constants) != 1 or node.kwargs:
-            refuse("does not combine the previous layer with a single constant")
-        constant = self.constants.get(constants[0]) if isinstance(constants[0], fx.Node) else constants[0]
-        if not isinstance(constant, int | float | Tensor):
-            refuse(f"combines the previous layer with {constants[0]}", supported="numbers, buffers, parameters")
-        before = self.moved[first].tensor.shape
-        values = torch.as_tensor(constant, dtype=torch.float64).detach().cpu()
-        if node.meta["value"].shape != before or values.ndim > len(before):
-            refuse(
-                f"changes {tuple(before[1:])} into {shape_of(node.meta['value'])}",
-                supported="a constant for each channel or pixel",
-            )
-        return affine_of_constant(arithmetic, values, before, is_reversed=node.args[0] is not first)
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.model.get_submodule(str(node.target)) if node.op == "call_module" else None

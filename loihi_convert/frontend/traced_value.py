@@ -36,6 +36,11 @@ class TracedValue(fx.Proxy):
     def _in_place(self, function: Callable[[Any, Any], Any], other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", function, (self, other), {})
 
+    @property
+    def data(self) -> fx.Proxy:
+        """As `detach`; torch.fx would record that an attribute is read."""
+        return self.detach()
+
     def __len__(self) -> int:
         return len(self._value)
 

@@ -35,6 +35,8 @@ IMAGES: Final = 2
 """Number of images in the traced batch: two, so that mixing them is detected."""
 LIKE_CALLED: Final = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Functions that take only shape and type of their first argument, not its numbers."""
+SHAPED_CALLED: Final = ("view_as", "reshape_as", "expand_as")
+"""Functions that take only the shape of their second argument."""
 
 
 def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
@@ -91,6 +93,10 @@ def _remedy(error: Exception) -> str:
             "Keep its layers in an nn.ModuleList or nn.ModuleDict, and its parameters in an nn.ParameterList or "
             "nn.ParameterDict, instead of a list or dict."
         )
+    if isinstance(error, TypeError) and "item" in str(error):
+        return (
+            "Compute the parts, and join them by torch.cat or torch.stack, instead of assigning to parts of a tensor."
+        )
     return (
         "Rewrite forward so that it does the same computation for every image; check the type of its input only by "
         "isinstance(x, torch.Tensor)."
@@ -129,6 +135,9 @@ class _Tracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         found = None
+        if target == "__setitem__":
+            # Of a tensor that is not traced, to which a traced one is assigned: it would stay as it is.
+            raise TypeError("a traced tensor cannot be assigned to items of another")
         if kind in ("call_function", "call_method"):
             found = decomposed(partial(super().create_proxy, "call_function"), target, args, kwargs)
         return super().create_proxy(kind, target, args, kwargs, *rest, **more) if found is None else found
@@ -169,8 +178,8 @@ def numbers_taken(node: fx.Node) -> list[fx.Node]:
     function, taken = getattr(node.target, "__name__", node.target), list(node.all_input_nodes)
     if function in LIKE_CALLED:
         return taken[1:]
-    # Of another tensor they take the type.
-    return taken[:1] if function in ("to", "type_as") else taken
+    # Of another tensor they take the type or shape.
+    return taken[:1] if function in ("to", "type_as", *SHAPED_CALLED) else taken
 
 
 def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any], *, is_view: bool = False) -> Any:
