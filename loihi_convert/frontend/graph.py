@@ -61,6 +61,15 @@ class Graph:
         return tuple(node.obstacle for node in self.nodes if node.obstacle is not None)
 
     @property
+    def users(self) -> list[list[int]]:
+        """The indices of the nodes that take each node; twice if they take it twice."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for number, node in enumerate(self.nodes):
+            for before in node.inputs:
+                found[before].append(number)
+        return found
+
+    @property
     def multiply_accumulates(self) -> int:
         """Multiplications by a nonzero weight in convolutions and dense layers, for one image; none on zero padding."""
         total = 0

@@ -100,12 +100,12 @@ class _Reader:
                 raise InputError(f"{initializer.name} cannot be read ({reason})", where=path) from error
         self._graph = fx.Graph()
         self._parts: dict[str, nn.Module | Tensor] = {}
+        # Each with its value for the example as ``meta["example"]``.
         self._nodes: dict[str, fx.Node] = {}
-        self._examples: dict[str, Tensor] = {}
 
     def read(self, input_name: str, input_shape: Shape) -> nn.Module:
-        self._nodes[input_name] = self._graph.placeholder("image")
-        self._examples[input_name] = torch.zeros(_BATCH, *input_shape)
+        self._nodes[input_name] = image = self._graph.placeholder("image")
+        image.meta["example"] = torch.zeros(_BATCH, *input_shape)
         for node in self._content.graph.node:
             if any(name in self._nodes for name in node.input):
                 self._take(node)
@@ -115,6 +115,9 @@ class _Reader:
         if output not in self._nodes:
             raise InputError(f"the output {output} does not depend on the image", where=self._path)
         self._graph.output(self._nodes[output])
+        # Else the module keeps them.
+        for each in self._graph.nodes:
+            each.meta.pop("example", None)
         return fx.GraphModule(self._parts, self._graph)
 
     def _compute(self, node: Any) -> None:
@@ -152,7 +155,7 @@ class _Reader:
 
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         if node.op_type == "Shape":
-            shape = np.array(self._examples[node.input[0]].shape, np.int64)
+            shape = np.array(self._nodes[node.input[0]].meta["example"].shape, np.int64)
             self._constants[node.output[0]] = shape[attributes.get("start", 0) : attributes.get("end")]
             return
         if node.op_type not in OPERATORS:
@@ -162,17 +165,16 @@ class _Reader:
             tuple(node.input),
             attributes,
             {name: self._constants[name] for name in node.input if name in self._constants},
-            {name: self._examples[name] for name in node.input if name in self._examples},
+            {name: self._nodes[name].meta["example"] for name in node.input if name in self._nodes},
             self._opsets.get("", 1),
             len(node.output),
         )
         try:
-            calls = OPERATORS[node.op_type](read)
-            value: Any = None
-            example: Any = None
-            for call in calls:
-                value, example = self._add(node, call, value, example)
-            self._store(node, value, example)
+            value: fx.Node | None = None
+            for call in OPERATORS[node.op_type](read):
+                value = self._add(node, call, value)
+            assert value is not None
+            self._store(node, value)
         except UnknownError as error:
             self._refuse(node, str(error))
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
@@ -182,38 +184,41 @@ class _Reader:
                 where=self._path,
             ) from error
 
-    def _store(self, node: Any, value: Any, example: Any) -> None:
+    def _store(self, node: Any, value: fx.Node) -> None:
+        example = value.meta["example"]
         if isinstance(example, Tensor):
-            self._nodes[node.output[0]], self._examples[node.output[0]] = value, example
+            self._nodes[node.output[0]] = value
             return
         for index, (name, part) in enumerate(zip(node.output, example, strict=True)):
-            self._nodes[name], self._examples[name] = self._graph.call_function(operator.getitem, (value, index)), part
+            self._nodes[name] = self._graph.call_function(operator.getitem, (value, index))
+            self._nodes[name].meta["example"] = part
 
-    def _add(self, node: Any, call: Call, previous: Any, previous_example: Any) -> tuple[Any, Any]:
-        """Add one call; the argument `Call.PREVIOUS` stands for the value of the previous call."""
-        values, examples = [], []
-        for argument in call.arguments:
-            if argument is Call.PREVIOUS:
-                values.append(previous)
-                examples.append(previous_example)
-            elif isinstance(argument, list):
-                values.append([self._nodes[name] for name in argument])
-                examples.append([self._examples[name] for name in argument])
-            elif isinstance(argument, str):
-                values.append(self._nodes[argument])
-                examples.append(self._examples[argument])
-            elif isinstance(argument, Tensor):
-                values.append(self._graph.get_attr(self._part(f"{_name(node)}_constant", argument)))
-                examples.append(argument)
-            else:
-                values.append(argument)
-                examples.append(argument)
+    def _add(self, node: Any, call: Call, previous: fx.Node | None) -> fx.Node:
+        """Add one call; the argument `Call.PREVIOUS` stands for the ``previous`` call."""
+        arguments = tuple(
+            previous if argument is Call.PREVIOUS else self._argument(node, argument) for argument in call.arguments
+        )
+        if isinstance(call.target, nn.Module):
+            module = call.target.float().eval()
+            found = self._graph.call_module(
+                self._part(_module_name(node) if call.has_weights else _name(node), module), arguments
+            )
+        else:
+            found = self._graph.call_function(call.target, arguments)
         with torch.no_grad():
-            if isinstance(call.target, nn.Module):
-                module = call.target.float().eval()
-                target = self._part(_module_name(node) if call.has_weights else _name(node), module)
-                return self._graph.call_module(target, tuple(values)), module(*examples)
-            return self._graph.call_function(call.target, tuple(values)), call.target(*examples)
+            found.meta["example"] = call.target(*fx.node.map_arg(arguments, lambda each: each.meta["example"]))
+        return found
+
+    def _argument(self, node: Any, argument: Any) -> Any:
+        if isinstance(argument, list):
+            return [self._nodes[name] for name in argument]
+        if isinstance(argument, str):
+            return self._nodes[argument]
+        if not isinstance(argument, Tensor):
+            return argument
+        constant = self._graph.get_attr(self._part(f"{_name(node)}_constant", argument))
+        constant.meta["example"] = argument
+        return constant
 
     def _part(self, name: str, part: nn.Module | Tensor) -> str:
         """Store ``part`` under a free name, and return the name."""

@@ -184,10 +184,7 @@ class _Lowering:
     def __post_init__(self) -> None:
         self.populations = Populations(self.image_shape, self.by_halves)
         self._tensors: list[Tensor] = []
-        self._users: list[list[int]] = [[] for _ in self.graph.nodes]
-        for number, node in enumerate(self.graph.nodes):
-            for each in node.inputs:
-                self._users[each].append(number)
+        self._users = self.graph.users
         # Vectors from which only linear maps lead to the output.
         self._is_head = [len(node.shape) == 1 for node in self.graph.nodes]
         linear = Add | Affine | Dense | Ending | Move

@@ -210,8 +210,7 @@ class _Layer:
         each, many = window.weight.shape[1], window.outputs // window.groups
         for a, row in enumerate(down):
             for b, column in enumerate(across):
-                tap = window.weight[:, :, a, b]
-                used = np.flatnonzero(np.abs(tap).reshape(window.groups, many, each).sum(axis=1).ravel())
+                tap, used = window.weight[:, :, a, b], window.inputs_at(a, b)
                 if not used.size:
                     continue
                 samples = (Sample(term.source, int(c), row.pixels, column.pixels, copy) for c in term.columns[used])

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair
+from loihi_convert.arrays import Pair
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.value import IMAGE, Population, Populations, Term
 from loihi_convert.frontend.lower.window import Window
@@ -160,7 +160,7 @@ class Levels:
             for number in self.on(level):
                 for term in self.populations[number].value.terms:
                     if self.of[term.source] < level - 1:
-                        needs[level - 1] |= self._of_term(level, term, self.copies(number, term))
+                        needs[level - 1].update(self._of_term(level, term, self.copies(number, term)))
             for sample in needs[level]:
                 if self.of[sample.source] < level - 1:
                     needs[level - 1].add(self.relayed(level, sample)[0])
@@ -181,23 +181,15 @@ class Levels:
         row, column = (self._tap(level, sample.source, (sample.top, sample.left)[axis], axis) for axis in (0, 1))
         return sample._replace(top=row.pixels, left=column.pixels, copy=0), (row.cells, column.cells)
 
-    def _of_term(self, level: int, term: Term, copies: int) -> set[Sample]:
-        found = set()
-        for rows, columns, channels in self.places(level, term):
-            for channel in channels:
-                found |= {
-                    Sample(term.source, int(channel), rows.pixels, columns.pixels, copy) for copy in range(copies)
-                }
-        return found
-
-    def places(self, level: int, term: Term) -> Iterator[tuple[Tap, Tap, Array]]:
-        """Yield the taps of a term's kernel, and the source channels that each needs."""
+    def _of_term(self, level: int, term: Term, copies: int) -> Iterator[Sample]:
         window = term.window.unpooled()
         rows, columns = (self.taps(level, term.source, offsets_of(window, axis), axis) for axis in (0, 1))
         for a, row in enumerate(rows):
             for b, column in enumerate(columns):
-                used = np.abs(window.weight[:, :, a, b]).reshape(window.groups, -1, window.weight.shape[1]).sum(axis=1)
-                yield row, column, term.columns[np.flatnonzero(used.ravel())]
+                for channel in term.columns[window.inputs_at(a, b)]:
+                    yield from (
+                        Sample(term.source, int(channel), row.pixels, column.pixels, copy) for copy in range(copies)
+                    )
 
     def copies(self, number: int, term: Term) -> int:
         """Return the number of relays per pixel of a term: more than one only for a skip added to other synapses."""

@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from loihi_convert.arrays import Pair
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.graph import Graph, Node
@@ -84,9 +82,7 @@ def _along(
     for place in range(kernel):
         offset = pad - place * pool.dilation[axis]
         padding = (0, offset) if axis else (offset, 0)
-        channels = value.shape[0]
-        window = Window(np.ones((channels, 1, 1, 1)), size, stride, padding, groups=channels)
-        sampled = through(value, window)
+        sampled = through(value, Window.identity(value.shape[0], size, stride, padding))
         if sampled is None:
             return None
         players.append(sampled)
@@ -114,11 +110,7 @@ def behind_its_relu(graph: Graph) -> Graph:
     The result is the same: a ReLU, and a batch norm of positive gain before it, preserve the order of numbers. After
     the ReLU values are never negative.
     """
-    nodes = list(graph.nodes)
-    users: list[list[int]] = [[] for _ in nodes]
-    for number, node in enumerate(nodes):
-        for before in node.inputs:
-            users[before].append(number)
+    nodes, users = list(graph.nodes), graph.users
     # From the last, so that all of several consecutive ones move.
     for number, node in reversed(list(enumerate(graph.nodes))):
         if not isinstance(node.operation, MaxPool):

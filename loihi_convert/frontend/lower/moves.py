@@ -48,11 +48,10 @@ def _of_value(value: Value, index: Array) -> Tensor | None:
     for (step_h, step_w, top, left), numbers in samples.items():
         chosen = np.full(len(index), -1)
         chosen[numbers] = channel[numbers]
-        part: Value | None = value.of_channels(chosen)
+        part = value.of_channels(chosen)
         size = (index.shape[1], index.shape[2])
         if (step_h, step_w, top, left) != (1, 1, 0, 0) or size != value.size:
-            window = Window(np.ones((len(index), 1, 1, 1)), size, (step_h, step_w), (-top, -left), groups=len(index))
-            part = through(value.of_channels(chosen), window)
+            part = through(part, Window.identity(len(index), size, (step_h, step_w), (-top, -left)))
         if part is None:
             return None
         parts.append(part)
@@ -97,9 +96,10 @@ def _progression(places: Array, extent: int) -> tuple[int, int]:
     known = np.flatnonzero(places >= 0)
     if not known.size:
         return 1, extent
-    step = int(places[known[1]] - places[known[0]]) if known.size > 1 else 1
     # If only one position is inside, use any step that keeps the others outside.
-    step = max(step, 1) if known.size > 1 else max(1, extent if len(places) > 1 else 1)
+    step = extent if len(places) > 1 else 1
+    if known.size > 1:
+        step = max(1, int(places[known[1]] - places[known[0]]))
     return step, int(places[known[0]]) - step * int(known[0])
 
 

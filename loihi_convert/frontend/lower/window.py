@@ -48,9 +48,9 @@ class Window:
     is_dense: bool = False
 
     @classmethod
-    def identity(cls, channels: int, size: Pair) -> Window:
-        """Return the map of each channel to itself."""
-        return cls(np.ones((channels, 1, 1, 1)), size, groups=channels)
+    def identity(cls, channels: int, size: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> Window:
+        """Return the map of each channel to itself, or to every ``stride``-th of its pixels."""
+        return cls(np.ones((channels, 1, 1, 1)), size, stride, padding, groups=channels)
 
     @property
     def outputs(self) -> int:
@@ -74,6 +74,11 @@ class Window:
     def is_diagonal(self) -> bool:
         """Whether it only scales channels, apart from its pooling."""
         return self.is_channelwise and self.is_pointwise and not self.is_dense
+
+    def inputs_at(self, row: int, column: int) -> Array:
+        """Return the input channels with a nonzero weight at one tap: int64."""
+        used = (self.weight[:, :, row, column] != 0).reshape(self.groups, -1, self.weight.shape[1]).any(axis=1)
+        return np.flatnonzero(used)
 
     def scaled(self, gains: Array) -> Window:
         """Return the map with its output channels multiplied by ``gains``, float64 ``(C_out,)``."""
