@@ -55,6 +55,22 @@ OF_WEIGHTS = {
     "products with a matrix": of(
         lambda m, x: (x.flatten(1) @ numbers(256, 6).to(x)).relu().mm(mat2=numbers(6, 5).to(x)).relu()
     ),
+    "addmm": of(
+        lambda m, x: torch.addmm(
+            (y := torch.addmm(numbers(6).to(x), x.flatten(1), numbers(256, 6).to(x), beta=0.5, alpha=2)),
+            y.relu(),
+            numbers(6, 6).to(x),
+        )
+    ),
+    "einsum": of(lambda m, x: torch.einsum("bi,oi->bo", x.flatten(1), numbers(6, 256).to(x)).relu()),
+    "einsum of maps": of(lambda m, x: torch.einsum("ochw, bchw -> bo", numbers(6, 4, 8, 8).to(x), x).relu()),
+    "einsum of channels": of(
+        lambda m, x: torch.einsum("bchw,oc,o->bohw", [m.conv(x), numbers(3, 5).to(x), numbers(3).to(x)]).relu(),
+        conv=CONV(5, 3),
+    ),
+    "einsum to one number": of(
+        lambda m, x: torch.stack([torch.einsum("nchw,c->n", x, numbers(4).to(x)), torch.einsum("nchw->n", x).relu()], 1)
+    ),
     "products with a vector": of(
         lambda m, x: torch.stack(
             [x.flatten(1).matmul(numbers(256).to(x)), functional.linear(x.mean((2, 3)), numbers(4).to(x))], 1

@@ -6,18 +6,24 @@ function                              calls
 ``max(x, dim)``                       ``amax``, ``argmax``
 ``stack(tensors, dim)``               ``unsqueeze`` of each, ``cat``
 ``mean`` or ``sum`` over that ``dim``   ``+`` of the tensors, ``/`` their number
+``addmm(bias, x, weight)``            ``@``, ``+``, and ``*`` for ``alpha`` and ``beta``
+``einsum`` of one tensor and weights  ``@`` of the flattened tensor, or a convolution of single pixels
 ====================================  ==========================================
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import fx
+
+_MOST_INPUTS: Final = 4096
+"""Most inputs of an einsum whose weights are found: they are as many outputs of an identity matrix."""
 
 Create = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Records a call of a function with arguments, and returns its `fx.Proxy`."""
@@ -26,6 +32,10 @@ Create = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Return the proxies of simpler calls in place of ``target``, a function or the name of a method, or ``None``."""
     name = getattr(target, "__name__", target)
+    if name == "einsum":
+        return _einsum(create, *args)
+    if name == "addmm":
+        return _addmm(create, *args, **kwargs)
     names = ("tensors", "dim") if name == "stack" else ("input", "dim", "keepdim")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if "axis" in given:
@@ -51,6 +61,43 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
             total = reduce(lambda one, other: create(operator.add, (one, other), {}), tensors)
             return total if name == "sum" else create(operator.truediv, (total, len(tensors)), {})
     return None
+
+
+def _addmm(create: Create, bias: Any, x: Any, weight: Any, *, alpha: float = 1, beta: float = 1) -> Any:
+    product = create(torch.matmul, (x, weight), {})
+    scaled = [
+        tensor if factor == 1 else create(operator.mul, (tensor, factor), {})
+        for tensor, factor in ((product, alpha), (bias, beta))
+    ]
+    return create(operator.add, tuple(scaled), {})
+
+
+def _einsum(create: Create, equation: Any, *operands: Any) -> Any:
+    """A linear map of each image, found by what it makes of an identity matrix; ``None`` if it is not such a map."""
+    tensors = operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
+    known = [each.node.meta["value"] if isinstance(each, fx.Proxy) else each for each in tensors]
+    traced = [
+        place for place, each in enumerate(tensors) if isinstance(each, fx.Proxy) and not each.node.meta["is_constant"]
+    ]
+    given, arrow, result = str(equation).replace(" ", "").partition("->")
+    if len(traced) != 1 or not arrow or "." in equation:
+        return None
+    (place,) = traced
+    terms = given.split(",")
+    own, others = terms[place], "".join(terms[:place] + terms[place + 1 :])
+    pixels = own[2:] if result[2:] == own[2:] and len(result) > 2 else ""
+    if len(set(own)) < len(own) or own[:1] != result[:1] or {own[0], *pixels} & {*others}:
+        return None
+    shape = known[place].shape[1:2] if pixels else known[place].shape[1:]
+    if len(result) - len(pixels) > 2 or (count := math.prod(shape)) > _MOST_INPUTS:
+        return None
+    terms[place] = own[: len(own) - len(pixels)]
+    known[place] = torch.eye(count, dtype=known[place].dtype).reshape(count, *shape)
+    weight = torch.einsum(f"{','.join(terms)}->{result[: len(result) - len(pixels)]}", known)
+    if not pixels:
+        return create(torch.matmul, (create(torch.flatten, (tensors[place], 1), {}), weight), {})
+    kernel = weight.T.reshape(-1, count, *(1 for _ in pixels))
+    return create(torch.conv2d if len(pixels) == 2 else torch.conv1d, (tensors[place], kernel), {})
 
 
 def _stacked(joined: Any, axes: Any) -> tuple[Any, ...]:

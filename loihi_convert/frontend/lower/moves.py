@@ -48,10 +48,11 @@ def _of_value(value: Value, index: Array) -> Tensor | None:
     for (step_h, step_w, top, left), numbers in samples.items():
         chosen = np.full(len(index), -1)
         chosen[numbers] = channel[numbers]
-        part = value.of_channels(chosen)
+        part: Value | None = value.of_channels(chosen)
         size = (index.shape[1], index.shape[2])
         if (step_h, step_w, top, left) != (1, 1, 0, 0) or size != value.size:
-            part = through(part, Window.identity(len(index), size, (step_h, step_w), (-top, -left)))
+            window = Window.identity(len(index), size, (step_h, step_w), (-top, -left))
+            part = through(value.of_channels(chosen), window)
         if part is None:
             return None
         parts.append(part)
