@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from support.lowering import CONV, LINEAR, NORM, assert_equals_module, assert_samples, bare, of, same
+from support.modules import Of
+from torch import Tensor, nn
 from torch.nn import functional
+
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.lower import to_relu_network
 
 CASES = {
     "fire": of(
@@ -93,6 +98,16 @@ CASES = {
         b=CONV(3, 2, padding=1),
         head=LINEAR(3),
     ),
+    # As the shortcuts of ResNets that learn no weights for them.
+    "zeros": of(
+        lambda m, x: (
+            m.a(x) + torch.cat([y := functional.avg_pool2d(x, 2), torch.zeros(len(x), 3, *y.shape[2:])], 1)
+        ).relu(),
+        a=CONV(7, 3, 2, padding=1),
+    ),
+    "zeros on both sides": of(lambda m, x: torch.cat([z := torch.zeros_like(x[:, :2]), x, z], 1)),
+    "zeros before the rows": of(lambda m, x: m.a(torch.cat([x.new_zeros(len(x), 4, 2, 8), x], 2)).relu(), a=CONV(3, 3)),
+    "zeros and a vector": of(lambda m, x: m.a(torch.cat([y := x.mean((2, 3)), y.new_zeros(y.shape)], 1)), a=LINEAR(5)),
     "the same twice": of(lambda m, x: torch.cat([x, x], 1)),
 }
 
@@ -100,6 +115,17 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_chain_equals_the_module(name: str) -> None:
     assert_equals_module(CASES[name])
+
+
+def test_zeros_that_change_later_are_refused() -> None:
+    def changed(module: nn.Module, x: Tensor) -> Tensor:
+        zeros = torch.zeros_like(x)
+        joined = torch.cat([x, zeros], 1)
+        zeros.add_(1.0)
+        return joined + zeros.repeat(1, 2, 1, 1)
+
+    with pytest.raises(UnsupportedModelError, match="takes a constant that is changed in place afterwards"):
+        to_relu_network(Of(changed), (2, 8, 8))
 
 
 def test_samples_say_what_each_channel_is() -> None:

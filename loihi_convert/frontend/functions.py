@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.layers import ARGUMENTS, adaptive_pool, operation_of
 from loihi_convert.frontend.model_runs import version
+from loihi_convert.frontend.moved import Moved
 from loihi_convert.frontend.operations import Add, Affine, AveragePool, Cat, MaxPool, Operation, refuse
 from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED, SHAPED_CALLED
 from loihi_convert.ir.synapse import Conv, Dense
@@ -189,11 +190,15 @@ def concatenation(node: fx.Node, from_image: Container[fx.Node]) -> tuple[Operat
     return Cat(), inputs
 
 
-def joins_parts(node: fx.Node) -> bool:
-    """Whether ``node`` concatenates a tuple that a function returned, such as the parts of a tensor from `chunk`."""
-    return called(node) in CAT_CALLED and any(
-        isinstance(each.meta["value"], tuple | list) for each in node.all_input_nodes
-    )
+def joins_one(node: fx.Node, moved: Mapping[fx.Node, Moved], constants: Mapping[fx.Node, Tensor]) -> bool:
+    """Whether ``node`` concatenates parts of one tensor, such as `chunk` returned, or one tensor and zeros."""
+    if called(node) not in CAT_CALLED:
+        return False
+    joined = [before for before in node.all_input_nodes if before in moved]
+    others = [constants.get(before) for before in node.all_input_nodes if before not in moved]
+    has_zeros = bool(others) and not any(other is None or other.any() for other in others)
+    has_parts = any(isinstance(before.meta["value"], tuple | list) for before in joined)
+    return has_parts or (has_zeros and len({moved[before].base for before in joined}) == 1)
 
 
 def sum_of_two(node: fx.Node, arithmetic: str) -> Add:

@@ -55,7 +55,7 @@ from loihi_convert.frontend.functions import (
     called,
     concatenation,
     is_doubled,
-    joins_parts,
+    joins_one,
     name_of,
     operands,
     operation_of_call,
@@ -237,7 +237,7 @@ class _Reader:
             if isinstance(node.meta["value"], Tensor) and not node.meta["value"].is_floating_point():
                 refuse(f"casts to {node.meta['value'].dtype}", supported="floating point")
             self.moved[node] = self.moved[first] if returned_input(node, module) else self.moved[first].copied()
-        elif function in MOVES_CALLED or isinstance(module, MOVES) or joins_parts(node):
+        elif function in MOVES_CALLED or isinstance(module, MOVES) or joins_one(node, self.moved, self.constants):
             self._move(node)
         elif self._repeats_pixels(node, module, first):
             size = node.meta["value"].shape[2:]
