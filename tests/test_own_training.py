@@ -20,6 +20,7 @@ from torch.nn import functional
 
 import loihi_convert as lc
 from loihi_convert import netx
+from loihi_convert.arrays import Shape
 from loihi_convert.cnn import checkpoint, trainer
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import own_recipe
@@ -565,22 +566,27 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     assert done.json["spiking"]["cnn_accuracy"] is not None
 
 
-def test_the_next_command_converts_signals_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Invoke) -> None:
+@pytest.mark.parametrize(
+    ("code", "layers", "shape", "given"),
+    [
+        ("signal_nets", "nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(56, 3)", (2, 1, 16), "2,16"),
+        ("vector_nets", "nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 3)", (1, 1, 16), "1,16"),
+    ],
+)
+def test_the_next_command_converts_signals_too(
+    code: str, layers: str, shape: Shape, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Invoke
+) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("signal_nets.py").write_text(
-        "from torch import nn\n"
-        "def make():\n"
-        "    return nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(56, 3))\n"
-    )
+    Path(f"{code}.py").write_text(f"from torch import nn\ndef make():\n    return nn.Sequential({layers})\n")
     rng = np.random.default_rng(0)
-    np.savez("signals.npz", images=rng.random((40, 2, 16), np.float32), labels=np.arange(40) % 3)
-    words = ("--arch", "signal_nets:make", "--data", "signals.npz", "--input-shape", "2,16", "--epochs", 1)
+    np.savez("signals.npz", images=rng.random((40, shape[0], 16), np.float32), labels=np.arange(40) % 3)
+    words = ("--arch", f"{code}:make", "--data", "signals.npz", "--input-shape", given, "--epochs", 1)
     done = invoke("train", *words, "--qcfs", 2, "-o", "low.pt")
     assert done.code == 0, done.err
     _, _, command = done.out.partition("next: loihi-convert ")
     done = invoke(*shlex.split(command))
     assert done.code == 0, done.err
-    assert netx.read(Path("low.net")).input_shape == (2, 1, 16)
+    assert netx.read(Path("low.net")).input_shape == shape
 
 
 def test_a_checkpoint_of_own_code_needs_the_code(folder: Path, invoke: Invoke) -> None:

@@ -338,6 +338,31 @@ def test_a_model_that_takes_signals_and_maps_is_read_as_one_of_signals(
         torch.testing.assert_close(outputs(to_relu_network(model, given), images), expected)
 
 
+@pytest.mark.parametrize(
+    ("model", "shape", "taken"),
+    [
+        # Spectrograms.
+        (Of(lambda m, x: m.conv(x.unsqueeze(1)).relu().mean((2, 3)), conv=nn.Conv2d(1, 3, 3)), (1, 6, 5), (6, 5)),
+        (Of(lambda m, x: m.conv(x).relu().mean(2), conv=nn.Conv1d(6, 3, 3)), (1, 6, 5), (6, 5)),
+        (Of(lambda m, x: m.conv(x.unsqueeze(1)).relu().mean(2), conv=nn.Conv1d(1, 3, 3)), (1, 1, 30), (30,)),
+        # Both are taken as an image, but give a map.
+        (nn.Sequential(nn.Linear(30, 4), nn.ReLU(), nn.Linear(4, 3)), (1, 1, 30), (30,)),
+        (nn.Sequential(nn.Linear(30, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)), (1, 1, 30), (30,)),
+        (nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1)), (1, 6, 5), (1, 6, 5)),
+    ],
+)
+def test_a_model_may_take_images_of_one_channel_without_its_axis(model: nn.Module, shape: Shape, taken: Shape) -> None:
+    assert shape_taken(model.eval(), shape) == taken
+    images = torch.rand(3, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model.double()(images.reshape(-1, *taken)).reshape(3, -1)
+    torch.testing.assert_close(outputs(to_relu_network(model, shape), images).reshape(3, -1), expected)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
+    source = Source.from_module(model.float(), shape)
+    wanted = model(torch.from_numpy(pixels).reshape(-1, *taken) / 255).reshape(3, -1)
+    torch.testing.assert_close(torch.from_numpy(source.module_outputs(pixels)), wanted.detach())
+
+
 @pytest.mark.parametrize("shape", [8, (), (8,), (1, 1, 8, 8), (0, 8), ("1", 8, 8)])
 def test_an_input_shape_that_is_none(shape: Any) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from loihi_convert.arrays import Shape
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.models import build_model
@@ -38,8 +39,8 @@ class Design:
         L of its activations, if they are `qcfs.Qcfs`.
     mean, std
         Per channel, if the network takes ``(pixel / 255 - mean) / std``; both or none.
-    takes_signals
-        Whether it takes ``(N, C, L)`` instead of ``(N, C, 1, L)``.
+    image_shape
+        The shape in which it takes an image, such as ``(C, L)`` of a signal; None: ``(C, H, W)``.
     start
         The record of the weights it begins with; None: random ones.
     trained
@@ -54,7 +55,7 @@ class Design:
     qcfs_levels: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    takes_signals: bool = False
+    image_shape: Shape | None = None
     start: dict[str, Json] | None = None
     trained: Callable[[], nn.Module] | None = None
     ending: str = ""
@@ -67,7 +68,7 @@ class Design:
         with torch.random.fork_rng(devices=[]):
             network = self.build()
         network.register_forward_pre_hook(
-            lambda module, images: inputs_of(images[0], self.mean, self.std, takes_signals=self.takes_signals)
+            lambda module, images: inputs_of(images[0], self.mean, self.std, self.image_shape)
         )
         if self.ending:
             network.register_forward_hook(lambda module, images, outputs: scores_of(outputs, self.ending))
@@ -189,13 +190,13 @@ def record_of(start: Checkpoint) -> dict[str, Json]:
 
 
 def inputs_of(
-    images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None, *, takes_signals: bool
+    images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None, image_shape: Shape | None
 ) -> Tensor:
-    """Return pixels / 255, ``(N, C, H, W)``, as a CNN takes them: normalized; signals as ``(N, C, L)``."""
+    """Return pixels / 255, ``(N, C, H, W)``, as a CNN takes them: normalized, and each of ``image_shape``, if any."""
     if mean is not None and std is not None:
         means, deviations = (images.new_tensor(values).reshape(-1, 1, 1) for values in (mean, std))
         images = (images - means) / deviations
-    return images.squeeze(2) if takes_signals else images
+    return images if image_shape is None else images.reshape(len(images), *image_shape)
 
 
 def scores_of(outputs: Tensor, ending: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -16,32 +17,34 @@ from loihi_convert.errors import InputError, UnsupportedModelError, first_line, 
 # In errors of torch's convolutions and matrix products.
 _OTHER_DTYPE: Final = ("Input type (", "same dtype", "expected scalar type")
 
+# Few CNNs have as many input channels.
+_UNLIKE_CHANNELS: Final = 11
+
 State = dict[str, tuple[Tensor, int]]
 """The parameters and buffers of a model, by name, with their `version`."""
 
 
 def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
-    """Return ``input_shape``, ``(C, H, W)``, or ``(C, L)`` if the model takes signals; found by running the model.
+    """Return the shape in which ``model`` takes images ``input_shape``, ``(C, H, W)``; found by running the model.
 
-    A model that takes both ``(C, 1, L)`` and ``(C, L)``, and computes something else for each, takes signals.
+    ``(C, L)`` if it takes signals, which have one row; otherwise the same. A model that takes both, and computes
+    something else for each, takes signals. Of one channel, ``(H, W)`` or ``(L,)`` if it takes none of these, or gives a
+    vector of outputs only without the axis of the channel.
 
     Raises
     ------
     InputError
         If it does not accept images of ``input_shape``.
     """
-    shapes = [input_shape] if input_shape[1] > 1 else [input_shape, (input_shape[0], input_shape[2])]
+    channels, height, width = input_shape
+    shapes = [input_shape] if height > 1 else [input_shape, (channels, width)]
     # A Conv2d would take C signals for one image.
-    images = _random_like(torch.zeros(input_shape[0] + 1, *input_shape, dtype=dtype_of(model)))
-    taken: dict[Shape, Any] = {}
-    failures: list[Exception] = []
-    for shape in shapes:
-        try:
-            with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-                taken[shape] = model(images.reshape(-1, *shape))
-        except Exception as error:
-            require_not_of_machine(error)
-            failures.append(error)
+    taken, failures = _outputs(model, shapes, channels + 1)
+    if channels == 1 and not any(_are_vectors(outputs) for outputs in taken.values()):
+        # Here it would take as many images as it has input channels for one.
+        alone, _ = _outputs(model, [(height, width) if height > 1 else (width,)], _UNLIKE_CHANNELS)
+        if not taken or any(_are_vectors(outputs) for outputs in alone.values()):
+            taken = alone
     if taken:
         return shapes[-1] if len(taken) > 1 and _differ(*taken.values()) else next(iter(taken))
     kind, failure = "images", failures[0]
@@ -66,6 +69,25 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
         where=type(model).__name__,
         hint=hint,
     ) from failure
+
+
+def _outputs(model: nn.Module, shapes: Sequence[Shape], count: int) -> tuple[dict[Shape, Any], list[Exception]]:
+    """The outputs of ``model`` for ``count`` images, by the shapes in which it accepts them, and its other errors."""
+    images = _random_like(torch.zeros(count, *shapes[0], dtype=dtype_of(model)))
+    taken: dict[Shape, Any] = {}
+    failures: list[Exception] = []
+    for shape in shapes:
+        try:
+            with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+                taken[shape] = model(images.reshape(count, *shape))
+        except Exception as error:
+            require_not_of_machine(error)
+            failures.append(error)
+    return taken, failures
+
+
+def _are_vectors(outputs: Any) -> bool:
+    return isinstance(outputs, Tensor) and outputs.ndim <= 2
 
 
 def require_not_of_machine(error: Exception) -> None:

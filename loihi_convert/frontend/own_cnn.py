@@ -130,18 +130,18 @@ def design_of(
             )
         qcfs_levels = cnn.levels
     mean, std = (per_channel(each, splits.input_shape[0], where) for each, where in ((mean, "mean"), (std, "std")))
-    takes_signals = shape_taken(cnn, splits.input_shape) != splits.input_shape
+    image_shape = shape_taken(cnn, splits.input_shape)
     network = to_relu_network(cnn, splits.input_shape, mean=mean, std=std)
     if timesteps is not None:
         _require_spiking(cnn, splits)
         two = pixels(splits.train.images[:2])
-        _require_results_used(cnn, inputs_of(two, mean, std, takes_signals=takes_signals))
+        _require_results_used(cnn, inputs_of(two, mean, std, image_shape))
 
     def build() -> nn.Module:
         model = made().float()
         if qcfs_levels is not None and not isinstance(model, WithQcfs):
             first = pixels(splits.train.images[:FIRST_IMAGES])
-            return WithQcfs(model, inputs_of(first, mean, std, takes_signals=takes_signals), qcfs_levels)
+            return WithQcfs(model, inputs_of(first, mean, std, image_shape), qcfs_levels)
         return model
 
     count = class_count(network.shapes[-1][0])
@@ -158,7 +158,7 @@ def design_of(
         qcfs_levels,
         mean,
         std,
-        takes_signals,
+        image_shape,
         start,
         None if start is None else made,
         network.ending,

@@ -88,9 +88,8 @@ class Source:
     def module_outputs(self, images: Array) -> Array:
         """Return the outputs of ``model`` itself, float32 ``(N, outputs)``, for uint8 ``images`` ``(N, C, H, W)``."""
         recorded = self.recorded
-        takes_signals = shape_taken(self.model, self.network.input_shape) != self.network.input_shape
         given = pixels(images)
-        inputs = inputs_of(given, recorded.mean, recorded.std, takes_signals=takes_signals)
+        inputs = inputs_of(given, recorded.mean, recorded.std, shape_taken(self.model, self.network.input_shape))
         # What the user's code prints is not output of a command.
         with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
             outputs: Array = self.model(inputs).reshape(len(images), -1).float().numpy()

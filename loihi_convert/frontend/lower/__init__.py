@@ -73,8 +73,8 @@ def to_relu_network(
     Parameters
     ----------
     model
-        Takes images, float32 ``(N, C, H, W)``, or signals ``(N, C, L)``, and returns class scores ``(N, classes)``. It
-        is not changed.
+        Takes images, float32 ``(N, C, H, W)``, or signals ``(N, C, L)``, or those of one channel without its axis;
+        returns class scores ``(N, classes)``. It is not changed.
     input_shape
         ``(C, H, W)``; for signals ``(C, L)``.
     mean, std
