@@ -94,6 +94,7 @@ CASES = {
     ),
     "of the image": stack(nn.MaxPool2d(3, 2, padding=1), CONV(5, 3), nn.ReLU(), stem=False, shape=(2, 12, 12)),
     "adaptive": stack(nn.AdaptiveMaxPool2d((4, 2)), CONV(5, 2), nn.ReLU()),
+    "adaptive, overlapping": stack(nn.AdaptiveMaxPool2d((4, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 9)),
     "whole maps": of(lambda m, x: x.amax((2, 3))),
     "whole maps by max, a method": of(lambda m, x: x.flatten(2).max(-1).values),
     "whole maps by max, a function": of(lambda m, x: torch.max(x.flatten(2), 2, keepdim=True)[0].flatten(1)),

@@ -20,6 +20,9 @@ CASES = {
     "a divisor": stack(nn.AvgPool2d(2, divisor_override=3), CONV(5, 2), nn.ReLU()),
     "adaptive identity": stack(nn.AdaptiveAvgPool2d(8), CONV(5, 2), nn.ReLU()),
     "adaptive divisor": stack(nn.AdaptiveAvgPool2d((4, 2)), CONV(5, 2), nn.ReLU()),
+    # 9 = 2 x 4 + 1 rows in windows of 3, 9 = 4 x 2 + 1 columns in windows of 5.
+    "adaptive, overlapping": stack(nn.AdaptiveAvgPool2d((4, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 9)),
+    "adaptive by one less": of(lambda m, x: functional.adaptive_avg_pool2d(m.conv(x), 7).relu(), conv=CONV(4, 1)),
     "padded convolution behind a remainder": stack(nn.AvgPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), shape=(2, 7, 7)),
     "two with remainders": stack(nn.AvgPool2d(2), nn.AvgPool2d((1, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 11)),
     "a last window beyond the map": stack(

@@ -248,15 +248,23 @@ def _window(given: Mapping[str, Any], *, is_signal: bool) -> tuple[Pair, Pair, P
 
 
 def adaptive_pool(before: Shape, after: Shape, *, is_average: bool) -> AveragePool | MaxPool:
-    """Return the pooling of ``before`` to ``after`` with nonoverlapping windows, or `refuse` it."""
-    if len(before) != 3 or any(many % few for many, few in zip(before[1:], after[1:], strict=True)):
+    """Return the pooling of ``before`` to ``after`` with windows of one size, or `refuse` it.
+
+    The i-th of k windows along an axis of n pixels is floor(i n / k) .. ceil((i + 1) n / k) - 1, so they are alike, and
+    at a constant step, only if n or n - 1 is a multiple of k.
+    """
+    axes = list(zip(before[1:], after[1:], strict=True))
+    if len(before) != 3 or any(many < few or many % few > 1 for many, few in axes):
         refuse(
-            f"gives {after[1:]} for {before[1:]}", supported="sizes that divide the size of the map, or multiples of it"
+            f"gives {after[1:]} for {before[1:]}",
+            supported="sizes that divide the size of the map, or that less 1, or multiples of it",
         )
-    kernel = (before[1] // after[1], before[2] // after[2])
+    (height, rows), (width, columns) = axes
+    stride = (height // rows, width // columns)
+    kernel = (stride[0] + height % rows, stride[1] + width % columns)
     if is_average:
-        return AveragePool(kernel, kernel, (0, 0), 1 / (kernel[0] * kernel[1]))
-    return MaxPool(kernel, kernel, (0, 0), (1, 1))
+        return AveragePool(kernel, stride, (0, 0), 1 / (kernel[0] * kernel[1]))
+    return MaxPool(kernel, stride, (0, 0), (1, 1))
 
 
 def _convolution(given: Mapping[str, Any], *, is_signal: bool) -> Conv:

@@ -22,8 +22,15 @@ SUPPORTED: Final = (
 )
 
 _ADVICES: Final = (
-    ("Train with ReLU.", "GELU ELU SELU CELU SiLU Mish Hardswish Hardsigmoid Hardtanh Softplus Sigmoid Tanh"),
-    ("Products of activations (attention, gates) are not supported; train without them.", "mul matmul bmm einsum"),
+    (
+        "Train with ReLU.",
+        "GELU ELU SELU CELU SiLU Mish Hardswish Hardsigmoid Hardtanh Softplus Sigmoid Tanh RReLU Softsign Hardshrink "
+        "Softshrink GLU pow square",
+    ),
+    (
+        "Products of activations (attention, gates, x * sigmoid(x)) are not supported; train without them.",
+        "mul matmul bmm einsum",
+    ),
     ("Train with BatchNorm2d, or without.", "GroupNorm LayerNorm InstanceNorm2d LocalResponseNorm"),
     ("A classifier does not need upsampling; remove it.", "ConvTranspose2d Upsample Interpolate PixelShuffle"),
     ("Attention is not supported; train a convolutional network.", "MultiheadAttention scaled_dot_product_attention"),

@@ -336,7 +336,8 @@ def _first_of(found: Sequence[UnsupportedModelError]) -> UnsupportedModelError:
     first, *others = found
     if not others:
         return first
-    more = f"{len(others)} more parts of it have no spiking equivalent: loihi-convert check lists all of them."
+    parts = "1 more part of it has" if len(others) == 1 else f"{len(others)} more parts of it have"
+    more = f"{parts} no spiking equivalent: loihi-convert check lists all of them."
     hint = f"{first.hint} {more}".strip()
     error = UnsupportedModelError(first.found, where=first.where, expected=first.expected, hint=hint)
     error.others = tuple(others)
