@@ -17,7 +17,9 @@ The same in stages; each takes the value that the one before returned::
     lc.write(quantized, "model.net")                  a lava-dl netx HDF5 file
 
 ===============  ======================================================================================================
-``api``          the verbs above
+``api``          the verbs above: `convert`, `load`
+``converted``    the network that they return
+``result``       of its run
 ``fine_tuning``  training a CNN further, so that few time steps suffice
 ``data``         images: the benchmark sets, a folder, an ``.npz``, arrays
 ``cnn``          the source CNN: architectures, training, checkpoints
@@ -49,24 +51,26 @@ from typing import TYPE_CHECKING, Any, Final
 from loihi_convert.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from loihi_convert.api import Converted, Result, convert, load
+    from loihi_convert.api import convert, load
     from loihi_convert.cnn.train_options import TrainOptions
     from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.balancing import balance
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
     from loihi_convert.conversion.quantization import quantize
+    from loihi_convert.converted import Converted
     from loihi_convert.data import load_data
     from loihi_convert.errors import LoihiConvertError
     from loihi_convert.fine_tuning import fine_tune
     from loihi_convert.frontend.lower import to_relu_network
     from loihi_convert.netx import read, write
+    from loihi_convert.result import Result
 
 _HOMES: Final = {
     "BalanceOptions": "conversion.options",
-    "Converted": "api",
+    "Converted": "converted",
     "LoihiConvertError": "errors",
     "QuantizeOptions": "conversion.options",
-    "Result": "api",
+    "Result": "result",
     "TrainOptions": "cnn.train_options",
     "balance": "conversion.balancing",
     "convert": "api",

@@ -49,6 +49,7 @@ ORDER = (
     ("cells",),
     ("sweep",),
     ("reproduction",),
+    ("converted",),
     ("api", "fine_tuning"),
     ("cli",),
     ("__main__",),

@@ -14,13 +14,13 @@ from support.residual import OWN_CHANNELS, RELAY_OF, RELAYS, residual_images, re
 from support.run_folders import CLASSES, write_runs
 from test_tables import printed
 
-from loihi_convert.api import Result
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import InputError
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.report.build import write_report
 from loihi_convert.report.run_tables import accuracy_table, energy_table, layer_table
+from loihi_convert.result import Result
 from loihi_convert.runs.run_folder import FileResults
 from loihi_convert.runs.stored_run import read_run
 
