@@ -266,14 +266,6 @@ def test_the_file_records_a_regression_and_not_a_classification(
     assert caught.value.where == "task"
 
 
-def test_names_of_one_output() -> None:
-    """Files of earlier versions name the output of a logit, not its two classes."""
-    assert ModelRecord(classes=("0",)).names == ()
-    assert ModelRecord(classes=("no", "yes")).names == ("no", "yes")
-    assert ModelRecord(classes=("angle",), task="regression").names == ("angle",)
-    assert ModelRecord().names == ()
-
-
 def test_control_characters_in_names_are_escaped(position: nn.Module) -> None:
     snn = lc.convert(position, TRAINING[0], timesteps=2, task="regression", classes=["row", "\x1b[2J"])
     assert snn.run(TEST[0], targets=TEST[1]).evaluation.regression.output_names == ("row", "\\x1b[2J")

@@ -73,12 +73,8 @@ class ModelRecord:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the classes, or of the outputs of a regression; empty if unknown.
-
-        Earlier versions recorded one name for a single output that separates two classes; it is not used.
-        """
-        names = self.classes or ()
-        return () if self.task == "classification" and len(names) == 1 else names
+        """The names of the classes, or of the outputs of a regression; empty if unknown."""
+        return self.classes or ()
 
 
 @dataclass(frozen=True)
