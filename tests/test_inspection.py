@@ -261,8 +261,11 @@ def test_run_takes_an_external_file(
     assert "thresholds.csv" not in files
     assert "pixels as (x - 0.5) / 0.5 with x = pixel / 255 (default" in captured.err
     assert (read_run(folder).manifest.mean, read_run(folder).manifest.std) == ((0.5,), (0.5,))
-    assert run(monkeypatch, *words[:-1], tmp_path / "given", "--mean", "0.1", "--std", "0.25") == 0
-    assert "pixels      as (x - 0.1) / 0.25 with x = pixel / 255\n" in capsys.readouterr().out
+    assert run(monkeypatch, *words[:-1], tmp_path / "given", "--mean", "0.1", "--std", "0.25", "--details") == 0
+    out = capsys.readouterr().out
+    assert "pixels      as (x - 0.1) / 0.25 with x = pixel / 255\n" in out
+    assert "anytime readout: spike counts after each step of one run" in " ".join(out.split())
+    assert "balanced" not in out
     assert run(monkeypatch, "report", folder, "-o", tmp_path / "report.html") == 0
     capsys.readouterr()
     assert run(monkeypatch, *words[:-1], folder) == 3
