@@ -215,6 +215,16 @@ def test_the_energy_includes_the_neurons_of_both_digits() -> None:
     assert [one.membrane_updates for one in energy.estimates] == [(400 + 2 * 2) * t for t in (1, 2, 4, 8)]
 
 
+def test_the_energy_includes_the_synapses_of_both_digits() -> None:
+    """20 = 3 x 8 - 4 and 16 = 2 x 8: pixels reach 3 synapses. Each is a multiplication, each neuron an addition."""
+    layer = QuantizedLayer("fc", Dense(np.array([[20, 16]], np.int32)), None, np.ones(1), 255, low_bits=3)
+    network = QuantizedNetwork((2, 1, 1), (layer,), timesteps=1, max_timesteps=1, pixel_bits=8, reset="soft")
+    energy = evaluate(run_network(network, np.zeros((1, 2, 1, 1), np.uint8), 1), network).energy
+    assert energy is not None
+    wanted = (3 * 0.23e-12 + 2 * 0.03e-12, 3 * 4.6e-12 + 2 * 0.9e-12)
+    assert energy.estimates[0].arithmetic_joules == pytest.approx(wanted)
+
+
 def test_the_file_says_that_there_are_two_digits(tmp_path: Path) -> None:
     path, network = tmp_path / "model.net", quantized()
     netx.write(network, path)

@@ -176,9 +176,9 @@ def _energy(
     if isinstance(network, GradedNetwork):
         return None
     is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
-    # Pixels of Poisson input may have relays; their synapses count as reached by pixels.
-    input_synapses = int(network.layers[0].synapse.fan_out(network.input_shape).sum())
     stored = network.stored if isinstance(network, QuantizedNetwork) else network
+    # Pixels of Poisson input may have relays; their synapses count as reached by pixels.
+    input_synapses = int(stored.layers[0].synapse.fan_out(network.input_shape).sum())
     neuron_counts = [math.prod(shape) for shape in stored.shapes]
     relay_neurons = sum(layer.relay_neuron_count for layer in layers)
 
