@@ -20,6 +20,7 @@ same result. A separate group, which lava-dl never reads, holds everything else:
     .../correction              the correction added to the CNN's bias           the same, if biases were corrected
     .../relay_of                per channel, the channel of the layer before that it repeats, or -1; if there are relays
     .../low_bits                bits of the low digit, if the last layer is stored in two digits (`ir.digits`)
+    .../offset                  for the outputs of a regression: added to potential x scale / T
 
 After reading, the network is encoded again; if the result differs from the file, the file is refused.
 """
