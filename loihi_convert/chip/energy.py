@@ -321,14 +321,10 @@ def estimate(
         sent = (spikes, spikes + circuit.further_spikes)
         additions = (synaptic_operations, synaptic_operations + circuit.further_synaptic_operations)
         circuit_updates = neurons * steps - sum(neuron_counts) * timesteps
-        circuit_joules = (
-            _joules(0, circuit.synaptic_operations, circuit_updates, circuit.spikes),
-            _joules(
-                1,
-                circuit.synaptic_operations + circuit.further_synaptic_operations,
-                circuit_updates,
-                circuit.spikes + circuit.further_spikes,
-            ),
+        circuit_joules = _joules(
+            (circuit.synaptic_operations, circuit.synaptic_operations + circuit.further_synaptic_operations),
+            circuit_updates,
+            (circuit.spikes, circuit.spikes + circuit.further_spikes),
         )
     updates = neurons * steps
     reached = (additions[0], additions[1] + timesteps * input_synapses)
@@ -340,8 +336,8 @@ def estimate(
     relay_updates = relays.neurons * steps
     relay_joules = None
     if relays.spikes is not None and relays.synaptic_operations is not None:
-        low, high = (_joules(end, relays.synaptic_operations, relay_updates, relays.spikes) for end in (0, 1))
-        relay_joules = low, high
+        operations = relays.synaptic_operations
+        relay_joules = _joules((operations, operations), relay_updates, (relays.spikes, relays.spikes))
 
     def seconds(end: int) -> float:
         synapse, update, spike = SYNAPTIC_TIME[end].value, UPDATE_TIME[end].value, SPIKE_TIME[end].value
@@ -357,7 +353,7 @@ def estimate(
         synaptic_operations=synaptic_operations,
         membrane_updates=updates,
         spikes=spikes,
-        loihi1_joules=(_joules(0, reached[0], updates, sent[0]), _joules(1, reached[1], updates, sent[1])),
+        loihi1_joules=_joules(reached, updates, sent),
         loihi1_seconds=(seconds(0), seconds(1)),
         arithmetic_joules=(arithmetic(0), arithmetic(1)),
         relay_synaptic_operations=relays.synaptic_operations,
@@ -369,10 +365,15 @@ def estimate(
     )
 
 
-def _joules(end: int, synaptic_operations: float, updates: int, spikes: float) -> float:
-    """Energy of these events on Loihi 1, at the low (0) or the high (1) end."""
-    synapse, update, spike = SYNAPTIC_ENERGY[end].value, UPDATE_ENERGY[end].value, SPIKE_ENERGY[end].value
-    return synapse * synaptic_operations + update * updates + spike * spikes
+def _joules(synaptic_operations: Interval, updates: int, spikes: Interval) -> Interval:
+    """Energy of these events on Loihi 1."""
+    low, high = (
+        synapse.value * operations + update.value * updates + spike.value * sent
+        for synapse, update, spike, operations, sent in zip(
+            SYNAPTIC_ENERGY, UPDATE_ENERGY, SPIKE_ENERGY, synaptic_operations, spikes, strict=True
+        )
+    )
+    return low, high
 
 
 def energy(estimates: Sequence[Estimate], multiply_accumulates: int | None, *, is_poisson: bool = False) -> Energy:
