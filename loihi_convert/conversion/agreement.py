@@ -148,11 +148,9 @@ def agreement_with(
     scores: Array, measure: Measure, network: QuantizedNetwork, images: Images, *, device: str = "cpu"
 ) -> Agreement:
     """Return the same as `measured_agreement` from the CNN's outputs ``scores``, ``(N, outputs)``."""
-    read = last_outputs(network, images, network.timesteps, device=device)
-    found = network.real_outputs(read, network.timesteps)
+    found = network.real_outputs(last_outputs(network, images, network.timesteps, device=device), network.timesteps)
     return Agreement(
-        # The class is read from raw spike counts, whatever the amplitude of an output.
-        agreement=measure.share(read if network.readout == "spikes" else found, scores),
+        agreement=measure.share(found, scores),
         error=float(np.square(found - scores).mean()),
         image_count=len(images),
     )
@@ -161,6 +159,4 @@ def agreement_with(
 def rounded_share(measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Images) -> float:
     """Return the agreement of ``quantized`` with ``network``, the float SNN it was rounded from, on ``images``."""
     real, rounded = (last_outputs(found, images, network.timesteps) for found in (network, quantized))
-    if network.readout == "spikes":
-        return measure.share(rounded, real)
     return measure.share(quantized.real_outputs(rounded, network.timesteps), real / network.timesteps)

@@ -145,18 +145,17 @@ def _tried(
 ) -> _Tried:
     read = last_outputs(quantized, trying, quantized.timesteps, device=device)
     found = quantized.real_outputs(read, quantized.timesteps)
-    compared = read if quantized.readout == "spikes" else found
     squares = np.square(found - scores).mean(axis=1)
     is_regression = network.task == "regression"
     trial = CopiesTrial(
         copies=copies,
         identity_bits=identity_bits,
         neurons=sum(math.prod(shape) for shape in quantized.shapes),
-        agreement=measure_of(network.task).share(compared, scores),
+        agreement=measure_of(network.task).share(found, scores),
         error=float(squares.mean()),
         image_count=len(trying),
     )
-    hits = np.asarray(classes_of(compared) == classes_of(scores), np.float64)
+    hits = np.asarray(classes_of(found) == classes_of(scores), np.float64)
     return _Tried(trial, -squares if is_regression else hits)
 
 
