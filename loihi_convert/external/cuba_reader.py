@@ -13,15 +13,7 @@ from loihi_convert.arrays import Shape
 from loihi_convert.chip import limits
 from loihi_convert.errors import NetxError
 from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
-from loihi_convert.external.stock_chain import (
-    MAX_SUM,
-    Link,
-    integer,
-    integers,
-    per_neuron,
-    read_chain,
-    require_datasets,
-)
+from loihi_convert.external.stock_chain import MAX_SUM, Link, integer, integers, per_neuron, read_chain
 from loihi_convert.ir.quantized import MAX_TIMESTEPS
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.netx.stock import StockFile, StockLayer
@@ -61,9 +53,6 @@ def decode_cuba(file: StockFile) -> CubaNetwork:
 def _neuron(layer: StockLayer, shape: Shape) -> CubaNeuron:
     if not layer.is_cuba:
         raise NetxError(f"neurons of type '{layer.neuron_type}'", expected="must be one of CUBA, LOIHI")
-    require_datasets(layer)
-    if "neuron/messageBits" in layer.datasets:
-        raise NetxError("has a dataset neuron/messageBits", expected="lava-dl fails on it")
     i_decay, v_decay = (integer(layer, f"neuron/{name}", 0, limits.MAX_DECAY) for name in ("iDecay", "vDecay"))
     threshold = integers(layer, "neuron/vThMant", 0, limits.THRESHOLD_LIMIT)
     return CubaNeuron(

@@ -12,7 +12,7 @@ from typing import Final
 
 from loihi_convert.chip import limits
 from loihi_convert.errors import NetxError
-from loihi_convert.external.stock_chain import Link, integer, read_chain, require_datasets
+from loihi_convert.external.stock_chain import Link, integer, read_chain
 from loihi_convert.ir.graded import STOCK_SPIKE_EXP, GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Dense, PixelBias
 from loihi_convert.netx.stock import StockFile
@@ -44,9 +44,6 @@ def _layer(link: Link) -> GradedLayer:
     if not stock.is_sdnn:
         found = f"neurons of type '{stock.neuron_type}'" if stock.has_neurons else "has no neurons"
         raise NetxError(found, expected="must be SDNN, as in the other layers")
-    require_datasets(stock)
-    if "neuron/messageBits" in stock.datasets:
-        raise NetxError("has a dataset neuron/messageBits", expected="lava-dl fails on it")
     if isinstance(synapse, Dense) and link.weight_shift:
         if (synapse.weight % (1 << link.weight_shift)).any():
             raise NetxError("weights that Lava's synapse clips", expected="must fit 8 bits")

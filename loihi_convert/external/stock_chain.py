@@ -121,7 +121,7 @@ def _link(name: str, layer: StockLayer, bias_limit: int, *, is_flat: bool) -> Li
         raise NetxError(f"'{layer.kind}' {reason}", expected="must be one of input, conv, flatten, dense")
     if "weight/imag" in layer.datasets:
         raise NetxError("has complex weights", expected="must be integers")
-    require_datasets(layer)
+    _require_datasets(layer)
     if "delay" in layer.datasets:
         raise NetxError("has delays, which `ref` does not simulate", hint="Train or export without delays.")
     shape = shape_of(layer)
@@ -235,7 +235,7 @@ def per_neuron(value: Array, name: str, shape: Shape, *, allows_one: bool) -> Ar
 
 def shape_of(layer: StockLayer) -> Shape:
     """Return the stored shape, checked to be whole numbers and not too many neurons."""
-    require_datasets(layer)
+    _require_datasets(layer)
     shape = tuple(integers(layer, "shape", 1).reshape(-1).tolist())
     if len(shape) not in (1, 3) or math.prod(shape) > MAX_LAYER_SIZE:
         expected = f"must be (C, H, W) or (N,), up to {MAX_LAYER_SIZE:,} neurons"
@@ -243,10 +243,12 @@ def shape_of(layer: StockLayer) -> Shape:
     return shape
 
 
-def require_datasets(layer: StockLayer) -> None:
-    """Raise unless the layer has all datasets that lava-dl needs."""
+def _require_datasets(layer: StockLayer) -> None:
+    """Raise unless the layer has all datasets that lava-dl needs, and not the one on which it fails."""
     if layer.missing:
         raise NetxError(f"{', '.join(layer.missing)} missing", expected=f"lava-dl needs {', '.join(layer.needed)}")
+    if "neuron/messageBits" in layer.datasets:
+        raise NetxError("has a dataset neuron/messageBits", expected="lava-dl fails on it")
 
 
 def integer(layer: StockLayer, name: str, least: int, largest: int, *, cut: bool = False) -> int:
