@@ -46,7 +46,7 @@ from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
 from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.ir.relays import is_relay
+from loihi_convert.ir.relays import is_relay, relayed
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
 from loihi_convert.simulation.graded import GradedStep, layer_step, weighted
 from loihi_convert.simulation.inputs import MAX_PIXEL
@@ -193,9 +193,7 @@ class Rounding:
         least = np.max(conditions, axis=0)
         # A channel without weights and activations may have any unit.
         least = np.where(least > 0, least, 1.0)
-        found = _best_units(weight, power, least)
-        relays = is_relay(source.relay_of, len(found))
-        return found if source.relay_of is None else np.where(relays, before[source.relay_of], found)
+        return relayed(_best_units(weight, power, least), before, source.relay_of)
 
     def _hidden(self, index: int, messages: Array, real: Array, before: Array, units: Array) -> GradedLayer:
         source = self._cnn.layers[index]

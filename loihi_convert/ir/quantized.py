@@ -22,7 +22,7 @@ from loihi_convert.ir.digits import MAX_LOW_BITS, split
 from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, fan_outs, output_shapes, summary
 from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_exact_relays, require_relays
+from loihi_convert.ir.relays import relay_count, relayed, require_exact_relays, require_relays
 from loihi_convert.ir.synapse import Dense, Synapse
 
 MAX_TIMESTEPS: Final = 2**20
@@ -126,9 +126,7 @@ class QuantizedLayer:
             return None
         alive = np.isfinite(self.balanced.threshold)
         share = self.neuron.threshold * self.scale / np.where(alive, self.balanced.threshold, 1.0)
-        used = np.where(alive, self.balanced.amplitude * share, 0.0)
-        relays = is_relay(self.relay_of, len(used)) & alive
-        return np.where(relays, self.neuron.threshold * self.scale, used)
+        return np.where(alive, self.balanced.amplitude * share, 0.0)
 
     @property
     def stored(self) -> QuantizedLayer:
