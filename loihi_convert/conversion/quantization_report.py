@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -119,16 +119,17 @@ def report_quantization(
         if network.target == "loihi2":
             is_constant = index == 0 and network.poisson_seed is None
             proven = is_proven(layer, network.timesteps, is_constant=is_constant)
-        account = _account_layer(layer, synapse.weight, int(low), int(high), proven)
-        relay_of = network.layers[index - 1].relay_of if index else None
-        layers.append(replace(account, identity_ratio=identity_ratio(synapse, relay_of)))
+        skips = identity_ratio(synapse, network.layers[index - 1].relay_of if index else None)
+        layers.append(_layer_report(layer, synapse.weight, int(low), int(high), proven, skips))
     return QuantizationReport(
         tuple(layers), len(images), network.timesteps, network.max_timesteps, network.target, network.pixel_bits
     )
 
 
-def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int, proven: bool | None) -> LayerReport:
-    """Report of one layer; ``real`` are the weights before rounding, with amplitudes."""
+def _layer_report(
+    layer: QuantizedLayer, real: Array, low: int, high: int, proven: bool | None, skips: float | None
+) -> LayerReport:
+    """Report of one layer; ``real`` are the weights before rounding, with amplitudes, ``skips`` is `identity_ratio`."""
     own = ~is_relay(layer.relay_of, layer.synapse.channels)
     dead = np.zeros(len(own), np.bool_) if layer.balanced is None else ~np.isfinite(layer.balanced.threshold) & own
     alive = own & ~dead
@@ -148,6 +149,7 @@ def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int, prov
         high_clipped=high,
         threshold_error=_threshold_error(layer),
         is_proven=proven,
+        identity_ratio=skips,
     )
 
 
