@@ -22,7 +22,7 @@ from typing import Any, Final
 import torch
 from torch import fx
 
-_MOST_INPUTS: Final = 4096
+_MOST_INPUTS: Final = 5_000
 """Most inputs of an einsum whose weights are found: they are as many outputs of an identity matrix."""
 
 Create = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
