@@ -59,6 +59,7 @@ REFUSED = [
     (chain(nn.Tanh()), r"1: Tanh has no spiking equivalent here; .* Train with ReLU\.$"),
     (chain(nn.GELU()), r"1: GELU has no spiking equivalent.* Train with ReLU\.$"),
     (calls(functional.gelu), r"gelu \(after conv\): gelu has no spiking .* Train with ReLU\.$"),
+    (calls(lambda x: x.clamp(max=1)), r"clamp clips to None\.\.1; .* replace both by clamp\(0, 1\)"),
     (calls(lambda x: x.clamp(-1, 1)), r"clamp \(after conv\): clamp clips to -1\.\.1; supported: from 0"),
     (
         calls(lambda x: x * x.mean((2, 3), keepdim=True)),
@@ -120,7 +121,11 @@ REFUSED = [
         "moves the pixels of a map in a way that is not a convolution; supported: whole",
     ),
     (calls(lambda x: x.mean(3).relu()), r"mean \(after conv\): .* one column of each map; .*keepdim=True"),
-    (calls(lambda x: x + x.mean((2, 3), keepdim=True)), r"add \(after conv\): add joins tensors of shapes"),
+    (calls(lambda x: x + x.mean(2, keepdim=True)), r"add \(after conv\): add joins tensors of shapes"),
+    (
+        calls(lambda x: (x + x.amax((2, 3), keepdim=True)).relu()),
+        r"relu_1 \(after conv\): its inputs are reduced differently: by 1 and its size",
+    ),
     (calls(lambda x: x / 0.0), r"truediv \(after conv\): truediv has a constant that is NaN, infinite, or 0"),
     (calls(lambda x: 1 / x), r"truediv \(after conv\): truediv divides a constant by the previous layer"),
     (
@@ -183,8 +188,8 @@ REFUSED = [
         r"maximum \(after conv\): maximum compares the previous layer with a constant; supported: another",
     ),
     (
-        calls(lambda x: torch.min(x, x.mean((2, 3), keepdim=True))),
-        r"min_1 \(after conv\): min joins tensors of shapes \(2, 6, 6\) and \(2, 1, 1\)",
+        calls(lambda x: torch.min(x, x.mean(3, keepdim=True))),
+        r"min_1 \(after conv\): min joins tensors of shapes \(2, 6, 6\) and \(2, 6, 1\)",
     ),
     (calls(lambda x: torch.add(x, 2, x + 1)), r"add_1 \(after conv\): add does not combine exactly two tensors"),
     (

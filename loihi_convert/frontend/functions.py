@@ -212,14 +212,15 @@ def sum_of_two(node: fx.Node, arithmetic: str) -> Add:
 
 
 def require_two_alike(node: fx.Node) -> None:
-    """Refuse a function of anything but two tensors of the same shape, apart from a single channel or number."""
+    """Refuse a function of anything but two tensors of one shape, apart from one channel, or one pixel, for all."""
     if len(operands(node)) != 2:
         refuse("does not combine exactly two tensors")
-    shapes = [tuple(each.meta["value"].shape) for each in operands(node)]
-    if len({(shape[:1], len(shape), shape[2:]) for shape in shapes}) > 1:
+    whole = node.meta["value"].shape
+    shapes = [each.meta["value"].shape for each in operands(node)]
+    if any(len(shape) != len(whole) or shape[2:] not in (whole[2:], (1,) * len(whole[2:])) for shape in shapes):
         refuse(
-            f"joins tensors of shapes {' and '.join(str(shape[1:]) for shape in shapes)}",
-            supported="equal shapes, or one channel beside several",
+            f"joins tensors of shapes {' and '.join(str(tuple(shape[1:])) for shape in shapes)}",
+            supported="equal shapes, one channel beside several, or a mean of each channel",
         )
 
 

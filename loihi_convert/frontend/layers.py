@@ -206,7 +206,8 @@ def _bound(given: Any) -> Any:
 
 def _clamp(low: Any, high: Any) -> Relu:
     if low != 0 or not (high is None or (isinstance(high, int | float) and high > 0)):
-        refuse(f"clips to {low}..{high}", supported="from 0 to a positive number, or no upper bound")
+        hint = f"If a ReLU comes before it, replace both by clamp(0, {high})." if low is None else ""
+        refuse(f"clips to {low}..{high}", supported="from 0 to a positive number, or no upper bound", hint=hint)
     return Relu(ceiling=np.inf if high is None else float(high))
 
 

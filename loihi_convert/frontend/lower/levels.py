@@ -286,7 +286,11 @@ def _require_multiple(levels: Levels, level: int) -> None:
 
 
 def _sizes(strides: Strides) -> str:
-    return " x ".join("its size" if step is None else str(step) for step in strides)
+    return " x ".join(map(_step, strides))
+
+
+def _step(step: int | None) -> str:
+    return "its size" if step is None else str(step)
 
 
 def _stride(population: Population, strides: dict[int, Strides]) -> Strides:
@@ -303,7 +307,7 @@ def _stride(population: Population, strides: dict[int, Strides]) -> Strides:
             steps.add(None if own is None else own * term.window.stride[axis] * term.window.pool[axis])
         if size > 1 and len(steps) > 1:
             raise UnsupportedModelError(
-                f"its inputs are reduced by different strides, {sorted(map(str, steps))}",
+                f"its inputs are reduced differently: by {' and '.join(sorted(map(_step, steps)))}",
                 where=population.name,
                 expected="supported: branches that reduce the map equally",
             )

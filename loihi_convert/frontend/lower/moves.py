@@ -1,7 +1,7 @@
 """Rearrangements: flattening, slices and chunks of channels, shuffles, zero padding.
 
-Requires: a `Move` of whole channels, each from one channel with rows and columns at a constant step; or one that gives
-a vector, in any order.
+Requires: a `Move` of whole channels, each from one channel with rows and columns at a constant step; one that repeats
+the mean of each channel in all pixels; or one that gives a vector, in any order.
 Ensures: the same numbers, as channels of the same populations.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, Pair
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.linear import through
 from loihi_convert.frontend.lower.value import Features, Tensor, Value, summed
@@ -38,6 +38,8 @@ def _of_value(value: Value, index: Array) -> Tensor | None:
         if value.size == (1, 1):
             return (Features(value.of_channels(index)),)
         return (Features(value, None if np.array_equal(index, np.arange(count)) else index),)
+    if value.size == (1, 1) != index.shape[1:] and (index == index[:, :1, :1]).all():
+        return _spread(value.of_channels(index[:, 0, 0]), (index.shape[1], index.shape[2]))
     pixels = value.shape[1] * value.shape[2]
     channel = np.where(index >= 0, index // pixels, -1).reshape(len(index), -1).max(axis=1)
     # Channels whose pixels are shifted differently are combined at the end.
@@ -57,6 +59,24 @@ def _of_value(value: Value, index: Array) -> Tensor | None:
             return None
         parts.append(part)
     return replace(summed(parts, [1.0] * len(parts)), name=value.name) if len(parts) > 1 else parts[0]
+
+
+def _spread(value: Value, size: Pair) -> Value | None:
+    """One value in all pixels of maps of ``size``, as the mean of a window around each pixel that holds the whole map.
+
+    ``None`` if it is not a mean of whole maps, and must be carried first.
+    """
+    terms = []
+    for term in value.terms:
+        window = term.window.unpooled()
+        weight = window.weight[:, :, :1, :1]
+        if window.weight.shape[2:] != term.size or window.padding != (0, 0) or (window.weight != weight).any():
+            return None
+        kernel = (*weight.shape[:2], term.size[0] + size[0] - 1, term.size[1] + size[1] - 1)
+        around = Window(np.broadcast_to(weight, kernel), size, padding=(size[0] - 1, size[1] - 1), groups=window.groups)
+        terms.append(replace(term, window=around))
+    constant = None if value.constant is None else value.map_of_constant()[:, 0, 0]
+    return Value((value.shape[0], *size), tuple(terms), constant, value.name)
 
 
 def _sample(index: Array, channel: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
