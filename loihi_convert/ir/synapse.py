@@ -23,6 +23,25 @@ def pooled_shape(input_shape: Shape, pool: Pair) -> Shape:
     return channels, height // pool[0], width // pool[1]
 
 
+def ungrouped(weight: Array, groups: int) -> Array:
+    """Return the kernel in one group, with zeros between the groups of ``weight``."""
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    _, outputs, inputs, *kernel = grouped.shape
+    full, each = np.zeros((groups, outputs, groups, inputs, *kernel), weight.dtype), np.arange(groups)
+    full[each, :, each] = grouped
+    return full.reshape(groups * outputs, groups * inputs, *kernel)
+
+
+def undilated(weight: Array, dilation: Pair) -> Array:
+    """Return the kernel with zeros between its taps instead of a dilation."""
+    if dilation == (1, 1):
+        return weight
+    size = (d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True))
+    full = np.zeros((*weight.shape[:2], *size), weight.dtype)
+    full[:, :, :: dilation[0], :: dilation[1]] = weight
+    return full
+
+
 @dataclass(frozen=True, eq=False)
 class Conv:
     """A convolution (cross-correlation, as in PyTorch), after an average pooling of its input.
@@ -112,11 +131,8 @@ class Conv:
         if self.pool == (1, 1):
             return self
         (pool_h, pool_w), (stride_h, stride_w), (pad_h, pad_w) = self.pool, self.stride, self.padding
-        kernel_h, kernel_w = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.weight.shape[2:], strict=True))
-        dilated = np.zeros((*self.weight.shape[:2], kernel_h, kernel_w), self.weight.dtype)
-        dilated[:, :, :: self.dilation[0], :: self.dilation[1]] = self.weight
         return Conv(
-            weight=dilated.repeat(pool_h, axis=2).repeat(pool_w, axis=3),
+            weight=undilated(self.weight, self.dilation).repeat(pool_h, axis=2).repeat(pool_w, axis=3),
             bias=self.bias,
             stride=(stride_h * pool_h, stride_w * pool_w),
             padding=(pad_h * pool_h, pad_w * pool_w),
@@ -125,14 +141,7 @@ class Conv:
 
     def without_groups(self) -> Conv:
         """Return the same convolution with zeros between its groups."""
-        if self.groups == 1:
-            return self
-        grouped = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
-        groups, outputs, inputs, *kernel = grouped.shape
-        weight = np.zeros((groups, outputs, groups, inputs, *kernel), self.weight.dtype)
-        for group in range(groups):
-            weight[group, :, group] = grouped[group]
-        return replace(self, weight=weight.reshape(groups * outputs, groups * inputs, *kernel), groups=1)
+        return self if self.groups == 1 else replace(self, weight=ungrouped(self.weight, self.groups), groups=1)
 
     def with_input_factors(self, factors: Array) -> Conv:
         """Return the convolution with weights of input channel c multiplied by ``factors[c]``, ``(C_in,)``: float."""

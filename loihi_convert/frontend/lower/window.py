@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.ir.synapse import undilated, ungrouped
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +95,7 @@ class Window:
 
     def ungrouped(self) -> Window:
         """Return the same map in one group, with zeros between the former groups."""
-        if self.groups == 1:
-            return self
-        outputs, inputs, *kernel = self.weight.shape
-        full = np.zeros((self.groups, outputs // self.groups, self.groups, inputs, *kernel))
-        each = np.arange(self.groups)
-        full[each, :, each] = self.weight.reshape(self.groups, -1, inputs, *kernel)
-        return replace(self, weight=full.reshape(outputs, self.inputs, *kernel), groups=1)
+        return self if self.groups == 1 else replace(self, weight=ungrouped(self.weight, self.groups), groups=1)
 
     def unpooled(self) -> Window:
         """Return the same map without pooling; exact if the pooling divides the map, or nothing is padded."""
@@ -145,12 +140,7 @@ class Window:
         return below, right
 
     def _undilated(self) -> Window:
-        if self.dilation == (1, 1):
-            return self
-        kernel = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.weight.shape[2:], strict=True)]
-        weight = np.zeros((*self.weight.shape[:2], *kernel))
-        weight[:, :, :: self.dilation[0], :: self.dilation[1]] = self.weight
-        return replace(self, weight=weight, dilation=(1, 1))
+        return replace(self, weight=undilated(self.weight, self.dilation), dilation=(1, 1))
 
 
 def behind(first: Window, second: Window, size: Pair) -> Window | None:
