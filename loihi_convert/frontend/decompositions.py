@@ -34,7 +34,7 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
     name = getattr(target, "__name__", target)
     if name == "einsum":
         return _einsum(create, *args)
-    if name == "addmm":
+    if name == "addmm" and len(args) == 3 and set(kwargs) <= {"alpha", "beta"}:
         return _addmm(create, *args, **kwargs)
     names = ("tensors", "dim") if name == "stack" else ("input", "dim", "keepdim")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -80,7 +80,7 @@ def _einsum(create: Create, equation: Any, *operands: Any) -> Any:
         place for place, each in enumerate(tensors) if isinstance(each, fx.Proxy) and not each.node.meta["is_constant"]
     ]
     given, arrow, result = str(equation).replace(" ", "").partition("->")
-    if len(traced) != 1 or not arrow or "." in equation:
+    if len(traced) != 1 or not arrow or "." in equation or known[traced[0]].ndim < 2:
         return None
     (place,) = traced
     terms = given.split(",")

@@ -19,7 +19,7 @@ from loihi_convert.frontend.operations import Add, Affine, AveragePool, Cat, Max
 from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED, SHAPED_CALLED
 from loihi_convert.ir.synapse import Conv, Dense
 
-_OTHER_PRODUCTS: Final = ("bmm", "einsum", "tensordot")
+_OTHER_PRODUCTS: Final = ("addmm", "bmm", "einsum", "tensordot")
 NOTHING_CALLED: Final = (
     "clone", "detach", "float", "half", "double", "cpu", "to", "type", "type_as", "requires_grad_",
 )  # fmt: skip

@@ -10,7 +10,7 @@ a module                                              see `layers.py`
 ``relu``, ``relu6``, ``clamp``, ``hardtanh``,          `Relu`
 ``threshold``, ``maximum(x, 0)``, ``x * (x > 0)``, ...
 ``maximum``, ``minimum`` of two tensors               `Add`, `Relu`, `Add`
-``leaky_relu``, ``abs``                                `LeakyRelu`
+``leaky_relu``, ``prelu``, ``abs``                     `LeakyRelu`
 ``conv1d``, ``linear``, ``@``, ``batch_norm``, ...      `Conv`, `Dense`, `Affine`: weights as ``c``
 poolings; ``mean``, ``sum``, ``amax``, ``max(dim)``    `AveragePool`, `MaxPool`
 of whole maps, or over their height or width
