@@ -98,6 +98,23 @@ def test_equals_plain_loops(
     assert np.array_equal(block.clipped, clipped)
 
 
+def test_large_fan_outs_are_added_exactly() -> None:
+    """float32 does not hold 2^24 + 1: 3 neurons that all fire reach 3 x 2^24 + 3 synapses."""
+    neurons = Neurons(spec((3,), np.ones(3), np.zeros(3), fan_out=np.full(3, 2**24 + 1)))
+    _, block = neurons.fire(neurons.initial_states(1), np.ones((1, 1, 3), np.float32), 1, Recording(counts=True))
+    assert block.synaptic_operations.tolist() == [[3 * 2**24 + 3]]
+
+
+@pytest.mark.parametrize(("width", "channels"), [(7, 200), (9, 300), (13, 64), (12, 700)])
+def test_spikes_of_each_channel_are_counted_in_any_number_of_counters(width: int, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    shape = (channels, 2, width)
+    currents = rng.integers(0, 2, (2, 3, math.prod(shape))).astype(np.float32)
+    neurons = Neurons(spec(shape, np.ones(channels), np.zeros(channels)), np.uint8)
+    _, block = neurons.fire(neurons.initial_states(2), currents, 3, Recording(counts=True))
+    assert np.array_equal(block.channel_spikes, currents.reshape(2, 3, -1, channels).sum(axis=(0, 2)))
+
+
 def test_two_calls_go_on_where_the_first_ended() -> None:
     rng = np.random.default_rng(0)
     currents = rng.integers(-100, 900, (2, 7, 6)).astype(np.float32)

@@ -30,32 +30,33 @@ _LEAK: Final = np.float32(2.0**limits.UNIT_EXP / limits.MAX_DECAY)
 """Decay of u in each step with ``du = 0``, in last bits per weight unit of u."""
 
 
-# Reordering allows vector instructions, and sums of integers below 2^53 are exact in any order.
-@compiled(fastmath={"reassoc"})
-def _sum(values: Array) -> float:
-    total = 0.0
+@compiled()
+def _sum(values: Array) -> int:
+    # A vector instruction adds twice as many numbers of four bytes, which hold any sum of a tile, as of eight.
+    total = np.int32(0)
     for index in range(values.size):
-        total += values[index]
-    return total
+        total = np.int32(total + np.int32(values[index]))
+    return int(total)
 
 
-@compiled(fastmath={"reassoc"})
+# Reordering allows vector instructions, and the sums are exact in any order, see `Layer.fan_out`.
+@compiled(fastmath={"reassoc", "contract"})
 def _dot(values: Array, weights: Array) -> float:
-    total = 0.0
+    total = weights.dtype.type(0)
     for index in range(values.size):
-        total += values[index] * weights[index]
-    return total
+        total += weights.dtype.type(values[index]) * weights[index]
+    return float(total)
 
 
 @compiled()
-def _add_rows(values: Array, columns: Array) -> None:
-    """Add each row of ``values`` to ``columns``, a single row."""
-    size = columns.size
+def _add_rows(values: Array, counters: Array) -> None:
+    """Add ``values`` to ``counters``, in turn."""
+    size = counters.size
     for first in range(0, values.size, size):
         # Without a separate view LLVM does not vectorize the loop, which is then eight times slower.
         row = values[first : first + size]
         for index in range(size):
-            columns[index] += row[index]
+            counters[index] += row[index]
 
 
 @compiled()
@@ -160,9 +161,10 @@ class Layer(NamedTuple):
     Parameters
     ----------
     bias, level, threshold, offset
-        float32 ``(neurons,)``, see `layer_spec.LayerSpec`.
+        float32, those of the first tile, see `layer_spec.LayerSpec`: they are equal in all tiles. A bias per neuron is
+        ``(neurons,)``.
     fan_out
-        See `LayerSpec.pooled_fan_out`, in one axis.
+        See `LayerSpec.pooled_fan_out`, in one axis: float32 if that holds the sums of a tile exactly, else float64.
     limit, lowest
         Values above ``limit`` or below ``lowest`` are clipped or wrap.
     kind
@@ -207,11 +209,12 @@ class Spikes(NamedTuple):
 class Records(NamedTuple):
     """Arrays to fill; empty if not requested. As in `layer_spec.LayerBlock`, with all neurons in one axis.
 
-    ``counts`` holds spikes and synaptic operations; ``columns``, ``(T, W C)``, spikes summed over images and rows.
+    ``counts`` holds spikes and synaptic operations; ``counters``, int32 ``(T, k C)``, the spikes of every k-th column,
+    summed over images and rows, where k divides the number of columns.
     """
 
     counts: Array
-    columns: Array
+    counters: Array
     kept: Array
     spikes: Array
     largest: Array
@@ -221,55 +224,53 @@ class Records(NamedTuple):
 @compiled()
 def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Records) -> None:
     """See `device.DeviceLayer.fire`."""
-    bias, level, threshold, offset, fan_out = layer.bias, layer.level, layer.threshold, layer.offset, layer.fan_out
+    fan_out = layer.fan_out
     limit, kind, height, rows, pool_h = layer.limit, layer.kind, layer.height, layer.rows, layer.window[0]
     fired, fired_words, pooled, pooled_words = sent
-    counts, columns, kept, spikes, largest, clipped = records
+    counts, counters, kept, spikes, largest, clipped = records
     images, neurons = states.shape
     steps, row, lanes = pooled.shape[1], neurons // height, fired.size // fired_words.size
     row_words, pooled_row_words = row // lanes, layer.left.size
     pooled_height, pooled_row = height // pool_h, lanes * pooled_row_words
-    is_constant = currents.shape[1] == 1
+    is_constant, sums_windows = currents.shape[1] == 1, layer.window != (1, 1)
     potential = np.empty(rows * row, np.float32)
     for image in range(images):
         for top in range(0, height, rows):
             first, last = top * row, min(top + rows, height) * row
             out = min(top // pool_h, pooled_height)
             end = min(min(top + rows, height) // pool_h, pooled_height)
-            state, tile = states[image, first:last], fired[: last - first]
+            size, begin = last - first, first if layer.bias.size == neurons else 0
+            state, bias = states[image, first:last], layer.bias[begin : begin + size]
+            level, threshold, offset = layer.level[:size], layer.threshold[:size], layer.offset[:size]
             for step in range(steps):
                 current = currents[image, 0 if is_constant else step, first:last]
+                tile = fired[:size] if sums_windows else pooled[image, step, first:last]
                 if largest.size and (step == 0 or not is_constant):
-                    _raise_to(largest[first:last], current, bias[first:last])
+                    _raise_to(largest[first:last], current, bias)
                 if clipped.size:
-                    _watch(state, current, bias[first:last], layer.lowest, limit, clipped[image])
+                    _watch(state, current, bias, layer.lowest, limit, clipped[image])
                 if kind >= CIRCUIT:
-                    _step_circuit(
-                        state, current, bias[first:last], level[first:last], threshold[first:last], offset[first:last],
-                        limit, kind == LEAKY_CIRCUIT, tile, potential[: last - first],
-                    )  # fmt: skip
+                    leaks = kind == LEAKY_CIRCUIT
+                    _step_circuit(state, current, bias, level, threshold, offset, limit, leaks, tile, potential[:size])
                 else:
-                    _step(
-                        state, current, bias[first:last], level[first:last], threshold[first:last], limit,
-                        kind == SOFT, tile,
-                    )  # fmt: skip
+                    _step(state, current, bias, level, threshold, limit, kind == SOFT, tile)
                 if kept.size:
-                    _copy(potential[: last - first] if kind >= CIRCUIT else state, kept[image, step, first:last])
+                    _copy(potential[:size] if kind >= CIRCUIT else state, kept[image, step, first:last])
                 if spikes.size:
                     _copy(tile, spikes[image, step, first:last])
                 if counts.size and layer.has_remainder:
-                    counts[0, image, step] += int(_sum(tile))
-                    _add_rows(tile, columns[step])
-                if end > out:
+                    counts[0, image, step] += _sum(tile)
+                    _add_rows(tile, counters[step])
+                if sums_windows and end > out:
                     windows = pooled_words[image, step, out * pooled_row_words : end * pooled_row_words]
                     _pool(fired_words, row_words, windows, layer.left, layer.words, layer.window)
-                    if counts.size:
-                        summed = pooled[image, step, out * pooled_row : end * pooled_row]
-                        if not layer.has_remainder:
-                            counts[0, image, step] += int(_sum(summed))
-                            _add_rows(summed, columns[step])
-                        if fan_out.size:
-                            counts[1, image, step] += int(_dot(summed, fan_out[out * pooled_row : end * pooled_row]))
+                if counts.size and end > out:
+                    summed = pooled[image, step, out * pooled_row : end * pooled_row]
+                    if not layer.has_remainder:
+                        counts[0, image, step] += _sum(summed)
+                        _add_rows(summed, counters[step])
+                    if fan_out.size:
+                        counts[1, image, step] += int(_dot(summed, fan_out[out * pooled_row : end * pooled_row]))
 
 
 @compiled()

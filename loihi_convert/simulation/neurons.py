@@ -30,6 +30,9 @@ _KINDS: Final = {
     NeuronModel.LEAKY_CIRCUIT: kernels.LEAKY_CIRCUIT,
 }
 
+_COUNTERS: Final = 512
+"""Most spike counters per step, unless there are more channels: those of some steps fit the cache beside a tile."""
+
 
 class Neurons:
     """The neurons of one layer.
@@ -47,10 +50,15 @@ class Neurons:
         self._count, self._pool, self._dtype = spec.size, spec.pool, np.dtype(spike_dtype)
         # Spikes of neurons outside all windows are counted, although no layer receives them.
         self._has_remainder = self.height % spec.pool[0] > 0 or self.width % spec.pool[1] > 0
+        columns = self.width if self._has_remainder else self.width // spec.pool[1]
+        most = max(1, _COUNTERS // self.channels)
+        self._counters = self.channels * max(part for part in range(1, most + 1) if columns % part == 0)
         self._initial, limit = spec.initial_states, np.float32(spec.limit)
         # Rows simulated together over all steps, a whole number of windows.
         row = self.width * self.channels
         self._rows = min(-(-self.height // spec.pool[0]), max(1, kernels.TILE // (row * spec.pool[0]))) * spec.pool[0]
+        tile, bias, fan_out = self._rows * row, spec.synapse.bias, spec.pooled_fan_out.reshape(-1)
+        is_small = fan_out.max(initial=0) * tile <= 2**24
         # Spikes are summed over windows in machine words, each holding the bytes of several channels. Words of eight
         # would be hardly faster, and loops for one more type would have to be compiled.
         lanes = 4 if self.channels % 4 == 0 else 1
@@ -58,11 +66,11 @@ class Neurons:
         words = self.channels * self._dtype.itemsize // self._word.itemsize
         column, word = np.divmod(np.arange(self.width // spec.pool[1] * words), words)
         self._layer = kernels.Layer(
-            bias=spec.biases,
-            level=spec.levels,
-            threshold=spec.thresholds,
-            offset=spec.offsets,
-            fan_out=spec.pooled_fan_out.reshape(-1),
+            bias=spec.biases[:tile] if bias is None or bias.ndim == 1 else spec.biases,
+            level=spec.levels[:tile],
+            threshold=spec.thresholds[:tile],
+            offset=spec.offsets[:tile],
+            fan_out=fan_out.astype(np.float32) if is_small else fan_out,
             limit=limit,
             # Lava's u wraps already at -2^17.
             lowest=np.nextafter(-limit, np.float32(0)) if spec.neuron.is_circuit else -limit,
@@ -89,8 +97,7 @@ class Neurons:
         recorded = (images, steps, self._count)
         fired = np.empty(self._rows * self.width * self.channels, self._dtype)
         counts = np.zeros((2, *recorded[:2]) if recording.counts else (2, 0, 0), np.int64)
-        row = (self.width if self._has_remainder else width) * self.channels
-        columns = np.zeros((steps, row) if recording.counts else (0, row), np.int64)
+        counters = np.zeros((steps if recording.counts else 0, self._counters), np.int32)
         kept = np.empty(recorded if recording.potentials else (0, 0, 0), np.float32)
         spikes = np.empty(recorded if recording.spikes else (0, 0, 0), self._dtype)
         largest = np.full(self._count if recording.currents else 0, -np.inf, np.float32)
@@ -100,7 +107,7 @@ class Neurons:
             currents,
             self._layer,
             kernels.Spikes(fired, fired.view(self._word), pooled, pooled.view(self._word)),
-            kernels.Records(counts, columns, kept, spikes, largest, clipped),
+            kernels.Records(counts, counters, kept, spikes, largest, clipped),
         )
         maps = (self.height, self.width, self.channels)
         block = LayerBlock(
@@ -108,16 +115,17 @@ class Neurons:
             spikes=spikes.reshape(*spikes.shape[:2], *maps),
             spike_counts=counts[0],
             synaptic_operations=counts[1],
-            channel_spikes=_per_channel(columns, self.channels),
+            channel_spikes=_per_channel(counters, self.channels),
             largest_current=largest.reshape(-1, self.channels).max(axis=0, initial=-np.inf),
             clipped=clipped,
         )
         return pooled.reshape(images, steps, height, width, self.channels), block
 
 
-def _per_channel(columns: Array, channels: int) -> Array:
-    """``(T, W C)`` as int64 ``(T, C)``."""
-    return np.asarray(columns.reshape(len(columns), columns.shape[1] // channels, channels).sum(axis=1))
+def _per_channel(counters: Array, channels: int) -> Array:
+    """Counters, see `neuron_kernels.Records`, as int64 ``(T, C)``."""
+    parts = counters.reshape(len(counters), counters.shape[1] // channels, channels)
+    return np.asarray(parts.sum(axis=1, dtype=np.int64))
 
 
 class RateErrors(NamedTuple):
