@@ -37,6 +37,7 @@ from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.own_cnn import copies_of, design_of, own_design, recorded_normalization
 from loihi_convert.frontend.source import open_source
 from loihi_convert.frontend.users_code import build_cnn
+from loihi_convert.ir.task import classes_of
 from loihi_convert.simulation.relu import cnn_scores
 
 # Some tests fine-tune CNNs that were not trained before, or on few images.
@@ -420,6 +421,26 @@ def test_a_function_at_the_end_does_not_change_the_training(
     found = lc.fine_tune(nn.Sequential(*plain, ending), images, labels, **options)
     assert found.validation_accuracy == expected.validation_accuracy
     torch.testing.assert_close(found(inputs), function(expected(inputs)), rtol=1e-3, atol=1e-3)
+
+
+class Mean(nn.Module):
+    """A last convolution and the mean of its maps: scores of shape ``shape``, such as (N, 10, 1, 1)."""
+
+    def __init__(self, outputs: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first, self.last, self.shape = nn.Conv2d(1, 4, 3), nn.Conv2d(4, outputs, 1), shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).relu()).mean((2, 3), keepdim=True).reshape(self.shape)
+
+
+@pytest.mark.parametrize(("outputs", "shape"), [(10, (-1, 10, 1, 1)), (1, (-1,))])
+def test_scores_of_any_shape_are_trained(digits: DataSplits, outputs: int, shape: tuple[int, ...]) -> None:
+    images = digits.train.images[:40]
+    labels = digits.train.known_labels[:40] % max(outputs, 2)
+    tuned = lc.fine_tune(Mean(outputs, shape), images, labels, qcfs_levels=2, epochs=1, validation=(images, labels))
+    scores = tuned(torch.from_numpy(images.copy()).float() / 255).reshape(40, outputs).detach().numpy()
+    assert tuned.validation_accuracy == np.mean(classes_of(scores) == labels)
 
 
 def test_what_convert_takes_is_fine_tuned(digits: DataSplits) -> None:

@@ -61,7 +61,7 @@ class Design:
     ending: str = ""
 
     def network(self) -> nn.Module:
-        """Return the result of ``build``, but taking pixels / 255, float32 ``(N, C, H, W)``, and without its ending.
+        """Return the result of ``build``, but from pixels / 255 ``(N, C, H, W)`` to scores ``(N, outputs)``.
 
         See `inputs_of` and `scores_of`. Torch's random state is left as it is.
         """
@@ -70,8 +70,7 @@ class Design:
         network.register_forward_pre_hook(
             lambda module, images: inputs_of(images[0], self.mean, self.std, self.image_shape)
         )
-        if self.ending:
-            network.register_forward_hook(lambda module, images, outputs: scores_of(outputs, self.ending))
+        network.register_forward_hook(lambda module, images, outputs: scores_of(outputs, self.ending))
         return network
 
 
@@ -200,7 +199,11 @@ def inputs_of(
 
 
 def scores_of(outputs: Tensor, ending: str) -> Tensor:
-    """Return the scores to which ``ending`` was applied, up to a constant per image; very large ones are clipped."""
+    """Return the scores to which ``ending`` was applied, ``(N, outputs)``, from ``(N, outputs, ...)`` or ``(N,)``.
+
+    They are right up to a constant per image; very large ones are clipped.
+    """
+    outputs = outputs.reshape(len(outputs), -1)
     if ending == "softmax":
         return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
     if ending in ("sigmoid", "logsigmoid"):
