@@ -312,6 +312,7 @@ FLOATS = (GREY / 255).astype(np.float32)
         (Pairs([]), "no image", ""),
         ([GREY[0], COLOUR[0]], "(1, 8, 6), (3, 8, 6)", "Resize"),
         ([Image.fromarray(GREY[0, 0]).convert("P")], "mode P", "convert('RGB')"),
+        ([Image.fromarray(GREY[0, 0].astype(np.uint16))], "mode I;16", "/ 65535"),
         (7, "type int", ""),
         ("mnist", "type str", ""),
         ([{"image": GREY[0], "label": 1}], "keys ['image', 'label']", "Return (image, label)"),

@@ -286,6 +286,7 @@ def test_modes_that_would_lose_something(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_image_folder(tmp_path)
     assert (caught.value.where, caught.value.found) == (str(tmp_path / "a.png"), "has pixels of mode I;16")
+    assert "clips" in caught.value.hint
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1)])

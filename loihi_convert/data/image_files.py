@@ -118,6 +118,6 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
             f"has pixels of mode {found}",
             where=path,
             expected=f"{one_of(('L (8-bit grey)', 'RGB', 'P (palette)', '1 (black and white)'))}, each pixel opaque",
-            hint="Convert it.",
+            hint="Divide its values by 256; PIL's convert clips them." if mode.startswith("I") else "Convert it.",
         )
     return pixels.reshape(*pixels.shape[:2], -1)

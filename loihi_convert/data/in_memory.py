@@ -370,7 +370,10 @@ def _array(value: object, where: str) -> Array:
             f"found a PIL image of mode {mode}",
             where=where,
             expected=f"must be of mode {', '.join(_PIL_MODES)}",
-            hint="Call image.convert('L') or image.convert('RGB').",
+            # PIL's convert clips 16-bit values at 255.
+            hint="Pass numpy.asarray(image) / 65535, if that is white."
+            if mode.startswith("I")
+            else "Call image.convert('L') or image.convert('RGB').",
         )
     try:
         if isinstance(value, _Tensor):

@@ -294,10 +294,10 @@ def _read_npz(path: Path, without: Sequence[str] = ()) -> Mapping[str, NDArray[n
         reason = first_line(error)
         if reason.startswith("Object arrays"):
             raise DataError(
-                "contains Python objects, such as images of several sizes",
+                "contains Python objects, such as images of several sizes, or strings of dtype object",
                 where=path,
                 expected="must contain arrays of numbers",
-                hint="Give all images the same size, and save numpy.stack(images).",
+                hint="Give all images the same size, and save numpy.stack(images); save numpy.array(classes, str).",
             ) from error
         raise DataError(
             f"damaged, or not an .npz file ({reason})", where=path, hint="Write it again with numpy.savez."
