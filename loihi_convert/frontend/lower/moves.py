@@ -92,6 +92,11 @@ def _sample(index: Array, channel: int, size: tuple[int, int]) -> tuple[int, int
     inside = ((row >= 0) & (row < size[0]))[:, None] & ((column >= 0) & (column < size[1]))
     wanted = np.where(inside, channel * size[0] * size[1] + row[:, None] * size[1] + column, -1)
     if not np.array_equal(wanted, index):
+        if size == (1, 1):
+            raise UnsupportedModelError(
+                "repeats one number of each channel over a map",
+                expected="supported: maps of more than one number, or flattened before the next layer",
+            )
         if size[1] == index.shape[0] == 1:
             raise UnsupportedModelError(
                 "makes a signal of the one column of each map",
@@ -102,7 +107,8 @@ def _sample(index: Array, channel: int, size: tuple[int, int]) -> tuple[int, int
             raise UnsupportedModelError(
                 "makes a map of signals",
                 expected="supported: maps that keep their channel axis",
-                hint="Keep the axis where it was removed: x[:, 0:1] instead of x[:, 0], `keepdim=True` in a mean.",
+                hint="Keep the axis where it was removed: x[:, 0:1] instead of x[:, 0], `keepdim=True` in a mean. "
+                "The shape of images of one channel is (1, H, W).",
             )
         raise UnsupportedModelError(
             "moves the pixels of a map in a way that is not a convolution",
