@@ -16,7 +16,7 @@ from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.run_summary import BAR_CELLS, accuracy_scale, loss_margin, table, verdict
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import Numbers, evaluate_regression
-from loihi_convert.pipeline import FileRun, RunFolder
+from loihi_convert.pipeline.running import FileRun, RunFolder
 
 CURVE = (120, 190, 194, 196)
 

@@ -20,7 +20,7 @@ from loihi_convert.files import asked
 
 if TYPE_CHECKING:
     from loihi_convert.arrays import Array
-    from loihi_convert.pipeline import LoadedFile
+    from loihi_convert.pipeline.checking import LoadedFile
 
 CHECKED_IMAGES = 100
 """Images on which channels are looked at unless told otherwise: seconds."""

@@ -11,7 +11,7 @@ from loihi_convert.cli.console import Fact, echo, flagged, say_answer, say_table
 if TYPE_CHECKING:
     from loihi_convert.checks.finding import Finding
     from loihi_convert.chip.resources import LayerResources
-    from loihi_convert.pipeline import CheckReport
+    from loihi_convert.pipeline.checking import CheckReport
 
 _NAMED_LAYERS: Final = 4
 _LARGEST_LAYERS: Final = 3

@@ -18,7 +18,7 @@ from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
     from loihi_convert.ir.provenance import ModelRecord
-    from loihi_convert.pipeline import DiagnosisReport
+    from loihi_convert.pipeline.diagnosing import DiagnosisReport
 
 DIAGNOSED_IMAGES = 1_000
 """Images a diagnosis takes unless told otherwise: seconds, and a few tenths of a point of accuracy."""

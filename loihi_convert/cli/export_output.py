@@ -10,7 +10,7 @@ from loihi_convert.cli.console import Fact, aligned, echo, flagged, say_answer, 
 
 if TYPE_CHECKING:
     from loihi_convert.conversion.quantization_report import QuantizationReport
-    from loihi_convert.pipeline import ExportResult
+    from loihi_convert.pipeline.exporting import ExportResult
     from loihi_convert.pipeline.nir_files import NirFile
 
 GOOD_AGREEMENT: Final = 0.98

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from loihi_convert.data import Dataset, DataSplits
     from loihi_convert.external.cuba import CubaNetwork
     from loihi_convert.ir.graded import GradedNetwork
-    from loihi_convert.pipeline import ExternalRun, RunOptions
+    from loihi_convert.pipeline.external_run import ExternalRun
+    from loihi_convert.pipeline.options import RunOptions
 
 
 def run_external(

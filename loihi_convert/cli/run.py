@@ -26,7 +26,7 @@ from loihi_convert.files import require_new_or_empty
 
 if TYPE_CHECKING:
     from loihi_convert.data import DataSplits
-    from loihi_convert.pipeline import OpenedFile
+    from loihi_convert.pipeline.opened_file import OpenedFile
 
 SIM_IMAGES = 100
 """Images a run on Lava's simulator takes unless told otherwise: seconds, not minutes."""

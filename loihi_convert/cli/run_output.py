@@ -13,7 +13,7 @@ from loihi_convert.cli.console import Fact, echo, log, say_answer, say_tables
 
 if TYPE_CHECKING:
     from loihi_convert.metrics.evaluation import Evaluation
-    from loihi_convert.pipeline import FileRun, RunFolder
+    from loihi_convert.pipeline.running import FileRun, RunFolder
     from loihi_convert.report.table import Table
 
 _BACKENDS = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)", "loihi2": "Loihi 2 (loihi2)"}

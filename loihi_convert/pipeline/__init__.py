@@ -12,23 +12,15 @@ from typing import TYPE_CHECKING, Final
 from loihi_convert.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from loihi_convert.pipeline.checking import CheckReport, LoadedFile, check, load_file
-    from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
-    from loihi_convert.pipeline.exporting import ExportResult, export
-    from loihi_convert.pipeline.external_run import ExternalRun, run_external_into_folder
-    from loihi_convert.pipeline.opened_file import OpenedFile, open_file
+    from loihi_convert.pipeline.checking import check, load_file
+    from loihi_convert.pipeline.diagnosing import diagnose
+    from loihi_convert.pipeline.exporting import export
+    from loihi_convert.pipeline.external_run import run_external_into_folder
+    from loihi_convert.pipeline.opened_file import open_file
     from loihi_convert.pipeline.options import RunOptions
-    from loihi_convert.pipeline.running import FileRun, RunFolder, run, run_into_folder
+    from loihi_convert.pipeline.running import run, run_into_folder
 
 _HOMES: Final = {
-    "CheckReport": "checking",
-    "DiagnosisReport": "diagnosing",
-    "ExportResult": "exporting",
-    "ExternalRun": "external_run",
-    "FileRun": "running",
-    "LoadedFile": "checking",
-    "OpenedFile": "opened_file",
-    "RunFolder": "running",
     "RunOptions": "options",
     "check": "checking",
     "diagnose": "diagnosing",
@@ -42,14 +34,6 @@ _HOMES: Final = {
 __getattr__ = on_first_use(__name__, _HOMES)
 
 __all__ = [
-    "CheckReport",
-    "DiagnosisReport",
-    "ExportResult",
-    "ExternalRun",
-    "FileRun",
-    "LoadedFile",
-    "OpenedFile",
-    "RunFolder",
     "RunOptions",
     "check",
     "diagnose",
