@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,6 +24,7 @@ from loihi_convert.errors import NetxError
 from loihi_convert.inspection.contents import BINS, describe
 from loihi_convert.inspection.differences import Difference, differences, kinds
 from loihi_convert.inspection.tables import difference_summary, structure_table
+from loihi_convert.pipeline import external_run
 from loihi_convert.runs.stored_run import read_run
 
 
@@ -249,6 +251,12 @@ def test_run_takes_an_external_file(
     pixels = {"type": "input", "shape": [1, 8, 8], "weight": 60, "bias": 20, "neuron": NEURON}
     path = write_external(tmp_path / "other.net", [pixels, {"type": "flatten"}, dense])
     words = ("run", path, "--data", "digits", "--images", 20, "-o", tmp_path / "refused")
+    evaluate = external_run.evaluate
+
+    def doubted(*given: Any, **named: Any) -> Any:
+        return evaluate(*given, **named).model_copy(update={"notes": ("a reason to doubt",)})
+
+    monkeypatch.setattr(external_run, "evaluate", doubted)
     assert run(monkeypatch, *words[:-1], tmp_path / "runs", "--json") == 0
     captured = capsys.readouterr()
     figures = json.loads(captured.out)["other"]
@@ -259,7 +267,8 @@ def test_run_takes_an_external_file(
     files = {file.name for file in folder.iterdir()}
     assert {"predictions.csv", "result.json", "accuracy.csv", "firing_rates.csv", "manifest.json"} <= files
     assert "thresholds.csv" not in files
-    assert "pixels as (x - 0.5) / 0.5 with x = pixel / 255 (default" in captured.err
+    assert "other.net: pixels: as (x - 0.5) / 0.5 with x = pixel / 255 (default" in captured.err
+    assert "other.net: note: a reason to doubt" in captured.err
     assert (read_run(folder).manifest.mean, read_run(folder).manifest.std) == ((0.5,), (0.5,))
     assert run(monkeypatch, *words[:-1], tmp_path / "given", "--mean", "0.1", "--std", "0.25", "--details") == 0
     out = capsys.readouterr().out

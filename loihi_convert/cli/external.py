@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loihi_convert.cli.console import Fact, echo, log, say_answer
-from loihi_convert.cli.run_output import RunScene, say_details
+from loihi_convert.cli.console import Fact, log, say_answer
+from loihi_convert.cli.run_output import RunScene, say_details, say_results
 from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -95,12 +95,7 @@ def _say(
     kind = "CUBA" if isinstance(ran.network, CubaNetwork) else "sigma-delta"
     log(f"{path.name}: another tool wrote it; its {kind} neurons run as in Lava, without early exit")
     if as_json:
-        from loihi_convert.runs.run_folder import results_json
-
-        for fact in pixels:
-            log(f"{fact.label} {fact.text}")
-        echo(results_json([(path.stem, ran.evaluation)]))
-        log(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")
+        say_results([(path, ran.evaluation, pixels)], ran.folder, ran.files)
         return
     from loihi_convert.cli import run_summary
     from loihi_convert.report.run_tables import accuracy_table

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loihi_convert.cli.console import Fact, echo, flagged, log, say_answer, say_tables
-from loihi_convert.cli.run_output import RunScene, say_details
+from loihi_convert.cli.console import Fact, flagged, say_answer, say_tables
+from loihi_convert.cli.run_output import RunScene, say_details, say_results
 from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -132,12 +132,7 @@ def _say_run(ran: GradedRun, path: Path, scene: RunScene, *, is_stream: bool, as
     from loihi_convert.cli import run_summary
 
     if as_json:
-        from loihi_convert.runs.run_folder import results_json
-
-        for fact in run_summary.warnings(ran.evaluation):
-            log(f"{path.name}: {fact.label}: {fact.text}")
-        echo(results_json([(path.stem, ran.evaluation)]))
-        log(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")
+        say_results([(path, ran.evaluation, ())], ran.folder, ran.files)
         return
     figures = [(path.name, ran.evaluation)]
     facts = [*_message_facts(ran, is_stream=is_stream), *run_summary.facts(ran.evaluation)]

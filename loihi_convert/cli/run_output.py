@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -62,13 +62,8 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
     from loihi_convert.cli import run_summary
 
     if as_json:
-        from loihi_convert.runs.run_folder import results_json
-
-        for ran in done.runs:
-            for fact in (*_remarks(ran, scene), *run_summary.warnings(ran.evaluation)):
-                log(f"{ran.path.name}: {fact.label}: {fact.text}")
-        echo(results_json(done.figures))
-        log(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
+        remarks = [(ran.path, ran.evaluation, _remarks(ran, scene)) for ran in done.runs]
+        say_results(remarks, done.folder, done.files)
         return
     figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
     facts = [*_facts(done, scene), Fact("saved", f"{done.folder}/")]
@@ -81,6 +76,20 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
     )
     if details:
         say_details(done.figures)
+
+
+def say_results(runs: Iterable[tuple[Path, Evaluation, Iterable[Fact]]], folder: Path, files: Iterable[Path]) -> None:
+    """Print the results of each file as JSON; on stderr, the facts about it, warnings, and what was written."""
+    from loihi_convert.cli.run_summary import warnings
+    from loihi_convert.runs.run_folder import results_json
+
+    figures = []
+    for path, evaluation, facts in runs:
+        figures.append((path.stem, evaluation))
+        for fact in (*facts, *warnings(evaluation)):
+            log(f"{path.name}: {fact.label}: {fact.text}")
+    echo(results_json(figures))
+    log(f"wrote {folder}/ ({', '.join(path.name for path in files)})")
 
 
 def say_details(figures: Sequence[tuple[str, Evaluation]], accuracy: Table | None = None) -> None:
