@@ -194,7 +194,7 @@ HIDDEN = ("conv1", "conv2")
 
 
 def test_a_good_network_has_nothing_to_mend(digits: Digits) -> None:
-    spiking, network = rounded(digits, 16)
+    spiking, network = rounded(digits, 64)
     found = diagnosed(digits, (spiking, network))
     assert (found.is_noteworthy, found.main_cause, found.first_layer) == (False, None, None)
     assert advice.verdict(found).startswith(("No problem found: ", "No cause is named: "))
