@@ -652,7 +652,7 @@ def test_a_ready_made_model_is_its_cnn_and_what_was_fine_tuned_from_it(
     assert names["mnist"][0] == "cnn.safetensors"
     assert "cnn-paper-recipe.safetensors" not in names["mnist"]
     assert all((folder / name / file).is_file() for name, files in names.items() for file in files)
-    fine_tuned = [f"cnn-{how}.safetensors" for how in ("qcfs-L4", "qcfs-L2", "spiking-T4")]
+    fine_tuned = [f"cnn-{how}.safetensors" for how in ("qcfs-L4", "spiking-T4", "spiking-T2", "spiking-T1")]
     assert names["cifar10"] == ["cnn.safetensors", *fine_tuned]
     assert request.model_files("my.pt") == (Path("my.pt"),)
     monkeypatch.chdir(tmp_path)
