@@ -449,7 +449,7 @@ def test_estimates_are_shown_with_their_limits_and_every_constant(tmp_path: Path
 def test_runs_without_estimates_do_not_have_a_section_on_energy(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150]))
     results = json.loads((folder / "result.json").read_text())
-    del results["model"]["energy"]
+    results["model"]["energy"] = None
     (folder / "result.json").write_text(json.dumps(results))
     page, _ = write(tmp_path, folder)
     assert "Energy and time, estimated" not in page.within("h2")

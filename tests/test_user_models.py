@@ -87,12 +87,13 @@ def test_a_file_does_not_name_the_code_that_runs(
     for wrong, message in (
         (["--mean", "a"], "--mean: found 'a'; must be numbers, one per channel"),
         (["--input-shape", "8"], "--input-shape: found '8'; must be whole numbers >= 1: C,H,W of an image"),
-        (["--input-shape", "3,8,8"], "--input-shape: found (3, 8, 8); must be (1, 8, 8)"),
         (["--classes", "cat,,dog"], "--classes: found 'cat,,dog'; must be their number, at least 2, or their names"),
         (["--classes", "12"], "found 12 names for 10 outputs of the CNN"),
     ):
         assert call(*user, "--data", "digits", *wrong) == 2
         assert message in capsys.readouterr().err
+    assert call(*user, "--data", "digits", "--input-shape", "3,8,8") == 3
+    assert "--data: found digits, images of (1, 8, 8); must be images of (3, 8, 8)" in capsys.readouterr().err
     assert call(*user, "--data", "digits", "-T", "2", "--classes", "a,b,c,d,e,f,g,h,i,j", "--no-verify") == 0
     assert netx.read(tmp_path / "user.net").provenance["model"]["classes"] == list("abcdefghij")
     capsys.readouterr()
