@@ -29,6 +29,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.checks import environment
 from loihi_convert.cnn import training
@@ -94,6 +95,19 @@ def test_the_variable_can_name_this_interpreter_too(
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with open_backend("sim") as sim, open_backend("ref") as ref:
         assert first_difference(sim.run(path, images, 4), ref.run(path, images, 4)) is None
+
+
+def test_the_host_runs_this_package_also_if_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that is only on ``sys.path``, as in a notebook of a clone, is not found by another process."""
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    host = HostProcess("sim", None)
+    try:
+        variables = Path(f"/proc/{host._process.pid}/environ").read_text().split("\0")
+        first, *others = dict(text.split("=", 1) for text in variables if text)["PYTHONPATH"].split(os.pathsep)
+        assert (Path(first) / "loihi_convert").resolve() == Path(loihi_convert.__file__).resolve().parent
+        assert others == ["/nowhere"]
+    finally:
+        host.end()
 
 
 def test_the_network_is_passed_in_a_format_that_every_numpy_reads(tmp_path: Path) -> None:

@@ -56,9 +56,12 @@ class HostProcess:
         module = "loihi_convert.backends.lava.host"
         environment = {**os.environ, **_ONE_THREAD}
         try:
+            paths = [str(self._folder_of_this_package())]
             if lava_python is not None:
-                environment |= {"PYTHONPATH": str(self._folder_of_this_package())}
                 environment.pop("PYTHONHOME", None)
+            elif inherited := environment.get("PYTHONPATH"):
+                paths.append(inherited)
+            environment["PYTHONPATH"] = os.pathsep.join(paths)
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
                     [self._python, "-u", "-m", module, str(self.folder), self._token, str(os.getpid())],
