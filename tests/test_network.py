@@ -86,7 +86,7 @@ def test_arrays_are_read_only_copies() -> None:
     assert synapse.weight.sum() == 6
     with pytest.raises(ValueError, match="read-only"):
         synapse.weight[0, 0] = 2
-    # What nobody can change is not copied.
+    # An array that cannot change is not copied.
     assert replace(synapse, bias=np.zeros(2)).weight is synapse.weight
     view = weight[:]
     view.flags.writeable = False
