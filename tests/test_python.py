@@ -13,6 +13,7 @@ import pickletools
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
@@ -102,6 +103,9 @@ def test_the_host_runs_this_package_also_if_it_is_not_installed(monkeypatch: pyt
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     host = HostProcess("sim", None)
     try:
+        # Python begins after it was forked from this process, with this one's first variables.
+        while "-u" not in Path(f"/proc/{host._process.pid}/cmdline").read_text().split("\0"):
+            time.sleep(0.01)
         variables = Path(f"/proc/{host._process.pid}/environ").read_text().split("\0")
         first, *others = dict(text.split("=", 1) for text in variables if text)["PYTHONPATH"].split(os.pathsep)
         assert (Path(first) / "loihi_convert").resolve() == Path(loihi_convert.__file__).resolve().parent
