@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from loihi_convert.cnn.models import ARCHITECTURES, multiply_adds
 from loihi_convert.cnn.muon import Muon
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import Recipe
+from loihi_convert.cnn.small_maps import SmallMaps
 from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.compiled import cpu_name
 from loihi_convert.data import Dataset, DataSplits
@@ -70,6 +72,8 @@ class Training:
         self._design, self._device = design, device
         # bfloat16 rounds a probability above 0.998 to 1, from which no score follows.
         self._is_bfloat16 = uses_bfloat16(device) and not design.ending
+        is_channels_last = self._format == torch.channels_last
+        self._has_small_maps = self._is_bfloat16 and is_channels_last and device == "cpu"
         self._steps_per_epoch = math.ceil(len(splits.train) / recipe.batch_size)
         # Parameters and batch-norm statistics, which share memory with the model.
         self._tensors: dict[str, Tensor] = self._model.state_dict()
@@ -156,7 +160,10 @@ class Training:
     def _scores(self, inputs: Tensor) -> Tensor:
         rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
         inputs = inputs.to(memory_format=self._format)
-        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._is_bfloat16):
+        with (
+            torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._is_bfloat16),
+            SmallMaps() if self._has_small_maps else nullcontext(),
+        ):
             if self._spiking is not None:
                 scores = self._spiking(inputs, rounded)
             else:
