@@ -31,6 +31,7 @@ from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnosed
+from loihi_convert.pipeline.nir_files import require_netx_name
 from loihi_convert.pipeline.origin import doubt
 from loihi_convert.progress import progress_bar
 from loihi_convert.report.conversion_tables import network_table
@@ -153,7 +154,16 @@ class Converted:
         return Result(network, result, evaluation, backend, is_equal)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a lava-dl netx HDF5 file and return its path; replace an existing file only if ``overwrite``."""
+        """Write a lava-dl netx HDF5 file and return its path; replace an existing file only if ``overwrite``.
+
+        Raises
+        ------
+        UsageError
+            If ``path`` has the suffix of a CNN or of a NIR file.
+        InputError
+            If ``path`` exists and ``overwrite`` is off, or it cannot be written.
+        """
+        require_netx_name(Path(path), "path")
         netx.write(self.network, Path(path), overwrite=overwrite)
         return Path(path)
 

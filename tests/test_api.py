@@ -106,6 +106,17 @@ def test_the_images_that_chose_the_thresholds_are_noted() -> None:
     assert not any("thresholds" in note for note in snn.run(images[:5]).notes)
 
 
+@pytest.mark.parametrize("name", ["snn.pt", "snn.ONNX", "snn.nir"])
+def test_a_file_is_not_saved_under_the_name_of_another_kind(name: str, tmp_path: Path) -> None:
+    snn = lc.convert(MODULE, IMAGES, timesteps=2)
+    with pytest.raises(UsageError) as caught:
+        snn.save(tmp_path / name)
+    assert caught.value.where == "path"
+    assert caught.value.found.startswith(f"found {name}")
+    assert "snn.net" in caught.value.hint
+    assert not (tmp_path / name).exists()
+
+
 def test_a_file_of_a_module_is_compared_by_its_weights(tmp_path: Path) -> None:
     snn = lc.convert(MODULE, IMAGES, timesteps=2)
     file = snn.save(tmp_path / "memory.net")

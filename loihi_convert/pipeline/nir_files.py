@@ -60,10 +60,8 @@ def require_format(file_format: FileFormat, allow_hard_reset: bool, output: Path
             expected=f"must end in {NIR} with `file_format='nir'`" if is_nir else f"must not end in {NIR}",
             hint="" if is_nir else "For a NIR file, pass `file_format='nir'`.",
         )
-    if output is not None and not is_nir and output.suffix.lower() in _OTHERS:
-        raise UsageError(
-            f"found {output.name}, the name of a CNN", where="output", expected=f"must end in {netx.SUFFIX}, or in none"
-        )
+    if output is not None and not is_nir:
+        require_netx_name(output, "output")
     if allow_hard_reset and not is_nir:
         raise UsageError(
             "given for a netx file",
@@ -73,6 +71,21 @@ def require_format(file_format: FileFormat, allow_hard_reset: bool, output: Path
         )
     if is_nir:
         nir_package("`file_format='nir'` writes NIR files")
+
+
+def require_netx_name(output: Path, where: str) -> None:
+    """Raise a `UsageError` if ``output``, a netx file to be written, has the suffix of a CNN or of a NIR file.
+
+    ``where`` is the parameter that names it.
+    """
+    if output.suffix.lower() in (NIR, *_OTHERS):
+        kind = "NIR file" if output.suffix.lower() == NIR else "CNN"
+        raise UsageError(
+            f"found {output.name}, the name of a {kind}",
+            where=where,
+            expected=f"must end in {netx.SUFFIX}, or in none",
+            hint=f"Save {output.with_suffix(netx.SUFFIX).name}.",
+        )
 
 
 def nir_notes(
