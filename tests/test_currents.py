@@ -48,27 +48,54 @@ def test_equal_int64(case: Case, seed: int) -> None:
             assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(expected.shape), expected)
 
 
-def test_weights_are_ordered_once(capfd: pytest.CaptureFixture[str]) -> None:
-    """For the one thread that each core of a simulation has, whatever torch uses outside."""
+@pytest.mark.parametrize(
+    ("shape", "primitive", "sizes"), [((2, 2, 1024), "convolution", (4,)), ((1, 1, 1024), "matmul", (4, 100))]
+)
+def test_weights_are_ordered_once(
+    capfd: pytest.CaptureFixture[str], shape: tuple[int, int, int], primitive: str, sizes: tuple[int, ...]
+) -> None:
+    """For the one thread that each core of a simulation has, whatever torch uses outside; products for any batch."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         weight = np.random.default_rng(0).integers(-127, 128, (512, 1024, 1, 1))
-        geometry, shape = Geometry((1, 1), (0, 0), (1, 1), 1), (1, 1, 1024)
-        convolution = Convolution(weight, geometry, shape, largest_input=1, covers_map=True)
-        inputs = np.ones((4, *shape), np.uint8)
+        geometry = Geometry((1, 1), (0, 0), (1, 1), 1)
+        convolution = Convolution(weight, geometry, shape, largest_input=1, covers_map=False)
+        batches = [np.ones((size, *shape), np.uint8) for size in sizes]
 
         def simulate(_: int) -> None:
-            convolution(inputs)
-            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            for inputs in batches:
                 convolution(inputs)
+            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+                for inputs in batches:
+                    convolution(inputs)
 
         on_cores("cpu", simulate, [0])
     finally:
         torch.set_num_threads(before)
     done = capfd.readouterr().out
-    assert ("exec,cpu,convolution" in done) == HAS_INT8
+    assert (f"exec,cpu,{primitive}" in done) == HAS_INT8
     assert "exec,cpu,reorder" not in done
+
+
+@pytest.mark.parametrize(
+    ("geometry", "size"),
+    [
+        (Geometry((1, 1), (1, 1), (1, 1), 1), (4, 4)),
+        (Geometry((2, 1), (2, 0), (1, 2), 1), (5, 7)),
+        (Geometry((1, 2), (0, 2), (2, 1), 1), (8, 5)),
+    ],
+)
+def test_large_kernels_on_small_maps_are_matrix_products(geometry: Geometry, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    conv = Conv(rng.integers(-127, 128, (330, 360, 3, 3)), None, *geometry)
+    shape = (*size, 360)
+    images = rng.integers(0, 130, (2, *shape), np.uint8)
+    product = Convolution(conv.weight, geometry, shape, largest_input=129, covers_map=False)
+    assert isinstance(product._int8, module._Int8Product if HAS_INT8 else type(None))
+    expected = np.stack([oracle.current(conv, image) for image in images.transpose(0, 3, 1, 2)])
+    for _ in range(2):
+        assert np.array_equal(product(images).transpose(0, 3, 1, 2), expected)
 
 
 @given(case=networks(), seed=st.integers(0, 10**6))

@@ -3,8 +3,9 @@
 ==============  =======================================================================================================
 arithmetic      exact for integers because
 ==============  =======================================================================================================
-int8            oneDNN's convolution of uint8 spikes by int8 weights sums in int32 and returns float32. Processors
-                without a dot product of bytes first add two products in int16: at most 2 x 127 x 129 = 32766
+int8            oneDNN's convolution, or matrix product, of uint8 spikes by int8 weights sums in int32 and returns
+                float32. Processors without a dot product of bytes first add two products in int16: at most
+                2 x 127 x 129 = 32766
 float32         every partial sum is below 2^23 (the exactness rules of `chip.rules`), in any order of summation
 ==============  =======================================================================================================
 
@@ -13,6 +14,7 @@ Axes: N images or image-steps, then H W C, channels last.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -20,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,6 +32,13 @@ from loihi_convert.simulation.blocks import ONE_THREAD
 
 MAX_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)
 """Largest input (spikes summed over a window) for which int8 arithmetic is exact on every processor."""
+
+
+# A kernel of more bytes, for which the cache of a core is too small, is multiplied as a matrix if the output has few
+# pixels: oneDNN's convolution would read it again for each map. With AMX, 512 x 512 x 3 x 3 then takes 65 % of its time
+# on 4 x 4 pixels, 25 % on 2 x 2.
+_LARGE_KERNEL: Final = 2**20
+_SMALL_MAP: Final = 16
 
 
 class Geometry(NamedTuple):
@@ -113,7 +123,7 @@ class Convolution:
         self._kernel = kernel.contiguous(memory_format=torch.channels_last)
         self._onednn_errs = onednn_errs(geometry, kernel.shape[2:], input_shape[:2])
         self._shape = (kernel.shape, geometry, input_shape)
-        self._int8: _Int8 | None = None
+        self._int8: Callable[[Array], Array] | None = None
         if largest_input is not None and largest_input <= MAX_BYTE and not self._onednn_errs:
             self._int8 = self._int8_if_equal(weight, input_shape, largest_input)
 
@@ -146,14 +156,20 @@ class Convolution:
         with WITHOUT_NNPACK:
             return channels_last_of(functional.conv2d(maps, self._kernel, None, *self._geometry))
 
-    def _int8_if_equal(self, weight: Array, input_shape: tuple[int, int, int], largest_input: int) -> _Int8 | None:
+    def _int8_if_equal(
+        self, weight: Array, input_shape: tuple[int, int, int], largest_input: int
+    ) -> Callable[[Array], Array] | None:
         """int8 arithmetic, if this build of torch supports it for this synapse and it gives the same as float32."""
         inputs = np.random.default_rng(0).integers(0, largest_input, (2, *input_shape), np.uint8, endpoint=True)
         try:
             # As in a simulation: for another number of threads oneDNN may order the weights otherwise, and would then
             # order them anew in every call.
             with ONE_THREAD:
-                int8 = _Int8(weight, self._geometry, input_shape)
+                int8 = (
+                    _Int8Product(weight, self._geometry)
+                    if _is_faster_as_product(weight, self._geometry, input_shape)
+                    else _Int8(weight, self._geometry, input_shape)
+                )
                 found = int8(inputs)
         except (AttributeError, NotImplementedError, RuntimeError):
             return None
@@ -163,11 +179,11 @@ class Convolution:
 def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """Return a convolution computed as a matrix product (im2col): ``(N, C_out, H_out, W_out)``."""
     (stride, padding, dilation, groups), size = geometry, kernel.shape[2:]
+    height, width = _output_size(geometry, size, maps.shape[2:])
     columns = functional.unfold(maps, size, dilation, padding, stride)
     rows = kernel.reshape(groups, len(kernel) // groups, -1)
     found = rows @ columns.reshape(len(maps), groups, -1, columns.shape[2])
-    height = (maps.shape[2] + 2 * padding[0] - dilation[0] * (size[0] - 1) - 1) // stride[0] + 1
-    return found.reshape(len(maps), len(kernel), height, -1)
+    return found.reshape(len(maps), len(kernel), height, width)
 
 
 def onednn_errs(geometry: Geometry, size: Sequence[int], input_size: Sequence[int]) -> bool:
@@ -178,8 +194,27 @@ def onednn_errs(geometry: Geometry, size: Sequence[int], input_size: Sequence[in
     """
     stride, padding, dilation, _ = geometry
     sees_nothing = any(p > d * (k - 1) for p, d, k in zip(padding, dilation, size, strict=True))
-    columns = (input_size[1] + 2 * padding[1] - dilation[1] * (size[1] - 1) - 1) // stride[1] + 1
+    _, columns = _output_size(geometry, size, input_size)
     return sees_nothing or (columns == 1 and stride[1] > 1)
+
+
+def _output_size(geometry: Geometry, size: Sequence[int], input_size: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of the output of a kernel of ``size``."""
+    stride, padding, dilation, _ = geometry
+    rows, columns = (
+        (length + 2 * padding[axis] - dilation[axis] * (size[axis] - 1) - 1) // stride[axis] + 1
+        for axis, length in enumerate(input_size)
+    )
+    return rows, columns
+
+
+def _is_faster_as_product(weight: Array, geometry: Geometry, input_shape: tuple[int, int, int]) -> bool:
+    pixels = math.prod(_output_size(geometry, weight.shape[2:], input_shape[:2]))
+    if geometry.groups != 1:
+        return False
+    # A convolution of one pixel multiplies image by image.
+    is_large = 1 < pixels <= _SMALL_MAP and weight.size > _LARGE_KERNEL
+    return is_large or (pixels == 1 and not any(geometry.padding))
 
 
 class _Int8:
@@ -202,6 +237,36 @@ class _Int8:
             *(1.0, 0, torch.float32, "none", [], ""),
         )
         return channels_last_of(found)
+
+
+class _Int8Product:
+    """The same as a matrix product: a row for each output pixel, of all bytes that it sees."""
+
+    def __init__(self, weight: Array, geometry: Geometry) -> None:
+        self._size, self._geometry = weight.shape[2:], geometry
+        self._ones = torch.ones(len(weight))
+        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        rows = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
+        self._packed: Any = torch.ops.onednn.qlinear_prepack(torch.from_numpy(rows.astype(np.int8)), None)
+
+    def __call__(self, inputs: Array) -> Array:
+        seen = self._seen(inputs)
+        images, height, width = seen.shape[:3]
+        found = torch.ops.onednn.qlinear_pointwise(
+            *(torch.from_numpy(seen.reshape(images * height * width, -1)), 1.0, 0),
+            *(self._packed, self._ones, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""),
+        )
+        return np.asarray(found.view(images, height, width, -1).numpy())
+
+    def _seen(self, inputs: Array) -> Array:
+        """``(N, H_out, W_out, K_h, K_w, C)``; a view if there is no padding."""
+        (stride, padding, dilation, _), size = self._geometry, self._size
+        if any(padding):
+            inputs = np.pad(inputs, ((0, 0), *((edge, edge) for edge in padding), (0, 0)))
+        spans = tuple(d * (k - 1) + 1 for d, k in zip(dilation, size, strict=True))
+        windows: Array = sliding_window_view(inputs, spans, (1, 2), writeable=True)  # type: ignore[call-overload]
+        windows = windows[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
+        return windows.transpose(0, 1, 2, 4, 5, 3)
 
 
 def channels_last_of(maps: Tensor) -> Array:
