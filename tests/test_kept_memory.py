@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import resource
 from pathlib import Path
 
@@ -39,3 +40,19 @@ def test_it_is_returned_at_the_end() -> None:
         filled()
         during = resident_bytes()
     assert resident_bytes() < during - BYTES / 2
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the kernel has no huge pages")
+def test_the_kernel_is_asked_for_huge_pages() -> None:
+    """For the mapping that holds a tensor; whether it has any depends on the kernel."""
+    with kept_memory():
+        # Untouched, and larger than what may be free already; it begins before the first huge page.
+        middle = torch.empty(8 * BYTES, dtype=torch.uint8).data_ptr() + 4 * BYTES
+        inside = False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+                inside = int(bounds[1], 16) <= middle < int(bounds[2], 16)
+            elif inside and line.startswith("VmFlags:"):
+                assert "hg" in line.split()
+                return
+    raise AssertionError("no mapping holds the tensor")
