@@ -20,6 +20,7 @@ from loihi_convert.cnn.training import train_cnn
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits, load_data
+from loihi_convert.devices import torch_threads
 from loihi_convert.errors import UsageError
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.simulation.simulator import outputs
@@ -74,6 +75,30 @@ def start(digits: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Check
     output = tmp_path_factory.mktemp("start") / "q4.pt"
     recipe = replace(default_recipe("digits"), epochs=8)
     return train("digits-cnn", digits, recipe, seed=0, output=output, qcfs_levels=4)
+
+
+@pytest.mark.parametrize("timesteps", [None, 3])
+def test_threads_share_the_rows(timesteps: int | None) -> None:
+    """Of the activation and of the neurons: multiples of 1/8, whose sums are exact in any order."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randint(-16, 32, (5, 2, 3, 3), generator=draw) / 8
+
+    def computed(threads: int) -> list[torch.Tensor]:
+        model = torch.nn.Sequential(Qcfs(2, 4), Qcfs(2, 4))
+        for module, threshold in zip(model, (2.0, 4.0), strict=True):
+            module.threshold.data.fill_(threshold)
+        inputs = x.clone().requires_grad_()
+        with torch_threads(threads):
+            output = model(inputs) if timesteps is None else SpikingNetwork(model, timesteps)(inputs, {})
+            output.sum().mul(timesteps or 1).backward()
+        return [output, *(tensor.grad for tensor in (inputs, *model.parameters()) if tensor.grad is not None)]
+
+    expected = computed(1)
+    assert len(expected) == 4
+    assert all(tensor.count_nonzero() for tensor in expected)
+    for threads in (2, 50):
+        for one, other in zip(computed(threads), expected, strict=True):
+            assert torch.equal(one, other)
 
 
 def test_training_improves_the_spiking_network(digits: DataSplits, start: Checkpoint, tmp_path: Path) -> None:

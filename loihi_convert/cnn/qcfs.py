@@ -8,6 +8,8 @@ to such neurons, at any T.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -79,23 +81,47 @@ class _OnCpu(torch.autograd.Function):
         context.save_for_backward(rows, threshold)
         context.levels = levels
         y = torch.empty_like(rows)
-        quantize_clip_floor_shift(_flat(rows), threshold.detach().numpy(), np.float32(levels), _flat(y))
+        arrays = _flat(rows), threshold.detach().numpy(), np.float32(levels), _flat(y)
+        shared(len(arrays[0]), lambda begin, end: quantize_clip_floor_shift(*arrays, begin, end))
         return y.movedim(-1, 1)
 
     @staticmethod
     def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, None]:
         rows, threshold = context.saved_tensors
         slope = slopes[0].movedim(1, -1).contiguous()
-        x_slope, threshold_slope = torch.empty_like(rows), torch.zeros(len(threshold), dtype=torch.float64)
-        quantize_clip_floor_shift_backward(
-            _flat(rows),
-            threshold.detach().numpy(),
-            np.float32(context.levels),
-            _flat(slope),
-            _flat(x_slope),
-            threshold_slope.numpy(),
+        x_slope = torch.empty_like(rows)
+        arrays = _flat(rows), threshold.detach().numpy(), np.float32(context.levels), _flat(slope), _flat(x_slope)
+        threshold_slope = shared_sum(
+            len(arrays[0]),
+            len(threshold),
+            lambda sums, begin, end: quantize_clip_floor_shift_backward(*arrays, sums, begin, end),
         )
-        return x_slope.movedim(-1, 1), threshold_slope.float(), None
+        return x_slope.movedim(-1, 1), threshold_slope, None
+
+
+def shared(rows: int, work: Callable[[int, int], object]) -> None:
+    """Call ``work(begin, end)`` for parts of ``rows``, one on each of torch's threads."""
+    parts = torch.get_num_threads()
+    if parts == 1:
+        work(0, rows)
+        return
+    bounds = [rows * part // parts for part in range(parts + 1)]
+    with ThreadPoolExecutor(parts) as threads:
+        list(threads.map(work, bounds[:-1], bounds[1:]))
+
+
+def shared_sum(rows: int, channels: int, work: Callable[[Array, int, int], object]) -> Tensor:
+    """Like `shared`, for ``work(sums, begin, end)`` that adds to ``sums``; return all sums, float32 ``(channels,)``.
+
+    They do not depend on which thread is done first.
+    """
+    found: dict[int, Array] = {}
+
+    def summed(begin: int, end: int) -> None:
+        work(found.setdefault(begin, np.zeros(channels)), begin, end)
+
+    shared(rows, summed)
+    return torch.from_numpy(np.sum([found[begin] for begin in sorted(found)], axis=0)).float()
 
 
 def _flat(maps: Tensor) -> Array:

@@ -1,4 +1,7 @@
-"""Compiled forward and backward loops of the QCFS activation and of the spiking neurons that replace it."""
+"""Compiled forward and backward loops of the QCFS activation and of the spiking neurons that replace it.
+
+Each computes the rows ``begin`` to ``end``, so that threads can share them.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from loihi_convert.compiled import compiled
 
 
 @compiled()
-def quantize_clip_floor_shift(x: Array, threshold: Array, levels: float, y: Array) -> None:
+def quantize_clip_floor_shift(x: Array, threshold: Array, levels: float, y: Array, begin: int, end: int) -> None:
     """Write the activation of ``x`` to ``y``, see `qcfs.Qcfs`; both are float32 ``(rows, C)``."""
-    for row in range(len(x)):
+    for row in range(begin, end):
         for channel in range(len(threshold)):
             share = x[row, channel] / threshold[channel]
             share = np.float32(1) if share > np.float32(1) else share
@@ -22,12 +25,19 @@ def quantize_clip_floor_shift(x: Array, threshold: Array, levels: float, y: Arra
 
 @compiled()
 def quantize_clip_floor_shift_backward(
-    x: Array, threshold: Array, levels: float, slope: Array, x_slope: Array, threshold_slope: Array
+    x: Array,
+    threshold: Array,
+    levels: float,
+    slope: Array,
+    x_slope: Array,
+    threshold_slope: Array,
+    begin: int,
+    end: int,
 ) -> None:
     """Compute gradients that treat the floor as the identity; add to ``threshold_slope``, float64 ``(C,)``."""
     sums = np.zeros(len(threshold), np.float32)
-    for first in range(0, len(x), 256):
-        for row in range(first, min(first + 256, len(x))):
+    for first in range(begin, end, 256):
+        for row in range(first, min(first + 256, end)):
             _add_slopes(x[row], threshold, levels, slope[row], x_slope[row], sums)
         for channel in range(len(threshold)):
             threshold_slope[channel] += sums[channel]
@@ -48,13 +58,15 @@ def _add_slopes(x: Array, threshold: Array, levels: float, slope: Array, x_slope
 
 
 @compiled()
-def integrate_and_fire(currents: Array, threshold: Array, potentials: Array, spikes: Array) -> None:
+def integrate_and_fire(
+    currents: Array, threshold: Array, potentials: Array, spikes: Array, begin: int, end: int
+) -> None:
     """Simulate the neurons of `through_spikes`: write ``potentials`` before the reset, and ``spikes``.
 
     All arrays are float32: ``currents`` ``(T or 1, rows, C)``, ``threshold`` ``(C,)``, the other two ``(T, rows, C)``.
     """
     is_constant = len(currents) == 1
-    for row in range(spikes.shape[1]):
+    for row in range(begin, end):
         for step in range(len(spikes)):
             current, reached, spike = (
                 currents[0 if is_constant else step, row],
@@ -70,9 +82,15 @@ def integrate_and_fire(currents: Array, threshold: Array, potentials: Array, spi
 
 @compiled()
 def integrate_and_fire_backward(
-    threshold: Array, potentials: Array, slopes: Array, current_slopes: Array, threshold_slope: Array
+    threshold: Array,
+    potentials: Array,
+    slopes: Array,
+    current_slopes: Array,
+    threshold_slope: Array,
+    begin: int,
+    end: int,
 ) -> None:
-    """Add the gradients of `integrate_and_fire` to ``current_slopes`` and ``threshold_slope``, which must start at 0.
+    """Write the gradients of `integrate_and_fire` to ``current_slopes``; add to ``threshold_slope``.
 
     ``current_slopes`` is float32 ``(T or 1, rows, C)``, ``threshold_slope`` float64 ``(C,)``. The derivative of a spike
     with respect to its potential is 1 within half a threshold of the threshold, and 0 elsewhere. The potential that
@@ -81,8 +99,10 @@ def integrate_and_fire_backward(
     is_constant = len(current_slopes) == 1
     half = np.float32(0.5)
     carried = np.empty(len(threshold), np.float32)
-    for row in range(potentials.shape[1]):
+    for row in range(begin, end):
         carried[:] = 0
+        if is_constant:
+            current_slopes[0, row, :] = 0
         for step in range(len(potentials) - 1, -1, -1):
             reached, slope = potentials[step, row], slopes[step, row]
             found = current_slopes[0 if is_constant else step, row]
@@ -94,6 +114,6 @@ def integrate_and_fire_backward(
                 spike_slope = slope[channel] - carried[channel]
                 threshold_slope[channel] += spike_slope * (fires - near)
                 carried[channel] += spike_slope * near
-                found[channel] += carried[channel]
+                found[channel] = carried[channel] + (found[channel] if is_constant else np.float32(0))
         for channel in range(len(threshold)):
             threshold_slope[channel] += half * carried[channel]

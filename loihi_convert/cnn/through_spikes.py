@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.cnn.qcfs import Qcfs, in_layout_of
+from loihi_convert.arrays import Array
+from loihi_convert.cnn.qcfs import Qcfs, in_layout_of, shared, shared_sum
 from loihi_convert.cnn.qcfs_kernels import integrate_and_fire, integrate_and_fire_backward
 from loihi_convert.errors import UsageError
 
@@ -100,9 +102,8 @@ class _Spikes(torch.autograd.Function):
         currents = currents.detach().contiguous()
         spikes = torch.empty(timesteps, *currents.shape[1:])
         potentials = torch.empty_like(spikes)
-        integrate_and_fire(
-            _rows(currents).numpy(), threshold.detach().numpy(), _rows(potentials).numpy(), _rows(spikes).numpy()
-        )
+        arrays = _rows(currents), threshold.detach().numpy(), _rows(potentials), _rows(spikes)
+        shared(arrays[2].shape[1], lambda begin, end: integrate_and_fire(*arrays, begin, end))
         context.save_for_backward(potentials, threshold)
         context.shape = currents.shape
         return spikes
@@ -110,15 +111,19 @@ class _Spikes(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, None]:
         potentials, threshold = context.saved_tensors
-        current_slopes, threshold_slope = torch.zeros(context.shape), torch.zeros(len(threshold), dtype=torch.float64)
-        integrate_and_fire_backward(
+        current_slopes = torch.empty(context.shape)
+        arrays = (
             threshold.detach().numpy(),
-            _rows(potentials).numpy(),
-            _rows(slopes[0].contiguous()).numpy(),
-            _rows(current_slopes).numpy(),
-            threshold_slope.numpy(),
+            _rows(potentials),
+            _rows(slopes[0].contiguous()),
+            _rows(current_slopes),
         )
-        return current_slopes, threshold_slope.float(), None
+        threshold_slope = shared_sum(
+            arrays[1].shape[1],
+            len(threshold),
+            lambda sums, begin, end: integrate_and_fire_backward(*arrays, sums, begin, end),
+        )
+        return current_slopes, threshold_slope, None
 
 
 def fired(currents: Tensor, threshold: Tensor, timesteps: int) -> Tensor:
@@ -135,6 +140,6 @@ def fired(currents: Tensor, threshold: Tensor, timesteps: int) -> Tensor:
     return torch.stack(spikes)
 
 
-def _rows(maps: Tensor) -> Tensor:
-    """Return contiguous ``(T, N, ..., C)`` as ``(T, rows, C)``, without a copy."""
-    return maps.view(len(maps), -1, maps.shape[-1])
+def _rows(maps: Tensor) -> Array:
+    """Return contiguous ``(T, N, ..., C)`` as an array ``(T, rows, C)``, without a copy."""
+    return np.asarray(maps.view(len(maps), -1, maps.shape[-1]).numpy())
