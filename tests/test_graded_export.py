@@ -135,7 +135,7 @@ def test_the_output_bias_is_a_constant_channel(network: GradedNetwork) -> None:
 
 @pytest.mark.parametrize("bias", [3.0, -40.0])
 def test_an_output_bias_of_any_size_fits(bias: float) -> None:
-    """A regression with an offset: the bias is far above what 8-bit weights at the finest scale can add."""
+    """Far above what 8-bit weights at the finest scale can add."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 1)).eval()
     with torch.no_grad():
@@ -144,6 +144,34 @@ def test_an_output_bias_of_any_size_fits(bias: float) -> None:
     made = to_graded(cnn, shown.astype(np.uint8)).network
     found = made.real_outputs(run_graded(made, shown.astype(np.uint8)).potentials[:, 0])
     assert np.abs(found - cnn_scores(cnn, shown.astype(np.uint8)).reshape(64, 1)).max() < 0.001 * abs(bias) + 0.01
+
+
+def test_outputs_of_a_regression_far_from_0_lose_nothing(tmp_path: Path) -> None:
+    """Their bias is an offset outside the integers, also in the file; 4096 is 10,000 times their spread."""
+    held_out, networks, errors = images(100, seed=1), [], []
+    for bias in (0.0, 4096.0):
+        model = chain().double()
+        with torch.no_grad():
+            model[9].bias[:] = torch.tensor([bias, 0.0, -bias])
+        expected = model(torch.from_numpy(held_out).double() / 255).detach().numpy()
+        cnn = replace(to_relu_network(model.float(), SHAPE), task="regression")
+        networks.append(to_graded(cnn, images()).network)
+        found = networks[-1].real_outputs(run_graded(networks[-1], held_out).potentials[:, 0])
+        errors.append(np.abs(found - expected).max(axis=0))
+    assert (errors[1] < 2 * errors[0] + 1e-3).all()
+    far, last = networks[1], networks[1].layers[-1]
+    assert last.offset is not None
+    assert last.synapse.weight.shape[1] == 5, "no constant channel"
+    netx.write_graded(far, tmp_path / "model.net")
+    read = netx.read_stored(tmp_path / "model.net").network
+    assert isinstance(read, GradedNetwork)
+    assert read.real_outputs(np.zeros(3, np.int32)).tolist() == last.offset.tolist()
+    with pytest.raises(RangeError, match="has an offset"):
+        replace(far, layers=(far.layers[0], replace(far.layers[1], offset=np.zeros(4)), *far.layers[2:]))
+    damaged = replace(far, layers=(*far.layers[:-1], replace(last, offset=np.array([1.0]))))
+    netx.write_graded(damaged, tmp_path / "damaged.net")
+    with pytest.raises(NetxError, match="offset"):
+        netx.read_stored(tmp_path / "damaged.net")
 
 
 def test_the_unit_of_an_output_of_a_regression_changes_only_its_scale() -> None:

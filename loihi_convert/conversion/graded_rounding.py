@@ -27,7 +27,8 @@ while the network settles (`ir.graded`), also move the mean of each channel. The
 subtracted from the bias (Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV
 2019).
 
-Lava's Sigma, the output, has no bias. So the last layer's bias is the weight of a synapse from a neuron of the layer
+Lava's Sigma, the output, has no bias. That of a regression is an offset, added outside, as the outputs often lie far
+from 0 compared with their spread. Otherwise the last layer's bias is the weight of a synapse from a neuron of the layer
 before, in a channel without weights whose bias makes it constant (`_with_constant`).
 """
 
@@ -72,7 +73,7 @@ class Reach(NamedTuple):
     activation
         After the ReLU; of the last layer the largest magnitude.
     current
-        Magnitude before the ReLU, with or without the bias.
+        Magnitude before the ReLU, with or without the bias; of an output of a regression without.
     """
 
     activation: Array
@@ -85,7 +86,7 @@ def reaches_of(cnn: ReluNetwork, plain_synapses: list[Synapse], images: Array) -
         maps: Array = images[first : first + BATCH] / np.float32(MAX_PIXEL)
         for index, (layer, synapse, reach) in enumerate(zip(cnn.layers, plain_synapses, found, strict=True)):
             plain = _currents(synapse, maps)
-            bias = layer.synapse.bias
+            bias = None if index == len(cnn.layers) - 1 and cnn.task == "regression" else layer.synapse.bias
             shape = (-1, *(1,) * (plain.ndim - 2)) if bias is None or bias.ndim == 1 else bias.shape
             before = plain if bias is None else plain + bias.astype(np.float32).reshape(shape)
             maps = before if index == len(cnn.layers) - 1 else np.maximum(before, 0)
@@ -232,10 +233,11 @@ class Rounding:
     def _output(
         self, previous: GradedLayer, messages: Array, real: Array, units: Array
     ) -> tuple[GradedLayer, GradedLayer, Array]:
-        """The last layer, the layer before with a constant channel if there is a bias, and its messages."""
-        source = self._cnn.layers[-1]
+        """The last layer, the layer before with a constant channel if there is a bias to add, and its messages."""
+        source, is_regression = self._cnn.layers[-1], self._cnn.task == "regression"
         synapse = source.synapse
         weight, power = _in_units(synapse, units), _power(synapse, messages)
+        bias = _shaped(synapse, (len(weight),))
         assert isinstance(synapse, Dense)
         power = np.broadcast_to(power, weight.shape)
         # What the largest message of a constant channel can add, see `_with_constant`.
@@ -243,7 +245,7 @@ class Rounding:
         conditions = (
             magnitudes(weight) / limits.WEIGHT_LIMIT,
             HEADROOM * self._reaches[-1].current / limits.CURRENT_LIMIT,
-            HEADROOM * np.abs(_shaped(synapse, (len(weight),))) / largest_constant,
+            np.zeros(len(weight)) if is_regression else HEADROOM * np.abs(bias) / largest_constant,
         )
         # One scale for all classes, so that they can be compared: the real value of sigma = 1, times 2^6.
         rows = 1 if self._cnn.task == "classification" else len(weight)
@@ -257,9 +259,11 @@ class Rounding:
             sends=False,
             scale=np.broadcast_to(scale / 2**_SHIFT, len(weight)),
         )
-        if synapse.bias is None:
+        if synapse.bias is None and not is_regression:
             return last, previous, messages
-        bias = synapse.bias - self._mean_error(len(self._cnn.layers) - 1, last, messages, real)
+        bias -= self._mean_error(len(self._cnn.layers) - 1, last, messages, real)
+        if is_regression:
+            return replace(last, offset=bias), previous, messages
         return _with_constant(last, previous, messages, bias)
 
 

@@ -72,6 +72,8 @@ class GradedLayer:
     scale
         For networks made from a CNN: the real value of sigma = 1, float64 ``(C_out,)``. A message counts 64 times as
         much. None for input neurons.
+    offset
+        For the outputs of a regression made from a CNN: added to sigma x scale, float64 ``(C_out,)``. None: 0.
     """
 
     name: str
@@ -79,9 +81,10 @@ class GradedLayer:
     threshold: int = 0
     sends: bool = True
     scale: Array | None = None
+    offset: Array | None = None
 
     def __post_init__(self) -> None:
-        freeze(self, "scale")
+        freeze(self, "scale", "offset")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -128,6 +131,10 @@ class GradedNetwork:
                 found = f"threshold {layer.threshold}" if layer.sends else "sends no messages"
                 raise RangeError(
                     found, where=layer.name, expected="must be 0 or more, and only the last layer may be silent"
+                )
+            if layer.offset is not None and layer is not self.layers[-1]:
+                raise RangeError(
+                    "has an offset", where=layer.name, expected="must have none unless it is the last layer"
                 )
             bias = None if isinstance(layer.synapse, PixelBias) else layer.synapse.bias
             if not layer.sends and bias is not None:
@@ -179,8 +186,9 @@ class GradedNetwork:
     def real_outputs(self, outputs: Array, timesteps: int | Array = 1) -> Array:
         """Return ``outputs``, ``(..., N_out)``, sigma of the last layer, in the CNN's units, float64; the same after
         any number of ``timesteps``."""
-        scale = self.layers[-1].scale
-        return np.asarray(outputs, np.float64) if scale is None else np.asarray(outputs * scale)
+        last = self.layers[-1]
+        found = np.asarray(outputs, np.float64) if last.scale is None else np.asarray(outputs * last.scale)
+        return found if last.offset is None else found + last.offset
 
     def __repr__(self) -> str:
         return f"GradedNetwork({self.summary})"

@@ -9,7 +9,7 @@ The datasets that lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads, if it is ca
 A separate group, which lava-dl never reads, holds everything else::
 
     /loihi_convert              format, spikes=graded, spike_exp, provenance (JSON)
-    /loihi_convert/layer/k      name, scale, pool, dilation                  (k counts synapses from 0)
+    /loihi_convert/layer/k      name, scale, offset, pool, dilation          (k counts synapses from 0)
 
 After reading, the network is encoded again; if the result differs from the file, the file is refused.
 """
@@ -63,6 +63,8 @@ def encode_graded(network: GradedNetwork) -> Iterator[tuple[str, Array]]:
         group = f"{NATIVE_GROUP}/layer/{index}"
         yield f"{group}/name", encoded(layer.name)
         yield f"{group}/scale", layer.scale.astype(np.float64)
+        if layer.offset is not None:
+            yield f"{group}/offset", layer.offset.astype(np.float64)
         yield from geometry_datasets(group, layer.synapse)
 
 
@@ -135,6 +137,7 @@ def _decode(datasets: Datasets) -> GradedNetwork:
             integer(stock["neuron/vThMant"]) if sends else 0,
             sends=sends,
             scale=extra["scale"],
+            offset=extra.get("offset"),
         )
         shape = synapse.output_shape(shape)
         _require_sound(layer, synapse.channels, shape)
@@ -144,10 +147,13 @@ def _decode(datasets: Datasets) -> GradedNetwork:
 
 
 def _require_sound(layer: GradedLayer, channels: int, shape: Shape) -> None:
-    """Raise unless the layer has an acceptable size and one valid scale per channel."""
+    """Raise unless the layer has an acceptable size, one valid scale per channel, and as many offsets or none."""
     if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
         raise NetxError(f"{neurons:,} neurons", where=layer.name, expected=f"must be at most {MAX_LAYER_SIZE:,}")
     assert layer.scale is not None
     if layer.scale.shape != (channels,) or not (np.isfinite(layer.scale) & (layer.scale > 0)).all():
         expected = "must be one valid number per channel"
         raise NetxError(f"scale {brief(layer.scale)}", where=layer.name, expected=expected, hint=EXPORT_AGAIN)
+    if layer.offset is not None and (layer.offset.shape != (channels,) or not np.isfinite(layer.offset).all()):
+        expected = "must be one number per channel"
+        raise NetxError(f"offset {brief(layer.offset)}", where=layer.name, expected=expected, hint=EXPORT_AGAIN)
