@@ -72,6 +72,8 @@ def golden(
         say_json({**run.as_json(), "folder": str(path)})
     else:
         words = {True: "pass", False: "FAIL", None: "no neurons"}
+        answer = f"pass: every spike and potential of {len(found.layers)} layers is equal" if found.passed else "FAIL"
+        echo(f"{answer} ({len(known.images)} images, T = {known.timesteps}, {backend})")
         for layer in found.layers:
             echo(f"{layer.name}: spikes {words[layer.spikes]}, potentials {words[layer.potentials]}")
     address = where_to_send()
@@ -79,5 +81,3 @@ def golden(
     if not found.passed:
         difference = found.difference or "no difference, so ref differs from the folder, too"
         raise VerificationError(f"{backend} differs from the folder; compared with ref: {difference}", where=path)
-    where = f"{len(known.images)} images, T = {known.timesteps}, {backend}"
-    log(f"golden: every spike and potential of {len(found.layers)} layers is equal ({where})")
