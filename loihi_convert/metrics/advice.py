@@ -34,7 +34,7 @@ HIGH_THRESHOLD: Final = 2.0
 """A threshold this many times the largest activation leaves at least half of the spike counts unused."""
 
 LARGE_MARGIN: Final = 1.0
-"""Percentage points: images that cannot show a loss of this size cannot show that there is no problem."""
+"""Percentage points: images that cannot show a loss of this size cannot show that all is well."""
 
 
 def verdict(diagnosis: Diagnosis) -> str:

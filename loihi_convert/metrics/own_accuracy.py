@@ -262,7 +262,7 @@ def _remedy(source: Source, images: Dataset, accuracy: float, expect: float | No
     if expect is not None:
         # One that reaches what is expected explains the difference, however small.
         least = min(least, expect - _STANDARD_ERRORS * math.sqrt(expect * (1 - expect) / len(images)))
-    # One that is no better than a constant answer explains nothing.
+    # One not better than a constant answer explains nothing.
     least = max(least, accuracy, constant_accuracy(0.0, images.known_labels) or 0.0)
     return _better_normalization(source, images, least, _accuracy, _percent) or (
         f"No usual normalization explains it: check the brightness of the images{_brightest(images)}, the class order, "

@@ -259,7 +259,7 @@ class _Int8Product:
         return np.asarray(found.view(images, height, width, -1).numpy())
 
     def _seen(self, inputs: Array) -> Array:
-        """``(N, H_out, W_out, K_h, K_w, C)``; a view if there is no padding."""
+        """``(N, H_out, W_out, K_h, K_w, C)``; a view without padding."""
         (stride, padding, dilation, _), size = self._geometry, self._size
         if any(padding):
             inputs = np.pad(inputs, ((0, 0), *((edge, edge) for edge in padding), (0, 0)))
