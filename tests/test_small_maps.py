@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.cnn import small_maps
+from loihi_convert.cnn import small_maps, trainer
+from loihi_convert.cnn.design import built_in
+from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.small_maps import SmallMaps
+from loihi_convert.data import load_data
+from loihi_convert.progress import no_progress
 
 
 def computed(inputs: Tensor, layer: nn.Conv2d, slope: Tensor, *, as_product: bool) -> list[Tensor]:
@@ -47,6 +52,22 @@ def test_gradients_are_those_of_the_function() -> None:
     inputs = torch.randn(2, 3, 3, 5, generator=draw, dtype=torch.float64).requires_grad_()
     weight = torch.randn(4, 3, 3, 3, generator=draw, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(small_maps._Convolution.apply, (inputs, weight))
+
+
+@pytest.mark.parametrize("is_built_in", [True, False])
+def test_trainings_of_built_in_networks_use_products(is_built_in: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's code may call `view`, which needs another order of the channels in memory."""
+    used = []
+    monkeypatch.setattr(trainer, "uses_bfloat16", lambda device: True)
+    monkeypatch.setattr(SmallMaps, "__enter__", lambda self: used.append(self))
+    monkeypatch.setattr(SmallMaps, "__exit__", lambda *_: None)
+    splits = load_data("digits")
+    splits = replace(splits, train=splits.train[:32], validation=splits.validation[:8])
+    design = built_in("digits-cnn", splits, None, None)
+    if not is_built_in:
+        design = replace(design, name="mine:Net")
+    trainer.Training(design, splits, Recipe(epochs=1, batch_size=16, learning_rate=1e-3), seed=0).run_epoch(no_progress)
+    assert len(used) == 2 * is_built_in
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,15 @@ def require_netx_name(output: Path, where: str) -> None:
     ``where`` is the parameter that names it.
     """
     if output.suffix.lower() in (NIR, *_OTHERS):
-        kind = "NIR file" if output.suffix.lower() == NIR else "CNN"
+        kind, name = "CNN", output.with_suffix(netx.SUFFIX).name
+        then = ""
+        if output.suffix.lower() == NIR:
+            kind, then = "NIR file", f", then run `loihi-convert export {name} --format nir`"
         raise UsageError(
             f"found {output.name}, the name of a {kind}",
             where=where,
             expected=f"must end in {netx.SUFFIX}, or in none",
-            hint=f"Save {output.with_suffix(netx.SUFFIX).name}.",
+            hint=f"Save {name}{then}.",
         )
 
 
