@@ -147,10 +147,11 @@ class Converted:
                 result = replace(
                     result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images
                 )
-        cnn = None if self.source is None else cnn_scores(self.source.network, data.images)
+        cnn = None if self.source is None else cnn_scores(self.source.compared, data.images)
         evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
-        if data.fingerprint == self.fingerprint:
-            evaluation = evaluation.model_copy(update={"notes": (_CALIBRATED, *evaluation.notes)})
+        notes = [_CALIBRATED] if data.fingerprint == self.fingerprint else []
+        notes += () if self.source is None else self.source.notes_on_compared
+        evaluation = evaluation.model_copy(update={"notes": (*notes, *evaluation.notes)})
         return Result(network, result, evaluation, backend, is_equal)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -67,7 +67,7 @@ class Result:
 
     @property
     def cnn_accuracy(self) -> float | None:
-        """Accuracy of the CNN on the same images."""
+        """Accuracy of the CNN on the same images; of a CNN fine-tuned for few steps, before that, see `notes`."""
         return self.evaluation.cnn_accuracy
 
     @property

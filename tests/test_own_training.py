@@ -37,7 +37,9 @@ from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.own_cnn import copies_of, design_of, own_design, recorded_normalization
 from loihi_convert.frontend.source import open_source
 from loihi_convert.frontend.users_code import build_cnn
+from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.task import classes_of
+from loihi_convert.pipeline import open_file
 from loihi_convert.simulation.relu import cnn_scores
 
 # Some tests fine-tune CNNs that were not trained before, or on few images.
@@ -327,6 +329,14 @@ def test_fine_tuning_in_memory(own: tuple[Path, nn.Module], digits: DataSplits) 
     assert converted.network.provenance["balance"]["method"] == "qcfs"
     assert "calibration" not in converted.network.provenance
     assert [note for note in converted.notes if "trained as a spiking network for T = 1" in note]
+    # Both are compared with the CNN that was given first, on the images of the run.
+    shown = digits.test.images
+    for made in (lc.convert(tuned, shown[:100], timesteps=1, mean=MEAN, std=STD), converted):
+        ran = made.run(shown, digits.test.known_labels)
+        assert (
+            ran.cnn_accuracy
+            == lc.convert(cnn, shown, timesteps=1, mean=MEAN, std=STD).run(shown, digits.test.known_labels).cnn_accuracy
+        )
     # 78 % without training, 88 % with it; 400 test images have a standard error of 2 points.
     assert accuracy(spiking, digits, 1) > accuracy(cnn, digits, 1) + 0.04
 
@@ -585,6 +595,23 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     done = invoke("run", "spiking.net", "--data", "test.npz", "--arch", "fine_tuned_nets:Net", "--json")
     assert done.code == 0, done.err
     assert done.json["spiking"]["cnn_accuracy"] is not None
+    assert not done.json["spiking"]["notes"]
+
+    # The loss is that to the CNN before both trainings, which lies beside the file.
+    def compared(net: str) -> ReluNetwork:
+        cnn = open_file(net, arch="fine_tuned_nets:Net").cnn
+        assert cnn is not None
+        return cnn
+
+    own = open_source("own.pt", arch="fine_tuned_nets:Net", input_shape=(1, 8, 8), mean=(MEAN,), std=(STD,)).network
+    images = load_data("test.npz").test.images
+    np.testing.assert_array_equal(cnn_scores(compared("spiking.net"), images), cnn_scores(own, images))
+    for file in ("spiking.net", "spiking.safetensors"):
+        Path("alone", file).parent.mkdir(exist_ok=True)
+        Path(file).rename(Path("alone", file))
+    assert (cnn_scores(compared("alone/spiking.net"), images) != cnn_scores(own, images)).any()
+    (note,) = open_file("alone/spiking.net", arch="fine_tuned_nets:Net").notes
+    assert note.startswith("spiking.safetensors was fine-tuned for few steps from another CNN")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ from loihi_convert.sweep.grid import Grid, PlannedCell, planned_cells, shard, va
 from loihi_convert.sweep.setting import OPTIONS, Digests, ImageChoice, NetworkFile, Setting
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
-DIGESTS = Digests("model", "network", None, "calibration", "images")
+DIGESTS = Digests("model", "network", "network", None, "calibration", "images")
 CELL = Conversion(NETWORK, ImageChoice(), DIGESTS, Setting().normalized, package="1.0")
 RESULT = CellResult(
     image_count=10,

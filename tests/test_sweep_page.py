@@ -52,7 +52,7 @@ def results_of(*cells: tuple[str, int, int, dict[str, Any] | None]) -> SweepResu
     planned, outcomes = [], {}
     for network, timesteps, bits, changes in cells:
         setting = Setting(timesteps=timesteps, weight_bits=bits).normalized
-        digests = Digests(model=network, network=network, code=None, calibration="c", images="i")
+        digests = Digests(model=network, network=network, compared=network, code=None, calibration="c", images="i")
         cell = Conversion(NetworkFile(Path(f"{network}.pt")), ImageChoice(), digests, setting)
         planned.append(PlannedCell(cell, network, "digits", "validation images"))
         if changes is None:

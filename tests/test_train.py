@@ -568,6 +568,7 @@ def test_fine_tuning_with_levels_begins_with_the_weights_and_learns_thresholds(
         "seed": 0,
         "validation_accuracy": plain.validation_accuracy,
         "test_accuracy": plain.test_accuracy,
+        "qcfs_levels": None,
     }
     tuned = run(few, tmp_path / "tuned.pt", qcfs_levels=4, start=plain)
     for name in ("relu1.threshold", "relu2.threshold"):

@@ -101,6 +101,11 @@ class Checkpoint:
         return found if isinstance(found, int) else None
 
     @property
+    def is_fine_tuned(self) -> bool:
+        """Whether it was fine-tuned for few time steps, from a CNN with another accuracy."""
+        return self.qcfs_levels is not None and "start" in self.recipe
+
+    @property
     def is_benchmark(self) -> bool:
         """Whether it was trained on one of `loihi_convert.data.DATASETS`."""
         return self.data in DATASETS

@@ -179,12 +179,15 @@ def require_classes(start: Checkpoint, classes: Sequence[str]) -> None:
 
 
 def record_of(start: Checkpoint) -> dict[str, Json]:
-    """Return the record of the checkpoint that a fine-tuning begins with."""
+    """Return the record of the checkpoint that a fine-tuning begins with, and of those before it."""
+    earlier = start.recipe.get("start")
     return {
         "sha256": checkpoint.digest("", start.state),
         "seed": start.seed,
         "validation_accuracy": start.validation_accuracy,
         "test_accuracy": start.test_accuracy,
+        "qcfs_levels": start.qcfs_levels,
+        **({} if earlier is None else {"start": earlier}),
     }
 
 

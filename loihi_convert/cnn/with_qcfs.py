@@ -46,6 +46,9 @@ class WithQcfs(nn.Module):
         The T for which its spiking network was trained; None if it was not.
     validation_accuracy
         After a training by `fine_tune`, 0..1; otherwise None.
+    before
+        After it, the CNN before fine-tuning, in a tuple, because torch would add the tensors of a module to the state
+        dict; otherwise empty.
 
     Raises
     ------
@@ -57,6 +60,7 @@ class WithQcfs(nn.Module):
         super().__init__()
         self.timesteps: int | None = None
         self.validation_accuracy: float | None = None
+        self.before: tuple[nn.Module, ...] = ()
         self.cnn = _without_relu_modules(copy.deepcopy(cnn))
         thresholds: list[Tensor] = []
 

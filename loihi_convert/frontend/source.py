@@ -21,6 +21,7 @@ import contextlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,13 +31,14 @@ from torch import nn
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.choices import Readout, Task
-from loihi_convert.cnn.checkpoint import digest, load_if_ours, load_model, load_states
+from loihi_convert.cnn.checkpoint import Checkpoint, digest, load_if_ours, load_model, load_states
 from loihi_convert.cnn.design import inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.files import sha256
+from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
 from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.from_nir.file import read_nir
 from loihi_convert.frontend.from_onnx.file import read_onnx
@@ -70,6 +72,8 @@ class Source:
         The T for which its spiking network was trained (`cnn.through_spikes`); None if it was not.
     neurons
         For a NIR file, which holds neurons and their thresholds: the readout that its graph ends in; otherwise None.
+    is_fine_tuned
+        Whether it was fine-tuned for few time steps, which changes its accuracy.
     """
 
     path: Path | None
@@ -79,6 +83,36 @@ class Source:
     notes: tuple[str, ...]
     spiking_timesteps: int | None = None
     neurons: Readout | None = None
+    is_fine_tuned: bool = False
+
+    @property
+    def compared(self) -> ReluNetwork:
+        """The CNN that spiking networks of this one are compared with: ``original`` or, if that is unknown, itself."""
+        return self.original or self.network
+
+    @property
+    def notes_on_compared(self) -> tuple[str, ...]:
+        """A note if that is not the CNN that a user would compare with."""
+        if self.original is not None:
+            return ()
+        name = "The CNN" if self.path is None else self.path.name
+        where = "" if self.path is None else ", which is not in its folder"
+        return (f"{name} was fine-tuned for few steps from another CNN{where}: the loss to that one is not known.",)
+
+    @cached_property
+    def original(self) -> ReluNetwork | None:
+        """The CNN before it was fine-tuned for few time steps; ``network`` if it was not.
+
+        None if the original is neither in memory nor in the folder of ``path``.
+        """
+        if not self.is_fine_tuned:
+            return self.network
+        recorded, shape = self.recorded, self.network.input_shape
+        if self.path is None:
+            before = self.model.before if isinstance(self.model, WithQcfs) else ()
+            return to_relu_network(before[0], shape, mean=recorded.mean, std=recorded.std) if before else None
+        file, plain = before_fine_tuning(self.path, recorded.arch), replace(recorded, skip_copies=1)
+        return None if file is None else reopen_source(file, plain, shape, recorded.arch).network
 
     @property
     def recorded(self) -> ModelRecord:
@@ -158,8 +192,10 @@ class Source:
         network = _completed(to_relu_network(model, input_shape, mean=mean, std=std), task)
         described: dict[str, Any] = {"state_sha256": digest("", model.state_dict()), "data": data}
         described |= {"classes": _class_names(network, classes), **_normalization(mean, std)}
+        is_fine_tuned = isinstance(model, WithQcfs)
         timesteps = model.timesteps if isinstance(model, WithQcfs) else None
-        return cls(None, model, network, {**described, **_recorded(network)}, network.notes, timesteps)
+        provenance = {**described, **_recorded(network)}
+        return cls(None, model, network, provenance, network.notes, timesteps, is_fine_tuned=is_fine_tuned)
 
 
 def open_source(
@@ -211,7 +247,7 @@ def open_source(
     input_shape = None if input_shape is None else as_input_shape(input_shape)
     require_both(mean, std)
     described: dict[str, Any] = {}
-    timesteps: int | None = None
+    trained: Checkpoint | None = None
     neurons: Readout | None = None
     notes: tuple[str, ...] = ()
     if arch is not None and (kind := "an ONNX" if kind_of(path) == "onnx" else "a NIR" if is_nir(path) else ""):
@@ -227,14 +263,14 @@ def open_source(
                 raise UsageError(
                     f"found {given!r} without `arch`", where=parameter, hint=f"{path.name} already records it."
                 )
-        model, checkpoint = load_model(path)
-        shape, timesteps = checkpoint.input_shape, checkpoint.spiking_timesteps
+        model, trained = load_model(path)
+        shape = trained.input_shape
         described = {
-            "architecture": checkpoint.architecture,
-            "data": checkpoint.data if data is None else data,
-            "classes": list(checkpoint.classes),
-            "seed": checkpoint.seed,
-            "test_accuracy": checkpoint.test_accuracy,
+            "architecture": trained.architecture,
+            "data": trained.data if data is None else data,
+            "classes": list(trained.classes),
+            "seed": trained.seed,
+            "test_accuracy": trained.test_accuracy,
         }
     else:
         if input_shape is None:
@@ -248,7 +284,6 @@ def open_source(
             mean, std = recorded_normalization(trained, mean, std)
             model = rebuilt(trained, arch, path).requires_grad_(False)
             model.eval()
-            timesteps = trained.spiking_timesteps
             classes = trained.classes if classes is None else classes
         else:
             states = load_states(path)
@@ -259,7 +294,11 @@ def open_source(
         described |= {"data": data, "classes": _class_names(network, classes)}
     provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described, **_normalization(mean, std)}
     provenance |= _recorded(network)
-    return Source(path, model, network, provenance, (*notes, *network.notes), timesteps, neurons)
+    notes = (*notes, *network.notes)
+    if trained is None:
+        return Source(path, model, network, provenance, notes, neurons=neurons)
+    timesteps, is_fine_tuned = trained.spiking_timesteps, trained.is_fine_tuned
+    return Source(path, model, network, provenance, notes, timesteps, is_fine_tuned=is_fine_tuned)
 
 
 def checkpoint_sha256(path: Path) -> str:

@@ -230,8 +230,8 @@ def run_graded_into_folder(
             with bars(f"{path.name}: comparing with ref") as progress:
                 reference = run_graded(network, pixels, is_stream=is_stream, trace=True, progress=progress)
             result = as_reference(result, reference, backend.name, path)
-        scores = None if source is None else cnn_scores(source.network, pixels).reshape(len(pixels), -1)
-        cnn = None if source is None else source.network
+        cnn = None if source is None else source.compared
+        scores = None if cnn is None else cnn_scores(cnn, pixels).reshape(len(pixels), -1)
         evaluation = evaluate_images(result, network, images, cnn=cnn, cnn_outputs=scores)
         manifest: dict[str, Any] = {
             **new_manifest(

@@ -21,8 +21,10 @@ class OpenedFile:
         The ``.net`` file.
     network
         Its network.
-    cnn, spiking
-        The CNN it was made from, and the float SNN it was rounded from; None if the CNN is not available.
+    cnn
+        The CNN it is compared with, `Source.compared`; None if the CNN it was made from is not available.
+    spiking
+        The float SNN it was rounded from; None without ``cnn``.
     notes
         Notes for the user.
     """
@@ -67,5 +69,5 @@ def open_file(
     if source is None:
         return OpenedFile(path, network)
     reason = doubt(network, source, str(source.path))
-    notes = (f"{path.name} {reason}",) if reason else ()
-    return OpenedFile(path, network, source.network, float_network(network, source.network), notes)
+    notes = [*([f"{path.name} {reason}"] if reason else []), *source.notes_on_compared]
+    return OpenedFile(path, network, source.compared, float_network(network, source.network), tuple(notes))

@@ -106,7 +106,7 @@ class Opened:
     @cached_property
     def cnn_outputs(self) -> Array:
         """Outputs of the CNN for ``images``, ``(N, outputs)``."""
-        return cnn_scores(self.source.network, self.images.images)
+        return cnn_scores(self.source.compared, self.images.images)
 
 
 def open_network(
@@ -148,6 +148,7 @@ def open_network(
     digests = Digests(
         model=checkpoint_sha256(network.model),
         network=_network_digest(source.network),
+        compared=_network_digest(source.compared),
         code=None if network.arch is None else _code_digest(network.arch),
         calibration=arrays_digest((calibration,)),
         images=arrays_digest(array for array in (images.images, images.labels, images.targets) if array is not None),

@@ -62,11 +62,12 @@ class ImageChoice:
 
 @dataclass(frozen=True)
 class Digests:
-    """SHA-256 of what a cell reads: the checkpoint, the file of its code, the CNN made from both, and both sets of
-    images."""
+    """SHA-256 of what a cell reads: the checkpoint, the file of its code, the CNN made from both, the one that it is
+    compared with (`Source.compared`), and both sets of images."""
 
     model: str
     network: str
+    compared: str
     code: str | None
     calibration: str
     images: str

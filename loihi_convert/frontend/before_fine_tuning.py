@@ -1,0 +1,98 @@
+"""The CNN that a checkpoint was fine-tuned from for few time steps, found in the checkpoint's folder.
+
+A fine-tuning records the digest of the weights it began with, and what those record (`design.record_of`); so the way
+back from ``cnn-spiking-T4`` leads over ``cnn-qcfs-L4`` to ``cnn``, also if the file in between is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from loihi_convert.cnn.checkpoint import SUFFIXES, Checkpoint, Json, digest, load_if_ours, load_states
+from loihi_convert.errors import LoihiConvertError
+from loihi_convert.frontend.fitting import fill
+from loihi_convert.frontend.users_code import build_cnn
+
+_SIZES: Final = (0.4, 2.5)
+"""Sizes of the files that are read, as a share of its own: one may be stored as float16, the other as float32."""
+_MOST_BYTES: Final = 1 << 30
+"""Bytes read in search of it: a folder may hold the checkpoint of every epoch."""
+
+
+def before_fine_tuning(path: Path, arch: str | None = None) -> Path | None:
+    """Return the checkpoint of the last CNN with ReLUs from which the one at ``path`` was fine-tuned.
+
+    Parameters
+    ----------
+    path
+        A checkpoint written by `train` or `fine_tune`.
+    arch
+        The user's code, as in `source.open_source`, if it is one of such code.
+
+    Returns
+    -------
+    Path or None
+        None if it was not fine-tuned for few steps, or the other file is not in its folder or has changed.
+    """
+    trained = load_if_ours(path)
+    if trained is None or not trained.is_fine_tuned:
+        return None
+    others, start = _Others(path, arch), trained.recipe.get("start")
+    while isinstance(start, dict):
+        found = others.find(start)
+        if found is None:
+            is_relu = "qcfs_levels" in start and start["qcfs_levels"] is None
+            start = None if is_relu else start.get("start")
+            continue
+        file, checkpoint = found
+        if checkpoint is None or checkpoint.qcfs_levels is None:
+            return file
+        start = checkpoint.recipe.get("start")
+    return None
+
+
+class _Others:
+    """The other checkpoints in the folder of ``path``."""
+
+    def __init__(self, path: Path, arch: str | None) -> None:
+        self._path, self._arch = path, arch
+
+    def find(self, start: Mapping[str, Json]) -> tuple[Path, Checkpoint | None] | None:
+        """Return the file with the weights recorded in ``start``; with its checkpoint, if this package wrote it."""
+        named = start.get("file")
+        if isinstance(named, str) and self._arch is not None:
+            file = self._path.parent / Path(named).name
+            if self._own_digest(file, self._arch) == start.get("sha256"):
+                return file, None
+        return self._by_digest.get(str(start.get("sha256")))
+
+    @cached_property
+    def _by_digest(self) -> dict[str, tuple[Path, Checkpoint | None]]:
+        found: dict[str, tuple[Path, Checkpoint | None]] = {}
+        least, most = (share * self._path.stat().st_size for share in _SIZES)
+        left = _MOST_BYTES
+        for file in sorted(self._path.parent.iterdir()):
+            if file.suffix not in SUFFIXES or file == self._path or not file.is_file():
+                continue
+            size = file.stat().st_size
+            if not least <= size <= most or size > left:
+                continue
+            left -= size
+            try:
+                checkpoint = load_if_ours(file)
+            except LoihiConvertError:
+                continue
+            if checkpoint is not None:
+                found[digest("", checkpoint.state)] = file, checkpoint
+        return found
+
+    @staticmethod
+    def _own_digest(file: Path, arch: str) -> str | None:
+        """The digest of weights from another tool, read as `own_cnn.own_design` reads them; None if they do not fit."""
+        try:
+            return digest("", fill(build_cnn(arch), load_states(file), arch, file)[0].state_dict())
+        except LoihiConvertError:
+            return None
