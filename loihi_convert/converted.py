@@ -87,7 +87,8 @@ class Converted:
 
     @property
     def cnn_accuracy(self) -> float | None:
-        """Accuracy of the CNN on the calibration images, 0..1; None without labels or if loaded from a file."""
+        """Accuracy of the CNN, after any fine-tuning, on the calibration images, 0..1; None without labels or if loaded
+        from a file."""
         return self.own.accuracy if isinstance(self.own, OwnAccuracy) else None
 
     def table(self) -> Table:
