@@ -100,8 +100,11 @@ def test_levels_from_random_weights_are_no_fine_tuning(tmp_path: Path) -> None:
     assert (source.compared, source.notes_on_compared) == (source.network, ())
 
 
-@pytest.mark.parametrize(("folder", "net"), [("mnist", "model-T4.net"), ("cifar10", "model-T4.net")])
+@pytest.mark.parametrize(
+    ("folder", "net"), [("mnist", "model-T4.net"), ("cifar10", "model-T8.net"), ("cifar10", "model-T1.net")]
+)
 def test_a_file_of_the_zoo_is_compared_with_its_cnn(folder: str, net: str) -> None:
+    # cnn-qcfs-L2, from which cifar10/model-T1.net was trained over two steps, is not in the folder.
     opened = open_file(NETX_MODELS / folder / net)
     cnn = open_source(NETX_MODELS / folder / "cnn.safetensors").network
     assert opened.notes == ()
