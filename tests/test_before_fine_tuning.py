@@ -64,6 +64,14 @@ def test_the_way_back_leads_to_the_cnn(chain: Path, images: Array) -> None:
     assert tuned.notes_on_compared == ()
 
 
+def test_a_folder_that_cannot_be_listed_is_not_searched(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert before_fine_tuning(chain / SPIKING) is None
+
+
 def test_a_missing_file_in_between_does_not_break_the_way(chain: Path) -> None:
     (chain / QCFS).unlink()
     assert before_fine_tuning(chain / SPIKING) == chain / CNN

@@ -72,15 +72,11 @@ class _Others:
     @cached_property
     def _by_digest(self) -> dict[str, tuple[Path, Checkpoint | None]]:
         found: dict[str, tuple[Path, Checkpoint | None]] = {}
-        least, most = (share * self._path.stat().st_size for share in _SIZES)
         left = _MOST_BYTES
-        for file in sorted(self._path.parent.iterdir()):
-            if file.suffix not in SUFFIXES or file == self._path or not file.is_file():
-                continue
-            size = file.stat().st_size
-            if not least <= size <= most or size > left:
-                continue
-            left -= size
+        for file in self._similar():
+            left -= file.stat().st_size
+            if left < 0:
+                break
             try:
                 checkpoint = load_if_ours(file)
             except LoihiConvertError:
@@ -88,6 +84,15 @@ class _Others:
             if checkpoint is not None:
                 found[digest("", checkpoint.state)] = file, checkpoint
         return found
+
+    def _similar(self) -> list[Path]:
+        """The files that may hold the same CNN, by suffix and size; none if the folder cannot be read."""
+        least, most = (share * self._path.stat().st_size for share in _SIZES)
+        try:
+            files = [file for file in self._path.parent.iterdir() if file.suffix in SUFFIXES and file.is_file()]
+            return sorted(file for file in files if file != self._path and least <= file.stat().st_size <= most)
+        except OSError:
+            return []
 
     @staticmethod
     def _own_digest(file: Path, arch: str) -> str | None:
