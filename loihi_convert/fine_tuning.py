@@ -169,8 +169,8 @@ def fine_tune(
     found.load_state_dict(trained.state)
     assert isinstance(found, WithQcfs)
     found.timesteps, found.validation_accuracy = timesteps, trained.validation_accuracy
-    first = made().eval()
-    found.before = first.before if isinstance(first, WithQcfs) else (first,)
+    begun = made().eval()
+    found.before = begun.before if isinstance(begun, WithQcfs) else (begun,)
     return found.eval()
 
 
