@@ -330,13 +330,12 @@ def test_fine_tuning_in_memory(own: tuple[Path, nn.Module], digits: DataSplits) 
     assert "calibration" not in converted.network.provenance
     assert [note for note in converted.notes if "trained as a spiking network for T = 1" in note]
     # Both are compared with the CNN that was given first, on the images of the run.
-    shown = digits.test.images
-    for made in (lc.convert(tuned, shown[:100], timesteps=1, mean=MEAN, std=STD), converted):
-        ran = made.run(shown, digits.test.known_labels)
-        assert (
-            ran.cnn_accuracy
-            == lc.convert(cnn, shown, timesteps=1, mean=MEAN, std=STD).run(shown, digits.test.known_labels).cnn_accuracy
-        )
+    shown, labels = digits.test.images, digits.test.known_labels
+    with torch.no_grad():
+        classes = cnn.eval()((torch.from_numpy(shown.copy()) / 255 - MEAN) / STD).argmax(1).numpy()
+    for module in (tuned, spiking):
+        ran = lc.convert(module, shown[:100], timesteps=1, mean=MEAN, std=STD).run(shown, labels)
+        assert ran.cnn_accuracy == np.mean(classes == labels)
     # 78 % without training, 88 % with it; 400 test images have a standard error of 2 points.
     assert accuracy(spiking, digits, 1) > accuracy(cnn, digits, 1) + 0.04
 
@@ -612,7 +611,7 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
         Path(file).rename(Path("alone", file))
     assert (cnn_scores(compared("alone/spiking.net"), images) != cnn_scores(own, images)).any()
     (note,) = open_file("alone/spiking.net", arch="fine_tuned_nets:Net").notes
-    assert note.startswith("spiking.safetensors was fine-tuned for few steps from another CNN")
+    assert "spiking.safetensors" in note
 
 
 @pytest.mark.parametrize(

@@ -235,9 +235,11 @@ def _epoch_line(epochs: int) -> Callable[[int, float], None] | None:
         first = first or epoch
         seconds = time.monotonic() - begun
         left = seconds / (epoch - first + 1) * (epochs - epoch)
-        rest = f", about {left:.0f} s left" if left >= 1 else ""
-        # A large network takes minutes for it.
-        rest = "; measuring the accuracy of the stored weights" if epoch == epochs else rest
+        if epoch == epochs:
+            # A large network takes minutes for it.
+            rest = "; measuring the accuracy of the stored weights"
+        else:
+            rest = f", about {left:.0f} s left" if left >= 1 else ""
         log(f"epoch {epoch} of {epochs}: validation accuracy {100 * accuracy:.2f} %, {seconds:.0f} s{rest}")
 
     return say

@@ -95,9 +95,10 @@ class Source:
         """A note if that is not the CNN that a user would compare with."""
         if self.original is not None:
             return ()
-        name = "The CNN" if self.path is None else self.path.name
-        where = "" if self.path is None else ", which is not in its folder"
-        return (f"{name} was fine-tuned for few steps from another CNN{where}: the loss to that one is not known.",)
+        tuned = "the fine-tuned CNN, because the one before fine-tuning is not"
+        if self.path is None:
+            return (f"Compared with {tuned} known: convert what `fine_tune` returns.",)
+        return (f"Compared with {tuned} in the folder of {self.path.name}: copy its checkpoint there.",)
 
     @cached_property
     def original(self) -> ReluNetwork | None:
