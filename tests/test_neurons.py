@@ -58,11 +58,12 @@ def windows(spikes: Array, pool: tuple[int, int]) -> Array:
     seed=st.integers(0, 2**32), channels=st.sampled_from([1, 3, 4, 8, 12, 16, 33]), height=st.integers(1, 9),
     width=st.integers(1, 70), pool=st.sampled_from([(1, 1), (2, 2), (1, 2), (3, 1), (2, 3)]),
     as_bytes=st.booleans(), is_constant=st.booleans(), is_soft=st.booleans(), bias_axes=st.sampled_from([0, 1, 3]),
+    goes_on=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_equals_plain_loops(
     seed: int, channels: int, height: int, width: int, pool: tuple[int, int], as_bytes: bool, is_constant: bool,
-    is_soft: bool, bias_axes: int,
+    is_soft: bool, bias_axes: int, goes_on: bool,
 ) -> None:  # fmt: skip
     rng = np.random.default_rng(seed)
     height, width = max(height, pool[0]), max(width, pool[1])
@@ -79,7 +80,7 @@ def test_equals_plain_loops(
         spec(shape, threshold, initial, bias=bias, limit=131071, is_soft=is_soft, pool=pool, fan_out=fan_out),
         np.uint8 if as_bytes else np.float32,
     )
-    state = neurons.initial_states(images)
+    state = neurons.initial_states(images) if goes_on else None
     pooled, block = neurons.fire(
         state, currents.astype(np.float32).reshape(images, -1, math.prod(shape)), steps, EVERYTHING
     )
@@ -88,7 +89,7 @@ def test_equals_plain_loops(
     spikes, potentials, clipped = plain(shown, threshold, initial, full_bias, 131071, is_soft)
     assert np.array_equal(block.spikes, spikes)
     assert np.array_equal(block.potentials, potentials)
-    assert np.array_equal(state.reshape(potentials[:, -1].shape), potentials[:, -1])
+    assert state is None or np.array_equal(state.reshape(potentials[:, -1].shape), potentials[:, -1])
     assert pooled.dtype == (np.uint8 if as_bytes else np.float32)
     assert np.array_equal(pooled, windows(spikes, pool))
     assert np.array_equal(block.spike_counts, spikes.sum(axis=(2, 3, 4)))
@@ -101,7 +102,7 @@ def test_equals_plain_loops(
 def test_large_fan_outs_are_added_exactly() -> None:
     """float32 does not hold 2^24 + 1: 3 neurons that all fire reach 3 x 2^24 + 3 synapses."""
     neurons = Neurons(spec((3,), np.ones(3), np.zeros(3), fan_out=np.full(3, 2**24 + 1)))
-    _, block = neurons.fire(neurons.initial_states(1), np.ones((1, 1, 3), np.float32), 1, Recording(counts=True))
+    _, block = neurons.fire(None, np.ones((1, 1, 3), np.float32), 1, Recording(counts=True))
     assert block.synaptic_operations.tolist() == [[3 * 2**24 + 3]]
 
 
@@ -111,7 +112,7 @@ def test_spikes_of_each_channel_are_counted_in_any_number_of_counters(width: int
     shape = (channels, 2, width)
     currents = rng.integers(0, 2, (2, 3, math.prod(shape))).astype(np.float32)
     neurons = Neurons(spec(shape, np.ones(channels), np.zeros(channels)), np.uint8)
-    _, block = neurons.fire(neurons.initial_states(2), currents, 3, Recording(counts=True))
+    _, block = neurons.fire(None, currents, 3, Recording(counts=True))
     assert np.array_equal(block.channel_spikes, currents.reshape(2, 3, -1, channels).sum(axis=(0, 2)))
 
 
@@ -119,7 +120,7 @@ def test_two_calls_go_on_where_the_first_ended() -> None:
     rng = np.random.default_rng(0)
     currents = rng.integers(-100, 900, (2, 7, 6)).astype(np.float32)
     neurons = Neurons(spec((6,), np.full(6, 1000), np.full(6, 500)))
-    whole = neurons.fire(neurons.initial_states(2), currents, 7, Recording(spikes=True))[1].spikes
+    whole = neurons.fire(None, currents, 7, Recording(spikes=True))[1].spikes
     state = neurons.initial_states(2)
     parts = [
         neurons.fire(state, np.ascontiguousarray(currents[:, part]), part.stop - part.start, Recording(spikes=True))[1]
@@ -133,7 +134,7 @@ def test_real_thresholds_are_reached_at_equality() -> None:
     threshold = np.float32(0.1)
     currents = np.array([threshold, np.nextafter(threshold, np.float32(0))], np.float32).reshape(1, 1, 2)
     neurons = Neurons(spec((2,), np.full(2, threshold), np.zeros(2), is_integer=False))
-    _, block = neurons.fire(neurons.initial_states(1), currents, 1, EVERYTHING)
+    _, block = neurons.fire(None, currents, 1, EVERYTHING)
     assert block.spikes.ravel().tolist() == [1, 0]
     assert block.potentials.ravel().tolist() == [0, currents[0, 0, 1]]
 
@@ -143,14 +144,14 @@ def test_lavas_lif_fires_above_threshold_minus_one() -> None:
     currents = np.full((1, 1, 2), 131071 + 65535, np.float32)
     limit = 131072 - 2**-6
     neurons = Neurons(spec((2,), np.array([131072, 131073]), np.zeros(2), limit=limit, is_soft=False))
-    _, block = neurons.fire(neurons.initial_states(1), currents, 1, EVERYTHING)
+    _, block = neurons.fire(None, currents, 1, EVERYTHING)
     assert block.spikes.ravel().tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 3e38])
 def test_neurons_of_infinite_threshold_never_spend(value: float) -> None:
     neurons = Neurons(spec((1,), np.array([np.inf]), np.zeros(1), is_integer=False))
-    _, block = neurons.fire(neurons.initial_states(1), np.full((1, 1, 1), value, np.float32), 1, EVERYTHING)
+    _, block = neurons.fire(None, np.full((1, 1, 1), value, np.float32), 1, EVERYTHING)
     assert (block.spikes.item(), block.potentials.item()) == (0, np.float32(value))
 
 

@@ -29,7 +29,11 @@ class CpuLayer:
         """See `device.DeviceLayer.initial_states`."""
         return torch.from_numpy(self.neurons.initial_states(images))
 
-    def fire(self, states: Tensor, currents: Tensor, steps: int, recording: Recording) -> tuple[Tensor, LayerBlock]:
+    def fire(
+        self, states: Tensor | None, currents: Tensor, steps: int, recording: Recording
+    ) -> tuple[Tensor, LayerBlock]:
         """See `device.DeviceLayer.fire`."""
-        pooled, block = self.neurons.fire(states.numpy(), currents.numpy(), steps, recording)
+        pooled, block = self.neurons.fire(
+            None if states is None else states.numpy(), currents.numpy(), steps, recording
+        )
         return torch.from_numpy(pooled), block

@@ -26,13 +26,16 @@ class DeviceLayer(Protocol):
         """Return the state before the first step: float32 ``(images, neurons)``."""
         ...
 
-    def fire(self, states: Tensor, currents: Tensor, steps: int, recording: Recording) -> tuple[Tensor, LayerBlock]:
+    def fire(
+        self, states: Tensor | None, currents: Tensor, steps: int, recording: Recording
+    ) -> tuple[Tensor, LayerBlock]:
         """Advance ``states``, in place, by ``steps`` steps; return the spikes for the next layer, and the record.
 
         Parameters
         ----------
         states
-            float32 ``(B, neurons)``: potentials, or the circuit's u as carried over to the next step.
+            float32 ``(B, neurons)``: potentials, or the circuit's u as carried over to the next step. None: those
+            before the first step, if no call goes on from the last one; they then take no memory.
         currents
             float32 ``(B, steps, neurons)``, or ``(B, 1, neurons)`` if they are constant; without the bias.
 

@@ -40,7 +40,9 @@ class GpuLayer:
         """See `device.DeviceLayer.initial_states`."""
         return self._neurons.initial_states(images)
 
-    def fire(self, states: Tensor, currents: Tensor, steps: int, recording: Recording) -> tuple[Tensor, LayerBlock]:
+    def fire(
+        self, states: Tensor | None, currents: Tensor, steps: int, recording: Recording
+    ) -> tuple[Tensor, LayerBlock]:
         """See `device.DeviceLayer.fire`."""
         return self._neurons.fire(states, currents, steps, recording)
 
@@ -90,8 +92,11 @@ class GpuNeurons:
         """Return the state before the first step: float32 ``(images, neurons)``."""
         return self._initial.repeat(images, 1)
 
-    def fire(self, states: Tensor, currents: Tensor, steps: int, recording: Recording) -> tuple[Tensor, LayerBlock]:
+    def fire(
+        self, states: Tensor | None, currents: Tensor, steps: int, recording: Recording
+    ) -> tuple[Tensor, LayerBlock]:
         """See `device.DeviceLayer.fire`."""
+        states = self.initial_states(len(currents)) if states is None else states
         images, neurons = states.shape
         whole, channels = (images, steps, *self._map_shape), self._map_shape[2]
         spikes = torch.empty(images, steps, neurons, device=states.device)

@@ -30,33 +30,27 @@ _LEAK: Final = np.float32(2.0**limits.UNIT_EXP / limits.MAX_DECAY)
 """Decay of u in each step with ``du = 0``, in last bits per weight unit of u."""
 
 
-@compiled()
-def _sum(values: Array) -> int:
-    # A vector instruction adds twice as many numbers of four bytes, which hold any sum of a tile, as of eight.
-    total = np.int32(0)
-    for index in range(values.size):
-        total = np.int32(total + np.int32(values[index]))
-    return int(total)
-
-
 # Reordering allows vector instructions, and the sums are exact in any order, see `Layer.fan_out`.
 @compiled(fastmath={"reassoc", "contract"})
-def _dot(values: Array, weights: Array) -> float:
-    total = weights.dtype.type(0)
-    for index in range(values.size):
-        total += weights.dtype.type(values[index]) * weights[index]
-    return float(total)
-
-
-@compiled()
-def _add_rows(values: Array, counters: Array) -> None:
-    """Add ``values`` to ``counters``, in turn."""
-    size = counters.size
+def _tally(values: Array, counters: Array, fan_out: Array) -> tuple[int, float]:
+    """Add ``values`` to ``counters``, in turn; return their sum, and their dot product with ``fan_out``, if any."""
+    size, operations = counters.size, fan_out.dtype.type(0)
+    # A vector instruction adds twice as many numbers of four bytes, which hold any sum of a tile, as of eight.
+    total = np.int32(0)
     for first in range(0, values.size, size):
-        # Without a separate view LLVM does not vectorize the loop, which is then eight times slower.
+        # Without a separate view LLVM does not vectorize the loops, which are then eight times slower.
         row = values[first : first + size]
-        for index in range(size):
-            counters[index] += row[index]
+        if fan_out.size:
+            weights = fan_out[first : first + size]
+            for index in range(row.size):
+                counters[index] += row[index]
+                total = np.int32(total + np.int32(row[index]))
+                operations += fan_out.dtype.type(row[index]) * weights[index]
+        else:
+            for index in range(row.size):
+                counters[index] += row[index]
+                total = np.int32(total + np.int32(row[index]))
+    return int(total), float(operations)
 
 
 @compiled()
@@ -160,7 +154,7 @@ class Layer(NamedTuple):
 
     Parameters
     ----------
-    bias, level, threshold, offset
+    bias, level, threshold, offset, initial
         float32, those of the first tile, see `layer_spec.LayerSpec`: they are equal in all tiles. A bias per neuron is
         ``(neurons,)``.
     fan_out
@@ -185,6 +179,7 @@ class Layer(NamedTuple):
     level: Array
     threshold: Array
     offset: Array
+    initial: Array
     fan_out: Array
     limit: np.float32
     lowest: np.float32
@@ -228,19 +223,22 @@ def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Re
     limit, kind, height, rows, pool_h = layer.limit, layer.kind, layer.height, layer.rows, layer.window[0]
     fired, fired_words, pooled, pooled_words = sent
     counts, counters, kept, spikes, largest, clipped = records
-    images, neurons = states.shape
-    steps, row, lanes = pooled.shape[1], neurons // height, fired.size // fired_words.size
+    images, steps, neurons = len(pooled), pooled.shape[1], currents.shape[2]
+    row, lanes = neurons // height, fired.size // fired_words.size
     row_words, pooled_row_words = row // lanes, layer.left.size
     pooled_height, pooled_row = height // pool_h, lanes * pooled_row_words
     is_constant, sums_windows = currents.shape[1] == 1, layer.window != (1, 1)
-    potential = np.empty(rows * row, np.float32)
+    membrane, potential = np.empty(rows * row, np.float32), np.empty(rows * row, np.float32)
+    # Spikes that a tile has already counted.
+    outside = np.empty(counters.shape[1], np.int32)
     for image in range(images):
         for top in range(0, height, rows):
             first, last = top * row, min(top + rows, height) * row
             out = min(top // pool_h, pooled_height)
             end = min(min(top + rows, height) // pool_h, pooled_height)
             size, begin = last - first, first if layer.bias.size == neurons else 0
-            state, bias = states[image, first:last], layer.bias[begin : begin + size]
+            state, bias = membrane[:size], layer.bias[begin : begin + size]
+            _copy(states[image, first:last] if states.size else layer.initial[:size], state)
             level, threshold, offset = layer.level[:size], layer.threshold[:size], layer.offset[:size]
             for step in range(steps):
                 current = currents[image, 0 if is_constant else step, first:last]
@@ -259,18 +257,18 @@ def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Re
                 if spikes.size:
                     _copy(tile, spikes[image, step, first:last])
                 if counts.size and layer.has_remainder:
-                    counts[0, image, step] += _sum(tile)
-                    _add_rows(tile, counters[step])
+                    counts[0, image, step] += _tally(tile, counters[step], fan_out[:0])[0]
                 if sums_windows and end > out:
                     windows = pooled_words[image, step, out * pooled_row_words : end * pooled_row_words]
                     _pool(fired_words, row_words, windows, layer.left, layer.words, layer.window)
                 if counts.size and end > out:
                     summed = pooled[image, step, out * pooled_row : end * pooled_row]
-                    if not layer.has_remainder:
-                        counts[0, image, step] += _sum(summed)
-                        _add_rows(summed, counters[step])
-                    if fan_out.size:
-                        counts[1, image, step] += int(_dot(summed, fan_out[out * pooled_row : end * pooled_row]))
+                    counted = outside if layer.has_remainder else counters[step]
+                    spike_count, operations = _tally(summed, counted, fan_out[out * pooled_row : end * pooled_row])
+                    counts[0, image, step] += 0 if layer.has_remainder else spike_count
+                    counts[1, image, step] += int(operations)
+            if states.size:
+                _copy(state, states[image, first:last])
 
 
 @compiled()

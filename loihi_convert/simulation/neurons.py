@@ -70,6 +70,7 @@ class Neurons:
             level=spec.levels[:tile],
             threshold=spec.thresholds[:tile],
             offset=spec.offsets[:tile],
+            initial=self._initial[:tile],
             fan_out=fan_out.astype(np.float32) if is_small else fan_out,
             limit=limit,
             # Lava's u wraps already at -2^17.
@@ -83,15 +84,15 @@ class Neurons:
             has_remainder=self._has_remainder,
         )
         # Compile here, in one thread: NumPy's lazy imports, which numba triggers, are not thread-safe.
-        self.fire(np.empty((0, self._count), np.float32), np.empty((0, 1, self._count), np.float32), 1, Recording())
+        self.fire(None, np.empty((0, 1, self._count), np.float32), 1, Recording())
 
     def initial_states(self, images: int) -> Array:
         """Return the state before the first step, the potential or the circuit's u: float32 ``(images, count)``."""
         return np.tile(self._initial, (images, 1))
 
-    def fire(self, states: Array, currents: Array, steps: int, recording: Recording) -> tuple[Array, LayerBlock]:
+    def fire(self, states: Array | None, currents: Array, steps: int, recording: Recording) -> tuple[Array, LayerBlock]:
         """See `device.DeviceLayer.fire`; with NumPy arrays."""
-        images, (pool_h, pool_w) = len(states), self._pool
+        images, (pool_h, pool_w) = len(currents), self._pool
         height, width = self.height // pool_h, self.width // pool_w
         pooled = np.empty((images, steps, height * width * self.channels), self._dtype)
         recorded = (images, steps, self._count)
@@ -103,7 +104,7 @@ class Neurons:
         largest = np.full(self._count if recording.currents else 0, -np.inf, np.float32)
         clipped = np.zeros((images, 2) if recording.clipping else (0, 2), np.bool_)
         kernels.fire(
-            states,
+            np.empty((0, 0), np.float32) if states is None else states,
             currents,
             self._layer,
             kernels.Spikes(fired, fired.view(self._word), pooled, pooled.view(self._word)),

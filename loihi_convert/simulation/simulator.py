@@ -141,7 +141,8 @@ class Simulator:
         self, images: Array, rows: slice, first_image: int, timesteps: int, steps_at_once: int
     ) -> Iterator[Block]:
         current: Tensor | None = None
-        states = [layer.initial_states(len(images)) for layer in self._layers]
+        has_more = steps_at_once < timesteps
+        states = [layer.initial_states(len(images)) if has_more else None for layer in self._layers]
         for first in range(0, timesteps, steps_at_once):
             count = min(steps_at_once, timesteps - first)
             if current is None or not self._inputs.is_constant:
