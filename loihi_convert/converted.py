@@ -37,7 +37,7 @@ from loihi_convert.progress import progress_bar
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
 from loihi_convert.result import Result
-from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.simulation.cnn_classes import comparable_scores
 
 _FILE: Final = f"model{netx.SUFFIX}"
 _CALIBRATED: Final = "these images also chose the thresholds: other images may have a lower accuracy"
@@ -148,7 +148,7 @@ class Converted:
                 result = replace(
                     result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images
                 )
-        cnn = None if self.source is None else cnn_scores(self.source.compared, data.images)
+        cnn = None if self.source is None else comparable_scores(self.source.compared, data.images)
         evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
         notes = [_CALIBRATED] if data.fingerprint == self.fingerprint else []
         notes += () if self.source is None else self.source.notes_on_compared

@@ -37,6 +37,22 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def has_fast_bfloat16() -> bool:
+    """Return whether this processor multiplies bfloat16 faster than float32: with AMX, or AVX512-BF16 on AMD's.
+
+    On an Emerald Rapids without AMX, which has AVX512's dot products, too, they take longer than float32.
+    """
+    import torch
+
+    from loihi_convert.compiled import cpu_name
+
+    # Not public in any release so far; torch below 2.6 has at most one of them.
+    has_dot_products, has_amx = (
+        getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return bool(has_amx or (has_dot_products and cpu_name().startswith("znver")))
+
+
 def one_thread() -> AbstractContextManager[None]:
     """Let torch compute on one thread of the CPU: several processes then share the cores, and sums keep their order."""
     return torch_threads(1)

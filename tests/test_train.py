@@ -14,7 +14,8 @@ from support.training import train
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from loihi_convert.cnn import checkpoint, trainer
+from loihi_convert import compiled
+from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint, load
@@ -694,7 +695,7 @@ def test_bfloat16_only_where_it_is_faster(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_dot_products, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
-    monkeypatch.setattr(trainer, "cpu_name", lambda: name)
+    monkeypatch.setattr(compiled, "cpu_name", lambda: name)
     assert uses_bfloat16("cpu") is expected
 
 

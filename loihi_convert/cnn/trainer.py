@@ -24,8 +24,8 @@ from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.small_maps import SmallMaps
 from loihi_convert.cnn.through_spikes import SpikingNetwork
-from loihi_convert.compiled import cpu_name
 from loihi_convert.data import Dataset, DataSplits
+from loihi_convert.devices import has_fast_bfloat16
 from loihi_convert.errors import UsageError
 from loihi_convert.progress import Progress
 from loihi_convert.threads import thread_count
@@ -291,18 +291,9 @@ def _loss(scores: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
 
 
 def uses_bfloat16(device: str) -> bool:
-    """Return whether training on ``device`` is faster in bfloat16: GPUs that have it, CPUs with AMX, AMD's with AVX512.
-
-    On an Emerald Rapids without AMX, which has AVX512's dot products, too, a step takes longer than in float32.
-    """
-    if device == "cuda":
-        # `is_bf16_supported` is also true for older GPUs, which emulate it.
-        return torch.cuda.get_device_capability() >= (8, 0)
-    # Not public in any release so far; torch below 2.6 has at most one of them.
-    has_dot_products, has_amx = (
-        getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return bool(has_amx or (has_dot_products and cpu_name().startswith("znver")))
+    """Return whether training on ``device`` is faster in bfloat16: GPUs that have it, and `has_fast_bfloat16`."""
+    # `is_bf16_supported` is also true for older GPUs, which emulate it.
+    return torch.cuda.get_device_capability() >= (8, 0) if device == "cuda" else has_fast_bfloat16()
 
 
 def training_threads(model: nn.Module, input_shape: tuple[int, int, int], batch_size: int) -> int:

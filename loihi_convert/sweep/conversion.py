@@ -28,7 +28,7 @@ from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.records import Interval, Record
-from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.simulation.cnn_classes import comparable_scores
 from loihi_convert.sweep.setting import Digests, ImageChoice, NetworkFile, Setting
 
 
@@ -106,7 +106,7 @@ class Opened:
     @cached_property
     def cnn_outputs(self) -> Array:
         """Outputs of the CNN for ``images``, ``(N, outputs)``."""
-        return cnn_scores(self.source.compared, self.images.images)
+        return comparable_scores(self.source.compared, self.images.images)
 
 
 def open_network(
