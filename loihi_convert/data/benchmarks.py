@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loihi_convert.choices import DatasetName
-from loihi_convert.data.dataset import Dataset, DataSplits, split
+from loihi_convert.data.dataset import Dataset, DataSplits, sample, split
 from loihi_convert.errors import DataError, UsageError, one_of
 from loihi_convert.files import asked
 
@@ -115,8 +115,7 @@ def load_benchmark(name: str, root: Path) -> DataSplits:
     else:
         everything, test = _idx_dataset(root, name, "train"), _idx_dataset(root, name, "t10k")
     validation, train = split(everything, 5_000)
-    calibration, _ = split(train, 10_000)
-    return DataSplits(name, _CLASSES[name], train, validation, calibration, test)
+    return DataSplits(name, _CLASSES[name], train, validation, sample(train, 10_000), test)
 
 
 def require_dataset(name: str) -> None:

@@ -267,21 +267,31 @@ def shared_count(images: Dataset, others: Dataset) -> int:
 
 
 def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
-    """Return ``count`` random images with the class shares of the whole, and the rest, both in their old order.
+    """Return the images of `sample`, and the rest, both in their old order."""
+    is_chosen = _sampled(dataset.known_labels, count)
+    return dataset[np.flatnonzero(is_chosen)], dataset[np.flatnonzero(~is_chosen)]
+
+
+def sample(dataset: Dataset, count: int) -> Dataset:
+    """Return ``count`` random images with the class shares of the whole, in their old order.
 
     Each class gets its share rounded down; the remaining images go to the largest remainders (lower class first). NumPy
-    guarantees that the stream of `RandomState` never changes, so the split is the same in every version.
+    guarantees that the stream of `RandomState` never changes, so the images are the same in every version.
     """
+    return dataset[np.flatnonzero(_sampled(dataset.known_labels, count))]
+
+
+def _sampled(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Whether an image with each of ``labels`` is in the sample."""
     random = np.random.RandomState(_SPLIT_SEED)
-    labels = dataset.known_labels
     present, counts = np.unique(labels, return_counts=True)
-    share = counts * count / len(dataset)
+    share = counts * count / len(labels)
     quota = np.floor(share).astype(np.intp)
     quota[np.argsort(quota - share, kind="stable")[: count - quota.sum()]] += 1
-    chosen = np.zeros(len(dataset), np.bool_)
+    chosen = np.zeros(len(labels), np.bool_)
     for label, wanted in zip(present, quota, strict=True):
         chosen[random.permutation(np.flatnonzero(labels == label))[:wanted]] = True
-    return dataset[np.flatnonzero(chosen)], dataset[np.flatnonzero(~chosen)]
+    return chosen
 
 
 def described(array: NDArray[np.generic]) -> str:
