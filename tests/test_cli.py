@@ -1048,7 +1048,8 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     assert "these images were also used to choose the thresholds; pass --data to run others" in done.out
     Path("inside/own.npz").rename("own.npz")
     assert "own.npz no longer contains" not in invoke("run", "n.net").err
-    stored = dict(np.load("own.npz"))
+    with np.load("own.npz") as file:
+        stored = dict(file)
     np.savez("own.npz", **{**stored, "images": 255 - stored["images"]})
     done = invoke("run", "n.net")
     assert "own.npz no longer contains the images that n.net was exported with; to run other images, pass" in done.err

@@ -147,7 +147,8 @@ def test_a_file_of_spikingjelly_gives_the_spikes_of_spikingjelly() -> None:
     Conv2d(1, 4, 3, padding=1), IFNode(0.6), AvgPool2d(2), Flatten(), Linear(64, 10), IFNode(0.35)
     nir.write("spikingjelly.nir", export_to_nir(net, torch.zeros(1, 1, 8, 8)))
     """
-    golden = np.load(GOLDEN / "spikingjelly.npz")
+    with np.load(GOLDEN / "spikingjelly.npz") as file:
+        golden = dict(file)
     source = open_source(GOLDEN / "spikingjelly.nir", data="mine")
     assert "r = 10000 is read as 1 / dt: one step adds the whole input." in source.notes
     options = replace(stored_neurons(source, BalanceOptions()), method="qcfs")

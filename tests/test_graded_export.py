@@ -476,7 +476,8 @@ def test_unmodified_lava_dl_sends_the_same_messages(network: GradedNetwork, tmp_
     np.save(tmp_path / "frames.npy", frames)
     words = (SUPPORT / "run_stock_graded.py", path, tmp_path / "frames.npy", network.spike_exp, tmp_path / "sent.npz")
     stock_lava_dl.run_scripts(words)
-    stock = np.load(tmp_path / "sent.npz")
+    with np.load(tmp_path / "sent.npz") as file:
+        stock = dict(file)
     traces = run_graded(network, frames, is_stream=True, trace=True).traces
     for index, (layer, trace) in enumerate(zip(network.layers, traces, strict=True)):
         expected = trace.spikes if layer.sends else trace.potentials

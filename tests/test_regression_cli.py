@@ -219,9 +219,9 @@ def test_early_exit_of_one_logit(invoke: Invoke, tmp_path: Path) -> None:
 
 
 def test_a_note_is_printed_if_all_images_have_one_class(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
-    images = np.load(folder / "test-side.npz")
-    chosen = np.load(folder / "test.npz")["targets"][:, 1] > SIZE - 4
-    np.savez(tmp_path / "right.npz", images=images["images"][chosen], labels=images["labels"][chosen])
+    with np.load(folder / "test.npz") as numbers, np.load(folder / "test-side.npz") as images:
+        chosen = numbers["targets"][:, 1] > SIZE - 4
+        np.savez(tmp_path / "right.npz", images=images["images"][chosen], labels=images["labels"][chosen])
     file = tmp_path / "side.net"
     arch = ("--arch", "blob_nets:side")
     invoke("export", "side.pt", "-o", file, "-T", "32", "--data", "train-side.npz", *arch)
