@@ -32,7 +32,11 @@ _ADVICES: Final = (
         "mul matmul bmm einsum",
     ),
     ("Train with BatchNorm2d, or without.", "GroupNorm LayerNorm InstanceNorm2d LocalResponseNorm"),
-    ("A classifier does not need upsampling; remove it.", "ConvTranspose2d Upsample Interpolate PixelShuffle"),
+    (
+        "Train without upsampling: where maps of several sizes meet, make the larger ones smaller, by a stride or "
+        "pooling.",
+        "ConvTranspose2d Upsample Interpolate PixelShuffle",
+    ),
     ("Attention is not supported; train a convolutional network.", "MultiheadAttention scaled_dot_product_attention"),
     ("Recurrent layers are not supported; train a feed-forward network.", "RNN LSTM GRU"),
     ("Train with average or max pooling, or a strided convolution.", "LPPool2d FractionalMaxPool2d"),
