@@ -75,7 +75,7 @@ def test_only_some_images_are_computed_in_float32(recomputed: Recomputed) -> Non
     assert 256 < recomputed() < 2_000
 
 
-def test_a_larger_error_found_later_widens_the_margin(recomputed: Recomputed) -> None:
+def test_a_larger_error_found_later_widens_the_margin() -> None:
     """Images that are not compared at first have ten times the error: those whose class is close show it."""
     network = network_of(1)
     images = images_for(network, 2_560)

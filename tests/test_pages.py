@@ -121,6 +121,10 @@ def test_numbers_in_sentences_are_those_of_the_tables() -> None:
     recipe = losses("recipe/table-2.csv", "published")
     most = max(loss for steps, loss in recipe.items() if steps >= 8)
     assert f"loses at most {most:.2f} points from T = 8 on, but {recipe[4]:.2f} at T = 4" in page
+    neurons = (ROOT / "netx_models/mnist/paper/table-A4.md").read_text()
+    for variant in ("spikes", "compensated", "literal"):
+        (found,) = re.findall(rf"- \*\*{variant}\*\*: (\d+) of 119 in the paper's order", neurons)
+        assert re.search(rf"\b{found} (have its order )?with `{variant}`", page)
     with (ROOT / "docs/results/commands.csv").open(newline="") as source:
         rows = [row for row in csv.DictReader(source) if not row["command"].startswith("inspect")]
     longer = [float(row["first_seconds"]) - float(row["median_seconds"]) for row in rows]

@@ -1,8 +1,8 @@
 """The CNN's classes: in bfloat16 on processors that are faster with it, in float32 wherever the class depends on it.
 
 A run compares the integers with the classes of the CNN. With AMX, a product in bfloat16, which keeps 8 of float32's 24
-bits, takes a quarter of the time, and moves a score by some thousandths. So all images are computed in bfloat16, and
-again in float32:
+bits, takes a fraction of the time, and moves scores by about a hundredth of their spread. So all images are computed in
+bfloat16, and again in float32:
 
 - some images, from which the largest error is known,
 - all images whose two best scores differ by less than `_MARGIN` times the largest error seen so far.
@@ -47,7 +47,7 @@ def comparable_scores(network: ReluNetwork, images: Images) -> Array:
     """Return scores of the CNN with the classes of `relu.cnn_scores`: float32 ``(N, outputs)`` for uint8 ``images``.
 
     For a regression, for little work, and on a processor that has no fast bfloat16 they are those of `relu.cnn_scores`.
-    Else they may differ in the third digit where the class does not depend on it.
+    Else they may differ in the second digit where the class does not depend on it.
     """
     return joined(on_shards(_comparable_scores, network, images))
 

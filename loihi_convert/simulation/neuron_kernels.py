@@ -229,8 +229,8 @@ def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Re
     pooled_height, pooled_row = height // pool_h, lanes * pooled_row_words
     is_constant, sums_windows = currents.shape[1] == 1, layer.window != (1, 1)
     membrane, potential = np.empty(rows * row, np.float32), np.empty(rows * row, np.float32)
-    # Spikes that a tile has already counted.
-    outside = np.empty(counters.shape[1], np.int32)
+    # For windows whose spikes were counted before pooling.
+    unused = np.zeros(counters.shape[1], np.int32)
     for image in range(images):
         for top in range(0, height, rows):
             first, last = top * row, min(top + rows, height) * row
@@ -263,7 +263,7 @@ def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Re
                     _pool(fired_words, row_words, windows, layer.left, layer.words, layer.window)
                 if counts.size and end > out:
                     summed = pooled[image, step, out * pooled_row : end * pooled_row]
-                    counted = outside if layer.has_remainder else counters[step]
+                    counted = unused if layer.has_remainder else counters[step]
                     spike_count, operations = _tally(summed, counted, fan_out[out * pooled_row : end * pooled_row])
                     counts[0, image, step] += 0 if layer.has_remainder else spike_count
                     counts[1, image, step] += int(operations)
