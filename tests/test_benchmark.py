@@ -171,6 +171,16 @@ def test_medians_minima_and_maxima(benchmark: ModuleType) -> None:
     assert markdown_table(("a", "bcde"), [("12345", "")]) == "| a     | bcde |\n| ----- | ---- |\n| 12345 |      |\n"
 
 
+def test_a_limit_on_the_instructions_is_part_of_the_conditions(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = importlib.import_module("benchmark_tables")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    unlimited = tables.conditions(2)["machine"]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
+    assert tables.conditions(2)["machine"] == f"{unlimited}; ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI"
+
+
 def test_ratios_are_taken_repeat_by_repeat(benchmark: ModuleType) -> None:
     peers, against_peers = (importlib.import_module(name) for name in ("simulators", "against_peers"))
     reference = against_peers.Row(peers.PEERS[0], 100, [1.0, 2.0, 4.0])

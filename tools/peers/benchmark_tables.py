@@ -36,12 +36,14 @@ def three_digits(value: float) -> str:
 
 
 def processor() -> str:
-    """Return the processor and the number of its cores in use."""
+    """Return the processor, the number of its cores in use, and a limit that oneDNN has on its instructions."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}; {len(os.sched_getaffinity(0))} of {os.cpu_count()} logical processors"
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} logical processors"
+    return f"{model}; {cores}" + (f"; ONEDNN_MAX_CPU_ISA={limit}" if limit else "")
 
 
 def machine(threads: int) -> str:
