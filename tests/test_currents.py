@@ -63,14 +63,14 @@ def test_weights_are_ordered_once(
         convolution = Convolution(weight, geometry, shape, largest_input=1, covers_map=False)
         batches = [np.ones((size, *shape), np.uint8) for size in sizes]
 
-        def simulate(_: int) -> None:
+        def simulate(_: slice) -> None:
             for inputs in batches:
                 convolution(inputs)
             with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
                 for inputs in batches:
                     convolution(inputs)
 
-        on_cores("cpu", simulate, [0])
+        on_cores("cpu", simulate, 1, 1)
     finally:
         torch.set_num_threads(before)
     done = capfd.readouterr().out

@@ -183,7 +183,7 @@ def test_threads_that_simulate_at_once_use_all_cores() -> None:
         assert torch.get_num_threads() == 1
         found: list[int] = []
         other = threading.Thread(
-            target=lambda: blocks.on_cores("cpu", lambda _: found.append(blocks.ONE_THREAD.cores), [0])
+            target=lambda: blocks.on_cores("cpu", lambda _: found.append(blocks.ONE_THREAD.cores), 1, 1)
         )
         other.start()
         other.join()

@@ -153,6 +153,6 @@ def compare_activations(
             for sums, maps, own, own_wanted in zip(compared.errors[index], found, owns, wanted, strict=True):
                 sums.add(maps[..., own], own_wanted)
         for index, maps in enumerate(found):
-            compared.resumed[index, rows] = final_classes(chain.behind(index, maps) or found)
+            compared.resumed[index, rows] = final_classes(chain.after(index, maps) or found)
         progress(min(start + size, len(images)), len(images))
     return compared

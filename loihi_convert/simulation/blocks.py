@@ -1,17 +1,19 @@
 """How images are divided into blocks, and blocks into those of each core.
 
-A block passes through all its steps layer by layer. It fits a core's cache, so that memory does not grow with the
+A block passes through all its steps layer by layer. Its currents take at most 16 MiB, so memory does not grow with the
 number of images or steps.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import torch
+
+from loihi_convert.progress import Progress, no_progress
 
 # Largest number of images x steps x neurons of the largest layer simulated at once: 16 MiB of currents per core.
 _CPU_BLOCK: Final = 2**22
@@ -84,27 +86,36 @@ def _cores(device: str) -> int:
     return ONE_THREAD.cores if device == "cpu" else 1
 
 
-def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> None:
-    """Call ``work`` with each item, on as many threads as torch uses; torch's own threading is off meanwhile.
+def on_cores(
+    device: str, work: Callable[[slice], None], count: int, at_once: int, *, progress: Progress = no_progress
+) -> None:
+    """Call ``work`` with each block of ``at_once`` of ``count`` images, the last one shorter, in any order.
 
-    On a GPU, one thread does all work.
+    It is called on as many threads as torch uses, whose own threading is off meanwhile. On a GPU, one thread does all
+    work.
     """
     cores = _cores(device)
-    is_stopped = threading.Event()
+    is_stopped, lock, done = threading.Event(), threading.Lock(), 0
 
     @torch.inference_mode()
-    def guarded(item: int) -> None:
+    def guarded(start: int) -> None:
+        nonlocal done
+        rows = slice(start, min(start + at_once, count))
         try:
-            if not is_stopped.is_set():
-                work(item)
+            if is_stopped.is_set():
+                return
+            work(rows)
+            with lock:
+                done += rows.stop - rows.start
+                progress(done, count)
         except BaseException:
             is_stopped.set()
             raise
 
-    with ONE_THREAD, ThreadPoolExecutor(cores) as threads:
+    with ONE_THREAD, ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as threads:
         try:
-            for done in [threads.submit(guarded, item) for item in items]:
-                done.result()
+            for block in [threads.submit(guarded, start) for start in range(0, count, at_once)]:
+                block.result()
         except BaseException:
             is_stopped.set()
             raise

@@ -105,16 +105,16 @@ def scores_in_bfloat16(network: ReluNetwork, images: Array) -> Array:
     found = np.empty((len(images), *network.shapes[-1]), np.float32)
     at_once = max(1, min(_IMAGES, _BLOCK // max(math.prod(shape) for shape in shapes)))
 
-    def score(start: int) -> None:
-        maps = torch.from_numpy(channels_last(images[start : start + at_once]) / np.float32(MAX_PIXEL))
+    def score(rows: slice) -> None:
+        maps = torch.from_numpy(channels_last(images[rows]) / np.float32(MAX_PIXEL))
         maps = maps.permute(0, 3, 1, 2).bfloat16()
         with SmallMaps():
             for layer in layers[:-1]:
                 maps = layer.activated(layer(maps))
         scores = layers[-1](maps).float()
-        found[start : start + at_once] = scores.reshape(-1, *network.shapes[-1]).numpy()
+        found[rows] = scores.reshape(-1, *network.shapes[-1]).numpy()
 
-    on_cores("cpu", score, range(0, len(images), at_once))
+    on_cores("cpu", score, len(images), at_once)
     return found
 
 

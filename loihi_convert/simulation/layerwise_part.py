@@ -164,7 +164,7 @@ class Part:
         """The activations of the last layer of ``chain`` for ``count`` images from ``start``, which are kept."""
         layer, kept = chain.depth - 1, self._activations.look(start)
         images = self._images[start : start + count]
-        found = chain(images)[-1] if kept is None else [kept[1], *chain.behind(*kept)][-1]
+        found = chain(images)[-1] if kept is None else [kept[1], *chain.after(*kept)][-1]
         self._activations.put(start, layer, found, found.nbytes)
         return found
 
@@ -179,19 +179,13 @@ class Part:
 
         ``count``: number of images; default: all.
         """
-        images_at_once, done = self._images_at_once, 0
+
+        def simulate(rows: slice) -> None:
+            for first, inputs in self._received(layers, self._images[rows], rows.start):
+                take(rows.start, first, inputs)
+
         total = len(self._images) if count is None else count
-
-        def simulate(start: int) -> None:
-            nonlocal done
-            images = self._images[start : start + images_at_once]
-            for first, inputs in self._received(layers, images, start):
-                take(start, first, inputs)
-            with self._lock:
-                done += len(images)
-                progress(done, total)
-
-        on_cores(self._plan.device, simulate, range(0, total, images_at_once))
+        on_cores(self._plan.device, simulate, total, self._images_at_once, progress=progress)
 
     def _received(self, layers: Sequence[DeviceLayer], images: Array, start: int) -> Iterator[tuple[int, Tensor]]:
         """Inputs of the last of ``layers`` for the images at ``start``: a block's first step, and its inputs.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -72,9 +71,9 @@ class ReluChain:
 
     def __call__(self, images: Array) -> list[Array]:
         """Return float32 ``(N, H, W, C)`` per layer, after ReLU except in the last, for uint8 ``(N, C, H, W)``."""
-        return self.behind(-1, channels_last(images) / np.float32(MAX_PIXEL))
+        return self.after(-1, channels_last(images) / np.float32(MAX_PIXEL))
 
-    def behind(self, index: int, maps: Array) -> list[Array]:
+    def after(self, index: int, maps: Array) -> list[Array]:
         """Return the activations of the layers after layer ``index``, whose activations are ``maps``."""
         outputs = []
         for synapse, operator, activation in self._layers[index + 1 :]:
@@ -132,17 +131,13 @@ def on_blocks(
 
     Calls come from several threads, in any order; the division of the images does not depend on the number of cores.
     """
-    size, done, lock = chain.images_at_once, 0, threading.Lock()
-
-    def simulate(start: int) -> None:
-        nonlocal done
-        part = images[start : start + size]
-        take(start, chain(part))
-        with lock:
-            done += len(part)
-            progress(done, len(images))
-
-    on_cores("cpu", simulate, range(0, len(images), size))
+    on_cores(
+        "cpu",
+        lambda rows: take(rows.start, chain(images[rows])),
+        len(images),
+        chain.images_at_once,
+        progress=progress,
+    )
 
 
 def cnn_scores(network: ReluNetwork, images: Images) -> Array:

@@ -11,7 +11,7 @@ For layer l with synapse W and step t = 1..T (paper, eq. 1 and 2, algorithm 3)::
 Networks of target loihi2 are simulated as the circuit of stock processes (`neurons.py`), unless asked otherwise.
 
 A block of images passes through all its steps layer by layer: first the currents of all steps (`currents.py`), then the
-neurons (`neurons.py`). Blocks fit a core's cache, and each core works on its own blocks, so that memory does not grow
+neurons (`neurons.py`). Each core works on its own blocks, of limited size (`blocks.py`), so that memory does not grow
 with the number of images or steps.
 
 Integers are held exactly in float32: the exactness rules of `chip.rules` limit every partial sum of a current to 2^23
@@ -123,19 +123,14 @@ class Simulator:
             images_at_once, steps_at_once = block_size(self._device, self._largest, len(images), timesteps)
         else:
             images_at_once, steps_at_once = float_block_size(self._device, self._largest, timesteps)
-        lock, done = threading.Lock(), 0
+        lock = threading.Lock()
 
-        def simulate(start: int) -> None:
-            nonlocal done
-            rows = slice(start, min(start + images_at_once, len(images)))
+        def simulate(rows: slice) -> None:
             for block in self._blocks(images[rows], rows, first_image, timesteps, steps_at_once):
                 with lock:
                     take(block)
-            with lock:
-                done += rows.stop - rows.start
-                progress(done, len(images))
 
-        on_cores(self._device, simulate, range(0, len(images), images_at_once))
+        on_cores(self._device, simulate, len(images), images_at_once, progress=progress)
 
     def _blocks(
         self, images: Array, rows: slice, first_image: int, timesteps: int, steps_at_once: int
