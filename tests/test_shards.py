@@ -21,8 +21,9 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult, concatenated
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
-from loihi_convert.pipeline import RunOptions, running, shards
+from loihi_convert.pipeline import RunOptions, shards
 from loihi_convert.pipeline.shards import ImagesRun, joined
+from loihi_convert.simulation import image_shards
 from loihi_convert.simulation.blocks import block_multiple
 from loihi_convert.simulation.image_shards import SHARD_BYTES, Shard
 from loihi_convert.simulation.image_shards import shards as divided
@@ -45,7 +46,7 @@ def folder(digits: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_a_run_folder_is_the_same_in_every_split(
     digits: DataSplits, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(running, "SHARDS_PER_SLOT", 1)
+    monkeypatch.setattr(image_shards, "SHARDS_PER_SLOT", 1)
     opened = pipeline.open_file(folder / f"{name}.net", model=folder / "model.pt")
     found = {}
     for count in (0, 1, 2, 7):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -218,10 +218,11 @@ class Counted(Elsewhere):
         shared: Shared,
         items: Sequence[Item],
         *,
+        place: Callable[[Item], Hashable] | None = None,
         done: Callable[[Item], None] = lambda item: None,
     ) -> list[Result]:
         self.largest = max(len(pickle.dumps(item)) for item in items)
-        return super().map(function, shared, items, done=done)
+        return super().map(function, shared, items, place=place, done=done)
 
 
 @pytest.mark.parametrize("kind", ["folder", "npz"])

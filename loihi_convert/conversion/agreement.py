@@ -149,11 +149,13 @@ def agreement_with(
 ) -> Agreement:
     """Return the same as `measured_agreement` from the CNN's outputs ``scores``, ``(N, outputs)``."""
     found = network.real_outputs(last_outputs(network, images, network.timesteps, device=device), network.timesteps)
-    return Agreement(
-        agreement=measure.share(found, scores),
-        error=float(np.square(found - scores).mean()),
-        image_count=len(images),
-    )
+    return agreement_of(found, scores, measure)
+
+
+def agreement_of(found: Array, scores: Array, measure: Measure) -> Agreement:
+    """Return the agreement of outputs ``found`` with those of the CNN, ``scores``, both ``(N, outputs)``."""
+    error = float(np.square(found - scores).mean())
+    return Agreement(agreement=measure.share(found, scores), error=error, image_count=len(scores))
 
 
 def rounded_share(measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Images) -> float:

@@ -9,7 +9,7 @@ and measures again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from loihi_convert.choices import Method
@@ -25,8 +25,7 @@ from loihi_convert.simulation.activations import Activations
 from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.relu import cnn_scores
 
-BALANCING_SHARE: Final = 4
-"""A trial balances on 1 / `BALANCING_SHARE` of the number of images that it tests on."""
+_BALANCING_SHARE: Final = 4
 
 # Images of a trial that choose the scales of its integers; on a chip, where potentials wrap, all of them do.
 _SCALING: Final = 64
@@ -79,6 +78,11 @@ def trial_images(images: Images, timesteps: int) -> Images:
     return calibration_subset(images[-max(1, len(images) // 2) :], timesteps)
 
 
+def balancing_images(images: Images, trying: Images) -> Images:
+    """Return the calibration images that balance for a test on ``trying``: the first ones, a quarter as many."""
+    return images[: max(1, len(trying) // _BALANCING_SHARE)]
+
+
 def choose_method(
     network: ReluNetwork,
     images: Images,
@@ -93,7 +97,7 @@ def choose_method(
 
     Parameters are those of `balancing.balance` and `quantization.quantize`; the method and the percentile of
     ``options`` are ignored. Its ``bias_correction`` says whether all methods are corrected or none; with ``None``, the
-    two best methods are also tried with corrections.
+    two best methods are also tried with corrections, unless initial potentials are given or amplitudes are literal.
 
     Raises
     ------
@@ -102,7 +106,7 @@ def choose_method(
     """
     require_calibration(network, images)
     trying = trial_images(images, timesteps)
-    balancing = images[: max(1, len(trying) // BALANCING_SHARE)]
+    balancing = balancing_images(images, trying)
     scaling = balancing if quantize_options.target == "loihi2" else balancing[:_SCALING]
     candidates = _candidates(network, timesteps, options)
     activations = Activations(network, balancing)
@@ -123,14 +127,7 @@ def choose_method(
         quantized = quantize(spiking, scaling, quantize_options, device=device)
         found = agreement_with(scores, measure, quantized, trying, device=device)
         assert chosen.method != AUTO
-        return Trial(
-            method=chosen.method,
-            percentile=chosen.percent,
-            corrected=corrected,
-            agreement=found.agreement,
-            error=found.error,
-            image_count=found.image_count,
-        )
+        return Trial(**asdict(found), method=chosen.method, percentile=chosen.percent, corrected=corrected)
 
     for method, percentile in candidates:
         chosen = replace(options, method=method, percentile=percentile)

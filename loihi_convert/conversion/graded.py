@@ -9,7 +9,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.conversion.agreement import Agreement, measure_of
+from loihi_convert.conversion.agreement import Agreement, agreement_of, measure_of
 from loihi_convert.conversion.calibration import MOST, require_calibration
 from loihi_convert.conversion.graded_rounding import BATCH, Rounding, magnitudes, reaches_of
 from loihi_convert.conversion.scales import HEADROOM
@@ -107,11 +107,7 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
     outputs, largest = _run(network, compared)
     scores = cnn_scores(cnn, compared).reshape(len(compared), -1)
     found = network.real_outputs(outputs)
-    agreement = Agreement(
-        agreement=measure_of(cnn.task).share(found, scores),
-        error=float(np.square(found - scores).mean()),
-        image_count=len(compared),
-    )
+    agreement = agreement_of(found, scores, measure_of(cnn.task))
     reports = tuple(
         GradedLayerReport(name=layer.name, weight_bits=_weight_bits(layer, source.relay_of), largest_message=message)
         for layer, source, message in zip(network.layers[1:], cnn.layers, largest[1:], strict=True)

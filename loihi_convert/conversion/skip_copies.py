@@ -21,7 +21,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.agreement import Agreement, measure_of
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.choice import BALANCING_SHARE, choose_method, trial_images
+from loihi_convert.conversion.choice import balancing_images, choose_method, trial_images
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import identity_ratio
@@ -106,7 +106,7 @@ def choose_copies(
             )
         options = best.chosen(options)
     trying = trial_images(images, timesteps)
-    balancing = images[: max(1, len(trying) // BALANCING_SHARE)]
+    balancing = balancing_images(images, trying)
     scores = cnn_scores(first, trying)
     tried: list[_Tried] = []
     for count in COPIES:

@@ -33,7 +33,7 @@ from loihi_convert.pipeline.shards import (
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest
-from loihi_convert.simulation.image_shards import SHARDS_PER_SLOT, Shard, Workers, shards
+from loihi_convert.simulation.image_shards import DividedImages, Shard, Workers, shards
 
 EXIT_IMAGES: Final = 2_000
 """Most images used to choose the margin of early exit."""
@@ -191,15 +191,8 @@ def _mapped(
     bars: ProgressFactory,
 ) -> list[_Result]:
     """Return what ``function`` gives for each shard of ``images``, in order."""
-    parts, done = shards(images, SHARDS_PER_SLOT * workers.slots, work.options.device), 0
     with bars(f"{work.opened.path.name}: {description}") as progress:
-
-        def count(shard: Shard) -> None:
-            nonlocal done
-            done += len(shard.images)
-            progress(done, len(images))
-
-        return workers.map(function, work, parts, done=count)
+        return DividedImages(images, workers, work.options.device).map(function, work, progress=progress)
 
 
 def run_into_folder(

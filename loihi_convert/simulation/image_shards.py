@@ -135,6 +135,24 @@ class DividedImages:
         """The images in shards, several for each worker."""
         return shards(self.images, SHARDS_PER_SLOT * self.workers.slots, self.device)
 
+    def map(
+        self,
+        function: Callable[[Shared, Shard], Result],
+        shared: Shared,
+        *,
+        place: Callable[[Shard], Hashable] | None = None,
+        progress: Progress = no_progress,
+    ) -> list[Result]:
+        """Return ``function(shared, shard)`` for each shard, in order; ``progress`` counts images."""
+        done = 0
+
+        def count(shard: Shard) -> None:
+            nonlocal done
+            done += len(shard.images)
+            progress(done, len(self))
+
+        return self.workers.map(function, shared, self.shards, place=place, done=count)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -178,16 +196,9 @@ def on_shards(
     progress
         Counts images.
     """
-    if not isinstance(images, DividedImages):
-        return [function(shared, Shard(0, np.asarray(images)), progress=progress)]
-    done = 0
-
-    def count(shard: Shard) -> None:
-        nonlocal done
-        done += len(shard.images)
-        progress(done, len(images))
-
-    return images.workers.map(function, shared, images.shards, place=place, done=count)
+    if isinstance(images, DividedImages):
+        return images.map(function, shared, place=place, progress=progress)
+    return [function(shared, Shard(0, np.asarray(images)), progress=progress)]
 
 
 def joined(parts: Sequence[Array]) -> Array:
