@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import pytest
 from support.dask_functions import Number, Numbered
 
 from loihi_convert.cells import flow
+from loihi_convert.cells import store as store_module
 from loihi_convert.cells.cell import Cell, Outcome, compute, opened_before
 from loihi_convert.cells.executors import InThisProcess
 from loihi_convert.cells.flow import compute_missing, duration, missing
@@ -82,6 +84,27 @@ class TestStore:
         again = other.claim(CELL)
         assert again is not None
         again.release()
+        assert list((tmp_path / "cells").iterdir()) == []
+
+    def test_a_claim_released_between_opening_and_locking_is_not_held_twice(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its file is then gone: a lock on it would keep no other process from a new file."""
+        one, other = Store(tmp_path), Store(tmp_path)
+        one.create()
+        theirs, lock = one.claim(CELL), fcntl.flock
+        assert theirs is not None
+
+        def after_release(descriptor: int, how: int) -> None:
+            theirs.release()
+            lock(descriptor, how)
+
+        monkeypatch.setattr(store_module.fcntl, "flock", after_release)
+        ours = other.claim(CELL)
+        monkeypatch.undo()
+        assert ours is not None
+        assert one.claim(CELL) is None
+        ours.release()
         assert list((tmp_path / "cells").iterdir()) == []
 
     def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:

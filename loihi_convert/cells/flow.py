@@ -23,17 +23,19 @@ Told = Callable[[Cell[Any], Outcome, str], None]
 
 def missing(cells: Sequence[Cell[Any]], store: Store) -> tuple[Cell[Any], ...]:
     """Return the cells that are not in ``store``, each after the missing cells that it needs."""
-    found: dict[str, Cell[Any]] = {}
+    found: dict[str, Cell[Any] | None] = {}
 
     def add(cell: Cell[Any]) -> None:
-        if cell.name not in found and store.get(cell) is None:
-            for need in cell.needs:
-                add(need)
-            found[cell.name] = cell
+        if cell.name in found:
+            return
+        is_missing = store.get(cell) is None
+        for need in cell.needs if is_missing else ():
+            add(need)
+        found[cell.name] = cell if is_missing else None
 
     for cell in cells:
         add(cell)
-    return tuple(found.values())
+    return tuple(cell for cell in found.values() if cell is not None)
 
 
 def compute_missing(

@@ -131,17 +131,28 @@ class Store:
     def claim(self, cell: Cell[Any]) -> Claim | None:
         """Reserve ``cell``; None if another process computes it."""
         path = self._path(cell, "lock")
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise InputError(f"cannot be written ({error.strerror})", where=path) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _WITHOUT_LOCKS:
-                os.close(descriptor)
-                return None
-        return Claim(path, descriptor)
+        while True:
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise InputError(f"cannot be written ({error.strerror})", where=path) from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _WITHOUT_LOCKS:
+                    os.close(descriptor)
+                    return None
+            if _is_still(path, descriptor):
+                return Claim(path, descriptor)
+            # Another process released its claim in between, and with it this file.
+            os.close(descriptor)
 
     def _path(self, cell: Cell[Any], suffix: str) -> Path:
         return self._cells / f"{cell.name}.{suffix}"
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether ``path`` is the file of ``descriptor``."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    return False
