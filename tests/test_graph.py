@@ -59,8 +59,8 @@ REFUSED = [
     (chain(nn.Tanh()), r"1: Tanh has no spiking equivalent here; .* Train with ReLU\.$"),
     (chain(nn.GELU()), r"1: GELU has no spiking equivalent.* Train with ReLU\.$"),
     (calls(functional.gelu), r"gelu \(after conv\): gelu has no spiking .* Train with ReLU\.$"),
-    (calls(lambda x: x.clamp(max=1)), r"clamp clips to None\.\.1; .* replace both by clamp\(0, 1\)"),
-    (calls(lambda x: x.clamp(-1, 1)), r"clamp \(after conv\): clamp clips to -1\.\.1; supported: from 0"),
+    (calls(lambda x: x.clamp(1, -1)), r"clamp \(after conv\): clamp clips to 1\.\.-1; supported: numbers, the lower"),
+    (calls(lambda x: (x + 1).clamp_(-1, 1)), r"clamp_ \(after conv\): clamp_ clips to -1\.\.1; .* instead of clamping"),
     (
         calls(lambda x: x * x.mean((2, 3), keepdim=True)),
         r"mul \(after conv\): mul of two tensors .* \(attention, gates, x \* sigmoid",

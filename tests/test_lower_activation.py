@@ -52,6 +52,17 @@ CASES = {
         lambda m, x: functional.relu6(m.two(m.conv(x).clamp_min(0))), conv=CONV(4, 3), two=CONV(4, 3)
     ),
     "a clipped ReLU of a ReLU": stack(nn.Hardtanh(0, 0.2), CONV(5, 3), nn.ReLU()),
+    "hardtanh below 0": stack(CONV(5, 3), nn.Hardtanh(-0.3, 0.2), CONV(4, 3, padding=1), nn.ReLU()),
+    "hardtanh in place": stack(CONV(5, 3), nn.Hardtanh(-0.2, 0.3, inplace=True), CONV(3, 3)),
+    "hardtanh, a function": of(lambda m, x: functional.hardtanh(m.conv(x)), conv=CONV(4, 3)),
+    "clamp below 0": of(lambda m, x: m.two(m.one(x).clamp(-0.1, 0.2)), one=CONV(4, 3), two=CONV(3, 3, padding=1)),
+    "clamp above 0": of(lambda m, x: torch.clip(m.conv(x), min=0.1, max=0.4), conv=CONV(4, 3)),
+    "clamp_min below 0": of(lambda m, x: m.conv(x).clamp_min(-0.1), conv=CONV(4, 3)),
+    "clamp from above": of(lambda m, x: m.two(m.one(x).clamp(max=0.1)), one=CONV(4, 3), two=CONV(3, 3, padding=1)),
+    "clamp_max below 0": of(lambda m, x: m.conv(x).clamp_max(-0.1), conv=CONV(4, 3)),
+    "clamp of a ReLU": stack(CONV(5, 3), nn.ReLU(), Of(lambda m, x: x.clamp(max=0.2))),
+    "clamp of a function": of(lambda m, x: (y := functional.relu(m.conv(x))).clamp_max(0.2) + y, conv=CONV(4, 3)),
+    "clamp of a ReLU in place": stack(CONV(5, 3), nn.ReLU(inplace=True), Of(lambda m, x: x.clamp(max=0.2))),
     "clipped beside plain": of(lambda m, x: m.conv(x).clamp(0, 0.2) + x, conv=CONV(4, 3, padding=1)),
     "leaky": stack(CONV(5, 3), nn.LeakyReLU(0.2), CONV(5, 3, padding=1), nn.LeakyReLU(0.1)),
     "leaky_relu": of(lambda m, x: functional.leaky_relu(m.conv(x)), conv=CONV(4, 3)),
@@ -109,6 +120,7 @@ def with_zeros_set_later(x: Tensor) -> Tensor:
         lambda x: torch.maximum(x, torch.ones_like(x)),
         lambda x: functional.threshold(x, 0.5, 0),
         lambda x: x.clamp(min=torch.tensor([[[0.0]], [[0.1]]])),
+        lambda x: x.clamp(0.2, 0.1),
     ],
 )
 def test_what_looks_like_a_relu_is_refused(function: Callable[[Tensor], Tensor]) -> None:
@@ -121,6 +133,7 @@ def test_what_looks_like_a_relu_is_refused(function: Callable[[Tensor], Tensor])
     ("name", "copies", "expected"),
     [
         ("leaky", 1, "2x8x8-4c3-10c3-10c3-3"),
+        ("clamp of a ReLU", 1, layers_of(CASES["hardtanh"])),
     ],
 )
 def test_layers(name: str, copies: int, expected: str) -> None:

@@ -6,6 +6,8 @@ function                              calls
 ``max(x, dim)``                       ``amax``, ``argmax``
 ``stack(tensors, dim)``               ``unsqueeze`` of each, ``cat``
 ``mean`` or ``sum`` over that ``dim``   ``+`` of the tensors, ``/`` their number
+``clamp(a, b)``, ``hardtanh``          ``- a``, ``clamp(0, b - a)``, ``+ a``
+``clamp(max=b)``                      ``b -`` of ``clamp(min=0)`` of ``b -``; of a ReLU, ``clamp(0, b)`` of its input
 ``addmm(bias, x, weight)``            ``@``, ``+``, and ``*`` for ``alpha`` and ``beta``
 ``einsum`` of one tensor and weights  ``@`` of the flattened tensor, or a convolution of single pixels
 ====================================  ==========================================
@@ -20,10 +22,20 @@ from functools import reduce
 from typing import Any, Final
 
 import torch
-from torch import fx
+from torch import fx, nn
+from torch.nn import functional
 
 _MOST_INPUTS: Final = 5_000
 """Most inputs of an einsum whose weights are found: they are as many outputs of an identity matrix."""
+
+_BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "clamp": {"min": None, "max": None},
+    "clip": {"min": None, "max": None},
+    "clamp_min": {"min": None},
+    "clamp_max": {"max": None},
+    "hardtanh": {"min_val": -1, "max_val": 1},
+}
+"""The bounds of each clamp, in the order of its arguments, and their defaults."""
 
 Create = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Records a call of a function with arguments, and returns its `fx.Proxy`."""
@@ -34,6 +46,9 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
     name = getattr(target, "__name__", target)
     if name == "einsum":
         return _einsum(create, *args)
+    if name in _BOUNDS:
+        bounds = {**_BOUNDS[name], **dict(zip(_BOUNDS[name], args[1:], strict=False)), **kwargs}
+        return _clamp(create, args[0], *(bounds.get(end, bounds.get(f"{end}_val")) for end in ("min", "max")))
     if name == "addmm" and len(args) == 3 and set(kwargs) <= {"alpha", "beta"}:
         return _addmm(create, *args, **kwargs)
     names = ("tensors", "dim") if name == "stack" else ("input", "dim", "keepdim")
@@ -61,6 +76,29 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
             total = reduce(lambda one, other: create(operator.add, (one, other), {}), tensors)
             return total if name == "sum" else create(operator.truediv, (total, len(tensors)), {})
     return None
+
+
+def _clamp(create: Create, x: Any, low: Any, high: Any) -> Any:
+    """A clamp that does not begin at 0 by one that does; ``None`` if it does, or if its bounds are not numbers."""
+    bounds = [bound for bound in (low, high) if bound is not None]
+    are_numbers = all(isinstance(bound, int | float) for bound in bounds)
+    if not bounds or not are_numbers or low == 0 or bounds != sorted(bounds):
+        return None
+    if low is not None:
+        kept = create(torch.clamp, (create(operator.sub, (x, low), {}), 0, None if high is None else high - low), {})
+        return create(operator.add, (kept, low), {})
+    if high > 0 and (before := _before_relu(x)) is not None:
+        return create(torch.clamp, (before, 0, high), {})
+    return create(operator.sub, (high, create(torch.clamp, (create(operator.sub, (high, x), {}), 0), {})), {})
+
+
+def _before_relu(x: Any) -> Any:
+    """What ``x`` is the ReLU of; ``None`` if it is something else, or was changed in place."""
+    node = x.node
+    module = x.tracer.root.get_submodule(node.target) if node.op == "call_module" else None
+    is_relu = node.target in (torch.relu, functional.relu) and node.kwargs.get("inplace") is not True
+    is_module = type(module) is nn.ReLU and not module.inplace
+    return x.tracer.proxy(node.args[0]) if is_relu or is_module else None
 
 
 def _addmm(create: Create, bias: Any, x: Any, weight: Any, *, alpha: float = 1, beta: float = 1) -> Any:

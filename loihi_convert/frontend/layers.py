@@ -205,9 +205,10 @@ def _bound(given: Any) -> Any:
 
 
 def _clamp(low: Any, high: Any) -> Relu:
+    """One that begins at 0; `decompositions` turns others into it, unless they change a tensor in place."""
     if low != 0 or not (high is None or (isinstance(high, int | float) and high > 0)):
-        hint = f"If a ReLU comes before it, replace both by clamp(0, {high})." if low is None else ""
-        refuse(f"clips to {low}..{high}", supported="from 0 to a positive number, or no upper bound", hint=hint)
+        hint = "Write x = x.clamp(...), with numbers, instead of clamping in place."
+        refuse(f"clips to {low}..{high}", supported="numbers, the lower one first", hint=hint)
     return Relu(ceiling=np.inf if high is None else float(high))
 
 

@@ -66,7 +66,11 @@ for _name in (
     setattr(TracedValue, _name, _asking(_name))
 
 # torch.fx would record methods without calling the function that `cnn.with_qcfs` waits for.
-for _name in ("relu", "relu_", *(f"{one}{end}" for one in ("clamp", "clip", "clamp_min") for end in ("", "_"))):
+for _name in (
+    "relu",
+    "relu_",
+    *(f"{one}{end}" for one in ("clamp", "clip", "clamp_min", "clamp_max") for end in ("", "_")),
+):
     setattr(TracedValue, _name, _calling(getattr(torch, _name)))
 
 

@@ -119,7 +119,9 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # torch.fx takes each module of torch.nn for one operation.
         is_step = super().is_leaf_module(m, module_qualified_name) and not isinstance(m, nn.DataParallel)
-        return is_one_operation(m) or is_step
+        # Its function is recorded as others.
+        is_shifted = type(m) is nn.Hardtanh and m.min_val != 0
+        return is_one_operation(m) or (is_step and not is_shifted)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # Modules made in forward, such as nn.ReLU() or a slice of an nn.Sequential, have no name.
