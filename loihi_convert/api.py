@@ -57,7 +57,7 @@ def convert(
         The trained CNN: a `torch.nn.Module`, or the path of its checkpoint, ONNX or NIR file.
     images
         Calibration images, a few hundred to a few thousand from the training set, never test images. NumPy, torch or a
-        DataLoader; uint8, or floats in 0..1; ``(N, H, W)`` or ``(N, C, H, W)``; not normalized.
+        DataLoader; uint8, or floats in 0..1; ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; not normalized.
     labels
         The class of each image, from 0; a DataLoader may supply them. With labels, the CNN's accuracy is reported in
         ``cnn_accuracy`` and in the notes, and a Python warning is given if it is too low.
@@ -114,6 +114,8 @@ def convert(
         model, shape, arch=arch if arch is None else named(arch), classes=classes, mean=means, std=deviations, task=task
     )
     dataset.require_fit(task, source.network.shapes[-1][0], "images" if targets is None else "targets")
+    if source.network.takes_any_order:
+        dataset.require_known_axes("images")
     # Before a wrong accuracy of a misread network is measured.
     require_same_outputs(source, pixels[:COMPARED])
     own = own_accuracy(source, dataset, "calibration images", expect)

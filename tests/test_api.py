@@ -19,7 +19,9 @@ from torch import nn
 import loihi_convert as lc
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
-from loihi_convert.errors import UsageError
+from loihi_convert.data import as_dataset
+from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.pipeline.origin import doubt
 
 CELLS = (Path(__file__).parent / "notebooks/own_cnn.py").read_text().split("# %% ")[1:]
@@ -212,3 +214,62 @@ def test_a_run_on_lava_says_whether_it_equals_ref() -> None:
     assert np.array_equal(result.run.potentials, reference.run.potentials)
     for found, expected in zip(result.run.channel_spikes, reference.run.channel_spikes, strict=True):
         assert np.array_equal(found, expected)
+
+
+def _dense_cnn(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> nn.Sequential:
+    """A CNN that begins with a dense layer, and gives every class to some of ``pixels``, in their own order."""
+    torch.manual_seed(0)
+    cnn = nn.Sequential(nn.Flatten(), nn.Linear(96, 16), nn.ReLU(), nn.Linear(16, 3))
+    with torch.no_grad():
+        cnn[3].bias -= cnn(torch.tensor(pixels / 255, dtype=torch.float32)).mean(0)
+    return cnn
+
+
+def test_a_dense_cnn_takes_axes_only_in_the_order_that_is_stated(tmp_path: Path) -> None:
+    """It would accept (4, 6, 4), and (6, 4, 4) as well: pixels in another order, and other classes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 6, 4, 4), np.uint8)
+    labels = np.arange(64) % 3
+    cnn = _dense_cnn(pixels)
+    loader = [(image, label) for image, label in zip(pixels, labels, strict=True)]
+    np.savez(tmp_path / "own.npz", images=pixels, labels=labels)
+    for images in (pixels, as_dataset(pixels), as_dataset(pixels)[:32], (pixels, labels), loader):
+        with pytest.raises(DataError, match="begins with a dense layer") as raised:
+            lc.convert(cnn, images, timesteps=8)
+        assert raised.value.where == "images"
+        assert all(shape in raised.value.hint for shape in ("6,4,4", "4,6,4"))
+    with pytest.raises(DataError, match="begins with a dense layer"):
+        lc.convert(cnn, lc.load_data(tmp_path / "own.npz").test, timesteps=8)
+    expected = cnn(torch.tensor(pixels / 255, dtype=torch.float32)).argmax(1).numpy()
+    snn = lc.convert(cnn, pixels, timesteps=64, input_shape=(6, 4, 4))
+    assert (snn.run(pixels).predictions == expected).mean() > 0.8
+    moved = lc.convert(cnn, pixels, timesteps=64, input_shape=(4, 6, 4))
+    assert (moved.run(pixels).predictions == expected).mean() < 0.6
+
+
+def test_commands_ask_for_the_order_of_axes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 6, 4, 4), np.uint8)
+    layers = "nn.Flatten(), nn.Linear(96, 16), nn.ReLU(), nn.Linear(16, 3)"
+    (tmp_path / "dense_nets.py").write_text(f"from torch import nn\ndef make(): return nn.Sequential({layers})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save(_dense_cnn(pixels).state_dict(), tmp_path / "dense.pt")
+    np.savez(tmp_path / "own.npz", images=pixels)
+    given = {"arch": "dense_nets:make", "data": str(tmp_path / "own.npz")}
+    with pytest.raises(DataError, match="begins with a dense layer") as raised:
+        open_cnn(tmp_path / "dense.pt", **given)
+    assert raised.value.where == "data"
+    for shape in ((6, 4, 4), (4, 6, 4)):
+        source, splits = open_cnn(tmp_path / "dense.pt", **given, input_shape=shape)
+        assert source.network.input_shape == splits.input_shape == shape
+
+
+def test_a_convolution_confirms_the_order_of_axes() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 6, 6, 3), np.uint8)
+    cnn = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    assert lc.convert(cnn, pixels, timesteps=8).network.input_shape == (3, 6, 6)
+    # Here the guess is wrong, and the error says what to do.
+    narrow = np.random.default_rng(0).integers(0, 256, (32, 8, 6, 4), np.uint8)
+    cnn = nn.Sequential(nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    with pytest.raises(InputError, match=r"does not accept images of shape \(4, 8, 6\)") as raised:
+        lc.convert(cnn, narrow, timesteps=8)
+    assert "(8, 6, 4)" in raised.value.hint
+    assert lc.convert(cnn, narrow, timesteps=8, input_shape=(8, 6, 4)).network.input_shape == (8, 6, 4)

@@ -104,6 +104,19 @@ def test_the_input_shape_tells_axes_apart() -> None:
     assert as_images(np.zeros((3, 8, 8), bool), (1, 8, 8)).shape == (3, 1, 8, 8)
 
 
+def test_the_axes_of_a_dataset_are_known() -> None:
+    few_columns = np.arange(2 * 6 * 5 * 4, dtype=np.uint8).reshape(2, 6, 5, 4)
+    named = as_dataset(few_columns, input_shape=(6, 5, 4))
+    assert np.array_equal(as_dataset(named).images, few_columns)
+    assert not as_dataset(named).are_guessed
+    guessed = as_dataset(few_columns)
+    assert guessed.images.shape == (2, 4, 6, 5)
+    assert guessed.are_guessed
+    assert as_dataset(guessed).are_guessed
+    assert guessed[:1].are_guessed
+    assert not as_dataset(guessed, input_shape=(4, 6, 5)).are_guessed
+
+
 def test_booleans_are_black_and_white() -> None:
     assert np.array_equal(as_images(GREY > 127), np.where(GREY > 127, 255, 0))
 
@@ -192,6 +205,8 @@ def test_labels_of_every_form(labels: Any) -> None:
     [
         (np.eye(5, dtype=int), "int64 (5, 5)", "argmax"),
         (np.zeros(5), "float64 (5,)", "astype(int)"),
+        (np.array([0, 1, 2, 3, 4.5]), "float64 (5,)", "`targets`"),
+        (np.array([0, 1, 2, 3, np.nan]), "float64 (5,)", "`targets`"),
         (LABELS[:4], "int64 (4,)", "Omit them"),
         (["cat"] * 5, "<U3 (5,)", "numpy.unique(labels, return_inverse=True)"),
         ([[1], [1, 2]], "list", "NumPy"),
@@ -347,11 +362,14 @@ def test_labels_beyond_int64_are_refused() -> None:
         ((8, 6, 3), (3, 8, 6), "Pass [image]"),
         ((5, 8, 6), (3, 8, 6), "expects 3 channels, the images have 1"),
         ((5, 3, 8, 6), (1, 8, 6), "expects 1 channels, the images have 3"),
+        ((5, 8, 6, 3), (1, 8, 6), "expects 1 channels, the images have 3"),
+        ((5,), (1, 8, 6), "Resize or crop"),
         ((5, 1, 9, 6), (1, 8, 6), "Resize or crop"),
         ((3, 8, 6, 50), (3, 8, 6), "(C, H, W, N): pass images.transpose(3, 0, 1, 2)"),
         ((8, 6, 3, 50), (3, 8, 6), "(H, W, C, N): pass images.transpose(3, 2, 0, 1)"),
         ((1, 5, 1, 8, 6), (1, 8, 6), "Resize or crop"),
         ((8, 6), None, "Pass [image]"),
+        ((8, 6), None, "`input_shape=(1, 6)`"),
         # One image of three channels, or three grey ones.
         ((3, 8, 6), None, "images[:, None] for three grey images"),
         ((3, 8, 6, 50), None, "(C, H, W, N)"),

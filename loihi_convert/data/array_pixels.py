@@ -93,6 +93,12 @@ def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[n
     return np.asarray(np.rint(pixels), np.uint8)
 
 
+def is_guessed(shape: tuple[int, ...], input_shape: tuple[int, int, int] | None) -> bool:
+    """Return whether `channels_first` takes images of ``shape`` for ``(N, H, W, C)`` only because few channels are
+    likely: another network could mean ``(N, C, H, W)``."""
+    return input_shape is None and len(shape) == 4 and shape[3] <= _MAX_CHANNELS < shape[1]
+
+
 def channels_first(
     pixels: NDArray[np.uint8], input_shape: tuple[int, int, int] | None, where: str
 ) -> NDArray[np.uint8]:
@@ -130,8 +136,10 @@ def _axes_hint(shape: tuple[int, ...], input_shape: tuple[int, int, int]) -> str
         return "The axes are (C, H, W, N): pass images.transpose(3, 0, 1, 2)."
     if shape[:3] == (height, width, channels):
         return "The axes are (H, W, C, N): pass images.transpose(3, 2, 0, 1)."
-    if shape[1:] == (height, width) or (len(shape) == 4 and shape[2:] == (height, width)):
-        found = 1 if len(shape) == 3 else shape[1]
+    counts = {shape[1:]: 1}
+    if len(shape) == 4:
+        counts |= {shape[1:3]: shape[3], shape[2:]: shape[1]}
+    if found := counts.get((height, width)):
         return f"The network expects {channels} channels, the images have {found}: convert them, for example with PIL."
     return "Resize or crop them to the network's input size."
 
@@ -141,10 +149,12 @@ def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
     shape = pixels.shape
     if pixels.ndim == 3 and shape[0] != 3:
         return pixels[:, np.newaxis]
-    if pixels.ndim == 4 and shape[3] <= _MAX_CHANNELS < shape[1]:
+    if is_guessed(shape, None):
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     hint = _ONE_IMAGE
-    if pixels.ndim == 3:
+    if pixels.ndim == 2:
+        hint = f"{_ONE_IMAGE} For signals (N, L), pass `input_shape=(1, {shape[1]})`."
+    elif pixels.ndim == 3:
         hint = "Pass [image] for one image with three channels, images[:, None] for three grey images."
     elif pixels.ndim == 4:
         hint = _last_axis_hint(shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from loihi_convert.arrays import Array
 from loihi_convert.choices import Task
-from loihi_convert.data.array_pixels import channels_first, pixels_of, require_bright
+from loihi_convert.data.array_pixels import channels_first, is_guessed, pixels_of, require_bright
 from loihi_convert.data.dataset import Dataset, described
 from loihi_convert.errors import DataError, UsageError
 
@@ -171,7 +172,8 @@ def as_dataset(
         Also if there are labels in ``images`` and in ``labels``.
     """
     found, chosen = _with_own(images, labels, "labels", input_shape)
-    return Dataset(found, None if chosen is None else as_labels(chosen, len(found), class_count))
+    own = None if chosen is None else as_labels(chosen, len(found), class_count)
+    return replace(found, labels=own)
 
 
 def as_regression_dataset(
@@ -189,7 +191,8 @@ def as_regression_dataset(
         Also if there are targets in ``images`` and in ``targets``.
     """
     found, chosen = _with_own(images, targets, "targets", input_shape)
-    return Dataset(found, None, None if chosen is None else as_targets(chosen, len(found), output_count))
+    own = None if chosen is None else as_targets(chosen, len(found), output_count)
+    return replace(found, targets=own)
 
 
 def as_calibration(
@@ -221,29 +224,31 @@ def as_calibration(
     if given is not None or _is_pair(images):
         return dataset(images, given, input_shape=input_shape)
     collected = _collected(images, "images")
-    found = channels_first(collected.pixels, input_shape, "images")
+    found = collected.dataset(input_shape)
     try:
-        return dataset(found, collected.own(kind), input_shape=found.shape[1:])
+        return dataset(found, collected.own(kind))
     except DataError:
-        return Dataset(found, None)
+        return found
 
 
 def _with_own(
     images: Images, given: Labels | None, kind: str, input_shape: tuple[int, int, int] | None
-) -> tuple[NDArray[np.uint8], Labels | None]:
-    """Images, and their labels or targets: ``given``, or those in ``images``; ``kind`` names them."""
+) -> tuple[Dataset, Labels | None]:
+    """Images alone, and their labels or targets: ``given``, or those in ``images``; ``kind`` names them."""
     collected = _collected(images, "images")
     own = collected.own(kind)
     if own is not None and given is not None:
         raise DataError(f"found {kind} also in `images`", where=kind, hint=f"Omit `{kind}`.")
-    return channels_first(collected.pixels, input_shape, "images"), given if own is None else own
+    return collected.dataset(input_shape), given if own is None else own
 
 
 def _labels_hint(array: Array, count: int) -> str:
     if array.ndim == 2 and len(array) == count:
         return "For one-hot rows, pass labels.argmax(1)."
     if array.dtype.kind == "f" and array.shape == (count,):
-        return "Pass labels.astype(int)."
+        if np.array_equal(array, np.rint(array)):
+            return "Pass labels.astype(int)."
+        return "Number the classes from 0. Values to be predicted are `targets`, of a regression."
     if array.dtype.kind in "US":
         return "Number the classes from 0: numpy.unique(labels, return_inverse=True)."
     return "Omit them if unknown."
@@ -253,11 +258,20 @@ class _Collected(NamedTuple):
     """Pixels with their original axes, N first, and what comes with them.
 
     ``others`` are the labels or targets of each image or, if ``is_batch``, of each batch; empty unless all have some.
+    ``source`` is what they were, if that is a `Dataset`, whose images are ``(N, C, H, W)``.
     """
 
     pixels: NDArray[np.uint8]
     others: Sequence[object] = ()
     is_batch: bool = False
+    source: Dataset | None = None
+
+    def dataset(self, input_shape: tuple[int, int, int] | None) -> Dataset:
+        """The images alone."""
+        if self.source is not None and input_shape is None:
+            return Dataset(self.pixels, None, are_guessed=self.source.are_guessed)
+        pixels = channels_first(self.pixels, input_shape, "images")
+        return Dataset(pixels, None, are_guessed=is_guessed(self.pixels.shape, input_shape))
 
     def own(self, kind: str) -> Array | None:
         """The labels or targets, which ``kind`` names, N first; None if there are none."""
@@ -275,7 +289,7 @@ def _collected(images: Images, where: str, *, is_whole: bool = True) -> _Collect
     """The images, in pixels, and what comes with them; an iterator is read once."""
     if isinstance(images, Dataset):
         own = images.labels if images.targets is None else images.targets
-        return _Collected(np.asarray(images.images), () if own is None else (own,), is_batch=True)
+        return _Collected(np.asarray(images.images), () if own is None else (own,), True, images)
     if _is_pair(images):
         return _Collected(_collected(images[0], where, is_whole=is_whole).pixels, images[1:], is_batch=True)
     if _is_array(images):

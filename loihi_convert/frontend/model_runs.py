@@ -56,6 +56,9 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
             hint="Leave out the casts in its forward, such as x.double().",
         ) from failure
     hint = "Use images of the size, and with the channels, that it was trained on."
+    channels_last = (height, width, channels)
+    if channels_last != input_shape and _outputs(model, [channels_last], height + 1)[0]:
+        hint = f"It accepts {channels_last}: if that is (C, H, W), pass it as `input_shape`."
     if any(isinstance(module, nn.Conv1d) for module in model.modules()):
         hint = "It takes signals: its input shape is (C, L)."
         if len(shapes) > 1:

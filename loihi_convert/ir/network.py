@@ -29,7 +29,7 @@ from loihi_convert.choices import Reset as Reset
 from loihi_convert.choices import Task
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_relays
-from loihi_convert.ir.synapse import Conv, PixelBias, Synapse
+from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +100,11 @@ class ReluNetwork:
     def shapes(self) -> tuple[Shape, ...]:
         """Output shape of each layer."""
         return output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
+
+    @property
+    def takes_any_order(self) -> bool:
+        """Whether it computes something from an image with its axes in another order, too: it begins densely."""
+        return isinstance(self.layers[0].synapse, Dense)
 
     def __repr__(self) -> str:
         return f"ReluNetwork({summary(self.input_shape, self.layers)})"

@@ -80,6 +80,9 @@ def open_cnn(
     if splits.name not in DATASETS:
         source = replace(source, provenance={**source.provenance, "data_fingerprint": splits.fingerprint})
     splits.test.require_fit(task, source.network.shapes[-1][0], "data")
+    if source.network.takes_any_order and ours is None:
+        # Those of `train` were read in the same order.
+        splits.test.require_known_axes("data")
     return source, splits
 
 
