@@ -24,18 +24,21 @@ class Record(BaseModel):
 
 
 FEWEST_JUDGED: Final = 50
-"""With fewer images, an accuracy is not compared with chance."""
+"""With fewer images, chance explains much."""
+
+# With fewer images, an accuracy is not compared with a constant answer's.
+_FEWEST_COMPARED: Final = 10
 
 
 def constant_accuracy(accuracy: float, labels: Array) -> float | None:
     """Return the accuracy of always predicting the most frequent of ``labels``, if ``accuracy`` is not clearly higher.
 
-    None if it is higher by more than two standard errors, or there are fewer than `FEWEST_JUDGED` labels or only one
-    class.
+    None if it is higher by more than two standard errors (by anything, with fewer than `FEWEST_JUDGED` labels), or
+    there are fewer than 10 labels or only one class.
     """
     share = float(np.bincount(labels).max()) / len(labels)
-    margin = 2 * math.sqrt(share * (1 - share) / len(labels))
-    return None if len(labels) < FEWEST_JUDGED or share == 1 or accuracy > share + margin else share
+    margin = 2 * math.sqrt(share * (1 - share) / len(labels)) if len(labels) >= FEWEST_JUDGED else 0.0
+    return None if len(labels) < _FEWEST_COMPARED or share == 1 or accuracy > share + margin else share
 
 
 def wilson_interval(correct: int, count: int) -> Interval:

@@ -96,6 +96,29 @@ def test_a_cnn_trained_on_pixels_up_to_255_is_found() -> None:
     assert "With `mean` 0 and `std` 0.00392157 it is 9" in found.warning
 
 
+def test_a_wrong_normalization_is_found() -> None:
+    """Another one is given than the CNN was trained with; the CNN stays above chance, its accuracy is unknown."""
+    (mean,), (std,) = USUAL
+    found = own_accuracy(source(classifier(mean, std), None, mean=[0.5], std=[0.9]), DIGITS.validation, KIND)
+    assert isinstance(found, OwnAccuracy)
+    assert 0.2 < found.accuracy < 0.84
+    assert "With `mean` 0.3" in found.warning
+    assert "94.00 % of 200: give the normalization the CNN was trained with" in found.warning
+
+
+@pytest.mark.parametrize(("count", "is_judged"), [(9, False), (10, True), (30, True)])
+def test_a_cnn_that_is_never_right_is_found_on_few_images(count: int, is_judged: bool) -> None:
+    labels = DIGITS.validation.known_labels[:count]
+    right = own_accuracy(source(classifier(), None), Dataset(DIGITS.validation.images[:count], labels), KIND)
+    assert isinstance(right, OwnAccuracy)
+    assert (right.accuracy > 0.8, right.warning) == (True, "")
+    shifted = Dataset(DIGITS.validation.images[:count], (labels + 1) % 10)
+    wrong = own_accuracy(source(classifier(), None), shifted, KIND)
+    assert isinstance(wrong, OwnAccuracy)
+    assert wrong.accuracy <= 1 / count
+    assert ("as accurate" in wrong.warning) == is_judged
+
+
 def test_images_whose_white_is_not_255_are_found() -> None:
     """Digits as scikit-learn has them, 0..16."""
     dark = Dataset((DIGITS.validation.images / 255 * 16).round().astype(np.uint8), DIGITS.validation.labels)
@@ -213,7 +236,7 @@ def test_what_no_normalization_explains() -> None:
         assert reason in found.warning
         assert "the class order" in found.warning
     # Of few images, chance may be all.
-    few = own_accuracy(source(model, None), DIGITS.validation[:10], KIND)
+    few = own_accuracy(source(model, None), DIGITS.validation[:9], KIND)
     assert few is not None
     assert few.warning == ""
 

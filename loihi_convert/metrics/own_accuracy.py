@@ -114,9 +114,9 @@ def own_accuracy(
 
     Uses at most `CHECKED_IMAGES` of them, evenly spaced. The accuracy is too low if it is more than 2 standard errors
     below ``expect``. By default, if it is below what any CNN reaches on ``data`` (mnist 95 %, fashion-mnist and digits
-    85 %, cifar10 60 %). On other data, if it is not above always predicting the most frequent class, or if a usual
-    normalization gains 10 points where none was given, or none where one was. A regression is implausible if its R² is
-    not above 0, or if such a normalization halves the unexplained variance.
+    85 %, cifar10 60 %). On other data, if it is not above always predicting the most frequent class, or if another
+    usual normalization, or none, gains 10 points. A regression is implausible if its R² is not above 0, or if such a
+    normalization halves the unexplained variance.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def own_accuracy(
     # No accuracy is known for this data, but a CNN that is better with another normalization was trained with it.
     few = _evenly(some, _TRIED_IMAGES)
     least = _accuracy(source.network, few) + _MUCH_BETTER
-    if better := _better_normalization(source, few, least, _accuracy, _percent, only_none=_is_normalized(source)):
+    if better := _better_normalization(source, few, least, _accuracy, _percent):
         return replace(found, warning=f"{found.sentence}. {better}")
     return found
 
@@ -203,8 +203,7 @@ def _own_fit(source: Source, images: Dataset, kind: str) -> OwnFit | None:
     found = OwnFit(own.mean.r2, own.mean.rmse, len(some), kind)
     few = _evenly(some, _TRIED_IMAGES)
     least = 1 - _REMOVED * (1 - _r_squared(source.network, few))
-    only_none = found.r2 > 0 and _is_normalized(source)
-    better = _better_normalization(source, few, max(least, 0.0), _r_squared, lambda r2: f"R² {r2:.4f}", only_none)
+    better = _better_normalization(source, few, max(least, 0.0), _r_squared, lambda r2: f"R² {r2:.4f}")
     if found.r2 > 0:
         return replace(found, warning=f"{found.sentence}. {better}") if better else found
     remedy = better or (
@@ -212,10 +211,6 @@ def _own_fit(source: Source, images: Dataset, kind: str) -> OwnFit | None:
         "these are the trained weights."
     )
     return replace(found, warning=f"{found.sentence}; always predicting the mean is as good. {remedy}")
-
-
-def _is_normalized(source: Source) -> bool:
-    return source.recorded.mean is not None
 
 
 def _evenly(images: Dataset, most: int) -> Dataset:
@@ -282,10 +277,9 @@ def _better_normalization(
     least: float,
     measure: Callable[[ReluNetwork, Dataset], float],
     words: Callable[[float], str],
-    only_none: bool = False,
 ) -> str:
     """A sentence on the best normalization if its ``measure`` exceeds ``least``; otherwise empty."""
-    tried = [*_normalizations(images, source.recorded.data)][: 1 if only_none else None]
+    tried = _normalizations(images, source.recorded.data)
     reached = [(measure(source.with_normalization(mean, std), images), mean, std) for mean, std in tried]
     # Of equal ones the first: the more usual.
     best, mean, std = max(reached, key=lambda found: found[0])
@@ -293,7 +287,7 @@ def _better_normalization(
         return ""
     given = f"With `mean` {_numbers(mean)} and `std` {_numbers(std)}"
     advice = "give the normalization the CNN was trained with"
-    if _is_normalized(source) and not any(mean) and set(std) == {1.0}:
+    if source.recorded.mean is not None and not any(mean) and set(std) == {1.0}:
         given, advice = "Without `mean` and `std`", "the CNN may normalize its images itself"
     return f"{given} it is {words(best)} of {len(images):,}: {advice}."
 
