@@ -63,6 +63,21 @@ def test_class_folders_are_labels_in_sorted_order(tmp_path: Path) -> None:
     assert splits.test[np.array([2, 0])].paths == ("cat/2.png", "cat/1.png")
 
 
+def test_images_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    """torchvision's ImageFolder would read them, so its accuracy would be that of other images."""
+    for name in ("cat/1.png", "cat/more/v1.0/2.png", "cat/.cache/3.png", "dog/1.png", "dog/2.bmp", "dog/3.TIFF"):
+        put(tmp_path / name, grey(10))
+    (tmp_path / "dog/notes.txt").write_text("not an image")
+    *_, note = load_image_folder(tmp_path).notes
+    assert note == "these images are left out: 2 of other formats than PNG and JPEG and 1 in further folders"
+    (tmp_path / "dog/2.bmp").rename(tmp_path / "cat/1.bmp")
+    assert load_image_folder(tmp_path / "dog").notes == (
+        "these images are left out: 1 of other formats than PNG and JPEG",
+    )
+    (tmp_path / "dog/3.TIFF").unlink()
+    assert load_image_folder(tmp_path / "dog").notes == ()
+
+
 @pytest.mark.parametrize("labels", [[0] * 60 + [1] * 30 + [5] * 10, [5, 0, 1, 0] * 25, [3] * 7, []])
 def test_any_first_images_show_each_class_as_often_as_all_do(labels: list[int]) -> None:
     found = np.array(labels, np.int64)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from loihi_convert.data.array_pixels import is_guessed
 from loihi_convert.data.benchmarks import DATASETS
 from loihi_convert.data.class_folders import ClassMap, classes_of_folders
 from loihi_convert.data.class_order import in_turns, is_in_class_order
@@ -30,6 +31,8 @@ from loihi_convert.files import asked
 _OF_MACOS: Final = "__MACOSX"
 
 IMAGE_SUFFIXES: Final[tuple[str, ...]] = (".png", ".jpg", ".jpeg")
+# Those that torchvision's ImageFolder reads as well.
+_OTHER_SUFFIXES: Final = (".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "targets", "classes", "calibration")
 
 _IN_MEMORY: Final = (
@@ -60,8 +63,8 @@ def load_image_folder(
         folder/1.png           unlabelled
 
     Class folders take turns, see `in_turns`: the first N images show all classes.
-    Other files, and names that begin with a dot, are ignored. A grey image has one channel; if any image in the folder
-    has colours, all get three channels.
+    Other files, and names that begin with a dot, are ignored; a note counts images of other formats, and those in
+    further folders. A grey image has one channel; if any image in the folder has colours, all get three channels.
 
     Parameters
     ----------
@@ -86,7 +89,8 @@ def load_image_folder(
     entries = sorted(entry for entry in _listed(folder) if not entry.name.startswith("."))
     flat = [entry for entry in entries if _is_image(entry)]
     folders = [entry for entry in entries if asked(entry, Path.is_dir, DataError) and entry.name != _OF_MACOS]
-    per_class = {entry.name: sorted(filter(_is_image, _listed(entry))) for entry in folders}
+    listed = {entry.name: _listed(entry) for entry in folders}
+    per_class = {name: sorted(filter(_is_image, inside)) for name, inside in listed.items()}
     if flat and any(per_class.values()):
         raise DataError(
             "contains images both next to and inside its folders",
@@ -102,7 +106,8 @@ def load_image_folder(
         )
     if flat:
         require_class_folders(folder, class_map)
-        return _unsplit(folder, tuple(classes), _dataset(folder, flat, None, input_shape, at_once))
+        notes = _left_out(entries)
+        return _unsplit(folder, tuple(classes), _dataset(folder, flat, None, input_shape, at_once), notes=notes)
     empty = [name for name, files in per_class.items() if not files]
     if empty:
         raise DataError(
@@ -112,7 +117,19 @@ def load_image_folder(
     labels = np.repeat(np.array(found.labels, np.int64), [len(files) for files in per_class.values()])
     order, paths = in_turns(labels), [file for files in per_class.values() for file in files]
     images = _dataset(folder, [paths[one] for one in order], labels[order], input_shape, at_once)
-    return _unsplit(folder, found.classes, images, notes=(found.note,))
+    notes = _left_out([entry for inside in listed.values() for entry in inside])
+    return _unsplit(folder, found.classes, images, notes=(found.note, *notes))
+
+
+def _left_out(entries: Sequence[Path]) -> tuple[str, ...]:
+    """A note if images of other formats, or in folders, are among ``entries``, of which only images are read."""
+    entries = [entry for entry in entries if not entry.name.startswith(".")]
+    others = sum(entry.suffix.lower() in _OTHER_SUFFIXES for entry in entries)
+    folders = [entry for entry in entries if entry.suffix.lower() not in IMAGE_SUFFIXES and entry.is_dir()]
+    deeper = sum(_is_image(file) for entry in folders for file in entry.rglob("*"))
+    found = {f"{others:,} of other formats than PNG and JPEG": others, f"{deeper:,} in further folders": deeper}
+    parts = " and ".join(words for words, count in found.items() if count)
+    return (f"these images are left out: {parts}",) if parts else ()
 
 
 def load_npz(
@@ -174,7 +191,8 @@ def load_npz(
         names = tuple(classes)
     elif "classes" in arrays and classes and not set(names) <= set(classes):
         notes = (*notes, "the labels keep their numbers: the network's classes have no names to match the file's with")
-    everything = Dataset(images, labels, targets)
+    guessed = "images" not in stored and is_guessed(arrays["images"].shape, input_shape)
+    everything = Dataset(images, labels, targets, are_guessed=guessed)
     if "calibration" not in arrays:
         if labels is None or not is_in_class_order(labels):
             return _unsplit(path, names, everything, notes=notes)
@@ -292,6 +310,9 @@ def _read_npz(path: Path, without: Sequence[str] = ()) -> Mapping[str, NDArray[n
                     return {name: file[name] for name in file.files if name not in without}
     except NPZ_ERRORS as error:
         reason = first_line(error)
+        if reason.startswith("This file contains pickled"):
+            # NumPy's guess about any file that does not begin like a zip archive or an array.
+            reason = "not a zip archive"
         if reason.startswith("Object arrays"):
             raise DataError(
                 "contains Python objects, such as images of several sizes, or strings of dtype object",
