@@ -86,8 +86,8 @@ def test_after_settling_one_image_needs_one_step_of_each_layer() -> None:
     maps = GradedLayer("conv", conv)
     inner = dense(*rng.integers(-40, 41, (5, 3 * 3 * 4)).tolist(), bias=rng.integers(-5, 20, 5), threshold=2)
     last = dense(*rng.integers(-40, 41, (4, 5)).tolist(), sends=False)
-    network = GradedNetwork((2, 5, 3), (PIXELS, maps, inner, last), spike_exp=1)
-    frames = [rng.integers(0, 60, (2, 2, 5, 3)) for _ in range(4)]
+    network = GradedNetwork((2, 4, 3), (PIXELS, maps, inner, last), spike_exp=1)
+    frames = [rng.integers(0, 60, (2, 2, 4, 3)) for _ in range(4)]
     start = settled_state(network)
     assert not any(layer.messages.any() for layer in next(global_steps(network, [0 * frames[0]], start)))
     on_lava = list(global_steps(network, [*frames, *[frames[-1]] * 3], start))

@@ -77,13 +77,27 @@ class Conv:
         return int(self.weight.shape[0])
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """Return ``(C_out, H_out, W_out)`` for an input of ``(C_in, H, W)`` before pooling."""
+        """Return ``(C_out, H_out, W_out)`` for an input of ``(C_in, H, W)`` before pooling.
+
+        Raises
+        ------
+        InputError
+            If the input does not fit: its channels, its size, or a pooling that does not divide it before padding.
+        """
         if len(input_shape) != 3 or input_shape[0] != self.weight.shape[1] * self.groups:
             expected = self.weight.shape[1] * self.groups
             raise InputError(
                 f"found {input_shape}",
                 where="input of a convolution",
                 expected=f"must have {expected} channels, (C, H, W)",
+            )
+        sides = zip(input_shape[1:], self.pool, self.padding, strict=True)
+        if any(extent % pool and pad for extent, pool, pad in sides):
+            # In `without_pooling`, which runs on Lava, the padding would begin with rows that pooling leaves out.
+            raise InputError(
+                f"found {input_shape}",
+                where="input of a padded convolution",
+                expected=f"must be divisible by the pooling {self.pool}",
             )
         pooled = pooled_shape(input_shape, self.pool)[1:]
         size = [
@@ -125,7 +139,7 @@ class Conv:
     def without_pooling(self, input_shape: Shape) -> Conv:
         """Return a strided convolution with the same result as conv(sumpool_k(s), w): each tap of w repeated k x k.
 
-        Exact where k divides the input's size or the convolution is not padded; conversion refuses all other cases.
+        Exact where k divides the input's size or the convolution is not padded; `output_shape` refuses all other cases.
         Dilation becomes zeros in the kernel.
         """
         if self.pool == (1, 1):
