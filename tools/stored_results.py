@@ -1,10 +1,10 @@
 """Tables of docs/results/ from the CSV files beside them, for `pages.py`: speeds, other networks, torchvision's models.
 
 A CSV file has one measurement per row. ``torchvision.csv`` is written by `torchvision_models.py`, ``nir.csv`` by
-`peers/nir_readers.py`, ``peers.csv`` by `peers/peers_table.py`, ``cost.csv`` by `peers/cost_table.py`, ``graded.csv``
-by `graded_results.py`, ``pilotnet.csv`` by `pilotnet_cost.py`, ``commands.csv`` by `command_times.py`; the others were
-copied from what the commands that the page names print or write (``early-exit.csv``: the chosen margins in the
-``early_exit.csv`` of a run).
+`peers/nir_readers.py`, ``peers.csv`` and ``peers-without-amx.csv`` by `peers/peers_table.py`, ``cost.csv`` by
+`peers/cost_table.py`, ``graded.csv`` by `graded_results.py`, ``pilotnet.csv`` by `pilotnet_cost.py`, ``commands.csv``
+by `command_times.py`; the others were copied from what the commands that the page names print or write
+(``early-exit.csv``: the chosen margins in the ``early_exit.csv`` of a run).
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ _TITLES: Final = {
 }
 
 
-def peers() -> str:
-    """Return the speed of `ref` in each network, and relative to each simulator."""
+def peers(name: str) -> Callable[[], str]:
+    """Return a table of the CSV file ``name``: the speed of `ref` in each network, and relative to each simulator."""
 
     def cell(row: Row) -> str:
         if not row["median"]:
@@ -101,8 +101,8 @@ def peers() -> str:
         median, least, most = (grouped(row[name]) for name in ("median", "minimum", "maximum"))
         return f"{median} ({least}..{most}){' %' if row['measure'] == 'percent_of_limit' else ''}"
 
-    return crossed(
-        comparable_rows("peers.csv", "threads", "machine", "commit"),
+    return lambda: crossed(
+        comparable_rows(name, "threads", "machine", "commit"),
         lambda row: _TITLES[row["measure"]].format(peer=row["peer"]),
         lambda row: f"{row['network']}, {_at(row)}",
         cell,
@@ -239,7 +239,8 @@ def early_exit() -> str:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "speed": speed,
     "commands": commands,
-    "peers": peers,
+    "peers": peers("peers.csv"),
+    "peers-without-amx": peers("peers-without-amx.csv"),
     "early-exit": early_exit,
     "cost-timesteps": cost("T", "1,000 images, T ="),
     "cost-images": cost("images", "T = 8, images ="),
