@@ -64,6 +64,17 @@ def test_output_shape_fan_out_and_strided_form_agree_with_torch(case: Case, seed
         shape = expected
 
 
+@pytest.mark.parametrize(("height", "padding", "is_exact"), [(9, 0, True), (8, 1, True), (9, 1, False)])
+def test_padding_after_a_pooling_with_a_remainder_is_refused(height: int, padding: int, is_exact: bool) -> None:
+    """`without_pooling` would read the ninth row, which pooling leaves out, in place of zeros."""
+    synapse = Conv(np.ones((1, 1, 3, 3), np.int32), padding=(padding, 0), pool=(2, 2))
+    inputs = np.arange(height * 8).reshape(1, height, 8)
+    strided = synapse.without_pooling(inputs.shape)
+    assert torch.equal(current(strided, inputs), current(synapse, inputs)) == is_exact
+    with contextlib.nullcontext() if is_exact else pytest.raises(InputError, match="divisible by the pooling"):
+        synapse.output_shape(inputs.shape)
+
+
 @given(networks(), SEEDS)
 @settings(max_examples=30, deadline=None)
 def test_input_factors_scale_the_channels(case: Case, seed: int) -> None:

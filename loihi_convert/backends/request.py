@@ -52,7 +52,8 @@ def result_size(network: QuantizedNetwork, images: int, timesteps: int, *, trace
     # A potential takes four bytes, a spike one byte, a count eight.
     per_step = (4 + (network.readout == "spikes")) * network.shapes[-1][0] + 16 * len(network.spiking_layers)
     if trace:
-        per_step = 5 * sum(math.prod(shape) for shape in network.shapes)
+        sizes = [math.prod(shape) for shape in network.shapes]
+        per_step += 4 * sum(sizes) + sum(sizes[: len(network.spiking_layers)])
     channels = sum(layer.synapse.channels for layer in network.spiking_layers)
     return timesteps * (images * per_step + 8 * channels)
 
