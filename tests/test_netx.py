@@ -248,6 +248,16 @@ def test_files_that_are_not_native(tmp_path: Path) -> None:
     assert (caught.value.where, "'loihi_convert'" in caught.value.found) == (str(path), True)
 
 
+def test_a_file_that_was_copied_by_another_program(tmp_path: Path) -> None:
+    path, copy = tmp_path / "model.net", tmp_path / "copy.net"
+    netx.write(small_network(), path)
+    with h5py.File(path) as file, h5py.File(copy, "w") as other:
+        for name in file:
+            file.copy(file[name], other)
+    with pytest.raises(NetxError, match="written again by another program: content_sha256 is missing"):
+        netx.read(copy)
+
+
 def test_any_changed_number_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     names: list[str] = []

@@ -175,7 +175,11 @@ def output(help: str) -> Option:
 
 
 def as_json() -> Option:
-    return switch("--json", BASICS, "Print one JSON object to stdout, and nothing else.")
+    return switch(
+        "--json",
+        BASICS,
+        "Print one JSON object to stdout, and nothing else; nothing at all on an error, which stderr has.",
+    )
 
 
 def details(help: str) -> Option:

@@ -191,7 +191,7 @@ def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions
     notes: tuple[str, ...] = ()
     if options.method != AUTO and found.agreement < measure.least_share:
         agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")
-        notes = (f"the quantized network only {agrees}. Try `method='auto'`, or more `timesteps`.",)
+        notes = (f"the quantized network only {agrees}. Try `method='auto'`, or other `timesteps`.",)
     if options.percent <= 1:
         notes += (f"`percentile` is in percent: found {options.percent:g}; write {100 * options.percent:g}?",)
     return notes

@@ -278,7 +278,8 @@ def open_source(
             raise UsageError(
                 f"{path.name} does not record the image size",
                 where="input_shape",
-                expected="must be (C, H, W)",
+                expected="must be (C, H, W), such as 3,32,32",
+                hint="Data in this shape state it, too: `data`.",
             )
         trained, shape = load_if_ours(path), input_shape
         if trained is not None and trained.is_own:

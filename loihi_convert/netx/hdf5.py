@@ -134,11 +134,13 @@ def read_datasets(content: bytes) -> Datasets:
 
     with h5py.File(io.BytesIO(content), "r") as file:
         _require_plain_group(file)
-        if NATIVE_GROUP not in file or _DIGEST not in file.attrs:
+        if NATIVE_GROUP not in file:
             raise NetxError(
                 f"not written by loihi-convert (the group '{NATIVE_GROUP}' with thresholds and scales is missing)",
                 hint="Netx files of other tools can be checked, inspected, and run on `ref`, one at a time.",
             )
+        if _DIGEST not in file.attrs:
+            raise NetxError(f"written again by another program: {_DIGEST} is missing", hint=EXPORT_AGAIN)
         file.visititems(visit)
         _require_size(found, content)
         datasets = {name: np.asarray(item[()]) for name, item in found.items()}
@@ -257,6 +259,8 @@ def errors_that_name(path: Path, hint: str = "") -> Iterator[None]:
         # A forged file can make HDF5 and NumPy raise almost any exception; none of these is a bug here.
         except Exception as error:
             reason = _shortened(str(error) or type(error).__name__)
+            if isinstance(error, KeyError):
+                reason += " is missing"
             raise NetxError(f"cannot be read as a netx HDF5 file ({reason})", hint=hint) from error
 
 

@@ -217,8 +217,8 @@ def require_same_outputs(
                 f"{100 * share:.3g} % of the largest",
                 where=name,
                 expected="must compute the same in every call, in eval mode",
-                hint="Random numbers, values kept between calls, hooks, or views of a tensor changed in place may be "
-                "the cause. If it has none of these, loihi-convert reads it wrongly: please report it.",
+                hint="torch.autocast, random numbers, values kept between calls, hooks, or views of a tensor changed "
+                "in place may be the cause. If it has none of these, loihi-convert reads it wrongly: please report it.",
             )
 
 
