@@ -1,6 +1,7 @@
 """Backends that run exported files: one interface, interchangeable implementations.
 
-Every backend reads the exported *file*, so that the shipped file is tested, and returns the same integers, bit for bit.
+Every backend returns the same integers, bit for bit. In `run`, each reads the exported *file*, so that the shipped file
+is tested.
 
 ==========  =================================  =========================================
 name        implementation                     what it is

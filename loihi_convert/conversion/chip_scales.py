@@ -123,8 +123,7 @@ def potential_bounds(layer: QuantizedLayer, timesteps: int, *, is_constant: bool
       subtracts the threshold, so ``u >= -V0`` after it; u can then fall for T - 1 more steps. With a constant current
       it does not fall, because a neuron that fires has a positive current.
     - ``V(1) <= V0 + I_max``, then ``V(t) <= I_max + max(theta - 1, V(t-1) - theta)``: without or with a spike. So V
-    exceeds
-      ``theta - 1 + I_max`` only if a current can exceed the threshold, by their difference in each step.
+      exceeds ``theta - 1 + I_max`` only if a current can exceed the threshold, by their difference in each step.
     """
     (lowest_current, highest_current), steps = current_bounds(layer), timesteps
     if layer.threshold is None or layer.initial_potential is None:

@@ -38,7 +38,8 @@ def balance_each(
     """Return ``network`` with integrate-and-fire neurons, one network per latency in ``timesteps``.
 
     Results that the latencies share are computed once: activations, and the largest currents after each T, as long as
-    the layers before have the same thresholds for all T. A network of two convolutions needs one simulation.
+    the layers before have the same thresholds for all T. A network of two convolutions needs one simulation. Batches
+    then have another size than for one T alone, so the last bits of a threshold may differ.
 
     Parameters
     ----------

@@ -111,7 +111,8 @@ class BalanceOptions:
         Seed of Poisson input; default: 0.
     bias_correction
         Whether to apply `bias_correction.correct_biases`, which sets initial potentials, too, unless
-        ``initial_potential`` is given. ``None``: with ``auto`` if it agrees better, otherwise no.
+        ``initial_potential`` is given. ``None``: with ``auto`` if it agrees better and no ``initial_potential`` is
+        given, otherwise no.
 
     Raises
     ------

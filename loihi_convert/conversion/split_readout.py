@@ -3,9 +3,8 @@
 After a global average the potential must hold T x window x rate, and the scale of `scales.lava_scales` leaves 2 or 3
 weight bits at T = 64. In two digits the weights have the scale at which rounding changes them least, or twice that,
 four times and so on, if the potentials of the digits would otherwise leave their range, up to the scale in one digit.
-The low digit has the number of
-bits b for which the larger of both potentials, on calibration images, is smallest. One simulation gives the potentials
-of all candidates.
+The low digit has the number of bits b for which the larger of both potentials, on calibration images, is smallest. One
+simulation gives the potentials of all candidates.
 """
 
 from __future__ import annotations

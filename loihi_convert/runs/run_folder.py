@@ -66,9 +66,8 @@ def write_run(
     ``early_exit.csv`` (if early exit was evaluated), ``energy.csv`` (not for graded spikes), ``firing_rates.csv`` (each
     channel at each reported T), ``thresholds.csv`` (each channel, for binary spikes of files written by `export`),
     ``result.json``, ``predictions.csv`` and ``manifest.json``. All contents are created before the first file is
-    written.
-    Each file is written atomically, and the manifest is last, so a folder with a manifest is complete. If a file cannot
-    be written, all files of the run are removed.
+    written. Each file is written atomically, and the manifest is last, so a folder with a manifest is complete. If a
+    file cannot be written, all files of the run are removed.
 
     Parameters
     ----------

@@ -137,7 +137,7 @@ def channels_last(images: Array) -> Array:
 
 
 def sum_pool(maps: Array, pool: Pair) -> Array:
-    """Return float32 ``(N, H', W', C)``: maps ``(N, H, W, C)`` summed over windows of ``pool``."""
+    """Return maps ``(N, H, W, C)`` summed over windows of ``pool``: ``(N, H', W', C)``, of the same dtype."""
     if pool == (1, 1):
         return maps
     return channels_last_of(functional.avg_pool2d(torch.from_numpy(maps).permute(0, 3, 1, 2), pool, divisor_override=1))

@@ -82,7 +82,8 @@ class Setting:
     input_coding
         How pixels enter.
     poisson_seed
-        Seed of Poisson input.
+        Seed of Poisson input; without effect on constant input, so that a grid may have both. In `BalanceOptions` it
+        asks for Poisson input.
     skip_copies
         See `converting.converted`.
     """
