@@ -180,7 +180,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("train", "test", "frames"):
         np.savez(folder / f"{name}.npz", images=images, labels=digits.test.known_labels[:30])
     rng = np.random.default_rng(0)
-    np.savez(folder / "targets.npz", images=images, targets=rng.normal(size=(30, 10)))
+    for name in ("train", "test"):
+        np.savez(folder / f"{name}-targets.npz", images=images, targets=rng.normal(size=(30, 10)))
     spiking = [nir.IF(np.ones(count), np.ones(count), np.zeros(count)) for count in (20, 10)]
     synapses = [nir.Affine(rng.normal(0, 0.2, shape), np.zeros(shape[0])) for shape in ((20, 64), (10, 20))]
     start, flat = nir.Input({"input": np.array([1, 8, 8])}), nir.Flatten({"input": np.array([1, 8, 8])}, 0, -1)

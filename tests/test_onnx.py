@@ -20,7 +20,9 @@ from onnx.reference import ReferenceEvaluator
 from support.modules import outputs
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as users write it)
+from typer.testing import CliRunner
 
+from loihi_convert import cli
 from loihi_convert.__main__ import main
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
 from loihi_convert.file_kinds import kind_of
@@ -405,6 +407,16 @@ def test_the_size_of_images() -> None:
     with pytest.raises(UsageError, match="the file contains the CNN") as caught:
         open_source(path, arch="nets:Net", input_shape=SHAPE)
     assert caught.value.where == "arch"
+
+
+def test_check_takes_an_open_size_from_the_data() -> None:
+    cnn = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    path = str(exported(cnn, dynamic_axes={"input": {0: "N", 2: "H", 3: "W"}}))
+    np.savez("own.npz", images=np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8))
+    assert CliRunner().invoke(cli.app, ["check", path, "--data", "own.npz"]).exit_code == 0
+    missing = CliRunner().invoke(cli.app, ["check", path]).exception
+    assert isinstance(missing, UsageError)
+    assert missing.where == "input_shape"
 
 
 def test_signals() -> None:

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from support.environments import interpreter, site_packages
 
+from loihi_convert import netx
+from loihi_convert.pipeline.origin import source_of
+
 ROOT = Path(__file__).parents[1]
 DATA = (
     "py.typed",
@@ -23,6 +26,7 @@ DATA = (
     "models/mnist/model-T4.net",
     "models/mnist/model-T64.net",
     "models/mnist/cnn.safetensors",
+    "models/mnist/cnn-qcfs-L4.safetensors",
     "models/mnist/cnn-spiking-T1.safetensors",
     "backends/loihi2/run_bundle.py.txt",
     "report/paper.csv",
@@ -74,6 +78,18 @@ def test_it_contains_only_the_package_and_its_data(wheel: Path) -> None:
     scripts = configparser.ConfigParser()
     scripts.read_string(entry_points)
     assert dict(scripts["console_scripts"]) == {"loihi-convert": "loihi_convert.__main__:main"}
+
+
+def test_each_model_comes_with_its_cnn(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        models = [name for name in archive.namelist() if name.startswith("loihi_convert/models/")]
+        archive.extractall(tmp_path, models)
+    files = [tmp_path / name for name in models if name.endswith(".net")]
+    assert len(files) == 3
+    for file in files:
+        source = source_of(file, netx.read(file), None, None)
+        assert source is not None, file
+        assert source.original is not None, file
 
 
 def test_it_works_in_a_separate_environment(wheel: Path, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def _compared(methods: Sequence[tuple[str, str]], variants: Sequence[str]) -> li
 
 
 _METHODS: Final = (("ngu-lee", "soft"), ("act-norm-channelwise", "hard"), ("spike-norm", "hard"), ("rmp", "soft"))
-_BEST: Final = ("**`--balance auto`**", "", "", "", "best")
+_BEST: Final = ("**best of this package**", "", "", "", "best")
 _ALPHAS: Final = ("0.8", "0.6", "0.4", "0.2")
 
 

@@ -178,7 +178,7 @@ def as_json() -> Option:
     return switch(
         "--json",
         BASICS,
-        "Print one JSON object to stdout, and nothing else; nothing at all on an error, which stderr has.",
+        "Print one JSON object to stdout, and nothing else; nothing at all if there is no result.",
     )
 
 
