@@ -239,3 +239,38 @@ def test_the_commands_of_a_page_run(
         # A file for Lava cannot be used on Loihi 2, and `check` says so.
         expected |= {3} if words.startswith("check") else set()
         assert code in expected, (words, out[-2000:], err[-2000:])
+
+
+def test_every_column_of_a_run_folder_is_described(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names in docs/reference/run-folder.md, and those in the files of a classification and a regression."""
+    described = dict[str, set[str]]()
+    file = ""
+    for line in (ROOT / "docs/reference/run-folder.md").read_text().split("## Columns")[1].splitlines():
+        if len(cells := [cell.strip() for cell in line.split("|")]) == 5:
+            file = cells[1].strip("`") or file
+            described.setdefault(file, set()).update(re.findall(r"`([^`]+)`", cells[2]))
+    described["regression.csv"] |= {f"{one}{end}" for one in ("rmse", "r2") for end in ("_to_cnn", "_float", "_cnn")}
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    export = "export my.pt --arch my_nets:make_cnn -T 4 --calibration 30"
+    for command in (
+        "export model.pt --readout spikes -T 4 -o spikes.net",
+        "run spikes.net --images 20 -o spikes",
+        f"{export} --data my-images -o classes.net",
+        "run classes.net --arch my_nets:make_cnn --float -o classes",
+        f"{export} --task regression --data train-targets.npz -o numbers.net",
+        "run numbers.net --arch my_nets:make_cnn -o numbers",
+    ):
+        assert run(command, monkeypatch) == 0, command
+    for name, columns in described.items():
+        headers = [path.read_text().splitlines()[0].split(",") for path in Path().glob(f"*/{name}")]
+        found = {
+            re.sub(r"(synaptic_operations|firing_rate)_(conv|fc|0|3)\w*$", r"\1_<layer>", column)
+            for row in headers
+            for column in row
+        }
+        found = {re.sub(r"^(potential|spike_count|output|target)_\d+$", r"\1_<output>", column) for column in found}
+        found = {re.sub(r"_(low|high)$", "", column) for column in found}
+        assert found - {"file", "timesteps", "balanced_timesteps", "image_count"} == columns, name
