@@ -31,7 +31,7 @@ _WORKERS = (
 _SHARDS = "Divide the images among N processes on this machine, one core each; default: this process, on all cores."
 _SCHEDULER = (
     "Address of a Dask scheduler, such as tcp://host:8786; its workers must see the same files, except small data "
-    "sets, which are sent to them."
+    "sets and images of `export`, which are sent to them."
 )
 _SLURM = (
     "Submit workers to SLURM: partition=NAME,walltime=HH:MM:SS,workers=N, also memory=4GB, account=NAME, "

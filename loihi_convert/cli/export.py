@@ -48,7 +48,7 @@ _TIMESTEPS = typer.Option(
     rich_help_panel=BASICS,
 )
 _TARGET = (
-    "lava: soft-reset neurons (simulator only). loihi2: restrict parameters to what stock Loihi 2 neurons can "
+    "lava: with soft reset, for the simulator only. loihi2: restrict parameters to what stock Loihi 2 neurons can "
     "represent (fewer bits)."
 )
 _SPIKES = (

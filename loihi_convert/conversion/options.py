@@ -219,8 +219,8 @@ class QuantizeOptions:
         Bits of a pixel, 1..8. ``None``: 8; the best of 8..4 with hard reset, and of 8..1 for target loihi2 and for a
         network of one layer.
     target
-        ``lava``: soft-reset neurons (simulator only). ``loihi2``: restrict parameters to what stock Loihi 2 neurons can
-        represent (`ir.circuit`); needs soft reset, and leaves fewer weight bits.
+        ``lava``: with soft reset, for the simulator only. ``loihi2``: restrict parameters to what stock Loihi 2 neurons
+        can represent (`ir.circuit`); needs soft reset, and leaves fewer weight bits.
     thresholds
         ``channel``: one per channel, which only Lava's CPU models support. ``scalar``: one per layer, with the
         differences between channels moved into the weights (`scalar_threshold`); for target lava.
