@@ -69,14 +69,15 @@ def check(
     shape, normalization = options.parse_shape(input_shape), options.parse_normalization(mean, std)
     from loihi_convert import pipeline
     from loihi_convert.devices import chosen_device
-    from loihi_convert.frontend.source import is_self_contained
     from loihi_convert.pipeline.checking import NativeFile
     from loihi_convert.progress import progress_bar
 
-    if shape is None and data is not None and (arch is not None or is_self_contained(file)):
+    if shape is None and data is not None:
         from loihi_convert.data import load_data
+        from loihi_convert.frontend.source import is_self_contained
 
-        shape = load_data(data, data_root).input_shape
+        if arch is not None or is_self_contained(file):
+            shape = load_data(data, data_root).input_shape
     candidate = pipeline.load_file(file, arch=arch, input_shape=shape, mean=normalization.mean, std=normalization.std)
     images = _images(ctx, candidate, image_count, data, data_root)
     checked = pipeline.check(
