@@ -178,7 +178,7 @@ def as_json() -> Option:
     return switch(
         "--json",
         BASICS,
-        "Print one JSON object to stdout, and nothing else; stdout is empty if the command fails before it has a result.",
+        "Print one JSON object to stdout, and nothing else; empty if the command fails before it has a result.",
     )
 
 
