@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import math
 import re
 import shutil
 import sys
@@ -131,6 +132,16 @@ def test_numbers_in_sentences_are_those_of_the_tables() -> None:
     longer = [float(row["first_seconds"]) - float(row["median_seconds"]) for row in rows]
     page = (ROOT / "docs/results/benchmarks.md").read_text()
     assert f"takes {min(longer):.0f} to {max(longer):.0f} seconds longer, for compilation" in page
+    rows_of, readme = importlib.import_module("stored_results").rows_of, (ROOT / "README.md").read_text()
+    for name, sentence in (
+        ("peers.csv", "`ref` is [{:.0f} to {:.0f} times as fast]"),
+        ("peers-without-amx.csv", "and norse, without AMX {:.0f} to {:.0f} times."),
+    ):
+        rows = rows_of(name, measure="speed_of_ref")
+        simulators = ("SpikingJelly", "snnTorch", "sinabs", "norse")
+        ratios = [float(row["median"]) for row in rows if row["peer"].split()[0] in simulators]
+        assert len(ratios) == 20
+        assert sentence.format(math.floor(min(ratios)), max(ratios)) in readme
 
 
 def test_no_page_of_results_has_a_table_of_measurements_that_is_copied_by_hand() -> None:
