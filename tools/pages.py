@@ -163,7 +163,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
         [("ngu-lee, compensated", "ngu-lee", "soft", "1.0", "compensated"), _BEST],
     ),
     "paper-3-recipe": paper_rows("fashion-mnist/paper/recipe/table-3.csv", _compared(_METHODS[:2], ("published",))),
-    "paper-A3": paper_rows("fashion-mnist/paper/earlier-cnn/table-A3.csv", _factors(("literal",))),
+    "paper-A3": paper_rows("fashion-mnist/paper/table-A3.csv", _factors(("literal",))),
     "paper-11": paper_rows(
         "cifar10-vgg16/paper/figure-11.csv",
         [
