@@ -1,44 +1,21 @@
-"""Images, labels and targets in memory (NumPy, torch, PIL, a DataLoader) -> the arrays used in this package."""
+"""Images, labels and targets in memory, in any container, -> the checked arrays used in this package."""
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from loihi_convert.arrays import Array
 from loihi_convert.choices import Task
-from loihi_convert.data.array_pixels import channels_first, is_guessed, pixels_of, require_bright
+from loihi_convert.data.array_pixels import channels_first
+from loihi_convert.data.containers import Images as Images
+from loihi_convert.data.containers import Labels as Labels
+from loihi_convert.data.containers import Targets as Targets
+from loihi_convert.data.containers import array_of, collected_from, is_pair
 from loihi_convert.data.dataset import Dataset, described
 from loihi_convert.errors import DataError, UsageError
-
-_PIL_MODES: Final = ("1", "L", "RGB")
-
-
-@runtime_checkable
-class _Tensor(Protocol):
-    """The part of `torch.Tensor` used here; this file does not import torch."""
-
-    def detach(self) -> _Tensor: ...
-    def cpu(self) -> _Tensor: ...
-    def numpy(self) -> Array: ...
-
-
-@runtime_checkable
-class _Indexed(Protocol):
-    """A map-style `torch.utils.data.Dataset`, a list or a tuple."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> object: ...
-
-
-Images: TypeAlias = "ArrayLike | _Tensor | Dataset | _Indexed | Iterable[object]"
-Labels: TypeAlias = "ArrayLike | _Tensor"
-Targets: TypeAlias = "ArrayLike | _Tensor"
 
 
 def as_images(
@@ -79,7 +56,7 @@ def as_images(
     DataError
         For invalid values, NaN, axes or sizes.
     """
-    return channels_first(_collected(images, where, is_whole=is_whole).pixels, input_shape, where)
+    return channels_first(collected_from(images, where, is_whole=is_whole).pixels, input_shape, where)
 
 
 def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = "labels") -> NDArray[np.int64]:
@@ -102,7 +79,7 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
     DataError
         For an invalid type, shape or range.
     """
-    array = _array(labels, where)
+    array = array_of(labels, where)
     array = array[:, 0] if array.shape == (count, 1) else array
     if array.dtype.kind not in "iu" or array.shape != (count,):
         raise DataError(
@@ -143,7 +120,7 @@ def as_targets(targets: Targets, count: int, output_count: int = 0, *, where: st
     DataError
         For an invalid type or shape, NaN, or infinity.
     """
-    array = _array(targets, where)
+    array = array_of(targets, where)
     rows = array[:, np.newaxis] if array.ndim == 1 else array
     outputs = output_count or (rows.shape[1] if rows.ndim == 2 else 0)
     if array.dtype.kind not in "iuf" or rows.shape != (count, outputs) or not outputs:
@@ -221,9 +198,9 @@ def as_calibration(
         raise UsageError("given for a classification", where="targets", hint="Pass `labels`.")
     given, kind = (targets, "targets") if is_regression else (labels, "labels")
     dataset = as_regression_dataset if is_regression else as_dataset
-    if given is not None or _is_pair(images):
+    if given is not None or is_pair(images):
         return dataset(images, given, input_shape=input_shape)
-    collected = _collected(images, "images")
+    collected = collected_from(images, "images")
     found = collected.dataset(input_shape)
     try:
         return dataset(found, collected.own(kind))
@@ -235,7 +212,7 @@ def _with_own(
     images: Images, given: Labels | None, kind: str, input_shape: tuple[int, int, int] | None
 ) -> tuple[Dataset, Labels | None]:
     """Images alone, and their labels or targets: ``given``, or those in ``images``; ``kind`` names them."""
-    collected = _collected(images, "images")
+    collected = collected_from(images, "images")
     own = collected.own(kind)
     if own is not None and given is not None:
         raise DataError(f"found {kind} also in `images`", where=kind, hint=f"Omit `{kind}`.")
@@ -252,152 +229,3 @@ def _labels_hint(array: Array, count: int) -> str:
     if array.dtype.kind in "US":
         return "Number the classes from 0: numpy.unique(labels, return_inverse=True)."
     return "Omit them if unknown."
-
-
-class _Collected(NamedTuple):
-    """Pixels with their original axes, N first, and what comes with them.
-
-    ``others`` are the labels or targets of each image or, if ``is_batch``, of each batch; empty unless all have some.
-    ``source`` is what they were, if that is a `Dataset`, whose images are ``(N, C, H, W)``.
-    """
-
-    pixels: NDArray[np.uint8]
-    others: Sequence[object] = ()
-    is_batch: bool = False
-    source: Dataset | None = None
-
-    def dataset(self, input_shape: tuple[int, int, int] | None) -> Dataset:
-        """The images alone."""
-        if self.source is not None and input_shape is None:
-            return Dataset(self.pixels, None, are_guessed=self.source.are_guessed)
-        pixels = channels_first(self.pixels, input_shape, "images")
-        return Dataset(pixels, None, are_guessed=is_guessed(self.pixels.shape, input_shape))
-
-    def own(self, kind: str) -> Array | None:
-        """The labels or targets, which ``kind`` names, N first; None if there are none."""
-        if not self.others:
-            return None
-        arrays = [_array(one, kind) for one in self.others]
-        rows = [np.atleast_1d(one) if self.is_batch or one.size == 1 else one[np.newaxis] for one in arrays]
-        if len(shapes := {row.shape[1:] for row in rows}) > 1:
-            raise _different_shapes(shapes, kind)
-        found: Array = np.concatenate(rows)
-        return found
-
-
-def _collected(images: Images, where: str, *, is_whole: bool = True) -> _Collected:
-    """The images, in pixels, and what comes with them; an iterator is read once."""
-    if isinstance(images, Dataset):
-        own = images.labels if images.targets is None else images.targets
-        return _Collected(np.asarray(images.images), () if own is None else (own,), True, images)
-    if _is_pair(images):
-        return _Collected(_collected(images[0], where, is_whole=is_whole).pixels, images[1:], is_batch=True)
-    if _is_array(images):
-        arrays = [_array(images, where)]
-        collected = _Collected(pixels_of(arrays[0], where))
-    else:
-        items = [_parts(item, where) for item in _items(images, where)]
-        if not items:
-            raise DataError("found no image", where=where, expected="must hold at least one")
-        arrays = [_array(item[0], where) for item in items]
-        is_loader = hasattr(images, "dataset") and hasattr(images, "batch_size")
-        is_batch = is_loader and getattr(images, "batch_sampler", None) is not None
-        # A single image has at most three axes.
-        is_batch = is_batch or all(array.ndim == 4 for array in arrays)
-        batches = [pixels if is_batch else pixels[np.newaxis] for pixels in (pixels_of(one, where) for one in arrays)]
-        if len(shapes := {batch.shape[1:] for batch in batches}) > 1:
-            raise _different_shapes(shapes, where, _shapes_hint(items, arrays))
-        pixels = np.concatenate(batches)
-        others = [item[1] for item in items if len(item) > 1]
-        collected = _Collected(
-            pixels[:, np.newaxis] if pixels.ndim == 3 else pixels, others if len(others) == len(items) else (), is_batch
-        )
-    if is_whole:
-        require_bright(collected.pixels, arrays, where)
-    return collected
-
-
-def _parts(item: object, where: str) -> Sequence[object]:
-    """An image or a batch, followed by what comes with it."""
-    _refuse_mapping(item, where)
-    return item if isinstance(item, (tuple, list)) else (item,)
-
-
-def _different_shapes(shapes: set[tuple[int, ...]], where: str, hint: str = "") -> DataError:
-    found = f"found different shapes: {', '.join(map(str, sorted(shapes)))}"
-    return DataError(found, where=where, expected="must all have the same shape", hint=hint)
-
-
-def _shapes_hint(items: Sequence[Sequence[object]], arrays: Sequence[Array]) -> str:
-    """What to do if the images in ``items``, as ``arrays``, differ in shape."""
-    if len(items) == 2 and arrays[0].ndim != arrays[1].ndim:
-        return "Pass images and labels as two arguments."
-    counts = [getattr(item[1], "shape", ())[:1] if len(item) > 1 else () for item in items]
-    if any(count == array.shape[:1] != (1,) for count, array in zip(counts, arrays, strict=True)):
-        return "If each item is a batch, pass the DataLoader itself, or batches (N, C, H, W)."
-    return "Resize them to the network's input size."
-
-
-def _is_pair(value: object) -> TypeGuard[Sequence[ArrayLike]]:
-    """Whether ``value`` is an array of images and one of labels or targets, which cannot be two images."""
-    axes = [getattr(one, "ndim", 0) for one in value] if isinstance(value, (list, tuple)) else []
-    return axes in ([2, 1], [3, 1], [4, 1], [4, 2])
-
-
-def _is_array(value: object) -> bool:
-    """Whether ``value`` is an array, a tensor, or nested lists of numbers, not a collection of them."""
-    if hasattr(value, "__array__") or _is_picture(value):
-        return True
-    is_nested = isinstance(value, (list, tuple))
-    while isinstance(value, (list, tuple)) and value:
-        value = value[0]
-    return is_nested and isinstance(value, (int, float))
-
-
-def _refuse_mapping(value: object, where: str) -> None:
-    if isinstance(value, Mapping):
-        raise DataError(
-            f"found a dict with the keys {reprlib.repr(list(value))}",
-            where=where,
-            expected="must be an image, or (image, label)",
-            hint="Return (image, label) from the Dataset, or pass images and labels as two arguments.",
-        )
-
-
-def _items(images: object, where: str) -> Iterator[object]:
-    _refuse_mapping(images, where)
-    if isinstance(images, str) or not isinstance(images, (Iterable, _Indexed)):
-        expected = "must be a NumPy array, a torch tensor, a list of images, a Dataset or a DataLoader"
-        raise DataError(f"found an object of type {type(images).__name__}", where=where, expected=expected)
-    return iter(images) if isinstance(images, Iterable) else (images[index] for index in range(len(images)))
-
-
-def _is_picture(value: object) -> bool:
-    """Whether ``value`` is a PIL image."""
-    return hasattr(value, "getbands")
-
-
-def _array(value: object, where: str) -> Array:
-    """``value`` as a NumPy array of its own dtype."""
-    if _is_picture(value) and (mode := getattr(value, "mode", "")) not in _PIL_MODES:
-        raise DataError(
-            f"found a PIL image of mode {mode}",
-            where=where,
-            expected=f"must be of mode {', '.join(_PIL_MODES)}",
-            # PIL's convert clips 16-bit values at 255.
-            hint="Pass numpy.asarray(image) / 65535, if that is white."
-            if mode.startswith("I")
-            else "Call image.convert('L') or image.convert('RGB').",
-        )
-    try:
-        if isinstance(value, _Tensor):
-            return np.asarray(value.detach().cpu().numpy())
-        return np.asarray(value)
-    except (TypeError, ValueError) as error:
-        # NumPy has no bfloat16, and lists may be ragged.
-        kind = getattr(value, "dtype", type(value).__name__)
-        raise DataError(
-            f"found {kind}, which is not an array ({error})",
-            where=where,
-            hint="Pass the tensor's .float()." if isinstance(value, _Tensor) else "Pass a NumPy array.",
-        ) from error

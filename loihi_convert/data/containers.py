@@ -1,0 +1,188 @@
+"""Containers of images, and of labels or targets (NumPy, torch, PIL, a DataLoader) -> their pixels and arrays."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from loihi_convert.arrays import Array
+from loihi_convert.data.array_pixels import channels_first, is_guessed, pixels_of, require_bright
+from loihi_convert.data.dataset import Dataset
+from loihi_convert.errors import DataError
+
+_PIL_MODES: Final = ("1", "L", "RGB")
+
+
+@runtime_checkable
+class _Tensor(Protocol):
+    """The part of `torch.Tensor` used here; this file does not import torch."""
+
+    def detach(self) -> _Tensor: ...
+    def cpu(self) -> _Tensor: ...
+    def numpy(self) -> Array: ...
+
+
+@runtime_checkable
+class _Indexed(Protocol):
+    """A map-style `torch.utils.data.Dataset`, a list or a tuple."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> object: ...
+
+
+Images: TypeAlias = "ArrayLike | _Tensor | Dataset | _Indexed | Iterable[object]"
+Labels: TypeAlias = "ArrayLike | _Tensor"
+Targets: TypeAlias = "ArrayLike | _Tensor"
+
+
+class Collected(NamedTuple):
+    """Pixels with their original axes, N first, and what comes with them.
+
+    ``others`` are the labels or targets of each image or, if ``is_batch``, of each batch; empty unless all have some.
+    ``source`` is what they were, if that is a `Dataset`, whose images are ``(N, C, H, W)``.
+    """
+
+    pixels: NDArray[np.uint8]
+    others: Sequence[object] = ()
+    is_batch: bool = False
+    source: Dataset | None = None
+
+    def dataset(self, input_shape: tuple[int, int, int] | None) -> Dataset:
+        """The images alone."""
+        if self.source is not None and input_shape is None:
+            return Dataset(self.pixels, None, are_guessed=self.source.are_guessed)
+        pixels = channels_first(self.pixels, input_shape, "images")
+        return Dataset(pixels, None, are_guessed=is_guessed(self.pixels.shape, input_shape))
+
+    def own(self, kind: str) -> Array | None:
+        """The labels or targets, which ``kind`` names, N first; None if there are none."""
+        if not self.others:
+            return None
+        arrays = [array_of(one, kind) for one in self.others]
+        rows = [np.atleast_1d(one) if self.is_batch or one.size == 1 else one[np.newaxis] for one in arrays]
+        if len(shapes := {row.shape[1:] for row in rows}) > 1:
+            raise _different_shapes(shapes, kind)
+        found: Array = np.concatenate(rows)
+        return found
+
+
+def collected_from(images: Images, where: str, *, is_whole: bool = True) -> Collected:
+    """The images, in pixels, and what comes with them; an iterator is read once."""
+    if isinstance(images, Dataset):
+        own = images.labels if images.targets is None else images.targets
+        return Collected(np.asarray(images.images), () if own is None else (own,), True, images)
+    if is_pair(images):
+        return Collected(collected_from(images[0], where, is_whole=is_whole).pixels, images[1:], is_batch=True)
+    if _is_array(images):
+        arrays = [array_of(images, where)]
+        collected = Collected(pixels_of(arrays[0], where))
+    else:
+        items = [_parts(item, where) for item in _items(images, where)]
+        if not items:
+            raise DataError("found no image", where=where, expected="must hold at least one")
+        arrays = [array_of(item[0], where) for item in items]
+        is_loader = hasattr(images, "dataset") and hasattr(images, "batch_size")
+        is_batch = is_loader and getattr(images, "batch_sampler", None) is not None
+        # A single image has at most three axes.
+        is_batch = is_batch or all(array.ndim == 4 for array in arrays)
+        batches = [pixels if is_batch else pixels[np.newaxis] for pixels in (pixels_of(one, where) for one in arrays)]
+        if len(shapes := {batch.shape[1:] for batch in batches}) > 1:
+            raise _different_shapes(shapes, where, _shapes_hint(items, arrays))
+        pixels = np.concatenate(batches)
+        others = [item[1] for item in items if len(item) > 1]
+        collected = Collected(
+            pixels[:, np.newaxis] if pixels.ndim == 3 else pixels, others if len(others) == len(items) else (), is_batch
+        )
+    if is_whole:
+        require_bright(collected.pixels, arrays, where)
+    return collected
+
+
+def _parts(item: object, where: str) -> Sequence[object]:
+    """An image or a batch, followed by what comes with it."""
+    _refuse_mapping(item, where)
+    return item if isinstance(item, (tuple, list)) else (item,)
+
+
+def _different_shapes(shapes: set[tuple[int, ...]], where: str, hint: str = "") -> DataError:
+    found = f"found different shapes: {', '.join(map(str, sorted(shapes)))}"
+    return DataError(found, where=where, expected="must all have the same shape", hint=hint)
+
+
+def _shapes_hint(items: Sequence[Sequence[object]], arrays: Sequence[Array]) -> str:
+    """What to do if the images in ``items``, as ``arrays``, differ in shape."""
+    if len(items) == 2 and arrays[0].ndim != arrays[1].ndim:
+        return "Pass images and labels as two arguments."
+    counts = [getattr(item[1], "shape", ())[:1] if len(item) > 1 else () for item in items]
+    if any(count == array.shape[:1] != (1,) for count, array in zip(counts, arrays, strict=True)):
+        return "If each item is a batch, pass the DataLoader itself, or batches (N, C, H, W)."
+    return "Resize them to the network's input size."
+
+
+def is_pair(value: object) -> TypeGuard[Sequence[ArrayLike]]:
+    """Whether ``value`` is an array of images and one of labels or targets, which cannot be two images."""
+    axes = [getattr(one, "ndim", 0) for one in value] if isinstance(value, (list, tuple)) else []
+    return axes in ([2, 1], [3, 1], [4, 1], [4, 2])
+
+
+def _is_array(value: object) -> bool:
+    """Whether ``value`` is an array, a tensor, or nested lists of numbers, not a collection of them."""
+    if hasattr(value, "__array__") or _is_picture(value):
+        return True
+    is_nested = isinstance(value, (list, tuple))
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return is_nested and isinstance(value, (int, float))
+
+
+def _refuse_mapping(value: object, where: str) -> None:
+    if isinstance(value, Mapping):
+        raise DataError(
+            f"found a dict with the keys {reprlib.repr(list(value))}",
+            where=where,
+            expected="must be an image, or (image, label)",
+            hint="Return (image, label) from the Dataset, or pass images and labels as two arguments.",
+        )
+
+
+def _items(images: object, where: str) -> Iterator[object]:
+    _refuse_mapping(images, where)
+    if isinstance(images, str) or not isinstance(images, (Iterable, _Indexed)):
+        expected = "must be a NumPy array, a torch tensor, a list of images, a Dataset or a DataLoader"
+        raise DataError(f"found an object of type {type(images).__name__}", where=where, expected=expected)
+    return iter(images) if isinstance(images, Iterable) else (images[index] for index in range(len(images)))
+
+
+def _is_picture(value: object) -> bool:
+    """Whether ``value`` is a PIL image."""
+    return hasattr(value, "getbands")
+
+
+def array_of(value: object, where: str) -> Array:
+    """``value`` as a NumPy array of its own dtype."""
+    if _is_picture(value) and (mode := getattr(value, "mode", "")) not in _PIL_MODES:
+        raise DataError(
+            f"found a PIL image of mode {mode}",
+            where=where,
+            expected=f"must be of mode {', '.join(_PIL_MODES)}",
+            # PIL's convert clips 16-bit values at 255.
+            hint="Pass numpy.asarray(image) / 65535, if that is white."
+            if mode.startswith("I")
+            else "Call image.convert('L') or image.convert('RGB').",
+        )
+    try:
+        if isinstance(value, _Tensor):
+            return np.asarray(value.detach().cpu().numpy())
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        # NumPy has no bfloat16, and lists may be ragged.
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise DataError(
+            f"found {kind}, which is not an array ({error})",
+            where=where,
+            hint="Pass the tensor's .float()." if isinstance(value, _Tensor) else "Pass a NumPy array.",
+        ) from error
