@@ -264,6 +264,7 @@ def test_every_column_of_a_run_folder_is_described(
         "run numbers.net --arch my_nets:make_cnn -o numbers",
     ):
         assert run(command, monkeypatch) == 0, command
+    assert {path.name for path in Path().glob("*/*.csv")} == {name for name in described if name.endswith(".csv")}
     for name, columns in described.items():
         headers = [path.read_text().splitlines()[0].split(",") for path in Path().glob(f"*/{name}")]
         found = {

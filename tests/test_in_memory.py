@@ -108,6 +108,7 @@ def test_the_axes_of_a_dataset_are_known() -> None:
     few_columns = np.arange(2 * 6 * 5 * 4, dtype=np.uint8).reshape(2, 6, 5, 4)
     named = as_dataset(few_columns, input_shape=(6, 5, 4))
     assert np.array_equal(as_dataset(named).images, few_columns)
+    assert np.array_equal(as_images(named), few_columns)
     assert not as_dataset(named).are_guessed
     guessed = as_dataset(few_columns)
     assert guessed.images.shape == (2, 4, 6, 5)

@@ -51,12 +51,18 @@ class Collected(NamedTuple):
     is_batch: bool = False
     source: Dataset | None = None
 
+    def images(self, input_shape: tuple[int, int, int] | None, where: str = "images") -> NDArray[np.uint8]:
+        """The pixels as ``(N, C, H, W)``."""
+        is_known = self.source is not None and input_shape is None
+        return self.pixels if is_known else channels_first(self.pixels, input_shape, where)
+
     def dataset(self, input_shape: tuple[int, int, int] | None) -> Dataset:
         """The images alone."""
         if self.source is not None and input_shape is None:
-            return Dataset(self.pixels, None, are_guessed=self.source.are_guessed)
-        pixels = channels_first(self.pixels, input_shape, "images")
-        return Dataset(pixels, None, are_guessed=is_guessed(self.pixels.shape, input_shape))
+            guessed = self.source.are_guessed
+        else:
+            guessed = is_guessed(self.pixels.shape, input_shape)
+        return Dataset(self.images(input_shape), None, are_guessed=guessed)
 
     def own(self, kind: str) -> Array | None:
         """The labels or targets, which ``kind`` names, N first; None if there are none."""

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from loihi_convert.arrays import Array
 from loihi_convert.choices import Task
-from loihi_convert.data.array_pixels import channels_first
 from loihi_convert.data.containers import Images as Images
 from loihi_convert.data.containers import Labels as Labels
 from loihi_convert.data.containers import Targets as Targets
@@ -43,7 +42,7 @@ def as_images(
     ----------
     images
         As above. Without ``input_shape``, images are assumed ``(N, H, W, C)`` if the last axis has at most 4 elements
-        and the second one has more.
+        and the second one has more, except those of a `Dataset`.
     input_shape
         ``(C, H, W)`` of the network, if known: other images are refused.
     where
@@ -56,7 +55,7 @@ def as_images(
     DataError
         For invalid values, NaN, axes or sizes.
     """
-    return channels_first(collected_from(images, where, is_whole=is_whole).pixels, input_shape, where)
+    return collected_from(images, where, is_whole=is_whole).images(input_shape, where)
 
 
 def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = "labels") -> NDArray[np.int64]:
