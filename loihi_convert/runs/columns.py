@@ -10,7 +10,7 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
@@ -50,19 +50,19 @@ _BLOCK: Final = 1_000
 """Images whose rows are in memory at once."""
 
 
-class _Row(BaseModel):
+class CsvRow(BaseModel):
     """A row, with fields in the order of the columns. Unknown columns, from later versions, are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
 
-Row = TypeVar("Row", bound=_Row)
+Row = TypeVar("Row", bound=CsvRow)
 
 _OrEmpty = BeforeValidator(lambda value: None if value == "" else value)
 """An empty cell is None."""
 
 
-class FiringRate(_Row):
+class FiringRate(CsvRow):
     """firing_rates.csv: one channel of one layer at one T.
 
     The firing rate of a channel (paper, eq. 3) is the mean over its neurons, and here over images, of spikes / T.
@@ -77,7 +77,7 @@ class FiringRate(_Row):
     relay_of: Annotated[int | None, _OrEmpty] = None
 
 
-class ChannelThreshold(_Row):
+class ChannelThreshold(CsvRow):
     """thresholds.csv: one channel of one layer; ``relay_of`` as in `FiringRate`.
 
     ``real_threshold``, before rounding, is None if unknown or infinite.
@@ -93,7 +93,7 @@ class ChannelThreshold(_Row):
     relay_of: Annotated[int | None, _OrEmpty] = None
 
 
-class Prediction(_Row):
+class Prediction(CsvRow):
     """predictions.csv: one image at one T; names, potentials and spike counts are in further columns."""
 
     file: str
@@ -308,9 +308,9 @@ def blocks_as_csv(runs: Sequence[Iterator[Rows]]) -> bytes:
     return _csv_bytes(columns, rows)
 
 
-def as_csv(rows: Iterable[Mapping[str, object] | _Row]) -> bytes:
+def as_csv(rows: Iterable[Mapping[str, object] | CsvRow]) -> bytes:
     """Return CSV with the columns of all rows in order of appearance; None becomes an empty cell."""
-    dicts = [_cells(row) if isinstance(row, _Row) else row for row in rows]
+    dicts = [_cells(row) if isinstance(row, CsvRow) else row for row in rows]
     columns = dict.fromkeys(itertools.chain.from_iterable(dicts))
     return _csv_bytes(columns, ([row.get(column, "") for column in columns] for row in dicts))
 
@@ -335,12 +335,12 @@ def _csv_bytes(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> byte
         return content.getvalue()
 
 
-def _cells(row: _Row) -> dict[str, object]:
+def _cells(row: CsvRow) -> dict[str, object]:
     return {name: value for name, value in row.model_dump().items() if name != "relay_of" or value is not None}
 
 
-def read_csv(path: Path, schema: type[Row]) -> Iterator[tuple[Row, int]]:
-    """Yield each row of the CSV file ``path``, checked, and the number of its columns of potentials.
+def read_csv(path: Path, schema: type[Row]) -> Iterator[tuple[Row, Collection[str]]]:
+    """Yield each row of the CSV file ``path``, checked, and the names of its columns.
 
     Raises
     ------
@@ -352,7 +352,7 @@ def read_csv(path: Path, schema: type[Row]) -> Iterator[tuple[Row, int]]:
             for line, row in enumerate(csv.DictReader(file), 2):
                 if None in row:
                     raise damaged(path, f"line {line}: more fields than the header")
-                yield schema.model_validate_strings(row), sum(name.startswith(f"{POTENTIAL}_") for name in row)
+                yield schema.model_validate_strings(row), row.keys()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
     except ValidationError as error:

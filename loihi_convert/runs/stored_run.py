@@ -15,7 +15,7 @@ from loihi_convert.errors import InputError
 from loihi_convert.files import asked
 from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.runs.columns import ChannelThreshold, FiringRate, Prediction, damaged, misfit, read_csv
+from loihi_convert.runs.columns import POTENTIAL, ChannelThreshold, FiringRate, Prediction, damaged, misfit, read_csv
 from loihi_convert.runs.manifest import Manifest
 
 
@@ -213,8 +213,8 @@ def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Man
         return {}
     pairs: dict[str, list[tuple[int, int]]] = {name: [] for name in labelled}
     count = 0
-    for row, potentials in read_csv(path, Prediction):
-        count = count or class_count(potentials)
+    for row, columns in read_csv(path, Prediction):
+        count = count or class_count(sum(name.startswith(f"{POTENTIAL}_") for name in columns))
         if row.label is None or row.label >= count or row.predicted >= count:
             raise damaged(path, f"class {row.predicted} for an image of class {row.label}, of {count} classes")
         if row.file in labelled and row.timesteps == labelled[row.file].timesteps:
