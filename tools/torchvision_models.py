@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from loihi_convert.files import write_atomically
-from loihi_convert.runs.columns import as_csv
+from loihi_convert.runs.csv_files import as_csv
 
 ROOT: Final = Path(__file__).parents[1]
 RESULTS: Final = ROOT / "docs/results/torchvision.csv"

@@ -20,10 +20,7 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import name_count
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs.columns import (
-    Rows,
     accuracy_row,
-    as_csv,
-    blocks_as_csv,
     early_exit_row,
     energy_row,
     firing_rates,
@@ -32,6 +29,7 @@ from loihi_convert.runs.columns import (
     regression_rows,
     thresholds,
 )
+from loihi_convert.runs.csv_files import Rows, as_csv, blocks_as_csv
 
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 

@@ -15,7 +15,8 @@ from loihi_convert.errors import InputError
 from loihi_convert.files import asked
 from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.runs.columns import POTENTIAL, ChannelThreshold, FiringRate, Prediction, damaged, misfit, read_csv
+from loihi_convert.runs.columns import POTENTIAL, ChannelThreshold, FiringRate, Prediction
+from loihi_convert.runs.csv_files import damaged, misfit, read_csv
 from loihi_convert.runs.manifest import Manifest
 
 
