@@ -80,7 +80,7 @@ class Converted:
         If loaded from a file: whether ``source`` is another CNN than that of the file.
         """
         if self.conversion is None:
-            reason = "" if self.source is None else doubt(self.network, self.source)
+            reason = self._doubt()
             return (f"{reason}: differences between the two CNNs are counted as conversion loss",) if reason else ()
         own = () if self.own is None else (self.own.warning or self.own.sentence,)
         return (*own, *(() if self.source is None else self.source.notes), *self.conversion.notes)
@@ -212,10 +212,13 @@ class Converted:
         """
         if self.source is None:
             raise UsageError("the CNN is not available", where="model", hint="Pass `model` to `load`.")
-        notes = self.notes if self.conversion is None else ()
         data, steps = self._dataset(images, labels), self._steps(timesteps)
         chosen = chosen_device(device)
-        return diagnosed(self.network, self.source, data, steps, notes=notes, device=chosen, bars=progress_bar)
+        return diagnosed(self.network, self.source, data, steps, doubt=self._doubt(), device=chosen, bars=progress_bar)
+
+    def _doubt(self) -> str:
+        """The reason to doubt that a loaded file was made from ``source``."""
+        return "" if self.source is None or self.conversion is not None else doubt(self.network, self.source)
 
     def _steps(self, timesteps: int | None) -> int:
         """The T of a run; `check_run` checks its upper bound."""

@@ -681,9 +681,7 @@ def test_diagnose_tells_of_another_cnn(invoke: Invoke, model: Path, tmp_path: Pa
     train("digits-cnn", load_data("digits"), replace(default_recipe("digits"), epochs=1), seed=1, output=Path("b.pt"))
     done = invoke("diagnose", "b.pt", "h.net")
     assert done.code == 0
-    assert "h.net was not made from b.pt as it is now: differences between the two CNNs are counted as loss" in done.out
-    assert not done.out.startswith("warning: ")
-    assert "\nwarning: h.net was not made from b.pt" in done.out
+    assert done.out.startswith("h.net was not made from b.pt as it is now: differences between the two CNNs are")
     done = invoke("run", "h.net", "--model", "b.pt", "--images", 50)
     assert "h.net was not made from b.pt as it is now" in done.out
 

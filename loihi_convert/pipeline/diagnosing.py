@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +36,8 @@ class DiagnosisReport:
         The figures.
     advice, notes
         One sentence each.
+    doubt
+        The reason to doubt that the file was made from this CNN (`origin.doubt`); empty if it was.
     equal_on_lava
         Number of images on which Lava was equal to `ref`.
     """
@@ -45,12 +46,16 @@ class DiagnosisReport:
     diagnosis: Diagnosis
     advice: tuple[str, ...]
     notes: tuple[str, ...]
+    doubt: str = ""
     equal_on_lava: int = 0
 
     @property
     def verdict(self) -> str:
-        """The loss, its cause and its place, in a few sentences."""
-        return verdict(self.diagnosis)
+        """The doubt, if any, then the loss, its cause and its place, in a few sentences."""
+        found = verdict(self.diagnosis)
+        if not self.doubt:
+            return found
+        return f"{self.doubt}: differences between the two CNNs are counted as loss, mostly under weight bits. {found}"
 
     def tables(self) -> tuple[Table, Table]:
         """Return tables of the loss by cause and by layer."""
@@ -108,13 +113,9 @@ def diagnose(
     path = Path(path)
     network = netx.read(path)
     source = reopen_source(Path(model), network.provenance.model, network.input_shape, arch)
-    notes = []
-    if reason := doubt(network, source, str(model)):
-        notes.append(
-            f"{path} {reason}: differences between the two CNNs are counted as loss, mostly under weight bits."
-        )
     steps = network.timesteps if timesteps is None else timesteps
-    report = diagnosed(network, source, images, steps, path=path, notes=notes, data=data, device=device, bars=bars)
+    reason = doubt(network, source, path.name, str(model))
+    report = diagnosed(network, source, images, steps, path=path, doubt=reason, data=data, device=device, bars=bars)
     if lava is None or not lava_images:
         return report
     with lava:
@@ -130,14 +131,14 @@ def diagnosed(
     timesteps: int,
     *,
     path: Path | None = None,
-    notes: Sequence[str] = (),
+    doubt: str = "",
     data: str | None = None,
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> DiagnosisReport:
     """Return where accuracy is lost between the CNN ``source`` and ``network``, read from ``path`` if it is not None.
 
-    ``notes`` are about the two; ``images``, ``data`` and ``device`` are as in `diagnose`.
+    ``doubt`` is as in `DiagnosisReport`; ``images``, ``data`` and ``device`` are as in `diagnose`.
     """
     check_run(network, images.images, timesteps)
     own = own_accuracy(source, images, "images", data=data)
@@ -153,4 +154,4 @@ def diagnosed(
             device=device,
             progress=progress,
         )
-    return DiagnosisReport(path, found, advice(found, network), (*warned, *notes, *image_notes(network)))
+    return DiagnosisReport(path, found, advice(found, network), (*warned, *image_notes(network)), doubt)

@@ -68,6 +68,6 @@ def open_file(
     source = source_of(path, network, model, arch)
     if source is None:
         return OpenedFile(path, network)
-    reason = doubt(network, source, str(source.path))
-    notes = [*([f"{path.name} {reason}"] if reason else []), *source.notes_on_compared]
-    return OpenedFile(path, network, source.compared, float_network(network, source.network), tuple(notes))
+    reason = doubt(network, source, path.name, str(source.path))
+    notes = (*((reason,) if reason else ()), *source.notes_on_compared)
+    return OpenedFile(path, network, source.compared, float_network(network, source.network), notes)

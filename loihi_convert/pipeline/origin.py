@@ -34,20 +34,21 @@ def source_of(
     return None if found is None else reopen_source(found, recorded, network.input_shape, arch)
 
 
-def doubt(network: QuantizedNetwork, source: Source, name: str = "this CNN") -> str:
-    """Return what speaks against ``source``, called ``name``, as the CNN that ``network`` was made from, if anything.
+def doubt(network: QuantizedNetwork, source: Source, file: str = "the file", cnn: str = "this CNN") -> str:
+    """Return the reason to doubt that ``network`` was made from ``source``, without a full stop; empty if it was.
 
-    The checkpoints are compared or, for a network made from a CNN in memory, the tensors.
+    The checkpoints are compared or, for a network made from a CNN in memory, the tensors. ``file`` and ``cnn`` are the
+    names of the two in the sentence.
     """
     recorded = network.provenance.model
     if recorded.sha256 is None and recorded.state_sha256 is None:
-        return f"does not record the weights of its CNN, so it cannot be checked whether it was made from {name}"
+        return f"{file} does not record the weights of its CNN, so it cannot be checked whether it was made from {cnn}"
     is_same = (
         source.recorded.sha256 == recorded.sha256
         if recorded.sha256 is not None
         else digest("", source.model.state_dict()) == recorded.state_sha256
     )
-    return "" if is_same else f"was not made from {name} as it is now"
+    return "" if is_same else f"{file} was not made from {cnn} as it is now"
 
 
 def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork:
