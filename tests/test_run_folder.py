@@ -30,7 +30,7 @@ from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs import manifest, run_folder
-from loihi_convert.runs.manifest import new_manifest
+from loihi_convert.runs.manifest import new_manifest, read_file
 from loihi_convert.runs.stored_run import read_run
 
 MANIFEST = {"network": "small", "data": "digits"}
@@ -438,13 +438,15 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
         "-T",
         "1,2,4",
         "--data=digits",
+        "--slurm",
+        "account=lab/me,partition=p",
     ]
     found = new_manifest(
         network="small",
         data="digits",
         data_fingerprint="c0ffee",
         backend="ref",
-        files=[model],
+        files=[read_file(model)],
         command_line=command_line,
         seed=3,
     )
@@ -463,6 +465,8 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
         "-T",
         "1,2,4",
         "--data=digits",
+        "--slurm",
+        "account=lab/me,partition=p",
     ]
     assert found["packages"] == {"numpy": np.__version__, "a-package-that-does-not-exist": None}
     assert (found["network"], found["data"], found["backend"], found["seed"]) == ("small", "digits", "ref", 3)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.pipeline import open_file, run_into_folder
 from loihi_convert.pipeline.opened_file import OpenedFile
+from loihi_convert.progress import Progress, no_progress_bar
 
 NAMES = ("a.net", "b.net", "c.net")
 
@@ -57,11 +61,14 @@ class SecondIsWrong(ReferenceBackend):
 class SecondIsDamagedMeanwhile(ReferenceBackend):
     """A backend that truncates the second file while the first one runs."""
 
+    name = "sim"  # type: ignore[assignment, misc]
+
     def run(self, path: Path, images: Array, timesteps: int, **rest: object) -> RunResult:
+        result = super().run(path, images, timesteps, **rest)  # type: ignore[arg-type]
         if path.name == NAMES[0]:
             second = path.with_name(NAMES[1])
             second.write_bytes(second.read_bytes()[:-1])
-        return super().run(path, images, timesteps, **rest)  # type: ignore[arg-type]
+        return result
 
 
 @pytest.mark.parametrize(
@@ -92,3 +99,23 @@ def test_three_files_give_one_folder(tmp_path: Path, digits: DataSplits, files: 
     assert [run.path.name for run in done.runs] == list(NAMES)
     assert done.folder == tmp_path / "runs"
     assert sorted(done.files) == sorted(done.folder.iterdir())
+
+
+def test_a_file_that_is_replaced_meanwhile_changes_nothing(
+    tmp_path: Path, digits: DataSplits, files: list[OpenedFile]
+) -> None:
+    """On `ref`, results and digest are those of the file as it was opened."""
+    expected = run_into_folder(tmp_path / "expected", files[:1], ReferenceBackend(), digits, digits.test[:5])
+    layer = files[0].network.layers[0]
+    other = replace(files[0].network, layers=(replace(layer, synapse=Dense(-layer.weight)),))
+
+    def replacing(description: str) -> AbstractContextManager[Progress]:
+        netx.write(other, files[0].path, overwrite=True)
+        return no_progress_bar(description)
+
+    found = run_into_folder(tmp_path / "found", files[:1], ReferenceBackend(), digits, digits.test[:5], bars=replacing)
+    assert (netx.read(files[0].path).layers[0].weight == -layer.weight).all()
+    for name in ("predictions.csv", "thresholds.csv", "accuracy.csv"):
+        assert (found.folder / name).read_bytes() == (expected.folder / name).read_bytes()
+    manifests = [json.loads((done.folder / "manifest.json").read_text()) for done in (expected, found)]
+    assert manifests[0]["files"] == manifests[1]["files"]

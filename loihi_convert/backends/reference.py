@@ -31,15 +31,12 @@ class ReferenceBackend:
     ----------
     options
         ``device``, ``neuron`` and ``leak`` are used.
-    network
-        That of the files it runs, which are then not read.
     """
 
     name: Final[BackendName] = "ref"
 
-    def __init__(self, options: BackendOptions = BackendOptions(), network: QuantizedNetwork | None = None) -> None:
+    def __init__(self, options: BackendOptions = BackendOptions()) -> None:
         self.options = options
-        self._network = network
 
     @property
     def versions(self) -> dict[str, str]:
@@ -61,8 +58,7 @@ class ReferenceBackend:
         progress: Progress = no_progress,
     ) -> RunResult:
         """See `backends.Backend.run`."""
-        started = time.perf_counter()
-        network = self._network or netx.read(path)
+        network = netx.read(path)
         return run_network(
             network,
             images,
@@ -72,7 +68,6 @@ class ReferenceBackend:
             neuron=self.options.neuron_model(network),
             device=self.options.device,
             progress=progress,
-            started=started,
         )
 
     def run_graded(
@@ -106,14 +101,13 @@ def run_network(
     neuron: NeuronModel | None = None,
     device: str = "cpu",
     progress: Progress = no_progress,
-    started: float | None = None,
 ) -> RunResult:
     """Run a network in memory, for example to compare an exported file with.
 
     Arguments as in `Backend.run`; ``neuron`` is a model that `neuron_model` returns for ``network``, by default that of
     the file's target.
     """
-    started = time.perf_counter() if started is None else started
+    started = time.perf_counter()
     check_run(network, images, timesteps, trace=trace)
     neuron = neuron or neuron_model(network)
     recording = Recording(counts=True, spikes=trace, potentials=trace, clipping=neuron.is_circuit)

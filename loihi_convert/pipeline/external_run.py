@@ -19,7 +19,7 @@ from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import new_manifest
+from loihi_convert.runs.manifest import new_manifest, read_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +92,7 @@ def run_external_into_folder(
     classes = splits.classes or None
     images.require_fit(network.task, network.shapes[-1][0], "data")
     run_folder.require_class_names(path.stem, network, classes)
+    read = read_file(path)
     named = None if output is None else Path(output)
     with run_folder.run_folder(named, f"{path.stem}-ref") as folder:
         with bars(f"{path.name}: running on ref") as progress:
@@ -105,7 +106,7 @@ def run_external_into_folder(
             data=splits.name,
             data_fingerprint=splits.fingerprint,
             backend="ref",
-            files=(path,),
+            files=(read,),
             command_line=command_line,
             seed=None,
         )

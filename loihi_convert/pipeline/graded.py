@@ -31,7 +31,7 @@ from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
 from loihi_convert.pipeline.origin import source_of
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import new_manifest
+from loihi_convert.runs.manifest import new_manifest, read_file
 from loihi_convert.simulation.cnn_classes import comparable_scores
 from loihi_convert.simulation.inputs import require_images
 
@@ -218,7 +218,7 @@ def run_graded_into_folder(
     images.require_fit(network.task, network.shapes[-1][0], "data")
     require_images(network.input_shape, images.images)
     run_folder.require_class_names(path.stem, network, classes)
-    source = source_of(path, network, model, arch)
+    source, read = source_of(path, network, model, arch), read_file(path)
     named = None if output is None else Path(output)
     with run_folder.run_folder(named, f"{path.stem}-{backend.name}") as folder:
         pixels = np.asarray(images.images)
@@ -239,7 +239,7 @@ def run_graded_into_folder(
                 data=splits.name,
                 data_fingerprint=splits.fingerprint,
                 backend=backend.name,
-                files=(path,),
+                files=(read,),
                 command_line=command_line,
                 seed=None,
             ),

@@ -32,7 +32,7 @@ from loihi_convert.pipeline.shards import (
 )
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import new_manifest
+from loihi_convert.runs.manifest import new_manifest, read_file
 from loihi_convert.simulation.image_shards import DividedImages, Shard, Workers, shards
 
 EXIT_IMAGES: Final = 2_000
@@ -242,6 +242,7 @@ def run_into_folder(
     if held_out is not None:
         held_out = held_out._replace(images=held_out.images[:EXIT_IMAGES])
     paths = [opened.path for opened in files]
+    read = [read_file(path) for path in paths]
     named = None if output is None else Path(output)
     with run_folder.run_folder(named, f"{paths[0].stem}-{backend.name}") as folder:
         with backend:
@@ -254,7 +255,7 @@ def run_into_folder(
             data=splits.name,
             data_fingerprint=splits.fingerprint,
             backend=backend.name,
-            files=paths,
+            files=read,
             command_line=command_line,
             seed=seeds.pop() if len(seeds) == 1 else None,
         )

@@ -13,7 +13,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend, BackendOptions, open_backend
 from loihi_convert.backends.difference import as_reference
-from loihi_convert.backends.reference import ReferenceBackend, run_network
+from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult, concatenated
 from loihi_convert.choices import BackendName
 from loihi_convert.errors import InputError, UsageError
@@ -70,12 +70,15 @@ def run_shard(
     shard = replace(shard, images=np.asarray(shard.images))
     name, images = opened.path.name, shard.images
     steps = options.last_timestep(opened.network.timesteps)
-    with bars(f"{name}: running on {backend.name}") as progress:
-        result = backend.run(
-            opened.path, images, steps, trace=options.trace, first_image=shard.first, progress=progress
-        )
-    equal = 0
-    if backend.name != "ref":
+    described, equal = f"{name}: running on {backend.name}", 0
+    if backend.name == "ref":
+        # Of the network in memory: the file may have been replaced since it was opened.
+        result = _reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
+    else:
+        with bars(described) as progress:
+            result = backend.run(
+                opened.path, images, steps, trace=options.trace, first_image=shard.first, progress=progress
+            )
         result, equal = _equal_to_reference(opened, result, backend, options, shard, bars=bars), len(images)
     cnn_outputs = None if opened.cnn is None else comparable_scores(opened.cnn, images)
     float_outputs = None
@@ -221,9 +224,7 @@ def run_work(work: FileWork, shard: Shard) -> ImagesRun:
         If the file is missing or another one here.
     """
     path = work.opened.path
-    if work.backend == "ref":
-        return run_shard(work.opened, ReferenceBackend(work.backend_options, work.opened.network), work.options, shard)
-    if not path.is_file() or sha256(path) != work.sha256:
+    if work.backend != "ref" and (not path.is_file() or sha256(path) != work.sha256):
         raise InputError(
             f"is not there, or another file, on {platform.node()}",
             where=path,

@@ -20,7 +20,7 @@ VERSIONED_PACKAGES: Final = ("loihi-convert", "torch", "numpy", "lava-nc", "lava
 """Packages whose versions are recorded in a manifest, because they can change a result."""
 
 # Options whose values are not paths, but may contain a slash.
-_NOT_PATHS: Final = ("--arch", "--class-map", "--classes", "--scheduler")
+_NOT_PATHS: Final = ("--arch", "--class-map", "--classes", "--scheduler", "--slurm")
 
 
 class ReadFile(BaseModel):
@@ -66,13 +66,18 @@ class Manifest(BaseModel):
         return self.data_fingerprint, self.neuron, self.leak, self.stream, self.mean, self.std
 
 
+def read_file(path: Path) -> dict[str, str]:
+    """Return the fields of a `ReadFile`. Called before a run, because the file may be replaced meanwhile."""
+    return {"name": path.name, "sha256": sha256(path)}
+
+
 def new_manifest(
     *,
     network: str,
     data: str,
     data_fingerprint: str,
     backend: str,
-    files: Sequence[Path],
+    files: Sequence[Mapping[str, str]],
     command_line: Sequence[str],
     seed: int | None,
 ) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def new_manifest(
     data_fingerprint
         `DataSplits.fingerprint`.
     files
-        The input files: exported networks, models; their SHA-256 is recorded.
+        The input files, exported networks and models, from `read_file`.
     command_line
         ``sys.argv``. The program is recorded as ``loihi-convert``, however it was started.
     seed
@@ -98,7 +103,7 @@ def new_manifest(
         "data": data,
         "data_fingerprint": data_fingerprint,
         "backend": backend,
-        "files": [{"name": path.name, "sha256": sha256(path)} for path in files],
+        "files": list(files),
         "command_line": _without_folders(command_line),
         "seed": seed,
         "utc_time": datetime.now(timezone.utc).isoformat(timespec="seconds"),

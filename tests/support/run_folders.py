@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import new_manifest
+from loihi_convert.runs.manifest import new_manifest, read_file
 from support.evaluations import LABELS
 
 CLASSES = ("zero", "one", "two")
@@ -23,7 +23,7 @@ def write_runs(root: Path, *runs: run_folder.FileResults, data: str = "mnist", *
         data=data,
         data_fingerprint="c0ffee",
         backend="ref",
-        files=[file],
+        files=[read_file(file)],
         command_line=["loihi-convert", "run"],
         seed=None,
     )
