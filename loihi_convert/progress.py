@@ -89,5 +89,7 @@ def progress_lines(description: str, clock: Callable[[], float] = time.monotonic
 
 def tell(line: str) -> None:
     """Write a line to stderr; a closed one does not stop the work."""
-    with suppress(OSError, ValueError, AttributeError):
-        print(line, file=sys.stderr, flush=True)
+    # `print` would write to stdout if stderr is None, which it is if it was closed before Python started.
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)

@@ -250,6 +250,7 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert (done.code, done.out) == (3, "")
     assert "error: a.net: exists already; nothing was changed." in done.err
     # `run` uses the newest file in the folder; its model is not in the same folder.
+    Path("b.net").symlink_to("nowhere.net")
     done = invoke("run", "--images", 50, "-o", "here")
     assert done.code == 0
     assert re.match(r"a\.net on digits: \d\d\.\d\d % at T = 16\n50 test images, exact integers \(ref\): ", done.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -133,8 +134,42 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     fashion = TABLES / "fashion-mnist" / "paper" / "table-3.csv"
     with pytest.raises(UsageError) as caught:
         flow.redraw("12", [fashion], ["literal"], tmp_path, "screen")
-    assert caught.value.found == "no cell of figure 12 in variant literal"
+    assert caught.value.found == "no accuracy of figure 12 in variant literal"
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError) as refused:
         flow.redraw("6", [tmp_path / "other.csv"], ["literal"], tmp_path, "screen")
     assert refused.value.where == str(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"accuracy": "abc"}, "line 2, accuracy: found 'abc'"),
+        ({"timesteps": "4.5"}, "line 2, timesteps: found '4.5'"),
+        ({"accuracy": "99", "test_images": ""}, "line 2, test_images: found ''"),
+    ],
+)
+def test_a_damaged_number_is_named(changes: dict[str, str], found: str, tmp_path: Path) -> None:
+    with (TABLES / "mnist" / "paper" / "table-2.csv").open(newline="") as file:
+        first, *rest = csv.DictReader(file)
+    table = tmp_path / "damaged.csv"
+    table.write_text(csv_text([{**first, **changes}, *rest]))
+    with pytest.raises(InputError) as refused:
+        flow.redraw("6", [table], ["literal"], tmp_path, "screen")
+    assert (refused.value.where, refused.value.found) == (str(table), f"damaged: {found}")
+
+
+def test_a_panel_without_a_point_is_left_out(tmp_path: Path) -> None:
+    """A figure of two variants of which one has no result is drawn with the other; one of no result is refused."""
+    with (TABLES / "mnist" / "paper" / "table-2.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["variant"] == "literal"]
+    none = [{**row, "variant": "half", "accuracy": "", "paper_accuracy": ""} for row in rows]
+    assert [panel.title for panel in panels([*rows, *none], "6", ["half", "literal"])] == ["mnist, literal"]
+    table = tmp_path / "none.csv"
+    table.write_text(csv_text(none))
+    with pytest.raises(UsageError, match="no accuracy of figure 6 in variant half"):
+        flow.redraw("6", [table], ["half"], tmp_path, "screen")
+
+
+def csv_text(rows: list[dict[str, str]]) -> str:
+    return "\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from loihi_convert.cli.console import log
 from loihi_convert.progress import LINE_SECONDS, progress_bar, progress_lines
 
 
@@ -30,7 +31,12 @@ def test_short_work_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_work_continues_if_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_continues_if_stderr_is_closed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing goes to stdout instead, as `print` does where a file is None."""
     times = iter([0.0, 40.0])
     monkeypatch.setattr("sys.stderr", None)
     progress_lines("x", lambda: next(times))(1, 2)
+    log("a note")
+    assert capsys.readouterr().out == ""

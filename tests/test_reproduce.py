@@ -198,7 +198,8 @@ def _has(record: dict[str, Any], method: str, amplitude: str) -> bool:
 
 
 def test_two_workers_give_the_same_bytes(command: Command, tmp_path: Path) -> None:
-    words = ("all", "-T", "2", "--methods", "ngu-lee")
+    # rmp is a method of other tables.
+    words = ("all", "-T", "2", "--methods", "ngu-lee,rmp")
     command.folder = tmp_path / "here"
     assert command(*words) == 0
     here = command.stored
@@ -546,6 +547,8 @@ def test_every_figure_has_cells() -> None:
         (("-T", "3"), "--timesteps: found 3; table 2 has 2, 8."),
         (("-T", "2,3,8"), "--timesteps: found 3; table 2 has 2, 8."),
         (("--methods", "rmp"), "--methods: found rmp; table 2 has act-norm-channelwise, ngu-lee."),
+        (("--weight-bits", "99"), "--weight-bits: found 99; must be"),
+        (("--seed", "-1"), "--seed: found -1; must be"),
         (("--calibration", "some"), "--calibration: found some; must be all, split, or a number of images."),
         (("--calibration", "1198"), r"--calibration: found 1198; must be in 1..1,197, split or all \(digits\)"),
         (("--images", "0", "--calibration", "9"), r"--images: found 0; must be in 1..400 \(digits\)"),

@@ -312,6 +312,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["bad.toml"], 3, "error: bad.toml: not TOML ("),
         (["typo.toml"], 2, "error: typo.toml: found the unknown key 'weigth-bits'. Did you mean weight-bits?"),
         (["type.toml"], 2, "error: type.toml: timesteps: found True; must be a whole number."),
+        (["twice.toml"], 2, "error: twice.toml: weight_bits: found weight-bits again; must be given once."),
         (["empty.toml"], 2, "error: empty.toml: found no networks; must have model ="),
         (["bad.toml", "model.pt"], 2, "found 2 files; must be one TOML file, or networks."),
     ],
@@ -321,6 +322,7 @@ def test_mistakes(sweep: Sweep, words: list[str], code: int, message: str) -> No
         "bad": "model =",
         "typo": 'model = "model.pt"\nweigth-bits = 4',
         "type": 'model = "model.pt"\ntimesteps = [1, true]',
+        "twice": 'model = "model.pt"\nweight_bits = [4]\nweight-bits = [8]',
         "empty": "timesteps = 4",
     }.items():
         Path(f"{name}.toml").write_text(text)

@@ -114,6 +114,8 @@ def say(text: str) -> None:
 
 def log(message: str) -> None:
     """Print ``message`` on stderr, with control characters escaped; a closed stderr is not an error."""
+    if sys.stderr is None:
+        return
     try:
         print("\n".join(map(escape_control, message.split("\n"))), file=sys.stderr, flush=True)
     except OSError:
@@ -203,10 +205,12 @@ def say_tables(tables: Sequence[Table]) -> None:
 
 
 def flagged(text: str, *verbs: str) -> str:
-    """Return ``text`` with parameter names replaced by the flags of ``verbs``."""
+    """Return ``text`` with parameters, in backticks or before its first colon, replaced by the flags of ``verbs``."""
     from loihi_convert.cli import flags
 
-    return with_flags(text, {name: flag for verb in verbs for name, flag in flags([verb]).items()})
+    known = {name: flag for verb in verbs for name, flag in flags([verb]).items()}
+    where, colon, rest = text.partition(": ")
+    return with_flags(f"{known.get(where, where)}{colon}{rest}", known)
 
 
 def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:

@@ -32,7 +32,7 @@ def say_exported(exported: Sequence[ExportResult], run_words: Sequence[str] = ()
         size = f"{item.path.stat().st_size:,} bytes"
         say_answer(
             f"wrote {item.path}: T = {item.network.timesteps}, {_agreement(item)}",
-            [", ".join((size, _method(item), _verified(item)))],
+            [", ".join((size, item.network.provenance.method, _verified(item)))],
             [],
             facts,
         )
@@ -79,14 +79,6 @@ def _agreement(item: ExportResult) -> str:
     return measure_of(item.network.task).words(item.agreement.agreement, "the CNN", images)
 
 
-def _method(item: ExportResult) -> str:
-    balance = item.network.provenance.balance
-    method = balance.method or "unknown method"
-    if method == "percentile":
-        method = f"percentile {balance.percentile:g}"
-    return f"{method} corrected" if item.network.provenance.is_corrected else method
-
-
 def _verified(item: ExportResult) -> str:
     if item.is_read_back:
         return "every number read back and compared"
@@ -101,7 +93,7 @@ def _lines(exported: Sequence[ExportResult]) -> list[str]:
     for item in exported:
         percent = measure_of(item.network.task).percent(item.agreement.agreement)
         size = f"{item.path.stat().st_size:,}"
-        cells.append((str(item.network.timesteps), percent, _method(item), str(item.path), size))
+        cells.append((str(item.network.timesteps), percent, item.network.provenance.method, str(item.path), size))
     return aligned(cells, (2, 3))
 
 

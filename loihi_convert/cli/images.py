@@ -92,7 +92,7 @@ def validation_images(splits: DataSplits) -> tuple[Dataset, str]:
 
 
 def first_images(count: int | None, default: int, available: int, kind: str) -> int:
-    """Return the number of images to use: ``count``, or ``default``, at most ``available``; ``kind`` is their name."""
+    """Return the number of images to use: ``count``, or ``default`` if there are as many; ``kind`` is their name."""
     chosen = min(default, available) if count is None else count
     if not 1 <= chosen <= available:
         raise UsageError(

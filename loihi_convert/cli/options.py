@@ -293,7 +293,7 @@ def board_of(
     board: str | None,
     loihi_gen: Generation | None,
     *,
-    dry_run: bool = False,
+    dry_run: bool,
 ) -> Board | None:
     """Return the board for a run on ``loihi2``; other backends have none."""
     given = {"partition": partition, "board": board, "loihi_gen": loihi_gen, "dry_run": dry_run}

@@ -244,7 +244,8 @@ def _paths(files: Sequence[Path] | None, *, golden: bool) -> tuple[Path, ...]:
         hint = "Run `loihi-convert golden [FOLDER]`, with the same options."
         raise UsageError("is a separate verb", where="golden", hint=hint)
     if not files:
-        files = sorted(Path().glob(f"*{NETX}"), key=lambda path: path.stat().st_mtime)[-1:]
+        found = [path for path in Path().glob(f"*{NETX}") if path.is_file()]
+        files = sorted(found, key=lambda path: path.stat().st_mtime)[-1:]
     if not files:
         hint = "Write one: `loihi-convert export model.pt`."
         raise InputError(f"this folder does not hold a {NETX} file", hint=hint)

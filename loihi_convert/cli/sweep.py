@@ -32,9 +32,9 @@ _DRY_RUN = "List the cells and an estimate of the time; compute nothing."
 _SHARD = "Compute only part K of N, in this process, as in an array job of SLURM."
 
 
-def _values(flag: str, panel: str, help: str, metavar: str = "A,B,C") -> options.Option:
+def _values(flag: str, panel: str, help: str) -> options.Option:
     """Return an option that may have several values."""
-    return named(flag, panel, help, metavar=metavar)
+    return named(flag, panel, help, metavar="A,B,C")
 
 
 def sweep(

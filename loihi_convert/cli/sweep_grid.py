@@ -129,10 +129,11 @@ def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
         listed = content.pop("network", None)
         models = content.pop("model", None)
         networks = _listed_networks(tables[0], listed, models)
-        given = {
-            _known(key, (*AXES, *_NETWORK, *_IMAGES), tables[0]): (f"{tables[0].name}: {key}", value)
-            for key, value in content.items()
-        }
+        for key, value in content.items():
+            name = _known(key, (*AXES, *_NETWORK, *_IMAGES), tables[0])
+            if name in given:
+                raise UsageError(f"found {key} again", where=given[name][0], expected="must be given once")
+            given[name] = f"{tables[0].name}: {key}", value
         of_file = {key for key in given if flags.get(key) is None}
         # Flags override a network's own table, too.
         networks = [{key: value for key, value in own.items() if flags.get(key) is None} for own in networks]

@@ -192,6 +192,13 @@ class Provenance(Mapping[str, Any]):
         """Whether `bias_correction.correct_biases` was applied."""
         return "calibration" in self._content
 
+    @property
+    def method(self) -> str:
+        """The balancing method in words: ``percentile 99.9, corrected``."""
+        name, percentile = self.balance.method or "unknown method", self.balance.percentile
+        shown = name if name != "percentile" or percentile is None else f"{name} {percentile:g}"
+        return f"{shown}, corrected" if self.is_corrected else shown
+
     def require_types(self) -> None:
         """Raise an `InputError` if this version cannot read a part; ``where`` is the path of its key."""
         for part in ("model", "balance", "quantize"):

@@ -157,6 +157,7 @@ def export(
     PlatformError
         As in `Workers.map`.
     """
+    require_timesteps(timesteps)
     model = Path(model) if isinstance(model, str) else model
     output = None if output is None else Path(output)
     checkpoint = model.path if isinstance(model, Source) else model
@@ -170,7 +171,6 @@ def export(
         if checkpoint is not None:
             refuse_to_replace(checkpoint, path)
         refuse_to_overwrite(path, overwrite)
-    require_timesteps(timesteps)
     require_skip_copies(skip_copies)
     quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.readout)
     source = model if isinstance(model, Source) else open_source(model)

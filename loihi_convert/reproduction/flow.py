@@ -13,6 +13,7 @@ from loihi_convert.cells.cell import Cell, Outcome
 from loihi_convert.cells.executors import Executor, InThisProcess
 from loihi_convert.cells.flow import compute_missing, missing
 from loihi_convert.cells.store import Store
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import write_atomically
 from loihi_convert.progress import ProgressFactory, no_progress_bar
@@ -117,12 +118,15 @@ def reproduce(
     Raises
     ------
     UsageError
-        If the networks, methods or T do not match the table.
+        If the networks, methods or T do not match the table, or ``weight_bits`` or ``poisson_seed`` is impossible.
     InputError
         If a network or a folder cannot be used.
     PlatformError
         As in `Executor.next_done`.
     """
+    # An impossible value is refused now, not in each cell, after hours.
+    QuantizeOptions(request.weight_bits)
+    BalanceOptions(poisson_seed=request.poisson_seed)
     networks = opened_networks(request)
     parts = planned_parts(request, networks, tell)
     store = Store(request.output) if request.cache is None else Store(request.cache, "cache")
@@ -155,7 +159,11 @@ def redraw(name: str, tables: Sequence[Path], variants: Sequence[str], output: P
         raise UsageError(
             f"{title} shows no accuracies", where="tables", expected=f"is for figures {', '.join(OF_ACCURACIES)}"
         )
-    figure = accuracy_figure(TITLES[title], panels(read_rows(tables, name), name, variants), width)
+    drawn = panels(read_rows(tables, name), name, variants)
+    if not drawn:
+        found = f"no accuracy of {title} in variant {' or '.join(variants)}"
+        raise UsageError(found, where="tables", hint="Choose `variants`.")
+    figure = accuracy_figure(TITLES[title], drawn, width)
     return Reproduced(TITLES[title], _write_figure(output / f"figure-{name}", figure, "", width))
 
 
@@ -221,7 +229,7 @@ def _written(request: Request, part: Part, results: _Results) -> Reproduced:
         rows = list(csv.DictReader(numbers.splitlines()))
         names = [variant.name for variant in part.variants]
         drawn = panels(rows, part.what.name, names)
-        if not any(curve.ours or curve.papers for one in drawn for curve in one.curves):
+        if not drawn:
             empty = "Nothing is drawn: no cell is measured, and the paper prints no value."
             return Reproduced(title, (), entries, bests, warnings=(*warnings, empty))
         figure = accuracy_figure(title, drawn, request.width)

@@ -261,9 +261,9 @@ class Exporting(Cell[ExportedFile]):
         if needed:
             made = needed[0].network().provenance
             options = BalanceOptions(
-                method=made["balance"]["method"],
-                percentile=made["balance"].get("percentile"),
-                bias_correction="calibration" in made,
+                method=made.balance.method,
+                percentile=made.balance.percentile,
+                bias_correction=made.is_corrected,
             )
         with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
             path = Path(folder, f"cell{netx.SUFFIX}")
@@ -318,7 +318,7 @@ class Choosing(Cell[Best]):
         chosen = right.index(max(right))
         network, checkpoint = needed[chosen].network(), self.candidates[chosen].checkpoint
         found = _correct(network, self.test, checkpoint.device)
-        return Best(network=checkpoint.path.name, method=_method(network), correct=found.correct)
+        return Best(network=checkpoint.path.name, method=network.provenance.method, correct=found.correct)
 
 
 @lru_cache(maxsize=4)
@@ -358,9 +358,3 @@ def _neuron(stored: Neurons) -> IntegrateAndFire:
         amplitude=np.array(stored.amplitude),
         initial_potential=np.array(stored.initial_potential),
     )
-
-
-def _method(network: QuantizedNetwork) -> str:
-    made = network.provenance["balance"]
-    percentile = f" {made['percentile']:g}" if made["method"] == "percentile" else ""
-    return f"{made['method']}{percentile}" + (", corrected" if "calibration" in network.provenance else "")

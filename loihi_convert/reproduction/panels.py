@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from loihi_convert.errors import InputError, UsageError
+from loihi_convert.errors import InputError
 from loihi_convert.report import paper
 from loihi_convert.reproduction.paper_cells import Variant, figure_cells
 
@@ -25,6 +25,15 @@ _BEST_VARIANT: Final = "best"
 Row = Mapping[str, str]
 """One line of `tables.csv_table`, by column."""
 
+
+# What is read of a table that `reproduce` has written: text, and numbers, empty where there is none.
+_TEXTS: Final = ("data", "method", "reset", "variant", "training_seed")
+_NUMBERS: Final[Mapping[str, Callable[[str], float]]] = {
+    **dict.fromkeys(("timesteps", "test_images", "calibration_images"), int),
+    **dict.fromkeys(("accuracy", "interval_low", "interval_high", "cnn_accuracy", "paper_accuracy"), float),
+    **dict.fromkeys(("alpha", "paper_cnn_accuracy"), float),
+}
+_OF_AN_ACCURACY: Final = ("interval_low", "interval_high", "test_images")
 
 _CHANNEL_COLUMNS: Final = ("figure", "data", "method", "reset", "variant", "timesteps", "layer", "channel")
 
@@ -134,32 +143,40 @@ def read_rows(paths: Iterable[Path], name: str) -> list[Row]:
                 found = list(csv.DictReader(file))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"cannot be read ({error})", where=path) from error
-        if not found or not {"variant", "accuracy", "interval_low", "cnn_accuracy"} <= found[0].keys():
+        if not found or not {*_TEXTS, *_NUMBERS} <= found[0].keys():
             raise InputError("not a table that `loihi-convert reproduce` has written", where=path)
+        for line, row in enumerate(found, 2):
+            _require_numbers(row, path, line)
         rows += [row for row in found if row["variant"] == _BEST_VARIANT or _key(row) in wanted]
     return rows
 
 
-def panels(rows: Sequence[Row], name: str, variants: Sequence[str]) -> list[Panel]:
-    """Return the panels of figure ``name``, one per variant and data set.
+def _require_numbers(row: Row, path: Path, line: int) -> None:
+    """Raise an `InputError` unless the numbers of ``row`` can be read, and those of an accuracy are all there."""
+    for column, kind in _NUMBERS.items():
+        text = row[column]
+        try:
+            if text or (row["accuracy"] and column in _OF_AN_ACCURACY):
+                kind(text)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"damaged: line {line}, {column}: found {text!r}", where=path, expected="must be a number"
+            ) from error
 
-    Raises
-    ------
-    UsageError
-        If ``rows`` contain none of its cells.
-    """
+
+def panels(rows: Sequence[Row], name: str, variants: Sequence[str]) -> list[Panel]:
+    """Return the panels of figure ``name``, one per variant and data set, without those that have no points."""
     measured = [row for row in rows if row["variant"] != _BEST_VARIANT]
     found = []
     for variant in variants:
         for data in dict.fromkeys(row["data"] for row in measured):
             chosen = [row for row in measured if (row["variant"], row["data"]) == (variant, data)]
             bests = [row for row in rows if (row["variant"], row["data"]) == (_BEST_VARIANT, data)]
-            if chosen:
-                found.append(_panel(f"{data}, {variant}", chosen, bests if name in _WITH_BEST else [], name))
-    if not found:
-        raise UsageError(
-            f"no cell of figure {name} in variant {' or '.join(variants)}", where="tables", hint="Choose `variants`."
-        )
+            if not chosen:
+                continue
+            panel = _panel(f"{data}, {variant}", chosen, bests if name in _WITH_BEST else [], name)
+            if any(curve.ours or curve.papers for curve in panel.curves):
+                found.append(panel)
     return found
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from loihi_convert.cells.cell import Cell
 from loihi_convert.cells.store import Store
@@ -30,6 +30,8 @@ Tell = Callable[[str], None]
 _WITH_BEST: Final = ("table 2", "table 3", "figure 6", "figure 8", "figure 11")
 _OF_CHANNELS: Final = ("figure 7", "figure A4", "figure A5")
 _RATE_TIMESTEPS: Final = (64,)
+
+_Value = TypeVar("_Value", int, str)
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,13 @@ def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell)
         data = dict.fromkeys(cell.data for cell in cells)
         timesteps = _RATE_TIMESTEPS if what.title == "figure 7" and request.timesteps is None else request.timesteps
         usable = [name for name in networks if name in data or not is_several]
-        if is_several and timesteps is not None:
+        methods = request.methods
+        if is_several:
             # Those that it has, if it has any.
-            known = {cell.timesteps for cell in cells}
-            timesteps = tuple(steps for steps in timesteps if steps in known) or timesteps
+            timesteps = _known(timesteps, {cell.timesteps for cell in cells})
+            methods = _known(methods, {cell.method for cell in cells})
         try:
-            chosen = chosen_cells(cells, what.title, usable, timesteps, request.methods)
+            chosen = chosen_cells(cells, what.title, usable, timesteps, methods)
         except UsageError as error:
             if not is_several:
                 raise
@@ -104,6 +107,11 @@ def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell)
     if not found:
         raise UsageError("found none", where="reproduce", expected="must leave at least one table or figure")
     return found
+
+
+def _known(asked: tuple[_Value, ...] | None, known: Collection[_Value | None]) -> tuple[_Value, ...] | None:
+    """Return the ``asked`` values that are ``known``, or all if none is, for the error."""
+    return asked and (tuple(value for value in asked if value in known) or asked)
 
 
 class Plan:

@@ -166,17 +166,18 @@ def model_files(model: str) -> tuple[Path, ...]:
     """
     if model not in DATASETS or model == "digits":
         return (Path(model),)
-    places = (Path(MODELS), Path(loihi_convert.__file__).parents[1] / MODELS)
-    folder = next((place / model for place in places if (place / model / "card.json").is_file()), None)
+    package = Path(loihi_convert.__file__).parent
+    # A wheel includes the CNNs of MNIST only.
+    places = (Path(MODELS), package.parent / MODELS, package / "models")
+    folder = next((place / model for place in places if (place / model / "cnn.safetensors").is_file()), None)
     if folder is None:
         raise InputError(
-            f"the folder {MODELS}/{model} is not here",
+            f"not in {MODELS}/{model}, and not part of this installation",
             where=model,
-            expected="a ready-made model is in the repository, not in the package",
             hint=f"Run this in a clone of the repository, or train one: `loihi-convert train --data {model}`.",
         )
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     listed = [item for item in card["checkpoints"] if item["in_repository"]]
     # The sort is stable: each group keeps the order of the card.
     listed.sort(key=lambda item: item["qcfs_levels"] is not None)
-    return tuple(folder / item["file"] for item in listed)
+    return tuple(path for item in listed if (path := folder / item["file"]).is_file())

@@ -234,7 +234,7 @@ def less(one: float | None, other: float | None) -> float | None:
 def text(value: float | None) -> str:
     """Return a number with two decimals."""
     # A negative difference that rounds to zero would be written as -0.00.
-    return BLANK if value is None else f"{value + 0.0:.2f}".replace("-0.00", "0.00")
+    return BLANK if value is None else f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def signed(value: float | None) -> str:

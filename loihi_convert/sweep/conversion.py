@@ -23,7 +23,6 @@ from loihi_convert.errors import UsageError
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, checkpoint_sha256
 from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline.opening import open_cnn
@@ -52,7 +51,7 @@ class CellResult(Record):
     cores
         Fewest and most Loihi 2 neurocores, an estimate, see `chip.resources`.
     balanced_by
-        The method and corrections used, if ``auto`` chose them.
+        The method and corrections used, `Provenance.method`.
     saturated_images
         Images with an output potential at the limit of its range.
     cnn_rmse
@@ -232,7 +231,7 @@ class Conversion(Cell[CellResult]):
             joules=None if estimate is None else estimate.loihi1_joules,
             seconds=None if estimate is None else estimate.loihi1_seconds,
             cores=network_resources(exported.network, has_circuit=self.setting.target == "loihi2").cores,
-            balanced_by=_balanced_by(self.setting, network),
+            balanced_by=network.provenance.method,
             saturated_images=evaluation.saturated_images,
             cnn_rmse=None if regression is None or regression.cnn is None else regression.cnn.mean.rmse,
             correct=None if labels is None else np.packbits(run.predictions[:, -1] == labels).tobytes().hex(),
@@ -245,14 +244,6 @@ def _opened(network: NetworkFile, choice: ImageChoice, digests: Digests) -> Open
     opened = open_network(network, choice)
     require_unchanged(opened.digests, digests, f"{network.model}, its code or its images")
     return opened
-
-
-def _balanced_by(setting: Setting, network: QuantizedNetwork) -> str:
-    """The method that was used, with its percentile, and corrections."""
-    recorded = network.provenance.balance
-    method = recorded.method or setting.method
-    percentile = f" {recorded.percentile:g}" if method == "percentile" and recorded.percentile is not None else ""
-    return f"{method}{percentile}{', corrected' if network.provenance.is_corrected else ''}"
 
 
 def _network_digest(network: ReluNetwork) -> str:
