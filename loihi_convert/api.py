@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.arrays import Shape
 from loihi_convert.choices import Device, Task
+from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options
 from loihi_convert.converted import Converted
 from loihi_convert.data.array_pixels import as_input_shape
@@ -128,16 +130,20 @@ def convert(
         timesteps,
         stored_neurons(source, BalanceOptions()) if balancing is None else balancing,
         quantization,
-        skip_copies=skip_copies,
+        skip_copies=int(skip_copies) if isinstance(skip_copies, np.integer) else skip_copies,
         device=chosen_device(device),
         bars=progress_bar,
     )
+    measure, found = measure_of(source.network.task), done.agreement
+    if measure.falls_short(found, replace(found, agreement=measure.least_share)):
+        agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")
+        warnings.warn(f"the quantized network only {agrees}; see its `notes`, and `diagnose`", stacklevel=2)
     used = source.with_skip_copies(done.quantized.provenance.model.skip_copies)
     return Converted(done.quantized, used, done, own, dataset.fingerprint)
 
 
 def load(
-    path: str | Path, *, model: str | Path | None = None, arch: str | Callable[..., nn.Module] | None = None
+    path: str | Path, *, model: nn.Module | str | Path | None = None, arch: str | Callable[..., nn.Module] | None = None
 ) -> Converted:
     """Return the network in ``path``, a ``.net`` file written by loihi-convert.
 
@@ -146,20 +152,21 @@ def load(
     path
         The file.
     model
-        The checkpoint of its CNN; by default the one in the folder of the file, if it is unchanged. Without a CNN,
-        `Result.cnn_accuracy` is None and `Converted.diagnose` raises an error.
+        Its CNN: the `torch.nn.Module`, or the path of its checkpoint; by default the one in the folder of the file, if
+        it is unchanged. Without a CNN, `Result.cnn_accuracy` is None and `Converted.diagnose` raises an error.
     arch
         As in `convert`.
 
     Raises
     ------
+    UsageError
+        If ``arch`` is given with a module.
     InputError
         If a file cannot be used.
     """
     file = Path(path)
     network = netx.read(file)
-    checkpoint = None if model is None else Path(model)
-    source = source_of(file, network, checkpoint, arch if arch is None else named(arch))
+    source = source_of(file, network, model, arch if arch is None else named(arch))
     found = Converted(network, source)
     for note in found.notes:
         warnings.warn(f"{file.name}: {note}", stacklevel=2)

@@ -19,6 +19,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName, Device, Target
+from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.flow import Conversion
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.data.in_memory import Images, Labels, Targets, as_dataset, as_images, as_regression_dataset
@@ -137,17 +138,17 @@ class Converted:
         data = self._dataset(images, labels, targets)
         check_run(network, data.images, steps)
         chosen = chosen_device(device)
+        # First, because it may be missing.
+        ran = None if backend == "ref" else self._run_file(data.images, steps, backend)
         with progress_bar("running on ref") as progress:
             result = run_network(network, data.images, steps, device=chosen, progress=progress)
         is_equal = None
-        if backend != "ref":
-            reference, result = result, self._run_file(data.images, steps, backend)
-            is_equal = first_difference(result, reference) is None
+        if ran is not None:
+            is_equal = first_difference(ran, result) is None
             if is_equal:
                 # Lava counts neither, but equal runs have equal counts.
-                result = replace(
-                    result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images
-                )
+                ran = replace(ran, channel_spikes=result.channel_spikes, wrapped_images=result.wrapped_images)
+            result = ran
         cnn = None if self.source is None else comparable_scores(self.source.compared, data.images)
         evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
         notes = [_CALIBRATED] if data.fingerprint == self.fingerprint else []
@@ -251,7 +252,12 @@ class Converted:
                 return opened.run(path, images, timesteps, progress=progress)
 
     def __repr__(self) -> str:
-        return f"Converted({self.network.summary})"
+        if self.conversion is None:
+            return f"Converted({self.network.summary})"
+        found = self.conversion.agreement
+        images = f"{found.image_count} calibration images"
+        agrees = measure_of(self.network.task).words(found.agreement, "the CNN", images)
+        return f"Converted({self.network.summary}; {agrees})"
 
     def _repr_html_(self) -> str:
         return notebook_html(repr(self), self.table())

@@ -118,6 +118,12 @@ def one_of(values: Iterable[object]) -> str:
     return f"must be one of {', '.join(map(str, values))}"
 
 
+def require_kind(where: str, value: object, kind: type, expected: str, hint: str = "") -> None:
+    """Raise a `UsageError` unless ``value`` is a ``kind``; ``expected`` names that."""
+    if not isinstance(value, kind):
+        raise UsageError(f"found {type(value).__name__}", where=where, expected=expected, hint=hint)
+
+
 class UsageError(LoihiConvertError):
     """A parameter or a combination of parameters is invalid."""
 

@@ -122,7 +122,7 @@ def fine_tune(
     file = None if output is None else Path(output)
     if file is not None:
         require_free(file, resume=resume, overwrite=overwrite)
-    if timesteps is None and recipe is not None:
+    if timesteps is None and isinstance(recipe, Recipe):
         timesteps = recipe.timesteps
     chosen = TrainOptions(
         recipe=recipe or "best", epochs=epochs, seed=seed, qcfs_levels=qcfs_levels, timesteps=timesteps

@@ -33,12 +33,13 @@ _FEWEST_COMPARED: Final = 10
 def constant_accuracy(accuracy: float, labels: Array) -> float | None:
     """Return the accuracy of always predicting the most frequent of ``labels``, if ``accuracy`` is not clearly higher.
 
-    None if it is higher by more than two standard errors (by anything, with fewer than `FEWEST_JUDGED` labels), or
+    None if it is higher by more than two standard errors (by anything, with fewer than `FEWEST_JUDGED` labels) or 1, or
     there are fewer than 10 labels or only one class.
     """
     share = float(np.bincount(labels).max()) / len(labels)
     margin = 2 * math.sqrt(share * (1 - share) / len(labels)) if len(labels) >= FEWEST_JUDGED else 0.0
-    return None if len(labels) < _FEWEST_COMPARED or share == 1 or accuracy > share + margin else share
+    is_higher = accuracy == 1 or accuracy > share + margin
+    return None if len(labels) < _FEWEST_COMPARED or share == 1 or is_higher else share
 
 
 def wilson_interval(correct: int, count: int) -> Interval:

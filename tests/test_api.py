@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import subprocess
 import sys
 import warnings
@@ -67,6 +69,8 @@ OF_DIGITS: dict[str, Any] = {
     "recipe": {},
 }
 MODULE = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+FORTY = np.zeros((40, 6, 6), np.uint8), np.arange(40) % 2
+RELU = lc.to_relu_network(MODULE, (1, 6, 6))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,23 @@ MODULE = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32
         (lambda snn, images: lc.convert(MODULE, IMAGES, arch="nets:make"), "arch"),
         (lambda snn, images: lc.convert(5, IMAGES), "model"),
         (lambda snn, images: lc.convert("m.pt", IMAGES, arch=MODULE), "arch"),
+        (lambda snn, images: lc.convert("m.pt", IMAGES, arch=lambda: MODULE), "arch"),
+        (lambda snn, images: lc.convert(MODULE, IMAGES, expect="0.9"), "expect"),
+        (lambda snn, images: lc.convert(MODULE, IMAGES, skip_copies="2"), "skip_copies"),
+        (lambda snn, images: lc.convert(MODULE, "digits.npz"), "images"),
+        (lambda snn, images: lc.convert(MODULE, lc.load_data("digits")), "images"),
+        (lambda snn, images: snn.check(chips="2"), "chips"),
+        (lambda snn, images: lc.to_relu_network("m.pt", (1, 6, 6)), "model"),
+        (lambda snn, images: lc.to_relu_network(MODULE, (1, 6, 6), mean=0.5), "std"),
+        (lambda snn, images: lc.to_relu_network(MODULE, (1, 6, 6), skip_copies=0), "skip_copies"),
+        (lambda snn, images: lc.balance(MODULE, IMAGES[:, None], 4), "network"),
+        (lambda snn, images: lc.balance(RELU, IMAGES[:, None], 0), "timesteps"),
+        (lambda snn, images: lc.balance(RELU, IMAGES[:, None], 4.5), "timesteps"),
+        (lambda snn, images: lc.balance(RELU, IMAGES[:, None], 4, "percentile"), "options"),
+        (lambda snn, images: lc.quantize(RELU, IMAGES[:, None]), "network"),
+        (lambda snn, images: lc.quantize(lc.balance(RELU, IMAGES[:, None], 2), IMAGES[:, None], "loihi2"), "options"),
+        (lambda snn, images: lc.write(snn, "m.net"), "network"),
+        (lambda snn, images: lc.fine_tune(MODULE, *FORTY, recipe="worst", qcfs_levels=2), "recipe"),
         (lambda snn, images: lc.fine_tune("m.pt", IMAGES, qcfs_levels=2), "model"),
         (lambda snn, images: lc.fine_tune(MODULE, IMAGES, qcfs_levels=2, resume=True), "resume"),
         (lambda snn, images: lc.train_cnn(IMAGES, "m.pt"), "splits"),
@@ -134,6 +155,48 @@ def test_a_file_of_a_module_is_compared_by_its_weights(tmp_path: Path) -> None:
     assert "cannot be checked" in doubt(unknown, same.source)
 
 
+def test_a_file_of_a_module_takes_its_module_again(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 6, 6), np.uint8)
+    snn = lc.convert(MODULE, images, timesteps=2, mean=0.1, std=0.5)
+    file = snn.save(tmp_path / "memory.net")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = lc.load(file, model=MODULE)
+    labels = np.zeros(20, np.int64)
+    assert again.run(images, labels).cnn_accuracy == snn.run(images, labels).cnn_accuracy
+    assert again.diagnose(images, labels).doubt == ""
+    other = copy.deepcopy(MODULE)
+    with torch.no_grad():
+        other[0].bias += 1
+    with pytest.warns(UserWarning, match="was not made from this CNN as it is now"):
+        lc.load(file, model=other)
+    with pytest.raises(UsageError, match="given with a module"):
+        lc.load(file, model=MODULE, arch="nets:make")
+
+
+def test_a_conversion_that_loses_much_warns() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (100, 6, 6), np.uint8)
+    torch.manual_seed(0)
+    sharp = nn.Sequential(nn.Flatten(), nn.Linear(36, 40), nn.ReLU(), nn.Linear(40, 10, bias=False))
+    with pytest.warns(UserWarning, match="the quantized network only agrees with the CNN on "):
+        snn = lc.convert(sharp, images, timesteps=1, balancing=lc.BalanceOptions("percentile", alpha=0.02))
+    assert re.search(r"; agrees with the CNN on \d+\.\d\d % of 50 calibration images\)", repr(snn))
+
+
+def test_a_backend_that_is_missing_is_told_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = random_network(3, image_count=3)
+    monkeypatch.setattr("loihi_convert.converted.run_network", None)
+    with pytest.raises(UsageError) as raised:
+        lc.Converted(network).run(images, backend="lava")  # type: ignore[arg-type]
+    assert raised.value.where == "backend"
+
+
+def test_a_table_is_printed_as_in_a_terminal() -> None:
+    lines = str(lc.Converted(random_network(3, image_count=3)[0]).table()).splitlines()
+    assert lines[2].lstrip().startswith("layer ")
+    assert not any(line.endswith(" ") for line in lines)
+
+
 def test_a_percentile_that_looks_like_a_fraction_is_noted() -> None:
     for percentile, is_noted in ((0.99, True), (99, False)):
         balancing = lc.BalanceOptions(method="percentile", percentile=percentile)
@@ -165,13 +228,14 @@ def test_another_cnn_than_that_of_the_file_is_said(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert lc.load(file, model=paths[0]).notes == ()
-    with pytest.warns(UserWarning, match=r"model\.net: was not made from this CNN"):
+    with pytest.warns(UserWarning, match=r"model\.net: The file was not made from this CNN"):
         other = lc.load(file, model=paths[1])
     (note,) = other.notes
     assert "was not made from this CNN" in note
-    notes = other.diagnose(images, labels).notes
-    assert note in notes
-    assert any("the CNN classifies" in each for each in notes)
+    found = other.diagnose(images, labels)
+    assert note.startswith(found.doubt)
+    assert found.verdict.startswith("The file was not made from this CNN as it is now: ")
+    assert any("the CNN classifies" in each for each in found.notes)
 
 
 def test_a_checkpoint_of_train_has_its_normalization(tmp_path: Path) -> None:

@@ -40,7 +40,12 @@ from loihi_convert.checks.integer_rules import (
 )
 from loihi_convert.checks.lava_dl_notes import lava_dl_notes
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
-from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
+from loihi_convert.checks.stock_rules import (
+    FILE_RULES,
+    LIF_RULES,
+    STOCK_RULES,
+    biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron,
+)
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources
 from loihi_convert.errors import DataError, InputError, UsageError
@@ -48,6 +53,7 @@ from loihi_convert.ir.network import ReluLayer, ReluNetwork, Reset
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Target
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
+from loihi_convert.netx.stock import StockLayer
 from loihi_convert.pipeline.checking import CheckpointFile, RefusedFile
 
 Datasets = dict[str, Any]
@@ -70,13 +76,14 @@ def good(
     timesteps: int = 4,
     proven: int = 16,
     poisson_seed: int | None = None,
+    pixel_bits: int = 4,
 ) -> QuantizedNetwork:
     """A convolution of two channels and a dense readout, with hard reset and one threshold: valid for a chip."""
     synapse = Conv(np.array(kernel, np.int32), None if bias is None else np.array(bias, np.int32))
     neuron = IntegerNeuron(np.array(threshold, np.int32), np.zeros(2, np.int32))
     is_constant = poisson_seed is None
     layers = (
-        QuantizedLayer("conv", synapse, neuron, np.ones(2), 15 if is_constant else 1),
+        QuantizedLayer("conv", synapse, neuron, np.ones(2), (1 << pixel_bits) - 1 if is_constant else 1),
         QuantizedLayer("fc", readout, None, np.ones(4)),
     )
     return QuantizedNetwork(
@@ -84,7 +91,7 @@ def good(
         layers=layers,
         timesteps=timesteps,
         max_timesteps=proven,
-        pixel_bits=4 if is_constant else 8,
+        pixel_bits=pixel_bits,
         reset=reset,
         poisson_seed=poisson_seed,
         target=target,
@@ -111,7 +118,8 @@ def check_network(tmp_path: Path) -> Callable[..., dict[str, Finding]]:
 
 
 @pytest.mark.parametrize(
-    ("network", "target"), [(good(), "lava"), (good(), "loihi2"), (circuit(), "loihi2"), (circuit(), "lava")]
+    ("network", "target"),
+    [(good(pixel_bits=8), "lava"), (good(pixel_bits=8), "loihi2"), (circuit(), "loihi2"), (circuit(), "lava")],
 )
 def test_nothing_is_found_in_a_good_network(
     check_network: Callable[..., dict[str, Finding]], network: QuantizedNetwork, target: Target
@@ -143,7 +151,9 @@ BROKEN_NETWORKS = [
      None, ["T = 8", "T = 4", "`timesteps=8`"]),
     ("neurons reset as stock neurons do", good(reset="soft"), "loihi2", {}, "error",
      None, ["soft reset", "lava/proc/lif/models.py", "`target='loihi2'`"]),
-    ("pixels enter as numbers", good(poisson_seed=0), "lava", {}, "note", None, ["Poisson", "pixel / 255"]),
+    ("pixels enter as numbers", good(poisson_seed=0, pixel_bits=8), "lava", {}, "note", None, ["Poisson", "pixel / 255"]),
+    ("pixels enter with eight bits", good(), "lava", {}, "note",
+     None, ["pixels of 4 bits", "round(pixel / 255 x 15)"]),
     ("the reset interval is a power of two", good(timesteps=3), "loihi2", {}, "warning",
      None, ["T = 3", "every 4 steps", "power of two", "T = 4"]),
     # 4 taps x 127 x 15 = 7,620 a step: 63 + 7,620 before a reset, and -20 x 7,620.
@@ -648,7 +658,7 @@ def test_a_channel_that_cannot_fire_is_named_once(check_network: Callable[..., d
     kernel = [KERNEL[0], [[[0, 0], [0, 0]]]]
     white = np.full((2, 1, 4, 4), 255, np.uint8)
     found = check_network(good(kernel=kernel, threshold=(16, 16)), images=white)
-    assert set(found) == {"every channel can fire"}
+    assert set(found) == {"every channel can fire", "pixels enter with eight bits"}
     assert_says(found["every channel can fire"], "warning", "conv", ["1 of 2 channels (1)"])
 
 
@@ -663,9 +673,9 @@ def test_silent_classes_are_not_to_be_pruned(check_network: Callable[..., dict[s
     found = check_network(replace(network, layers=layers), images=np.full((2, 1, 4, 4), 255, np.uint8))
     assert_says(found["every channel can fire"], "warning", "fc", ["3 of 4 classes (0, 1, 2)", "T = 4"])
     assert_says(found["every channel is active"], "warning", "fc", ["1 of 4 classes (3)", "2 images"])
-    for finding in found.values():
-        assert "`method`" in finding.fix
-        assert "prune" not in finding.fix.lower()
+    for rule in ("every channel can fire", "every channel is active"):
+        assert "`method`" in found[rule].fix
+        assert "prune" not in found[rule].fix.lower()
 
 
 def test_silent_channels_of_the_cnn() -> None:
@@ -729,19 +739,32 @@ def test_a_checkpoint_is_known_by_its_content(tmp_path: Path, name: str) -> None
     assert "`arch=" in loaded.refusal.hint
 
 
+@pytest.mark.parametrize(("spike_exp", "most"), [(6, 2**11 - 1), (0, 2**17 - 1)])
+def test_biases_of_sigma_delta_neurons_are_shifted_by_the_exponents_of_the_file(spike_exp: int, most: int) -> None:
+    """24 bits, less 6 of `state_exp`, less `spike_exp`, which files of this package set to 0."""
+    datasets = {"neuron/type": np.array(b"SDNN"), "bias": np.array([0, most])}
+    layer = StockLayer("dense", datasets, None, spike_exp=spike_exp)
+    assert biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer) is None
+    layer = replace(layer, datasets={**datasets, "bias": np.array([0, most + 1])})
+    assert biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer) is not None
+
+
 def test_a_netx_file_may_have_another_suffix(tmp_path: Path) -> None:
-    netx.write(good(), tmp_path / "model.h5")
+    netx.write(good(pixel_bits=8), tmp_path / "model.h5")
     assert found_in(tmp_path / "model.h5") == {}
 
 
 def test_export_prints_what_concerns_unmodified_lava_dl() -> None:
-    assert lava_dl_notes(good()) == ()
     assert lava_dl_notes(good("loihi2", reset="soft")) == ()
+    assert lava_dl_notes(good(pixel_bits=8)) == ()
+    (pixels,) = lava_dl_notes(good())
+    assert pixels.startswith("pixels of 4 bits; netx does not round them.")
+    assert "round(pixel / 255 x 15)" in pixels
     (soft,) = lava_dl_notes(good(reset="soft", threshold=(64, 65)))
     assert "soft reset" in soft
-    (thresholds,) = lava_dl_notes(good(threshold=(64, 65)))
+    thresholds = lava_dl_notes(good(threshold=(64, 65)))[1]
     assert thresholds.startswith("conv: 2 different thresholds")
-    (poisson,) = lava_dl_notes(good(poisson_seed=0))
+    (poisson,) = lava_dl_notes(good(poisson_seed=0, pixel_bits=8))
     assert "Poisson" in poisson
     loud, positive = lava_dl_notes(good(reset="soft", bias=[40_000, 0], readout=Dense(np.ones((4, 18), np.int32))))[1:]
     assert loud.startswith("conv: biases 0..40,000")
@@ -792,7 +815,7 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     netx.write(good(threshold=(64, 241)), path)
     code, out, _ = invoke(path, "--images", 0)
     assert code == 0
-    assert "model.net: can be used on Lava on a CPU: 0 errors, 1 warning, 0 notes" in out
+    assert "model.net: can be used on Lava on a CPU: 0 errors, 1 warning, 1 note" in out
     code, out, err = invoke(path)
     assert code == 0
     assert "silent and saturated channels are not checked: " in err
@@ -807,13 +830,13 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     found = json.loads(out)
     assert set(found) == {"file", "target", "timesteps", "image_count", "is_usable", "findings", "layers", "neurocores"}
     assert (found["target"], found["timesteps"], found["image_count"], found["is_usable"]) == ("loihi2", 4, 0, False)
-    assert [finding["severity"] for finding in found["findings"]] == ["error", "warning"]
+    assert [finding["severity"] for finding in found["findings"]] == ["error", "warning", "note"]
     assert set(found["findings"][0]) == {"severity", "rule", "layer", "found", "limit", "source", "fix"}
     assert found["findings"][0]["rule"] == "one threshold per population"
     assert [layer["name"] for layer in found["layers"]] == ["conv", "fc"]
     assert found["neurocores"]["available"] == 128
     _, out, _ = invoke(path, "--images", 0, "--target", "loihi2")
-    assert out.startswith("model.net: cannot be used on Loihi 2: 1 error, 1 warning, 0 notes\n")
+    assert out.startswith("model.net: cannot be used on Loihi 2: 1 error, 1 warning, 1 note\n")
     assert [line[:10].strip() for line in out.splitlines() if line[:1].strip()][1:] == [
         "error",
         "warning",

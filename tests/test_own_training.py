@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,6 +188,26 @@ def test_a_network_that_would_be_read_as_another_is_refused_before_it_is_trained
 
     with pytest.raises(UnsupportedModelError, match="gives other outputs"):
         few_steps(Of(forward, **PADDED), digits)
+
+
+@pytest.mark.parametrize(
+    "relu_of_weights",
+    [
+        lambda m, x: functional.conv2d(x, m.c1.weight.clamp(min=0), m.c1.bias, padding=1),
+        lambda m, x: m.c1(x) * m.gain.relu(),
+    ],
+)
+def test_a_relu_of_weights_stays(relu_of_weights: Callable[[Any, Tensor], Tensor], digits: DataSplits) -> None:
+    cnn = Of(lambda m, x: m.fc(m.c2(relu_of_weights(m, x).relu()).relu().flatten(1)), **PADDED)
+    cnn.gain = nn.Parameter(torch.tensor(1.5))
+    shown = torch.from_numpy(digits.train.images[:40].copy()).float() / 255
+    model = WithQcfs(cnn, shown, 4).eval()
+    assert [len(activation.get_parameter("threshold")) for activation in model.activations] == [4, 4]
+    with torch.no_grad():
+        first = model.activations[0](relu_of_weights(cnn, shown))
+        expected = cnn.fc(model.activations[1](cnn.c2(first)).flatten(1))
+        torch.testing.assert_close(model(shown), expected)
+    lc.convert(few_steps(cnn, digits), digits.train.images[:40], timesteps=2)
 
 
 def test_a_module_called_twice_has_two_activations() -> None:

@@ -151,7 +151,8 @@ def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Violation | None:
         "soft reset, by custom neurons",
         "a chip and unmodified lava-dl run this file with Lava's LIF, which starts at 0 and resets to 0",
         _LIF,
-        "`loihi-convert run` uses soft reset; for a chip, export with `target='loihi2'` or `reset='hard'`.",
+        "`loihi-convert run` uses soft reset; for a chip, export with `target='loihi2'`, or with `reset='hard'` and "
+        "`thresholds='scalar'`.",
     )
 
 
@@ -160,6 +161,16 @@ def pixels_enter_as_numbers(run: NetworkRun) -> Violation | None:
         return None
     fix = "`loihi-convert run` generates them; for unmodified lava-dl, send a spike with probability pixel / 255."
     return Violation("pixels enter as Poisson spikes", "netx does not generate them", "", fix)
+
+
+def pixels_enter_with_eight_bits(run: NetworkRun) -> Violation | None:
+    network = run.network
+    # Only files of hard reset are exact on unmodified lava-dl.
+    if network.reset != "hard" or network.poisson_seed is not None or network.pixel_bits == limits.MAX_PIXEL_BITS:
+        return None
+    most = (1 << network.pixel_bits) - 1
+    fix = f"`loihi-convert run` rounds them; for unmodified lava-dl, send round(pixel / 255 x {most})."
+    return Violation(f"pixels of {network.pixel_bits} bits", "netx does not round them", "", fix)
 
 
 def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Violation | None:
@@ -181,9 +192,10 @@ def potentials_stay_in_range(run: LayerRun) -> Violation | None:
     (low, high), limit = run.range, limits.POTENTIAL_LIMIT
     if -limit <= low and high <= limit:
         return None
+    beyond = "u wraps" if run.is_circuit else "they clip"
     return Violation(
         f"potentials {low:,}..{high:,} on the worst image in T = {run.timesteps:,} steps",
-        f"must be in +-{limit:,}: beyond that, custom neurons clip and stock neurons wrap",
+        f"must be in +-{limit:,}: beyond that, {beyond}",
         "24 state bits, " + _LIF,
         "This is a bound; `loihi-convert export --details` shows on how many calibration images a layer exceeds it.",
     )
@@ -243,6 +255,7 @@ NETWORK_RULES: Final[tuple[Rule[NetworkRun], ...]] = (
     Rule(thresholds_are_balanced_for_the_timesteps, {"lava": "warning", "loihi2": "warning"}),
     Rule(neurons_reset_as_stock_neurons_do, {"lava": "note", "loihi2": "error"}),
     Rule(pixels_enter_as_numbers, {"lava": "note", "loihi2": "note"}),
+    Rule(pixels_enter_with_eight_bits, {"lava": "note", "loihi2": "note"}),
     Rule(the_reset_interval_is_a_power_of_two, {"loihi2": "warning"}),
 )
 

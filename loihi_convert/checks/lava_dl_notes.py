@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from loihi_convert.checks.finding import Rule, findings
-from loihi_convert.checks.integer_rules import NetworkRun, neurons_reset_as_stock_neurons_do, pixels_enter_as_numbers
+from loihi_convert.checks.integer_rules import (
+    NetworkRun,
+    neurons_reset_as_stock_neurons_do,
+    pixels_enter_as_numbers,
+    pixels_enter_with_eight_bits,
+)
 from loihi_convert.checks.stock_rules import (
     biases_fit_sixteen_bits,
     dense_weights_have_both_signs,
@@ -19,6 +24,7 @@ from loihi_convert.netx.stock import StockLayer, stock_file
 _NETWORK_RULES: Final[tuple[Rule[NetworkRun], ...]] = (
     Rule(neurons_reset_as_stock_neurons_do, {"lava": "note"}),
     Rule(pixels_enter_as_numbers, {"lava": "note"}),
+    Rule(pixels_enter_with_eight_bits, {"lava": "note"}),
 )
 _LAYER_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(dense_weights_have_both_signs, {"lava": "note"}),

@@ -96,11 +96,12 @@ def the_neurons_are_cuba_or_sigma_delta(layer: StockLayer) -> Violation | None:
 
 
 def biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer: StockLayer) -> Violation | None:
-    most = limits.CURRENT_LIMIT >> 2 * limits.SIGMA_DELTA_STATE_EXP
+    shift = layer.spike_exp + limits.SIGMA_DELTA_STATE_EXP
+    most = limits.CURRENT_LIMIT >> shift
     for name in ("bias", "neuron/vThMant") if layer.is_sdnn and layer.kind != "input" else ():
         value = layer.numbers(name)
         if value is not None and np.abs(value).max() > most:
-            allowed = f"must be within +-{most:,}: netx shifts them left by 12 bits, into 24 bits"
+            allowed = f"must be within +-{most:,}: netx shifts them left by {shift} bits, into 24 bits"
             return Violation(f"{name} {_range(value)}", allowed, _SIGMA_DELTA, "Scale weights and biases down.")
     return None
 

@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 import torch
 
 from loihi_convert.cnn import inert_pickle
-from loihi_convert.errors import CheckpointError, first_line
+from loihi_convert.errors import CheckpointError, first_line, is_lack_of_memory
 from loihi_convert.files import write_atomically
 
 SAVE_STATE: Final = "Save the state dict instead: torch.save(model.state_dict(), path), with torch 1.6 or newer."
@@ -94,6 +94,8 @@ def unpickling(path: Path, name: str) -> Iterator[None]:
         raise ForeignObjectError(_not_from_torch(str(error)), where=path, hint=SAVE_STATE) from error
     # A forged pickle can make the unpickler raise almost any exception.
     except Exception as error:
+        if is_lack_of_memory(error):
+            raise
         raise CheckpointError(
             f"damaged or forged: {name} cannot be read ({first_line(error)})", where=path, hint=_DAMAGED
         ) from error

@@ -2,12 +2,14 @@
 
 The user's ``forward`` runs as it is. While it runs, torch reports each call of a function (`torch.overrides`), and the
 k-th call of a ReLU becomes the k-th activation. So functions, methods and modules are treated alike, and a module that
-is called several times gets an activation for each call.
+is called several times gets an activation for each call. A ReLU of weights, whose size does not depend on the number of
+images, stays.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -63,16 +65,29 @@ class WithQcfs(nn.Module):
         self.before: tuple[nn.Module, ...] = ()
         self.cnn = _without_relu_modules(copy.deepcopy(cnn))
         thresholds: list[Tensor] = []
+        sizes: list[list[int]] = []
+
+        def sized(number: int, x: Tensor, relu: Relu) -> Tensor:
+            sizes[-1].append(x.numel())
+            return relu(x)  # type: ignore[no-any-return]
 
         def measured(number: int, x: Tensor, relu: Relu) -> Tensor:
             y: Tensor = relu(x)
-            thresholds.append(covering_thresholds(y))
+            if self._place(number) is not None:
+                thresholds.append(covering_thresholds(y))
             return y
 
         is_training = self.cnn.training
-        with torch.no_grad(), _Replaced(measured):
-            self.cnn.eval()
-            self.cnn(images)
+        self.cnn.eval()
+        with torch.no_grad():
+            for some in (images[:2], torch.cat([images[:2], images[:1]])):
+                sizes.append([])
+                with _Replaced(sized):
+                    self.cnn(some)
+            index = itertools.count()
+            self._places = [None if two == three else next(index) for two, three in zip(*sizes, strict=False)]
+            with _Replaced(measured):
+                self.cnn(images)
         self.cnn.train(is_training)
         if not thresholds:
             raise UsageError(
@@ -97,17 +112,21 @@ class WithQcfs(nn.Module):
         replaced = _Replaced(self._activated)
         with replaced:
             scores: Tensor = self.cnn(x)
-        if replaced.calls != len(self.activations):
+        if replaced.calls != len(self._places):
             raise UnsupportedModelError(
-                f"called {replaced.calls} ReLUs, and {len(self.activations)} the first time",
+                f"called {replaced.calls} ReLUs, and {len(self._places)} the first time",
                 where=type(self.cnn).__name__,
                 expected="must do the same computation for every image",
             )
         return scores
 
     def _activated(self, number: int, x: Any, relu: Relu) -> Any:
-        # `forward` reports a ReLU too many.
-        return self.activations[number](x) if number < len(self.activations) else relu(x)
+        place = self._place(number)
+        return relu(x) if place is None else self.activations[place](x)
+
+    def _place(self, number: int) -> int | None:
+        """The activation of a call; None for a ReLU of weights, and for one too many, which `forward` reports."""
+        return self._places[number] if number < len(self._places) else None
 
 
 class _Replaced(TorchFunctionMode):

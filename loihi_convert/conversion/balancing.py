@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from loihi_convert.conversion.bias_correction import correct_biases
+from loihi_convert.conversion.calibration import require_calibration
 from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.methods import balance_each
-from loihi_convert.conversion.options import AUTO, BalanceOptions
+from loihi_convert.conversion.options import AUTO, BalanceOptions, require_timesteps
+from loihi_convert.errors import require_kind
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import Images
@@ -41,13 +43,17 @@ def balance(
     Raises
     ------
     UsageError
-        If the number of steps is out of range, the method needs a CNN trained with thresholds, or a regression is to be
-        read from spikes.
+        If an argument is of another type, the number of steps is out of range, the method needs a CNN trained with
+        thresholds, or a regression is to be read from spikes.
     RangeError
         If activations overflow float32.
     DataError
         If the images do not fit the network, or there are none.
     """
+    require_kind("network", network, ReluNetwork, "must be what `to_relu_network` returns")
+    require_kind("options", options, BalanceOptions, "must be BalanceOptions, such as BalanceOptions(method='rmp')")
+    require_timesteps((timesteps,))
+    require_calibration(network, images)
     if options.method == AUTO:
         best, *_ = choose_method(network, images, timesteps, options, device=device, progress=progress)
         options = best.chosen(options)

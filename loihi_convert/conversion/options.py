@@ -271,7 +271,8 @@ class QuantizeOptions:
                 "found 'loihi2' for neurons with hard reset",
                 where="target",
                 expected="must be lava with `reset='hard'`",
-                hint="Stock LIF neurons can run hard-reset files for target lava; target loihi2 needs `reset='soft'`.",
+                hint="Stock LIF neurons run files of target lava with `reset='hard'` and `thresholds='scalar'`; target "
+                "loihi2 needs `reset='soft'`.",
             )
         if poisson_seed is not None and self.pixel_bits is not None:
             raise UsageError(

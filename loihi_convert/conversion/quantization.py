@@ -35,7 +35,7 @@ from loihi_convert.conversion.options import QuantizeOptions
 from loihi_convert.conversion.output_growth import max_timesteps
 from loihi_convert.conversion.scales import HEADROOM, lava_scales
 from loihi_convert.conversion.split_readout import with_split_readout
-from loihi_convert.errors import RangeError
+from loihi_convert.errors import RangeError, require_kind
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
 from loihi_convert.ir.relays import relayed
@@ -79,10 +79,13 @@ def quantize(
     DataError
         If the images are not uint8 of ``(N, *input_shape)`` with N >= 1.
     UsageError
-        If the target does not support the network's reset, or pixel bits are given for Poisson input.
+        If an argument is of another type, the target does not support the network's reset, or pixel bits are given for
+        Poisson input.
     RangeError
         If a number does not fit Loihi at any scale, or no output can spike with readout ``spikes``.
     """
+    require_kind("network", network, SpikingNetwork, "must be what `balance` returns")
+    require_kind("options", options, QuantizeOptions, "must be QuantizeOptions, such as QuantizeOptions(weight_bits=6)")
     require_calibration(network, images)
     options.require_neurons(network.reset, network.poisson_seed, network.readout)
     last = network.layers[-1]

@@ -35,7 +35,7 @@ __all__ = [
 
 def load_data(
     data: str | Path,
-    root: Path | None = None,
+    root: str | Path | None = None,
     *,
     classes: Sequence[str] = (),
     class_map: ClassMap | None = None,
@@ -90,7 +90,7 @@ def load_data(
                 expected=f"must be images of {shape}, which the network takes",
                 hint="Choose the `data` that the CNN was trained on.",
             )
-        return load_benchmark(str(data), default_root() if root is None else root)
+        return load_benchmark(str(data), default_root() if root is None else Path(root))
     if path.suffix == ".npz" and path.exists():
         return load_npz(path, classes, input_shape=shape, at_once=at_once)
     own = "a folder of images or an .npz file"

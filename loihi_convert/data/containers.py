@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike, NDArray
 
 from loihi_convert.arrays import Array
 from loihi_convert.data.array_pixels import channels_first, is_guessed, pixels_of, require_bright
-from loihi_convert.data.dataset import Dataset
+from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.errors import DataError
 
 _PIL_MODES: Final = ("1", "L", "RGB")
@@ -151,7 +153,9 @@ def _refuse_mapping(value: object, where: str) -> None:
             f"found a dict with the keys {reprlib.repr(list(value))}",
             where=where,
             expected="must be an image, or (image, label)",
-            hint="Return (image, label) from the Dataset, or pass images and labels as two arguments.",
+            hint="Pass the arrays in it one by one."
+            if isinstance(value, NpzFile)
+            else "Return (image, label) from the Dataset, or pass images and labels as two arguments.",
         )
 
 
@@ -159,7 +163,10 @@ def _items(images: object, where: str) -> Iterator[object]:
     _refuse_mapping(images, where)
     if isinstance(images, str) or not isinstance(images, (Iterable, _Indexed)):
         expected = "must be a NumPy array, a torch tensor, a list of images, a Dataset or a DataLoader"
-        raise DataError(f"found an object of type {type(images).__name__}", where=where, expected=expected)
+        hint = "`load_data` reads a folder of images or an .npz file." if isinstance(images, str | Path) else ""
+        if isinstance(images, DataSplits):
+            hint = "Pass `calibration_images()` of it to `convert`, and `test.images` to `run`."
+        raise DataError(f"found an object of type {type(images).__name__}", where=where, expected=expected, hint=hint)
     return iter(images) if isinstance(images, Iterable) else (images[index] for index in range(len(images)))
 
 

@@ -93,8 +93,10 @@ def _clamp(create: Create, x: Any, low: Any, high: Any) -> Any:
 
 
 def _before_relu(x: Any) -> Any:
-    """What ``x`` is the ReLU of; ``None`` if it is something else, or was changed in place."""
+    """What ``x`` is the ReLU of; ``None`` if it is something else, or may have been changed in place since."""
     node = x.node
+    if node.next.op != "root":
+        return None
     module = x.tracer.root.get_submodule(node.target) if node.op == "call_module" else None
     is_relu = node.target in (torch.relu, functional.relu) and node.kwargs.get("inplace") is not True
     is_module = type(module) is nn.ReLU and not module.inplace

@@ -367,13 +367,15 @@ def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None) ->
     return {name: list(values) if np.ndim(values) else np.ravel(values).tolist() for name, values in given.items()}
 
 
-def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: str | None = None) -> Source:
-    """Return the CNN in ``path`` as it was when the file with the record ``recorded`` was made.
+def reopen_source(
+    model: nn.Module | Path, recorded: ModelRecord, input_shape: Shape, arch: str | None = None
+) -> Source:
+    """Return the CNN ``model`` as it was when the file with the record ``recorded`` was made.
 
     Parameters
     ----------
-    path
-        As in `open_source`.
+    model
+        The CNN, or its file, as in `open_source`.
     recorded
         `Source.recorded`, as read from a file.
     input_shape
@@ -383,16 +385,16 @@ def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: s
 
     Raises
     ------
-    InputError
-        As in `open_source`.
-    UsageError
+    InputError, UsageError
         As in `open_source`.
     """
-    mean, std = recorded.mean, recorded.std
+    mean, std, task = recorded.mean, recorded.std, recorded.task
     if (mean is None) != (std is None):
         # Earlier versions accepted only one of the two.
-        mean = (0.0,) * input_shape[0] if mean is None else mean
-        std = (1.0,) * input_shape[0] if std is None else std
-    shape = None if is_described(path, arch) else input_shape
-    found = open_source(path, arch=arch, input_shape=shape, mean=mean, std=std, task=recorded.task)
+        mean, std = mean or (0.0,) * input_shape[0], std or (1.0,) * input_shape[0]
+    if isinstance(model, Path):
+        shape = None if is_described(model, arch) else input_shape
+        found = open_source(model, arch=arch, input_shape=shape, mean=mean, std=std, task=task)
+    else:
+        found = Source.from_module(model, input_shape, classes=recorded.classes, mean=mean, std=std, task=task)
     return found.with_skip_copies(recorded.skip_copies)

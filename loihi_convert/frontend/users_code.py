@@ -85,9 +85,12 @@ def named(arch: object) -> str:
     if isinstance(arch, str):
         return arch
     name = getattr(arch, "__qualname__", None)
-    if not callable(arch) or name is None:
+    if not callable(arch) or name is None or "<" in name:
         raise UsageError(
-            f"found {article(arch)}", where="arch", expected="must be package.module:factory, or a class or function"
+            f"found {article(arch) if name is None else name}",
+            where="arch",
+            expected="must be package.module:factory, or a class or function at the top level of a module",
+            hint="Or build the CNN, load its weights, and pass it as `model`.",
         )
     return f"{arch.__module__}:{name}"
 

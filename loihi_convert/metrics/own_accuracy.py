@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -221,9 +222,12 @@ def _evenly(images: Dataset, most: int) -> Dataset:
 
 def require_expectation(expect: float | None) -> None:
     """Raise a `UsageError` unless ``expect`` is None or in (0, 1]."""
+    expected = "must be an accuracy in (0, 1]"
+    if not isinstance(expect, Real | None):
+        raise UsageError(f"found {expect!r}", where="expect", expected=expected)
     if expect is not None and not 0 < expect <= 1:
         hint = f"Write {expect / 100:g} for {expect:g} %." if 1 < expect <= 100 else ""
-        raise UsageError(f"found {expect:g}", where="expect", expected="must be an accuracy in (0, 1]", hint=hint)
+        raise UsageError(f"found {expect:g}", where="expect", expected=expected, hint=hint)
 
 
 def _accuracy(network: ReluNetwork, images: Dataset) -> float:

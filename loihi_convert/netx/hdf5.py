@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.errors import LoihiConvertError, NetxError, escape_control
+from loihi_convert.errors import LoihiConvertError, NetxError, escape_control, is_lack_of_memory
 
 SUFFIX: Final = ".net"
 NATIVE_GROUP: Final = "loihi_convert"
@@ -258,6 +258,8 @@ def errors_that_name(path: Path, hint: str = "") -> Iterator[None]:
             raise
         # A forged file can make HDF5 and NumPy raise almost any exception; none of these is a bug here.
         except Exception as error:
+            if is_lack_of_memory(error):
+                raise
             reason = _shortened(str(error) or type(error).__name__)
             if isinstance(error, KeyError):
                 reason += " is missing"

@@ -37,7 +37,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
-from loihi_convert.errors import InputError, NetxError, one_of
+from loihi_convert.errors import InputError, NetxError, one_of, require_kind
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.digits import MAX_LOW_BITS, joined_synapse
 from loihi_convert.ir.network import IntegrateAndFire, Reset
@@ -82,11 +82,15 @@ def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = Fals
 
     Raises
     ------
+    UsageError
+        If ``network`` is of another type.
     InputError
         If ``path`` exists and ``overwrite`` is off, or it cannot be written.
     NetxError
         If `read` would refuse a number.
     """
+    hint = "Pass `network` of what `convert` returns, or call its `save`."
+    require_kind("network", network, QuantizedNetwork, "must be what `quantize` returns", hint)
     path = Path(path)
     refuse_to_overwrite(path, overwrite)
     for layer, shape in zip(network.layers, network.shapes, strict=True):

@@ -15,6 +15,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.errors import InputError, NetxError
+from loihi_convert.ir.graded import STOCK_SPIKE_EXP
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, Datasets
 
@@ -47,12 +48,15 @@ class StockLayer:
         ``(C, H, W)`` or ``(N,)``; None if unknown.
     is_flat
         Whether its input is a vector, unknown, or comes from a layer other than an input and a convolution.
+    spike_exp
+        With which netx is called; its default unless the file is of this package.
     """
 
     kind: str
     datasets: Datasets
     input_shape: Shape | None
     is_flat: bool = True
+    spike_exp: int = STOCK_SPIKE_EXP
 
     def numbers(self, name: str) -> Array | None:
         """Return a dataset of numbers; None if it is missing, empty or not numeric."""
@@ -239,6 +243,10 @@ class StockFile:
         if self.stray:
             found = f"layers {', '.join(self.members[:_MAX_NAMES])}"
             raise NetxError(found, where="layer", expected="must be numbered 0, 1, 2, ...")
+
+    def with_spike_exp(self, spike_exp: int) -> StockFile:
+        """Return the file as netx reads it with this ``spike_exp``."""
+        return replace(self, layers=tuple((name, replace(layer, spike_exp=spike_exp)) for name, layer in self.layers))
 
     def with_names(self, names: Sequence[str]) -> StockFile:
         """Return the file with ``names``, in order, for the layers that have weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Final, get_args
 
@@ -190,7 +191,7 @@ def load_file(
     if isinstance(network, QuantizedNetwork):
         return NativeFile(path, network, stock.with_names([layer.name for layer in network.layers]))
     if isinstance(network, GradedNetwork) and network.is_converted:
-        stock = stock.with_names([layer.name for layer in network.layers[1:]])
+        stock = stock.with_names([layer.name for layer in network.layers[1:]]).with_spike_exp(network.spike_exp)
     return ExternalFile(path, stock)
 
 
@@ -236,8 +237,8 @@ def check(
         target = loaded.network.target if isinstance(loaded, NativeFile) else "lava"
     if target not in get_args(Target):
         raise UsageError(f"found {target!r}", where="target", expected=one_of(get_args(Target)))
-    if chips < 1:
-        raise UsageError(f"found {chips}", where="chips", expected="must be at least 1")
+    if not isinstance(chips, Integral) or chips < 1:
+        raise UsageError(f"found {chips!r}", where="chips", expected="must be a whole number, at least 1")
     if timesteps is not None and (timesteps < 1 or not isinstance(loaded, NativeFile)):
         expected = f"must be at least 1, and is only for {WITH_THRESHOLDS}"
         raise UsageError(f"found {timesteps}", where="timesteps", expected=expected)

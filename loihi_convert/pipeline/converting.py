@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Final
 
 import numpy as np
@@ -292,8 +293,11 @@ def _ended(scores: Array, ending: str) -> Array:
 
 def require_skip_copies(skip_copies: int | None) -> None:
     """Raise the `UsageError` of `converted` about ``skip_copies``; called before any work."""
-    if skip_copies is not None and not 1 <= skip_copies <= 2 * max(COPIES):
-        raise UsageError(f"found {skip_copies}", where="skip_copies", expected=f"must be in 1..{2 * max(COPIES)}")
+    if skip_copies is None:
+        return
+    if not isinstance(skip_copies, Integral) or not 1 <= skip_copies <= 2 * max(COPIES):
+        expected = f"must be a whole number in 1..{2 * max(COPIES)}"
+        raise UsageError(f"found {skip_copies!r}", where="skip_copies", expected=expected)
 
 
 def _notes(trials: tuple[CopiesTrial, ...]) -> tuple[str, ...]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loihi_convert.cnn.checkpoint import digest
-from loihi_convert.errors import InputError
+from loihi_convert.errors import InputError, UsageError
 from loihi_convert.frontend.source import Source, checkpoint_sha256, reopen_source
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def source_model(path: Path, network: QuantizedNetwork | GradedNetwork) -> Path | None:
@@ -20,34 +24,37 @@ def source_model(path: Path, network: QuantizedNetwork | GradedNetwork) -> Path 
 
 
 def source_of(
-    path: Path, network: QuantizedNetwork | GradedNetwork, model: Path | None, arch: str | None
+    path: Path, network: QuantizedNetwork | GradedNetwork, model: nn.Module | str | Path | None, arch: str | None
 ) -> Source | None:
     """Return the CNN that the file at ``path`` was made from, if available.
 
-    ``model`` is its checkpoint; None: look next to the file. ``arch`` is as in `source.open_source`. Code that is named
-    only in the file is not imported.
+    ``model`` is the CNN itself or its checkpoint; None: look next to the file. ``arch`` is as in `source.open_source`.
+    Code that is named only in the file is not imported.
     """
     recorded = network.provenance.model
+    if model is not None and not isinstance(model, str | Path):
+        if arch is not None:
+            raise UsageError("given with a module", where="arch", expected="must come with the path of a state dict")
+        return reopen_source(model, recorded, network.input_shape)
     if model is None and arch is None and recorded.arch is not None:
         return None
-    found = source_model(path, network) if model is None else model
+    found = source_model(path, network) if model is None else Path(model)
     return None if found is None else reopen_source(found, recorded, network.input_shape, arch)
 
 
-def doubt(network: QuantizedNetwork, source: Source, file: str = "the file", cnn: str = "this CNN") -> str:
+def doubt(network: QuantizedNetwork, source: Source, file: str = "The file", cnn: str = "this CNN") -> str:
     """Return the reason to doubt that ``network`` was made from ``source``, without a full stop; empty if it was.
 
     The checkpoints are compared or, for a network made from a CNN in memory, the tensors. ``file`` and ``cnn`` are the
     names of the two in the sentence.
     """
     recorded = network.provenance.model
-    if recorded.sha256 is None and recorded.state_sha256 is None:
+    if recorded.sha256 is not None and source.path is not None:
+        is_same = source.recorded.sha256 == recorded.sha256
+    elif recorded.state_sha256 is not None:
+        is_same = digest("", source.model.state_dict()) == recorded.state_sha256
+    else:
         return f"{file} does not record the weights of its CNN, so it cannot be checked whether it was made from {cnn}"
-    is_same = (
-        source.recorded.sha256 == recorded.sha256
-        if recorded.sha256 is not None
-        else digest("", source.model.state_dict()) == recorded.state_sha256
-    )
     return "" if is_same else f"{file} was not made from {cnn} as it is now"
 
 

@@ -74,6 +74,15 @@ class Table:
             table.add_row(*map(Text, row))
         return table
 
+    def __str__(self) -> str:
+        """The table as in a terminal of 110 columns."""
+        from rich.console import Console
+
+        console = Console(width=110, highlight=False, color_system=None)
+        with console.capture() as capture:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
     def _repr_html_(self) -> str:
         """Return the table as HTML for a notebook."""
 

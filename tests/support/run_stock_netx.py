@@ -2,7 +2,8 @@
 
     python tests/support/run_stock_netx.py model.net images.npy T potentials.npy
 
-The images are integers (N, C, H, W). The output is the last layer's states after each step, in weight units, int32
+The images are integers (N, C, H, W): round(pixel / 255 * (2^b - 1)), b from the file's dataset
+``loihi_convert/pixel_bits``. The output is the last layer's states after each step, in weight units, int32
 (N, T, classes). Stock netx has hard-reset neurons that start at 0, so these are results of a hard-reset network.
 """
 

@@ -24,13 +24,14 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 
 import numpy as np
 from torch import nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.data.array_pixels import as_input_shape
-from loihi_convert.errors import InputError, UnsupportedModelError
+from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, require_kind
 from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.activation import activated
 from loihi_convert.frontend.lower.affine import normalization_of, normalized, per_channel
@@ -58,6 +59,7 @@ from loihi_convert.frontend.operations import (
 from loihi_convert.frontend.reader import read_graph
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.normalization import require_both
 
 
 def to_relu_network(
@@ -91,8 +93,8 @@ def to_relu_network(
     InputError
         If the model does not accept images of ``input_shape``, or contains NaN or infinity.
     UsageError
-        If ``input_shape`` is not such a shape, ``mean`` or ``std`` do not have one finite value per channel, or ``std``
-        is not positive.
+        If ``input_shape`` is not such a shape, only one of ``mean`` and ``std`` is given, they do not have one finite
+        value per channel, or ``std`` is not positive; or if ``skip_copies`` is below 1.
     """
     return lowered(model, input_shape, mean=mean, std=std, skip_copies=skip_copies).network
 
@@ -106,6 +108,10 @@ def lowered(
     skip_copies: int = 1,
 ) -> Chain:
     """Return the same as `to_relu_network`, with a description of each channel."""
+    require_kind("model", model, nn.Module, "must be a torch.nn.Module", "`convert` also takes the path of a file.")
+    require_both(mean, std)
+    if isinstance(skip_copies, bool) or not isinstance(skip_copies, Integral) or skip_copies < 1:
+        raise UsageError(f"found {skip_copies!r}", where="skip_copies", expected="must be a whole number, at least 1")
     input_shape = as_input_shape(input_shape)
     channels = input_shape[0]
     normalization = normalization_of(channels, per_channel(mean, channels, "mean"), per_channel(std, channels, "std"))

@@ -60,17 +60,16 @@ def per_channel(values: float | Sequence[float] | None, channels: int, where: st
 
 
 def normalization_of(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Affine | None:
-    """Return ``(x - mean) / std``; ``None`` if neither is given.
+    """Return ``(x - mean) / std``; ``None`` unless both are given.
 
     Raises
     ------
     UsageError
         If they do not have one finite value per channel, ``std`` above 0, or ``mean`` is above 1.
     """
-    if mean is None and std is None:
+    if mean is None or std is None:
         return None
-    centre, spread = (0.0,) * channels if mean is None else mean, (1.0,) * channels if std is None else std
-    for parameter, values in (("mean", centre), ("std", spread)):
+    for parameter, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
             raise UsageError(
                 f"found {tuple(values)} for images of {channels} channels",
@@ -80,12 +79,12 @@ def normalization_of(channels: int, mean: Sequence[float] | None, std: Sequence[
         if not all(map(math.isfinite, values)) or (parameter == "std" and min(values) <= 0):
             least = "finite and above 0" if parameter == "std" else "finite"
             raise UsageError(f"found {tuple(values)}", where=parameter, expected=f"must be {least}")
-    if max(centre) > 1:
+    if max(mean) > 1:
         raise UsageError(
-            f"found {tuple(centre)}",
+            f"found {tuple(mean)}",
             where="mean",
             expected="must be at most 1: pixels are divided by 255 first",
             hint="Divide `mean` and `std` by 255, too.",
         )
-    gain = 1 / np.array(spread, np.float64)
-    return Affine(gain, -np.array(centre, np.float64) * gain)
+    gain = 1 / np.array(std, np.float64)
+    return Affine(gain, -np.array(mean, np.float64) * gain)
