@@ -840,13 +840,14 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     assert [line[:10].strip() for line in out.splitlines() if line[:1].strip()][1:] == [
         "error",
         "warning",
+        "note",
         "neurocores",
         "most",
     ]
     assert "most        conv: 2 cores of 2 x 3 x 2, limited by tile width\n" in out
     # With all sources, a finding is one line.
     _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")
-    assert sum(line.startswith(("error: ", "warning: ", "note: ")) for line in out.splitlines()) == 2
+    assert sum(line.startswith(("error: ", "warning: ", "note: ")) for line in out.splitlines()) == 3
     # Parameters are shown as the flags of `export`.
     assert "Export with --target loihi2" in out
 
