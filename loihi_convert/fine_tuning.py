@@ -63,7 +63,8 @@ def fine_tune(
     Parameters
     ----------
     model
-        A trained `torch.nn.Module`; for ``timesteps``, one that this function returned. It is not changed.
+        A trained `torch.nn.Module`; for ``timesteps``, one that this function returned. It is not changed. All weights
+        of the copy are trained, also those that do not require a gradient here.
     images
         Training images, not normalized, in any format that `convert` accepts.
     labels

@@ -87,6 +87,9 @@ RELU = lc.to_relu_network(MODULE, (1, 6, 6))
         (lambda snn, images: lc.convert("m.pt", IMAGES, arch=MODULE), "arch"),
         (lambda snn, images: lc.convert("m.pt", IMAGES, arch=lambda: MODULE), "arch"),
         (lambda snn, images: lc.convert(MODULE, IMAGES, expect="0.9"), "expect"),
+        (lambda snn, images: lc.BalanceOptions(bias_correction="no"), "bias_correction"),
+        (lambda snn, images: lc.BalanceOptions(alpha=True), "alpha"),
+        (lambda snn, images: lc.QuantizeOptions(split_readout="no"), "split_readout"),
         (lambda snn, images: lc.convert(MODULE, IMAGES, skip_copies="2"), "skip_copies"),
         (lambda snn, images: lc.convert(MODULE, "digits.npz"), "images"),
         (lambda snn, images: lc.convert(MODULE, lc.load_data("digits")), "images"),
@@ -181,6 +184,13 @@ def test_a_conversion_that_loses_much_warns() -> None:
     with pytest.warns(UserWarning, match="the quantized network only agrees with the CNN on "):
         snn = lc.convert(sharp, images, timesteps=1, balancing=lc.BalanceOptions("percentile", alpha=0.02))
     assert re.search(r"; agrees with the CNN on \d+\.\d\d % of 50 calibration images\)", repr(snn))
+
+
+def test_labels_of_a_loader_that_cannot_be_used_are_named() -> None:
+    pairs = [(image[np.newaxis], label) for image, label in zip(*FORTY, strict=True)]
+    loader = torch.utils.data.DataLoader([(torch.from_numpy(image), float(label)) for image, label in pairs])
+    with pytest.warns(UserWarning, match="the labels in `images` are left out: found float64"):
+        lc.convert(MODULE, loader, timesteps=2)
 
 
 def test_a_backend_that_is_missing_is_told_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

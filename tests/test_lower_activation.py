@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,15 @@ RELUS: dict[str, Callable[[Tensor], Tensor]] = {
     "its sign times it": lambda x: (x > 0).to(x.dtype) * x,
 }
 
+
+def changed_input(m: Any, x: Tensor) -> Tensor:
+    h = m.one(x)
+    y = h.relu()
+    h += 1
+    clipped: Tensor = m.two(y.clamp(max=0.3))
+    return clipped
+
+
 CASES = {
     "relu6": stack(CONV(5, 3), nn.ReLU6()),
     "threshold": stack(CONV(5, 3), nn.Threshold(0, 0), CONV(3, 3)),
@@ -60,6 +70,7 @@ CASES = {
     "clamp_min below 0": of(lambda m, x: m.conv(x).clamp_min(-0.1), conv=CONV(4, 3)),
     "clamp from above": of(lambda m, x: m.two(m.one(x).clamp(max=0.1)), one=CONV(4, 3), two=CONV(3, 3, padding=1)),
     "clamp_max below 0": of(lambda m, x: m.conv(x).clamp_max(-0.1), conv=CONV(4, 3)),
+    "clamp of a ReLU whose input changed in place": of(changed_input, one=CONV(4, 3), two=CONV(3, 3, padding=1)),
     "clamp of a ReLU": stack(CONV(5, 3), nn.ReLU(), Of(lambda m, x: x.clamp(max=0.2))),
     "clamp of a function": of(lambda m, x: (y := functional.relu(m.conv(x))).clamp_max(0.2) + y, conv=CONV(4, 3)),
     "clamp of a ReLU in place": stack(CONV(5, 3), nn.ReLU(inplace=True), Of(lambda m, x: x.clamp(max=0.2))),

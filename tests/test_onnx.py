@@ -151,6 +151,19 @@ def node(kind: str, *inputs: str, outputs: tuple[str, ...] = ("y",), **attribute
     return helper.make_node(kind, list(inputs), list(outputs), **attributes)
 
 
+def test_an_opset_whose_additions_align_shapes_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = graph([node("Relu", "x")], {})
+    content = onnx.load(path)
+    content.opset_import[0].version = 6
+    onnx.save(content, path)
+    with pytest.raises(InputError) as raised:
+        read_onnx(path).build(None)
+    assert raised.value.found == "opset 6"
+
+
 def random(*shape: int) -> Any:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 

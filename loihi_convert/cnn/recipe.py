@@ -95,6 +95,7 @@ class Recipe:
             ("scaling", 0 <= self.scaling < 1, "in 0..1, below 1"),
             ("shear", 0 <= self.shear < math.inf, "at least 0 and finite"),
             ("translation", 0 <= self.translation <= 1, "in 0..1, a share of the width and height"),
+            ("flip", isinstance(self.flip, bool), "True or False"),
             ("cutout", self.cutout >= 0, "at least 0"),
             ("dropout", 0 <= self.dropout < 1, "in 0..1, below 1"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),

@@ -1,4 +1,4 @@
-"""Train a CNN with a `Recipe`: AdamW or SGD, augmentation, label smoothing, spatial dropout, averaged weights.
+"""Train a CNN with a `Recipe`: AdamW, SGD or Muon, augmentation, label smoothing, spatial dropout, averaged weights.
 
 Uses bfloat16 where it is faster (`trainer.uses_bfloat16`), else float32. On an EPYC with AVX512-BF16 it halves the time
 per step of the Fashion-MNIST CNN and of `vgg-small`.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.ir.rounding import rounded
 from loihi_convert.ir.synapse import Synapse
+
+_HUGE: Final = 2.0**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,8 @@ class FloatLayer:
         bias = synapse.bias
         if bias is not None:
             per_channel = np.where(alive, potential_unit, np.inf).reshape(-1, *(1,) * (bias.ndim - 1))
-            bias = np.rint(bias / per_channel).astype(np.int32)
+            # Far beyond what Loihi holds, and refused by the exactness rules, instead of wrapped.
+            bias = np.rint(np.clip(bias / per_channel, -_HUGE, _HUGE)).astype(np.int32)
         integers = None
         if neuron is not None:
             finite = np.where(alive, neuron.threshold, 1.0)

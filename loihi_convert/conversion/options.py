@@ -139,6 +139,7 @@ class BalanceOptions:
         _require_choice("reset", self.reset, (None, *get_args(Reset)))
         _require_choice("readout", self.readout, get_args(Readout))
         _require_choice("input_coding", self.input_coding, (None, *get_args(InputCoding)))
+        _require_choice("bias_correction", self.bias_correction, (None, True, False))
         _require_share("alpha", self.alpha, 1)
         if self.percentile is not None:
             _require_share("percentile", self.percentile, 100)
@@ -254,6 +255,7 @@ class QuantizeOptions:
             _require_integer("pixel_bits", self.pixel_bits, 1, limits.MAX_PIXEL_BITS)
         _require_choice("target", self.target, get_args(Target))
         _require_choice("thresholds", self.thresholds, get_args(Granularity))
+        _require_choice("split_readout", self.split_readout, (True, False))
         if self.target == "loihi2" and self.thresholds == "scalar":
             raise UsageError(
                 "found 'scalar'",
@@ -318,7 +320,7 @@ def _require_choice(where: str, value: object, allowed: Sequence[object]) -> Non
 
 
 def _require_share(where: str, value: float, whole: int) -> None:
-    if not isinstance(value, int | float) or not 0 < value <= whole or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= whole or math.isnan(value):
         raise UsageError(f"found {value!r}", where=where, expected=f"must be in (0, {whole}]")
 
 

@@ -85,7 +85,10 @@ def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[n
     if not (math.isfinite(low) and math.isfinite(high)):
         raise DataError(f"found {described(array)} with NaN or infinity", where=where, expected=_VALUES)
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        hint = "Remove transforms.Normalize and pass its values as `mean` and `std`; they become part of the network."
+        hint = (
+            "Images: remove transforms.Normalize and pass its values as `mean` and `std`. Signals s: pass (s - low) / "
+            "(high - low), `mean` -low / (high - low), `std` 1 / (high - low). Both become part of the network."
+        )
         if low >= 0:
             hint = _SCALE_PIXELS if 16 < high <= 255 else f"Divide them by {high:g}, if that is white."
         raise DataError(f"found {described(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint)

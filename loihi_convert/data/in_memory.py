@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -201,9 +202,14 @@ def as_calibration(
         return dataset(images, given, input_shape=input_shape)
     collected = collected_from(images, "images")
     found = collected.dataset(input_shape)
+    own = None
     try:
-        return dataset(found, collected.own(kind))
-    except DataError:
+        own = collected.own(kind)
+        return dataset(found, own)
+    except DataError as error:
+        if own is not None and own.ndim == 1:
+            # Numbers, one for each image: not the pictures or boxes that a Dataset may also return.
+            warnings.warn(f"the {kind} in `images` are left out: {error.found}", stacklevel=3)
         return found
 
 

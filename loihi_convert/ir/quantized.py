@@ -164,7 +164,7 @@ class QuantizedLayer:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QuantizedNetwork:
-    """A network in Loihi's integers; raises an error if it breaks an exactness rule of `limits.py`.
+    """A network in Loihi's integers; raises an error if it breaks an exactness rule of `chip.rules`.
 
     Parameters
     ----------

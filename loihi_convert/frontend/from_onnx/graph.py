@@ -80,6 +80,9 @@ def to_module(content: Any, input_name: str, input_shape: Shape, path: Path) -> 
     return _Reader(content, path).read(input_name, input_shape)
 
 
+_OLDEST_OPSET: Final = 7
+
+
 class _Reader:
     """Reads the nodes in order, which is a valid order of computation."""
 
@@ -88,6 +91,9 @@ class _Reader:
 
         self._content, self._path = content, path
         self._opsets = {entry.domain: entry.version for entry in content.opset_import}
+        if (opset := self._opsets.get("", 1)) < _OLDEST_OPSET:
+            expected = f"must be at least {_OLDEST_OPSET}: before, Add and Mul aligned shapes otherwise"
+            raise InputError(f"opset {opset}", where=path, expected=expected, hint="Export it again.")
         self._constants: dict[str, Array] = {}
         for initializer in content.graph.initializer:
             try:

@@ -160,7 +160,7 @@ class _Layer:
         extent = (size[0] // pool[0], size[1] // pool[1])
         if self.is_dense:
             weight = np.zeros((len(self.outputs), len(self.inputs), *extent))
-            _write(weight, pieces, 1, (0, 0))
+            _write(weight, pieces, (0, 0))
             return Dense(weight.reshape(len(weight), -1), _flat(bias), pool)
         stride, count = self.levels.stride(self.level), self.levels.size(self.level)
         # With a single output position the stride does not matter.
@@ -173,7 +173,7 @@ class _Layer:
             )
         )
         weight = np.zeros((len(self.outputs), len(self.inputs) // groups, rows, columns))
-        _write(weight, pieces, groups, (top, left))
+        _write(weight, pieces, (top, left))
         return Conv(frozen(weight), bias, stride, (top, left), groups=groups, pool=pool)
 
     def _pool(self) -> Pair:
@@ -288,7 +288,7 @@ def _unique(name: str, taken: Collection[str]) -> str:
     return next(each for each in itertools.chain([printable], numbered) if each not in taken)
 
 
-def _write(weight: Array, pieces: Sequence[_Piece], groups: int, corner: Pair) -> None:
+def _write(weight: Array, pieces: Sequence[_Piece], corner: Pair) -> None:
     """Add ``pieces`` to ``weight``, ``(C_out, C_in / groups, K_h, K_w)``; its tap at ``corner`` has no shift."""
     each = weight.shape[1]
     for outputs, inputs, values, rows, columns in pieces:
