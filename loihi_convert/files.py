@@ -79,6 +79,26 @@ def require_writable(path: Path) -> None:
         raise _cannot_write(path, error) from error
 
 
+def make_folder(folder: Path, parameter: str) -> None:
+    """Create ``folder``, with its parents, unless it exists.
+
+    Raises
+    ------
+    InputError
+        If that is not possible; the hint names the ``parameter`` with which the folder was chosen.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_create(folder, error, parameter) from error
+
+
+def cannot_create(folder: Path, error: OSError, parameter: str) -> InputError:
+    """Return the error of `make_folder`."""
+    found = f"cannot be created ({error.strerror or error})"
+    return InputError(found, where=folder, hint=f"Choose another place with `{parameter}`.")
+
+
 def refuse_to_replace(source: Path, path: Path) -> None:
     """Raise a `UsageError` if ``path``, the file to write, is ``source``, the file to read."""
     if asked(path, Path.exists) and asked(source, Path.exists) and path.samefile(source):

@@ -600,10 +600,10 @@ def test_a_folder_that_cannot_be_made_is_named(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert command("table", "2", "--cache", str(tmp_path / "file" / "computed")) == InputError.exit_code
-    assert "Choose another --cache" in capsys.readouterr().err
+    assert "Choose another place with --cache" in capsys.readouterr().err
     command.folder = tmp_path / "file"
     assert command("table", "2", "--no-best", "--cache", str(tmp_path / "computed")) == InputError.exit_code
-    assert "Choose another --output" in capsys.readouterr().err
+    assert "Choose another place with --output" in capsys.readouterr().err
 
 
 def test_computed_only_computes_nothing(

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from loihi_convert.cells.cell import Cell, Outcome
 from loihi_convert.errors import InputError
-from loihi_convert.files import write_atomically
+from loihi_convert.files import make_folder, write_atomically
 
 _REMOVE: Final = "Delete it to compute it again."
 # File systems without locks: cells may then be computed twice, with the same result.
@@ -66,11 +66,7 @@ class Store:
         InputError
             If that is not possible.
         """
-        try:
-            self._cells.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = f"cannot be created ({error.strerror})"
-            raise InputError(reason, where=self._cells, hint=f"Choose another `{self._parameter}`.") from error
+        make_folder(self._cells, self._parameter)
 
     def get(self, cell: Cell[Any]) -> Outcome | None:
         """Return the stored outcome of ``cell``, or None.

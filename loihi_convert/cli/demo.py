@@ -13,8 +13,7 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, log, trained_sentence
 from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.dependencies import is_lava_at_hand
-from loihi_convert.errors import InputError
-from loihi_convert.files import require_new_or_empty
+from loihi_convert.files import make_folder, require_new_or_empty
 
 
 def demo(
@@ -44,11 +43,7 @@ def demo(
     if backend == "ref":
         log("Lava is not installed, so the demo runs on ref: the same integers. To install it: loihi-convert doctor")
     model = output / "model.pt"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        found = f"cannot be created ({error.strerror or error})"
-        raise InputError(found, where=output, hint="Choose another place with `output`.") from error
+    make_folder(output, "output")
     splits = load_data("digits")
     log("1/3  train a CNN on the embedded digits")
     with progress_bar("training digits-cnn on digits") as progress:

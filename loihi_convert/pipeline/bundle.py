@@ -31,8 +31,8 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.timing import reset_interval
 from loihi_convert.backends.reference import run_network
 from loihi_convert.choices import Target
-from loihi_convert.errors import InputError, UsageError
-from loihi_convert.files import refuse_to_overwrite, write_atomically
+from loihi_convert.errors import UsageError
+from loihi_convert.files import make_folder, refuse_to_overwrite, write_atomically
 from loihi_convert.ir.circuit import circuit
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -88,12 +88,7 @@ def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = F
     """
     network = netx.read(path)
     require_bundle(network.target, (network.timesteps,), is_poisson=network.poisson_seed is not None)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot be created ({error.strerror})", where=folder, hint="Choose another `bundle`."
-        ) from error
+    make_folder(folder, "bundle")
     written = require_new_bundle(folder, overwrite=overwrite)
     arrays = io.BytesIO()
     np.savez_compressed(arrays, **_arrays(network, images))

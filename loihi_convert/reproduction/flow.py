@@ -14,8 +14,8 @@ from loihi_convert.cells.executors import Executor, InThisProcess
 from loihi_convert.cells.flow import compute_missing, missing
 from loihi_convert.cells.store import Store
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
-from loihi_convert.errors import InputError, UsageError
-from loihi_convert.files import write_atomically
+from loihi_convert.errors import UsageError
+from loihi_convert.files import make_folder, write_atomically
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report import paper
 from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
@@ -304,9 +304,5 @@ def _write_figure(stem: Path, figure: Figure, numbers: str, width: Width) -> tup
 
 
 def _write(path: Path, content: str | bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        found = f"cannot be created ({error.strerror})"
-        raise InputError(found, where=path.parent, hint="Choose another `output`.") from error
+    make_folder(path.parent, "output")
     write_atomically(path, content.encode() if isinstance(content, str) else content)

@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
-from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.errors import DataError, UsageError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.files import require_new_or_empty, require_writable, write_atomically
+from loihi_convert.files import cannot_create, require_new_or_empty, require_writable, write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import name_count
 from loihi_convert.metrics.evaluation import Evaluation
@@ -232,7 +232,7 @@ def _make_dated(first: Path, made: list[Path]) -> Path:
             count += 1
             folder = first.with_name(f"{first.name}-{count}")
         except OSError as error:
-            raise _cannot_make(folder, error) from error
+            raise cannot_create(folder, error, "output") from error
         else:
             made.append(folder)
             return folder
@@ -248,10 +248,4 @@ def _make_folder(folder: Path, made: list[Path]) -> None:
                 made.append(path)
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise _cannot_make(folder, error) from error
-
-
-def _cannot_make(folder: Path, error: OSError) -> InputError:
-    return InputError(
-        f"cannot be created ({error.strerror or error})", where=folder, hint="Choose another place with `output`."
-    )
+        raise cannot_create(folder, error, "output") from error
