@@ -22,11 +22,8 @@ from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
 from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
 from loihi_convert.reproduction.measurements import Accuracy, Choosing, CnnAccuracy
 from loihi_convert.reproduction.page import markdown_page
-from loihi_convert.reproduction.panels import OF_ACCURACIES, MeasuredChannels, channel_values, panels, read_rows
-from loihi_convert.reproduction.paper_cells import (
-    Setting,
-    Variant,
-)
+from loihi_convert.reproduction.panels import MeasuredChannels, channel_values, panels, read_rows
+from loihi_convert.reproduction.paper_cells import FIGURE_OF_RATES, FIGURES_OF_ACCURACIES, Setting, Variant
 from loihi_convert.reproduction.plan import Part, Plan, Tell, cells_of, planned_parts
 from loihi_convert.reproduction.request import Request, What, opened_networks
 from loihi_convert.reproduction.results import Best, Correct
@@ -155,10 +152,9 @@ def redraw(name: str, tables: Sequence[Path], variants: Sequence[str], output: P
         If a table or the folder ``output`` cannot be used.
     """
     title = f"figure {name}"
-    if name not in OF_ACCURACIES:
-        raise UsageError(
-            f"{title} shows no accuracies", where="tables", expected=f"is for figures {', '.join(OF_ACCURACIES)}"
-        )
+    if name not in FIGURES_OF_ACCURACIES:
+        expected = f"is for figures {', '.join(FIGURES_OF_ACCURACIES)}"
+        raise UsageError(f"{title} shows no accuracies", where="tables", expected=expected)
     drawn = panels(read_rows(tables, name), name, variants)
     if not drawn:
         found = f"no accuracy of {title} in variant {' or '.join(variants)}"
@@ -191,7 +187,7 @@ class _Results:
         outcome = self.of(self.plan.channels(what, cell.data, one))
         if outcome is None or outcome.result is None:
             return None
-        if what.name == "7":
+        if what.name == FIGURE_OF_RATES:
             return dict(outcome.result.rates)
         names = [layer.name for layer in self.plan.networks[cell.data].source.network.layers]
         layers = zip(names, outcome.result.network(one).layers, strict=True)

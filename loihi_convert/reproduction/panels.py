@@ -11,15 +11,11 @@ from typing import Final, NamedTuple
 
 from loihi_convert.errors import InputError
 from loihi_convert.report import paper
-from loihi_convert.reproduction.paper_cells import Variant, figure_cells
+from loihi_convert.reproduction.paper_cells import FIGURE_OF_RATES, WITH_BEST, Variant, figure_cells
 
 BEST: Final = "our best"
 """The label of the best of our methods at each T."""
 
-OF_ACCURACIES: Final = ("6", "8", "9", "11", "12")
-"""Figures that show accuracies, which a table's CSV file holds."""
-
-_WITH_BEST: Final = ("6", "8", "11")
 _BEST_VARIANT: Final = "best"
 
 Row = Mapping[str, str]
@@ -174,15 +170,15 @@ def panels(rows: Sequence[Row], name: str, variants: Sequence[str]) -> list[Pane
             bests = [row for row in rows if (row["variant"], row["data"]) == (_BEST_VARIANT, data)]
             if not chosen:
                 continue
-            panel = _panel(f"{data}, {variant}", chosen, bests if name in _WITH_BEST else [], name)
+            panel = _panel(f"{data}, {variant}", chosen, bests if f"figure {name}" in WITH_BEST else [], name)
             if any(curve.ours or curve.papers for curve in panel.curves):
                 found.append(panel)
     return found
 
 
 def channel_values(name: str, measured: Sequence[MeasuredChannels]) -> ChannelValues:
-    """Return the firing rate (figure 7) or threshold of every channel, in the order of ``measured``."""
-    of_rates = name == "7"
+    """Return the firing rate (`FIGURE_OF_RATES`) or threshold of every channel, in the order of ``measured``."""
+    of_rates = name == FIGURE_OF_RATES
     has_several_t = len({one.cell.timesteps for one in measured}) > 1
     has_variants = len({one.variant for one in measured}) > 1
     quantity = "spikes / T" if of_rates else "threshold"

@@ -18,6 +18,18 @@ from loihi_convert.report import paper
 FIGURES: Final = get_args(PaperFigure)
 """See `choices.PaperFigure`."""
 
+FIGURE_OF_RATES: Final = "7"
+"""The figure of firing rates; the others of channels show thresholds."""
+
+FIGURES_OF_CHANNELS: Final = (FIGURE_OF_RATES, "A4", "A5")
+"""Figures that show a value for each channel."""
+
+FIGURES_OF_ACCURACIES: Final = tuple(name for name in FIGURES if name not in FIGURES_OF_CHANNELS)
+"""Figures that show accuracies, which a table's CSV file holds."""
+
+WITH_BEST: Final = ("table 2", "table 3", "figure 6", "figure 8", "figure 11")
+"""Tables and figures that also show the best of our methods."""
+
 METHODS: Final[tuple[tuple[Method, Reset], ...]] = (
     ("spike-norm", "hard"),
     ("rmp", "soft"),

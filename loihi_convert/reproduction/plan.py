@@ -13,7 +13,10 @@ from loihi_convert.report import paper
 from loihi_convert.reproduction.measurements import Accuracy, Choosing, Conversion
 from loihi_convert.reproduction.networks import Network
 from loihi_convert.reproduction.paper_cells import (
+    FIGURE_OF_RATES,
+    FIGURES_OF_CHANNELS,
     VARIANTS,
+    WITH_BEST,
     Setting,
     Variant,
     chosen_cells,
@@ -26,9 +29,6 @@ from loihi_convert.reproduction.request import DEFAULT_VARIANTS, Request, What, 
 Tell = Callable[[str], None]
 """Told of each cell that has been computed, and of what is left out, in a sentence."""
 
-# Tables and figures that also show the best of our methods.
-_WITH_BEST: Final = ("table 2", "table 3", "figure 6", "figure 8", "figure 11")
-_OF_CHANNELS: Final = ("figure 7", "figure A4", "figure A5")
 _RATE_TIMESTEPS: Final = (64,)
 
 _Value = TypeVar("_Value", int, str)
@@ -50,12 +50,12 @@ class Part:
     @property
     def has_best(self) -> bool:
         """Whether it also shows the best of our methods."""
-        return self.what.title in _WITH_BEST
+        return self.what.title in WITH_BEST
 
     @property
     def is_of_channels(self) -> bool:
         """Whether it shows a value for each channel, not accuracies."""
-        return self.what.title in _OF_CHANNELS
+        return self.what.kind == "figure" and self.what.name in FIGURES_OF_CHANNELS
 
     @property
     def steps(self) -> list[tuple[str, int]]:
@@ -77,7 +77,7 @@ def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell)
     for what in request.whats:
         cells = cells_of(what)
         data = dict.fromkeys(cell.data for cell in cells)
-        timesteps = _RATE_TIMESTEPS if what.title == "figure 7" and request.timesteps is None else request.timesteps
+        timesteps = _RATE_TIMESTEPS if what.name == FIGURE_OF_RATES and request.timesteps is None else request.timesteps
         usable = [name for name in networks if name in data or not is_several]
         methods = request.methods
         if is_several:
@@ -143,7 +143,7 @@ class Plan:
     def channels(self, what: What, data: str, one: Setting) -> Cell[Any]:
         """Return the cell of a figure of channels."""
         conversion = self.conversions[data, one]
-        return self.networks[data].rates(conversion) if what.name == "7" else conversion.balancing
+        return self.networks[data].rates(conversion) if what.name == FIGURE_OF_RATES else conversion.balancing
 
     def accuracy(self, data: str, one: Setting) -> Accuracy:
         """Return the cell of an accuracy."""
