@@ -164,8 +164,8 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
     """Return the recipe for a data set, which was chosen without its test images.
 
     ``architecture`` (`models.ARCHITECTURES`) has its own if it is too deep or too narrow for the data set's. On two CPU
-    cores the epochs of ``fashion-mnist`` take about an hour, those of ``resnet20`` about 50 minutes, and without
-    bfloat16 those of ``vgg-small`` an hour and a half.
+    cores the epochs of ``fashion-mnist`` take about an hour, those of ``resnet20`` about 50 minutes, and an hour and a
+    half those of ``vgg-small`` without bfloat16 and of ``vgg16`` with it.
     """
     if (data, architecture) == ("cifar10", "resnet20"):
         # 270,000 weights never learn the training images by heart: no label smoothing, a gradient with momentum.
@@ -177,8 +177,8 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
             label_smoothing=0.0,
             optimizer="sgd",
         )
-    if data == "cifar10" and architecture in ("vgg-small", "vgg16"):
-        # vgg-small: 93.36 % of the validation images (seed 0); 24 epochs of the data set's recipe gave 92.32 %.
+    if (data, architecture) == ("cifar10", "vgg-small"):
+        # 93.36 % of the validation images (seed 0); 24 epochs of the data set's recipe gave 92.32 %.
         return replace(
             default_recipe(data),
             epochs=12,
@@ -187,6 +187,18 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
             label_smoothing=0.1,
             translation=0.09,
             optimizer="muon",
+        )
+    if (data, architecture) == ("cifar10", "vgg16"):
+        # 94.52 % of the validation images (seed 0); 20 epochs gave 93.54 %. The recipe of vgg-small in batches four
+        # times as large, at twice the rate: on a CPU half of a step with a small batch is Muon's.
+        return replace(
+            default_recipe(data, "vgg-small"),
+            epochs=40,
+            batch_size=512,
+            learning_rate=0.016,
+            weight_decay=0.2,
+            averaging=0.996,
+            cutout=8,
         )
     if (data, architecture) == ("fashion-mnist", "conv3-max"):
         return replace(default_recipe(data), epochs=40, weight_decay=0.05, rotation=4.0, scaling=0.1, cutout=8)
