@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from loihi_convert.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import nn
+
+_LEAST_AGREEMENT: Final = 0.5
+"""A conversion that agrees less with the CNN, by more than chance, gives a warning."""
 
 
 def convert(
@@ -135,7 +138,7 @@ def convert(
         bars=progress_bar,
     )
     measure, found = measure_of(source.network.task), done.agreement
-    if measure.falls_short(found, replace(found, agreement=measure.least_share)):
+    if measure.falls_short(found, replace(found, agreement=_LEAST_AGREEMENT)):
         agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")
         warnings.warn(f"the quantized network only {agrees}; see its `notes`, and `diagnose`", stacklevel=2)
     used = source.with_skip_copies(done.quantized.provenance.model.skip_copies)

@@ -182,7 +182,9 @@ def test_a_conversion_that_loses_much_warns() -> None:
     torch.manual_seed(0)
     sharp = nn.Sequential(nn.Flatten(), nn.Linear(36, 40), nn.ReLU(), nn.Linear(40, 10, bias=False))
     with pytest.warns(UserWarning, match="the quantized network only agrees with the CNN on "):
-        snn = lc.convert(sharp, images, timesteps=1, balancing=lc.BalanceOptions("percentile", alpha=0.02))
+        snn = lc.convert(
+            sharp, images, timesteps=1, balancing=lc.BalanceOptions("percentile", initial_potential="zero")
+        )
     assert re.search(r"; agrees with the CNN on \d+\.\d\d % of 50 calibration images\)", repr(snn))
 
 

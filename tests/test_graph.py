@@ -526,12 +526,12 @@ def test_a_shift_in_front_of_padding_becomes_a_bias_per_neuron() -> None:
     """Weight 1 x 1 kernel 3, mean 0.5: inside the map all nine taps see the shift -0.5, at a corner only four do."""
     model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
     model[0].weight.data.fill_(1)
-    bias = to_relu_network(model, (1, 4, 4), mean=[0.5]).layers[0].synapse.bias
+    bias = to_relu_network(model, (1, 4, 4), mean=[0.5], std=[1]).layers[0].synapse.bias
     assert bias is not None
     assert bias[0].tolist() == [[-2, -3, -3, -2], [-3, -4.5, -4.5, -3], [-3, -4.5, -4.5, -3], [-2, -3, -3, -2]]
     model[0].padding = (0, 0)
     model[3] = nn.Linear(4, 2)
-    uniform = to_relu_network(model, (1, 4, 4), mean=[0.5]).layers[0].synapse.bias
+    uniform = to_relu_network(model, (1, 4, 4), mean=[0.5], std=[1]).layers[0].synapse.bias
     assert uniform is not None
     assert uniform.tolist() == [-4.5]
 
@@ -560,9 +560,9 @@ def test_normalization_outside_the_model() -> None:
 @pytest.mark.parametrize(
     ("options", "where", "found", "expected"),
     [
-        ({"mean": [0.5, 0.5, 0.5]}, "mean", "(0.5, 0.5, 0.5)", "one number per channel"),
-        ({"std": [1.0, float("nan")]}, "std", "(1.0, nan)", "finite and above 0"),
-        ({"std": [1.0, 0.0]}, "std", "(1.0, 0.0)", "finite and above 0"),
+        ({"mean": [0.5, 0.5, 0.5], "std": [1, 1]}, "mean", "(0.5, 0.5, 0.5)", "one number per channel"),
+        ({"mean": [0, 0], "std": [1.0, float("nan")]}, "std", "(1.0, nan)", "finite and above 0"),
+        ({"mean": [0, 0], "std": [1.0, 0.0]}, "std", "(1.0, 0.0)", "finite and above 0"),
     ],
 )
 def test_wrong_normalization(options: dict[str, list[float]], where: str, found: str, expected: str) -> None:

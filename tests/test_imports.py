@@ -55,7 +55,7 @@ ORDER = (
     ("__main__",),
 )
 HEAVY = {
-    # In `api` and `pipeline.opening` for their types alone.
+    # In `api`, `pipeline.opening` and `pipeline.origin` for their types alone.
     "torch": (
         "devices",
         "cnn",
@@ -66,6 +66,7 @@ HEAVY = {
         "api",
         "fine_tuning",
         "pipeline.opening",
+        "pipeline.origin",
     ),
     "numba": ("compiled",),
     "h5py": ("netx.hdf5",),

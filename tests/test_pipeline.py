@@ -429,7 +429,6 @@ def test_literal_spikes_before_a_layer_with_biases_give_a_warning(
 def test_a_run_opens_its_file_and_its_cnn_once(
     digits: DataSplits, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is opened twice, because every backend takes a path: the tested file is the delivered one."""
     reads: list[Path] = []
     cnns: list[Path] = []
     read_content, reopen_source = hdf5.read_content, origin.reopen_source
@@ -451,7 +450,7 @@ def test_a_run_opens_its_file_and_its_cnn_once(
     with open_backend("ref") as backend:
         done = pipeline.run_into_folder(tmp_path / "run", [opened], backend, digits, digits.test[:5])
     assert done.runs[0].evaluation.cnn_accuracy is not None
-    assert (reads, cnns) == ([folder / "model.net"] * 2, [folder / "model.pt"])
+    assert (reads, cnns) == ([folder / "model.net"], [folder / "model.pt"])
 
 
 def test_one_run_reports_every_requested_t(digits: DataSplits, folder: Path) -> None:

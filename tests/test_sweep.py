@@ -505,7 +505,7 @@ class TestDigits:
             "",
         ]
         assert [row["accuracy"] == "" for row in rows()] == [True, False]
-        assert "failed      1 cell: reset: found 'hard'; must be soft with --balance rmp." in done.out
+        assert "failed      1 cell: --reset: found 'hard'; must be soft with --balance rmp." in done.out
         assert (
             json.loads(sweep("model.pt", "-T", "2", "--balance", "rmp", "--reset", "hard", *HERE, "--json").out)[
                 "front"
