@@ -101,6 +101,7 @@ RELU = lc.to_relu_network(MODULE, (1, 6, 6))
         (lambda snn, images: lc.balance(RELU, IMAGES[:, None], 0), "timesteps"),
         (lambda snn, images: lc.balance(RELU, IMAGES[:, None], 4.5), "timesteps"),
         (lambda snn, images: lc.balance(RELU, IMAGES[:, None], 4, "percentile"), "options"),
+        (lambda snn, images: lc.balance(RELU, torch.zeros((4, 1, 6, 6), dtype=torch.uint8), 4), "calibration images"),
         (lambda snn, images: lc.quantize(RELU, IMAGES[:, None]), "network"),
         (lambda snn, images: lc.quantize(lc.balance(RELU, IMAGES[:, None], 2), IMAGES[:, None], "loihi2"), "options"),
         (lambda snn, images: lc.write(snn, "m.net"), "network"),

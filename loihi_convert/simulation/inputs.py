@@ -24,12 +24,12 @@ MAX_PIXEL: Final = 255
 
 def require_images(input_shape: Shape, images: Images, where: str = "images") -> None:
     """Raise a `DataError` unless ``images`` are uint8 ``(N, *input_shape)``, N >= 1."""
+    shape = f"uint8 of shape (N, {', '.join(map(str, input_shape))}), N >= 1"
+    if not isinstance(getattr(images, "dtype", None), np.dtype):
+        found, expected = f"found an object of type {type(images).__name__}", f"must be a NumPy array, {shape}"
+        raise DataError(found, where=where, expected=expected)
     if images.dtype != np.uint8 or images.shape[1:] != input_shape or len(images) < 1:
-        raise DataError(
-            f"found {images.dtype} of shape {images.shape}",
-            where=where,
-            expected=f"must be uint8 of shape (N, {', '.join(map(str, input_shape))}), N >= 1",
-        )
+        raise DataError(f"found {images.dtype} of shape {images.shape}", where=where, expected=f"must be {shape}")
 
 
 @dataclass(frozen=True)
