@@ -227,8 +227,7 @@ def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) ->
         "paper's tables](../docs/results/paper.md). They were measured on these CNNs: MNIST on "
         "`mnist/cnn.safetensors`, Fashion-MNIST on `fashion-mnist/cnn.safetensors`; those in `paper/recipe/` on "
         "`mnist/cnn-paper-recipe.safetensors` and `fashion-mnist/paper-20-epochs.safetensors`, those in "
-        "`paper/earlier-cnn/`, and the headline's of Fashion-MNIST, on an earlier CNN; VGG-16 on the "
-        "CNN of its card, which is too large for the repository.\n"
+        "`paper/earlier-cnn/`, those of VGG-16, and the headline's of Fashion-MNIST, on earlier CNNs.\n"
     )
 
 
