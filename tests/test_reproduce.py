@@ -660,6 +660,8 @@ def test_a_ready_made_model_is_its_cnn_and_what_was_fine_tuned_from_it(
     assert request.model_files("my.pt") == (Path("my.pt"),)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loihi_convert, "__file__", str(tmp_path / "loihi_convert" / "__init__.py"))
+    (tmp_path / "netx_models" / "mnist").mkdir(parents=True)
+    (tmp_path / "netx_models" / "mnist" / "cnn.safetensors").touch()
     with pytest.raises(InputError) as raised:
         request.model_files("mnist")
     assert raised.value.where == "mnist"

@@ -164,8 +164,8 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
     """Return the recipe for a data set, which was chosen without its test images.
 
     ``architecture`` (`models.ARCHITECTURES`) has its own if it is too deep or too narrow for the data set's. On two CPU
-    cores the epochs of ``fashion-mnist`` take about an hour, those of ``resnet20`` about 50 minutes, and an hour and a
-    half those of ``vgg-small`` without bfloat16 and of ``vgg16`` with it.
+    cores the epochs of ``fashion-mnist`` take about an hour, those of ``resnet20`` about 50 minutes, those of
+    ``vgg-small`` without bfloat16 an hour and a half, and those of ``vgg16`` with it up to two and a half hours.
     """
     if (data, architecture) == ("cifar10", "resnet20"):
         # 270,000 weights never learn the training images by heart: no label smoothing, a gradient with momentum.

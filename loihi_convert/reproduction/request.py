@@ -169,7 +169,9 @@ def model_files(model: str) -> tuple[Path, ...]:
     package = Path(loihi_convert.__file__).parent
     # A wheel includes the CNNs of MNIST only.
     places = (Path(MODELS), package.parent / MODELS, package / "models")
-    folder = next((place / model for place in places if (place / model / "cnn.safetensors").is_file()), None)
+    needed = ("card.json", "cnn.safetensors")
+    folders = (place / model for place in places)
+    folder = next((folder for folder in folders if all((folder / name).is_file() for name in needed)), None)
     if folder is None:
         raise InputError(
             f"not in {MODELS}/{model}, and not part of this installation",
