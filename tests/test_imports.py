@@ -29,6 +29,7 @@ ORDER = (
         "threads",
         "dependencies",
         "devices",
+        "ready_made",
     ),
     ("normalization",),
     ("chip.limits", "chip.rules"),
@@ -58,6 +59,7 @@ HEAVY = {
     # In `api`, `pipeline.opening` and `pipeline.origin` for their types alone.
     "torch": (
         "devices",
+        "ready_made",
         "cnn",
         "frontend",
         "simulation",

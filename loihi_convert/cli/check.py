@@ -13,10 +13,10 @@ from loihi_convert.cli.check_output import checked_json, say_checked
 from loihi_convert.cli.console import log, say_json
 from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.images import first_images, recorded_data, validation_images
-from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN
 from loihi_convert.errors import InputError, UsageError, rendered
 from loihi_convert.files import asked
+from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
     from loihi_convert.arrays import Array

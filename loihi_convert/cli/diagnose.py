@@ -11,10 +11,10 @@ from loihi_convert.choices import Device, Layout
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, say, say_json, say_tables
 from loihi_convert.cli.images import DataRequest, first_images, validation_images
-from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.options import DATA_AND_CNN, LAVA
 from loihi_convert.cli.wrong_files import is_cnn, is_netx, require_cnn, require_netx
 from loihi_convert.errors import UsageError
+from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
     from loihi_convert.ir.provenance import ModelRecord

@@ -9,9 +9,9 @@ import typer
 
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say, say_json, say_tables
-from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.wrong_files import require_netx
 from loihi_convert.errors import UsageError, VerificationError
+from loihi_convert.ready_made import file_of
 
 _FILE = typer.Argument(help="A .net file of any tool, or a name of `loihi-convert models`.", metavar="FILE")
 

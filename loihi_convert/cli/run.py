@@ -17,12 +17,12 @@ from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.external import run_external
 from loihi_convert.cli.graded import run_graded_file
 from loihi_convert.cli.images import DataRequest, first_images, is_recorded
-from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.wrong_files import NETX, require_netx
 from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import require_new_or_empty
+from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
     from loihi_convert.data import DataSplits

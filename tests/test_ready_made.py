@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from loihi_convert import cli
-from loihi_convert.cli import named_models as module
-from loihi_convert.cli.named_models import file_of, named_models
+from loihi_convert import ready_made as module
 from loihi_convert.errors import InputError
 from loihi_convert.files import sha256
+from loihi_convert.ready_made import file_of, named_models
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ def test_every_file_of_the_cards_has_a_name() -> None:
 def test_cards_are_read_as_utf_8_in_every_locale() -> None:
     program = (
         "import warnings\n"
-        "from loihi_convert.cli.named_models import named_models\n"
+        "from loihi_convert.ready_made import named_models\n"
         "from loihi_convert.reproduction.request import model_files\n"
         "warnings.simplefilter('error', EncodingWarning)\n"
         "assert named_models() and model_files('mnist')"

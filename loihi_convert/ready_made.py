@@ -69,7 +69,7 @@ class NamedModel(NamedTuple):
 
 def _folder() -> Path | None:
     """Return the folder that contains the data sets' folders, in a clone or in the package."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parent
     places = (package.parent / REPOSITORY_FOLDER, package / _PACKAGED)
     return next((place for place in places if any(place.glob("*/card.json"))), None)
 
