@@ -1,4 +1,4 @@
-"""The exported networks of this repository by name, with their properties and file locations.
+"""The ready-made models of this repository: exported networks by name, and the CNNs that they are made from.
 
 A wheel contains those of MNIST for T = 1, 4 and 64 with their CNNs (0.8 MB); a clone contains most of them.
 """
@@ -106,6 +106,31 @@ def named_models() -> tuple[NamedModel, ...]:
         key=lambda model: (order.get(model.data, len(order)), model.place.count("-"), model.layers, model.timesteps)
     )
     return tuple(found)
+
+
+def cnns_of(name: str) -> tuple[Path, ...]:
+    """Return the checkpoints of the folder ``name``, such as ``"mnist"``.
+
+    The first is the CNN without quantized activations; the others were fine-tuned from it for few steps.
+
+    Raises
+    ------
+    InputError
+        If the folder, or its CNN, is not part of this installation.
+    """
+    places = _folder()
+    folder = None if places is None else places / name
+    if folder is None or not all((folder / needed).is_file() for needed in ("card.json", "cnn.safetensors")):
+        raise InputError(
+            "this model's CNN is not part of this installation",
+            where=name,
+            hint=f"Install from a clone of the repository, or train one: `loihi-convert train --data {name}`.",
+        )
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    listed = [item for item in card["checkpoints"] if item["in_repository"]]
+    # The sort is stable: each group keeps the order of the card.
+    listed.sort(key=lambda item: item["qcfs_levels"] is not None)
+    return tuple(path for item in listed if (path := folder / item["file"]).is_file())
 
 
 def file_of(path: Path) -> Path:

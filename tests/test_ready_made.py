@@ -15,7 +15,7 @@ from loihi_convert import cli
 from loihi_convert import ready_made as module
 from loihi_convert.errors import InputError
 from loihi_convert.files import sha256
-from loihi_convert.ready_made import file_of, named_models
+from loihi_convert.ready_made import cnns_of, file_of, named_models
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,14 +34,44 @@ def test_every_file_of_the_cards_has_a_name() -> None:
 def test_cards_are_read_as_utf_8_in_every_locale() -> None:
     program = (
         "import warnings\n"
-        "from loihi_convert.ready_made import named_models\n"
-        "from loihi_convert.reproduction.request import model_files\n"
+        "from loihi_convert.ready_made import cnns_of, named_models\n"
         "warnings.simplefilter('error', EncodingWarning)\n"
-        "assert named_models() and model_files('mnist')"
+        "assert named_models() and cnns_of('mnist')"
     )
     command = [sys.executable, "-X", "warn_default_encoding", "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_cnns_of_a_model_are_its_own_and_what_was_fine_tuned_from_it() -> None:
+    names = {name: [path.name for path in cnns_of(name)] for name in ("mnist", "cifar10")}
+    assert names["mnist"][0] == "cnn.safetensors"
+    assert "cnn-paper-recipe.safetensors" not in names["mnist"]
+    assert all((ROOT / "netx_models" / name / file).is_file() for name, files in names.items() for file in files)
+    fine_tuned = [f"cnn-{how}.safetensors" for how in ("qcfs-L4", "spiking-T4", "spiking-T2", "spiking-T1")]
+    assert names["cifar10"] == ["cnn.safetensors", *fine_tuned]
+
+
+@pytest.mark.parametrize("files", [(), ("card.json",), ("cnn.safetensors",)])
+def test_a_cnn_that_is_not_here_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...]
+) -> None:
+    (tmp_path / "mnist").mkdir()
+    for name in files:
+        (tmp_path / "mnist" / name).touch()
+    monkeypatch.setattr(module, "_folder", lambda: tmp_path)
+    with pytest.raises(InputError) as raised:
+        cnns_of("mnist")
+    assert raised.value.where == "mnist"
+    assert "train --data mnist" in raised.value.hint
+
+
+def test_a_folder_of_the_same_name_elsewhere_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "netx_models" / "mnist").mkdir(parents=True)
+    (tmp_path / "netx_models" / "mnist" / "card.json").touch()
+    (tmp_path / "netx_models" / "mnist" / "cnn.safetensors").touch()
+    assert cnns_of("mnist")[0] == ROOT / "netx_models" / "mnist" / "cnn.safetensors"
 
 
 def test_a_name_is_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

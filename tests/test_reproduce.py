@@ -17,7 +17,6 @@ import pytest
 import torch
 from support.training import train
 
-import loihi_convert
 from loihi_convert import cli, netx, pipeline
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends.reference import run_network
@@ -645,27 +644,6 @@ def test_fewer_images_at_large_t() -> None:
     assert np.array_equal(read, np.concatenate([digits.train.images, digits.validation.images]))
     with pytest.raises(InputError, match="digits, test images: has changed since the command began"):
         replace(some.test(64), digest="other").read()
-
-
-def test_a_ready_made_model_is_its_cnn_and_what_was_fine_tuned_from_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = Path(__file__).parents[1] / "netx_models"
-    names = {name: [path.name for path in request.model_files(name)] for name in ("mnist", "cifar10")}
-    assert names["mnist"][0] == "cnn.safetensors"
-    assert "cnn-paper-recipe.safetensors" not in names["mnist"]
-    assert all((folder / name / file).is_file() for name, files in names.items() for file in files)
-    fine_tuned = [f"cnn-{how}.safetensors" for how in ("qcfs-L4", "spiking-T4", "spiking-T2", "spiking-T1")]
-    assert names["cifar10"] == ["cnn.safetensors", *fine_tuned]
-    assert request.model_files("my.pt") == (Path("my.pt"),)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loihi_convert, "__file__", str(tmp_path / "loihi_convert" / "__init__.py"))
-    (tmp_path / "netx_models" / "mnist").mkdir(parents=True)
-    (tmp_path / "netx_models" / "mnist" / "cnn.safetensors").touch()
-    with pytest.raises(InputError) as raised:
-        request.model_files("mnist")
-    assert raised.value.where == "mnist"
-    assert "train --data mnist" in raised.value.hint
 
 
 @pytest.mark.parametrize("content", ["weights", "own"])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-import loihi_convert
+from loihi_convert import ready_made
 from loihi_convert.cnn import checkpoint
 from loihi_convert.data import DATASETS
-from loihi_convert.errors import CheckpointError, InputError, UsageError
+from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.report.figure_style import Width
 from loihi_convert.report.paper import TABLES
 from loihi_convert.reproduction.images import Counts, Images
@@ -25,9 +24,6 @@ DEFAULT_VARIANTS: Final[dict[Kind, tuple[str, ...]]] = {
     "figure": ("literal",),
 }
 """The variants in which a cell is measured."""
-
-MODELS: Final = "netx_models"
-"""The folder of ready-made models, in the repository."""
 
 
 class What(NamedTuple):
@@ -55,9 +51,9 @@ class Request:
     whats
         The tables and figures. Of several, those without a network, a method or a T are left out.
     models
-        Names of included models, or checkpoints; one per data set.
+        Names of ready-made models, or checkpoints; one per data set.
     tuned
-        Fine-tuned checkpoints, candidates for the best result at each T. Those of an included model are added.
+        Fine-tuned checkpoints, candidates for the best result at each T. Those of a ready-made model are added.
     output
         Folder for the pages, pictures and CSV files.
     cache
@@ -112,7 +108,7 @@ def opened_networks(request: Request) -> dict[str, Network]:
     """
     found: dict[str, Network] = {}
     for model in request.models:
-        path, *_ = model_files(model)
+        path, *_ = _checkpoints(model)
         data = _trained_on(path)
         if data in found:
             raise UsageError(
@@ -128,7 +124,7 @@ def opened_networks(request: Request) -> dict[str, Network]:
 def tuned_networks(request: Request, networks: Mapping[str, Network]) -> dict[str, list[Network]]:
     """Return the fine-tuned versions of each of ``networks``, candidates for the best at each T."""
     found: dict[str, list[Network]] = {data: [] for data in networks}
-    named = [path for model in request.models for path in model_files(model)[1:]]
+    named = [path for model in request.models for path in _checkpoints(model)[1:]]
     for path in (*request.tuned, *named):
         data = _trained_on(path)
         if data not in found:
@@ -139,6 +135,11 @@ def tuned_networks(request: Request, networks: Mapping[str, Network]) -> dict[st
             )
         found[data].append(Network(path, networks[data].images, request.device))
     return found
+
+
+def _checkpoints(model: str) -> tuple[Path, ...]:
+    """Return the path ``model``, or the checkpoints of the ready-made model of that name, the CNN first."""
+    return ready_made.cnns_of(model) if model in DATASETS and model != "digits" else (Path(model),)
 
 
 def _trained_on(path: Path) -> str:
@@ -152,34 +153,3 @@ def _trained_on(path: Path) -> str:
             hint="Train one, such as `loihi-convert train --data mnist`, or name a ready-made model: mnist.",
         )
     return found.data
-
-
-def model_files(model: str) -> tuple[Path, ...]:
-    """Return the checkpoints of ``model``: a single path, or those of an included model.
-
-    The first is the CNN without quantized activations; the others were fine-tuned from it for few steps.
-
-    Raises
-    ------
-    InputError
-        If the name is known but its folder is not installed.
-    """
-    if model not in DATASETS or model == "digits":
-        return (Path(model),)
-    package = Path(loihi_convert.__file__).parent
-    # A wheel includes the CNNs of MNIST only.
-    places = (Path(MODELS), package.parent / MODELS, package / "models")
-    needed = ("card.json", "cnn.safetensors")
-    folders = (place / model for place in places)
-    folder = next((folder for folder in folders if all((folder / name).is_file() for name in needed)), None)
-    if folder is None:
-        raise InputError(
-            f"not in {MODELS}/{model}, and not part of this installation",
-            where=model,
-            hint=f"Run this in a clone of the repository, or train one: `loihi-convert train --data {model}`.",
-        )
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    listed = [item for item in card["checkpoints"] if item["in_repository"]]
-    # The sort is stable: each group keeps the order of the card.
-    listed.sort(key=lambda item: item["qcfs_levels"] is not None)
-    return tuple(path for item in listed if (path := folder / item["file"]).is_file())
