@@ -17,12 +17,17 @@ from support.networks import random_network
 from support.strategies import Case, networks
 
 from loihi_convert.arrays import Shape
+from loihi_convert.errors import UsageError
+from loihi_convert.ir.graded import GradedLayer
+from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import convolution as module
 from loihi_convert.simulation.blocks import on_cores
-from loihi_convert.simulation.convolution import MAX_BYTE, WITHOUT_NNPACK, Convolution, Geometry, SharedSetting
+from loihi_convert.simulation.cnn_classes import suits_bfloat16
+from loihi_convert.simulation.convolution import MAX_BYTE, Convolution, Geometry
 from loihi_convert.simulation.currents import Currents, sum_pool, summed_currents
-from loihi_convert.simulation.gpu import EXACT_PRODUCTS
+from loihi_convert.simulation.exact_products import exact_products
+from loihi_convert.simulation.graded import weighted
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
 
@@ -115,12 +120,32 @@ def test_currents_of_summed_inputs_are_summed_currents(case: Case, seed: int) ->
 
 
 def onednn_is_right(synapse: Synapse, shape: Shape) -> bool:
+    """Whether every output sees the map, and a horizontal stride does not leave a single column."""
     if isinstance(synapse, Dense):
         return True
-    reach = [dilation * (size - 1) for dilation, size in zip(synapse.dilation, synapse.weight.shape[2:], strict=True)]
-    return (synapse.stride[1] == 1 or synapse.output_shape(shape)[2] > 1) and all(
-        padding <= extent for padding, extent in zip(synapse.padding, reach, strict=True)
-    )
+    ones = Conv(np.ones_like(synapse.weight), None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+    pooled = (shape[0], shape[1] // synapse.pool[0], shape[2] // synapse.pool[1])
+    seen = oracle.current(ones, np.ones(pooled, np.int64))
+    return bool(seen.all()) and (synapse.stride[1] == 1 or seen.shape[2] > 1)
+
+
+@pytest.mark.parametrize(
+    ("weight_shape", "dilation", "padding", "shape"),
+    [((16, 32, 2, 3), (3, 1), (2, 1), (32, 1, 6)), ((64, 64, 2, 2), (8, 8), (4, 4), (64, 4, 4))],
+)
+def test_a_dilation_that_jumps_over_the_map(
+    weight_shape: tuple[int, ...], dilation: tuple[int, int], padding: tuple[int, int], shape: Shape
+) -> None:
+    """oneDNN's int8 convolution, and that of bfloat16, end in SIGSEGV."""
+    rng = np.random.default_rng(0)
+    conv = Conv(rng.integers(-127, 128, weight_shape), padding=padding, dilation=dilation)
+    spikes = rng.integers(0, 2, (2, *shape))
+    operator = Currents(conv, shape, averages=False, takes_spikes=True)
+    assert not operator.uses_int8
+    found = operator(np.ascontiguousarray(spikes.transpose(0, 2, 3, 1), np.uint8))
+    assert np.array_equal(found.transpose(0, 3, 1, 2), np.stack([oracle.current(conv, image) for image in spikes]))
+    network = ReluNetwork(shape, (ReluLayer("conv", conv), ReluLayer("fc", Dense(np.ones((2, found[0].size))))))
+    assert not suits_bfloat16(network)
 
 
 def test_where_onednn_errs_float32_is_right() -> None:
@@ -201,36 +226,81 @@ def test_a_shape_is_compared_with_float32_once(monkeypatch: pytest.MonkeyPatch) 
     assert sizes == ([2, 3, 1, 2] if HAS_INT8 else [3, 3, 1] * 2)
 
 
-def rounds_operands() -> bool:
+def uses_nnpack() -> bool:
+    return bool(torch._C._get_nnpack_enabled())
+
+
+def rounds_on_a_gpu() -> bool:
     matmul = torch.backends.cuda.matmul
     return bool(matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32)
 
 
+def rounds_on_a_cpu() -> bool:
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        return "bf16" in (torch.backends.mkldnn.matmul.fp32_precision, torch.backends.mkldnn.conv.fp32_precision)  # type: ignore[attr-defined]
+    return torch.get_float32_matmul_precision() == "medium"
+
+
 @pytest.fixture
 def rounding() -> Iterator[None]:
-    torch.set_float32_matmul_precision("high")
+    """The fastest and least exact settings of a program."""
+    torch.set_float32_matmul_precision("medium")
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        torch.backends.mkldnn.conv.fp32_precision = "bf16"  # type: ignore[attr-defined]
     yield
     torch.set_float32_matmul_precision("highest")
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        torch.backends.mkldnn.conv.fp32_precision = "none"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
-    ("setting", "is_on"), [(WITHOUT_NNPACK, torch._C._get_nnpack_enabled), (EXACT_PRODUCTS, rounds_operands)]
-)
 @pytest.mark.usefixtures("rounding")
-def test_a_setting_holds_until_the_last_thread_has_left(setting: SharedSetting, is_on: Callable[[], bool]) -> None:
+@pytest.mark.parametrize("autocast", [False, True])
+def test_settings_that_round_change_no_integer(autocast: bool) -> None:
+    """Sums of pixels and digits of graded spikes have more than the 8 bits of bfloat16."""
+    rng = np.random.default_rng(0)
+    conv = Conv(rng.integers(-127, 128, (32, 32, 3, 3)), padding=(1, 1))
+    dense = Dense(rng.integers(-127, 128, (128, 512)))
+    maps, rows = rng.integers(0, 1021, (4, 32, 16, 16)), rng.integers(0, 1021, (4, 512, 1, 1))
+    # Threads that a simulation starts do not inherit autocast; those of the caller do.
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        for synapse, shape, values in ((conv, (32, 16, 16), maps), (dense, (512,), rows)):
+            given = values.reshape(4, *shape)
+            expected = np.stack([oracle.current(synapse, one) for one in given])
+            pixels = np.ascontiguousarray(values.transpose(0, 2, 3, 1), np.float32)
+            found = Currents(synapse, shape, averages=False, takes_spikes=False)(pixels)
+            assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(expected.shape), expected)
+            layer = GradedLayer("layer", synapse, threshold=0, scale=np.ones(synapse.channels))
+            assert np.array_equal(weighted(layer, given), expected)
+            assert Currents(synapse, shape, averages=False, takes_spikes=True).uses_int8 == HAS_INT8
+
+
+@pytest.mark.parametrize("name", ["ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"])
+def test_an_environment_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "bf16")
+    with pytest.raises(UsageError) as raised, exact_products():
+        pass
+    assert (raised.value.where, raised.value.found) == (f"environment variable {name}", "found 'bf16'")
+    monkeypatch.setenv(name, "strict")
+    with exact_products():
+        pass
+
+
+@pytest.mark.parametrize("is_on", [uses_nnpack, rounds_on_a_gpu, rounds_on_a_cpu])
+@pytest.mark.usefixtures("rounding")
+def test_a_setting_holds_until_the_last_thread_has_left(is_on: Callable[[], bool]) -> None:
     """One enters, another one enters, the first leaves: torch's setting is one for both."""
     before = is_on()
     entered, may_leave = threading.Event(), threading.Event()
     found = []
 
     def other() -> None:
-        with setting:
+        with exact_products():
             entered.set()
             may_leave.wait(60)
             found.append(is_on())
 
     thread = threading.Thread(target=other)
-    with setting:
+    with exact_products():
         thread.start()
         assert entered.wait(60)
     may_leave.set()

@@ -15,9 +15,7 @@ Axes: N images or image-steps, then H W C, channels last.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -29,6 +27,7 @@ from torch.nn import functional
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.chip import limits
 from loihi_convert.simulation.blocks import ONE_THREAD
+from loihi_convert.simulation.exact_products import exact_products
 
 MAX_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)
 """Largest input (spikes summed over a window) for which int8 arithmetic is exact on every processor."""
@@ -48,41 +47,6 @@ class Geometry(NamedTuple):
     padding: Pair
     dilation: Pair
     groups: int
-
-
-class SharedSetting:
-    """A setting of torch that holds while any thread is within it.
-
-    Such a setting is one for all threads: restored by each as it found it, it would return while others are still
-    within.
-
-    Parameters
-    ----------
-    setting
-        Opens a context in which it holds.
-    """
-
-    def __init__(self, setting: Callable[[], AbstractContextManager[object]]) -> None:
-        self._lock = threading.Lock()
-        self._threads = 0
-        self._open = setting
-        self._setting = ExitStack()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._threads:
-                self._setting.enter_context(self._open())
-            self._threads += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._threads -= 1
-            if not self._threads:
-                self._setting.close()
-
-
-WITHOUT_NNPACK: Final = SharedSetting(lambda: torch.backends.nnpack.flags(enabled=False))
-"""The context for convolutions that must be exact: NNPACK's transforms (Winograd, Fourier) round."""
 
 
 # Shapes of kernel, input and batch, and numbers of threads, for which int8 was compared with float32 on the inputs of a
@@ -147,13 +111,13 @@ class Convolution:
     def in_float32(self, inputs: Array) -> Array:
         """Return the same in float32 arithmetic."""
         inputs = inputs.astype(np.float32, copy=False)
-        if self._covers_map:
-            matrix = self._kernel.permute(0, 2, 3, 1).flatten(1)
-            return functional.linear(torch.from_numpy(inputs).flatten(1), matrix)[:, None, None].numpy()
-        maps = torch.from_numpy(inputs).permute(0, 3, 1, 2)
-        if self._onednn_errs:
-            return channels_last_of(convolved_by_product(maps, self._kernel, self._geometry))
-        with WITHOUT_NNPACK:
+        with exact_products():
+            if self._covers_map:
+                matrix = self._kernel.permute(0, 2, 3, 1).flatten(1)
+                return functional.linear(torch.from_numpy(inputs).flatten(1), matrix)[:, None, None].numpy()
+            maps = torch.from_numpy(inputs).permute(0, 3, 1, 2)
+            if self._onednn_errs:
+                return channels_last_of(convolved_by_product(maps, self._kernel, self._geometry))
             return channels_last_of(functional.conv2d(maps, self._kernel, None, *self._geometry))
 
     def _int8_if_equal(
@@ -189,13 +153,22 @@ def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Te
 def onednn_errs(geometry: Geometry, size: Sequence[int], input_size: Sequence[int]) -> bool:
     """Whether oneDNN, in torch 2.3 to 2.13, returns wrong results or crashes with SIGSEGV.
 
-    Results are wrong where a horizontal stride leaves a single column. It crashes, in bytes and in float32, where some
-    outputs see only padding.
+    Results are wrong where a horizontal stride leaves a single column. It crashes, in bytes, bfloat16 or float32, where
+    some outputs see only padding: beside the map, or because the kernel's dilation jumps over it.
     """
-    stride, padding, dilation, _ = geometry
-    sees_nothing = any(p > d * (k - 1) for p, d, k in zip(padding, dilation, size, strict=True))
-    _, columns = _output_size(geometry, size, input_size)
-    return sees_nothing or (columns == 1 and stride[1] > 1)
+    outputs = _output_size(geometry, size, input_size)
+    sees_nothing = any(
+        not _sees_the_map(output * stride - padding, dilation, taps, length)
+        for count, stride, padding, dilation, taps, length in zip(outputs, *geometry[:3], size, input_size, strict=True)
+        for output in range(count)
+    )
+    return sees_nothing or (outputs[1] == 1 and geometry.stride[1] > 1)
+
+
+def _sees_the_map(start: int, dilation: int, taps: int, length: int) -> bool:
+    """Whether any of ``taps`` positions from ``start`` on, ``dilation`` apart, is in 0..length - 1."""
+    first = max(0, -(start // dilation))
+    return first < taps and start + first * dilation < length
 
 
 def _output_size(geometry: Geometry, size: Sequence[int], input_size: Sequence[int]) -> tuple[int, int]:

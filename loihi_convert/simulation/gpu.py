@@ -7,10 +7,7 @@ switched off meanwhile. Axes as in `neurons.py`.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
-from typing import Final
 
 import numpy as np
 import torch
@@ -18,8 +15,9 @@ from torch import Tensor
 
 from loihi_convert.chip import limits
 from loihi_convert.ir.synapse import Conv
-from loihi_convert.simulation.convolution import Geometry, SharedSetting, convolved_by_product
+from loihi_convert.simulation.convolution import Geometry, convolved_by_product
 from loihi_convert.simulation.currents import pooled_maps
+from loihi_convert.simulation.exact_products import exact_products
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 
 # Largest im2col matrix, in numbers.
@@ -67,7 +65,7 @@ class GpuCurrents:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)``."""
         maps = inputs.to(self._device, torch.float32)
-        with EXACT_PRODUCTS:
+        with exact_products(self._device):
             if self._geometry is None:
                 return (maps.flatten(1) @ self._kernel.flatten(1).T)[:, None, None]
             at_once = max(1, _COLUMNS // (maps[0].numel() * math.prod(self._kernel.shape[2:])))
@@ -155,20 +153,3 @@ class GpuNeurons:
         rows, columns = height // pool_h, width // pool_w
         covered = spikes[:, :, : rows * pool_h, : columns * pool_w]
         return covered.reshape(*spikes.shape[:2], rows, pool_h, columns, pool_w, channels).sum((3, 5))
-
-
-@contextlib.contextmanager
-def _unrounded_operands() -> Iterator[None]:
-    matmul = torch.backends.cuda.matmul
-    # Later versions of torch have a second switch, and refuse to read the first one after the second was used.
-    switch, exact = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
-    before = getattr(matmul, switch)
-    setattr(matmul, switch, exact)
-    try:
-        yield
-    finally:
-        setattr(matmul, switch, before)
-
-
-EXACT_PRODUCTS: Final = SharedSetting(_unrounded_operands)
-"""The context for matrix products whose float32 operands must not be rounded first."""

@@ -18,7 +18,8 @@ from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
-from loihi_convert.simulation.convolution import WITHOUT_NNPACK, Geometry, convolved_by_product, onednn_errs
+from loihi_convert.simulation.convolution import Geometry, convolved_by_product, onednn_errs
+from loihi_convert.simulation.exact_products import exact_products
 
 _EXACT_IN_FLOAT32: Final = 2 ** (np.finfo(np.float32).nmant + 1)
 
@@ -163,12 +164,12 @@ def weighted(layer: GradedLayer, messages: Array) -> Array:
 def _sums(synapse: Conv | Dense, values: Array, dtype: torch.dtype) -> Array:
     """Weighted sums of integers after the pooling: int64."""
     weight, inputs = torch.from_numpy(synapse.weight.astype(np.int64)).to(dtype), torch.from_numpy(values).to(dtype)
-    if not isinstance(synapse, Conv):
-        return functional.linear(inputs.flatten(1), weight).numpy().astype(np.int64)
-    geometry = Geometry(synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
-    if onednn_errs(geometry, weight.shape[2:], inputs.shape[2:]):
-        return convolved_by_product(inputs, weight, geometry).numpy().astype(np.int64)
-    with WITHOUT_NNPACK:
+    with exact_products():
+        if not isinstance(synapse, Conv):
+            return functional.linear(inputs.flatten(1), weight).numpy().astype(np.int64)
+        geometry = Geometry(synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+        if onednn_errs(geometry, weight.shape[2:], inputs.shape[2:]):
+            return convolved_by_product(inputs, weight, geometry).numpy().astype(np.int64)
         return functional.conv2d(inputs, weight, None, *geometry).numpy().astype(np.int64)
 
 
