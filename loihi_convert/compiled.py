@@ -35,11 +35,18 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 
 class _OptionalCache(FunctionCache):
-    """A cache without which loops are compiled again, for example when the disk is full."""
+    """A cache without which loops are compiled again, for example when the disk is full or a file is damaged."""
 
     def load_overload(self, *args: Any) -> Any:
         with _without_disk():
-            return super().load_overload(*args)  # type: ignore[no-untyped-call]
+            try:
+                return super().load_overload(*args)  # type: ignore[no-untyped-call]
+            except OSError:
+                raise
+            # A file that was written in part raises whatever unpickling it meets. Then start anew.
+            except Exception:
+                self.flush()  # type: ignore[no-untyped-call]
+        return None
 
     def save_overload(self, *args: Any) -> None:
         with _without_disk():

@@ -48,6 +48,15 @@ def test_loops_run_without_a_cache_if_it_cannot_be_written(tmp_path: Path) -> No
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, suffix: str) -> None:
+    assert said(PROGRAM, tmp_path) == [COMPILING]
+    for path in tmp_path.rglob(f"*.{suffix}"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert said(PROGRAM, tmp_path) == [COMPILING]
+    assert said(PROGRAM, tmp_path) == []
+
+
 @pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
 def test_loops_hold_nothing_that_compiles_for_seconds(path: Path) -> None:
     """For a reshape or an assignment of slices numba also compiles the texts of their errors, in two seconds each."""

@@ -104,7 +104,7 @@ class Cell(ABC, Generic[R]):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a cell.
+    """The outcome of a cell.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class Outcome:
 
 
 def compute(cell: Cell[Any], needed: Sequence[Any] = (), *, is_alone: bool = False) -> Outcome:
-    """Return what comes of ``cell``; an error becomes part of the outcome, except an interruption.
+    """Return the outcome of ``cell``; an error becomes part of the outcome, except an interruption.
 
     It is computed on one thread, so that floating-point numbers are the same in every process.
 

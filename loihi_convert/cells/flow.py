@@ -1,4 +1,4 @@
-"""Computes the cells that are not in a folder, and tells how far it is."""
+"""Computes the cells that are not in a folder, and reports progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loihi_convert.cells.store import Claim, Store
 from loihi_convert.progress import Progress, no_progress
 
 _POLL_SECONDS: Final = 0.5
-# Cells from which a time left is foretold.
+# Fewest cells from which the time left is estimated.
 _FEWEST: Final = 3
 
 Told = Callable[[Cell[Any], Outcome, str], None]
@@ -161,7 +161,7 @@ def duration(seconds: float) -> str:
 
 
 class _Clock:
-    """Counts cells, and foretells the time left from the seconds per work of each kind of cell so far.
+    """Counts cells, and estimates the time left from the seconds per work of each kind of cell so far.
 
     Sums, not means of ratios: a small cell takes most of its time for what a large one needs once, too.
     """

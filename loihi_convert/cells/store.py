@@ -90,7 +90,7 @@ class Store:
             if "error" in content:
                 return Outcome(error=str(content["error"]))
             return Outcome(result=cell.result_type.model_validate_json(json.dumps(content["result"])))
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
             raise InputError("not the result of a cell", where=path, hint=_REMOVE) from error
 
     def put(self, cell: Cell[Any], outcome: Outcome) -> None:

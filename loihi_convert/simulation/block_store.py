@@ -65,7 +65,7 @@ Sum = TypeVar("Sum")
 
 
 class GroupSums(Generic[Sum]):
-    """Sums of the values of consecutive blocks, one sum for each group of blocks, however the values come.
+    """Sums of the values of consecutive blocks, one sum for each group of blocks, in whatever order the values arrive.
 
     Values are added in the order of their blocks, so that a sum of floating-point numbers has the same bits on any
     number of cores; and groups are the same in any shards of images, so that `total` of all groups has, too.

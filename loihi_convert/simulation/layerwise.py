@@ -135,6 +135,7 @@ class GrowingSimulation:
         *arguments: _Arguments.args, **named: _Arguments.kwargs,
     ) -> list[_Found]:  # fmt: skip
         """What ``method`` gives for each part of the images, in order."""
+        assert not named
         if isinstance(self._images, DividedImages):
             shared = _Call(self._plan, method, arguments)
             return on_shards(_called, shared, self._images, place=self._plan.place, progress=progress)

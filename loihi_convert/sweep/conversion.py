@@ -249,14 +249,14 @@ def _opened(network: NetworkFile, choice: ImageChoice, digests: Digests) -> Open
 def _network_digest(network: ReluNetwork) -> str:
     """SHA-256 of the layers, which code in other files may change, or code imported before its file was edited."""
     values = [
-        getattr(part, one.name)
+        (one.name, getattr(part, one.name))
         for layer in network.layers
         for part in (layer, layer.synapse)
         for one in fields(part)
         if one.name != "synapse"
     ]
-    arrays = [value for value in values if isinstance(value, np.ndarray)]
-    others = [None if isinstance(value, np.ndarray) else value for value in values]
+    arrays = [value for _, value in values if isinstance(value, np.ndarray)]
+    others = [name if isinstance(value, np.ndarray) else (name, value) for name, value in values]
     return arrays_digest([np.frombuffer(repr((network.task, others)).encode(), np.uint8), *arrays])
 
 

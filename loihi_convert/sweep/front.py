@@ -32,7 +32,7 @@ def quality(result: CellResult) -> float | None:
 def cost(found: Found, kind: SweepCost) -> float | None:
     """Return one cost of a cell; None if unknown.
 
-    Of energy the low estimate: the high one of ``loihi2`` is a loose bound unless T is a power of two (`circuit_work`).
+    Energy is the low estimate: the high one of ``loihi2`` is a loose bound unless T is a power of two (`circuit_work`).
     """
     if kind == "timesteps":
         return found.planned.cell.setting.timesteps

@@ -27,7 +27,7 @@ class SweepResults:
     names
         The options to show, `grid.varied`.
     costs
-        Of the front.
+        The costs that the front compares.
     """
 
     cells: tuple[PlannedCell, ...]

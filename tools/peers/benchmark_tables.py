@@ -56,7 +56,7 @@ def machine(threads: int) -> str:
 
 
 CONDITIONS: Final = ("threads", "machine", "date", "commit")
-"""Columns that say how a row was measured; empty in rows of before November 29, 2026."""
+"""Columns that say how a row was measured; empty in rows measured before November 29, 2026."""
 
 
 def conditions(threads: int) -> dict[str, str]:

@@ -48,7 +48,7 @@ class _Recording(GuardedModel):
         raise NotImplementedError
 
     def record(self) -> None:
-        """Write what the step gave."""
+        """Record the results of the step."""
         raise NotImplementedError
 
 
