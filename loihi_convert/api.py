@@ -61,8 +61,8 @@ def convert(
     model
         The trained CNN: a `torch.nn.Module`, or the path of its checkpoint, ONNX or NIR file.
     images
-        Calibration images, a few hundred to a few thousand from the training set, never test images. NumPy, torch or a
-        DataLoader; uint8, or floats in 0..1; ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; not normalized.
+        Calibration images from the training set, preferably thousands; never test images. NumPy, torch or a DataLoader;
+        uint8, or floats in 0..1; ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; not normalized.
     labels
         The class of each image, from 0; a DataLoader may supply them. With labels, the CNN's accuracy is reported in
         ``cnn_accuracy`` and in the notes, and a Python warning is given if it is too low.

@@ -43,6 +43,8 @@ class NamedModel(NamedTuple):
         Path of the file in the repository.
     is_in_repository
         Whether a clone contains it; if not, ``commands`` produce it.
+    has_checkpoint
+        Whether a clone contains the checkpoint that it was exported from.
     commands
         The commands that produced it.
     path
@@ -58,6 +60,7 @@ class NamedModel(NamedTuple):
     byte_count: int
     place: str
     is_in_repository: bool
+    has_checkpoint: bool
     commands: tuple[str, ...]
     path: Path | None
 
@@ -83,6 +86,7 @@ def named_models() -> tuple[NamedModel, ...]:
     found = []
     for path in sorted(folder.glob("*/card.json")):
         card = json.loads(path.read_text(encoding="utf-8"))
+        checkpoints = {item["file"]: item["in_repository"] for item in card["checkpoints"]}
         for network in card["networks"]:
             timesteps, file = network["timesteps"], path.parent / network["file"]
             (own,) = (point for point in network["test"] if point["timesteps"] == timesteps)
@@ -97,6 +101,7 @@ def named_models() -> tuple[NamedModel, ...]:
                     byte_count=network["bytes"],
                     place=f"{REPOSITORY_FOLDER}/{path.parent.name}/{network['file']}",
                     is_in_repository=network["in_repository"],
+                    has_checkpoint=checkpoints[network["checkpoint"]],
                     commands=tuple(network["commands"]),
                     path=file if file.is_file() else None,
                 )
@@ -164,7 +169,8 @@ def _how_to_get(model: NamedModel) -> str:
     if model.is_in_repository:
         return f"It is {model.place} in the repository: clone that, or copy the file. It was made by {made}."
     folder = Path(model.place).parent
-    return f"The repository does not include it. In {folder} of a clone, run {made}; {folder}/README.md says more."
+    how = f"run {made}" if model.has_checkpoint else f"train its checkpoint, then run {made}"
+    return f"The repository does not include it. In {folder} of a clone, {how}; {folder}/README.md has all commands."
 
 
 def _almost(text: str) -> str:

@@ -112,12 +112,15 @@ def test_a_model_that_is_not_here_says_where_it_is(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_model_that_the_repository_does_not_include_says_how_to_make_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = next(model for model in named_models() if not model.is_in_repository)
-    monkeypatch.setattr(module, "named_models", lambda: (absent._replace(path=None),))
-    with pytest.raises(InputError) as refused:
-        file_of(Path(absent.name))
-    assert f"In netx_models/{absent.folder} of a clone, run `{absent.commands[0]}`" in refused.value.hint
-    assert absent.commands[0].endswith(f"-o {Path(absent.place).name}")
+    absent = [model for model in named_models() if not model.is_in_repository]
+    assert {model.has_checkpoint for model in absent} == {True, False}
+    monkeypatch.setattr(module, "named_models", lambda: tuple(model._replace(path=None) for model in absent))
+    for model in absent:
+        with pytest.raises(InputError) as refused:
+            file_of(Path(model.name))
+        how = "run" if model.has_checkpoint else "train its checkpoint, then run"
+        assert f"In netx_models/{model.folder} of a clone, {how} `{model.commands[0]}`" in refused.value.hint
+        assert model.commands[0].endswith(f"-o {Path(model.place).name}")
 
 
 def test_the_verb_lists_them() -> None:

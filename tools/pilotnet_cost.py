@@ -1,9 +1,8 @@
 """Write docs/results/pilotnet.csv, PilotNet's cost on Loihi 2 as Intel measured it and as `chip.energy` estimates it.
 
 Measured: lava-dl d825ac5, tutorials/lava/lib/dl/netx/pilotnet_snn/benchmark.ipynb: 16 steps an image, 408.91 images/s,
-0.447 W of dynamic power; it is the only public measurement of a network that lava-dl publishes. Estimated: spikes and
-synaptic operations of the same network, `gts/pilotnet_lif/network.net` of lava-dl's wheel, in 16 steps of the one image
-that lies beside it.
+0.447 W of dynamic power. Estimated: spikes and synaptic operations of the same network, `gts/pilotnet_lif/network.net`
+of lava-dl's wheel, in 16 steps of the one image that lies beside it.
 """
 
 from __future__ import annotations

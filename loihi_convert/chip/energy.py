@@ -173,8 +173,8 @@ def _boundary(low: str, high: str) -> str:
         "included: static power, host, input and output, management processors, links between chips. Low: the lower "
         f"of Intel's simulated constants and those that SANA-FE fitted to a board; {low}; all 128 cores equally busy. "
         f"High: the higher of both; {high}; only as many cores as hold the neurons; the most spikes that the circuit "
-        "may send in steps T + 1 to P. No energy per operation of Loihi 2 is public. The only published measurement "
-        "on Loihi 2, PilotNet, equals the low end of the energy and 1.4 times the high end of the time."
+        "may send in steps T + 1 to P. No energy per operation of Loihi 2 is public. A published measurement on "
+        "Loihi 2, lava-dl's PilotNet, equals the low end of the energy and 1.4 times the high end of the time."
     )
 
 
