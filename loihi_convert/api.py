@@ -31,7 +31,7 @@ from loihi_convert.progress import progress_bar
 if TYPE_CHECKING:
     from torch import nn
 
-_LEAST_AGREEMENT: Final = 0.5
+_LEAST_AGREEMENT: Final = 0.8
 """A conversion that agrees less with the CNN, by more than chance, gives a warning."""
 
 

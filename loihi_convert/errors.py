@@ -59,6 +59,11 @@ class LoihiConvertError(Exception):
         super().__init__(found)
         self.found, self.where, self.expected, self.hint = found, str(where), expected, hint
 
+    @property
+    def more(self) -> str:
+        """A sentence that follows the hint; empty in most errors."""
+        return ""
+
     def __str__(self) -> str:
         return rendered(self)
 
@@ -90,7 +95,7 @@ def rendered(error: LoihiConvertError, flags: Mapping[str, str] | None = None) -
         return error.found
     clauses = "; ".join(clause for clause in (error.found, error.expected) if clause)
     where = (flags or {}).get(error.where, error.where)
-    sentences = (f"{where}: {clauses}" if where else clauses, error.hint)
+    sentences = (f"{where}: {clauses}" if where else clauses, error.hint, error.more)
     text = " ".join(part if part.endswith((".", "?", "!")) else f"{part}." for part in sentences if part)
     return with_flags(text, flags) if flags else text
 
@@ -146,6 +151,16 @@ class UnsupportedModelError(InputError):
     """
 
     others: tuple[UnsupportedModelError, ...] = ()
+
+    @property
+    def more(self) -> str:
+        if not self.others:
+            return ""
+        parts = "1 more part has" if len(self.others) == 1 else f"{len(self.others)} more parts have"
+        return f"{parts} no spiking equivalent: loihi-convert check lists all of them"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (*super().__reduce__(), {"others": self.others})
 
 
 class CheckpointError(InputError):

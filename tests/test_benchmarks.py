@@ -47,6 +47,12 @@ def numbers(dataset: Dataset) -> NDArray[np.int64]:
     return np.ascontiguousarray(dataset.images[:, 0, 0, :4]).view(">u4")[:, 0].astype(np.int64)
 
 
+def test_torch_takes_no_image_for_channels_last() -> None:
+    """An output of a convolution could then not be viewed as flat."""
+    images = load_data("digits").train.images
+    assert images.strides == images.copy().strides
+
+
 def test_digits_has_the_designed_splits() -> None:
     splits = load_data("digits")
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (1197, 200, 400)

@@ -615,7 +615,7 @@ BROKEN_ACTIVITIES = [
     ("no channel is active at every step", Activity(20, np.array([1, 0.5]), np.ones(2, np.bool_)), "warning",
      ["1 of 2 channels (0)", "20 images", "`percentile=99.9`"]),
     ("no potential meets the upper end", Activity(20, np.array([0.5]), np.ones(1, np.bool_), 0, 3), "warning",
-     ["3 of 20 images", " 131,071", "`weight_bits`"]),
+     ["3 of 20 images", " 131,071", "`diagnose`"]),
     ("no potential meets the lower end", Activity(20, np.array([0.5]), np.ones(1, np.bool_), 3, 0), "note",
      ["3 of 20 images", "-131,071"]),
 ]  # fmt: skip

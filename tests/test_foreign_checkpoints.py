@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import pickle
 import sys
@@ -231,6 +232,16 @@ def test_halves(dtype: torch.dtype, name: str) -> None:
     assert source.notes == (f"m.bin: {name} tensors are converted to float32.",)
     for key, tensor in source.model.state_dict().items():
         assert torch.equal(tensor, halves[key].float() if halves[key].is_floating_point() else halves[key])
+
+
+def test_halves_of_every_tensor() -> None:
+    """Also of the counters of batch norm, whose numbers may become infinite."""
+    halves = {key: tensor.half() for key, tensor in state().items()}
+    (counter,) = (key for key in halves if key.endswith("num_batches_tracked"))
+    torch.save({**halves, counter: torch.tensor(math.inf, dtype=torch.float16)}, "m.bin")
+    read = opened(Path("m.bin")).model.state_dict()
+    assert read[counter].dtype == torch.int64
+    assert all(torch.equal(read[key], halves[key].float()) for key in halves if key != counter)
 
 
 def test_tensors_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

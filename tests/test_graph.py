@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import math
+import pickle
 import random
 import re
 from collections.abc import Callable, Mapping
@@ -56,7 +58,10 @@ def returns(function: Callable[[Tensor], object]) -> nn.Module:
 
 REFUSED = [
     (chain(nn.Sigmoid(), nn.Conv2d(2, 2, 1)), "1: Sigmoid is before other layers; supported: Sigmoid at the end"),
-    (chain(nn.Tanh()), r"1: Tanh has no spiking equivalent here; .* Train with ReLU\.$"),
+    (
+        chain(nn.Tanh()),
+        r"1: Tanh has no spiking equivalent here; .* Train with ReLU\. After the last layer, leave",
+    ),
     (chain(nn.GELU()), r"1: GELU has no spiking equivalent.* Train with ReLU\.$"),
     (calls(functional.gelu), r"gelu \(after conv\): gelu has no spiking .* Train with ReLU\.$"),
     (calls(lambda x: x.clamp(1, -1)), r"clamp \(after conv\): clamp clips to 1\.\.-1; supported: numbers, the lower"),
@@ -110,8 +115,14 @@ REFUSED = [
         "1: MaxPool2d reads beyond the border",
     ),
     (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), "0: Conv2d pads with mode circular"),
-    (calls(lambda x: functional.pad(x, (1, 1, 1, 1), value=1.0)), "pad .* pads with something other than zeros"),
-    (calls(lambda x: functional.pad(x, (1, 1, 1, 1), mode="reflect")), "pad .* pads with something other than zeros"),
+    (
+        calls(lambda x: functional.pad(x, (1, 1, 1, 1), value=-math.inf)),
+        "pad .* than a number; .* a finite number",
+    ),
+    (
+        calls(lambda x: functional.pad(x, (1, 1, 1, 1), mode="reflect")),
+        "pad .* something other than a number",
+    ),
     (
         calls(lambda x: torch.cat([x, x], 2)),
         r"cat \(after conv\): cat runs along axis 2; supported: the channel axis",
@@ -120,7 +131,10 @@ REFUSED = [
         calls(lambda x: functional.avg_pool2d(x.transpose(2, 3), 2)),
         "moves the pixels of a map in a way that is not a convolution; supported: whole",
     ),
-    (calls(lambda x: x.mean(3).relu()), r"mean \(after conv\): .* one column of each map; .*keepdim=True"),
+    (
+        calls(lambda x: functional.avg_pool1d(x.mean(3), 2)),
+        r"mean \(after conv\): .* one column of each map; .*keepdim=True",
+    ),
     (calls(lambda x: x + x.mean(2, keepdim=True)), r"add \(after conv\): add joins tensors of shapes"),
     (
         calls(lambda x: (x + x.amax((2, 3), keepdim=True)).relu()),
@@ -137,7 +151,7 @@ REFUSED = [
         r"add \(after conv\): add has a constant that differs between images",
     ),
     (
-        calls(lambda x: 2 * (x[:, 0] + x[:, 1]).unsqueeze(1)),
+        calls(lambda x: functional.avg_pool2d((x[:, 0] + x[:, 1]).unsqueeze(1), 2)),
         r"unsqueeze \(after conv\): unsqueeze makes a map of signals; .* x\[:, 0:1\] instead of x\[:, 0\]",
     ),
     (calls(functional.dropout), r"dropout \(after conv\): dropout is not switched off in eval mode"),
@@ -212,6 +226,11 @@ REFUSED = [
         "4: Softmax is before other layers",
     ),
     (chain(nn.ReLU(), nn.Linear(4, 2)), "2: Linear is applied to feature maps; supported: Linear after Flatten"),
+    (
+        calls(lambda x: functional.linear(x.transpose(2, 3), torch.ones(2, 6).to(x))),
+        "linear is applied to feature maps; supported: Linear after Flatten, or of channels in the last axis",
+    ),
+    (returns(lambda x: x.argmax(1)), "argmax .* return the scores of the classes"),
     (chain(), r"0: the model ends here, with \(2, 4, 4\); must end with one number per class"),
     (chain(nn.ReLU(), nn.AvgPool2d(2)), "2: the model ends here, .* or with global average pooling"),
     (returns(lambda y: (y, y)), "Of: its forward returns a tuple, not one tensor; must return one tensor. Wrap it"),
@@ -304,6 +323,17 @@ def test_every_obstacle_is_found() -> None:
         to_relu_network(model, SHAPE)
     assert (raised.value.where, raised.value.found) == (found[0].where, found[0].found)
     assert [other.where for other in raised.value.others] == ["3", "5", "6"]
+    assert "3 more parts have no spiking equivalent" in str(raised.value)
+    assert raised.value.hint == found[0].hint
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+def test_weights_that_need_a_gradient() -> None:
+    """As they do after a training, when a whole model is given."""
+    zeros = nn.Parameter(torch.zeros(1, 1, 1, 1))
+    model = calls(lambda x: torch.cat([x, zeros.expand(len(x), 1, 6, 6)], 1)).eval()
+    model(torch.zeros(1, *SHAPE))
+    assert to_relu_network(model, SHAPE).shapes[-1] == (2,)
 
 
 def test_obstacles_of_the_end() -> None:

@@ -46,6 +46,32 @@ CASES = {
     "every third pixel": of(lambda m, x: m.a(x[:, :, 1::3, ::3]).relu(), a=same(3)),
     "zero padding": of(lambda m, x: m.a(functional.pad(x, (1, 0, 2, 1))).relu(), a=CONV(3, 3, 2)),
     "ZeroPad2d": stack(nn.ZeroPad2d((0, 1, 0, 1)), CONV(3, 3, 2), nn.ReLU()),
+    "padding with numbers": of(
+        lambda m, x: m.a(
+            functional.pad(m.b(functional.pad(x, (1, 1, 2, 0), value=0.5)).relu(), (0, 1), "constant", -2.0)
+        ),
+        a=same(3),
+        b=CONV(4, 3),
+    ),
+    "ConstantPad2d": stack(nn.ConstantPad2d((1, 0, 0, 2), 0.7), same(3), nn.ReLU()),
+    "Linear of channels in the last axis": of(
+        lambda m, x: (x.permute(0, 2, 3, 1) + m.b(m.a(x.permute(0, 2, 3, 1)).relu())).permute(0, 3, 1, 2).relu(),
+        a=nn.Linear(4, 6),
+        b=nn.Linear(6, 4, bias=False),
+    ),
+    "a matrix and a constant, channels last": of(
+        lambda m, x: (
+            (x.movedim(1, 3) @ torch.linspace(-1, 1, 12).reshape(4, 3).to(x) + torch.tensor([0.3, -0.2, 0.1]).to(x))
+            .relu()
+            .flatten(1)
+        )
+    ),
+    "a constant for each pixel, channels last": of(
+        lambda m, x: (x.permute(0, 2, 3, 1) - torch.linspace(-1, 1, 256).reshape(8, 8, 4).to(x)).relu().flatten(1)
+    ),
+    "Linear of flattened pixels, channels last": of(
+        lambda m, x: m.a(x.flatten(2).transpose(1, 2)).relu().mean(1), a=nn.Linear(4, 5)
+    ),
     "zero padding in front of the ReLU": stack(CONV(4, 3), nn.ZeroPad2d(1), NORM(), nn.ReLU()),
     "zero padding by a crop": of(lambda m, x: m.a(functional.pad(x, (-1, 1, 0, -2))).relu(), a=CONV(3, 3)),
     "zero padding at one end of a map smaller than the kernel": stack(

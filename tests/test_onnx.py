@@ -239,6 +239,10 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "Reshape with 0": ([node("Reshape", "x", "to")], {"to": np.array([0, 4, -1])}),
     "Unsqueeze": ([node("Unsqueeze", "x", "axes")], {"axes": np.array([-1])}),
     "Pad": ([node("Pad", "x", "pads")], {"pads": np.array([0, 0, 1, 2, 0, 0, 0, 3])}),
+    "Pad with a number": (
+        [node("Pad", "x", "p", "v")],
+        {"p": np.array([0, 0, 1, 2, 0, 0, 0, 3]), "v": np.float32(0.5)},
+    ),
     "Pad of channels": ([node("Pad", "x", "pads")], {"pads": np.array([0, 1, 0, 0, 0, 2, 0, 0])}),
     "Slice": (
         [node("Slice", "x", "from", "to", "axes", "steps")],
@@ -368,7 +372,11 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
         ([node("Cast", "x", to=TensorProto.INT32)], {}, "casts to another type"),
         ([node("PRelu", "x", "a")], {"a": random(8)}, r"slopes of shape \(8,\)"),
         ([node("Clip", "x", "a", "a")], {"a": np.float32(1)}, "clips to 1.0..1.0"),
-        ([node("Pad", "x", "p", "v")], {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "v": np.float32(1)}, "than zeros"),
+        (
+            [node("Pad", "x", "p", "v")],
+            {"p": np.array([0, 0, 1, 1] * 2), "v": np.float32("-inf")},
+            "than a finite",
+        ),
     ],
 )
 def test_what_has_no_counterpart_is_named(nodes: list[Any], weights: dict[str, Any], message: str) -> None:

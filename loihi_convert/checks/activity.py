@@ -153,7 +153,7 @@ def _clipped(activity: Activity, images: int, end: str) -> Violation | None:
     if not images or activity.is_constant:
         return None
     found = f"potentials clipped on {images:,} of {activity.image_count:,} images"
-    fix = "If accuracy is lost, export with fewer `weight_bits`, or for a smaller T."
+    fix = "`diagnose` measures what this costs; most clipping costs nothing."
     return Violation(found, f"the range ends at {end}", "lava/proc/lif/models.py", fix)
 
 

@@ -136,8 +136,7 @@ def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
     if clipped and agreement < GOOD_AGREEMENT:
         yield Fact(
             "clipped",
-            f"potentials in {', '.join(clipped)} of {report.image_count:,}; this may cost agreement. "
-            "Try fewer --weight-bits, or a smaller T.",
+            f"potentials in {', '.join(clipped)} of {report.image_count:,}; `diagnose` measures what this costs.",
         )
 
 

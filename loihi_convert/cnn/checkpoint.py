@@ -335,6 +335,9 @@ def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
     """Raise a `CheckpointError` if a tensor of the file at ``path`` contains NaN or infinity."""
     for name, tensor in state.items():
         # `isfinite` lacks some floats of 8 bits.
+        if name.endswith("num_batches_tracked"):
+            # A counter without effect at inference, which may be infinite in half precision.
+            continue
         is_short = tensor.is_floating_point() and tensor.element_size() == 1
         if not bool(torch.isfinite(tensor.float() if is_short else tensor).all()):
             raise CheckpointError(

@@ -187,11 +187,16 @@ def _choice_note(measure: Measure, trials: Sequence[Trial], agreement: Agreement
 
 
 def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions) -> tuple[str, ...]:
-    """A warning if the conversion by a given method loses much, and a hint if a percentile looks like a fraction."""
+    """A warning if the conversion loses much, and a hint if a percentile looks like a fraction."""
     notes: tuple[str, ...] = ()
-    if options.method != AUTO and found.agreement < measure.least_share:
+    if found.agreement < measure.least_share:
         agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")
-        notes = (f"the quantized network only {agrees}. Try `method='auto'`, or other `timesteps`.",)
+        remedy = (
+            "With more `timesteps`, or fine-tuned for few steps, it may lose less; `diagnose` shows where it loses"
+            if options.method == AUTO
+            else "Try `method='auto'`, or other `timesteps`"
+        )
+        notes = (f"the quantized network only {agrees}. {remedy}.",)
     if options.percent <= 1:
         notes += (f"`percentile` is in percent: found {options.percent:g}; write {100 * options.percent:g}?",)
     return notes

@@ -192,14 +192,19 @@ def _digits() -> Dataset:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    images = np.rint(bunch.images * (255 / _DIGITS_MAX)).astype(np.uint8)[:, np.newaxis]
+    images = _with_channel(np.rint(bunch.images * (255 / _DIGITS_MAX)).astype(np.uint8))
     return Dataset(images, bunch.target.astype(np.int64))
 
 
 def _idx_dataset(root: Path, data: str, part: str) -> Dataset:
     images = _parse_idx(read_file(root, data, f"{part}-images-idx3-ubyte"))
     labels = _parse_idx(read_file(root, data, f"{part}-labels-idx1-ubyte"))
-    return Dataset(images[:, np.newaxis], labels.astype(np.int64))
+    return Dataset(_with_channel(images), labels.astype(np.int64))
+
+
+def _with_channel(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``(N, H, W)`` as ``(N, 1, H, W)``; the strides of a new axis would be those of channels last for torch."""
+    return images.reshape(len(images), 1, *images.shape[1:])
 
 
 def _parse_idx(content: bytes) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ function                              calls
 ``clamp(max=b)``                      ``b -`` of ``clamp(min=0)`` of ``b -``; of a ReLU, ``clamp(0, b)`` of its input
 ``addmm(bias, x, weight)``            ``@``, ``+``, and ``*`` for ``alpha`` and ``beta``
 ``einsum`` of one tensor and weights  ``@`` of the flattened tensor, or a convolution of single pixels
+``pad`` with a number                  ``-`` the number, ``pad`` with zeros, ``+`` the number
 ====================================  ==========================================
 """
 
@@ -51,6 +52,8 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
         return _clamp(create, args[0], *(bounds.get(end, bounds.get(f"{end}_val")) for end in ("min", "max")))
     if name == "addmm" and len(args) == 3 and set(kwargs) <= {"alpha", "beta"}:
         return _addmm(create, *args, **kwargs)
+    if name in ("pad", "_pad"):
+        return _pad(create, *args, **kwargs)
     names = ("tensors", "dim") if name == "stack" else ("input", "dim", "keepdim")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if "axis" in given:
@@ -110,6 +113,14 @@ def _addmm(create: Create, bias: Any, x: Any, weight: Any, *, alpha: float = 1, 
         for tensor, factor in ((product, alpha), (bias, beta))
     ]
     return create(operator.add, tuple(scaled), {})
+
+
+def _pad(create: Create, x: Any, pad: Any, mode: str = "constant", value: Any = None) -> Any:
+    """``None`` if it pads with zeros, or not with a finite number."""
+    if mode != "constant" or not isinstance(value, int | float) or value == 0 or not math.isfinite(value):
+        return None
+    padded = create(functional.pad, (create(operator.sub, (x, value), {}), pad), {})
+    return create(operator.add, (padded, value), {})
 
 
 def _einsum(create: Create, equation: Any, *operands: Any) -> Any:

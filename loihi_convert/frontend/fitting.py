@@ -16,6 +16,8 @@ from loihi_convert.errors import CheckpointError
 from loihi_convert.frontend.users_code import listed, run_users_code
 
 _COMPILED: Final = "_orig_mod."
+_COUNTER: Final = "num_batches_tracked"
+"""The name of batch norm's counter of batches, which has no effect at inference."""
 # Prefixes that DistributedDataParallel, torch.compile, Lightning modules and other wrappers add to every name.
 _PREFIXES: Final = ("module.", _COMPILED, "model.", "net.", "network.")
 
@@ -112,8 +114,8 @@ class _Candidate:
 
 
 def _needed(wanted: Set[str]) -> set[str]:
-    # Torch 0.4 did not write num_batches_tracked, which has no effect at inference.
-    return {name for name in wanted if not name.endswith("num_batches_tracked")}
+    # Torch 0.4 did not write it.
+    return {name for name in wanted if not name.endswith(_COUNTER)}
 
 
 def _renamed(state: Mapping[str, Tensor], wanted: Set[str]) -> _Candidate:
@@ -154,6 +156,9 @@ def _prefix_of_module(found: Set[str], wanted: Set[str]) -> str | None:
 
 
 def _as_float32(name: str, tensor: Tensor, wanted: Tensor, arch: str, path: Path) -> Tensor:
+    if name.endswith(_COUNTER):
+        # A state dict whose tensors were all converted to half precision.
+        return torch.nan_to_num(tensor, posinf=0.0).to(wanted.dtype)
     if tensor.is_floating_point() != wanted.is_floating_point():
         raise CheckpointError(
             f"{name} is {_dtype(tensor)}",

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.layers import ARGUMENTS, adaptive_pool, operation_of
@@ -280,6 +280,15 @@ def affine(
     if is_reversed:
         refuse("divides a constant by the previous layer, which is not linear")
     return Affine(1 / c, zero)
+
+
+def repeats_pixels(node: fx.Node, module: nn.Module | None, before: torch.Size) -> bool:
+    """Return whether ``node`` is an adaptive pooling to a larger map, each of whose windows is one pixel."""
+    kind = type(module).__name__ if module is not None else called(node)
+    if not kind.lower().startswith("adaptive") or not isinstance(node.meta["value"], Tensor):
+        return False
+    after = node.meta["value"].shape[2:]
+    return before[2:] != after and all(many % few == 0 for few, many in zip(before[2:], after, strict=True))
 
 
 def pads_with_other_numbers(node: fx.Node) -> bool:

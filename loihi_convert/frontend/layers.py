@@ -116,7 +116,11 @@ def operation_of_module(module: nn.Module, before: Shape, after: Shape, rank: in
     function = next((name for kind, name in _FUNCTIONS.items() if isinstance(module, kind)), "")
     if _is_plain(module, *_CONVOLUTIONS):
         if module.padding_mode != "zeros":
-            refuse(f"pads with mode {module.padding_mode}, padding {module.padding}", supported="zero padding")
+            refuse(
+                f"pads with mode {module.padding_mode}, padding {module.padding}",
+                supported="zero padding",
+                hint="Train with zeros.",
+            )
         function = "conv1d" if isinstance(module, nn.Conv1d) else "conv2d"
     elif _is_plain(module, *_NORMS):
         function = "batch_norm"
@@ -310,7 +314,7 @@ def equally_padded(
 def _dense(weight: Tensor, bias: Tensor | None, before: Shape) -> Dense:
     """The dense layer of ``weight``, ``(N_out, N_in)``, or ``(N_in,)`` for one output."""
     if len(before) != 1:
-        refuse("is applied to feature maps", supported="Linear after Flatten")
+        refuse("is applied to feature maps", supported="Linear after Flatten, or of channels in the last axis")
     weights = _array(weight).reshape(-1, *before)
     return Dense(weights, None if bias is None else np.broadcast_to(_array(bias), len(weights)))
 

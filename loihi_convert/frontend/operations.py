@@ -22,10 +22,14 @@ SUPPORTED: Final = (
 )
 
 _ADVICES: Final = (
+    ("Train with ReLU.", "GELU SiLU Mish Hardswish Hardtanh RReLU Hardshrink Softshrink GLU pow square"),
     (
-        "Train with ReLU.",
-        "GELU ELU SELU CELU SiLU Mish Hardswish Hardsigmoid Hardtanh Softplus Sigmoid Tanh RReLU Softsign Hardshrink "
-        "Softshrink GLU pow square",
+        "Train with ReLU. After the last layer, leave it out: the class of the largest output stays the same.",
+        "ELU SELU CELU Hardsigmoid Softplus Sigmoid LogSigmoid Tanh Softsign",
+    ),
+    (
+        "Leave it out, and return the scores of the classes: the class is that of the largest.",
+        "argmax topk log normalize one_hot",
     ),
     (
         "Products of activations (attention, gates, x * sigmoid(x)) are not supported; train without them.",

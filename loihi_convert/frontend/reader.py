@@ -62,6 +62,7 @@ from loihi_convert.frontend.functions import (
     over_maps,
     pads_with_other_numbers,
     relu_input,
+    repeats_pixels,
     require_two_alike,
     returned_input,
     sum_of_two,
@@ -80,9 +81,11 @@ from loihi_convert.frontend.operations import (
     placed_at,
     refuse,
 )
+from loihi_convert.frontend.reordered import channels_are_last, is_dense, on_map
 from loihi_convert.frontend.tracing import IMAGES, computed, numbers_taken, trace
 
 
+@torch.no_grad()
 def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
     """Return the operations of ``model``, which must be in eval mode, for images ``(C, H, W)``.
 
@@ -239,7 +242,7 @@ class _Reader:
             self.moved[node] = self.moved[first] if returned_input(node, module) else self.moved[first].copied()
         elif function in MOVES_CALLED or isinstance(module, MOVES) or joins_one(node, self.moved, self.constants):
             self._move(node)
-        elif self._repeats_pixels(node, module, first):
+        elif repeats_pixels(node, module, self.moved[first].tensor.shape):
             size = node.meta["value"].shape[2:]
             repeated = functional.interpolate(self.moved[first].tensor, size=size, mode="nearest")
             self.moved[node] = Moved(self.moved[first].base, repeated, repeated)
@@ -256,9 +259,15 @@ class _Reader:
             self._extreme_of_two(node)
         else:
             operation, inputs = self._operation(node, first)
-            size = node.meta["value"].shape if isinstance(operation, Add) else None
-            numbers = tuple(self._input(before, size) for before in inputs)
-            self._add(node, self._made(node, operation, numbers))
+            given = [self.moved[before] for before in inputs]
+            bases = tuple(each.base for each in given)
+            if found := on_map(operation, given, [self.nodes[base].shape for base in bases]):
+                self.nodes.append(self._made(node, found.operation, bases, found.shape))
+                self.moved[node] = Moved(len(self.nodes) - 1, found.positions, found.positions)
+            else:
+                size = node.meta["value"].shape if isinstance(operation, Add) else None
+                numbers = tuple(self._input(before, size) for before in inputs)
+                self._add(node, self._made(node, operation, numbers))
         if module is not None:
             require_forward_alone(name_of(node), module, first.meta["value"])
 
@@ -309,11 +318,8 @@ class _Reader:
 
     def _move(self, node: fx.Node) -> None:
         """Apply ``node`` to positions."""
-        module = self._module(node)
-        if (isinstance(module, nn.ConstantPad1d | nn.ConstantPad2d) and module.value != 0) or (
-            called(node) in ("pad", "_pad") and pads_with_other_numbers(node)
-        ):
-            refuse("pads with something other than zeros", supported="zeros")
+        if called(node) in ("pad", "_pad") and pads_with_other_numbers(node):
+            refuse("pads with something other than a number", supported="a finite number", hint="Train with zeros.")
         taken = [self.moved[before] for before in numbers_taken(node) if before in self.moved]
         bases = {moved.base for moved in taken}
         if len(bases) > 1:
@@ -335,14 +341,6 @@ class _Reader:
         if not isinstance(source, fx.Node) or source not in self.moved or not value.is_floating_point():
             return None
         return self.moved[source].copied() if self.moved[source].tensor.shape == value.shape else None
-
-    def _repeats_pixels(self, node: fx.Node, module: nn.Module | None, first: fx.Node) -> bool:
-        """Whether ``node`` is an adaptive pooling to a larger map, each of whose windows is one pixel."""
-        kind = type(module).__name__ if module is not None else called(node)
-        if not kind.lower().startswith("adaptive") or not isinstance(node.meta["value"], Tensor):
-            return False
-        before, after = self.moved[first].tensor.shape[2:], node.meta["value"].shape[2:]
-        return before != after and all(many % few == 0 for few, many in zip(before, after, strict=True))
 
     def _input(self, before: fx.Node, size: torch.Size | None = None) -> int:
         """The index of the node for ``before``; a new `Move` if its numbers were rearranged, or repeat to ``size``."""
@@ -374,6 +372,8 @@ class _Reader:
             refuse("has no spiking equivalent here: it returns several tensors")
         before, after = shape_of(self.moved[first].tensor), shape_of(node.meta["value"])
         module, rank = self._module(node), self.moved[first].tensor.ndim
+        if is_dense(node, module) and channels_are_last(self.moved[first], self.nodes[self.moved[first].base].shape):
+            before, after, rank = before[-1:], after[-1:], 2
         if module is not None:
             return operation_of_module(module, before, after, rank), (first,)
         arithmetic, inputs = arithmetic_of(node), [each for each in node.all_input_nodes if each in self.moved]

@@ -119,8 +119,10 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # torch.fx takes each module of torch.nn for one operation.
         is_step = super().is_leaf_module(m, module_qualified_name) and not isinstance(m, nn.DataParallel)
-        # Its function is recorded as others.
-        is_shifted = type(m) is nn.Hardtanh and m.min_val != 0
+        # Their functions are recorded as others.
+        is_shifted = (type(m) is nn.Hardtanh and m.min_val != 0) or (
+            isinstance(m, nn.ConstantPad1d | nn.ConstantPad2d) and m.value != 0
+        )
         return is_one_operation(m) or (is_step and not is_shifted)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.node import Call, Node, UnknownError
-from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS
+from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, SUPPORTED
 from loihi_convert.frontend.users_code import listed
 
 _BATCH: Final = 2
@@ -74,7 +74,7 @@ def to_module(content: Any, input_name: str, input_shape: Shape, path: Path) -> 
         raise UnsupportedModelError(
             f"holds {listed(unknown)}",
             where=path,
-            expected=f"supported: {', '.join(OPERATORS)}",
+            expected=f"supported: {', '.join(SUPPORTED)}",
             hint="Remove them from the CNN, or train without them.",
         )
     return _Reader(content, path).read(input_name, input_shape)
@@ -182,7 +182,7 @@ class _Reader:
             assert value is not None
             self._store(node, value)
         except UnknownError as error:
-            self._refuse(node, str(error))
+            self._refuse(node, str(error), error.hint)
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
             raise InputError(
                 f"{_name(node)}: {node.op_type} cannot be applied to "
@@ -238,8 +238,8 @@ class _Reader:
         self._parts[chosen] = part
         return chosen
 
-    def _refuse(self, node: Any, why: str) -> NoReturn:
-        raise UnsupportedModelError(f"{node.op_type} {why}", where=_name(node), hint="Remove it, or train without it.")
+    def _refuse(self, node: Any, why: str, hint: str = UnknownError.HINT) -> NoReturn:
+        raise UnsupportedModelError(f"{node.op_type} {why}", where=_name(node), hint=hint)
 
 
 def _name(node: Any) -> str:

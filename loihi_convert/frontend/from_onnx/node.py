@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -14,7 +14,13 @@ from loihi_convert.arrays import Array, Shape
 
 
 class UnknownError(ValueError):
-    """An operator is used in an unsupported way, given in the message."""
+    """An operator is used in an unsupported way, given in the message; ``hint`` says what to do."""
+
+    HINT: Final = "Remove it, or train without it."
+
+    def __init__(self, why: str, hint: str = HINT) -> None:
+        super().__init__(why)
+        self.hint = hint
 
 
 @dataclass(frozen=True, eq=False)

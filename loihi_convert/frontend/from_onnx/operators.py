@@ -107,7 +107,7 @@ def _global_pool(node: Node) -> Calls:
 
 def _batch_norm(node: Node) -> Calls:
     if node.attributes.get("training_mode", 0):
-        raise UnknownError("is in training mode; export the CNN in eval mode")
+        raise UnknownError("is in training mode", "Export the CNN in eval mode.")
     weight, bias, mean, variance = (node.weights(index) for index in (1, 2, 3, 4))
     kind = nn.BatchNorm2d if len(node.shape) == 3 else nn.BatchNorm1d
     module = kind(len(weight), float(node.attributes.get("epsilon", 1e-5)))
@@ -225,7 +225,7 @@ def _nothing(node: Node) -> Calls:
 def _dropout(node: Node) -> Calls:
     is_training = node.constant(2)
     if is_training is not None and is_training.any():
-        raise UnknownError("is in training mode; export the CNN in eval mode")
+        raise UnknownError("is in training mode", "Export the CNN in eval mode.")
     return _nothing(node)
 
 
@@ -238,6 +238,18 @@ def _cast(node: Node) -> Calls:
 def _activation(make: Callable[[Mapping[str, Any]], nn.Module]) -> Callable[[Node], Calls]:
     return lambda node: node.called(make(node.attributes))
 
+
+_REFUSED_LATER: Final[Mapping[str, Callable[[Node], Calls]]] = {
+    "Tanh": _activation(lambda _: nn.Tanh()),
+    "Elu": _activation(lambda found: nn.ELU(found.get("alpha", 1.0))),
+    "Selu": _activation(lambda _: nn.SELU()),
+    "Softplus": _activation(lambda _: nn.Softplus()),
+    "HardSwish": _activation(lambda _: nn.Hardswish()),
+    "HardSigmoid": _activation(lambda _: nn.Hardsigmoid()),
+    "Gelu": _activation(lambda _: nn.GELU()),
+    "Mish": _activation(lambda _: nn.Mish()),
+}
+"""Read, so that the front end can refuse them with advice on what to use instead."""
 
 OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     "Conv": _conv,
@@ -274,15 +286,10 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     "Dropout": _dropout,
     "Identity": _nothing,
     "Cast": _cast,
-    # Converted, so that the front end can refuse them with advice on what to use instead.
     "Sigmoid": _activation(lambda _: nn.Sigmoid()),
-    "Tanh": _activation(lambda _: nn.Tanh()),
-    "Elu": _activation(lambda found: nn.ELU(found.get("alpha", 1.0))),
-    "Selu": _activation(lambda _: nn.SELU()),
-    "Softplus": _activation(lambda _: nn.Softplus()),
-    "HardSwish": _activation(lambda _: nn.Hardswish()),
-    "HardSigmoid": _activation(lambda _: nn.Hardsigmoid()),
-    "Gelu": _activation(lambda _: nn.GELU()),
-    "Mish": _activation(lambda _: nn.Mish()),
+    **_REFUSED_LATER,
 }
 """By ``op_type``."""
+
+SUPPORTED: Final = tuple(kind for kind in OPERATORS if kind not in _REFUSED_LATER)
+"""Those that may have a spiking equivalent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 from torch import nn
@@ -73,8 +74,8 @@ def tile(node: Node) -> Calls:
 def pad(node: Node) -> Calls:
     rank, pads, value = len(node.shape) + 1, node.numbers("pads", 1) or (), node.constant(2)
     fill = float(node.attributes.get("value", 0.0)) if value is None else float(value.reshape(-1)[0])
-    if node.attributes.get("mode", b"constant") != b"constant" or fill != 0:
-        raise UnknownError("pads with values other than zeros")
+    if node.attributes.get("mode", b"constant") != b"constant" or not math.isfinite(fill):
+        raise UnknownError("pads with something other than a finite number", "Train with zeros.")
     axes = tuple(map(node.axis, node.numbers("axes", 3) or range(rank)))
     amounts = {axis: (pads[index], pads[index + len(axes)]) for index, axis in enumerate(axes)}
     if any(amounts.get(0, (0, 0))):
@@ -83,7 +84,10 @@ def pad(node: Node) -> Calls:
         return node.called(nn.Identity())
     # From the last axis to the first.
     sides = tuple(amount for axis in range(rank)[:0:-1] for amount in amounts.get(axis, (0, 0)))
-    return [Call(functional.pad, node.image, sides)]
+    if fill == 0:
+        return [Call(functional.pad, node.image, sides)]
+    padded = Call(functional.pad, Call.PREVIOUS, sides)
+    return [Call(operator.sub, node.image, fill), padded, Call(operator.add, Call.PREVIOUS, fill)]
 
 
 def _size(node: Node, axis: int) -> int:

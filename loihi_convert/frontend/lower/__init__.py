@@ -340,14 +340,8 @@ class _Lowering:
 def _first_of(found: Sequence[UnsupportedModelError]) -> UnsupportedModelError:
     """The first obstacle, with the others attached."""
     first, *others = found
-    if not others:
-        return first
-    parts = "1 more part of it has" if len(others) == 1 else f"{len(others)} more parts of it have"
-    more = f"{parts} no spiking equivalent: loihi-convert check lists all of them."
-    hint = f"{first.hint} {more}".strip()
-    error = UnsupportedModelError(first.found, where=first.where, expected=first.expected, hint=hint)
-    error.others = tuple(others)
-    return error
+    first.others = tuple(others)
+    return first
 
 
 def _is_permutation(node: Node, source: Node) -> bool:

@@ -96,6 +96,7 @@ def _sample(index: Array, channel: int, size: tuple[int, int]) -> tuple[int, int
             raise UnsupportedModelError(
                 "repeats one number of each channel over a map",
                 expected="supported: maps of more than one number, or flattened before the next layer",
+                hint="If the numbers are one signal, give signals as (C, L): (1, L) for one channel.",
             )
         if size[1] == index.shape[0] == 1:
             raise UnsupportedModelError(

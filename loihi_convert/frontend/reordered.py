@@ -1,0 +1,98 @@
+"""Operations on a tensor whose axes are in another order, such as channels last, as operations on the map.
+
+The map then stays one of channels, height and width, which a synapse can read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.frontend.functions import called
+from loihi_convert.frontend.moved import Moved, shape_of
+from loihi_convert.frontend.operations import Add, Affine, Operation, Relu
+from loihi_convert.frontend.tracing import IMAGES
+from loihi_convert.ir.synapse import Conv, Dense
+
+
+class OnMap(NamedTuple):
+    """An operation on a map.
+
+    Attributes
+    ----------
+    operation
+        The operation.
+    shape
+        Shape of the map that it gives.
+    positions
+        The numbers of that map in the order of the tensor, as in `Moved.tensor`.
+    """
+
+    operation: Operation
+    shape: Shape
+    positions: Tensor
+
+
+def is_dense(node: fx.Node, module: nn.Module | None) -> bool:
+    """Return whether ``node`` multiplies the last axis by a matrix."""
+    return isinstance(module, nn.Linear) or called(node) in ("linear", "matmul")
+
+
+def channels_are_last(moved: Moved, base: Shape) -> bool:
+    """Return whether ``moved`` is a whole map ``base``, ``(C, H, W)``, with channels last; the pixels in any shape."""
+    if moved.tensor.ndim < 3 or len(base) != 3 or moved.tensor.shape[-1] != base[0]:
+        return False
+    return torch.equal(moved.tensor.movedim(-1, 1).flatten(), _positions(base).flatten())
+
+
+def on_map(operation: Operation, inputs: Sequence[Moved], bases: Sequence[Shape]) -> OnMap | None:
+    """Return ``operation`` on ``inputs`` as one on the maps or vectors ``bases``; None if that is not the same."""
+    (moved, *others), base = inputs, bases[0]
+    if any(shape != base for shape in bases) or any(not torch.equal(each.tensor, moved.tensor) for each in others):
+        return None
+    if isinstance(operation, Dense) and channels_are_last(moved, base):
+        shape = (len(operation.weight), *base[1:])
+        pixels = moved.tensor.shape[1:-1]
+        positions = _positions(shape).reshape(IMAGES, shape[0], *pixels).movedim(1, -1)
+        return OnMap(Conv(operation.weight[:, :, None, None], operation.bias), shape, positions)
+    if not _is_reordered(moved, base):
+        return None
+    if isinstance(operation, Add) or (isinstance(operation, Relu) and operation.threshold is None):
+        return OnMap(operation, base, moved.tensor.clone())
+    if isinstance(operation, Affine) and len(np.unique(operation.gain)) == 1:
+        shift = _on_map(operation.shift, moved.tensor).reshape(base)
+        per_channel = shift.reshape(base[0], -1)[:, 0]
+        is_alike = bool((shift.reshape(base[0], -1) == per_channel[:, None]).all())
+        gain = operation.gain[:1].repeat(base[0])
+        return OnMap(Affine(gain, per_channel if is_alike else shift), base, moved.tensor.clone())
+    return None
+
+
+def _on_map(shift: Array, positions: Tensor) -> Array:
+    """``shift`` of a tensor, one for each of its first axis or for each of its numbers, in the order of the map."""
+    shape = positions.shape[1:]
+    if shift.ndim == 1:
+        shift = np.broadcast_to(shift.reshape(-1, *(1,) * (len(shape) - 1)), shape)
+    ordered = np.empty(math.prod(shape))
+    ordered[positions[0].flatten().numpy().astype(np.int64) - 1] = shift.reshape(-1)
+    return ordered
+
+
+def _is_reordered(moved: Moved, base: Shape) -> bool:
+    """Whether these are all numbers of ``base``, in the same way in each image, in another shape or order."""
+    count = math.prod(base)
+    if shape_of(moved.tensor) == base or moved.tensor[0].numel() != count:
+        return False
+    every = np.sort(moved.tensor[0].numpy(), axis=None)
+    return np.array_equal(every, np.arange(1, count + 1)) and moved.keeps_images_apart(count)
+
+
+def _positions(shape: Shape) -> Tensor:
+    """The positions of `IMAGES` maps of ``shape`` in order, from 1, as in `Moved.tensor`."""
+    return torch.arange(1, IMAGES * math.prod(shape) + 1, dtype=torch.float64).reshape(IMAGES, *shape)
