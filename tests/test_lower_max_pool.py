@@ -69,6 +69,7 @@ CASES = {
     "kernel 4, ceil_mode": stack(nn.MaxPool2d(4, ceil_mode=True), CONV(5, 2), nn.ReLU(), shape=(2, 9, 11)),
     "kernel 12 x 6 of signed values": stack(CONV(5, 3), nn.MaxPool2d((12, 6)), shape=(2, 14, 15)),
     "pyramid": pyramid(1, 2, 4),
+    "maximum and mean": of(lambda m, x: torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1)),
     "pyramid, another order, 12 x 24": pyramid(4, 1, 2, shape=(2, 12, 24)),
     "padding": stack(nn.MaxPool2d(3, 2, padding=1), CONV(5, 3, padding=1), nn.ReLU()),
     "dilation": stack(nn.MaxPool2d(2, 1, dilation=2), CONV(5, 2), nn.ReLU()),
@@ -144,6 +145,16 @@ def test_the_chain_equals_the_module(name: str) -> None:
 )
 def test_layers(name: str, copies: int, expected: str) -> None:
     assert layers_of(CASES[name], copies) == expected
+
+
+def test_relays_carry_the_mean_beside_a_maximum() -> None:
+    """From one pixel on, each layer has 4 more channels for the means of 4 maps, not 256 for their pixels."""
+    with_mean, alone = (
+        lowered_case(CASES["maximum and mean"]),
+        lowered_case(stack(nn.AdaptiveMaxPool2d(1))),
+    )
+    sizes = [math.prod(shape) for network in (with_mean, alone) for shape in network.shapes if shape[1:] == (1, 1)]
+    assert sizes == [84, 52, 32, 80, 48, 28]
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,9 @@ class _Lowering:
             if isinstance(operation, AveragePool)
             else largest(self.populations, tensor, operation, shape, node.name)
         )
+        if pooled is not None and self._waits_for_a_maximum(number) and pooled.is_nonnegative:
+            # Relays then carry the means, not every pixel, past the layers of the maximum.
+            pooled = self.populations.carried(pooled, node.name)
         # A mean over height and width gives a vector.
         return pooled if pooled is None or shape == node.shape else (Features(pooled),)
 
@@ -309,6 +312,18 @@ class _Lowering:
             if not isinstance(operation, Relu | LeakyRelu) and not (is_norm and self._feeds_relus(user)):
                 return False
         return True
+
+    def _waits_for_a_maximum(self, number: int) -> bool:
+        """Whether it is a smaller map of averages of a map that also goes through max pooling."""
+        node = self.graph.nodes[number]
+        (before,) = node.inputs
+        is_smaller = math.prod(node.shape) < math.prod(self.graph.nodes[before].shape)
+        beside = (self.graph.nodes[user].operation for user in self._users[before])
+        return (
+            isinstance(node.operation, AveragePool)
+            and is_smaller
+            and any(isinstance(operation, MaxPool) for operation in beside)
+        )
 
     def _ends(self, number: int) -> bool:
         """Whether only moves follow."""
