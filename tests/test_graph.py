@@ -40,6 +40,10 @@ class Recurrent(nn.Module):
         return self.fc(self.lstm(x[:, 0])[0][:, -1])
 
 
+class Quantized(nn.Linear):
+    __module__ = "torch.ao.nn.quantized.modules.linear"
+
+
 def calls(function: Callable[[Tensor], Tensor]) -> nn.Module:
     """A convolution, ReLU, what a function does, and a dense layer."""
     return Of(
@@ -225,6 +229,7 @@ REFUSED = [
         chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(1), nn.ReLU()),
         "4: Softmax is before other layers",
     ),
+    (chain(nn.ReLU(), nn.Flatten(), Quantized(32, 2)), "3: Quantized is quantized; .* before its quantization"),
     (chain(nn.ReLU(), nn.Linear(4, 2)), "2: Linear is applied to feature maps; supported: Linear after Flatten"),
     (
         calls(lambda x: functional.linear(x.transpose(2, 3), torch.ones(2, 6).to(x))),
