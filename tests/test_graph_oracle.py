@@ -30,7 +30,7 @@ from loihi_convert.choices import Method, Reset, Target
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.errors import RangeError, UnsupportedModelError
 from loihi_convert.frontend.lower import lowered
 from loihi_convert.frontend.lower.chain import Chain
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -144,7 +144,23 @@ def max_pooling(rng: Choices, channels: int) -> tuple[Step, int]:
     return Step(lambda m, x: m[0](x), modules), channels
 
 
-PARTS = (plain, residual, concatenation, max_pooling, depthwise)
+def channels_last(rng: Choices, channels: int) -> tuple[Step, int]:
+    """Dense layers of the channels in the last axis, as in an MLP of each pixel, and now and then a skip over them."""
+    inner, constant = int(rng.integers(1, 5)), float(rng.random())
+    is_skip = bool(rng.random() < 0.5)
+    after = channels if is_skip else int(rng.integers(1, 4))
+    first, second = nn.Linear(channels, inner, bias=False), nn.Linear(inner, after, bias=bool(rng.random() < 0.5))
+    modules = nn.ModuleList([first, activation(rng), second])
+
+    def forward(m: nn.ModuleList, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        y = m[2](m[1](m[0](x) + torch.linspace(-constant, constant, inner).to(x)))
+        return (y + x if is_skip else y).relu().movedim(-1, 1)
+
+    return Step(forward, modules), after
+
+
+PARTS = (plain, residual, concatenation, max_pooling, depthwise, channels_last)
 
 
 class Case(NamedTuple):
@@ -197,9 +213,10 @@ def of_seed(seed: int) -> Case:
 def graphs(draw: st.DrawFn) -> Case:
     try:
         return build(Drawn(draw), draw(st.integers(0, 1000)))
-    except UnsupportedModelError:
-        # Branches with maps of one pixel beside larger ones, and skips over maps that grow again. The graphs of
-        # `test_the_chain_equals_the_module`, which have neither, must convert.
+    except (UnsupportedModelError, RangeError):
+        # A readout whose sums leave no bit for its weights; branches with maps of one pixel beside larger ones, and
+        # skips over maps that grow again. The graphs of `test_the_chain_equals_the_module`, which have neither of the
+        # latter, must convert.
         reject()
 
 

@@ -86,11 +86,10 @@ def _on_map(shift: Array, positions: Tensor) -> Array:
 
 def _is_reordered(moved: Moved, base: Shape) -> bool:
     """Whether these are all numbers of ``base``, in the same way in each image, in another shape or order."""
-    count = math.prod(base)
-    if shape_of(moved.tensor) == base or moved.tensor[0].numel() != count:
+    order, every = moved.tensor[0].flatten().numpy(), np.arange(1, math.prod(base) + 1)
+    if shape_of(moved.tensor) == base and np.array_equal(order, every):
         return False
-    every = np.sort(moved.tensor[0].numpy(), axis=None)
-    return np.array_equal(every, np.arange(1, count + 1)) and moved.keeps_images_apart(count)
+    return np.array_equal(np.sort(order), every) and moved.keeps_images_apart(len(every))
 
 
 def _positions(shape: Shape) -> Tensor:
