@@ -131,6 +131,13 @@ def fine_tune(
     levels, timesteps = chosen.qcfs_levels, chosen.timesteps
     if levels is None and timesteps is None:
         raise UsageError("not given", where="qcfs_levels", expected="`qcfs_levels` or `timesteps` must be given")
+    if levels is None and not isinstance(model, WithQcfs):
+        raise UsageError(
+            "found a CNN without QCFS activations",
+            where="model",
+            expected="`timesteps` takes what `fine_tune` returned",
+            hint="Call `fine_tune` with `qcfs_levels` first.",
+        )
     require_both(mean, std)
     shape = None if input_shape is None else as_input_shape(input_shape)
     everything = as_dataset(images, labels, input_shape=shape)

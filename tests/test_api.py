@@ -107,6 +107,7 @@ RELU = lc.to_relu_network(MODULE, (1, 6, 6))
         (lambda snn, images: lc.write(snn, "m.net"), "network"),
         (lambda snn, images: lc.fine_tune(MODULE, *FORTY, recipe="worst", qcfs_levels=2), "recipe"),
         (lambda snn, images: lc.fine_tune("m.pt", IMAGES, qcfs_levels=2), "model"),
+        (lambda snn, images: lc.fine_tune(MODULE, *FORTY, timesteps=2), "model"),
         (lambda snn, images: lc.fine_tune(MODULE, IMAGES, qcfs_levels=2, resume=True), "resume"),
         (lambda snn, images: lc.train_cnn(IMAGES, "m.pt"), "splits"),
         (lambda snn, images: lc.load_data(IMAGES), "data"),
