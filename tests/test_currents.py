@@ -6,6 +6,7 @@ import math
 import platform
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,9 +281,25 @@ def test_an_environment_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(UsageError) as raised, exact_products():
         pass
     assert (raised.value.where, raised.value.found) == (f"environment variable {name}", "found 'bf16'")
-    monkeypatch.setenv(name, "strict")
-    with exact_products():
-        pass
+    for harmless in ("strict", ""):
+        monkeypatch.setenv(name, harmless)
+        with exact_products():
+            pass
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9")
+def test_an_inherited_precision_stays_inherited() -> None:
+    backends: Any = torch.backends
+    backends.mkldnn.matmul.fp32_precision = "none"
+    try:
+        backends.mkldnn.fp32_precision = "bf16"
+        with exact_products():
+            assert backends.mkldnn.matmul.fp32_precision == "ieee"
+        assert backends.mkldnn.matmul.fp32_precision == "bf16"
+        backends.mkldnn.fp32_precision = "ieee"
+        assert backends.mkldnn.matmul.fp32_precision == "ieee"
+    finally:
+        backends.mkldnn.fp32_precision = "none"
 
 
 @pytest.mark.parametrize("is_on", [uses_nnpack, rounds_on_a_gpu, rounds_on_a_cpu])

@@ -121,7 +121,7 @@ REFUSED = [
     (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), "0: Conv2d pads with mode circular"),
     (
         calls(lambda x: functional.pad(x, (1, 1, 1, 1), value=-math.inf)),
-        "pad .* than a number; .* a finite number",
+        "pad .* than a number; supported: numbers",
     ),
     (
         calls(lambda x: functional.pad(x, (1, 1, 1, 1), mode="reflect")),
@@ -235,6 +235,14 @@ REFUSED = [
         calls(lambda x: functional.linear(x.transpose(2, 3), torch.ones(2, 6).to(x))),
         "linear is applied to feature maps; supported: Linear after Flatten, or of channels in the last axis",
     ),
+    (
+        # What the dense layer stores is contiguous, so that flatten gives a view of it.
+        calls(lambda x: (y := x.permute(0, 2, 3, 1) @ torch.ones(2, 3).to(x), y.flatten(1).relu_())[0]),
+        r"flatten\w* \(after conv\): flatten takes a tensor that relu_ .* through a view of it",
+    ),
+    (calls(lambda x: x + x[0, 0, 0, 0] * 2), "mul .* mixes images"),
+    (calls(lambda x: x + x[0, 0, 0, 0].relu()), "mixes images"),
+    (calls(lambda x: functional.pad(x, (1, 0), value=1e9)), "pad .* supported: numbers in -1,000..1,000"),
     (returns(lambda x: x.argmax(1)), "argmax .* return the scores of the classes"),
     (chain(), r"0: the model ends here, with \(2, 4, 4\); must end with one number per class"),
     (chain(nn.ReLU(), nn.AvgPool2d(2)), "2: the model ends here, .* or with global average pooling"),

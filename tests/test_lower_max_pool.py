@@ -147,6 +147,20 @@ def test_layers(name: str, copies: int, expected: str) -> None:
     assert layers_of(CASES[name], copies) == expected
 
 
+@pytest.mark.parametrize(
+    ("function", "modules", "depth"),
+    [
+        (lambda m, x: functional.max_pool2d(x, 2) + m.a(functional.avg_pool2d(x, 2)).relu(), {"a": same(4)}, 4),
+        (lambda m, x: torch.cat([x.amax((2, 3)), x.mean(2).flatten(1)], 1), {}, 8),
+        (lambda m, x: torch.cat([functional.max_pool2d(x, 3, 1).flatten(1), x.mean((2, 3))], 1), {}, 6),
+    ],
+)
+def test_a_mean_of_other_windows_or_for_other_layers_takes_no_layer(
+    function: Callable[[nn.Module, Tensor], Tensor], modules: dict[str, nn.Module], depth: int
+) -> None:
+    assert len(lowered_case(of(function, **modules)).layers) == depth
+
+
 def test_relays_carry_the_mean_beside_a_maximum() -> None:
     """From one pixel on, each layer has 4 more channels for the means of 4 maps, not 256 for their pixels."""
     with_mean, alone = (

@@ -72,6 +72,16 @@ CASES = {
     "Linear of flattened pixels, channels last": of(
         lambda m, x: m.a(x.flatten(2).transpose(1, 2)).relu().mean(1), a=nn.Linear(4, 5)
     ),
+    "a view of what a Linear stores, channels last": of(
+        lambda m, x: m.a(x.permute(0, 2, 3, 1)).view(len(x), -1), a=nn.Linear(4, 5)
+    ),
+    "a vector of weights, channels last": of(
+        lambda m, x: (x.permute(0, 2, 3, 1) @ torch.linspace(-1, 1.3, 4).to(x)).transpose(-1, -2).relu()
+    ),
+    "a vector of weights, a mean": of(
+        lambda m, x: functional.linear(x.permute(0, 2, 3, 1), torch.linspace(-1, 1.3, 4).to(x)).mean(-1).relu()
+    ),
+    "a number of each image": of(lambda m, x: (m.a(x).view(-1) + 1.0).relu().unsqueeze(1), a=CONV(1, 8)),
     "zero padding in front of the ReLU": stack(CONV(4, 3), nn.ZeroPad2d(1), NORM(), nn.ReLU()),
     "zero padding by a crop": of(lambda m, x: m.a(functional.pad(x, (-1, 1, 0, -2))).relu(), a=CONV(3, 3)),
     "zero padding at one end of a map smaller than the kernel": stack(

@@ -29,6 +29,9 @@ from torch.nn import functional
 _MOST_INPUTS: Final = 5_000
 """Most inputs of an einsum whose weights are found: they are as many outputs of an identity matrix."""
 
+LARGEST_PADDING: Final = 1_000
+"""Largest magnitude of a number to pad with: activations that are shifted by more would lose too many digits."""
+
 _BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "clamp": {"min": None, "max": None},
     "clip": {"min": None, "max": None},
@@ -116,11 +119,11 @@ def _addmm(create: Create, bias: Any, x: Any, weight: Any, *, alpha: float = 1, 
 
 
 def _pad(create: Create, x: Any, pad: Any, mode: str = "constant", value: Any = None) -> Any:
-    """``None`` if it pads with zeros, or not with a finite number."""
-    if mode != "constant" or not isinstance(value, int | float) or value == 0 or not math.isfinite(value):
+    """``None`` if it pads with zeros, or not with a number up to `LARGEST_PADDING`."""
+    if mode != "constant" or not isinstance(value, int | float) or not 0 < abs(value) <= LARGEST_PADDING:
         return None
-    padded = create(functional.pad, (create(operator.sub, (x, value), {}), pad), {})
-    return create(operator.add, (padded, value), {})
+    padded = create(functional.pad, (create(operator.sub, (x, float(value)), {}), pad), {})
+    return create(operator.add, (padded, float(value)), {})
 
 
 def _einsum(create: Create, equation: Any, *operands: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
+from loihi_convert.frontend.decompositions import LARGEST_PADDING
 from loihi_convert.frontend.layers import ARGUMENTS, adaptive_pool, operation_of
 from loihi_convert.frontend.model_runs import version
 from loihi_convert.frontend.moved import Moved
@@ -247,6 +248,8 @@ def affine(
     constant = constants.get(others[0]) if isinstance(others[0], fx.Node) else others[0]
     if not isinstance(constant, int | float | Tensor):
         refuse(f"combines the previous layer with {others[0]}", supported="numbers, buffers, parameters")
+    if shape[:1] != (IMAGES,):
+        refuse("mixes images: its first axis is not the batch axis")
     values = torch.as_tensor(constant, dtype=torch.float64).detach().cpu()
     if node.meta["value"].shape != shape or values.ndim > len(shape):
         refuse(
@@ -291,9 +294,14 @@ def repeats_pixels(node: fx.Node, module: nn.Module | None, before: torch.Size) 
     return before[2:] != after and all(many % few == 0 for few, many in zip(before[2:], after, strict=True))
 
 
-def pads_with_other_numbers(node: fx.Node) -> bool:
+def require_padding_with_zeros(node: fx.Node) -> None:
+    """Refuse another padding; one with another number was recorded as `decompositions` describes."""
+    if called(node) not in ("pad", "_pad"):
+        return
     arguments = arguments_of(node, ("pad", "mode", "value"))
-    return arguments.get("mode", "constant") != "constant" or bool(arguments.get("value"))
+    if arguments.get("mode", "constant") != "constant" or arguments.get("value"):
+        supported = f"numbers in -{LARGEST_PADDING:,}..{LARGEST_PADDING:,}"
+        refuse("pads with something other than a number", supported=supported, hint="Pad with zeros.")
 
 
 def arguments_of(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Moved:
         return (
             isinstance(self.memory, Tensor)
             and same_storage(self.memory, memory)
-            and bool(torch.isin(self.memory, memory).any())
+            and bool(torch.isin(self.memory, memory.flatten()).any())
         )
 
     def keeps_images_apart(self, count: int) -> bool:
@@ -56,6 +56,15 @@ class Moved:
 def same_storage(one: Tensor, other: Tensor) -> bool:
     """Return whether both are kept in the same memory, as views of one tensor are."""
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def stored_as(value: Tensor, positions: Tensor) -> Tensor:
+    """Return ``positions``, float64 in the shape of ``value``, in the order in which that is stored.
+
+    The functions of which ``value`` has views, such as ``view`` and ``flatten``, then give views of them, too.
+    """
+    found = torch.empty_like(value, dtype=torch.float64, device="cpu")
+    return found.copy_(positions.reshape(value.shape))
 
 
 def shape_of(tensor: Tensor) -> Shape:

@@ -60,9 +60,9 @@ from loihi_convert.frontend.functions import (
     operands,
     operation_of_call,
     over_maps,
-    pads_with_other_numbers,
     relu_input,
     repeats_pixels,
+    require_padding_with_zeros,
     require_two_alike,
     returned_input,
     sum_of_two,
@@ -71,7 +71,7 @@ from loihi_convert.frontend.functions import (
 from loihi_convert.frontend.graph import Graph, Node, pruned
 from loihi_convert.frontend.layers import DROPOUTS, MOVES, operation_of_module
 from loihi_convert.frontend.model_runs import require_forward_alone, require_not_random, version
-from loihi_convert.frontend.moved import Moved, same_storage, shape_of
+from loihi_convert.frontend.moved import Moved, same_storage, shape_of, stored_as
 from loihi_convert.frontend.operations import (
     Add,
     Ending,
@@ -262,8 +262,7 @@ class _Reader:
             given = [self.moved[before] for before in inputs]
             bases = tuple(each.base for each in given)
             if found := on_map(operation, given, [self.nodes[base].shape for base in bases]):
-                self.nodes.append(self._made(node, found.operation, bases, found.shape))
-                self.moved[node] = Moved(len(self.nodes) - 1, found.positions, found.positions)
+                self._add(node, self._made(node, found.operation, bases, found.shape), found.positions)
             else:
                 size = node.meta["value"].shape if isinstance(operation, Add) else None
                 numbers = tuple(self._input(before, size) for before in inputs)
@@ -309,17 +308,16 @@ class _Reader:
     def _made(self, node: fx.Node, operation: Operation, inputs: tuple[int, ...], shape: Shape | None = None) -> Node:
         return Node(name_of(node), self._kind(node), operation, inputs, shape or shape_of(node.meta["value"]))
 
-    def _add(self, node: fx.Node, made: Node) -> None:
+    def _add(self, node: fx.Node, made: Node, positions: Tensor | None = None) -> None:
         self.nodes.append(made)
         value = node.meta["value"]
-        positions = torch.arange(1, value.numel() + 1, dtype=torch.float64).reshape(value.shape)
-        memory = self.moved[node].memory if node in self.moved else positions
-        self.moved[node] = Moved(len(self.nodes) - 1, positions, memory)
+        tensor = stored_as(value, torch.arange(1, value.numel() + 1) if positions is None else positions)
+        memory = self.moved[node].memory if node in self.moved else tensor
+        self.moved[node] = Moved(len(self.nodes) - 1, tensor, memory)
 
     def _move(self, node: fx.Node) -> None:
         """Apply ``node`` to positions."""
-        if called(node) in ("pad", "_pad") and pads_with_other_numbers(node):
-            refuse("pads with something other than a number", supported="a finite number", hint="Train with zeros.")
+        require_padding_with_zeros(node)
         taken = [self.moved[before] for before in numbers_taken(node) if before in self.moved]
         bases = {moved.base for moved in taken}
         if len(bases) > 1:
@@ -373,7 +371,8 @@ class _Reader:
         before, after = shape_of(self.moved[first].tensor), shape_of(node.meta["value"])
         module, rank = self._module(node), self.moved[first].tensor.ndim
         if is_dense(node, module) and channels_are_last(self.moved[first], self.nodes[self.moved[first].base].shape):
-            before, after, rank = before[-1:], after[-1:], 2
+            is_vector = node.meta["value"].ndim < rank
+            before, after, rank = before[-1:], (1,) if is_vector else after[-1:], 2
         if module is not None:
             return operation_of_module(module, before, after, rank), (first,)
         arithmetic, inputs = arithmetic_of(node), [each for each in node.all_input_nodes if each in self.moved]

@@ -31,7 +31,7 @@ class OnMap(NamedTuple):
     shape
         Shape of the map that it gives.
     positions
-        The numbers of that map in the order of the tensor, as in `Moved.tensor`.
+        The numbers of that map in the order of the tensor, as in `Moved.tensor`; an axis of length 1 may be more.
     """
 
     operation: Operation
@@ -64,19 +64,19 @@ def on_map(operation: Operation, inputs: Sequence[Moved], bases: Sequence[Shape]
     if not _is_reordered(moved, base):
         return None
     if isinstance(operation, Add) or (isinstance(operation, Relu) and operation.threshold is None):
-        return OnMap(operation, base, moved.tensor.clone())
+        return OnMap(operation, base, moved.tensor)
     if isinstance(operation, Affine) and len(np.unique(operation.gain)) == 1:
         shift = _on_map(operation.shift, moved.tensor).reshape(base)
         per_channel = shift.reshape(base[0], -1)[:, 0]
         is_alike = bool((shift.reshape(base[0], -1) == per_channel[:, None]).all())
         gain = operation.gain[:1].repeat(base[0])
-        return OnMap(Affine(gain, per_channel if is_alike else shift), base, moved.tensor.clone())
+        return OnMap(Affine(gain, per_channel if is_alike else shift), base, moved.tensor)
     return None
 
 
 def _on_map(shift: Array, positions: Tensor) -> Array:
     """``shift`` of a tensor, one for each of its first axis or for each of its numbers, in the order of the map."""
-    shape = positions.shape[1:]
+    shape = positions.shape[1:] or (1,)
     if shift.ndim == 1:
         shift = np.broadcast_to(shift.reshape(-1, *(1,) * (len(shape) - 1)), shape)
     ordered = np.empty(math.prod(shape))
@@ -86,6 +86,8 @@ def _on_map(shift: Array, positions: Tensor) -> Array:
 
 def _is_reordered(moved: Moved, base: Shape) -> bool:
     """Whether these are all numbers of ``base``, in the same way in each image, in another shape or order."""
+    if moved.tensor.shape[:1] != (IMAGES,):
+        return False
     order, every = moved.tensor[0].flatten().numpy(), np.arange(1, math.prod(base) + 1)
     if shape_of(moved.tensor) == base and np.array_equal(order, every):
         return False

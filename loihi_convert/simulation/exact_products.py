@@ -20,6 +20,9 @@ from loihi_convert.errors import UsageError
 # oneDNN reads the first that is set, once.
 _FPMATH_MODES: Final = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 
+# Since torch 2.9; "none" inherits from the setting above it.
+_PRECISION: Final = "fp32_precision"
+
 
 class SharedSetting:
     """A setting of torch that holds while any thread is within it.
@@ -69,24 +72,32 @@ def exact_products(device: str = "cpu") -> Iterator[None]:
 @contextlib.contextmanager
 def _unrounded() -> Iterator[None]:
     for name in _FPMATH_MODES:
-        if (mode := os.environ.get(name, "STRICT")).upper() != "STRICT":
+        if (mode := os.environ.get(name) or "STRICT").upper() != "STRICT":
             expected = "must be STRICT or not set: other modes round the operands of float32 products"
             raise UsageError(f"found {mode!r}", where=f"environment variable {name}", expected=expected)
     # NNPACK's transforms (Winograd, Fourier) round.
     with torch.backends.nnpack.flags(enabled=False), ExitStack() as restored:
         backends: Any = torch.backends
-        if hasattr(backends.cuda.matmul, "fp32_precision"):
+        if hasattr(backends.cuda.matmul, _PRECISION):
             for backend in (backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv):
-                before = backend.fp32_precision
-                # "none" where no setting above it is another one: "ieee".
+                before = getattr(backend, _PRECISION)
+                # "none" where no setting above it rounds.
                 if before not in ("none", "ieee"):
-                    backend.fp32_precision = "ieee"
-                    restored.callback(setattr, backend, "fp32_precision", before)
+                    setattr(backend, _PRECISION, "ieee")
+                    restored.callback(_restore, backend, before)
         else:
             # torch before 2.9, which has one setting for matrix products, and none that rounds convolutions on a CPU.
             restored.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
             torch.set_float32_matmul_precision("highest")
         yield
+
+
+def _restore(backend: object, before: str) -> None:
+    """Set ``backend`` to inherit, if that gives the precision ``before``, or to it."""
+    for precision in ("none", before):
+        setattr(backend, _PRECISION, precision)
+        if getattr(backend, _PRECISION) == before:
+            return
 
 
 _UNROUNDED: Final = SharedSetting(_unrounded)

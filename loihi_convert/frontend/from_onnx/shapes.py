@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from loihi_convert.arrays import Shape
+from loihi_convert.frontend.decompositions import LARGEST_PADDING
 from loihi_convert.frontend.from_onnx.node import Call, Calls, Node, UnknownError
 
 
@@ -74,8 +75,8 @@ def tile(node: Node) -> Calls:
 def pad(node: Node) -> Calls:
     rank, pads, value = len(node.shape) + 1, node.numbers("pads", 1) or (), node.constant(2)
     fill = float(node.attributes.get("value", 0.0)) if value is None else float(value.reshape(-1)[0])
-    if node.attributes.get("mode", b"constant") != b"constant" or not math.isfinite(fill):
-        raise UnknownError("pads with something other than a finite number", "Train with zeros.")
+    if node.attributes.get("mode", b"constant") != b"constant" or not abs(fill) <= LARGEST_PADDING:
+        raise UnknownError(f"pads with other than numbers up to {LARGEST_PADDING:,}", "Train with zeros.")
     axes = tuple(map(node.axis, node.numbers("axes", 3) or range(rank)))
     amounts = {axis: (pads[index], pads[index + len(axes)]) for index, axis in enumerate(axes)}
     if any(amounts.get(0, (0, 0))):

@@ -314,15 +314,23 @@ class _Lowering:
         return True
 
     def _waits_for_a_maximum(self, number: int) -> bool:
-        """Whether it is a smaller map of averages of a map that also goes through max pooling."""
+        """Whether it is averages that are joined with the maxima of the same windows, which take more layers."""
         node = self.graph.nodes[number]
+        if not isinstance(node.operation, AveragePool) or not self._is_joined(number):
+            return False
         (before,) = node.inputs
         is_smaller = math.prod(node.shape) < math.prod(self.graph.nodes[before].shape)
-        beside = (self.graph.nodes[user].operation for user in self._users[before])
-        return (
-            isinstance(node.operation, AveragePool)
-            and is_smaller
-            and any(isinstance(operation, MaxPool) for operation in beside)
+        beside = (self.graph.nodes[user] for user in self._users[before])
+        return is_smaller and any(
+            isinstance(other.operation, MaxPool) and _as_map(other.shape) == _as_map(node.shape) for other in beside
+        )
+
+    def _is_joined(self, number: int) -> bool:
+        """Whether it goes into nothing but sums and concatenations."""
+        users = [(user, self.graph.nodes[user].operation) for user in self._users[number]]
+        return bool(users) and all(
+            isinstance(operation, Add | Cat) or (isinstance(operation, Move) and self._is_joined(user))
+            for user, operation in users
         )
 
     def _ends(self, number: int) -> bool:
