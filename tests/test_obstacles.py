@@ -39,7 +39,7 @@ def test_every_place_is_found() -> None:
         to_relu_network(Gated(), (1, 6, 6))
     assert raised.value.where == "gelu"
     assert [error.where for error in raised.value.others] == [error.where for error in found[1:]]
-    assert "2 more parts" in raised.value.hint
+    assert "2 more parts" in raised.value.more
 
 
 def logs_a_norm(m: nn.Module, x: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def test_a_batch_norm_of_large_flattened_maps_is_not_composed_with_the_layer_bef
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layers = (nn.Conv2d(1, 2, 3), nn.Flatten(), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
-    model = nn.Sequential(*layers).double().eval()
+    model = prepared(nn.Sequential(*layers), (1, 6, 6))
     composed = to_relu_network(model, (1, 6, 6))
     monkeypatch.setattr(linear, "_MAX_COMPOSED", 10)
     carried = to_relu_network(model, (1, 6, 6))
