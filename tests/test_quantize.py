@@ -423,6 +423,16 @@ def test_a_readout_without_weight_bits_is_refused() -> None:
             QuantizeOptions(pixel_bits=8),
         )
     assert caught.value.where == "fc"
+    assert "`timesteps`" in caught.value.hint
+
+
+def test_a_bias_that_leaves_no_weight_bits_is_named() -> None:
+    """A class that must never win, as masked classes are."""
+    dense = Dense(np.eye(3), np.array([0.0, -1e9, 0.0]))
+    network = SpikingNetwork((1, 3, 1), (SpikingLayer("fc", dense, None),), 8, "soft")
+    with pytest.raises(RangeError) as caught:
+        quantize(network, np.full((1, 1, 3, 1), 255, np.uint8))
+    assert (caught.value.where, "biases, up to 1e+09," in caught.value.hint) == ("fc", True)
 
 
 @pytest.mark.parametrize("target", ["lava", "loihi2"])

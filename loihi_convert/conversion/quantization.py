@@ -207,8 +207,19 @@ def _require_weights(layer: QuantizedLayer, real: FloatLayer, timesteps: int) ->
         raise RangeError(
             f"all weights{of_output} are rounded to 0: the potentials of {timesteps} steps need the whole range",
             where=layer.name,
-            hint="Use fewer `timesteps`, or fewer `pixel_bits` if it is the only layer.",
+            hint=_for_larger_weights(real),
         )
+
+
+def _for_larger_weights(readout: FloatLayer) -> str:
+    """What to do if the weights of ``readout`` are rounded to 0."""
+    largest = readout.largest_bias.max()
+    if largest > readout.magnitudes.sum(axis=1).max():
+        return (
+            f"Its biases, up to {largest:.3g}, are larger than the sum of its weights: leave out what all outputs share, "
+            "and give a class that must never win a smaller one."
+        )
+    return "Use fewer `timesteps`, or fewer `pixel_bits` if it is the only layer."
 
 
 class _Rounding:
