@@ -216,7 +216,7 @@ def _for_larger_weights(readout: FloatLayer) -> str:
     largest = readout.largest_bias.max()
     if largest > readout.magnitudes.sum(axis=1).max():
         return (
-            f"Its biases, up to {largest:.3g}, are larger than the sum of its weights: leave out what all outputs share, "
+            f"Its biases, up to {largest:.3g}, are larger than the sum of its weights: leave out what all share, "
             "and give a class that must never win a smaller one."
         )
     return "Use fewer `timesteps`, or fewer `pixel_bits` if it is the only layer."
