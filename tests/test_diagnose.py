@@ -15,6 +15,7 @@ from support.training import train
 from loihi_convert import cli
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
+from loihi_convert.chip import limits
 from loihi_convert.cli.diagnose import _say
 from loihi_convert.cnn.checkpoint import load_model
 from loihi_convert.cnn.recipe import default_recipe
@@ -26,7 +27,7 @@ from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.metrics import activation_errors, advice, diagnosis
 from loihi_convert.metrics.diagnosis import Diagnosis
@@ -171,6 +172,24 @@ def rounded(
         layers.append(layer)
     spiking = replace(spiking, layers=tuple(layers))
     return spiking, quantize(spiking, images, QuantizeOptions(weight_bits=weight_bits))
+
+
+@pytest.mark.parametrize(("dead", "bits"), [((), 8), ((0, 1), 8), ((0, 1, 2), None)])
+def test_channels_that_never_fire_have_no_weight_bits(digits: Digits, dead: tuple[int, ...], bits: int | None) -> None:
+    """Their weights are stored as 0."""
+    _, quantized = rounded(digits, 8)
+    layer = quantized.layers[0]
+    assert layer.neuron is not None
+    threshold, weight = layer.neuron.threshold[:3].copy(), layer.weight[:3].copy()
+    threshold[list(dead)], weight[list(dead)] = limits.NEVER_FIRES, 0
+    first = replace(
+        layer,
+        synapse=replace(layer.synapse, weight=weight, bias=None),
+        neuron=IntegerNeuron(threshold, layer.neuron.initial_potential[:3]),
+        balanced=None,
+        scale=layer.scale[:3],
+    )
+    assert diagnosis._weight_bits(first) == bits
 
 
 def diagnosed(

@@ -38,11 +38,15 @@ def require_safe_timesteps(network: QuantizedNetwork, timesteps: int) -> None:
     if not 1 <= timesteps <= MAX_TIMESTEPS:
         raise UsageError(f"found {timesteps}", where="timesteps", expected=f"must be in 1..{MAX_TIMESTEPS:,}")
     if timesteps > network.max_timesteps:
+        reason = (
+            "the output potentials of this file fit Loihi's range with a margin"
+            if network.target == "lava"
+            else "no potential of this file's circuit can wrap"
+        )
         raise RangeError(
             f"found {timesteps}",
             where="timesteps",
-            expected=f"must be in 1..{network.max_timesteps:,}, for which the output potentials of this file "
-            "fit Loihi's range with a margin",
+            expected=f"must be in 1..{network.max_timesteps:,}, for which {reason}",
             hint=f"Export the file with `timesteps={timesteps}`.",
         )
 

@@ -204,7 +204,7 @@ def export(
         return
     require_cnn(model)
     if spikes == "graded":
-        binary = "must be left out: it is for binary spikes, with thresholds to balance and T steps"
+        binary = "must be left out: it is for binary spikes, or not supported for graded ones"
         options.refuse_others(ctx, _OF_GRADED_SPIKES, "given with `spikes='graded'`", expected=binary)
     steps = options.parse_timesteps(timesteps)
     place = cluster.chosen_place(workers, scheduler, slurm, default=0)

@@ -20,6 +20,7 @@ from typing import Final, Literal
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ir.network import Readout, ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
@@ -203,7 +204,7 @@ def diagnose(
             "found a regression",
             where="network",
             expected="must be a classification: losses are counted in images",
-            hint="Run the file instead: it reports errors against T, with those of the CNN and the float SNN.",
+            hint="Run the file instead: it reports errors against T, the CNN's and, with --float, the float SNN's.",
         )
     _require_float_thresholds(network)
     networks = intermediate_networks(cnn, spiking, network, timesteps, device=device)
@@ -326,9 +327,13 @@ def _first_layer(layers: Sequence[LayerLoss], lost: int) -> str:
 
 
 def _weight_bits(layer: QuantizedLayer) -> int | None:
-    """Bits of the widest weight of a channel, sign included, the median over channels except relays."""
+    """Bits of the widest weight of a channel, sign included, the median over channels that fire, except relays."""
+    fires = np.ones(len(layer.weight), np.bool_) if layer.threshold is None else layer.threshold < limits.NEVER_FIRES
     if only_relays(layer.relay_of):
         return None
-    weight = layer.weight[own_channels(layer.relay_of)]
+    own = own_channels(layer.relay_of)
+    weight = layer.weight[own][fires[own]]
+    if not len(weight):
+        return None
     widest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
     return int(np.median(np.ceil(np.log2(widest.astype(np.float64) + 1)))) + 1
