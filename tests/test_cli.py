@@ -509,6 +509,7 @@ def test_what_cannot_be_rounded_is_refused_before_balancing(
     done = invoke("export", model, "-T", 1, "-o", "refused.net", *words.split())
     assert (done.code, done.out) == (2, "")
     assert message in done.err
+    assert "the CNN classifies" not in done.err
     assert not Path("refused.net").exists()
 
 

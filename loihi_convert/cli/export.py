@@ -216,7 +216,7 @@ def export(
     import numpy as np
 
     from loihi_convert import pipeline
-    from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
+    from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons, require_readout
     from loihi_convert.metrics.own_accuracy import own_accuracy, unjudged
     from loihi_convert.pipeline.bundle import IMAGES, require_bundle, require_new_bundle, write_bundle
     from loihi_convert.pipeline.converting import COMPARED, require_same_outputs, require_skip_copies, stored_neurons
@@ -271,6 +271,8 @@ def export(
     kept = stored_neurons(source, balance_options)
     balance_options = replace(kept, reset=reset or kept.reset, readout=readout or kept.readout)
     # Before the CNN's accuracy is measured, which a misread network would not have, and any threshold is balanced.
+    require_readout(source.network.task, balance_options.readout)
+    quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.readout)
     require_skip_copies(skip_copies)
     require_cores(source, quantize_options, skip_copies)
     images, kind = validation_images(splits)
