@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from support.command_line import invoker
+from support.modules import Of
 from support.networks import random_network
 from support.nir_graphs import executed
 from support.oracle import first_signal
@@ -238,6 +239,21 @@ def test_max_pooling_gives_the_spikes_of_ref(pool: nn.MaxPool2d, size: Pair) -> 
     cnn(torch.zeros(1, 1, *size))
     pixels = np.random.default_rng(0).integers(0, 256, (8, 1, *size)).astype(np.uint8)
     relu = Source.from_module(cnn, (1, *size)).network
+    network = quantize(balance(relu, pixels, STEPS, BalanceOptions(method="percentile")), pixels)
+    assert equals_ref(network, pixels[:2], to_graph(network))
+
+
+def test_a_head_of_maximum_and_mean_gives_the_spikes_of_ref() -> None:
+    """Its layers have kernels of 1 x 4 and 4 x 1 with a single output along the longer side."""
+    torch.manual_seed(0)
+    cnn = Of(
+        lambda m, x: m.fc(torch.cat([(y := m.conv(x).relu()).amax((2, 3)), y.mean((2, 3))], 1)),
+        conv=nn.Conv2d(1, 2, 3),
+        fc=nn.Linear(4, 3),
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 1, 6, 6)).astype(np.uint8)
+    relu = Source.from_module(cnn, (1, 6, 6)).network
+    assert any(layer.synapse.weight.shape[2:] == (1, 4) for layer in relu.layers)
     network = quantize(balance(relu, pixels, STEPS, BalanceOptions(method="percentile")), pixels)
     assert equals_ref(network, pixels[:2], to_graph(network))
 

@@ -192,6 +192,7 @@ def _with_square_kernel(name: str, conv: Conv, input_size: Pair) -> Conv:
     sides = conv.weight.shape[2:]
     if sides[0] == sides[1]:
         return conv
+    conv = replace(conv, stride=_with_room(conv, input_size))
     # If only one axis has room for an odd number of zeros, the other one may need the next larger square.
     for side in (max(sides), max(sides) + 1):
         before = [zeros for axis in (0, 1) if (zeros := _zeros_before(conv, axis, side, input_size[axis])) is not None]
@@ -208,6 +209,19 @@ def _with_square_kernel(name: str, conv: Conv, input_size: Pair) -> Conv:
     around = [(zeros, side - own - zeros) for zeros, own in zip(before, sides, strict=True)]
     top, left = (p + zeros * d for p, zeros, d in zip(conv.padding, before, conv.dilation, strict=True))
     return replace(conv, weight=np.pad(conv.weight, ((0, 0), (0, 0), *around)), padding=(top, left))
+
+
+def _with_room(conv: Conv, input_size: Pair) -> Pair:
+    """The strides, longer along an axis with a single output, where any is the same, to leave room for an odd zero."""
+    left_over = [
+        extent + 2 * pad - gap * (taps - 1) - 1
+        for extent, pad, gap, taps in zip(input_size, conv.padding, conv.dilation, conv.weight.shape[2:], strict=True)
+    ]
+    rows, columns = (
+        stride if rest >= stride else rest + gap + 1
+        for rest, stride, gap in zip(left_over, conv.stride, conv.dilation, strict=True)
+    )
+    return rows, columns
 
 
 def _zeros_before(conv: Conv, axis: int, side: int, extent: int) -> int | None:

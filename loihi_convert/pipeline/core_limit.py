@@ -54,7 +54,8 @@ def core_notes(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions
 def _remedies(chips: Chips, most: int) -> str:
     """Return the largest layers, and what would fit ``most`` neurocores."""
     largest = ", ".join(f"{layer.name} ({span(layer.cores)})" for layer in chips.largest[:_NAMED_LAYERS])
-    sentences = [f"The largest layers: {largest}."]
+    sources = f"; sources of biases: {chips.source_cores:,}" if chips.source_cores else ""
+    sentences = [f"The largest layers: {largest}{sources}."]
     narrower = chips.narrower(most)
     if narrower is not None:
         share, cores = narrower
