@@ -10,7 +10,7 @@ function                              calls
 ``clamp(max=b)``                      ``b -`` of ``clamp(min=0)`` of ``b -``; of a ReLU, ``clamp(0, b)`` of its input
 ``addmm(bias, x, weight)``            ``@``, ``+``, and ``*`` for ``alpha`` and ``beta``
 ``einsum`` of one tensor and weights  ``@`` of the flattened tensor, or a convolution of single pixels
-``pad`` with a number                  ``-`` the number, ``pad`` with zeros, ``+`` the number
+``pad`` with a number                 ``-`` the number, ``pad`` with zeros, ``+`` the number
 ====================================  ==========================================
 """
 

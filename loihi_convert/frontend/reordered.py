@@ -61,17 +61,18 @@ def on_map(operation: Operation, inputs: Sequence[Moved], bases: Sequence[Shape]
         pixels = moved.tensor.shape[1:-1]
         positions = _positions(shape).reshape(IMAGES, shape[0], *pixels).movedim(1, -1)
         return OnMap(Conv(operation.weight[:, :, None, None], operation.bias), shape, positions)
-    if not _is_reordered(moved, base):
+    if not isinstance(operation, Add | Affine | Relu) or not _is_reordered(moved, base):
         return None
-    if isinstance(operation, Add) or (isinstance(operation, Relu) and operation.threshold is None):
-        return OnMap(operation, base, moved.tensor)
-    if isinstance(operation, Affine) and len(np.unique(operation.gain)) == 1:
+    if isinstance(operation, Relu) and operation.threshold is not None:
+        return None
+    if isinstance(operation, Affine):
+        if len(np.unique(operation.gain)) > 1:
+            return None
         shift = _on_map(operation.shift, moved.tensor).reshape(base)
         per_channel = shift.reshape(base[0], -1)[:, 0]
         is_alike = bool((shift.reshape(base[0], -1) == per_channel[:, None]).all())
-        gain = operation.gain[:1].repeat(base[0])
-        return OnMap(Affine(gain, per_channel if is_alike else shift), base, moved.tensor)
-    return None
+        operation = Affine(operation.gain[:1].repeat(base[0]), per_channel if is_alike else shift)
+    return OnMap(operation, base, moved.tensor)
 
 
 def _on_map(shift: Array, positions: Tensor) -> Array:
