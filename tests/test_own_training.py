@@ -538,7 +538,7 @@ def test_one_number_normalizes_all_channels(tmp_path: Path) -> None:
 def test_fine_tuning_needs_something_to_do(own: tuple[Path, nn.Module], digits: DataSplits) -> None:
     _, cnn = own
     images, labels = digits.train.images[:50], digits.train.known_labels[:50]
-    for options, where in (({}, "qcfs_levels"), ({"timesteps": 2}, "start"), ({"qcfs_levels": 0}, "qcfs_levels")):
+    for options, where in (({}, "qcfs_levels"), ({"timesteps": 2}, "model"), ({"qcfs_levels": 0}, "qcfs_levels")):
         with pytest.raises(UsageError) as caught:
             lc.fine_tune(cnn, images, labels, **options)  # type: ignore[arg-type]
         assert caught.value.where == where
