@@ -123,8 +123,8 @@ def cnns_of(name: str) -> tuple[Path, ...]:
     InputError
         If the folder, or its CNN, is not part of this installation.
     """
-    places = _folder()
-    folder = None if places is None else places / name
+    models = _folder()
+    folder = None if models is None else models / name
     if folder is None or not all((folder / needed).is_file() for needed in ("card.json", "cnn.safetensors")):
         raise InputError(
             "this model's CNN is not part of this installation",

@@ -121,11 +121,11 @@ REFUSED = [
     (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), "0: Conv2d pads with mode circular"),
     (
         calls(lambda x: functional.pad(x, (1, 1, 1, 1), value=-math.inf)),
-        "pad .* than a number; supported: numbers",
+        "pad pads with -inf; supported: numbers",
     ),
     (
         calls(lambda x: functional.pad(x, (1, 1, 1, 1), mode="reflect")),
-        "pad .* something other than a number",
+        "pad pads with mode reflect; supported: numbers in -1,000..1,000",
     ),
     (
         calls(lambda x: torch.cat([x, x], 2)),
@@ -339,6 +339,14 @@ def test_every_obstacle_is_found() -> None:
     assert "3 more parts have no spiking equivalent" in str(raised.value)
     assert raised.value.hint == found[0].hint
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+def test_a_users_file_may_be_named_after_quantization() -> None:
+    class Own(nn.Linear):
+        __module__ = "my_quantized_nets"
+
+    model = chain(nn.ReLU(), nn.Flatten(), Own(32, 2)).eval()
+    assert to_relu_network(model, SHAPE).shapes[-1] == (2,)
 
 
 def test_weights_that_need_a_gradient() -> None:

@@ -375,7 +375,7 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
         (
             [node("Pad", "x", "p", "v")],
             {"p": np.array([0, 0, 1, 1] * 2), "v": np.float32("-inf")},
-            "than numbers up to 1,000",
+            r"pads with -inf; supported: numbers in -1,000\.\.1,000",
         ),
     ],
 )

@@ -153,7 +153,7 @@ def _clipped(activity: Activity, images: int, end: str) -> Violation | None:
     if not images or activity.is_constant:
         return None
     found = f"potentials clipped on {images:,} of {activity.image_count:,} images"
-    fix = "`diagnose` measures what this costs; most clipping costs nothing."
+    fix = "`diagnose` measures what this costs."
     return Violation(found, f"the range ends at {end}", "lava/proc/lif/models.py", fix)
 
 

@@ -35,6 +35,9 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 STORES: Final[tuple[str, ...]] = get_args(Store)
 
+BATCH_COUNTER: Final = "num_batches_tracked"
+"""The end of the name of batch norm's counter of batches, which has no effect at inference."""
+
 _FORMAT: Final = "loihi-convert checkpoint 1"
 _SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert.cnn.checkpoint.save."
 _MOST_PIXELS: Final = 2**36
@@ -334,10 +337,10 @@ def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:
 def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
     """Raise a `CheckpointError` if a tensor of the file at ``path`` contains NaN or infinity."""
     for name, tensor in state.items():
-        # `isfinite` lacks some floats of 8 bits.
-        if name.endswith("num_batches_tracked"):
-            # A counter without effect at inference, which may be infinite in half precision.
+        if name.endswith(BATCH_COUNTER):
+            # It may be infinite in half precision.
             continue
+        # `isfinite` lacks some floats of 8 bits.
         is_short = tensor.is_floating_point() and tensor.element_size() == 1
         if not bool(torch.isfinite(tensor.float() if is_short else tensor).all()):
             raise CheckpointError(

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from loihi_convert.cnn.checkpoint import require_finite
+from loihi_convert.cnn.checkpoint import BATCH_COUNTER, require_finite
 from loihi_convert.errors import CheckpointError
 from loihi_convert.frontend.users_code import listed, run_users_code
 
 _COMPILED: Final = "_orig_mod."
-_COUNTER: Final = "num_batches_tracked"
-"""The name of batch norm's counter of batches, which has no effect at inference."""
 # Prefixes that DistributedDataParallel, torch.compile, Lightning modules and other wrappers add to every name.
 _PREFIXES: Final = ("module.", _COMPILED, "model.", "net.", "network.")
 
@@ -115,7 +113,7 @@ class _Candidate:
 
 def _needed(wanted: Set[str]) -> set[str]:
     # Torch 0.4 did not write it.
-    return {name for name in wanted if not name.endswith(_COUNTER)}
+    return {name for name in wanted if not name.endswith(BATCH_COUNTER)}
 
 
 def _renamed(state: Mapping[str, Tensor], wanted: Set[str]) -> _Candidate:
@@ -156,7 +154,7 @@ def _prefix_of_module(found: Set[str], wanted: Set[str]) -> str | None:
 
 
 def _as_float32(name: str, tensor: Tensor, wanted: Tensor, arch: str, path: Path) -> Tensor:
-    if name.endswith(_COUNTER):
+    if name.endswith(BATCH_COUNTER):
         # A state dict whose tensors were all converted to half precision.
         return torch.nan_to_num(tensor, posinf=0.0).to(wanted.dtype)
     if tensor.is_floating_point() != wanted.is_floating_point():

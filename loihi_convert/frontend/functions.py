@@ -300,8 +300,10 @@ def require_padding_with_zeros(node: fx.Node) -> None:
         return
     arguments = arguments_of(node, ("pad", "mode", "value"))
     if arguments.get("mode", "constant") != "constant" or arguments.get("value"):
+        mode = arguments.get("mode", "constant")
+        found = arguments["value"] if mode == "constant" else f"mode {mode}"
         supported = f"numbers in -{LARGEST_PADDING:,}..{LARGEST_PADDING:,}"
-        refuse("pads with something other than a number", supported=supported, hint="Pad with zeros.")
+        refuse(f"pads with {found}", supported=supported, hint="Train with zeros.")
 
 
 def arguments_of(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def is_one_operation(module: nn.Module) -> bool:
 
 def operation_of_module(module: nn.Module, before: Shape, after: Shape, rank: int) -> Operation:
     """Return the operation of ``module``, or `refuse` it; shapes and rank as in `operation_of`."""
-    if "quantized" in type(module).__module__:
+    if type(module).__module__.startswith("torch.") and "quantized" in type(module).__module__:
         refuse("is quantized", supported="floating point", hint="Convert the CNN as it was before its quantization.")
     if isinstance(module, Qcfs):
         return Relu(_array(module.thresholds), module.levels)

@@ -75,8 +75,11 @@ def tile(node: Node) -> Calls:
 def pad(node: Node) -> Calls:
     rank, pads, value = len(node.shape) + 1, node.numbers("pads", 1) or (), node.constant(2)
     fill = float(node.attributes.get("value", 0.0)) if value is None else float(value.reshape(-1)[0])
-    if node.attributes.get("mode", b"constant") != b"constant" or not abs(fill) <= LARGEST_PADDING:
-        raise UnknownError(f"pads with other than numbers up to {LARGEST_PADDING:,}", "Train with zeros.")
+    mode = node.attributes.get("mode", b"constant").decode()
+    if mode != "constant" or not abs(fill) <= LARGEST_PADDING:
+        found = fill if mode == "constant" else f"mode {mode}"
+        supported = f"numbers in -{LARGEST_PADDING:,}..{LARGEST_PADDING:,}"
+        raise UnknownError(f"pads with {found}; supported: {supported}", "Train with zeros.")
     axes = tuple(map(node.axis, node.numbers("axes", 3) or range(rank)))
     amounts = {axis: (pads[index], pads[index + len(axes)]) for index, axis in enumerate(axes)}
     if any(amounts.get(0, (0, 0))):
