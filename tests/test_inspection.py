@@ -282,6 +282,8 @@ def test_run_takes_an_external_file(
     refused = {
         ("--backend", "sim"): "--backend: given, but another tool wrote .*: such a file runs on ref",
         ("--trace",): "--trace: given, but another tool wrote",
+        ("--early-exit",): "--early-exit: given, but another tool wrote",
+        ("--exit-tolerance", "1"): "--exit-tolerance: given, but another tool wrote",
         (str(path),): "Run such a file alone",
         (
             "--mean",

@@ -159,6 +159,13 @@ def test_a_damaged_number_is_named(changes: dict[str, str], found: str, tmp_path
     assert (refused.value.where, refused.value.found) == (str(table), f"damaged: {found}")
 
 
+def test_a_panel_of_the_papers_values_says_so() -> None:
+    unmeasured = {"accuracy": "", "test_images": "", "calibration_images": "", "training_seed": ""}
+    rows = [{**row(t, 0), **unmeasured} for t in (32, 64)]
+    (found,) = panels(rows, "9", ["literal"])
+    assert found.note == "the paper's values only"
+
+
 def test_a_panel_without_a_point_is_left_out(tmp_path: Path) -> None:
     """A figure of two variants of which one has no result is drawn with the other; one of no result is refused."""
     with (TABLES / "mnist" / "paper" / "table-2.csv").open(newline="") as file:

@@ -139,6 +139,10 @@ def test_a_difference_by_chance_is_at_most_a_quarter_of_a_bar() -> None:
     assert accuracy_scale([1.0], widest_interval=0.0).bar(1.0) == "█" * BAR_CELLS
 
 
+def test_no_bar_for_zero_if_nothing_is_larger() -> None:
+    assert accuracy_scale([0.0, 0.0], widest_interval=0.0).bar(0.0) == ""
+
+
 def test_the_interval_of_a_loss() -> None:
     (*_, point) = entry(CURVE).evaluation.points
     known = point.model_copy(update={"conversion_loss_points": 0.0, "agreement_with_cnn": 1.0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loihi_convert.report import ticks
+from loihi_convert.report.axes import timestep_range, timestep_ticks
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,12 @@ def test_decade_ticks(low: float, high: float, expected: list[float]) -> None:
 )
 def test_tick_label(number: float, label: str) -> None:
     assert ticks.tick_label(number) == label
+
+
+@pytest.mark.parametrize("first", [2.36, 2.4, 1, 8])
+def test_labels_of_t_are_on_the_axis(first: float) -> None:
+    """Also the power of 2 before an average T that early exit has."""
+    begin, end = timestep_range(first, 64)
+    labels = timestep_ticks([first, 16, 64], first)
+    assert begin <= min(labels)
+    assert max(labels) <= end

@@ -138,6 +138,13 @@ def run(
     backend_options = BackendOptions(run_options.device, lava_python, lava_layout, neuron, leak, on_board, profile)
     runner = open_backend(backend, backend_options)
     network = external.read_any(paths[0])
+    unsupported = {
+        "early_exit": early_exit and options.is_given(ctx, "early_exit"),
+        "exit_tolerance": options.is_given(ctx, "exit_tolerance"),
+        "neuron": neuron,
+        "leak": leak,
+        **shared,
+    }
     if isinstance(network, GradedNetwork) and network.is_converted:
         splits = request.load(paths[0], network.provenance.model, network.input_shape)
         count = _image_count(image_count, backend, splits)
@@ -151,14 +158,10 @@ def run(
             runner,
             {
                 "timesteps": steps not in ((), (1,)),
-                "neuron": neuron,
-                "leak": leak,
                 "trace": trace,
                 "float_snn": float_snn,
                 "mean": mean,
-                "early_exit": early_exit and options.is_given(ctx, "early_exit"),
-                "exit_tolerance": options.is_given(ctx, "exit_tolerance"),
-                **shared,
+                **unsupported,
             },
             is_stream=stream,
             model=model,
@@ -173,7 +176,7 @@ def run(
             "given for binary spikes", where="stream", expected="must be off: such a network is reset before each image"
         )
     if not isinstance(network, QuantizedNetwork):
-        given = {"backend": backend != "ref", "neuron": neuron, "leak": leak, "model": model, "arch": arch, **shared}
+        given = {"backend": backend != "ref", "model": model, "arch": arch, **unsupported}
         splits = request.load(paths[0], ModelRecord(), network.input_shape)
         images = splits.test[: _image_count(image_count, backend, splits)]
         run_external(

@@ -31,7 +31,7 @@ class Scale(NamedTuple):
 
     def bar(self, value: float, *, line: bool = False) -> str:
         """Return the bar of ``value``, at most `BAR_CELLS` characters; a reference is drawn as a thin line."""
-        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 1.0
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else float(value > 0)
         eighths = round(8 * BAR_CELLS * min(max(share, 0.0), 1.0))
         full, rest = divmod(eighths, 8)
         return "─" * (full + (rest >= 4)) if line else "█" * full + _EIGHTHS[rest].strip()

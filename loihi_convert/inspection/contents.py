@@ -39,9 +39,9 @@ class Numbers(Record):
     Attributes
     ----------
     count, nonzero_count
-        All numbers, and those other than 0.
+        All numbers, and those other than 0, NaN among them.
     not_finite_count
-        NaN and infinity, left out of the rest.
+        NaN, infinity, and numbers from 1e300 on, whose bin widths would overflow; left out of the rest.
     least, largest, mean
         None if no number is finite.
     histogram

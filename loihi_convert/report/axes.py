@@ -89,6 +89,11 @@ def error_frame(curves: Sequence[tuple[Sequence[float], Sequence[float]]], level
     return Frame(min(near), max(0.0, min(shown) - room), max(shown) + room)
 
 
+def timestep_range(left: float, last: float) -> tuple[float, float]:
+    """Return where a logarithmic axis of T begins and ends: one that is about T from ``left`` to ``last``."""
+    return left / MARGIN, last * MARGIN
+
+
 def timestep_ticks(timesteps: Sequence[float], first: float) -> list[float]:
     """Return the labelled T of a logarithmic axis that begins at ``first``.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import Errors, RegressionPoint
-from loihi_convert.report.axes import MARGIN, error_frame, timestep_ticks
+from loihi_convert.report.axes import error_frame, timestep_range, timestep_ticks
 from loihi_convert.report.figure_series import (
     Level,
     cnn_levels,
@@ -86,7 +86,7 @@ def error_figure(
             if one.floating.rmse:
                 draw_float(axes, *one.floating, index, size, is_anytime=is_anytime)
             draw_integers(axes, *one.fixed, one.label, index, is_anytime=is_anytime)
-        timestep_axis(axes, timestep_ticks(steps, shown.left), shown.left / MARGIN, steps[-1] * MARGIN)
+        timestep_axis(axes, timestep_ticks(steps, shown.left), *timestep_range(shown.left, steps[-1]))
         axes.set_ylim(shown.bottom, shown.top)
         lava = " or ".join(f"T + {depth}" for depth in sorted({evaluation.depth for _, evaluation in evaluations}))
         axes.set_xlabel(f"latency T, time steps (on Lava: {lava})")

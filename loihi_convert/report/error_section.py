@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint
-from loihi_convert.report.axes import error_frame, timestep_ticks
+from loihi_convert.report.axes import error_frame, timestep_range, timestep_ticks
 from loihi_convert.report.beside_the_paper import families
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
 from loihi_convert.report.entries import Entry, stoppable
@@ -137,8 +137,7 @@ def _chart(title: str, caption: str, series: Sequence[Series], levels: Levels, m
     axes = Axes(
         "latency T, time steps",
         measure,
-        frame.left / 1.15,
-        max(steps[-1], 2 * frame.left) * 1.15,
+        *timestep_range(frame.left, max(steps[-1], 2 * frame.left)),
         frame.bottom,
         frame.top,
         tuple(timestep_ticks(steps, frame.left)),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loihi_convert.metrics.early_exit import ExitPoint
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.report.axes import MARGIN, FramePoint, frame, frame_points, timestep_ticks
+from loihi_convert.report.axes import FramePoint, frame, frame_points, timestep_range, timestep_ticks
 from loihi_convert.report.figure_series import (
     FLOAT,
     Group,
@@ -92,7 +92,7 @@ def accuracy_figure(
         steps = sorted({point.x for one in drawn for point in one.fixed})
         powers = [2.0**exponent for exponent in range(32) if steps[0] <= 2**exponent <= steps[-1]]
         ticks = timestep_ticks(sorted({*steps, *powers}), shown.left)
-        timestep_axis(axes, ticks, shown.left / MARGIN, steps[-1] * MARGIN)
+        timestep_axis(axes, ticks, *timestep_range(shown.left, steps[-1]))
         lava = " or ".join(f"T + {depth}" for depth in sorted({evaluation.depth for _, evaluation in evaluations}))
         axes.set_xlabel(f"latency T, time steps (on Lava: {lava})")
         axes.set_ylabel("accuracy, %" if has_accuracy else "agreement with the CNN's class, %")

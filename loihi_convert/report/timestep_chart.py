@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loihi_convert.report.axes import FramePoint, frame, timestep_ticks
+from loihi_convert.report.axes import FramePoint, frame, timestep_range, timestep_ticks
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
 
 
@@ -28,8 +28,7 @@ def timestep_chart(
     axes = Axes(
         x_label,
         measure,
-        shown.left / 1.15,
-        max(steps[-1], 2 * shown.left) * 1.15,
+        *timestep_range(shown.left, max(steps[-1], 2 * shown.left)),
         shown.bottom,
         shown.top,
         tuple(timestep_ticks(sorted(whole), shown.left)),

@@ -260,10 +260,12 @@ def _papers(rows: Sequence[Row]) -> tuple[tuple[int, float], ...]:
 def _note(rows: Sequence[Row]) -> str:
     """Return the number of images and the CNN's training seed of a panel."""
     measured = [row for row in rows if row["test_images"]]
+    if not measured:
+        return "the paper's values only"
     counts: dict[int, list[int]] = {}
     for row in measured:
         counts.setdefault(int(row["test_images"]), []).append(int(row["timesteps"]))
-    most = max(counts, default=0)
+    most = max(counts)
     fewer = [f"{n:,} from T = {min(steps)} on" for n, steps in sorted(counts.items()) if n != most]
     calibration = sorted({int(row["calibration_images"]) for row in measured if row["calibration_images"]})
     seeds = sorted({row["training_seed"] for row in measured if row["training_seed"]})
