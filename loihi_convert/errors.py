@@ -25,6 +25,7 @@ its flags: ``--alpha`` and ``--reset hard``.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -121,6 +122,12 @@ def _flag(match: re.Match[str], flags: Mapping[str, str] | None) -> str:
 def one_of(values: Iterable[object]) -> str:
     """Return the clause "must be one of ..." for an error's ``expected``."""
     return f"must be one of {', '.join(map(str, values))}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "Did you mean ...?" with the one of ``known`` spelled most like ``name``; empty if none is alike."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {near[0]}?" if near else ""
 
 
 def require_kind(where: str, value: object, kind: type, expected: str, hint: str = "") -> None:

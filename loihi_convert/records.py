@@ -14,6 +14,9 @@ from loihi_convert.arrays import Array
 CONFIDENCE: Final = 0.95
 """The confidence level of every interval in this package."""
 
+Z_SCORE: Final = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+"""Half the width of such an interval of a normal distribution, in standard deviations: 1.96."""
+
 Interval = tuple[float, float]
 
 
@@ -55,7 +58,7 @@ def wilson_interval(correct: int, count: int) -> Interval:
     if not 0 <= correct <= count or count < 1:
         raise ValueError(f"found {correct} correct of {count} images; must be 0..count of at least 1")
     # Written out: scipy.stats, which has it, takes most of a second to import.
-    share, z = correct / count, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    share, z = correct / count, Z_SCORE
     centre, added = share + z * z / (2 * count), z * z / count
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     low = 0.0 if correct == 0 else (centre - half) / (1 + added)

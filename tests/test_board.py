@@ -242,7 +242,6 @@ def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse(invoke: Invoke, 
             2,
             "error: --dry-run: found 2 files",
         ),
-        (("--golden", "also"), 2, "error: --golden: is a separate verb. Run `loihi-convert golden"),
     ],
 )
 def test_what_makes_no_sense(words: tuple[object, ...], code: int, message: str, invoke: Invoke) -> None:

@@ -858,7 +858,6 @@ def test_help_shows_choices_and_panels(invoke: Invoke, monkeypatch: pytest.Monke
     titles = ("Basics", "Your own CNN", "Data", "Balancing", "Neurons and input")
     assert [title for title in titles if f"─ {title} ─" in page] == list(titles)
     assert "--no-bias-correction" in page
-    assert "--no-correct" not in page
 
 
 VERBS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]

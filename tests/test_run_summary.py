@@ -17,6 +17,7 @@ from loihi_convert.cli.run_summary import BAR_CELLS, accuracy_scale, loss_margin
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import Numbers, evaluate_regression
 from loihi_convert.pipeline.running import FileRun, RunFolder
+from loihi_convert.records import Z_SCORE
 
 CURVE = (120, 190, 194, 196)
 
@@ -147,11 +148,11 @@ def test_the_interval_of_a_loss() -> None:
     (*_, point) = entry(CURVE).evaluation.points
     known = point.model_copy(update={"conversion_loss_points": 0.0, "agreement_with_cnn": 1.0})
     # Without any difference the loss is uncertain by points on 50 images, by hundredths on 10,000.
-    assert loss_margin(known, 50) == pytest.approx(100 * 1.96 / 52)
+    assert loss_margin(known, 50) == pytest.approx(100 * Z_SCORE / 52)
     assert loss_margin(known, 10_000) == pytest.approx(0.0196, abs=1e-4)
     # 19 of 10,000 images get another class, and the loss is 15 images: b = 17, c = 2.
     known = point.model_copy(update={"conversion_loss_points": 0.15, "agreement_with_cnn": 0.9981})
-    assert loss_margin(known, 10_000) == pytest.approx(100 * 1.96 * (20 - 225 / 10_002) ** 0.5 / 10_002)
+    assert loss_margin(known, 10_000) == pytest.approx(100 * Z_SCORE * (20 - 225 / 10_002) ** 0.5 / 10_002)
     assert loss_margin(point.model_copy(update={"agreement_with_cnn": None}), 50) is None
 
 

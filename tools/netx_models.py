@@ -150,7 +150,7 @@ def build(folder: Path, data_root: Path | None) -> None:
     work = folder.with_name(f"{folder.name}-candidates")
     work.mkdir(parents=True, exist_ok=True)
     exported = [export(candidate, folder, work, splits, data_root) for candidate in plan.candidates]
-    card = measure(folder, work, plan, exported, splits)
+    card = measure(folder, plan, exported, splits)
     write_atomically(folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
     write_atomically(folder / "README.md", card_page(card).encode())
     print(card_page(card), end="")
@@ -264,7 +264,7 @@ def best_single(files: Sequence[Exported], timesteps: Sequence[int], images: Dat
     return max(fitting, key=lambda one: sum(correct_at(one.path, timesteps, images)), default=None)
 
 
-def measure(folder: Path, work: Path, plan: Plan, exported: Sequence[Exported], splits: DataSplits) -> dict[str, Any]:
+def measure(folder: Path, plan: Plan, exported: Sequence[Exported], splits: DataSplits) -> dict[str, Any]:
     """Copy the chosen files to ``folder``, run them on test images, and return the card."""
     steps = sorted({one.candidate.timesteps for one in exported})
     chosen = [best_for(exported, timesteps) for timesteps in steps]

@@ -172,7 +172,6 @@ def export(
     bias_correction: Annotated[
         bool | None, switch("--bias-correction/--no-bias-correction", BALANCING, _CORRECTION)
     ] = None,
-    correct: Annotated[bool | None, switch("--correct/--no-correct", BALANCING, "", hidden=True)] = None,
     reset: Annotated[Reset | None, choice(Reset, "--reset", NEURONS, _RESET)] = None,
     amplitude: Annotated[
         Amplitude,
@@ -249,7 +248,7 @@ def export(
         readout=readout or "potential",
         input_coding=input_coding,
         poisson_seed=poisson_seed if is_poisson else None,
-        bias_correction=correct if bias_correction is None else bias_correction,
+        bias_correction=bias_correction,
     )
     quantize_options = QuantizeOptions(
         weight_bits, pixel_bits, target, thresholds, split_readout, _most_cores(max_cores, chips)

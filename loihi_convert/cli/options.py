@@ -6,7 +6,6 @@ it can be shown with the flag: ``method`` is ``--balance``. Numbers of images ar
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import typer
 
 from loihi_convert.choices import BackendName, DatasetName, Device, Generation, Layout, Neuron
-from loihi_convert.errors import UsageError, one_of
+from loihi_convert.errors import UsageError, did_you_mean, one_of
 from loihi_convert.files import asked
 from loihi_convert.normalization import require_both
 
@@ -63,9 +62,7 @@ def _parser(known: tuple[str, ...], flag: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text in known:
             return text
-        near = difflib.get_close_matches(text, known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else ""
-        raise UsageError(f"found {text!r}", where=flag, expected=one_of(known), hint=hint)
+        raise UsageError(f"found {text!r}", where=flag, expected=one_of(known), hint=did_you_mean(text, known))
 
     return parse
 
@@ -83,9 +80,9 @@ def refuse_others(ctx: typer.Context, known: Container[str], found: str, *, expe
             raise UsageError(found, where=name, expected=expected, hint=hint)
 
 
-def switch(flag: str, panel: str, help: str, *, hidden: bool = False) -> Option:
+def switch(flag: str, panel: str, help: str) -> Option:
     """Return a boolean option."""
-    return typer.Option(flag, help=help, rich_help_panel=panel, hidden=hidden)
+    return typer.Option(flag, help=help, rich_help_panel=panel)
 
 
 def named(flag: str, panel: str, help: str, *, metavar: str) -> Option:
@@ -109,12 +106,11 @@ def require_data(data: str | None) -> None:
     names = get_args(DatasetName)
     if data is None or data in names or Path(data).name != data or Path(data).suffix or asked(Path(data), Path.exists):
         return
-    near = difflib.get_close_matches(data, names, n=1)
     raise UsageError(
         f"found {data!r}",
         where="data",
         expected=f"{one_of(names)}, or the path of a folder of images or an .npz file",
-        hint=f"Did you mean {near[0]}?" if near else "",
+        hint=did_you_mean(data, names),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
@@ -13,7 +12,7 @@ from loihi_convert.choices import Device, PaperFigure, PaperTable
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import echo, log, on_interrupt, say_json, say_tables
 from loihi_convert.cli.options import BASICS, DATA, named, number, switch
-from loihi_convert.errors import UsageError, one_of
+from loihi_convert.errors import UsageError, did_you_mean, one_of
 from loihi_convert.report.figure_style import Width
 
 if TYPE_CHECKING:
@@ -193,9 +192,7 @@ def _kind_and_name(words: list[str] | None) -> tuple[Literal["table", "figure"],
 def _known(name: str, names: tuple[str, ...], kind: str) -> str:
     if name in names:
         return name
-    near = difflib.get_close_matches(name.upper(), names, n=1)
-    hint = f"Did you mean {near[0]}?" if near else ""
-    raise UsageError(f"found {name}", where=kind, expected=one_of(names), hint=hint)
+    raise UsageError(f"found {name}", where=kind, expected=one_of(names), hint=did_you_mean(name.upper(), names))
 
 
 def _say_variants(*, as_json: bool) -> None:

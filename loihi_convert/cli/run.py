@@ -99,11 +99,10 @@ def run(
     overwrite: Annotated[bool, options.overwrite("Replace an existing FILE.sbatch.", options.BOARD)] = False,
     mean: Annotated[str | None, options.mean(options.EXTERNAL, "0.5, as in lava-dl")] = None,
     std: Annotated[str | None, options.std(options.EXTERNAL)] = None,
-    golden: Annotated[bool, options.switch("--golden", options.BOARD, "", hidden=True)] = False,
 ) -> None:
     """Run .net files on test images, show accuracy against latency, and write a run folder."""
     started = time.monotonic()
-    paths = _paths(files, golden=golden)
+    paths = _paths(files)
     if overwrite and not dry_run:
         hint = "A run folder is never replaced: choose another one with `output`."
         raise UsageError("given without a batch script", where="overwrite", expected="needs `dry_run`", hint=hint)
@@ -241,11 +240,8 @@ def run(
     say_run(done, scene, as_json=as_json, details=details)
 
 
-def _paths(files: Sequence[Path] | None, *, golden: bool) -> tuple[Path, ...]:
+def _paths(files: Sequence[Path] | None) -> tuple[Path, ...]:
     """Return the files to run: those given, or the newest in the current folder."""
-    if golden:
-        hint = "Run `loihi-convert golden [FOLDER]`, with the same options."
-        raise UsageError("is a separate verb", where="golden", hint=hint)
     if not files:
         found = [path for path in Path().glob(f"*{NETX}") if path.is_file()]
         files = sorted(found, key=lambda path: path.stat().st_mtime)[-1:]

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from loihi_convert.cli.console import Fact, aligned
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.records import Z_SCORE
 from loihi_convert.report.formats import count, number, percent, quantity_range, r_squared
 from loihi_convert.report.run_tables import worst_output
 
@@ -68,7 +69,7 @@ def loss_margin(point: Point, image_count: int) -> float | None:
     number that only the file does. The loss is (b - c) / N. Agresti and Min (Stat. Med. 24, 2005, 729) add 1/2 to each
     count, so that the margin does not vanish if few images show no difference::
 
-        margin = 1.96 sqrt((b + c + 1) - (b - c)^2 / (N + 2)) / (N + 2)
+        margin = z sqrt((b + c + 1) - (b - c)^2 / (N + 2)) / (N + 2)
 
     b + c is at most the number of images whose class differs from the CNN's; that number is used in its place.
     """
@@ -77,7 +78,7 @@ def loss_margin(point: Point, image_count: int) -> float | None:
     other = (1 - point.agreement_with_cnn) * image_count
     lost = point.conversion_loss_points / 100 * image_count
     total = image_count + 2
-    return 100 * 1.96 * math.sqrt(max(other + 1 - lost**2 / total, 0.0)) / total
+    return 100 * Z_SCORE * math.sqrt(max(other + 1 - lost**2 / total, 0.0)) / total
 
 
 def _last(evaluation: Evaluation) -> Point:
@@ -198,7 +199,7 @@ def _class_lines(points: _Points, *, several: bool) -> list[str]:
     own_cnns = several and len(cnns) > 1
     rows = [
         _Row(
-            _words(name, evaluation, point, several=several),
+            _words(name, point, several=several),
             point.accuracy if by_labels else point.agreement_with_cnn,
             (
                 *([f"{percent(evaluation.cnn_accuracy)} %" if evaluation.cnn_accuracy is not None else ""] * own_cnns),
@@ -239,7 +240,7 @@ def _regression_lines(points: _Points, *, several: bool) -> list[str]:
             r_squared(errors.mean.r2 if errors else None) or "",
             count(point.synaptic_operations),
         )
-        words, mark = _words(name, evaluation, point, several=several), _mark(evaluation, point, several=several)
+        words, mark = _words(name, point, several=several), _mark(evaluation, point, several=several)
         rows.append(_Row(words, errors.mean.rmse if errors else None, numbers, mark))
     if known and not own_cnns:
         r2 = r_squared(known[0].mean.r2) or ""
@@ -251,7 +252,7 @@ def _regression_lines(points: _Points, *, several: bool) -> list[str]:
     return _lines(rows, ("file", "T") if several else ("T",), drawn, columns)
 
 
-def _words(name: str, evaluation: Evaluation, point: Point, *, several: bool) -> tuple[str, ...]:
+def _words(name: str, point: Point, *, several: bool) -> tuple[str, ...]:
     return (name, str(point.timesteps)) if several else (str(point.timesteps),)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
@@ -21,7 +20,7 @@ from loihi_convert.choices import (
     Task,
 )
 from loihi_convert.cli import options
-from loihi_convert.errors import InputError, PlatformError, UsageError, one_of
+from loihi_convert.errors import InputError, PlatformError, UsageError, did_you_mean, one_of
 
 if TYPE_CHECKING:
     from loihi_convert.sweep.grid import Grid
@@ -71,8 +70,7 @@ def _one_of(choices: object) -> _Parse:
     def parse(where: str, value: object) -> Any:
         if isinstance(value, str) and value in known:
             return value
-        near = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(str(value), known)
         raise UsageError(f"found {value!r}", where=where, expected=one_of(known), hint=hint)
 
     return parse
@@ -175,8 +173,7 @@ def _known(key: str, known: tuple[str, ...], path: Path) -> str:
     name = key.replace("_", "-")
     if name in known:
         return name
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Keys are model, network, {', '.join(known)}."
+    hint = did_you_mean(name, known) or f"Keys are model, network, {', '.join(known)}."
     raise UsageError(f"found the unknown key {key!r}", where=path, hint=hint)
 
 

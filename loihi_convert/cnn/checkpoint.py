@@ -104,6 +104,12 @@ class Checkpoint:
         return found if isinstance(found, int) else None
 
     @property
+    def weight_bits(self) -> int | None:
+        """The bits to which its weights were rounded in training (`few_bits`); None if they were not."""
+        found = self.recipe.get("weight_bits")
+        return found if isinstance(found, int) else None
+
+    @property
     def is_fine_tuned(self) -> bool:
         """Whether it was fine-tuned for few time steps, from a CNN with another accuracy."""
         return self.qcfs_levels is not None and "start" in self.recipe

@@ -41,20 +41,18 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path, model: nn.Mo
     CheckpointError
         If a weight is beyond +-65,504.
     """
-    state = round_to_float16(trained.state, path)
-    bits = trained.recipe.get("weight_bits")
-    weight_bits = bits if isinstance(bits, int) else None
+    state, bits = _rounded(trained.state, path), trained.weight_bits
     return replace(
         trained,
         state=state,
         stored_as="float16",
-        validation_accuracy=accuracy(model, state, splits.validation, weight_bits),
-        test_accuracy=accuracy(model, state, splits.test, weight_bits) if len(splits.test) else None,
+        validation_accuracy=accuracy(model, state, splits.validation, bits),
+        test_accuracy=accuracy(model, state, splits.test, bits) if len(splits.test) else None,
     )
 
 
-def round_to_float16(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return ``state`` with each weight rounded to the nearest float16 number, in its own dtype; see `in_float16`."""
+def _rounded(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """``state`` with each weight rounded to the nearest float16 number, in its own dtype."""
     rounded = {}
     for name, tensor in state.items():
         rounded[name] = tensor.to(torch.float16).to(tensor.dtype) if tensor.is_floating_point() else tensor

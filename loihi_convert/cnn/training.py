@@ -210,10 +210,9 @@ def _require_sense(design: Design, splits: DataSplits, recipe: Recipe, seed: int
 def _with_spiking_accuracy(trained: Checkpoint, design: Design, splits: DataSplits, timesteps: int) -> Checkpoint:
     """Return ``trained`` with the accuracies of its spiking network in its recipe, in floating point."""
     model = design.network()
-    bits = trained.recipe.get("weight_bits")
     spiking = SpikingNetwork(model, timesteps)
     found: dict[str, Json] = {
-        name: accuracy(model, trained.state, images, bits if isinstance(bits, int) else None, spiking=spiking)
+        name: accuracy(model, trained.state, images, trained.weight_bits, spiking=spiking)
         for name, images in (("validation", splits.validation), ("test", splits.test))
         if len(images)
     }

@@ -14,7 +14,7 @@ from loihi_convert.choices import Task
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import classes_of
-from loihi_convert.records import wilson_interval
+from loihi_convert.records import Z_SCORE, wilson_interval
 from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import last_outputs
@@ -110,7 +110,7 @@ def _is_less_exact(written: Agreement, trial: Agreement) -> bool:
     The mean of n squared normal errors has a relative standard error of sqrt(2 / n).
     """
     left = 1 - trial.agreement
-    return 1 - written.agreement > left + max(_NEGLIGIBLE, left * 1.96 * math.sqrt(2 / trial.image_count))
+    return 1 - written.agreement > left + max(_NEGLIGIBLE, left * Z_SCORE * math.sqrt(2 / trial.image_count))
 
 
 _MEASURES: Final[Mapping[Task, Measure]] = {

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from loihi_convert.arrays import Shape
 from loihi_convert.data.array_pixels import as_input_shape
-from loihi_convert.data.benchmarks import DATASETS, DESCRIPTIONS, did_you_mean, load_benchmark
+from loihi_convert.data.benchmarks import DATASETS, DESCRIPTIONS, load_benchmark
 from loihi_convert.data.class_folders import ClassMap
 from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
 from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
 from loihi_convert.data.own_images import load_image_folder, load_npz, require_class_folders
 from loihi_convert.data.stored_images import StoredImages
-from loihi_convert.errors import DataError, UsageError, one_of
+from loihi_convert.errors import DataError, UsageError, did_you_mean, one_of
 from loihi_convert.files import asked
 
 __all__ = [
@@ -102,7 +102,7 @@ def load_data(
         f"found {str(data)!r}",
         where="data",
         expected=f"{one_of(DATASETS)}, or the path of {own}",
-        hint=did_you_mean(str(data)),
+        hint=did_you_mean(str(data).lower(), DATASETS),
     )
 
 

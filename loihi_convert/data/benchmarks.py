@@ -15,7 +15,6 @@ from the training images. The splits are stratified by class and do not depend o
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import hashlib
 import shlex
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 from loihi_convert.choices import DatasetName
 from loihi_convert.data.dataset import Dataset, DataSplits, sample, split
-from loihi_convert.errors import DataError, UsageError, one_of
+from loihi_convert.errors import DataError, UsageError, did_you_mean, one_of
 from loihi_convert.files import asked
 
 DATASETS: Final[tuple[str, ...]] = get_args(DatasetName)
@@ -121,13 +120,8 @@ def load_benchmark(name: str, root: Path) -> DataSplits:
 def require_dataset(name: str) -> None:
     """Raise a `UsageError` unless there is a data set ``name``."""
     if name not in DATASETS:
-        raise UsageError(f"found {name!r}", where="data", expected=one_of(DATASETS), hint=did_you_mean(name))
-
-
-def did_you_mean(name: str) -> str:
-    """Return a question with a data set spelled similarly to ``name``; empty if there is none."""
-    close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
-    return f"Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(name.lower(), DATASETS)
+        raise UsageError(f"found {name!r}", where="data", expected=one_of(DATASETS), hint=hint)
 
 
 def read_file(root: Path, data: str, name: str) -> bytes:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from loihi_convert.errors import DataError, UsageError
 
 ClassMap: TypeAlias = Mapping[str, str | int] | Literal["sorted"]
 """Folder to class, by the class's name or number: ``{"zero": 0, "one": 1}``. ``"sorted"``: the order of torchvision's
 ``ImageFolder``, in which names are sorted as text, so that ``10`` comes before ``2``."""
+
+# Names in a note or an error.
+_MOST: Final = 12
 
 
 class ClassFolders(NamedTuple):
@@ -120,7 +123,7 @@ def _note(how: str, names: Sequence[str], labels: Sequence[int], classes: Sequen
     return f"class folders are assigned to outputs of the network, {how}: {_some(pairs)}"
 
 
-def _some(texts: Sequence[str], most: int = 12) -> str:
-    """The first of ``texts``, and the number of those left out."""
-    left = f", and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + left
+def _some(texts: Sequence[str]) -> str:
+    """The first `_MOST` of ``texts``, and the number of those left out."""
+    left = f", and {len(texts) - _MOST} more" if len(texts) > _MOST else ""
+    return ", ".join(texts[:_MOST]) + left

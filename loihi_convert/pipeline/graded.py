@@ -12,7 +12,7 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
-from loihi_convert.backends.difference import as_reference
+from loihi_convert.backends.difference import as_reference, first_difference
 from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.result import RunResult
 from loihi_convert.conversion.agreement import Agreement
@@ -128,21 +128,11 @@ def _verify(path: Path, network: GradedNetwork, images: Array) -> int:
     written = read_graded(path)
     for image in range(len(images)):
         found, meant = (run_graded(one, images[image : image + 1], trace=True) for one in (written, network))
-        if not same_integers(found, meant):
+        difference = first_difference(found, meant, first_image=image)
+        if difference is not None:
             path.unlink()
-            raise VerificationError(NOT_THE_SAME, where=path)
+            raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
     return len(images)
-
-
-def same_integers(found: RunResult, expected: RunResult) -> bool:
-    """Return whether two runs of one network have the same outputs, message counts, operations and traces."""
-    arrays = [
-        (getattr(found, name), getattr(expected, name))
-        for name in ("potentials", "spike_counts", "synaptic_operations")
-    ]
-    for one, other in zip(found.traces, expected.traces, strict=True):
-        arrays += [(one.spikes, other.spikes), (one.potentials, other.potentials)]
-    return all(np.array_equal(one, other) for one, other in arrays)
 
 
 def read_graded(path: str | Path) -> GradedNetwork:

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from loihi_convert.records import Z_SCORE
 from loihi_convert.reproduction.paper_cells import Variant
 from loihi_convert.reproduction.tables import Entry, row_name, short_name
 
 PAPER_IMAGES: Final = 10_000
 """Test images of each data set, all of which the paper takes."""
-
-# Half width of a 95 % interval, in standard deviations.
-_DEVIATIONS: Final = 1.96
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,7 @@ def _difference(first: float | None, first_images: int, second: float | None, se
     variance = first * (100 - first) / first_images + second * (100 - second) / second_images
     if first == second:
         return 0.0
-    return (
-        (first - second) / (_DEVIATIONS * math.sqrt(variance)) if variance else math.copysign(math.inf, first - second)
-    )
+    return (first - second) / (Z_SCORE * math.sqrt(variance)) if variance else math.copysign(math.inf, first - second)
 
 
 def _images(entry: Entry) -> int:
