@@ -26,6 +26,7 @@ from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import network_resources, neuron_costs, resources
+from loihi_convert.choices import Task
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.graded import to_graded
 from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError, UsageError
@@ -146,7 +147,7 @@ def test_an_output_bias_of_any_size_fits(bias: float) -> None:
     assert np.abs(found - cnn_scores(cnn, shown.astype(np.uint8)).reshape(64, 1)).max() < 0.001 * abs(bias) + 0.01
 
 
-def test_outputs_of_a_regression_far_from_0_lose_nothing(tmp_path: Path) -> None:
+def test_outputs_of_a_regression_far_from_0_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their bias is an offset outside the integers, also in the file; 4096 is 10,000 times their spread."""
     held_out, networks, errors = images(100, seed=1), [], []
     for bias in (0.0, 4096.0):
@@ -169,7 +170,11 @@ def test_outputs_of_a_regression_far_from_0_lose_nothing(tmp_path: Path) -> None
     with pytest.raises(RangeError, match="has an offset"):
         replace(far, layers=(far.layers[0], replace(far.layers[1], offset=np.zeros(4)), *far.layers[2:]))
     damaged = replace(far, layers=(*far.layers[:-1], replace(last, offset=np.array([1.0]))))
-    netx.write_graded(damaged, tmp_path / "damaged.net")
+    with pytest.raises(NetxError, match="offset"):
+        netx.write_graded(damaged, tmp_path / "damaged.net")
+    with monkeypatch.context() as patched:
+        patched.setattr(netx.graded, "_require_sound", lambda layer, shape: None)
+        netx.write_graded(damaged, tmp_path / "damaged.net")
     with pytest.raises(NetxError, match="offset"):
         netx.read_stored(tmp_path / "damaged.net")
 
@@ -486,20 +491,42 @@ def test_unmodified_lava_dl_sends_the_same_messages(network: GradedNetwork, tmp_
         assert expected.any(), layer.name
 
 
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [({"scale": np.array([1.0, np.nan, 1.0])}, "scale float64"), ({"weight": 200}, "weights 200..200")],
+)
+def test_what_could_not_be_read_is_not_written(
+    network: GradedNetwork, changes: dict[str, Any], found: str, tmp_path: Path
+) -> None:
+    """A weight of 200 would be written as -56."""
+    last = network.layers[-1]
+    if "weight" in changes:
+        assert isinstance(last.synapse, Dense)
+        changes = {"synapse": replace(last.synapse, weight=np.full_like(last.synapse.weight, changes["weight"]))}
+    with pytest.raises(NetxError) as refused:
+        netx.write_graded(replace(network, layers=(*network.layers[:-1], replace(last, **changes))), tmp_path / "m.net")
+    assert refused.value.where == last.name
+    assert refused.value.found.startswith(found)
+    assert not list(tmp_path.iterdir())
+
+
 def test_thresholds_are_kept_in_a_file(network: GradedNetwork, tmp_path: Path) -> None:
     changed = replace(network, layers=(replace(network.layers[0], threshold=3), *network.layers[1:]))
     netx.write_graded(changed, tmp_path / "model.net")
     assert read_graded(tmp_path / "model.net").layers[0].threshold == 3
 
 
-@pytest.mark.parametrize("model", [chain, Skip])
-def test_check_predicts_the_resources_of_the_file(model: Callable[[], nn.Module]) -> None:
-    cnn = to_relu_network(model(), SHAPE)
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("model", [chain, Skip, pooled_last])
+def test_check_predicts_the_resources_of_the_file(model: Callable[[], nn.Module], task: Task) -> None:
+    """Groups before the last layer, such as those of a maximum, are written out for a constant channel."""
+    cnn = replace(to_relu_network(model(), SHAPE), task=task)
     made = to_graded(cnn, images()).network
     found = resources(SHAPE, [(layer.name, layer.synapse) for layer in made.layers[1:]])  # type: ignore[misc]
     (predicted,) = (cost for cost in neuron_costs(cnn) if cost.neurons == "graded")
     assert (predicted.cores, predicted.neuron_count) == (found.cores, sum(layer.neurons for layer in found.layers))
-    assert predicted.neuron_count > sum(layer.neurons for layer in network_resources(cnn).layers)
+    own = sum(layer.neurons for layer in network_resources(cnn).layers)
+    assert (predicted.neuron_count > own) == (task == "classification")
 
 
 def test_the_table_takes_binary_spikes_from_the_cards() -> None:

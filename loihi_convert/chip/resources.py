@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -29,10 +29,11 @@ from loihi_convert.chip import limits
 from loihi_convert.chip.partition import ConvLayer, DenseLayer, Limit, Tile
 from loihi_convert.chip.savings import CoreRange, Placed, Saving, cores_of, savings, scaled, without_channels
 from loihi_convert.chip.synaptic_memory import Kernel
+from loihi_convert.ir.graded import with_constant_channel
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
-from loihi_convert.ir.synapse import Conv, Dense, Synapse, pooled_shape
+from loihi_convert.ir.synapse import Dense, Synapse, pooled_shape
 from loihi_convert.records import Record
 
 
@@ -279,25 +280,18 @@ def neuron_costs(network: ReluNetwork | QuantizedNetwork) -> tuple[NeuronCost, .
 
 
 def _graded_resources(network: ReluNetwork | QuantizedNetwork) -> Chips:
-    """Return the resources with sigma-delta neurons: an output's bias is a synapse from one more channel before it.
+    """Return the resources with sigma-delta neurons, see ``conversion.graded_rounding``.
 
-    See ``conversion.graded_rounding``; where that refuses a layer, the network is counted as it is.
+    In a classification, biases of the outputs are synapses from one more channel before them.
     """
     layers = [(layer.name, layer.synapse) for layer in network.layers]
     relays = [layer.relay_of for layer in network.layers]
     if len(layers) < 2:
         return network_resources(network)
     (before_name, before), (name, last) = layers[-2:]
-    is_grouped = isinstance(before, Conv) and before.groups > 1
-    if isinstance(last, Dense) and last.bias is not None and not is_grouped:
-        places = last.weight.shape[1] // before.channels
-        constant = np.zeros((last.channels, places), last.weight.dtype)
-        constant[:, 0] = 1
-        wider = np.concatenate([before.weight, np.zeros_like(before.weight[:1])])
-        layers[-2:] = [
-            (before_name, replace(before, weight=wider, bias=None)),
-            (name, replace(last, weight=np.concatenate([last.weight, constant], axis=1), bias=None)),
-        ]
+    if network.task == "classification" and isinstance(last, Dense) and last.bias is not None:
+        before, last = with_constant_channel(before, last, 1, np.ones(last.channels))
+        layers[-2:] = [(before_name, before), (name, last)]
         if (relay_of := relays[-2]) is not None:
             relays[-2] = np.append(relay_of, -1)
     return resources(network.input_shape, layers, relays=relays)

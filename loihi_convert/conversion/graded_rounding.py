@@ -45,7 +45,7 @@ from loihi_convert.chip import limits
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
+from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork, with_constant_channel
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.relays import is_relay, relayed
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
@@ -286,21 +286,9 @@ def _with_constant(
             where=last.name,
             expected="must be within the reach of 8-bit weights and a 16-bit message",
         )
-    if isinstance(before, Conv):
-        # With one more channel, groups would not have equally many.
-        before = before.without_groups()
-    wider = np.concatenate([before.weight, np.zeros((1, *before.weight.shape[1:]), np.int32)])
-    assert before.bias is not None
-    constant = np.full((1, *before.bias.shape[1:]), message, np.int32)
-    previous = replace(
-        previous,
-        synapse=replace(before, weight=wider, bias=np.concatenate([before.bias, constant])),
-        scale=np.append(previous.scale, _state(CONSTANT / message)),
-    )
-    places = after.weight.shape[1] // len(before.weight)
-    weights = np.zeros((len(after.weight), places), np.int32)
-    weights[:, 0] = np.rint(wanted / (message * inputs))
-    last = replace(last, synapse=replace(after, weight=np.concatenate([after.weight, weights], axis=1)))
+    before, after = with_constant_channel(before, after, message, np.rint(wanted / (message * inputs)))
+    previous = replace(previous, synapse=before, scale=np.append(previous.scale, _state(CONSTANT / message)))
+    last = replace(last, synapse=after)
     wide = np.full((len(messages), 1, *messages.shape[2:]), message, np.int32)
     return last, previous, np.concatenate([messages, wide], axis=1)
 

@@ -30,7 +30,7 @@ can write the settled state back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -52,6 +52,37 @@ MAX_SPIKE_EXP: Final = 8
 
 INPUT: Final = "input"
 """Name of the input neurons of a network made from a CNN."""
+
+
+def with_constant_channel(
+    before: Conv | Dense, last: Dense, constant: int, weights: Array
+) -> tuple[Conv | Dense, Dense]:
+    """Return two layers with one more channel between them, whose neurons are always ``constant``.
+
+    Lava's ``Sigma`` neurons add no bias, so this channel takes the place of the biases of ``last``. It has no weights,
+    only a bias; groups of ``before`` are written out, as one of them would be larger.
+
+    Parameters
+    ----------
+    before, last
+        The last two layers.
+    constant
+        The bias of the channel.
+    weights
+        Weights of ``last`` from the channel's first neuron, or the first window of a pooling, ``(N_out,)``; those from
+        its others are 0.
+    """
+    if isinstance(before, Conv):
+        before = before.without_groups()
+    bias = np.zeros(before.channels, before.weight.dtype) if before.bias is None else before.bias
+    added = np.full((1, *bias.shape[1:]), constant, bias.dtype)
+    columns = np.zeros((last.channels, last.weight.shape[1] // before.channels), last.weight.dtype)
+    columns[:, 0] = weights
+    wider = np.concatenate([before.weight, np.zeros_like(before.weight[:1])])
+    return (
+        replace(before, weight=wider, bias=np.concatenate([bias, added])),
+        replace(last, weight=np.concatenate([last.weight, columns], axis=1), bias=None),
+    )
 
 
 @dataclass(frozen=True, eq=False)

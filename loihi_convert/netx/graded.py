@@ -17,7 +17,6 @@ After reading, the network is encoded again; if the result differs from the file
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -25,14 +24,24 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape
+from loihi_convert.chip import limits
 from loihi_convert.errors import NetxError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
-from loihi_convert.ir.synapse import Dense, PixelBias
-from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, NATIVE_GROUP, Datasets, file_content
+from loihi_convert.ir.synapse import PixelBias, Synapse
+from loihi_convert.netx.hdf5 import EXPORT_AGAIN, NATIVE_GROUP, Datasets, file_content
 from loihi_convert.netx.native import FORMAT, SPIKES, decoded_provenance
-from loihi_convert.netx.synapses import decoded_synapse, geometry_datasets, inside, require_encoding, synapse_datasets
-from loihi_convert.netx.values import brief, decoded, encoded, integer
+from loihi_convert.netx.synapses import (
+    ChannelNumbers,
+    chain_datasets,
+    decoded_input_shape,
+    decoded_synapse,
+    geometry_datasets,
+    require_encoding,
+    require_sound,
+    stored_layers,
+)
+from loihi_convert.netx.values import decoded, encoded, integer, is_positive
 
 _GRADED: Final = "graded"
 
@@ -44,9 +53,13 @@ def write_graded(network: GradedNetwork, path: str | Path, *, overwrite: bool = 
     ------
     InputError
         If ``path`` exists and ``overwrite`` is off, or it cannot be written.
+    NetxError
+        If `netx.read_stored` would refuse a number.
     """
     path = Path(path)
     refuse_to_overwrite(path, overwrite)
+    for layer, shape in zip(network.layers[1:], network.shapes[1:], strict=True):
+        _require_sound(layer, shape)
     write_atomically(path, file_content(dict(encode_graded(network))))
 
 
@@ -58,14 +71,13 @@ def encode_graded(network: GradedNetwork) -> Iterator[tuple[str, Array]]:
     yield f"{NATIVE_GROUP}/spike_exp", np.array(network.spike_exp, np.int32)
     yield f"{NATIVE_GROUP}/provenance", encoded(json.dumps(dict(network.provenance), sort_keys=True))
     for index, layer in enumerate(network.layers[1:]):
-        assert not isinstance(layer.synapse, PixelBias)
         assert layer.scale is not None
         group = f"{NATIVE_GROUP}/layer/{index}"
         yield f"{group}/name", encoded(layer.name)
         yield f"{group}/scale", layer.scale.astype(np.float64)
         if layer.offset is not None:
             yield f"{group}/offset", layer.offset.astype(np.float64)
-        yield from geometry_datasets(group, layer.synapse)
+        yield from geometry_datasets(group, _synapse(layer))
 
 
 def _stock_datasets(network: GradedNetwork) -> Iterator[tuple[str, Array]]:
@@ -77,16 +89,16 @@ def _stock_datasets(network: GradedNetwork) -> Iterator[tuple[str, Array]]:
     yield "layer/0/weight", np.array(first.synapse.weight, np.int32)
     yield "layer/0/bias", np.array(first.synapse.bias, np.int32)
     yield from _neuron_datasets("layer/0/neuron", first)
-    input_shape, index = network.input_shape, 1
-    for layer, shape in zip(network.layers[1:], network.shapes[1:], strict=True):
-        assert not isinstance(layer.synapse, PixelBias)
-        synapse = layer.synapse.without_pooling(input_shape)
-        if isinstance(synapse, Dense) and len(input_shape) == 3:
-            yield f"layer/{index}/type", encoded("flatten")
-            index += 1
-        yield from synapse_datasets(f"layer/{index}", synapse, shape)
-        yield from _neuron_datasets(f"layer/{index}/neuron", layer)
-        input_shape, index = shape, index + 1
+    groups = chain_datasets(network.input_shape, [_synapse(layer) for layer in network.layers[1:]], network.shapes[1:])
+    for layer, (group, datasets) in zip(network.layers[1:], groups, strict=True):
+        yield from datasets
+        yield from _neuron_datasets(f"{group}/neuron", layer)
+
+
+def _synapse(layer: GradedLayer) -> Synapse:
+    """The synapse of a layer after the input neurons."""
+    assert not isinstance(layer.synapse, PixelBias)
+    return layer.synapse
 
 
 def _neuron_datasets(group: str, layer: GradedLayer) -> Iterator[tuple[str, Array]]:
@@ -117,18 +129,11 @@ def _decode(datasets: Datasets) -> GradedNetwork:
     if (version := integer(datasets[f"{NATIVE_GROUP}/format"])) != FORMAT or decoded(datasets[SPIKES]) != _GRADED:
         found = f"format {version} of {decoded(datasets[SPIKES])!r} spikes"
         raise NetxError(found, where="format", expected=f"must be {FORMAT} of graded spikes", hint=EXPORT_AGAIN)
-    input_shape: Shape = tuple(datasets["layer/0/shape"].tolist())
-    if len(input_shape) != 3 or min(input_shape) < 1:
-        raise NetxError(f"images of shape {input_shape}", where="layer/0/shape", expected="must be (C, H, W)")
+    input_shape = decoded_input_shape(datasets)
     pixels = PixelBias(integer(datasets["layer/0/weight"]), integer(datasets["layer/0/bias"]))
     layers = [GradedLayer(INPUT, pixels, integer(datasets["layer/0/neuron/vThMant"]))]
-    shape: Shape = input_shape
-    count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
-    for index in range(1, count):
-        stock = inside(datasets, f"layer/{index}/")
-        if (kind := decoded(stock["type"])) not in ("conv", "dense"):
-            continue
-        extra = inside(datasets, f"{NATIVE_GROUP}/layer/{len(layers) - 1}/")
+    shape = input_shape
+    for kind, stock, extra in stored_layers(datasets):
         synapse = decoded_synapse(kind, stock, extra, shape)
         sends = "neuron/sigma_output" not in stock
         layer = GradedLayer(
@@ -140,20 +145,17 @@ def _decode(datasets: Datasets) -> GradedNetwork:
             offset=extra.get("offset"),
         )
         shape = synapse.output_shape(shape)
-        _require_sound(layer, synapse.channels, shape)
+        _require_sound(layer, shape)
         layers.append(layer)
     provenance = decoded_provenance(datasets)
     return GradedNetwork(input_shape, tuple(layers), integer(datasets[f"{NATIVE_GROUP}/spike_exp"]), provenance)
 
 
-def _require_sound(layer: GradedLayer, channels: int, shape: Shape) -> None:
-    """Raise unless the layer has an acceptable size, one valid scale per channel, and as many offsets or none."""
-    if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
-        raise NetxError(f"{neurons:,} neurons", where=layer.name, expected=f"must be at most {MAX_LAYER_SIZE:,}")
-    assert layer.scale is not None
-    if layer.scale.shape != (channels,) or not (np.isfinite(layer.scale) & (layer.scale > 0)).all():
-        expected = "must be one valid number per channel"
-        raise NetxError(f"scale {brief(layer.scale)}", where=layer.name, expected=expected, hint=EXPORT_AGAIN)
-    if layer.offset is not None and (layer.offset.shape != (channels,) or not np.isfinite(layer.offset).all()):
-        expected = "must be one number per channel"
-        raise NetxError(f"offset {brief(layer.offset)}", where=layer.name, expected=expected, hint=EXPORT_AGAIN)
+def _require_sound(layer: GradedLayer, shape: Shape) -> None:
+    """Raise unless the layer has an acceptable size, 8-bit weights, and a valid scale and offset for each channel."""
+    synapse = _synapse(layer)
+    least, largest = int(synapse.weight.min()), int(synapse.weight.max())
+    if least < -limits.WEIGHT_LIMIT - 1 or largest > limits.WEIGHT_LIMIT:
+        raise NetxError(f"weights {least}..{largest}", where=layer.name, expected="must be 8-bit integers")
+    numbers: list[ChannelNumbers] = [("scale", layer.scale, is_positive), ("offset", layer.offset, np.isfinite)]
+    require_sound(layer.name, shape, synapse.channels, numbers)

@@ -28,7 +28,6 @@ After reading, the network is encoded again; if the result differs from the file
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast, get_args
@@ -51,10 +50,8 @@ from loihi_convert.ir.quantized import (
     largest_pixel,
 )
 from loihi_convert.ir.relays import relay_count
-from loihi_convert.ir.synapse import Dense
 from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,
-    MAX_LAYER_SIZE,
     NATIVE_GROUP,
     Datasets,
     errors_that_name,
@@ -63,13 +60,16 @@ from loihi_convert.netx.hdf5 import (
     read_datasets,
 )
 from loihi_convert.netx.synapses import (
+    ChannelNumbers,
+    chain_datasets,
+    decoded_input_shape,
     decoded_synapse,
     geometry_datasets,
-    inside,
     require_encoding,
-    synapse_datasets,
+    require_sound,
+    stored_layers,
 )
-from loihi_convert.netx.values import brief, decoded, encoded, integer, integers
+from loihi_convert.netx.values import brief, decoded, encoded, integer, integers, is_positive
 
 FORMAT: Final = 1
 SPIKES: Final = f"{NATIVE_GROUP}/spikes"
@@ -192,16 +192,11 @@ def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
     """The datasets that lava-dl reads."""
     yield "layer/0/type", encoded("input")
     yield "layer/0/shape", np.array(network.input_shape, np.int32)
-    input_shape, index = network.input_shape, 1
-    stored = network.stored
-    for layer, shape in zip(stored.layers, stored.shapes, strict=True):
-        synapse = layer.synapse.without_pooling(input_shape)
-        if isinstance(synapse, Dense) and len(input_shape) == 3:
-            yield f"layer/{index}/type", encoded("flatten")
-            index += 1
-        yield from synapse_datasets(f"layer/{index}", synapse, shape)
-        yield from _neuron_datasets(f"layer/{index}/neuron", layer, network.thresholds)
-        input_shape, index = shape, index + 1
+    layers = network.stored.layers
+    groups = chain_datasets(network.input_shape, [layer.synapse for layer in layers], network.stored.shapes)
+    for layer, (group, datasets) in zip(layers, groups, strict=True):
+        yield from datasets
+        yield from _neuron_datasets(f"{group}/neuron", layer, network.thresholds)
 
 
 def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Granularity) -> Iterator[tuple[str, Array]]:
@@ -222,28 +217,17 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     """The network in ``datasets``; `require_encoding` then checks the datasets that are not read here."""
     if (version := integer(datasets[f"{NATIVE_GROUP}/format"])) != FORMAT:
         raise NetxError(f"format {version}", where="format", expected=f"must be {FORMAT}", hint=EXPORT_AGAIN)
-    count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
-    kinds = [decoded(datasets[f"layer/{index}/type"]) for index in range(count)]
-    if kinds[0] != "input" or not set(kinds[1:]) <= {"conv", "dense", "flatten"}:
-        raise NetxError(f"layers {', '.join(kinds)}", expected="must be an input, then conv, flatten and dense")
     pixel_bits = integer(datasets[f"{NATIVE_GROUP}/pixel_bits"])
     if not 1 <= pixel_bits <= limits.MAX_PIXEL_BITS:
         expected = f"must be in 1..{limits.MAX_PIXEL_BITS}"
         raise NetxError(f"{pixel_bits}-bit pixels", where="pixel_bits", expected=expected)
     seed = datasets.get(f"{NATIVE_GROUP}/poisson_seed")
     poisson_seed = None if seed is None else integer(seed)
-    input_shape: Shape = tuple(datasets["layer/0/shape"].tolist())
-    if len(input_shape) != 3 or min(input_shape) < 1:
-        raise NetxError(f"images of shape {input_shape}", where="layer/0/shape", expected="must be (C, H, W)")
-    network_input = input_shape
+    input_shape = shape = decoded_input_shape(datasets)
     layers: list[QuantizedLayer] = []
-    for index, kind in enumerate(kinds):
-        if kind not in ("conv", "dense"):
-            continue
-        stock = inside(datasets, f"layer/{index}/")
-        extra = inside(datasets, f"{NATIVE_GROUP}/layer/{len(layers)}/")
+    for kind, stock, extra in stored_layers(datasets):
         low_bits = _decode_low_bits(extra)
-        synapse = decoded_synapse(kind, stock, extra, input_shape)
+        synapse = decoded_synapse(kind, stock, extra, shape)
         layer = QuantizedLayer(
             name=decoded(extra["name"]),
             synapse=joined_synapse(synapse, low_bits) if low_bits else synapse,
@@ -256,15 +240,15 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
             low_bits=low_bits,
             offset=extra.get("offset"),
         )
-        input_shape = layer.synapse.output_shape(input_shape)
-        _require_sound(layer, input_shape)
+        shape = layer.synapse.output_shape(shape)
+        _require_sound(layer, shape)
         layers.append(layer)
     reset = _choice(datasets, "reset", get_args(Reset))
     target = _choice(datasets, "target", get_args(Target), default="lava")
     thresholds = _choice(datasets, "thresholds", get_args(Granularity), default="channel")
     provenance = decoded_provenance(datasets)
     return QuantizedNetwork(
-        input_shape=network_input,
+        input_shape=input_shape,
         layers=tuple(layers),
         timesteps=integer(datasets[f"{NATIVE_GROUP}/timesteps"]),
         max_timesteps=integer(datasets[f"{NATIVE_GROUP}/proven_timesteps"]),
@@ -288,26 +272,25 @@ def _choice(datasets: Datasets, name: str, values: tuple[str, ...], default: str
 
 def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
     """Raise unless the layer has an acceptable size and one valid float per channel in each float array."""
-    if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
-        raise NetxError(f"{neurons:,} neurons", where=layer.name, expected=f"must be at most {MAX_LAYER_SIZE:,}")
-    channels = (layer.synapse.channels,)
-    numbers = [("scale", layer.scale, bool((np.isfinite(layer.scale) & (layer.scale > 0)).all()))]
+    numbers: list[ChannelNumbers] = [
+        ("scale", layer.scale, is_positive),
+        ("correction", layer.correction, np.isfinite),
+        ("offset", layer.offset, np.isfinite),
+    ]
     if layer.neuron is not None:
-        numbers += [("threshold", layer.neuron.threshold, True), ("V0", layer.neuron.initial_potential, True)]
+        # The exactness rules say what they must be.
+        numbers += [
+            ("threshold", layer.neuron.threshold, np.isfinite),
+            ("V0", layer.neuron.initial_potential, np.isfinite),
+        ]
     if layer.balanced is not None:
         threshold, amplitude, initial = (getattr(layer.balanced, name) for name in _BALANCED)
         numbers += [
-            ("balanced threshold", threshold, bool((threshold > 0).all())),
-            ("balanced amplitude", amplitude, bool((np.isfinite(amplitude) & (amplitude >= 0)).all())),
-            ("balanced V0", initial, bool(((initial >= 0) & (initial < threshold)).all())),
+            ("balanced threshold", threshold, lambda numbers: numbers > 0),
+            ("balanced amplitude", amplitude, lambda numbers: np.isfinite(numbers) & (numbers >= 0)),
+            ("balanced V0", initial, lambda numbers: (numbers >= 0) & (numbers < threshold)),
         ]
-    for name, values in (("correction", layer.correction), ("offset", layer.offset)):
-        if values is not None:
-            numbers.append((name, values, bool(np.isfinite(values).all())))
-    for name, array, is_sound in numbers:
-        if array.shape != channels or not is_sound:
-            expected = "must be one valid number per channel"
-            raise NetxError(f"{name} {brief(array)}", where=layer.name, expected=expected, hint=EXPORT_AGAIN)
+    require_sound(layer.name, shape, layer.synapse.channels, numbers)
 
 
 def _decode_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:

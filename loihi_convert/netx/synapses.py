@@ -6,18 +6,41 @@ same result. The pooling and the dilation, which that convolution has not, are s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import NetxError
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
-from loihi_convert.netx.hdf5 import EXPORT_AGAIN, Datasets
-from loihi_convert.netx.values import brief, encoded, integer, integers, pair
+from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, NATIVE_GROUP, Datasets
+from loihi_convert.netx.values import brief, decoded, encoded, integer, integers, pair
+
+ChannelNumbers: TypeAlias = "tuple[str, Array | None, Callable[[Array], Array]]"
+"""What the numbers are, one per channel or None, and which of them are valid."""
 
 
-def synapse_datasets(group: str, synapse: Synapse, shape: Shape) -> Iterator[tuple[str, Array]]:
+def chain_datasets(
+    input_shape: Shape, synapses: Iterable[Synapse], shapes: Iterable[Shape]
+) -> Iterator[tuple[str, list[tuple[str, Array]]]]:
+    """Yield the group and the datasets of each layer from 1 on; a flatten comes before a dense layer of maps.
+
+    ``shapes`` are the layers' outputs.
+    """
+    index = 1
+    for synapse, shape in zip(synapses, shapes, strict=True):
+        written = synapse.without_pooling(input_shape)
+        datasets: list[tuple[str, Array]] = []
+        if isinstance(written, Dense) and len(input_shape) == 3:
+            datasets.append((f"layer/{index}/type", encoded("flatten")))
+            index += 1
+        yield f"layer/{index}", [*datasets, *_synapse_datasets(f"layer/{index}", written, shape)]
+        input_shape, index = shape, index + 1
+
+
+def _synapse_datasets(group: str, synapse: Synapse, shape: Shape) -> Iterator[tuple[str, Array]]:
     """Yield the datasets of a layer, ``group``, with output ``shape``; the synapse must be without pooling."""
     yield f"{group}/type", encoded("conv" if isinstance(synapse, Conv) else "dense")
     yield f"{group}/shape", np.array(shape, np.int32)
@@ -38,6 +61,27 @@ def geometry_datasets(group: str, synapse: Synapse) -> Iterator[tuple[str, Array
         yield f"{group}/dilation", np.array(synapse.dilation, np.int32)
 
 
+def decoded_input_shape(datasets: Datasets) -> Shape:
+    """Return the shape of an image, ``(C, H, W)``."""
+    shape: Shape = tuple(datasets["layer/0/shape"].tolist())
+    if len(shape) != 3 or min(shape) < 1:
+        raise NetxError(f"images of shape {shape}", where="layer/0/shape", expected="must be (C, H, W)")
+    return shape
+
+
+def stored_layers(datasets: Datasets) -> list[tuple[str, Datasets, Datasets]]:
+    """Return the type, the datasets and those of ``extra`` of each conv and dense layer."""
+    count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
+    kinds = [decoded(datasets[f"layer/{index}/type"]) for index in range(count)]
+    if kinds[0] != "input" or not set(kinds[1:]) <= {"conv", "dense", "flatten"}:
+        raise NetxError(f"layers {', '.join(kinds)}", expected="must be an input, then conv, flatten and dense")
+    places = [index for index, kind in enumerate(kinds) if kind in ("conv", "dense")]
+    return [
+        (kinds[index], _inside(datasets, f"layer/{index}/"), _inside(datasets, f"{NATIVE_GROUP}/layer/{synapse}/"))
+        for synapse, index in enumerate(places)
+    ]
+
+
 def decoded_synapse(kind: str, stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
     """Return the synapse of a layer of type ``kind``, conv or dense, with its pooling.
 
@@ -49,9 +93,19 @@ def decoded_synapse(kind: str, stock: Datasets, extra: Datasets, input_shape: Sh
     return _decode_conv(stock, extra) if kind == "conv" else _decode_dense(stock, extra, input_shape)
 
 
-def inside(datasets: Datasets, prefix: str) -> Datasets:
+def _inside(datasets: Datasets, prefix: str) -> Datasets:
     """Return the datasets in a group, by their names in it."""
     return {name.removeprefix(prefix): value for name, value in datasets.items() if name.startswith(prefix)}
+
+
+def require_sound(name: str, shape: Shape, channels: int, numbers: Iterable[ChannelNumbers]) -> None:
+    """Raise a `NetxError` unless the output of layer ``name`` has an acceptable size, and all ``numbers`` are valid."""
+    if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
+        raise NetxError(f"{neurons:,} neurons", where=name, expected=f"must be at most {MAX_LAYER_SIZE:,}")
+    for what, array, are_valid in numbers:
+        if array is not None and (array.shape != (channels,) or not are_valid(array).all()):
+            expected = "must be one valid number per channel"
+            raise NetxError(f"{what} {brief(array)}", where=name, expected=expected, hint=EXPORT_AGAIN)
 
 
 def require_encoding(datasets: Datasets, expected: Datasets) -> None:

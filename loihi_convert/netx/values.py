@@ -30,6 +30,11 @@ def integer(value: Array) -> int:
     return int(value)
 
 
+def is_positive(values: Array) -> Array:
+    """Return which numbers are finite and above 0."""
+    return np.asarray(np.isfinite(values) & (values > 0))
+
+
 def encoded(text: str) -> Array:
     """Return ``text`` as a dataset."""
     return np.array(text.encode())
