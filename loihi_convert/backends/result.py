@@ -19,7 +19,7 @@ class LayerTrace:
     Parameters
     ----------
     spikes
-        bool ``(N, T, *shape)``; ``None`` for a last layer that only integrates.
+        bool ``(N, T, *shape)``, or int32 messages of graded spikes; ``None`` for a last layer that only integrates.
     potentials
         int32 ``(N, T, *shape)``, after integration and reset of that step, rounded down.
     """

@@ -158,7 +158,9 @@ def agreement_of(found: Array, scores: Array, measure: Measure) -> Agreement:
     return Agreement(agreement=measure.share(found, scores), error=error, image_count=len(scores))
 
 
-def rounded_share(measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Images) -> float:
+def rounded_share(
+    measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Images, *, device: str = "cpu"
+) -> float:
     """Return the agreement of ``quantized`` with ``network``, the float SNN it was rounded from, on ``images``."""
-    real, rounded = (last_outputs(found, images, network.timesteps) for found in (network, quantized))
+    real, rounded = (last_outputs(found, images, network.timesteps, device=device) for found in (network, quantized))
     return measure.share(quantized.real_outputs(rounded, network.timesteps), real / network.timesteps)

@@ -116,7 +116,7 @@ def to_integers(
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
     compared = np.asarray(images[:COMPARED_IMAGES])
-    rounding = _rounding_notes(measure_of(cnn.task), spiking, quantized, compared)
+    rounding = _rounding_notes(measure_of(cnn.task), spiking, quantized, compared, device)
     agreement = _agreement_notes(measure_of(cnn.task), made.agreement, balance_options)
     notes = (
         *choice,
@@ -255,10 +255,10 @@ def _split_bits(network: SpikingNetwork, options: QuantizeOptions, images: Array
 
 
 def _rounding_notes(
-    measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Array
+    measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Array, device: str
 ) -> tuple[str, ...]:
     """A warning if rounding changes many classes or outputs; a single huge weight can cause it."""
-    share = rounded_share(measure, network, quantized, images)
+    share = rounded_share(measure, network, quantized, images, device=device)
     if share >= measure.least_share:
         return ()
     agrees = measure.words(share, "the float SNN", f"{len(images)} calibration images")

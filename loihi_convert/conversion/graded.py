@@ -88,7 +88,7 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
     UnsupportedModelError
         If an activation is not a plain ReLU, or the CNN is a single layer.
     RangeError
-        If the CNN's activations are not finite, or the last layer does not fit 24 bits.
+        If the CNN's activations are not finite, or an output's bias is beyond 8-bit weights and a 16-bit message.
     DataError
         If the images do not fit.
     """
