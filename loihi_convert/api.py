@@ -23,9 +23,10 @@ from loihi_convert.frontend.lower.affine import per_channel
 from loihi_convert.frontend.users_code import named
 from loihi_convert.metrics.own_accuracy import own_accuracy, require_expectation, unjudged
 from loihi_convert.normalization import require_both
-from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs, stored_neurons
+from loihi_convert.pipeline.converting import converted, stored_neurons
 from loihi_convert.pipeline.opening import open_model
 from loihi_convert.pipeline.origin import source_of
+from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import progress_bar
 
 if TYPE_CHECKING:

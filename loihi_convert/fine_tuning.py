@@ -27,7 +27,7 @@ from loihi_convert.frontend.lower.affine import per_channel
 from loihi_convert.frontend.own_cnn import copies_of, design_of
 from loihi_convert.frontend.users_code import article, named, unwrapped
 from loihi_convert.normalization import require_both
-from loihi_convert.pipeline.converting import accuracy_before, require_same_training
+from loihi_convert.pipeline.before_training import accuracy_before, require_same_training
 from loihi_convert.progress import progress_bar, tell
 
 

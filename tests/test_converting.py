@@ -17,7 +17,8 @@ from loihi_convert.errors import DataError, InputError, UnsupportedModelError, U
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx import read
-from loihi_convert.pipeline.converting import converted, require_same_outputs
+from loihi_convert.pipeline.converting import converted
+from loihi_convert.pipeline.same_outputs import require_same_outputs
 
 
 class Block(nn.Module):

@@ -218,12 +218,13 @@ def export(
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons, require_readout
     from loihi_convert.metrics.own_accuracy import own_accuracy, unjudged
     from loihi_convert.pipeline.bundle import IMAGES, require_bundle, require_new_bundle, write_bundle
-    from loihi_convert.pipeline.converting import COMPARED, require_same_outputs, require_skip_copies, stored_neurons
+    from loihi_convert.pipeline.converting import require_skip_copies, stored_neurons
     from loihi_convert.pipeline.core_limit import require_cores
     from loihi_convert.pipeline.exporting import output_paths
     from loihi_convert.pipeline.graded import export_graded
     from loihi_convert.pipeline.nir_files import require_format
     from loihi_convert.pipeline.opening import open_cnn
+    from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
     from loihi_convert.progress import progress_bar
 
     if output is not None:

@@ -82,7 +82,7 @@ def train(
     from loihi_convert.cnn.unfinished import require_free, resume_path
     from loihi_convert.devices import chosen_device
     from loihi_convert.files import refuse_to_replace
-    from loihi_convert.pipeline.converting import accuracy_before
+    from loihi_convert.pipeline.before_training import accuracy_before
     from loihi_convert.progress import progress_bar
 
     if start is not None:
@@ -172,7 +172,7 @@ def _own(
 ) -> Design:
     """Return the design of the user's own CNN."""
     from loihi_convert.frontend.own_cnn import own_design
-    from loihi_convert.pipeline.converting import require_same_training
+    from loihi_convert.pipeline.before_training import require_same_training
 
     design = own_design(
         arch,

@@ -166,7 +166,7 @@ def load_file(
     if not is_netx:
         # Loads torch, which a netx file does not need.
         from loihi_convert.frontend.source import open_source
-        from loihi_convert.pipeline.converting import require_same_outputs
+        from loihi_convert.pipeline.same_outputs import require_same_outputs
 
         try:
             source = open_source(path, arch=arch, input_shape=input_shape, mean=mean, std=std)

@@ -26,9 +26,9 @@ from loihi_convert.frontend.source import Source
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
-from loihi_convert.pipeline.converting import COMPARED, require_same_outputs
 from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
 from loihi_convert.pipeline.origin import source_of
+from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest, read_file

@@ -1,0 +1,51 @@
+"""What is known of a CNN before it is trained further: whether it is read correctly, and how good it is."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.cnn.design import Design
+from loihi_convert.cnn.qcfs import MAX_LEVELS, Qcfs
+from loihi_convert.data.dataset import DataSplits
+from loihi_convert.frontend.source import Source
+from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy
+from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
+
+_FINE_QCFS_TOLERANCE: Final = 0.02
+
+
+def require_same_training(design: Design, splits: DataSplits) -> None:
+    """Raise an error if the QCFS network that ``design`` trains would be read as another one, before it is trained.
+
+    Its activations get so many levels that a rounding error hardly moves an output.
+
+    Raises
+    ------
+    UnsupportedModelError
+        As in `require_same_outputs`.
+    """
+    if design.qcfs_levels is None:
+        return
+    model = design.build()
+    for module in model.modules():
+        if isinstance(module, Qcfs):
+            module.levels = MAX_LEVELS
+    source = Source.from_module(model, splits.input_shape, mean=design.mean, std=design.std)
+    require_same_outputs(source, np.asarray(splits.train.images[:COMPARED]), qcfs_tolerance=_FINE_QCFS_TOLERANCE)
+
+
+def accuracy_before(design: Design, splits: DataSplits) -> OwnAccuracy | None:
+    """Return how good the CNN that a training of ``design`` begins with is on validation images; None if untrained.
+
+    A forgotten normalization would be trained into the CNN.
+    """
+    if design.trained is None:
+        return None
+    source = Source.from_module(
+        design.trained(), splits.input_shape, mean=design.mean, std=design.std, data=splits.name
+    )
+    found = own_accuracy(source, splits.validation, "validation images", data=splits.name)
+    assert not isinstance(found, OwnFit)
+    return found
