@@ -101,9 +101,14 @@ def quantize(
     real = last_outputs(network, images, network.timesteps, device=device).astype(np.float64) / network.timesteps
     bias, middle = last.synapse.bias, (real.min(axis=0) + real.max(axis=0)) / 2
     tried, refused = [], []
-    for offset in (np.zeros_like(middle) if bias is None else bias, middle):
+    offsets = (np.zeros_like(middle) if bias is None else bias, middle)
+    for index, offset in enumerate(offsets):
+
+        def report(done: int, total: int, before: int = index) -> None:
+            progress(before * total + done, len(offsets) * total)
+
         try:
-            tried.append(_with_offset(network, offset, real, images, options, device, progress))
+            tried.append(_with_offset(network, offset, real, images, options, device, report))
         except RangeError as error:
             refused.append(error)
     if not tried:
@@ -140,55 +145,37 @@ def _quantized(
     network: SpikingNetwork, images: Images, options: QuantizeOptions, device: str, progress: Progress
 ) -> QuantizedNetwork:
     """`quantize` on exactly these images, without an offset."""
-    target, thresholds, pixel_bits = options.target, options.thresholds, options.pixel_bits
-    if target == "loihi2":
-        found = extremes(network, images, network.timesteps, potentials=True, device=device, progress=progress)
-    else:
-        # Those of later layers are measured below.
-        first = _first_currents(network, images, device)
-        later = tuple(np.zeros(layer.synapse.channels) for layer in network.layers[1:])
-        found = Extremes((first, *later), np.zeros(network.layers[-1].synapse.channels))
+    rounded = _for_loihi2 if options.target == "loihi2" else _for_lava
+    return rounded(network, images, options, device, progress)
+
+
+def _for_loihi2(
+    network: SpikingNetwork, images: Images, options: QuantizeOptions, device: str, progress: Progress
+) -> QuantizedNetwork:
+    """Scales leave room for the currents and potentials of the float SNN."""
+    found = extremes(network, images, network.timesteps, potentials=True, device=device, progress=progress)
     rounding = _Rounding(network, found, options)
-    if network.poisson_seed is not None:
-        pixel_bits = limits.MAX_PIXEL_BITS
-    elif pixel_bits is None:
-        limited = rounding
-        if target != "loihi2" and len(network.layers) == 1:
-            limited = _Rounding(network, extremes(network, images, network.timesteps, device=device), options)
-        pixel_bits = _best_pixel_bits(limited, np.asarray(images[:_SAMPLE]), _least_pixel_bits(network, target))
-    white = largest_pixel(network.poisson_seed, pixel_bits)
-    quantized = QuantizedNetwork(
-        input_shape=network.input_shape,
-        layers=rounding.layers(white),
-        timesteps=network.timesteps,
-        max_timesteps=network.timesteps,
-        pixel_bits=pixel_bits,
-        reset=network.reset,
-        poisson_seed=network.poisson_seed,
-        target=target,
-        thresholds=thresholds,
-        provenance=network.provenance.with_parts(
-            # Of the CNN, its source records the rest.
-            **({} if network.task == "classification" else {"model": {"task": network.task}}),
-            quantize={
-                "weight_bits": options.weight_bits,
-                "pixel_bits": pixel_bits,
-                "headroom": HEADROOM,
-                # Defaults are left out, so that files made by earlier versions stay identical, byte for byte.
-                **({} if target == "lava" else {"target": target}),
-                **({} if thresholds == "channel" else {"thresholds": thresholds}),
-            },
-        ),
-    )
-    if target == "loihi2":
-        _require_weights(quantized.layers[-1], rounding.readout(quantized), network.timesteps)
-        return quantized
+    quantized = rounding.rounded(_pixel_bits(rounding, images))
+    _require_weights(quantized.layers[-1], rounding.readout(quantized), network.timesteps)
+    return quantized
+
+
+def _for_lava(
+    network: SpikingNetwork, images: Images, options: QuantizeOptions, device: str, progress: Progress
+) -> QuantizedNetwork:
+    """Scales leave room for the currents and outputs of the integers, measured at the finest scales."""
+    later = tuple(np.zeros(layer.synapse.channels) for layer in network.layers[1:])
+    first = Extremes((_first_currents(network, images, device), *later), np.zeros(network.layers[-1].synapse.channels))
+    rounding = limited = _Rounding(network, first, options)
+    if len(network.layers) == 1:
+        limited = _Rounding(network, extremes(network, images, network.timesteps, device=device), options)
+    quantized = rounding.rounded(_pixel_bits(limited, images))
     finest = extremes(quantized, images, network.timesteps, device=device, progress=progress)
     scales = [layer.scale for layer in quantized.layers]
     received = (current * scale for current, scale in zip(finest.currents[1:], scales[1:], strict=True))
-    found = Extremes((found.currents[0], *received), finest.outputs * scales[-1])
+    found = Extremes((first.currents[0], *received), finest.outputs * scales[-1])
     rounding = _Rounding(network, found, options)
-    layers = rounding.layers(white)
+    layers = rounding.layers(quantized.layers[0].largest_input)
     longest = max_timesteps(network, layers[-1], found.outputs, images)
     quantized = replace(quantized, layers=layers, max_timesteps=longest)
     readout = rounding.readout(quantized)
@@ -233,9 +220,33 @@ class _Rounding:
                 where=network.layers[-1].name,
                 hint="The weights up to this layer are too large; retrain the CNN.",
             )
-        self.network, self.found = network, found
-        self._largest_weight = 2 ** (options.weight_bits - 1) - 1
-        self._target, self._thresholds = options.target, options.thresholds
+        self.network, self.found, self.options = network, found, options
+
+    def rounded(self, pixel_bits: int) -> QuantizedNetwork:
+        """Return the network for pixels of ``pixel_bits``; the largest T is the one it was balanced for."""
+        network, options = self.network, self.options
+        task = {} if network.task == "classification" else {"model": {"task": network.task}}
+        record = {
+            "weight_bits": options.weight_bits,
+            "pixel_bits": pixel_bits,
+            "headroom": HEADROOM,
+            # Defaults are left out, so that files made by earlier versions stay identical, byte for byte.
+            **({} if options.target == "lava" else {"target": options.target}),
+            **({} if options.thresholds == "channel" else {"thresholds": options.thresholds}),
+        }
+        return QuantizedNetwork(
+            input_shape=network.input_shape,
+            layers=self.layers(largest_pixel(network.poisson_seed, pixel_bits)),
+            timesteps=network.timesteps,
+            max_timesteps=network.timesteps,
+            pixel_bits=pixel_bits,
+            reset=network.reset,
+            poisson_seed=network.poisson_seed,
+            target=options.target,
+            thresholds=options.thresholds,
+            # Of the CNN, its source records the rest.
+            provenance=network.provenance.with_parts(**task, quantize=record),
+        )
 
     def layers(self, white: int) -> tuple[QuantizedLayer, ...]:
         """Return all layers; ``white`` is a white pixel."""
@@ -252,12 +263,12 @@ class _Rounding:
         """Return layer ``index`` in integers; ``amplitude`` is that of the layer before, see `FloatLayer`."""
         network, layer, current = self.network, self.network.layers[index], self.found.currents[index]
         real = self._real(index, largest_input, amplitude)
-        if self._target == "loihi2":
+        if self.options.target == "loihi2":
             held = None if index == 0 else ObservedRange(current, *self.found.potentials[index])
             is_constant = index == 0 and network.poisson_seed is None
             return chip_layer(real, held, network.timesteps, is_constant=is_constant)
         reach = HEADROOM * np.maximum(self.found.outputs if layer.neuron is None else current, 0)
-        is_scalar = self._thresholds == "scalar"
+        is_scalar = self.options.thresholds == "scalar"
         return real.quantize(lava_scales(real, reach, network.reset, is_scalar=is_scalar), is_scalar=is_scalar)
 
     def readout(self, quantized: QuantizedNetwork) -> FloatLayer:
@@ -270,7 +281,8 @@ class _Rounding:
         network, layer = self.network, self.network.layers[index]
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         are_classes = index == len(network.layers) - 1 and network.task == "classification"
-        return FloatLayer(layer, synapse, largest_input, self._largest_weight, one_scale=are_classes)
+        largest_weight = 2 ** (self.options.weight_bits - 1) - 1
+        return FloatLayer(layer, synapse, largest_input, largest_weight, one_scale=are_classes)
 
 
 def _first_currents(network: SpikingNetwork, images: Images, device: str) -> Array:
@@ -279,6 +291,16 @@ def _first_currents(network: SpikingNetwork, images: Images, device: str) -> Arr
     # Constant currents are those of the first step.
     timesteps = 1 if network.poisson_seed is None else network.timesteps
     return extremes(alone, images, timesteps, device=device).currents[0]
+
+
+def _pixel_bits(rounding: _Rounding, images: Images) -> int:
+    """The bits of a pixel: those of the options, or the best."""
+    network, options = rounding.network, rounding.options
+    if network.poisson_seed is not None:
+        return limits.MAX_PIXEL_BITS
+    if options.pixel_bits is not None:
+        return options.pixel_bits
+    return _best_pixel_bits(rounding, np.asarray(images[:_SAMPLE]), _least_pixel_bits(network, options.target))
 
 
 def _least_pixel_bits(network: SpikingNetwork, target: Target) -> int:
