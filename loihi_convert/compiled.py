@@ -1,6 +1,6 @@
 """Loops compiled to machine code with numba: how they are compiled, and where the result is cached.
 
-Such loops are in files named ``*_kernels.py``, each called by one module next to it, which documents them.
+Such loops are in files named ``*_kernels.py``; the modules that call them document them.
 """
 
 from __future__ import annotations

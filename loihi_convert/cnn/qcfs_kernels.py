@@ -1,6 +1,6 @@
 """Compiled forward and backward loops of the QCFS activation and of the spiking neurons that replace it.
 
-Each computes the rows ``begin`` to ``end``, so that threads can share them.
+Those of training compute the rows ``begin`` to ``end``, so that threads can share them.
 """
 
 from __future__ import annotations
@@ -12,22 +12,45 @@ from loihi_convert.compiled import compiled
 
 
 @compiled()
-def quantize_clip_floor_shift(x: Array, threshold: Array, levels: float, y: Array, begin: int, end: int) -> None:
+def _clipped(share: np.float32) -> np.float32:
+    share = np.float32(1) if share > np.float32(1) else share
+    return np.float32(0) if share < np.float32(0) else share
+
+
+@compiled()
+def _level(clipped: np.float32, levels: np.float32) -> np.float32:
+    step = np.floor(clipped * levels + np.float32(0.5))
+    return (levels if step > levels else step) / levels
+
+
+@compiled()
+def quantize_clip_floor_shift(x: Array, threshold: Array, levels: np.float32, y: Array, begin: int, end: int) -> None:
     """Write the activation of ``x`` to ``y``, see `qcfs.Qcfs`; both are float32 ``(rows, C)``."""
     for row in range(begin, end):
         for channel in range(len(threshold)):
             share = x[row, channel] / threshold[channel]
-            share = np.float32(1) if share > np.float32(1) else share
-            share = np.float32(0) if share < np.float32(0) else share
-            step = np.floor(share * levels + np.float32(0.5))
-            y[row, channel] = (levels if step > levels else step) / levels * threshold[channel]
+            y[row, channel] = _level(_clipped(share), levels) * threshold[channel]
+
+
+@compiled()
+def quantize_or_rectify(maps: Array, thresholds: Array, levels: np.float32) -> None:
+    """Apply the activation to ``maps`` in place, and ReLU in channels whose threshold is NaN. A NaN in ``maps`` stays.
+
+    A loop of its own: given the same array twice, `quantize_clip_floor_shift` would not be vectorized.
+    """
+    for row in range(len(maps)):
+        for channel in range(len(thresholds)):
+            value, threshold = maps[row, channel], thresholds[channel]
+            positive = np.float32(0) if value < np.float32(0) else value
+            stepped = _level(_clipped(value / threshold), levels) * threshold
+            maps[row, channel] = positive if np.isnan(threshold) else stepped
 
 
 @compiled()
 def quantize_clip_floor_shift_backward(
     x: Array,
     threshold: Array,
-    levels: float,
+    levels: np.float32,
     slope: Array,
     x_slope: Array,
     threshold_slope: Array,
@@ -45,16 +68,13 @@ def quantize_clip_floor_shift_backward(
 
 
 @compiled()
-def _add_slopes(x: Array, threshold: Array, levels: float, slope: Array, x_slope: Array, sums: Array) -> None:
+def _add_slopes(x: Array, threshold: Array, levels: np.float32, slope: Array, x_slope: Array, sums: Array) -> None:
     for channel in range(x.size):
         share = x[channel] / threshold[channel]
-        clipped = np.float32(1) if share > np.float32(1) else share
-        clipped = np.float32(0) if clipped < np.float32(0) else clipped
+        clipped = _clipped(share)
         inside = np.float32(1) if clipped == share else np.float32(0)
-        step = np.floor(clipped * levels + np.float32(0.5))
-        step = levels if step > levels else step
         x_slope[channel] = slope[channel] * inside
-        sums[channel] += slope[channel] * (step / levels - share * inside)
+        sums[channel] += slope[channel] * (_level(clipped, levels) - share * inside)
 
 
 @compiled()

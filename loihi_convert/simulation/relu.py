@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from loihi_convert.arrays import Array, Shape
+from loihi_convert.cnn.qcfs_kernels import quantize_or_rectify
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Synapse
 from loihi_convert.progress import Progress, no_progress
@@ -18,7 +19,6 @@ from loihi_convert.simulation.blocks import block_multiple, on_cores
 from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
 from loihi_convert.simulation.image_shards import Images, Shard, joined, on_shards
 from loihi_convert.simulation.inputs import MAX_PIXEL
-from loihi_convert.simulation.relu_kernels import step
 
 # Largest number of images x neurons of the largest layer computed at once: 16 MiB.
 _BLOCK: Final = 2**22
@@ -60,7 +60,7 @@ class ReluChain:
         ]
         if any(layer.levels is not None for layer in layers):
             # Compile here, in one thread, as in `Neurons`.
-            step(np.empty((0, 1), np.float32), np.empty(1, np.float32), np.float32(1))
+            quantize_or_rectify(np.empty((0, 1), np.float32), np.empty(1, np.float32), np.float32(1))
         largest = max(math.prod(shape) for shape in network.shapes)
         self.images_at_once = min(block_multiple("cpu"), 2 ** (max(1, _BLOCK // largest).bit_length() - 1))
 
@@ -101,7 +101,8 @@ def _activated(maps: Array, layer: ReluLayer) -> Array:
     if layer.threshold is None or layer.levels is None:
         np.maximum(maps, 0, out=maps)
     else:
-        step(maps.reshape(-1, maps.shape[3]), layer.threshold.astype(np.float32), np.float32(layer.levels))
+        thresholds = layer.threshold.astype(np.float32)
+        quantize_or_rectify(maps.reshape(-1, maps.shape[3]), thresholds, np.float32(layer.levels))
     if layer.ceiling is not None:
         np.minimum(maps, layer.ceiling.astype(np.float32), out=maps)
     return maps
