@@ -16,32 +16,32 @@ The same in stages; each takes the value that the one before returned::
     quantized = lc.quantize(spiking, images)          QuantizedNetwork  Loihi's integers
     lc.write(quantized, "model.net")                  a lava-dl netx HDF5 file
 
-===============  ======================================================================================================
-``api``          the verbs above: `convert`, `load`
-``converted``    the network that they return
-``result``       of its run
-``fine_tuning``  training a CNN further, so that few time steps suffice
-``data``         images: the benchmark sets, a folder, an ``.npz``, arrays
-``cnn``          the source CNN: architectures, training, checkpoints
-``frontend``     nn.Module -> `ReluNetwork`
-``ir``           the networks: ReLU, spiking, quantized
-``conversion``   balance, correct, quantize
-``simulation``   integrate-and-fire simulation of both networks
-``chip``         every Loihi and Lava number, rules, resources, energy
-``netx``         the file format
-``external``     netx files written by other tools
-``backends``     run a file: exact integers (`ref`), Lava's simulator (`sim`), a board (`loihi2`)
-``metrics``      figures of a run: accuracy, spikes, early exit, diagnosis
-``runs``         run folders
-``report``       all output formats: terminal, HTML, Markdown, pictures
-``checks``       does a file fit its target? Rules on integers, channels and memory
-``inspection``   the contents of a netx file, and the differences of two
-``pipeline``     the steps of each command-line verb
-``cells``        pure computations, kept in a folder, computed on one machine or a cluster
-``sweep``        many conversions at once, as cells
-``reproduction`` the paper's tables and figures, measured on your networks
-``cli``          the command line
-===============  ======================================================================================================
+================  ======================================================================================================
+``api``           the verbs above: `convert`, `load`
+``converted``     the network that they return
+``result``        of its run
+``fine_tuning``   training a CNN further, so that few time steps suffice
+``data``          images: the benchmark sets, a folder, an ``.npz``, arrays
+``cnn``           the source CNN: architectures, training, checkpoints
+``frontend``      nn.Module -> `ReluNetwork`
+``ir``            the networks: ReLU, spiking, quantized
+``conversion``    balance, correct, quantize
+``simulation``    integrate-and-fire simulation of both networks
+``chip``          every Loihi and Lava number, rules, resources, energy
+``netx``          the file format
+``external``      netx files written by other tools
+``backends``      run a file: exact integers (`ref`), Lava's simulator (`sim`), a board (`loihi2`)
+``metrics``       figures of a run: accuracy, spikes, early exit, diagnosis
+``runs``          run folders
+``report``        all output formats: terminal, HTML, Markdown, pictures
+``checks``        does a file fit its target? Rules on integers, channels and memory
+``inspection``    the contents of a netx file, and the differences of two
+``pipeline``      the steps of each command-line verb
+``cells``         pure computations, kept in a folder, computed on one machine or a cluster
+``sweep``         many conversions at once, as cells
+``reproduction``  the paper's tables and figures, measured on your networks
+``cli``           the command line
+================  ======================================================================================================
 """
 
 from __future__ import annotations

@@ -156,6 +156,19 @@ def test_every_table_is_on_a_page(pages: ModuleType) -> None:
     assert {name for name in pages.TABLES if f"<!-- table {name} -->" not in text} == set()
 
 
+def test_columns_of_tables_in_docstrings_are_apart() -> None:
+    """No row has a character in the gaps of the table's border, which reStructuredText does not allow."""
+    for path in (ROOT / "loihi_convert").rglob("*.py"):
+        border = ""
+        for line in path.read_text().splitlines():
+            if re.fullmatch(r" *=+( +=+)+", line):
+                border = line
+            elif not line.strip():
+                border = ""
+            gaps = [place for place, mark in enumerate(border[: len(line)]) if mark == " "]
+            assert all(line[place] == " " for place in gaps), f"{path.name}: {line}"
+
+
 def test_pictures_are_svg_with_a_title(pages: ModuleType) -> None:
     for name, picture in pages.pictures().items():
         root = ElementTree.fromstring(picture)

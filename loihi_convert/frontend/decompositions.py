@@ -1,17 +1,17 @@
 """Functions of torch that the tracer records as calls of simpler ones.
 
-====================================  ==========================================
-function                              calls
-====================================  ==========================================
-``max(x, dim)``                       ``amax``, ``argmax``
-``stack(tensors, dim)``               ``unsqueeze`` of each, ``cat``
-``mean`` or ``sum`` over that ``dim``   ``+`` of the tensors, ``/`` their number
+=====================================  ===============================================================================
+function                               calls
+=====================================  ===============================================================================
+``max(x, dim)``                        ``amax``, ``argmax``
+``stack(tensors, dim)``                ``unsqueeze`` of each, ``cat``
+``mean`` or ``sum`` over that ``dim``  ``+`` of the tensors, ``/`` their number
 ``clamp(a, b)``, ``hardtanh``          ``- a``, ``clamp(0, b - a)``, ``+ a``
-``clamp(max=b)``                      ``b -`` of ``clamp(min=0)`` of ``b -``; of a ReLU, ``clamp(0, b)`` of its input
-``addmm(bias, x, weight)``            ``@``, ``+``, and ``*`` for ``alpha`` and ``beta``
-``einsum`` of one tensor and weights  ``@`` of the flattened tensor, or a convolution of single pixels
-``pad`` with a number                 ``-`` the number, ``pad`` with zeros, ``+`` the number
-====================================  ==========================================
+``clamp(max=b)``                       ``b -`` of ``clamp(min=0)`` of ``b -``; of a ReLU, ``clamp(0, b)`` of its input
+``addmm(bias, x, weight)``             ``@``, ``+``, and ``*`` for ``alpha`` and ``beta``
+``einsum`` of one tensor and weights   ``@`` of the flattened tensor, or a convolution of single pixels
+``pad`` with a number                  ``-`` the number, ``pad`` with zeros, ``+`` the number
+=====================================  ===============================================================================
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 """Modules and functions of torch -> operations; all others are refused.
 
-====================================================  =====================
-module                                                operation
-====================================================  =====================
-``Conv1d``, ``Conv2d``, ``Linear``                    `Conv`, `Dense`
-``BatchNorm1d``, ``BatchNorm2d``, ``SyncBatchNorm``    `Affine`
-torchvision's ``Normalize``                           `Affine`
+======================================================  =====================
+module                                                  operation
+======================================================  =====================
+``Conv1d``, ``Conv2d``, ``Linear``                      `Conv`, `Dense`
+``BatchNorm1d``, ``BatchNorm2d``, ``SyncBatchNorm``     `Affine`
+torchvision's ``Normalize``                             `Affine`
 ``ReLU``, ``ReLU6``, ``Hardtanh(0, b)``, ``qcfs.Qcfs``  `Relu`
-``Threshold(0, 0)``                                   `Relu`
+``Threshold(0, 0)``                                     `Relu`
 ``from_nir.FiringRate``                                 `Relu`
-``LeakyReLU``, ``PReLU``                              `LeakyRelu`
-``AvgPool1d/2d``, ``AdaptiveAvgPool1d/2d``            `AveragePool`
-``MaxPool1d/2d``, ``AdaptiveMaxPool1d/2d``            `MaxPool`
-``Softmax``, ``LogSoftmax``, ``Sigmoid``, at the end   `Ending`
-====================================================  =====================
+``LeakyReLU``, ``PReLU``                                `LeakyRelu`
+``AvgPool1d/2d``, ``AdaptiveAvgPool1d/2d``              `AveragePool`
+``MaxPool1d/2d``, ``AdaptiveMaxPool1d/2d``              `MaxPool`
+``Softmax``, ``LogSoftmax``, ``Sigmoid``, at the end    `Ending`
+======================================================  =====================
 
 A module is read as the function that it calls, with its attributes as arguments. Rearrangements without computation
 (flatten, slices, channel shuffle, zero padding) are a `Move`, made by `reader.py`, as are the operations of several

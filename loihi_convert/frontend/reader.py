@@ -1,25 +1,25 @@
 """nn.Module -> the graph of its operations in order of computation, each with inputs and shapes (torch.fx).
 
-====================================================  =====================
-module, function or method                            operation
-====================================================  =====================
-a module                                              see `layers.py`
-``x + y``, ``x - y``                                   `Add`
-``cat`` along the channels, or of vectors             `Cat`
+======================================================  =============================================
+module, function or method                              operation
+======================================================  =============================================
+a module                                                see `layers.py`
+``x + y``, ``x - y``                                    `Add`
+``cat`` along the channels, or of vectors               `Cat`
 ``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter
-``relu``, ``relu6``, ``clamp``, ``hardtanh``,          `Relu`
+``relu``, ``relu6``, ``clamp``, ``hardtanh``,           `Relu`
 ``threshold``, ``maximum(x, 0)``, ``x * (x > 0)``, ...
-``maximum``, ``minimum`` of two tensors               `Add`, `Relu`, `Add`
-``leaky_relu``, ``prelu``, ``abs``                     `LeakyRelu`
+``maximum``, ``minimum`` of two tensors                 `Add`, `Relu`, `Add`
+``leaky_relu``, ``prelu``, ``abs``                      `LeakyRelu`
 ``conv1d``, ``linear``, ``@``, ``batch_norm``, ...      `Conv`, `Dense`, `Affine`: weights as ``c``
-poolings; ``mean``, ``sum``, ``amax``, ``max(dim)``    `AveragePool`, `MaxPool`
+poolings; ``mean``, ``sum``, ``amax``, ``max(dim)``     `AveragePool`, `MaxPool`
 of whole maps, or over their height or width
-``mean``, ``sum`` over the channels, or of a vector   `Conv`, `Dense`
-``softmax``, ``log_softmax``, ``sigmoid``             `Ending`
-rearrangements: ``flatten``, ``view``, slices,        `Move`; none if every number keeps its place
+``mean``, ``sum`` over the channels, or of a vector     `Conv`, `Dense`
+``softmax``, ``log_softmax``, ``sigmoid``               `Ending`
+rearrangements: ``flatten``, ``view``, slices,          `Move`; none if every number keeps its place
 ``chunk``, ``permute``, zero padding, ...
-``dropout``                                           none: has no effect at inference
-====================================================  =====================
+``dropout``                                             none: has no effect at inference
+======================================================  =============================================
 
 The model is traced with an actual image, so that sizes are numbers: ``if x.shape[1] != 3: raise`` in a ``forward`` is
 allowed. The effect of a rearranging function is found by applying it to the positions of the numbers. The tracer
