@@ -49,7 +49,8 @@ def test_equal_int64(case: Case, seed: int) -> None:
         expected = np.stack([oracle.current(without_bias(layer.synapse), image) for image in spikes])
         maps = spikes.reshape(2, *shape, *(1,) * (3 - len(shape))).transpose(0, 2, 3, 1)
         pooled = sum_pool(np.ascontiguousarray(maps, np.float32), layer.synapse.pool)
-        for found in (operator(pooled.astype(operator.input_dtype)), operator.in_float32(pooled)):
+        in_float32 = Currents(layer.synapse, shape, averages=False, takes_spikes=False)
+        for found in (operator(pooled.astype(operator.input_dtype)), in_float32(pooled)):
             assert found.dtype == np.float32
             assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(expected.shape), expected)
 

@@ -35,6 +35,7 @@ from loihi_convert.frontend.source import Source
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
+from loihi_convert.netx.graded import encode_graded
 from loihi_convert.pipeline.graded import export_graded, read_graded
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -339,7 +340,7 @@ def test_a_changed_file_is_refused(
     network: GradedNetwork, tmp_path: Path, name: str, change: Callable[[Any], Any]
 ) -> None:
     path = tmp_path / "model.net"
-    datasets = dict(netx.encode_graded(network))
+    datasets = dict(encode_graded(network))
     datasets[name] = np.asarray(change(datasets[name]))
     path.write_bytes(netx.hdf5.file_content(datasets))
     with pytest.raises(NetxError):

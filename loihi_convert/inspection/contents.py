@@ -15,7 +15,7 @@ import numpy as np
 
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Pair
-from loihi_convert.errors import InputError, NetxError
+from loihi_convert.errors import InputError, NetxError, escape_control
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
@@ -195,9 +195,7 @@ def _layers(file: StockFile, network: QuantizedNetwork | GradedNetwork | None) -
             weight=_numbers(weight),
             bias=_numbers(stock.numbers("bias")),
             others={
-                netx.escape_control(name): brief(value)
-                for name, value in stock.datasets.items()
-                if name not in _DESCRIBED
+                escape_control(name): brief(value) for name, value in stock.datasets.items() if name not in _DESCRIBED
             },
             relay_count=layer[2] if layer is not None else None,
             **{name: stock.integers(name) for name in (*_GEOMETRY, "groups")},
@@ -252,9 +250,7 @@ def _numbers(value: Array | None) -> Numbers | None:
 def brief(value: Array) -> str:
     """A number or a string; for an array its dtype, shape and range."""
     if value.dtype.kind == "S":
-        text = netx.escape_control(
-            b" ".join(map(bytes, value.reshape(-1)[:4].tolist())).decode("utf-8", errors="replace")
-        )
+        text = escape_control(b" ".join(map(bytes, value.reshape(-1)[:4].tolist())).decode("utf-8", errors="replace"))
         return text if len(text) <= _MAX_TEXT_LENGTH else f"{text[:_MAX_TEXT_LENGTH]} ..."
     if value.size == 1:
         return f"{value.item():.10g}" if value.dtype.kind == "f" else str(value.item())
@@ -268,13 +264,13 @@ def _refusal(file: StockFile) -> str | None:
     try:
         external.decode_external(file)
     except NetxError as error:
-        return netx.escape_control(str(error))
+        return escape_control(str(error))
     return None
 
 
 def _simulation(file: StockFile) -> dict[str, str]:
     graded = {"spikes": "graded (sigma-delta neurons)"} if file.is_graded else {}
-    return graded | {netx.escape_control(name): brief(value) for name, value in file.simulation.items()}
+    return graded | {escape_control(name): brief(value) for name, value in file.simulation.items()}
 
 
 def _about(network: QuantizedNetwork | GradedNetwork) -> dict[str, str]:
@@ -296,7 +292,7 @@ def _about(network: QuantizedNetwork | GradedNetwork) -> dict[str, str]:
         "model": named,
         "data": model.data,
     }
-    return {name: netx.escape_control(text)[:_MAX_TEXT_LENGTH] for name, text in about.items() if text is not None}
+    return {name: escape_control(text)[:_MAX_TEXT_LENGTH] for name, text in about.items() if text is not None}
 
 
 def _about_graded(network: GradedNetwork) -> dict[str, str]:
@@ -309,4 +305,4 @@ def _about_graded(network: GradedNetwork) -> dict[str, str]:
         "model": model.architecture or model.arch,
         "data": model.data,
     }
-    return {name: netx.escape_control(text)[:_MAX_TEXT_LENGTH] for name, text in about.items() if text is not None}
+    return {name: escape_control(text)[:_MAX_TEXT_LENGTH] for name, text in about.items() if text is not None}

@@ -11,6 +11,7 @@ import numpy as np
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
+from loihi_convert.errors import escape_control
 from loihi_convert.inspection.contents import brief
 from loihi_convert.records import Record
 
@@ -133,7 +134,7 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 def _difference(name: str, first: Array | None, second: Array | None) -> Difference | None:
-    place = netx.escape_control(name)
+    place = escape_control(name)
     if first is None or second is None:
         texts = (None if value is None else brief(value) for value in (first, second))
         return Difference(place=place, first=next(texts), second=next(texts))

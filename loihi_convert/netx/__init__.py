@@ -14,24 +14,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from loihi_convert.errors import escape_control
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx import hdf5
-from loihi_convert.netx.graded import decode_graded, encode_graded, write_graded
+from loihi_convert.netx.graded import decode_graded, write_graded
 from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, SUFFIX, Datasets, errors_that_name
-from loihi_convert.netx.native import FORMAT, SPIKES, decode, read, write
+from loihi_convert.netx.native import SPIKES, decode, read, write
 from loihi_convert.netx.stock import StockFile, stock_file
 
 __all__ = [
-    "FORMAT",
     "MAX_LAYER_SIZE",
     "SUFFIX",
     "Datasets",
     "Stored",
-    "encode_graded",
     "errors_that_name",
-    "escape_control",
     "is_native",
     "read",
     "read_stock",

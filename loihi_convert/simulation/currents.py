@@ -46,8 +46,6 @@ class Currents:
         Dtype of the inputs: uint8 for sums of spikes over windows of up to 255 inputs, else float32.
     uses_int8
         Whether the arithmetic is int8.
-    multiply_adds
-        Multiply-adds per input map, including those in the padding.
     """
 
     def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> None:
@@ -63,8 +61,6 @@ class Currents:
             self._convolution = SplitConvolution(
                 structure, geometry.stride, pooled, output_size, largest_input=bytes_up_to, covers_map=covers_map
             )
-        per_output = weight.size if structure is None else structure.multiply_adds
-        self.multiply_adds = math.prod(output_size) * per_output
 
     @property
     def uses_int8(self) -> bool:
@@ -73,10 +69,6 @@ class Currents:
     def __call__(self, inputs: Array) -> Array:
         """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)`` of `input_dtype`."""
         return self._convolution(inputs)
-
-    def in_float32(self, inputs: Array) -> Array:
-        """Return the same in float32 arithmetic."""
-        return self._convolution.in_float32(inputs)
 
 
 def _divided(

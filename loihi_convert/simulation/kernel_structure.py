@@ -82,11 +82,6 @@ class Structure:
     taps: Taps
 
     @property
-    def multiply_adds(self) -> int:
-        """Multiply-adds per output position."""
-        return sum(part.weight.size for part in self.parts) + len(self.taps.weights)
-
-    @property
     def has_base(self) -> bool:
         """Whether the first part computes all outputs, in their order."""
         return bool(self.parts) and np.array_equal(self.parts[0].outputs, np.arange(self.channels))

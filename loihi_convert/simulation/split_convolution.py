@@ -57,12 +57,6 @@ class SplitConvolution:
         found = self._sum_of([part.convolution(part.seen(inputs)) for part in self._parts], len(inputs))
         return self._with_taps(inputs, found)
 
-    def in_float32(self, inputs: Array) -> Array:
-        """See `Convolution`."""
-        inputs = inputs.astype(np.float32, copy=False)
-        found = self._sum_of([part.convolution.in_float32(part.seen(inputs)) for part in self._parts], len(inputs))
-        return self._with_taps(inputs, found)
-
     def _sum_of(self, parts: Sequence[Array], images: int = 0) -> Array:
         """Sum of the parts' outputs; the first part's own array is reused if it covers all outputs."""
         base = parts[0] if self._has_base and parts else None
