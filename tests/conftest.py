@@ -21,7 +21,7 @@ hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 
-# Under nohup, or behind a script's `&`, some are ignored; what is started from here would inherit that.
+# Under nohup, or after `&` in a script, some are ignored; what is started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -88,7 +88,7 @@ def test_two_digits_are_the_number(values: list[int], low_bits: int) -> None:
 
 
 @pytest.mark.parametrize("reset", ["soft", "hard"])
-def test_the_head_behind_a_global_average_keeps_its_bits(reset: Reset) -> None:
+def test_the_head_after_a_global_average_keeps_its_bits(reset: Reset) -> None:
     one, two = quantized(split_readout=False, reset=reset), quantized(reset=reset)
     assert bits_of_the_head(one) <= 5
     assert bits_of_the_head(two) == 8

@@ -79,7 +79,7 @@ def test_figures_of_the_whole_run() -> None:
     evaluation = full_evaluation()
     assert (evaluation.image_count, evaluation.timesteps, evaluation.depth) == (4, 2, 2)
     assert [(layer.name, layer.neuron_count) for layer in evaluation.layers] == [("conv", 8), ("classes", 3)]
-    # 17 nonzero weights at 2 x 2 positions; 3 x 2 weights behind the pooling.
+    # 17 nonzero weights at 2 x 2 positions; 3 x 2 weights after the pooling.
     assert [layer.multiply_accumulates for layer in evaluation.layers] == [68, 6]
     assert evaluation.multiply_accumulates == 74
     assert evaluation.cnn_accuracy == 0.75

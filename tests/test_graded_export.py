@@ -548,5 +548,5 @@ def test_the_table_takes_binary_spikes_from_the_cards() -> None:
         own = [row for row in rows if row["network"] == name]
         assert own[0]["neurons"] == "graded"
         assert {row["timesteps"]: row["accuracy"] for row in own[1:]} == known
-        # Behind the image every synapse takes a step, whatever the spikes carry.
+        # After the image every synapse takes a step, whatever the spikes carry.
         assert len({int(row["steps_to_output"]) - int(row["timesteps"]) for row in own}) == 1

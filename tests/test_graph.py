@@ -323,7 +323,7 @@ def test_a_full_memory_or_disk_is_no_fault_of_the_model(error: Exception, is_tra
 
 
 def test_every_obstacle_is_found() -> None:
-    """In the order of computation; what comes behind one is looked at as if it were known."""
+    """In the order of computation; what comes after one is looked at as if it were known."""
     model = chain(
         nn.GELU(), nn.Conv2d(2, 2, 3, padding=1), nn.GroupNorm(1, 2), nn.ReLU(), nn.Upsample(scale_factor=2),
         nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(18, 2),

@@ -59,7 +59,7 @@ class Step(NamedTuple):
 
 
 class Graph(nn.Module):
-    """Parts behind each other, and a dense layer."""
+    """Parts in sequence, and a dense layer."""
 
     def __init__(self, steps: list[Step], shape: Shape, averages: bool) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def plain(rng: Choices, channels: int) -> tuple[Step, int]:
 
 
 def depthwise(rng: Choices, channels: int) -> tuple[Step, int]:
-    """A skip over a depthwise convolution between two pointwise ones, without a ReLU behind the last."""
+    """A skip over a depthwise convolution between two pointwise ones, without a ReLU after the last."""
     inner, stride = channels * int(rng.choice([1, 2])), int(rng.choice([1, 2]))
     first, second = conv(rng, channels, inner, 1), conv(rng, inner, inner, 3, stride, groups=inner)
     modules = nn.ModuleList([first, second, conv(rng, inner, channels, 1), nn.ReLU()])

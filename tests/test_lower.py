@@ -28,7 +28,7 @@ HEADS = {
     "global average of a padded convolution": Case(
         lambda: nn.Sequential(same(4), nn.ReLU(), same(3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     ),
-    "global average behind a ReLU": Case(
+    "global average after a ReLU": Case(
         lambda: nn.Sequential(same(4), nn.ReLU(), CONV(3, 1), nn.ReLU(), nn.AvgPool2d(8), nn.Flatten())
     ),
     "global maximum": Case(

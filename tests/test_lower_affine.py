@@ -36,7 +36,7 @@ def without_bias(norm: nn.BatchNorm2d) -> nn.Module:
 
 
 CASES = {
-    "norm behind a convolution": stack(CONV(5, 3), NORM(), nn.ReLU()),
+    "norm after a convolution": stack(CONV(5, 3), NORM(), nn.ReLU()),
     "norm without a bias": stack(CONV(5, 3), without_bias(nn.BatchNorm2d(5)), nn.ReLU()),
     "norm in front of a padded one": stack(NORM(), CONV(5, 3, padding=1), nn.ReLU()),
     "norm in front of a padded strided one": stack(NORM(), CONV(6, 3, 2, padding=2, groups=2), nn.ReLU()),
@@ -56,7 +56,7 @@ CASES = {
         other=CONV(4, 1),
         slope=nn.PReLU(),
     ),
-    "a constant behind a sum": of(
+    "a constant after a sum": of(
         lambda m, x: m.conv(x + 2 * m.other(x)).relu(), conv=CONV(3, 3, padding=1), other=CONV(4, 1)
     ),
     "a constant per pixel of the image": of_image(
@@ -68,7 +68,7 @@ CASES = {
     "a map minus a layer, times one number per channel": of(
         lambda m, x: m.conv((pixels(4, 8, 8) - x) * constant()).relu(), conv=CONV(3, 3, 2, padding=1)
     ),
-    "a constant per pixel behind a convolution with a bias": of(
+    "a constant per pixel after a convolution with a bias": of(
         lambda m, x: (m.conv(x) + pixels(1, 3, 8, 8)).relu() + pixels(3, 8, 8), conv=CONV(3, 3, padding=1)
     ),
     "a constant per pixel between max pooling and ReLU": of(

@@ -87,12 +87,12 @@ CASES = {
     "two padded ones": stack(CONV(6, 3, padding=1), CONV(5, 3, padding=1), nn.ReLU()),
     "strides and dilation": stack(CONV(6, 3, 2), CONV(5, 2, dilation=2), nn.ReLU(), shape=(2, 11, 11)),
     "groups": stack(CONV(8, 3, groups=2), CONV(6, 2, groups=2), nn.ReLU()),
-    "pointwise behind a padded one": stack(CONV(6, 3, padding=1), CONV(5, 1), nn.ReLU()),
-    "padded behind a pointwise one": stack(CONV(6, 1, bias=False), CONV(5, 3, padding=1), nn.ReLU()),
-    "padded behind a pointwise one of a bias": stack(CONV(6, 1), CONV(5, 3, padding=1), nn.ReLU()),
+    "pointwise after a padded one": stack(CONV(6, 3, padding=1), CONV(5, 1), nn.ReLU()),
+    "padded after a pointwise one": stack(CONV(6, 1, bias=False), CONV(5, 3, padding=1), nn.ReLU()),
+    "padded after a pointwise one of a bias": stack(CONV(6, 1), CONV(5, 3, padding=1), nn.ReLU()),
     "separable": stack(CONV(4, 3, padding=1, groups=4), NORM(), CONV(6, 1), NORM(), nn.ReLU()),
     "three dense": stack(nn.Flatten(), LINEAR(7), LINEAR(6), nn.LazyBatchNorm1d(), LINEAR(5), nn.ReLU()),
-    "dense behind a convolution": stack(CONV(6, 3, padding=1)),
+    "dense after a convolution": stack(CONV(6, 3, padding=1)),
     "of the image": stack(CONV(4, 3, padding=1), CONV(5, 3, padding=1), nn.ReLU(), stem=False),
     "bottleneck": stack(CONV(2, 1), NORM(), CONV(6, 3), nn.ReLU()),
     "bottleneck with a skip": of(
@@ -139,7 +139,7 @@ def test_the_chain_equals_the_module(name: str) -> None:
         ("separable", 1, "2x8x8-4c3-6c3-3"),
         # relu(s) and relu(-s) where the second one pads.
         ("two padded ones", 1, "2x8x8-4c3-12c3-5c3-3"),
-        ("padded behind a pointwise one", 1, "2x8x8-4c3-5c3-3"),
+        ("padded after a pointwise one", 1, "2x8x8-4c3-5c3-3"),
     ],
 )
 def test_layers(name: str, copies: int, expected: str) -> None:

@@ -86,7 +86,7 @@ CASES = {
     "in front of batch norm of any gain and ReLU": stack(CONV(5, 3), nn.MaxPool2d(2), NORM(), nn.ReLU()),
     "ceil_mode within the map": stack(NORM(), nn.MaxPool2d(2, ceil_mode=True), CONV(4, 2), nn.ReLU()),
     "of signed values": stack(CONV(5, 3), nn.MaxPool2d(2), CONV(4, 2), nn.ReLU()),
-    "behind batch norm": stack(NORM(), nn.MaxPool2d(2), CONV(4, 2), nn.ReLU()),
+    "after batch norm": stack(NORM(), nn.MaxPool2d(2), CONV(4, 2), nn.ReLU()),
     "of a sum": of(lambda m, x: pool(x + m.conv(x).relu()), conv=CONV(4, 3, padding=1)),
     "of a concatenation": of(
         lambda m, x: m.last(pool(torch.cat([x, m.conv(x).relu()], 1))).relu(),
@@ -137,7 +137,7 @@ def test_the_chain_equals_the_module(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "copies", "expected"),
     [
-        # Of rows b and relu(a - b) for each pair, of columns the same of both; their sum is taken by the kernel behind.
+        # Of rows b and relu(a - b) for each pair, of columns the same of both; their sum is taken by the next kernel.
         ("kernel 2, stride 2", 1, "2x9x10-4c3-4c1x2+4r-4c2x1+8r-5c2-3"),
         # All rounds along rows, then all along columns: there are 2 pairs in the first round, 1 in the second.
         ("kernel 4", 1, "2x8x8-4c3-8c1x4+8r-4c1+8r-8c4x1+24r-4c1+16r-5c1-3"),

@@ -23,14 +23,14 @@ CASES = {
     # 9 = 2 x 4 + 1 rows in windows of 3, 9 = 4 x 2 + 1 columns in windows of 5.
     "adaptive, overlapping": stack(nn.AdaptiveAvgPool2d((4, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 9)),
     "adaptive by one less": of(lambda m, x: functional.adaptive_avg_pool2d(m.conv(x), 7).relu(), conv=CONV(4, 1)),
-    "padded convolution behind a remainder": stack(nn.AvgPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), shape=(2, 7, 7)),
+    "padded convolution after a remainder": stack(nn.AvgPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), shape=(2, 7, 7)),
     "two with remainders": stack(nn.AvgPool2d(2), nn.AvgPool2d((1, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 11)),
     "a last window beyond the map": stack(
         nn.AvgPool2d(2, ceil_mode=True, divisor_override=4), CONV(5, 2), shape=(2, 9, 9)
     ),
     "in front of the ReLU": stack(CONV(5, 3), nn.AvgPool2d(2), nn.ReLU()),
     "of the image": stack(nn.AvgPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), stem=False),
-    "behind a pointwise convolution": stack(CONV(6, 1, groups=2), nn.AvgPool2d(2), nn.ReLU(), shape=(2, 9, 9)),
+    "after a pointwise convolution": stack(CONV(6, 1, groups=2), nn.AvgPool2d(2), nn.ReLU(), shape=(2, 9, 9)),
     "in front of a branch": of(
         lambda m, x: torch.cat([m.one(functional.avg_pool2d(x, 3, 1, 1)), m.two(x)], 1).relu(),
         one=CONV(3, 1),
@@ -40,7 +40,7 @@ CASES = {
     "whole maps, by keywords": of(lambda m, x: torch.mean(input=x, dim=(2, 3))),
     "whole maps, axes as numpy calls them": of(lambda m, x: torch.mean(x, axis=(2, 3))),
     "whole maps, flattened": of(lambda m, x: x.flatten(2).mean(-1)),
-    "whole maps, flattened behind the channels": of(lambda m, x: x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)),
+    "whole maps, channels last, flattened": of(lambda m, x: x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)),
     "whole maps, axis by axis": of(lambda m, x: x.mean(3).mean(2)),
     "whole maps, axis by axis, with their axes": of(lambda m, x: x.mean(2, keepdim=True).mean(-1, keepdim=True)),
     "sums of whole maps": of(lambda m, x: x.sum((2, 3))),

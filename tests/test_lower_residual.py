@@ -40,7 +40,7 @@ CASES = {
     "with batch norm": of(
         lambda m, x: (m.b(m.two(m.a(m.one(x)).relu())) + x).relu(), one=same(5), a=NORM(), two=same(4), b=NORM()
     ),
-    "no ReLU behind": of(
+    "no ReLU after it": of(
         lambda m, x: m.last(m.two(m.one(x).relu()) + x).relu(), one=same(5), two=same(4), last=same(3)
     ),
     "projection": of(
@@ -135,7 +135,7 @@ CASES = {
     ),
     "the image itself": bare(lambda m, x: m.head((m.one(x).relu() + x).flatten(1)), one=same(2), head=LINEAR(3)),
     "option A": of(lambda m, x: (m.two(m.one(x).relu()) + halved(x)).relu(), one=CONV(5, 3, 2, padding=1), two=same(8)),
-    "behind max pooling": of(lambda m, x: block(m, pool(x)), one=same(5), two=same(4)),
+    "after max pooling": of(lambda m, x: block(m, pool(x)), one=same(5), two=same(4)),
     "two blocks": of(
         lambda m, x: (m.four(m.three(y := block(m, x)).relu()) + y).relu(),
         one=same(5),

@@ -22,7 +22,7 @@ def spec(
     shape: Shape, threshold: Array, initial: Array, *, bias: Array | None = None, limit: float = math.inf,
     is_soft: bool = True, is_integer: bool = True, pool: Pair = (1, 1), fan_out: Array | None = None,
 ) -> LayerSpec:  # fmt: skip
-    """Neurons of ``shape`` behind a synapse of which only the bias matters."""
+    """Neurons of ``shape`` after a synapse of which only the bias matters."""
     synapse = Dense(np.zeros((len(threshold), 1)), bias)
     neuron = NeuronModel.SOFT if is_soft else NeuronModel.HARD
     return LayerSpec(synapse, (1,), False, shape, threshold, initial, limit, neuron, is_integer, pool, fan_out)

@@ -126,7 +126,7 @@ def test_lowering_finds_what_reading_did_not() -> None:
     assert obstacles(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), *list(signed)[1:]), (1, 6, 6)) == ()
 
 
-def test_a_large_layer_behind_a_max_pooling_is_not_composed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_layer_after_a_max_pooling_is_not_composed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """VGG's first dense layer: its weights would stand at each pixel that the pooling compares."""
     pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)).double()
     composed = to_relu_network(pooled, (1, 6, 6))

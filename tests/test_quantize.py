@@ -461,7 +461,7 @@ def test_outputs_that_never_spike_are_refused(target: Target) -> None:
     assert caught.value.where == "b"
 
 
-def test_a_readout_behind_silent_neurons_keeps_no_weights() -> None:
+def test_a_readout_after_silent_neurons_keeps_no_weights() -> None:
     neuron = IntegrateAndFire(np.full(2, np.inf), np.zeros(2), np.zeros(2))
     layers = (SpikingLayer("a", Dense(np.eye(2)), neuron), SpikingLayer("b", Dense(np.array([[1.0, -1.0]])), None))
     network = quantize(SpikingNetwork((1, 2, 1), layers, 4, "soft"), np.full((4, 1, 2, 1), 255, np.uint8))

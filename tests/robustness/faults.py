@@ -474,7 +474,7 @@ if __name__ == "__main__":
         os.environ[_IN_NAMESPACE] = "1"
         mount_then = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
         os.execvp("unshare", ["unshare", "-m", "sh", "-c", mount_then, "sh", sys.executable, *sys.argv])
-    # Under nohup, or behind a script's `&`, some are ignored, and every trial would inherit that.
+    # Under nohup, or after `&` in a script, some are ignored, and every trial would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # Threads that wait for each other on busy cores make every trial several times slower.

@@ -22,7 +22,7 @@ LARGEST_READ_EVERY_STEP = 4096
 path, sample, timesteps, output = sys.argv[1], np.load(sys.argv[2]).astype(np.int32), int(sys.argv[3]), sys.argv[4]
 probe = Network(net_config=path)
 has_input_neurons = type(probe.layers[0]).__name__ == "Input"
-# Behind a source the first synapse answers one step later than a first layer of neurons starts.
+# After a source the first synapse answers one step later than a first layer of neurons starts.
 delay = 0 if has_input_neurons else 1
 net = Network(net_config=path, input_message_bits=0 if has_input_neurons else 8, reset_interval=timesteps,
               reset_offset=delay)  # fmt: skip

@@ -2,7 +2,7 @@
 
 The file holds a spiking network, so its thresholds are not balanced again: the converted network has them, up to
 rounding to Loihi's integers. A neuron with threshold theta that receives ``w x + b`` spikes as one with threshold 1
-that receives ``(w x + b) / theta``, with either reset; so each synapse is divided by the thresholds behind it, and a
+that receives ``(w x + b) / theta``, with either reset; so each synapse is divided by the thresholds after it, and a
 spike adds 1 to the input of the next layer, as in NIR.
 
 What NIR leaves open is read as follows. One step adds the whole input, ``r I dt`` with ``dt = 1 / r``: ``r`` is 1 or,

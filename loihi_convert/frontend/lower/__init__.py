@@ -39,7 +39,7 @@ from loihi_convert.frontend.lower.chain import Chain, to_chain
 from loihi_convert.frontend.lower.concat import joined
 from loihi_convert.frontend.lower.levels import placed
 from loihi_convert.frontend.lower.linear import connected, convolved
-from loihi_convert.frontend.lower.max_pool import behind_its_relu, largest
+from loihi_convert.frontend.lower.max_pool import largest, pooled_after_relu
 from loihi_convert.frontend.lower.moves import moved
 from loihi_convert.frontend.lower.pooling import averaged
 from loihi_convert.frontend.lower.residual import added
@@ -170,7 +170,7 @@ def _graph(model: nn.Module, input_shape: Shape) -> Graph:
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        return behind_its_relu(read_graph(model, input_shape))
+        return pooled_after_relu(read_graph(model, input_shape))
     finally:
         for module, mode in training.items():
             module.training = mode

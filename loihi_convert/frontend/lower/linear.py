@@ -71,7 +71,7 @@ def through(value: Value, second: Window) -> Value | None:
     terms = []
     for term in value.terms:
         of_rows, rows = _of_inputs(second, term.rows)
-        found = term.behind(of_rows, rows)
+        found = term.followed_by(of_rows, rows)
         if found is None:
             return None
         # One map of two large ones would be larger than both.
@@ -80,11 +80,11 @@ def through(value: Value, second: Window) -> Value | None:
         terms.append(found)
     constant = value.constant
     if constant is not None:
-        constant = _constant_behind(value, second)
+        constant = _constant_after(value, second)
     return Value((second.outputs, *second.size), tuple(terms), constant, value.name)
 
 
-def _constant_behind(value: Value, second: Window) -> Array:
+def _constant_after(value: Value, second: Window) -> Array:
     if second.is_diagonal and second.pool != (1, 1) and value.constant is not None and value.constant.ndim == 1:
         return value.constant * second.weight.ravel()
     window = second.unpooled()

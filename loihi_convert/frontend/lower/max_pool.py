@@ -104,7 +104,7 @@ def _larger(populations: Populations, a: Value, b: Value, name: str) -> Value:
     return summed((gap, b), (1.0, 1.0))
 
 
-def behind_its_relu(graph: Graph) -> Graph:
+def pooled_after_relu(graph: Graph) -> Graph:
     """Return ``graph`` with each max pooling that directly precedes its only ReLU moved after it.
 
     The result is the same: a ReLU, and a batch norm of positive gain before it, preserve the order of numbers. After
@@ -115,11 +115,11 @@ def behind_its_relu(graph: Graph) -> Graph:
     for number, node in reversed(list(enumerate(graph.nodes))):
         if not isinstance(node.operation, MaxPool):
             continue
-        behind = _monotone(nodes, users, number)
-        if behind and isinstance(nodes[behind[-1]].operation, Relu):
+        following = _monotone(nodes, users, number)
+        if following and isinstance(nodes[following[-1]].operation, Relu):
             shape = nodes[node.inputs[0]].shape
-            places = [number, *behind]
-            moved_up = [replace(nodes[each], shape=shape) for each in behind]
+            places = [number, *following]
+            moved_up = [replace(nodes[each], shape=shape) for each in following]
             for place, each, before in zip(places, moved_up, [node.inputs[0], *places], strict=False):
                 nodes[place] = replace(each, inputs=(before,))
             nodes[places[-1]] = replace(node, inputs=(places[-2],))

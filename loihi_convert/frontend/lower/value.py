@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from loihi_convert.arrays import Array, Pair, Shape
-from loihi_convert.frontend.lower.window import Window, behind
+from loihi_convert.frontend.lower.window import Window, composed
 from loihi_convert.frontend.operations import MaxPool
 
 IMAGE: int = -1
@@ -42,9 +42,9 @@ class Term:
     window: Window
     size: Pair
 
-    def behind(self, second: Window, rows: Array) -> Term | None:
+    def followed_by(self, second: Window, rows: Array) -> Term | None:
         """Return the term with ``second`` after its window; it then gives the channels ``rows``."""
-        window = behind(self.window, second, self.size)
+        window = composed(self.window, second, self.size)
         return None if window is None else Term(self.source, self.columns, rows, window, self.size)
 
 

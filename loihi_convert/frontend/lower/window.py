@@ -143,13 +143,13 @@ class Window:
         return replace(self, weight=undilated(self.weight, self.dilation), dilation=(1, 1))
 
 
-def behind(first: Window, second: Window, size: Pair) -> Window | None:
+def composed(first: Window, second: Window, size: Pair) -> Window | None:
     """Return ``first`` followed by ``second``, on a map of ``size``, as one window; ``None`` if there is none.
 
     There is none if ``second`` sees zeros outside the output of ``first`` where ``first`` would continue.
     """
     if second.pool != (1, 1):
-        pooled = _pooled_behind(first, second, size)
+        pooled = _pooling_first(first, second, size)
         if pooled is None:
             second = second.unpooled()
         else:
@@ -163,7 +163,7 @@ def behind(first: Window, second: Window, size: Pair) -> Window | None:
         weight = second.weight.reshape(second.groups, -1, *second.weight.shape[1:])
         gains = first.weight.reshape(second.groups, 1, -1, 1, 1)
         return replace(second, weight=(weight * gains).reshape(second.weight.shape), pool=first.pool)
-    groups, weight = _composed(first, second)
+    groups, weight = _composed_weights(first, second)
     vertical, horizontal = (
         (one * two, one * pad + margin)
         for one, two, pad, margin in zip(first.stride, second.stride, second.padding, first.padding, strict=True)
@@ -179,7 +179,7 @@ def behind(first: Window, second: Window, size: Pair) -> Window | None:
     )
 
 
-def _pooled_behind(first: Window, second: Window, size: Pair) -> tuple[Window, Window] | None:
+def _pooling_first(first: Window, second: Window, size: Pair) -> tuple[Window, Window] | None:
     """The pooling of ``second`` moved before ``first``: the average of a pointwise map is the map of the average.
 
     ``None`` if ``first`` adds zeros to its input, of ``size`` before pooling: an average may read some of them.
@@ -227,7 +227,7 @@ def _continues(first: _Axis, second: _Axis, pool: int, extent: int) -> bool:
     return not bool(((read > -pool) & (read < extent)).any())
 
 
-def _composed(first: Window, second: Window) -> tuple[int, Array]:
+def _composed_weights(first: Window, second: Window) -> tuple[int, Array]:
     """The groups and weights of the composition of both, without dilation."""
     first = first._undilated()
     step = [s * d for s, d in zip(first.stride, second.dilation, strict=True)]
