@@ -157,10 +157,10 @@ CONSTANTS: Final[tuple[Constant, ...]] = (
 )
 """All constants of the estimates."""
 
-CORES: Final = 128
+LOIHI1_CORES: Final = 128
 """Neurocores of a Loihi 1 chip (Davies et al. 2018)."""
 
-NEURONS_PER_CORE: Final = 1024
+LOIHI1_NEURONS_PER_CORE: Final = 1024
 """Compartments of a neurocore of Loihi 1 (Davies et al. 2018)."""
 
 
@@ -330,8 +330,8 @@ def estimate(
     reached = (additions[0], additions[1] + timesteps * input_synapses)
     multiplications = (0, 0) if is_poisson else (input_synapses, timesteps * input_synapses)
     input_additions = (0, timesteps * input_synapses if is_poisson else 0)
-    chips = math.ceil(neurons / (CORES * NEURONS_PER_CORE))
-    cores = (CORES * chips, math.ceil(neurons / NEURONS_PER_CORE))
+    chips = math.ceil(neurons / (LOIHI1_CORES * LOIHI1_NEURONS_PER_CORE))
+    cores = (LOIHI1_CORES * chips, math.ceil(neurons / LOIHI1_NEURONS_PER_CORE))
 
     relay_updates = relays.neurons * steps
     relay_joules = None
