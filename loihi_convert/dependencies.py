@@ -1,11 +1,13 @@
-"""The packages that this one needs, and how to install those that are missing; nothing here imports any of them."""
+"""The packages that this one needs, and how to install those that are missing; the required ones are not imported."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 from loihi_convert.errors import PlatformError
@@ -65,6 +67,22 @@ def installed_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def optional_module(name: str, reason: str) -> ModuleType:
+    """Return the module ``name`` of a package that only an extra of the same name installs.
+
+    Raises
+    ------
+    PlatformError
+        If it is not installed; ``reason`` says what needs it: "model.nir is a NIR file".
+    """
+    package = name.partition(".")[0]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        hint = f"pip install 'loihi-convert[{package}]'"
+        raise PlatformError(f"not installed, and {reason}", where=package, hint=hint) from error
 
 
 def package_of(module: str | None) -> str | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import itertools
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -365,14 +365,8 @@ def test_our_own_files_are_refused() -> None:
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    path, imported = written(with_one(CONV, FIRES)), builtins.__import__
-
-    def without_nir(name: str, *rest: Any, **more: Any) -> Any:
-        if name == "nir":
-            raise ImportError(name)
-        return imported(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without_nir)
+    path = written(with_one(CONV, FIRES))
+    monkeypatch.setitem(sys.modules, "nir", None)
     with pytest.raises(PlatformError) as caught:
         open_source(path)
     assert (caught.value.where, caught.value.hint) == ("nir", "pip install 'loihi-convert[nir]'")

@@ -72,7 +72,7 @@ HEAVY = {
     ),
     "numba": ("compiled",),
     "h5py": ("netx.hdf5",),
-    "nir": ("frontend.from_nir.package",),
+    "nir": (),
     "jinja2": ("report.page",),
     "distributed": ("cells.dask_executors", "cells.dask_workers"),
     "dask_jobqueue": ("cells.dask_executors",),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -402,14 +402,7 @@ def test_export_refuses_before_it_starts(tmp_path: Path) -> None:
 
 
 def test_without_the_package_the_error_names_the_extra(file_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    imported = builtins.__import__
-
-    def without_nir(name: str, *rest: Any, **more: Any) -> Any:
-        if name == "nir":
-            raise ImportError(name)
-        return imported(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without_nir)
+    monkeypatch.setitem(sys.modules, "nir", None)
     with pytest.raises(PlatformError) as caught:
         rewritten_as_nir(file_in, None)
     assert caught.value.where == "nir"

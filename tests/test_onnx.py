@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import signal
 import sys
@@ -470,14 +469,7 @@ def test_a_full_memory_is_no_fault_of_the_file(owner: Any, name: str, monkeypatc
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     path = graph([node("Relu", "x")], {})
-    original = builtins.__import__
-
-    def without_onnx(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == "onnx":
-            raise ModuleNotFoundError(name)
-        return original(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without_onnx)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(PlatformError) as caught:
         read_onnx(path)
     assert (caught.value.where, caught.value.hint) == ("onnx", "pip install 'loihi-convert[onnx]'")

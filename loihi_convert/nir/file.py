@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import VerificationError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
-from loihi_convert.frontend.from_nir.package import nir_package
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.nir.graph import to_graph
 
@@ -49,7 +49,7 @@ def write(
         If what is read back from the file's bytes differs; nothing was written.
     """
     path = Path(path)
-    nir = nir_package(f"{path.name} is a NIR file")
+    nir = optional_module("nir", f"{path.name} is a NIR file")
     refuse_to_overwrite(path, overwrite)
     graph = to_graph(network, hard_reset=hard_reset)
     content = io.BytesIO()

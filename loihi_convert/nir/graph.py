@@ -40,8 +40,8 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.chip import limits
+from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.from_nir.package import nir_package
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel
 from loihi_convert.ir.synapse import Conv
 
@@ -76,7 +76,7 @@ class _Builder:
     """Nodes and edges, added layer by layer."""
 
     def __init__(self, network: QuantizedNetwork, uses_if: bool) -> None:
-        self._nir = nir_package("NIR files are written")
+        self._nir = optional_module("nir", "NIR files are written")
         self._network, self._uses_if = network, uses_if
         self._nodes: dict[str, Any] = {"input": self._nir.Input({"input": np.array(network.input_shape)})}
         self._edges: list[tuple[str, str]] = []

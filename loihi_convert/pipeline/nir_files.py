@@ -11,10 +11,10 @@ from loihi_convert import netx, nir
 from loihi_convert.arrays import Array
 from loihi_convert.choices import FileFormat
 from loihi_convert.conversion.quantization_report import QuantizationReport
+from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import UsageError
 from loihi_convert.file_kinds import NIR
 from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
-from loihi_convert.frontend.from_nir.package import nir_package
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.simulation.layer_spec import Recording
@@ -70,7 +70,7 @@ def require_format(file_format: FileFormat, allow_hard_reset: bool, output: Path
             hint="For netx files, `reset='hard'` balances the thresholds for hard reset.",
         )
     if is_nir:
-        nir_package("`file_format='nir'` writes NIR files")
+        optional_module("nir", "`file_format='nir'` writes NIR files")
 
 
 def require_netx_name(output: Path, where: str) -> None:

@@ -26,6 +26,7 @@ from torch import nn
 
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.choices import Readout
+from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import (
     CheckpointError,
     InputError,
@@ -35,7 +36,6 @@ from loihi_convert.errors import (
     is_lack_of_memory,
 )
 from loihi_convert.files import asked
-from loihi_convert.frontend.from_nir.package import nir_package
 from loihi_convert.frontend.from_nir.rate import FiringRate
 
 SUPPORTED: Final = "Conv2d, Linear, Affine, AvgPool2d, SumPool2d, Flatten, IF, and I before the Output"
@@ -104,7 +104,7 @@ def read_nir(path: Path, input_shape: Shape | None) -> NirFile:
 
 
 def _read_graph(path: Path) -> Any:
-    nir = nir_package(f"{path.name} is a NIR file")
+    nir = optional_module("nir", f"{path.name} is a NIR file")
     if not asked(path, Path.is_file, CheckpointError):
         raise CheckpointError("not found" if not path.exists() else "not a file", where=path)
     try:

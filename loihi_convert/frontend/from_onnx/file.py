@@ -17,7 +17,8 @@ from typing import Any
 from torch import nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.errors import CheckpointError, InputError, PlatformError, UsageError, first_line, is_lack_of_memory
+from loihi_convert.dependencies import optional_module
+from loihi_convert.errors import CheckpointError, InputError, UsageError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.graph import to_module
 from loihi_convert.frontend.from_onnx.operators import FLOATS
 
@@ -95,13 +96,7 @@ def read_onnx(path: Path) -> OnnxFile:
     InputError
         If the graph has more than one input or output.
     """
-    try:
-        import onnx
-        from onnx import inliner
-    except ImportError as error:
-        raise PlatformError(
-            f"not installed, and {path.name} is an ONNX file", where="onnx", hint="pip install 'loihi-convert[onnx]'"
-        ) from error
+    onnx, inliner = (optional_module(name, f"{path.name} is an ONNX file") for name in ("onnx", "onnx.inliner"))
     # On damaged files parsers raise many exceptions, some specific to protobuf.
     try:
         content: Any = onnx.load(str(path))
