@@ -177,6 +177,15 @@ def is_written_alike(seed: int, tmp_path: Path) -> bool:
     return True
 
 
+@pytest.mark.parametrize(
+    ("reset", "hard_reset", "expected"), [("soft", False, "soft"), ("soft", True, "hard"), ("hard", False, "hard")]
+)
+def test_the_metadata_name_the_reset_of_the_written_neurons(reset: str, hard_reset: bool, expected: str) -> None:
+    graph = to_graph(one_neuron(5, 0, reset=reset), hard_reset=hard_reset)
+    assert graph.metadata["reset"] == expected
+    assert any(isinstance(node, nir_package.IF) for node in graph.nodes.values()) == (expected == "hard")
+
+
 def test_every_number_of_a_file_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = netx.read(GOLDEN)
     read = nir_package.read

@@ -169,7 +169,7 @@ class _Builder:
             "output": "sum over all steps: the potential" if is_potential else "sum over all steps: the spike counts",
             "output_scale": network.output_scale,
             "timesteps": network.timesteps,
-            "reset": network.reset,
+            "reset": "hard" if self._uses_if else "soft",
             "neurons": "IF" if self._uses_if else "I, Threshold, Scale in a loop",
             "provenance": json.dumps(dict(network.provenance)),
         }
