@@ -31,7 +31,7 @@ from loihi_convert.__main__ import exit_code
 from loihi_convert.backends import open_backend
 from loihi_convert.cells.cell import compute
 from loihi_convert.cells.dask_executors import local_cluster
-from loihi_convert.cli.sweep_grid import AXES, read_grid
+from loihi_convert.cli.sweep_grid import AXES, KEYS, read_grid
 from loihi_convert.cnn.checkpoint import load
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.options import BalanceOptions
@@ -344,6 +344,10 @@ def test_a_missing_extra_is_one_sentence(
     assert f"error: {package}: cannot be imported" in done.err
     assert f'Run: pip install "{package}"' in done.err
     assert "Without it, --workers=0" in done.err or "Without it, --workers 0 computes" in done.err
+
+
+def test_every_key_of_a_grid_is_an_option() -> None:
+    assert {f"--{key}" for key in KEYS} <= set(cli.flags(["sweep"]).values())
 
 
 def test_toml_and_flags_name_the_same_cells(checkpoint: Path, tmp_path: Path) -> None:

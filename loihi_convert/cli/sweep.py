@@ -11,8 +11,9 @@ import typer
 from loihi_convert.choices import SweepCost, SweepSplit
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import flagged, log, on_interrupt
+from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, named
-from loihi_convert.cli.sweep_grid import read_grid
+from loihi_convert.cli.sweep_grid import KEYS, read_grid
 from loihi_convert.errors import InputError, UsageError, one_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def _values(flag: str, panel: str, help: str) -> options.Option:
 
 
 def sweep(
+    ctx: typer.Context,
     files: Annotated[list[Path], _FILES],
     timesteps: Annotated[str | None, options.timesteps("Latencies T, such as 1,4,16; default: 64.")] = None,
     weight_bits: Annotated[str | None, _values("--weight-bits", BASICS, "Bits of a weight, such as 4,8.")] = None,
@@ -85,38 +87,9 @@ def sweep(
     part = None if shard is None else _parse_shard(shard)
     place = cluster.chosen_place(workers, scheduler, slurm, shard)
     costs = None if against is None else _parse_costs(against)
-    flags = {
-        "timesteps": timesteps,
-        "weight-bits": weight_bits,
-        "target": target,
-        "balance": method,
-        "percentile": percentile,
-        "alpha": alpha,
-        "thresholds": thresholds,
-        "bias-correction": bias_correction,
-        "skip-copies": skip_copies,
-        "split-readout": split_readout,
-        "reset": reset,
-        "readout": readout,
-        "amplitude": amplitude,
-        "initial-potential": initial_potential,
-        "input": input_coding,
-        "seed": poisson_seed,
-        "pixel-bits": pixel_bits,
-        "split": split,
-        "images": image_count,
-        "calibration": calibration,
-        "data": data,
-        "data-root": None if data_root is None else str(data_root),
-        "class-map": class_map,
-        "arch": arch,
-        "mean": mean,
-        "std": std,
-        "input-shape": input_shape,
-        "classes": classes,
-        "task": task,
-    }
-    grid = read_grid(files, flags)
+    parameters = {flag.removeprefix("--"): name for name, flag in flags_of(ctx.command.params).items()}
+    values = {key: ctx.params[parameters[key]] for key in KEYS}
+    grid = read_grid(files, {key: None if value is None else str(value) for key, value in values.items()})
     from loihi_convert.cells.flow import compute_missing, missing
     from loihi_convert.cells.store import Store
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept

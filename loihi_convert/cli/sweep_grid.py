@@ -99,6 +99,8 @@ AXES: Final = {
 
 _NETWORK: Final = ("arch", "input-shape", "classes", "mean", "std", "task", "data", "data-root", "class-map")
 _IMAGES: Final = ("split", "images", "calibration")
+KEYS: Final = (*AXES, *_NETWORK, *_IMAGES)
+"""Keys of a TOML file, and flags without dashes."""
 
 
 def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
@@ -128,7 +130,7 @@ def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
         models = content.pop("model", None)
         networks = _listed_networks(tables[0], listed, models)
         for key, value in content.items():
-            name = _known(key, (*AXES, *_NETWORK, *_IMAGES), tables[0])
+            name = _known(key, KEYS, tables[0])
             if name in given:
                 raise UsageError(f"found {key} again", where=given[name][0], expected="must be given once")
             given[name] = f"{tables[0].name}: {key}", value
