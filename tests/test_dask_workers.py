@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 from support.command_line import Invoke, invoker
-from support.dask_functions import Numbered, page_faults, refused, stumbling, times, unexpected
+from support.dask_functions import Killing, Numbered, page_faults, refused, stumbling, times, unexpected
 from support.shard_runs import write_files, written
 
 from loihi_convert import pipeline
@@ -175,7 +175,7 @@ def test_no_scheduler(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_results_are_in_the_order_of_the_items(workers: DaskWorkers) -> None:
     done: list[int] = []
-    assert workers.slots == 2
+    assert workers.threads == 2
     assert workers.map(times, 3, range(20), done=done.append) == [3 * item for item in range(20)]
     assert sorted(done) == list(range(20))
     assert workers.map(times, 3, []) == []
@@ -238,4 +238,14 @@ def test_a_worker_of_another_version_computes_no_cell(monkeypatch: pytest.Monkey
         executor.submit(Numbered(2))
         _, outcome = executor.next_done()
     assert f"has torch {here['torch']}" in outcome.error
+    assert not outcome.is_final
+
+
+def test_a_cell_that_kills_its_workers_fails_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with local_cluster(1) as executor:
+        monkeypatch.setattr(executor._client.cluster.scheduler, "allowed_failures", 0)
+        executor.submit(Killing(2))
+        _, outcome = executor.next_done()
+    assert outcome.error.startswith("Dask: every worker that computed it died, the last at tcp://")
+    assert "memory" in outcome.error
     assert not outcome.is_final

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from loihi_convert.cells.cell import Cell, Outcome, compute
-from loihi_convert.cells.dask_workers import DaskWorkers, require_versions, versions_here
+from loihi_convert.cells.dask_workers import ITEMS_PER_THREAD, DaskWorkers, error_of, require_versions, versions_here
 from loihi_convert.dependencies import install_line
-from loihi_convert.errors import PlatformError, first_line, rendered
+from loihi_convert.errors import LoihiConvertError, PlatformError, first_line, rendered
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -37,8 +37,6 @@ Dask's own, 64 KiB, makes a worker return the memory of each map, and so fault i
 """
 
 _CONNECT_SECONDS: Final = 10
-# A worker with a queue of one cell does not wait for this process.
-_CELLS_PER_THREAD: Final = 2
 _SUBMIT_SECONDS: Final = 0.1
 
 
@@ -81,7 +79,7 @@ class OnDask:
     @property
     def slots(self) -> int:
         """Twice the number of threads of all workers."""
-        return _CELLS_PER_THREAD * max(1, sum(map(int, self._client.nthreads().values())))
+        return ITEMS_PER_THREAD * self.workers.threads
 
     @property
     def workers(self) -> DaskWorkers:
@@ -112,17 +110,9 @@ class OnDask:
         if future.status == "finished":
             with suppress(Exception):
                 return cell, future.result()
-        if future.status != "error":
-            raise PlatformError(
-                "has ended, or cannot be reached any more",
-                where="Dask scheduler",
-                hint="Finished cells are kept. Run the same command again for the rest.",
-            )
-        error = future.exception()
-        if type(error).__name__ == "KilledWorker":
-            reason = "every worker that computed it died; the memory or the time limit of a worker may be too small"
-            return cell, Outcome(error=reason, is_final=False)
-        return cell, Outcome(error=f"{type(error).__name__}: {error}", is_final=False)
+        error = error_of(future, "it", gone="Finished cells are kept. Run the same command again for the rest.")
+        reason = rendered(error) if isinstance(error, LoihiConvertError) else f"{type(error).__name__}: {error}"
+        return cell, Outcome(error=reason, is_final=False)
 
 
 def _computed(versions: Mapping[str, str], cell: Cell[Any], needed: Sequence[Any]) -> Outcome:

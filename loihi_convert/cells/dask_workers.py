@@ -20,7 +20,7 @@ SAME_VERSIONS: Final = ("loihi-convert", "torch", "numpy")
 """Packages of which each worker must have the version of this process, for the same result to the last bit."""
 
 # A worker with a queue of one item does not wait for this process.
-_ITEMS_PER_THREAD: Final = 2
+ITEMS_PER_THREAD: Final = 2
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -36,7 +36,7 @@ class DaskWorkers:
         self._addresses: dict[Hashable, str] = {}
 
     @property
-    def slots(self) -> int:
+    def threads(self) -> int:
         """The number of threads of all workers, at least 1."""
         return max(1, sum(map(int, self._client.nthreads().values())))
 
@@ -81,7 +81,7 @@ class DaskWorkers:
             kept = self._client.submit(_unchanged, _Packed(shared), pure=False)
         try:
             while waiting or running:
-                while waiting and len(running) < _ITEMS_PER_THREAD * self.slots:
+                while waiting and len(running) < ITEMS_PER_THREAD * self.threads:
                     index, item = waiting.popleft()
                     address = None if place is None else self._addresses.get(place(item))
                     # A worker that is gone is not waited for.
@@ -144,6 +144,27 @@ def versions_here() -> dict[str, str]:
     return {name: installed_version(name) or "" for name in SAME_VERSIONS}
 
 
+def error_of(future: Any, item: object, *, gone: str) -> Exception:
+    """Return the error of a future that has ended without a result for ``item``; dead workers are a `PlatformError`.
+
+    Raises
+    ------
+    PlatformError
+        If the scheduler is gone, with the hint ``gone``.
+    """
+    if future.status != "error":
+        raise PlatformError("has ended, or cannot be reached any more", where="Dask scheduler", hint=gone)
+    error: Exception = future.exception()
+    if type(error).__name__ != "KilledWorker":
+        return error
+    last = getattr(getattr(error, "last_worker", None), "address", None) or "unknown"
+    return PlatformError(
+        f"every worker that computed {item} died, the last at {last}",
+        where="Dask",
+        hint="The memory or the time limit of a worker may be too small.",
+    )
+
+
 def _result(future: Any, item: object) -> tuple[str, Any]:
     """What `_call` returned in a future that has ended.
 
@@ -155,19 +176,7 @@ def _result(future: Any, item: object) -> tuple[str, Any]:
     if future.status == "finished":
         found: tuple[str, Any] = future.result()
         return found
-    if future.status != "error":
-        raise PlatformError(
-            "has ended, or cannot be reached any more", where="Dask scheduler", hint="Run the same command again."
-        )
-    error = future.exception()
-    if type(error).__name__ == "KilledWorker":
-        last = getattr(error, "last_worker", None)
-        name = getattr(last, "address", None) or "unknown"
-        raise PlatformError(
-            f"every worker that computed {item} died, the last at {name}",
-            where="Dask",
-            hint="The memory or the time limit of a worker may be too small.",
-        )
+    error = error_of(future, item, gone="Run the same command again.")
     if isinstance(error, LoihiConvertError | MemoryError):
         raise error
     raise PlatformError(
