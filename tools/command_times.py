@@ -11,7 +11,6 @@ The rows do not say where they were measured: measure all of them on one machine
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import subprocess
@@ -21,6 +20,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from stored_results import read_rows
 
 from loihi_convert.__main__ import exit_code
 from loihi_convert.cli.console import log
@@ -76,10 +77,7 @@ def measure(beginning: str, output: Path) -> None:
     chosen = [command for command in COMMANDS if command.startswith(beginning)]
     if not chosen:
         raise UsageError(f"found {beginning!r}", where="--only", expected="must be how a command begins")
-    rows: dict[str, dict[str, str]] = {}
-    if output.exists():
-        with output.open(newline="") as source:
-            rows = {row["command"]: row for row in csv.DictReader(source)}
+    rows = {row["command"]: row for row in read_rows(output)} if output.exists() else {}
     for command in chosen:
         with tempfile.TemporaryDirectory() as cache:
             first, *warm = (timed(command, COMMANDS[command], Path(cache)) for _ in range(1 + RUNS))

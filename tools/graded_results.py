@@ -9,12 +9,13 @@ of the run.
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+from stored_results import read_rows
 
 from loihi_convert.files import write_atomically
 from loihi_convert.runs.csv_files import as_csv
@@ -70,8 +71,7 @@ def _row(
 def main() -> None:
     """Write the file."""
     chosen = dict(words.partition("=")[::2] for words in sys.argv[1:])
-    with OUTPUT.open(newline="", encoding="utf-8") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    rows: list[dict[str, Any]] = read_rows(OUTPUT)
     order = [*dict.fromkeys(row["network"] for row in rows), *chosen]
     rows = [row for row in rows if row["network"] not in chosen]
     for name, folders in chosen.items():

@@ -11,7 +11,6 @@ speeds and other networks from ``docs/results/*.csv`` (`stored_results`).
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -69,8 +68,7 @@ def paper_rows(file: str, rows: Sequence[tuple[str, str, str, str, str]]) -> Cal
     """
 
     def table() -> str:
-        with (MODELS / file).open(newline="") as source:
-            stored = list(csv.DictReader(source))
+        stored = stored_results.read_rows(MODELS / file)
         steps = sorted({int(row["timesteps"]) for row in stored if row["timesteps"]})
         cells = []
         for title, method, reset, alpha, variant in rows:
@@ -91,8 +89,7 @@ def paper_rows(file: str, rows: Sequence[tuple[str, str, str, str, str]]) -> Cal
 
 def paper_headline() -> str:
     """Return the numbers of the paper's abstract, compared with those of exported files."""
-    with (MODELS / "table-headline.csv").open(newline="") as source:
-        stored = [row for row in csv.DictReader(source) if row["timesteps"]]
+    stored = [row for row in stored_results.read_rows(MODELS / "table-headline.csv") if row["timesteps"]]
     found = {(row["data"], row["timesteps"], row["alpha"], row["variant"]): row for row in stored}
     cells = [
         (

@@ -22,10 +22,15 @@ RESULTS: Final = Path(__file__).parents[1] / "docs/results"
 Row = Mapping[str, str]
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    with path.open(newline="", encoding="utf-8") as source:
+        return list(csv.DictReader(source))
+
+
 def rows_of(name: str, **chosen: str) -> list[Row]:
     """Return the rows of a CSV file in `RESULTS` that have the values ``chosen``, by column."""
-    with (RESULTS / name).open(newline="") as source:
-        return [row for row in csv.DictReader(source) if all(row[key] == value for key, value in chosen.items())]
+    return [row for row in read_rows(RESULTS / name) if all(row[key] == value for key, value in chosen.items())]
 
 
 def comparable_rows(name: str, *conditions: str, **chosen: str) -> list[Row]:

@@ -12,7 +12,6 @@ docs/results/networks.md from the file.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import resource
@@ -23,6 +22,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from stored_results import read_rows
 
 from loihi_convert.files import write_atomically
 from loihi_convert.runs.csv_files import as_csv
@@ -120,10 +121,7 @@ def row_of(name: str, size: int, limit: float) -> dict[str, Any]:
 
 def measure(models: Sequence[str], size: int, limit: float, output: Path) -> None:
     """Write the rows of ``models`` to ``output``, each as soon as it is known; the other rows are kept."""
-    rows: dict[str, Mapping[str, Any]] = {}
-    if output.exists():
-        with output.open(newline="", encoding="utf-8") as source:
-            rows = {row["model"]: row for row in csv.DictReader(source)}
+    rows: dict[str, Mapping[str, Any]] = {row["model"]: row for row in read_rows(output)} if output.exists() else {}
     for name in models:
         row = row_of(name, size, limit)
         rows[name] = {field: row.get(field, "") for field in FIELDS}

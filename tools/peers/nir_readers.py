@@ -7,8 +7,6 @@ library, in a separate process and environment (made by uv). Spikes of all layer
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
 import shutil
@@ -33,6 +31,7 @@ from loihi_convert.data import default_root, load_data
 from loihi_convert.errors import PlatformError
 from loihi_convert.files import write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.runs.csv_files import as_csv
 
 _HERE: Final = Path(__file__).resolve().parent
 _CNN: Final = _HERE.parents[1] / "netx_models" / "mnist" / "cnn.safetensors"
@@ -200,14 +199,6 @@ def _spikes(name: str) -> bool:
     return name.endswith(("_spikes", "_neurons"))
 
 
-def as_csv(rows: Sequence[Row]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue().encode()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=100, help="test images; default: %(default)s")
@@ -232,7 +223,7 @@ def main() -> None:
                 found = row.failure or f"{row.different} of {row.spikes} spikes differ, {row.same_class} same class"
                 log(f"{reader.name}; {row.file}: {found}")
     if options.output is not None:
-        write_atomically(options.output, as_csv(rows))
+        write_atomically(options.output, as_csv(map(asdict, rows)))
 
 
 if __name__ == "__main__":
