@@ -87,6 +87,21 @@ def test_marks_inconsistent_with_the_results_are_refused(tmp_path: Path, name: s
     assert caught.value.found == "damaged: 5 relays of 7 channels in inner differ from result.json"
 
 
+def test_thresholds_with_the_marks_of_other_channels_are_refused(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, residual_run(), labels=LABELS_OF_RUN)
+    path = folder / "thresholds.csv"
+    of = {f",inner,{channel},": source for channel, source in ((0, "0"), (OWN_CHANNELS, ""))}
+    rows = path.read_text().splitlines()
+    for index, line in enumerate(rows):
+        for channel, source in of.items():
+            if channel in line:
+                rows[index] = f"{line.rsplit(',', 1)[0]},{source}"
+    path.write_text("\n".join(rows))
+    with pytest.raises(InputError) as caught:
+        read_run(folder)
+    assert (caught.value.where, caught.value.found) == (str(path), "damaged: other relays than in firing_rates.csv")
+
+
 def test_tables_list_relays_separately() -> None:
     evaluation = residual_run().evaluation
     layers = layer_table(evaluation)

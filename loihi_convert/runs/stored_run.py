@@ -98,9 +98,10 @@ def read_run(folder: Path) -> StoredRun:
     for evaluation in evaluations.values():
         _require_errors_at_each_point(folder / "result.json", evaluation)
     thresholds = folder / "thresholds.csv"
-    relays: _Relays = {}
-    firing_rates = _firing_rates(folder / "firing_rates.csv", evaluations, relays)
-    neurons = _thresholds(thresholds, evaluations, relays) if thresholds.exists() else None
+    firing_rates, relays = _firing_rates(folder / "firing_rates.csv", evaluations)
+    neurons, marked = _thresholds(thresholds, evaluations) if thresholds.exists() else (None, relays)
+    if marked != relays:
+        raise damaged(thresholds, "other relays than in firing_rates.csv")
     _require_equal_channels(folder, firing_rates, neurons)
     return StoredRun(
         name=folder.resolve().name.encode(errors="backslashreplace").decode(),
@@ -130,10 +131,11 @@ def _require_errors_at_each_point(path: Path, evaluation: Evaluation) -> None:
 
 
 def _firing_rates(
-    path: Path, evaluations: Mapping[str, Evaluation], relays: _Relays
-) -> dict[tuple[str, str, int], tuple[float, ...]]:
-    """Read firing_rates.csv, and add the relays marked in it to ``relays``."""
+    path: Path, evaluations: Mapping[str, Evaluation]
+) -> tuple[dict[tuple[str, str, int], tuple[float, ...]], _Relays]:
+    """Return the rates in firing_rates.csv, and the relays marked in it."""
     found: dict[tuple[str, str, int], list[float]] = {}
+    relays: _Relays = {}
     for row, _ in read_csv(path, FiringRate):
         rates = found.setdefault((row.file, row.layer, row.timesteps), [])
         _require_next_channel(path, row.channel, len(rates))
@@ -149,14 +151,15 @@ def _firing_rates(
     if found.keys() != expected:
         raise damaged(path, "other files, layers or T than in result.json")
     _require_relays(path, evaluations, {key[:2]: len(rates) for key, rates in found.items()}, relays)
-    return {key: tuple(rates) for key, rates in found.items()}
+    return {key: tuple(rates) for key, rates in found.items()}, relays
 
 
 def _thresholds(
-    path: Path, evaluations: Mapping[str, Evaluation], relays: _Relays
-) -> dict[tuple[str, str], ChannelThresholds]:
-    """Read thresholds.csv, and add the relays marked in it to ``relays``."""
+    path: Path, evaluations: Mapping[str, Evaluation]
+) -> tuple[dict[tuple[str, str], ChannelThresholds], _Relays]:
+    """Return the neurons in thresholds.csv, and the relays marked in it."""
     found: dict[tuple[str, str], list[tuple[int, float | None, float, int]]] = {}
+    relays: _Relays = {}
     for row, _ in read_csv(path, ChannelThreshold):
         channels = found.setdefault((row.file, row.layer), [])
         _require_next_channel(path, row.channel, len(channels))
@@ -171,7 +174,7 @@ def _thresholds(
     if found.keys() != expected:
         raise damaged(path, "other files or layers than in result.json")
     _require_relays(path, evaluations, {key: len(channels) for key, channels in found.items()}, relays)
-    return {key: ChannelThresholds(*zip(*channels, strict=True)) for key, channels in found.items()}
+    return {key: ChannelThresholds(*zip(*channels, strict=True)) for key, channels in found.items()}, relays
 
 
 def _require_relays(
