@@ -291,7 +291,7 @@ BROKEN_FILES = [
     ("thresholds fit seventeen bits", {"layer__1__neuron__vThMant": float("nan")}, "lava", "error",
      "layer/1", ["vThMant nan"]),
     ("delays are short", {"layer__3__delay": np.array([3, 64])}, "lava", "warning", "layer/3", ["3..64", "62 steps"]),
-    ("spikes are told nothing of bits", {"layer__1__neuron__messageBits": 8}, "lava", "error",
+    ("spikes have no bit widths", {"layer__1__neuron__messageBits": 8}, "lava", "error",
      "layer/1", ["neuron/messageBits"]),
 ]  # fmt: skip
 

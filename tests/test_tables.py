@@ -13,7 +13,7 @@ from support.evaluations import entry
 
 from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
 from loihi_convert.metrics.activation_errors import LayerError
-from loihi_convert.metrics.diagnosis import Diagnosis, DiagnosisStep, LayerLoss
+from loihi_convert.metrics.diagnosis import Diagnosis, LayerLoss, Stage
 from loihi_convert.report import formats
 from loihi_convert.report.conversion_tables import quantization_table
 from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
@@ -232,9 +232,9 @@ def test_quantization_table_for_a_chip() -> None:
 def diagnosis(measure: Literal["accuracy", "agreement"]) -> Diagnosis:
     """From CNN to file, 190, 190, 150, 160 of 200 are correct. Errors of the last layer are known for the file only."""
 
-    def stage(cause: Cause | None, correct: int, lost: int, error: float | None) -> DiagnosisStep:
+    def stage(cause: Cause | None, correct: int, lost: int, error: float | None) -> Stage:
         layer = LayerError(correlation=error, mean_squared_error=0.5, relative_error=0.25)
-        return DiagnosisStep(
+        return Stage(
             cause=cause,
             correct_count=correct if measure == "accuracy" else None,
             accuracy=correct / 200 if measure == "accuracy" else None,

@@ -121,7 +121,7 @@ class _Computing:
             self._claims[cell.name] = claim
             if self._store.get(cell) is not None:
                 self._release(cell)
-                self._clock.found(cell)
+                self._clock.count(cell)
             else:
                 self._executor.submit(cell, tuple(one.result for one in needed if one is not None))
 
@@ -184,7 +184,7 @@ class _Clock:
             self._measured += 1
             self._seconds[type(cell)] += outcome.duration
             self._work[type(cell)] += cell.work
-        self.found(cell)
+        self.count(cell)
         if self._done == self._total:
             return ""
         text = f"{self._done} of {self._total}"
@@ -198,8 +198,8 @@ class _Clock:
         at_once = max(1.0, self._durations / (time.monotonic() - self._started))
         return f"{text}, about {duration(left / at_once)} left"
 
-    def found(self, cell: Cell[Any]) -> None:
-        """Count a cell that another command has computed."""
+    def count(self, cell: Cell[Any]) -> None:
+        """Count a finished cell, computed here or by another command."""
         self._left[type(cell)] -= cell.work
         self._done += 1
         self._progress(self._done, self._total)

@@ -237,7 +237,7 @@ def delays_are_short(layer: StockLayer) -> Violation | None:
     return Violation(f"delays {_range(value)}", allowed, _NETX, "Train with shorter delays.")
 
 
-def spikes_are_told_nothing_of_bits(layer: StockLayer) -> Violation | None:
+def spikes_have_no_bit_widths(layer: StockLayer) -> Violation | None:
     if "neuron/messageBits" not in layer.datasets:
         return None
     return Violation("a dataset neuron/messageBits", "netx fails on it", _NETX, "Delete the dataset.")
@@ -278,7 +278,7 @@ STOCK_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(thresholds_fit_seventeen_bits, {"lava": "error", "loihi2": "error"}),
     Rule(biases_fit_sixteen_bits, {"lava": "warning"}),
     Rule(delays_are_short, {"lava": "warning", "loihi2": "warning"}),
-    Rule(spikes_are_told_nothing_of_bits, {"lava": "error", "loihi2": "error"}),
+    Rule(spikes_have_no_bit_widths, {"lava": "error", "loihi2": "error"}),
 )
 
 LIF_RULES: Final[tuple[Rule[StockLayer], ...]] = (

@@ -116,13 +116,13 @@ def reproduce(
     from loihi_convert.reproduction.flow import reproduce as reproduced
     from loihi_convert.reproduction.images import Counts
     from loihi_convert.reproduction.paper_cells import chosen_variants
-    from loihi_convert.reproduction.request import EVERYTHING, Request, What
+    from loihi_convert.reproduction.request import EVERYTHING, Exhibit, Request
 
     chosen = chosen_device(device)
     # Several processes on one GPU would not be faster.
     place = cluster.chosen_place(workers, scheduler, slurm, default=None if chosen == "cpu" else 0)
     request = Request(
-        whats=EVERYTHING if one is None else (What(*one),),
+        exhibits=EVERYTHING if one is None else (Exhibit(*one),),
         models=tuple(models or _READY_MADE),
         tuned=tuple(tuned or ()),
         output=output,

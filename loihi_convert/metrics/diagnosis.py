@@ -40,7 +40,7 @@ _FEWEST_CHANGED: Final = 3
 """If none of N images changes, up to this many of N could (95 %, the rule of three)."""
 
 
-class DiagnosisStep(Record):
+class Stage(Record):
     """One network in the chain from the CNN to the file.
 
     Attributes
@@ -149,7 +149,7 @@ class Diagnosis(Record):
     readout: Readout
     reset: Reset
     measure: Literal["accuracy", "agreement"]
-    stages: tuple[DiagnosisStep, ...]
+    stages: tuple[Stage, ...]
     layers: tuple[LayerLoss, ...]
     lost_images: int
     loss_points: float
@@ -275,7 +275,7 @@ def _layer_losses(
 
 def _stages(
     causes: Sequence[Cause | None], classes: Array, errors: Sequence[Sequence[ErrorSums]], labels: Array | None
-) -> tuple[DiagnosisStep, ...]:
+) -> tuple[Stage, ...]:
     count = classes.shape[1]
     agreeing = [int(np.count_nonzero(row == classes[0])) for row in classes]
     correct = [None if labels is None else int(np.count_nonzero(row == labels)) for row in classes]
@@ -284,7 +284,7 @@ def _stages(
     lost = [hits[max(0, index - 1)] - hits[index] for index in range(len(hits))]
     remaining = _remaining(lost)
     return tuple(
-        DiagnosisStep(
+        Stage(
             cause=cause,
             correct_count=correct[index],
             accuracy=None if labels is None else hits[index] / count,
@@ -313,7 +313,7 @@ def _remaining(lost: Sequence[int]) -> list[int]:
     return remaining
 
 
-def _main_cause(stages: Sequence[DiagnosisStep]) -> Cause | None:
+def _main_cause(stages: Sequence[Stage]) -> Cause | None:
     largest = max(stage.remaining_images for stage in stages)
     # At least 1: 1 - sqrt(1) = 0 would also match stages without a loss.
     close = [stage for stage in stages if stage.remaining_images >= max(1, largest - math.sqrt(largest))]

@@ -60,7 +60,7 @@ def run_external_into_folder(
     output
         The run folder, which must be new or empty; None: a new ``runs/<file>-ref-<UTC time>``.
     path, network
-        The file, and the network that `external.read_external` read from it.
+        The file, and the network that `external.read_any` read from it.
     timesteps
         The T to report; the run ends at the largest. Empty: the time steps per sample in the file.
     is_stream

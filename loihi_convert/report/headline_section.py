@@ -77,29 +77,29 @@ def _card(entry: Entry, *, is_short: bool) -> Card:
     if value is None:
         unit = f"no labels, no CNN; T = {point.timesteps}"
     facts = [
-        ("95 % interval", percent_interval(point.accuracy_interval)),
+        ("95 %" if is_short else "95 % interval", percent_interval(point.accuracy_interval)),
         ("CNN", _with_unit(percent(evaluation.cnn_accuracy), "%")),
         ("loss", _with_unit(points(point.conversion_loss_points), "points")),
-        ("float SNN", _with_unit(percent(point.float_accuracy), "%")),
-        ("synaptic operations per image", count(point.synaptic_operations)),
-        (f"{entry.sent} per image", count(point.spikes_per_image)),
     ]
+    if not is_short:
+        facts += _further_facts(entry)
+    known = tuple((name, text) for name, text in facts if text is not None)
+    return Card(entry.label, entry.style, entry.context, _with_unit(value, "%") or "\N{EN DASH}", unit, known)
+
+
+def _further_facts(entry: Entry) -> Iterator[tuple[str, str | None]]:
+    evaluation, point = entry.evaluation, entry.point
+    yield "float SNN", _with_unit(percent(point.float_accuracy), "%")
+    yield "synaptic operations per image", count(point.synaptic_operations)
+    yield f"{entry.sent} per image", count(point.spikes_per_image)
     if evaluation.has_relays and point.relay_spikes_per_image is not None:
-        facts.append(("of these, from relays", count(point.relay_spikes_per_image)))
+        yield "of these, from relays", count(point.relay_spikes_per_image)
     if (early_exit := evaluation.early_exit) is not None:
         stopped = early_exit.chosen_point
         right = f", accuracy {percent(stopped.accuracy)} %" if stopped.accuracy is not None else ""
-        facts.append(("early exit", f"average T {stopped.average_timesteps:.2f}{right}"))
+        yield "early exit", f"average T {stopped.average_timesteps:.2f}{right}"
     if evaluation.timesteps != point.timesteps:
-        facts.append((f"{'balanced' if entry.is_balanced else 'made'} for", f"T = {evaluation.timesteps}"))
-    if is_short:
-        facts = [
-            ("95 %", percent_interval(point.accuracy_interval)),
-            ("CNN", _with_unit(percent(evaluation.cnn_accuracy), "%")),
-            ("loss", _with_unit(points(point.conversion_loss_points), "points")),
-        ]
-    known = tuple((name, text) for name, text in facts if text is not None)
-    return Card(entry.label, entry.style, entry.context, _with_unit(value, "%") or "\N{EN DASH}", unit, known)
+        yield f"{'balanced' if entry.is_balanced else 'made'} for", f"T = {evaluation.timesteps}"
 
 
 def _with_unit(text: str | None, unit: str) -> str | None:

@@ -25,7 +25,7 @@ from loihi_convert.reproduction.page import markdown_page
 from loihi_convert.reproduction.panels import MeasuredChannels, channel_values, panels, read_rows
 from loihi_convert.reproduction.paper_cells import FIGURE_OF_RATES, FIGURES_OF_ACCURACIES, Setting, Variant
 from loihi_convert.reproduction.plan import Part, Plan, Tell, cells_of, planned_parts
-from loihi_convert.reproduction.request import Request, What, opened_networks
+from loihi_convert.reproduction.request import Exhibit, Request, opened_networks
 from loihi_convert.reproduction.results import Best, Correct
 from loihi_convert.reproduction.tables import (
     BestEntry,
@@ -134,7 +134,7 @@ def reproduce(
         def told(cell: Cell[Any], outcome: Outcome, state: str) -> None:
             tell(f"{cell}: {_found(cell, outcome)}{f' ({state})' if state else ''}")
 
-        name = parts[0].what.title if len(parts) == 1 else "reproduce"
+        name = parts[0].exhibit.title if len(parts) == 1 else "reproduce"
         with open_executor(len(left)) as executor, bars(name) as progress:
             failed = compute_missing(plan.cells, store, executor, told=told, progress=progress)
     results = _Results(plan, store, failed)
@@ -182,12 +182,12 @@ class _Results:
         cell = self.plan.accuracy(data, one)
         return _measured(self.of(cell), cell.test.count, cell.conversion.balancing.calibration.count)
 
-    def channels(self, what: What, cell: paper.Cell, one: Setting) -> Mapping[str, Sequence[float]] | None:
+    def channels(self, exhibit: Exhibit, cell: paper.Cell, one: Setting) -> Mapping[str, Sequence[float]] | None:
         """The values by layer name; None if they are not computed."""
-        outcome = self.of(self.plan.channels(what, cell.data, one))
+        outcome = self.of(self.plan.channels(exhibit, cell.data, one))
         if outcome is None or outcome.result is None:
             return None
-        if what.name == FIGURE_OF_RATES:
+        if exhibit.name == FIGURE_OF_RATES:
             return dict(outcome.result.rates)
         names = [layer.name for layer in self.plan.networks[cell.data].source.network.layers]
         layers = zip(names, outcome.result.network(one).layers, strict=True)
@@ -201,7 +201,7 @@ class _Results:
             measured = None if cell is None else _measured(outcome, cell.test.count, cell.calibration.count)
             if outcome is not None and measured is not None:
                 best = outcome.result or Best(network="", method="", correct=0)
-                theirs = best_of_paper([one for one in cells_of(part.what) if one.data == data], t)
+                theirs = best_of_paper([one for one in cells_of(part.exhibit) if one.data == data], t)
                 entries.append(BestEntry(theirs, best.method, best.network, measured, self.cnn(data, t)))
         return tuple(entries)
 
@@ -215,16 +215,16 @@ def _measured(outcome: Outcome | None, images: int, calibration_images: int) -> 
 
 def _written(request: Request, part: Part, results: _Results) -> Reproduced:
     """Write one table or figure."""
-    title, stem = TITLES[part.what.title], request.output / f"{part.what.kind}-{part.what.name}"
+    title, stem = TITLES[part.exhibit.title], request.output / f"{part.exhibit.kind}-{part.exhibit.name}"
     if part.is_of_channels:
         return _written_channels(title, stem, part, results, request.width)
     entries = tuple(_entry(results, cell, variant, one) for (cell, variant), one in part.settings.items())
     bests = results.bests(part)
     warnings, numbers = tuple(flattered(entries)), csv_table(entries, bests)
-    if part.what.kind == "figure":
+    if part.exhibit.kind == "figure":
         rows = list(csv.DictReader(numbers.splitlines()))
         names = [variant.name for variant in part.variants]
-        drawn = panels(rows, part.what.name, names)
+        drawn = panels(rows, part.exhibit.name, names)
         if not drawn:
             empty = "Nothing is drawn: no cell is measured, and the paper prints no value."
             return Reproduced(title, (), entries, bests, warnings=(*warnings, empty))
@@ -241,13 +241,13 @@ def _written(request: Request, part: Part, results: _Results) -> Reproduced:
 def _written_channels(title: str, stem: Path, part: Part, results: _Results, width: Width) -> Reproduced:
     made = [(variant, cell, one) for (cell, variant), one in part.settings.items() if one is not None]
     made.sort(key=lambda each: (part.variants.index(each[0]), each[1].timesteps or 0))
-    found = [(cell, variant, results.channels(part.what, cell, one)) for variant, cell, one in made]
+    found = [(cell, variant, results.channels(part.exhibit, cell, one)) for variant, cell, one in made]
     known = [MeasuredChannels(cell, variant, values) for cell, variant, values in found if values is not None]
     missed = [f"{row_name(cell)}, {variant.name}" for cell, variant, values in found if values is None]
     warnings = (f"Not measured: {'; '.join(missed)}.",) if missed else ()
     if not known:
         return Reproduced(title, (), warnings=warnings)
-    shown = channel_values(part.what.name, known)
+    shown = channel_values(part.exhibit.name, known)
     figure = channel_figure(title, shown.panels, shown.quantity, width)
     return Reproduced(title, _write_figure(stem, figure, shown.csv_text, width), warnings=warnings)
 

@@ -20,6 +20,10 @@ _ACCURACY: Final = "[95 % interval] (ours - the paper's, in points)"
 # Columns of the table of our best methods.
 _ONLY_ON_THE_PAGE: Final = ("paper's loss", "our loss", "test images")
 _NOT_MEASURED: Final = f"{BLANK}: the paper has no number, or it is not measured here."
+_LOSS_EXPLAINED: Final = (
+    "Accuracy of the CNN - accuracy of the SNN; in brackets: ours - the paper's. Ours is that of our CNN, the paper's "
+    "that of its own."
+)
 _ORDER_EXPLAINED: Final = (
     "Pairs of rows at the same T that the paper tells apart: they differ by more than the 95 % interval of a "
     "difference on its 10,000 images. Pairs that come in the other order here are listed. *Within chance*: our "
@@ -53,9 +57,8 @@ def markdown_page(
     variants = _variants(entries)
     lines = [f"# {title}", "", *(f"- {note}" for note in notes), *(f"- **Warning**: {one}" for one in warnings), ""]
     lines += ["## Accuracy, %", "", f"Ours {_ACCURACY}. {_NOT_MEASURED}", "", _markdown(_accuracies(entries))]
-    lines += ["## Conversion loss, points", "", "Accuracy of the CNN - accuracy of the SNN; in brackets: ours - the "]
-    lines[-1] += "paper's. Ours is that of our CNN, the paper's that of its own."
-    lines += ["", _markdown(_compared(entries, _paper_loss, _loss_text))]
+    losses = _compared(entries, _paper_loss, _loss_text)
+    lines += ["## Conversion loss, points", "", _LOSS_EXPLAINED, "", _markdown(losses)]
     if bests:
         lines += ["## The best of our methods", "", best_sentence(bests), "", _markdown(_bests(bests))]
     if order := [line for variant in variants for line in order_lines(entries, variant)]:

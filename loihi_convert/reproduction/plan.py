@@ -24,7 +24,7 @@ from loihi_convert.reproduction.paper_cells import (
     figure_cells,
     setting,
 )
-from loihi_convert.reproduction.request import DEFAULT_VARIANTS, Request, What, tuned_networks
+from loihi_convert.reproduction.request import DEFAULT_VARIANTS, Exhibit, Request, tuned_networks
 
 Tell = Callable[[str], None]
 """Told of each cell that has been computed, and of what is left out, in a sentence."""
@@ -38,7 +38,7 @@ _Value = TypeVar("_Value", int, str)
 class Part:
     """A table or figure, its cells, and the setting of each in each variant."""
 
-    what: What
+    exhibit: Exhibit
     cells: tuple[paper.Cell, ...]
     settings: Mapping[tuple[paper.Cell, Variant], Setting | None]
 
@@ -50,12 +50,12 @@ class Part:
     @property
     def has_best(self) -> bool:
         """Whether it also shows the best of our methods."""
-        return self.what.title in WITH_BEST
+        return self.exhibit.title in WITH_BEST
 
     @property
     def is_of_channels(self) -> bool:
         """Whether it shows a value for each channel, not accuracies."""
-        return self.what.kind == "figure" and self.what.name in FIGURES_OF_CHANNELS
+        return self.exhibit.kind == "figure" and self.exhibit.name in FIGURES_OF_CHANNELS
 
     @property
     def steps(self) -> list[tuple[str, int]]:
@@ -65,19 +65,21 @@ class Part:
         return sorted(found, key=lambda step: (data.index(step[0]), -step[1]))
 
 
-def cells_of(what: What) -> tuple[paper.Cell, ...]:
+def cells_of(exhibit: Exhibit) -> tuple[paper.Cell, ...]:
     """Return every cell of a table or figure."""
-    return paper.table(what.name) if what.kind == "table" else figure_cells(what.name)
+    return paper.table(exhibit.name) if exhibit.kind == "table" else figure_cells(exhibit.name)
 
 
 def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell) -> list[Part]:
     """Return the tables and figures of a request; of several, only those that its networks, methods and T allow."""
-    is_several = len(request.whats) > 1
+    is_several = len(request.exhibits) > 1
     found = []
-    for what in request.whats:
-        cells = cells_of(what)
+    for exhibit in request.exhibits:
+        cells = cells_of(exhibit)
         data = dict.fromkeys(cell.data for cell in cells)
-        timesteps = _RATE_TIMESTEPS if what.name == FIGURE_OF_RATES and request.timesteps is None else request.timesteps
+        timesteps = request.timesteps
+        if exhibit.name == FIGURE_OF_RATES and timesteps is None:
+            timesteps = _RATE_TIMESTEPS
         usable = [name for name in networks if name in data or not is_several]
         methods = request.methods
         if is_several:
@@ -85,25 +87,25 @@ def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell)
             timesteps = _known(timesteps, {cell.timesteps for cell in cells})
             methods = _known(methods, {cell.method for cell in cells})
         try:
-            chosen = chosen_cells(cells, what.title, usable, timesteps, methods)
+            chosen = chosen_cells(cells, exhibit.title, usable, timesteps, methods)
         except UsageError as error:
             if not is_several:
                 raise
             reason = f"{error.found}; {error.expected}" if usable else f"needs a network trained on {' or '.join(data)}"
-            tell(f"{what.title} is left out: {reason}")
+            tell(f"{exhibit.title} is left out: {reason}")
             continue
         for name in data:
             if name not in networks:
-                tell(f"{what.title}: no network was trained on {name}; its cells are left out")
-        asked = request.variants or tuple(VARIANTS[name] for name in DEFAULT_VARIANTS[what.kind])
+                tell(f"{exhibit.title}: no network was trained on {name}; its cells are left out")
+        asked = request.variants or tuple(VARIANTS[name] for name in DEFAULT_VARIANTS[exhibit.kind])
         variants = distinct_variants(asked, chosen)
-        seed, bits, is_exported = request.poisson_seed, request.weight_bits, what.name == "headline"
+        seed, bits, is_exported = request.poisson_seed, request.weight_bits, exhibit.name == "headline"
         settings = {
             (cell, variant): setting(cell, variant, seed=seed, weight_bits=bits, is_exported=is_exported)
             for cell in chosen
             for variant in variants
         }
-        found.append(Part(what, chosen, settings))
+        found.append(Part(exhibit, chosen, settings))
     if not found:
         raise UsageError("found none", where="reproduce", expected="must leave at least one table or figure")
     return found
@@ -140,10 +142,10 @@ class Plan:
             }
         self.cells = [cell for part in parts for cell in self._cells(part)]
 
-    def channels(self, what: What, data: str, one: Setting) -> Cell[Any]:
+    def channels(self, exhibit: Exhibit, data: str, one: Setting) -> Cell[Any]:
         """Return the cell of a figure of channels."""
         conversion = self.conversions[data, one]
-        return self.networks[data].rates(conversion) if what.name == FIGURE_OF_RATES else conversion.balancing
+        return self.networks[data].rates(conversion) if exhibit.name == FIGURE_OF_RATES else conversion.balancing
 
     def accuracy(self, data: str, one: Setting) -> Accuracy:
         """Return the cell of an accuracy."""
@@ -152,7 +154,7 @@ class Plan:
     def _cells(self, part: Part) -> list[Cell[Any]]:
         of_data = [(cell.data, one) for (cell, _), one in part.settings.items() if one is not None]
         if part.is_of_channels:
-            return [self.channels(part.what, data, one) for data, one in of_data]
+            return [self.channels(part.exhibit, data, one) for data, one in of_data]
         cnns = [self.networks[cell.data].cnn(timesteps) for cell in part.cells for timesteps in (cell.timesteps, None)]
         bests = [self.bests[step] for step in part.steps if step in self.bests] if part.has_best else []
         return [*cnns, *(self.accuracy(data, one) for data, one in of_data), *bests]

@@ -26,7 +26,7 @@ DEFAULT_VARIANTS: Final[dict[Kind, tuple[str, ...]]] = {
 """The variants in which a cell is measured."""
 
 
-class What(NamedTuple):
+class Exhibit(NamedTuple):
     """A table of the paper, one of `paper.TABLES`, or a figure, one of `paper_cells.FIGURES`."""
 
     kind: Kind
@@ -38,7 +38,7 @@ class What(NamedTuple):
         return f"{self.kind} {self.name}"
 
 
-EVERYTHING: Final = (*(What("table", name) for name in TABLES), *(What("figure", name) for name in FIGURES))
+EVERYTHING: Final = (*(Exhibit("table", name) for name in TABLES), *(Exhibit("figure", name) for name in FIGURES))
 """All tables and figures."""
 
 
@@ -48,7 +48,7 @@ class Request:
 
     Parameters
     ----------
-    whats
+    exhibits
         The tables and figures. Of several, those without a network, a method or a T are left out.
     models
         Names of ready-made models, or checkpoints; one per data set.
@@ -78,7 +78,7 @@ class Request:
         Width of a figure.
     """
 
-    whats: tuple[What, ...]
+    exhibits: tuple[Exhibit, ...]
     models: tuple[str, ...]
     tuned: tuple[Path, ...] = ()
     output: Path = Path("reproduced")
