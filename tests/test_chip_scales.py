@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_balance import random_cnn
+from test_quantize import digits_like
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
@@ -25,7 +26,7 @@ from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, S
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation.simulator import clipped_images, outputs
+from loihi_convert.simulation.simulator import clipped_images
 
 
 def layer_of(weights: Array, bias: int, threshold: int, initial: int) -> QuantizedLayer:
@@ -95,10 +96,6 @@ def attacks(network: QuantizedNetwork) -> Array:
             image[:] = (kernel == sign).reshape(shape)
         images.append(image)
     return (255 * np.array(images)).astype(np.uint8)
-
-
-def digits_like(seed: int, count: int = 20) -> Array:
-    return np.random.default_rng(seed).integers(0, 256, (count, 1, 8, 8)).astype(np.uint8)
 
 
 @given(seed=st.integers(0, 1000), timesteps=st.sampled_from([1, 4, 16, 64]), pixel_bits=st.sampled_from([None, 8, 3]),
@@ -227,18 +224,6 @@ def test_levels_of_a_layer_are_brought_together() -> None:
     assert first.threshold * first.scale == pytest.approx(threshold, rel=0.3)
     # 127 units of weight became fewer by as much.
     assert first.weight[0, 0] == pytest.approx(127 * large / 30000, abs=1)
-
-
-@given(seed=st.integers(0, 1000))
-@settings(max_examples=8, deadline=None)
-def test_the_circuit_is_the_real_numbers_up_to_rounding(seed: int) -> None:
-    """As for target lava (`test_quantize.py`), with coarser thresholds and biases: the slope of the outputs is 1."""
-    images = digits_like(seed)
-    spiking = balance(random_cnn(seed), images, 16, BalanceOptions(method="ngu-lee"))
-    network = quantize(spiking, images, QuantizeOptions(target="loihi2"))
-    found = run_network(network, images, 16).potentials[:, -1] * network.layers[-1].scale
-    expected = outputs(spiking, images, 16)[:, -1]
-    assert (found * expected).sum() / (expected * expected).sum() == pytest.approx(1, abs=0.15)
 
 
 def test_account_says_what_the_grid_changed() -> None:

@@ -27,7 +27,7 @@ from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.metrics import activation_errors, advice, diagnosis
 from loihi_convert.metrics.diagnosis import Diagnosis
@@ -175,21 +175,22 @@ def rounded(
 
 
 @pytest.mark.parametrize(("dead", "bits"), [((), 8), ((0, 1), 8), ((0, 1, 2), None)])
-def test_channels_that_never_fire_have_no_weight_bits(digits: Digits, dead: tuple[int, ...], bits: int | None) -> None:
+def test_channels_that_never_fire_have_no_weight_bits(dead: tuple[int, ...], bits: int | None) -> None:
     """Their weights are stored as 0."""
-    _, quantized = rounded(digits, 8)
-    layer = quantized.layers[0]
-    assert layer.neuron is not None
-    threshold, weight = layer.neuron.threshold[:3].copy(), layer.weight[:3].copy()
-    threshold[list(dead)], weight[list(dead)] = limits.NEVER_FIRES, 0
-    first = replace(
-        layer,
-        synapse=replace(layer.synapse, weight=weight, bias=None),
-        neuron=IntegerNeuron(threshold, layer.neuron.initial_potential[:3]),
-        balanced=None,
-        scale=layer.scale[:3],
+    first, last = Dense(np.ones((3, 1))), Dense(np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
+    cnn = ReluNetwork((1, 1, 1), (ReluLayer("first", first), ReluLayer("classes", last)))
+    threshold = np.ones(3)
+    threshold[list(dead)] = np.inf
+    neuron = IntegrateAndFire(threshold, np.ones(3), np.zeros(3))
+    spiking = SpikingNetwork(
+        (1, 1, 1), (SpikingLayer("first", first, neuron), SpikingLayer("classes", last, None)), 2, "soft"
     )
-    assert diagnosis._weight_bits(first) == bits
+    network = quantize(spiking, WHITE)
+    assert network.layers[0].neuron is not None
+    assert np.flatnonzero(network.layers[0].neuron.threshold == limits.NEVER_FIRES).tolist() == list(dead)
+    assert not network.layers[0].weight[list(dead)].any()
+    found = diagnosis.diagnose(cnn, spiking, network, WHITE, None, 2)
+    assert found.layers[0].weight_bits == bits
 
 
 def diagnosed(
@@ -338,8 +339,8 @@ def test_corrections_are_a_stage_of_their_own(digits: Digits) -> None:
 
 
 def test_a_gain_takes_back_the_nearest_loss_first() -> None:
-    assert diagnosis._remaining([0, 42, 11, -39, 3, 2, -4, -1]) == [0, 14, 0, 0, 0, 0, 0, 0]
-    assert diagnosis._remaining([0, -5, 7]) == [0, 0, 7]
+    assert diagnosis.remaining_losses([0, 42, 11, -39, 3, 2, -4, -1]) == [0, 14, 0, 0, 0, 0, 0, 0]
+    assert diagnosis.remaining_losses([0, -5, 7]) == [0, 0, 7]
 
 
 def test_a_cause_that_loses_nothing_is_not_the_main_one() -> None:
@@ -347,10 +348,10 @@ def test_a_cause_that_loses_nothing_is_not_the_main_one() -> None:
     labels = np.array([0, 0, 0, 1])
     # The CNN, then: image 0 is lost; image 1 is lost and image 3 gained; nothing changes.
     classes = np.array([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 1], [1, 1, 0, 1]])
-    stages = diagnosis._stages((None, "clipping", "levels", "weights"), classes, [[], [], []], labels)
+    stages = diagnosis.stages_of((None, "clipping", "levels", "weights"), classes, [[], [], []], labels)
     assert [stage.remaining_images for stage in stages] == [0, 1, 0, 0]
     assert [stage.changed_images for stage in stages] == [0, 1, 2, 0]
-    assert diagnosis._main_cause(stages) == "clipping"
+    assert diagnosis.main_cause(stages) == "clipping"
 
 
 @pytest.mark.parametrize("readout", ["potential", "spikes"])

@@ -365,7 +365,9 @@ def test_a_last_batch_of_one_image_does_not_stop_batch_norm(digits: DataSplits) 
     cnn = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
     images, labels = digits.train.images[:33], digits.train.known_labels[:33]
     held_out = (digits.train.images[33:53], digits.train.known_labels[33:53])
-    lc.fine_tune(cnn, images, labels, qcfs_levels=2, validation=held_out, epochs=1)
+    tuned = lc.fine_tune(cnn, images, labels, qcfs_levels=2, validation=held_out, epochs=1)
+    assert isinstance(tuned, WithQcfs)
+    assert not torch.equal(tuned.cnn.get_parameter("4.weight"), cnn[4].weight)
 
 
 def test_batches_of_one_image_are_trained_on(digits: DataSplits) -> None:

@@ -348,7 +348,7 @@ def test_doctor_says_which_message_of_pip_to_expect(monkeypatch: pytest.MonkeyPa
 def test_doctor_says_how_to_install_lava_dl(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]) -> None:
     monkeypatch.setattr(environment, "installed_version", lambda name: None)
     monkeypatch.setattr(sys, "version_info", version)
-    check = environment._lava_dl()
+    (check,) = (check for check in environment.examine() if check.name == "lava-dl")
     assert check.state == "absent"
     assert "lava-dl==0.6.0" in check.advice.splitlines()[0]
 
@@ -357,7 +357,7 @@ def test_doctor_says_that_a_system_is_not_linux(monkeypatch: pytest.MonkeyPatch)
     states = {}
     for system in ("Linux", "Darwin"):
         monkeypatch.setattr(environment.platform, "system", lambda system=system: system)
-        states[system] = environment._linux().state
+        (states[system],) = (check.state for check in environment.examine() if check.name == "Linux")
     assert states == {"Linux": "ok", "Darwin": "absent"}
 
 

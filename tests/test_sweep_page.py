@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from support.chromium import Tab, open_tab
 
 from loihi_convert.cells.cell import Outcome
-from loihi_convert.cli.sweep_output import _table
+from loihi_convert.cli.sweep_output import say_swept
 from loihi_convert.records import wilson_interval
 from loihi_convert.report.charts import Mark
 from loihi_convert.report.page import Page, Pictures, html, markdown
 from loihi_convert.report.table import Table
 from loihi_convert.sweep.conversion import CellResult, Conversion
-from loihi_convert.sweep.grid import PlannedCell, _data_names
-from loihi_convert.sweep.page import _front, sweep_page, write_page
+from loihi_convert.sweep.grid import PlannedCell, data_names
+from loihi_convert.sweep.page import marks_on_front, sweep_page, write_page
 from loihi_convert.sweep.results import SweepResults
 from loihi_convert.sweep.setting import Digests, ImageChoice, NetworkFile, Setting
 from loihi_convert.sweep.verdict import verdict
@@ -98,7 +98,7 @@ def test_the_line_joins_the_marks_that_no_other_beats(points: list[tuple[int, in
     marks = [Mark(x, y, "") for x, y in points]
     sign = 1 if best == "highest" else -1
     beaten = {(x, y) for x, y in points if any(u <= x and sign * v >= sign * y and (u, v) != (x, y) for u, v in points)}
-    assert [(mark.x, mark.y) for mark in _front(marks, best)] == sorted(set(points) - beaten)
+    assert [(mark.x, mark.y) for mark in marks_on_front(marks, best)] == sorted(set(points) - beaten)
 
 
 def test_every_cell_is_a_row_with_its_options_figures_or_error() -> None:
@@ -154,16 +154,20 @@ def test_results_on_different_images_have_their_own_charts(on_two_sets: SweepRes
     assert {row["images_sha256"] for row in on_two_sets.rows} == {"i", "hard"}
 
 
-def test_the_terminal_shows_each_set_of_images_together(on_two_sets: SweepResults) -> None:
-    header, *lines = _table(on_two_sets.front, on_two_sets.names)
+def test_the_terminal_shows_each_set_of_images_together(
+    on_two_sets: SweepResults, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_swept(on_two_sets, Path("sweep"), computed=4, is_saved=True, as_json=False)
+    _, table, _ = capsys.readouterr().out.split("\n\n")
+    header, *lines = table.splitlines()
     assert header.split()[:3] == ["network", "data", "result"]
     assert [line.split()[1] for line in lines] == ["digits", "digits", "hard.npz", "hard.npz"]
 
 
 def test_images_of_one_name_are_told_apart(on_two_sets: SweepResults) -> None:
-    assert _data_names(on_two_sets.cells) == {"i": "digits", "hard": "hard.npz"}
+    assert data_names(on_two_sets.cells) == {"i": "digits", "hard": "hard.npz"}
     same = [replace(planned, data="own.npz") for planned in on_two_sets.cells]
-    assert _data_names(same) == {"i": "own.npz (i)", "hard": "own.npz (hard)"}
+    assert data_names(same) == {"i": "own.npz (i)", "hard": "own.npz (hard)"}
 
 
 def test_more_networks_than_styles_have_a_page() -> None:

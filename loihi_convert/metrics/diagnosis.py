@@ -209,7 +209,7 @@ def diagnose(
     _require_float_thresholds(network)
     networks = intermediate_networks(cnn, spiking, network, timesteps, device=device)
     compared = compare_activations(ReluChain(cnn), networks, network, images, progress)
-    stages = _stages([None, *(between.cause for between in networks)], compared.classes, compared.errors, labels)
+    stages = stages_of([None, *(between.cause for between in networks)], compared.classes, compared.errors, labels)
     wanted = compared.classes[0] if labels is None else labels
     hits = compared.classes == wanted
     newly_wrong = int(np.count_nonzero(hits[0] & ~hits[-1]))
@@ -235,7 +235,7 @@ def diagnose(
         newly_right=newly_right,
         is_small=is_small,
         is_noteworthy=is_noteworthy,
-        main_cause=_main_cause(stages) if is_noteworthy else None,
+        main_cause=main_cause(stages) if is_noteworthy else None,
         first_layer=_first_layer(layers, lost) if is_noteworthy else None,
         same_class_notes=tuple(same_class_notes(labels, compared.classes[0])),
     )
@@ -273,16 +273,29 @@ def _layer_losses(
     )
 
 
-def _stages(
+def stages_of(
     causes: Sequence[Cause | None], classes: Array, errors: Sequence[Sequence[ErrorSums]], labels: Array | None
 ) -> tuple[Stage, ...]:
+    """Return the stages from the CNN to the file.
+
+    Parameters
+    ----------
+    causes
+        The cause of each stage; None for the CNN, the first.
+    classes
+        ``(stages, N)``.
+    errors
+        For each stage except the CNN, the errors of its layers.
+    labels
+        ``(N,)``, or None if unknown.
+    """
     count = classes.shape[1]
     agreeing = [int(np.count_nonzero(row == classes[0])) for row in classes]
     correct = [None if labels is None else int(np.count_nonzero(row == labels)) for row in classes]
     hits = [same if right is None else right for same, right in zip(agreeing, correct, strict=True)]
     layers = [(), *(tuple(sums.error for sums in stage) for stage in errors)]
     lost = [hits[max(0, index - 1)] - hits[index] for index in range(len(hits))]
-    remaining = _remaining(lost)
+    remaining = remaining_losses(lost)
     return tuple(
         Stage(
             cause=cause,
@@ -300,8 +313,8 @@ def _stages(
     )
 
 
-def _remaining(lost: Sequence[int]) -> list[int]:
-    """The remainder of each loss after each gain undoes the losses before it, the nearest first."""
+def remaining_losses(lost: Sequence[int]) -> list[int]:
+    """Return the remainder of each loss after each gain undoes the losses before it, the nearest first."""
     remaining: list[int] = []
     for loss in lost:
         gain = max(0, -loss)
@@ -313,7 +326,8 @@ def _remaining(lost: Sequence[int]) -> list[int]:
     return remaining
 
 
-def _main_cause(stages: Sequence[Stage]) -> Cause | None:
+def main_cause(stages: Sequence[Stage]) -> Cause | None:
+    """Return `Diagnosis.main_cause` of a noteworthy loss: the most remaining images, of equals the most changes."""
     largest = max(stage.remaining_images for stage in stages)
     # At least 1: 1 - sqrt(1) = 0 would also match stages without a loss.
     close = [stage for stage in stages if stage.remaining_images >= max(1, largest - math.sqrt(largest))]

@@ -152,12 +152,12 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
         for setting in settings:
             cell = Conversion(network, grid.images, opened.digests, setting, work=_work(opened, setting))
             found.setdefault(cell.name, PlannedCell(cell, name, opened.data, kind))
-    data = _data_names(found.values())
+    data = data_names(found.values())
     return tuple(replace(planned, data=data[planned.cell.digests.images]) for planned in found.values())
 
 
-def _data_names(cells: Iterable[PlannedCell]) -> dict[str, str]:
-    """The name of the data set by digest of the images, with its first digits where names are the same."""
+def data_names(cells: Iterable[PlannedCell]) -> dict[str, str]:
+    """Return the name of the data set by digest of the images, with its first digits where names are the same."""
     names = {planned.cell.digests.images: planned.data for planned in cells}
     counts = Counter(names.values())
     return {digest: name if counts[name] == 1 else f"{name} ({digest[:8]})" for digest, name in names.items()}

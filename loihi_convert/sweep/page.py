@@ -95,7 +95,7 @@ def _charts(done: Sequence[Found], names: Sequence[str]) -> Iterator[Chart]:
             mark = Mark(at, height, _mark_words(found, names), key=found.planned.cell.name)
             marks[found.planned.network_name].append(mark)
         series = [Series(network, index, tuple(of), line="") for index, (network, of) in enumerate(marks.items()) if of]
-        best = _front([mark for one in series for mark in one.marks], measure.best)
+        best = marks_on_front([mark for one in series for mark in one.marks], measure.best)
         series.insert(0, Series("best at this cost", NEUTRAL, tuple(best), is_line_only=True, front=measure.best))
         name, label = _COSTS[kind]
         yield curve_chart(name, "", series, _axes(series, kind, label, measure), sizes=("half", "narrow"))
@@ -116,8 +116,8 @@ def _measure(done: Sequence[Found]) -> _Measure | None:
     return _Measure("accuracy, %" if kinds == {"accuracy"} else "agreement with the CNN's class, %", "highest", 100.0)
 
 
-def _front(marks: Sequence[Mark], best: str) -> list[Mark]:
-    """The marks that no other beats, from the cheapest: each is better than all cheaper ones."""
+def marks_on_front(marks: Sequence[Mark], best: Literal["highest", "lowest"]) -> list[Mark]:
+    """Return the marks that no other beats, from the cheapest: each is better than all cheaper ones."""
     sign = 1.0 if best == "highest" else -1.0
     found: list[Mark] = []
     for mark in sorted(marks, key=lambda one: (one.x, -sign * one.y)):
