@@ -438,7 +438,7 @@ def test_lavas_own_models_give_the_same_messages(model: Callable[[], nn.Module])
 
 @pytest.mark.lava
 def test_the_command_line_runs_a_file_on_lava(exported: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("loihi_convert.cli.run"), "SIM_IMAGES", 5)
+    monkeypatch.setattr(importlib.import_module("loihi_convert.cli.run_request"), "SIM_IMAGES", 5)
     done = invoke("run", exported, "--data", "own.npz", "--backend", "sim", "-o", "run")
     assert done.code == 0
     assert "running the first 5 of 30 test images" in done.err

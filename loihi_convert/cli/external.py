@@ -4,77 +4,52 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loihi_convert.cli.console import Fact, log, say_answer
 from loihi_convert.cli.run_output import RunScene, say_details, say_results
-from loihi_convert.errors import UsageError
+from loihi_convert.cli.run_request import RunRequest, refuse_given
 
 if TYPE_CHECKING:
-    from loihi_convert.cli.options import Normalization
-    from loihi_convert.data import Dataset, DataSplits
     from loihi_convert.external.cuba import CubaNetwork
     from loihi_convert.ir.graded import GradedNetwork
     from loihi_convert.pipeline.external_run import ExternalRun
-    from loihi_convert.pipeline.options import RunOptions
 
 
-def run_external(
-    output: Path | None,
-    paths: Sequence[Path],
-    network: CubaNetwork | GradedNetwork,
-    splits: DataSplits,
-    images: Dataset,
-    options: RunOptions,
-    normalization: Normalization,
-    given: Mapping[str, object],
-    *,
-    is_stream: bool,
-    started: float,
-    as_json: bool,
-    details: bool,
-) -> None:
-    """Run the only file of ``paths``, which contains ``network``, on `ref`.
-
-    ``given`` are options that such files do not support. ``is_stream`` is for graded spikes.
-    ``started`` is the time of the monotonic clock when the command started.
+def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork) -> None:
+    """Run the only file, which contains ``network``, on `ref`.
 
     Raises
     ------
     UsageError
-        If there are several files, or an unsupported option was given.
+        If there are several files, or an option was given that such a file does not support.
     """
     from loihi_convert import pipeline
+    from loihi_convert.ir.provenance import ModelRecord
     from loihi_convert.progress import progress_bar
 
-    _refuse(paths, {**given, "trace": options.trace, "float_snn": options.float_snn})
+    path, normalization = request.require_one_file("another tool wrote it"), request.normalization
+    given = {"backend": request.backend.name != "ref", "model": request.model, "arch": request.arch, **request.given}
+    refuse_given(given, f"given, but another tool wrote {path}", "must be left out: such a file runs on ref")
+    splits = request.load(ModelRecord(), network.input_shape)
     ran = pipeline.run_external_into_folder(
-        output,
-        paths[0],
+        request.output,
+        path,
         network,
         splits,
-        images,
-        timesteps=options.timesteps,
-        is_stream=is_stream,
+        request.images(splits),
+        timesteps=request.options.timesteps,
+        is_stream=request.is_stream,
         mean=normalization.mean,
         std=normalization.std,
         command_line=sys.argv,
         bars=progress_bar,
     )
-    scene = RunScene(splits.name, "ref", time.monotonic() - started)
+    scene = RunScene(splits.name, "ref", time.monotonic() - request.started)
     pixels = _pixels(ran, is_default=normalization.mean is None)
-    _say(ran, paths[0], scene, pixels, as_json=as_json, details=details)
-
-
-def _refuse(paths: Sequence[Path], given: Mapping[str, object]) -> None:
-    if len(paths) > 1:
-        raise UsageError("another tool wrote it", where=paths[0], hint="Run such a file alone.")
-    for name, value in given.items():
-        if value:
-            found = f"given, but another tool wrote {paths[0]}"
-            raise UsageError(found, where=name, expected="must be left out: such a file runs on ref")
+    _say(ran, path, scene, pixels, as_json=request.as_json, details=request.details)
 
 
 def _pixels(ran: ExternalRun, *, is_default: bool) -> list[Fact]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loihi_convert.cli.console import Fact, flagged, say_answer, say_tables
 from loihi_convert.cli.run_output import RunScene, say_details, say_results
-from loihi_convert.errors import UsageError
+from loihi_convert.cli.run_request import RunRequest, refuse_given
 
 if TYPE_CHECKING:
-    from loihi_convert.backends import Backend
-    from loihi_convert.data import Dataset, DataSplits
     from loihi_convert.ir.graded import GradedNetwork
     from loihi_convert.pipeline.graded import GradedExport, GradedRun
     from loihi_convert.report.table import Table
@@ -77,55 +75,36 @@ def graded_json(item: GradedExport) -> dict[str, Any]:
     }
 
 
-def run_graded_file(
-    output: Path | None,
-    paths: Sequence[Path],
-    network: GradedNetwork,
-    splits: DataSplits,
-    images: Dataset,
-    backend: Backend,
-    given: Mapping[str, object],
-    *,
-    is_stream: bool,
-    model: Path | None,
-    arch: str | None,
-    started: float,
-    as_json: bool,
-    details: bool,
-) -> None:
-    """Run the only file of ``paths``, which contains ``network``.
-
-    ``given`` are options that such files do not support. ``started`` is the time of the monotonic clock when the
-    command started.
+def run_graded(request: RunRequest, network: GradedNetwork) -> None:
+    """Run the only file, which contains ``network``.
 
     Raises
     ------
     UsageError
-        If there are several files, or an unsupported option was given.
+        If there are several files, or an option was given that graded spikes do not support.
     """
     from loihi_convert.pipeline.graded import run_graded_into_folder
     from loihi_convert.progress import progress_bar
 
-    if len(paths) > 1:
-        raise UsageError("its spikes are graded", where=paths[0], hint="Run such a file alone.")
-    for name, value in given.items():
-        if value:
-            raise UsageError("given for graded spikes", where=name, expected="must be left out: they take one step")
+    path = request.require_one_file("its spikes are graded")
+    given = {"timesteps": request.options.timesteps not in ((), (1,)), "mean": request.normalization.mean}
+    refuse_given({**given, **request.given}, "given for graded spikes", "must be left out: they take one step")
+    splits = request.load(network.provenance.model, network.input_shape)
     ran = run_graded_into_folder(
-        output,
-        paths[0],
+        request.output,
+        path,
         network,
         splits,
-        images,
-        backend,
-        is_stream=is_stream,
-        model=model,
-        arch=arch,
+        request.images(splits),
+        request.backend,
+        is_stream=request.is_stream,
+        model=request.model,
+        arch=request.arch,
         command_line=sys.argv,
         bars=progress_bar,
     )
-    scene = RunScene(splits.name, backend.name, time.monotonic() - started)
-    _say_run(ran, paths[0], scene, is_stream=is_stream, as_json=as_json, details=details)
+    scene = RunScene(splits.name, request.backend.name, time.monotonic() - request.started)
+    _say_run(ran, path, scene, is_stream=request.is_stream, as_json=request.as_json, details=request.details)
 
 
 def _say_run(ran: GradedRun, path: Path, scene: RunScene, *, is_stream: bool, as_json: bool, details: bool) -> None:

@@ -15,9 +15,10 @@ from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log
 from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.external import run_external
-from loihi_convert.cli.graded import run_graded_file
-from loihi_convert.cli.images import DataRequest, first_images, is_recorded
+from loihi_convert.cli.graded import run_graded
+from loihi_convert.cli.images import DataRequest, is_recorded
 from loihi_convert.cli.run_output import RunScene, say_run
+from loihi_convert.cli.run_request import CHIP_IMAGES, SIM_IMAGES, RunRequest, refuse_given
 from loihi_convert.cli.wrong_files import NETX, require_netx
 from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import InputError, UsageError
@@ -25,14 +26,10 @@ from loihi_convert.files import require_new_or_empty
 from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
+    from loihi_convert.cli.cluster import Place
     from loihi_convert.data import DataSplits
+    from loihi_convert.ir.quantized import QuantizedNetwork
     from loihi_convert.pipeline.opened_file import OpenedFile
-
-SIM_IMAGES = 100
-"""Images a run on Lava's simulator takes unless told otherwise: seconds, not minutes."""
-
-CHIP_IMAGES = 10
-"""The same on a board, where every layer is read after every step."""
 
 _FILES = typer.Argument(
     help="Exported .net files, or names of `loihi-convert models`; default: the newest file in this folder.",
@@ -58,7 +55,6 @@ _STREAM = (
     "Default: send each image as the change from a blank image."
 )
 _PROFILE = "Run once more, and measure time and energy with Lava's profiler."
-_BOARD_ALONE = "must be left out: a board is used by one process"
 _DRY_RUN = "Run nothing: show what would run, and write FILE.sbatch."
 
 
@@ -112,19 +108,16 @@ def run(
         require_new_or_empty(output)
     steps = () if timesteps is None else options.parse_timesteps(timesteps)
     normalization = options.parse_normalization(mean, std)
-    request = DataRequest(data, data_root, options.parse_class_map(class_map))
+    images = DataRequest(data, data_root, options.parse_class_map(class_map))
     shared = {"workers": workers, "scheduler": scheduler, "slurm": slurm}
     place = cluster.chosen_place(workers, scheduler, slurm, default=0)
     if backend == "loihi2":
-        for name in (name for name, value in shared.items() if value):
-            raise UsageError("given, but the backend is loihi2", where=name, expected=_BOARD_ALONE)
+        refuse_given(shared, "given, but the backend is loihi2", "must be left out: a board is used by one process")
     from loihi_convert import external, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import require_extension
     from loihi_convert.ir.graded import GradedNetwork
-    from loihi_convert.ir.provenance import ModelRecord
     from loihi_convert.ir.quantized import QuantizedNetwork
-    from loihi_convert.progress import progress_bar
 
     run_options = pipeline.RunOptions(
         steps,
@@ -135,92 +128,79 @@ def run(
     )
     on_board = options.board_of(backend, partition, board, loihi_gen, dry_run=dry_run)
     backend_options = BackendOptions(run_options.device, lava_python, lava_layout, neuron, leak, on_board, profile)
-    runner = open_backend(backend, backend_options)
+    request = RunRequest(
+        paths,
+        output,
+        images,
+        image_count,
+        run_options,
+        open_backend(backend, backend_options),
+        model,
+        arch,
+        normalization,
+        stream,
+        {
+            "trace": trace,
+            "float_snn": float_snn,
+            "early_exit": early_exit and options.is_given(ctx, "early_exit"),
+            "exit_tolerance": options.is_given(ctx, "exit_tolerance"),
+            "neuron": neuron,
+            "leak": leak,
+            **shared,
+        },
+        started,
+        as_json,
+        details,
+    )
     network = external.read_any(paths[0])
-    unsupported = {
-        "early_exit": early_exit and options.is_given(ctx, "early_exit"),
-        "exit_tolerance": options.is_given(ctx, "exit_tolerance"),
-        "neuron": neuron,
-        "leak": leak,
-        **shared,
-    }
     if isinstance(network, GradedNetwork) and network.is_converted:
-        splits = request.load(paths[0], network.provenance.model, network.input_shape)
-        count = _image_count(image_count, backend, splits)
-        _say_what_is_left_out(splits, count, is_chosen=image_count is not None, early_exit=False)
-        run_graded_file(
-            output,
-            paths,
-            network,
-            splits,
-            splits.test[:count],
-            runner,
-            {
-                "timesteps": steps not in ((), (1,)),
-                "trace": trace,
-                "float_snn": float_snn,
-                "mean": mean,
-                **unsupported,
-            },
-            is_stream=stream,
-            model=model,
-            arch=arch,
-            started=started,
-            as_json=as_json,
-            details=details,
-        )
+        run_graded(request, network)
         return
     if stream and not isinstance(network, GradedNetwork):
         raise UsageError(
             "given for binary spikes", where="stream", expected="must be off: such a network is reset before each image"
         )
     if not isinstance(network, QuantizedNetwork):
-        given = {"backend": backend != "ref", "model": model, "arch": arch, **unsupported}
-        splits = request.load(paths[0], ModelRecord(), network.input_shape)
-        images = splits.test[: _image_count(image_count, backend, splits)]
-        run_external(
-            output,
-            paths,
-            network,
-            splits,
-            images,
-            run_options,
-            normalization,
-            given,
-            is_stream=stream,
-            started=started,
-            as_json=as_json,
-            details=details,
-        )
+        run_external(request, network)
         return
     options.refuse_for_native(paths[0], normalization)
     if dry_run:
-        splits = request.load(paths[0], network.provenance.model, network.input_shape)
-        count = _image_count(image_count, backend, splits)
+        count = len(request.images(request.load(network.provenance.model, network.input_shape)))
         show_run_plan(ctx, paths, network, count, steps, backend_options, overwrite=overwrite, as_json=as_json)
         return
     if backend == "loihi2":
         # Checked before the images are loaded.
         require_extension(other_interpreter(lava_python))
+    _run_exported(request, network, place)
+
+
+def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) -> None:
+    """Run files that `export` wrote; ``network`` is in the first."""
+    from loihi_convert import pipeline
+    from loihi_convert.progress import progress_bar
+
+    run_options, with_exit = request.options, request.options.exit_tolerance is not None
     opened = [
-        pipeline.open_file(path, network=None if index else network, model=model, arch=arch)
-        for index, path in enumerate(paths)
+        pipeline.open_file(path, network=None if index else network, model=request.model, arch=request.arch)
+        for index, path in enumerate(request.paths)
     ]
-    if float_snn and all(file.spiking is None for file in opened):
+    if run_options.float_snn and all(file.spiking is None for file in opened):
         hint = "Pass `model`, and `arch` if your own code builds it."
         raise UsageError("given, but the CNN is not available", where="float_snn", expected="needs the CNN", hint=hint)
-    splits = _splits(opened, request)
-    count = _image_count(image_count, backend, splits)
-    has_classes = any(file.network.task == "classification" for file in opened)
-    _say_what_is_left_out(splits, count, is_chosen=image_count is not None, early_exit=early_exit and has_classes)
-    if early_exit and not has_classes:
+    splits = _splits(opened, request.data)
+    images = request.images(splits)
+    if with_exit and all(file.network.task == "regression" for file in opened):
         log("early exit does not apply to a regression")
-    images = splits.test[:count]
+    elif with_exit and splits.held_out is None:
+        log(
+            f"early exit is not evaluated: its margin is chosen on images that are not run, and {splits.name} has "
+            "none; an .npz file may hold others as `calibration`"
+        )
     with place.shard_workers(Path()) as shard_workers:
         done = pipeline.run_into_folder(
-            output,
+            request.output,
             opened,
-            runner,
+            request.backend,
             splits,
             images,
             run_options,
@@ -231,13 +211,13 @@ def run(
     is_own = splits.name not in get_args(DatasetName) and splits.held_out is None
     scene = RunScene(
         splits.name,
-        backend,
-        time.monotonic() - started,
-        trace=trace,
-        arch=arch,
+        request.backend.name,
+        time.monotonic() - request.started,
+        trace=run_options.trace,
+        arch=request.arch,
         calibrated=[file.path for file in opened if is_own and is_recorded(splits, file.network.provenance.model)],
     )
-    say_run(done, scene, as_json=as_json, details=details)
+    say_run(done, scene, as_json=request.as_json, details=request.details)
 
 
 def _paths(files: Sequence[Path] | None) -> tuple[Path, ...]:
@@ -271,20 +251,3 @@ def _splits(opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:
                     hint="Run them one by one" + (", or pass `data`." if name == "data" else "."),
                 )
     return request.load(first.path, recorded, first.network.input_shape, at_once=False)
-
-
-def _image_count(count: int | None, backend: str, splits: DataSplits) -> int:
-    """Return the number of test images to run: as requested, else all, or as many as a slow backend runs quickly."""
-    available = len(splits.test)
-    default = {"sim": SIM_IMAGES, "loihi2": CHIP_IMAGES}.get(backend, available)
-    return first_images(count, default, available, f"test images of {splits.name}")
-
-
-def _say_what_is_left_out(splits: DataSplits, count: int, *, is_chosen: bool, early_exit: bool) -> None:
-    if not is_chosen and count < len(splits.test):
-        log(f"running the first {count} of {len(splits.test)} test images; choose with --images")
-    if early_exit and splits.held_out is None:
-        log(
-            f"early exit is not evaluated: its margin is chosen on images that are not run, and {splits.name} has "
-            "none; an .npz file may hold others as `calibration`"
-        )
