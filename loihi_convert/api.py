@@ -23,7 +23,7 @@ from loihi_convert.frontend.lower.affine import per_channel
 from loihi_convert.frontend.users_code import named
 from loihi_convert.metrics.own_accuracy import own_accuracy, require_expectation, unjudged
 from loihi_convert.normalization import require_both
-from loihi_convert.pipeline.converting import converted, stored_neurons
+from loihi_convert.pipeline.converting import converted
 from loihi_convert.pipeline.opening import open_model
 from loihi_convert.pipeline.origin import source_of
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
@@ -132,7 +132,7 @@ def convert(
         source,
         pixels,
         timesteps,
-        stored_neurons(source, BalanceOptions()) if balancing is None else balancing,
+        BalanceOptions() if balancing is None else balancing,
         quantization,
         skip_copies=int(skip_copies) if isinstance(skip_copies, np.integer) else skip_copies,
         device=chosen_device(device),

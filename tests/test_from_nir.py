@@ -191,6 +191,10 @@ def test_the_files_thresholds_are_kept_by_default() -> None:
     for layer in done.quantized.layers:
         assert layer.balanced is not None
         assert (layer.balanced.threshold == 1).all()
+    # Options that say nothing of reset and readout change neither.
+    for said in (BalanceOptions(), BalanceOptions(method="auto"), BalanceOptions(bias_correction=False)):
+        again = converted(source, images(40), 4, said, lc.QuantizeOptions()).quantized
+        assert (again.reset, again.readout) == ("hard", "spikes")
     more = source.with_skip_copies(2).network
     assert [layer.threshold is None for layer in more.layers] == [
         layer.threshold is None for layer in source.network.layers
@@ -429,9 +433,7 @@ def test_export_of_a_nir_file(
 @pytest.mark.filterwarnings("ignore:the quantized network only agrees")
 def test_convert_reads_a_nir_file(digits_file: Path) -> None:
     digits = load_data("digits")
-    made = lc.convert(digits_file, digits.calibration_images()[:50], timesteps=4)
-    assert made.network.reset == "hard"
-    made = lc.convert(
-        digits_file, digits.calibration_images()[:50], timesteps=4, balancing=BalanceOptions(readout="spikes")
-    )
-    assert made.network.reset == "soft"
+    images = digits.calibration_images()[:50]
+    for said in (None, BalanceOptions(), BalanceOptions(readout="spikes")):
+        assert lc.convert(digits_file, images, timesteps=4, balancing=said).network.reset == "hard"
+    assert lc.convert(digits_file, images, timesteps=4, balancing=BalanceOptions(reset="soft")).network.reset == "soft"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -246,7 +246,7 @@ def export(
         percentile=percentile if method == "percentile" else None,
         initial_potential=initial_potential,
         reset=reset,
-        readout=readout or "potential",
+        readout=readout,
         input_coding=input_coding,
         poisson_seed=poisson_seed if is_poisson else None,
         bias_correction=bias_correction,
@@ -268,11 +268,10 @@ def export(
         task=task,
         tell=log,
     )
-    kept = stored_neurons(source, balance_options)
-    balance_options = replace(kept, reset=reset or kept.reset, readout=readout or kept.readout)
+    balance_options = stored_neurons(source, balance_options)
     # Before the CNN's accuracy is measured, which a misread network would not have, and any threshold is balanced.
-    require_readout(source.network.task, balance_options.readout)
-    quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.readout)
+    require_readout(source.network.task, balance_options.output)
+    quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.output)
     require_skip_copies(skip_copies)
     require_cores(source, quantize_options, skip_copies)
     images, kind = validation_images(splits)

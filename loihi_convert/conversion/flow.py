@@ -97,8 +97,8 @@ def to_integers(
         If the images do not fit the CNN, or there are none.
     """
     require_timesteps((timesteps,))
-    require_readout(cnn.task, balance_options.readout)
-    quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.readout)
+    require_readout(cnn.task, balance_options.output)
+    quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.output)
     converting = _Converting(cnn, images, timesteps, balance_options, quantize_options, device, bars)
     if balance_options.method == AUTO:
         with bars(f"T = {timesteps}: choosing the balancing method") as progress:
@@ -194,6 +194,8 @@ def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions
         remedy = (
             "With more `timesteps`, or fine-tuned for few steps, it may lose less; `diagnose` shows where it loses"
             if options.method == AUTO
+            else "With other `timesteps` it may lose less; `diagnose` shows where it loses"
+            if options.method == "qcfs"
             else "Try `method='auto'`, or other `timesteps`"
         )
         notes = (f"the quantized network only {agrees}. {remedy}.",)

@@ -68,7 +68,7 @@ def balance_each(
         If the images do not fit the network, or there are none.
     """
     _require_method(network, options)
-    require_readout(network.task, options.readout)
+    require_readout(network.task, options.output)
     require_timesteps(timesteps)
     require_calibration(network, images)
     if _fits_rates(network, options.method) and len(timesteps) > 1:
@@ -80,14 +80,14 @@ def balance_each(
         activations = Activations(network, used)
     layers_of = _Balancing(network, activations, options, device).layers(sorted(timesteps), progress)
     last = network.layers[-1]
-    readout = [SpikingLayer(last.name, last.synapse, None)] if options.readout == "potential" else []
+    readout = [SpikingLayer(last.name, last.synapse, None)] if options.output == "potential" else []
     provenance = {
         "method": options.method,
         "amplitude": options.amplitude,
         "alpha": options.alpha,
         "initial_potential": options.first_potential,
         "reset": options.neuron_reset,
-        "readout": options.readout,
+        "readout": options.output,
         "input": "constant" if options.input_seed is None else "poisson",
         "calibration_images": len(images),
         **({"percentile": options.percent} if options.method == "percentile" else {}),
@@ -150,7 +150,7 @@ class _Balancing:
         self._network, self._activations, self._options, self._device = network, activations, options, device
         self._method = options.method
         self._fits_rates = _fits_rates(network, options.method)
-        self._depth = len(network.layers) - (options.readout == "potential")
+        self._depth = len(network.layers) - (options.output == "potential")
         self._percentiles: list[Array] = []
         self._done, self._passes = 0, 1
         self._progress: Progress = no_progress

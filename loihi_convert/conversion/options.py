@@ -99,11 +99,12 @@ class BalanceOptions:
         the default with soft reset. ``zero`` (paper): the only choice with hard reset, which returns to 0.
     reset
         After a spike: ``soft`` (subtract the threshold) or ``hard`` (to 0, as Lava's LIF does). Default: that of the
-        method's paper, see `published_neurons`.
+        method's paper, see `published_neurons`; for a file that holds a spiking network, ``hard``.
     readout
         The last layer. ``potential``: it only integrates; the class is the argmax of its membrane potential (paper,
         algorithm 3). ``spikes``: it has neurons with one threshold for all classes, the largest that the method gives
-        for any class, so that spike counts are comparable; the class is the one with the most spikes.
+        for any class, so that spike counts are comparable; the class is the one with the most spikes. Default:
+        ``potential``; for a file that holds a spiking network, what the file ends with.
     input_coding
         How pixels enter: ``constant``, as a current, or ``poisson``, as random spikes (`ir.poisson`). Default: Poisson
         if ``poisson_seed`` is given, otherwise that of the method's paper.
@@ -126,7 +127,7 @@ class BalanceOptions:
     percentile: float | None = None
     initial_potential: InitialPotential | None = None
     reset: Reset | None = None
-    readout: Readout = "potential"
+    readout: Readout | None = None
     input_coding: InputCoding | None = None
     poisson_seed: int | None = None
     bias_correction: bool | None = None
@@ -137,7 +138,7 @@ class BalanceOptions:
         _require_choice("amplitude", self.amplitude, get_args(Amplitude))
         _require_choice("initial_potential", self.initial_potential, (None, *get_args(InitialPotential)))
         _require_choice("reset", self.reset, (None, *get_args(Reset)))
-        _require_choice("readout", self.readout, get_args(Readout))
+        _require_choice("readout", self.readout, (None, *get_args(Readout)))
         _require_choice("input_coding", self.input_coding, (None, *get_args(InputCoding)))
         _require_choice("bias_correction", self.bias_correction, (None, True, False))
         _require_share("alpha", self.alpha, 1)
@@ -183,7 +184,8 @@ class BalanceOptions:
         given = asdict(self)
         # The seed says it.
         del given["input_coding"]
-        return {**given, "percentile": self.percent, "reset": self.neuron_reset, "poisson_seed": self.input_seed}
+        defaults = {"percentile": self.percent, "reset": self.neuron_reset, "readout": self.output}
+        return {**given, **defaults, "poisson_seed": self.input_seed}
 
     @property
     def first_potential(self) -> InitialPotential:
@@ -194,6 +196,11 @@ class BalanceOptions:
     def neuron_reset(self) -> Reset:
         """``reset``, or its default for this method."""
         return self.reset or published_neurons(self.method)[0]
+
+    @property
+    def output(self) -> Readout:
+        """``readout``, or its default."""
+        return self.readout or "potential"
 
     @property
     def input_seed(self) -> int | None:

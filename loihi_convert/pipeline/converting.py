@@ -67,7 +67,7 @@ def converted(
     require_cores(source, quantize_options, skip_copies)
     require_calibration(source.network, images)
     require_same_outputs(source, np.asarray(images[:COMPARED]))
-    balance_options, trained_notes = _as_trained(source, balance_options)
+    balance_options, trained_notes = _as_trained(source, stored_neurons(source, balance_options))
     notes: tuple[str, ...] = ()
     if skip_copies is None and any(relay_count(layer.relay_of) for layer in source.network.layers):
         trials = choose_copies(
@@ -149,11 +149,11 @@ def _as_stored(source: Source, readout: Readout, options: BalanceOptions) -> tup
 def stored_neurons(source: Source, options: BalanceOptions) -> BalanceOptions:
     """Return ``options`` with the reset and readout of the spiking network in ``source``, if it holds one.
 
-    For callers whose user chose neither: NIR's neurons reset to 0, and those of the output are counted.
+    NIR's neurons reset to 0, and those of the output are counted; what the user chose is kept.
     """
     if source.neurons is None:
         return options
-    return replace(options, reset="hard", readout=source.neurons)
+    return replace(options, reset=options.reset or "hard", readout=options.readout or source.neurons)
 
 
 def require_skip_copies(skip_copies: int | None) -> None:

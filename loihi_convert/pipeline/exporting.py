@@ -172,7 +172,7 @@ def export(
             refuse_to_replace(checkpoint, path)
         refuse_to_overwrite(path, overwrite)
     require_skip_copies(skip_copies)
-    quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.readout)
+    quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.output)
     source = model if isinstance(model, Source) else open_source(model)
     compared = np.asarray(calibration[:VERIFIED_IMAGES])
     # Each pass over the images would read stored ones again.

@@ -138,7 +138,7 @@ class Network:
             passes = 2
         else:
             # While only the first layer's thresholds are needed, which are the same for all T, one pass covers all T.
-            depth = len(self.source.network.layers) - (options.readout == "potential")
+            depth = len(self.source.network.layers) - (options.output == "potential")
             passes = max(steps) if depth <= 2 else sum(steps)
         return Balancing(self.checkpoint, calibration, options, steps, work=self._work(calibration.count * passes))
 

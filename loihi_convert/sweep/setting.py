@@ -148,7 +148,7 @@ class Setting:
             bias_correction=own.bias_correction,
         )
         quantize = QuantizeOptions(own.weight_bits, own.pixel_bits, own.target, own.thresholds, own.split_readout)
-        quantize.require_neurons(balance.neuron_reset, balance.input_seed, balance.readout)
+        quantize.require_neurons(balance.neuron_reset, balance.input_seed, balance.output)
         return balance, quantize
 
 
