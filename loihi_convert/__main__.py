@@ -145,6 +145,15 @@ def _explain(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 128 + signal.SIGINT
+    if isinstance(error, ValueError) and "binary incompatibility" in str(error):
+        hint = (
+            "Install them anew: pip install --upgrade --force-reinstall numpy scipy h5py numba scikit-learn matplotlib"
+        )
+        log(f"error: {PlatformError(f'packages were built for another NumPy ({error})', hint=hint)}")
+        return PlatformError.exit_code
+    if isinstance(error, OSError) and "--install-completion" in sys.argv:
+        log(f"error: {error.filename}: cannot be written ({error.strerror or error}).")
+        return PlatformError.exit_code
     if is_lack_of_memory(error):
         log("error: out of memory; no partial files were left. Use fewer images, or a smaller CNN.")
         return PlatformError.exit_code

@@ -19,6 +19,12 @@ from numba.core.caching import FunctionCache
 COMPILING: Final = "compiling loops for this processor: about ten seconds, only the first time"
 """Logged, at level INFO of this module's logger, when a loop is compiled that no cache has."""
 
+NOT_KEPT: Final = (
+    "compiling loops for this processor: about ten seconds, each time, as no folder for them can be written; set "
+    "NUMBA_CACHE_DIR to one that can"
+)
+"""Logged instead of it, if there is no cache."""
+
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function when it is first called; cache the machine code on disk if a cache folder can be used."""
@@ -67,16 +73,17 @@ def _tell_once(text: str) -> None:
 
 
 class _FirstCompilation(event.Listener):
-    """Logs `COMPILING` once in a process."""
+    """Logs `COMPILING` or `NOT_KEPT` once in a process."""
 
     def __init__(self) -> None:
         self._is_told = False
 
     def on_start(self, event: event.Event) -> None:
-        is_ours = event.data["dispatcher"].py_func.__module__.startswith(f"{__package__}.")
-        if is_ours and not self._is_told:
+        dispatcher = event.data["dispatcher"]
+        if dispatcher.py_func.__module__.startswith(f"{__package__}.") and not self._is_told:
             self._is_told = True
-            logging.getLogger(__name__).info(COMPILING)
+            is_kept = isinstance(dispatcher._cache, _OptionalCache)
+            logging.getLogger(__name__).info(COMPILING if is_kept else NOT_KEPT)
 
     def on_end(self, event: event.Event) -> None:
         pass

@@ -19,6 +19,7 @@ MODULES: Final = {
     "matplotlib": "matplotlib",
     "numba": "numba",
     "numpy": "numpy",
+    "packaging": "packaging",
     "pillow": "PIL",
     "pydantic": "pydantic",
     "rich": "rich",
@@ -95,19 +96,34 @@ def package_of(module: str | None) -> str | None:
 
 def install_line(packages: Iterable[str]) -> str:
     """Return the command that installs ``packages``, in the versions that this package declares."""
+    declared = _declared()
+    return "pip install " + " ".join(f'"{name}{declared.get(name, "")}"' for name in packages)
+
+
+def unsuitable_version(package: str, version: str) -> str | None:
+    """Return the versions of ``package`` that this package declares, such as ">=2.6,<3", if ``version`` is not one."""
+    if importlib.util.find_spec("packaging") is None:
+        return None
+    from packaging.specifiers import SpecifierSet
+
+    declared = _declared().get(package, "")
+    return None if SpecifierSet(declared).contains(version, prereleases=True) else declared
+
+
+def _declared() -> dict[str, str]:
+    """The versions of each package, as in pyproject.toml, also of the extras."""
     from importlib.metadata import PackageNotFoundError, requires
 
     try:
-        declared = requires("loihi-convert") or []
+        requirements = requires("loihi-convert") or []
     except PackageNotFoundError:
-        declared = []
-    specified = {}
-    for requirement in declared:
-        text, _, marker = requirement.partition(";")
-        name = text.strip().rstrip("<>=!~0123456789.,* ")
-        if not marker:
-            specified[name] = text.strip()
-    return "pip install " + " ".join(f'"{specified.get(name, name)}"' for name in packages)
+        return {}
+    found: dict[str, str] = {}
+    for requirement in requirements:
+        text = requirement.partition(";")[0].strip()
+        name = text.rstrip("<>=!~0123456789.,* ")
+        found.setdefault(name, text.removeprefix(name))
+    return found
 
 
 def missing_error(packages: Iterable[str], reason: str = "not installed") -> PlatformError:

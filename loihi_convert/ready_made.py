@@ -167,7 +167,7 @@ def _how_to_get(model: NamedModel) -> str:
     """Return what to do about a model that is not installed."""
     made = f"`{model.commands[0]}`"
     if model.is_in_repository:
-        return f"It is {model.place} in the repository: clone that, or copy the file. It was made by {made}."
+        return f"In a clone of the repository it is {model.place}: name that path. It was made by {made}."
     folder = Path(model.place).parent
     how = f"run {made}" if model.has_checkpoint else f"train its checkpoint, then run {made}"
     return f"The repository does not include it. In {folder} of a clone, {how}; {folder}/README.md has all commands."

@@ -761,8 +761,8 @@ def test_doctor_looks_for_the_extension(tmp_path: Path, monkeypatch: pytest.Monk
 def test_doctor_without_lava(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     from loihi_convert.checks import environment
 
-    versions = {"lava-nc": None, "lava-dl": None, "torch": None}
-    monkeypatch.setattr(environment, "installed_version", lambda name: versions.get(name, "1.0"))
+    real, absent = environment.installed_version, {"lava-nc", "lava-dl", "torch"}
+    monkeypatch.setattr(environment, "installed_version", lambda name: None if name in absent else real(name))
     done = invoke("doctor")
     assert done.code == 4
     assert "absent  Lava (sim): not installed; `--backend sim` and `diagnose --sim`" in done.out

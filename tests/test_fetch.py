@@ -135,7 +135,7 @@ def test_a_client_that_fails_or_is_missing_is_told_by_its_last_line(
     with pytest.raises(PlatformError) as caught:
         fetch("mnist", tmp_path)
     assert "failed: 404; silent: " in caught.value.found
-    assert "failed: exit code 7; absent: [Errno 2]" in caught.value.found
+    assert "failed: exit code 7; absent: no-such-client is not installed)" in caught.value.found
 
 
 def test_torchvision_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +144,7 @@ def test_torchvision_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(PlatformError) as caught:
         fetch("mnist", tmp_path)
     assert "mirrors: torchvision is not installed" in caught.value.found
+    assert "`pip install torchvision`" in caught.value.hint
 
 
 def test_the_verb_downloads_and_lists(one_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

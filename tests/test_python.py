@@ -312,7 +312,37 @@ def test_the_packages_looked_for_are_the_declared_ones() -> None:
     declared = [re.split(r"[<>=]", text)[0] for text in requires("loihi-convert") or () if ";" not in text]
     assert sorted(declared) == sorted(dependencies.MODULES)
     assert not dependencies.missing_packages()
-    assert dependencies.install_line(["h5py"]) in ('pip install "h5py<4,>=3.7"', 'pip install "h5py>=3.7,<4"')
+    assert dependencies.install_line(["h5py"]) in ('pip install "h5py<4,>=3.8"', 'pip install "h5py>=3.8,<4"')
+    assert dependencies.install_line(["distributed"]) == 'pip install "distributed>=2024.8"'
+
+
+def test_doctor_names_versions_that_are_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(
+        dependencies.unsuitable_version(name, str(dependencies.installed_version(name))) is None
+        for name in dependencies.MODULES
+    )
+    assert dependencies.unsuitable_version("torch", "2.13.0+cpu") is None
+    assert dependencies.unsuitable_version("pydantic", "1.10.13") in (">=2.6,<3", "<3,>=2.6")
+    monkeypatch.setattr(environment, "installed_version", lambda name: "1.10.13" if name == "pydantic" else "99")
+    (found,) = (check for check in environment.examine() if check.name == "pydantic")
+    assert (found.state, found.found.partition(",")[0]) == ("broken", "1.10.13")
+    assert 'pip install "pydantic' in found.advice
+
+
+def test_a_binary_of_another_numpy_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ValueError("numpy.dtype size changed, may indicate binary incompatibility. Expected 96, got 88")
+
+    assert exit_code(fail) == PlatformError.exit_code
+    assert "packages were built for another NumPy" in capsys.readouterr().err
+
+
+def test_lava_that_was_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = environment.installed_version
+    monkeypatch.setattr(environment, "installed_version", lambda name: None if name == "lava-nc" else real(name))
+    for is_wanted, state in ((False, "absent"), (True, "broken")):
+        (lava,) = (check for check in environment.examine(run_lava=is_wanted) if check.name == "Lava (sim)")
+        assert lava.state == state
 
 
 def test_no_extra_is_silently_empty() -> None:

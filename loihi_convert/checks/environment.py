@@ -20,6 +20,7 @@ from loihi_convert.dependencies import (
     installed_version,
     is_extension_installed,
     other_interpreter,
+    unsuitable_version,
 )
 from loihi_convert.errors import LoihiConvertError
 
@@ -94,7 +95,8 @@ def examine(lava_python: str | None = None, *, run_lava: bool = False) -> tuple[
     memory, packages = _memory(), tuple(map(_package, MODULES))
     is_complete = all(check.state == "ok" for check in (memory, *packages))
     # Without enough memory even the import of NumPy fails, so Lava is not run.
-    lava = _lava(other_interpreter(lava_python), run=is_complete and (run_lava or lava_python is not None))
+    is_wanted = run_lava or lava_python is not None
+    lava = _lava(other_interpreter(lava_python), run=is_complete and is_wanted, is_wanted=is_wanted)
     return (_linux(), _python(), memory, *packages, lava, _lava_dl(), _loihi())
 
 
@@ -155,6 +157,8 @@ def _package(name: str) -> Check:
     version = installed_version(name)
     if version is None or importlib.util.find_spec(MODULES[name]) is None:
         return Check(name, "broken", "not installed", f"Run: {install_line((name,))}")
+    if (declared := unsuitable_version(name, version)) is not None:
+        return Check(name, "broken", f"{version}, must be {declared}", f"Run: {install_line((name,))}")
     return Check(name, "ok", version)
 
 
@@ -172,13 +176,13 @@ def _install_lava_dl() -> str:
     return _install_lava()
 
 
-def _lava(lava_python: str | None, *, run: bool) -> Check:
+def _lava(lava_python: str | None, *, run: bool, is_wanted: bool) -> Check:
     """Check that Lava is installed and, if ``run``, that its CPU simulator agrees with `ref`."""
     name = "Lava (sim)"
     if lava_python is None and (version := installed_version("lava-nc")) is None:
         return Check(
             name,
-            "absent",
+            "broken" if is_wanted else "absent",
             "not installed; `--backend sim` and `diagnose --sim` do not work",
             f"{_install_lava()}\nOr name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
         )

@@ -34,8 +34,8 @@ _SCHEDULER = (
     "sets and images of `export`, which are sent to them."
 )
 _SLURM = (
-    "Submit workers to SLURM: partition=NAME,walltime=HH:MM:SS,workers=N, also memory=4GB, account=NAME, "
-    "interface=ib0. Only workers is required."
+    "Submit workers to SLURM, with commas between: workers=N (required), partition=NAME, walltime=HH:MM:SS, "
+    "memory=4GB, account=NAME, interface=ib0."
 )
 _SLURM_KEYS: Final = ("workers", "partition", "walltime", "memory", "account", "interface")
 

@@ -149,12 +149,14 @@ def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: 
     from rich.text import Text
 
     console = _console()
-    grid = Grid.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, min_width=LABEL_COLUMNS)
+    # Versions of rich differ in whether a width includes the padding.
+    grid = Grid.grid(padding=0)
+    grid.add_column(no_wrap=True, min_width=LABEL_COLUMNS + 2)
     grid.add_column()
     for fact in facts:
         grid.add_row(
-            Text(fact.label, style="bold yellow" if fact.label == "warning" else "dim"), Text(escape_control(fact.text))
+            Text(f"{fact.label}  ", style="bold yellow" if fact.label == "warning" else "dim"),
+            Text(escape_control(fact.text)),
         )
     with console.capture() as capture:
         console.print(Text(escape_control(verdict), style="bold"))

@@ -108,4 +108,5 @@ def load_data(
 
 def default_root() -> Path:
     """Return the folder with the benchmark sets: ``$LOIHI_CONVERT_DATA``, else ``~/.cache/loihi-convert``."""
-    return Path(os.environ.get("LOIHI_CONVERT_DATA") or Path.home() / ".cache" / "loihi-convert")
+    named = os.environ.get("LOIHI_CONVERT_DATA")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "loihi-convert"

@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -136,11 +137,16 @@ def _first_that_works(name: str, temporary: Path, on_source: Callable[[str], Non
             return _read_all(folder, name)
         except (DataError, PlatformError) as error:
             failures.append(f"{title}: {error.found}")
+        except FileNotFoundError as error:
+            # The program that downloads.
+            failures.append(f"{title}: {error.filename} is not installed")
         except _DOWNLOAD_ERRORS as error:
             failures.append(f"{title}: {first_line(error)}")
+    install = "" if find_spec("torchvision") else "Install torchvision (`pip install torchvision`), or put "
     raise PlatformError(
         f"{name} could not be downloaded ({'; '.join(failures)})",
-        hint=f"Put {', '.join(SHA256[name])} into a folder {name}/ yourself, and give its parent as `data_root`.",
+        hint=f"{install or 'Put '}{', '.join(SHA256[name])} into a folder {name}/ yourself, and give its parent as "
+        "`data_root`.",
     )
 
 
@@ -152,7 +158,7 @@ def _torchvision(folder: Path, name: str) -> None:
     try:
         from torchvision import datasets
     except ImportError as error:
-        raise PlatformError("torchvision is not installed", hint="Install it: pip install torchvision.") from error
+        raise PlatformError("torchvision is not installed") from error
     # torchvision has no timeout, and some versions print to stdout.
     with _connecting_within(_CONNECT_SECONDS), contextlib.redirect_stdout(sys.stderr):
         if name != "cifar10":
