@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.refusals import refused
 
-from loihi_convert.choices import Method
+from loihi_convert.choices import Method, Reset
 from loihi_convert.conversion import calibration
 from loihi_convert.conversion import thresholds as thresholds_module
 from loihi_convert.conversion.balancing import balance
@@ -22,7 +22,7 @@ from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, Reset, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import relu_outputs

@@ -48,9 +48,10 @@ from loihi_convert.checks.stock_rules import (
 )
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources
+from loihi_convert.choices import Reset, Target
 from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.ir.network import ReluLayer, ReluNetwork, Reset
-from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Target
+from loihi_convert.ir.network import ReluLayer, ReluNetwork
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockLayer

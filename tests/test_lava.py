@@ -27,9 +27,8 @@ from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.lava.timing import Timing
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
-from loihi_convert.choices import Layout
+from loihi_convert.choices import Layout, Reset
 from loihi_convert.errors import BackendError, DataError, LoihiConvertError, PlatformError, RangeError, UsageError
-from loihi_convert.ir.network import Reset
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 

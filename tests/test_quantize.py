@@ -17,7 +17,7 @@ from test_balance import pixels, random_cnn
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
-from loihi_convert.choices import Amplitude, Method, Target
+from loihi_convert.choices import Amplitude, Method, Reset, Target
 from loihi_convert.conversion.agreement import explained_share
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
@@ -25,7 +25,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import MAX_TIMESTEPS
 from loihi_convert.ir.rounding import nearest_scales
 from loihi_convert.ir.synapse import Conv, Dense

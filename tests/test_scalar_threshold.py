@@ -20,6 +20,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.checks.lava_dl_notes import lava_dl_notes
+from loihi_convert.choices import Readout, Reset
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
@@ -27,7 +28,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scalar_threshold import scalar_scales
 from loihi_convert.errors import NetxError, RangeError
-from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.simulation.relu import cnn_scores

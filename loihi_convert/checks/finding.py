@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
-from loihi_convert.ir.quantized import Target
+from loihi_convert.choices import Target
 from loihi_convert.records import Record
 
 Severity = Literal["error", "warning", "note"]

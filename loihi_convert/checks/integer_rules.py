@@ -14,8 +14,8 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits, rules
+from loihi_convert.choices import Reset
 from loihi_convert.conversion.chip_scales import current_bounds, potential_bounds
-from loihi_convert.ir.network import Reset
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
 

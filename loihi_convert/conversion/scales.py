@@ -28,10 +28,10 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
+from loihi_convert.choices import Reset
 from loihi_convert.conversion.float_layer import FloatLayer
 from loihi_convert.conversion.scalar_threshold import scalar_scales
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.network import Reset
 from loihi_convert.ir.rounding import nearest_scales
 
 HEADROOM: Final = 1.25

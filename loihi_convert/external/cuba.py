@@ -20,8 +20,8 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits
-from loihi_convert.choices import Task
-from loihi_convert.ir.network import Readout, fan_outs, output_shapes
+from loihi_convert.choices import Readout, Task
+from loihi_convert.ir.network import fan_outs, output_shapes
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 

@@ -24,9 +24,7 @@ from typing import Protocol
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape, freeze
-from loihi_convert.choices import Readout as Readout
-from loihi_convert.choices import Reset as Reset
-from loihi_convert.choices import Task
+from loihi_convert.choices import Readout, Reset, Task
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_relays
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse

@@ -14,12 +14,10 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits, rules
-from loihi_convert.choices import Granularity as Granularity
-from loihi_convert.choices import Target as Target
-from loihi_convert.choices import Task
+from loihi_convert.choices import Granularity, Readout, Reset, Target, Task
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.digits import MAX_LOW_BITS, split
-from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, fan_outs, output_shapes, summary
+from loihi_convert.ir.network import IntegrateAndFire, fan_outs, output_shapes, summary
 from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import relay_count, relayed, require_exact_relays, require_relays

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.choices import Task as Task
+from loihi_convert.choices import Task
 
 
 def classes_of(outputs: Array) -> Array:

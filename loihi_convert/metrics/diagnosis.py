@@ -21,8 +21,9 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
+from loihi_convert.choices import Readout, Reset
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.ir.network import Readout, ReluNetwork, Reset, SpikingNetwork
+from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import only_relays, own_channels
 from loihi_convert.metrics.activation_errors import ComparedActivations, ErrorSums, LayerError, compare_activations

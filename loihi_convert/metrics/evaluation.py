@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import Field
 
 from loihi_convert.chip.energy import Energy
-from loihi_convert.ir.network import Readout
+from loihi_convert.choices import Readout
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.layer_size import LayerSize
 from loihi_convert.metrics.regression import Regression

@@ -36,19 +36,13 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
+from loihi_convert.choices import Granularity, Reset, Target
 from loihi_convert.errors import InputError, NetxError, one_of, require_kind
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.digits import MAX_LOW_BITS, joined_synapse
-from loihi_convert.ir.network import IntegrateAndFire, Reset
+from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.provenance import Provenance
-from loihi_convert.ir.quantized import (
-    Granularity,
-    IntegerNeuron,
-    QuantizedLayer,
-    QuantizedNetwork,
-    Target,
-    largest_pixel,
-)
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, largest_pixel
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,

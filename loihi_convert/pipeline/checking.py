@@ -23,13 +23,14 @@ from loihi_convert.checks.integer_rules import CIRCUIT_RULES, LAYER_RULES, NETWO
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
+from loihi_convert.choices import Target
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.files import asked
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
-from loihi_convert.ir.quantized import QuantizedNetwork, Target
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile
 from loihi_convert.progress import Progress, ProgressFactory, no_progress_bar

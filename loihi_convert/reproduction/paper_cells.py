@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from loihi_convert.choices import Amplitude, InitialPotential, Method, PaperFigure
+from loihi_convert.choices import Amplitude, InitialPotential, Method, PaperFigure, Readout, Reset
 from loihi_convert.errors import UsageError
-from loihi_convert.ir.network import Readout, Reset
 from loihi_convert.report import paper
 
 FIGURES: Final = get_args(PaperFigure)

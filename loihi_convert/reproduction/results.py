@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loihi_convert import netx
-from loihi_convert.ir.network import Readout
+from loihi_convert.choices import Readout
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.records import Record
 from loihi_convert.reproduction.paper_cells import Setting

@@ -23,7 +23,8 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.ir.network import ReluNetwork, Reset, SpikingLayer
+from loihi_convert.choices import Reset
+from loihi_convert.ir.network import ReluNetwork, SpikingLayer
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.block_store import total
 from loihi_convert.simulation.currents import summed_currents

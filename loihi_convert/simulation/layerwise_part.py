@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from loihi_convert.arrays import Array
-from loihi_convert.ir.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.choices import Reset
+from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress
 from loihi_convert.simulation.block_store import BlockStore, GroupSums, Packed
 from loihi_convert.simulation.blocks import block_multiple, float_block_size, on_cores

@@ -11,7 +11,8 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
-from loihi_convert.ir.network import IntegrateAndFire, Reset
+from loihi_convert.choices import Reset
+from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, largest_pixel
 from loihi_convert.ir.synapse import Conv, Dense, Synapse

@@ -8,7 +8,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.backends.result import RunResult
-from loihi_convert.ir.network import Reset
+from loihi_convert.choices import Reset
 from loihi_convert.ir.poisson import poisson_spikes
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Synapse

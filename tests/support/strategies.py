@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.ir.network import Reset
+from loihi_convert.choices import Reset
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from support.networks import build_network, on_the_grids, random_conv, random_dense
