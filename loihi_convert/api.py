@@ -19,10 +19,9 @@ from loihi_convert.converted import Converted
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.in_memory import Images, Labels, Targets, as_calibration
 from loihi_convert.devices import chosen_device
-from loihi_convert.frontend.lower.affine import per_channel
 from loihi_convert.frontend.users_code import named
 from loihi_convert.metrics.own_accuracy import own_accuracy, require_expectation, unjudged
-from loihi_convert.normalization import require_both
+from loihi_convert.normalization import per_channel, require_both
 from loihi_convert.pipeline.converting import converted
 from loihi_convert.pipeline.opening import open_model
 from loihi_convert.pipeline.origin import source_of

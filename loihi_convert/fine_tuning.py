@@ -23,10 +23,9 @@ from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.in_memory import Images, Labels
 from loihi_convert.devices import chosen_device
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.lower.affine import per_channel
 from loihi_convert.frontend.own_cnn import copies_of, design_of
 from loihi_convert.frontend.users_code import article, named, unwrapped
-from loihi_convert.normalization import require_both
+from loihi_convert.normalization import per_channel, require_both
 from loihi_convert.pipeline.before_training import accuracy_before, require_same_training
 from loihi_convert.progress import progress_bar, tell
 

@@ -1,6 +1,9 @@
-"""Check of the image normalization (pixel / 255 - mean) / std, for Python and the command line."""
+"""Checks of the image normalization (pixel / 255 - mean) / std, for Python and the command line."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 from loihi_convert.errors import UsageError
 
@@ -19,3 +22,60 @@ def require_both(mean: object, std: object) -> None:
         expected="`mean` and `std` must be given together",
         hint=f"Give the values used in training, (pixel / 255 - mean) / std; `{missing}` is {hint}.",
     )
+
+
+def per_channel(values: float | Sequence[float] | None, channels: int, where: str) -> tuple[float, ...] | None:
+    """Return one number per channel: ``values``, or a single number repeated.
+
+    Raises
+    ------
+    UsageError
+        If ``values``, of the parameter ``where``, are not numbers.
+    """
+    if values is None:
+        return None
+    # Here, because the command line starts without NumPy.
+    import numpy as np
+
+    try:
+        given = (float(values),) if np.ndim(values) == 0 else tuple(map(float, values))  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"found {values!r}", where=where, expected="must be a number, or one per channel") from error
+    return given * channels if len(given) == 1 else given
+
+
+def require_valid(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    """Raise a `UsageError` unless both are finite, one number or one per channel, and ``std`` is above 0."""
+    for where, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels):
+            expected = f"must be one number, or one per channel ({channels})"
+        elif not all(map(math.isfinite, values)) or (where == "std" and min(values) <= 0):
+            expected = f"must be {'finite and above 0' if where == 'std' else 'finite'}"
+        else:
+            continue
+        raise UsageError(f"found {tuple(values)}", where=where, expected=expected)
+
+
+def channel_normalization(
+    mean: float | Sequence[float] | None, std: float | Sequence[float] | None, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return ``mean`` and ``std``, one number per channel each; ``None`` if neither is given.
+
+    Raises
+    ------
+    UsageError
+        If only one is given, they do not have one finite value per channel, ``std`` above 0, or ``mean`` is above 1.
+    """
+    require_both(mean, std)
+    means, deviations = per_channel(mean, channels, "mean"), per_channel(std, channels, "std")
+    if means is None or deviations is None:
+        return None
+    require_valid(means, deviations, channels)
+    if max(means) > 1:
+        raise UsageError(
+            f"found {means}",
+            where="mean",
+            expected="must be at most 1: pixels are divided by 255 first",
+            hint="Divide `mean` and `std` by 255, too.",
+        )
+    return means, deviations

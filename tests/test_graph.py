@@ -612,7 +612,7 @@ def test_normalization_outside_the_model() -> None:
 @pytest.mark.parametrize(
     ("options", "where", "found", "expected"),
     [
-        ({"mean": [0.5, 0.5, 0.5], "std": [1, 1]}, "mean", "(0.5, 0.5, 0.5)", "one number per channel"),
+        ({"mean": [0.5, 0.5, 0.5], "std": [1, 1]}, "mean", "(0.5, 0.5, 0.5)", "one per channel (2)"),
         ({"mean": [0, 0], "std": [1.0, float("nan")]}, "std", "(1.0, nan)", "finite and above 0"),
         ({"mean": [0, 0], "std": [1.0, 0.0]}, "std", "(1.0, 0.0)", "finite and above 0"),
     ],

@@ -290,7 +290,7 @@ def test_run_takes_an_external_file(
             "0,0",
             "--std",
             "1",
-        ): "mean: found 0.0, 0.0; must be one finite number, or one per channel \\(1\\)",
+        ): "mean: found \\(0.0, 0.0\\); must be one number, or one per channel \\(1\\)",
     }
     for more, message in refused.items():
         capsys.readouterr()

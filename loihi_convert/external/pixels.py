@@ -9,10 +9,11 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.errors import DataError, InputError, RangeError, UsageError
+from loihi_convert.errors import DataError, InputError, RangeError
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
+from loihi_convert.normalization import require_valid
 
 DEFAULT_NORMALIZATION: Final = (0.5,)
 """Mean and standard deviation of pixels / 255, so that x is in -1..1, as in lava-dl's test networks."""
@@ -28,7 +29,7 @@ def require_images(
     InputError
         If the images do not fit the network, or the last layer has maps, which give no class.
     UsageError
-        If ``mean`` and ``std`` are not one number or one number per channel.
+        As in `normalization.require_valid`.
     """
     shape = network.input_shape
     found = images.shape[1:]
@@ -44,12 +45,7 @@ def require_images(
             where=network.layers[-1].name,
             expected="must have one neuron per class",
         )
-    for name, values in (("mean", mean), ("std", std)):
-        is_valid = np.isfinite(values).all() and (name == "mean" or min(values) > 0)
-        if len(values) not in (1, found[0]) or not is_valid:
-            kind = "finite" if name == "mean" else "positive"
-            expected = f"must be one {kind} number, or one per channel ({found[0]})"
-            raise UsageError(f"found {', '.join(map(str, values))}", where=name, expected=expected)
+    require_valid(mean, std, found[0])
 
 
 def pixel_inputs(network: CubaNetwork | GradedNetwork, images: Array, mean: Array, std: Array) -> Array:

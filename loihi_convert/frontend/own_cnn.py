@@ -27,12 +27,12 @@ from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, UsageError, first_line
 from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.lower.affine import per_channel
 from loihi_convert.frontend.model_runs import shape_taken
 from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
 from loihi_convert.frontend.reader import read_graph
 from loihi_convert.frontend.users_code import build_cnn, copied, unwrapped
 from loihi_convert.ir.task import class_count
+from loihi_convert.normalization import per_channel
 
 
 def own_design(

@@ -34,7 +34,7 @@ from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, require_kind
 from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.activation import activated
-from loihi_convert.frontend.lower.affine import normalization_of, normalized, per_channel
+from loihi_convert.frontend.lower.affine import normalization_of, normalized
 from loihi_convert.frontend.lower.chain import Chain, to_chain
 from loihi_convert.frontend.lower.concat import joined
 from loihi_convert.frontend.lower.levels import placed
@@ -59,7 +59,7 @@ from loihi_convert.frontend.operations import (
 from loihi_convert.frontend.reader import read_graph
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.normalization import require_both
+from loihi_convert.normalization import channel_normalization
 
 
 def to_relu_network(
@@ -109,12 +109,11 @@ def lowered(
 ) -> Chain:
     """Return the same as `to_relu_network`, with a description of each channel."""
     require_kind("model", model, nn.Module, "must be a torch.nn.Module", "`convert` also takes the path of a file.")
-    require_both(mean, std)
     if isinstance(skip_copies, bool) or not isinstance(skip_copies, Integral) or skip_copies < 1:
         raise UsageError(f"found {skip_copies!r}", where="skip_copies", expected="must be a whole number, at least 1")
     input_shape = as_input_shape(input_shape)
-    channels = input_shape[0]
-    normalization = normalization_of(channels, per_channel(mean, channels, "mean"), per_channel(std, channels, "std"))
+    given = channel_normalization(mean, std, input_shape[0])
+    normalization = None if given is None else normalization_of(*given)
     # Non-finite numbers are reported below, with the layer they end up in.
     with np.errstate(all="ignore"):
         graph = _graph(model, input_shape)
