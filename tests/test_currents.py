@@ -28,7 +28,7 @@ from loihi_convert.simulation.cnn_classes import suits_bfloat16
 from loihi_convert.simulation.convolution import MAX_BYTE, Convolution, Geometry
 from loihi_convert.simulation.currents import Currents, sum_pool, summed_currents
 from loihi_convert.simulation.exact_products import exact_products
-from loihi_convert.simulation.graded import weighted
+from loihi_convert.simulation.integer_sums import weighted
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
 
