@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support import SUPPORT, stock_lava_dl
+from support import SUPPORT, oracle, stock_lava_dl
 from support.external_files import NEURON, lava_dl_file, small_layers, write_external
 from support.strategies import Case, networks
 
@@ -23,7 +23,7 @@ from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, Cuba
 from loihi_convert.external.cuba_run import run_cuba
 from loihi_convert.external.cuba_simulation import LayerStep, lif_step, simulate
 from loihi_convert.external.pixels import pixel_inputs
-from loihi_convert.ir.synapse import Dense, PixelBias
+from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 
 def neuron(i_decay: int, v_decay: int, v_th_mant: int) -> CubaNeuron:
@@ -174,6 +174,37 @@ def test_unmodified_lava_dl_gives_the_same_states(tmp_path: Path, has_input_neur
             for name in ("u", "v"):
                 found = np.array([getattr(layers[index], name)[0].reshape(-1) for layers in steps])
                 assert np.array_equal(found, states[f"{name}{index}"]), (index, name)
+
+
+@pytest.mark.parametrize(
+    ("weight_shape", "stride", "dilation", "padding", "shape", "outputs"),
+    [
+        ((16, 32, 2, 3), (1, 1), (3, 1), (2, 1), (32, 1, 6), (16, 2, 6)),
+        ((64, 64, 2, 2), (1, 1), (8, 8), (4, 4), (64, 4, 4), (64, 4, 4)),
+        ((16, 3, 1, 5), (2, 3), (1, 1), (0, 0), (3, 10, 5), (16, 5, 1)),
+    ],
+)
+def test_convolutions_in_which_onednn_errs(
+    tmp_path: Path,
+    weight_shape: tuple[int, ...],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+    shape: tuple[int, ...],
+    outputs: tuple[int, ...],
+) -> None:
+    """A dilation that jumps over a small map, and a stride that leaves one column: after one step u is 64 I."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-120, 121, weight_shape)
+    geometry = {"stride": stride, "dilation": dilation, "padding": padding, "groups": 1}
+    conv = {"type": "conv", "shape": outputs, "weight": weight.astype(np.float32), **geometry, "neuron": NEURON}
+    path = write_external(tmp_path / "model.net", [{"type": "input", "shape": shape}, conv])
+    network = external.read_external(path)
+    assert isinstance(network, CubaNetwork)
+    spikes = rng.integers(0, 2, (2, *shape))
+    ((step,),) = simulate(network, spikes, 1)
+    synapse = Conv(weight, stride=stride, dilation=dilation, padding=padding)
+    assert np.array_equal(step.u, [64 * oracle.current(synapse, image) for image in spikes])
 
 
 PILOTNET = ("input", *(f"conv-{index}" for index in range(5)), *(f"fc-{index}" for index in range(3)))

@@ -19,7 +19,6 @@ from support.strategies import Case, networks
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import UsageError
-from loihi_convert.ir.graded import GradedLayer
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import convolution as module
@@ -271,8 +270,7 @@ def test_settings_that_round_change_no_integer(autocast: bool) -> None:
             pixels = np.ascontiguousarray(values.transpose(0, 2, 3, 1), np.float32)
             found = Currents(synapse, shape, averages=False, takes_spikes=False)(pixels)
             assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(expected.shape), expected)
-            layer = GradedLayer("layer", synapse, threshold=0, scale=np.ones(synapse.channels))
-            assert np.array_equal(weighted(layer, given), expected)
+            assert np.array_equal(weighted(synapse, given), expected)
             assert Currents(synapse, shape, averages=False, takes_spikes=True).uses_int8 == HAS_INT8
 
 

@@ -64,7 +64,6 @@ HEAVY = {
         "frontend",
         "simulation",
         "conversion",
-        "external.cuba_simulation",
         "api",
         "fine_tuning",
         "pipeline.opening",

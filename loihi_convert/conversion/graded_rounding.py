@@ -176,7 +176,8 @@ class Rounding:
         last, previous, messages = self._output(layers[-1], messages, real, units)
         layers[-1:] = [previous, last]
         network = GradedNetwork(cnn.input_shape, tuple(layers), spike_exp=0)
-        found = network.real_outputs(weighted(last, messages))
+        assert not isinstance(last.synapse, PixelBias)
+        found = network.real_outputs(weighted(last.synapse, messages))
         expected = self._real[-1].astype(np.float64)
         variance = expected.var(axis=0)
         unit = np.where(variance > 0, variance, 1.0) if cnn.task == "regression" else 1.0
@@ -220,12 +221,13 @@ class Rounding:
     def _mean_error(self, index: int, layer: GradedLayer, messages: Array, real: Array) -> Array:
         """The mean error of each channel's current, in real units: float64, in the shape of the bias."""
         assert layer.scale is not None
+        assert not isinstance(layer.synapse, PixelBias)
         synapse = self._plain[index]
         shape = _shaped(self._cnn.layers[index].synapse, layer.scale.shape).shape
         total, count = np.zeros(len(layer.scale)), 0
         for first in range(0, len(messages), BATCH):
             rows = slice(first, first + BATCH)
-            found, expected = weighted(layer, messages[rows]), _currents(synapse, real[rows])
+            found, expected = weighted(layer.synapse, messages[rows]), _currents(synapse, real[rows])
             axes = tuple(axis for axis in range(found.ndim) if axis != 1)
             total += found.sum(axis=axes, dtype=np.float64) * layer.scale - expected.sum(axis=axes, dtype=np.float64)
             count += found.size // found.shape[1]

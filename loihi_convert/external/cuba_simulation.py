@@ -1,8 +1,8 @@
 """CUBA networks, step by step, in the integers of Lava's CPU models (equations: see `cuba`).
 
 Like Lava's CPU models, this file computes in NumPy's int32: each line of `lif_step` corresponds to a line in
-``AbstractPyLifModelFixed.subthr_dynamics`` of ``lava/proc/lif/models.py``. Weighted sums are computed in float64,
-exactly: `cuba_reader` refuses a layer in which a sum could reach 2^31.
+``AbstractPyLifModelFixed.subthr_dynamics`` of ``lava/proc/lif/models.py``. Weighted sums fit int32:
+`cuba_reader` refuses a layer in which one could reach 2^31.
 
 Time is local to a layer: on Lava, layer l performs its step t at the global step t + l, and starts from 0 there if
 lava-dl's ``reset_interval`` is T.
@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.external.cuba import CubaLayer, CubaNetwork, CubaNeuron
-from loihi_convert.ir.synapse import Conv, PixelBias
+from loihi_convert.external.cuba import CubaNetwork, CubaNeuron
+from loihi_convert.ir.synapse import PixelBias
+from loihi_convert.simulation.integer_sums import bias_of, weighted
 
 _LIMIT: Final = limits.LIF_STATE_LIMIT
 
@@ -56,29 +55,11 @@ def simulate(network: CubaNetwork, inputs: Array, timesteps: int) -> Iterator[tu
             if isinstance(layer.synapse, PixelBias):
                 current, bias = np.zeros(inputs.shape, np.int32), inputs.astype(np.int32)
             else:
-                current, bias = synaptic_current(layer, received), _bias(layer, states[index].u.ndim)
+                current = np.right_shift(weighted(layer.synapse, received), layer.weight_shift)
+                bias = bias_of(layer.synapse, states[index].u.ndim)
             states[index] = lif_step(layer.neuron, states[index].u, states[index].v, current, bias)
             received = states[index].spikes
         yield tuple(states)
-
-
-def synaptic_current(layer: CubaLayer, inputs: Array) -> Array:
-    """Return the current of the layer's synapse for inputs ``(B, ...)``: int32 ``(B, *shape)`` in weight units."""
-    synapse = layer.synapse
-    assert not isinstance(synapse, PixelBias)
-    weight, values = torch.from_numpy(synapse.weight.astype(np.float64)), torch.from_numpy(inputs.astype(np.float64))
-    if isinstance(synapse, Conv):
-        sums = functional.conv2d(
-            values, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups
-        )
-    else:
-        sums = functional.linear(values.flatten(1), weight)
-    exact = sums.numpy().astype(np.int64)
-    if isinstance(synapse, Conv):
-        # signed_clamp in lava/proc/conv/utils.py wraps at 24 bits.
-        half = limits.CURRENT_LIMIT + 1
-        return np.asarray((exact + half) % (2 * half) - half, np.int32)
-    return np.asarray(exact >> layer.weight_shift, np.int32)
 
 
 def lif_step(neuron: CubaNeuron, u: Array, v: Array, current: Array, bias: Array) -> LayerStep:
@@ -95,12 +76,3 @@ def _decayed(state: Array, decay: int) -> Array:
     """``state`` x (4096 - decay) / 4096, rounded towards 0: int32."""
     product = state.astype(np.int64) * (limits.MAX_DECAY - decay)
     return np.asarray(np.sign(product) * (np.abs(product) >> limits.DECAY_BITS), np.int32)
-
-
-def _bias(layer: CubaLayer, axes: int) -> Array:
-    assert not isinstance(layer.synapse, PixelBias)
-    bias = layer.synapse.bias
-    if bias is None:
-        return np.zeros((), np.int32)
-    # One per channel of maps (B, C, H, W), else one per neuron.
-    return bias.reshape(-1, 1, 1) if bias.ndim == 1 and axes == 4 else bias

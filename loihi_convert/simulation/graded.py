@@ -1,7 +1,7 @@
 """Networks of graded spikes, step by step, in the integers of Lava's CPU models (equations: see `ir.graded`).
 
-Like those models this file computes in NumPy's int32; each line of `layer_step` and `_activation` corresponds to a line
-of ``lava/proc/sdn/models.py``.
+Like those models this file computes in NumPy's int32; each line of `layer_step` corresponds to a line of
+``lava/proc/sdn/models.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
-from loihi_convert.simulation.integer_sums import weighted
+from loihi_convert.simulation.integer_sums import bias_of, weighted
 
 
 class GradedStep(NamedTuple):
@@ -111,21 +111,12 @@ def layer_step(layer: GradedLayer, last: GradedStep, received: Array, spike_exp:
         activation = np.left_shift(received.astype(np.int32), unit)
         sigma = np.zeros_like(activation)
     else:
-        sigma = last.sigma + weighted(layer, received)
-        activation = _activation(layer, sigma, unit)
+        sigma = last.sigma + weighted(layer.synapse, received)
+        biased = sigma + np.left_shift(bias_of(layer.synapse, sigma.ndim), unit)
+        activation = np.asarray(np.maximum(biased, np.int32(0)))
     if not layer.sends:
         nothing = np.zeros_like(sigma)
         return GradedStep(sigma, sigma, nothing, nothing)
     delta = activation - last.activation + last.residue
     sent = np.where(np.abs(delta) >= layer.threshold << unit, delta, np.int32(0))
     return GradedStep(sigma, activation, delta - sent, np.right_shift(sent, limits.SIGMA_DELTA_STATE_EXP))
-
-
-def _activation(layer: GradedLayer, sigma: Array, unit: int) -> Array:
-    assert not isinstance(layer.synapse, PixelBias)
-    bias = layer.synapse.bias
-    if bias is None:
-        return np.asarray(np.maximum(sigma, np.int32(0)))
-    # One per channel of maps (B, C, H, W), else one per neuron.
-    shaped = bias.reshape(-1, 1, 1) if bias.ndim == 1 and sigma.ndim == 4 else bias
-    return np.asarray(np.maximum(sigma + np.left_shift(shaped.astype(np.int32), unit), np.int32(0)))

@@ -1,6 +1,6 @@
-"""Weighted sums of integers, as Lava's processes compute them.
+"""Weighted sums of integers and biases, as in Lava's processes.
 
-Weighted sums are computed in float32, exactly: messages are divided into digits of so few bits that no partial sum
+Weighted sums are computed in float32, exactly: inputs are divided into digits of so few bits that no partial sum
 reaches 2^24.
 """
 
@@ -14,19 +14,16 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.ir.graded import GradedLayer
-from loihi_convert.ir.synapse import Conv, Dense, PixelBias
+from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.convolution import Geometry, convolved_by_product, onednn_errs
 from loihi_convert.simulation.exact_products import exact_products
 
 _EXACT_IN_FLOAT32: Final = 2 ** (np.finfo(np.float32).nmant + 1)
 
 
-def weighted(layer: GradedLayer, messages: Array) -> Array:
-    """Return the current of the layer's synapse for messages ``(B, ...)``: int32 ``(B, *shape)``."""
-    synapse = layer.synapse
-    assert not isinstance(synapse, PixelBias)
-    values = messages.astype(np.int64)
+def weighted(synapse: Conv | Dense, inputs: Array) -> Array:
+    """Return the current of the synapse for spikes, pixels or messages ``(B, ...)``: int32 ``(B, *shape)``."""
+    values = inputs.astype(np.int64)
     if synapse.pool != (1, 1):
         pooled = functional.avg_pool2d(torch.from_numpy(values).double(), synapse.pool, divisor_override=1)
         values = pooled.numpy().astype(np.int64)
@@ -44,6 +41,13 @@ def weighted(layer: GradedLayer, messages: Array) -> Array:
         if is_last:
             return _wrapped(synapse, found)
         values, shift = values >> bits, shift + bits
+
+
+def bias_of(synapse: Conv | Dense, axes: int) -> Array:
+    """Return the bias, int32, in a shape that broadcasts to values of ``axes`` axes, ``(B, *shape)``; 0 if none."""
+    bias = np.zeros((), np.int32) if synapse.bias is None else synapse.bias.astype(np.int32)
+    # One per channel of maps (B, C, H, W), else one per neuron.
+    return bias.reshape(-1, 1, 1) if bias.ndim == 1 and axes == 4 else bias
 
 
 def _sums(synapse: Conv | Dense, values: Array, dtype: torch.dtype) -> Array:
