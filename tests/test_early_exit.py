@@ -20,7 +20,7 @@ from loihi_convert.metrics.early_exit import (
     evaluate_early_exit,
     exit_steps,
 )
-from loihi_convert.records import wilson_interval
+from loihi_convert.statistics import wilson_interval
 
 # Four images, three steps, three classes. In the order of steps, class and lead are
 #   image 0: 0 by 4, 0 by 6, 0 by 9       image 1: 1 by 1, 0 by 0 (tied with 2), 2 by 5

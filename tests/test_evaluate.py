@@ -25,7 +25,7 @@ from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedN
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.evaluating import evaluate, reported_timesteps
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.records import mcnemar_p_value, wilson_interval
+from loihi_convert.statistics import mcnemar_p_value, wilson_interval
 
 # Class of each of four images after each of three steps, and what it should have been.
 PREDICTIONS = np.array([[0, 0, 0], [1, 1, 1], [0, 2, 2], [0, 0, 1]])

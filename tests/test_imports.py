@@ -22,6 +22,7 @@ ORDER = (
         "errors",
         "arrays",
         "records",
+        "statistics",
         "progress",
         "compiled",
         "files",

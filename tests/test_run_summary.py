@@ -17,7 +17,7 @@ from loihi_convert.cli.run_summary import BAR_CELLS, accuracy_scale, loss_margin
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import Numbers, evaluate_regression
 from loihi_convert.pipeline.running import FileRun, RunFolder
-from loihi_convert.records import Z_SCORE
+from loihi_convert.statistics import Z_SCORE
 
 CURVE = (120, 190, 194, 196)
 

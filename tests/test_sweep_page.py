@@ -15,10 +15,10 @@ from support.chromium import Tab, open_tab
 
 from loihi_convert.cells.cell import Outcome
 from loihi_convert.cli.sweep_output import say_swept
-from loihi_convert.records import wilson_interval
 from loihi_convert.report.charts import Mark
 from loihi_convert.report.page import Page, Pictures, html, markdown
 from loihi_convert.report.table import Table
+from loihi_convert.statistics import wilson_interval
 from loihi_convert.sweep.conversion import CellResult, Conversion
 from loihi_convert.sweep.grid import PlannedCell, data_names
 from loihi_convert.sweep.page import marks_on_front, sweep_page, write_page

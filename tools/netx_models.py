@@ -64,8 +64,8 @@ from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import InputError
 from loihi_convert.files import sha256, write_atomically
 from loihi_convert.progress import progress_bar
-from loihi_convert.records import wilson_interval
 from loihi_convert.report import paper
+from loihi_convert.statistics import wilson_interval
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 from loihi_convert.cli.console import Fact, aligned
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.records import Z_SCORE
 from loihi_convert.report.formats import count, number, percent, quantity_range, r_squared
 from loihi_convert.report.run_tables import worst_output
+from loihi_convert.statistics import Z_SCORE
 
 BAR_CELLS: Final = 20
 """Characters of the longest bar."""

@@ -14,10 +14,10 @@ from loihi_convert.choices import Task
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import classes_of
-from loihi_convert.records import Z_SCORE, wilson_interval
 from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import last_outputs
+from loihi_convert.statistics import Z_SCORE, wilson_interval
 
 # Fraction of an output's variance: an error of 3 % of its standard deviation.
 _NEGLIGIBLE: Final = 0.001

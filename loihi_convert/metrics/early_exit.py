@@ -27,7 +27,8 @@ from loihi_convert.data.dataset import HeldOutSplit
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.ir.task import classes_of
 from loihi_convert.metrics.circuit_work import CircuitWork
-from loihi_convert.records import Interval, Record, wilson_interval
+from loihi_convert.records import Record
+from loihi_convert.statistics import Interval, wilson_interval
 
 TOLERANCE_POINTS: Final = 0.1
 """Percentage points of accuracy that the chosen margin may lose against T, on the images used to choose it."""

@@ -23,7 +23,7 @@ from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.layer_size import LayerSize, layer_sizes
 from loihi_convert.metrics.regression import Numbers, evaluate_regression, regression_notes
 from loihi_convert.metrics.relay_work import known, relay_work
-from loihi_convert.records import Interval, constant_accuracy, wilson_interval
+from loihi_convert.statistics import Interval, constant_accuracy, wilson_interval
 
 
 def evaluate(

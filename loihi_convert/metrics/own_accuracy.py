@@ -21,8 +21,8 @@ from loihi_convert.frontend.source import Source
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.task import class_count, classes_of
 from loihi_convert.metrics.regression import errors
-from loihi_convert.records import FEWEST_JUDGED, constant_accuracy
 from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.statistics import FEWEST_JUDGED, constant_accuracy
 
 CHECKED_IMAGES: Final = 1_000
 """Most images on which the CNN is evaluated: this takes seconds, with an error of about one point."""

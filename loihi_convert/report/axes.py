@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from loihi_convert.records import Interval
+from loihi_convert.statistics import Interval
 
 
 class FramePoint(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from loihi_convert.records import Interval
+from loihi_convert.statistics import Interval
 
 RELAYS: Final = "relays, neurons that repeat the spikes of another layer for a connection that skips layers"
 """What relays are, in a caption."""

@@ -14,7 +14,6 @@ from loihi_convert.chip.energy import Energy, Estimate
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint
-from loihi_convert.records import Interval
 from loihi_convert.report.formats import (
     RELAYS,
     count,
@@ -29,6 +28,7 @@ from loihi_convert.report.formats import (
 )
 from loihi_convert.report.table import Table, table_of
 from loihi_convert.runs.stored_run import ChannelThresholds
+from loihi_convert.statistics import Interval
 
 _R2: Final = "R\N{SUPERSCRIPT TWO}"
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from loihi_convert.records import wilson_interval
 from loihi_convert.report import paper
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.paper_cells import Setting, Variant
+from loihi_convert.statistics import wilson_interval
 
 BLANK: Final = "-"
 """What the paper could not measure, and what does not exist here."""

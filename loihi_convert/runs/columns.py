@@ -23,8 +23,9 @@ from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.metrics.early_exit import EarlyExit, ExitPoint
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.regression import Regression
-from loihi_convert.records import Interval, Record
+from loihi_convert.records import Record
 from loihi_convert.runs.csv_files import CsvRow, Rows
+from loihi_convert.statistics import Interval
 
 POTENTIAL = "potential"
 """Prefix of the columns of output potentials in predictions.csv: ``potential_0``, ``potential_1``, ..."""

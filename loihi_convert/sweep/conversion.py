@@ -26,8 +26,9 @@ from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline.opening import open_cnn
-from loihi_convert.records import Interval, Record
+from loihi_convert.records import Record
 from loihi_convert.simulation.cnn_classes import comparable_scores
+from loihi_convert.statistics import Interval
 from loihi_convert.sweep.setting import Digests, ImageChoice, NetworkFile, Setting
 
 
