@@ -1,19 +1,4 @@
-"""The CNN to convert, with its metadata, from a checkpoint, an ONNX file or a module.
-
-=============================================  =====================================================================
-file                                           source of the CNN's structure
-=============================================  =====================================================================
-a checkpoint written by `train`                the architecture it names (`checkpoint.py`)
-one of your own code, and ``arch``             the same, with the activations it was trained with (`own_cnn`)
-any other checkpoint, and ``arch``             ``package.module:factory``: the user's own class, function or module
-an ONNX file                                   its graph (`from_onnx`)
-a NIR file                                     its graph, with its neurons' thresholds (`from_nir`)
-none                                           an nn.Module in memory (`Source.from_module`)
-=============================================  =====================================================================
-
-Nothing in a file is ever executed. The code named by ``arch`` is: it is imported as by Python, with the current folder
-first (`users_code`). So only a name typed by the user is imported, never a name stored in a file.
-"""
+"""The CNN to convert, with its metadata: from a file (`cnn_files`), or an nn.Module in memory."""
 
 from __future__ import annotations
 
@@ -31,7 +16,7 @@ from torch import nn
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.choices import Readout, Task
-from loihi_convert.cnn.checkpoint import Checkpoint, digest, load_if_ours, load_model, load_states
+from loihi_convert.cnn.checkpoint import digest
 from loihi_convert.cnn.design import inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data.array_pixels import as_input_shape
@@ -39,13 +24,10 @@ from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.files import sha256
 from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
-from loihi_convert.frontend.fitting import fill
-from loihi_convert.frontend.from_nir.file import read_nir
-from loihi_convert.frontend.from_onnx.file import read_onnx
+from loihi_convert.frontend.cnn_files import Given, read_cnn
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.model_runs import shape_taken
-from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
-from loihi_convert.frontend.users_code import build_cnn, plain_copy, with_plain_parts
+from loihi_convert.frontend.users_code import plain_copy
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.ir.task import name_count
@@ -247,60 +229,24 @@ def open_source(
     path = Path(path)
     input_shape = None if input_shape is None else as_input_shape(input_shape)
     require_both(mean, std)
-    described: dict[str, Any] = {}
-    trained: Checkpoint | None = None
-    neurons: Readout | None = None
-    notes: tuple[str, ...] = ()
-    if arch is not None and (kind := "an ONNX" if kind_of(path) == "onnx" else "a NIR" if is_nir(path) else ""):
-        raise UsageError(f"given for {kind} file", where="arch", hint="Omit it: the file contains the CNN.")
-    if is_nir(path):
-        file = read_nir(path, input_shape)
-        model, shape, neurons, notes = file.model, file.input_shape, file.readout, file.notes
-    elif kind_of(path) == "onnx":
-        model, shape = read_onnx(path).build(input_shape)
-    elif arch is None:
-        for parameter, given in (("input_shape", input_shape), ("classes", classes)):
-            if given is not None:
-                raise UsageError(
-                    f"found {given!r} without `arch`", where=parameter, hint=f"{path.name} already records it."
-                )
-        model, trained = load_model(path)
-        shape = trained.input_shape
-        described = {
-            "architecture": trained.architecture,
-            "data": trained.data if data is None else data,
-            "classes": list(trained.classes),
-            "seed": trained.seed,
-            "test_accuracy": trained.test_accuracy,
-        }
-    else:
-        if input_shape is None:
-            raise UsageError(
-                f"{path.name} does not record the image size",
-                where="input_shape",
-                expected="must be (C, H, W), such as 3,32,32",
-                hint="Data in this shape state it, too: `data`.",
-            )
-        trained, shape = load_if_ours(path), input_shape
-        if trained is not None and trained.is_own:
-            mean, std = recorded_normalization(trained, mean, std)
-            model = rebuilt(trained, arch, path).requires_grad_(False)
-            model.eval()
-            classes = trained.classes if classes is None else classes
-        else:
-            states = load_states(path)
-            model, notes = fill(build_cnn(arch), states, arch, path)
-        model, described = with_plain_parts(model), {"arch": arch}
-    network = _completed(to_relu_network(model, shape, mean=mean, std=std), task, neurons)
+    read = read_cnn(path, Given(arch, input_shape, classes, data, mean, std))
+    network = to_relu_network(read.model, read.input_shape, mean=read.mean, std=read.std)
+    network = _completed(network, task, read.neurons)
+    described = dict(read.described)
     if "classes" not in described:
-        described |= {"data": data, "classes": _class_names(network, classes)}
-    provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described, **_normalization(mean, std)}
-    provenance |= _recorded(network)
-    notes = (*notes, *network.notes)
-    if trained is None:
-        return Source(path, model, network, provenance, notes, neurons=neurons)
-    timesteps, is_fine_tuned = trained.spiking_timesteps, trained.is_fine_tuned
-    return Source(path, model, network, provenance, notes, timesteps, is_fine_tuned=is_fine_tuned)
+        described |= {"data": data, "classes": _class_names(network, read.classes)}
+    provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described}
+    provenance |= {**_normalization(read.mean, read.std), **_recorded(network)}
+    return Source(
+        path,
+        read.model,
+        network,
+        provenance,
+        (*read.notes, *network.notes),
+        spiking_timesteps=None if read.trained is None else read.trained.spiking_timesteps,
+        neurons=read.neurons,
+        is_fine_tuned=read.trained is not None and read.trained.is_fine_tuned,
+    )
 
 
 def checkpoint_sha256(path: Path) -> str:

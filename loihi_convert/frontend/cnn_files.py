@@ -1,0 +1,145 @@
+"""Files with a CNN: a reader for each kind, which returns a `CnnFile`.
+
+=============================================  =====================================================================
+file                                           source of the CNN's structure
+=============================================  =====================================================================
+a checkpoint written by `train`                the architecture it names (`checkpoint.py`)
+one of your own code, and ``arch``             the same, with the activations it was trained with (`own_cnn`)
+any other checkpoint, and ``arch``             ``package.module:factory``: the user's own class, function or module
+an ONNX file                                   its graph (`from_onnx`)
+a NIR file                                     its graph, with its neurons' thresholds (`from_nir`)
+=============================================  =====================================================================
+
+Nothing in a file is ever executed. The code named by ``arch`` is: it is imported as by Python, with the current folder
+first (`users_code`). So only a name typed by the user is imported, never a name stored in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from loihi_convert.arrays import Shape
+from loihi_convert.choices import Readout
+from loihi_convert.cnn.checkpoint import Checkpoint, load_if_ours, load_model, load_states
+from loihi_convert.errors import UsageError
+from loihi_convert.file_kinds import is_nir, kind_of
+from loihi_convert.frontend.fitting import fill
+from loihi_convert.frontend.from_nir.file import read_nir
+from loihi_convert.frontend.from_onnx.file import read_onnx
+from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
+from loihi_convert.frontend.users_code import build_cnn, with_plain_parts
+
+
+class Given(NamedTuple):
+    """What the user gives with a file; parameters as in `source.open_source`."""
+
+    arch: str | None
+    input_shape: Shape | None
+    classes: Sequence[str] | None
+    data: str | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+
+
+@dataclass(frozen=True, eq=False)
+class CnnFile:
+    """The CNN of a file.
+
+    Parameters
+    ----------
+    model
+        The CNN, in eval mode.
+    input_shape
+        ``(C, H, W)``; for signals ``(C, L)``.
+    classes, mean, std
+        Those given, or those that the file records.
+    described
+        What the file records for the provenance, JSON values.
+    trained
+        Its record, if it is a checkpoint written by `train` or `fine_tune`.
+    neurons
+        For a NIR file: the readout that its graph ends in.
+    notes
+        Notes for the user, one sentence each.
+    """
+
+    model: nn.Module
+    input_shape: Shape
+    classes: Sequence[str] | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    described: Mapping[str, Any] = field(default_factory=dict)
+    trained: Checkpoint | None = None
+    neurons: Readout | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_cnn(path: Path, given: Given) -> CnnFile:
+    """Return the CNN whose weights are in ``path``; errors are those of `source.open_source`."""
+    arch = given.arch
+    if arch is not None and (kind := "an ONNX" if kind_of(path) == "onnx" else "a NIR" if is_nir(path) else ""):
+        raise UsageError(f"given for {kind} file", where="arch", hint="Omit it: the file contains the CNN.")
+    if is_nir(path):
+        return _of_nir(path, given)
+    if kind_of(path) == "onnx":
+        return _of_onnx(path, given)
+    return _of_checkpoint(path, given) if arch is None else _of_users_code(path, arch, given)
+
+
+def _of_nir(path: Path, given: Given) -> CnnFile:
+    file = read_nir(path, given.input_shape)
+    return CnnFile(
+        file.model, file.input_shape, given.classes, given.mean, given.std, neurons=file.readout, notes=file.notes
+    )
+
+
+def _of_onnx(path: Path, given: Given) -> CnnFile:
+    model, shape = read_onnx(path).build(given.input_shape)
+    return CnnFile(model, shape, given.classes, given.mean, given.std)
+
+
+def _of_checkpoint(path: Path, given: Given) -> CnnFile:
+    """A checkpoint written by `train`, which records its image shape and classes."""
+    for parameter, value in (("input_shape", given.input_shape), ("classes", given.classes)):
+        if value is not None:
+            raise UsageError(
+                f"found {value!r} without `arch`", where=parameter, hint=f"{path.name} already records it."
+            )
+    model, trained = load_model(path)
+    described = {
+        "architecture": trained.architecture,
+        "data": trained.data if given.data is None else given.data,
+        "classes": list(trained.classes),
+        "seed": trained.seed,
+        "test_accuracy": trained.test_accuracy,
+    }
+    return CnnFile(model, trained.input_shape, trained.classes, given.mean, given.std, described, trained)
+
+
+def _of_users_code(path: Path, arch: str, given: Given) -> CnnFile:
+    """A checkpoint of the CNN that the user's code ``arch`` returns."""
+    if given.input_shape is None:
+        raise UsageError(
+            f"{path.name} does not record the image size",
+            where="input_shape",
+            expected="must be (C, H, W), such as 3,32,32",
+            hint="Data in this shape state it, too: `data`.",
+        )
+    classes, mean, std = given.classes, given.mean, given.std
+    trained = load_if_ours(path)
+    notes: tuple[str, ...] = ()
+    if trained is not None and trained.is_own:
+        mean, std = recorded_normalization(trained, mean, std)
+        model = rebuilt(trained, arch, path).requires_grad_(False)
+        model.eval()
+        classes = trained.classes if classes is None else classes
+    else:
+        states = load_states(path)
+        model, notes = fill(build_cnn(arch), states, arch, path)
+    model = with_plain_parts(model)
+    return CnnFile(model, given.input_shape, classes, mean, std, {"arch": arch}, trained, notes=notes)
