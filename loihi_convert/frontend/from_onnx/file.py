@@ -39,6 +39,8 @@ class OnnxFile:
         ``(C, H, W)``, or ``(C, L)`` for signals; None if the file leaves a size open.
     takes_signals
         Whether its images are signals ``(N, C, L)``.
+    is_for_one
+        Whether it is made for a single image: its batch size is 1.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class OnnxFile:
     input_name: str
     input_shape: Shape | None
     takes_signals: bool = False
+    is_for_one: bool = False
 
     def build(self, input_shape: Shape | None) -> tuple[nn.Module, Shape]:
         """Return the CNN, in eval mode and without gradients, and the shape ``(C, H, W)`` of its images.
@@ -80,7 +83,7 @@ class OnnxFile:
             )
         shape = input_shape or self.input_shape
         assert shape is not None
-        module = to_module(self.content, self.input_name, shape, self.path)
+        module = to_module(self.content, self.input_name, shape, self.path, is_for_one=self.is_for_one)
         return module.float().requires_grad_(False).eval(), shape if len(shape) == 3 else (shape[0], 1, shape[1])
 
 
@@ -121,7 +124,8 @@ def read_onnx(path: Path) -> OnnxFile:
     # An open size is 0; the first size is that of the batch.
     known = len(sizes) in (3, 4) and min(sizes[1:]) > 0
     shape = tuple(sizes[1:]) if known else None
-    return OnnxFile(path, content, inputs[0].name, shape, takes_signals=len(sizes) == 3)
+    is_for_one = sizes[:1] == [1]
+    return OnnxFile(path, content, inputs[0].name, shape, takes_signals=len(sizes) == 3, is_for_one=is_for_one)
 
 
 def onnx_sha256(path: Path) -> str:

@@ -5,7 +5,8 @@ implementation. Weights become parameters of modules named after the weight, suc
 ``layer1.0.conv1.weight``; other operators are named after the node.
 
 A file made for a single image may contain the batch size 1 in a Reshape. It accepts batches here: a reshape keeps the
-first axis if the rest has the size of an image.
+first axis if the rest has the size of an image. Such a file may also drop the batch axis; the module keeps it, and
+counts later axes as the file does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch import Tensor, fx, nn
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.node import Call, Node, UnknownError
-from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, SUPPORTED
+from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, SUPPORTED, WITHOUT_BATCH
+from loihi_convert.frontend.from_onnx.shapes import BATCH_HINT
 from loihi_convert.frontend.users_code import listed
 
 _BATCH: Final = 2
@@ -44,7 +46,7 @@ _LARGEST: Final = 1_000
 """Numbers that ConstantOfShape may make: the shapes of tensors are shorter."""
 
 
-def to_module(content: Any, input_name: str, input_shape: Shape, path: Path) -> nn.Module:
+def to_module(content: Any, input_name: str, input_shape: Shape, path: Path, *, is_for_one: bool = False) -> nn.Module:
     """Return the graph of ``content``, an ``onnx.ModelProto``, as a module.
 
     Parameters
@@ -57,6 +59,8 @@ def to_module(content: Any, input_name: str, input_shape: Shape, path: Path) -> 
         Shape of one image, without the batch axis.
     path
         The file, for messages.
+    is_for_one
+        Whether its input has the batch size 1.
 
     Raises
     ------
@@ -77,7 +81,7 @@ def to_module(content: Any, input_name: str, input_shape: Shape, path: Path) -> 
             expected=f"supported: {', '.join(SUPPORTED)}",
             hint="Remove them from the CNN, or train without them.",
         )
-    return _Reader(content, path).read(input_name, input_shape)
+    return _Reader(content, path, is_for_one=is_for_one).read(input_name, input_shape)
 
 
 _OLDEST_OPSET: Final = 7
@@ -86,10 +90,10 @@ _OLDEST_OPSET: Final = 7
 class _Reader:
     """Reads the nodes in order, which is a valid order of computation."""
 
-    def __init__(self, content: Any, path: Path) -> None:
+    def __init__(self, content: Any, path: Path, *, is_for_one: bool) -> None:
         from onnx import numpy_helper
 
-        self._content, self._path = content, path
+        self._content, self._path, self._is_for_one = content, path, is_for_one
         self._opsets = {entry.domain: entry.version for entry in content.opset_import}
         if (opset := self._opsets.get("", 1)) < _OLDEST_OPSET:
             expected = f"must be at least {_OLDEST_OPSET}: before, Add and Mul aligned shapes otherwise"
@@ -106,12 +110,12 @@ class _Reader:
                 raise InputError(f"{initializer.name} cannot be read ({reason})", where=path) from error
         self._graph = fx.Graph()
         self._parts: dict[str, nn.Module | Tensor] = {}
-        # Each with its value for the example as ``meta["example"]``.
+        # Each with its value for the example as ``meta["example"]``; ``meta["lacks_batch"]`` if it does in the file.
         self._nodes: dict[str, fx.Node] = {}
 
     def read(self, input_name: str, input_shape: Shape) -> nn.Module:
         self._nodes[input_name] = image = self._graph.placeholder("image")
-        image.meta["example"] = torch.zeros(_BATCH, *input_shape)
+        image.meta |= {"example": torch.zeros(_BATCH, *input_shape), "lacks_batch": False}
         for node in self._content.graph.node:
             if any(name in self._nodes for name in node.input):
                 self._take(node)
@@ -123,7 +127,7 @@ class _Reader:
         self._graph.output(self._nodes[output])
         # Else the module keeps them.
         for each in self._graph.nodes:
-            each.meta.pop("example", None)
+            each.meta.clear()
         return fx.GraphModule(self._parts, self._graph)
 
     def _compute(self, node: Any) -> None:
@@ -161,11 +165,18 @@ class _Reader:
 
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         if node.op_type == "Shape":
-            shape = np.array(self._nodes[node.input[0]].meta["example"].shape, np.int64)
+            value = self._nodes[node.input[0]]
+            shape = np.array(value.meta["example"].shape, np.int64)
+            if self._is_for_one:
+                shape[0] = 1
+            shape = shape[value.meta["lacks_batch"] :]
             self._constants[node.output[0]] = shape[attributes.get("start", 0) : attributes.get("end")]
             return
         if node.op_type not in OPERATORS:
             self._refuse(node, "is not supported")
+        without_batch = frozenset(name for name in node.input if name in self._nodes and self._lacks_batch(name))
+        if without_batch and node.op_type not in WITHOUT_BATCH:
+            self._refuse(node, "follows an operator that drops the batch axis", BATCH_HINT)
         read = Node(
             node.op_type,
             tuple(node.input),
@@ -174,13 +185,16 @@ class _Reader:
             {name: self._nodes[name].meta["example"] for name in node.input if name in self._nodes},
             self._opsets.get("", 1),
             len(node.output),
+            self._is_for_one,
+            without_batch,
         )
         try:
-            value: fx.Node | None = None
+            result: fx.Node | None = None
             for call in OPERATORS[node.op_type](read):
-                value = self._add(node, call, value)
-            assert value is not None
-            self._store(node, value)
+                result = self._add(node, call, result)
+                result.meta["lacks_batch"] = bool(without_batch) if call.lacks_batch is None else call.lacks_batch
+            assert result is not None
+            self._store(node, result)
         except UnknownError as error:
             self._refuse(node, str(error), error.hint)
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
@@ -197,7 +211,10 @@ class _Reader:
             return
         for index, (name, part) in enumerate(zip(node.output, example, strict=True)):
             self._nodes[name] = self._graph.call_function(operator.getitem, (value, index))
-            self._nodes[name].meta["example"] = part
+            self._nodes[name].meta |= {"example": part, "lacks_batch": value.meta["lacks_batch"]}
+
+    def _lacks_batch(self, name: str) -> bool:
+        return bool(self._nodes[name].meta["lacks_batch"])
 
     def _add(self, node: Any, call: Call, previous: fx.Node | None) -> fx.Node:
         """Add one call; the argument `Call.PREVIOUS` stands for the ``previous`` call."""

@@ -41,6 +41,11 @@ class Node:
         The version of ONNX's operator set.
     output_count
         Number of its outputs.
+    is_for_one
+        Whether the file is made for a single image: its input has the batch size 1.
+    without_batch
+        Those of ``examples`` whose value in the file lacks the batch axis, which was dropped with size 1. The examples
+        keep it.
     """
 
     kind: str
@@ -50,6 +55,8 @@ class Node:
     examples: Mapping[str, Tensor]
     opset: int
     output_count: int
+    is_for_one: bool = False
+    without_batch: frozenset[str] = frozenset()
 
     @property
     def image(self) -> str:
@@ -62,6 +69,21 @@ class Node:
     def shape(self) -> Shape:
         """Shape of the first input, without the batch axis."""
         return tuple(self.examples[self.image].shape[1:])
+
+    @property
+    def lacks_batch(self) -> bool:
+        """Whether the first input lacks the batch axis in the file."""
+        return self.image in self.without_batch
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of the first input in the file."""
+        return len(self.shape) + (not self.lacks_batch)
+
+    @property
+    def shape_of_one(self) -> Shape:
+        """Shape of the first input in a file made for a single image."""
+        return self.shape if self.lacks_batch else (1, *self.shape)
 
     def constant(self, index: int) -> Array | None:
         """Return input ``index``, which must not depend on the image; None if omitted."""
@@ -87,8 +109,20 @@ class Node:
         return [Call(module, self.image, has_weights=has_weights)]
 
     def axis(self, value: int) -> int:
-        """Return axis ``value`` as a nonnegative index; 0 is the batch axis."""
-        return value % len(self.examples[self.image].shape)
+        """Return axis ``value`` of the file as a nonnegative index into the example; 0 is the batch axis."""
+        if not -self.rank <= value < self.rank:
+            raise UnknownError(f"names axis {value} of {self.rank}")
+        return value % self.rank + self.lacks_batch
+
+    def require_aligned(self) -> None:
+        """Refuse inputs whose broadcast would move the batch axis, or repeat images."""
+        if len({(found.ndim, name in self.without_batch) for name, found in self.examples.items()}) != 1:
+            raise UnknownError("joins values of the image with different numbers of axes")
+        found = next(iter(self.examples.values()))
+        rank = found.ndim - bool(self.without_batch)
+        for constant in self.constants.values():
+            if constant.ndim > rank or (constant.ndim == found.ndim and constant.shape[0] != 1):
+                raise UnknownError(f"moves the batch axis: joins a constant of shape {constant.shape} with {rank} axes")
 
 
 class Call:
@@ -103,13 +137,21 @@ class Call:
         literal.
     has_weights
         Whether the module has weights, which give it its name.
+    lacks_batch
+        Whether the value lacks the batch axis in the file; None if it does so where an input does.
     """
 
     PREVIOUS: ClassVar[object] = object()
     """As an argument: the value of the previous call."""
 
-    def __init__(self, target: Callable[..., Any], *arguments: Any, has_weights: bool = False) -> None:
-        self.target, self.arguments, self.has_weights = target, arguments, has_weights
+    def __init__(
+        self,
+        target: Callable[..., Any],
+        *arguments: Any,
+        has_weights: bool = False,
+        lacks_batch: bool | None = None,
+    ) -> None:
+        self.target, self.arguments, self.has_weights, self.lacks_batch = target, arguments, has_weights, lacks_batch
 
 
 Calls = Sequence[Call]

@@ -146,6 +146,7 @@ _ARITHMETIC: Final[Mapping[str, Callable[..., Any]]] = {
 
 
 def _arithmetic(node: Node) -> Calls:
+    node.require_aligned()
     arguments = [name if name in node.examples else _number(node.constants[name]) for name in node.inputs]
     return [Call(_ARITHMETIC[node.kind], *arguments)]
 
@@ -163,6 +164,7 @@ _OF_SEVERAL: Final[Mapping[str, Callable[..., Any]]] = {
 
 
 def _of_several(node: Node) -> Calls:
+    node.require_aligned()
     first, *others = (name if name in node.examples else as_tensor(node.constants[name]) for name in node.inputs)
     if not others:
         return node.called(nn.Identity())
@@ -178,11 +180,12 @@ _REDUCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
 
 
 def _reduction(node: Node) -> Calls:
-    axes = node.numbers("axes", 1)
-    if axes is None:
+    axes = tuple(map(node.axis, node.numbers("axes", 1) or ()))
+    if not axes:
         raise UnknownError("reduces all axes, the batch too")
-    keeps = bool(node.attributes.get("keepdims", 1))
-    return [Call(_REDUCTIONS[node.kind], node.image, tuple(map(node.axis, axes)), keeps)]
+    if 0 in axes:
+        raise UnknownError("reduces the batch axis", shapes.BATCH_HINT)
+    return [Call(_REDUCTIONS[node.kind], node.image, axes, bool(node.attributes.get("keepdims", 1)))]
 
 
 def _clip(node: Node) -> Calls:
@@ -215,6 +218,10 @@ def _prelu(node: Node) -> Calls:
 
 def _softmax(node: Node) -> Calls:
     axis = node.axis(int(node.attributes.get("axis", -1 if node.opset >= 13 else 1)))
+    if axis == 0:
+        raise UnknownError("normalizes over the batch", shapes.BATCH_HINT)
+    if node.opset < 13 and math.prod(node.shape[axis:]) > 1:
+        raise UnknownError(f"normalizes over all axes of {node.shape} from axis {axis} on", "Export it with opset 13.")
     return node.called(nn.Softmax(axis) if node.kind == "Softmax" else nn.LogSoftmax(axis))
 
 
@@ -290,6 +297,15 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     **_REFUSED_LATER,
 }
 """By ``op_type``."""
+
+WITHOUT_BATCH: Final = frozenset(
+    {
+        *("MatMul", "Relu", "Clip", "LeakyRelu", "Neg", "Abs", "Softmax", "LogSoftmax", "Dropout", "Identity", "Cast"),
+        *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Sigmoid", *_REDUCTIONS, *_ARITHMETIC, *_OF_SEVERAL),
+        *_REFUSED_LATER,
+    }
+)
+"""Operators that are read the same if the batch axis of their inputs was dropped."""
 
 SUPPORTED: Final = tuple(kind for kind in OPERATORS if kind not in _REFUSED_LATER)
 """Those that may have a spiking equivalent."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import nn
@@ -13,18 +15,25 @@ from loihi_convert.arrays import Shape
 from loihi_convert.frontend.decompositions import LARGEST_PADDING
 from loihi_convert.frontend.from_onnx.node import Call, Calls, Node, UnknownError
 
+BATCH_HINT: Final = (
+    "Keep the batch axis: squeeze(-1) or flatten(1) in place of squeeze(), x[:, 0] in place of x[0], "
+    "or export with a dynamic batch size."
+)
+
 
 def concat(node: Node) -> Calls:
     if len(node.examples) != len(set(node.inputs)):
         raise UnknownError("joins values of the image with constants")
-    first = node.examples[node.inputs[0]]
-    return [Call(torch.cat, list(node.inputs), int(node.attributes["axis"]) % first.ndim)]
+    axis = node.axis(int(node.attributes["axis"]))
+    if axis == 0:
+        raise UnknownError("joins images of the batch", BATCH_HINT)
+    return [Call(torch.cat, list(node.inputs), axis)]
 
 
 def split(node: Node) -> Calls:
     axis = node.axis(int(node.attributes.get("axis", 0)))
     if axis == 0:
-        raise UnknownError("splits the batch")
+        raise UnknownError("splits the batch", BATCH_HINT)
     size, sizes = node.shape[axis - 1], node.numbers("split", 1)
     if sizes is None:
         part = math.ceil(size / node.output_count)
@@ -41,7 +50,7 @@ def sliced(node: Node) -> Calls:
         size = _size(node, axis)
         chosen = range(size)[start:end:step]
         if (axis == 0 and len(chosen) < size) or not chosen:
-            raise UnknownError("takes some images of the batch" if axis == 0 else "takes nothing")
+            raise UnknownError("takes some images of the batch" if axis == 0 else "takes nothing", BATCH_HINT)
         if list(chosen) != list(range(size)):
             calls.append(Call(torch.index_select, Call.PREVIOUS, axis, torch.tensor(chosen)))
     return calls
@@ -50,7 +59,7 @@ def sliced(node: Node) -> Calls:
 def gather(node: Node) -> Calls:
     axis, indices = node.axis(int(node.attributes.get("axis", 0))), node.constant(1)
     if axis == 0 or indices is None or indices.ndim > 1:
-        raise UnknownError("gathers other than along one axis of each image")
+        raise UnknownError("gathers other than along one axis of each image", BATCH_HINT)
     places = indices.reshape(-1) % _size(node, axis)
     if indices.ndim == 0:
         return [Call(torch.select, node.image, axis, int(places[0]))]
@@ -59,7 +68,8 @@ def gather(node: Node) -> Calls:
 
 def expand(node: Node) -> Calls:
     wanted, own = node.numbers("shape", 1) or (), (1, *node.shape)
-    if len(wanted) > len(own) or (len(wanted) == len(own) and wanted[0] not in (1, _size(node, 0))):
+    batches = (1,) if node.is_for_one else (1, _size(node, 0))
+    if len(wanted) > len(own) or (len(wanted) == len(own) and wanted[0] not in batches):
         raise UnknownError("repeats images")
     rest = (1,) * (len(own) - len(wanted)) + tuple(wanted)
     return [Call(torch.broadcast_to, node.image, (-1, *(max(pair) for pair in zip(own[1:], rest[1:], strict=True))))]
@@ -103,55 +113,73 @@ def reshape(node: Node) -> Calls:
     sizes = node.numbers("shape", 1)
     if not sizes:
         raise UnknownError("has no target shape")
-    rest, size = list(sizes[1:]), math.prod(node.shape)
+    own = node.shape_of_one if node.is_for_one else node.shape
+    found = list(sizes if node.is_for_one else sizes[1:])
     if not node.attributes.get("allowzero", 0):
-        rest = [node.shape[index] if value == 0 else value for index, value in enumerate(rest)]
-    if -1 in rest:
-        known = math.prod(value for value in rest if value != -1)
-        rest[rest.index(-1)] = size // known if known else 0
-    return _shaped(node, tuple(rest))
+        found = [own[index] if value == 0 else value for index, value in enumerate(found)]
+    if -1 in found:
+        known = math.prod(value for value in found if value != -1)
+        found[found.index(-1)] = math.prod(own) // known if known else 0
+    return _shaped_of_one(node, found) if node.is_for_one else _shaped(node, tuple(found))
 
 
 def flatten(node: Node) -> Calls:
-    if node.axis(int(node.attributes.get("axis", 1))) != 1:
+    axis, rank = int(node.attributes.get("axis", 1)), node.rank
+    if node.is_for_one and -rank <= axis <= rank:
+        own = node.shape_of_one
+        place = axis % rank if axis < rank else rank
+        return _shaped_of_one(node, (math.prod(own[:place]), math.prod(own[place:])))
+    if node.axis(axis) != 1:
         raise UnknownError("does not flatten each image to one axis")
     return _shaped(node, (math.prod(node.shape),))
 
 
 def squeeze(node: Node) -> Calls:
     axes = node.numbers("axes", 1)
+    if node.is_for_one:
+        own = node.shape_of_one
+        chosen = {node.axis(axis) - node.lacks_batch for axis in axes} if axes else set(range(len(own)))
+        if axes and any(own[axis] != 1 for axis in chosen):
+            raise UnknownError(f"drops axes {axes} of {own}, whose sizes are not 1")
+        return _shaped_of_one(node, [size for axis, size in enumerate(own) if axis not in chosen or size != 1])
     dropped = {node.axis(axis) for axis in axes} if axes else {i for i, size in enumerate(node.shape, 1) if size == 1}
     if 0 in dropped:
-        raise UnknownError("drops the batch axis")
+        raise UnknownError("drops the batch axis", BATCH_HINT)
     return _shaped(node, tuple(size for index, size in enumerate(node.shape, 1) if index not in dropped))
 
 
 def unsqueeze(node: Node) -> Calls:
-    axes, rank = node.numbers("axes", 1) or (), len(node.shape) + 1
-    shape = list(node.shape)
-    for axis in sorted(axis % (rank + len(axes)) for axis in axes):
-        if axis == 0:
+    axes = node.numbers("axes", 1) or ()
+    shape = list(node.shape_of_one)
+    for axis in sorted(axis % (len(node.shape_of_one) + len(axes)) for axis in axes):
+        if axis == 0 and not node.is_for_one:
             raise UnknownError("adds an axis before the batch")
-        shape.insert(axis - 1, 1)
-    return _shaped(node, tuple(shape))
+        shape.insert(axis, 1)
+    return _shaped_of_one(node, shape) if node.is_for_one else _shaped(node, tuple(shape[1:]))
 
 
 def transpose(node: Node) -> Calls:
-    rank = len(node.shape) + 1
-    order = tuple(node.attributes.get("perm", reversed(range(rank))))
-    if order[0] == 0:
-        moved = [axis for axis in order[1:] if node.shape[axis - 1] != 1]
-        if moved == sorted(moved):
-            return _shaped(node, tuple(node.shape[axis - 1] for axis in order[1:]))
+    order = tuple(node.attributes.get("perm", reversed(range(node.rank))))
+    if order[0] != 0:
+        raise UnknownError("moves the batch axis", BATCH_HINT)
+    moved = [axis for axis in order[1:] if node.shape[axis - 1] != 1]
+    if moved == sorted(moved):
+        return _shaped(node, tuple(node.shape[axis - 1] for axis in order[1:]))
     return [Call(torch.permute, node.image, order)]
 
 
-def _shaped(node: Node, shape: Shape) -> Calls:
+def _shaped_of_one(node: Node, sizes: Sequence[int]) -> Calls:
+    """The values of a single image in the shape ``sizes`` of the file, with or without the batch axis."""
+    has_batch = bool(sizes) and sizes[0] == 1
+    return _shaped(node, tuple(sizes[has_batch:]), lacks_batch=not has_batch)
+
+
+def _shaped(node: Node, shape: Shape, *, lacks_batch: bool = False) -> Calls:
     """The image's values in another shape, with the same number of elements, without mixing images."""
     if math.prod(shape) != math.prod(node.shape) or min(shape, default=0) < 1:
         raise UnknownError(f"changes {node.shape} of each image into {shape}: it mixes or splits images")
     if shape == node.shape:
-        return node.called(nn.Identity())
+        return [Call(nn.Identity(), node.image, lacks_batch=lacks_batch)]
     if len(shape) == 1:
-        return [Call(torch.flatten, node.image, 1)]
-    return [Call(torch.reshape, node.image, (-1, *shape))]
+        return [Call(torch.flatten, node.image, 1, lacks_batch=lacks_batch)]
+    return [Call(torch.reshape, node.image, (-1, *shape), lacks_batch=lacks_batch)]
