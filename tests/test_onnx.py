@@ -268,6 +268,29 @@ def test_operators_equal_onnxs_reference(case: str) -> None:
     assert len(module(torch.zeros(3, *shape))) == 3, "batches of any size"
 
 
+def test_nodes_in_another_order() -> None:
+    """As converters to float16 leave them, which append casts at the end."""
+    nodes, weights = CASES["a shape that is computed"]
+    path = graph([node("Identity", "z"), *nodes[:-1], node("Reshape", "a", "to", outputs=("z",))], weights)
+    content = onnx.load(path)
+    content.graph.node.append(node("Relu", "x", outputs=("a",)))
+    onnx.save(content, path)
+    images = torch.rand(3, *SHAPE)
+    assert torch.equal(read_onnx(path).build(None)[0](images), images.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([node("Add", "x", "b", outputs=("a",)), node("Relu", "a", outputs=("b",)), node("Relu", "b")], "form a loop"),
+        ([node("Relu", "x"), node("Neg", "x")], "two operators make y"),
+    ],
+)
+def test_a_graph_without_an_order_is_refused(nodes: list[Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_onnx(graph(nodes, {})).build(None)
+
+
 def test_padding_of_some_axes() -> None:
     """From opset 18 on; onnx's reference of earlier ones does not know it."""
     path = graph([node("Pad", "x", "p", "", "axes")], {"p": np.array([1, 2, 3, 0]), "axes": np.array([3, -2])})

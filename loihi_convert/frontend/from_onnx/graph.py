@@ -11,6 +11,7 @@ counts later axes as the file does.
 
 from __future__ import annotations
 
+import heapq
 import operator
 import re
 from pathlib import Path
@@ -88,7 +89,7 @@ _OLDEST_OPSET: Final = 7
 
 
 class _Reader:
-    """Reads the nodes in order, which is a valid order of computation."""
+    """Reads the nodes in an order of computation; some converters append nodes at the end of the file."""
 
     def __init__(self, content: Any, path: Path, *, is_for_one: bool) -> None:
         from onnx import numpy_helper
@@ -116,7 +117,7 @@ class _Reader:
     def read(self, input_name: str, input_shape: Shape) -> nn.Module:
         self._nodes[input_name] = image = self._graph.placeholder("image")
         image.meta |= {"example": torch.zeros(_BATCH, *input_shape), "lacks_batch": False}
-        for node in self._content.graph.node:
+        for node in self._in_order():
             if any(name in self._nodes for name in node.input):
                 self._take(node)
             else:
@@ -129,6 +130,33 @@ class _Reader:
         for each in self._graph.nodes:
             each.meta.clear()
         return fx.GraphModule(self._parts, self._graph)
+
+    def _in_order(self) -> list[Any]:
+        """The nodes, each after those that make its inputs; otherwise in the order of the file."""
+        nodes = list(self._content.graph.node)
+        makers: dict[str, int] = {}
+        for index, node in enumerate(nodes):
+            for name in filter(None, node.output):
+                if makers.setdefault(name, index) != index:
+                    raise InputError(f"two operators make {name}", where=self._path)
+        before = [{makers[name] for name in node.input if name in makers} for node in nodes]
+        after: dict[int, list[int]] = {}
+        for index, found in enumerate(before):
+            for each in found:
+                after.setdefault(each, []).append(index)
+        ready = [index for index, found in enumerate(before) if not found]
+        heapq.heapify(ready)
+        order: list[Any] = []
+        while ready:
+            index = heapq.heappop(ready)
+            order.append(nodes[index])
+            for each in after.get(index, ()):
+                before[each].discard(index)
+                if not before[each]:
+                    heapq.heappush(ready, each)
+        if len(order) < len(nodes):
+            raise InputError("its operators form a loop", where=self._path)
+        return order
 
     def _compute(self, node: Any) -> None:
         """Compute values that do not depend on the image."""
