@@ -36,7 +36,7 @@ class OfOneImage(nn.Module):
 
 def assert_equals_file(path: Path, count: int = 3, rtol: float = 1e-5) -> None:
     """Compare the module's outputs with those of the file for each image alone."""
-    module, shape = read_onnx(path).build(None)
+    module, shape, _ = read_onnx(path).build(None)
     images = np.random.default_rng(1).random((count, *shape)).astype(np.float32)
     file = ReferenceEvaluator(onnx.load(str(path)))
     name = file.input_names[0]
@@ -125,6 +125,6 @@ def test_a_softmax_over_several_axes_is_refused() -> None:
 
 def test_a_file_with_a_dynamic_batch_keeps_it() -> None:
     path = onnx_graph([DROP, node("ReduceMean", "d", axes=[3])], {}, ("N", 8, 8, 8))
-    module, _ = read_onnx(path).build(None)
+    module, *_ = read_onnx(path).build(None)
     images = torch.rand(3, 8, 8, 8)
     torch.testing.assert_close(module(images), images.mean(3, keepdim=True))

@@ -99,8 +99,8 @@ def _of_nir(path: Path, given: Given) -> CnnFile:
 
 
 def _of_onnx(path: Path, given: Given) -> CnnFile:
-    model, shape = read_onnx(path).build(given.input_shape)
-    return CnnFile(model, shape, given.classes, given.mean, given.std)
+    model, shape, notes = read_onnx(path).build(given.input_shape)
+    return CnnFile(model, shape, given.classes, given.mean, given.std, notes=notes)
 
 
 def _of_checkpoint(path: Path, given: Given) -> CnnFile:

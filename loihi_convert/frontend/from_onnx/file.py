@@ -18,8 +18,9 @@ from torch import nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.dependencies import optional_module
-from loihi_convert.errors import CheckpointError, InputError, UsageError, first_line, is_lack_of_memory
+from loihi_convert.errors import CheckpointError, InputError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.graph import to_module
+from loihi_convert.frontend.from_onnx.layout import layout_of
 from loihi_convert.frontend.from_onnx.operators import FLOATS
 
 
@@ -35,10 +36,8 @@ class OnnxFile:
         Its ``onnx.ModelProto``.
     input_name
         Name of its only input that is not a weight.
-    input_shape
-        ``(C, H, W)``, or ``(C, L)`` for signals; None if the file leaves a size open.
-    takes_signals
-        Whether its images are signals ``(N, C, L)``.
+    sizes
+        Of one image, without the batch axis; 0 where the file leaves them open.
     is_for_one
         Whether it is made for a single image: its batch size is 1.
     """
@@ -46,45 +45,32 @@ class OnnxFile:
     path: Path
     content: Any
     input_name: str
-    input_shape: Shape | None
-    takes_signals: bool = False
+    sizes: Shape
     is_for_one: bool = False
 
-    def build(self, input_shape: Shape | None) -> tuple[nn.Module, Shape]:
-        """Return the CNN, in eval mode and without gradients, and the shape ``(C, H, W)`` of its images.
+    def build(self, input_shape: Shape | None) -> tuple[nn.Module, Shape, tuple[str, ...]]:
+        """Return the CNN, in eval mode and without gradients, the shape ``(C, H, W)`` of its images, and notes.
 
         Parameters
         ----------
         input_shape
-            ``(C, H, W)``, ``(C, 1, L)`` for signals; required if the file leaves it open.
+            ``(C, H, W)``, ``(C, 1, L)`` for signals; required if the file leaves it open. The file may take such images
+            with channels last, without a channel axis, or flat (`layout_of`).
 
         Raises
         ------
         UsageError
-            If it is unknown, or differs from that in the file.
+            If it is unknown, or does not fit the file.
         UnsupportedModelError
             If the graph contains an operator that is not supported.
         InputError
             If the graph does not accept images of this shape.
         """
-        if self.takes_signals and input_shape is not None and len(input_shape) == 3 and input_shape[1] == 1:
-            input_shape = (input_shape[0], input_shape[2])
-        if input_shape is None and self.input_shape is None:
-            raise UsageError(
-                f"{self.path.name} leaves the size of its images open",
-                where="input_shape",
-                expected="must be (C, H, W)",
-            )
-        if None not in (input_shape, self.input_shape) and input_shape != self.input_shape:
-            raise UsageError(
-                f"found {input_shape}",
-                where="input_shape",
-                expected=f"must be {self.input_shape}, as in {self.path.name}",
-            )
-        shape = input_shape or self.input_shape
-        assert shape is not None
-        module = to_module(self.content, self.input_name, shape, self.path, is_for_one=self.is_for_one)
-        return module.float().requires_grad_(False).eval(), shape if len(shape) == 3 else (shape[0], 1, shape[1])
+        layout = layout_of(self.sizes, input_shape, self.path)
+        module = to_module(self.content, self.input_name, layout, self.path, is_for_one=self.is_for_one)
+        shape = layout.input_shape
+        shape = shape if len(shape) == 3 else (shape[0], 1, shape[1])
+        return module.float().requires_grad_(False).eval(), shape, layout.notes
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -121,11 +107,8 @@ def read_onnx(path: Path) -> OnnxFile:
             expected="must take images in floating point, 0..1 or normalized",
         )
     sizes = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
-    # An open size is 0; the first size is that of the batch.
-    known = len(sizes) in (3, 4) and min(sizes[1:]) > 0
-    shape = tuple(sizes[1:]) if known else None
-    is_for_one = sizes[:1] == [1]
-    return OnnxFile(path, content, inputs[0].name, shape, takes_signals=len(sizes) == 3, is_for_one=is_for_one)
+    # An open size is 0; the first size is that of the batch. Some files do not record the number of axes.
+    return OnnxFile(path, content, inputs[0].name, tuple(sizes[1:]) or (0, 0, 0), is_for_one=sizes[:1] == [1])
 
 
 def onnx_sha256(path: Path) -> str:

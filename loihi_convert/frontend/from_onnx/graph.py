@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from loihi_convert.arrays import Array, Shape
+from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
+from loihi_convert.frontend.from_onnx.layout import Layout
 from loihi_convert.frontend.from_onnx.node import Call, Node, UnknownError
 from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, SUPPORTED, WITHOUT_BATCH
 from loihi_convert.frontend.from_onnx.shapes import BATCH_HINT
@@ -47,7 +48,7 @@ _LARGEST: Final = 1_000
 """Numbers that ConstantOfShape may make: the shapes of tensors are shorter."""
 
 
-def to_module(content: Any, input_name: str, input_shape: Shape, path: Path, *, is_for_one: bool = False) -> nn.Module:
+def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_for_one: bool = False) -> nn.Module:
     """Return the graph of ``content``, an ``onnx.ModelProto``, as a module.
 
     Parameters
@@ -56,8 +57,8 @@ def to_module(content: Any, input_name: str, input_shape: Shape, path: Path, *, 
         The model, with all weights loaded.
     input_name
         Name of its image input.
-    input_shape
-        Shape of one image, without the batch axis.
+    layout
+        How the file arranges an image.
     path
         The file, for messages.
     is_for_one
@@ -82,7 +83,7 @@ def to_module(content: Any, input_name: str, input_shape: Shape, path: Path, *, 
             expected=f"supported: {', '.join(SUPPORTED)}",
             hint="Remove them from the CNN, or train without them.",
         )
-    return _Reader(content, path, is_for_one=is_for_one).read(input_name, input_shape)
+    return _Reader(content, path, is_for_one=is_for_one).read(input_name, layout)
 
 
 _OLDEST_OPSET: Final = 7
@@ -114,9 +115,13 @@ class _Reader:
         # Each with its value for the example as ``meta["example"]``; ``meta["lacks_batch"]`` if it does in the file.
         self._nodes: dict[str, fx.Node] = {}
 
-    def read(self, input_name: str, input_shape: Shape) -> nn.Module:
-        self._nodes[input_name] = image = self._graph.placeholder("image")
-        image.meta |= {"example": torch.zeros(_BATCH, *input_shape), "lacks_batch": False}
+    def read(self, input_name: str, layout: Layout) -> nn.Module:
+        image, example = self._graph.placeholder("image"), torch.zeros(_BATCH, *layout.input_shape)
+        if layout.function is not None:
+            image = self._graph.call_function(layout.function, (image, *layout.arguments))
+            example = layout.function(example, *layout.arguments)
+        image.meta |= {"example": example, "lacks_batch": False}
+        self._nodes[input_name] = image
         for node in self._in_order():
             if any(name in self._nodes for name in node.input):
                 self._take(node)
