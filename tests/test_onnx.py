@@ -171,6 +171,29 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
         {},
     ),
     "MaxPool": ([node("MaxPool", "x", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2], ceil_mode=1)], {}),
+    "MaxPool with unequal padding": (
+        [
+            node("Relu", "x", outputs=("r",)),
+            node("MaxPool", "r", kernel_shape=[3, 2], strides=[2, 2], pads=[0, 1, 2, 0]),
+        ],
+        {},
+    ),
+    "MaxPool with unequal padding of other values": (
+        [
+            node("Clip", "x", "z", outputs=("r",)),
+            node("Sub", "x", "h", outputs=("s",)),
+            node("Max", "s", "r", outputs=("m",)),
+            node("Concat", "m", "r", outputs=("c",), axis=1),
+            node("Add", "c", "c", outputs=("a",)),
+            node("Split", "a", "sizes", outputs=("p", "q"), axis=1),
+            node("MaxPool", "p", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER"),
+        ],
+        {"z": np.float32(0), "h": np.float32(0.5), "sizes": np.array([2, 2])},
+    ),
+    "AveragePool with unequal padding": (
+        [node("AveragePool", "x", kernel_shape=[3, 2], strides=[2, 1], pads=[0, 1, 1, 0], count_include_pad=1)],
+        {},
+    ),
     "GlobalMaxPool": ([node("GlobalMaxPool", "x")], {}),
     "GlobalAveragePool and Squeeze": (
         [node("GlobalAveragePool", "x", outputs=("p",)), node("Squeeze", "p", "axes")],
@@ -360,6 +383,22 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
             "Tile is not supported on constants",
         ),
         ([node("ReduceMean", "x")], {}, "reduces all axes, the batch too"),
+        ([node("MaxPool", "x", kernel_shape=[2, 2], pads=[0, 0, 1, 1])], {}, "or a max pooling after a ReLU"),
+        (
+            [
+                node("Relu", "x", outputs=("r",)),
+                node("Sub", "r", "h", outputs=("s",)),
+                node("MaxPool", "s", kernel_shape=[2, 2], pads=[0, 0, 1, 1]),
+            ],
+            {"h": np.float32(0.5)},
+            "or a max pooling after a ReLU",
+        ),
+        (
+            [node("Relu", "x", outputs=("r",)), node("MaxPool", "r", kernel_shape=[2, 2], pads=[0, 0, 2, 2])],
+            {},
+            "or a max pooling after a ReLU",
+        ),
+        ([node("AveragePool", "x", kernel_shape=[2, 2], pads=[0, 0, 1, 1])], {}, "has padding"),
         ([node("Tile", "x", "r")], {"r": np.array([2, 1, 1, 1])}, "y: Tile repeats images"),
         ([node("Slice", "x", "a", "b")], {"a": np.array([0]), "b": np.array([1])}, "takes some images of the batch"),
         (

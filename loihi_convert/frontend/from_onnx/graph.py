@@ -27,6 +27,7 @@ from loihi_convert.frontend.from_onnx.layout import Layout
 from loihi_convert.frontend.from_onnx.node import Call, Node, UnknownError
 from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, SUPPORTED, WITHOUT_BATCH
 from loihi_convert.frontend.from_onnx.shapes import BATCH_HINT
+from loihi_convert.frontend.from_onnx.signs import is_nonnegative
 from loihi_convert.frontend.users_code import listed
 
 _BATCH: Final = 2
@@ -112,7 +113,7 @@ class _Reader:
                 raise InputError(f"{initializer.name} cannot be read ({reason})", where=path) from error
         self._graph = fx.Graph()
         self._parts: dict[str, nn.Module | Tensor] = {}
-        # Each with its value for the example as ``meta["example"]``; ``meta["lacks_batch"]`` if it does in the file.
+        # With the ``meta``: "example", the value for the example; "lacks_batch", in the file; "is_nonnegative".
         self._nodes: dict[str, fx.Node] = {}
 
     def read(self, input_name: str, layout: Layout) -> nn.Module:
@@ -120,7 +121,7 @@ class _Reader:
         if layout.function is not None:
             image = self._graph.call_function(layout.function, (image, *layout.arguments))
             example = layout.function(example, *layout.arguments)
-        image.meta |= {"example": example, "lacks_batch": False}
+        image.meta |= {"example": example, "lacks_batch": False, "is_nonnegative": False}
         self._nodes[input_name] = image
         for node in self._in_order():
             if any(name in self._nodes for name in node.input):
@@ -220,6 +221,7 @@ class _Reader:
             len(node.output),
             self._is_for_one,
             without_batch,
+            frozenset(name for name in node.input if name in self._nodes and self._nodes[name].meta["is_nonnegative"]),
         )
         try:
             result: fx.Node | None = None
@@ -244,7 +246,7 @@ class _Reader:
             return
         for index, (name, part) in enumerate(zip(node.output, example, strict=True)):
             self._nodes[name] = self._graph.call_function(operator.getitem, (value, index))
-            self._nodes[name].meta |= {"example": part, "lacks_batch": value.meta["lacks_batch"]}
+            self._nodes[name].meta |= value.meta | {"example": part}
 
     def _lacks_batch(self, name: str) -> bool:
         return bool(self._nodes[name].meta["lacks_batch"])
@@ -263,6 +265,7 @@ class _Reader:
             found = self._graph.call_function(call.target, arguments)
         with torch.no_grad():
             found.meta["example"] = call.target(*fx.node.map_arg(arguments, lambda each: each.meta["example"]))
+        found.meta["is_nonnegative"] = is_nonnegative(call.target, arguments)
         return found
 
     def _argument(self, node: Any, argument: Any) -> Any:
@@ -273,7 +276,7 @@ class _Reader:
         if not isinstance(argument, Tensor):
             return argument
         constant = self._graph.get_attr(self._part(f"{_name(node)}_constant", argument))
-        constant.meta["example"] = argument
+        constant.meta |= {"example": argument, "is_nonnegative": bool((argument >= 0).all())}
         return constant
 
     def _part(self, name: str, part: nn.Module | Tensor) -> str:

@@ -46,6 +46,8 @@ class Node:
     without_batch
         Those of ``examples`` whose value in the file lacks the batch axis, which was dropped with size 1. The examples
         keep it.
+    nonnegative
+        Those of ``examples`` that are never negative.
     """
 
     kind: str
@@ -57,6 +59,7 @@ class Node:
     output_count: int
     is_for_one: bool = False
     without_batch: frozenset[str] = frozenset()
+    nonnegative: frozenset[str] = frozenset()
 
     @property
     def image(self) -> str:

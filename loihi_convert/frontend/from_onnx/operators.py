@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.from_onnx import shapes
@@ -80,18 +81,29 @@ def _pool(node: Node) -> Calls:
     if rank not in (1, 2) or node.output_count > 1:
         raise UnknownError(f"pools {rank} axes with {node.output_count} outputs; supported: 1 or 2 axes, one output")
     kernel, stride, dilation, begin, end = _window(node, tuple(node.attributes["kernel_shape"]))
+    ceil_mode, counts = (bool(node.attributes.get(name, 0)) for name in ("ceil_mode", "count_include_pad"))
+    padded: list[Call] = []
     if begin != end:
-        raise UnknownError(f"has padding {begin} and {end}; supported: equal padding at both ends")
-    ceil_mode = bool(node.attributes.get("ceil_mode", 0))
+        is_same = node.image in node.nonnegative if node.kind == "MaxPool" else counts
+        longest = max(map(operator.sub, (*begin, *end), kernel * 2))
+        if not is_same or ceil_mode or set(dilation) != {1} or longest >= 0:
+            raise UnknownError(
+                f"has padding {begin} and {end}; supported: equal padding at both ends, or a max pooling after a ReLU",
+                "Train with padding='valid', or maps of an odd size.",
+            )
+        # Zeros change no maximum of values that are never negative. From the last axis to the first.
+        sides = tuple(side for pair in reversed(tuple(zip(begin, end, strict=True))) for side in pair)
+        padded, begin = [Call(functional.pad, node.image, sides)], (0,) * rank
     made: Any
     if node.kind == "MaxPool":
         made = (nn.MaxPool1d, nn.MaxPool2d)[rank - 1]
-        return node.called(made(kernel, stride, begin, dilation, ceil_mode=ceil_mode))
-    if set(dilation) != {1}:
+        pool = made(kernel, stride, begin, dilation, ceil_mode=ceil_mode)
+    elif set(dilation) != {1}:
         raise UnknownError(f"has dilations {dilation}; supported: 1")
-    made = (nn.AvgPool1d, nn.AvgPool2d)[rank - 1]
-    counts = bool(node.attributes.get("count_include_pad", 0))
-    return node.called(made(kernel, stride, begin, ceil_mode=ceil_mode, count_include_pad=counts))
+    else:
+        made = (nn.AvgPool1d, nn.AvgPool2d)[rank - 1]
+        pool = made(kernel, stride, begin, ceil_mode=ceil_mode, count_include_pad=counts)
+    return [*padded, Call(pool, Call.PREVIOUS if padded else node.image)]
 
 
 def _global_pool(node: Node) -> Calls:
