@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
@@ -77,11 +78,17 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
 def _outputs(model: nn.Module, shapes: Sequence[Shape], count: int) -> tuple[dict[Shape, Any], list[Exception]]:
     """The outputs of ``model`` for ``count`` images, by the shapes in which it accepts them, and its other errors."""
     images = _random_like(torch.zeros(count, *shapes[0], dtype=dtype_of(model)))
+    # On an error a traced module prints its code, with a traceback, before it raises the error.
+    is_traced = any(isinstance(module, fx.GraphModule) for module in model.modules())
     taken: dict[Shape, Any] = {}
     failures: list[Exception] = []
     for shape in shapes:
         try:
-            with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(torch.no_grad())
+                stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+                if is_traced:
+                    stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
                 taken[shape] = model(images.reshape(count, *shape))
         except Exception as error:
             require_not_of_machine(error)
