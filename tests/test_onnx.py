@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from support.modules import outputs
 from support.onnx_files import exported as exported_by_torch
@@ -224,6 +224,34 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
         [node("Neg", "x", outputs=("n",)), node("Add", "n", "c", outputs=("s",)), node("Abs", "s")],
         {"c": random(2, 1, 1)},
     ),
+    "Mean": ([node("Neg", "x", outputs=("n",)), node("Mean", "x", "n", "x")], {}),
+    "Max with a number": ([node("Max", "c", "x")], {"c": np.float32([0.5])}),
+    "Min with a number": ([node("Min", "x", "c")], {"c": np.float32(0.5)}),
+    "Min after Max": (
+        [
+            node("Sub", "x", "h", outputs=("s",)),
+            node("Max", "s", "z", outputs=("m",)),
+            node("Min", "m", "h"),
+        ],
+        {"h": np.float32(0.4), "z": np.float32(0)},
+    ),
+    "Where": (
+        [
+            node("Sub", "x", "h", outputs=("s",)),
+            node("Greater", "s", "z", outputs=("g",)),
+            node("Where", "g", "s", "z"),
+        ],
+        {"h": np.float32(0.5), "z": np.float32(0)},
+    ),
+    "Where with GreaterOrEqual": (
+        [
+            node("Sub", "x", "h", outputs=("s",)),
+            node("GreaterOrEqual", "s", "z", outputs=("g",)),
+            node("Where", "g", "s", "z"),
+        ],
+        {"h": np.float32(0.5), "z": np.zeros((1, 1, 1), np.float32)},
+    ),
+    "SpaceToDepth": ([node("SpaceToDepth", "x", blocksize=2)], {}),
     "Div by channels": ([node("Div", "x", "s")], {"s": random(1, 2, 1, 1) ** 2 + 1}),
     "Split and Concat": (
         [node("Split", "x", "sizes", outputs=("a", "b"), axis=1), node("Concat", "b", "a", axis=-3)],
@@ -373,6 +401,14 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
     [
         ([node("LSTM", "x", "w", "r")], {}, r"holds LSTM \(y\)"),
         ([node("Resize", "x", "", "s", name="up/Resize")], {"s": random(4)}, r"holds Resize \(up/Resize\)"),
+        ([node("QuantizeLinear", "x", "s")], {"s": np.float32(1)}, "before its quantization"),
+        ([node("QLinearAdd", "x", "s", domain="com.microsoft")], {"s": random(1)}, "before its quantization"),
+        (
+            [node("FusedConv", "x", "w", domain="com.microsoft")],
+            {"w": random(1)},
+            r"holds com.microsoft.FusedConv \(y\).*before onnxruntime optimized it",
+        ),
+        ([node("Where", "x", "x", "x")], {}, "not a comparison"),
         ([node("Sin", "x", name="/wave/Sin")], {}, "wave_Sin: Sin is not supported"),
         ([node("Conv", "x", "x")], {}, "y: Conv computes its input 1 from the image"),
         ([node("Concat", "x", "c", axis=1)], {"c": random(1, 2, 8, 8)}, "joins values of the image with constants"),
@@ -420,6 +456,39 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
 def test_what_has_no_counterpart_is_named(nodes: list[Any], weights: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
         read_onnx(graph(nodes, weights)).build(None)
+
+
+SPELLINGS: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "Where": CASES["Where"],
+    "Min after Max": CASES["Min after Max"],
+    "SpaceToDepth": CASES["SpaceToDepth"],
+    "Mean": ([node("Relu", "x", outputs=("r",)), node("Mean", "x", "r")], {}),
+}
+
+
+@pytest.mark.parametrize("case", SPELLINGS)
+def test_spellings_of_other_exporters_are_converted(case: str) -> None:
+    nodes, weights = SPELLINGS[case]
+    *before, last = nodes
+    end = helper.make_node(last.op_type, last.input, ["e"])
+    end.attribute.extend(last.attribute)
+    dense = [node("Flatten", "e", outputs=("f",)), node("MatMul", "f", "dense")]
+    path = graph([*before, end, *dense], {**weights, "dense": random(128, 4)})
+    images = np.random.default_rng(1).random((3, *SHAPE)).astype(np.float32)
+    file = ReferenceEvaluator(onnx.load(str(path)))
+    wanted = np.stack([file.run(None, {"x": image[None]})[0][0] for image in images])
+    found = outputs(open_source(path).network, torch.from_numpy(images).double()).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_one_of_several_outputs() -> None:
+    path = graph([node("Relu", "x"), node("Neg", "x", outputs=("z",))], {})
+    content = onnx.load(path)
+    content.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    onnx.save(content, path)
+    with pytest.raises(InputError) as caught:
+        read_onnx(path)
+    assert caught.value.hint.startswith("Keep one of y, z: onnx.utils.extract_model(")
 
 
 @pytest.mark.parametrize("name", ["graph", "float", "training", "block.forward"])

@@ -99,7 +99,14 @@ def read_onnx(path: Path) -> OnnxFile:
     inputs = [value for value in content.graph.input if value.name not in weights]
     if len(inputs) != 1 or len(content.graph.output) != 1:
         counts = f"{len(inputs)} inputs and {len(content.graph.output)} outputs"
-        raise InputError(f"the graph has {counts}", where=path, expected="must have one image and one output")
+        hint = ""
+        if len(inputs) == 1:
+            names = ", ".join(value.name for value in content.graph.output)
+            call = f"onnx.utils.extract_model({path.name!r}, 'one.onnx', [{inputs[0].name!r}], [output])"
+            hint = f"Keep one of {names}: {call}."
+        raise InputError(
+            f"the graph has {counts}", where=path, expected="must have one image and one output", hint=hint
+        )
     if inputs[0].type.tensor_type.elem_type not in FLOATS:
         raise InputError(
             f"the graph takes {onnx.TensorProto.DataType.Name(inputs[0].type.tensor_type.elem_type)}",

@@ -25,7 +25,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.layout import Layout
 from loihi_convert.frontend.from_onnx.node import Call, Node, UnknownError
-from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, SUPPORTED, WITHOUT_BATCH
+from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, QUANTIZED, SUPPORTED, WITHOUT_BATCH
 from loihi_convert.frontend.from_onnx.shapes import BATCH_HINT
 from loihi_convert.frontend.from_onnx.signs import is_nonnegative
 from loihi_convert.frontend.users_code import listed
@@ -72,19 +72,29 @@ def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_f
     InputError
         If it does not accept images of this shape.
     """
-    unknown = [
-        f"{node.op_type} ({node.name or node.output[0]})"
-        for node in content.graph.node
-        if node.op_type in NOT_SUPPORTED or node.domain not in _DOMAINS
-    ]
+    unknown = [node for node in content.graph.node if node.op_type in NOT_SUPPORTED or node.domain not in _DOMAINS]
     if unknown:
         raise UnsupportedModelError(
-            f"holds {listed(unknown)}",
+            f"holds {listed([_described(node) for node in unknown])}",
             where=path,
             expected=f"supported: {', '.join(SUPPORTED)}",
-            hint="Remove them from the CNN, or train without them.",
+            hint=_remedy(unknown),
         )
     return _Reader(content, path, is_for_one=is_for_one).read(input_name, layout)
+
+
+def _described(node: Any) -> str:
+    domain = "" if node.domain in _DOMAINS else f"{node.domain}."
+    return f"{domain}{node.op_type} ({node.name or node.output[0]})"
+
+
+def _remedy(unknown: list[Any]) -> str:
+    domains = {node.domain for node in unknown}
+    if any(node.op_type in QUANTIZED or re.search("QLinear|Quantize|Integer", node.op_type) for node in unknown):
+        return "Give the file from before its quantization."
+    if domains & {"com.microsoft", "com.microsoft.nchwc"}:
+        return "Give the file from before onnxruntime optimized it."
+    return "Remove them from the CNN, or train without them."
 
 
 _OLDEST_OPSET: Final = 7

@@ -21,10 +21,15 @@ from loihi_convert.frontend.from_onnx import shapes
 from loihi_convert.frontend.from_onnx.node import Call, Calls, Node, UnknownError, as_tensor
 from loihi_convert.frontend.layers import equally_padded
 
+QUANTIZED: Final = (
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
+)
+"""Operators of quantized files."""
+
 NOT_SUPPORTED: Final = (
     *("LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention", "Einsum", "ConvTranspose", "Resize", "Upsample"),
-    *("LayerNormalization", "InstanceNormalization", "GroupNormalization", "QuantizeLinear", "DequantizeLinear"),
-    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
+    *("LayerNormalization", "InstanceNormalization", "GroupNormalization", *QUANTIZED),
 )
 """Operators without a spiking equivalent; a file with one of them is refused before anything is read."""
 
@@ -168,8 +173,24 @@ def _number(values: Array) -> float | Tensor:
     return float(values.reshape(-1)[0]) if values.size == 1 else as_tensor(values)
 
 
+def _compare(node: Node) -> Calls:
+    """A condition, as in where(x > 0, x, 0), a ReLU; the front end refuses other uses."""
+    node.require_aligned()
+    first, second = (name if name in node.examples else _number(node.constants[name]) for name in node.inputs)
+    return [Call({"Greater": operator.gt, "GreaterOrEqual": operator.ge}[node.kind], first, second)]
+
+
+def _where(node: Node) -> Calls:
+    node.require_aligned()
+    if node.examples[node.image].dtype != torch.bool:
+        raise UnknownError("chooses by a value that is not a comparison")
+    arguments = [name if name in node.examples else _number(node.constants[name]) for name in node.inputs]
+    return [Call(torch.where, *arguments)]
+
+
 _OF_SEVERAL: Final[Mapping[str, Callable[..., Any]]] = {
     "Sum": operator.add,
+    "Mean": operator.add,
     "Max": torch.maximum,
     "Min": torch.minimum,
 }
@@ -180,8 +201,15 @@ def _of_several(node: Node) -> Calls:
     first, *others = (name if name in node.examples else as_tensor(node.constants[name]) for name in node.inputs)
     if not others:
         return node.called(nn.Identity())
+    if node.kind in ("Max", "Min") and len(node.inputs) == 2 and len(node.examples) == len(node.constants) == 1:
+        (name,), (constant,) = node.examples, node.constants.values()
+        if constant.size == 1 and (bound := float(constant.reshape(-1)[0])) != 0:
+            low = 0.0 if name in node.nonnegative and bound > 0 else None
+            limits = (bound, None) if node.kind == "Max" else (low, bound)
+            return [Call(torch.clamp, name, *limits)]
     calls = [Call(_OF_SEVERAL[node.kind], first, others[0])]
-    return calls + [Call(_OF_SEVERAL[node.kind], Call.PREVIOUS, other) for other in others[1:]]
+    calls += [Call(_OF_SEVERAL[node.kind], Call.PREVIOUS, other) for other in others[1:]]
+    return [*calls, Call(operator.truediv, Call.PREVIOUS, len(node.inputs))] if node.kind == "Mean" else calls
 
 
 _REDUCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
@@ -286,6 +314,9 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     **dict.fromkeys(_REDUCTIONS, _reduction),
     **dict.fromkeys(_ARITHMETIC, _arithmetic),
     **dict.fromkeys(_OF_SEVERAL, _of_several),
+    "Greater": _compare,
+    "GreaterOrEqual": _compare,
+    "Where": _where,
     "Neg": lambda node: [Call(torch.neg, node.image)],
     "Abs": lambda node: [Call(torch.abs, node.image)],
     "Concat": shapes.concat,
@@ -300,6 +331,7 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     "Expand": shapes.expand,
     "Tile": shapes.tile,
     "Pad": shapes.pad,
+    "SpaceToDepth": shapes.space_to_depth,
     "Softmax": _softmax,
     "LogSoftmax": _softmax,
     "Dropout": _dropout,

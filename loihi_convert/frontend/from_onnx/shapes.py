@@ -104,6 +104,14 @@ def pad(node: Node) -> Calls:
     return [Call(operator.sub, node.image, fill), padded, Call(operator.add, Call.PREVIOUS, fill)]
 
 
+def space_to_depth(node: Node) -> Calls:
+    block, channels = int(node.attributes["blocksize"]), node.shape[0]
+    # Torch counts the places in a block within each channel, ONNX the channels within each place.
+    order = torch.arange(channels * block**2).reshape(channels, block**2).T.reshape(-1)
+    unshuffled = Call(nn.PixelUnshuffle(block), node.image)
+    return [unshuffled, Call(torch.index_select, Call.PREVIOUS, 1, order)]
+
+
 def _size(node: Node, axis: int) -> int:
     """Length of an axis of the first input, in the example for the batch."""
     return int(node.examples[node.image].shape[axis])
