@@ -123,6 +123,21 @@ def test_a_softmax_over_several_axes_is_refused() -> None:
         read_onnx(path).build(None)
 
 
+@pytest.mark.parametrize(
+    "last", [node("Div", "x", "f"), node("Gemm", "p", "w", "f", transB=1), node("Clip", "x", "", "f0")]
+)
+def test_a_number_of_images_that_is_not_a_size_is_refused(last: Any) -> None:
+    nodes = [
+        node("Shape", "x", outputs=("s",), end=1),
+        node("Cast", "s", to=1, outputs=("f",)),
+        node("Squeeze", "f", outputs=("f0",)),
+        node("ReduceMean", "x", axes=[2, 3], keepdims=0, outputs=("p",)),
+    ]
+    path = onnx_graph([*nodes, last], {"w": random(5, 8)}, ("N", 8, 8, 8))
+    with pytest.raises(UnsupportedModelError, match="computes with the number of images"):
+        read_onnx(path).build(None)
+
+
 def test_a_file_with_a_dynamic_batch_keeps_it() -> None:
     path = onnx_graph([DROP, node("ReduceMean", "d", axes=[3])], {}, ("N", 8, 8, 8))
     module, *_ = read_onnx(path).build(None)

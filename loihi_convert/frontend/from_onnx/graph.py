@@ -80,7 +80,19 @@ def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_f
             expected=f"supported: {', '.join(SUPPORTED)}",
             hint=_remedy(unknown),
         )
-    return _Reader(content, path, is_for_one=is_for_one).read(input_name, layout)
+    reader = _Reader(content, path, is_for_one=is_for_one)
+    module = reader.read(input_name, layout)
+    # In a file for one image, sizes are those of one.
+    if not is_for_one and any(node.op_type == "Shape" for node in content.graph.node):
+        other = _Reader(content, path, is_for_one=False, batch=_BATCH + 1)
+        if other.read(input_name, layout).code != module.code or not other.has_parts_of(reader):
+            raise UnsupportedModelError(
+                "computes with the number of images",
+                where=path,
+                expected="must compute the same outputs for an image in every batch",
+                hint="Use x.size(0) only in view and reshape.",
+            )
+    return module
 
 
 def _described(node: Any) -> str:
@@ -103,10 +115,10 @@ _OLDEST_OPSET: Final = 7
 class _Reader:
     """Reads the nodes in an order of computation; some converters append nodes at the end of the file."""
 
-    def __init__(self, content: Any, path: Path, *, is_for_one: bool) -> None:
+    def __init__(self, content: Any, path: Path, *, is_for_one: bool, batch: int = _BATCH) -> None:
         from onnx import numpy_helper
 
-        self._content, self._path, self._is_for_one = content, path, is_for_one
+        self._content, self._path, self._is_for_one, self._batch = content, path, is_for_one, batch
         self._opsets = {entry.domain: entry.version for entry in content.opset_import}
         if (opset := self._opsets.get("", 1)) < _OLDEST_OPSET:
             expected = f"must be at least {_OLDEST_OPSET}: before, Add and Mul aligned shapes otherwise"
@@ -127,7 +139,7 @@ class _Reader:
         self._nodes: dict[str, fx.Node] = {}
 
     def read(self, input_name: str, layout: Layout) -> nn.Module:
-        image, example = self._graph.placeholder("image"), torch.zeros(_BATCH, *layout.input_shape)
+        image, example = self._graph.placeholder("image"), torch.zeros(self._batch, *layout.input_shape)
         if layout.function is not None:
             image = self._graph.call_function(layout.function, (image, *layout.arguments))
             example = layout.function(example, *layout.arguments)
@@ -146,6 +158,25 @@ class _Reader:
         for each in self._graph.nodes:
             each.meta.clear()
         return fx.GraphModule(self._parts, self._graph)
+
+    def has_parts_of(self, other: _Reader) -> bool:
+        """Whether both have the same modules and constants."""
+        own, theirs = self._settings(), other._settings()
+        return own.keys() == theirs.keys() and all(
+            found == theirs[name] if isinstance(found, str) else np.array_equal(found, theirs[name], equal_nan=True)
+            for name, found in own.items()
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        """Every weight and constant, and each module as text."""
+        found: dict[str, Any] = {}
+        for name, part in self._parts.items():
+            if isinstance(part, Tensor):
+                found[name] = part.numpy()
+            else:
+                found[name] = repr(part)
+                found |= {f"{name}.{key}": tensor.numpy() for key, tensor in part.state_dict().items()}
+        return found
 
     def _in_order(self) -> list[Any]:
         """The nodes, each after those that make its inputs; otherwise in the order of the file."""
