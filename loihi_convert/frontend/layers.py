@@ -22,6 +22,7 @@ tensors. Signals ``(C, L)`` are maps ``(C, 1, L)``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.frontend.from_nir.rate import FiringRate
 from loihi_convert.frontend.operations import (
+    BEFORE_QUANTIZATION,
     Affine,
     AveragePool,
     Ending,
@@ -106,8 +108,8 @@ def is_one_operation(module: nn.Module) -> bool:
 
 def operation_of_module(module: nn.Module, before: Shape, after: Shape, rank: int) -> Operation:
     """Return the operation of ``module``, or `refuse` it; shapes and rank as in `operation_of`."""
-    if type(module).__module__.startswith("torch.") and "quantized" in type(module).__module__:
-        refuse("is quantized", supported="floating point", hint="Convert the CNN as it was before its quantization.")
+    if re.match(r"torch\..*(quantized|\.qat\.)", type(module).__module__):
+        refuse("is quantized", supported="floating point", hint=BEFORE_QUANTIZATION)
     if isinstance(module, Qcfs):
         return Relu(_array(module.thresholds), module.levels)
     if isinstance(module, FiringRate):

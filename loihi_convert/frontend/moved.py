@@ -63,7 +63,9 @@ def stored_as(value: Tensor, positions: Tensor) -> Tensor:
 
     The functions of which ``value`` has views, such as ``view`` and ``flatten``, then give views of them, too.
     """
-    found = torch.empty_like(value, dtype=torch.float64, device="cpu")
+    # An obstacle may return quantized numbers, which torch cannot copy into other dtypes.
+    like = torch.empty(value.shape) if value.is_quantized else value
+    found = torch.empty_like(like, dtype=torch.float64, device="cpu")
     return found.copy_(positions.reshape(value.shape))
 
 

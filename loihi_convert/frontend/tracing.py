@@ -28,7 +28,7 @@ from loihi_convert.frontend.model_runs import (
     state_of,
     version,
 )
-from loihi_convert.frontend.operations import SUPPORTED
+from loihi_convert.frontend.operations import BEFORE_QUANTIZATION, SUPPORTED
 from loihi_convert.frontend.traced_value import TracedValue, traced_as_tensors
 
 IMAGES: Final = 2
@@ -69,7 +69,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
             f"its forward cannot be traced ({_description(error)})",
             where=type(model).__name__,
             expected=f"supported: {SUPPORTED}, without control flow that depends on data",
-            hint=_remedy(error),
+            hint=BEFORE_QUANTIZATION if _has_observers(model) else _remedy(error),
         ) from error
     finally:
         # A forward may have assigned values of the traced graph to them.
@@ -77,6 +77,12 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
             module._buffers.update(held)
     require_forward_alone(type(model).__name__, model, example)
     return traced
+
+
+def _has_observers(model: nn.Module) -> bool:
+    """Whether ``model`` was prepared for quantization: it records the range of its activations."""
+    kinds = ("torch.ao.quantization.observer", "torch.ao.quantization.fake_quantize")
+    return any(type(module).__module__ in kinds for module in model.modules())
 
 
 def _description(error: Exception) -> str:
