@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from support.modules import Of, outputs, prepared
 from torch import Tensor, nn
 from torch.ao import quantization
 from torch.ao.nn.quantized import FloatFunctional
+from torch.nn import functional
 
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
@@ -80,10 +83,36 @@ def test_a_cnn_prepared_for_quantization_is_refused() -> None:
         lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255),
     ],
 )
-def test_functions_that_quantize_are_refused(quantize: object) -> None:
+def test_functions_that_quantize_are_refused(quantize: Callable[[Tensor], Tensor]) -> None:
     refused(Of(lambda m, x: m.fc(quantize(x).flatten(1)), fc=nn.Linear(36, 2)))
 
 
 def test_a_cnn_that_is_only_written_for_quantization_converts() -> None:
     model, images = prepared(Residual(), SHAPE), torch.rand(3, *SHAPE, dtype=torch.float64)
     torch.testing.assert_close(outputs(to_relu_network(model, SHAPE), images), model(images))
+
+
+class IntQuantTensor(NamedTuple):
+    """Integers times a scale, for which torch's functions take their product; Brevitas has such a class."""
+
+    value: Tensor
+    scale: float
+
+    @classmethod
+    def __torch_function__(cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*(each.value if isinstance(each, cls) else each for each in args), **(kwargs or {}))
+
+    def detach(self) -> IntQuantTensor:
+        return self
+
+
+def test_weights_of_another_library_are_refused() -> None:
+    model = Of(
+        lambda m, x: functional.linear(x.flatten(1), IntQuantTensor(m.fc.weight * 0.5, 0.5), m.fc.bias),
+        fc=nn.Linear(36, 2),
+    )
+    assert refused(model).found == "linear has weights of type IntQuantTensor"
+
+
+def test_rounding_gets_a_hint() -> None:
+    assert "`fine_tune`" in refused(Of(lambda m, x: m.fc(x.flatten(1)).round(), fc=nn.Linear(36, 2))).hint

@@ -356,6 +356,9 @@ def _is_normalize(module: nn.Module) -> bool:
 
 def _array(parameter: Tensor | None) -> Array:
     assert parameter is not None
+    if not isinstance(parameter, Tensor):
+        # A quantized tensor of Brevitas, for example, has tensors of its own kind.
+        refuse(f"has weights of type {type(parameter).__name__}", supported="torch.Tensor", hint=BEFORE_QUANTIZATION)
     return parameter.detach().cpu().to(torch.float64).numpy()
 
 

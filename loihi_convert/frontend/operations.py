@@ -28,6 +28,7 @@ _ADVICES: Final = (
         "quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel fused_moving_avg_obs_fake_quant "
         "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine",
     ),
+    ("Convert the CNN as it was before its quantization, or use `fine_tune`.", "round"),
     ("Train with ReLU.", "GELU SiLU Mish Hardswish Hardtanh RReLU Hardshrink Softshrink GLU pow square"),
     (
         "Train with ReLU. After the last layer, leave it out: the class of the largest output stays the same.",
