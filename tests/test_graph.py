@@ -223,7 +223,10 @@ REFUSED = [
         ),
         r"4: gives maps of \(3, 3\) after a dense layer; supported: dense layers",
     ),
-    (chain(nn.Conv2d(2, 3, 4), nn.Softmax(-1), nn.Flatten()), "2: Softmax runs over axis -1; supported: the class"),
+    (
+        chain(nn.Conv2d(2, 3, 4), nn.Softmax(-1), nn.Flatten()),
+        r"2: Softmax runs over axis -1 of \(3, 1, 1\); supported",
+    ),
     (ControlFlow(), "ControlFlow: its forward cannot be traced .* Rewrite forward"),
     (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(0)), "4: Softmax runs over axis 0; supported: "),
     (

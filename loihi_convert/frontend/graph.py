@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,10 +51,13 @@ class Graph:
         In order of computation; the first is the image. Unused nodes are left out.
     output
         The index of the output node.
+    notes
+        Notes for the user, one sentence each.
     """
 
     nodes: tuple[Node, ...]
     output: int
+    notes: tuple[str, ...] = ()
 
     @property
     def obstacles(self) -> tuple[UnsupportedModelError, ...]:
@@ -81,7 +85,7 @@ class Graph:
         return total
 
 
-def pruned(nodes: list[Node], output: int) -> Graph:
+def pruned(nodes: list[Node], output: int, notes: Iterable[str] = ()) -> Graph:
     """Return the graph without unused nodes; the image stays."""
     needed = {0, output}
     for number in range(len(nodes) - 1, -1, -1):
@@ -93,4 +97,4 @@ def pruned(nodes: list[Node], output: int) -> Graph:
         for number, node in enumerate(nodes)
         if number in needed
     )
-    return Graph(kept, order[output])
+    return Graph(kept, order[output], tuple(notes))

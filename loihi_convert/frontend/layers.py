@@ -22,6 +22,7 @@ tensors. Signals ``(C, L)`` are maps ``(C, 1, L)``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -194,8 +195,12 @@ def operation_of(function: str, given: Mapping[str, Any], before: Shape, after: 
     if function in ("softmax", "log_softmax"):
         # As torch chooses it.
         axis = int(rank != 3) if given.get("dim") is None else given["dim"]
-        if not isinstance(axis, int) or axis % rank != 1:
-            refuse(f"runs over axis {given.get('dim')}", supported="the class axis, 1")
+        # A signal (C, L) counts as a map (C, 1, L).
+        sizes = (1, before[0], before[-1]) if rank == 3 else (1, *before)
+        if not isinstance(axis, int) or axis % rank == 0 or sizes[axis % rank] != math.prod(sizes):
+            over = f"runs over axis {given.get('dim')}" + (f" of {sizes[1:]}" if rank > 2 else "")
+            hint = "End with a Linear layer, or with global average pooling." if (axis, rank) == (1, 4) else ""
+            refuse(over, supported="the class axis; all others but that of the batch have length 1", hint=hint)
         return Ending()
     if function in ("sigmoid", "logsigmoid"):
         return Ending()

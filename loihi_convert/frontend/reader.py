@@ -81,7 +81,7 @@ from loihi_convert.frontend.operations import (
     placed_at,
     refuse,
 )
-from loihi_convert.frontend.reordered import channels_are_last, is_dense, on_map
+from loihi_convert.frontend.reordered import as_vector, channels_are_last, is_dense, on_map
 from loihi_convert.frontend.tracing import IMAGES, computed, numbers_taken, trace
 
 
@@ -150,7 +150,9 @@ class _Reader:
         with placed_at(type(self.model).__name__, "its output"):
             self._require_current(output)
         with placed_at(name_of(returned), self._kind(returned)):
-            return pruned(self.nodes, self._input(returned))
+            moved = self.moved[returned]
+            self.moved[returned], notes = as_vector(moved, self.nodes[moved.base].shape)
+            return pruned(self.nodes, self._input(returned), notes)
 
     def _number(self, node: fx.Node) -> Any:
         """The number that ``node`` computes from weights, such as ``weight.item()``, or ``node``."""

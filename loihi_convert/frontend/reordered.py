@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, fx, nn
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.functions import called
 from loihi_convert.frontend.moved import Moved, shape_of
-from loihi_convert.frontend.operations import Add, Affine, Operation, Relu
+from loihi_convert.frontend.operations import Add, Affine, Ending, Operation, Relu, refuse
 from loihi_convert.frontend.tracing import IMAGES
 from loihi_convert.ir.synapse import Conv, Dense
 
@@ -61,7 +62,7 @@ def on_map(operation: Operation, inputs: Sequence[Moved], bases: Sequence[Shape]
         pixels = moved.tensor.shape[1:-1]
         positions = _positions(shape).reshape(IMAGES, shape[0], *pixels).movedim(1, -1)
         return OnMap(Conv(operation.weight[:, :, None, None], operation.bias), shape, positions)
-    if not isinstance(operation, Add | Affine | Relu) or not _is_reordered(moved, base):
+    if not isinstance(operation, Add | Affine | Relu | Ending) or not _is_reordered(moved, base):
         return None
     if isinstance(operation, Relu) and operation.threshold is not None:
         return None
@@ -73,6 +74,26 @@ def on_map(operation: Operation, inputs: Sequence[Moved], bases: Sequence[Shape]
         is_alike = bool((shift.reshape(base[0], -1) == per_channel[:, None]).all())
         operation = Affine(operation.gain[:1].repeat(base[0]), per_channel if is_alike else shift)
     return OnMap(operation, base, moved.tensor)
+
+
+def as_vector(output: Moved, base: Shape) -> tuple[Moved, tuple[str, ...]]:
+    """Return an ``output`` of the numbers of ``base``, a vector, as a vector; and a note if it has several axes.
+
+    Others stay as they are. Refuses one of several axes whose numbers are in another order.
+    """
+    shape = tuple(output.tensor.shape[1:])
+    if len(shape) < 2 or shape_of(output.tensor) == base or math.prod(base) > base[0]:
+        return output, ()
+    is_in_order = torch.equal(output.tensor.flatten(), _positions(base).flatten())
+    if math.prod(shape) == max(shape):
+        notes = list[str]()
+    elif is_in_order:
+        notes = [f"the output of shape {shape} is taken as a vector of {math.prod(shape)} numbers."]
+    else:
+        refuse(f"gives an output of shape {shape}", supported="a vector", hint="Return y.flatten(1).")
+    is_whole = is_in_order and len(output.tensor) == IMAGES
+    vector = output.tensor.reshape(IMAGES, *base) if is_whole else output.tensor.flatten(1)
+    return replace(output, tensor=vector), tuple(notes)
 
 
 def _on_map(shift: Array, positions: Tensor) -> Array:

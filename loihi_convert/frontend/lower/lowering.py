@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 import numpy as np
@@ -165,10 +165,10 @@ class _Lowering:
     image_shape: Shape
     normalization: Affine | None
     by_halves: bool = False
-    notes: list[str] = field(default_factory=list)
     ending: str = ""
 
     def __post_init__(self) -> None:
+        self.notes = list(self.graph.notes)
         self.populations = Populations(self.image_shape, self.by_halves)
         self._tensors: list[Tensor] = []
         self._users = self.graph.users

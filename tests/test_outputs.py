@@ -1,0 +1,112 @@
+"""What a forward returns: a vector in any shape, with or without a softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from support.modules import Of, outputs, prepared
+from torch import Tensor, nn
+from torch.nn import functional
+
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.ir.network import ReluNetwork
+
+SHAPE = (1, 6, 6)
+
+
+class AudioTutorial(nn.Module):
+    """The end of PyTorch's audio tutorial: an average over time, a Linear of channels in the last axis."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.fc, self.end = nn.Conv1d(1, 8, 9, stride=4), nn.Linear(8, 35), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        return self.end(self.fc(functional.avg_pool1d(x, x.shape[-1]).permute(0, 2, 1)))
+
+
+def returns(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    """What a function makes of ten numbers."""
+    return prepared(Of(lambda m, x: function(m.fc(x.flatten(1))), fc=nn.Linear(36, 10)), SHAPE)
+
+
+def read(model: nn.Module, ended: Callable[[Tensor], Tensor] = lambda y: y) -> ReluNetwork:
+    """The network, whose outputs, ``ended``, are those of ``model``."""
+    network, images = to_relu_network(model, SHAPE), torch.rand(3, *SHAPE, dtype=torch.float64)
+    torch.testing.assert_close(ended(outputs(network, images)), model(images).flatten(1))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("end", "ending"),
+    [
+        (lambda y: y, ""),
+        (lambda y: functional.log_softmax(y, dim=2), "logsoftmax"),
+        (lambda y: functional.log_softmax(y, dim=-1).squeeze(1), "logsoftmax"),
+    ],
+)
+def test_the_audio_tutorial_converts(end: Callable[[Tensor], Tensor], ending: str) -> None:
+    model, signals = prepared(AudioTutorial(end), (1, 400)), torch.rand(3, 1, 400, dtype=torch.float64)
+    network = to_relu_network(model, (1, 400))
+    found = outputs(network, signals[:, :, None])
+    assert network.ending == ending
+    expected = model(signals).flatten(1)
+    torch.testing.assert_close(found.log_softmax(1) if ending else found, expected)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: y[:, None],
+        lambda y: y[:, :, None, None],
+        lambda y: y[:, None].flip(2),
+        lambda y: y[:, None, :5],
+        lambda y: y.view(-1, 2, 5).transpose(1, 2).flatten(1),
+    ],
+)
+def test_a_vector_may_have_axes_of_length_1_and_any_order(function: Callable[[Tensor], Tensor]) -> None:
+    assert read(returns(function)).notes == ()
+
+
+def test_a_softmax_may_run_over_a_vector_in_any_order() -> None:
+    assert read(returns(lambda y: y.flip(1)[:, None].softmax(2)), lambda y: y.softmax(1)).ending == "softmax"
+
+
+def test_an_output_in_the_shape_of_the_image_is_a_vector() -> None:
+    model = Of(
+        lambda m, x: m.decoder(m.encoder(x.flatten(1)).relu()).sigmoid().view_as(x),
+        encoder=nn.Linear(36, 10), decoder=nn.Linear(10, 36),
+    )  # fmt: skip
+    network = read(prepared(model, SHAPE), torch.sigmoid)
+    assert network.notes[0] == "the output of shape (1, 6, 6) is taken as a vector of 36 numbers."
+
+
+@pytest.mark.parametrize(
+    ("function", "found", "hint"),
+    [
+        (lambda y: y.view(-1, 2, 5).transpose(1, 2), "gives an output of shape (5, 2)", "y.flatten(1)"),
+        (lambda y: y.view(-1, 2, 5).transpose(1, 2).sigmoid(), "gives an output of shape (5, 2)", "y.flatten(1)"),
+        (lambda y: y[:, None].expand(-1, 2, -1), "gives an output of shape (2, 10)", ""),
+        (lambda y: y[:, None].softmax(1), "runs over axis 1 of (1, 10)", ""),
+        (lambda y: y.view(-1, 2, 5).softmax(1), "runs over axis 1 of (2, 5)", ""),
+        (lambda y: y.view(-1, 2, 5).softmax(2).flatten(1), "runs over axis 2 of (2, 5)", ""),
+        (lambda y: y[:, :, None, None].softmax(2), "runs over axis 2 of (10, 1, 1)", ""),
+        (lambda y: y[None].transpose(1, 2), "gives an output of shape (10, 2)", ""),
+    ],
+)
+def test_other_shapes_are_refused(function: Callable[[Tensor], Tensor], found: str, hint: str) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(returns(function), SHAPE)
+    assert found in raised.value.found
+    assert hint in raised.value.hint
+
+
+def test_a_softmax_of_each_pixel_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Softmax(1)), SHAPE)
+    assert raised.value.found == "Softmax runs over axis 1 of (2, 4, 4)"
+    assert "global average pooling" in raised.value.hint
