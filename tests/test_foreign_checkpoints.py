@@ -36,6 +36,13 @@ class Net(nn.Sequential):
     def __init__(self, classes=3):
         super().__init__(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, classes))
 
+class Wrapper(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.m = Net()
+    def forward(self, x):
+        return self.m(x)
+
 class WithModel(nn.Module):
     def __init__(self):
         super().__init__()
@@ -194,6 +201,9 @@ CONTENTS: dict[str, Callable[[], object]] = {
     "Lightning, compiled": lambda: lightning("model._orig_mod."),
     "averaged": lambda: {"n_averaged": torch.tensor(3), **prefixed("module.")},
     "nested wrappers": lambda: prefixed("model.module._orig_mod."),
+    "a checkpointed block": lambda: {
+        name.replace("0.", "0._checkpoint_wrapped_module."): tensor for name, tensor in state().items()
+    },
     "a compiled block": lambda: {name.replace("0.", "0._orig_mod."): tensor for name, tensor in state().items()},
     "a state of no tensor": lambda: {**state(), "metric._extra_state": {"a": 1}},
     "without num_batches_tracked": lambda: {n: t for n, t in state().items() if not n.endswith("tracked")},
@@ -259,6 +269,17 @@ def test_a_prefix_that_the_cnn_has_too_is_kept() -> None:
     assert source.notes == ()
     torch.save(prefixed("model.model."), "m.pt")
     assert_is_net(opened(Path("m.pt"), "nets:WithModel"))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_wrapper_takes_the_weights_of_what_it_wraps(prefix: str) -> None:
+    torch.save(prefixed(prefix), "plain.pt")
+    source = opened(Path("plain.pt"), "nets:Wrapper")
+    found = source.model.state_dict()
+    assert {name: found["m." + name].tolist() for name in state()} == {n: t.tolist() for n, t in state().items()}
+    assert source.notes[-1] == (
+        "plain.pt: added the prefix 'm.', which all tensors of the CNN have, to the tensor names."
+    )
 
 
 def test_what_is_left_out_is_said() -> None:

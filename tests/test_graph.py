@@ -251,7 +251,8 @@ REFUSED = [
     (chain(), r"0: the model ends here, with \(2, 4, 4\); must end with one number per class"),
     (chain(nn.ReLU(), nn.AvgPool2d(2)), "2: the model ends here, .* or with global average pooling"),
     (returns(lambda y: (y, y)), "Of: its forward returns a tuple, not one tensor; must return one tensor. Wrap it"),
-    (returns(lambda y: {"scores": y}), "Of: its forward returns a dict, not one tensor"),
+    (returns(lambda y: {"one": y, "other": y}), "Of: its forward returns a dict, not one tensor"),
+    (returns(lambda y: {"logits": (y,), "other": y}), "Of: its forward returns a dict, not one tensor"),
     (Of(lambda m, x: torch.zeros(2, 3)), "Of: its forward returns a Tensor|does not depend on the image"),
 ]
 

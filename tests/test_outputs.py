@@ -1,18 +1,27 @@
-"""What a forward returns: a vector in any shape, with or without a softmax."""
+"""What a forward returns: a vector in any shape, with or without a softmax; also in a mapping or dataclass."""
 
 from __future__ import annotations
 
+import random
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.modules import Of, outputs, prepared
 from torch import Tensor, nn
 from torch.nn import functional
 
+from loihi_convert.cnn.class_scores import scores_of
+from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.source import Source
 from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.pipeline.same_outputs import require_same_outputs
 
 SHAPE = (1, 6, 6)
 
@@ -110,3 +119,93 @@ def test_a_softmax_of_each_pixel_is_refused() -> None:
         to_relu_network(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Softmax(1)), SHAPE)
     assert raised.value.found == "Softmax runs over axis 1 of (2, 4, 4)"
     assert "global average pooling" in raised.value.hint
+
+
+@dataclass
+class ModelOutput(OrderedDict[str, Any]):
+    """As in Hugging Face's library: a dataclass, and a mapping of its fields that are not None."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("loss", "logits", "hidden_states"):
+            if getattr(self, name) is not None:
+                self[name] = getattr(self, name)
+
+
+@dataclass
+class Scores:
+    """Not a mapping."""
+
+    logits: Tensor
+    features: Tensor
+
+
+class Named(nn.Module):
+    """A CNN that returns its class scores under a name."""
+
+    def __init__(self, named: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.conv, self.fc, self.named = nn.Conv2d(1, 2, 3), nn.Linear(32, 3), named
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.conv(x).relu()
+        return self.named(self.fc(x.flatten(1)), x)
+
+
+NAMED = [
+    lambda y, x: {"scores": y},
+    lambda y, x: {"features": x, "logits": y},
+    lambda y, x: ModelOutput(logits=y),
+    lambda y, x: ModelOutput(logits=y, hidden_states=(x,)),
+    lambda y, x: Scores(logits=y, features=x),
+]
+
+
+def named(function: Callable[[Tensor, Tensor], Any]) -> nn.Module:
+    torch.manual_seed(0)
+    return Named(function).eval()
+
+
+@pytest.mark.parametrize("function", NAMED)
+def test_class_scores_may_have_a_name(function: Callable[[Tensor, Tensor], Any]) -> None:
+    model = named(function)
+    source = Source.from_module(model, SHAPE)
+    name = "scores" if function is NAMED[0] else "logits"
+    assert source.notes == (f"the entry {name!r} of what its forward returns is used.",)
+    require_same_outputs(source)
+    images = torch.rand(3, *SHAPE, dtype=torch.float64)
+    torch.testing.assert_close(outputs(source.network, images), scores_of(model.double()(images)))
+
+
+def test_scores_with_a_name_can_be_fine_tuned() -> None:
+    images = torch.rand(8, *SHAPE)
+    model = WithQcfs(named(NAMED[2]), images, 4).eval()
+    source = Source.from_module(model, SHAPE)
+    require_same_outputs(source, np.zeros((1, *SHAPE), np.uint8))
+    assert model(images).shape == (8, 3)
+
+
+def test_random_scores_with_a_name_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(named(lambda y, x: {"logits": y * random.random()}), SHAPE)
+    assert "differ from call to call" in raised.value.found
+
+
+def test_a_hook_that_changes_scores_with_a_name_is_noticed() -> None:
+    model = named(NAMED[1])
+    model.register_forward_hook(lambda module, images, found: {"logits": found["logits"] * 2})
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(model, SHAPE)
+    assert "hooks" in raised.value.found
+
+
+def test_scores_changed_in_place_through_a_view_are_refused() -> None:
+    def changed(y: Tensor, x: Tensor) -> Any:
+        y[:, :1].relu_()
+        return Scores(logits=y, features=x)
+
+    with pytest.raises(UnsupportedModelError):
+        to_relu_network(named(changed), SHAPE)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.qcfs import Qcfs, covering_thresholds
 from loihi_convert.errors import UnsupportedModelError, UsageError
 
@@ -111,7 +112,7 @@ class WithQcfs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         replaced = _Replaced(self._activated)
         with replaced:
-            scores: Tensor = self.cnn(x)
+            scores: Tensor = scores_of(self.cnn(x))
         if replaced.calls != len(self._places):
             raise UnsupportedModelError(
                 f"called {replaced.calls} ReLUs, and {len(self._places)} the first time",

@@ -16,6 +16,8 @@ from loihi_convert.errors import CheckpointError
 from loihi_convert.frontend.users_code import listed, run_users_code
 
 _COMPILED: Final = "_orig_mod."
+# Added to names by torch.compile, activation checkpointing and FSDP, also to those of parts of a CNN.
+_INFIXES: Final = (_COMPILED, "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 # Prefixes that DistributedDataParallel, torch.compile, Lightning modules and other wrappers add to every name.
 _PREFIXES: Final = ("module.", _COMPILED, "model.", "net.", "network.")
 
@@ -117,14 +119,21 @@ def _needed(wanted: Set[str]) -> set[str]:
 
 
 def _renamed(state: Mapping[str, Tensor], wanted: Set[str]) -> _Candidate:
-    """``state`` without prefixes that the CNN does not have: a prefix of all names, or that of one module."""
+    """``state`` without prefixes that the CNN does not have: a prefix of all names, or that of one module.
+
+    With a prefix of all names of the CNN: it is a module that wraps the one whose weights these are.
+    """
     found, notes = dict(state), list[str]()
     while prefix := _common_prefix(found.keys(), wanted):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
         notes.append(f"dropped the prefix {prefix!r} from all tensor names.")
-    if any(_COMPILED in name for name in found) and not any(_COMPILED in name for name in wanted):
-        found = {name.replace(_COMPILED, ""): tensor for name, tensor in found.items()}
-        notes.append(f"dropped {_COMPILED!r} from the tensor names.")
+    for infix in _INFIXES:
+        if any(infix in name for name in found) and not any(infix in name for name in wanted):
+            found = {name.replace(infix, ""): tensor for name, tensor in found.items()}
+            notes.append(f"dropped {infix!r} from the tensor names.")
+    if not _needed(wanted) <= found.keys() and (prefix := _prefix_of_wrapper(found.keys(), wanted)):
+        found = {prefix + name: tensor for name, tensor in found.items()}
+        notes.append(f"added the prefix {prefix!r}, which all tensors of the CNN have, to the tensor names.")
     if not _needed(wanted) <= found.keys() and (prefix := _prefix_of_module(found.keys(), wanted)):
         others = sorted({name.partition(".")[0] for name in found if not name.startswith(prefix)})
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
@@ -139,6 +148,15 @@ def _common_prefix(found: Set[str], wanted: Set[str]) -> str | None:
         if found and all(name.startswith(prefix) for name in found):
             return None if any(name.startswith(prefix) for name in wanted) else prefix
     return None
+
+
+def _prefix_of_wrapper(found: Set[str], wanted: Set[str]) -> str | None:
+    """A prefix of all names in ``wanted`` with which ``found`` has all of them."""
+    needed = _needed(wanted)
+    first = min(needed, default="")
+    prefixes = (first[: end + 1] for end, letter in enumerate(first) if letter == ".")
+    shared = (prefix for prefix in prefixes if all(name.startswith(prefix) for name in wanted))
+    return next((prefix for prefix in shared if {name.removeprefix(prefix) for name in needed} <= found), None)
 
 
 def _prefix_of_module(found: Set[str], wanted: Set[str]) -> str | None:

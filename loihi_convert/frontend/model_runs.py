@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
+from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
 
 # In errors of torch's convolutions and matrix products.
@@ -89,7 +90,7 @@ def _outputs(model: nn.Module, shapes: Sequence[Shape], count: int) -> tuple[dic
                 stack.enter_context(contextlib.redirect_stdout(sys.stderr))
                 if is_traced:
                     stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-                taken[shape] = model(images.reshape(count, *shape))
+                taken[shape] = scores_of(model(images.reshape(count, *shape)))
         except Exception as error:
             require_not_of_machine(error)
             failures.append(error)
@@ -156,7 +157,7 @@ def require_not_random(model: nn.Module, example: Tensor) -> None:
 def _differs_again(model: nn.Module, example: Tensor) -> bool:
     images = _random_like(example)
     with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-        first, second = (model(images.clone()) for _ in range(2))
+        first, second = (scores_of(model(images.clone())) for _ in range(2))
     return _differ(first, second)
 
 
@@ -187,7 +188,8 @@ def require_forward_alone(name: str, module: nn.Module, example: Tensor) -> None
         return
     inputs = _random_like(example)
     with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-        called, alone = module(inputs.clone()), type(module).forward(module, inputs.clone())
+        called = scores_of(module(inputs.clone()))
+        alone = scores_of(type(module).forward(module, inputs.clone()))
     if not isinstance(alone, Tensor):
         return
     if not isinstance(called, Tensor) or called.shape != alone.shape or not called.allclose(alone, equal_nan=True):

@@ -145,13 +145,15 @@ class _Reader:
                 else "its output does not depend on the image",
                 where=type(self.model).__name__,
                 expected="must return one tensor",
-                hint="Wrap it in a module that returns only the class scores.",
+                hint="Wrap it in a module that returns only the class scores, or names them 'logits' in a dict.",
             )
         with placed_at(type(self.model).__name__, "its output"):
             self._require_current(output)
         with placed_at(name_of(returned), self._kind(returned)):
             moved = self.moved[returned]
             self.moved[returned], notes = as_vector(moved, self.nodes[moved.base].shape)
+            if entry := output.meta["scores_name"]:
+                notes = (f"the entry {entry!r} of what its forward returns is used.", *notes)
             return pruned(self.nodes, self._input(returned), notes)
 
     def _number(self, node: fx.Node) -> Any:

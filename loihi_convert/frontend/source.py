@@ -17,6 +17,7 @@ from torch import nn
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.choices import Readout, Task
 from loihi_convert.cnn.checkpoint import digest
+from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.design import inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data.array_pixels import as_input_shape
@@ -104,12 +105,11 @@ class Source:
 
     def module_outputs(self, images: Array) -> Array:
         """Return the outputs of ``model`` itself, float32 ``(N, outputs)``, for uint8 ``images`` ``(N, C, H, W)``."""
-        recorded = self.recorded
-        given = pixels(images)
-        inputs = inputs_of(given, recorded.mean, recorded.std, shape_taken(self.model, self.network.input_shape))
+        recorded, shape = self.recorded, shape_taken(self.model, self.network.input_shape)
+        inputs = inputs_of(pixels(images), recorded.mean, recorded.std, shape)
         # What the user's code prints is not output of a command.
         with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-            outputs: Array = self.model(inputs).reshape(len(images), -1).float().numpy()
+            outputs: Array = scores_of(self.model(inputs)).reshape(len(images), -1).float().numpy()
         return outputs
 
     def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> ReluNetwork:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
+from loihi_convert.cnn.class_scores import scores_name, scores_of
 from loihi_convert.errors import UnsupportedModelError, first_line
 from loihi_convert.frontend.decompositions import decomposed
 from loihi_convert.frontend.layers import is_one_operation
@@ -42,6 +43,7 @@ SHAPED_CALLED: Final = ("view_as", "reshape_as", "expand_as")
 def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     """Return the graph of ``model``, each node with its value for `IMAGES` black images as ``meta["value"]``.
 
+    If forward returns a mapping, the output has the name of the entry that is used as ``meta["scores_name"]``.
     ``meta["versions"]`` has the `version` of each tensor that it takes, at the time it was computed.
     For a model that takes signals ``(C, L)``, ``input_shape`` is ``(C, 1, L)``.
 
@@ -117,10 +119,16 @@ class _Tracer(fx.Tracer):
         self._example = example
         # If set, modules are called normally, although torch.fx has replaced their call.
         self._computes = False
+        self._scores_name: str | None = None
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        def scores(*args: Any) -> Any:
+            returned = root_fn(*args)
+            self._scores_name = scores_name(returned)
+            return scores_of(returned)
+
         # Only the image: forward's other arguments have their default values.
-        return root_fn, [self.root, self.create_proxy("placeholder", "image", (), {})]
+        return scores, [self.root, self.create_proxy("placeholder", "image", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # torch.fx takes each module of torch.nn for one operation.
@@ -174,7 +182,9 @@ class _Tracer(fx.Tracer):
 
         if kind == "placeholder":
             node.meta["value"] = self._example
-        elif kind != "output":
+        elif kind == "output":
+            node.meta["scores_name"] = self._scores_name
+        else:
             self._computes = True
             try:
                 node.meta["value"] = computed(self.root, node, value_of, is_view=is_constant)
