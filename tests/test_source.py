@@ -306,6 +306,8 @@ def test_the_shape_of_a_signal_and_that_of_an_image_are_told_apart() -> None:
     for model, shape, found, hint in (
         (maps, (8, 1, 8), "images of shape (8, 1, 8)", "such as (1, 8, 8)"),
         (maps, (3, 8, 8), "images of shape (3, 8, 8)", "that it was trained on"),
+        (nn.Linear(192, 2), (3, 8, 8), "images of shape (3, 8, 8)", "of 192 numbers: put nn.Flatten() before it"),
+        (nn.Linear(190, 2), (3, 8, 8), "images of shape (3, 8, 8)", "that it was trained on"),
         (signals, (2, 8, 8), "images of shape (2, 8, 8)", "its input shape is (C, L)"),
         (signals, (3, 1, 8), "signals of shape (3, 8)", "Use signals of the length"),
     ):

@@ -58,8 +58,10 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
             hint="Leave out the casts in its forward, such as x.double().",
         ) from failure
     hint = "Use images of the size, and with the channels, that it was trained on."
-    channels_last = (height, width, channels)
-    if channels_last != input_shape and _outputs(model, [channels_last], height + 1)[0]:
+    channels_last, numbers = (height, width, channels), channels * height * width
+    if _outputs(model, [(numbers,)], _UNLIKE_CHANNELS)[0]:
+        hint = f"It takes vectors of {numbers} numbers: put nn.Flatten() before it."
+    elif channels_last != input_shape and _outputs(model, [channels_last], height + 1)[0]:
         hint = f"It accepts {channels_last}: if that is (C, H, W), pass it as `input_shape`."
     if any(isinstance(module, nn.Conv1d) for module in model.modules()):
         hint = "It takes signals: its input shape is (C, L)."
