@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from loihi_convert.cnn.checkpoint import load, load_states
 from loihi_convert.cnn.inert_pickle import Skipped
 from loihi_convert.cnn.stored_states import read_file
-from loihi_convert.errors import CheckpointError
+from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.file_kinds import kind_of
 from loihi_convert.frontend.source import Source, open_source
 
@@ -461,6 +461,14 @@ def test_what_holds_no_weights_is_named() -> None:
     with pytest.raises(CheckpointError, match="a TorchScript archive") as caught:
         load_states("m.pt")
     assert "torch.jit.load(path).state_dict()" in caught.value.hint
+    exported = torch.export.export(nn.Linear(2, 2), (torch.rand(1, 2),))
+    torch.export.save(exported, "m.pt2")
+    with pytest.raises(CheckpointError, match="an exported program") as caught:
+        load_states("m.pt2")
+    assert "torch.export.load(path).state_dict, 'model.pt'" in caught.value.hint
+    with pytest.raises(UsageError, match="found an ExportedProgram") as refused:
+        Source.from_module(exported, SHAPE)  # type: ignore[arg-type]
+    assert "`state_dict`" in refused.value.hint
     assert kind_of(Path("absent.pt")) is None
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_states("absent.pt")

@@ -248,6 +248,10 @@ REFUSED = [
     (calls(lambda x: x + x[0, 0, 0, 0].relu()), "mixes images"),
     (calls(lambda x: functional.pad(x, (1, 0), value=1e9)), "pad .* supported: numbers in -1,000..1,000"),
     (returns(lambda x: x.argmax(1)), "argmax .* return the scores of the classes"),
+    (
+        chain(nn.ReLU(), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(98, 2)),
+        r"2: AdaptiveAvgPool2d gives \(7, 7\) for \(4, 4\); .* larger images, or put nn.Identity\(\) in its place",
+    ),
     (chain(), r"0: the model ends here, with \(2, 4, 4\); must end with one number per class"),
     (chain(nn.ReLU(), nn.AvgPool2d(2)), "2: the model ends here, .* or with global average pooling"),
     (returns(lambda y: (y, y)), "Of: its forward returns a tuple, not one tensor; must return one tensor. Wrap it"),

@@ -123,6 +123,7 @@ def test_lowering_finds_what_reading_did_not() -> None:
     signed = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, 1, 1), nn.Flatten(), nn.Linear(32, 2))
     (error,) = obstacles(signed, (1, 6, 6))
     assert (error.where, "negative" in error.found) == ("1", True)
+    assert error.hint.startswith("Put a ReLU before it, or use padding=0")
     assert obstacles(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), *list(signed)[1:]), (1, 6, 6)) == ()
 
 

@@ -58,6 +58,13 @@ def read_pt(path: Path, *, strict: bool = True) -> object:
         raise CheckpointError("not a zip archive", where=path, hint=SAVE_STATE)
     records = _read_records(content, path)
     program = records.pop("data.pkl", None)
+    if program is None and "archive_format" in records:
+        raise CheckpointError(
+            "an exported program (torch.export)",
+            where=path,
+            hint="Save its weights: torch.save(torch.export.load(path).state_dict, 'model.pt'). Convert that file with "
+            "the code that builds the CNN, `arch`.",
+        )
     if program is None:
         raise CheckpointError("a zip archive without data.pkl, so not from torch.save", where=path, hint=SAVE_STATE)
     if records.get("byteorder", b"little") != b"little":

@@ -273,6 +273,9 @@ def adaptive_pool(before: Shape, after: Shape, *, is_average: bool) -> AveragePo
         refuse(
             f"gives {after[1:]} for {before[1:]}",
             supported="sizes that divide the size of the map, or that less 1, or multiples of it",
+            hint="Use larger images, or put nn.Identity() in its place and train the first Linear again."
+            if any(many < few for many, few in axes)
+            else "",
         )
     (height, rows), (width, columns) = axes
     stride = (height // rows, width // columns)

@@ -235,7 +235,9 @@ def plain_copy(module: object) -> nn.Module:
         If memory ran out, unchanged.
     """
     if not isinstance(module, nn.Module):
-        raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module")
+        is_exported = type(module).__name__ == "ExportedProgram"
+        hint = "Pass the module that was exported, with the weights in its `state_dict`." if is_exported else ""
+        raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module", hint=hint)
     module = unwrapped(module)
     require_layers(module)
     if any(map(is_lazy, itertools.chain(module.parameters(), module.buffers()))):

@@ -32,6 +32,7 @@ def largest(populations: Populations, value: Value, pool: MaxPool, shape: tuple[
         raise UnsupportedModelError(
             "reads beyond the border of values that may be negative",
             expected="supported: after a ReLU, directly before one, or without padding and ceil_mode",
+            hint="Put a ReLU before it, or use padding=0 without ceil_mode, and train again.",
         )
     if not value.is_direct:
         return None
