@@ -107,7 +107,7 @@ REFUSED = [
         r"3: AdaptiveAvgPool2d gives \(3, 3\) for \(4, 5\); supported: sizes that",
     ),
     (
-        calls(lambda x: functional.max_pool2d(x, 2, return_indices=True)[0]),
+        calls(lambda x: functional.max_pool2d(x, 2, return_indices=True)[1].float()),
         "max_pool2d_with_indices has no spiking equivalent here: it returns several tensors",
     ),
     (

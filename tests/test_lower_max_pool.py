@@ -58,7 +58,18 @@ def _pooled_by_4(m: nn.Module, x: Tensor) -> Tensor:
     return functional.max_pool2d(x, 4)
 
 
+def _pooled_with_indices(m: nn.Module, x: Tensor) -> Tensor:
+    of_maps, _indices = m.pool(m.conv(x))
+    return functional.adaptive_max_pool2d(of_maps, 1, return_indices=True)[0]
+
+
 CASES = {
+    "indices that are not used": of(
+        _pooled_with_indices, (2, 9, 9), conv=CONV(3, 2), pool=nn.MaxPool2d(2, 1, return_indices=True)
+    ),
+    "a function with indices that are not used": of(
+        lambda m, x: functional.max_pool2d(m.conv(x), 3, 2, 0, 1, False, True)[0], (2, 9, 9), conv=CONV(3, 2)
+    ),
     **{
         f"kernel {kernel}, stride {stride}": stack(
             nn.MaxPool2d(kernel, stride), CONV(5, 2), nn.ReLU(), shape=(2, 9, 10)

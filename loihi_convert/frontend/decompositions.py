@@ -4,6 +4,7 @@
 function                               calls
 =====================================  ===============================================================================
 ``max(x, dim)``                        ``amax``, ``argmax``
+max pooling with ``return_indices``    the same without, and the indices
 ``stack(tensors, dim)``                ``unsqueeze`` of each, ``cat``
 ``mean`` or ``sum`` over that ``dim``  ``+`` of the tensors, ``/`` their number
 ``clamp(a, b)``, ``hardtanh``          ``- a``, ``clamp(0, b - a)``, ``+ a``
@@ -41,6 +42,14 @@ _BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """The bounds of each clamp, in the order of its arguments, and their defaults."""
 
+_WITH_INDICES: Final[Mapping[str, Callable[..., Any]]] = {
+    "max_pool1d_with_indices": functional.max_pool1d,
+    "max_pool2d_with_indices": functional.max_pool2d,
+    "adaptive_max_pool1d_with_indices": functional.adaptive_max_pool1d,
+    "adaptive_max_pool2d_with_indices": functional.adaptive_max_pool2d,
+}
+"""The same poolings without indices."""
+
 Create = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Records a call of a function with arguments, and returns its `fx.Proxy`."""
 
@@ -57,6 +66,10 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
         return _addmm(create, *args, **kwargs)
     if name in ("pad", "_pad"):
         return _pad(create, *args, **kwargs)
+    if name in _WITH_INDICES:
+        # Most models do not use the indices.
+        pooled = create(_WITH_INDICES[name], tuple(args), {**kwargs, "return_indices": False})
+        return pooled, create(operator.getitem, (create(target, tuple(args), dict(kwargs)), 1), {})
     names = ("tensors", "dim") if name == "stack" else ("input", "dim", "keepdim")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if "axis" in given:
