@@ -216,7 +216,7 @@ def test_a_help_page_needs_no_other_characters_than_the_terminal_has(
     monkeypatch.setenv("COLUMNS", "80")
     with (tmp_path / "out").open("w", encoding="ascii") as stream:
         monkeypatch.setattr("sys.stdout", stream)
-        cli.app(["run", "--help"], standalone_mode=False)
+        cli.app(["export", "--help"], standalone_mode=False)
     page = (tmp_path / "out").read_text()
-    assert "workers=..." in page
+    assert "act-norm-channel..." in page
     assert "+- Options ---" in page
