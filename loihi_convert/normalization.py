@@ -45,7 +45,7 @@ def per_channel(values: float | Sequence[float] | None, channels: int, where: st
 
 
 def require_valid(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
-    """Raise a `UsageError` unless both are finite, one number or one per channel, and ``std`` is above 0."""
+    """Raise a `UsageError` unless both are finite, one or one per channel, ``std`` above 0, and ``mean`` at most 1."""
     for where, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
             expected = f"must be one number, or one per channel ({channels})"
@@ -54,6 +54,13 @@ def require_valid(mean: Sequence[float], std: Sequence[float], channels: int) ->
         else:
             continue
         raise UsageError(f"found {tuple(values)}", where=where, expected=expected)
+    if max(mean) > 1:
+        raise UsageError(
+            f"found {tuple(mean)}",
+            where="mean",
+            expected="must be at most 1: pixels are divided by 255 first",
+            hint="Divide `mean` and `std` by 255, too.",
+        )
 
 
 def channel_normalization(
@@ -71,11 +78,4 @@ def channel_normalization(
     if means is None or deviations is None:
         return None
     require_valid(means, deviations, channels)
-    if max(means) > 1:
-        raise UsageError(
-            f"found {means}",
-            where="mean",
-            expected="must be at most 1: pixels are divided by 255 first",
-            hint="Divide `mean` and `std` by 255, too.",
-        )
     return means, deviations

@@ -291,6 +291,7 @@ def test_run_takes_an_external_file(
             "--std",
             "1",
         ): "mean: found \\(0.0, 0.0\\); must be one number, or one per channel \\(1\\)",
+        ("--mean", "127.5", "--std", "127.5"): "mean: found \\(127.5,\\); must be at most 1",
     }
     for more, message in refused.items():
         capsys.readouterr()

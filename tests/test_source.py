@@ -552,11 +552,13 @@ def test_normalization_may_be_numbers() -> None:
     ],
 )
 def test_what_has_no_layers_or_weights_is_refused(make: Callable[[], nn.Module], found: str, is_part: bool) -> None:
-    with pytest.raises(UnsupportedModelError) as raised:
-        Source.from_module(nn.Sequential(make()) if is_part else make(), SHAPE)
-    assert found in raised.value.found
-    assert raised.value.where.startswith("0") or not is_part
-    assert raised.value.hint
+    model = nn.Sequential(make()) if is_part else make()
+    for read in (lambda: Source.from_module(model, SHAPE), lambda: to_relu_network(model, SHAPE)):
+        with pytest.raises(UnsupportedModelError) as raised:
+            read()
+        assert found in raised.value.found
+        assert raised.value.where.startswith("0") or not is_part
+        assert raised.value.hint
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
