@@ -24,7 +24,7 @@ from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import convolution as module
 from loihi_convert.simulation.blocks import on_cores
 from loihi_convert.simulation.cnn_classes import suits_bfloat16
-from loihi_convert.simulation.convolution import MAX_BYTE, Convolution, Geometry
+from loihi_convert.simulation.convolution import MAX_BYTE, Convolution, Geometry, has_fast_int8
 from loihi_convert.simulation.currents import Currents, sum_pool, summed_currents
 from loihi_convert.simulation.exact_products import exact_products
 from loihi_convert.simulation.integer_sums import weighted
@@ -43,7 +43,9 @@ def test_equal_int64(case: Case, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for layer, shape in zip(network.layers, shapes[:-1], strict=True):
         operator = Currents(layer.synapse, shape, averages=False, takes_spikes=True)
-        assert operator.uses_int8 == (HAS_INT8 and onednn_is_right(layer.synapse, shape))
+        groups = layer.synapse.groups if isinstance(layer.synapse, Conv) else 1
+        is_fast = onednn_is_right(layer.synapse, shape) and has_fast_int8(layer.synapse.weight, groups)
+        assert operator.uses_int8 == (HAS_INT8 and is_fast)
         spikes = rng.integers(0, 2, (2, *shape))
         expected = np.stack([oracle.current(without_bias(layer.synapse), image) for image in spikes])
         maps = spikes.reshape(2, *shape, *(1,) * (3 - len(shape))).transpose(0, 2, 3, 1)
@@ -207,6 +209,40 @@ def test_a_torch_without_or_with_wrong_int8_falls_back_to_float32(monkeypatch: p
     assert operator.uses_int8 == (broken == "wrong for one")
     assert operator(np.ones((1, 4, 4, 1), operator.input_dtype)).sum() == 16
     assert operator(np.ones((1, 4, 4, 1), operator.input_dtype)).sum() == 16
+
+
+@pytest.mark.parametrize(
+    ("features", "slow"),
+    [({"avx2", "avx"}, ["2 of 1", "4 of 2", "5 of 5"]), ({"avx512bw"}, []), ({"avx2", "avxvnni"}, [])],
+)
+def test_groups_that_are_slow_in_int8_are_float32(
+    monkeypatch: pytest.MonkeyPatch, features: set[str], slow: list[str]
+) -> None:
+    """Processors before AVX-512 and AVX-VNNI: a depthwise layer of multiplier 2 took 19 times as long in int8."""
+    monkeypatch.setattr(module, "cpu_features", lambda: frozenset(features))
+    found = []
+    for outputs, inputs, groups in ((1, 1, 8), (2, 1, 8), (4, 4, 2), (4, 2, 2), (5, 5, 2), (5, 3, 1)):
+        geometry, weight = Geometry((1, 1), (1, 1), (1, 1), groups), np.ones((outputs * groups, inputs, 3, 3))
+        made = Convolution(weight, geometry, (6, 6, inputs * groups), largest_input=1, covers_map=False)
+        if not made.uses_int8:
+            found.append(f"{outputs} of {inputs}")
+    assert not HAS_INT8 or found == slow
+
+
+@pytest.mark.parametrize("setting", [torch.set_default_dtype, torch.set_default_device])
+def test_int8_needs_no_default_of_torch(setting: Callable[[Any], None]) -> None:
+    before = torch.get_default_dtype(), torch.get_default_device()
+    setting(torch.bfloat16 if setting is torch.set_default_dtype else "meta")
+    try:
+        geometry = Geometry((1, 1), (1, 1), (1, 1), 1)
+        made = [
+            Convolution(np.ones((4, 4, size, size)), geometry, (3, 3, 4), largest_input=1, covers_map=False)
+            for size in (3, 5)
+        ]
+        assert all(one.uses_int8 == HAS_INT8 for one in made)
+    finally:
+        torch.set_default_dtype(before[0])
+        torch.set_default_device(None)
 
 
 def test_a_shape_is_compared_with_float32_once(monkeypatch: pytest.MonkeyPatch) -> None:

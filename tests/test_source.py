@@ -614,3 +614,13 @@ def test_a_module_that_cannot_be_converted(
         Source.from_module(module, **{"input_shape": SHAPE, **options})
     assert raised.value.where == where
     assert found in raised.value.found
+
+
+def test_a_default_device_other_than_the_cpu_is_named() -> None:
+    torch.set_default_device("meta")
+    try:
+        with pytest.raises(UsageError) as raised:
+            Source.from_module(net(), SHAPE)
+    finally:
+        torch.set_default_device(None)
+    assert (raised.value.where, raised.value.found) == ("torch.get_default_device()", "found meta")

@@ -620,7 +620,7 @@ class TestDigits:
         """With corrections, which set initial potentials."""
         (one,) = planned_cells(read_grid([Path("model.pt")], {"images": "30", "calibration": "40", "timesteps": "2"}))
         balance, _ = one.cell.setting.options()
-        assert balance == BalanceOptions(reset="soft", input_coding="constant")
+        assert balance == BalanceOptions(reset="soft", readout="potential", input_coding="constant")
         assert sweep("model.pt", "-T", "2", *HERE).code == 0
         (row,) = rows()
         pipeline.export(Path("model.pt"), Path("auto.net"), (2,), load_data("digits").calibration_images(40))

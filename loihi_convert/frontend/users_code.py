@@ -270,7 +270,16 @@ def require_layers(model: nn.Module) -> None:
     ------
     UnsupportedModelError
         If a part of ``model`` is TorchScript, comes from torch.export, or is on the meta device.
+    UsageError
+        If torch makes new tensors elsewhere than on the CPU, where the CNN is read.
     """
+    if (device := torch.get_default_device()).type != "cpu":
+        raise UsageError(
+            f"found {device}",
+            where="torch.get_default_device()",
+            expected="must be cpu",
+            hint="Call torch.set_default_device('cpu'); `device` chooses where to simulate.",
+        )
     for name, part in model.named_modules():
         graph = getattr(part, "graph", None)
         if isinstance(part, torch.jit.ScriptModule):

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.chip import limits
+from loihi_convert.compiled import cpu_features
 from loihi_convert.simulation.blocks import ONE_THREAD
 from loihi_convert.simulation.exact_products import exact_products
 
@@ -88,7 +89,8 @@ class Convolution:
         self._onednn_errs = onednn_errs(geometry, kernel.shape[2:], input_shape[:2])
         self._shape = (kernel.shape, geometry, input_shape)
         self._int8: Callable[[Array], Array] | None = None
-        if largest_input is not None and largest_input <= MAX_BYTE and not self._onednn_errs:
+        is_fast = not self._onednn_errs and has_fast_int8(weight, geometry.groups)
+        if is_fast and largest_input is not None and largest_input <= MAX_BYTE:
             self._int8 = self._int8_if_equal(weight, input_shape, largest_input)
 
     @property
@@ -150,6 +152,17 @@ def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Te
     return found.reshape(len(maps), len(kernel), height, width)
 
 
+def has_fast_int8(weight: Array, groups: int) -> bool:
+    """Whether oneDNN has fast int8 code for a kernel ``(C_out, C_in / groups, K_h, K_w)`` on this processor.
+
+    Before AVX-512 and AVX-VNNI it has none for groups, unless they are of 1 channel or of multiples of 4: such a layer
+    then takes 20 to 100 times as long as in float32.
+    """
+    outputs, inputs = len(weight) // groups, weight.shape[1]
+    is_plain = groups == 1 or inputs == outputs == 1 or (inputs % 4 == 0 and outputs % 4 == 0)
+    return is_plain or not cpu_features().isdisjoint({"avx512bw", "avxvnni"})
+
+
 def onednn_errs(geometry: Geometry, size: Sequence[int], input_size: Sequence[int]) -> bool:
     """Whether oneDNN, in torch 2.3 to 2.13, returns wrong results or crashes with SIGSEGV.
 
@@ -196,8 +209,9 @@ class _Int8:
     def __init__(self, weight: Array, geometry: Geometry, input_shape: tuple[int, int, int]) -> None:
         height, width, channels = input_shape
         self._geometry = geometry
-        self._ones = torch.ones(len(weight))
-        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        # Whatever torch's default dtype and device are.
+        self._ones = torch.from_numpy(np.ones(len(weight), np.float32))
+        self._zeros = torch.from_numpy(np.zeros(len(weight), np.int64))
         kernel = torch.from_numpy(np.ascontiguousarray(weight, np.int8))
         self._packed: Any = torch.ops.onednn.qconv_prepack(
             kernel, self._ones, 1.0, 0, *geometry, [1, channels, height, width]
@@ -217,8 +231,9 @@ class _Int8Product:
 
     def __init__(self, weight: Array, geometry: Geometry) -> None:
         self._size, self._geometry = weight.shape[2:], geometry
-        self._ones = torch.ones(len(weight))
-        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        # Whatever torch's default dtype and device are.
+        self._ones = torch.from_numpy(np.ones(len(weight), np.float32))
+        self._zeros = torch.from_numpy(np.zeros(len(weight), np.int64))
         rows = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
         self._packed: Any = torch.ops.onednn.qlinear_prepack(torch.from_numpy(rows.astype(np.int8)), None)
 

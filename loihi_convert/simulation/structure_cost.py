@@ -15,7 +15,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.compiled import cpu_features
-from loihi_convert.simulation.convolution import Geometry
+from loihi_convert.simulation.convolution import Geometry, has_fast_int8
 from loihi_convert.simulation.kernel_structure import Structure, structures_of, without_dead_channels
 
 _WORTH_IT: Final = 0.8
@@ -63,9 +63,9 @@ _INT8: Final = (
     ("amx-int8", Rates(1300, 2)),
     ("avx512vnni", Rates(250, 2)),
     ("avx512bw", Rates(130, 2)),
-    ("avxvnni", Rates(180, 50)),
+    ("avxvnni", Rates(180, 2)),
 )
-_PLAIN_INT8: Final = Rates(90, 50)
+_PLAIN_INT8: Final = Rates(90, 2)
 
 
 def rates(*, is_int8: bool) -> Rates:
@@ -99,6 +99,8 @@ def worthwhile_structure(
 def _convolution(weight: Array, groups: int, rates: Rates) -> float:
     """Time per output position."""
     outputs, inputs = weight.shape[:2]
+    if not has_fast_int8(weight, groups):
+        rates = _FLOAT32
     is_depthwise = inputs == 1 and outputs == groups
     is_small = groups > 1 and not is_depthwise and min(outputs // groups, inputs) < 4
     return weight.size / rates.multiply_adds + int(outputs) * (_WRITE + rates.small_group * is_small)
