@@ -23,7 +23,7 @@ NOT_KEPT: Final = (
     "compiling loops for this processor: about ten seconds, each time, as no folder for them can be written; set "
     "NUMBA_CACHE_DIR to one that can"
 )
-"""Logged instead of it, if there is no cache."""
+"""Logged instead where machine code cannot be kept."""
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
