@@ -231,7 +231,7 @@ def test_groups_that_are_slow_in_int8_are_float32(
 
 @pytest.mark.parametrize("setting", [torch.set_default_dtype, torch.set_default_device])
 def test_int8_needs_no_default_of_torch(setting: Callable[[Any], None]) -> None:
-    before = torch.get_default_dtype(), torch.get_default_device()
+    before = torch.get_default_dtype()
     setting(torch.bfloat16 if setting is torch.set_default_dtype else "meta")
     try:
         geometry = Geometry((1, 1), (1, 1), (1, 1), 1)
@@ -241,7 +241,7 @@ def test_int8_needs_no_default_of_torch(setting: Callable[[Any], None]) -> None:
         ]
         assert all(one.uses_int8 == HAS_INT8 for one in made)
     finally:
-        torch.set_default_dtype(before[0])
+        torch.set_default_dtype(before)
         torch.set_default_device(None)
 
 

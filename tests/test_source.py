@@ -623,4 +623,4 @@ def test_a_default_device_other_than_the_cpu_is_named() -> None:
             Source.from_module(net(), SHAPE)
     finally:
         torch.set_default_device(None)
-    assert (raised.value.where, raised.value.found) == ("torch.get_default_device()", "found meta")
+    assert (raised.value.where, raised.value.found) == ("torch's default device", "found meta")
