@@ -218,6 +218,8 @@ def test_a_percentile_that_looks_like_a_fraction_is_noted() -> None:
         assert any("in percent" in note for note in notes) == is_noted
 
 
+# Few steps and bits, and random weights.
+@pytest.mark.filterwarnings("ignore:the quantized network only agrees")
 def test_numpys_numbers_are_numbers() -> None:
     balancing = lc.BalanceOptions(method="percentile", percentile=np.float32(99), alpha=np.float64(0.5))
     assert (type(balancing.percentile), type(balancing.alpha)) == (float, float)

@@ -28,7 +28,7 @@ print("Python", platform.python_version(), "NumPy", numpy.__version__, "torch", 
     -k "not on_a_gpu and not a_file_is_the_same_in_every_split and not by_every_method" \
     --ignore tests/test_cli.py --ignore tests/test_pipeline.py --ignore tests/test_train.py --ignore tests/test_check.py \
     --ignore tests/robustness/test_damage.py --ignore tests/test_benchmark.py --ignore tests/test_reproduce.py \
-    --ignore tests/test_onnx.py --ignore tests/test_compiled.py
+    --ignore-glob 'tests/test_onnx*.py' --ignore tests/test_compiled.py
 "$python" -m pytest -q -m lava -k "hand_trace or everything_else_works" \
     tests/test_lava.py tests/test_lava_circuit.py tests/test_python.py
 python3 -m uv run loihi-convert doctor --lava-python "$python"
