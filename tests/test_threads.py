@@ -64,3 +64,37 @@ def test_the_command_line_lets_threads_sleep_before_torch_is_loaded(given: str |
         env=environment | ({} if given is None else {"OMP_WAIT_POLICY": given}),
     )
     assert done.stdout == f"{found} False\n"
+
+
+_PROGRAM = """
+import os, subprocess, sys
+cores = os.sched_getaffinity(0)
+import torch
+bound = os.sched_getaffinity(0)
+assert len(bound) == 1, bound
+from loihi_convert.cnn.qcfs import shared
+from loihi_convert.simulation.blocks import on_cores
+from loihi_convert.threads import on_usable_cores, usable_core_count
+torch.set_num_threads(2)
+found = []
+on_cores("cpu", lambda rows: found.append(os.sched_getaffinity(0)), 4, 1)
+shared(4, lambda begin, end: found.append(os.sched_getaffinity(0)))
+with on_usable_cores():
+    asked = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
+    assert subprocess.check_output(asked, text=True).strip() == str(sorted(cores))
+assert len(found) == 6 and all(each == cores for each in found), found
+assert usable_core_count() == len(cores)
+assert os.sched_getaffinity(0) == bound
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are not bound to cores")
+@pytest.mark.parametrize("name", ["OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"])
+def test_our_threads_and_processes_use_all_cores_where_openmp_binds_its_own(name: str) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    value = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}.get(name, " ".join(map(str, cores)))
+    others = {key: text for key, text in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=False, env={**others, name: value}
+    )
+    assert done.returncode == 0, done.stderr

@@ -22,12 +22,15 @@ from loihi_convert.cells.cell import Cell, Outcome, compute
 from loihi_convert.cells.dask_workers import ITEMS_PER_THREAD, DaskWorkers, error_of, require_versions, versions_here
 from loihi_convert.dependencies import install_line
 from loihi_convert.errors import LoihiConvertError, PlatformError, first_line, rendered
+from loihi_convert.threads import on_usable_cores
 
 if TYPE_CHECKING:
     from distributed import Client
 
 _ENVIRONMENT: Final = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
+    # Otherwise each worker's only thread is bound to the first core.
+    "OMP_PROC_BIND": "false",
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**26),
 }
@@ -138,7 +141,11 @@ def local_cluster(workers: int) -> Iterator[OnDask]:
         from distributed import Client, LocalCluster
     with ExitStack() as stack:
         # glibc reads its thresholds when a process starts, before `env` is set in it.
-        with _ctrl_c_only_here(), dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}):
+        with (
+            _ctrl_c_only_here(),
+            on_usable_cores(),
+            dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}),
+        ):
             cluster = stack.enter_context(
                 LocalCluster(
                     n_workers=workers,

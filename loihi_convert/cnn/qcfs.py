@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from loihi_convert.arrays import Array
 from loihi_convert.cnn.qcfs_kernels import quantize_clip_floor_shift, quantize_clip_floor_shift_backward
+from loihi_convert.threads import on_usable_cores
 
 MAX_LEVELS: Final = 256
 """Largest L."""
@@ -106,7 +107,7 @@ def shared(rows: int, work: Callable[[int, int], object]) -> None:
         work(0, rows)
         return
     bounds = [rows * part // parts for part in range(parts + 1)]
-    with ThreadPoolExecutor(parts) as threads:
+    with on_usable_cores(), ThreadPoolExecutor(parts) as threads:
         list(threads.map(work, bounds[:-1], bounds[1:]))
 
 

@@ -14,6 +14,7 @@ from typing import Final
 import torch
 
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.threads import on_usable_cores
 
 # Largest number of images x steps x neurons of the largest layer simulated at once: 16 MiB of currents per core.
 _CPU_BLOCK: Final = 2**22
@@ -112,7 +113,11 @@ def on_cores(
             is_stopped.set()
             raise
 
-    with ONE_THREAD, ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+    with (
+        on_usable_cores(),
+        ONE_THREAD,
+        ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as threads,
+    ):
         try:
             for block in [threads.submit(guarded, start) for start in range(0, count, at_once)]:
                 block.result()

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from loihi_convert.dependencies import LAVA_PYTHON
 from loihi_convert.errors import BackendError, PlatformError
+from loihi_convert.threads import on_usable_cores
 
 _KILL_SECONDS: Final = 1.0
 _SHARED_MEMORY: Final = Path("/dev/shm")
@@ -62,7 +63,7 @@ class HostProcess:
             elif inherited := environment.get("PYTHONPATH"):
                 paths.append(inherited)
             environment["PYTHONPATH"] = os.pathsep.join(paths)
-            with self._log.open("wb") as log:
+            with self._log.open("wb") as log, on_usable_cores():
                 self._process = subprocess.Popen(
                     [self._python, "-u", "-m", module, str(self.folder), self._token, str(os.getpid())],
                     stdin=subprocess.PIPE,
