@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -23,10 +24,10 @@ from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.in_memory import Images, Labels
 from loihi_convert.devices import chosen_device
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.own_cnn import copies_of, design_of
+from loihi_convert.frontend.own_cnn import copies_of, design_of, teacher_of
 from loihi_convert.frontend.users_code import article, named, unwrapped
 from loihi_convert.normalization import per_channel, require_both
-from loihi_convert.pipeline.before_training import accuracy_before, require_same_training
+from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher, require_same_training
 from loihi_convert.progress import progress_bar, tell
 
 
@@ -37,6 +38,7 @@ def fine_tune(
     *,
     qcfs_levels: int | None = None,
     timesteps: int | None = None,
+    teacher: nn.Module | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     validation: tuple[Images, Labels] | Images | None = None,
@@ -72,6 +74,9 @@ def fine_tune(
         L, in 1..256.
     timesteps
         T, at least 1.
+    teacher
+        A trained CNN for the same images and classes whose scores are learned, too (distillation): usually the one
+        before fine-tuning. It may have layers that do not convert. It is not changed.
     mean, std
         If ``model`` was trained on ``(x - mean) / std`` with x in 0..1: one number, or one per channel; both or none.
     validation
@@ -117,6 +122,8 @@ def fine_tune(
             expected="must be a torch.nn.Module",
             hint="Load the weights into it first, or use the command `loihi-convert train --from`, which takes a file.",
         )
+    if teacher is not None and not isinstance(teacher, nn.Module):
+        raise UsageError(f"found {article(teacher)}", where="teacher", expected="must be a torch.nn.Module")
     if output is None and resume:
         raise UsageError("given without `output`", where="resume", hint="Name the file of the interrupted training.")
     file = None if output is None else Path(output)
@@ -155,10 +162,18 @@ def fine_tune(
         start={"sha256": digest("", made().state_dict())},
     )
     require_same_training(design, splits)
+    if teacher is not None:
+        taught = teacher_of(copies_of(teacher)(), named(type(unwrapped(teacher))), splits, design)
+        design = replace(design, teacher=taught)
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=True)
     before = accuracy_before(design, splits)
     if before is not None and before.warning:
         warnings.warn(before.warning, stacklevel=2)
+    if design.teacher is not None:
+        of_teacher = accuracy_of_teacher(design, splits, before)
+        if of_teacher.warning:
+            warnings.warn(of_teacher.warning, stacklevel=2)
+        tell(of_teacher.sentence)
     with progress_bar(f"training {design.name}") as progress:
         trained = train_design(
             design,

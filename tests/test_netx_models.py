@@ -220,6 +220,9 @@ def test_recipes_in_words(cards: ModuleType) -> None:
     )
     through_spikes = cards.recipe_in_words({**record, "start": {}, "timesteps": 4}, 4)
     assert through_spikes.startswith("fine-tuned, L = 4, through spikes, T = 4, 8 epochs, ")
+    teacher = {"architecture": "vgg16", "sha256": "0", "share": 0.9, "temperature": 4.0}
+    taught = cards.recipe_in_words({**record, "start": {}, "teacher": teacher}, 4)
+    assert taught.startswith("fine-tuned, taught by a vgg16 (share 0.9, temperature 4), L = 4, 8 epochs, ")
 
 
 def test_a_checkpoint_may_have_its_own_seed(tool: ModuleType) -> None:

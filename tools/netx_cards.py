@@ -304,8 +304,13 @@ def recorded_recipe(record: dict[str, Any]) -> Recipe:
 
 def recipe_in_words(record: dict[str, Any], qcfs_levels: int | None) -> str:
     """Return a line on how a checkpoint was trained."""
+    teacher = record.get("teacher")
     parts = (
         "fine-tuned" if "start" in record else "",
+        ""
+        if teacher is None
+        else f"taught by a {teacher['architecture']} (share {teacher['share']:g}, temperature "
+        f"{teacher['temperature']:g})",
         f"L = {qcfs_levels}" if qcfs_levels is not None else "",
         recorded_recipe(record).words,
     )

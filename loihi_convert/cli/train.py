@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,8 +21,10 @@ from loihi_convert.errors import UsageError
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
     from loihi_convert.cnn.design import Design
+    from loihi_convert.cnn.teacher import Teacher
     from loihi_convert.cnn.train_options import TrainOptions
     from loihi_convert.data import ClassMap, DataSplits
+    from loihi_convert.metrics.own_accuracy import OwnAccuracy
 
 _ARCHITECTURE = "Built-in network to train; default: the one for the data set, or that of --from."
 _STORE = "float16 halves the file size; reported accuracies use the rounded weights."
@@ -33,6 +36,10 @@ _START = "Weights to fine-tune, at a small learning rate: a checkpoint of `train
 _QCFS = "Train for few time steps: activations with L levels (quantization-clip-floor-shift) and trained thresholds."
 _WEIGHT_BITS = "With --qcfs: train with weights rounded to 2..8 bits, for export with the same --weight-bits."
 _TIMESTEPS = "Fine-tune the spiking network itself for this many time steps; --from names a CNN trained with --qcfs."
+_TEACHER = (
+    "Also learn the scores of this trained CNN (distillation), usually the one before fine-tuning: a checkpoint of "
+    "`train` or, with --arch, your own."
+)
 _DATA = (
     "Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file; default: digits, or that "
     "of --from."
@@ -63,13 +70,15 @@ def train(
     seed: Annotated[int, options.seed(TRAINING)] = 0,
     resume: Annotated[bool, switch("--resume", TRAINING, "Continue an interrupted training.")] = False,
     start: Annotated[Path | None, named("--from", TRAINING, _START, metavar="FILE")] = None,
+    teacher: Annotated[Path | None, named("--teacher", TRAINING, _TEACHER, metavar="FILE")] = None,
     qcfs_levels: Annotated[int | None, named("--qcfs", TRAINING, _QCFS, metavar="L")] = None,
     weight_bits: Annotated[int | None, named("--weight-bits", TRAINING, _WEIGHT_BITS, metavar="BITS")] = None,
     timesteps: Annotated[int | None, named("-T", TRAINING, _TIMESTEPS, metavar="T")] = None,
 ) -> None:
     """Train a CNN that converts well, or fine-tune your own for few time steps; write it as model.pt."""
-    if start is not None:
-        require_cnn(start)
+    for file in (start, teacher):
+        if file is not None:
+            require_cnn(file)
     options.require_data(data)
     normalization = options.parse_normalization(mean, std)
     if arch is None and normalization.mean is not None:
@@ -82,11 +91,12 @@ def train(
     from loihi_convert.cnn.unfinished import require_free, resume_path
     from loihi_convert.devices import chosen_device
     from loihi_convert.files import refuse_to_replace
-    from loihi_convert.pipeline.before_training import accuracy_before
+    from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher
     from loihi_convert.progress import progress_bar
 
-    if start is not None:
-        refuse_to_replace(start, output)
+    for file in (start, teacher):
+        if file is not None:
+            refuse_to_replace(file, output)
     require_free(output, resume=resume, overwrite=overwrite)
     chosen = TrainOptions(architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device)
     begun = None if start is None or arch is not None else _started(start)
@@ -106,7 +116,10 @@ def train(
     design = _design(chosen, splits, begun) if arch is None else _own(arch, start, splits, chosen, normalization)
     before = accuracy_before(design, splits)
     if before is not None:
-        log(f"warning: {flagged(before.warning, 'train')}" if before.warning else before.sentence)
+        _say(before)
+    if teacher is not None:
+        design = replace(design, teacher=_teacher(teacher, arch, splits, design))
+        _say(accuracy_of_teacher(design, splits, before))
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=design.start is not None)
     log(f"{design.name} on {splits.name}: {used.words}")
     state = resume_path(output)
@@ -185,6 +198,22 @@ def _own(
     )
     require_same_training(design, splits)
     return design
+
+
+def _teacher(path: Path, arch: str | None, splits: DataSplits, design: Design) -> Teacher:
+    """Return the CNN in the file ``path``, of this package or of ``arch``, as the teacher of ``design``."""
+    from loihi_convert.cnn.checkpoint import load_if_ours
+    from loihi_convert.cnn.design import built_in_teacher
+    from loihi_convert.frontend.own_cnn import own_teacher
+
+    trained = load_if_ours(path)
+    if arch is not None and (trained is None or trained.is_own):
+        return own_teacher(arch, path, splits, design)
+    return built_in_teacher(_started(path), splits, design.classes)
+
+
+def _say(found: OwnAccuracy) -> None:
+    log(f"warning: {flagged(found.warning, 'train')}" if found.warning else found.sentence)
 
 
 def _images(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import set_thresholds
+from loihi_convert.cnn.teacher import Teacher
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import DataError, UsageError
 
@@ -47,6 +48,8 @@ class Design:
         For the user's own CNN: returns it with these weights, and the activations that it was trained with.
     ending
         The function at the end of the network, as in `ir.network.ReluNetwork`; empty: none.
+    teacher
+        A trained CNN whose scores it also learns; None: only labels.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Design:
     start: dict[str, Json] | None = None
     trained: Callable[[], nn.Module] | None = None
     ending: str = ""
+    teacher: Teacher | None = None
 
     def network(self) -> nn.Module:
         """Return the result of ``build``, but from pixels / 255 ``(N, C, H, W)`` to scores ``(N, outputs)``.
@@ -148,6 +152,28 @@ def built_in(
     return Design(architecture, build, classes, qcfs_levels, start=None if start is None else record_of(start))
 
 
+def built_in_teacher(trained: Checkpoint, splits: DataSplits, classes: Sequence[str]) -> Teacher:
+    """Return ``trained``, a built-in CNN, as the teacher of a network with ``classes``.
+
+    Raises
+    ------
+    UsageError
+        If it has other classes, or takes other images.
+    """
+    if trained.input_shape != splits.input_shape:
+        raise UsageError(
+            f"found a {trained.architecture} for images {trained.input_shape}",
+            where="teacher",
+            expected=f"must be for {splits.input_shape}",
+        )
+    require_classes(trained, classes, "teacher")
+    # Its classes may have other names in own images.
+    named = replace(splits, classes=trained.classes)
+    network = built_in(trained.architecture, named, None, trained).network().eval().requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Teacher(network, {"architecture": trained.architecture, "sha256": checkpoint.digest("", trained.state)})
+
+
 def _class_count(splits: DataSplits) -> int:
     """The number of classes that the labels of the training images show."""
     last, images = int(splits.train.known_labels.max()), len(splits.train)
@@ -161,18 +187,21 @@ def _class_count(splits: DataSplits) -> int:
     return last + 1
 
 
-def require_classes(start: Checkpoint, classes: Sequence[str]) -> None:
-    """Raise a `UsageError` if ``classes`` are in another order than those of ``start``, or more or fewer."""
+def require_classes(start: Checkpoint, classes: Sequence[str], where: str = "start") -> None:
+    """Raise a `UsageError` if ``classes`` are in another order than those of ``start``, or more or fewer.
+
+    ``where`` is what ``start`` was given as.
+    """
     if len(classes) != len(start.classes):
         raise UsageError(
             f"found a CNN with {len(start.classes)} classes, and images of {len(classes)}",
-            where="start",
+            where=where,
             expected="must have the same classes",
         )
     if set(classes) == set(start.classes) and tuple(classes) != start.classes:
         raise UsageError(
             f"found a CNN with the classes {', '.join(start.classes)}",
-            where="start",
+            where=where,
             expected=f"must be in the order of the images, {', '.join(classes)}",
             hint="Load the images with the `classes` of the CNN.",
         )

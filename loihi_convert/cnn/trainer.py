@@ -23,6 +23,7 @@ from loihi_convert.cnn.muon import Muon
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.small_maps import SmallMaps
+from loihi_convert.cnn.teacher import teachers_loss
 from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.devices import has_fast_bfloat16
@@ -70,6 +71,7 @@ class Training:
             drop_channels(self._model, recipe.dropout, self._generator)
         self._splits, self._recipe, self._seed = splits, recipe, seed
         self._design, self._device = design, device
+        self._teacher = None if design.teacher is None else design.teacher.network.to(device)
         # bfloat16 rounds a probability above 0.998 to 1, from which no score follows.
         self._is_bfloat16 = uses_bfloat16(device) and not design.ending
         is_channels_last = self._format == torch.channels_last
@@ -145,6 +147,8 @@ class Training:
                 hint="Train with larger batches, or on more images.",
             ) from error
         loss = _loss(scores, labels, self._recipe.label_smoothing)
+        if self._teacher is not None:
+            loss = teachers_loss(scores, self._taught(inputs, self._teacher), loss)
         self._model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in self._optimizers:
@@ -170,6 +174,12 @@ class Training:
                 scores = torch.func.functional_call(self._model, rounded, (inputs,))
         return scores.float()
 
+    @torch.no_grad()
+    def _taught(self, inputs: Tensor, teacher: nn.Module) -> Tensor:
+        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._is_bfloat16):
+            scores: Tensor = teacher(inputs.to(memory_format=self._format))
+        return scores.float()
+
     def trained(self) -> Checkpoint:
         """Return the CNN with the averaged weights, and its accuracies, even if its spiking network is trained."""
         design, recipe, splits = self._design, self._recipe, self._splits
@@ -193,6 +203,7 @@ class Training:
             recipe={
                 **recipe.recorded(),
                 **({} if design.start is None else {"start": design.start}),
+                **({} if design.teacher is None else {"teacher": design.teacher.recorded}),
                 "validation_accuracy_per_epoch": list(self.history),
                 "torch": str(torch.__version__),
                 "threads": self.threads,

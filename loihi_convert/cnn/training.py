@@ -22,7 +22,7 @@ import numpy as np
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
-from loihi_convert.cnn.design import Design, built_in
+from loihi_convert.cnn.design import Design, built_in, built_in_teacher
 from loihi_convert.cnn.float16 import in_float16
 from loihi_convert.cnn.kept_memory import kept_memory
 from loihi_convert.cnn.models import ARCHITECTURES
@@ -45,6 +45,7 @@ def train_cnn(
     options: TrainOptions | None = None,
     *,
     start: Checkpoint | None = None,
+    teacher: Checkpoint | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -52,8 +53,8 @@ def train_cnn(
 ) -> Checkpoint:
     """Train a built-in CNN on ``splits``, write it to ``output`` and return it; see `train_design`.
 
-    ``start`` is a trained CNN of the same architecture; by default weights are random. ``progress`` is by default a bar
-    on stderr.
+    ``start`` is a trained CNN of the same architecture; by default weights are random. ``teacher`` is one of any
+    built-in architecture, whose scores are learned, too (`teacher`). ``progress`` is by default a bar on stderr.
 
     Raises
     ------
@@ -78,8 +79,11 @@ def train_cnn(
     bar = progress_bar(f"training {architecture}") if progress is None else nullcontext(progress)
     with bar as shown:
         recipe = chosen_recipe(splits, architecture, chosen, is_fine_tuning=start is not None)
+        design = built_in(architecture, splits, chosen.qcfs_levels, start, timesteps=recipe.timesteps)
+        if teacher is not None:
+            design = replace(design, teacher=built_in_teacher(teacher, splits, design.classes))
         return train_design(
-            built_in(architecture, splits, chosen.qcfs_levels, start, timesteps=recipe.timesteps),
+            design,
             splits,
             recipe,
             seed=chosen.seed,

@@ -21,7 +21,7 @@ from loihi_convert.files import asked, refuse_to_overwrite
 _START_ANEW: Final = "Delete it and train without `resume=True`."
 _DIGEST: Final = "digest of images and labels"
 _MODULES: Final = "digest of the CNN's modules"
-_ADDED_LATER: Final = ("classes", "mean", "std", _DIGEST, _MODULES)
+_ADDED_LATER: Final = ("teacher", "classes", "mean", "std", _DIGEST, _MODULES)
 """Fields that the state of an unfinished training may lack."""
 
 
@@ -43,6 +43,7 @@ class UnfinishedTraining:
             "recipe": {**recipe.recorded()},
             "qcfs_levels": design.qcfs_levels,
             "start": None if design.start is None else design.start["sha256"],
+            "teacher": None if design.teacher is None else design.teacher.record["sha256"],
             "classes": list(design.classes),
             "mean": None if design.mean is None else list(design.mean),
             "std": None if design.std is None else list(design.std),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from loihi_convert.cnn.design import (
     record_of,
     require_classes,
 )
+from loihi_convert.cnn.teacher import Teacher
 from loihi_convert.cnn.through_spikes import SpikingNetwork, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
@@ -89,6 +91,15 @@ def own_design(
             timesteps=timesteps,
             start=record_of(trained),
         )
+    made = _made(arch, weights)
+    start: dict[str, Json] | None = None
+    if weights is not None:
+        start = {"file": weights.name, "sha256": checkpoint.digest("", made().state_dict())}
+    return design_of(made, arch, splits, mean=mean, std=std, qcfs_levels=qcfs_levels, timesteps=timesteps, start=start)
+
+
+def _made(arch: str, weights: Path | None) -> Callable[[], nn.Module]:
+    """Return a function that builds the CNN of ``arch`` with the tensors in the file ``weights``."""
     states = None if weights is None else checkpoint.load_states(weights)
 
     def made() -> nn.Module:
@@ -97,10 +108,66 @@ def own_design(
             return cnn
         return fill(cnn, states, arch, weights)[0].requires_grad_(True)
 
-    start: dict[str, Json] | None = None
-    if weights is not None:
-        start = {"file": weights.name, "sha256": checkpoint.digest("", made().state_dict())}
-    return design_of(made, arch, splits, mean=mean, std=std, qcfs_levels=qcfs_levels, timesteps=timesteps, start=start)
+    return made
+
+
+def own_teacher(arch: str, weights: Path, splits: DataSplits, design: Design) -> Teacher:
+    """Return the trained CNN that the code ``arch`` builds as the teacher of ``design``; see `teacher_of`.
+
+    ``weights`` is a file as in `own_design`. A checkpoint's own normalization counts, otherwise that of ``design``.
+    """
+    trained = _trained(weights)
+    if trained is None:
+        return teacher_of(_made(arch, weights)(), arch, splits, design)
+    if splits.classes:
+        require_classes(trained, splits.classes, "teacher")
+    normalized = replace(design, mean=trained.mean, std=trained.std)
+    return teacher_of(rebuilt(trained, arch, weights), arch, splits, normalized)
+
+
+def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) -> Teacher:
+    """Return ``cnn``, called ``name``, as the teacher of ``design``; it need not have a spiking equivalent.
+
+    It takes images normalized as those of ``design``. Outputs that are probabilities are taken for what they are.
+
+    Raises
+    ------
+    UsageError
+        If it has another number of outputs than ``design``.
+    InputError
+        If it does not accept such images.
+    """
+    cnn = cnn.float().eval().requires_grad_(False)
+    image_shape = shape_taken(cnn, splits.input_shape)
+    first = pixels(splits.train.images[:FIRST_IMAGES])
+    with torch.no_grad():
+        outputs = cnn(inputs_of(first, design.mean, design.std, image_shape)).flatten(1)
+        count = design.network().eval()(first[:2]).shape[1]
+    if outputs.shape[1] != count:
+        raise UsageError(
+            f"found a CNN with {outputs.shape[1]} outputs",
+            where="teacher",
+            expected=f"must have {count}, as the CNN has",
+        )
+    taught = Design(
+        name,
+        lambda: cnn,
+        design.classes,
+        mean=design.mean,
+        std=design.std,
+        image_shape=image_shape,
+        ending=_ending(outputs),
+    )
+    return Teacher(taught.network(), {"architecture": name, "sha256": checkpoint.digest("", cnn.state_dict())})
+
+
+def _ending(outputs: Tensor) -> str:
+    """The function that makes ``outputs`` ``(N, outputs)`` probabilities, as in `Design`; empty if they are not."""
+    if outputs.min() < 0 or outputs.max() > 1:
+        return ""
+    if outputs.shape[1] == 1:
+        return "sigmoid"
+    return "softmax" if torch.allclose(outputs.sum(1), torch.ones(()), atol=1e-3) else ""
 
 
 def design_of(

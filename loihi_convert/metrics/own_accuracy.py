@@ -71,17 +71,20 @@ class OwnAccuracy:
         The kind of images, such as "validation images of mnist".
     warning
         Why the accuracy is implausible, and what to do; empty if it is plausible.
+    name
+        What classifies them.
     """
 
     accuracy: float
     image_count: int
     kind: str
     warning: str = ""
+    name: str = "the CNN"
 
     @property
     def sentence(self) -> str:
         """The accuracy and the images, in words."""
-        return f"the CNN classifies {100 * self.accuracy:.2f} % of {self.image_count:,} {self.kind} correctly"
+        return f"{self.name} classifies {100 * self.accuracy:.2f} % of {self.image_count:,} {self.kind} correctly"
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.design import Design
 from loihi_convert.cnn.qcfs import MAX_LEVELS, Qcfs
 from loihi_convert.data.dataset import DataSplits
@@ -14,6 +16,8 @@ from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 
 _FINE_QCFS_TOLERANCE: Final = 0.02
+_WORSE: Final = 2
+"""Standard errors by which an accuracy of one half may be lower by chance, the largest of all."""
 
 
 def require_same_training(design: Design, splits: DataSplits) -> None:
@@ -49,3 +53,18 @@ def accuracy_before(design: Design, splits: DataSplits) -> OwnAccuracy | None:
     found = own_accuracy(source, splits.validation, "validation images", data=splits.name)
     assert not isinstance(found, OwnFit)
     return found
+
+
+def accuracy_of_teacher(design: Design, splits: DataSplits, cnn: OwnAccuracy | None) -> OwnAccuracy:
+    """Return how good the teacher of ``design`` is on all validation images, with a warning if ``cnn`` is better.
+
+    An untrained teacher, or one that needs another normalization, would teach errors.
+    """
+    assert design.teacher is not None
+    network = design.teacher.network
+    found = accuracy(network, network.state_dict(), splits.validation)
+    of_teacher = OwnAccuracy(found, len(splits.validation), "validation images", name="the teacher")
+    if cnn is None or found >= cnn.accuracy - _WORSE * (0.25 / cnn.image_count) ** 0.5:
+        return of_teacher
+    reason = f"the CNN itself {100 * cnn.accuracy:.2f} %. Has it been trained, on images with the same mean and std?"
+    return replace(of_teacher, warning=f"{of_teacher.sentence}, {reason}")
