@@ -138,11 +138,12 @@ def run_signals() -> None:
     torch.save(trained.state_dict(), "signals.pt")
     arch = ("--arch", "own_cnns:signal_network")
     _run("run", *_exported("signals", *arch), "--data", "test.npz", *arch, "-o", "per-T")
-    for steps in FINE_TUNED:
-        tuned = f"qcfs-L{steps}"
-        _run("train", "--from", "signals.pt", "--qcfs", steps, "--data", "train.npz", *arch, "-o", f"{tuned}.pt")
-        _run("export", f"{tuned}.pt", "-T", steps, "--data", "train.npz", *arch)
-        _run("run", f"{tuned}.net", "--data", "test.npz", *arch, "-o", f"{tuned}-run")
+    for name, teacher in (("qcfs", ()), ("taught", ("--teacher", "signals.pt"))):
+        for steps in FINE_TUNED:
+            tuned, levels = f"{name}-L{steps}", ("--qcfs", steps, *teacher)
+            _run("train", "--from", "signals.pt", *levels, "--data", "train.npz", *arch, "-o", f"{tuned}.pt")
+            _run("export", f"{tuned}.pt", "-T", steps, "--data", "train.npz", *arch)
+            _run("run", f"{tuned}.net", "--data", "test.npz", *arch, "-o", f"{tuned}-run")
 
 
 def _exported(name: str, *words: str) -> list[str]:
