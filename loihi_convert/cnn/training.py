@@ -28,7 +28,7 @@ from loihi_convert.cnn.kept_memory import kept_memory
 from loihi_convert.cnn.models import ARCHITECTURES
 from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.through_spikes import SpikingNetwork
+from loihi_convert.cnn.through_spikes import SpikingModel
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
 from loihi_convert.cnn.trainer import Training
 from loihi_convert.cnn.unfinished import UnfinishedTraining, require_free
@@ -214,7 +214,7 @@ def _require_sense(design: Design, splits: DataSplits, recipe: Recipe, seed: int
 def _with_spiking_accuracy(trained: Checkpoint, design: Design, splits: DataSplits, timesteps: int) -> Checkpoint:
     """Return ``trained`` with the accuracies of its spiking network in its recipe, in floating point."""
     model = design.network()
-    spiking = SpikingNetwork(model, timesteps)
+    spiking = SpikingModel(model, timesteps)
     found: dict[str, Json] = {
         name: accuracy(model, trained.state, images, trained.weight_bits, spiking=spiking)
         for name, images in (("validation", splits.validation), ("test", splits.test))
