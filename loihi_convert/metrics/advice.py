@@ -267,8 +267,8 @@ def _more_steps(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
         return (more,)
     return (
         more,
-        f"To keep this T, fine-tune for a few epochs: `train --qcfs {_qcfs_levels(diagnosis)} --from model.pt -o "
-        f"low.pt`, then `export low.pt -T {diagnosis.timesteps}`.",
+        f"To keep this T, fine-tune for a few epochs: `train --qcfs {_qcfs_levels(diagnosis)} --from model.pt "
+        f"--teacher model.pt -o low.pt`, then `export low.pt -T {diagnosis.timesteps}`.",
     )
 
 
