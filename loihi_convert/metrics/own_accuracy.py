@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 
@@ -71,20 +71,19 @@ class OwnAccuracy:
         The kind of images, such as "validation images of mnist".
     warning
         Why the accuracy is implausible, and what to do; empty if it is plausible.
-    name
-        What classifies them.
     """
+
+    subject: ClassVar[str] = "the CNN"
 
     accuracy: float
     image_count: int
     kind: str
     warning: str = ""
-    name: str = "the CNN"
 
     @property
     def sentence(self) -> str:
         """The accuracy and the images, in words."""
-        return f"{self.name} classifies {100 * self.accuracy:.2f} % of {self.image_count:,} {self.kind} correctly"
+        return f"{self.subject} classifies {100 * self.accuracy:.2f} % of {self.image_count:,} {self.kind} correctly"
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,13 @@ def accuracy_before(design: Design, splits: DataSplits) -> OwnAccuracy | None:
     return found
 
 
-def accuracy_of_teacher(design: Design, splits: DataSplits, cnn: OwnAccuracy | None) -> OwnAccuracy:
+class TeacherAccuracy(OwnAccuracy):
+    """The accuracy of a teacher."""
+
+    subject = "the teacher"
+
+
+def accuracy_of_teacher(design: Design, splits: DataSplits, cnn: OwnAccuracy | None) -> TeacherAccuracy:
     """Return how good the teacher of ``design`` is on all validation images, with a warning if ``cnn`` is better.
 
     An untrained teacher, or one that needs another normalization, would teach errors.
@@ -63,7 +69,7 @@ def accuracy_of_teacher(design: Design, splits: DataSplits, cnn: OwnAccuracy | N
     assert design.teacher is not None
     network = design.teacher.network
     found = accuracy(network, network.state_dict(), splits.validation)
-    of_teacher = OwnAccuracy(found, len(splits.validation), "validation images", name="the teacher")
+    of_teacher = TeacherAccuracy(found, len(splits.validation), "validation images")
     if cnn is None or found >= cnn.accuracy - _WORSE * (0.25 / cnn.image_count) ** 0.5:
         return of_teacher
     reason = f"the CNN itself {100 * cnn.accuracy:.2f} %. Has it been trained, on images with the same mean and std?"
