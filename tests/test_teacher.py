@@ -148,8 +148,15 @@ def test_a_built_in_teacher_must_fit(digits: DataSplits, trained: Checkpoint, tm
         assert caught.value.where == "teacher"
 
 
-@pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1)])
-def test_probabilities_teach_the_same_as_their_scores(digits: DataSplits, ending: nn.Module) -> None:
+class InDict(nn.Module):
+    """Scores in a dict, as Hugging Face's classifiers return them."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": x}
+
+
+@pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1), InDict()])
+def test_a_teacher_may_return_its_scores_in_other_forms(digits: DataSplits, ending: nn.Module) -> None:
     scores, probabilities = taught(digits, own_cnn(clear=30)), taught(digits, own_cnn(ending, clear=30))
     for name, expected in scores.items():
         torch.testing.assert_close(probabilities[name], expected, atol=2e-2, rtol=0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn import checkpoint, class_scores
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import set_thresholds
@@ -74,7 +74,9 @@ class Design:
         network.register_forward_pre_hook(
             lambda module, images: inputs_of(images[0], self.mean, self.std, self.image_shape)
         )
-        network.register_forward_hook(lambda module, images, outputs: scores_of(outputs, self.ending))
+        network.register_forward_hook(
+            lambda module, images, returned: scores_of(class_scores.scores_of(returned), self.ending)
+        )
         return network
 
 

@@ -32,10 +32,13 @@ class Teacher:
         From pixels / 255 ``(N, C, H, W)`` to scores ``(N, outputs)``, see `design.Design.network`.
     record
         What a checkpoint says of it: ``architecture`` and ``sha256``.
+    gives_probabilities
+        Whether its scores are computed from probabilities, for which bfloat16 is too coarse.
     """
 
     network: nn.Module
     record: dict[str, Json]
+    gives_probabilities: bool = False
 
     @property
     def recorded(self) -> dict[str, Json]:

@@ -23,7 +23,7 @@ from loihi_convert.cnn.muon import Muon
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.small_maps import SmallMaps
-from loihi_convert.cnn.teacher import teachers_loss
+from loihi_convert.cnn.teacher import Teacher, teachers_loss
 from loihi_convert.cnn.through_spikes import SpikingModel
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.devices import has_fast_bfloat16
@@ -69,9 +69,11 @@ class Training:
         self._generator = torch.Generator()
         if recipe.dropout:
             drop_channels(self._model, recipe.dropout, self._generator)
+        self._teacher = design.teacher
+        if self._teacher is not None:
+            self._teacher.network.to(device)
         self._splits, self._recipe, self._seed = splits, recipe, seed
         self._design, self._device = design, device
-        self._teacher = None if design.teacher is None else design.teacher.network.to(device)
         # bfloat16 rounds a probability above 0.998 to 1, from which no score follows.
         self._is_bfloat16 = uses_bfloat16(device) and not design.ending
         is_channels_last = self._format == torch.channels_last
@@ -175,9 +177,10 @@ class Training:
         return scores.float()
 
     @torch.no_grad()
-    def _taught(self, inputs: Tensor, teacher: nn.Module) -> Tensor:
-        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._is_bfloat16):
-            scores: Tensor = teacher(inputs.to(memory_format=self._format))
+    def _taught(self, inputs: Tensor, teacher: Teacher) -> Tensor:
+        is_bfloat16 = self._is_bfloat16 and not teacher.gives_probabilities
+        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=is_bfloat16):
+            scores: Tensor = teacher.network(inputs.to(memory_format=self._format))
         return scores.float()
 
     def trained(self) -> Checkpoint:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
+from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.design import (
     FIRST_IMAGES,
     Design,
@@ -141,7 +142,8 @@ def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) ->
     image_shape = shape_taken(cnn, splits.input_shape)
     first = pixels(splits.train.images[:FIRST_IMAGES])
     with torch.no_grad():
-        outputs = cnn(inputs_of(first, design.mean, design.std, image_shape)).flatten(1)
+        returned = scores_of(cnn(inputs_of(first, design.mean, design.std, image_shape)))
+        outputs = returned.reshape(len(first), -1)
         count = design.network().eval()(first[:2]).shape[1]
     if outputs.shape[1] != count:
         raise UsageError(
@@ -158,7 +160,8 @@ def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) ->
         image_shape=image_shape,
         ending=_ending(outputs),
     )
-    return Teacher(taught.network(), {"architecture": name, "sha256": checkpoint.digest("", cnn.state_dict())})
+    record: dict[str, Json] = {"architecture": name, "sha256": checkpoint.digest("", cnn.state_dict())}
+    return Teacher(taught.network(), record, gives_probabilities=bool(taught.ending))
 
 
 def _ending(outputs: Tensor) -> str:
