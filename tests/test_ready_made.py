@@ -48,7 +48,7 @@ def test_the_cnns_of_a_model_are_its_own_and_what_was_fine_tuned_from_it() -> No
     assert names["mnist"][0] == "cnn.safetensors"
     assert "cnn-paper-recipe.safetensors" not in names["mnist"]
     assert all((ROOT / "netx_models" / name / file).is_file() for name, files in names.items() for file in files)
-    fine_tuned = [f"cnn-{how}.safetensors" for how in ("qcfs-L4", "spiking-T4", "spiking-T2", "spiking-T1")]
+    fine_tuned = [f"cnn-{how}.safetensors" for how in ("spiking-T4", "spiking-T2", "spiking-T1", "spiking-T8")]
     assert names["cifar10"] == ["cnn.safetensors", *fine_tuned]
 
 
