@@ -173,7 +173,8 @@ def fine_tune(
         of_teacher = accuracy_of_teacher(design, splits, before)
         if of_teacher.warning:
             warnings.warn(of_teacher.warning, stacklevel=2)
-        tell(of_teacher.sentence)
+        else:
+            tell(of_teacher.sentence)
     with progress_bar(f"training {design.name}") as progress:
         trained = train_design(
             design,

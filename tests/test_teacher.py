@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +149,21 @@ def test_a_built_in_teacher_must_fit(digits: DataSplits, trained: Checkpoint, tm
         assert caught.value.where == "teacher"
 
 
+@pytest.mark.parametrize("where", ["start", "teacher"])
+@pytest.mark.parametrize("given", ["cnn.pt", nn.Linear(2, 2)])
+def test_train_cnn_takes_checkpoints_alone(digits: DataSplits, tmp_path: Path, where: str, given: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        train_cnn(digits, tmp_path / "a.pt", OPTIONS, **{where: given})
+    assert caught.value.where == where
+
+
+class InTuple(nn.Module):
+    """A pair of outputs, as of a CNN with a second head."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
 class InDict(nn.Module):
     """Scores in a dict, as Hugging Face's classifiers return them."""
 
@@ -174,6 +190,7 @@ def test_a_teacher_may_have_layers_that_do_not_convert(digits: DataSplits) -> No
     [
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), UsageError),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(65, 10)), InputError),
+        (lambda: own_cnn(InTuple()), UsageError),
         (lambda: "teacher.pt", UsageError),
     ],
 )
@@ -221,6 +238,8 @@ def test_an_own_cnn_is_taught_by_its_weights_or_by_a_built_in_one(
     assert done.code == 0, done.err
     found = checkpoint.load("by-low.pt").recipe["teacher"]
     assert found["architecture"] == "taught_nets:make"  # type: ignore[index,call-overload]
+    known = 100 * checkpoint.load("low.pt").validation_accuracy
+    assert f"the teacher classifies {known:.2f} % of" in done.err
     done = invoke("train", "--data", "own.npz", "--architecture", "digits-cnn", "--teacher", "own.pt", "-o", "new.pt")
     assert done.code == 2
     assert "own.pt: was not written by" in done.err

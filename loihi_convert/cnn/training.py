@@ -59,7 +59,8 @@ def train_cnn(
     Raises
     ------
     UsageError
-        As in `train_design` and `design.built_in`; also if ``splits`` are not `DataSplits`.
+        As in `train_design`, `design.built_in` and `design.built_in_teacher`; also if ``splits`` are not `DataSplits`,
+        or ``start`` or ``teacher`` not a `Checkpoint`.
     DataError, CheckpointError
         As in `train_design`.
     InputError
@@ -73,6 +74,14 @@ def train_cnn(
             expected="must be DataSplits, such as load_data('digits')",
             hint="Store images in an .npz file for `load_data`, or train your own CNN with `fine_tune`.",
         )
+    for where, given in (("start", start), ("teacher", teacher)):
+        if given is not None and not isinstance(given, Checkpoint):
+            raise UsageError(
+                f"found an object of type {type(given).__name__}",
+                where=where,
+                expected="must be a Checkpoint, as `train_cnn` returns it",
+                hint="`loihi_convert.cnn.checkpoint.load` reads one from a file.",
+            )
     require_free(Path(output), resume=resume, overwrite=overwrite)
     chosen = TrainOptions() if options is None else options
     architecture = chosen_architecture(splits.name, chosen, start)

@@ -134,7 +134,7 @@ def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) ->
     Raises
     ------
     UsageError
-        If it has another number of outputs than ``design``.
+        If it has another number of outputs than ``design``, or returns something else than scores.
     InputError
         If it does not accept such images.
     """
@@ -143,6 +143,13 @@ def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) ->
     first = pixels(splits.train.images[:FIRST_IMAGES])
     with torch.no_grad():
         returned = scores_of(cnn(inputs_of(first, design.mean, design.std, image_shape)))
+        if not isinstance(returned, Tensor):
+            raise UsageError(
+                f"found a CNN that returns a {type(returned).__name__}",
+                where="teacher",
+                expected="must return a tensor of scores, or a dict or dataclass with `logits`",
+                hint="Wrap it in a module that returns its scores alone.",
+            )
         outputs = returned.reshape(len(first), -1)
         count = design.network().eval()(first[:2]).shape[1]
     if outputs.shape[1] != count:
