@@ -43,10 +43,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, range(metafunc.config.getoption("--networks") // share))
 
 
-@pytest.fixture(autouse=True)
 def _same_weights_in_any_order() -> None:
-    """A test's random weights do not depend on which tests ran before it in its process."""
+    """Random weights of a module, a fixture or a test do not depend on what ran before in its process."""
     torch.manual_seed(0)
+
+
+pytest_collectstart = pytest_fixture_setup = pytest_runtest_call = _same_weights_in_any_order
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def test_a_file_of_a_module_is_compared_by_its_weights(tmp_path: Path) -> None:
 
 def test_a_file_of_a_module_takes_its_module_again(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 6, 6), np.uint8)
-    snn = lc.convert(MODULE, images, timesteps=2, mean=0.1, std=0.5)
+    snn = lc.convert(MODULE, images, timesteps=32, mean=0.1, std=0.5)
     file = snn.save(tmp_path / "memory.net")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
