@@ -498,7 +498,7 @@ def test_the_soft_reset_circuit_is_counted_for_the_chip() -> None:
     # A core has two of the three columns.
     assert [layer.core_words for layer in chips.layers] == [4 + 12, 18 * 2 + 2]
     assert (chips.cores, chips.source_cores) == ((3 + 1, 3 + 1), 1)
-    assert "soft-reset circuit" in chips.boundary
+    assert "stock circuit" in chips.boundary
 
 
 def test_output_neurons_reset_by_the_circuit_too() -> None:
@@ -859,7 +859,7 @@ def test_findings_that_share_a_remedy_name_it_once(tmp_path: Path) -> None:
     netx.write(good(reset="soft", threshold=(64, 65)), path)
     code, out, _ = invoke(path, "--images", 0, "--target", "loihi2")
     assert code == 3
-    assert out.splitlines()[1] == "It was exported for Lava. Fix: loihi-convert export MODEL --target loihi2"
+    assert out.splitlines()[1] == "It was exported for Lava. Fix: loihi-convert export MODEL --target loihi2 -T 4"
     assert out.count("--target loihi2") == 1
     assert "lava/proc/lif/models.py" not in out
     _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")

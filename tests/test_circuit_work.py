@@ -112,9 +112,9 @@ def test_tables_give_the_share_of_the_circuit_if_there_is_one() -> None:
     (accuracy, energy), (own_accuracy, own_energy) = tables
     assert energy is not None
     assert own_energy is not None
-    assert "soft-reset circuit: 88.89 % at T = 7" in accuracy.caption
-    assert "The soft-reset circuit takes" in energy.caption
-    assert "soft-reset circuit" not in f"{own_accuracy.caption} {own_energy.caption}"
+    assert "stock circuit: 88.89 % at T = 7" in accuracy.caption
+    assert "The stock circuit takes" in energy.caption
+    assert "stock circuit" not in f"{own_accuracy.caption} {own_energy.caption}"
     columns = [
         {
             column

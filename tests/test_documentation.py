@@ -102,6 +102,13 @@ def globbed(word: str) -> list[str]:
 WITH_COMMANDS = [page for page in PAGES if any(not NOT_RUN.search(command) for command in commands(page))]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_work_without_the_website(page: Path) -> None:
+    """Each has a text and a file, as shown on GitHub; Sphinx would fill in the title of the page."""
+    links = re.findall(r"\[([^\]]*)\]\((?!http)([^)#]*)(?:#[^)]*)?\)", page.read_text())
+    assert [target for text, target in links if not text or not (page.parent / target).exists()] == []
+
+
 def test_every_verb_and_option_exists() -> None:
     group = typer.main.get_command(cli.app)
     lines = [(page, line) for page in PAGES for line in commands(page) if line.startswith("loihi-convert ")]

@@ -132,10 +132,12 @@ def test_numbers_in_sentences_are_those_of_the_tables() -> None:
     longer = [float(row["first_seconds"]) - float(row["median_seconds"]) for row in rows]
     page = (ROOT / "docs/results/benchmarks.md").read_text()
     assert f"takes {min(longer):.0f} to {max(longer):.0f} seconds longer, for compilation" in page
+    install = (ROOT / "docs/install.md").read_text()
+    assert f"for your processor, {min(longer):.0f} to {max(longer):.0f} seconds, and keeps them" in install
     rows_of, readme = importlib.import_module("stored_results").rows_of, (ROOT / "README.md").read_text()
     for name, sentence in (
         ("peers.csv", "`ref` is [{:.0f} to {:.0f} times as fast]"),
-        ("peers-without-amx.csv", "and norse, without AMX {:.0f} to {:.0f} times."),
+        ("peers-without-amx.csv", "and norse ({:.0f} to {:.0f} without AMX)"),
     ):
         rows = rows_of(name, measure="speed_of_ref")
         simulators = ("SpikingJelly", "snnTorch", "sinabs", "norse")

@@ -289,7 +289,7 @@ def _table(rows: Sequence[dict[str, str]]) -> str:
 
 
 def _size(item: dict[str, Any]) -> str:
-    return f"{item['bytes'] / 1e6:.2f} MB" + ("" if item["in_repository"] else ", not here")
+    return f"{item['bytes'] / 1e6:.2f} MB" + ("" if item["in_repository"] else ", not in the repository")
 
 
 def _method(balance: dict[str, Any]) -> str:

@@ -149,7 +149,7 @@ def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Violation | None:
         return None
     return Violation(
         "soft reset, by custom neurons",
-        "a chip and unmodified lava-dl run this file with Lava's LIF, which starts at 0 and resets to 0",
+        "a chip needs microcode for it; unmodified lava-dl uses Lava's LIF, which starts at 0 and resets to 0",
         _LIF,
         "`loihi-convert run` uses soft reset; for a chip, export with `target='loihi2'`, or with `reset='hard'` and "
         "`thresholds='scalar'`.",

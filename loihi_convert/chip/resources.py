@@ -7,7 +7,7 @@ what to change. `tests/test_compiler_cores.py` holds it to all 34 printed layers
 Relays (`ir.relays`) count like all other neurons. The cores due to relays are those of their layer minus the cores of
 the layer without them.
 
-The soft-reset circuit (`ir.circuit`) is counted for target loihi2: a synapse from each neuron to itself, one from the
+The stock circuit (`ir.circuit`) is counted for target loihi2: a synapse from each neuron to itself, one from the
 bias source to each neuron of a layer with a bias, and one core for each neuron that passes the bias source's spike from
 layer to layer (`backends.loihi2.plan`). A last layer that only integrates does not reset.
 
@@ -101,7 +101,7 @@ class Chips:
     chips
         Number of chips.
     has_circuit
-        Whether the synapses and neurons of the soft-reset circuit are counted.
+        Whether the synapses and neurons of the stock circuit are counted.
     source_cores
         Neurocores of the neurons that pass the bias source's spike on, one each.
     placed
@@ -161,7 +161,7 @@ class Chips:
     @property
     def boundary(self) -> str:
         """The assumptions of the estimate, in words."""
-        circuit = "with the synapses of the soft-reset circuit" if self.has_circuit else "without a soft-reset circuit"
+        circuit = "with the synapses of the stock circuit" if self.has_circuit else "without a stock circuit"
         return (
             "an estimate that agrees with what Intel's compiler printed for 34 layers of five networks; nothing was "
             f"compiled for a chip or run on one; {circuit}, without input and host adapters"
@@ -191,7 +191,7 @@ def resources(
     relays
         ``relay_of`` of each layer, as in `ir.network.ReluLayer`; by default no layer has relays.
     has_circuit
-        Whether neurons reset by the soft-reset circuit of stock processes.
+        Whether neurons reset by the stock circuit of stock processes.
     has_output_neurons
         Whether the last layer has neurons that spike.
     chips

@@ -17,7 +17,7 @@ three with weights of 5 bits, and one of YOLO-KP. YOLO-KP's last layer, of 48, t
 MNIST's three and PilotNet's last take exactly these words, the others 2 to 25 % fewer, most where weights have 5 bits.
 Zeros are stored like other weights: PilotNet's two networks have different zeros, and the same words.
 
-The tables say nothing about grouped convolutions and the soft-reset circuit (`ir.circuit`). Groups are counted as rows
+The tables say nothing about grouped convolutions and the stock circuit (`ir.circuit`). Groups are counted as rows
 that reach the channels of their own group only. The circuit's recurrent synapse is counted as a row of one synapse for
 each neuron, its bias source as one dense row.
 """
@@ -71,7 +71,7 @@ def packed_dense_words(neurons: float, inputs: int) -> float:
 
 
 def circuit_words(neurons: int, *, has_reset: bool, has_bias: bool) -> int:
-    """Return the words that the soft-reset circuit takes for ``neurons`` in one core.
+    """Return the words that the stock circuit takes for ``neurons`` in one core.
 
     ``has_reset``: each neuron inhibits itself; ``has_bias``: a source neuron reaches all of them.
     """

@@ -31,7 +31,8 @@ def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> No
     remedied = _remedied_by_target(others)
     remedy = []
     if remedied:
-        command = f"loihi-convert export {shlex.quote(model or 'MODEL')} --target loihi2"
+        steps = "" if checked.timesteps is None else f" -T {checked.timesteps}"
+        command = f"loihi-convert export {shlex.quote(model or 'MODEL')} --target loihi2{steps}"
         remedy = [f"It was exported for Lava. Fix: {command}"]
     facts = [*_grouped(others, remedied), *_neurocores(checked)]
     if not details and (others or checked.chips):
@@ -92,7 +93,7 @@ def _neurocores(checked: CheckReport) -> Iterator[Fact]:
     chips = checked.chips
     if chips is None:
         return
-    circuit = ", with the soft-reset circuit" if chips.has_circuit else ""
+    circuit = ", with the stock circuit" if chips.has_circuit else ""
     yield Fact("neurocores", f"{span(chips.cores)} of {chips.available:,}{circuit} (an estimate)")
     several = [layer for layer in chips.largest if layer.cores[1] > 1]
     if several:

@@ -138,7 +138,7 @@ def _say_plan(planned: ChipPlan) -> None:
         f"T = {timing.timesteps}, reset interval {planned.reset_interval}, {timing.interval} steps from image to "
         f"image; {timing.images:,} images: {timing.total:,} steps"
     )
-    echo(f"neurocores: {span(planned.neurocores)} of {NEUROCORES} (an estimate, with the soft-reset circuit)")
+    echo(f"neurocores: {span(planned.neurocores)} of {NEUROCORES} (an estimate, with the stock circuit)")
     echo(
         f"read back: u of {planned.values_read:,} neurons at each step of an image, {planned.stops:,} stops of the run"
     )

@@ -65,8 +65,8 @@ _METHOD = (
 )
 _PERCENTILE = "With --balance percentile, in (0, 100]."
 _THRESHOLDS = (
-    "channel: one threshold per channel (Lava's CPU models only). scalar: one per layer, with the differences folded "
-    "into the weights; required by unmodified netx on hardware."
+    "channel: one threshold per channel. scalar: one per layer, with the differences moved into the weights; "
+    "unmodified lava-dl needs it on a chip."
 )
 _OUTPUT = (
     "File to write, or an existing folder; with several T, one file each, such as FILE-T8.net. Default: MODEL with the "

@@ -290,7 +290,7 @@ def facts(evaluation: Evaluation) -> Iterator[Fact]:
         one = next((one for one in evaluation.energy.estimates if one.timesteps == timesteps), None)
         if one is not None:
             joules = quantity_range(one.loihi1_joules, "J")
-            yield Fact("energy", f"{joules} an image (estimate for Loihi 1, not measured)")
+            yield Fact("energy", f"{joules} per image (estimate for Loihi 1, not measured)")
     yield from warnings(evaluation)
 
 

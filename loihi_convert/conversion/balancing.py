@@ -34,7 +34,7 @@ def balance(
         The latency T.
     options
         The method and its parameters: see `BalanceOptions`. Here ``auto`` chooses with the default `QuantizeOptions`;
-        `flow.to_integers` uses those given to it.
+        `convert` uses those given to it.
     device
         Where to simulate: ``"cpu"`` or another torch device.
     progress

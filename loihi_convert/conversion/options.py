@@ -66,10 +66,10 @@ class BalanceOptions:
                               Neurosci. 2017)
     ``act-norm-channelwise``  the channel's largest activation (Kim et al., AAAI 2020, "Spiking-YOLO")
     ``percentile``            a percentile of the channel's positive activations (after Rueckauer et al. 2017, there per
-                              layer); below 100, that of the first `calibration.MOST` images
+                              layer); below 100, that of the first 2,000 images
     ``least-squares``         of 24 thresholds, up to a little above the channel's largest activation, the one whose
                               firing rates over T steps have the least squared difference from the CNN's activations,
-                              over images (`calibration.fitted_images`) and positions, while the layers before it spike
+                              over images and positions, while the layers before it spike
                               with their balanced thresholds. The smaller T, the lower the threshold (after Li et al.,
                               ICML 2021, who do this per layer and without simulation). With hard reset the amplitude is
                               fitted together with the threshold
@@ -99,7 +99,7 @@ class BalanceOptions:
         the default with soft reset. ``zero`` (paper): the only choice with hard reset, which returns to 0.
     reset
         After a spike: ``soft`` (subtract the threshold) or ``hard`` (to 0, as Lava's LIF does). Default: that of the
-        method's paper, see `published_neurons`; for a file that holds a spiking network, ``hard``.
+        method's paper; for a file that holds a spiking network, ``hard``.
     readout
         The last layer. ``potential``: it only integrates; the class is the argmax of its membrane potential (paper,
         algorithm 3). ``spikes``: it has neurons with one threshold for all classes, the largest that the method gives
@@ -238,7 +238,7 @@ class QuantizeOptions:
         target lava; lava-dl then shows both digits.
     max_cores
         Largest number of Loihi 2 neurocores (estimated by `chip.resources`; 128 per chip); a larger network is refused
-        before any long computation. ``None``: no limit. For target loihi2 the estimate includes the soft-reset circuit.
+        before any long computation. ``None``: no limit. For target loihi2 the estimate includes the stock circuit.
 
     Raises
     ------

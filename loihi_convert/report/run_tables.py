@@ -174,7 +174,7 @@ def _circuit_notes(last: Point) -> Iterable[str]:
     """Return the share of the circuit of stock neurons in the work after the last step; nothing without it."""
     if last.circuit_synaptic_operations:
         share = percent(last.circuit_synaptic_operations / last.synaptic_operations)
-        yield f"SynOps include the synapses of the soft-reset circuit: {share} % at T = {last.timesteps}"
+        yield f"SynOps include the synapses of the stock circuit: {share} % at T = {last.timesteps}"
 
 
 def error_caption(outputs: int) -> str:
@@ -372,7 +372,7 @@ def energy_table(figures: Figures) -> Table | None:
     if relays:
         facts.append(f"Relays take {_span(relays)} % of Loihi 1's energy")
     if circuits:
-        facts.append(f"The soft-reset circuit takes {_span(circuits)} % of Loihi 1's energy")
+        facts.append(f"The stock circuit takes {_span(circuits)} % of Loihi 1's energy")
     return table_of(
         [{header: text for header, text in row.items() if header not in left_out} for row in rows],
         title="energy and time of an inference, estimated",
