@@ -14,7 +14,18 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 from support.command_line import Invoke, invoker
-from support.dask_functions import Killing, Numbered, page_faults, refused, stumbling, times, unexpected
+from support.dask_functions import (
+    AtOnce,
+    Killing,
+    Number,
+    Numbered,
+    at_once,
+    page_faults,
+    refused,
+    stumbling,
+    times,
+    unexpected,
+)
 from support.shard_runs import write_files, written
 
 from loihi_convert import pipeline
@@ -175,10 +186,23 @@ def test_no_scheduler(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_results_are_in_the_order_of_the_items(workers: DaskWorkers) -> None:
     done: list[int] = []
-    assert workers.threads == 2
+    assert workers.count == 2
     assert workers.map(times, 3, range(20), done=done.append) == [3 * item for item in range(20)]
     assert sorted(done) == list(range(20))
     assert workers.map(times, 3, []) == []
+
+
+def test_a_worker_of_several_threads_computes_one_item_at_a_time() -> None:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=3, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        executor = dask_executors.OnDask(client)
+        assert (executor.workers.count, executor.slots) == (1, dask_workers.ITEMS_PER_WORKER)
+        assert executor.workers.map(at_once, 0.02, range(6)) == [1] * 6
+        for number in range(6):
+            executor.submit(AtOnce(number))
+        assert [executor.next_done()[1].result for _ in range(6)] == [Number(value=1)] * 6
 
 
 def test_an_error_of_an_item_keeps_its_fields(workers: DaskWorkers) -> None:

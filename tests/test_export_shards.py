@@ -51,7 +51,7 @@ def source() -> Source:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_shards, "SHARDS_PER_THREAD", 1)
+    monkeypatch.setattr(image_shards, "SHARDS_PER_WORKER", 1)
 
 
 CASES: list[tuple[str, BalanceOptions, QuantizeOptions]] = [

@@ -46,7 +46,7 @@ def folder(digits: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_a_run_folder_is_the_same_in_every_split(
     digits: DataSplits, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(image_shards, "SHARDS_PER_THREAD", 1)
+    monkeypatch.setattr(image_shards, "SHARDS_PER_WORKER", 1)
     opened = pipeline.open_file(folder / f"{name}.net", model=folder / "model.pt")
     found = {}
     for count in (0, 1, 2, 7):

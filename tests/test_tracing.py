@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -134,3 +136,15 @@ def test_sensor_data_with_the_channels_last_is_to_be_given_with_the_channels_fir
     with pytest.raises(UnsupportedModelError) as raised:
         Source.from_module(model, shape)
     assert "(C, L)" in raised.value.hint
+
+
+def test_threads_convert_at_the_same_time() -> None:
+    """What torch.fx replaces while it traces, and standard output, belong to all threads."""
+    before = sys.stdout, builtins.isinstance, nn.Module.__call__
+    models = [calls(torch.relu) for _ in range(24)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda model: Source.from_module(model, SHAPE).network, models))
+    assert [network.layers[0].synapse.weight.tolist() for network in found] == [
+        to_relu_network(model, SHAPE).layers[0].synapse.weight.tolist() for model in models
+    ]
+    assert (sys.stdout, builtins.isinstance, nn.Module.__call__) == before

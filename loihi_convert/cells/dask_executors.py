@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from loihi_convert.cells.cell import Cell, Outcome, compute
-from loihi_convert.cells.dask_workers import ITEMS_PER_THREAD, DaskWorkers, error_of, require_versions, versions_here
+from loihi_convert.cells.dask_workers import (
+    COMPUTING,
+    ITEMS_PER_WORKER,
+    DaskWorkers,
+    error_of,
+    require_versions,
+    versions_here,
+)
 from loihi_convert.dependencies import install_line
 from loihi_convert.errors import LoihiConvertError, PlatformError, first_line, rendered
 from loihi_convert.threads import on_usable_cores
@@ -81,8 +88,8 @@ class OnDask:
 
     @property
     def slots(self) -> int:
-        """Twice the number of threads of all workers."""
-        return ITEMS_PER_THREAD * self.workers.threads
+        """Twice the number of workers."""
+        return ITEMS_PER_WORKER * self.workers.count
 
     @property
     def workers(self) -> DaskWorkers:
@@ -124,7 +131,8 @@ def _computed(versions: Mapping[str, str], cell: Cell[Any], needed: Sequence[Any
         require_versions(versions)
     except PlatformError as error:
         return Outcome(error=rendered(error), is_final=False)
-    return compute(cell, needed)
+    with COMPUTING:
+        return compute(cell, needed)
 
 
 @contextmanager

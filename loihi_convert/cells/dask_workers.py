@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import platform
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -20,7 +21,11 @@ SAME_VERSIONS: Final = ("loihi-convert", "torch", "numpy")
 """Packages of which each worker must have the version of this process, for the same result to the last bit."""
 
 # A worker with a queue of one item does not wait for this process.
-ITEMS_PER_THREAD: Final = 2
+ITEMS_PER_WORKER: Final = 2
+
+COMPUTING: Final = threading.Lock()
+"""Held in a worker while it computes: if it has several threads, they would change the number of threads of torch and
+the output of each other's items."""
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -36,9 +41,9 @@ class DaskWorkers:
         self._addresses: dict[Hashable, str] = {}
 
     @property
-    def threads(self) -> int:
-        """The number of threads of all workers, at least 1."""
-        return max(1, sum(map(int, self._client.nthreads().values())))
+    def count(self) -> int:
+        """The number of workers, at least 1."""
+        return max(1, len(self._client.nthreads()))
 
     def map(
         self,
@@ -81,7 +86,7 @@ class DaskWorkers:
             kept = self._client.submit(_unchanged, _Packed(shared), pure=False)
         try:
             while waiting or running:
-                while waiting and len(running) < ITEMS_PER_THREAD * self.threads:
+                while waiting and len(running) < ITEMS_PER_WORKER * self.count:
                     index, item = waiting.popleft()
                     address = None if place is None else self._addresses.get(place(item))
                     # A worker that is gone is not waited for.
@@ -124,7 +129,8 @@ def _call(
     from distributed import get_worker
 
     require_versions(versions)
-    return get_worker().address, function(_unpacked(shared.content), item)
+    with COMPUTING:
+        return get_worker().address, function(_unpacked(shared.content), item)
 
 
 def require_versions(versions: Mapping[str, str]) -> None:

@@ -6,7 +6,8 @@ import contextlib
 import io
 import itertools
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -24,6 +25,18 @@ _UNLIKE_CHANNELS: Final = 11
 
 State = dict[str, tuple[Tensor, int]]
 """The parameters and buffers of a model, by name, with their `version`."""
+
+_ALONE: Final = threading.RLock()
+
+
+@contextlib.contextmanager
+def users_code() -> Iterator[None]:
+    """Run the user's code: in one thread at a time, and what it prints on stderr, as it is not output of a command.
+
+    Standard output belongs to all threads, and so do the methods of `nn.Module` that torch.fx replaces during a trace.
+    """
+    with _ALONE, contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
@@ -89,7 +102,7 @@ def _outputs(model: nn.Module, shapes: Sequence[Shape], count: int) -> tuple[dic
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(torch.no_grad())
-                stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+                stack.enter_context(users_code())
                 if is_traced:
                     stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
                 taken[shape] = scores_of(model(images.reshape(count, *shape)))
@@ -158,7 +171,7 @@ def require_not_random(model: nn.Module, example: Tensor) -> None:
 
 def _differs_again(model: nn.Module, example: Tensor) -> bool:
     images = _random_like(example)
-    with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+    with torch.no_grad(), users_code():
         first, second = (scores_of(model(images.clone())) for _ in range(2))
     return _differ(first, second)
 
@@ -189,7 +202,7 @@ def require_forward_alone(name: str, module: nn.Module, example: Tensor) -> None
     if not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)):
         return
     inputs = _random_like(example)
-    with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+    with torch.no_grad(), users_code():
         called = scores_of(module(inputs.clone()))
         alone = scores_of(type(module).forward(module, inputs.clone()))
     if not isinstance(alone, Tensor):

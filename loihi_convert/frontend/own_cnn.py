@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +28,7 @@ from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, UsageError, first_line
 from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.model_runs import shape_taken
+from loihi_convert.frontend.model_runs import shape_taken, users_code
 from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
 from loihi_convert.frontend.reader import read_graph
 from loihi_convert.frontend.users_code import build_cnn, copied, unwrapped
@@ -258,7 +256,7 @@ def rebuilt(trained: Checkpoint, arch: str, path: Path) -> nn.Module:
         black = torch.zeros(2, *shape_taken(cnn, trained.input_shape))
         cnn = WithQcfs(cnn, black, trained.qcfs_levels)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with users_code():
             cnn.load_state_dict(trained.state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +25,7 @@ from loihi_convert.files import sha256
 from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
 from loihi_convert.frontend.cnn_files import Given, read_cnn
 from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.model_runs import shape_taken
+from loihi_convert.frontend.model_runs import shape_taken, users_code
 from loihi_convert.frontend.users_code import plain_copy
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record
@@ -107,8 +105,7 @@ class Source:
         """Return the outputs of ``model`` itself, float32 ``(N, outputs)``, for uint8 ``images`` ``(N, C, H, W)``."""
         recorded, shape = self.recorded, shape_taken(self.model, self.network.input_shape)
         inputs = inputs_of(pixels(images), recorded.mean, recorded.std, shape)
-        # What the user's code prints is not output of a command.
-        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+        with torch.no_grad(), users_code():
             outputs: Array = scores_of(self.model(inputs)).reshape(len(images), -1).float().numpy()
         return outputs
 

@@ -5,9 +5,7 @@ Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise``
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -27,6 +25,7 @@ from loihi_convert.frontend.model_runs import (
     require_same_again,
     shape_taken,
     state_of,
+    users_code,
     version,
 )
 from loihi_convert.frontend.operations import BEFORE_QUANTIZATION, SUPPORTED
@@ -61,8 +60,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     require_same_again(model, example, state)
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     try:
-        # What the user's code prints is not output of a command.
-        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr), traced_as_tensors():
+        with torch.no_grad(), users_code(), traced_as_tensors():
             traced = _Tracer(example).trace(model)
     # Tracing runs the user's forward, which may raise any exception.
     except Exception as error:

@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from loihi_convert.choices import Architecture
 from loihi_convert.errors import UnsupportedModelError, UsageError, is_lack_of_memory
+from loihi_convert.frontend.model_runs import users_code
 
 _MAX_NAMES: Final = 4
 
@@ -110,7 +111,7 @@ def _current_folder_first() -> Iterator[None]:
 def run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result:
     """Return the result of ``call``, with its output on stderr; turn any exception into one sentence with its place."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with users_code():
             return call()
     # SystemExit: a script without `if __name__ == "__main__"`.
     except (Exception, SystemExit) as error:

@@ -18,8 +18,8 @@ from loihi_convert.arrays import Array
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.blocks import block_multiple
 
-SHARDS_PER_THREAD: Final = 4
-"""Shards for each thread of the workers: a slow worker gets fewer than a fast one."""
+SHARDS_PER_WORKER: Final = 4
+"""Shards for each worker: a slow one gets fewer than a fast one."""
 
 SHARD_BYTES: Final = 2**27
 """Most bytes of pixels in a shard, unless a block of the float networks has more."""
@@ -35,8 +35,8 @@ class Workers(Protocol):
     """Processes that compute shards."""
 
     @property
-    def threads(self) -> int:
-        """The number of threads, each of which computes one shard at a time; at least 1."""
+    def count(self) -> int:
+        """The number of processes, each of which computes one shard at a time; at least 1."""
         ...
 
     def map(
@@ -133,7 +133,7 @@ class DividedImages:
     @property
     def shards(self) -> list[Shard]:
         """The images in shards, several for each worker."""
-        return shards(self.images, SHARDS_PER_THREAD * self.workers.threads, self.device)
+        return shards(self.images, SHARDS_PER_WORKER * self.workers.count, self.device)
 
     def map(
         self,

@@ -28,7 +28,7 @@ from loihi_convert.ir.network import ReluNetwork, SpikingLayer
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.block_store import total
 from loihi_convert.simulation.currents import summed_currents
-from loihi_convert.simulation.image_shards import SHARDS_PER_THREAD, DividedImages, Images, Shard, on_shards
+from loihi_convert.simulation.image_shards import SHARDS_PER_WORKER, DividedImages, Images, Shard, on_shards
 from loihi_convert.simulation.layerwise_part import Part, Plan
 from loihi_convert.simulation.neurons import RateErrors
 
@@ -168,6 +168,6 @@ def _called(call: _Call[_Found], shard: Shard, *, progress: Progress = no_progre
 
 
 # In a worker: parts by their place, the one used last at the end. Any may be lost: it is then simulated again.
-_MOST_KEPT: Final = 2 * SHARDS_PER_THREAD
+_MOST_KEPT: Final = 2 * SHARDS_PER_WORKER
 _KEPT: Final[dict[tuple[str, int], Part]] = {}
 _KEPT_LOCK: Final = threading.Lock()

@@ -27,7 +27,7 @@ class Elsewhere:
     """Workers that compute at most ``count`` shards, in a random order, each as if in a process of its own."""
 
     def __init__(self, count: int) -> None:
-        self.threads, self.computed = count, 0
+        self.count, self.computed = count, 0
 
     def map(
         self,
