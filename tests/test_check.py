@@ -655,6 +655,29 @@ def test_channels_are_looked_at_by_running_the_network(check_network: Callable[.
     assert "(1, 4, 4)" in caught.value.expected
 
 
+def one_neuron(weight: int, bias: int, threshold: int, poisson_seed: int | None = None) -> QuantizedNetwork:
+    """A neuron for one pixel, with soft reset, and a readout; T = 8."""
+    synapse = Dense(np.array([[weight]], np.int32), np.array([bias], np.int32))
+    neuron = IntegerNeuron(np.array([threshold], np.int32), np.zeros(1, np.int32))
+    largest = 255 if poisson_seed is None else 1
+    layers = (
+        QuantizedLayer("hidden", synapse, neuron, np.ones(1), largest),
+        QuantizedLayer("output", Dense(np.ones((1, 1), np.int32)), None, np.ones(1)),
+    )
+    return QuantizedNetwork((1, 1, 1), layers, 8, 8, 8, "soft", poisson_seed=poisson_seed)
+
+
+def test_clipping_is_reported_where_it_may_change_spikes(check_network: Callable[..., dict[str, Finding]]) -> None:
+    white = np.full((2, 1, 1, 1), 255, np.uint8)
+    # 5 x 127 x 255 = 161,925, which is clipped to the threshold: the reset leaves 0 instead of 30,854.
+    found = check_network(one_neuron(127, 0, limits.POTENTIAL_LIMIT), images=white)
+    assert_says(found["no potential meets the upper end"], "warning", "hidden", ["2 of 2 images", " 131,071"])
+    # -20,000 in each of eight steps. With a constant current the neuron never fires; after a spike it might.
+    assert "no potential meets the lower end" not in check_network(one_neuron(0, -20_000, 64), images=white)
+    found = check_network(one_neuron(1, -20_000, 64, poisson_seed=0), images=white)
+    assert_says(found["no potential meets the lower end"], "note", "hidden", ["2 of 2 images", "-131,071"])
+
+
 def test_a_channel_that_cannot_fire_is_named_once(check_network: Callable[..., dict[str, Finding]]) -> None:
     """Without weights that takes no threshold of its own, as where a layer has one for all."""
     kernel = [KERNEL[0], [[[0, 0], [0, 0]]]]

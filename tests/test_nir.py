@@ -311,10 +311,12 @@ def test_the_note_says_whether_clipping_matters() -> None:
     # 10, and without clipping at step 9. A black image never fires.
     network = one_neuron(NEVER_FIRES - 1, 0, weight=127)
     images = np.array([255, 0], np.uint8).reshape(2, 1, 1, 1)
-    layers = tuple(LayerReport(name, None, 0.0, None, (), low, high) for name, low, high in (("a", 9, 0), ("b", 2, 3)))
+    layers = (
+        LayerReport("a", None, 0.0, None, (), 9, 0, is_low_harmless=True),
+        LayerReport("b", None, 0.0, None, (), 2, 3),
+    )
     report = QuantizationReport(layers, 50, 16, 64, "lava", 8)
     *_, matters = nir_notes(replace(network, timesteps=16), False, report, images)
-    # The lower limit is harmless in the first layer.
     assert matters.startswith("potentials of b clip at +-131071")
     assert matters.endswith("spikes differ on 1 of 2 calibration images.")
     *_, no_matter = nir_notes(network, False, report, images)

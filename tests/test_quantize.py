@@ -308,6 +308,17 @@ def test_the_report_gives_the_error_of_the_weights() -> None:
     assert last.weight_error == pytest.approx(0, abs=1e-12)
 
 
+def test_the_lower_limit_is_harmless_to_neurons_with_a_constant_current() -> None:
+    for poisson_seed, harmless in ((None, [True, False]), (0, [False, False])):
+        options = BalanceOptions(method="ngu-lee", poisson_seed=poisson_seed)
+        spiking = balance(random_cnn(3), digits_like(3), 8, options)
+        report = report_quantization(quantize(spiking, digits_like(3)), spiking, digits_like(3))
+        assert [layer.is_low_harmless for layer in report.layers[:2]] == harmless
+    clipped = replace(report.layers[0], low_clipped=5, high_clipped=2)
+    assert clipped.harmful_clips == 5
+    assert replace(clipped, is_low_harmless=True).harmful_clips == 2
+
+
 def test_the_report_counts_images_that_clip() -> None:
     spiking = balance(random_cnn(3), digits_like(3), 8, BalanceOptions(method="ngu-lee"))
     network = quantize(spiking, digits_like(3))

@@ -178,7 +178,7 @@ def test_names_with_markup_are_printed_as_they_are() -> None:
 def test_quantization_table() -> None:
     account = QuantizationReport(
         layers=(
-            LayerReport("conv[1]", (5, 7, 8), 0.0061, (900, 1100), (2, 9), low_clipped=1200, high_clipped=3),
+            LayerReport("conv[1]", (5, 7, 8), 0.0061, (900, 1100), (2, 9), 1200, 3, is_low_harmless=True),
             LayerReport("fc1", (8, 8, 8), 0.12, (64, 64), (), low_clipped=0, high_clipped=0),
             LayerReport("fc2", None, 0.0, None, (0, 1), low_clipped=0, high_clipped=0),
             LayerReport("classes", (6, 7, 8), 0.0, None, (), low_clipped=0, high_clipped=41),
@@ -202,7 +202,7 @@ def test_quantization_table() -> None:
     assert "conv[1]" in text
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert (
-        "clipping in 64 steps of 5,000 calibration images; low is harmless in the first layer. Output potentials "
+        "clipping in 64 steps of 5,000 calibration images; low is harmless in conv[1]. Output potentials "
         "fit, with a margin, for T <= 1,234"
     ) in " ".join(text.split())
 

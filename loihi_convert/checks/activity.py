@@ -34,8 +34,7 @@ class Activity:
     low_clipped, high_clipped
         Number of images on which a potential reached the lower or upper limit of Loihi's range.
     is_constant
-        Whether its current is the same in every step. Clipping then changes no spike, because each neuron fires at
-        every step or never.
+        Whether its current is the same in every step.
     is_readout
         Whether its channels are the outputs.
     is_relay
@@ -81,31 +80,43 @@ def network_activity(
     network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
 ) -> NetworkActivity:
     """Return the activity of ``network`` on uint8 ``images``, ``(N, C, H, W)``, over T steps."""
-    # The simulators load torch, which a check without images does not need.
-    from loihi_convert.backends.reference import run_network
-    from loihi_convert.simulation.simulator import clipped_images
+    # The simulator loads torch, which a check without images does not need.
+    from loihi_convert.backends.request import check_run
+    from loihi_convert.simulation.simulator import Block, Recording, Simulator
 
-    result = run_network(network, images, timesteps, device=device, progress=progress)
-    clipped = np.zeros((len(network.layers), 2), np.int64)
-    if network.target == "lava":
-        clipped = clipped_images(network, images, timesteps, device=device)
+    check_run(network, images, timesteps)
+    spikes = [np.zeros(layer.synapse.channels, np.int64) for layer in network.spiking_layers]
+    beyond = np.zeros((len(network.layers), len(images), 2), np.bool_)
+
+    def take(block: Block) -> None:
+        for index, layer in enumerate(block.layers):
+            beyond[index, block.images] |= layer.clipped
+        for count, layer in zip(spikes, block.layers, strict=False):
+            count += layer.channel_spikes.sum(axis=0)
+
+    simulator = Simulator(network, Recording(counts=True, clipping=True), device=device)
+    simulator.run(images, timesteps, take, progress=progress)
+    # Stock neurons do not clip, but wrap.
+    wraps = network.target == "loihi2"
+    clipped = np.zeros_like(beyond) if wraps else beyond
     moments = len(images) * timesteps
     layers = []
     runs = [run for _, run in layer_runs(NetworkRun(network, timesteps))]
     for index, layer in enumerate(network.spiking_layers):
+        low, high = clipped[index].sum(axis=0)
         positions = math.prod(network.shapes[index][1:])
         activity = Activity(
             image_count=len(images),
-            firing_rate=result.channel_spikes[index].sum(axis=0) / (moments * positions),
+            firing_rate=spikes[index] / (moments * positions),
             can_fire=runs[index].can_fire,
-            low_clipped=int(clipped[index, 0]),
-            high_clipped=int(clipped[index, 1]),
+            low_clipped=int(low),
+            high_clipped=int(high),
             is_constant=runs[index].is_constant,
             is_readout=runs[index].is_readout,
             is_relay=~runs[index].own,
         )
         layers.append((layer.name, activity))
-    return NetworkActivity(tuple(layers), len(images), result.wrapped_images or 0)
+    return NetworkActivity(tuple(layers), len(images), int(np.count_nonzero(beyond.any(axis=(0, 2)))) if wraps else 0)
 
 
 def cnn_activity(network: ReluNetwork, images: Array) -> Iterator[tuple[str, Activity]]:
@@ -146,11 +157,13 @@ def no_potential_meets_the_upper_end(activity: Activity) -> Violation | None:
 
 
 def no_potential_meets_the_lower_end(activity: Activity) -> Violation | None:
-    return _clipped(activity, activity.low_clipped, f"{-limits.POTENTIAL_LIMIT:,}; inhibition may be lost")
+    # With a constant negative current a neuron never fires, clipped or not.
+    images = 0 if activity.is_constant else activity.low_clipped
+    return _clipped(activity, images, f"{-limits.POTENTIAL_LIMIT:,}; inhibition may be lost")
 
 
 def _clipped(activity: Activity, images: int, end: str) -> Violation | None:
-    if not images or activity.is_constant:
+    if not images:
         return None
     found = f"potentials clipped on {images:,} of {activity.image_count:,} images"
     fix = "`diagnose` measures what this costs."

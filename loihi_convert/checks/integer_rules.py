@@ -117,7 +117,7 @@ def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
             network.reset,
             run.timesteps,
             is_circuit=network.target == "loihi2",
-            is_constant=index == 0 and network.poisson_seed is None,
+            is_constant=network.has_constant_current(index),
             is_readout=index == len(network.layers) - 1,
         )
         yield layer.name, layer_run

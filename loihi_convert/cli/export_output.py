@@ -127,12 +127,7 @@ def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
         if wrapped:
             yield Fact("warning", f"u wraps in {', '.join(wrapped)} on calibration images; classes may be wrong")
         return
-    # A first-layer neuron at the lower limit has a negative constant current, so it never fires, clipped or not.
-    clipped = [
-        f"{layer.name} ({images:,} images)"
-        for index, layer in enumerate(report.layers)
-        if (images := max(layer.high_clipped, layer.low_clipped if index else 0))
-    ]
+    clipped = [f"{layer.name} ({layer.harmful_clips:,} images)" for layer in report.layers if layer.harmful_clips]
     if clipped and agreement < GOOD_AGREEMENT:
         yield Fact(
             "clipped",

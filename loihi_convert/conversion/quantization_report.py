@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,12 +41,13 @@ class LayerReport:
     dead_channels
         Channels that can never fire.
     low_clipped, high_clipped
-        Calibration images on which some neuron reached the lower / upper limit of the potential. The lower limit is
-        harmless in the first layer: a constant negative current never fires. For target loihi2: images on which u
-        wrapped.
+        Calibration images on which some neuron reached the lower / upper limit of the potential. For target loihi2:
+        images on which u wrapped.
     identity_ratio
         If skip connections enter: the weight of a skip divided by the largest other weight of the same channel, the
         median over the channels that a skip enters; see `identity_ratio`. ``None`` without skips.
+    is_low_harmless
+        Whether the lower limit changes nothing: a neuron with a constant negative current never fires.
     is_proven
         For target loihi2: True if no image can make u wrap; False if it only stays in range on the calibration images.
         ``None`` for target lava, whose potentials clip.
@@ -62,6 +63,12 @@ class LayerReport:
     threshold_error: float = 0.0
     is_proven: bool | None = None
     identity_ratio: float | None = None
+    is_low_harmless: bool = False
+
+    @property
+    def harmful_clips(self) -> int:
+        """Calibration images on which clipping may have changed spikes or outputs."""
+        return max(self.high_clipped, 0 if self.is_low_harmless else self.low_clipped)
 
     @property
     def identity_bits(self) -> float | None:
@@ -118,10 +125,11 @@ def report_quantization(
         synapse = before.synapse if amplitude is None else before.synapse.with_input_factors(amplitude)
         proven = None
         if network.target == "loihi2":
-            is_constant = index == 0 and network.poisson_seed is None
-            proven = is_proven(layer, network.timesteps, is_constant=is_constant)
+            proven = is_proven(layer, network.timesteps, is_constant=network.has_constant_current(index))
         skips = identity_ratio(synapse, network.layers[index - 1].relay_of if index else None)
-        layers.append(_layer_report(layer, synapse.weight, int(low), int(high), proven, skips))
+        report = _layer_report(layer, synapse.weight, int(low), int(high), proven, skips)
+        never_fires_there = layer.neuron is not None and network.has_constant_current(index)
+        layers.append(replace(report, is_low_harmless=never_fires_there))
     return QuantizationReport(
         tuple(layers), len(images), network.timesteps, network.max_timesteps, network.target, network.pixel_bits
     )

@@ -276,6 +276,10 @@ class QuantizedNetwork:
         """The network as stored in a file and on a chip: a two-digit readout has two stored outputs per output."""
         return self if not self.low_bits else replace(self, layers=(*self.layers[:-1], self.layers[-1].stored))
 
+    def has_constant_current(self, index: int) -> bool:
+        """Whether the neurons of layer ``index`` get the same current in every step: pixels that are not spikes."""
+        return index == 0 and self.poisson_seed is None
+
     @property
     def readout(self) -> Readout:
         """The output: the last layer's membrane potential, or its spike counts."""

@@ -97,8 +97,8 @@ class LayerLoss(Record):
         Bits of the widest weight of a channel, sign included, the median over channels except relays; None if all are
         relays.
     saturated_images
-        Number of images on which a potential reached a limit of its range; in the first layer only the upper limit.
-        That is harmless if the neuron spikes at every step, or never, anyway.
+        Number of images on which a potential reached a limit of its range; in a first layer that gets the same current
+        in every step, only the upper limit. That is harmless if the neuron spikes at every step, or never, anyway.
     """
 
     name: str
@@ -266,7 +266,8 @@ def _layer_losses(
             threshold_to_largest=None if layer_range is None else layer_range.threshold_to_largest,
             share_above_threshold=None if layer_range is None else layer_range.share_above_threshold,
             weight_bits=_weight_bits(layer),
-            saturated_images=int(high if index == 0 else max(low, high)),
+            # At the lower limit, a neuron with a constant negative current never fires, clipped or not.
+            saturated_images=int(high if network.has_constant_current(index) else max(low, high)),
         )
         for index, (layer, layer_range, (before, after), (low, high)) in enumerate(
             zip(network.layers, compared.ranges, itertools.pairwise(right), saturated, strict=True)

@@ -116,10 +116,7 @@ def nir_notes(
     notes = (_LOOP,) if network.reset == "soft" else ()
     if report is None or images is None or report.target != "lava":
         return notes
-    # In the first layer a constant negative current never fires, clipped or not.
-    clipped = [
-        layer.name for index, layer in enumerate(report.layers) if layer.high_clipped or (index and layer.low_clipped)
-    ]
+    clipped = [layer.name for layer in report.layers if layer.harmful_clips]
     if not clipped:
         return notes
     differ = changed_by_clipping(network, images, device)

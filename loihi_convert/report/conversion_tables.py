@@ -81,9 +81,10 @@ def quantization_table(report: QuantizationReport) -> Table:
             "held in range, with headroom, on the calibration images"
         )
     else:
+        harmless = "".join(f"; low is harmless in {layer.name}" for layer in report.layers if layer.is_low_harmless)
         caption = (
-            f"clipping in {report.timesteps} steps of {report.image_count:,} calibration images; low is harmless in "
-            f"the first layer. Output potentials fit, with a margin, for T <= {report.max_timesteps:,}"
+            f"clipping in {report.timesteps} steps of {report.image_count:,} calibration images{harmless}. "
+            f"Output potentials fit, with a margin, for T <= {report.max_timesteps:,}"
         )
     if any(layer.identity_ratio for layer in report.layers):
         caption += (
