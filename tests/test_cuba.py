@@ -11,12 +11,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import SUPPORT, oracle, stock_lava_dl
+from support.evaluations import bytes_of
 from support.external_files import NEURON, lava_dl_file, small_layers, write_external
 from support.strategies import Case, networks
 
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
+from loihi_convert.backends.request import result_size
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, NetxError, RangeError, UsageError
 from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
@@ -377,6 +379,7 @@ def test_results_count_spikes_and_the_synapses_they_reach(tmp_path: Path) -> Non
     images = np.random.default_rng(0).integers(0, 256, (3, 2, 5, 4)).astype(np.uint8)
     result = run_cuba(network, images, 6)
     steps = list(simulate(network, pixel_inputs(network, images, np.array([0.5]), np.array([0.5])), 6))
+    assert bytes_of(result) == result_size(network, 3, 6)
     assert result.potentials[:, 5].tolist() == (steps[5][3].v // 64).tolist()
     for index, layer in enumerate(network.layers[:3]):
         fired = [step[index].spikes for step in steps]

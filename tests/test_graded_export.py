@@ -16,6 +16,7 @@ import pytest
 import torch
 from support import SUPPORT, stock_lava_dl
 from support.command_line import Invoke, invoker
+from support.evaluations import bytes_of
 from torch import Tensor, nn
 
 from loihi_convert import external, netx
@@ -449,13 +450,20 @@ def test_the_command_line_runs_a_file_on_lava(exported: Path, invoke: Invoke, mo
         assert invoke("run", exported, "--data", "own.npz", "--backend", "sim", *words).code == 2
 
 
+@pytest.mark.parametrize("trace", [False, True])
+def test_the_size_of_a_result_is_foretold(network: GradedNetwork, trace: bool) -> None:
+    result = run_graded(network, images(5), trace=trace)
+    assert bytes_of(result) == request.result_size(network, 5, 1, trace=trace)
+
+
 def test_a_result_that_is_too_large_is_refused_before_lava_starts(
     network: GradedNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request, "MAX_TRACE", 2**16)
     with open_backend("sim") as backend:
-        with pytest.raises(UsageError, match="the result of 60 images"):
+        with pytest.raises(UsageError, match="the result of 60 images") as raised:
             backend.run_graded(network, images(), trace=True)
+        assert raised.value.where == "trace"
         assert backend.versions == {}
 
 

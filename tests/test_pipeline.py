@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.evaluations import bytes_of
 from support.networks import random_network
 from support.training import train
 from test_netx import small_network
@@ -274,16 +275,9 @@ def test_invalid_requests_are_refused_before_anything_runs(
 @pytest.mark.parametrize("trace", [False, True])
 def test_the_size_of_a_result_is_foretold(seed: int, trace: bool) -> None:
     """Both kinds of readout are among them."""
-
-    def size(value: Any) -> int:
-        if isinstance(value, np.ndarray):
-            return value.nbytes
-        parts = value if isinstance(value, list | tuple) else vars(value).values() if is_dataclass(value) else ()
-        return sum(map(size, parts))
-
     network, _ = random_network(seed)
     images = np.random.default_rng(0).integers(0, 256, (5, *network.input_shape), np.uint8)
-    assert size(run_network(network, images, 7, trace=trace)) == result_size(network, 5, 7, trace=trace)
+    assert bytes_of(run_network(network, images, 7, trace=trace)) == result_size(network, 5, 7, trace=trace)
 
 
 @pytest.mark.slow

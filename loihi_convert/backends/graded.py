@@ -55,7 +55,7 @@ def run_graded(
     from loihi_convert.simulation.graded import frame_steps, settled_state
 
     started = time.perf_counter()
-    require_graded_size(network, len(inputs), trace=trace)
+    require_result_size(network, len(inputs), 1, trace=trace)
     count, sending, outputs = len(inputs), len(network.spiking_layers), math.prod(network.shapes[-1])
     fan_outs = [fan_out.reshape(-1) for fan_out in network.fan_outs]
     potentials, leaves_range = np.empty((count, 1, outputs), np.int32), np.zeros(count, np.bool_)
@@ -93,10 +93,3 @@ def run_graded(
         traces=tuple(traces),
         wrapped_images=int(leaves_range.sum()),
     )
-
-
-def require_graded_size(network: GradedNetwork, images: int, *, trace: bool) -> None:
-    """Raise a `UsageError` if the result of a run of this number of ``images`` would be too large."""
-    traced = 8 * sum(math.prod(shape) for shape in network.shapes) if trace else 0
-    per_image = 4 * math.prod(network.shapes[-1]) + 16 * len(network.spiking_layers) + traced
-    require_result_size(images * per_image, images, 1)

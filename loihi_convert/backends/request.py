@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, Protocol
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.choices import Readout
 from loihi_convert.errors import RangeError, UsageError
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedNetwork
 from loihi_convert.simulation.inputs import require_images
 
@@ -29,8 +31,7 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
     """
     require_safe_timesteps(network, timesteps)
     require_images(network.input_shape, images)
-    size = result_size(network, len(images), timesteps, trace=trace)
-    require_result_size(size, len(images), timesteps, trace=trace)
+    require_result_size(network, len(images), timesteps, trace=trace)
 
 
 def require_safe_timesteps(network: QuantizedNetwork, timesteps: int) -> None:
@@ -51,19 +52,39 @@ def require_safe_timesteps(network: QuantizedNetwork, timesteps: int) -> None:
         )
 
 
-def result_size(network: QuantizedNetwork, images: int, timesteps: int, *, trace: bool = False) -> int:
+class Layered(Protocol):
+    """A network of any kind."""
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Output shape of each layer."""
+        ...
+
+    @property
+    def readout(self) -> Readout:
+        """The output."""
+        ...
+
+    @property
+    def spiking_layers(self) -> tuple[object, ...]:
+        """The layers whose spikes or messages are counted: all, or all but the last."""
+        ...
+
+
+def result_size(network: Layered, images: int, timesteps: int, *, trace: bool = False) -> int:
     """Return the size in bytes of the result of a run."""
-    # A potential takes four bytes, a spike one byte, a count eight.
-    per_step = (4 + (network.readout == "spikes")) * network.shapes[-1][0] + 16 * len(network.spiking_layers)
+    sizes, spiking = [math.prod(shape) for shape in network.shapes], len(network.spiking_layers)
+    # A potential or a message takes four bytes, a spike one byte, a count eight.
+    per_step = (4 + (network.readout == "spikes")) * sizes[-1] + 16 * spiking
     if trace:
-        sizes = [math.prod(shape) for shape in network.shapes]
-        per_step += 4 * sum(sizes) + sum(sizes[: len(network.spiking_layers)])
-    channels = sum(layer.synapse.channels for layer in network.spiking_layers)
+        per_step += 4 * sum(sizes) + (4 * sum(sizes) if isinstance(network, GradedNetwork) else sum(sizes[:spiking]))
+    channels = sum(shape[0] for shape in network.shapes[:spiking])
     return timesteps * (images * per_step + 8 * channels)
 
 
-def require_result_size(size: int, images: int, timesteps: int, *, trace: bool = False) -> None:
-    """Raise a `UsageError` if ``size``, the bytes of a result, exceeds `MAX_TRACE`."""
+def require_result_size(network: Layered, images: int, timesteps: int, *, trace: bool = False) -> None:
+    """Raise a `UsageError` if the result of a run exceeds `MAX_TRACE`."""
+    size = result_size(network, images, timesteps, trace=trace)
     if size > MAX_TRACE:
         raise UsageError(
             f"the result of {images} images x {timesteps} steps takes {size / 2**20:.1f} MiB",

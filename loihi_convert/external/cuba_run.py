@@ -55,7 +55,7 @@ def run_cuba(
     if timesteps < 1:
         raise UsageError(f"found {timesteps}", where="timesteps", expected="must be at least 1")
     require_images(network, images, mean, std)
-    _require_size(network, len(images), timesteps)
+    require_result_size(network, len(images), timesteps)
     started = time.perf_counter()
     count, outputs, spiking = len(images), math.prod(network.shapes[-1]), len(network.spiking_layers)
     potentials = np.empty((count, timesteps, outputs), np.int32)
@@ -89,9 +89,3 @@ def run_cuba(
         output_spikes=output_spikes,
         channel_spikes=channel_spikes,
     )
-
-
-def _require_size(network: CubaNetwork, count: int, timesteps: int) -> None:
-    channels = sum(shape[0] for shape in network.shapes[: len(network.spiking_layers)])
-    per_image = timesteps * (5 * network.shapes[-1][0] + 16 * len(network.spiking_layers))
-    require_result_size(count * per_image + 8 * timesteps * channels, count, timesteps)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -89,3 +90,11 @@ def entry(
         multiply_accumulates=16 if has_cnn else None,
     )
     return FileResults(name, evaluation, result, network)
+
+
+def bytes_of(value: Any) -> int:
+    """The size of all arrays in a result."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    parts = value if isinstance(value, list | tuple) else vars(value).values() if is_dataclass(value) else ()
+    return sum(map(bytes_of, parts))

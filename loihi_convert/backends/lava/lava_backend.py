@@ -23,12 +23,11 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.backends.graded import require_graded_size
 from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
 from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.lava.timing import Timing, settling_steps, stock_interval
 from loihi_convert.backends.options import BackendOptions
-from loihi_convert.backends.request import check_run
+from loihi_convert.backends.request import check_run, require_result_size
 from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName, Layout
 from loihi_convert.dependencies import other_interpreter
@@ -160,7 +159,7 @@ class LavaBackend:
         if self.layout != "processes":
             expected = "must be processes for graded spikes"
             raise UsageError(f"found {self.layout}", where="lava_layout", expected=expected)
-        require_graded_size(network, len(images), trace=trace)
+        require_result_size(network, len(images), 1, trace=trace)
         depth = len(network.layers)
         steps = Timing(len(images), 1, 1, depth - 1, 1, settling_steps(depth))
         request = {"is_stream": is_stream, "chip": None}
