@@ -30,6 +30,16 @@ def freeze(instance: object, *names: str) -> None:
             object.__setattr__(instance, name, array if _is_frozen(array) else frozen(np.array(array, order="C")))
 
 
+def by_channel(values: Array, axes: int) -> Array:
+    """Return ``values`` ``(C,)`` as ``(C, 1, ...)``, of ``axes`` axes: it broadcasts over those after the channels."""
+    return values.reshape(-1, *(1,) * (axes - 1))
+
+
+def all_but_channels(axes: int) -> Shape:
+    """Return the axes of ``(N, C, ...)`` except that of the channels."""
+    return (0, *range(2, axes))
+
+
 def frozen(array: Array) -> Array:
     """Return ``array`` itself, made read-only; its caller must not change it through views."""
     array.flags.writeable = False

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.backends.lava.timing import reset_interval
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits, rules
 from loihi_convert.choices import Reset
@@ -69,12 +71,16 @@ class LayerRun:
     @property
     def largest_current(self) -> Array:
         """Largest current of one step, with the bias."""
-        return current_bounds(self.layer)[1]
+        return self._current_bounds[1]
 
     @property
     def smallest_current(self) -> Array:
         """Smallest current of one step, with the bias."""
-        return current_bounds(self.layer)[0]
+        return self._current_bounds[0]
+
+    @cached_property
+    def _current_bounds(self) -> tuple[Array, Array]:
+        return current_bounds(self.layer)
 
     @property
     def range(self) -> tuple[int, int]:
@@ -175,7 +181,7 @@ def pixels_enter_with_eight_bits(run: NetworkRun) -> Violation | None:
 
 def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Violation | None:
     steps = run.timesteps
-    interval = 1 << (steps - 1).bit_length()
+    interval = reset_interval(steps)
     if steps == interval:
         return None
     return Violation(

@@ -15,7 +15,6 @@ the channel's negative weights) x (white).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -105,7 +104,7 @@ def current_bounds(layer: QuantizedLayer) -> tuple[Array, Array]:
 
     Smallest: all inhibitory inputs at their maximum, all others 0. Largest: the same for excitatory inputs.
     """
-    largest = math.prod(layer.synapse.pool) * layer.largest_input
+    largest = layer.largest_input_sum
     rows = layer.weight.astype(np.int64).reshape(layer.synapse.channels, -1)
     lowest, highest = np.minimum(rows, 0).sum(axis=1) * largest, np.maximum(rows, 0).sum(axis=1) * largest
     if layer.bias is None:
@@ -183,7 +182,7 @@ def _fitting(real: FloatLayer, scale: Array, timesteps: int | None, *, is_consta
 def _largest_current(layer: QuantizedLayer) -> Array:
     """float64 ``(C,)``: the largest magnitude of a channel's current, as a fraction of the limit."""
     rows = np.abs(layer.weight.astype(np.int64)).reshape(layer.synapse.channels, -1).sum(axis=1)
-    largest = rows * math.prod(layer.synapse.pool) * layer.largest_input
+    largest = rows * layer.largest_input_sum
     if layer.bias is not None:
         largest = largest + np.abs(layer.bias.astype(np.int64)).max()
     return np.asarray(largest / limits.POTENTIAL_LIMIT)

@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, by_channel
 from loihi_convert.chip import limits
 from loihi_convert.ir.network import SpikingLayer
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
@@ -115,7 +115,7 @@ class FloatLayer:
         weight = weight.reshape(synapse.weight.shape)
         bias = synapse.bias
         if bias is not None:
-            per_channel = np.where(alive, potential_unit, np.inf).reshape(-1, *(1,) * (bias.ndim - 1))
+            per_channel = by_channel(np.where(alive, potential_unit, np.inf), bias.ndim)
             # Far beyond what Loihi holds, and refused by the exactness rules, instead of wrapped.
             bias = np.rint(np.clip(bias / per_channel, -_HUGE, _HUGE)).astype(np.int32)
         integers = None

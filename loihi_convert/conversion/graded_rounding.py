@@ -40,7 +40,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, all_but_channels, by_channel
 from loihi_convert.chip import limits
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.scales import HEADROOM
@@ -110,7 +110,7 @@ def _currents(synapse: Synapse, maps: Array) -> Array:
 
 def _per_channel(maps: Array) -> Array:
     """The largest magnitude of each channel of ``(B, C, ...)``."""
-    return np.asarray(np.abs(maps).max(axis=tuple(axis for axis in range(maps.ndim) if axis != 1)))
+    return np.asarray(np.abs(maps).max(axis=all_but_channels(maps.ndim)))
 
 
 class Rounding:
@@ -138,7 +138,7 @@ class Rounding:
         power_before = np.array([np.square(self._sample / np.float64(MAX_PIXEL)).mean()])
         for layer, real, (reach, _) in zip(self._cnn.layers[:-1], self._real, self._reaches, strict=False):
             own = ~is_relay(layer.relay_of, len(reach))
-            axes = tuple(axis for axis in range(real.ndim) if axis != 1)
+            axes = all_but_channels(real.ndim)
             mean_square = np.square(real, dtype=np.float64).mean(axis=axes)
             power = np.divide(mean_square, np.square(reach), out=np.zeros(len(reach)), where=reach > 0)
             output = float(power[own].mean()) if own.any() else 0.0
@@ -207,7 +207,7 @@ class Rounding:
             weight = weight.astype(np.int32)
         layer = GradedLayer(source.name, replace(synapse, weight=weight, bias=None), scale=_state(units))
         bias = _shaped(synapse, units.shape) - self._mean_error(index, layer, messages, real)
-        per_channel = units.reshape(-1, *(1,) * (bias.ndim - 1))
+        per_channel = by_channel(units, bias.ndim)
         # Messages are rounded down: half a message is added.
         rounded = np.rint(bias / per_channel + 0.5).astype(np.int32)
         relays = is_relay(source.relay_of, len(units)).reshape(per_channel.shape)
@@ -228,10 +228,10 @@ class Rounding:
         for first in range(0, len(messages), BATCH):
             rows = slice(first, first + BATCH)
             found, expected = weighted(layer.synapse, messages[rows]), _currents(synapse, real[rows])
-            axes = tuple(axis for axis in range(found.ndim) if axis != 1)
+            axes = all_but_channels(found.ndim)
             total += found.sum(axis=axes, dtype=np.float64) * layer.scale - expected.sum(axis=axes, dtype=np.float64)
             count += found.size // found.shape[1]
-        return np.broadcast_to((total / count).reshape(-1, *(1,) * (len(shape) - 1)), shape)
+        return np.broadcast_to(by_channel(total / count, len(shape)), shape)
 
     def _output(
         self, previous: GradedLayer, messages: Array, real: Array, units: Array
@@ -310,7 +310,7 @@ def _in_units(synapse: Synapse, units: Array) -> Array:
 
 def _power(synapse: Synapse, messages: Array) -> Array:
     """Mean square of the messages that each weight receives, in the shape of the weights or one that broadcasts."""
-    axes = tuple(axis for axis in range(messages.ndim) if axis != 1)
+    axes = all_but_channels(messages.ndim)
     power = np.square(messages, dtype=np.float64).mean(axis=axes)
     if isinstance(synapse, Dense):
         return np.repeat(power, synapse.weight.shape[1] // len(power))[np.newaxis]
@@ -326,14 +326,14 @@ def _best_units(weight: Array, power: Array, least: Array) -> Array:
     """The units, ``least`` times one of `_FACTORS`, with the smallest mean squared error of the currents."""
     errors = []
     for factor in _FACTORS:
-        step = (least * factor / 2**_SHIFT).reshape(-1, *(1,) * (weight.ndim - 1))
+        step = by_channel(least * factor / 2**_SHIFT, weight.ndim)
         lost = np.square(weight - np.rint(weight / step) * step) * power
         errors.append(lost.reshape(len(weight), -1).sum(axis=1))
     return np.asarray(least * _FACTORS[np.argmin(errors, axis=0)])
 
 
 def _column(units: Array, synapse: Synapse) -> Array:
-    return units.reshape(-1, *(1,) * (synapse.weight.ndim - 1))
+    return by_channel(units, synapse.weight.ndim)
 
 
 def _shaped(synapse: Synapse, channels: tuple[int, ...]) -> Array:

@@ -24,7 +24,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, by_channel
 from loihi_convert.chip import limits
 from loihi_convert.choices import Target
 from loihi_convert.conversion.agreement import explained_share
@@ -273,8 +273,8 @@ class _Rounding:
 
     def readout(self, quantized: QuantizedNetwork) -> FloatLayer:
         """Return the last layer of ``quantized`` before rounding."""
-        amplitude, last = (None, *quantized.used_amplitudes)[-2], len(quantized.layers) - 1
-        return self._real(last, quantized.layers[-1].largest_input, amplitude)
+        last = len(quantized.layers) - 1
+        return self._real(last, quantized.layers[-1].largest_input, quantized.received_amplitudes[-1])
 
     def _real(self, index: int, largest_input: int, amplitude: Array | None) -> FloatLayer:
         """Layer ``index`` before rounding; parameters as in `layer`."""
@@ -326,7 +326,7 @@ def _best_pixel_bits(rounding: _Rounding, images: Array, least: int) -> int:
         except RangeError:
             continue
         found = currents(quantized.synapse, with_pixel_bits(images, bits), averages=False)
-        per_channel = quantized.scale.reshape(-1, *(1,) * (real.ndim - 2))
+        per_channel = by_channel(quantized.scale, real.ndim - 1)
         errors[bits] = float((np.square(found * per_channel - real) / variance).mean())
     # If none fits, the fewest bits: `quantize` then reports which number does not fit.
     return min(errors, key=lambda bits: errors[bits], default=least)

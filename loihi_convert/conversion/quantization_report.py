@@ -118,9 +118,8 @@ def report_quantization(
     """
     clipped = clipped_images(network, images, network.timesteps, device=device, progress=progress)
     layers = []
-    amplitudes = (None, *network.used_amplitudes[:-1])
     for index, (layer, before, (low, high), amplitude) in enumerate(
-        zip(network.layers, real.layers, clipped, amplitudes, strict=True)
+        zip(network.layers, real.layers, clipped, network.received_amplitudes, strict=True)
     ):
         synapse = before.synapse if amplitude is None else before.synapse.with_input_factors(amplitude)
         proven = None
@@ -145,7 +144,7 @@ def _layer_report(
     rows = layer.weight.reshape(len(own), -1)[alive]
     bits = np.ceil(np.log2(np.abs(rows).max(axis=1).astype(np.float64) + 1)).astype(np.int64) + 1
     fires = None if layer.threshold is None else layer.threshold[(layer.threshold < limits.NEVER_FIRES) & own]
-    scale = layer.scale[alive, None] * math.prod(layer.synapse.pool) * layer.largest_input
+    scale = layer.scale[alive, None] * layer.largest_input_sum
     wanted = real.reshape(len(own), -1)[alive]
     lost = float(np.square(wanted - rows * scale).sum())
     return LayerReport(

@@ -9,7 +9,6 @@ simulation gives the potentials of all candidates.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +22,7 @@ from loihi_convert.errors import RangeError
 from loihi_convert.ir.digits import MAX_LOW_BITS
 from loihi_convert.ir.network import SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import without_input_factors
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import Images, Shard, on_shards
 from loihi_convert.simulation.simulator import Block, Simulator
@@ -119,13 +119,11 @@ def _replaced(
 ) -> QuantizedNetwork:
     """``network`` with the readout ``chosen``, and the largest T for which both potentials stay in range."""
     stored = chosen.stored
-    amplitudes = (None, *network.used_amplitudes)[-2]
+    amplitude = network.received_amplitudes[-1]
     # Growth of the potentials per step due to the CNN's activations, in weight units.
-    unit = math.prod(stored.synapse.pool) * stored.largest_input
-    synapse = replace(stored.synapse, weight=stored.weight.astype(np.float64) * unit)
-    if amplitudes is not None:
-        inverse = np.divide(1.0, amplitudes, out=np.zeros_like(amplitudes), where=amplitudes > 0)
-        synapse = synapse.with_input_factors(inverse)
+    synapse = replace(stored.synapse, weight=stored.weight.astype(np.float64) * stored.largest_input_sum)
+    if amplitude is not None:
+        synapse = without_input_factors(synapse, amplitude)
     digits = replace(spiking, layers=(*spiking.layers[:-1], SpikingLayer(stored.name, synapse, None)))
     longest = max_timesteps(digits, replace(stored, scale=np.ones(len(stored.scale))), peaks, images)
     part = {**network.provenance["quantize"], "low_bits": chosen.low_bits}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from loihi_convert.arrays import Array, Shape
+from loihi_convert.arrays import Array, Shape, by_channel
 from loihi_convert.frontend.functions import called
 from loihi_convert.frontend.moved import Moved, shape_of
 from loihi_convert.frontend.operations import Add, Affine, Ending, Operation, Relu, refuse
@@ -100,7 +100,7 @@ def _on_map(shift: Array, positions: Tensor) -> Array:
     """``shift`` of a tensor, one for each of its first axis or for each of its numbers, in the order of the map."""
     shape = positions.shape[1:] or (1,)
     if shift.ndim == 1:
-        shift = np.broadcast_to(shift.reshape(-1, *(1,) * (len(shape) - 1)), shape)
+        shift = np.broadcast_to(by_channel(shift, len(shape)), shape)
     ordered = np.empty(math.prod(shape))
     ordered[positions[0].flatten().numpy().astype(np.int64) - 1] = shift.reshape(-1)
     return ordered

@@ -148,10 +148,15 @@ class QuantizedLayer:
         )
 
     @property
+    def largest_input_sum(self) -> int:
+        """The largest sum that a weight is multiplied by: of a pooling window, or of one input."""
+        return math.prod(self.synapse.pool) * self.largest_input
+
+    @property
     def largest_synaptic_current(self) -> int:
         """An upper bound on every partial sum of the weighted inputs, for any image: sum of |w| x largest input."""
         per_channel = np.abs(self.weight.astype(np.int64)).reshape(self.synapse.channels, -1).sum(axis=1)
-        return int(per_channel.max()) * math.prod(self.synapse.pool) * self.largest_input
+        return int(per_channel.max()) * self.largest_input_sum
 
     @property
     def largest_current(self) -> int:
@@ -318,6 +323,11 @@ class QuantizedNetwork:
             used, before = layer.used_amplitude, found[-1] if found else None
             found.append(used if used is None or before is None else relayed(used, before, layer.relay_of))
         return tuple(found)
+
+    @property
+    def received_amplitudes(self) -> tuple[Array | None, ...]:
+        """The used amplitude of each layer's inputs; None for pixels."""
+        return (None, *self.used_amplitudes[:-1])
 
     @property
     def spiking_layers(self) -> tuple[QuantizedLayer, ...]:

@@ -28,7 +28,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, by_channel
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
@@ -69,7 +69,7 @@ def without_relays(synapse: Synapse, relay_of: Array | None) -> Synapse:
     """Return the synapse with the weights of relays set to 0."""
     if relay_of is None:
         return synapse
-    own = ~is_relay(relay_of, synapse.channels).reshape(-1, *(1,) * (synapse.weight.ndim - 1))
+    own = by_channel(~is_relay(relay_of, synapse.channels), synapse.weight.ndim)
     return replace(synapse, weight=synapse.weight * own)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape, freeze
+from loihi_convert.arrays import Array, Pair, Shape, by_channel, freeze
 from loihi_convert.errors import InputError
 
 
@@ -233,6 +233,11 @@ class Dense:
 Synapse = Conv | Dense
 
 
+def without_input_factors(synapse: Synapse, factors: Array) -> Synapse:
+    """Return ``synapse`` as before `with_input_factors`; for a factor of 0, weights are 0."""
+    return synapse.with_input_factors(np.divide(1.0, factors, out=np.zeros_like(factors), where=factors > 0))
+
+
 @dataclass(frozen=True)
 class PixelBias:
     """Input of input neurons, instead of a synapse: each pixel is the bias of one neuron.
@@ -265,7 +270,7 @@ def _require_bias(bias: Array | None, output_shape: Shape) -> None:
 
 
 def _added(own: Array | None, bias: Array) -> Array:
-    return bias if own is None else own + bias.reshape(-1, *(1,) * (own.ndim - 1))
+    return bias if own is None else own + by_channel(bias, own.ndim)
 
 
 def _unpooled(counts: Array, input_shape: Shape, pool: Pair) -> Array:

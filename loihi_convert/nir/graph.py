@@ -38,7 +38,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.arrays import Array, Pair, Shape, by_channel
 from loihi_convert.chip import limits
 from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import UnsupportedModelError
@@ -180,7 +180,7 @@ class _Builder:
 
 def _over(per_channel: Array, shape: Shape) -> Array:
     """Values of channels, one for each neuron: float32 of ``shape``."""
-    values = per_channel.astype(np.float32).reshape(-1, *(1,) * (len(shape) - 1))
+    values = by_channel(per_channel.astype(np.float32), len(shape))
     return np.ascontiguousarray(np.broadcast_to(values, shape))
 
 

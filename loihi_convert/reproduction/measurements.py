@@ -199,9 +199,9 @@ class FiringRates(_OfIntegers[Rates]):
 
         def take(block: Block) -> None:
             for counted, layer in zip(spikes, block.layers, strict=False):
-                counted += layer.spikes.sum(axis=(0, 1, 2, 3), dtype=np.int64)
+                counted += layer.channel_spikes.sum(axis=0)
 
-        Simulator(network, Recording(spikes=True), device=device).run(images, timesteps, take)
+        Simulator(network, Recording(counts=True), device=device).run(images, timesteps, take)
         return Rates(
             rates={
                 layer.name: (counted / (len(images) * timesteps * (math.prod(shape) // len(counted)))).tolist()

@@ -29,17 +29,17 @@ A last layer that only integrates gives its potential / T instead; where nothing
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, by_channel
 from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import only_relays, own_channels
+from loihi_convert.ir.synapse import without_input_factors
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, cnn_activation, unchanged
 from loihi_convert.simulation.simulator import Block, Simulator
@@ -249,13 +249,11 @@ def _threshold_amplitude(neuron: IntegrateAndFire) -> Array:
 def _with_rounded_weights(spiking: SpikingNetwork, network: QuantizedNetwork) -> SpikingNetwork:
     """``spiking`` with the weights of ``network`` in the CNN's units."""
     layers: list[SpikingLayer] = []
-    received = (None, *network.used_amplitudes[:-1])
-    for layer, rounded, amplitude in zip(spiking.layers, network.layers, received, strict=True):
-        unit = rounded.scale * math.prod(rounded.synapse.pool) * rounded.largest_input
-        weight = rounded.weight * unit.reshape(-1, *(1,) * (rounded.weight.ndim - 1))
+    for layer, rounded, amplitude in zip(spiking.layers, network.layers, network.received_amplitudes, strict=True):
+        unit = rounded.scale * rounded.largest_input_sum
+        weight = rounded.weight * by_channel(unit, rounded.weight.ndim)
         synapse = replace(layer.synapse, weight=weight)
         if amplitude is not None:
-            inverse = np.divide(1.0, amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
-            synapse = synapse.with_input_factors(inverse)
+            synapse = without_input_factors(synapse, amplitude)
         layers.append(replace(layer, synapse=synapse))
     return replace(spiking, layers=tuple(layers))

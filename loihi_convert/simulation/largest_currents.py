@@ -22,7 +22,6 @@ import numpy as np
 from torch import Tensor
 
 from loihi_convert.arrays import Array
-from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation.convolution import Geometry
 from loihi_convert.simulation.cpu import CpuLayer
 from loihi_convert.simulation.current_kernels import raise_to_largest
@@ -113,7 +112,8 @@ class _Bounds:
         most_lost = np.maximum(rows - integers * units[:, None], 0).sum(axis=1) * window
         is_single = (np.count_nonzero(rows, axis=1) == 1) & (window == 1)
         most = np.where(is_single, np.maximum(rows.max(axis=1), 0), np.inf).astype(np.float32)
-        rounded = Currents(_with_weights(synapse, integers), spec.input_shape, averages=False, takes_spikes=True)
+        alone = replace(synapse, weight=integers.reshape(synapse.weight.shape), bias=None)
+        rounded = Currents(alone, spec.input_shape, averages=False, takes_spikes=True)
         if not rounded.uses_int8:
             return None
         kernel = np.ascontiguousarray(weight.transpose(0, 2, 3, 1), np.float32)
@@ -131,9 +131,3 @@ class _Bounds:
             *(rounded, width, inputs, self._kernel, *self._geometry[:3]),
             *(self._units, self._most_lost, self._most, biases, found),
         )
-
-
-def _with_weights(synapse: Synapse, rows: Array) -> Synapse:
-    if isinstance(synapse, Conv):
-        return replace(synapse, weight=rows.reshape(-1, *synapse.weight.shape[1:]), bias=None)
-    return Dense(rows, None, synapse.pool)

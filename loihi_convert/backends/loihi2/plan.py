@@ -104,7 +104,7 @@ class ChipPlan:
 def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Board, *, neuron: NeuronModel) -> ChipPlan:
     """Return the plan of a run of ``network`` (target loihi2): the Processes of `stock_network.build_circuit`."""
     network = network.stored
-    processes = [_input(network), _adapter("input", network.layers[0], network)]
+    processes = [_input(network), _adapter(network)]
     circuits = [circuit(layer) for layer in network.layers]
     if with_bias := [index for index, numbers in enumerate(circuits) if numbers.source_mant is not None]:
         switch = f"1 in {timesteps} of {stock_interval(timesteps)} steps"
@@ -133,13 +133,14 @@ def _input(network: QuantizedNetwork) -> PlannedProcess:
     return PlannedProcess("input", "ImageSource", network.input_shape, {"pixels": pixels})
 
 
-def _adapter(name: str, layer: QuantizedLayer, network: QuantizedNetwork) -> PlannedProcess:
+def _adapter(network: QuantizedNetwork) -> PlannedProcess:
     """Return the adapter that sends the pixels from the host to the first synapse on the chip."""
+    layer = network.layers[0]
     is_graded, is_conv = layer.largest_input > 1, isinstance(layer.synapse, Conv)
     bits = (MESSAGE_BITS_OF_A_CONVOLUTION if is_conv else limits.MAX_PIXEL_BITS) if is_graded else 0
     shape = network.input_shape if is_conv else (math.prod(network.input_shape),)
     kind = "PyToN3ConvAdapter" if is_conv else "PyToNxAdapter"
-    return PlannedProcess(name, kind, shape, {"num_message_bits": str(bits)})
+    return PlannedProcess("input", kind, shape, {"num_message_bits": str(bits)})
 
 
 def _layer(

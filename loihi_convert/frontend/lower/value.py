@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.arrays import Array, Pair, Shape, by_channel
 from loihi_convert.frontend.lower.window import Window, composed
 from loihi_convert.frontend.operations import MaxPool
 
@@ -236,7 +236,7 @@ def scaled(value: Value, gains: float | Array) -> Value:
     terms = tuple(replace(term, window=term.window.scaled(each[term.rows])) for term in value.terms)
     constant = value.constant
     if constant is not None:
-        constant = constant * each.reshape(-1, *(1,) * (constant.ndim - 1))
+        constant = constant * by_channel(each, constant.ndim)
     return replace(value, terms=terms, constant=constant)
 
 
