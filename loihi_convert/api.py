@@ -118,6 +118,7 @@ def convert(
     source = open_model(
         model, shape, arch=arch if arch is None else named(arch), classes=classes, mean=means, std=deviations, task=task
     )
+    source = replace(source, provenance={**source.provenance, "calibration_fingerprint": dataset.fingerprint})
     dataset.require_fit(task, source.network.shapes[-1][0], "images" if targets is None else "targets")
     if source.network.takes_any_order:
         dataset.require_known_axes("images")
@@ -142,7 +143,7 @@ def convert(
         agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")
         warnings.warn(f"the quantized network only {agrees}; see its `notes`, and `diagnose`", stacklevel=2)
     used = source.with_skip_copies(done.quantized.provenance.model.skip_copies)
-    return Converted(done.quantized, used, done, own, dataset.fingerprint)
+    return Converted(done.quantized, used, done, own)
 
 
 def load(

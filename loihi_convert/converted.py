@@ -59,15 +59,12 @@ class Converted:
     own
         Accuracy or error of the CNN on the calibration images; None without labels and targets, or if loaded from a
         file.
-    fingerprint
-        `Dataset.fingerprint` of the calibration images; None if loaded from a file.
     """
 
     network: QuantizedNetwork
     source: Source | None = None
     conversion: Conversion | None = None
     own: OwnAccuracy | OwnFit | None = None
-    fingerprint: str | None = None
 
     @property
     def timesteps(self) -> int:
@@ -151,7 +148,7 @@ class Converted:
             result = ran
         cnn = None if self.source is None else comparable_scores(self.source.compared, data.images)
         evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
-        notes = [_CALIBRATED] if data.fingerprint == self.fingerprint else []
+        notes = [_CALIBRATED] if data.fingerprint == network.provenance.model.calibration_fingerprint else []
         notes += () if self.source is None else self.source.notes_on_compared
         evaluation = evaluation.model_copy(update={"notes": (*notes, *evaluation.notes)})
         return Result(network, result, evaluation, backend, is_equal)

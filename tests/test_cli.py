@@ -1056,6 +1056,11 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     done = invoke("run", "n.net")
     assert "own.npz no longer contains the images that n.net was exported with; to run other images, pass" in done.err
     assert "used to choose the thresholds" not in done.out
+    np.savez("both.npz", images=stored["images"], calibration=stored["images"][:7] ^ 1)
+    np.savez("seven.npz", images=stored["images"][:7] ^ 1)
+    invoke("export", model, "-T", 2, "-o", "b.net", "--data", "both.npz")
+    assert "used to choose the thresholds" not in invoke("run", "b.net", "--data", "own.npz").out
+    assert "used to choose the thresholds" in invoke("run", "b.net", "--data", "seven.npz").out
     done = invoke("export", model, "-T", 2, "-o", "u.net", "--data", "./flat")
     assert "the images have no labels, so the CNN's own accuracy is not checked" in done.err
 

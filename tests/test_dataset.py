@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.data import load_data
+from loihi_convert.data import load_data, stored_images
 from loihi_convert.data.dataset import Dataset, DataSplits, split
 from loihi_convert.errors import DataError, UsageError
 
@@ -35,14 +35,44 @@ def test_a_fingerprint_tells_images_apart() -> None:
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 2, 2), np.uint8)
 
     def fingerprint(images: np.ndarray) -> str:
-        everything = Dataset(images, None)
-        return DataSplits("own", (), everything, everything[:0], everything, everything).fingerprint
+        return Dataset(images, None).fingerprint
 
     changed = images.copy()
-    changed[-1, 0, 1, 1] ^= 1
+    changed[20, 0, 1, 1] ^= 1
     others = {fingerprint(some) for some in (images, images[:39], images[::-1], images.reshape(40, 1, 4, 1), changed)}
     assert len(others) == 5
     assert fingerprint(images.copy()) == fingerprint(images)
+
+
+def test_a_fingerprint_of_splits_tells_labels_and_targets_apart() -> None:
+    images, labels = np.zeros((4, 1, 2, 2), np.uint8), np.array([0, 1, 2, 3])
+
+    def fingerprint(**known: np.ndarray) -> str:
+        everything = Dataset(images, **{"labels": None, **known})
+        return DataSplits("own", (), everything, everything[:0], everything, everything).fingerprint
+
+    found = [fingerprint(), fingerprint(labels=labels), fingerprint(labels=labels[::-1])]
+    found += [fingerprint(targets=values[:, None] / 2) for values in (labels, labels[::-1])]
+    assert len(set(found)) == 5
+
+
+def test_the_images_that_chose_thresholds_are_recognized_in_any_order() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 2, 2), np.uint8)
+    everything = Dataset(images, None)
+    mixed, others = everything[np.arange(8)[::-1]], Dataset(images[4:] + 1, None)
+    for calibration, expected in ((everything, everything), (mixed, everything), (others, others)):
+        splits = DataSplits("own", (), calibration, everything[:0], calibration, everything)
+        assert splits.calibration_fingerprint == expected.fingerprint
+
+
+def test_of_large_images_some_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_images, "LARGE_BYTES", 4095)
+    images = np.zeros((1024, 1, 2, 2), np.uint8)
+    same, other = images.copy(), images.copy()
+    # Every fourth image.
+    same[3, 0, 0, 0] = other[4, 0, 0, 0] = 1
+    whole, unseen, seen = (Dataset(array, None).fingerprint for array in (images, same, other))
+    assert whole == unseen != seen
 
 
 def test_held_out_images_are_none_that_run() -> None:

@@ -38,6 +38,7 @@ from loihi_convert.ir.relays import is_relay
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.netx.graded import encode_graded
 from loihi_convert.pipeline.graded import export_graded, read_graded
+from loihi_convert.pipeline.origin import require_layers_of
 from loihi_convert.simulation.relu import cnn_scores
 
 SHAPE = (2, 8, 6)
@@ -399,6 +400,25 @@ def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke) -> None:
     for words in (("--early-exit",), ("--exit-tolerance", "0.5")):
         done = invoke("run", exported, "--data", "own.npz", *words)
         assert (done.code, words[0] in done.err) == (2, True)
+
+
+def test_a_file_is_compared_only_with_its_cnn(invoke: Invoke) -> None:
+    arch, weights = ("--arch", "test_graded_export:chain"), chain().state_dict()
+    torch.save(weights, "own.pt")
+    torch.save({name: tensor + 0.01 for name, tensor in weights.items()}, "other.pt")
+    np.savez("train.npz", images=images(30, seed=3), labels=np.arange(30) % 3)
+    np.savez("test.npz", images=images(30, seed=4), labels=np.arange(30) % 3)
+    assert invoke("export", "own.pt", *arch, "--data", "train.npz", "--spikes", "graded", "-o", "own.net").code == 0
+    fits = invoke("run", "own.net", "--model", "own.pt", *arch, "--data", "test.npz", "-o", "a")
+    assert (fits.code, "was not made from" in fits.out, "choose the thresholds" in fits.out) == (0, False, False)
+    doubted = invoke("run", "own.net", "--model", "other.pt", *arch, "--data", "train.npz", "-o", "b")
+    assert "own.net was not made from other.pt as it is now" in doubted.out
+    assert "these images were also used to choose the thresholds" in doubted.out
+    assert "pass --arch test_graded_export:chain" in invoke("run", "own.net", "--data", "test.npz", "-o", "c").out
+    four_classes = nn.Sequential(*list(chain())[:-1], nn.Linear(5, 4))
+    with pytest.raises(InputError) as raised:
+        require_layers_of(read_graded("own.net"), to_relu_network(four_classes, SHAPE))
+    assert (raised.value.where, "as in the file" in raised.value.expected) == ("checkpoint", True)
 
 
 def test_a_sequence_that_does_not_change_sends_nothing(exported: Path) -> None:

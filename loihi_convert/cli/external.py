@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loihi_convert.cli.console import Fact, log, say_answer
-from loihi_convert.cli.run_output import RunScene, say_details, say_results
+from loihi_convert.cli.run_output import RunScene, saved_in, say_details, say_results
 from loihi_convert.cli.run_request import RunRequest, refuse_given
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _say(
         run_summary.verdict(figures, scene.data),
         [scene.line([ran.evaluation])],
         run_summary.table(figures),
-        [*pixels, *run_summary.facts(ran.evaluation), Fact("saved", f"{ran.folder}/")],
+        [*pixels, *run_summary.facts(ran.evaluation), *saved_in(ran.folder, details=details)],
     )
     if details:
         say_details(figures, accuracy_table(ran.evaluation, is_balanced=False))

@@ -7,11 +7,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loihi_convert.cli.console import Fact, flagged, say_answer, say_tables
-from loihi_convert.cli.run_output import RunScene, say_details, say_results
+from loihi_convert.cli.run_output import RunScene, remarks, saved_in, say_details, say_results
 from loihi_convert.cli.run_request import RunRequest, refuse_given
 
 if TYPE_CHECKING:
@@ -103,26 +102,30 @@ def run_graded(request: RunRequest, network: GradedNetwork) -> None:
         command_line=sys.argv,
         bars=progress_bar,
     )
-    scene = RunScene(splits.name, request.backend.name, time.monotonic() - request.started)
-    _say_run(ran, path, scene, is_stream=request.is_stream, as_json=request.as_json, details=request.details)
+    scene = RunScene(
+        splits.name,
+        request.backend.name,
+        time.monotonic() - request.started,
+        arch=request.arch,
+        fingerprint=splits.test.fingerprint,
+    )
+    _say_run(ran, scene, is_stream=request.is_stream, as_json=request.as_json, details=request.details)
 
 
-def _say_run(ran: GradedRun, path: Path, scene: RunScene, *, is_stream: bool, as_json: bool, details: bool) -> None:
+def _say_run(ran: GradedRun, scene: RunScene, *, is_stream: bool, as_json: bool, details: bool) -> None:
     from loihi_convert.cli import run_summary
 
     if as_json:
-        say_results([(path, ran.evaluation, ())], ran.folder, ran.files)
+        say_results([(ran.path, ran.evaluation, remarks(ran, scene))], ran.folder, ran.files)
         return
-    figures = [(path.name, ran.evaluation)]
-    facts = [*_message_facts(ran, is_stream=is_stream), *run_summary.facts(ran.evaluation)]
-    if ran.equal_to_reference:
-        what = "every message and activation of every layer"
-        facts.insert(0, Fact("equal", f"Lava equals ref in {what}, all {ran.equal_to_reference:,} images"))
+    figures = [(ran.path.name, ran.evaluation)]
+    messages = _message_facts(ran, is_stream=is_stream)
+    facts = [*remarks(ran, scene), *messages, *run_summary.facts(ran.evaluation)]
     say_answer(
         run_summary.verdict(figures, scene.data),
         [scene.line([ran.evaluation])],
         run_summary.table(figures),
-        [*facts, Fact("saved", f"{ran.folder}/")],
+        [*facts, *saved_in(ran.folder, details=details)],
     )
     if details:
         say_details(figures)

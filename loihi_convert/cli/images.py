@@ -50,7 +50,7 @@ class DataRequest:
         )
         for note in splits.notes:
             log(note)
-        if self.data is None and recorded.data_fingerprint not in (None, splits.fingerprint):
+        if self.data is None and recorded.data_fingerprint not in (None, splits.test.fingerprint):
             log(
                 f"{named} no longer contains the images that {path.name} was exported with; to run other images, pass "
                 "their path as --data"
@@ -75,13 +75,6 @@ def recorded_data(path: Path, recorded: ModelRecord) -> str:
         hint = "Pass its path, or that of other images, as `data`."
         raise InputError(f"was exported with {named}, which is not in this folder", where=path, hint=hint)
     return named
-
-
-def is_recorded(splits: DataSplits, recorded: ModelRecord) -> bool:
-    """Return whether these are the images that a file was exported with: by fingerprint, if it was recorded."""
-    if recorded.data_fingerprint is not None:
-        return recorded.data_fingerprint == splits.fingerprint
-    return recorded.data == splits.name
 
 
 def validation_images(splits: DataSplits) -> tuple[Dataset, str]:

@@ -6,17 +6,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loihi_convert.choices import BackendName, DatasetName, Device, Generation, Layout, Neuron
+from loihi_convert.choices import BackendName, Device, Generation, Layout, Neuron
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log
 from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.external import run_external
 from loihi_convert.cli.graded import run_graded
-from loihi_convert.cli.images import DataRequest, is_recorded
+from loihi_convert.cli.images import DataRequest
 from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.run_request import CHIP_IMAGES, SIM_IMAGES, RunRequest, refuse_given
 from loihi_convert.cli.wrong_files import NETX, require_netx
@@ -208,14 +208,13 @@ def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) 
             command_line=sys.argv,
             bars=progress_bar,
         )
-    is_own = splits.name not in get_args(DatasetName) and splits.held_out is None
     scene = RunScene(
         splits.name,
         request.backend.name,
         time.monotonic() - request.started,
         trace=run_options.trace,
         arch=request.arch,
-        calibrated=[file.path for file in opened if is_own and is_recorded(splits, file.network.provenance.model)],
+        fingerprint=splits.test.fingerprint,
     )
     say_run(done, scene, as_json=request.as_json, details=request.details)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -13,6 +13,7 @@ from loihi_convert.cli.console import Fact, echo, log, say_answer, say_tables
 
 if TYPE_CHECKING:
     from loihi_convert.metrics.evaluation import Evaluation
+    from loihi_convert.pipeline.graded import GradedRun
     from loihi_convert.pipeline.running import FileRun, RunFolder
     from loihi_convert.report.table import Table
 
@@ -35,8 +36,8 @@ class RunScene:
         Whether every layer was recorded and compared.
     arch
         The user's code for the CNN.
-    calibrated
-        The files whose thresholds were chosen on these images.
+    fingerprint
+        `Dataset.fingerprint` of all images of the data set.
     """
 
     data: str
@@ -44,7 +45,7 @@ class RunScene:
     seconds: float
     trace: bool = False
     arch: str | None = None
-    calibrated: Collection[Path] = ()
+    fingerprint: str = ""
 
     def line(self, evaluations: Sequence[Evaluation], remark: str = "") -> str:
         """Return the number of images, the backend, and the duration."""
@@ -62,20 +63,26 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
     from loihi_convert.cli import run_summary
 
     if as_json:
-        remarks = [(ran.path, ran.evaluation, _remarks(ran, scene)) for ran in done.runs]
-        say_results(remarks, done.folder, done.files)
+        results = [(ran.path, ran.evaluation, remarks(ran, scene)) for ran in done.runs]
+        say_results(results, done.folder, done.files)
         return
     figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
-    facts = [*_facts(done, scene), Fact("saved", f"{done.folder}/")]
-    closing = [] if details else [Fact("", "--details: layers, intervals, early exit, energy at each T")]
+    more = "layers, intervals, early exit, energy at each T"
+    saved, *others = saved_in(done.folder, details=details, more=more)
     say_answer(
         run_summary.verdict(figures, scene.data),
         [scene.line([evaluation for _, evaluation in figures], _input(done.runs[0]))],
         run_summary.table(figures),
-        [*facts, *(next_steps or [Fact("next", f"loihi-convert report {shlex.quote(str(done.folder))}"), *closing])],
+        [*_facts(done, scene), saved, *(next_steps or others)],
     )
     if details:
         say_details(done.figures)
+
+
+def saved_in(folder: Path, *, details: bool, more: str = "layers, intervals") -> list[Fact]:
+    """Return the place of the results, and what to do with them; ``more`` is what ``--details`` prints."""
+    closing = [] if details else [Fact("", f"--details: {more}")]
+    return [Fact("saved", f"{folder}/"), Fact("next", f"loihi-convert report {shlex.quote(str(folder))}"), *closing]
 
 
 def say_results(runs: Iterable[tuple[Path, Evaluation, Iterable[Fact]]], folder: Path, files: Iterable[Path]) -> None:
@@ -116,31 +123,35 @@ def _facts(done: RunFolder, scene: RunScene) -> Iterator[Fact]:
 
     if len(done.runs) == 1:
         (ran,) = done.runs
-        yield from _remarks(ran, scene)
+        yield from remarks(ran, scene)
         yield from run_summary.facts(ran.evaluation)
         return
     by_fact: dict[Fact, list[Path]] = {}
     for ran in done.runs:
-        for fact in (*_remarks(ran, scene), *run_summary.warnings(ran.evaluation)):
+        for fact in (*remarks(ran, scene), *run_summary.warnings(ran.evaluation)):
             by_fact.setdefault(fact, []).append(ran.path)
     for fact, paths in by_fact.items():
         whose = "" if len(paths) == len(done.runs) else f"{', '.join(path.name for path in paths)}: "
         yield fact._replace(text=whose + fact.text)
 
 
-def _remarks(ran: FileRun, scene: RunScene) -> Iterator[Fact]:
+def remarks(ran: FileRun | GradedRun, scene: RunScene) -> Iterator[Fact]:
     """Return how a run compares with `ref`, and why it cannot be compared with the CNN."""
+    from loihi_convert.ir.graded import GradedNetwork
 
     if ran.equal_to_reference:
         what = "every potential and spike of every layer" if scene.trace else "every output potential and spike count"
+        what, when = f"{what}, all {ran.equal_to_reference:,} images", " at every step"
+        if isinstance(ran.network, GradedNetwork):
+            what, when = f"every message and activation of every layer, all {ran.equal_to_reference:,} images", ""
         runner = "Loihi 2" if scene.backend == "loihi2" else "Lava"
-        yield Fact("equal", f"{runner} equals ref in {what}, all {ran.equal_to_reference:,} images at every step")
+        yield Fact("equal", f"{runner} equals ref in {what}{when}")
     if ran.result.measured:
         figures = ", ".join(f"{name} {value:.6g}" for name, value in ran.result.measured.items())
         yield Fact("profiler", f"all steps of the run, in s, J and W: {figures}")
     if not ran.evaluation.is_compared_with_cnn:
         yield Fact("no CNN", _without_cnn(ran, scene.arch))
-    if ran.path in scene.calibrated:
+    if ran.network.provenance.model.calibration_fingerprint == scene.fingerprint:
         yield Fact("note", "these images were also used to choose the thresholds; pass --data to run others")
     if not ran.evaluation.is_judged:
         yield Fact("no targets" if ran.evaluation.regression else "no labels", _without_labels(ran))
@@ -149,7 +160,7 @@ def _remarks(ran: FileRun, scene: RunScene) -> Iterator[Fact]:
         yield Fact("warning", f"every image gets class {classes[0]}; accuracy and agreement carry little information")
 
 
-def _without_cnn(ran: FileRun, arch: str | None) -> str:
+def _without_cnn(ran: FileRun | GradedRun, arch: str | None) -> str:
     """Return why a run cannot be compared with the CNN, and what to do."""
     recorded = ran.network.provenance.model
     if recorded.arch is not None and arch is None:
@@ -159,7 +170,7 @@ def _without_cnn(ran: FileRun, arch: str | None) -> str:
     return f"{recorded.file} is not in the folder of the file, or has changed; pass --model to compare with the CNN"
 
 
-def _without_labels(ran: FileRun) -> str:
+def _without_labels(ran: FileRun | GradedRun) -> str:
     """Return a sentence on what is compared if accuracy, or the error, is unknown."""
     is_regression = ran.evaluation.regression is not None
     missing = "targets, so the error is" if is_regression else "labels, so accuracy is"

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from loihi_convert.choices import Task
 from loihi_convert.data.class_order import in_turns, is_in_class_order
-from loihi_convert.data.stored_images import StoredImages
+from loihi_convert.data.stored_images import StoredImages, is_large
 from loihi_convert.errors import DataError, UsageError
 
 HeldOutSplit = Literal["validation", "calibration"]
 
 _SPLIT_SEED: Final = 0
 # Few, because images of a large folder are read one by one.
-_FINGERPRINTED: Final = 16
+_SAMPLED: Final = 256
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -143,12 +143,13 @@ class Dataset:
                 f"on (N, C, H, W), pass `input_shape` {channels},{height},{width}.",
             )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """A digest of the number of images, and of the first and the last `_FINGERPRINTED` of them."""
+        """A digest of the images in their order: of all, or, if they are large, of `_SAMPLED`, evenly spaced."""
+        channels, height, width = self.images.shape[1:]
+        apart = -(-len(self) // _SAMPLED) if is_large(len(self), (channels, height, width)) else 1
         found = hashlib.blake2b(repr(self.images.shape).encode(), digest_size=16)
-        for part in (self.images[:_FINGERPRINTED], self.images[-_FINGERPRINTED:]):
-            found.update(np.ascontiguousarray(part).tobytes())
+        found.update(np.asarray(self.images[::apart]).tobytes())
         return found.hexdigest()
 
 
@@ -202,8 +203,15 @@ class DataSplits:
 
     @property
     def fingerprint(self) -> str:
-        """`Dataset.fingerprint` of the test images."""
-        return self.test.fingerprint
+        """A digest of the test images and their labels or targets."""
+        known = self.test.labels if self.test.targets is None else self.test.targets
+        answers = b"" if known is None else np.ascontiguousarray(known).tobytes()
+        return hashlib.blake2b(self.test.fingerprint.encode() + answers, digest_size=16).hexdigest()
+
+    @property
+    def calibration_fingerprint(self) -> str:
+        """`Dataset.fingerprint` of the calibration images; of the test images if they are these, in whatever order."""
+        return (self.test if self.held_out is None else self.calibration).fingerprint
 
     @cached_property
     def held_out(self) -> HeldOut | None:

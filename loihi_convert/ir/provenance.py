@@ -29,7 +29,9 @@ class ModelRecord:
     data
         Name of the data set.
     data_fingerprint
-        `DataSplits.fingerprint` of a user's own images.
+        `Dataset.fingerprint` of a user's own images.
+    calibration_fingerprint
+        `Dataset.fingerprint` of the images of a user that thresholds were chosen on.
     classes
         The name of each output.
     mean, std
@@ -56,6 +58,7 @@ class ModelRecord:
     arch: str | None = None
     data: str | None = None
     data_fingerprint: str | None = None
+    calibration_fingerprint: str | None = None
     classes: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

@@ -27,7 +27,7 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
-from loihi_convert.pipeline.origin import source_of
+from loihi_convert.pipeline.origin import notes_on, require_layers_of, source_of
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
@@ -151,10 +151,11 @@ def read_graded(path: str | Path) -> GradedNetwork:
 
 @dataclass(frozen=True, eq=False)
 class GradedRun:
-    """A complete run folder: its path, its files, and the run; and on how many images it was compared with `ref`."""
+    """A complete run folder, its files, and the run of ``path``; on how many images it was equal to `ref`."""
 
     folder: Path
     files: tuple[Path, ...]
+    path: Path
     network: GradedNetwork
     result: RunResult
     evaluation: Evaluation
@@ -198,7 +199,8 @@ def run_graded_into_folder(
     Raises
     ------
     InputError
-        If the CNN cannot be used, the images do not fit, or ``output`` is not empty or cannot be written.
+        If the CNN cannot be used or has other layers, the images do not fit, or ``output`` is not empty or cannot be
+        written.
     UsageError
         If the backend does not run graded spikes.
     VerificationError
@@ -209,6 +211,8 @@ def run_graded_into_folder(
     require_images(network.input_shape, images.images)
     run_folder.require_class_names(path.stem, network, classes)
     source, read = source_of(path, network, model, arch), read_file(path)
+    if source is not None:
+        require_layers_of(network, source.network)
     named = None if output is None else Path(output)
     with run_folder.run_folder(named, f"{path.stem}-{backend.name}") as folder:
         pixels = np.asarray(images.images)
@@ -223,6 +227,8 @@ def run_graded_into_folder(
         cnn = None if source is None else source.compared
         scores = None if cnn is None else comparable_scores(cnn, pixels).reshape(len(pixels), -1)
         evaluation = evaluate_images(result, network, images, cnn=cnn, cnn_outputs=scores)
+        notes = () if source is None else notes_on(path, network, source)
+        evaluation = evaluation.model_copy(update={"notes": (*notes, *evaluation.notes)})
         manifest: dict[str, Any] = {
             **new_manifest(
                 network=path.stem,
@@ -248,4 +254,4 @@ def run_graded_into_folder(
             classes=classes,
             manifest=manifest,
         )
-    return GradedRun(folder, files, network, result, evaluation, len(pixels) if is_compared else 0)
+    return GradedRun(folder, files, path, network, result, evaluation, len(pixels) if is_compared else 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from loihi_convert import netx
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.pipeline.origin import doubt, float_network, source_of
+from loihi_convert.pipeline.origin import float_network, notes_on, source_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,5 @@ def open_file(
     source = source_of(path, network, model, arch)
     if source is None:
         return OpenedFile(path, network)
-    reason = doubt(network, source, path.name, str(source.path))
-    notes = (*((reason,) if reason else ()), *source.notes_on_compared)
-    return OpenedFile(path, network, source.compared, float_network(network, source.network), notes)
+    spiking = float_network(network, source.network)
+    return OpenedFile(path, network, source.compared, spiking, notes_on(path, network, source))

@@ -78,7 +78,11 @@ def open_cnn(
         model, arch=arch, input_shape=input_shape, classes=classes, data=recorded, mean=mean, std=std, task=task
     )
     if splits.name not in DATASETS:
-        source = replace(source, provenance={**source.provenance, "data_fingerprint": splits.fingerprint})
+        digests = {
+            "data_fingerprint": splits.test.fingerprint,
+            "calibration_fingerprint": splits.calibration_fingerprint,
+        }
+        source = replace(source, provenance={**source.provenance, **digests})
     splits.test.require_fit(task, source.network.shapes[-1][0], "data")
     if source.network.takes_any_order and ours is None:
         # Those of `train` were read in the same order.

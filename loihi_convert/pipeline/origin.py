@@ -42,7 +42,9 @@ def source_of(
     return None if found is None else reopen_source(found, recorded, network.input_shape, arch)
 
 
-def doubt(network: QuantizedNetwork, source: Source, file: str = "The file", cnn: str = "this CNN") -> str:
+def doubt(
+    network: QuantizedNetwork | GradedNetwork, source: Source, file: str = "The file", cnn: str = "this CNN"
+) -> str:
     """Return the reason to doubt that ``network`` was made from ``source``, without a full stop; empty if it was.
 
     The checkpoints are compared or, for a network made from a CNN in memory, the tensors. ``file`` and ``cnn`` are the
@@ -58,6 +60,33 @@ def doubt(network: QuantizedNetwork, source: Source, file: str = "The file", cnn
     return "" if is_same else f"{file} was not made from {cnn} as it is now"
 
 
+def notes_on(path: Path, network: QuantizedNetwork | GradedNetwork, source: Source) -> tuple[str, ...]:
+    """Return what a user must know about ``source``, with which the file of ``network`` at ``path`` is compared."""
+    reason = doubt(network, source, path.name, str(source.path))
+    return (*((reason,) if reason else ()), *source.notes_on_compared)
+
+
+def _layers(network: ReluNetwork | QuantizedNetwork | GradedNetwork) -> list[str]:
+    """The name and output shape of each layer."""
+    names = [layer.name for layer in network.layers]
+    return [f"{name} {shape}" for name, shape in zip(names, network.shapes, strict=True)]
+
+
+def require_layers_of(network: QuantizedNetwork | GradedNetwork, cnn: ReluNetwork) -> None:
+    """Raise an `InputError` if ``cnn`` does not have the layers of ``network``."""
+    found, expected = _layers(cnn), _layers(network)
+    if isinstance(network, GradedNetwork):
+        # The input neurons are not in the CNN, nor is a constant channel that the last layer may need before it.
+        found, expected = ([*layers[:-2], *layers[-1:]] for layers in (found, expected[1:]))
+    if found != expected or cnn.input_shape != network.input_shape:
+        raise InputError(
+            f"input shape {cnn.input_shape}, layers {', '.join(found)}",
+            where="checkpoint",
+            expected=f"must be {network.input_shape} and {', '.join(expected)}, as in the file",
+            hint="Give the checkpoint that the file was exported from.",
+        )
+
+
 def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork:
     """Return the float SNN that ``network`` was rounded from.
 
@@ -66,15 +95,7 @@ def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork
     InputError
         If ``cnn`` does not have the layers of ``network``.
     """
-    found = ", ".join(f"{layer.name} {shape}" for layer, shape in zip(cnn.layers, cnn.shapes, strict=True))
-    expected = ", ".join(f"{layer.name} {shape}" for layer, shape in zip(network.layers, network.shapes, strict=True))
-    if found != expected or cnn.input_shape != network.input_shape:
-        raise InputError(
-            f"input shape {cnn.input_shape}, layers {found}",
-            where="checkpoint",
-            expected=f"must be {network.input_shape} and {expected}, as in the file",
-            hint="Give the checkpoint that the file was exported from.",
-        )
+    require_layers_of(network, cnn)
     layers = tuple(
         SpikingLayer(
             source.name,
