@@ -112,25 +112,26 @@ def convert(
     timesteps = int(timesteps) if isinstance(timesteps, np.integer) else timesteps
     image_shape = None if input_shape is None else as_input_shape(input_shape)
     dataset = as_calibration(images, labels, targets, task=task, input_shape=image_shape)
-    pixels, shape = dataset.images, dataset.images.shape[1:]
+    shape = dataset.images.shape[1:]
     require_both(mean, std)
     means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")
     source = open_model(
         model, shape, arch=arch if arch is None else named(arch), classes=classes, mean=means, std=deviations, task=task
     )
     source = replace(source, provenance={**source.provenance, "calibration_fingerprint": dataset.fingerprint})
+    dataset = dataset.mixed
     dataset.require_fit(task, source.network.shapes[-1][0], "images" if targets is None else "targets")
     if source.network.takes_any_order:
         dataset.require_known_axes("images")
     # Before a wrong accuracy of a misread network is measured.
-    require_same_outputs(source, pixels[:COMPARED])
+    require_same_outputs(source, dataset.images[:COMPARED])
     own = own_accuracy(source, dataset, "calibration images", expect)
     implausible = unjudged(source, dataset) if own is None else own.warning
     if implausible:
         warnings.warn(implausible, stacklevel=2)
     done = converted(
         source,
-        pixels,
+        dataset.images,
         timesteps,
         BalanceOptions() if balancing is None else balancing,
         quantization,

@@ -22,6 +22,7 @@ import loihi_convert as lc
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.data import as_dataset
+from loihi_convert.data.class_order import in_turns
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.pipeline.origin import doubt
@@ -132,6 +133,19 @@ def test_the_images_that_chose_the_thresholds_are_noted() -> None:
     snn = lc.convert(MODULE, images, timesteps=2)
     assert "also chose the thresholds" in snn.run(images / 255).notes[0]
     assert not any("thresholds" in note for note in snn.run(images[:5]).notes)
+
+
+# The CNN is not trained.
+@pytest.mark.filterwarnings("ignore:the CNN classifies")
+def test_thresholds_are_chosen_on_images_of_all_classes() -> None:
+    images, labels = np.random.default_rng(0).integers(0, 256, (60, 6, 6)).astype(np.uint8), np.arange(60) // 30
+    order = in_turns(labels)
+    snn, mixed = (lc.convert(MODULE, images[rows], labels[rows], timesteps=2) for rows in (slice(None), order))
+    for ours, theirs in zip(snn.network.layers[:-1], mixed.network.layers, strict=False):
+        assert ours.threshold is not None
+        assert theirs.threshold is not None
+        assert ours.threshold.tolist() == theirs.threshold.tolist()
+    assert "also chose the thresholds" in snn.run(images).notes[0]
 
 
 @pytest.mark.parametrize("name", ["snn.pt", "snn.ONNX", "snn.nir"])

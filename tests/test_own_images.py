@@ -46,8 +46,22 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     assert splits.test.labels is None
     assert np.array_equal(splits.test.images, np.stack([grey(10), grey(20)])[:, None])
     assert is_unsplit(splits)
-    assert splits.calibration_images("all") is splits.test.images
-    assert splits.calibration_images("split") is splits.test.images
+    assert splits.held_out is None
+
+
+def test_images_without_labels_may_be_in_the_order_of_their_classes(tmp_path: Path) -> None:
+    """In a folder whose names begin with the class, for example: thresholds are chosen on a mixture."""
+    values = np.arange(60, dtype=np.uint8).reshape(60, 1, 1)
+    for value in range(60):
+        put(tmp_path / f"flat/{value:02}.png", np.full((4, 6), value, np.uint8))
+    np.savez(tmp_path / "own.npz", images=values)
+    np.savez(tmp_path / "apart.npz", images=values[50:], calibration=values)
+    folder = load_image_folder(tmp_path / "flat")
+    for splits in (folder, load_npz(tmp_path / "own.npz"), load_npz(tmp_path / "apart.npz")):
+        order = splits.calibration_images("all")[:, 0, 0, 0].tolist()
+        assert sorted(order) == list(range(60))
+        assert min(order[:20]) < 20 < 40 < max(order[:20])
+    assert folder.test.images[:, 0, 0, 0].tolist() == list(range(60))
 
 
 def test_class_folders_are_labels_in_sorted_order(tmp_path: Path) -> None:

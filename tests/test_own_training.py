@@ -161,6 +161,8 @@ READ = {
 }
 
 
+# With random weights, nearly equal scores.
+@pytest.mark.filterwarnings("ignore:the quantized network only agrees")
 @pytest.mark.parametrize("name", READ)
 def test_the_network_that_is_trained_is_the_one_that_is_read(name: str, digits: DataSplits) -> None:
     images = digits.train.images[:40]
@@ -172,7 +174,7 @@ def test_the_network_that_is_trained_is_the_one_that_is_read(name: str, digits: 
         expected = model(shown).numpy()
     np.testing.assert_allclose(cnn_scores(network, images), expected, atol=0.02 * np.abs(expected).max())
     tuned = few_steps(READ[name], digits)
-    lc.convert(tuned, images, timesteps=32)
+    lc.convert(tuned, images, timesteps=2)
     if "result is not used" in name or "input of" in name:
         with pytest.raises(UsageError, match="what its in-place ReLUs return"):
             few_steps(tuned, digits, timesteps=2)

@@ -78,10 +78,13 @@ def recorded_data(path: Path, recorded: ModelRecord) -> str:
 
 
 def validation_images(splits: DataSplits) -> tuple[Dataset, str]:
-    """Return images for making choices (never test images), and their kind; a user's own images are not split."""
+    """Return images for making choices (never test images), and their kind; a user's own images are not split.
+
+    The first N show all classes.
+    """
     if len(splits.validation):
         return splits.validation, "validation images"
-    return splits.test, "own images"
+    return splits.test.mixed, "own images"
 
 
 def first_images(count: int | None, default: int, available: int, kind: str) -> int:

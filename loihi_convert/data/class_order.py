@@ -1,4 +1,4 @@
-"""The order of labelled images: the first N, which many verbs take, should show all classes."""
+"""The order of images: the first N, which many verbs take, should show all classes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ def in_turns(labels: NDArray[np.int64]) -> NDArray[np.intp]:
     place = np.empty(len(labels))
     place[by_class] = (np.arange(len(labels)) - np.repeat(starts, counts) + 0.5) / np.repeat(counts, counts)
     return np.asarray(np.lexsort((labels, place)))
+
+
+def mixing(labels: NDArray[np.int64] | None, count: int) -> NDArray[np.intp] | None:
+    """Return an order of ``count`` images in which the first N show all classes; None if they may stay as they are.
+
+    Images without labels may be in the order of their classes, too: they get a random order, always the same.
+    """
+    if labels is None:
+        return np.random.default_rng(0).permutation(count)
+    return in_turns(labels) if is_in_class_order(labels) else None
 
 
 def is_in_class_order(labels: NDArray[np.int64]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loihi_convert.choices import Task
-from loihi_convert.data.class_order import in_turns, is_in_class_order
+from loihi_convert.data.class_order import mixing
 from loihi_convert.data.stored_images import StoredImages, is_large
 from loihi_convert.errors import DataError, UsageError
 
@@ -98,6 +98,12 @@ class Dataset:
                 ".npz file.",
             )
         return self.labels
+
+    @cached_property
+    def mixed(self) -> Dataset:
+        """The same images in an order in which the first N show all classes, see `mixing`."""
+        order = mixing(self.labels, len(self))
+        return self if order is None else self[order]
 
     def require_fit(self, task: Task, outputs: int, where: str | Path) -> None:
         """Raise a `DataError` if the images have labels or targets that do not match a network of ``task``.
@@ -257,7 +263,7 @@ class DataSplits:
 def split_for_training(own: DataSplits, validation: Dataset | None = None) -> DataSplits:
     """Return a user's ``own`` images as training and validation images; there are no test images.
 
-    Training images in the order of their classes are mixed: the first of them set initial thresholds, see `in_turns`.
+    Training images in the order of their classes are mixed: the first of them set initial thresholds.
 
     Parameters
     ----------
@@ -281,8 +287,7 @@ def split_for_training(own: DataSplits, validation: Dataset | None = None) -> Da
                 expected="must be at least 10, of which a tenth is held out for validation",
             )
         validation, everything = split(everything, count)
-    if is_in_class_order(everything.known_labels):
-        everything = everything[in_turns(everything.known_labels)]
+    everything = everything.mixed
     return replace(own, train=everything, validation=validation, calibration=everything, test=everything[:0])
 
 

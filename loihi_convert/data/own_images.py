@@ -107,7 +107,8 @@ def load_image_folder(
     if flat:
         require_class_folders(folder, class_map)
         notes = _left_out(entries)
-        return _unsplit(folder, tuple(classes), _dataset(folder, flat, None, input_shape, at_once), notes=notes)
+        images = _dataset(folder, flat, None, input_shape, at_once)
+        return _unsplit(folder, tuple(classes), images, images.mixed if at_once else None, notes)
     empty = [name for name, files in per_class.items() if not files]
     if empty:
         raise DataError(
@@ -193,12 +194,11 @@ def load_npz(
         notes = (*notes, "the labels keep their numbers: the network's classes have no names to match the file's with")
     guessed = "images" not in stored and is_guessed(arrays["images"].shape, input_shape)
     everything = Dataset(images, labels, targets, are_guessed=guessed)
+    if labels is not None and is_in_class_order(labels):
+        notes = (*notes, _IN_CLASS_ORDER)
     if "calibration" not in arrays:
-        if labels is None or not is_in_class_order(labels):
-            return _unsplit(path, names, everything, notes=notes)
         # A run balances nothing, and its images may not be in memory.
-        mixed = everything[in_turns(labels)] if at_once else None
-        return _unsplit(path, names, everything, mixed, (*notes, _IN_CLASS_ORDER))
+        return _unsplit(path, names, everything, everything.mixed if at_once else None, notes)
     calibration = stored.get("calibration")
     if calibration is None:
         calibration = _npz_images(path, "calibration", arrays["calibration"], input_shape)
@@ -208,7 +208,8 @@ def load_npz(
             where=path,
             expected="must have the same shape",
         )
-    return _unsplit(path, names, everything, Dataset(calibration, None), notes)
+    apart = Dataset(calibration, None)
+    return _unsplit(path, names, everything, apart.mixed if at_once else apart, notes)
 
 
 def _deeper(folders: Sequence[Path]) -> str:
