@@ -160,6 +160,7 @@ def fine_tune(
         qcfs_levels=levels,
         timesteps=timesteps,
         start={"sha256": digest("", made().state_dict())},
+        is_trained_elsewhere=True,
     )
     require_same_training(design, splits)
     if teacher is not None:

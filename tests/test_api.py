@@ -21,9 +21,10 @@ from torch import nn
 import loihi_convert as lc
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
-from loihi_convert.data import as_dataset
+from loihi_convert.data import as_dataset, split_for_training
 from loihi_convert.data.class_order import in_turns
 from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.frontend.own_cnn import own_design
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.pipeline.origin import doubt
 
@@ -333,6 +334,8 @@ def test_a_dense_cnn_takes_axes_only_in_the_order_that_is_stated(tmp_path: Path)
         assert all(shape in raised.value.hint for shape in ("6,4,4", "4,6,4"))
     with pytest.raises(DataError, match="begins with a dense layer"):
         lc.convert(cnn, lc.load_data(tmp_path / "own.npz").test, timesteps=8)
+    with pytest.raises(DataError, match="begins with a dense layer"):
+        lc.fine_tune(cnn, pixels, labels, qcfs_levels=4)
     expected = cnn(torch.tensor(pixels / 255, dtype=torch.float32)).argmax(1).numpy()
     snn = lc.convert(cnn, pixels, timesteps=64, input_shape=(6, 4, 4))
     assert (snn.run(pixels).predictions == expected).mean() > 0.8
@@ -347,10 +350,16 @@ def test_commands_ask_for_the_order_of_axes_too(tmp_path: Path, monkeypatch: pyt
     monkeypatch.syspath_prepend(tmp_path)
     torch.save(_dense_cnn(pixels).state_dict(), tmp_path / "dense.pt")
     np.savez(tmp_path / "own.npz", images=pixels)
+    np.savez(tmp_path / "labelled.npz", images=pixels, labels=np.arange(64) % 3)
     given = {"arch": "dense_nets:make", "data": str(tmp_path / "own.npz")}
     with pytest.raises(DataError, match="begins with a dense layer") as raised:
         open_cnn(tmp_path / "dense.pt", **given)
     assert raised.value.where == "data"
+    training = split_for_training(lc.load_data(tmp_path / "labelled.npz"))
+    with pytest.raises(DataError, match="begins with a dense layer"):
+        own_design("dense_nets:make", tmp_path / "dense.pt", training, qcfs_levels=4)
+    # Of untrained weights, the training takes the order that is read.
+    assert own_design("dense_nets:make", None, training).name == "dense_nets:make"
     for shape in ((6, 4, 4), (4, 6, 4)):
         source, splits = open_cnn(tmp_path / "dense.pt", **given, input_shape=shape)
         assert source.network.input_shape == splits.input_shape == shape

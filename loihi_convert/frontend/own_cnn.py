@@ -94,7 +94,17 @@ def own_design(
     start: dict[str, Json] | None = None
     if weights is not None:
         start = {"file": weights.name, "sha256": checkpoint.digest("", made().state_dict())}
-    return design_of(made, arch, splits, mean=mean, std=std, qcfs_levels=qcfs_levels, timesteps=timesteps, start=start)
+    return design_of(
+        made,
+        arch,
+        splits,
+        mean=mean,
+        std=std,
+        qcfs_levels=qcfs_levels,
+        timesteps=timesteps,
+        start=start,
+        is_trained_elsewhere=weights is not None,
+    )
 
 
 def _made(arch: str, weights: Path | None) -> Callable[[], nn.Module]:
@@ -188,10 +198,12 @@ def design_of(
     qcfs_levels: int | None,
     timesteps: int | None,
     start: dict[str, Json] | None,
+    is_trained_elsewhere: bool = False,
 ) -> Design:
     """Return a design of the CNN that ``made`` returns, with the weights to begin with; the rest is as in `own_design`.
 
-    If it is a `WithQcfs`, it keeps its levels.
+    If it is a `WithQcfs`, it keeps its levels. If it is trained, but not by `train`, the order of the images' axes must
+    be known, see `Dataset.require_known_axes`.
     """
     cnn = made().float()
     cnn.eval()
@@ -207,6 +219,8 @@ def design_of(
     mean, std = (per_channel(each, splits.input_shape[0], where) for each, where in ((mean, "mean"), (std, "std")))
     image_shape = shape_taken(cnn, splits.input_shape)
     network = to_relu_network(cnn, splits.input_shape, mean=mean, std=std)
+    if is_trained_elsewhere and network.takes_any_order:
+        splits.train.require_known_axes(splits.name)
     if timesteps is not None:
         _require_spiking(cnn, splits)
         two = pixels(splits.train.images[:2])
