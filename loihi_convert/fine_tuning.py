@@ -12,7 +12,7 @@ from torch import nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.choices import Device
-from loihi_convert.cnn.checkpoint import digest
+from loihi_convert.cnn.checkpoint import Json, digest
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
 from loihi_convert.cnn.training import train_design
@@ -159,7 +159,7 @@ def fine_tune(
         std=per_channel(std, splits.input_shape[0], "std"),
         qcfs_levels=levels,
         timesteps=timesteps,
-        start={"sha256": digest("", made().state_dict())},
+        start=_record_of(made()),
         is_trained_elsewhere=True,
     )
     require_same_training(design, splits)
@@ -196,6 +196,16 @@ def fine_tune(
     begun = made().eval()
     found.before = begun.before if isinstance(begun, WithQcfs) else (begun,)
     return found.eval()
+
+
+def _record_of(model: nn.Module) -> dict[str, Json]:
+    """Return the record of the CNN that a fine-tuning begins with, and of the one before it, as `design.record_of`."""
+    record: dict[str, Json] = {"sha256": digest("", model.state_dict())}
+    if isinstance(model, WithQcfs):
+        record["qcfs_levels"] = model.levels
+        for before in model.before:
+            record["start"] = _record_of(before)
+    return record
 
 
 def _held_out(validation: tuple[Images, Labels] | Images, input_shape: tuple[int, int, int]) -> Dataset:

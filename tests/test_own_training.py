@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +35,7 @@ from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import Dataset, load_data, split_for_training
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import CheckpointError, DataError, InputError, UnsupportedModelError, UsageError
+from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.own_cnn import copies_of, design_of, own_design, recorded_normalization
 from loihi_convert.frontend.source import open_source
@@ -701,6 +703,19 @@ def test_a_fine_tuned_cnn_is_written(folder: Path, digits: DataSplits, capsys: p
     assert checkpoint.load("spiking.pt").qcfs_levels == 2
     snn = lc.convert("spiking.pt", images, timesteps=2, arch=kind)
     assert torch.equal(snn.source.model(inputs), spiking(inputs))
+    # The CNN that it began with is found under any name, and without the file in between.
+    apart = Path("apart")
+    apart.mkdir()
+    for name, copy in (("own.pt", "another name.pt"), ("written.pt", "written.pt"), ("spiking.pt", "spiking.pt")):
+        shutil.copy(name, apart / copy)
+    for name in ("written.pt", "spiking.pt"):
+        source = open_source(apart / name, arch="fine_tuned_nets:Net", input_shape=(1, 8, 8))
+        assert source.notes_on_compared == ()
+        np.testing.assert_array_equal(
+            cnn_scores(source.compared, images), cnn_scores(to_relu_network(cnn, (1, 8, 8), mean=MEAN, std=STD), images)
+        )
+    (apart / "written.pt").unlink()
+    assert before_fine_tuning(apart / "spiking.pt", "fine_tuned_nets:Net") == apart / "another name.pt"
 
 
 def test_thresholds_without_their_levels_are_refused(folder: Path, digits: DataSplits) -> None:

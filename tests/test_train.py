@@ -30,8 +30,8 @@ from loihi_convert.cnn.unfinished import resume_path
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
 
-RECIPE = Recipe(epochs=4, batch_size=64, learning_rate=1e-2, averaging=0.9)
-STILL = dataclasses.replace(RECIPE, rotation=0.0, scaling=0.0, shear=0.0, translation=0.0)
+STILL = Recipe(epochs=4, batch_size=64, learning_rate=1e-2, averaging=0.9)
+RECIPE = dataclasses.replace(STILL, rotation=12.0, scaling=0.1, translation=0.08)
 
 
 @pytest.fixture(scope="module")
@@ -503,6 +503,7 @@ def moved(image: torch.Tensor, **ranges: float) -> torch.Tensor:
 
 
 def test_augmentation_with_all_ranges_0_changes_nothing() -> None:
+    assert not STILL.is_affine
     images = torch.rand(3, 2, 8, 8)
     assert torch.allclose(moved(images), images, atol=1e-6)
 

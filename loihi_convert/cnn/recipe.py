@@ -66,10 +66,10 @@ class Recipe:
     weight_decay: float = 0.02
     label_smoothing: float = 0.05
     averaging: float = 0.999
-    rotation: float = 12.0
-    scaling: float = 0.1
-    shear: float = 0.1
-    translation: float = 0.08
+    rotation: float = 0.0
+    scaling: float = 0.0
+    shear: float = 0.0
+    translation: float = 0.0
     flip: bool = False
     cutout: int = 0
     dropout: float = 0.0
@@ -204,7 +204,16 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
         return replace(default_recipe(data), epochs=40, weight_decay=0.05, rotation=4.0, scaling=0.1, cutout=8)
     if data == "digits":
         # An 8 x 8 digit looks like another one after less rotation and shift than a 28 x 28 digit.
-        return Recipe(epochs=100, batch_size=64, learning_rate=1e-2, averaging=0.99, rotation=6.0, translation=0.06)
+        return Recipe(
+            epochs=100,
+            batch_size=64,
+            learning_rate=1e-2,
+            averaging=0.99,
+            rotation=6.0,
+            scaling=0.1,
+            shear=0.1,
+            translation=0.06,
+        )
     if data == "fashion-mnist":
         # Clothes are photographed upright and centred; mirroring does not change the class. Rotation and scaling would
         # blur an image, and fabrics differ in their finest detail.
@@ -212,9 +221,6 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
             epochs=30,
             batch_size=128,
             learning_rate=2e-3,
-            rotation=0.0,
-            scaling=0.0,
-            shear=0.0,
             translation=0.06,
             flip=True,
             dropout=0.1,
@@ -224,13 +230,18 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
             epochs=24,
             batch_size=128,
             learning_rate=4e-3,
-            rotation=0.0,
-            scaling=0.0,
-            shear=0.0,
             translation=0.125,
             flip=True,
         )
-    return Recipe(epochs=24, batch_size=128, learning_rate=4e-3)
+    return Recipe(
+        epochs=24,
+        batch_size=128,
+        learning_rate=4e-3,
+        rotation=12.0,
+        scaling=0.1,
+        shear=0.1,
+        translation=0.08,
+    )
 
 
 def fine_tuning_recipe(data: str, architecture: str | None = None) -> Recipe:
@@ -263,10 +274,6 @@ def own_recipe(image_count: int, *, is_fine_tuning: bool, is_spiking: bool) -> R
         batch_size=batch_size,
         learning_rate=1e-3 if is_fine_tuning else 2e-3,
         averaging=0.99,
-        rotation=0.0,
-        scaling=0.0,
-        shear=0.0,
-        translation=0.0,
     )
 
 
@@ -295,10 +302,6 @@ def paper_recipe(data: str) -> Recipe:
         weight_decay=0.0,
         label_smoothing=0.0,
         averaging=0.0,
-        rotation=0.0,
-        scaling=0.0,
-        shear=0.0,
-        translation=0.0,
         dropout=0.5,
         schedule="step",
     )

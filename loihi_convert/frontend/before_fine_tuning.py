@@ -62,12 +62,12 @@ class _Others:
 
     def find(self, start: Mapping[str, Json]) -> tuple[Path, Checkpoint | None] | None:
         """Return the file with the weights recorded in ``start``; with its checkpoint, if this package wrote it."""
-        named = start.get("file")
-        if isinstance(named, str) and self._arch is not None:
+        named, wanted = start.get("file"), str(start.get("sha256"))
+        if isinstance(named, str):
             file = self._path.parent / Path(named).name
-            if self._own_digest(file, self._arch) == start.get("sha256"):
+            if self._own_digest(file) == wanted:
                 return file, None
-        return self._by_digest.get(str(start.get("sha256")))
+        return self._by_digest.get(wanted)
 
     @cached_property
     def _by_digest(self) -> dict[str, tuple[Path, Checkpoint | None]]:
@@ -81,8 +81,9 @@ class _Others:
                 checkpoint = load_if_ours(file)
             except LoihiConvertError:
                 continue
-            if checkpoint is not None:
-                found[digest("", checkpoint.state)] = file, checkpoint
+            sha256 = self._own_digest(file) if checkpoint is None else digest("", checkpoint.state)
+            if sha256 is not None:
+                found[sha256] = file, checkpoint
         return found
 
     def _similar(self) -> list[Path]:
@@ -94,10 +95,11 @@ class _Others:
         except OSError:
             return []
 
-    @staticmethod
-    def _own_digest(file: Path, arch: str) -> str | None:
+    def _own_digest(self, file: Path) -> str | None:
         """The digest of weights from another tool, read as `own_cnn.own_design` reads them; None if they do not fit."""
+        if self._arch is None:
+            return None
         try:
-            return digest("", fill(build_cnn(arch), load_states(file), arch, file)[0].state_dict())
+            return digest("", fill(build_cnn(self._arch), load_states(file), self._arch, file)[0].state_dict())
         except LoihiConvertError:
             return None
