@@ -210,6 +210,16 @@ def test_labels_of_a_loader_that_cannot_be_used_are_named() -> None:
     loader = torch.utils.data.DataLoader([(torch.from_numpy(image), float(label)) for image, label in pairs])
     with pytest.warns(UserWarning, match="the labels in `images` are left out: found float64"):
         lc.convert(MODULE, loader, timesteps=2)
+    one_hot = [(torch.from_numpy(image), np.eye(2)[label]) for image, label in pairs]
+    with pytest.warns(UserWarning, match=r"the labels in `images` are left out: found .*labels.argmax\(1\)"):
+        lc.convert(MODULE, one_hot, timesteps=2)
+
+
+@pytest.mark.parametrize("classes", ["ab", ["a", "a"]])
+def test_class_names_are_different_texts(classes: Any) -> None:
+    with pytest.raises(UsageError) as raised:
+        lc.convert(MODULE, IMAGES, timesteps=2, classes=classes)
+    assert raised.value.where == "classes"
 
 
 def test_a_backend_that_is_missing_is_told_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

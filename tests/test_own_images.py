@@ -151,9 +151,10 @@ def folders(path: Path, *names: str) -> Path:
         # Not known: the order of ImageFolder.
         ("cat dog", (), None, ("cat", "dog"), [0, 1]),
         ("1 10 2", (), None, ("1", "10", "2"), [0, 1, 2]),
-        # More than ten numbers, all there: the order of ImageFolder, too; else the numbers.
-        (" ".join(TWELVE), TWELVE, None, tuple(sorted(TWELVE)), list(range(12))),
-        ("0 2 10", TWELVE, None, TWELVE, [0, 10, 2]),
+        # More than ten numbers: only the user knows which order the CNN was trained in.
+        (" ".join(TWELVE), TWELVE, "sorted", tuple(sorted(TWELVE)), list(range(12))),
+        (" ".join(TWELVE), TWELVE, "names", TWELVE, [int(name) for name in sorted(TWELVE)]),
+        ("0 2 10", TWELVE, "names", TWELVE, [0, 10, 2]),
         # As the user says.
         ("one zero", DIGITS, {"zero": "0", "one": 1}, DIGITS, [1, 0]),
         ("Katze dog", ("dog", "cat"), {"Katze": "cat", "dog": "dog"}, ("dog", "cat"), [1, 0]),
@@ -195,6 +196,7 @@ def test_a_folder_that_is_not_a_class_of_the_network(tmp_path: Path, names: str,
         ((), {"one": "1", "zero": "null"}, "zero=null"),
         (DIGITS, {"one": "1", "zero": "0", "two": "2"}, "'two'"),
         (DIGITS, "sorted", "2 class folders for 10 classes"),
+        (("one", "zero", "2"), "sorted", "2 class folders for 3 classes"),
     ],
 )
 def test_a_class_map_that_does_not_fit(tmp_path: Path, classes: tuple[str, ...], class_map: Any, said: str) -> None:
@@ -202,6 +204,16 @@ def test_a_class_map_that_does_not_fit(tmp_path: Path, classes: tuple[str, ...],
         load_image_folder(folders(tmp_path, "one", "zero"), classes, class_map=class_map)
     assert caught.value.where == "class_map"
     assert said in caught.value.found
+
+
+@pytest.mark.parametrize("names", [TWELVE, ("0", "2", "10")])
+def test_more_than_ten_numbers_are_ambiguous(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """As numbers, or in the order of text: a part of the folders would be taken for other classes than all of them."""
+    with pytest.raises(UsageError) as caught:
+        load_image_folder(folders(tmp_path, *names), TWELVE)
+    assert caught.value.where == "class_map"
+    assert "'names'" in caught.value.expected
+    assert "'sorted'" in caught.value.expected
 
 
 def test_a_class_map_is_for_class_folders(tmp_path: Path) -> None:

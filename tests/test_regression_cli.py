@@ -16,6 +16,8 @@ from support.command_line import Invoke, invoker
 from support.own_cnns import blobs, fitted
 from torch import nn
 
+from loihi_convert import netx
+
 pytestmark = pytest.mark.slow
 
 SIZE = 8
@@ -200,6 +202,15 @@ def test_one_logit_is_a_class_above_zero(invoke: Invoke, folder: Path, tmp_path:
     text = (tmp_path / "report.md").read_text()
     assert "Confused classes" in text
     assert "left" in text
+
+
+def test_a_single_output_has_a_name(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
+    given = ("side.pt", "--arch", "blob_nets:side", "--data", "train-bare.npz", "--task", "regression")
+    code, _, err = invoke("export", *given, "-o", tmp_path / "side.net", "-T", "4", "--classes", "column")
+    assert code == 0, err
+    assert netx.read(tmp_path / "side.net").provenance.model.names == ("column",)
+    code, _, err = invoke("export", *given, "-o", tmp_path / "b.net", "-T", "4", "--classes", "row,column")
+    assert (code, "found 2 names for 1 outputs" in err) == (2, True), err
 
 
 def test_early_exit_of_one_logit(invoke: Invoke, tmp_path: Path) -> None:

@@ -242,4 +242,4 @@ def test_an_own_cnn_is_taught_by_its_weights_or_by_a_built_in_one(
     assert f"the teacher classifies {known:.2f} % of" in done.err
     done = invoke("train", "--data", "own.npz", "--architecture", "digits-cnn", "--teacher", "own.pt", "-o", "new.pt")
     assert done.code == 2
-    assert "own.pt: was not written by" in done.err
+    assert "own.pt: does not hold a CNN that `train` builds" in done.err

@@ -126,7 +126,7 @@ def data_root(panel: str) -> Option:
 def class_map(panel: str) -> Option:
     help = (
         "Class of each class folder, by name or number: zero=0,one=1. sorted: the sorted folders are 0, 1, ..., as in "
-        "torchvision's ImageFolder. Default: folders are named after the classes."
+        "torchvision's ImageFolder. names, the default: folders are named after the classes."
     )
     return named("--class-map", panel, help, metavar="FOLDER=CLASS,...")
 
@@ -326,7 +326,7 @@ def parse_class_names(text: str | None) -> tuple[str, ...] | None:
     # A class count of more than five digits would fill the memory with names.
     is_number = text.isdecimal() and len(text) <= 5
     names = tuple(map(str, range(int(text)))) if is_number else tuple(text.split(","))
-    if len(names) < 2 or not all(names) or len(set(names)) < len(names):
+    if (is_number and len(names) < 2) or not all(names) or len(set(names)) < len(names):
         raise UsageError(
             f"found {text!r}",
             where="classes",
@@ -336,16 +336,18 @@ def parse_class_names(text: str | None) -> tuple[str, ...] | None:
 
 
 def parse_class_map(text: str | None) -> ClassMap | None:
-    """Return the class of each folder, by name or number, or ``"sorted"``."""
+    """Return the class of each folder, by name or number, or ``"sorted"`` or ``"names"``."""
     if text is None:
         return None
     if text == "sorted":
         return "sorted"
+    if text == "names":
+        return "names"
     pairs = [part.rpartition("=")[::2] for part in text.split(",")]
     if not all(folder and name for folder, name in pairs) or len(dict(pairs)) < len(pairs):
         raise UsageError(
             f"found {text!r}",
             where="class_map",
-            expected="must be sorted, or folder=class pairs with each folder once, such as zero=0,one=1",
+            expected="must be sorted, names, or folder=class pairs with each folder once, such as zero=0,one=1",
         )
     return dict(pairs)

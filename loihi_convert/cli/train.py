@@ -209,7 +209,13 @@ def _teacher(path: Path, arch: str | None, splits: DataSplits, design: Design) -
     trained = load_if_ours(path)
     if arch is not None and (trained is None or trained.is_own):
         return own_teacher(arch, path, splits, design)
-    return built_in_teacher(_started(path), splits, design.classes)
+    if trained is None or trained.is_own:
+        raise UsageError(
+            "does not hold a CNN that `train` builds",
+            where=path,
+            hint="A built-in CNN is taught by a built-in one; in Python, `lc.fine_tune` takes any module as `teacher`.",
+        )
+    return built_in_teacher(trained, splits, design.classes)
 
 
 def _say(found: OwnAccuracy) -> None:

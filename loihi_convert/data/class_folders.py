@@ -8,9 +8,10 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from loihi_convert.errors import DataError, UsageError
 
-ClassMap: TypeAlias = Mapping[str, str | int] | Literal["sorted"]
-"""Folder to class, by the class's name or number: ``{"zero": 0, "one": 1}``. ``"sorted"``: the order of torchvision's
-``ImageFolder``, in which names are sorted as text, so that ``10`` comes before ``2``."""
+ClassMap: TypeAlias = Mapping[str, str | int] | Literal["sorted", "names"]
+"""Folder to class, by the class's name or number: ``{"zero": 0, "one": 1}``. ``"names"``: folders are named after the
+classes. ``"sorted"``: the order of torchvision's ``ImageFolder``, in which names are sorted as text, so that ``10``
+comes before ``2``."""
 
 # Names in a note or an error.
 _MOST: Final = 12
@@ -44,8 +45,8 @@ def classes_of_folders(
     ==========================================  ======================================================================
     named, and folders have the same names      the output with that name; folders may be missing
     unknown                                     the position among the sorted folders, as in ``ImageFolder``
-    numbers 0, 1, ..., and so are the folders   the number; but with more than ten classes, all present, the position
-                                                among the sorted folders, as in ``ImageFolder``: 10 comes before 2
+    numbers 0, 1, ..., and so are the folders   the number; with more than ten classes it must be given whether the CNN
+                                                was trained with ``ImageFolder``, where 10 comes before 2
     all other cases                             must be given in ``class_map``
     ==========================================  ======================================================================
 
@@ -68,7 +69,7 @@ def classes_of_folders(
         If the table has no class for a folder.
     """
     known = tuple(classes)
-    if class_map is not None and class_map != "sorted":
+    if isinstance(class_map, Mapping):
         labels = tuple(_mapped(name, known, class_map) for name in names)
         if strangers := [name for name in class_map if name not in names]:
             raise UsageError(
@@ -76,8 +77,14 @@ def classes_of_folders(
             )
         return ClassFolders(labels, known, _note("as given", names, labels, known))
     are_numbers = known == tuple(map(str, range(len(known))))
-    is_image_folder = are_numbers and len(names) == len(known) > 10 and set(names) == set(known)
-    if class_map is None and known and not is_image_folder:
+    if class_map is None and are_numbers and len(known) > 10 and set(names) <= set(known):
+        raise UsageError(
+            f"found folders named by numbers in {folder}, and {len(known)} numbered classes",
+            where="class_map",
+            expected="must be 'names' (folder 10 is class 10), or 'sorted' (10 comes before 2, as in torchvision's "
+            "ImageFolder)",
+        )
+    if class_map != "sorted" and known:
         if stranger := next((name for name in names if name not in known), None):
             raise _unknown(folder, stranger, known)
         labels = tuple(map(known.index, names))

@@ -207,9 +207,10 @@ def as_calibration(
         own = collected.own(kind)
         return dataset(found, own)
     except DataError as error:
-        if own is not None and own.ndim == 1:
-            # Numbers, one for each image: not the pictures or boxes that a Dataset may also return.
-            warnings.warn(f"the {kind} in `images` are left out: {error.found}", stacklevel=3)
+        # Not the pictures or boxes that a Dataset may also return.
+        if own is not None and (own.ndim == 1 or _is_one_hot(own)):
+            hint = f". {error.hint}" if error.hint else ""
+            warnings.warn(f"the {kind} in `images` are left out: {error.found}{hint}", stacklevel=3)
         return found
 
 
@@ -222,6 +223,10 @@ def _with_own(
     if own is not None and given is not None:
         raise DataError(f"found {kind} also in `images`", where=kind, hint=f"Omit `{kind}`.")
     return collected.dataset(input_shape), given if own is None else own
+
+
+def _is_one_hot(array: Array) -> bool:
+    return array.ndim == 2 and array.size > 0 and bool(np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all())
 
 
 def _labels_hint(array: Array, count: int) -> str:

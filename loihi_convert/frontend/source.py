@@ -291,7 +291,7 @@ def _recorded(network: ReluNetwork) -> dict[str, str | int | None]:
 def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[str]:
     outputs = network.shapes[-1][0]
     count = name_count(outputs, network.task)
-    if not isinstance(classes, Iterable | None):
+    if isinstance(classes, str) or not isinstance(classes, Iterable | None):
         raise UsageError(f"found {classes!r}", where="classes", expected="must be the name of each output")
     names = [str(number) for number in range(count)] if classes is None else list(classes)
     if len(names) != count:
@@ -302,6 +302,8 @@ def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[st
             expected=f"must be one name per {'class' if two else 'output'}",
             hint="Map class folders by `class_map`; otherwise choose the `data` that the CNN was trained on.",
         )
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"found {repeated!r} twice", where="classes", expected="must be different names")
     return names
 
 

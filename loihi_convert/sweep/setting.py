@@ -25,7 +25,7 @@ from loihi_convert.conversion.options import PERCENTILE, BalanceOptions, Quantiz
 class NetworkFile:
     """A trained CNN and its data, as in `opening.open_cnn`; only places, no content.
 
-    ``class_map`` is ``"sorted"`` or pairs of folder and class.
+    ``class_map`` is ``"sorted"``, ``"names"``, or pairs of folder and class.
     """
 
     model: Path
@@ -37,7 +37,7 @@ class NetworkFile:
     task: Task = "classification"
     data: str | None = None
     data_root: Path | None = None
-    class_map: Literal["sorted"] | tuple[tuple[str, str | int], ...] | None = None
+    class_map: Literal["sorted", "names"] | tuple[tuple[str, str | int], ...] | None = None
 
 
 @dataclass(frozen=True)
