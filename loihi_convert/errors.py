@@ -27,9 +27,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 # torch raises a RuntimeError with the first three (a subclass for a GPU); the loader of shared libraries, the others.
 _LACK_OF_MEMORY: Final = (
@@ -117,6 +117,12 @@ def _flag(match: re.Match[str], flags: Mapping[str, str] | None) -> str:
     if value == "False":
         return f"--no-{flag.removeprefix('--')}"
     return f"{flag} {value.strip(chr(39) + chr(34))}"
+
+
+def low_to_high(values: Iterable[Any], text: Callable[[Any], str] = str) -> str:
+    """Return the smallest and the largest of ``values`` as ``low..high``, or only one if they read the same."""
+    found = list(values)
+    return "..".join(dict.fromkeys((text(min(found)), text(max(found)))))
 
 
 def one_of(values: Iterable[object]) -> str:

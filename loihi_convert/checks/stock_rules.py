@@ -9,7 +9,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits
-from loihi_convert.errors import InputError, one_of
+from loihi_convert.errors import InputError, low_to_high, one_of
 from loihi_convert.netx.stock import StockFile, StockLayer
 
 _NETX: Final = "lava/lib/dl/netx/hdf5.py"
@@ -250,8 +250,7 @@ def _is_whole(value: Array) -> Array:
 
 
 def _range(value: Array) -> str:
-    low, high = value.min(), value.max()
-    return f"{low:,}..{high:,}" if low < high else f"{low:,}"
+    return low_to_high((value.min(), value.max()), "{:,}".format)
 
 
 FILE_RULES: Final[tuple[Rule[StockFile], ...]] = (

@@ -46,6 +46,10 @@ def _magnitude(values: Array | None) -> int:
     return 0 if values is None else int(np.abs(values.astype(np.int64)).max(initial=0))
 
 
+def _beyond(limit: int, what: str, largest: int, consequence: str = "") -> str | None:
+    return f"{what} {largest}; must be at most {limit}{consequence}" if largest > limit else None
+
+
 def numbers_are_integers(layer: IntegerLayer) -> str | None:
     arrays = (layer.weight, layer.bias, layer.threshold, layer.initial_potential)
     found = {str(array.dtype) for array in arrays if array is not None and not np.issubdtype(array.dtype, np.integer)}
@@ -53,19 +57,11 @@ def numbers_are_integers(layer: IntegerLayer) -> str | None:
 
 
 def weights_fit_eight_bits(layer: IntegerLayer) -> str | None:
-    largest = _magnitude(layer.weight)
-    return (
-        f"a weight of magnitude {largest}; must be at most {limits.WEIGHT_LIMIT}"
-        if largest > limits.WEIGHT_LIMIT
-        else None
-    )
+    return _beyond(limits.WEIGHT_LIMIT, "a weight of magnitude", _magnitude(layer.weight))
 
 
 def biases_fit_the_potential(layer: IntegerLayer) -> str | None:
-    largest = _magnitude(layer.bias)
-    return (
-        f"a bias of magnitude {largest}; must be at most {limits.BIAS_LIMIT}" if largest > limits.BIAS_LIMIT else None
-    )
+    return _beyond(limits.BIAS_LIMIT, "a bias of magnitude", _magnitude(layer.bias))
 
 
 def thresholds_fit_seventeen_bits(layer: IntegerLayer) -> str | None:
@@ -88,30 +84,16 @@ def initial_potentials_lie_below_threshold(layer: IntegerLayer) -> str | None:
 
 
 def currents_fit_twenty_four_bits(layer: IntegerLayer) -> str | None:
-    largest = layer.largest_current
-    return (
-        f"a current that can reach {largest}; must be at most {limits.CURRENT_LIMIT}"
-        if largest > limits.CURRENT_LIMIT
-        else None
-    )
+    return _beyond(limits.CURRENT_LIMIT, "a current that can reach", layer.largest_current)
 
 
 def synaptic_currents_do_not_wrap(layer: IntegerLayer) -> str | None:
-    largest = layer.largest_synaptic_current
-    if largest <= limits.POTENTIAL_LIMIT:
-        return None
-    return (
-        f"a synaptic current that can reach {largest}; must be at most {limits.POTENTIAL_LIMIT}, beyond which u wraps"
-    )
+    largest, wraps = layer.largest_synaptic_current, ", beyond which u wraps"
+    return _beyond(limits.POTENTIAL_LIMIT, "a synaptic current that can reach", largest, wraps)
 
 
 def biases_fit_sixteen_bits(layer: IntegerLayer) -> str | None:
-    largest = _magnitude(layer.bias)
-    return (
-        f"a bias of magnitude {largest}; must be at most {limits.LIF_BIAS_LIMIT}"
-        if largest > limits.LIF_BIAS_LIMIT
-        else None
-    )
+    return _beyond(limits.LIF_BIAS_LIMIT, "a bias of magnitude", _magnitude(layer.bias))
 
 
 def neurons_start_at_zero(layer: IntegerLayer) -> str | None:
@@ -150,12 +132,8 @@ def levels_lie_within_one_bias(layer: IntegerLayer) -> str | None:
 
 
 def currents_do_not_wrap(layer: IntegerLayer) -> str | None:
-    largest = layer.largest_current
-    if largest <= limits.POTENTIAL_LIMIT:
-        return None
-    return (
-        f"a current that can reach {largest}; must be at most {limits.POTENTIAL_LIMIT}, beyond which u can wrap twice"
-    )
+    largest, wraps = layer.largest_current, ", beyond which u can wrap twice"
+    return _beyond(limits.POTENTIAL_LIMIT, "a current that can reach", largest, wraps)
 
 
 def channels_that_never_fire_receive_nothing(layer: IntegerLayer) -> str | None:
@@ -186,7 +164,7 @@ def bias_exponent(levels: Array) -> int | None:
 
 def shared_exponent(values: Array, largest_mant: int) -> int | None:
     """Return the smallest e in 0..7 for which every value is m x 2^e, ``|m| <= largest_mant``; None if none."""
-    largest = int(np.abs(values.astype(np.int64)).max(initial=0))
+    largest = _magnitude(values)
     for exponent in range(limits.WEIGHT_EXP_LIMIT + 1):
         if largest <= largest_mant << exponent:
             return None if (values % (1 << exponent)).any() else exponent

@@ -13,6 +13,7 @@ from loihi_convert.cells.flow import duration, estimated_seconds, missing
 from loihi_convert.cells.store import Store
 from loihi_convert.cli.console import Fact, aligned, flagged, say_answer, say_json
 from loihi_convert.cli.sweep_grid import AXES
+from loihi_convert.errors import low_to_high
 from loihi_convert.report.formats import count, quantity_range
 from loihi_convert.sweep.front import Found, comparable
 from loihi_convert.sweep.grid import SECONDS_PER_WORK, PlannedCell
@@ -128,7 +129,7 @@ def _table(best: Sequence[Found], names: Sequence[str]) -> list[str]:
             str(found.planned.cell.setting.timesteps),
             count(found.result.synaptic_operations),
             "" if found.result.joules is None else quantity_range(found.result.joules, "J"),
-            "..".join(map(str, dict.fromkeys(found.result.cores))),
+            low_to_high(found.result.cores),
         )
         for found in shown
     ]

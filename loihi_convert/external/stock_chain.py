@@ -16,7 +16,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
-from loihi_convert.errors import NetxError
+from loihi_convert.errors import NetxError, low_to_high
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, errors_within
 from loihi_convert.netx.stock import StockFile, StockLayer
@@ -274,6 +274,7 @@ def integers(
         raise NetxError(f"{name} has numbers with a fraction", expected="must be integers")
     low, high = int(whole.min()), int(whole.max())
     if low < least or high > largest:
-        found = f"{low:,}" if low == high else f"{low:,}..{high:,}"
-        raise NetxError(f"{name} {found}", expected=f"must be in {least:,}..{largest:,}")
+        raise NetxError(
+            f"{name} {low_to_high((low, high), '{:,}'.format)}", expected=f"must be in {least:,}..{largest:,}"
+        )
     return whole

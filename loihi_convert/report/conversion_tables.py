@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from loihi_convert.chip import limits
 from loihi_convert.chip.savings import span
+from loihi_convert.errors import low_to_high
 from loihi_convert.ir.relays import own_channels, relay_count
 from loihi_convert.report.formats import neurons, neurons_header
 from loihi_convert.report.table import Table, table_of
@@ -50,7 +51,7 @@ def _threshold_range(layer: QuantizedLayer) -> str:
     if layer.threshold is None:
         return "only integrates"
     own = layer.threshold[own_channels(layer.relay_of)]
-    return "..".join(map(str, dict.fromkeys((int(own.min()), int(own.max())))))
+    return low_to_high(own.tolist())
 
 
 def quantization_table(report: QuantizationReport) -> Table:
@@ -62,7 +63,7 @@ def quantization_table(report: QuantizationReport) -> Table:
     rows = [
         {
             "layer": layer.name,
-            "weight bits\nleast..most": None if layer.weight_bits is None else _span(*layer.weight_bits[::2]),
+            "weight bits\nleast..most": None if layer.weight_bits is None else low_to_high(layer.weight_bits),
             "weights\noff by": f"{100 * layer.weight_error:.2g} %",
             "identity\nbits lost": _identity(layer),
             "thresholds": _thresholds(layer),
@@ -127,14 +128,10 @@ def _identity(layer: LayerReport) -> str | None:
 
 def _thresholds(layer: LayerReport) -> str:
     if layer.thresholds is not None:
-        return _span(*layer.thresholds)
+        return low_to_high(layer.thresholds)
     if layer.dead_channels:
         return "none fires"
     return "relays" if layer.weight_bits is None else "only integrates"
-
-
-def _span(low: int, high: int) -> str:
-    return f"{low}..{high}" if low < high else f"{high}"
 
 
 def _proof(layer: LayerReport, image_count: int) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import Energy, Estimate
+from loihi_convert.errors import low_to_high
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint
@@ -250,7 +251,7 @@ def layer_table(
                 "layer": layer.name,
                 neurons_header(has_relays=evaluation.has_relays): neurons(layer.neuron_count, layer.relay_neuron_count),
                 "firing\nrate %": percent(rate),
-                "of channels\n%": _range(channels, percent) if channels else None,
+                "of channels\n%": low_to_high(channels, lambda share: percent(share) or "") if channels else None,
                 "silent\nchannels": str(sum(one == 0 for one in channels)) if channels else None,
                 "thresholds,\nintegers": _threshold_range(known) or only_integrates,
                 "SynOps\n/image": operations,
@@ -269,12 +270,7 @@ def layer_table(
 
 
 def _threshold_range(neurons: ChannelThresholds | None) -> str | None:
-    return _range(neurons.integers, "{:,}".format) if neurons and neurons.integers else None
-
-
-def _range(values: Sequence[float], text: Callable[[float], str | None]) -> str:
-    low, high = text(min(values)) or "", text(max(values)) or ""
-    return low if low == high else f"{low}..{high}"
+    return low_to_high(neurons.integers, "{:,}".format) if neurons and neurons.integers else None
 
 
 def early_exit_table(figures: Figures) -> Table | None:
@@ -339,9 +335,7 @@ def _shares(part: Interval | None, one: Estimate) -> tuple[float, ...]:
 
 
 def _span(shares: Sequence[float]) -> str | None:
-    if not shares:
-        return None
-    return "..".join(dict.fromkeys(f"{share:.0f}" for share in (min(shares), max(shares))))
+    return low_to_high(shares, "{:.0f}".format) if shares else None
 
 
 def energy_table(figures: Figures) -> Table | None:

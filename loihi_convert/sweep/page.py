@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from loihi_convert.choices import SweepCost
+from loihi_convert.errors import low_to_high
 from loihi_convert.files import write_atomically
 from loihi_convert.report.axes import FramePoint, error_frame, frame, timestep_ticks
 from loihi_convert.report.charts import Axes, Chart, Mark, Series, curve_chart
@@ -172,7 +173,7 @@ def _table(results: SweepResults) -> Table:
                 *([] if has_timesteps else [str(planned.cell.setting.timesteps)]),
                 count(result.synaptic_operations),
                 "" if result.joules is None else quantity_range(result.joules, "J"),
-                "..".join(map(str, dict.fromkeys(result.cores))),
+                low_to_high(result.cores),
             )
         )
     headers = (

@@ -15,6 +15,7 @@ from loihi_convert.backends.lava.timing import Timing, first_step, reset_interva
 from loihi_convert.backends.loihi2.board import MESSAGE_BITS_OF_A_CONVOLUTION, Board
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import network_resources
+from loihi_convert.errors import low_to_high
 from loihi_convert.ir.circuit import Circuit, circuit
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
@@ -170,8 +171,7 @@ def _layer(
 
 
 def _range(values: Array) -> str:
-    low, high = int(values.min()), int(values.max())
-    return str(low) if low == high else f"{low}..{high}"
+    return low_to_high((values.min(), values.max()))
 
 
 def script(words: Sequence[str], job: str, planned: ChipPlan, *, folder: Path, activate: Path | None = None) -> str:
