@@ -47,7 +47,6 @@ from loihi_convert.checks.stock_rules import (
     biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron,
 )
 from loihi_convert.chip import limits
-from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources
 from loihi_convert.choices import Reset, Target
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
@@ -55,6 +54,7 @@ from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedN
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockLayer
+from loihi_convert.neurocores.resources import Chips, network_resources, neuron_costs, resources
 from loihi_convert.pipeline.checking import CheckpointFile, RefusedFile
 
 Datasets = dict[str, Any]

@@ -26,7 +26,6 @@ from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.chip import limits
-from loihi_convert.chip.resources import network_resources, neuron_costs, resources
 from loihi_convert.choices import Task
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.graded import to_graded
@@ -37,6 +36,7 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.netx.graded import encode_graded
+from loihi_convert.neurocores.resources import network_resources, neuron_costs, resources
 from loihi_convert.pipeline.graded import export_graded, read_graded
 from loihi_convert.pipeline.origin import require_layers_of
 from loihi_convert.simulation.relu import cnn_scores

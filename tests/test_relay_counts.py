@@ -18,7 +18,6 @@ from loihi_convert.checks.finding import findings
 from loihi_convert.checks.integer_rules import LAYER_RULES, NetworkRun, layer_runs
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import SPIKE_ENERGY, SYNAPTIC_ENERGY, UPDATE_ENERGY
-from loihi_convert.chip.resources import resources
 from loihi_convert.choices import Reset
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
@@ -30,6 +29,7 @@ from loihi_convert.metrics.activation_errors import ErrorSums
 from loihi_convert.metrics.advice import CAUSES, advice
 from loihi_convert.metrics.diagnosis import diagnose
 from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.neurocores.resources import resources
 from loihi_convert.report.conversion_tables import network_table, resource_table
 from loihi_convert.simulation.intermediate import intermediate_networks
 from loihi_convert.simulation.relu import ReluChain, currents

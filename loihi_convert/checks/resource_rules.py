@@ -6,8 +6,8 @@ from typing import Final
 
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits
-from loihi_convert.chip.resources import Chips, LayerResources
-from loihi_convert.chip.savings import span
+from loihi_convert.neurocores.resources import Chips, LayerResources
+from loihi_convert.neurocores.savings import span
 
 _BRIEF: Final = 'Intel, "Loihi 2" technology brief, 2021'
 _TABLES: Final = "tables of Intel's compiler in lava-dl's notebooks"

@@ -10,7 +10,7 @@ from loihi_convert.cli.console import Fact, echo, flagged, say_answer, say_table
 
 if TYPE_CHECKING:
     from loihi_convert.checks.finding import Finding
-    from loihi_convert.chip.resources import LayerResources
+    from loihi_convert.neurocores.resources import LayerResources
     from loihi_convert.pipeline.checking import CheckReport
 
 _NAMED_LAYERS: Final = 4
@@ -88,7 +88,7 @@ def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
 
 
 def _neurocores(checked: CheckReport) -> Iterator[Fact]:
-    from loihi_convert.chip.savings import span
+    from loihi_convert.neurocores.savings import span
 
     chips = checked.chips
     if chips is None:
@@ -103,7 +103,7 @@ def _neurocores(checked: CheckReport) -> Iterator[Fact]:
 
 
 def _layer_cores(layer: LayerResources) -> str:
-    from loihi_convert.chip.savings import span
+    from loihi_convert.neurocores.savings import span
 
     tile = "" if layer.tile is None else f" of {' x '.join(map(str, layer.tile))}"
     limit = "" if layer.limit is None else f", limited by {layer.limit}"

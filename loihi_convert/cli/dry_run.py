@@ -120,7 +120,7 @@ def options_given(ctx: typer.Context) -> Iterator[str]:
 
 def _say_plan(planned: ChipPlan) -> None:
     from loihi_convert.chip.limits import NEUROCORES
-    from loihi_convert.chip.savings import span
+    from loihi_convert.neurocores.savings import span
     from loihi_convert.report.table import Table
 
     rows = tuple(

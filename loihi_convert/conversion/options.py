@@ -237,8 +237,8 @@ class QuantizeOptions:
         weights (`ir.digits`), if the range of one potential would cost weight bits, as after a global average. For
         target lava; lava-dl then shows both digits.
     max_cores
-        Largest number of Loihi 2 neurocores (estimated by `chip.resources`; 128 per chip); a larger network is refused
-        before any long computation. ``None``: no limit. For target loihi2 the estimate includes the stock circuit.
+        Largest number of Loihi 2 neurocores (estimated; 128 per chip); a larger network is refused before any long
+        computation. ``None``: no limit. For target loihi2 the estimate includes the stock circuit.
 
     Raises
     ------

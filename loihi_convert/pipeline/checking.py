@@ -22,7 +22,6 @@ from loihi_convert.checks.finding import SEVERITIES, Finding, findings
 from loihi_convert.checks.integer_rules import CIRCUIT_RULES, LAYER_RULES, NETWORK_RULES, NetworkRun, layer_runs
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
-from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
 from loihi_convert.choices import Target
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import is_nir, kind_of
@@ -33,6 +32,7 @@ from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile
+from loihi_convert.neurocores.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
 from loihi_convert.progress import Progress, ProgressFactory, no_progress_bar
 from loihi_convert.report.conversion_tables import resource_table
 from loihi_convert.report.table import notebook_html

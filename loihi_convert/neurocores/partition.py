@@ -1,7 +1,7 @@
 """How a layer is divided among neurocores: the tile of a convolution, the neurons per core of a dense layer.
 
-Rules inferred from the 34 layers that lava-dl's notebooks print (see `chip.synaptic_memory`); the compiler itself is
-not public. All 21 tiles come out as printed.
+Rules inferred from the 34 layers that lava-dl's notebooks print (see `synaptic_memory`); the compiler itself is not
+public. All 21 tiles come out as printed.
 
 Convolutions
     A tile of w x h positions and c channels is one core, so a layer takes ceil(W / w) ceil(H / h) ceil(C / c). A tile
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from loihi_convert.chip import limits
-from loihi_convert.chip.synaptic_memory import Kernel, circuit_words, dense_words, packed_dense_words
+from loihi_convert.neurocores.synaptic_memory import Kernel, circuit_words, dense_words, packed_dense_words
 
 Limit = Literal["neurons", "tile width", "synaptic memory", "axons"]
 """What makes a layer take more than one core. ``tile width``: the width of a tile is a power of two."""

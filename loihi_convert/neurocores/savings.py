@@ -1,4 +1,4 @@
-"""Changes of a CNN that save neurocores of Loihi 2, each computed with `chip.partition`."""
+"""Changes of a CNN that save neurocores of Loihi 2, each computed with `neurocores.partition`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from loihi_convert.chip.partition import ConvLayer, DenseLayer
-from loihi_convert.chip.synaptic_memory import Kernel
+from loihi_convert.neurocores.partition import ConvLayer, DenseLayer
+from loihi_convert.neurocores.synaptic_memory import Kernel
 from loihi_convert.records import Record
 
 CoreRange = tuple[int, int]
