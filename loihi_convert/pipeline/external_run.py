@@ -17,9 +17,10 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.pipeline.run_results import write_results
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import new_manifest, read_file
+from loihi_convert.runs.manifest import read_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,34 +90,25 @@ def run_external_into_folder(
         raise UsageError(f"found {steps}", where="timesteps", expected=expected)
     if isinstance(network.layers[0].synapse, PixelBias):
         mean, std = mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
-    classes = splits.classes or None
     images.require_fit(network.task, network.shapes[-1][0], "data")
-    run_folder.require_class_names(path.stem, network, classes)
+    run_folder.require_class_names(path.stem, network, splits.classes or None)
     read = read_file(path)
-    named = None if output is None else Path(output)
-    with run_folder.run_folder(named, f"{path.stem}-ref") as folder:
+    with run_folder.run_folder(output, f"{path.stem}-ref") as folder:
         with bars(f"{path.name}: running on ref") as progress:
             if isinstance(network, GradedNetwork):
                 result = run_sdnn(network, images.images, is_stream=is_stream, mean=mean, std=std, progress=progress)
             else:
                 result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
         evaluation = evaluate(result, network, labels=images.labels, timesteps=timesteps)
-        manifest = new_manifest(
-            network=path.stem,
-            data=splits.name,
-            data_fingerprint=splits.fingerprint,
-            backend="ref",
-            files=(read,),
-            command_line=command_line,
-            seed=None,
-        )
         stream = {"stream": is_stream} if isinstance(network, GradedNetwork) else {}
-        files = run_folder.write_run(
+        files = write_results(
             folder,
             [run_folder.FileResults(path.stem, evaluation, result, network)],
-            labels=images.labels,
-            paths=images.paths,
-            classes=classes,
-            manifest={**manifest, "classes": classes, "mean": mean, "std": std, **stream},
+            splits,
+            images,
+            files=(read,),
+            backend="ref",
+            command_line=command_line,
+            more={"mean": mean, "std": std, **stream},
         )
     return ExternalRun(folder, files, network, result, evaluation, mean, std)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,10 +27,11 @@ from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
 from loihi_convert.pipeline.origin import notes_on, require_layers_of, source_of
+from loihi_convert.pipeline.run_results import write_results
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import new_manifest, read_file
+from loihi_convert.runs.manifest import read_file
 from loihi_convert.simulation.cnn_classes import comparable_scores
 from loihi_convert.simulation.inputs import require_images
 
@@ -206,15 +206,13 @@ def run_graded_into_folder(
     VerificationError
         If the backend's integers differ from those of `ref`.
     """
-    classes = splits.classes or None
     images.require_fit(network.task, network.shapes[-1][0], "data")
     require_images(network.input_shape, images.images)
-    run_folder.require_class_names(path.stem, network, classes)
+    run_folder.require_class_names(path.stem, network, splits.classes or None)
     source, read = source_of(path, network, model, arch), read_file(path)
     if source is not None:
         require_layers_of(network, source.network)
-    named = None if output is None else Path(output)
-    with run_folder.run_folder(named, f"{path.stem}-{backend.name}") as folder:
+    with run_folder.run_folder(output, f"{path.stem}-{backend.name}") as folder:
         pixels = np.asarray(images.images)
         is_compared = backend.name != "ref"
         with backend, bars(f"{path.name}: running on {backend.name}") as progress:
@@ -229,29 +227,19 @@ def run_graded_into_folder(
         evaluation = evaluate_images(result, network, images, cnn=cnn, cnn_outputs=scores)
         notes = () if source is None else notes_on(path, network, source)
         evaluation = evaluation.model_copy(update={"notes": (*notes, *evaluation.notes)})
-        manifest: dict[str, Any] = {
-            **new_manifest(
-                network=path.stem,
-                data=splits.name,
-                data_fingerprint=splits.fingerprint,
-                backend=backend.name,
-                files=(read,),
-                command_line=command_line,
-                seed=None,
-            ),
-            "classes": classes,
-            "spikes": "graded",
-            "stream": is_stream,
-            "backend_versions": versions,
-            "provenance": {path.stem: dict(network.provenance)},
-        }
-        files = run_folder.write_run(
+        files = write_results(
             folder,
             [run_folder.FileResults(path.stem, evaluation, result, network)],
-            labels=images.labels,
-            paths=images.paths,
-            targets=images.targets,
-            classes=classes,
-            manifest=manifest,
+            splits,
+            images,
+            files=(read,),
+            backend=backend.name,
+            command_line=command_line,
+            more={
+                "spikes": "graded",
+                "stream": is_stream,
+                "backend_versions": versions,
+                "provenance": {path.stem: dict(network.provenance)},
+            },
         )
     return GradedRun(folder, files, path, network, result, evaluation, len(pixels) if is_compared else 0)

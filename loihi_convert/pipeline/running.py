@@ -20,6 +20,7 @@ from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.opened_file import OpenedFile, open_file
 from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.run_results import write_results
 from loihi_convert.pipeline.shards import (
     FileWork,
     ImagesRun,
@@ -32,7 +33,7 @@ from loihi_convert.pipeline.shards import (
 )
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import new_manifest, read_file
+from loihi_convert.runs.manifest import read_file
 from loihi_convert.simulation.image_shards import DividedImages, Shard, Workers, shards
 
 EXIT_IMAGES: Final = 2_000
@@ -243,31 +244,22 @@ def run_into_folder(
         held_out = held_out._replace(images=held_out.images[:EXIT_IMAGES])
     paths = [opened.path for opened in files]
     read = [read_file(path) for path in paths]
-    named = None if output is None else Path(output)
-    with run_folder.run_folder(named, f"{paths[0].stem}-{backend.name}") as folder:
+    with run_folder.run_folder(output, f"{paths[0].stem}-{backend.name}") as folder:
         with backend:
             runs = tuple(
                 run(opened, images, backend, options, held_out=held_out, workers=workers, bars=bars) for opened in files
             )
         seeds = {opened.network.poisson_seed for opened in files}
-        manifest = new_manifest(
-            network=paths[0].stem,
-            data=splits.name,
-            data_fingerprint=splits.fingerprint,
-            backend=backend.name,
-            files=read,
-            command_line=command_line,
-            seed=seeds.pop() if len(seeds) == 1 else None,
-        )
-        made_by = _made_by(backend, runs)
-        written = run_folder.write_run(
+        written = write_results(
             folder,
             [run_folder.FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
-            labels=images.labels,
-            paths=images.paths,
-            targets=images.targets,
-            classes=classes,
-            manifest={**manifest, "classes": classes, **made_by},
+            splits,
+            images,
+            files=read,
+            backend=backend.name,
+            command_line=command_line,
+            seed=seeds.pop() if len(seeds) == 1 else None,
+            more=_made_by(backend, runs),
         )
     return RunFolder(folder, written, runs)
 

@@ -181,7 +181,7 @@ def dated_name(name: str) -> str:
 
 
 @contextlib.contextmanager
-def run_folder(output: Path | None, name: str) -> Iterator[Path]:
+def run_folder(output: str | Path | None, name: str) -> Iterator[Path]:
     """Yield the folder of a run: ``output``, or a new ``runs/name-<UTC time>`` if that is None.
 
     It is created before the run, so that a place that is not writable is found before hours of work. If the ``with``
@@ -197,8 +197,8 @@ def run_folder(output: Path | None, name: str) -> Iterator[Path]:
         if output is None:
             folder = _make_dated(RUNS / dated_name(name), made)
         else:
-            require_new_or_empty(output)
-            folder = output
+            folder = Path(output)
+            require_new_or_empty(folder)
             _make_folder(folder, made)
         require_writable(folder / MANIFEST)
         yield folder
