@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loihi_convert.arrays import Array
     from loihi_convert.pipeline.checking import LoadedFile
 
-CHECKED_IMAGES = 100
+_ACTIVITY_IMAGES = 100
 """Images on which channels are looked at unless told otherwise: seconds."""
 
 UNUSABLE = 3
@@ -40,7 +40,7 @@ _CHIPS = "Number of Loihi 2 chips on the board (Kapoho Point has 8)."
 _COMPARE = "Also show the neurocores needed with each kind of neuron, and so the cost of soft reset on a chip."
 _IMAGES = (
     "validation images to find channels that never fire or fire at every step; 0: skip this. Default: "
-    f"{CHECKED_IMAGES}, if the data are available."
+    f"{_ACTIVITY_IMAGES}, if the data are available."
 )
 
 
@@ -127,4 +127,4 @@ def _images(
         log(f"silent and saturated channels are not checked: {rendered(error, flags_of(ctx.command.params))}")
         return None
     known, kind = validation_images(splits)
-    return known[: first_images(count, CHECKED_IMAGES, len(known), f"{kind} of {splits.name}")].images
+    return known[: first_images(count, _ACTIVITY_IMAGES, len(known), f"{kind} of {splits.name}")].images

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -34,6 +34,10 @@ from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN,
 from loihi_convert.cli.wrong_files import is_netx, require_cnn
 from loihi_convert.errors import UsageError, with_flags
 from loihi_convert.files import refuse_to_overwrite, refuse_to_replace
+
+if TYPE_CHECKING:
+    from loihi_convert.frontend.source import Source
+    from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
 
 _MODEL = typer.Argument(
     help="Trained CNN: a checkpoint (from torch.save, with any suffix, or safetensors), an ONNX file, or a NIR file.",
@@ -278,18 +282,10 @@ def export(
     require_same_outputs(source, np.asarray(images.images[:COMPARED]))
     for path in paths:
         refuse_to_overwrite(path, overwrite)
-    expected = None if expect is None else expect / 100
-    own = own_accuracy(source, images, f"{kind} of {splits.name}", expected, data=splits.name)
-    if own is not None:
-        log(f"warning: {with_flags(own.warning, flags_of(ctx.command.params))}" if own.warning else own.sentence)
-    else:
-        if task == "classification" and source.neurons is None:
-            log(
-                "the images have no labels, so the CNN's own accuracy is not checked; it is treated as a classifier "
-                f"with {len(source.recorded.names)} classes (--task regression: numeric outputs)"
-            )
-        if warning := unjudged(source, images):
-            log(f"warning: {with_flags(warning, flags_of(ctx.command.params))}")
+    own = own_accuracy(
+        source, images, f"{kind} of {splits.name}", None if expect is None else expect / 100, data=splits.name
+    )
+    _say_own(ctx, source, own, "" if own is not None else unjudged(source, images))
     run_words = _run_words(splits.name, data, data_root, class_map, arch)
     if spikes == "graded":
         item = export_graded(
@@ -332,6 +328,20 @@ def export(
         say_exported(exported, run_words, details=details)
     if bundle is not None:
         log(f"wrote {bundle}/; where Lava is installed: cd {shlex.quote(str(bundle))} && python run_bundle.py")
+
+
+def _say_own(ctx: typer.Context, source: Source, own: OwnAccuracy | OwnFit | None, unjudged: str) -> None:
+    """Print the accuracy or error of the CNN itself or, without labels, what is ``unjudged``, on stderr."""
+    warning = unjudged if own is None else own.warning
+    if own is None and source.network.task == "classification" and source.neurons is None:
+        log(
+            "the images have no labels, so the CNN's own accuracy is not checked; it is treated as a classifier "
+            f"with {len(source.recorded.names)} classes (--task regression: numeric outputs)"
+        )
+    if warning:
+        log(f"warning: {with_flags(warning, flags_of(ctx.command.params))}")
+    elif own is not None:
+        log(own.sentence)
 
 
 def _run_words(

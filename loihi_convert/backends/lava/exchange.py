@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.backends.lava.recording import Recording, SpikeFiles
+from loihi_convert.backends.lava.recording import LavaRecording, SpikeFiles
 from loihi_convert.backends.lava.timing import first_step
 from loihi_convert.backends.result import LayerTrace, RunResult
 from loihi_convert.ir.graded import GradedNetwork
@@ -102,7 +102,7 @@ class LavaFiles:
 
     def recording(
         self, network: StoredNetwork, index: int, timesteps: int, trace: bool, *, interval: int, settling: int = 0
-    ) -> Recording:
+    ) -> LavaRecording:
         """Return the recording of layer ``index`` into these files, with ``interval`` steps from image to image, and
         ``settling`` ones before the first."""
         is_last = index == len(network.layers) - 1
@@ -120,7 +120,7 @@ class LavaFiles:
         # Input neurons of graded spikes have no synapse, which would take a step.
         place = index - 1 if isinstance(network, GradedNetwork) else index
         start = settling + first_step(place)
-        return Recording(start, interval, timesteps, str(potentials) if recorded else None, files)
+        return LavaRecording(start, interval, timesteps, str(potentials) if recorded else None, files)
 
     def result(self, network: StoredNetwork, trace: bool, seconds: float, startup_seconds: float) -> RunResult:
         """Return the results of the simulation."""

@@ -37,7 +37,7 @@ class SpikeFiles:
 
 
 @dataclass(frozen=True)
-class Recording:
+class LavaRecording:
     """The values that one layer records, and in which steps.
 
     Parameters
@@ -62,9 +62,9 @@ class Recording:
 
 
 class Recorder:
-    """Writes a `Recording`, for batches of B images."""
+    """Writes a `LavaRecording`, for batches of B images."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: LavaRecording) -> None:
         self._when = recording
         self._potentials = _opened(recording.potentials)
         if (files := recording.spikes) is not None:

@@ -23,8 +23,8 @@ from loihi_convert.backends.lava.recording import Recorder
 class _Recording(GuardedModel):
     """A model whose state is written back before each image, and recorded after it.
 
-    Process parameters: ``recording``, a `Recording`, and ``is_stream``: the images are frames of one sequence, so that
-    nothing is written back.
+    Process parameters: ``recording``, a `LavaRecording`, and ``is_stream``: the images are frames of one sequence, so
+    that nothing is written back.
     """
 
     state: ClassVar[tuple[str, ...]]

@@ -19,7 +19,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.guarded import GuardedModel
-from loihi_convert.backends.lava.recording import Recorder, Recording
+from loihi_convert.backends.lava.recording import LavaRecording, Recorder
 from loihi_convert.ir.neuron_model import NeuronModel
 
 
@@ -50,7 +50,7 @@ class Neurons(AbstractProcess):
         bias: Array,
         initial_potential: Array,
         neuron: NeuronModel,
-        recording: Recording,
+        recording: LavaRecording,
         **further: Any,
     ) -> None:
         super().__init__(neuron=neuron, recording=recording, **further)
@@ -120,7 +120,7 @@ class IntegratingModel(GuardedModel):
     bias: Array = LavaPyType(np.ndarray, np.int32, precision=18)
 
     def prepare(self) -> None:
-        self._recording: Recording = self.proc_params["recording"]
+        self._recording: LavaRecording = self.proc_params["recording"]
         self.recorder = Recorder(self._recording)
         neuron: NeuronModel = self.proc_params["neuron"]
         self.soft, self.shift = neuron.reset == "soft", neuron.fraction_bits

@@ -13,7 +13,7 @@ from lava.proc.sparse.process import Sparse
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.guarded import GuardedModel
-from loihi_convert.backends.lava.recording import Recorder, Recording
+from loihi_convert.backends.lava.recording import LavaRecording, Recorder
 
 
 @implements(proc=LIFReset, protocol=LoihiProtocol)
@@ -22,13 +22,13 @@ from loihi_convert.backends.lava.recording import Recorder, Recording
 class RecordingLifResetModel(GuardedModel, PyLifResetModelBitAcc):
     """Lava's bit-accurate LIFReset, with recording.
 
-    Additional Process parameters: ``recording``, a `Recording`; ``initial_potential`` V0 and
+    Additional Process parameters: ``recording``, a `LavaRecording`; ``initial_potential`` V0 and
     ``threshold`` theta, integers that broadcast over the neurons. It records V0 + u - theta s, rounded down: the
     potential after the soft reset, which the neuron's recurrent synapse does in the next step.
     """
 
     def prepare(self) -> None:
-        recording: Recording = self.proc_params["recording"]
+        recording: LavaRecording = self.proc_params["recording"]
         self._recorder = Recorder(recording)
         self._fires = recording.spikes is not None
         self._initial_potential: Array = self.proc_params["initial_potential"]
