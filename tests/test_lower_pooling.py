@@ -24,6 +24,9 @@ CASES = {
     "adaptive, overlapping": stack(nn.AdaptiveAvgPool2d((4, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 9)),
     "adaptive by one less": of(lambda m, x: functional.adaptive_avg_pool2d(m.conv(x), 7).relu(), conv=CONV(4, 1)),
     "padded convolution after a remainder": stack(nn.AvgPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), shape=(2, 7, 7)),
+    "strided, padded convolution after a remainder that it does not read": stack(
+        nn.AvgPool2d(2), CONV(5, 3, stride=2, padding=1), nn.ReLU(), shape=(2, 9, 9)
+    ),
     "two with remainders": stack(nn.AvgPool2d(2), nn.AvgPool2d((1, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 11)),
     "a last window beyond the map": stack(
         nn.AvgPool2d(2, ceil_mode=True, divisor_override=4), CONV(5, 2), shape=(2, 9, 9)

@@ -91,14 +91,6 @@ class Conv:
                 where="input of a convolution",
                 expected=f"must have {expected} channels, (C, H, W)",
             )
-        sides = zip(input_shape[1:], self.pool, self.padding, strict=True)
-        if any(extent % pool and pad for extent, pool, pad in sides):
-            # In `without_pooling`, which runs on Lava, the padding would begin with rows that pooling leaves out.
-            raise InputError(
-                f"found {input_shape}",
-                where="input of a padded convolution",
-                expected=f"must be divisible by the pooling {self.pool}",
-            )
         pooled = pooled_shape(input_shape, self.pool)[1:]
         size = [
             (extent + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
@@ -117,6 +109,16 @@ class Conv:
                 where="input of a convolution",
                 expected=f"must be at least as large as the kernel {self.weight.shape[2:]}",
             )
+        for axis, (extent, pool) in enumerate(zip(input_shape[1:], self.pool, strict=True)):
+            last = (size[axis] - 1) * self.stride[axis] - self.padding[axis]
+            last += self.dilation[axis] * (self.weight.shape[2 + axis] - 1)
+            if extent % pool and last >= pooled[axis]:
+                # In `without_pooling`, which runs on Lava, this padding would begin with rows that pooling leaves out.
+                raise InputError(
+                    f"found {input_shape}",
+                    where="input of a padded convolution",
+                    expected=f"must be divisible by the pooling {self.pool}",
+                )
         _require_bias(self.bias, (self.channels, *size))
         return (self.channels, *size)
 
@@ -139,7 +141,8 @@ class Conv:
     def without_pooling(self, input_shape: Shape) -> Conv:
         """Return a strided convolution with the same result as conv(sumpool_k(s), w): each tap of w repeated k x k.
 
-        Exact where k divides the input's size or the convolution is not padded; `output_shape` refuses all other cases.
+        Exact where k divides the input's size, or no output reads the padding below and right of it; `output_shape`
+        refuses all other cases.
         Dilation becomes zeros in the kernel.
         """
         if self.pool == (1, 1):

@@ -99,6 +99,7 @@ def assert_equals_module(case: Case) -> None:
         assert_equals(model, each, case)
         assert_relays_repeat(each)
         assert_names(each)
+        assert each.shapes[-1] == (each.layers[-1].synapse.channels,)
 
 
 def lowered_case(case: Case, copies: int = 1) -> ReluNetwork:
