@@ -359,6 +359,7 @@ def test_a_bundle_is_not_written_over_another(tmp_path: Path) -> None:
         ((), "--bundle: the file is of target lava, whose soft-reset neurons are not part of Lava"),
         (("--target", "loihi2", "-T", "2,4"), "--bundle: found 2 values of T; must be one T."),
         (("--target", "loihi2", "-T", "2", "--input", "poisson"), "--bundle: Poisson input was chosen"),
+        (("--target", "loihi2", "-T", "2", "--readout", "spikes"), "--bundle: --readout spikes was chosen; needs"),
     ],
 )
 def test_what_cannot_be_bundled(words: tuple[str, ...], message: str, invoke: Invoke) -> None:

@@ -882,7 +882,10 @@ def test_findings_that_share_a_remedy_name_it_once(tmp_path: Path) -> None:
     netx.write(good(reset="soft", threshold=(64, 65)), path)
     code, out, _ = invoke(path, "--images", 0, "--target", "loihi2")
     assert code == 3
-    assert out.splitlines()[1] == "It was exported for Lava. Fix: loihi-convert export MODEL --target loihi2 -T 4"
+    assert (
+        out.splitlines()[1]
+        == "It was exported for Lava. Fix: loihi-convert export MODEL --target loihi2 -T 4, and its other options"
+    )
     assert out.count("--target loihi2") == 1
     assert "lava/proc/lif/models.py" not in out
     _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")

@@ -19,6 +19,7 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint, load
+from loihi_convert.cnn.design import built_in_teacher, pixels
 from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
 from loihi_convert.cnn.muon import orthogonalized
 from loihi_convert.cnn.recipe import Recipe, default_recipe, fine_tuning_recipe, paper_recipe, spiking_recipe
@@ -29,6 +30,8 @@ from loihi_convert.cnn.training import train_cnn
 from loihi_convert.cnn.unfinished import resume_path
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
+from loihi_convert.frontend.source import open_source
+from loihi_convert.simulation.relu import cnn_scores
 
 STILL = Recipe(epochs=4, batch_size=64, learning_rate=1e-2, averaging=0.9)
 RECIPE = dataclasses.replace(STILL, rotation=12.0, scaling=0.1, translation=0.08)
@@ -594,6 +597,25 @@ def test_resumed_fine_tuning_equals_uninterrupted(
             run(few, output, resume=True, **{**options, **changed})
         assert f"belongs to another training: its {name} is" in caught.value.found
     assert same_weights(run(few, output, resume=True, **options), straight)
+
+
+@pytest.mark.slow
+def test_a_cnn_for_few_bits_computes_with_its_rounded_weights(
+    few: DataSplits, plain: Checkpoint, tmp_path: Path
+) -> None:
+    """In a conversion, and as a teacher: with the others it was not trained."""
+    recipe = dataclasses.replace(RECIPE, weight_bits=2)
+    trained = run(few, tmp_path / "model.pt", qcfs_levels=2, start=plain, recipe=recipe)
+    images, labels = few.validation.images, few.validation.known_labels
+    network = open_source(tmp_path / "model.pt").network
+    found = float((cnn_scores(network, images).argmax(axis=1) == labels).mean())
+    assert found == pytest.approx(trained.validation_accuracy, abs=1.5 / len(labels))
+    weight = network.layers[0].synapse.weight
+    levels = [np.unique(np.abs(row).round(6)).size for row in weight.reshape(len(weight), -1)]
+    assert max(levels) <= 2
+    teacher = built_in_teacher(trained, few, few.classes).network
+    taught = float((teacher(pixels(images)).argmax(1).numpy() == labels).mean())
+    assert taught == pytest.approx(trained.validation_accuracy, abs=1.5 / len(labels))
 
 
 def test_invalid_fine_tuning_is_refused(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:

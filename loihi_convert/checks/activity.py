@@ -167,7 +167,7 @@ def _clipped(activity: Activity, images: int, end: str) -> Violation | None:
     if not images:
         return None
     found = f"potentials clipped on {images:,} of {activity.image_count:,} images"
-    fix = "`diagnose` measures what this costs."
+    fix = "`diagnose` measures what this costs a classification."
     return Violation(found, f"the range ends at {end}", "lava/proc/lif/models.py", fix)
 
 

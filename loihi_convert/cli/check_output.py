@@ -32,8 +32,10 @@ def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> No
     remedy = []
     if remedied:
         steps = "" if checked.timesteps is None else f" -T {checked.timesteps}"
-        command = f"loihi-convert export {shlex.quote(model or 'MODEL')} --target loihi2{steps}"
-        remedy = [f"It was exported for Lava. Fix: {command}"]
+        file = shlex.quote(model or "MODEL")
+        remedy = [
+            f"It was exported for Lava. Fix: loihi-convert export {file} --target loihi2{steps}, and its other options"
+        ]
     facts = [*_grouped(others, remedied), *_neurocores(checked)]
     if not details and (others or checked.chips):
         facts.append(Fact("", "--details: each layer's resources, every finding with its source"))

@@ -241,7 +241,7 @@ def export(
     if bundle is not None and file_format == "nir":
         raise UsageError("given with `file_format='nir'`", where="bundle", expected="must come with a netx file")
     if bundle is not None:
-        require_bundle(target, steps, is_poisson=is_poisson)
+        require_bundle(target, steps, is_poisson=is_poisson, readout=readout or "potential")
         require_new_bundle(bundle, overwrite=overwrite)
     balance_options = BalanceOptions(
         method=method,

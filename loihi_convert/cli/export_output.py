@@ -131,7 +131,8 @@ def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
     if clipped and agreement < GOOD_AGREEMENT:
         yield Fact(
             "clipped",
-            f"potentials in {', '.join(clipped)} of {report.image_count:,}; `diagnose` measures what this costs.",
+            f"potentials in {', '.join(clipped)} of {report.image_count:,}; `diagnose` measures what this costs a "
+            "classification.",
         )
 
 

@@ -111,7 +111,11 @@ def sweep(
         return
     by_name = {planned.cell.name: planned for planned in cells}
 
+    computed = 0
+
     def told(cell: Cell[Any], outcome: Outcome, left: str) -> None:
+        nonlocal computed
+        computed += 1
         log(f"{described(by_name[cell.name], names)}: {_in_short(outcome)}{f' ({left})' if left else ''}")
 
     failed: dict[str, Outcome] = {}
@@ -129,7 +133,7 @@ def sweep(
             write_page(output / PAGE_NAME, results)
         except InputError as error:
             unsaved = error
-    say_swept(results, store.folder, computed=len(left), is_saved=unsaved is None, as_json=as_json)
+    say_swept(results, store.folder, computed=computed, is_saved=unsaved is None, as_json=as_json)
     if unsaved is not None:
         raise unsaved
     known = [outcome for outcome in outcomes.values() if outcome is not None]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from loihi_convert.cnn.design import pixels
-from loihi_convert.cnn.few_bits import RoundedWeights
+from loihi_convert.cnn.few_bits import rounded_state
 from loihi_convert.cnn.through_spikes import SpikingModel
 from loihi_convert.data import Dataset
 from loihi_convert.ir.task import classes_of
@@ -51,9 +51,7 @@ def accuracy(
     # A tensor with two names, of a module that is used twice, may be given only once.
     names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     used = {name: tensor for name, tensor in tensors.items() if name in names}
-    if weight_bits is not None:
-        rounded = RoundedWeights(model, weight_bits)
-        used |= rounded.weights(used, rounded.scales(used))
+    used = dict(rounded_state(model, used, weight_bits))
     device = next(iter(used.values())).device
     correct = 0
     most = min(_BATCH, _PIXELS // math.prod(dataset.images.shape[1:]))

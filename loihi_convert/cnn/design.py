@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from loihi_convert.arrays import Shape
 from loihi_convert.cnn import checkpoint, class_scores
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
+from loihi_convert.cnn.few_bits import rounded_state
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import set_thresholds
 from loihi_convert.cnn.teacher import Teacher
@@ -171,7 +172,10 @@ def built_in_teacher(trained: Checkpoint, splits: DataSplits, classes: Sequence[
     require_classes(trained, classes, "teacher")
     # Its classes may have other names in own images.
     named = replace(splits, classes=trained.classes)
-    network = built_in(trained.architecture, named, None, trained).network().eval().requires_grad_(False)
+    design = built_in(trained.architecture, named, None, trained)
+    network = design.network().eval()
+    network.load_state_dict(rounded_state(design.build(), network.state_dict(), trained.weight_bits))
+    network.requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Teacher(network, {"architecture": trained.architecture, "sha256": checkpoint.digest("", trained.state)})
 

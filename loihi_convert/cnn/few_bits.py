@@ -85,6 +85,18 @@ class RoundedWeights:
         return found
 
 
+def rounded_state(model: nn.Module, state: Tensors, bits: int | None) -> Tensors:
+    """Return ``state`` with the weights that a CNN trained for ``bits`` computes with; unchanged for None.
+
+    ``model`` is the CNN; only its structure is used.
+    """
+    if bits is None:
+        return state
+    rounded = RoundedWeights(model, bits)
+    with torch.no_grad():
+        return {**state, **rounded.weights(state, rounded.scales(state))}
+
+
 def _rows(synapse: _Rounded, tensors: Tensors) -> Tensor:
     """``(C_out, inputs)``: weights times the amplitude of an input spike."""
     return (tensors[synapse.weight] * _factors(synapse, tensors)).flatten(1)

@@ -58,6 +58,8 @@ class Measure(NamedTuple):
         If rounding to integers leaves less agreement than this, a warning is given.
     decimals
         Decimals of an agreement in percent.
+    is_diagnosed
+        Whether `diagnose` and fine-tuning for few steps can help: they are for classifications.
     """
 
     share: Callable[[Array, Array], float]
@@ -65,6 +67,7 @@ class Measure(NamedTuple):
     sentence: str
     least_share: float
     decimals: int
+    is_diagnosed: bool
 
     def percent(self, share: float) -> str:
         """Return a share in percent: "98.00 %"."""
@@ -120,6 +123,7 @@ _MEASURES: Final[Mapping[Task, Measure]] = {
         "agrees with {whose} on {percent} of {images}",
         least_share=0.9,
         decimals=2,
+        is_diagnosed=True,
     ),
     "regression": Measure(
         explained_share,
@@ -128,6 +132,7 @@ _MEASURES: Final[Mapping[Task, Measure]] = {
         # A root mean square error of a tenth of an output's standard deviation.
         least_share=0.99,
         decimals=3,
+        is_diagnosed=False,
     ),
 }
 

@@ -192,7 +192,9 @@ def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions
     if found.agreement < measure.least_share:
         agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")
         remedy = (
-            "With more `timesteps`, or fine-tuned for few steps, it may lose less; `diagnose` shows where it loses"
+            "With more `timesteps` it may lose less"
+            if not measure.is_diagnosed
+            else "With more `timesteps`, or fine-tuned for few steps, it may lose less; `diagnose` shows where it loses"
             if options.method == AUTO
             else "With other `timesteps` it may lose less; `diagnose` shows where it loses"
             if options.method == "qcfs"

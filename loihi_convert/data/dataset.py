@@ -214,11 +214,6 @@ class DataSplits:
         answers = b"" if known is None else np.ascontiguousarray(known).tobytes()
         return hashlib.blake2b(self.test.fingerprint.encode() + answers, digest_size=16).hexdigest()
 
-    @property
-    def calibration_fingerprint(self) -> str:
-        """`Dataset.fingerprint` of the calibration images; of the test images if they are these, in whatever order."""
-        return (self.test if self.held_out is None else self.calibration).fingerprint
-
     @cached_property
     def held_out(self) -> HeldOut | None:
         """The validation images, or else the calibration images that differ from all test images; None if there are
@@ -232,7 +227,7 @@ class DataSplits:
         return HeldOut("calibration", self.calibration[np.array(others)]) if others else None
 
     def calibration_images(self, choice: str | int = "split") -> NDArray[np.uint8]:
-        """Return the images to balance thresholds on, uint8 ``(N, C, H, W)``.
+        """Return the images to balance thresholds on, uint8 ``(N, C, H, W)``; the first of them show all classes.
 
         Parameters
         ----------
@@ -247,9 +242,9 @@ class DataSplits:
         """
         choice = str(choice)
         if choice == "all":
-            return self.train.images
+            return self.train.mixed.images
         if choice == "split":
-            return self.calibration.images
+            return self.calibration.mixed.images
         most = len(self.calibration)
         if not (choice.isascii() and choice.isdecimal() and 1 <= int(choice) <= most):
             raise UsageError(
@@ -257,7 +252,7 @@ class DataSplits:
                 where="calibration",
                 expected=f"must be split, all, or a number of images, 1..{most}",
             )
-        return self.calibration.images[: int(choice)]
+        return self.calibration.mixed.images[: int(choice)]
 
 
 def split_for_training(own: DataSplits, validation: Dataset | None = None) -> DataSplits:

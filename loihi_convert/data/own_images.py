@@ -107,8 +107,7 @@ def load_image_folder(
     if flat:
         require_class_folders(folder, class_map)
         notes = _left_out(entries)
-        images = _dataset(folder, flat, None, input_shape, at_once)
-        return _unsplit(folder, tuple(classes), images, images.mixed if at_once else None, notes)
+        return _unsplit(folder, tuple(classes), _dataset(folder, flat, None, input_shape, at_once), notes=notes)
     empty = [name for name, files in per_class.items() if not files]
     if empty:
         raise DataError(
@@ -197,8 +196,7 @@ def load_npz(
     if labels is not None and is_in_class_order(labels):
         notes = (*notes, _IN_CLASS_ORDER)
     if "calibration" not in arrays:
-        # A run balances nothing, and its images may not be in memory.
-        return _unsplit(path, names, everything, everything.mixed if at_once else None, notes)
+        return _unsplit(path, names, everything, notes=notes)
     calibration = stored.get("calibration")
     if calibration is None:
         calibration = _npz_images(path, "calibration", arrays["calibration"], input_shape)
@@ -208,8 +206,7 @@ def load_npz(
             where=path,
             expected="must have the same shape",
         )
-    apart = Dataset(calibration, None)
-    return _unsplit(path, names, everything, apart.mixed if at_once else apart, notes)
+    return _unsplit(path, names, everything, Dataset(calibration, None), notes)
 
 
 def _deeper(folders: Sequence[Path]) -> str:

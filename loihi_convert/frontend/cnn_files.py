@@ -26,6 +26,7 @@ from torch import nn
 from loihi_convert.arrays import Shape
 from loihi_convert.choices import Readout
 from loihi_convert.cnn.checkpoint import Checkpoint, load_if_ours, load_model, load_states
+from loihi_convert.cnn.few_bits import rounded_state
 from loihi_convert.errors import UsageError
 from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.frontend.fitting import fill
@@ -111,6 +112,7 @@ def _of_checkpoint(path: Path, given: Given) -> CnnFile:
                 f"found {value!r} without `arch`", where=parameter, hint=f"{path.name} already records it."
             )
     model, trained = load_model(path)
+    model.load_state_dict(rounded_state(model, model.state_dict(), trained.weight_bits))
     described = {
         "architecture": trained.architecture,
         "data": trained.data if given.data is None else given.data,
@@ -142,4 +144,7 @@ def _of_users_code(path: Path, arch: str, given: Given) -> CnnFile:
         states = load_states(path)
         model, notes = fill(build_cnn(arch), states, arch, path)
     model = with_plain_parts(model)
-    return CnnFile(model, given.input_shape, classes, mean, std, {"arch": arch}, trained, notes=notes)
+    described: dict[str, Any] = {"arch": arch}
+    if trained is not None:
+        described["seed"] = trained.seed
+    return CnnFile(model, given.input_shape, classes, mean, std, described, trained, notes=notes)

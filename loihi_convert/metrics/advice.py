@@ -210,10 +210,13 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
         larger = "thresholds or inputs"
         lower = "; in any layer, so do lower thresholds: `--balance percentile --percentile 99`"
     command = f" (`train --qcfs {_qcfs_levels(diagnosis)} --weight-bits 8 --from model.pt`)"
-    return (
+    fewer = (
         f"{layer.name}: the widest weights use {layer.weight_bits} of 8 bits, because large {larger} take up the range "
         "of the potential. In the first layer, fewer pixel bits leave more weight bits: "
-        f"`export --pixel-bits 6`{lower}.",
+        f"`export --pixel-bits 6`{lower}."
+    )
+    return (
+        *([fewer] if layer.weight_bits != 8 else []),
         "A few large weights leave few bits to the other weights of their channel: train with weight decay, or with "
         f"rounded weights{command if can_be_trained(network) else ''}.",
     )
@@ -280,7 +283,9 @@ def can_be_trained(network: QuantizedNetwork) -> bool:
 
 def image_notes(network: QuantizedNetwork) -> tuple[str, ...]:
     """Return a warning about the images of a diagnosis; none if `train` excluded them from the training set."""
-    if network.provenance.model.architecture:
+    recorded = network.provenance.model
+    # A seed is that of a training by `train` or `fine_tune`.
+    if recorded.architecture is not None or recorded.seed is not None:
         return ()
     return (
         "loihi-convert did not train this CNN. If its training set contained these images, its accuracy "

@@ -285,6 +285,9 @@ def _better_normalization(
     words: Callable[[float], str],
 ) -> str:
     """A sentence on the best normalization if its ``measure`` exceeds ``least``; otherwise empty."""
+    if source.recorded.architecture is not None:
+        # `train` records what it normalizes.
+        return ""
     tried = _normalizations(images, source.recorded.data)
     reached = [(measure(source.with_normalization(mean, std), images), mean, std) for mean, std in tried]
     # Of equal ones the first: the more usual.

@@ -30,7 +30,7 @@ from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.timing import reset_interval
 from loihi_convert.backends.reference import run_network
-from loihi_convert.choices import Target
+from loihi_convert.choices import Readout, Target
 from loihi_convert.errors import UsageError
 from loihi_convert.files import make_folder, refuse_to_overwrite, write_atomically
 from loihi_convert.ir.circuit import circuit
@@ -42,7 +42,9 @@ IMAGES: Final = 10
 """Images of a bundle: a minute on Lava's simulator."""
 
 
-def require_bundle(target: Target, timesteps: tuple[int, ...], *, is_poisson: bool) -> None:
+def require_bundle(
+    target: Target, timesteps: tuple[int, ...], *, is_poisson: bool, readout: Readout = "potential"
+) -> None:
     """Raise a `UsageError` unless a file with these options can be bundled."""
     if target != "loihi2":
         raise UsageError(
@@ -55,6 +57,9 @@ def require_bundle(target: Target, timesteps: tuple[int, ...], *, is_poisson: bo
         raise UsageError(f"found {len(timesteps)} values of T", where="bundle", expected="must be one T")
     if is_poisson:
         raise UsageError("Poisson input was chosen", where="bundle", expected="needs pixels as a constant input")
+    if readout == "spikes":
+        # The script reads potentials, which an output neuron's reset changes only after the step.
+        raise UsageError("`readout='spikes'` was chosen", where="bundle", expected="needs the outputs' potentials")
 
 
 def require_new_bundle(folder: Path, *, overwrite: bool) -> tuple[Path, ...]:
@@ -87,7 +92,8 @@ def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = F
         If a file exists, without ``overwrite``, or cannot be written.
     """
     network = netx.read(path)
-    require_bundle(network.target, (network.timesteps,), is_poisson=network.poisson_seed is not None)
+    is_poisson = network.poisson_seed is not None
+    require_bundle(network.target, (network.timesteps,), is_poisson=is_poisson, readout=network.readout)
     make_folder(folder, "bundle")
     written = require_new_bundle(folder, overwrite=overwrite)
     arrays = io.BytesIO()

@@ -339,7 +339,23 @@ def _resources(loaded: LoadedFile, target: Target, chips: int) -> Chips | None:
 
 
 def _compared(loaded: LoadedFile) -> tuple[NeuronCost, ...]:
-    return neuron_costs(loaded.network) if isinstance(loaded, NativeFile | CheckpointFile) else ()
+    """Resources with each kind of neuron that can compute the network."""
+    if not isinstance(loaded, NativeFile | CheckpointFile):
+        return ()
+    return tuple(cost for cost in neuron_costs(loaded.network) if cost.neurons != "graded" or _can_be_graded(loaded))
+
+
+def _can_be_graded(loaded: NativeFile | CheckpointFile) -> bool:
+    if isinstance(loaded, NativeFile):
+        return len(loaded.network.layers) > 1
+    # Loads torch, which a netx file does not need.
+    from loihi_convert.conversion.graded import require_relu
+
+    try:
+        require_relu(loaded.network)
+    except UnsupportedModelError:
+        return False
+    return True
 
 
 def _stock_resources(stock: StockFile, chips: int) -> Chips | None:

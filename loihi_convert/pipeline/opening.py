@@ -80,7 +80,7 @@ def open_cnn(
     if splits.name not in DATASETS:
         digests = {
             "data_fingerprint": splits.test.fingerprint,
-            "calibration_fingerprint": splits.calibration_fingerprint,
+            "calibration_fingerprint": splits.calibration.fingerprint,
         }
         source = replace(source, provenance={**source.provenance, **digests})
     splits.test.require_fit(task, source.network.shapes[-1][0], "data")

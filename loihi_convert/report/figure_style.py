@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -136,6 +138,12 @@ def image_bytes(figure: Figure, kind: Kind, *, dpi: int = 160) -> bytes:
     image = io.BytesIO()
     metadata = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     # Type 42 keeps text in a PDF as text, which many journals require.
-    with matplotlib.rc_context({"svg.hashsalt": "loihi-convert", "pdf.fonttype": 42}):
+    with (
+        matplotlib.rc_context({"svg.hashsalt": "loihi-convert", "pdf.fonttype": 42}),
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.filterwarnings("always", "Glyph .* missing")
         figure.savefig(image, format=kind, dpi=dpi, metadata=metadata)
+    if any("missing from font" in str(one.message) for one in caught):
+        logging.getLogger(__name__).warning("the figure's font lacks some characters of the names: they are boxes")
     return image.getvalue()
