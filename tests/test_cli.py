@@ -1083,3 +1083,12 @@ def test_a_record_of_no_more_than_a_path_says_nothing_of_the_images(
 def test_images_in_place_of_a_network(invoke: Invoke, own_images: Path, words: list[object], hint: str) -> None:
     done = invoke(*words)
     assert (done.code, done.out, done.err) == (3, "", f"error: own.npz: holds images. {hint}\n")
+
+
+@pytest.mark.slow
+def test_the_next_command_has_the_steps_and_bits_of_the_training(invoke: Invoke, model: Path) -> None:
+    given = ("train", "--from", model, "--epochs", 1)
+    done = invoke(*given, "--qcfs", 2, "--weight-bits", 4, "-o", "few.pt")
+    assert done.out.splitlines()[-1] == "next: loihi-convert export few.pt --weight-bits 4"
+    done = invoke("train", "--from", "few.pt", "--epochs", 1, "-T", 2, "-o", "spiking.pt")
+    assert done.out.splitlines()[-1].startswith("next: loihi-convert export spiking.pt -T 2")
