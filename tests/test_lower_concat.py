@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.lowering import CONV, LINEAR, NORM, assert_equals_module, assert_samples, bare, of, same
-from support.modules import Of
+from support.modules import Of, outputs
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -115,6 +115,22 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_chain_equals_the_module(name: str) -> None:
     assert_equals_module(CASES[name])
+
+
+def test_a_branch_that_no_kernel_reads() -> None:
+    """Groups of two channels: the first group reads one branch, which is pruned, and a part of the other."""
+
+    def pruned(module: nn.Module, x: Tensor) -> Tensor:
+        joined = torch.cat([module.a(x).relu(), module.b(x).relu()], 1)
+        return functional.conv2d(joined, module.g.weight * module.kept, module.g.bias, groups=2).mean((2, 3))
+
+    kept = torch.ones(4, 2, 1, 1)
+    kept[:2, 0] = 0
+    model = Of(pruned, a=nn.Conv2d(2, 1, 3), b=nn.Conv2d(2, 3, 3), g=nn.Conv2d(4, 4, 3, groups=2))
+    model.register_buffer("kept", kept)
+    images = torch.rand(3, 2, 8, 8, dtype=torch.float64)
+    network = to_relu_network(model.double().eval(), (2, 8, 8))
+    torch.testing.assert_close(outputs(network, images), model(images))
 
 
 def test_zeros_that_change_later_are_refused() -> None:

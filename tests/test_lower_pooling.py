@@ -27,6 +27,9 @@ CASES = {
     "strided, padded convolution after a remainder that it does not read": stack(
         nn.AvgPool2d(2), CONV(5, 3, stride=2, padding=1), nn.ReLU(), shape=(2, 9, 9)
     ),
+    "dilated over the end of a remainder": stack(
+        nn.AvgPool2d(2), CONV(5, 3, stride=2, padding=2, dilation=2), nn.ReLU(), shape=(2, 11, 11)
+    ),
     "two with remainders": stack(nn.AvgPool2d(2), nn.AvgPool2d((1, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 11)),
     "a last window beyond the map": stack(
         nn.AvgPool2d(2, ceil_mode=True, divisor_override=4), CONV(5, 2), shape=(2, 9, 9)

@@ -65,14 +65,16 @@ def test_output_shape_fan_out_and_strided_form_agree_with_torch(case: Case, seed
 
 
 @pytest.mark.parametrize(
-    ("height", "padding", "stride", "is_exact"), [(9, 0, 1, True), (8, 1, 1, True), (9, 1, 1, False), (9, 1, 2, True)]
+    ("height", "padding", "stride", "dilation", "is_exact"),
+    [(9, 0, 1, 1, True), (8, 1, 1, 1, True), (9, 1, 1, 1, False), (9, 1, 2, 1, True), (11, 2, 2, 2, True)],
 )
 def test_padding_after_a_pooling_with_a_remainder_is_refused_where_it_is_read(
-    height: int, padding: int, stride: int, is_exact: bool
+    height: int, padding: int, stride: int, dilation: int, is_exact: bool
 ) -> None:
     """`without_pooling` would read the ninth row, which pooling leaves out, in place of zeros. With stride 2, the last
-    window ends at the fourth pair of rows."""
-    synapse = Conv(np.ones((1, 1, 3, 3), np.int32), stride=(stride, 1), padding=(padding, 0), pool=(2, 2))
+    window ends at the fourth pair of rows; of five pairs, a dilated one reads none, the first, the third and the fifth,
+    and then zeros beyond the map."""
+    synapse = Conv(*(np.ones((1, 1, 3, 3), np.int32), None, (stride, 1), (padding, 0), (dilation, 1)), pool=(2, 2))
     inputs = np.arange(height * 8).reshape(1, height, 8)
     strided = synapse.without_pooling(inputs.shape)
     assert torch.equal(current(strided, inputs), current(synapse, inputs)) == is_exact

@@ -110,10 +110,10 @@ class Conv:
                 expected=f"must be at least as large as the kernel {self.weight.shape[2:]}",
             )
         for axis, (extent, pool) in enumerate(zip(input_shape[1:], self.pool, strict=True)):
-            last = (size[axis] - 1) * self.stride[axis] - self.padding[axis]
-            last += self.dilation[axis] * (self.weight.shape[2 + axis] - 1)
-            if extent % pool and last >= pooled[axis]:
-                # In `without_pooling`, which runs on Lava, this padding would begin with rows that pooling leaves out.
+            places = np.arange(size[axis]) * self.stride[axis] - self.padding[axis]
+            taps = np.flatnonzero(self.weight.any(axis=(0, 1, 3 - axis))) * self.dilation[axis]
+            if extent % pool and (places[:, np.newaxis] + taps == pooled[axis]).any():
+                # In `without_pooling`, which runs on Lava, these zeros would be the rows that pooling leaves out.
                 raise InputError(
                     f"found {input_shape}",
                     where="input of a padded convolution",
@@ -141,8 +141,8 @@ class Conv:
     def without_pooling(self, input_shape: Shape) -> Conv:
         """Return a strided convolution with the same result as conv(sumpool_k(s), w): each tap of w repeated k x k.
 
-        Exact where k divides the input's size, or no output reads the padding below and right of it; `output_shape`
-        refuses all other cases.
+        Exact where k divides the input's size, or no output reads the padding next to it, below and right;
+        `output_shape` refuses all other cases.
         Dilation becomes zeros in the kernel.
         """
         if self.pool == (1, 1):

@@ -69,8 +69,9 @@ def as_vector(features: tuple[Features, ...]) -> Value | None:
 def through(value: Value, second: Window) -> Value | None:
     """Return ``value`` after ``second``; ``None`` if a term has no such map, or one with too many weights."""
     terms = []
-    for term in value.terms:
-        of_rows, rows = _of_inputs(second, term.rows)
+    seen = [(term, *_of_inputs(second, term.rows)) for term in value.terms]
+    # Where weights are pruned, no output may read a term.
+    for term, of_rows, rows in [one for one in seen if one[2].size] or seen:
         found = term.followed_by(of_rows, rows)
         if found is None:
             return None
