@@ -66,6 +66,14 @@ CASES = {
     "hardtanh in place": stack(CONV(5, 3), nn.Hardtanh(-0.2, 0.3, inplace=True), CONV(3, 3)),
     "hardtanh, a function": of(lambda m, x: functional.hardtanh(m.conv(x)), conv=CONV(4, 3)),
     "clamp below 0": of(lambda m, x: m.two(m.one(x).clamp(-0.1, 0.2)), one=CONV(4, 3), two=CONV(3, 3, padding=1)),
+    "guard before a ReLU": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-65504, 65504)), nn.ReLU()),
+    "guard before a ReLU in place": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-2, 2)), nn.ReLU(inplace=True)),
+    "guard before and beside a ReLU": of(
+        lambda m, x: functional.relu(y := m.conv(x).clamp(-0.3, 0.2)) + m.two(y), conv=CONV(4, 3), two=CONV(4, 1)
+    ),
+    "guard without an end": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-float("inf"), float("inf"))), nn.ReLU()),
+    "guard with one end": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-float("inf"), 0.2)), nn.ReLU()),
+    "hardtanh before a ReLU": of(lambda m, x: functional.hardtanh(m.conv(x), -1, 0.3).relu(), conv=CONV(5, 3)),
     "clamp above 0": of(lambda m, x: torch.clip(m.conv(x), min=0.1, max=0.4), conv=CONV(4, 3)),
     "clamp_min below 0": of(lambda m, x: m.conv(x).clamp_min(-0.1), conv=CONV(4, 3)),
     "clamp from above": of(lambda m, x: m.two(m.one(x).clamp(max=0.1)), one=CONV(4, 3), two=CONV(3, 3, padding=1)),
@@ -145,6 +153,8 @@ def test_what_looks_like_a_relu_is_refused(function: Callable[[Tensor], Tensor])
     [
         ("leaky", 1, "2x8x8-4c3-10c3-10c3-3"),
         ("clamp of a ReLU", 1, layers_of(CASES["hardtanh"])),
+        ("guard before a ReLU", 1, layers_of(CASES["hardtanh"])),
+        ("hardtanh before a ReLU", 1, layers_of(CASES["hardtanh"])),
     ],
 )
 def test_layers(name: str, copies: int, expected: str) -> None:

@@ -7,7 +7,7 @@ function                               calls
 max pooling with ``return_indices``    the same without, and the indices
 ``stack(tensors, dim)``                ``unsqueeze`` of each, ``cat``
 ``mean`` or ``sum`` over that ``dim``  ``+`` of the tensors, ``/`` their number
-``clamp(a, b)``, ``hardtanh``          ``- a``, ``clamp(0, b - a)``, ``+ a``
+``clamp(a, b)``, ``hardtanh``          ``- a``, ``clamp(0, b - a)``, ``+ a``; before a ReLU ``clamp(0, b)``
 ``clamp(max=b)``                       ``b -`` of ``clamp(min=0)`` of ``b -``; of a ReLU, ``clamp(0, b)`` of its input
 ``addmm(bias, x, weight)``             ``@``, ``+``, and ``*`` for ``alpha`` and ``beta``
 ``einsum`` of one tensor and weights   ``@`` of the flattened tensor, or a convolution of single pixels
@@ -57,6 +57,8 @@ Create = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Return the proxies of simpler calls in place of ``target``, a function or the name of a method, or ``None``."""
     name = getattr(target, "__name__", target)
+    if name == "relu" and len(args) == 1 and not kwargs.get("inplace"):
+        return unclamped(create, args[0])
     if name == "einsum":
         return _einsum(create, *args)
     if name in _BOUNDS:
@@ -97,15 +99,32 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
     return None
 
 
+def unclamped(create: Create, x: Any) -> Any:
+    """The ReLU of ``x``, which is a clamp from below 0, as a clamp from 0; ``None`` if it is something else.
+
+    A guard against overflow, such as clamp(-65504, 65504), would otherwise shift activations by its bound.
+    """
+    if not isinstance(x, fx.Proxy) or "clamped" not in x.node.meta or x.node.next.op != "root":
+        return None
+    before, high = x.node.meta["clamped"]
+    return create(torch.relu, (before,), {}) if high is None else create(torch.clamp, (before, 0, high), {})
+
+
 def _clamp(create: Create, x: Any, low: Any, high: Any) -> Any:
     """A clamp that does not begin at 0 by one that does; ``None`` if it does, or if its bounds are not numbers."""
     bounds = [bound for bound in (low, high) if bound is not None]
     are_numbers = all(isinstance(bound, int | float) for bound in bounds)
     if not bounds or not are_numbers or low == 0 or bounds != sorted(bounds):
         return None
+    low, high = (None if low == -math.inf else low), (None if high == math.inf else high)
+    if low is None and high is None:
+        return create(operator.mul, (x, 1), {})
     if low is not None:
         kept = create(torch.clamp, (create(operator.sub, (x, low), {}), 0, None if high is None else high - low), {})
-        return create(operator.add, (kept, low), {})
+        found = create(operator.add, (kept, low), {})
+        if low < 0 and (high is None or high > 0):
+            found.node.meta["clamped"] = x, high
+        return found
     if high > 0 and (before := _before_relu(x)) is not None:
         return create(torch.clamp, (before, 0, high), {})
     return create(operator.sub, (high, create(torch.clamp, (create(operator.sub, (high, x), {}), 0), {})), {})

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from loihi_convert.arrays import Shape
 from loihi_convert.cnn.class_scores import scores_name, scores_of
 from loihi_convert.errors import UnsupportedModelError, first_line
-from loihi_convert.frontend.decompositions import decomposed
+from loihi_convert.frontend.decompositions import decomposed, unclamped
 from loihi_convert.frontend.layers import is_one_operation
 from loihi_convert.frontend.model_runs import (
     dtype_of,
@@ -155,8 +155,11 @@ class _Tracer(fx.Tracer):
         if target == "__setitem__":
             # Of a tensor that is not traced, to which a traced one is assigned: it would stay as it is.
             raise TypeError("a traced tensor cannot be assigned to items of another")
+        create = partial(super().create_proxy, "call_function")
         if kind in ("call_function", "call_method"):
-            found = decomposed(partial(super().create_proxy, "call_function"), target, args, kwargs)
+            found = decomposed(create, target, args, kwargs)
+        elif kind == "call_module" and type(relu := self.root.get_submodule(target)) is nn.ReLU and not relu.inplace:
+            found = unclamped(create, args[0])
         return super().create_proxy(kind, target, args, kwargs, *rest, **more) if found is None else found
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
