@@ -16,11 +16,11 @@ from numba import njit
 from numba.core import event
 from numba.core.caching import FunctionCache
 
-COMPILING: Final = "compiling loops for this processor: about ten seconds, only the first time"
+COMPILING: Final = "compiling loops for this processor: a few seconds, only the first time"
 """Logged, at level INFO of this module's logger, when a loop is compiled that no cache has."""
 
 NOT_KEPT: Final = (
-    "compiling loops for this processor: about ten seconds, each time, as no folder for them can be written; set "
+    "compiling loops for this processor: a few seconds, each time, as no folder for them can be written; set "
     "NUMBA_CACHE_DIR to one that can"
 )
 """Logged instead where machine code cannot be kept."""

@@ -720,6 +720,17 @@ def test_a_channel_of_the_cnn_that_is_always_positive_is_not_saturated() -> None
     assert_says(finding, "warning", "conv", ["1 of 2 channels (1)", "3 images"])
 
 
+def test_only_neurons_that_can_compute_the_network_are_compared() -> None:
+    """Sigma-delta neurons have neither a ceiling nor a network of a single layer."""
+    dense = ReluLayer("fc", Dense(np.ones((2, 4))))
+    hidden = ReluLayer("conv", Conv(np.ones((1, 1, 1, 1))))
+    clipped = replace(hidden, ceiling=np.array([6.0]))
+    for layers, can_be_graded in (((hidden, dense), True), ((clipped, dense), False), ((dense,), False)):
+        cnn = CheckpointFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers))
+        kinds = [cost.neurons for cost in pipeline.check(cnn, compare=True).compared]
+        assert kinds == ["own", "circuit", "LIF", *(["graded"] if can_be_graded else [])]
+
+
 class WithTanh(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3))
@@ -882,10 +893,9 @@ def test_findings_that_share_a_remedy_name_it_once(tmp_path: Path) -> None:
     netx.write(good(reset="soft", threshold=(64, 65)), path)
     code, out, _ = invoke(path, "--images", 0, "--target", "loihi2")
     assert code == 3
-    assert (
-        out.splitlines()[1]
-        == "It was exported for Lava. Fix: loihi-convert export MODEL --target loihi2 -T 4, and its other options"
-    )
+    command = "loihi-convert export MODEL --target loihi2 -T 4"
+    remedy = f"It was exported for Lava. Fix: {command} with its other options"
+    assert out.splitlines()[1] == remedy
     assert out.count("--target loihi2") == 1
     assert "lava/proc/lif/models.py" not in out
     _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")

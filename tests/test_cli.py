@@ -1022,6 +1022,11 @@ def test_golden_replaces_only_a_report(invoke: Invoke, tmp_path: Path) -> None:
         assert invoke("golden").code == 0
 
 
+def test_a_report_whose_name_is_too_long_is_refused(invoke: Invoke) -> None:
+    done = invoke("golden", "-o", f"{'a' * 300}.json")
+    assert (done.code, "File name too long" in done.err) == (3, True)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -326,6 +326,14 @@ def test_pictures_are_a_png_and_a_reproducible_svg() -> None:
     assert struct.unpack(">II", png[16:24]) == (1056, 739)
 
 
+def test_characters_that_the_font_lacks_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    figure = Figure()
+    figure.text(0.1, 0.5, "\N{CJK UNIFIED IDEOGRAPH-6F22}\N{CJK UNIFIED IDEOGRAPH-5B57}")
+    image_bytes(figure, "png")
+    (record,) = caplog.records
+    assert "lacks some characters" in record.getMessage()
+
+
 def test_the_figure_of_a_run_says_seed_and_images(tmp_path: Path) -> None:
     files = [entry([20, 197, 198, 199])]
     folder = write_runs(tmp_path, *files)

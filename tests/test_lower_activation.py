@@ -71,6 +71,9 @@ CASES = {
     "guard before and beside a ReLU": of(
         lambda m, x: functional.relu(y := m.conv(x).clamp(-0.3, 0.2)) + m.two(y), conv=CONV(4, 3), two=CONV(4, 1)
     ),
+    "guard before a ReLU, by a keyword": of(
+        lambda m, x: m.relu(input=m.conv(x).clamp(-2, 2)), conv=CONV(4, 3), relu=nn.ReLU()
+    ),
     "guard without an end": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-float("inf"), float("inf"))), nn.ReLU()),
     "guard with one end": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-float("inf"), 0.2)), nn.ReLU()),
     "hardtanh before a ReLU": of(lambda m, x: functional.hardtanh(m.conv(x), -1, 0.3).relu(), conv=CONV(5, 3)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,15 @@ def test_the_least_accuracy_is_that_of_the_images_not_of_the_training_data() -> 
     named = own_accuracy(source(classifier(), None), others, KIND, data="digits")
     assert named is not None
     assert "any CNN reaches 85 % on digits" in named.warning
+
+
+def test_a_cnn_that_train_built_records_its_normalization() -> None:
+    (mean,), (std,) = USUAL
+    found = source(classifier(mean, std))
+    found = replace(found, provenance={**found.provenance, "architecture": "digits-cnn"})
+    own = own_accuracy(found, DIGITS.validation, KIND, data="digits")
+    assert own is not None
+    assert "No usual normalization explains it" in own.warning
 
 
 def test_a_needless_normalization_is_found() -> None:

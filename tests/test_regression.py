@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,15 @@ def test_a_spiking_readout_is_refused_for_regressions(position: nn.Module, conve
     with pytest.raises(UsageError) as caught:
         convert(as_regression(position), TRAINING[0][:, np.newaxis], 4, options)
     assert caught.value.where == "readout"
+
+
+def test_a_regression_is_not_sent_to_diagnose(position: nn.Module) -> None:
+    """Which is for classifications, as is fine-tuning for few steps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        snn = lc.convert(position, TRAINING[0], timesteps=1, task="regression")
+    (note,) = (note for note in snn.notes if "With more `timesteps`" in note)
+    assert note.endswith("With more `timesteps` it may lose less.")
 
 
 def r2_by_hand(found: Array, expected: Array) -> Array:

@@ -33,9 +33,8 @@ def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> No
     if remedied:
         steps = "" if checked.timesteps is None else f" -T {checked.timesteps}"
         file = shlex.quote(model or "MODEL")
-        remedy = [
-            f"It was exported for Lava. Fix: loihi-convert export {file} --target loihi2{steps}, and its other options"
-        ]
+        command = f"loihi-convert export {file} --target loihi2{steps}"
+        remedy = [f"It was exported for Lava. Fix: {command} with its other options"]
     facts = [*_grouped(others, remedied), *_neurocores(checked)]
     if not details and (others or checked.chips):
         facts.append(Fact("", "--details: each layer's resources, every finding with its source"))

@@ -141,11 +141,12 @@ def remarks(ran: FileRun | GradedRun, scene: RunScene) -> Iterator[Fact]:
 
     if ran.equal_to_reference:
         what = "every potential and spike of every layer" if scene.trace else "every output potential and spike count"
-        what, when = f"{what}, all {ran.equal_to_reference:,} images", " at every step"
+        images = f"all {ran.equal_to_reference:,} images at every step"
         if isinstance(ran.network, GradedNetwork):
-            what, when = f"every message and activation of every layer, all {ran.equal_to_reference:,} images", ""
+            # An image takes one step.
+            what, images = "every message and activation of every layer", images.removesuffix(" at every step")
         runner = "Loihi 2" if scene.backend == "loihi2" else "Lava"
-        yield Fact("equal", f"{runner} equals ref in {what}{when}")
+        yield Fact("equal", f"{runner} equals ref in {what}, {images}")
     if ran.result.measured:
         figures = ", ".join(f"{name} {value:.6g}" for name, value in ran.result.measured.items())
         yield Fact("profiler", f"all steps of the run, in s, J and W: {figures}")

@@ -155,7 +155,7 @@ def train(
     else:
         echo(trained_sentence(output, trained))
         given = {
-            "-T": chosen.timesteps or trained.spiking_timesteps,
+            "-T": trained.spiking_timesteps,
             "--weight-bits": trained.weight_bits,
             "--arch": arch,
             "--data": None if trained.is_benchmark else named_data,

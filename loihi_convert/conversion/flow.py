@@ -191,15 +191,16 @@ def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions
     notes: tuple[str, ...] = ()
     if found.agreement < measure.least_share:
         agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")
-        remedy = (
-            "With more `timesteps` it may lose less"
-            if not measure.is_diagnosed
-            else "With more `timesteps`, or fine-tuned for few steps, it may lose less; `diagnose` shows where it loses"
-            if options.method == AUTO
-            else "With other `timesteps` it may lose less; `diagnose` shows where it loses"
-            if options.method == "qcfs"
-            else "Try `method='auto'`, or other `timesteps`"
-        )
+        if options.method not in (AUTO, "qcfs"):
+            remedy = "Try `method='auto'`, or other `timesteps`"
+        elif not measure.is_diagnosed:
+            remedy = "With more `timesteps` it may lose less"
+        elif options.method == AUTO:
+            remedy = (
+                "With more `timesteps`, or fine-tuned for few steps, it may lose less; `diagnose` shows where it loses"
+            )
+        else:
+            remedy = "With other `timesteps` it may lose less; `diagnose` shows where it loses"
         notes = (f"the quantized network only {agrees}. {remedy}.",)
     if options.percent <= 1:
         notes += (f"`percentile` is in percent: found {options.percent:g}; write {100 * options.percent:g}?",)

@@ -57,7 +57,7 @@ Create = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Return the proxies of simpler calls in place of ``target``, a function or the name of a method, or ``None``."""
     name = getattr(target, "__name__", target)
-    if name == "relu" and len(args) == 1 and not kwargs.get("inplace"):
+    if target in (torch.relu, functional.relu) and len(args) == 1 and not kwargs.get("inplace"):
         return unclamped(create, args[0])
     if name == "einsum":
         return _einsum(create, *args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,26 +75,17 @@ def own_design(
         If it does not accept such images.
     """
     trained = None if weights is None else _trained(weights)
-    if trained is not None:
+    made: Callable[[], nn.Module]
+    start: dict[str, Json] | None = None
+    if weights is not None and trained is not None:
         mean, std = recorded_normalization(trained, mean, std)
         if splits.classes:
             require_classes(trained, splits.classes)
-        assert weights is not None
-        path, begun = weights, trained
-        return design_of(
-            lambda: rebuilt(begun, arch, path),
-            arch,
-            splits,
-            mean=mean,
-            std=std,
-            qcfs_levels=qcfs_levels,
-            timesteps=timesteps,
-            start=record_of(trained),
-        )
-    made = _made(arch, weights)
-    start: dict[str, Json] | None = None
-    if weights is not None:
-        start = {"file": weights.name, "sha256": checkpoint.digest("", made().state_dict())}
+        made, start = partial(rebuilt, trained, arch, weights), record_of(trained)
+    else:
+        made = _made(arch, weights)
+        if weights is not None:
+            start = {"file": weights.name, "sha256": checkpoint.digest("", made().state_dict())}
     return design_of(
         made,
         arch,
@@ -103,7 +95,7 @@ def own_design(
         qcfs_levels=qcfs_levels,
         timesteps=timesteps,
         start=start,
-        is_trained_elsewhere=weights is not None,
+        is_trained_elsewhere=weights is not None and trained is None,
     )
 
 

@@ -158,7 +158,7 @@ class _Tracer(fx.Tracer):
         create = partial(super().create_proxy, "call_function")
         if kind in ("call_function", "call_method"):
             found = decomposed(create, target, args, kwargs)
-        elif kind == "call_module" and type(relu := self.root.get_submodule(target)) is nn.ReLU and not relu.inplace:
+        elif kind == "call_module" and len(args) == 1 and _is_plain_relu(self.root.get_submodule(target)):
             found = unclamped(create, args[0])
         return super().create_proxy(kind, target, args, kwargs, *rest, **more) if found is None else found
 
@@ -193,6 +193,12 @@ class _Tracer(fx.Tracer):
             finally:
                 self._computes = False
         return node
+
+
+def _is_plain_relu(module: nn.Module) -> bool:
+    """Whether nothing can change what the module computes, or its input."""
+    has_hooks = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return type(module) is nn.ReLU and not module.inplace and not has_hooks
 
 
 def numbers_taken(node: fx.Node) -> list[fx.Node]:

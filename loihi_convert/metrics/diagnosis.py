@@ -267,7 +267,7 @@ def _layer_losses(
             share_above_threshold=None if layer_range is None else layer_range.share_above_threshold,
             weight_bits=_weight_bits(layer),
             # At the lower limit, a neuron with a constant negative current never fires, clipped or not.
-            saturated_images=int(high if network.has_constant_current(index) else max(low, high)),
+            saturated_images=int(high if layer.neuron and network.has_constant_current(index) else max(low, high)),
         )
         for index, (layer, layer_range, (before, after), (low, high)) in enumerate(
             zip(network.layers, compared.ranges, itertools.pairwise(right), saturated, strict=True)
