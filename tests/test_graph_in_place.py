@@ -101,7 +101,14 @@ def beside_a_copy(m: nn.Module, x: Tensor) -> Tensor:
     return m.fc(torch.cat([copy, y[:, :2]], 1).flatten(1))
 
 
-@pytest.mark.parametrize("forward", [halves, both_slices, flat, beside_a_copy])
+def beside_a_contiguous_half(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    half = y.chunk(2, 1)[1]
+    y = torch.cat([functional.relu(half.contiguous(), inplace=True), half], 1)
+    return m.fc(y.flatten(1))
+
+
+@pytest.mark.parametrize("forward", [halves, both_slices, flat, beside_a_copy, beside_a_contiguous_half])
 def test_a_view_changed_in_place_is_read_as_changed(forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
     assert_equals_module(Case(lambda: Of(forward, conv=nn.Conv2d(1, 4, 3), fc=nn.Linear(144, 3)), (1, 8, 8)))
 
@@ -305,6 +312,14 @@ def view_that_was_used_before(m: nn.Module, x: Tensor) -> Tensor:
     return m.fc(torch.cat([before, half], 1).flatten(1))
 
 
+def view_changed_before_its_base(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    view = y.flatten(1)
+    view.relu_()
+    y.add_(0.5)
+    return m.fc(view)
+
+
 @pytest.mark.parametrize(
     "forward",
     [
@@ -316,6 +331,7 @@ def view_that_was_used_before(m: nn.Module, x: Tensor) -> Tensor:
         another_shape,
         constant_filled_through_a_view,
         view_that_was_used_before,
+        view_changed_before_its_base,
     ],
 )
 def test_what_was_changed_through_another_view_is_refused(forward: Callable[[nn.Module, Tensor], Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,9 +85,9 @@ class Graph:
         return total
 
 
-def pruned(nodes: list[Node], output: int, notes: Iterable[str] = ()) -> Graph:
-    """Return the graph without unused nodes; the image stays."""
-    needed = {0, output}
+def pruned(nodes: list[Node], used: Sequence[int], notes: Iterable[str] = ()) -> Graph:
+    """Return the graph without unused nodes; the image stays. The first node of ``used`` is the output."""
+    needed = {0, *used}
     for number in range(len(nodes) - 1, -1, -1):
         if number in needed:
             needed.update(nodes[number].inputs)
@@ -97,4 +97,4 @@ def pruned(nodes: list[Node], output: int, notes: Iterable[str] = ()) -> Graph:
         for number, node in enumerate(nodes)
         if number in needed
     )
-    return Graph(kept, order[output], tuple(notes))
+    return Graph(kept, order[used[0]], tuple(notes))

@@ -122,6 +122,8 @@ class _Reader:
     overwritten: list[tuple[Tensor, fx.Node]] = field(default_factory=list)
     # Obstacles that return several tensors, or one for all images, and what is computed from them; as indices.
     lost: dict[fx.Node, int] = field(default_factory=dict)
+    # Obstacles that take what was overwritten: views of it, which may change the output without being used by it.
+    views: list[int] = field(default_factory=list)
 
     def graph(self) -> Graph:
         """Return the graph of all nodes that the output needs."""
@@ -137,7 +139,7 @@ class _Reader:
         (returned,) = output.args
         if isinstance(returned, fx.Node) and returned in self.lost:
             # The obstacles say why.
-            return pruned(self.nodes, self.lost[returned])
+            return pruned(self.nodes, (self.lost[returned], *self.views))
         if not isinstance(returned, fx.Node) or returned not in self.moved:
             raise UnsupportedModelError(
                 f"its forward returns a {type(returned).__name__.removeprefix('immutable_')}, not one tensor"
@@ -154,7 +156,7 @@ class _Reader:
             self.moved[returned], notes = as_vector(moved, self.nodes[moved.base].shape)
             if entry := output.meta["scores_name"]:
                 notes = (f"the entry {entry!r} of what its forward returns is used.", *notes)
-            return pruned(self.nodes, self._input(returned), notes)
+            return pruned(self.nodes, (self._input(returned), *self.views), notes)
 
     def _number(self, node: fx.Node) -> Any:
         """The number that ``node`` computes from weights, such as ``weight.item()``, or ``node``."""
@@ -181,6 +183,8 @@ class _Reader:
                         self._read(node)
             except UnsupportedModelError as obstacle:
                 self._lose(node, obstacle)
+                if self._change_of(node) is not None:
+                    self.views.append(len(self.nodes) - 1)
         # Otherwise sizes and arithmetic on them.
         self._overwrite(node)
 
@@ -286,17 +290,23 @@ class _Reader:
         self._require_not_overwritten(node)
 
     def _require_not_overwritten(self, node: fx.Node) -> None:
+        if (change := self._change_of(node)) is not None:
+            refuse(
+                f"takes a tensor that {name_of(change)} changed in place through a view of it",
+                supported="what the change returned",
+                hint="Change nothing in place, or let forward go on with what the change returns.",
+            )
+
+    def _change_of(self, node: fx.Node) -> fx.Node | None:
+        """What has changed a tensor that ``node`` takes, through another view of it."""
         taken = [self.moved[before] for before in node.all_input_nodes if before in self.moved]
         constants = [self.constants[before] for before in node.all_input_nodes if before in self.constants]
         for memory, change in self.overwritten:
             if any(moved.shares(memory) for moved in taken) or any(
                 same_storage(constant, memory) for constant in constants
             ):
-                refuse(
-                    f"takes a tensor that {name_of(change)} changed in place through a view of it",
-                    supported="what the change returned",
-                    hint="Change nothing in place, or let forward go on with what the change returns.",
-                )
+                return change
+        return None
 
     def _extreme_of_two(self, node: fx.Node) -> None:
         """Read max(a, b) as b + relu(a - b), and min(a, b) as b - relu(b - a)."""

@@ -5,6 +5,7 @@ Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise``
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from functools import partial
@@ -180,7 +181,7 @@ class _Tracer(fx.Tracer):
         def value_of(before: fx.Node) -> Any:
             value = before.meta["value"]
             # A method may change it in place. Of constants alone, that is what the model computes.
-            return _copied(value) if before.meta["is_constant"] and not is_constant else value
+            return _copied(value, {}) if before.meta["is_constant"] and not is_constant else value
 
         if kind == "placeholder":
             node.meta["value"] = self._example
@@ -227,8 +228,9 @@ def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any],
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     assert callable(node.target)
-    return node.target(*(args if is_view else fx.node.map_aggregate(args, _copied)), **kwargs)
+    return node.target(*(args if is_view else fx.node.map_aggregate(args, partial(_copied, copies={}))), **kwargs)
 
 
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+def _copied(value: Any, copies: dict[int, Any]) -> Any:
+    """A tensor kept like ``value``, so that it has the same views; its storage is taken from ``copies``, if there."""
+    return copy.deepcopy(value.detach(), copies) if isinstance(value, Tensor) else value
