@@ -18,16 +18,17 @@ from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx import read
 from loihi_convert.pipeline.converting import converted
+from loihi_convert.pipeline.core_limit import copies_that_fit
 from loihi_convert.pipeline.same_outputs import require_same_outputs
 
 
 class Block(nn.Module):
     """A skip whose values are large beside the convolution that it joins."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 4) -> None:
         super().__init__()
-        self.stem, self.conv1 = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-        self.conv2, self.fc = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4 * 64, 3)
+        self.stem, self.conv1 = nn.Conv2d(1, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2, self.fc = nn.Conv2d(channels, channels, 3, padding=1), nn.Linear(channels * 64, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.stem(x))
@@ -35,9 +36,9 @@ class Block(nn.Module):
         return self.fc(x.flatten(1))
 
 
-def source() -> Source:
+def source(channels: int = 4) -> Source:
     torch.manual_seed(0)
-    return Source.from_module(Block(), (1, 8, 8))
+    return Source.from_module(Block(channels), (1, 8, 8))
 
 
 def pixels() -> np.ndarray:
@@ -211,6 +212,16 @@ def test_a_layer_that_no_core_holds_is_refused_for_any_number() -> None:
         converted(chain(16_001, 2), pixels(), 4, BalanceOptions(), QuantizeOptions(max_cores=10**6))
     assert (raised.value.found, raised.value.expected) == ("16,001 inputs", "a neurocore has 16,000 axons in")
     assert "chip" not in raised.value.hint
+
+
+def test_no_more_relays_are_tried_than_fit() -> None:
+    """With 96 channels the network takes 9 neurocores with one relay per skip, 13 with two, and 15 with four."""
+    wide, method = source(96), BalanceOptions(method="percentile")
+    for most, copies in ((None, (1, 2, 4)), (15, (1, 2, 4)), (14, (1, 2)), (13, (1, 2)), (12, (1,)), (9, (1,))):
+        assert copies_that_fit(wide, QuantizeOptions(max_cores=most)) == copies
+    made = converted(wide, pixels(), 2, method, QuantizeOptions(max_cores=12))
+    assert made.quantized.provenance.model.skip_copies == 1
+    assert not any("relay" in note for note in made.notes)
 
 
 @pytest.mark.parametrize("most", [0, -1, 2**31])

@@ -12,7 +12,7 @@ with the CNN by more than chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -73,6 +73,7 @@ def choose_copies(
     options: BalanceOptions = BalanceOptions(),
     quantize_options: QuantizeOptions = QuantizeOptions(),
     *,
+    copies: Sequence[int] = COPIES,
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> tuple[CopiesTrial, ...]:
@@ -88,6 +89,8 @@ def choose_copies(
         The latency T.
     options, quantize_options
         As in `flow.to_integers`; ``auto`` chooses once, with the first number of copies.
+    copies
+        The numbers of copies to try, the smallest first.
     device
         Where to simulate: ``"cpu"`` or another torch device.
     bars
@@ -98,7 +101,7 @@ def choose_copies(
     DataError
         If the images do not fit the CNN, or there are none.
     """
-    first = variant(COPIES[0])
+    first = variant(copies[0])
     if options.method == AUTO:
         with bars(f"T = {timesteps}: choosing the balancing method") as progress:
             best, *_ = choose_method(
@@ -109,7 +112,7 @@ def choose_copies(
     balancing = balancing_images(images, trying)
     scores = cnn_scores(first, trying)
     tried: list[_Tried] = []
-    for count in COPIES:
+    for count in copies:
         network = variant(count) if tried else first
         with bars(f"T = {timesteps}: {count} relays per skip") as progress:
             spiking = balance(network, balancing, timesteps, options, device=device, progress=progress)

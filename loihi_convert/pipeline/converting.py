@@ -15,7 +15,7 @@ from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_cop
 from loihi_convert.errors import UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
-from loihi_convert.pipeline.core_limit import core_notes, require_cores
+from loihi_convert.pipeline.core_limit import copies_that_fit, core_notes, require_cores
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import Images
@@ -46,7 +46,7 @@ def converted(
         See `BalanceOptions` and `QuantizeOptions`.
     skip_copies
         Relays that carry each value of a skip connection, 1..8; ``None``: as few of `COPIES` as the agreement with the
-        CNN on calibration images allows.
+        CNN on calibration images allows, and no more than fit ``max_cores`` of ``quantize_options``.
     device
         Where to simulate.
     bars
@@ -76,6 +76,7 @@ def converted(
             timesteps,
             balance_options,
             quantize_options,
+            copies=copies_that_fit(source, quantize_options),
             device=device,
             bars=bars,
         )
@@ -83,7 +84,7 @@ def converted(
     chosen = source.with_skip_copies(skip_copies or 1)
     done = to_integers(chosen.network, images, timesteps, balance_options, quantize_options, device=device, bars=bars)
     provenance = done.quantized.provenance.with_parts(model=dict(chosen.provenance))
-    # Trials may have chosen more relays, or the readout may be split: the network is what will be written.
+    # The readout may be split: the network is what will be written.
     cores = core_notes(done.quantized, quantize_options)
     return replace(
         done,

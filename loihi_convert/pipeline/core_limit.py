@@ -8,6 +8,7 @@ from typing import Final
 from loihi_convert.checks.resource_rules import the_synapses_of_a_neuron_fit_one_core
 from loihi_convert.chip.limits import NEUROCORES
 from loihi_convert.conversion.options import QuantizeOptions
+from loihi_convert.conversion.skip_copies import COPIES
 from loihi_convert.errors import InputError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.network import ReluNetwork
@@ -27,11 +28,20 @@ def require_cores(source: Source, options: QuantizeOptions, skip_copies: int | N
         core_notes(source.with_skip_copies(skip_copies or 1).network, options)
 
 
+def copies_that_fit(source: Source, options: QuantizeOptions) -> tuple[int, ...]:
+    """Return those numbers of relays of `COPIES` that certainly do not exceed ``max_cores``, and the smallest."""
+    if options.max_cores is None:
+        return COPIES
+    least, *others = COPIES
+    found = {count: _resources(source.with_skip_copies(count).network, options) for count in others}
+    return least, *(count for count, chips in found.items() if chips.cores[1] <= options.max_cores)
+
+
 def core_notes(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions) -> tuple[str, ...]:
     """Refuse a network that takes more than ``max_cores`` neurocores; return a note if it may take more."""
     if options.max_cores is None:
         return ()
-    chips = network_resources(network, has_circuit=options.target == "loihi2")
+    chips = _resources(network, options)
     for layer in chips.layers:
         if (violation := the_synapses_of_a_neuron_fit_one_core(layer)) is not None:
             hint = f"{violation.fix} {_remedies(chips, options.max_cores)}"
@@ -49,6 +59,10 @@ def core_notes(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions
             f"the network needs {span(chips.cores)} neurocores, so it may exceed the limit of {options.max_cores:,}",
         )
     return ()
+
+
+def _resources(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions) -> Chips:
+    return network_resources(network, has_circuit=options.target == "loihi2")
 
 
 def _remedies(chips: Chips, most: int) -> str:
