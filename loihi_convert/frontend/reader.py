@@ -70,8 +70,8 @@ from loihi_convert.frontend.functions import (
 )
 from loihi_convert.frontend.graph import Graph, Node, pruned
 from loihi_convert.frontend.layers import DROPOUTS, MOVES, operation_of_module
-from loihi_convert.frontend.model_runs import require_forward_alone, require_not_random, version
-from loihi_convert.frontend.moved import Moved, same_storage, shape_of, stored_as
+from loihi_convert.frontend.model_runs import require_forward_alone, require_not_random
+from loihi_convert.frontend.moved import Moved, shape_of, stored_as
 from loihi_convert.frontend.operations import (
     Add,
     Ending,
@@ -82,6 +82,7 @@ from loihi_convert.frontend.operations import (
     refuse,
 )
 from loihi_convert.frontend.reordered import as_vector, channels_are_last, is_dense, on_map
+from loihi_convert.frontend.tensors import Tensors
 from loihi_convert.frontend.tracing import IMAGES, computed, numbers_taken, trace
 
 
@@ -113,15 +114,7 @@ class _Reader:
     traced: fx.Graph
     input_shape: Shape
     nodes: list[Node] = field(default_factory=list)
-    # Tensors that depend on the image; those that do not.
-    moved: dict[fx.Node, Moved] = field(default_factory=dict)
-    constants: dict[fx.Node, Tensor] = field(default_factory=dict)
-    # Nodes that are one tensor, which may be changed in place.
-    names: dict[fx.Node, list[fx.Node]] = field(default_factory=dict)
-    # The memory that a node has changed in place. Other views of it are no longer what they were.
-    overwritten: list[tuple[Tensor, fx.Node]] = field(default_factory=list)
-    # Obstacles that return several tensors, or one for all images, and what is computed from them; as indices.
-    lost: dict[fx.Node, int] = field(default_factory=dict)
+    tensors: Tensors = field(default_factory=Tensors)
     # Obstacles that take what was overwritten: views of it, which may change the output without being used by it.
     views: list[int] = field(default_factory=list)
 
@@ -137,10 +130,10 @@ class _Reader:
                 self._take(node)
         assert output is not None
         (returned,) = output.args
-        if isinstance(returned, fx.Node) and returned in self.lost:
+        if isinstance(returned, fx.Node) and returned in self.tensors.lost:
             # The obstacles say why.
-            return pruned(self.nodes, (self.lost[returned], *self.views))
-        if not isinstance(returned, fx.Node) or returned not in self.moved:
+            return pruned(self.nodes, (self.tensors.lost[returned], *self.views))
+        if not isinstance(returned, fx.Node) or returned not in self.tensors.moved:
             raise UnsupportedModelError(
                 f"its forward returns a {type(returned).__name__.removeprefix('immutable_')}, not one tensor"
                 if not isinstance(returned, fx.Node)
@@ -150,10 +143,10 @@ class _Reader:
                 hint="Wrap it in a module that returns only the class scores, or names them 'logits' in a dict.",
             )
         with placed_at(type(self.model).__name__, "its output"):
-            self._require_current(output)
+            self.tensors.require_current(output)
         with placed_at(name_of(returned), self._kind(returned)):
-            moved = self.moved[returned]
-            self.moved[returned], notes = as_vector(moved, self.nodes[moved.base].shape)
+            moved = self.tensors.moved[returned]
+            self.tensors.moved[returned], notes = as_vector(moved, self.nodes[moved.base].shape)
             if entry := output.meta["scores_name"]:
                 notes = (f"the entry {entry!r} of what its forward returns is used.", *notes)
             return pruned(self.nodes, (self._input(returned), *self.views), notes)
@@ -161,7 +154,7 @@ class _Reader:
     def _number(self, node: fx.Node) -> Any:
         """The number that ``node`` computes from weights, such as ``weight.item()``, or ``node``."""
         value = node.meta.get("value")
-        depends = node in self.moved or node in self.lost
+        depends = node in self.tensors.moved or node in self.tensors.lost
         return value if isinstance(value, int | float) and not depends else node
 
     def _take(self, node: fx.Node) -> None:
@@ -171,10 +164,10 @@ class _Reader:
         if (x := relu_input(node)) is not None:
             node.op, node.target, node.args = "call_function", torch.relu, (x,)
         taken = numbers_taken(node)
-        is_constant = node.op == "get_attr" or all(before in self.constants for before in taken)
-        if not is_constant and any(before in self.lost for before in node.all_input_nodes):
+        is_constant = node.op == "get_attr" or all(before in self.tensors.constants for before in taken)
+        if not is_constant and any(before in self.tensors.lost for before in node.all_input_nodes):
             self._lose(node)
-        elif is_constant or any(before in self.moved for before in taken):
+        elif is_constant or any(before in self.tensors.moved for before in taken):
             try:
                 with placed_at(name_of(node), self._kind(node)):
                     if is_constant:
@@ -183,46 +176,24 @@ class _Reader:
                         self._read(node)
             except UnsupportedModelError as obstacle:
                 self._lose(node, obstacle)
-                if self._change_of(node) is not None:
+                if self.tensors.change_of(node) is not None:
                     self.views.append(len(self.nodes) - 1)
         # Otherwise sizes and arithmetic on them.
-        self._overwrite(node)
+        self.tensors.overwrite(node, returned_input(node, self._module(node)))
 
     def _keep(self, node: fx.Node) -> None:
-        self._require_not_overwritten(node)
+        self.tensors.require_not_overwritten(node)
         if isinstance(node.meta["value"], Tensor):
-            self.constants[node] = node.meta["value"]
-
-    def _overwrite(self, node: fx.Node) -> None:
-        """Let the input that ``node`` has changed in place, if any, stand for what it is now."""
-        before = returned_input(node, self._module(node))
-        if node not in self.moved and node not in self.lost:
-            return
-        if before in self.constants:
-            self.overwritten.append((self.constants.pop(before), node))
-            if node in self.lost:
-                self.lost[before] = self.lost[node]
-            else:
-                self.moved[before] = self.moved[node]
-        if before not in self.moved:
-            return
-        if node in self.lost or self.moved[node].memory is not self.moved[before].memory:
-            self.overwritten.append((self.moved[before].memory, node))
-        if node in self.moved:
-            # From now on its input is its output, whether or not forward uses what it returned.
-            self.names[node] = names = self.names.get(before, [before])
-            self.names[before] = names
-            names.append(node)
-            self.moved.update(dict.fromkeys(names, self.moved[node]))
+            self.tensors.constants[node] = node.meta["value"]
 
     def _lose(self, node: fx.Node, obstacle: UnsupportedModelError | None = None) -> None:
         """Continue after an obstacle as if its output were known."""
         value = node.meta["value"]
         is_batch = isinstance(value, Tensor) and value.shape[:1] == (IMAGES,)
         inputs = tuple(
-            self.lost[before] if before in self.lost else self.moved[before].base
+            self.tensors.lost[before] if before in self.tensors.lost else self.tensors.moved[before].base
             for before in node.all_input_nodes
-            if before in self.lost or before in self.moved
+            if before in self.tensors.lost or before in self.tensors.moved
         )
         shape = shape_of(value) if is_batch else (1,)
         made = replace(self._made(node, Ending(), inputs, shape), obstacle=obstacle)
@@ -230,14 +201,14 @@ class _Reader:
             self._add(node, made)
         else:
             self.nodes.append(made)
-            self.lost[node] = len(self.nodes) - 1
+            self.tensors.lost[node] = len(self.nodes) - 1
 
     def _read(self, node: fx.Node) -> None:
         module, function = self._module(node), called(node)
-        first = next(before for before in numbers_taken(node) if before in self.moved)
-        self._require_current(node)
-        if self._kind(node).lower().replace("_", "").endswith("pool2d") and self.moved[first].tensor.ndim != 4:
-            shape = tuple(self.moved[first].tensor.shape[1:])
+        first = next(before for before in numbers_taken(node) if before in self.tensors.moved)
+        self.tensors.require_current(node)
+        if self._kind(node).lower().replace("_", "").endswith("pool2d") and self.tensors.moved[first].tensor.ndim != 4:
+            shape = tuple(self.tensors.moved[first].tensor.shape[1:])
             refuse(f"is applied to a tensor of shape {shape}", supported="maps (C, H, W)")
         is_on = isinstance(module, DROPOUTS) and module.training
         if function in DROPOUT_CALLED:
@@ -247,27 +218,33 @@ class _Reader:
         if isinstance(module, (*DROPOUTS, nn.Identity)) or function in (*NOTHING_CALLED, *DROPOUT_CALLED):
             if isinstance(node.meta["value"], Tensor) and not node.meta["value"].is_floating_point():
                 refuse(f"casts to {node.meta['value'].dtype}", supported="floating point")
-            self.moved[node] = self.moved[first] if returned_input(node, module) else self.moved[first].copied()
-        elif function in MOVES_CALLED or isinstance(module, MOVES) or joins_one(node, self.moved, self.constants):
+            self.tensors.moved[node] = (
+                self.tensors.moved[first] if returned_input(node, module) else self.tensors.moved[first].copied()
+            )
+        elif (
+            function in MOVES_CALLED
+            or isinstance(module, MOVES)
+            or joins_one(node, self.tensors.moved, self.tensors.constants)
+        ):
             self._move(node)
-        elif repeats_pixels(node, module, self.moved[first].tensor.shape):
+        elif repeats_pixels(node, module, self.tensors.moved[first].tensor.shape):
             size = node.meta["value"].shape[2:]
-            repeated = functional.interpolate(self.moved[first].tensor, size=size, mode="nearest")
-            self.moved[node] = Moved(self.moved[first].base, repeated, repeated)
+            repeated = functional.interpolate(self.tensors.moved[first].tensor, size=size, mode="nearest")
+            self.tensors.moved[node] = Moved(self.tensors.moved[first].base, repeated, repeated)
         elif function in OVER_MAPS_CALLED:
-            moved = self.moved[first]
+            moved = self.tensors.moved[first]
             is_whole = takes_whole_maps(node, moved.tensor, self.nodes[moved.base].shape)
             maps = moved.base if is_whole else self._input(first)
             rank, after = moved.tensor.ndim, shape_of(node.meta["value"])
             pool, shape = over_maps(node, self.nodes[maps].shape, after, rank, is_whole=is_whole)
             self._add(node, self._made(node, pool, (maps,), shape))
         elif function == "copy_" and (copied := self._copied_by(node)) is not None:
-            self.moved[node] = copied
+            self.tensors.moved[node] = copied
         elif function in EXTREMES_CALLED and len(operands(node)) == 2:
             self._extreme_of_two(node)
         else:
             operation, inputs = self._operation(node, first)
-            given = [self.moved[before] for before in inputs]
+            given = [self.tensors.moved[before] for before in inputs]
             bases = tuple(each.base for each in given)
             if found := on_map(operation, given, [self.nodes[base].shape for base in bases]):
                 self._add(node, self._made(node, found.operation, bases, found.shape), found.positions)
@@ -278,39 +255,9 @@ class _Reader:
         if module is not None:
             require_forward_alone(name_of(node), module, first.meta["value"])
 
-    def _require_current(self, node: fx.Node) -> None:
-        """Refuse ``node`` if it takes numbers that were changed in place through another view, or constants later."""
-        constants = [before for before in node.all_input_nodes if before in self.constants]
-        if any(version(self.constants[each]) != node.meta["versions"][each] for each in constants):
-            refuse(
-                "takes a constant that is changed in place afterwards",
-                supported="constants that keep their numbers",
-                hint="Compute a new tensor instead of changing it in place.",
-            )
-        self._require_not_overwritten(node)
-
-    def _require_not_overwritten(self, node: fx.Node) -> None:
-        if (change := self._change_of(node)) is not None:
-            refuse(
-                f"takes a tensor that {name_of(change)} changed in place through a view of it",
-                supported="what the change returned",
-                hint="Change nothing in place, or let forward go on with what the change returns.",
-            )
-
-    def _change_of(self, node: fx.Node) -> fx.Node | None:
-        """What has changed a tensor that ``node`` takes, through another view of it."""
-        taken = [self.moved[before] for before in node.all_input_nodes if before in self.moved]
-        constants = [self.constants[before] for before in node.all_input_nodes if before in self.constants]
-        for memory, change in self.overwritten:
-            if any(moved.shares(memory) for moved in taken) or any(
-                same_storage(constant, memory) for constant in constants
-            ):
-                return change
-        return None
-
     def _extreme_of_two(self, node: fx.Node) -> None:
         """Read max(a, b) as b + relu(a - b), and min(a, b) as b - relu(b - a)."""
-        if not all(each in self.moved for each in operands(node)):
+        if not all(each in self.tensors.moved for each in operands(node)):
             refuse("compares the previous layer with a constant", supported="another layer, zeros, or clamp")
         require_two_alike(node)
         a, b = (self._input(each, node.meta["value"].shape) for each in operands(node))
@@ -326,37 +273,37 @@ class _Reader:
         self.nodes.append(made)
         value = node.meta["value"]
         tensor = stored_as(value, torch.arange(1, value.numel() + 1) if positions is None else positions)
-        memory = self.moved[node].memory if node in self.moved else tensor
-        self.moved[node] = Moved(len(self.nodes) - 1, tensor, memory)
+        memory = self.tensors.moved[node].memory if node in self.tensors.moved else tensor
+        self.tensors.moved[node] = Moved(len(self.nodes) - 1, tensor, memory)
 
     def _move(self, node: fx.Node) -> None:
         """Apply ``node`` to positions."""
         require_padding_with_zeros(node)
-        taken = [self.moved[before] for before in numbers_taken(node) if before in self.moved]
+        taken = [self.tensors.moved[before] for before in numbers_taken(node) if before in self.tensors.moved]
         bases = {moved.base for moved in taken}
         if len(bases) > 1:
             refuse("rearranges numbers of several tensors")
 
         def positions(before: fx.Node, where: str) -> Any:
-            return getattr(self.moved[before], where) if before in self.moved else before.meta["value"]
+            return getattr(self.tensors.moved[before], where) if before in self.tensors.moved else before.meta["value"]
 
         tensor = computed(self.model, node, partial(positions, where="tensor"), is_view=True)
         if all(moved.memory is moved.tensor for moved in taken):
             memory = tensor
         else:
             memory = computed(self.model, node, partial(positions, where="memory"), is_view=True)
-        self.moved[node] = Moved(bases.pop(), tensor, memory)
+        self.tensors.moved[node] = Moved(bases.pop(), tensor, memory)
 
     def _copied_by(self, node: fx.Node) -> Moved | None:
         """The numbers that ``copy_`` copies; ``None`` if they are repeated or rounded."""
         source, value = node.args[1], node.meta["value"]
-        if not isinstance(source, fx.Node) or source not in self.moved or not value.is_floating_point():
+        if not isinstance(source, fx.Node) or source not in self.tensors.moved or not value.is_floating_point():
             return None
-        return self.moved[source].copied() if self.moved[source].tensor.shape == value.shape else None
+        return self.tensors.moved[source].copied() if self.tensors.moved[source].tensor.shape == value.shape else None
 
     def _input(self, before: fx.Node, size: torch.Size | None = None) -> int:
         """The index of the node for ``before``; a new `Move` if its numbers were rearranged, or repeat to ``size``."""
-        moved = self.moved[before]
+        moved = self.tensors.moved[before]
         is_larger = size is not None and size != moved.tensor.shape
         if is_larger:
             moved = replace(moved, tensor=moved.tensor.expand(size))
@@ -382,20 +329,24 @@ class _Reader:
         """The operation of a computing node, and its input tensors."""
         if not isinstance(node.meta["value"], Tensor):
             refuse("has no spiking equivalent here: it returns several tensors")
-        before, after = shape_of(self.moved[first].tensor), shape_of(node.meta["value"])
-        module, rank = self._module(node), self.moved[first].tensor.ndim
-        if is_dense(node, module) and channels_are_last(self.moved[first], self.nodes[self.moved[first].base].shape):
+        before, after = shape_of(self.tensors.moved[first].tensor), shape_of(node.meta["value"])
+        module, rank = self._module(node), self.tensors.moved[first].tensor.ndim
+        if is_dense(node, module) and channels_are_last(
+            self.tensors.moved[first], self.nodes[self.tensors.moved[first].base].shape
+        ):
             is_vector = node.meta["value"].ndim < rank
             before, after, rank = before[-1:], (1,) if is_vector else after[-1:], 2
         if module is not None:
             return operation_of_module(module, before, after, rank), (first,)
-        arithmetic, inputs = arithmetic_of(node), [each for each in node.all_input_nodes if each in self.moved]
+        arithmetic, inputs = arithmetic_of(node), [each for each in node.all_input_nodes if each in self.tensors.moved]
         if arithmetic is not None and (len(inputs) > 1 or is_doubled(node, first)):
             return sum_of_two(node, arithmetic), operands(node)
         if arithmetic is not None:
-            return affine(node, arithmetic, first, self.constants, self.moved[first].tensor.shape), (first,)
+            return affine(node, arithmetic, first, self.tensors.constants, self.tensors.moved[first].tensor.shape), (
+                first,
+            )
         if called(node) in CAT_CALLED:
-            return concatenation(node, self.moved)
+            return concatenation(node, self.tensors.moved)
         if len(inputs) > 1:
             refuse("has no spiking equivalent here")
         return operation_of_call(node, before, after, rank), (first,)
