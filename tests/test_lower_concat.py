@@ -108,6 +108,9 @@ CASES = {
     "zeros on both sides": of(lambda m, x: torch.cat([z := torch.zeros_like(x[:, :2]), x, z], 1)),
     "zeros before the rows": of(lambda m, x: m.a(torch.cat([x.new_zeros(len(x), 4, 2, 8), x], 2)).relu(), a=CONV(3, 3)),
     "zeros and a vector": of(lambda m, x: m.a(torch.cat([y := x.mean((2, 3)), y.new_zeros(y.shape)], 1)), a=LINEAR(5)),
+    "an empty part": of(
+        lambda m, x: torch.cat([m.a(x).relu(), m.b(x)[:, 3:].relu() + 1, x[:, :0]], 1), a=same(3), b=same(3)
+    ),
     "the same twice": of(lambda m, x: torch.cat([x, x], 1)),
 }
 

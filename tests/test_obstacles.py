@@ -219,3 +219,15 @@ def test_activations_of_different_levels_side_by_side_are_refused() -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         to_relu_network(Activations(4, 8), (1, 6, 6))
     assert "4 and 8 levels" in raised.value.found
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda y: y.view(2, 1, 6, 6)[:, :, 6:].sum((2, 3)) + y,
+        lambda y: torch.cat([y[:, :0], y[:, 36:]], 1).sum(1, keepdim=True) + y,
+    ],
+)
+def test_an_empty_tensor_is_an_obstacle(forward: Callable[[Tensor], Tensor]) -> None:
+    found = obstacles(Of(lambda m, x: m.fc(forward(x.flatten(1))), fc=nn.Linear(36, 2)), (1, 6, 6))
+    assert "empty tensor" in found[0].found

@@ -188,7 +188,7 @@ def concatenation(node: fx.Node, from_image: Container[fx.Node]) -> tuple[Operat
     inputs = tuple(joined) if isinstance(joined, list | tuple) else ()
     if not all(each in from_image for each in inputs):
         refuse("joins a tensor that does not depend on the image")
-    return Cat(), inputs
+    return Cat(), tuple(each for each in inputs if each.meta["value"].numel()) or refuse("joins empty tensors")
 
 
 def joins_one(node: fx.Node, moved: Mapping[fx.Node, Moved], constants: Mapping[fx.Node, Tensor]) -> bool:

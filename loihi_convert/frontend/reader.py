@@ -205,7 +205,8 @@ class _Reader:
 
     def _read(self, node: fx.Node) -> None:
         module, function = self._module(node), called(node)
-        first = next(before for before in numbers_taken(node) if before in self.tensors.moved)
+        taken = [before for before in numbers_taken(node) if before in self.tensors.moved]
+        first = taken[0]
         self.tensors.require_current(node)
         if self._kind(node).lower().replace("_", "").endswith("pool2d") and self.tensors.moved[first].tensor.ndim != 4:
             shape = tuple(self.tensors.moved[first].tensor.shape[1:])
@@ -227,6 +228,8 @@ class _Reader:
             or joins_one(node, self.tensors.moved, self.tensors.constants)
         ):
             self._move(node)
+        elif not all(self.tensors.moved[each].tensor.numel() for each in taken) and function not in CAT_CALLED:
+            refuse("takes an empty tensor", supported="tensors that hold numbers", hint="Leave it out.")
         elif repeats_pixels(node, module, self.tensors.moved[first].tensor.shape):
             size = node.meta["value"].shape[2:]
             repeated = functional.interpolate(self.tensors.moved[first].tensor, size=size, mode="nearest")
