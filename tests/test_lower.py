@@ -170,3 +170,11 @@ def test_names_are_printable_and_short() -> None:
 
 
 NAMES = ["a\n", "b" * 500, "c" * 500]
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+def test_a_lazy_module_without_weights_is_refused_and_stays_lazy() -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+    with pytest.raises(UnsupportedModelError, match="lazy modules"):
+        to_relu_network(model, (1, 6, 6))
+    assert model[0].has_uninitialized_params()

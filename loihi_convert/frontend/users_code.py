@@ -231,7 +231,7 @@ def plain_copy(module: object) -> nn.Module:
     UsageError
         If it is not an ``nn.Module``.
     UnsupportedModelError
-        As in `require_layers`, or if it is lazy and not yet initialized, or cannot be copied.
+        As in `require_weights`, or if it cannot be copied.
     MemoryError, RuntimeError
         If memory ran out, unchanged.
     """
@@ -240,14 +240,7 @@ def plain_copy(module: object) -> nn.Module:
         hint = "Pass the module that was exported, with the weights in its `state_dict`." if is_exported else ""
         raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module", hint=hint)
     module = unwrapped(module)
-    require_layers(module)
-    if any(map(is_lazy, itertools.chain(module.parameters(), module.buffers()))):
-        raise UnsupportedModelError(
-            "has lazy modules with uninitialized weights",
-            where=type(module).__name__,
-            expected="must be trained",
-            hint="Load its state dict, or call it with a batch of images, first.",
-        )
+    require_weights(module)
     try:
         found = with_plain_parts(copied(module)).cpu().float().requires_grad_(False)
         # A user's `train`, which it calls, may return nothing.
@@ -262,6 +255,18 @@ def plain_copy(module: object) -> nn.Module:
             where=type(module).__name__,
             hint="Build a new one and load its state dict.",
         ) from error
+
+
+def require_weights(model: nn.Module) -> None:
+    """Raise the errors of `require_layers`, and an `UnsupportedModelError` if lazy modules have no weights yet."""
+    require_layers(model)
+    if any(map(is_lazy, itertools.chain(model.parameters(), model.buffers()))):
+        raise UnsupportedModelError(
+            "has lazy modules with uninitialized weights",
+            where=type(model).__name__,
+            expected="must be trained",
+            hint="Load its state dict, or call it with a batch of images, first.",
+        )
 
 
 def require_layers(model: nn.Module) -> None:

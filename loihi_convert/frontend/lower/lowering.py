@@ -39,7 +39,7 @@ from loihi_convert.frontend.operations import (
     placed_at,
 )
 from loihi_convert.frontend.reader import read_graph
-from loihi_convert.frontend.users_code import require_layers
+from loihi_convert.frontend.users_code import require_weights
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.normalization import channel_normalization
@@ -149,7 +149,7 @@ def _chain(
 
 
 def _graph(model: nn.Module, input_shape: Shape) -> Graph:
-    require_layers(model)
+    require_weights(model)
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
