@@ -151,6 +151,8 @@ def folders(path: Path, *names: str) -> Path:
         # Not known: the order of ImageFolder.
         ("cat dog", (), None, ("cat", "dog"), [0, 1]),
         ("1 10 2", (), None, ("1", "10", "2"), [0, 1, 2]),
+        # Not known, but the folders have their numbers.
+        (" ".join(TWELVE), (), "names", (), [int(name) for name in sorted(TWELVE)]),
         # More than ten numbers: only the user knows which order the CNN was trained in.
         (" ".join(TWELVE), TWELVE, "sorted", tuple(sorted(TWELVE)), list(range(12))),
         (" ".join(TWELVE), TWELVE, "names", TWELVE, [int(name) for name in sorted(TWELVE)]),

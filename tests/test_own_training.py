@@ -664,6 +664,17 @@ def test_the_next_command_converts_signals_too(
     assert netx.read(Path("low.net")).input_shape == shape
 
 
+def test_the_next_command_after_training_on_a_benchmark(folder: Path, invoke: Invoke) -> None:
+    words = ("--arch", "fine_tuned_nets:Net", "--data", "digits", "--epochs", 1)
+    done = invoke("train", *words, "--from", "own.pt", "--qcfs", 2, "-o", "low.pt")
+    assert done.code == 0, done.err
+    _, _, command = done.out.partition("next: loihi-convert ")
+    assert "--data" not in command
+    done = invoke(*shlex.split(command), "-T", 2, "--calibration", 50)
+    assert done.code == 0, done.err
+    assert netx.read(Path("low.net")).provenance.model.data == "digits"
+
+
 def test_a_checkpoint_of_own_code_needs_the_code(folder: Path, invoke: Invoke) -> None:
     assert invoke(*TRAIN, "--from", "own.pt", "--qcfs", 2, "-o", "a.pt").code == 0
     done = invoke("export", "a.pt", "--data", "own.npz")

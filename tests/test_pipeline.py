@@ -34,7 +34,7 @@ from loihi_convert.frontend.source import Source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin
 from loihi_convert.netx import hdf5, native
-from loihi_convert.pipeline import RunOptions, exporting, origin
+from loihi_convert.pipeline import RunOptions, exporting, origin, running
 
 TRACED = RunOptions(trace=True)
 
@@ -173,6 +173,24 @@ def test_only_held_out_images_choose_the_margin(digits: DataSplits, folder: Path
     assert early_exit is not None
     assert early_exit.chosen_point.average_timesteps < 8
     assert early_exit.chosen_point.agreement_with_last > 0.9
+
+
+def test_images_of_all_classes_choose_the_margin(
+    digits: DataSplits, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of calibration images in the order of their classes, without labels."""
+    monkeypatch.setattr(running, "EXIT_IMAGES", 40)
+    by_class = digits.validation[np.argsort(digits.validation.known_labels)]
+    others, none = Dataset(by_class.images, None), digits.validation[:0]
+    splits = DataSplits("own", (), none, none, others, digits.test)
+    with open_backend("ref") as backend:
+        opened = [pipeline.open_file(folder / "model.net")]
+        done = pipeline.run_into_folder(tmp_path / "run", opened, backend, splits, digits.test[:20])
+    outputs = run_network(netx.read(folder / "model.net"), others.mixed[:40].images, 16).outputs
+    early_exit = done.runs[0].evaluation.early_exit
+    assert early_exit is not None
+    assert early_exit.choice == choose_margin(outputs, None, split="calibration")
+    assert len(np.unique(by_class[:40].known_labels)) < 4
 
 
 @pytest.mark.parametrize("timesteps", [1, 4])

@@ -26,7 +26,7 @@ from loihi_convert.files import sha256
 from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
 from loihi_convert.report import build
 from loihi_convert.report.charts import Axes, Mark, Series, outside
-from loihi_convert.report.entries import most_complete_of
+from loihi_convert.report.entries import by_network, most_complete_of
 from loihi_convert.report.formats import percent, quantity, quantity_range
 from loihi_convert.report.page import Cards, Facts, Picture, markdown
 from loihi_convert.runs.manifest import Manifest, new_manifest, read_file
@@ -402,6 +402,15 @@ def test_files_of_one_name_and_different_neurons_are_different_curves(tmp_path: 
     # T = 2 and 4, then the paper's.
     assert "| ours: model-T4 | 99.50 |  | 98.00 |" in text
     assert "| ours: model-T2 | 99.50 | 96.00 |  |" in text
+
+
+def test_files_of_one_name_and_different_cnns_are_different_networks() -> None:
+    """Two CNNs, each with files of their own T; of one file the CNN is unknown."""
+    found = []
+    for name, t, accuracy in (("a", 1, 0.9), ("a", 4, 0.9), ("b", 4, 0.8), ("b", 16, 0.8), ("?", 64, None)):
+        evaluation = entry([1] * t, balanced=t).evaluation.model_copy(update={"cnn_accuracy": accuracy})
+        found.append(("model", evaluation, f"{name}{t}"))
+    assert by_network(found) == [("model", ("a1", "a4", "?64")), ("model", ("b4", "b16"))]
 
 
 @pytest.mark.slow

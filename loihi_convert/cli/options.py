@@ -126,7 +126,8 @@ def data_root(panel: str) -> Option:
 def class_map(panel: str) -> Option:
     help = (
         "Class of each class folder, by name or number: zero=0,one=1. sorted: the sorted folders are 0, 1, ..., as in "
-        "torchvision's ImageFolder. names, the default: folders are named after the classes."
+        "torchvision's ImageFolder. names, the default if the classes have names: folders are named after the classes, "
+        "or by their numbers."
     )
     return named("--class-map", panel, help, metavar="FOLDER=CLASS,...")
 

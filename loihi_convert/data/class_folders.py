@@ -44,7 +44,8 @@ def classes_of_folders(
     network's classes                           output of a folder
     ==========================================  ======================================================================
     named, and folders have the same names      the output with that name; folders may be missing
-    unknown                                     the position among the sorted folders, as in ``ImageFolder``
+    unknown                                     the position among the sorted folders, as in ``ImageFolder``; with
+                                                ``"names"`` the number that is the folder's name
     numbers 0, 1, ..., and so are the folders   the number; with more than ten classes it must be given whether the CNN
                                                 was trained with ``ImageFolder``, where 10 comes before 2
     all other cases                             must be given in ``class_map``
@@ -64,7 +65,8 @@ def classes_of_folders(
     Raises
     ------
     UsageError
-        If ``class_map`` does not name every folder, or names an unknown class.
+        If ``class_map`` does not name every folder, or names an unknown class, or is ``"names"`` for folders that are
+        not named by numbers, and unknown classes.
     DataError
         If the table has no class for a folder.
     """
@@ -84,6 +86,9 @@ def classes_of_folders(
             expected="must be 'names' (folder 10 is class 10), or 'sorted' (10 comes before 2, as in torchvision's "
             "ImageFolder)",
         )
+    if class_map == "names" and not known:
+        labels = tuple(_number(folder, name) for name in names)
+        return ClassFolders(labels, (), _note("by number", names, labels, ()))
     if class_map != "sorted" and known:
         if stranger := next((name for name in names if name not in known), None):
             raise _unknown(folder, stranger, known)
@@ -108,6 +113,17 @@ def _unknown(folder: Path, stranger: str, classes: Sequence[str]) -> DataError:
         hint="Rename the folders, or give the class of each in `class_map`; `class_map='sorted'` numbers the sorted "
         "folders from 0, as torchvision's ImageFolder does.",
     )
+
+
+def _number(folder: Path, name: str) -> int:
+    """The class of a folder that is named by its number."""
+    if not (name.isascii() and name.isdecimal() and name == str(int(name))):
+        raise UsageError(
+            f"found 'names', and the folder {name} in {folder}",
+            where="class_map",
+            expected="must be 'sorted', or give the class of each folder, because the names of the classes are unknown",
+        )
+    return int(name)
 
 
 def _mapped(name: str, classes: tuple[str, ...], class_map: Mapping[str, str | int]) -> int:

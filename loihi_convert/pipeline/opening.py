@@ -58,8 +58,11 @@ def open_cnn(
     if trained is not None:
         recorded_normalization(trained, mean, std)
     known = classes or (ours.classes if ours else ())
+    if trained is None and data is None and ours is not None and ours.is_benchmark:
+        data = ours.data
     if trained is None and data is None:
-        hint = f"{model.name} does not record its training data: pass `data`."
+        found = "does not record its training data" if ours is None else "was trained on your own images"
+        hint = f"{model.name} {found}: pass `data`."
         raise UsageError("not given", where="data", expected="is needed with `arch` and for ONNX files", hint=hint)
     splits = load_data(
         data or (trained.data if trained else ""),

@@ -221,7 +221,7 @@ def run_into_folder(
     backend
         From `backends.open_backend`; started and stopped here.
     splits
-        The data set of ``images``. Its first `EXIT_IMAGES` held-out images choose the margin of early exit.
+        The data set of ``images``. Up to `EXIT_IMAGES` held-out images of all classes choose the margin of early exit.
     images, options, workers
         As in `run`.
     command_line
@@ -241,7 +241,7 @@ def run_into_folder(
         run_folder.require_class_names(opened.path.stem, opened.network, classes)
     held_out = splits.held_out
     if held_out is not None:
-        held_out = held_out._replace(images=held_out.images[:EXIT_IMAGES])
+        held_out = held_out._replace(images=held_out.images.mixed[:EXIT_IMAGES])
     paths = [opened.path for opened in files]
     read = [read_file(path) for path in paths]
     with run_folder.run_folder(output, f"{paths[0].stem}-{backend.name}") as folder:

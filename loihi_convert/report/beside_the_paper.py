@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 from loihi_convert.report import paper
 from loihi_convert.report.charts import Chart, Levels, Mark, Series
-from loihi_convert.report.entries import Entry, family_of
+from loihi_convert.report.entries import Entry, by_network, family_of
 from loihi_convert.report.formats import percent, percent_ends
 from loihi_convert.report.run_tables import per_t_caption
 from loihi_convert.report.svg import NEUTRAL, PAPER
@@ -96,18 +96,11 @@ class Family(NamedTuple):
 
 
 def families(entries: Sequence[Entry]) -> list[Family]:
-    """Group the files, all run on the same images, whose names differ only in T and that have the same neurons.
+    """Group the files, all run on the same images, whose names differ only in T, with the same neurons and CNN.
 
     Two files for the same T belong to different families.
     """
-    rows: list[tuple[tuple[str, str | None], dict[int, Entry]]] = []
-    for entry in entries:
-        key = (family_of(entry.file), entry.neuron)
-        place = next((row for known, row in rows if known == key and entry.point.timesteps not in row), None)
-        if place is None:
-            place = {}
-            rows.append((key, place))
-        place[entry.point.timesteps] = entry
+    rows = by_network(((family_of(entry.file), entry.neuron), entry.evaluation, entry) for entry in entries)
     neurons: dict[str, set[str | None]] = {}
     for (name, neuron), _ in rows:
         neurons.setdefault(name, set()).add(neuron)
@@ -116,8 +109,8 @@ def families(entries: Sequence[Entry]) -> list[Family]:
     ]
     return [
         Family(
-            name if len(row) > 1 and names.count(name) == 1 else next(iter(row.values())).label,
-            tuple(entry for _, entry in sorted(row.items())),
+            name if len(row) > 1 and names.count(name) == 1 else row[0].label,
+            row,
         )
         for name, (_, row) in zip(names, rows, strict=True)
     ]

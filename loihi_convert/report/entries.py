@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.metrics.evaluation import Evaluation, Point
@@ -24,6 +24,9 @@ NEURONS: Final = {
     "hardware",
 }
 """The neurons of exported files: what a spike does to their potential, and what shares a threshold."""
+
+_Key = TypeVar("_Key", bound=Hashable)
+_File = TypeVar("_File")
 
 
 class Images(NamedTuple):
@@ -287,6 +290,24 @@ def _neuron_of(run: StoredRun, file: str) -> str | None:
 def stoppable(entries: Sequence[Entry]) -> list[Entry]:
     """Return the files whose runs can end after any step; with graded spikes, an image takes one step of each layer."""
     return [entry for entry in entries if not entry.evaluation.is_graded]
+
+
+def by_network(files: Iterable[tuple[_Key, Evaluation, _File]]) -> list[tuple[_Key, tuple[_File, ...]]]:
+    """Return the files of each network in the order of T, of ``files`` that were run on the same images.
+
+    They have the same key, different T, and the same accuracy of the CNN, as far as it is known.
+    """
+    found: list[tuple[_Key, dict[int, _File], set[float | None]]] = []
+    for key, evaluation, file in files:
+        steps, accuracies = evaluation.nominal_point.timesteps, {evaluation.cnn_accuracy} - {None}
+        for known, members, others in found:
+            if known == key and steps not in members and len(accuracies | others) < 2:
+                members[steps] = file
+                others |= accuracies
+                break
+        else:
+            found.append((key, {steps: file}, accuracies))
+    return [(key, tuple(file for _, file in sorted(members.items()))) for key, members, _ in found]
 
 
 def family_of(file: str) -> str:

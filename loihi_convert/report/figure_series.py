@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.report.entries import family_of
+from loihi_convert.report.entries import by_network, family_of
 from loihi_convert.report.figure_style import CNN_COLOUR, COLOURS, FLOAT_COLOUR, MARKERS, Size
 from loihi_convert.report.run_tables import GRADED_CAPTION, Figures, per_t_caption
 
@@ -33,19 +33,14 @@ class Level(NamedTuple):
 
 def groups(figures: Figures) -> list[Group]:
     """Return the files of each network; two files for the same T belong to different groups."""
-    found: list[tuple[tuple[str, int], dict[int, tuple[str, Evaluation]]]] = []
-    for name, evaluation in figures:
-        own, key = evaluation.nominal_point.timesteps, (family_of(name), evaluation.image_count)
-        place = next((files for known, files in found if known == key and own not in files), None)
-        if place is None:
-            place = {}
-            found.append((key, place))
-        place[own] = (name, evaluation)
+    found = by_network(
+        ((family_of(name), evaluation.image_count), evaluation, (name, evaluation)) for name, evaluation in figures
+    )
     of_images = ", {:,} images" if _differ_in_images(figures) else ""
     return [
         Group(
-            _listed([name for _, (name, _) in sorted(files.items())]) + of_images.format(count),
-            tuple(file for _, file in sorted(files.items())),
+            _listed([name for name, _ in files]) + of_images.format(count),
+            files,
         )
         for (_, count), files in found
     ]

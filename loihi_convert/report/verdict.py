@@ -75,7 +75,7 @@ def _without_labels(entries: Sequence[Entry]) -> str:
 
 def _name(entry: Entry, entries: Sequence[Entry]) -> str:
     """Return the file's T if that identifies it, else also its label."""
-    families = {(family_of(one.file), one.neuron) for one in entries}
+    families = {(family_of(one.file), one.neuron, one.evaluation.cnn_accuracy) for one in entries}
     steps = [one.point.timesteps for one in entries]
     own = f"T = {entry.point.timesteps}"
     if len(families) == 1 and len(set(steps)) == len(steps):
