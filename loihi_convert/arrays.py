@@ -1,7 +1,9 @@
-"""Array types, and read-only copies of arrays."""
+"""Array types, and read-only copies and digests of arrays."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,15 @@ def frozen(array: Array) -> Array:
     """Return ``array`` itself, made read-only; its caller must not change it through views."""
     array.flags.writeable = False
     return array
+
+
+def arrays_digest(arrays: Iterable[Array]) -> str:
+    """Return the SHA-256 of arrays with their shapes and types, hexadecimal."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _is_frozen(array: object) -> bool:

@@ -19,9 +19,10 @@ from support.training import train
 
 from loihi_convert import cli, netx, pipeline
 from loihi_convert.__main__ import exit_code
+from loihi_convert.arrays import arrays_digest
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cells import executors
-from loihi_convert.cells.cell import arrays_digest, compute
+from loihi_convert.cells.cell import compute
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import default_recipe

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
@@ -14,9 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
-import numpy as np
-
-from loihi_convert.arrays import Array
 from loihi_convert.devices import one_thread
 from loihi_convert.errors import InputError, LoihiConvertError, RangeError, UnsupportedModelError, UsageError, rendered
 from loihi_convert.records import Record
@@ -186,12 +183,3 @@ def _key(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_key(part) for part in value]
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-def arrays_digest(arrays: Iterable[Array]) -> str:
-    """Return the SHA-256 of arrays with their shapes and types, hexadecimal."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

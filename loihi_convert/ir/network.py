@@ -18,12 +18,12 @@ neurons the spike counts are the output. Arrays are read-only copies; shapes are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape, freeze
+from loihi_convert.arrays import Array, Shape, arrays_digest, freeze
 from loihi_convert.choices import Readout, Reset, Task
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_relays
@@ -103,6 +103,20 @@ class ReluNetwork:
     def takes_any_order(self) -> bool:
         """Whether it computes something from an image with its axes in another order, too: it begins densely."""
         return isinstance(self.layers[0].synapse, Dense)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of task and layers, hexadecimal: code that builds a CNN may change, and its checkpoint not."""
+        values = [
+            (one.name, getattr(part, one.name))
+            for layer in self.layers
+            for part in (layer, layer.synapse)
+            for one in fields(part)
+            if one.name != "synapse"
+        ]
+        arrays = [value for _, value in values if isinstance(value, np.ndarray)]
+        others = [name if isinstance(value, np.ndarray) else (name, value) for name, value in values]
+        return arrays_digest([np.frombuffer(repr((self.task, others)).encode(), np.uint8), *arrays])
 
     def __repr__(self) -> str:
         return f"ReluNetwork({summary(self.input_shape, self.layers)})"

@@ -9,7 +9,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from loihi_convert.cells.cell import arrays_digest, require_unchanged
+from loihi_convert.arrays import arrays_digest
+from loihi_convert.cells.cell import require_unchanged
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import UsageError
 

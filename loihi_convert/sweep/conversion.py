@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,14 +14,13 @@ import numpy as np
 from pydantic import Field
 
 from loihi_convert import netx, pipeline
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, arrays_digest
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cells.cell import Cell, arrays_digest, opened_before, require_unchanged
+from loihi_convert.cells.cell import Cell, opened_before, require_unchanged
 from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, checkpoint_sha256
-from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.neurocores.resources import network_resources
@@ -147,8 +146,8 @@ def open_network(
     images, calibration = images[:count], splits.calibration_images(choice.calibration)
     digests = Digests(
         model=checkpoint_sha256(network.model),
-        network=_network_digest(source.network),
-        compared=_network_digest(source.compared),
+        network=source.network.digest,
+        compared=source.compared.digest,
         code=None if network.arch is None else _code_digest(network.arch),
         calibration=arrays_digest((calibration,)),
         images=arrays_digest(array for array in (images.images, images.labels, images.targets) if array is not None),
@@ -245,20 +244,6 @@ def _opened(network: NetworkFile, choice: ImageChoice, digests: Digests) -> Open
     opened = open_network(network, choice)
     require_unchanged(opened.digests, digests, f"{network.model}, its code or its images")
     return opened
-
-
-def _network_digest(network: ReluNetwork) -> str:
-    """SHA-256 of the layers, which code in other files may change, or code imported before its file was edited."""
-    values = [
-        (one.name, getattr(part, one.name))
-        for layer in network.layers
-        for part in (layer, layer.synapse)
-        for one in fields(part)
-        if one.name != "synapse"
-    ]
-    arrays = [value for _, value in values if isinstance(value, np.ndarray)]
-    others = [name if isinstance(value, np.ndarray) else (name, value) for name, value in values]
-    return arrays_digest([np.frombuffer(repr((network.task, others)).encode(), np.uint8), *arrays])
 
 
 def _code_digest(arch: str) -> str | None:
