@@ -378,6 +378,15 @@ def test_a_bundle_that_exists_is_found_before_the_export(invoke: Invoke) -> None
     assert "exists already; nothing was changed" in err
 
 
+@pytest.mark.parametrize("folder", ["file", "file/b"])
+def test_a_bundle_that_cannot_be_written_is_found_before_the_export(folder: str, invoke: Invoke) -> None:
+    Path("model.pt").write_bytes(b"PK")
+    Path("file").touch()
+    code, out, err = invoke("model.pt", "--bundle", folder, "--target", "loihi2", "-T", "2", verb="export")
+    assert (code, out) == (3, "")
+    assert "cannot be written (Not a directory); nothing was changed" in err
+
+
 @pytest.mark.lava
 def test_without_the_extension_the_error_says_how_to_get_it(tmp_path: Path) -> None:
     network, images = networks.random_loihi2_network(0)

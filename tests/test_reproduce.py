@@ -17,7 +17,7 @@ import pytest
 import torch
 from support.training import train
 
-from loihi_convert import cli, netx, pipeline
+from loihi_convert import cli, devices, netx, pipeline
 from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import arrays_digest
 from loihi_convert.backends.reference import run_network
@@ -31,11 +31,12 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, RangeError, UsageError
+from loihi_convert.files import sha256
 from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
-from loihi_convert.reproduction import images, measurements, networks, order, page, plan, request, tables
+from loihi_convert.reproduction import flow, images, measurements, networks, order, page, plan, request, tables
 from loihi_convert.reproduction import paper_cells as cells
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -185,6 +186,9 @@ def test_everything_is_one_set_of_cells(command: Command, capsys: pytest.Capture
     # Thresholds of all T of a row are one cell, which tables and figures share.
     (row,) = (one for one in command.computed("Balancing") if _has(one, "ngu-lee", "literal"))
     assert row["key"]["timesteps"] == [2, 8]
+    # Code that reads a checkpoint may change.
+    digest = open_source(command.checkpoint).network.digest
+    assert row["key"]["checkpoint"] == [command.checkpoint.name, sha256(command.checkpoint), digest, "cpu"]
     page = (command.folder / "table-2.md").read_bytes()
     assert command("table", "2", "-T", "2,8") == 0
     assert command("figure", "7", "-T", "2,8") == 0
@@ -195,6 +199,20 @@ def test_everything_is_one_set_of_cells(command: Command, capsys: pytest.Capture
 def _has(record: dict[str, Any], method: str, amplitude: str) -> bool:
     options = record["key"]["options"]
     return (options["method"], options["amplitude"]) == (method, amplitude)
+
+
+def test_other_machines_have_no_gpu_unless_the_user_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_has_gpu", lambda: True)
+    found: list[str] = []
+
+    def reproduce(asked: request.Request, *_: object, **__: object) -> None:
+        found.append(asked.device)
+        raise InputError("enough")
+
+    monkeypatch.setattr(flow, "reproduce", reproduce)
+    for device, workers in (("auto", "0"), ("auto", "2"), ("cuda", "2")):
+        assert command("table", "2", "--device", device, "--workers", workers) == 3
+    assert found == ["cuda", "cpu", "cuda"]
 
 
 def test_two_workers_give_the_same_bytes(command: Command, tmp_path: Path) -> None:

@@ -336,7 +336,19 @@ def test_a_named_run_folder_is_the_folder_itself(tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir(exist_ok=True)
         with run_folder.run_folder(tmp_path / name, "unused") as folder:
             assert folder == tmp_path / name
-            assert list(folder.iterdir()) == []
+            assert [path.name for path in folder.iterdir()] == [run_folder.RUNNING]
+        assert list(folder.iterdir()) == []
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    for first in (tmp_path, tmp_path / "new"):
+        with run_folder.run_folder(first, "unused"):
+            with pytest.raises(InputError) as caught, run_folder.run_folder(first, "unused"):
+                pytest.fail("the run has begun")
+            assert caught.value.found.startswith("another run writes into it")
+            assert [path.name for path in first.iterdir()] == [run_folder.RUNNING]
+        with run_folder.run_folder(first, "unused"):
+            pass
 
 
 def test_run_folders_without_a_name_are_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,9 +118,10 @@ def reproduce(
     from loihi_convert.reproduction.paper_cells import chosen_variants
     from loihi_convert.reproduction.request import EVERYTHING, Exhibit, Request
 
-    chosen = chosen_device(device)
+    is_default = workers is None and scheduler is None and slurm is None
     # Several processes on one GPU would not be faster.
-    place = cluster.chosen_place(workers, scheduler, slurm, default=None if chosen == "cpu" else 0)
+    is_alone = is_default and chosen_device(device) != "cpu"
+    place = cluster.chosen_place(workers, scheduler, slurm, default=0 if is_alone else None)
     request = Request(
         exhibits=EVERYTHING if one is None else (Exhibit(*one),),
         models=tuple(models or _READY_MADE),
@@ -135,7 +136,7 @@ def reproduce(
         poisson_seed=poisson_seed,
         with_best=with_best,
         computed_only=computed_only,
-        device=chosen,
+        device=place.device(device),
         data_root=data_root,
         width=width,
     )

@@ -32,7 +32,7 @@ from loihi_convert.backends.lava.timing import reset_interval
 from loihi_convert.backends.reference import run_network
 from loihi_convert.choices import Readout, Target
 from loihi_convert.errors import UsageError
-from loihi_convert.files import make_folder, refuse_to_overwrite, write_atomically
+from loihi_convert.files import asked, make_folder, refuse_to_overwrite, require_writable, write_atomically
 from loihi_convert.ir.circuit import circuit
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -63,10 +63,17 @@ def require_bundle(
 
 
 def require_new_bundle(folder: Path, *, overwrite: bool) -> tuple[Path, ...]:
-    """Return the files of a bundle in ``folder``; raise an `InputError` if one exists, without ``overwrite``."""
+    """Return the files of a bundle in ``folder``.
+
+    Raises
+    ------
+    InputError
+        If one exists, without ``overwrite``, or ``folder`` cannot be created or written.
+    """
     written = tuple(folder / name for name in (NETWORK, ARRAYS, SCRIPT))
     for file in written:
         refuse_to_overwrite(file, overwrite)
+    require_writable(next(path for path in (folder, *folder.parents) if asked(path, Path.exists)) / NETWORK)
     return written
 
 

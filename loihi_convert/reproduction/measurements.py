@@ -48,10 +48,14 @@ from loihi_convert.simulation.simulator import Block, Simulator
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint written by loihi-convert, its SHA-256, and the torch device on which it is simulated."""
+    """A checkpoint written by loihi-convert, and the torch device on which it is simulated.
+
+    ``digest`` is the SHA-256 of the file, ``network`` that of what is read from it, see `ReluNetwork.digest`.
+    """
 
     path: Path
     digest: str
+    network: str
     device: str = "cpu"
 
     def source(self) -> Source:
@@ -62,12 +66,12 @@ class Checkpoint:
         InputError
             If the file has changed.
         """
-        return _source(self)
+        return open_checkpoint(self.path, self.digest)
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str, str]:
         """What determines results; exported files contain the name of the checkpoint."""
-        return self.path.name, self.digest, self.device
+        return self.path.name, self.digest, self.network, self.device
 
 
 @dataclass(frozen=True)
@@ -322,10 +326,11 @@ class Choosing(Cell[Best]):
 
 
 @lru_cache(maxsize=4)
-def _source(checkpoint: Checkpoint) -> Source:
-    require_unchanged(sha256(checkpoint.path), checkpoint.digest, checkpoint.path)
+def open_checkpoint(path: Path, digest: str) -> Source:
+    """Return the CNN in a checkpoint; raise an `InputError` unless its SHA-256 is ``digest``."""
+    require_unchanged(sha256(path), digest, path)
     with opened_before():
-        return open_source(checkpoint.path)
+        return open_source(path)
 
 
 def _correct(network: QuantizedNetwork, selection: Selection, device: str) -> Correct:

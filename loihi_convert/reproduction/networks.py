@@ -24,6 +24,7 @@ from loihi_convert.reproduction.measurements import (
     Conversion,
     Exporting,
     FiringRates,
+    open_checkpoint,
 )
 from loihi_convert.reproduction.paper_cells import Setting
 
@@ -57,9 +58,10 @@ class Network:
     """
 
     def __init__(self, path: Path, images: Images, device: str) -> None:
-        self.checkpoint = Checkpoint(path.absolute(), sha256(path), device)
+        path, digest = path.absolute(), sha256(path)
         self.images = images
-        self.source = self.checkpoint.source()
+        self.source = open_checkpoint(path, digest)
+        self.checkpoint = Checkpoint(path, digest, self.source.network.digest, device)
         self._has_biases = any(layer.synapse.bias is not None for layer in self.source.network.layers)
         self._per_step = float(cnn_multiplications(self.source.network))
 

@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
-from loihi_convert.errors import DataError, UsageError
+from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.files import cannot_create, require_new_or_empty, require_writable, write_atomically
+from loihi_convert.files import asked, cannot_create, require_new_or_empty, require_writable, write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import name_count
 from loihi_convert.metrics.evaluation import Evaluation
@@ -37,6 +37,9 @@ RUNS: Final = Path("runs")
 """The parent of run folders that were not given a name."""
 
 MANIFEST: Final = "manifest.json"
+
+RUNNING: Final = ".running"
+"""A file that is in the folder of a run until its end."""
 
 
 class FileResults(NamedTuple):
@@ -171,7 +174,8 @@ def require_class_names(name: str, network: AnyNetwork, classes: tuple[str, ...]
             f"the network has {count} {many}, the data {len(classes)} {one} names",
             where=name,
             expected=f"must be one name per {one}, or none",
-            hint="Leave out the array `classes` of the .npz file, or name all.",
+            hint="Leave out the array `classes` of the .npz file, or name all. For class folders, give the class of "
+            "each in `class_map`.",
         )
 
 
@@ -184,8 +188,9 @@ def dated_name(name: str) -> str:
 def run_folder(output: str | Path | None, name: str) -> Iterator[Path]:
     """Yield the folder of a run: ``output``, or a new ``runs/name-<UTC time>`` if that is None.
 
-    It is created before the run, so that a place that is not writable is found before hours of work. If the ``with``
-    block fails or is interrupted, the folders created here are removed, unless another program has written into them.
+    It is created before the run, so that a place that is not writable is found before hours of work; until the end, a
+    file `RUNNING` keeps other runs out. If the ``with`` block fails or is interrupted, the folders created here are
+    removed, unless another program has written into them.
 
     Raises
     ------
@@ -198,15 +203,40 @@ def run_folder(output: str | Path | None, name: str) -> Iterator[Path]:
             folder = _make_dated(RUNS / dated_name(name), made)
         else:
             folder = Path(output)
+            if asked(folder / RUNNING, Path.exists):
+                raise _taken(folder)
             require_new_or_empty(folder)
             _make_folder(folder, made)
         require_writable(folder / MANIFEST)
-        yield folder
+        with _running(folder):
+            yield folder
     except BaseException:
         for path in reversed(made):
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def _running(folder: Path) -> Iterator[None]:
+    """Keep the file `RUNNING` in ``folder``."""
+    try:
+        (folder / RUNNING).touch(exist_ok=False)
+    except FileExistsError as error:
+        # Begun at the same moment.
+        raise _taken(folder) from error
+    try:
+        yield
+    finally:
+        (folder / RUNNING).unlink(missing_ok=True)
+
+
+def _taken(folder: Path) -> InputError:
+    return InputError(
+        f"another run writes into it, or was killed (it has a file {RUNNING})",
+        where=folder,
+        hint=f"Choose another folder with `output`, or delete {RUNNING} if no run is under way.",
+    )
 
 
 def results_json(evaluations: Iterable[tuple[str, Evaluation]]) -> str:
