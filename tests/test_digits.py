@@ -20,7 +20,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
-from loihi_convert.backends.result import RunResult
+from loihi_convert.backends.result import RunResult, concatenated
 from loihi_convert.choices import Granularity, Reset
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.flow import to_integers
@@ -245,8 +245,18 @@ def test_what_two_digits_hold_is_not_called_saturated() -> None:
     network = quantized()
     result = run_network(network, pixels(3), TIMESTEPS)
     assert evaluate(result, network).saturated_images == 0
-    beyond = replace(result, potentials=result.potentials * 2**network.low_bits)
-    assert evaluate(beyond, network).saturated_images == 3
+
+
+def test_a_digit_at_the_end_of_its_range_is_called_saturated() -> None:
+    """Outputs 63 and 70 in digits of 7 bits: 0, 63 and 1, -58. In 9 steps a white pixel adds 9 x 255 x 63 = 144,585."""
+    layer = QuantizedLayer("fc", Dense(np.array([[63], [70]], np.int32)), None, np.ones(2), 255, low_bits=7)
+    network = QuantizedNetwork((1, 1, 1), (layer,), timesteps=9, max_timesteps=9, pixel_bits=8, reset="soft")
+    images = np.array([255, 0, 255, 9], np.uint8).reshape(4, 1, 1, 1)
+    for steps, saturated in ((9, 2), (8, 0)):
+        result = run_network(network, images, steps)
+        parts = [run_network(network, images[rows], steps) for rows in (slice(1), slice(1, 4))]
+        for found in (result, concatenated(parts)):
+            assert evaluate(found, network).saturated_images == saturated
 
 
 @pytest.mark.parametrize("value", [0, -1, 8, 2**30])

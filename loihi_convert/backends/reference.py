@@ -14,7 +14,7 @@ from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.request import check_run
-from loihi_convert.backends.result import LayerTrace, RunResult
+from loihi_convert.backends.result import LayerTrace, RunResult, are_saturated
 from loihi_convert.choices import BackendName
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
@@ -119,7 +119,7 @@ def run_network(
     operations = np.empty_like(spike_counts)
     channel_spikes = tuple(np.zeros((timesteps, layer.synapse.channels), np.int64) for layer in network.spiking_layers)
     traces = _empty_traces(network, count, timesteps) if trace else ()
-    has_wrapped = np.zeros(count, np.bool_)
+    has_wrapped, has_saturated = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
 
     def take(block: Block) -> None:
         place, last = (block.images, block.steps), block.layers[-1]
@@ -130,6 +130,8 @@ def run_network(
             spike_counts[(*place, index)] = layer.spike_counts
             operations[(*place, index)] = layer.synaptic_operations
             channel_spikes[index][block.steps] += layer.channel_spikes
+        if block.digits is not None:
+            has_saturated[block.images] |= are_saturated(block.digits)
         if neuron.is_circuit:
             for layer in block.layers:
                 has_wrapped[block.images] |= layer.clipped.any(axis=1)
@@ -152,6 +154,7 @@ def run_network(
         channel_spikes=channel_spikes,
         traces=traces,
         wrapped_images=int(has_wrapped.sum()) if neuron.is_circuit else None,
+        saturated_images=int(has_saturated.sum()) if network.low_bits else None,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
 from loihi_convert.ir.digits import joined
 from loihi_convert.ir.task import classes_of
 
@@ -55,6 +56,9 @@ class RunResult:
     wrapped_images
         Number of images on which u of a stock neuron wrapped, so that the potential is wrong. Counted by `ref`;
         ``None`` unless the neurons are stock.
+    saturated_images
+        Number of images on which a digit of a readout in two digits reached the end of its range; ``None`` for one
+        digit, as ``potentials`` show it.
     measured
         Measurements of a chip's profiler, by name: seconds, joules, watts. Empty without a profiler.
     """
@@ -68,6 +72,7 @@ class RunResult:
     channel_spikes: tuple[Array, ...] = ()
     traces: tuple[LayerTrace, ...] = ()
     wrapped_images: int | None = None
+    saturated_images: int | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
 
     def with_joined_digits(self, low_bits: int) -> RunResult:
@@ -76,7 +81,8 @@ class RunResult:
             return self
         potentials = joined(self.potentials, low_bits)
         traces = (*self.traces[:-1], LayerTrace(None, potentials)) if self.traces else ()
-        return replace(self, potentials=potentials, traces=traces)
+        saturated = int(are_saturated(self.potentials).sum())
+        return replace(self, potentials=potentials, traces=traces, saturated_images=saturated)
 
     @property
     def outputs(self) -> Array:
@@ -99,6 +105,7 @@ def concatenated(results: Sequence[RunResult]) -> RunResult:
         return results[0]
     first = results[0]
     wrapped = [result.wrapped_images for result in results if result.wrapped_images is not None]
+    saturated = [result.saturated_images for result in results if result.saturated_images is not None]
     return RunResult(
         potentials=np.concatenate([result.potentials for result in results]),
         spike_counts=np.concatenate([result.spike_counts for result in results]),
@@ -114,7 +121,14 @@ def concatenated(results: Sequence[RunResult]) -> RunResult:
             for layer in zip(*(result.traces for result in results), strict=True)
         ),
         wrapped_images=None if first.wrapped_images is None else sum(wrapped),
+        saturated_images=None if first.saturated_images is None else sum(saturated),
     )
+
+
+def are_saturated(potentials: Array) -> Array:
+    """Return whether a potential of each image, ``(N, T, ...)``, was at an end of its range after any step: it may have
+    been clipped."""
+    return np.asarray(np.abs(potentials).max(axis=tuple(range(1, potentials.ndim))) >= limits.POTENTIAL_LIMIT)
 
 
 def _all(parts: Sequence[Array | None]) -> Array | None:

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.backends.result import RunResult
-from loihi_convert.chip import limits
+from loihi_convert.backends.result import RunResult, are_saturated
 from loihi_convert.chip.energy import Energy, Estimate, RelayEvents, energy, estimate
 from loihi_convert.errors import DataError
 from loihi_convert.external import AnyNetwork
@@ -281,12 +280,11 @@ def _check_shape(name: str, array: Array | None, expected: tuple[int, ...]) -> N
 
 
 def _saturated_images(result: RunResult, network: AnyNetwork) -> int:
-    """Number of images with an output potential at the limit of its range (the high digit, if there are two)."""
+    """Number of images with an output potential, or one of its digits, at an end of its range."""
     if isinstance(network, GradedNetwork):
         return 0
-    low_bits = network.low_bits if isinstance(network, QuantizedNetwork) else 0
-    limit = limits.POTENTIAL_LIMIT * max(1, (1 << low_bits) - 1)
-    return int((np.abs(result.potentials).max(axis=(1, 2)) >= limit).sum())
+    saturated = result.saturated_images
+    return int(are_saturated(result.potentials).sum()) if saturated is None else saturated
 
 
 def _check_label_range(labels: Array | None, classes: int) -> None:

@@ -112,7 +112,8 @@ class Evaluation(Record):
     energy
         Estimated energy of an inference at the T of `points`; None for graded spikes, whose costs are not public.
     saturated_images
-        Number of images with an output potential of magnitude 131071 in any step: it may have been clipped.
+        Number of images with an output potential, or a digit of it, of magnitude 131071 in any step: it may have
+        been clipped.
     wrapped_images
         Number of images on which u of a stock neuron wrapped; None if neurons are not stock.
     notes

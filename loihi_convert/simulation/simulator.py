@@ -53,11 +53,15 @@ from loihi_convert.simulation.neurons import Neurons
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some images over some consecutive steps, and the values recorded from them, layer by layer."""
+    """Some images over some consecutive steps, and the values recorded from them, layer by layer.
+
+    ``digits``, float64 ``(B, T, 1, 1, 2 C)``, are the potentials of a readout in two digits; None for other readouts.
+    """
 
     images: slice
     steps: slice
     layers: tuple[LayerBlock, ...]
+    digits: Array | None = None
 
 
 class Simulator:
@@ -149,11 +153,12 @@ class Simulator:
                 done.append(block)
                 if index + 1 < len(self._layers):
                     received = self._layers[index + 1].currents_of(pooled)
+            digits = None
             if self._low_bits:
                 # As recorded on Lava: each digit is rounded down before they are joined.
-                potentials = joined_digits(np.floor(done[-1].potentials.astype(np.float64)), self._low_bits)
-                done[-1] = replace(done[-1], potentials=potentials)
-            yield Block(rows, slice(first, first + count), tuple(done))
+                digits = np.floor(done[-1].potentials.astype(np.float64))
+                done[-1] = replace(done[-1], potentials=joined_digits(digits, self._low_bits))
+            yield Block(rows, slice(first, first + count), tuple(done), digits)
 
 
 class _Run(NamedTuple):
