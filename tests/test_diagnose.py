@@ -303,6 +303,50 @@ def test_uneven_timing_is_named() -> None:
     assert found.layers[0].threshold_to_largest == pytest.approx((1 + 1 / 0.8) / 2)
 
 
+@pytest.mark.parametrize(
+    ("provenance", "cause", "said", "not_said"),
+    [
+        ({"method": "percentile", "percentile": 99.9}, "clipping", "ngu-lee", "percentile"),
+        ({"method": "percentile", "percentile": 99}, "clipping", "percentile --percentile 99.9", "--percentile 99`"),
+        ({"method": "ngu-lee"}, "clipping", "balance auto", "ngu-lee|percentile"),
+        ({"method": "qcfs"}, "clipping", "ngu-lee", "auto"),
+        ({"method": "percentile", "percentile": 99}, "levels", "balance auto", "percentile"),
+        ({"method": "percentile", "percentile": 99.9}, "levels", "percentile --percentile 99`", "ngu-lee"),
+        ({"method": "qcfs"}, "levels", "percentile --percentile 99`", "auto"),
+    ],
+)
+def test_the_options_that_made_a_file_are_not_advised(
+    provenance: dict[str, object], cause: str, said: str, not_said: str
+) -> None:
+    cnn = tiny_cnn()
+    spiking = tiny_spiking(cnn)
+    network = replace(quantize(spiking, WHITE), provenance={"balance": provenance})
+    plain = diagnosis.diagnose(cnn, spiking, network, WHITE, np.zeros(1, int), 2)
+    layers = tuple(layer.model_copy(update={"threshold_to_largest": 9.0}) for layer in plain.layers)
+    found = plain.model_copy(update={"main_cause": cause, "layers": layers, "balanced_timesteps": plain.timesteps})
+    text = " ".join(advice.advice(found, network))
+    assert re.search(said, text)
+    assert not re.search(not_said, text)
+    chosen = replace(network, provenance={"balance": provenance, "choice": [{"method": "percentile"}]})
+    assert "auto" not in " ".join(advice.advice(found, chosen))
+
+
+@pytest.mark.parametrize(("pixel_bits", "advised"), [(8, "--pixel-bits 7`"), (4, "--pixel-bits 3`"), (1, None)])
+def test_fewer_pixel_bits_are_advised_than_the_file_has(pixel_bits: int, advised: str | None) -> None:
+    cnn = tiny_cnn()
+    spiking = tiny_spiking(cnn)
+    network = quantize(spiking, WHITE, QuantizeOptions(pixel_bits=pixel_bits))
+    plain = diagnosis.diagnose(cnn, spiking, network, WHITE, np.zeros(1, int), 2)
+    layers = [layer.model_copy(update={"weight_bits": 3 + index}) for index, layer in enumerate(plain.layers)]
+    text = " ".join(advice.advice(plain.model_copy(update={"main_cause": "weights", "layers": tuple(layers)}), network))
+    assert "use 3 of 8 bits" in text
+    assert ("--pixel-bits" in text) == (advised is not None)
+    assert advised is None or advised in text
+    later = tuple(layer.model_copy(update={"weight_bits": 7 - index}) for index, layer in enumerate(plain.layers))
+    text = " ".join(advice.advice(plain.model_copy(update={"main_cause": "weights", "layers": later}), network))
+    assert "--pixel-bits" not in text
+
+
 def test_a_network_without_neurons_is_advised_without_thresholds() -> None:
     """One layer. Pixels 200 and 201 are the same with 4 bits, and the lower class wins."""
     cnn = ReluNetwork((2, 1, 1), (ReluLayer("classes", Dense(np.eye(2))),))

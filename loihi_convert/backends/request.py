@@ -42,7 +42,7 @@ def require_safe_timesteps(network: QuantizedNetwork, timesteps: int) -> None:
         reason = (
             "the output potentials of this file fit Loihi's range with a margin"
             if network.target == "lava"
-            else "no potential of this file's circuit can wrap"
+            else "the potentials of this file's circuit were scaled so that none wraps on the calibration images"
         )
         raise RangeError(
             f"found {timesteps}",

@@ -300,7 +300,8 @@ def warnings(evaluation: Evaluation) -> Iterator[Fact]:
         yield Fact(
             "warning",
             f"u wrapped on {evaluation.wrapped_images:,} of {evaluation.image_count:,} images: their classes are not "
-            "reliable. Export for this T, or with fewer --pixel-bits.",
+            "reliable. Calibrate on images like these (export --data), or export for a smaller -T, or with fewer "
+            "--weight-bits.",
         )
     if evaluation.saturated_images:
         yield Fact(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from loihi_convert.chip import limits
 from loihi_convert.choices import Architecture, DatasetName
@@ -117,8 +117,7 @@ def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...
         )
     return (
         *((f"`--alpha {alpha}` lowered the thresholds: omit it.",) if alpha != 1 else ()),
-        f"{found} Raise the thresholds: `export --balance auto`, or `--balance ngu-lee`, or `--balance percentile "
-        "--percentile 99.9`.",
+        found + _with_thresholds(network, "Raise"),
         "If the file was balanced on other images than these, calibrate on images like these (`--data`, "
         "`--calibration all`).",
     )
@@ -134,8 +133,7 @@ def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     if ratio >= HIGH_THRESHOLD:
         return (
             f"{layer.name}: thresholds are {ratio:.1f} times the largest activation (median over channels), so neurons "
-            "hardly ever spike. Lower the thresholds: `export --balance auto`, or `--balance percentile --percentile "
-            "99`.",
+            "hardly ever spike." + _with_thresholds(network, "Lower"),
             *_more_steps(diagnosis, network),
         )
     return (
@@ -205,18 +203,17 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
         )
     known = [layer for layer in diagnosis.layers if layer.weight_bits is not None]
     layer = min(known, key=lambda layer: layer.weight_bits or 0)
-    larger, lower = "inputs", ""
-    if network.spiking_layers:
-        larger = "thresholds or inputs"
-        lower = "; in any layer, so do lower thresholds: `--balance percentile --percentile 99`"
+    larger = "thresholds or inputs" if network.spiking_layers else "inputs"
     command = f" (`train --qcfs {_qcfs_levels(diagnosis)} --weight-bits 8 --from model.pt`)"
-    fewer = (
+    pixels, is_first = network.pixel_bits, layer.name == network.layers[0].name
+    fewer = f" Fewer pixel bits leave more: `export --pixel-bits {pixels - 1}`." if is_first and pixels > 1 else ""
+    taken = (
         f"{layer.name}: the widest weights use {layer.weight_bits} of 8 bits, because large {larger} take up the range "
-        "of the potential. In the first layer, fewer pixel bits leave more weight bits: "
-        f"`export --pixel-bits 6`{lower}."
+        f"of the potential.{'' if network.poisson_seed is not None else fewer}"
+        f"{_with_thresholds(network, 'Lower') if network.spiking_layers else ''}"
     )
     return (
-        *([fewer] if layer.weight_bits != 8 else []),
+        *([taken] if layer.weight_bits != 8 else []),
         "A few large weights leave few bits to the other weights of their channel: train with weight decay, or with "
         f"rounded weights{command if can_be_trained(network) else ''}.",
     )
@@ -242,10 +239,16 @@ def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
 
 def _saturation(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     layer = max(diagnosis.layers, key=lambda layer: layer.saturated_images)
+    bits = min(network.provenance.quantize.weight_bits or 8, layer.weight_bits or 8) - 1
+    smaller = [f"`export --weight-bits {bits}`"] if bits >= 2 else []
+    smaller += [f"`export -T {diagnosis.timesteps // 2}`"] if diagnosis.timesteps > 1 else []
+    # For target lava, more images than the default are not used.
+    every = ", `--calibration all`" if network.target == "loihi2" else ""
     return (
         f"{layer.name}: on {layer.saturated_images:,} of {diagnosis.image_count:,} images a potential reached "
-        f"+-{limits.POTENTIAL_LIMIT:,}, the limit of Loihi's range, which did not happen on the calibration images: "
-        "calibrate on more images, or on images like these (`export --calibration all`, `--data`).",
+        f"+-{limits.POTENTIAL_LIMIT:,}, the limit of Loihi's range. If the file was balanced on other images than "
+        f"these, calibrate on images like these (`--data`{every}).",
+        *((f"Smaller potentials: {', or '.join(smaller)}.",) if smaller else ()),
     )
 
 
@@ -262,6 +265,27 @@ _ADVICE: Final = {
     "thresholds": _thresholds,
     "saturation": _saturation,
 }
+
+
+def _with_thresholds(network: QuantizedNetwork, change: Literal["Raise", "Lower"]) -> str:
+    """A sentence, after a space, with the options that may raise or lower the thresholds; empty without any.
+
+    Options that made the file already are left out.
+    """
+    made, percentile = network.provenance.balance, 99.9 if change == "Raise" else 99
+    used = made.percentile if made.method == "percentile" else None
+    options = []
+    if made.method != "qcfs" and not network.provenance.get("choice"):
+        options.append("--balance auto")
+    if change == "Raise" and made.method != "ngu-lee":
+        options.append("--balance ngu-lee")
+    is_useful = change == "Lower" or made.method in ("percentile", "robust-norm", "qcfs")
+    if is_useful and (used is None or (used < percentile if change == "Raise" else used > percentile)):
+        options.append(f"--balance percentile --percentile {percentile:g}")
+    if not options:
+        return ""
+    first, *others = options
+    return f" {change} the thresholds: {', or '.join([f'`export {first}`', *(f'`{each}`' for each in others)])}."
 
 
 def _more_steps(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:

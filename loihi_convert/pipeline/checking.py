@@ -347,7 +347,8 @@ def _compared(loaded: LoadedFile) -> tuple[NeuronCost, ...]:
 
 def _can_be_graded(loaded: NativeFile | CheckpointFile) -> bool:
     if isinstance(loaded, NativeFile):
-        return len(loaded.network.layers) > 1
+        # A file does not record its activations, but thresholds that were trained with them.
+        return len(loaded.network.layers) > 1 and loaded.network.provenance.balance.method != "qcfs"
     # Loads torch, which a netx file does not need.
     from loihi_convert.conversion.graded import require_relu
 
