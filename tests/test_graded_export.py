@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +34,10 @@ from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedM
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.ir.relays import is_relay
+from loihi_convert.ir.relays import is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
+from loihi_convert.metrics.layer_size import layer_sizes, multiplications
+from loihi_convert.metrics.relay_work import relay_work
 from loihi_convert.netx.graded import encode_graded
 from loihi_convert.neurocores.resources import network_resources, neuron_costs, resources
 from loihi_convert.pipeline.graded import export_graded, read_graded
@@ -80,6 +83,18 @@ class Skip(nn.Module):
         x = torch.relu(self.stem(x))
         x = torch.relu(self.conv2(torch.relu(self.conv1(x))) + x)
         return self.fc(x.flatten(1))
+
+
+class Wide(nn.Module):
+    """A concatenation before the output: relays carry the stem past the convolution."""
+
+    def __init__(self, has_bias: bool) -> None:
+        super().__init__()
+        self.stem, self.conv, self.fc = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(8 * 24, 3, bias=has_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        return self.fc(torch.cat([torch.relu(self.conv(x)), x], dim=1).flatten(1))
 
 
 def source(model: nn.Module) -> Source:
@@ -228,19 +243,8 @@ def test_a_pixel_of_one_layer_by_hand() -> None:
 
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_the_weight_bits_leave_out_the_relays_before_the_output(has_bias: bool) -> None:
-    class Wide(nn.Module):
-        """A concatenation before the output: relays carry the stem past the convolution."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.conv, self.fc = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(8 * 24, 3, bias=has_bias)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = torch.relu(self.stem(x))
-            return self.fc(torch.cat([torch.relu(self.conv(x)), x], dim=1).flatten(1))
-
     torch.manual_seed(0)
-    cnn = to_relu_network(Wide(), SHAPE)
+    cnn = to_relu_network(Wide(has_bias), SHAPE)
     relay_of = cnn.layers[1].relay_of
     assert relay_of is not None
     made = to_graded(cnn, images())
@@ -266,6 +270,39 @@ def test_relays_repeat_every_message() -> None:
     assert before.any()
     assert np.array_equal(after[:, :, relays], before[:, :, relay_of[relays]])
     assert made.agreement.agreement > 0.9
+
+
+@pytest.mark.parametrize("has_channel", [False, True])
+def test_relays_are_counted_as_those_of_binary_spikes(has_channel: bool, tmp_path: Path) -> None:
+    """Relays of the stem in the second layer; in one CNN also a constant channel, for the biases of the output."""
+    torch.manual_seed(0)
+    cnn, index = source(Wide(True) if has_channel else Skip()).network, 1
+    made = to_graded(cnn, images()).network
+    netx.write_graded(made, tmp_path / "graded.net")
+    network = netx.read_stored(tmp_path / "graded.net").network
+    assert isinstance(network, GradedNetwork)
+    relay_of = cnn.layers[index].relay_of
+    assert relay_of is not None
+    stored = network.layers[index + 1].relay_of
+    assert stored is not None
+    assert stored.tolist() == [*relay_of.tolist(), *([-1] if has_channel else [])]
+    sizes = layer_sizes(network)
+    relays = [
+        relay_count(layer.relay_of) * math.prod(shape[1:]) for layer, shape in zip(cnn.layers, cnn.shapes, strict=True)
+    ]
+    assert [size.relay_neuron_count for size in sizes] == [0, *relays]
+    # A relay has one weight.
+    every = multiplications(network.layers[index + 1].synapse, network.shapes[index])
+    assert every - sizes[index + 1].multiply_accumulates == relays[index]
+    result = run_graded(network, images(20, seed=2))
+    work = relay_work(result, network)
+    sent = [
+        0 if layer.relay_of is None else spikes[:, layer.relay_of >= 0].sum()
+        for layer, spikes in zip(network.layers, result.channel_spikes, strict=False)
+    ]
+    assert work.spikes[0].tolist() == sent
+    assert sum(sent) > 0
+    assert np.array_equal(work.synaptic_operations[0] > 0, np.array(sent) > 0)
 
 
 def test_later_weights_compensate_earlier_ones() -> None:

@@ -47,7 +47,7 @@ from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork, with_constant_channel
 from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.ir.relays import is_relay, relayed
+from loihi_convert.ir.relays import is_relay, relay_count, relayed
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
 from loihi_convert.simulation.graded import GradedStep, layer_step
 from loihi_convert.simulation.inputs import MAX_PIXEL
@@ -205,7 +205,9 @@ class Rounding:
         if source.relay_of is not None:
             weight = np.where(_column(source.relay_of >= 0, synapse), source.synapse.weight * 2**_SHIFT, weight)
             weight = weight.astype(np.int32)
-        layer = GradedLayer(source.name, replace(synapse, weight=weight, bias=None), scale=_state(units))
+        relay_of = source.relay_of if relay_count(source.relay_of) else None
+        unbiased = replace(synapse, weight=weight, bias=None)
+        layer = GradedLayer(source.name, unbiased, scale=_state(units), relay_of=relay_of)
         bias = _shaped(synapse, units.shape) - self._mean_error(index, layer, messages, real)
         per_channel = by_channel(units, bias.ndim)
         # Messages are rounded down: half a message is added.
@@ -290,7 +292,12 @@ def _with_constant(
             expected="must be within the reach of 8-bit weights and a 16-bit message",
         )
     before, after = with_constant_channel(before, after, message, np.rint(wanted / (message * inputs)))
-    previous = replace(previous, synapse=before, scale=np.append(previous.scale, _state(CONSTANT / message)))
+    previous = replace(
+        previous,
+        synapse=before,
+        scale=np.append(previous.scale, _state(CONSTANT / message)),
+        relay_of=None if previous.relay_of is None else np.append(previous.relay_of, -1),
+    )
     last = replace(last, synapse=after)
     wide = np.full((len(messages), 1, *messages.shape[2:]), message, np.int32)
     return last, previous, np.concatenate([messages, wide], axis=1)

@@ -41,6 +41,7 @@ from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import ReluLayer, fan_outs, output_shapes, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.quantized import require_name
+from loihi_convert.ir.relays import require_relays
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 STOCK_SPIKE_EXP: Final = 6
@@ -105,6 +106,8 @@ class GradedLayer:
         much. None for input neurons.
     offset
         For the outputs of a regression made from a CNN: added to sigma x scale, float64 ``(C_out,)``. None: 0.
+    relay_of
+        As in `network.ReluLayer`: a relay repeats each message.
     """
 
     name: str
@@ -113,9 +116,12 @@ class GradedLayer:
     sends: bool = True
     scale: Array | None = None
     offset: Array | None = None
+    relay_of: Array | None = None
 
     def __post_init__(self) -> None:
-        freeze(self, "scale", "offset")
+        freeze(self, "scale", "offset", "relay_of")
+        if not isinstance(self.synapse, PixelBias):
+            require_relays(self.name, self.synapse, self.relay_of)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

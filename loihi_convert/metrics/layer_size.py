@@ -46,9 +46,9 @@ def layer_sizes(network: AnyNetwork) -> tuple[LayerSize, ...]:
         synaptic, (network.input_shape, *network.shapes), network.shapes, strict=False
     ):
         relays, synapse = 0, layer.synapse
-        if isinstance(layer, QuantizedLayer) and layer.relay_of is not None:
+        if not isinstance(layer, CubaLayer) and not isinstance(synapse, PixelBias) and layer.relay_of is not None:
             relays = relay_count(layer.relay_of) * math.prod(shape[1:])
-            synapse = without_relays(layer.synapse, layer.relay_of)
+            synapse = without_relays(synapse, layer.relay_of)
         layers.append(
             LayerSize(
                 name=layer.name,

@@ -16,8 +16,10 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.external import AnyNetwork
-from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import is_relay, relay_count
+from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.ir.graded import GradedLayer
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.relays import relay_count
 
 
 class RelayWork(NamedTuple):
@@ -43,12 +45,14 @@ def relay_work(result: RunResult, network: AnyNetwork) -> RelayWork:
     """Return the work of the relays of ``network`` in a run."""
     counts = result.spike_counts.shape
     neurons, work = np.zeros(counts[2], np.int64), np.zeros((2, *counts[1:]))
-    if not isinstance(network, QuantizedNetwork):
+    if isinstance(network, CubaNetwork):
         return RelayWork(neurons, *work)
-    for index, (layer, fan_out) in enumerate(zip(network.spiking_layers, network.stored.fan_outs, strict=True)):
-        relays = is_relay(layer.relay_of, layer.synapse.channels)
-        if not relays.any():
+    stored = network.stored if isinstance(network, QuantizedNetwork) else network
+    layers: tuple[QuantizedLayer | GradedLayer, ...] = network.spiking_layers
+    for index, (layer, fan_out) in enumerate(zip(layers, stored.fan_outs, strict=True)):
+        if layer.relay_of is None or not relay_count(layer.relay_of):
             continue
+        relays = layer.relay_of >= 0
         neurons[index] = relay_count(layer.relay_of) * math.prod(fan_out.shape[1:])
         if not result.channel_spikes:
             work[:, :, index] = np.nan

@@ -9,7 +9,7 @@ The datasets that lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads, if it is ca
 A separate group, which lava-dl never reads, holds everything else::
 
     /loihi_convert              format, spikes=graded, spike_exp, provenance (JSON)
-    /loihi_convert/layer/k      name, scale, offset, pool, dilation          (k counts synapses from 0)
+    /loihi_convert/layer/k      name, scale, offset, relay_of, pool, dilation    (k counts synapses from 0)
 
 After reading, the network is encoded again; if the result differs from the file, the file is refused.
 """
@@ -35,8 +35,10 @@ from loihi_convert.netx.synapses import (
     ChannelNumbers,
     chain_datasets,
     decoded_input_shape,
+    decoded_relays,
     decoded_synapse,
     geometry_datasets,
+    relay_datasets,
     require_encoding,
     require_sound,
     stored_layers,
@@ -77,6 +79,7 @@ def encode_graded(network: GradedNetwork) -> Iterator[tuple[str, Array]]:
         yield f"{group}/scale", layer.scale.astype(np.float64)
         if layer.offset is not None:
             yield f"{group}/offset", layer.offset.astype(np.float64)
+        yield from relay_datasets(group, layer.relay_of)
         yield from geometry_datasets(group, _synapse(layer))
 
 
@@ -143,6 +146,7 @@ def _decode(datasets: Datasets) -> GradedNetwork:
             sends=sends,
             scale=extra["scale"],
             offset=extra.get("offset"),
+            relay_of=decoded_relays(extra),
         )
         shape = synapse.output_shape(shape)
         _require_sound(layer, shape)

@@ -43,7 +43,6 @@ from loihi_convert.ir.digits import MAX_LOW_BITS, joined_synapse
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, largest_pixel
-from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,
     NATIVE_GROUP,
@@ -57,13 +56,15 @@ from loihi_convert.netx.synapses import (
     ChannelNumbers,
     chain_datasets,
     decoded_input_shape,
+    decoded_relays,
     decoded_synapse,
     geometry_datasets,
+    relay_datasets,
     require_encoding,
     require_sound,
     stored_layers,
 )
-from loihi_convert.netx.values import brief, decoded, encoded, integer, integers, is_positive
+from loihi_convert.netx.values import decoded, encoded, integer, integers, is_positive
 
 FORMAT: Final = 1
 SPIKES: Final = f"{NATIVE_GROUP}/spikes"
@@ -174,8 +175,7 @@ def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
                 yield f"{group}/balanced/{name}", getattr(layer.balanced, name).astype(np.float64)
         if layer.correction is not None:
             yield f"{group}/correction", layer.correction.astype(np.float64)
-        if layer.relay_of is not None and relay_count(layer.relay_of):
-            yield f"{group}/relay_of", layer.relay_of.astype(np.int32)
+        yield from relay_datasets(group, layer.relay_of)
         if layer.low_bits:
             yield f"{group}/low_bits", np.array(layer.low_bits, np.int32)
         if layer.offset is not None:
@@ -230,7 +230,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
             largest_input=1 if layers else largest_pixel(poisson_seed, pixel_bits),
             balanced=_decode_balanced(extra),
             correction=extra.get("correction"),
-            relay_of=_decode_relays(extra),
+            relay_of=decoded_relays(extra),
             low_bits=low_bits,
             offset=extra.get("offset"),
         )
@@ -308,12 +308,3 @@ def _decode_low_bits(extra: Datasets) -> int:
     if not 1 <= found <= MAX_LOW_BITS or len(extra["scale"]) < 1:
         raise NetxError(f"found {found}", where="low_bits", expected=f"must be in 1..{MAX_LOW_BITS}")
     return found
-
-
-def _decode_relays(extra: Datasets) -> Array | None:
-    if "relay_of" not in extra:
-        return None
-    found = integers(extra["relay_of"])
-    if found.ndim != 1 or found.min(initial=0) < -1:
-        raise NetxError(brief(found), where="relay_of", expected="must be a channel index or -1 for each channel")
-    return found.astype(np.int64)

@@ -14,6 +14,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import NetxError
+from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, NATIVE_GROUP, Datasets
 from loihi_convert.netx.values import brief, decoded, encoded, integer, integers, pair
@@ -172,3 +173,20 @@ def _decode_dense(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synap
 
 def _decode_bias(stock: Datasets) -> Array | None:
     return integers(stock["bias"]).transpose() if "bias" in stock else None
+
+
+def relay_datasets(group: str, relay_of: Array | None) -> Iterator[tuple[str, Array]]:
+    """Yield the dataset of the relays of a layer, if it has any."""
+    if relay_count(relay_of):
+        assert relay_of is not None
+        yield f"{group}/relay_of", relay_of.astype(np.int32)
+
+
+def decoded_relays(extra: Datasets) -> Array | None:
+    """Return what `relay_datasets` wrote."""
+    if "relay_of" not in extra:
+        return None
+    found = integers(extra["relay_of"])
+    if found.ndim != 1 or found.min(initial=0) < -1:
+        raise NetxError(brief(found), where="relay_of", expected="must be a channel index or -1 for each channel")
+    return found.astype(np.int64)

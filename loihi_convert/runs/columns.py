@@ -182,7 +182,7 @@ def firing_rates(name: str, evaluation: Evaluation, result: RunResult, network: 
 
 def _sources(layer: QuantizedLayer | CubaLayer | GradedLayer, channels: int) -> list[int | None]:
     """The source channel of each channel; None for channels that are not relays."""
-    if not isinstance(layer, QuantizedLayer) or layer.relay_of is None:
+    if isinstance(layer, CubaLayer) or layer.relay_of is None:
         return [None] * channels
     return [source if source >= 0 else None for source in layer.relay_of.tolist()]
 
