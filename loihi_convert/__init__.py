@@ -27,8 +27,10 @@ The same in stages; each takes the value that the one before returned::
 ``ir``            the networks: ReLU, spiking, quantized
 ``conversion``    balance, correct, quantize
 ``simulation``    integrate-and-fire simulation of both networks
-``chip``          every Loihi and Lava number, rules, resources, energy
+``chip``          every Loihi and Lava number, rules, energy
+``neurocores``    how a network is divided among the cores of a chip
 ``netx``          the file format
+``nir``           NIR files
 ``external``      netx files written by other tools
 ``backends``      run a file: exact integers (`ref`), Lava's simulator (`sim`), a board (`loihi2`)
 ``metrics``       figures of a run: accuracy, spikes, early exit, diagnosis

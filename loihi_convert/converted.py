@@ -33,7 +33,7 @@ from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnosed
 from loihi_convert.pipeline.nir_files import require_netx_name
-from loihi_convert.pipeline.origin import doubt
+from loihi_convert.pipeline.origin import doubt, notes_on_images
 from loihi_convert.progress import progress_bar
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
@@ -41,7 +41,6 @@ from loihi_convert.result import Result
 from loihi_convert.simulation.cnn_classes import comparable_scores
 
 _FILE: Final = f"model{netx.SUFFIX}"
-_CALIBRATED: Final = "these images also chose the thresholds: other images may have a lower accuracy"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -148,9 +147,9 @@ class Converted:
             result = ran
         cnn = None if self.source is None else comparable_scores(self.source.compared, data.images)
         evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
-        notes = [_CALIBRATED] if data.fingerprint == network.provenance.model.calibration_fingerprint else []
-        notes += () if self.source is None else self.source.notes_on_compared
-        evaluation = evaluation.model_copy(update={"notes": (*notes, *evaluation.notes)})
+        compared = () if self.source is None else self.source.notes_on_compared
+        notes = (*notes_on_images(network, data.fingerprint), *compared, *evaluation.notes)
+        evaluation = evaluation.model_copy(update={"notes": notes})
         return Result(network, result, evaluation, backend, is_equal)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -31,6 +31,14 @@ MODULES: Final = {
 }
 """The module of each required package, by the package's name in pyproject.toml."""
 
+OPTIONAL: Final = {
+    "onnx": "ONNX files are not read",
+    "nir": "NIR files are neither read nor written",
+    "distributed": "one process computes everything: `--workers` and `--scheduler` do not work",
+    "dask-jobqueue": "`--slurm` does not work",
+}
+"""The packages of the extras, except Lava's, and what is missing without them."""
+
 LAVA_PYTHON: Final = "LOIHI_CONVERT_LAVA_PYTHON"
 """Environment variable: the interpreter that has Lava, where it is not this one."""
 

@@ -291,6 +291,9 @@ def test_early_exit(invoke: Invoke, model: Path) -> None:
     assert result["x-T1"]["early_exit"] is None
     assert result["x-T8"]["early_exit"]["choice"]["margin"] == 0
     assert result["x-T8"]["early_exit"]["exit_share"] == [1.0, *([0.0] * 7)]
+    for words, is_said in (((), False), (("--exit-tolerance", 1), True), (("--early-exit",), True)):
+        done = invoke("run", "x-T1.net", "--images", 50, *words)
+        assert ("early exit does not apply to one time step" in done.err) == is_said
     done = invoke("run", "x-T8.net", "--images", 50, "--no-early-exit")
     assert done.code == 0
     assert "steps on average" not in done.out + done.err
@@ -761,13 +764,15 @@ def test_doctor_looks_for_the_extension(tmp_path: Path, monkeypatch: pytest.Monk
 def test_doctor_without_lava(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     from loihi_convert.checks import environment
 
-    real, absent = environment.installed_version, {"lava-nc", "lava-dl", "torch"}
+    real, absent = environment.installed_version, {"lava-nc", "lava-dl", "torch", "onnx", "dask-jobqueue"}
     monkeypatch.setattr(environment, "installed_version", lambda name: None if name in absent else real(name))
     done = invoke("doctor")
     assert done.code == 4
     assert "absent  Lava (sim): not installed; `--backend sim` and `diagnose --sim`" in done.out
     assert "pip install --no-deps --ignore-requires-python lava-nc==0.10.0" in done.out
     assert "BROKEN  torch: not installed" in done.out
+    assert 'absent  onnx: not installed; ONNX files are not read\n        Run: pip install "onnx' in done.out
+    assert "absent  dask-jobqueue: not installed; `--slurm` does not work" in done.out
     assert "error: torch: does not work" in done.err
 
 
@@ -1051,8 +1056,9 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     done = invoke("run", "n.net")
     assert (done.code, done.out) == (3, "")
     assert "error: n.net: was exported with own.npz, which is not in this folder. Pass its path" in done.err
-    done = invoke("run", "n.net", "--data", "inside/own.npz")
-    assert "these images were also used to choose the thresholds; pass --data to run others" in done.out
+    done = invoke("run", "n.net", "--data", "inside/own.npz", "-o", "run")
+    assert "these images also chose the thresholds: other images may have a lower accuracy" in done.out
+    assert "these images also chose the thresholds" in Path("run/result.json").read_text()
     Path("inside/own.npz").rename("own.npz")
     assert "own.npz no longer contains" not in invoke("run", "n.net").err
     with np.load("own.npz") as file:
@@ -1060,12 +1066,12 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     np.savez("own.npz", **{**stored, "images": 255 - stored["images"]})
     done = invoke("run", "n.net")
     assert "own.npz no longer contains the images that n.net was exported with; to run other images, pass" in done.err
-    assert "used to choose the thresholds" not in done.out
+    assert "also chose the thresholds" not in done.out
     np.savez("both.npz", images=stored["images"], calibration=stored["images"][:7] ^ 1)
     np.savez("seven.npz", images=stored["images"][:7] ^ 1)
     invoke("export", model, "-T", 2, "-o", "b.net", "--data", "both.npz")
-    assert "used to choose the thresholds" not in invoke("run", "b.net", "--data", "own.npz").out
-    assert "used to choose the thresholds" in invoke("run", "b.net", "--data", "seven.npz").out
+    assert "also chose the thresholds" not in invoke("run", "b.net", "--data", "own.npz").out
+    assert "also chose the thresholds" in invoke("run", "b.net", "--data", "seven.npz").out
     done = invoke("export", model, "-T", 2, "-o", "u.net", "--data", "./flat")
     assert "the images have no labels, so the CNN's own accuracy is not checked" in done.err
 

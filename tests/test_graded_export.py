@@ -20,7 +20,7 @@ from support.command_line import Invoke, invoker
 from support.evaluations import bytes_of
 from torch import Tensor, nn
 
-from loihi_convert import external, netx
+from loihi_convert import devices, external, netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends import RunResult, open_backend, request
 from loihi_convert.backends.difference import first_difference
@@ -33,6 +33,7 @@ from loihi_convert.conversion.graded import to_graded
 from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.source import Source
+from loihi_convert.inspection.contents import describe
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.relays import is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
@@ -40,6 +41,7 @@ from loihi_convert.metrics.layer_size import layer_sizes, multiplications
 from loihi_convert.metrics.relay_work import relay_work
 from loihi_convert.netx.graded import encode_graded
 from loihi_convert.neurocores.resources import network_resources, neuron_costs, resources
+from loihi_convert.pipeline.checking import check, load_file
 from loihi_convert.pipeline.graded import export_graded, read_graded
 from loihi_convert.pipeline.origin import require_layers_of
 from loihi_convert.simulation.relu import cnn_scores
@@ -294,6 +296,11 @@ def test_relays_are_counted_as_those_of_binary_spikes(has_channel: bool, tmp_pat
     # A relay has one weight.
     every = multiplications(network.layers[index + 1].synapse, network.shapes[index])
     assert every - sizes[index + 1].multiply_accumulates == relays[index]
+    counts = [layer.relay_count for layer in describe(tmp_path / "graded.net").layers]
+    assert [count for count in counts if count is not None] == [relay_count(relay_of)]
+    chips = check(load_file(tmp_path / "graded.net")).chips
+    assert chips is not None
+    assert [layer.relay_neurons for layer in chips.layers] == relays
     result = run_graded(network, images(20, seed=2))
     work = relay_work(result, network)
     sent = [
@@ -410,7 +417,7 @@ def exported(network: GradedNetwork, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke) -> None:
+def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     network, frames = read_graded(exported), images(30, seed=3)
     done = invoke("run", exported, "--data", "own.npz", "-o", "run", "--json")
     assert done.code == 0
@@ -422,6 +429,8 @@ def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke) -> None:
     assert (point["timesteps"], point["global_steps"], done.json["model"]["energy"]) == (1, 5, None)
     shown = invoke("run", exported, "--data", "own.npz", "-o", "stream", "--stream")
     assert (shown.code, "sequence" in shown.out, "the frame before" in " ".join(shown.out.split())) == (0, True, True)
+    shown = invoke("run", exported, "--data", "own.npz", "-o", "again", "--stream", "--json")
+    assert "sequence: " in shown.err
     assert invoke("report", "run", "-o", "page.html").code == 0
     page = (exported.parent / "page.html").read_text()
     assert "one step of each layer" in page
@@ -434,7 +443,8 @@ def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke) -> None:
     assert "graded (sigma-delta neurons)" in invoke("inspect", exported).out
     for words in (("-T", "4"), ("--backend", "loihi2"), ("--trace",), ("--neuron", "stock")):
         assert invoke("run", exported, "--data", "own.npz", *words).code == 2
-    for words in (("--early-exit",), ("--exit-tolerance", "0.5")):
+    monkeypatch.setattr(devices, "_has_gpu", lambda: True)
+    for words in (("--early-exit",), ("--exit-tolerance", "0.5"), ("--device", "cuda")):
         done = invoke("run", exported, "--data", "own.npz", *words)
         assert (done.code, words[0] in done.err) == (2, True)
 
@@ -447,10 +457,11 @@ def test_a_file_is_compared_only_with_its_cnn(invoke: Invoke) -> None:
     np.savez("test.npz", images=images(30, seed=4), labels=np.arange(30) % 3)
     assert invoke("export", "own.pt", *arch, "--data", "train.npz", "--spikes", "graded", "-o", "own.net").code == 0
     fits = invoke("run", "own.net", "--model", "own.pt", *arch, "--data", "test.npz", "-o", "a")
-    assert (fits.code, "was not made from" in fits.out, "choose the thresholds" in fits.out) == (0, False, False)
+    assert (fits.code, "was not made from" in fits.out, "chose the thresholds" in fits.out) == (0, False, False)
     doubted = invoke("run", "own.net", "--model", "other.pt", *arch, "--data", "train.npz", "-o", "b")
     assert "own.net was not made from other.pt as it is now" in doubted.out
-    assert "these images were also used to choose the thresholds" in doubted.out
+    assert "these images also chose the thresholds" in doubted.out
+    assert "these images also chose the thresholds" in Path("b/result.json").read_text()
     assert "pass --arch test_graded_export:chain" in invoke("run", "own.net", "--data", "test.npz", "-o", "c").out
     four_classes = nn.Sequential(*list(chain())[:-1], nn.Linear(5, 4))
     with pytest.raises(InputError) as raised:

@@ -333,6 +333,7 @@ def test_a_file_of_another_tool_has_firing_rates_and_no_thresholds(tmp_path: Pat
     (folder / "manifest.json").write_text(json.dumps(manifest))
     page, text = write(tmp_path, folder)
     assert f"Thresholds of channels are missing for {folder.name}: " in text
+    assert "One exported file: made by another tool, run on 200 images" in text
     assert "first.conv: firing rate" in page.within("strong")
 
 

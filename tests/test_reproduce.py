@@ -329,6 +329,22 @@ def test_the_headline_is_measured_on_exported_files(
     assert "headline: no network was trained on mnist" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (("table", "2", "--no-best", "--tuned", "nowhere.pt"), "--tuned"),
+        (("figure", "7", "-T", "2,8", "--tuned", "nowhere.pt"), "--tuned"),
+        (("table", "2", "--width", "column"), "--width"),
+        (("figure", "6", "--rate-images", "9"), "--rate-images"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    words: tuple[str, ...], where: str, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*words) == 2
+    assert f"error: {where}: given" in capsys.readouterr().err
+
+
 def test_the_best_is_chosen_without_test_images(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,8 +263,19 @@ def _training_item(item: dict[str, Any]) -> str:
     time = f" {_time(item['recipe'])}." if "seconds" in item["recipe"] else ""
     return (
         f"- `{item['file']}` ({size}): {100 * item['validation_accuracy']:.2f} % of the validation images, "
-        f"{100 * item['test_accuracy']:.2f} % of the test images. {recipe[:1].upper()}{recipe[1:]}.{time}"
+        f"{100 * item['test_accuracy']:.2f} % of the test images{_as_spiking(item['recipe'])}. "
+        f"{recipe[:1].upper()}{recipe[1:]}.{time}"
     )
+
+
+def _as_spiking(recipe: dict[str, Any]) -> str:
+    """Return the accuracy as a spiking network, if that was trained."""
+    found = recipe.get("spiking_accuracy")
+    if not found:
+        return ""
+    figures = ", ".join(f"{100 * found[name]:.2f} % of the {name} images" for name in ("validation", "test"))
+    steps = recipe["timesteps"]
+    return f" with QCFS; as a spiking network after {steps} step{'s' * (steps > 1)}: {figures}"
 
 
 def _further(card: dict[str, Any]) -> list[str]:
@@ -275,7 +286,7 @@ def _further(card: dict[str, Any]) -> list[str]:
     return [
         "### Further checkpoints",
         "",
-        "Starting points; no file above was made from these.",
+        "No file above was made from these: they are starting points, or trained by the paper's recipe.",
         "",
         *map(_training_item, further),
         "",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from loihi_convert.dependencies import (
     LAVA_PYTHON,
     MODULES,
+    OPTIONAL,
     install_line,
     installed_version,
     is_extension_installed,
@@ -97,7 +98,7 @@ def examine(lava_python: str | None = None, *, run_lava: bool = False) -> tuple[
     # Without enough memory even the import of NumPy fails, so Lava is not run.
     is_wanted = run_lava or lava_python is not None
     lava = _lava(other_interpreter(lava_python), run=is_complete and is_wanted, is_wanted=is_wanted)
-    return (_linux(), _python(), memory, *packages, lava, _lava_dl(), _loihi())
+    return (_linux(), _python(), memory, *packages, *map(_optional, OPTIONAL), lava, _lava_dl(), _loihi())
 
 
 def _linux() -> Check:
@@ -159,6 +160,13 @@ def _package(name: str) -> Check:
         return Check(name, "broken", "not installed", f"Run: {install_line((name,))}")
     if (declared := unsuitable_version(name, version)) is not None:
         return Check(name, "broken", f"{version}, must be {declared}", f"Run: {install_line((name,))}")
+    return Check(name, "ok", version)
+
+
+def _optional(name: str) -> Check:
+    version = installed_version(name)
+    if version is None:
+        return Check(name, "absent", f"not installed; {OPTIONAL[name]}", f"Run: {install_line((name,))}")
     return Check(name, "ok", version)
 
 

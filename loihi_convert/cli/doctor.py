@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, say_json
-from loihi_convert.dependencies import MODULES
+from loihi_convert.dependencies import MODULES, OPTIONAL
 from loihi_convert.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -50,4 +50,4 @@ def _say(checks: Sequence[Check]) -> None:
 
 
 def _is_package(check: Check) -> bool:
-    return check.name in MODULES and check.state == "ok"
+    return check.name in (*MODULES, *OPTIONAL) and check.state == "ok"

@@ -15,7 +15,7 @@ from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import PlatformError, UsageError, VerificationError
 
 _FOLDER = typer.Argument(help="Golden folder; default: the one in this package.", metavar="FOLDER", show_default=False)
-_DRY_RUN = "Run nothing: show what would run on a board, and write golden.sbatch."
+_DRY_RUN = "Run nothing: show what would run on a board, and write golden.sbatch, or golden.sh without SLURM."
 _BACKEND = "Backend to compare: ref (exact integers), sim (Lava's CPU simulator), or loihi2 (a board)."
 
 

@@ -87,7 +87,9 @@ def run_graded(request: RunRequest, network: GradedNetwork) -> None:
 
     path = request.require_one_file("its spikes are graded")
     given = {"timesteps": request.options.timesteps not in ((), (1,)), "mean": request.normalization.mean}
-    refuse_given({**given, **request.given}, "given for graded spikes", "must be left out: they take one step")
+    refuse_given(
+        {**given, **request.given}, "given for graded spikes", "must be left out: they take one step, on the CPU"
+    )
     splits = request.load(network.provenance.model, network.input_shape)
     ran = run_graded_into_folder(
         request.output,
@@ -107,7 +109,6 @@ def run_graded(request: RunRequest, network: GradedNetwork) -> None:
         request.backend.name,
         time.monotonic() - request.started,
         arch=request.arch,
-        fingerprint=splits.test.fingerprint,
     )
     _say_run(ran, scene, is_stream=request.is_stream, as_json=request.as_json, details=request.details)
 
@@ -115,17 +116,16 @@ def run_graded(request: RunRequest, network: GradedNetwork) -> None:
 def _say_run(ran: GradedRun, scene: RunScene, *, is_stream: bool, as_json: bool, details: bool) -> None:
     from loihi_convert.cli import run_summary
 
+    facts = [*remarks(ran, scene), *_message_facts(ran, is_stream=is_stream)]
     if as_json:
-        say_results([(ran.path, ran.evaluation, remarks(ran, scene))], ran.folder, ran.files)
+        say_results([(ran.path, ran.evaluation, facts)], ran.folder, ran.files)
         return
     figures = [(ran.path.name, ran.evaluation)]
-    messages = _message_facts(ran, is_stream=is_stream)
-    facts = [*remarks(ran, scene), *messages, *run_summary.facts(ran.evaluation)]
     say_answer(
         run_summary.verdict(figures, scene.data),
         [scene.line([ran.evaluation])],
         run_summary.table(figures),
-        [*facts, *saved_in(ran.folder, details=details)],
+        [*facts, *run_summary.facts(ran.evaluation), *saved_in(ran.folder, details=details)],
     )
     if details:
         say_details(figures)

@@ -110,6 +110,12 @@ def reproduce(
     if one is not None and not models:
         hint = "Pass mnist, fashion-mnist or cifar10, or a checkpoint."
         raise UsageError("not given", where="models", expected=f"{one[0]} {one[1]} needs a network", hint=hint)
+    if one is not None and one[0] == "table" and options.is_given(ctx, "width"):
+        raise UsageError("given for a table", where="width", expected="is for figures")
+    if one is not None and one != ("figure", "7") and rate_images is not None:
+        raise UsageError(f"given for {one[0]} {one[1]}", where="rate_images", expected="is for figure 7")
+    if tuned and not with_best:
+        raise UsageError("given without the best", where="tuned", expected="needs `best`")
     steps = None if timesteps is None else options.parse_timesteps(timesteps)
     from loihi_convert.devices import chosen_device
     from loihi_convert.progress import progress_bar

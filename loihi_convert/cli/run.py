@@ -55,7 +55,7 @@ _STREAM = (
     "Default: send each image as the change from a blank image."
 )
 _PROFILE = "Run once more, and measure time and energy with Lava's profiler."
-_DRY_RUN = "Run nothing: show what would run, and write FILE.sbatch."
+_DRY_RUN = "Run nothing: show what would run, and write FILE.sbatch, or FILE.sh without SLURM."
 
 
 def run(
@@ -92,7 +92,7 @@ def run(
     loihi_gen: Annotated[Generation | None, options.loihi_gen()] = None,
     profile: Annotated[bool, options.switch("--profile", options.BOARD, _PROFILE)] = False,
     dry_run: Annotated[bool, options.switch("--dry-run", options.BOARD, _DRY_RUN)] = False,
-    overwrite: Annotated[bool, options.overwrite("Replace an existing FILE.sbatch.", options.BOARD)] = False,
+    overwrite: Annotated[bool, options.overwrite("Replace an existing FILE.sbatch or FILE.sh.", options.BOARD)] = False,
     mean: Annotated[str | None, options.mean(options.EXTERNAL, "0.5, as in lava-dl")] = None,
     std: Annotated[str | None, options.std(options.EXTERNAL)] = None,
 ) -> None:
@@ -146,6 +146,7 @@ def run(
             "exit_tolerance": options.is_given(ctx, "exit_tolerance"),
             "neuron": neuron,
             "leak": leak,
+            "device": device == "cuda",
             **shared,
         },
         started,
@@ -191,6 +192,9 @@ def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) 
     images = request.images(splits)
     if with_exit and all(file.network.task == "regression" for file in opened):
         log("early exit does not apply to a regression")
+    elif with_exit and all(run_options.last_timestep(file.network.timesteps) == 1 for file in opened):
+        if request.given["early_exit"] or request.given["exit_tolerance"]:
+            log("early exit does not apply to one time step")
     elif with_exit and splits.held_out is None:
         log(
             f"early exit is not evaluated: its margin is chosen on images that are not run, and {splits.name} has "
@@ -214,7 +218,6 @@ def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) 
         time.monotonic() - request.started,
         trace=run_options.trace,
         arch=request.arch,
-        fingerprint=splits.test.fingerprint,
     )
     say_run(done, scene, as_json=request.as_json, details=request.details)
 

@@ -36,8 +36,6 @@ class RunScene:
         Whether every layer was recorded and compared.
     arch
         The user's code for the CNN.
-    fingerprint
-        `Dataset.fingerprint` of all images of the data set.
     """
 
     data: str
@@ -45,7 +43,6 @@ class RunScene:
     seconds: float
     trace: bool = False
     arch: str | None = None
-    fingerprint: str = ""
 
     def line(self, evaluations: Sequence[Evaluation], remark: str = "") -> str:
         """Return the number of images, the backend, and the duration."""
@@ -152,8 +149,6 @@ def remarks(ran: FileRun | GradedRun, scene: RunScene) -> Iterator[Fact]:
         yield Fact("profiler", f"all steps of the run, in s, J and W: {figures}")
     if not ran.evaluation.is_compared_with_cnn:
         yield Fact("no CNN", _without_cnn(ran, scene.arch))
-    if ran.network.provenance.model.calibration_fingerprint == scene.fingerprint:
-        yield Fact("note", "these images were also used to choose the thresholds; pass --data to run others")
     if not ran.evaluation.is_judged:
         yield Fact("no targets" if ran.evaluation.regression else "no labels", _without_labels(ran))
     classes = ran.result.predictions[:, ran.evaluation.nominal_point.timesteps - 1]

@@ -16,8 +16,8 @@ import numpy as np
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.errors import InputError, NetxError, escape_control
-from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.graded import GradedLayer, GradedNetwork
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.synapse import PixelBias, Synapse
 from loihi_convert.netx.stock import StockFile, StockLayer, stock_file
@@ -203,12 +203,13 @@ def _layers(file: StockFile, network: QuantizedNetwork | GradedNetwork | None) -
 
 
 def _own_layers(network: QuantizedNetwork | GradedNetwork | None) -> list[tuple[str, Synapse, int | None]]:
-    """Name, synapse and number of relays of each layer of a native file; the relays of graded spikes are not stored."""
-    if network is None:
-        return []
-    if isinstance(network, QuantizedNetwork):
-        return [(layer.name, layer.synapse, relay_count(layer.relay_of) or None) for layer in network.layers]
-    return [(layer.name, layer.synapse, None) for layer in network.layers if not isinstance(layer.synapse, PixelBias)]
+    """Name, synapse and number of relays of each layer of a native file."""
+    layers: tuple[QuantizedLayer | GradedLayer, ...] = () if network is None else network.layers
+    return [
+        (layer.name, layer.synapse, relay_count(layer.relay_of) or None)
+        for layer in layers
+        if not isinstance(layer.synapse, PixelBias)
+    ]
 
 
 def _synapse_count(layer: StockLayer, weight: Array | None) -> int | None:

@@ -71,12 +71,13 @@ class NativeFile:
 class ExternalFile:
     """A netx file checked as lava-dl sees it: written by another tool, or by `export` with graded spikes.
 
-    ``refusal``: the reason if `run` cannot run it.
+    ``refusal``: the reason if `run` cannot run it. ``relays``: ``relay_of`` of each layer with a synapse, if known.
     """
 
     path: Path
     stock: StockFile
     refusal: NetxError | None = None
+    relays: tuple[Array | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +193,9 @@ def load_file(
     if isinstance(network, QuantizedNetwork):
         return NativeFile(path, network, stock.with_names([layer.name for layer in network.layers]))
     if isinstance(network, GradedNetwork) and network.is_converted:
-        stock = stock.with_names([layer.name for layer in network.layers[1:]]).with_spike_exp(network.spike_exp)
+        layers = network.layers[1:]
+        stock = stock.with_names([layer.name for layer in layers]).with_spike_exp(network.spike_exp)
+        return ExternalFile(path, stock, relays=tuple(layer.relay_of for layer in layers))
     return ExternalFile(path, stock)
 
 
@@ -335,7 +338,8 @@ def _resources(loaded: LoadedFile, target: Target, chips: int) -> Chips | None:
     if isinstance(loaded, NativeFile):
         has_circuit = target == "loihi2" and loaded.network.reset == "soft"
         return network_resources(loaded.network, has_circuit=has_circuit, chips=chips)
-    return None if loaded.stock is None else _stock_resources(loaded.stock, chips)
+    relays = loaded.relays if isinstance(loaded, ExternalFile) else ()
+    return None if loaded.stock is None else _stock_resources(loaded.stock, relays, chips)
 
 
 def _compared(loaded: LoadedFile) -> tuple[NeuronCost, ...]:
@@ -359,7 +363,7 @@ def _can_be_graded(loaded: NativeFile | CheckpointFile) -> bool:
     return True
 
 
-def _stock_resources(stock: StockFile, chips: int) -> Chips | None:
+def _stock_resources(stock: StockFile, relays: Sequence[Array | None], chips: int) -> Chips | None:
     synapses: list[tuple[str, Synapse]] = []
     recurrent: dict[str, Dense] = {}
     input_shape: Shape | None = None
@@ -373,7 +377,7 @@ def _stock_resources(stock: StockFile, chips: int) -> Chips | None:
             synapses.append((name, synapse))
             if (own := layer.recurrent) is not None:
                 recurrent[name] = own
-        return None if input_shape is None else resources(input_shape, synapses, recurrent, chips=chips)
+        return None if input_shape is None else resources(input_shape, synapses, recurrent, relays=relays, chips=chips)
     except InputError:
         # Already reported by `the_shape_follows_from_the_input`.
         return None

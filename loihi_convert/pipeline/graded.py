@@ -26,7 +26,7 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
-from loihi_convert.pipeline.origin import notes_on, require_layers_of, source_of
+from loihi_convert.pipeline.origin import notes_on, notes_on_images, require_layers_of, source_of
 from loihi_convert.pipeline.run_results import write_results
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
@@ -225,8 +225,9 @@ def run_graded_into_folder(
         cnn = None if source is None else source.compared
         scores = None if cnn is None else comparable_scores(cnn, pixels).reshape(len(pixels), -1)
         evaluation = evaluate_images(result, network, images, cnn=cnn, cnn_outputs=scores)
-        notes = () if source is None else notes_on(path, network, source)
-        evaluation = evaluation.model_copy(update={"notes": (*notes, *evaluation.notes)})
+        of_cnn = () if source is None else notes_on(path, network, source)
+        notes = (*notes_on_images(network, splits.test.fingerprint), *of_cnn, *evaluation.notes)
+        evaluation = evaluation.model_copy(update={"notes": notes})
         files = write_results(
             folder,
             [run_folder.FileResults(path.stem, evaluation, result, network)],

@@ -42,6 +42,13 @@ def source_of(
     return None if found is None else reopen_source(found, recorded, network.input_shape, arch)
 
 
+def notes_on_images(network: QuantizedNetwork | GradedNetwork, fingerprint: str) -> tuple[str, ...]:
+    """Return a note if the images with this `DataSplits` or `Dataset` fingerprint also chose the thresholds."""
+    if network.provenance.model.calibration_fingerprint != fingerprint:
+        return ()
+    return ("these images also chose the thresholds: other images may have a lower accuracy",)
+
+
 def doubt(
     network: QuantizedNetwork | GradedNetwork, source: Source, file: str = "The file", cnn: str = "this CNN"
 ) -> str:

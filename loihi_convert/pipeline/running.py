@@ -20,6 +20,7 @@ from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.opened_file import OpenedFile, open_file
 from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.origin import notes_on_images
 from loihi_convert.pipeline.run_results import write_results
 from loihi_convert.pipeline.shards import (
     FileWork,
@@ -247,7 +248,8 @@ def run_into_folder(
     with run_folder.run_folder(output, f"{paths[0].stem}-{backend.name}") as folder:
         with backend:
             runs = tuple(
-                run(opened, images, backend, options, held_out=held_out, workers=workers, bars=bars) for opened in files
+                _noted(run(opened, images, backend, options, held_out=held_out, workers=workers, bars=bars), splits)
+                for opened in files
             )
         seeds = {opened.network.poisson_seed for opened in files}
         written = write_results(
@@ -262,6 +264,12 @@ def run_into_folder(
             more=_made_by(backend, runs),
         )
     return RunFolder(folder, written, runs)
+
+
+def _noted(ran: FileRun, splits: DataSplits) -> FileRun:
+    """Add the note on images that also chose the thresholds."""
+    notes = (*notes_on_images(ran.network, splits.test.fingerprint), *ran.evaluation.notes)
+    return replace(ran, evaluation=ran.evaluation.model_copy(update={"notes": notes}))
 
 
 def _made_by(backend: Backend, runs: Sequence[FileRun]) -> dict[str, Any]:

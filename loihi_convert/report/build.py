@@ -114,7 +114,10 @@ def _subtitle(entries: Sequence[Entry]) -> str:
     intervals = " Intervals are Wilson's, 95 %." if has_classes else ""
     measures = "accuracies" if has_classes else "errors"
     apart = f" Results on different images are shown separately: do not compare their {measures}."
+    are_ours = [entry.is_balanced for entry in entries]
+    what = "a CNN converted to a spiking network in Loihi's integers" if all(are_ours) else "spiking networks"
+    what = what if any(are_ours) else "made by another tool"
     return (
-        f"{files}: a CNN converted to a spiking network in Loihi's integers, run on {images} images with {backends}. "
+        f"{files}: {what}, run on {images} images with {backends}. "
         f"T is the latency in time steps.{intervals}{'' if entries[0].is_alone else apart}"
     )

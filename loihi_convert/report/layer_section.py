@@ -68,8 +68,10 @@ def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
     if not files:
         return None
     at = f"at T = {group[0].point.timesteps}" if len(files) == 1 else "each file at its own T"
-    caption = f"Spikes of a channel's neurons / T, mean over neurons and images; {at}."
-    return channel_chart(f"{layer}: firing rate", caption, "rate, %", files, number=lambda rate: f"{rate:.2f} %")
+    sent = " and ".join(dict.fromkeys(entry.sent for entry in group))
+    caption = f"{sent.capitalize()} of a channel's neurons / T, mean over neurons and images; {at}."
+    title = f"{layer}: {'firing rate' if sent == 'spikes' else f'rate of {sent}'}"
+    return channel_chart(title, caption, "rate, %", files, number=lambda rate: f"{rate:.2f} %")
 
 
 def _threshold_chart(group: Sequence[Entry], layer: str) -> Chart | None:

@@ -140,6 +140,10 @@ class Plan:
                 if part.has_best
                 for data, t in reversed(part.steps)
             }
+        elif request.tuned:
+            raise UsageError(
+                "given, but nothing of this has a best", where="tuned", expected="is for the best at each T"
+            )
         self.cells = [cell for part in parts for cell in self._cells(part)]
 
     def channels(self, exhibit: Exhibit, data: str, one: Setting) -> Cell[Any]:
