@@ -193,7 +193,8 @@ def fine_tune(
     found.load_state_dict(trained.state)
     assert isinstance(found, WithQcfs)
     found.timesteps, found.validation_accuracy = timesteps, trained.validation_accuracy
-    begun = made().eval()
+    begun = made()
+    begun.eval()
     found.before = begun.before if isinstance(begun, WithQcfs) else (begun,)
     return found.eval()
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.modules import Of
 from support.networks import random_network
-from torch import nn
+from torch import Tensor, nn
 
 import loihi_convert as lc
 from loihi_convert.cnn.checkpoint import Checkpoint, save
@@ -373,6 +374,24 @@ def test_commands_ask_for_the_order_of_axes_too(tmp_path: Path, monkeypatch: pyt
     for shape in ((6, 4, 4), (4, 6, 4)):
         source, splits = open_cnn(tmp_path / "dense.pt", **given, input_shape=shape)
         assert source.network.input_shape == splits.input_shape == shape
+
+
+@pytest.mark.parametrize(
+    ("forward", "hint"),
+    [
+        (lambda m, x: m.fc((x + torch.zeros(1, device="cuda")).flatten(1)), "asks for a GPU"),
+        (lambda m, x: m.two(m.fc(x.flatten(1))), "a module whose forward takes the images alone"),
+    ],
+)
+def test_why_a_forward_fails(forward: Callable[[Any, Tensor], Tensor], hint: str) -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+    model = Of(forward, fc=nn.Linear(64, 2), two=Two())
+    with pytest.raises(InputError) as raised:
+        lc.convert(model, np.zeros((8, 1, 8, 8), np.uint8), timesteps=2)
+    assert hint in raised.value.hint
 
 
 def test_a_convolution_confirms_the_order_of_axes() -> None:

@@ -203,7 +203,7 @@ REFUSED = [
     ),
     (calls(lambda x: x.flatten(2).max(2).indices.float()), r"argmax \(after conv\): argmax has no spiking equivalent"),
     (
-        calls(lambda x: x.maximum(torch.ones(2, 1, 1))),
+        calls(lambda x: x.maximum(torch.tensor([[[1.0]], [[0.5]]]))),
         r"maximum \(after conv\): maximum compares the previous layer with a constant; supported: another",
     ),
     (

@@ -252,10 +252,10 @@ def test_a_model_may_record_what_it_computes() -> None:
 
 
 def test_tensors_without_a_count_of_their_changes_are_read() -> None:
-    """Of lazy modules, and those made in inference mode."""
+    """Those made in inference mode."""
     with torch.inference_mode():
         layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
-    network = to_relu_network(nn.Sequential(layers, nn.LazyLinear(3)).eval(), (1, 8, 8))
+    network = to_relu_network(nn.Sequential(layers, nn.Linear(144, 3)).eval(), (1, 8, 8))
     assert network.shapes == ((4, 6, 6), (3,))
 
 

@@ -52,6 +52,21 @@ def changed_input(m: Any, x: Tensor) -> Tensor:
     return clipped
 
 
+LARGEST = torch.finfo(torch.float32).max
+
+
+def bu(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
+    x = torch.clamp(x / threshold, 0, 1)
+    return (x * levels + 0.5).floor() / levels * threshold
+
+
+def with_numbers_set_later(x: Tensor) -> Tensor:
+    floor = torch.full_like(x, 0.1)
+    y = torch.maximum(x, floor)
+    floor.zero_()
+    return y
+
+
 CASES = {
     "relu6": stack(CONV(5, 3), nn.ReLU6()),
     "threshold": stack(CONV(5, 3), nn.Threshold(0, 0), CONV(3, 3)),
@@ -102,6 +117,16 @@ CASES = {
     "absolute values": of(lambda m, x: m.two(abs(m.one(x))).abs(), one=CONV(4, 3), two=CONV(4, 3)),
     "of flattened maps": stack(CONV(5, 3), nn.Flatten(), nn.ReLU()),
     "twice": stack(nn.ReLU(), CONV(4, 3), nn.ReLU(), nn.ReLU(), nn.Flatten(), nn.ReLU()),
+    "maximum with a number": of(lambda m, x: torch.maximum(m.conv(x), torch.tensor(0.2)), conv=CONV(4, 3)),
+    "minimum with a number": of(
+        lambda m, x: m.two(torch.minimum(m.one(x).relu(), torch.full((1, 1, 1), 0.1))), one=CONV(4, 3), two=CONV(3, 3)
+    ),
+    "maximum with numbers set later": of(lambda m, x: with_numbers_set_later(m.conv(x)), conv=CONV(4, 3)),
+    "clamp, all by keyword": of(lambda m, x: torch.clamp(input=m.conv(x), min=0, max=0.2), conv=CONV(4, 3)),
+    "clamp up to the largest float": of(lambda m, x: m.conv(x).clamp(-LARGEST, 0.2), conv=CONV(4, 3)),
+    # Bu et al. (ICLR 2022), module IF of the official code: floor of a multiple of 1 / 8.
+    "QCFS": of(lambda m, x: m.two(bu(m.one(x), torch.tensor(0.4), 8)), one=CONV(4, 3), two=CONV(3, 3, padding=1)),
+    "LSQ": of(lambda m, x: (m.one(x) / 0.05).clamp(0, 15).round() * 0.05, one=CONV(4, 3)),
     "two of one value": of(lambda m, x: torch.cat([(y := m.conv(x)).relu(), (-1 * y).relu()], 1), conv=CONV(4, 3)),
 }
 
@@ -124,22 +149,14 @@ def of_an_earlier_sign(x: Tensor) -> Tensor:
     return x * sign
 
 
-def with_zeros_set_later(x: Tensor) -> Tensor:
-    floor = torch.ones_like(x)
-    y = torch.maximum(x, floor)
-    floor.zero_()
-    return y
-
-
 @pytest.mark.parametrize(
     "function",
     [
         of_an_earlier_sign,
-        with_zeros_set_later,
         lambda x: torch.where(x > 0, x, 1.0),
         lambda x: torch.where(x > 0.5, x, 0.0),
         lambda x: x * (x > 0).to(x.dtype) + (x > 0),
-        lambda x: torch.maximum(x, torch.ones_like(x)),
+        lambda x: torch.maximum(x, torch.tensor([[[1.0]], [[0.5]]])),
         lambda x: functional.threshold(x, 0.5, 0),
         lambda x: x.clamp(min=torch.tensor([[[0.0]], [[0.1]]])),
         lambda x: x.clamp(0.2, 0.1),

@@ -35,6 +35,11 @@ def without_bias(norm: nn.BatchNorm2d) -> nn.Module:
     return norm
 
 
+def factors() -> Tensor:
+    """One for each channel of the stem, along the last axis."""
+    return torch.tensor([0.5, 2.0, 1.5, -1.0])
+
+
 CASES = {
     "norm after a convolution": stack(CONV(5, 3), NORM(), nn.ReLU()),
     "norm without a bias": stack(CONV(5, 3), without_bias(nn.BatchNorm2d(5)), nn.ReLU()),
@@ -48,6 +53,21 @@ CASES = {
     ),
     "ReLU of a norm of a ReLU": stack(NORM(), nn.ReLU(), NORM(), nn.ReLU()),
     "normalization": stack(transforms.Normalize((0.4, 0.5), (0.2, 0.3)), CONV(3, 3, padding=1), nn.ReLU(), stem=False),
+    "a factor for each channel, channels last": of(
+        lambda m, x: m.conv(((x.permute(0, 2, 3, 1) - factors().to(x)) / factors().to(x)).permute(0, 3, 1, 2)).relu(),
+        conv=CONV(3, 3, padding=1),
+    ),
+    "norm of maps with flattened pixels": of(lambda m, x: m.norm(x.flatten(2)).flatten(1), norm=nn.LazyBatchNorm1d()),
+    "operands by keyword": of(
+        lambda m, x: torch.mul(torch.add(input=m.conv(x), other=0.3), other=0.5), conv=CONV(3, 3)
+    ),
+    "torch.batch_norm": of(
+        lambda m, x: torch.batch_norm(
+            m.conv(x), m.n.weight, m.n.bias, m.n.running_mean, m.n.running_var, False, 0.1, 1e-5, False
+        ).relu(),
+        conv=CONV(3, 3),
+        n=nn.BatchNorm2d(3),
+    ),
     "a negative": of(lambda m, x: m.conv(torch.cat([x, -x], 1)).relu(), conv=CONV(3, 3, padding=1)),
     "constants": of(lambda m, x: m.conv(2 - (x * constant() + 0.1) / 3).relu() - 1, conv=CONV(3, 3, padding=1)),
     "a learned number": of(

@@ -144,6 +144,15 @@ def test_an_opset_whose_additions_align_shapes_otherwise_is_refused(
     assert raised.value.found == "opset 6"
 
 
+def test_the_standard_operators_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = exported(net())
+    content = onnx.load(path)
+    content.opset_import[0].domain = "ai.onnx"
+    onnx.save(content, path)
+    assert_equal(path, net())
+
+
 CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "SAME_UPPER": ([node("Conv", "x", "w", auto_pad="SAME_UPPER", strides=[2, 2])], {"w": random(3, 2, 3, 3)}),
     "SAME_LOWER": ([node("Conv", "x", "w", auto_pad="SAME_LOWER")], {"w": random(3, 2, 2, 4)}),

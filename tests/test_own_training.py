@@ -19,11 +19,13 @@ from support.command_line import Invoke, invoker
 from support.modules import Of
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint as recomputed
 
 import loihi_convert as lc
 from loihi_convert import netx
 from loihi_convert.arrays import Shape
 from loihi_convert.cnn import checkpoint, trainer
+from loihi_convert.cnn.models import multiply_adds
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import own_recipe
 from loihi_convert.cnn.through_spikes import _Spikes, fired
@@ -39,6 +41,7 @@ from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.own_cnn import copies_of, design_of, own_design, recorded_normalization
 from loihi_convert.frontend.source import open_source
+from loihi_convert.frontend.train_mode import require_training
 from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.task import classes_of
@@ -251,6 +254,97 @@ def test_a_forward_that_depends_on_the_image_is_refused() -> None:
     model = WithQcfs(Varying(), torch.ones(2, 3), 4)
     with pytest.raises(UnsupportedModelError, match="called 1 ReLUs, and 2"):
         model(-torch.ones(2, 3))
+
+
+class Scaled(nn.ReLU):
+    """A user's own activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gain
+
+
+class AsksForReLU(nn.Module):
+    """Pools after each of its ReLUs."""
+
+    def __init__(self, relu: type[nn.Module]) -> None:
+        super().__init__()
+        convolutions = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.layers = nn.ModuleList([convolutions[0], relu(), convolutions[1], relu(), nn.Flatten(), nn.Linear(16, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU | nn.ReLU6):
+                x = functional.avg_pool2d(x, 2)
+        return x
+
+
+@pytest.mark.parametrize("relu", [nn.ReLU, nn.ReLU6, Scaled])
+def test_a_forward_may_ask_for_its_relus_and_a_class_of_the_user_stays(relu: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    cnn, images = AsksForReLU(relu).eval(), torch.rand(40, 1, 8, 8)
+    model = WithQcfs(cnn, images, 256).eval()
+    with torch.no_grad():
+        for activation in model.activations:
+            activation.get_parameter("threshold").mul_(2)
+        torch.testing.assert_close(model(images), cnn(images), rtol=0, atol=0.02)
+    assert ("cnn.layers.1.gain" in dict(model.named_parameters())) == (relu is Scaled)
+    assert len(to_relu_network(model, (1, 8, 8)).layers) == 3
+
+
+def test_a_relu_of_the_pixels_is_none() -> None:
+    cnn = Of(lambda m, x: m.fc(m.c2(m.c1(x.clamp(0, 1)).relu()).relu().flatten(1)), **PADDED).eval()
+    model = WithQcfs(cnn, torch.rand(20, 1, 8, 8), 4)
+    assert len(model.activations) == 2
+    for each in (cnn, model):
+        assert len(to_relu_network(each, (1, 8, 8)).layers) == 3
+
+
+class FreezesNorm(nn.Sequential):
+    """As in mmcls: its `train` returns nothing."""
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.training = False
+
+
+def test_a_train_that_returns_nothing(digits: DataSplits) -> None:
+    cnn = FreezesNorm(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    images, labels = digits.train.images[:40], digits.train.known_labels[:40]
+    options = {"qcfs_levels": 2, "epochs": 1, "device": "cpu"}
+    tuned = lc.fine_tune(cnn, images, labels, validation=(images, labels), teacher=cnn, **options)  # type: ignore[arg-type]
+    assert lc.convert(tuned, images, timesteps=2).run(images, labels).cnn_accuracy is not None
+    design = design_of(lambda: cnn, "own", digits, mean=None, std=None, qcfs_levels=None, timesteps=None, start=None)
+    require_training(design, digits)
+    assert multiply_adds(cnn, (1, 8, 8)) == 36 * 36 + 1440
+
+
+def test_what_is_returned_in_training_is_checked_before(digits: DataSplits) -> None:
+    def with_auxiliary(m: nn.Module, x: Tensor) -> Any:
+        scores = m.fc(m.c2(m.c1(x).relu()).relu().flatten(1))
+        return (scores, scores) if m.training else scores
+
+    with pytest.raises(UsageError, match="returns a tuple in training"):
+        few_steps(Of(with_auxiliary, **PADDED), digits)
+
+
+@pytest.mark.parametrize("is_reentrant", [True, False])
+def test_gradient_checkpointing_is_refused_for_qcfs(is_reentrant: bool, digits: DataSplits) -> None:
+    def forward(m: nn.Module, x: Tensor) -> Any:
+        h = m.c1(x)
+        if not m.training:
+            return m.fc(m.c2(h.relu()).relu().flatten(1))
+        maps = recomputed(lambda y: m.c2(y.relu()).relu(), h, use_reentrant=is_reentrant)
+        return m.fc(maps.flatten(1))
+
+    with pytest.raises(UsageError, match=r"without torch\.utils\.checkpoint"):
+        few_steps(Of(forward, **PADDED), digits)
 
 
 def test_a_cnn_without_relu_is_refused() -> None:
@@ -486,7 +580,10 @@ def test_what_convert_takes_is_fine_tuned(digits: DataSplits) -> None:
         first = nn.utils.weight_norm(nn.Conv2d(1, 4, 3))
     cnn = nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     cnn(torch.zeros(1, 1, 8, 8))
-    for model in (cnn, nn.DataParallel(cnn)):
+    part = nn.DataParallel(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()))
+    # As on a machine with GPUs.
+    part.device_ids, part.src_device_obj = [0, 1], torch.device("cuda:0")
+    for model in (cnn, nn.DataParallel(cnn), nn.Sequential(part, nn.Flatten(), nn.Linear(144, 10))):
         tuned = lc.fine_tune(model, digits.train.images[:64], digits.train.known_labels[:64], qcfs_levels=2, epochs=1)
         assert isinstance(tuned, WithQcfs)
 

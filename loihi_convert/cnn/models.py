@@ -134,8 +134,10 @@ def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
     ]
     was_training = model.training
     device = next(model.parameters()).device
+    # Not in one line: a user's `train`, which it calls, may return nothing.
+    model.eval()
     with torch.no_grad():
-        model.eval()(torch.zeros(1, *input_shape, device=device))
+        model(torch.zeros(1, *input_shape, device=device))
     model.train(was_training)
     for hook in hooks:
         hook.remove()

@@ -219,7 +219,9 @@ class Training:
     @cached_property
     def _own(self) -> nn.Module:
         """The CNN as it is built, for `_outputs`; that of a training through spikes is changed."""
-        return self._design.network().eval()
+        network = self._design.network()
+        network.eval()
+        return network
 
     def _outputs(self) -> Tensor:
         """The outputs of the averaged weights for the first training images, float32 ``(N, outputs)``."""

@@ -69,8 +69,10 @@ class WithQcfs(nn.Module):
         sizes: list[list[int]] = []
 
         def sized(number: int, x: Tensor, relu: Relu) -> Tensor:
-            sizes[-1].append(x.numel())
-            return relu(x)  # type: ignore[no-any-return]
+            y: Tensor = relu(x)
+            # Pixels, of which a ReLU is what they are, stay as they are.
+            sizes[-1].append(0 if x.data_ptr() == some.data_ptr() and torch.equal(x, y) else x.numel())
+            return y
 
         def measured(number: int, x: Tensor, relu: Relu) -> Tensor:
             y: Tensor = relu(x)
@@ -169,28 +171,44 @@ def _is_relu(name: str, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
     return isinstance(low, int | float) and low == 0
 
 
-class _Relu(nn.Module):
+class _Relu(nn.ReLU):
     """A ReLU as a function call; torch.fx would record a call of `torch.nn.ReLU` without looking into it."""
 
-    def __init__(self, ceiling: float | None, *, inplace: bool) -> None:
-        super().__init__()
-        self.ceiling, self.inplace = ceiling, inplace
-
     def forward(self, x: Tensor) -> Tensor:
-        if self.ceiling is None:
-            return functional.relu(x, inplace=self.inplace)
-        return functional.hardtanh(x, 0.0, self.ceiling, inplace=self.inplace)
+        return functional.relu(x, inplace=self.inplace)
+
+
+class _Hardtanh(nn.Hardtanh):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.hardtanh(x, 0.0, self.max_val, inplace=self.inplace)
+
+
+class _Relu6(_Hardtanh, nn.ReLU6):
+    """A `_Hardtanh` that a forward may ask for ``isinstance(module, nn.ReLU6)``."""
 
 
 def _without_relu_modules(cnn: nn.Module) -> nn.Module:
-    """``cnn``, changed in place, with a `_Relu` for every module that is a ReLU; under several names, the same one."""
-    made: dict[nn.Module, _Relu] = {}
+    """``cnn``, changed in place, with a function call for every ReLU of torch; under several names, the same module.
+
+    A module of the user's own class stays: it may compute more, and the function that it calls is seen anyway.
+    """
+    made: dict[nn.Module, nn.Module] = {}
     for name, module in list(cnn.named_modules(remove_duplicate=False)):
-        # ReLU6 is a Hardtanh.
-        is_clamp = isinstance(module, nn.Hardtanh) and module.min_val == 0
-        if isinstance(module, nn.ReLU) or is_clamp:
-            ceiling = module.max_val if isinstance(module, nn.Hardtanh) else None
+        relu = made.get(module) or _as_call(module)
+        if relu is not None:
+            made[module] = relu
             parent, _, child = name.rpartition(".")
-            relu = made.setdefault(module, _Relu(ceiling, inplace=bool(module.inplace)))
             setattr(cnn.get_submodule(parent), child, relu)
     return cnn
+
+
+def _as_call(module: nn.Module) -> nn.Module | None:
+    """A module that calls the function of a ReLU of torch; None for any other module."""
+    forward = type(module).forward
+    if isinstance(module, nn.ReLU) and forward is nn.ReLU.forward:
+        return _Relu(module.inplace)
+    if not isinstance(module, nn.Hardtanh) or forward is not nn.Hardtanh.forward or module.min_val != 0:
+        return None
+    if isinstance(module, nn.ReLU6):
+        return _Relu6(module.inplace)
+    return _Hardtanh(0.0, module.max_val, module.inplace)

@@ -8,6 +8,8 @@ max pooling with ``return_indices``    the same without, and the indices
 ``stack(tensors, dim)``                ``unsqueeze`` of each, ``cat``
 ``mean`` or ``sum`` over that ``dim``  ``+`` of the tensors, ``/`` their number
 ``clamp(a, b)``, ``hardtanh``          ``- a``, ``clamp(0, b - a)``, ``+ a``; before a ReLU ``clamp(0, b)``
+``maximum``, ``minimum`` with numbers  ``clamp``, unless the number is 0
+``torch.batch_norm``                   ``functional.batch_norm``, whose arguments are in another order
 ``clamp(max=b)``                       ``b -`` of ``clamp(min=0)`` of ``b -``; of a ReLU, ``clamp(0, b)`` of its input
 ``addmm(bias, x, weight)``             ``@``, ``+``, and ``*`` for ``alpha`` and ``beta``
 ``einsum`` of one tensor and weights   ``@`` of the flattened tensor, or a convolution of single pixels
@@ -23,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional
@@ -32,6 +35,10 @@ _MOST_INPUTS: Final = 5_000
 
 LARGEST_PADDING: Final = 1_000
 """Largest magnitude of a number to pad with: activations that are shifted by more would lose too many digits."""
+
+_LARGEST: Final = torch.finfo(torch.float32).max
+
+_EXTREMES: Final = ("maximum", "minimum", "max", "min")
 
 _BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "clamp": {"min": None, "max": None},
@@ -61,7 +68,15 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
         return unclamped(create, args[0])
     if name == "einsum":
         return _einsum(create, *args)
+    if target is torch.batch_norm and len(args) == 9:
+        x, weight, bias, mean, variance, *others = args
+        return create(functional.batch_norm, (x, mean, variance, weight, bias, *others[:3]), {})
+    is_of_two = name in _EXTREMES and len(args) == 2 and not kwargs
+    if is_of_two and (clamped := _extreme(create, name, *args)) is not None:
+        return clamped
     if name in _BOUNDS:
+        args = (kwargs["input"], *args) if "input" in kwargs else args
+        kwargs = {key: value for key, value in kwargs.items() if key != "input"}
         bounds = {**_BOUNDS[name], **dict(zip(_BOUNDS[name], args[1:], strict=False)), **kwargs}
         return _clamp(create, args[0], *(bounds.get(end, bounds.get(f"{end}_val")) for end in ("min", "max")))
     if name == "addmm" and len(args) == 3 and set(kwargs) <= {"alpha", "beta"}:
@@ -110,13 +125,28 @@ def unclamped(create: Create, x: Any) -> Any:
     return create(torch.relu, (before,), {}) if high is None else create(torch.clamp, (before, 0, high), {})
 
 
+def _extreme(create: Create, name: str, x: Any, other: Any) -> Any:
+    """A maximum or minimum of a tensor and a number, perhaps repeated, as a clamp; ``None`` for 0, or two tensors."""
+    if not isinstance(x, fx.Proxy) or x.node.meta["is_constant"]:
+        x, other = other, x
+    value = other.node.meta["value"] if isinstance(other, fx.Proxy) and other.node.meta["is_constant"] else other
+    # A traced value is an instance of both.
+    is_tensor = isinstance(value, torch.Tensor) and not isinstance(value, fx.Proxy)
+    if not isinstance(x, fx.Proxy) or not is_tensor or not value.numel():
+        return None
+    bound, before = value.flatten()[0].item(), x.node.meta["value"].shape
+    if bound == 0 or bool((value != bound).any()) or np.broadcast_shapes(before, value.shape) != before:
+        return None
+    return _clamp(create, x, *((bound, None) if name.startswith("max") else (None, bound)))
+
+
 def _clamp(create: Create, x: Any, low: Any, high: Any) -> Any:
     """A clamp that does not begin at 0 by one that does; ``None`` if it does, or if its bounds are not numbers."""
     bounds = [bound for bound in (low, high) if bound is not None]
     are_numbers = all(isinstance(bound, int | float) for bound in bounds)
     if not bounds or not are_numbers or low == 0 or bounds != sorted(bounds):
         return None
-    low, high = (None if low == -math.inf else low), (None if high == math.inf else high)
+    low, high = (None if low is None or low <= -_LARGEST else low), (None if high is None or high >= _LARGEST else high)
     if low is None and high is None:
         return create(operator.mul, (x, 1), {})
     if low is not None:

@@ -208,7 +208,8 @@ def sum_of_two(node: fx.Node, arithmetic: str) -> Add:
         refuse("of two tensors has no spiking equivalent here")
     require_two_alike(node)
     factor = node.kwargs.get("alpha", 1)
-    assert isinstance(factor, int | float)
+    if not isinstance(factor, int | float):
+        refuse(f"has the factor alpha = {factor}", supported="a number")
     return Add((1.0, float(factor) if arithmetic == "add" else -float(factor)))
 
 
@@ -240,7 +241,7 @@ def affine(
 ) -> Affine:
     """``y = gain x + shift`` of ``arithmetic`` with one of ``constants`` on ``first``, of ``shape``, with a batch axis.
 
-    The gain must be the same in all pixels of a channel; the shift may differ.
+    Both may differ between pixels, see `require_factor_per_channel`.
     """
     others = [argument for argument in node.args if argument is not first]
     if len(node.args) != 2 or len(others) != 1 or node.kwargs:
@@ -263,12 +264,6 @@ def affine(
     if not torch.equal(spread, spread[:1, :, :1].expand_as(spread)):
         if not torch.equal(spread[0], spread[1]):
             refuse("has a constant that differs between images", supported="the same for all images")
-        if arithmetic not in ("add", "sub"):
-            refuse(
-                "has a factor that differs between pixels",
-                supported="one factor per channel; + and - of any constants",
-                hint="Normalize by one standard deviation per channel, and train again.",
-            )
         # A signal (C, L) counts as a map (C, 1, L).
         c = spread[0].reshape(channels, *(1,) * (4 - len(shape)), *shape[2:]).numpy()
     if not np.isfinite(c).all() or (arithmetic == "truediv" and not c.all()):
@@ -283,6 +278,23 @@ def affine(
     if is_reversed:
         refuse("divides a constant by the previous layer, which is not linear")
     return Affine(1 / c, zero)
+
+
+def positional(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of arithmetic, with both operands among the first ones."""
+    named = dict(node.kwargs)
+    first, second = ([named.pop(name)] if name in named else [] for name in ("input", "other"))
+    return (*first, *node.args, *second), named
+
+
+def require_factor_per_channel(operation: Operation) -> None:
+    """Refuse an `Affine` whose gain differs between the pixels of a channel."""
+    if isinstance(operation, Affine) and operation.gain.ndim > 1:
+        refuse(
+            "has a factor that differs between pixels",
+            supported="one factor per channel; + and - of any constants",
+            hint="Normalize by one standard deviation per channel, and train again.",
+        )
 
 
 def repeats_pixels(node: fx.Node, module: nn.Module | None, before: torch.Size) -> bool:

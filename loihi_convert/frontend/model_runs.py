@@ -70,7 +70,7 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
             expected="its weights are read as float32",
             hint="Leave out the casts in its forward, such as x.double().",
         ) from failure
-    hint = "Use images of the size, and with the channels, that it was trained on."
+    hint = _advice(failure)
     channels_last, numbers = (height, width, channels), channels * height * width
     if _outputs(model, [(numbers,)], _UNLIKE_CHANNELS)[0]:
         hint = f"It takes vectors of {numbers} numbers: put nn.Flatten() before it."
@@ -89,6 +89,16 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
         where=type(model).__name__,
         hint=hint,
     ) from failure
+
+
+def _advice(failure: Exception) -> str:
+    """What to do if a model does not accept images."""
+    message = str(failure)
+    if "cuda" in message.lower() or "NVIDIA" in message:
+        return "Its forward asks for a GPU: make tensors by x.new_zeros(...) or device=x.device, and leave out .cuda()."
+    if isinstance(failure, TypeError) and "positional argument" in message:
+        return "Wrap it in a module whose forward takes the images alone."
+    return "Use images of the size, and with the channels, that it was trained on."
 
 
 def _outputs(model: nn.Module, shapes: Sequence[Shape], count: int) -> tuple[dict[Shape, Any], list[Exception]]:

@@ -28,7 +28,7 @@ _ADVICES: Final = (
         "quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel fused_moving_avg_obs_fake_quant "
         "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine",
     ),
-    ("Convert the CNN as it was before its quantization, or use `fine_tune`.", "round"),
+    ("Convert the CNN as it was before its quantization, or use `fine_tune`.", "round floor ceil trunc"),
     ("Train with ReLU.", "GELU SiLU Mish Hardswish Hardtanh RReLU Hardshrink Softshrink GLU pow square"),
     (
         "Train with ReLU. After the last layer, leave it out: the class of the largest output stays the same.",
@@ -60,7 +60,8 @@ _ADVICE: Final = {kind.lower().replace("_", ""): advice for advice, kinds in _AD
 class Affine:
     """``y = gain x + shift``, such as batch normalization at inference.
 
-    ``gain`` is float64 ``(C,)``; ``shift`` ``(C,)`` or, if it differs between pixels, ``(C, H, W)``.
+    ``gain`` and ``shift`` are float64 ``(C,)`` or, if they differ between pixels, ``(C, H, W)``: gains only until it is
+    known whether the channels are last.
     """
 
     gain: Array

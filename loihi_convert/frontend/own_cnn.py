@@ -32,7 +32,7 @@ from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.model_runs import shape_taken, users_code
 from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
 from loihi_convert.frontend.reader import read_graph
-from loihi_convert.frontend.users_code import build_cnn, copied, unwrapped
+from loihi_convert.frontend.users_code import build_cnn, copied, unwrapped, with_plain_parts
 from loihi_convert.ir.task import class_count
 from loihi_convert.normalization import per_channel
 
@@ -104,7 +104,7 @@ def _made(arch: str, weights: Path | None) -> Callable[[], nn.Module]:
     states = None if weights is None else checkpoint.load_states(weights)
 
     def made() -> nn.Module:
-        cnn = build_cnn(arch)
+        cnn = with_plain_parts(build_cnn(arch))
         if states is None or weights is None:
             return cnn
         return fill(cnn, states, arch, weights)[0].requires_grad_(True)
@@ -138,7 +138,8 @@ def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) ->
     InputError
         If it does not accept such images.
     """
-    cnn = cnn.float().eval().requires_grad_(False)
+    cnn = cnn.float().requires_grad_(False)
+    cnn.eval()
     image_shape = shape_taken(cnn, splits.input_shape)
     first = pixels(splits.train.images[:FIRST_IMAGES])
     with torch.no_grad():
@@ -151,7 +152,9 @@ def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) ->
                 hint="Wrap it in a module that returns its scores alone.",
             )
         outputs = returned.reshape(len(first), -1)
-        count = design.network().eval()(first[:2]).shape[1]
+        learner = design.network()
+        learner.eval()
+        count = learner(first[:2]).shape[1]
     if outputs.shape[1] != count:
         raise UsageError(
             f"found a CNN with {outputs.shape[1]} outputs",
@@ -256,7 +259,7 @@ def rebuilt(trained: Checkpoint, arch: str, path: Path) -> nn.Module:
     CheckpointError
         If the tensors do not match the CNN.
     """
-    cnn = build_cnn(arch).cpu().float()
+    cnn = with_plain_parts(build_cnn(arch)).cpu().float()
     if trained.qcfs_levels is not None:
         cnn.eval()
         black = torch.zeros(2, *shape_taken(cnn, trained.input_shape))
@@ -291,7 +294,7 @@ def recorded_normalization(
 
 def copies_of(module: nn.Module) -> Callable[[], nn.Module]:
     """Return a function that copies ``module`` as it is now, on the CPU."""
-    kept = copied(unwrapped(module)).cpu()
+    kept = with_plain_parts(copied(unwrapped(module)).cpu())
     return lambda: copied(kept).requires_grad_(True)
 
 

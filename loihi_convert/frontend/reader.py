@@ -15,6 +15,7 @@ a module                                                see `layers.py`
 poolings; ``mean``, ``sum``, ``amax``, ``max(dim)``     `AveragePool`, `MaxPool`
 of whole maps, or over their height or width
 ``mean``, ``sum`` over the channels, or of a vector     `Conv`, `Dense`
+``floor``, ``round`` of a clipped ReLU                  `Relu` with levels: see `quantized_relu.py`
 ``softmax``, ``log_softmax``, ``sigmoid``               `Ending`
 rearrangements: ``flatten``, ``view``, slices,          `Move`; none if every number keeps its place
 ``chunk``, ``permute``, zero padding, ...
@@ -60,8 +61,10 @@ from loihi_convert.frontend.functions import (
     operands,
     operation_of_call,
     over_maps,
+    positional,
     relu_input,
     repeats_pixels,
+    require_factor_per_channel,
     require_padding_with_zeros,
     require_two_alike,
     returned_input,
@@ -74,6 +77,7 @@ from loihi_convert.frontend.model_runs import require_forward_alone, require_not
 from loihi_convert.frontend.moved import Moved, shape_of, stored_as
 from loihi_convert.frontend.operations import (
     Add,
+    Affine,
     Ending,
     Move,
     Operation,
@@ -81,6 +85,7 @@ from loihi_convert.frontend.operations import (
     placed_at,
     refuse,
 )
+from loihi_convert.frontend.quantized_relu import rounded_relu
 from loihi_convert.frontend.reordered import as_vector, channels_are_last, is_dense, on_map
 from loihi_convert.frontend.tensors import Tensors
 from loihi_convert.frontend.tracing import IMAGES, computed, numbers_taken, trace
@@ -161,6 +166,8 @@ class _Reader:
         if node.op in ("call_function", "call_method"):
             node.args = fx.node.map_arg(node.args, self._number)
             node.kwargs = fx.node.map_arg(node.kwargs, self._number)
+        if arithmetic_of(node) is not None:
+            node.args, node.kwargs = positional(node)
         if (x := relu_input(node)) is not None:
             node.op, node.target, node.args = "call_function", torch.relu, (x,)
         taken = numbers_taken(node)
@@ -243,6 +250,12 @@ class _Reader:
             self._add(node, self._made(node, pool, (maps,), shape))
         elif function == "copy_" and (copied := self._copied_by(node)) is not None:
             self.tensors.moved[node] = copied
+        elif function in ("floor", "round") and len(node.args) == 1 and not node.kwargs:
+            read = rounded_relu(self.nodes, self._input(first), function)
+            shape = self.nodes[read.source].shape
+            self.nodes.append(self._made(node, read.relu, (read.source,), shape))
+            factor = np.full(shape[0], read.factor)
+            self._add(node, self._made(node, Affine(factor, 0 * factor), (len(self.nodes) - 1,), shape))
         elif function in EXTREMES_CALLED and len(operands(node)) == 2:
             self._extreme_of_two(node)
         else:
@@ -252,6 +265,7 @@ class _Reader:
             if found := on_map(operation, given, [self.nodes[base].shape for base in bases]):
                 self._add(node, self._made(node, found.operation, bases, found.shape), found.positions)
             else:
+                require_factor_per_channel(operation)
                 size = node.meta["value"].shape if isinstance(operation, Add) else None
                 numbers = tuple(self._input(before, size) for before in inputs)
                 self._add(node, self._made(node, operation, numbers))

@@ -67,12 +67,13 @@ def on_map(operation: Operation, inputs: Sequence[Moved], bases: Sequence[Shape]
     if isinstance(operation, Relu) and operation.threshold is not None:
         return None
     if isinstance(operation, Affine):
-        if len(np.unique(operation.gain)) > 1:
+        gain, shift = (
+            _on_map(values, moved.tensor).reshape(base[0], -1) for values in (operation.gain, operation.shift)
+        )
+        if (gain != gain[:, :1]).any():
             return None
-        shift = _on_map(operation.shift, moved.tensor).reshape(base)
-        per_channel = shift.reshape(base[0], -1)[:, 0]
-        is_alike = bool((shift.reshape(base[0], -1) == per_channel[:, None]).all())
-        operation = Affine(operation.gain[:1].repeat(base[0]), per_channel if is_alike else shift)
+        is_alike = bool((shift == shift[:, :1]).all())
+        operation = Affine(gain[:, 0], shift[:, 0] if is_alike else shift.reshape(base))
     return OnMap(operation, base, moved.tensor)
 
 
@@ -96,13 +97,13 @@ def as_vector(output: Moved, base: Shape) -> tuple[Moved, tuple[str, ...]]:
     return replace(output, tensor=vector), tuple(notes)
 
 
-def _on_map(shift: Array, positions: Tensor) -> Array:
-    """``shift`` of a tensor, one for each of its first axis or for each of its numbers, in the order of the map."""
+def _on_map(values: Array, positions: Tensor) -> Array:
+    """``values`` of a tensor, one for each of its first axis or for each of its numbers, in the order of the map."""
     shape = positions.shape[1:] or (1,)
-    if shift.ndim == 1:
-        shift = np.broadcast_to(by_channel(shift, len(shape)), shape)
+    if values.ndim == 1:
+        values = np.broadcast_to(by_channel(values, len(shape)), shape)
     ordered = np.empty(math.prod(shape))
-    ordered[positions[0].flatten().numpy().astype(np.int64) - 1] = shift.reshape(-1)
+    ordered[positions[0].flatten().numpy().astype(np.int64) - 1] = values.reshape(-1)
     return ordered
 
 

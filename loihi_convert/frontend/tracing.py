@@ -34,7 +34,7 @@ from loihi_convert.frontend.traced_value import TracedValue, traced_as_tensors
 
 IMAGES: Final = 2
 """Number of images in the traced batch: two, so that mixing them is detected."""
-LIKE_CALLED: Final = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+LIKE_CALLED: Final = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor")
 """Functions that take only shape and type of their first argument, not its numbers."""
 SHAPED_CALLED: Final = ("view_as", "reshape_as", "expand_as")
 """Functions that take only the shape of their second argument."""

@@ -12,6 +12,7 @@ from loihi_convert.cnn.design import Design
 from loihi_convert.cnn.qcfs import MAX_LEVELS, Qcfs
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.frontend.source import Source
+from loihi_convert.frontend.train_mode import require_training
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 
@@ -29,7 +30,10 @@ def require_same_training(design: Design, splits: DataSplits) -> None:
     ------
     UnsupportedModelError
         As in `require_same_outputs`.
+    UsageError
+        As in `require_training`.
     """
+    require_training(design, splits)
     if design.qcfs_levels is None:
         return
     model = design.build()

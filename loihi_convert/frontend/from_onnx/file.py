@@ -95,6 +95,9 @@ def read_onnx(path: Path) -> OnnxFile:
         if is_lack_of_memory(error):
             raise
         raise _damaged(path, error) from error
+    # The standard operators have two names.
+    for named in (*content.opset_import, *content.graph.node):
+        named.domain = "" if named.domain == "ai.onnx" else named.domain
     weights = {initializer.name for initializer in content.graph.initializer}
     inputs = [value for value in content.graph.input if value.name not in weights]
     if len(inputs) != 1 or len(content.graph.output) != 1:

@@ -36,7 +36,6 @@ _BATCH: Final = 2
 _ATTRIBUTES: Final = frozenset(dir(fx.GraphModule({}, fx.Graph())))
 """Attributes of a module, which its parts cannot have as names."""
 
-_DOMAINS: Final = ("", "ai.onnx")
 
 _COMPUTED: Final = (
     *("Constant", "Identity", "Cast", "Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Reshape"),
@@ -72,7 +71,7 @@ def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_f
     InputError
         If it does not accept images of this shape.
     """
-    unknown = [node for node in content.graph.node if node.op_type in NOT_SUPPORTED or node.domain not in _DOMAINS]
+    unknown = [node for node in content.graph.node if node.op_type in NOT_SUPPORTED or node.domain]
     if unknown:
         raise UnsupportedModelError(
             f"holds {listed([_described(node) for node in unknown])}",
@@ -96,7 +95,7 @@ def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_f
 
 
 def _described(node: Any) -> str:
-    domain = "" if node.domain in _DOMAINS else f"{node.domain}."
+    domain = f"{node.domain}." if node.domain else ""
     return f"{domain}{node.op_type} ({node.name or node.output[0]})"
 
 

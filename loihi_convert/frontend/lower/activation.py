@@ -1,7 +1,8 @@
 """ReLU and its variants: the only operations that create neurons.
 
 Requires: any tensor.
-Ensures: a population for each ReLU. A population is never negative, so a second ReLU changes nothing. ReLU6 and
+Ensures: a population for each ReLU. A population is never negative, so a second ReLU changes nothing, nor does one of
+the image, whose pixels are in 0..1. ReLU6 and
 clamp(0, b) are a ReLU with a ceiling, which becomes the largest threshold in balancing: a neuron fires at most once per
 step, so it clips there exactly. LeakyReLU is relu(x) - slope relu(-x): two populations.
 """
@@ -38,6 +39,9 @@ def _of_value(populations: Populations, value: Value, activation: Relu | LeakyRe
         positive = populations.add(Population(called, value))
         negative = populations.add(Population(f"{called} (negative)", scaled(value, -1.0)))
         return summed((positive, scaled(negative, slope)), (1.0, -1.0))
-    if value.is_population and activation.threshold is None and activation.ceiling == np.inf:
-        return value
+    if activation.threshold is None:
+        if value.is_population and activation.ceiling == np.inf:
+            return value
+        if value.is_image and activation.ceiling >= 1:
+            return value
     return populations.add(Population(called, value, activation.threshold, activation.levels, activation.ceiling))

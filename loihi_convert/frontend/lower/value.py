@@ -82,12 +82,22 @@ class Value:
     @property
     def is_population(self) -> bool:
         """Whether it is exactly one population."""
+        return self._copies is not None and self._copies != IMAGE
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is exactly the image, whose pixels are in 0..1."""
+        return self._copies == IMAGE
+
+    @property
+    def _copies(self) -> int | None:
+        """The source of which it is a copy."""
         if len(self.terms) != 1 or self.constant is not None:
-            return False
+            return None
         (term,) = self.terms
         all_rows = np.array_equal(term.rows, np.arange(self.shape[0]))
         plain = term.window.is_diagonal and term.window.pool == (1, 1) and bool((term.window.weight == 1).all())
-        return all_rows and plain and term.source != IMAGE
+        return term.source if all_rows and plain else None
 
     @property
     def is_nonnegative(self) -> bool:

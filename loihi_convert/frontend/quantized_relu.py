@@ -1,0 +1,56 @@
+"""Rounded, clipped activations of quantization-aware training, read as QCFS.
+
+Bu et al. (ICLR 2022), whose official code is ``floor(clamp(x / theta, 0, 1) L + 1/2) / L * theta``, and LSQ
+(``round(clamp(x / s, 0, L)) s``) train networks whose activations have L levels. Both are
+``g qcfs(x)`` of one clamp, with a factor g.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.frontend.graph import Node
+from loihi_convert.frontend.operations import Affine, Relu, refuse
+
+# Of the number of levels, and of the half that floor needs to round.
+_TOLERANCE: Final = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class RoundedRelu:
+    """``factor`` times the QCFS activation ``relu`` of the node ``source``."""
+
+    source: int
+    relu: Relu
+    factor: float
+
+
+def rounded_relu(nodes: Sequence[Node], rounded: int, function: str) -> RoundedRelu:
+    """Return ``function``, ``floor`` or ``round``, of a node; refuse it unless that is a clipped ReLU, scaled."""
+    gain, shift, number = 1.0, 0.0, rounded
+    while isinstance(affine := nodes[number].operation, Affine):
+        if len(np.unique(affine.gain)) > 1 or len(np.unique(affine.shift)) > 1:
+            break
+        gain, shift = gain * float(affine.gain.flat[0]), shift + gain * float(affine.shift.flat[0])
+        (number,) = nodes[number].inputs
+    clipped = nodes[number].operation
+    half = 0.5 if function == "floor" else 0.0
+    if not isinstance(clipped, Relu) or clipped.threshold is not None or not math.isfinite(clipped.ceiling):
+        refuse(
+            "rounds something else than a clipped ReLU",
+            supported="floor(clamp(x, 0, 1) L + 0.5), round(clamp(x, 0, L))",
+        )
+    levels = clipped.ceiling * gain
+    if levels < 0.5 or abs(levels - round(levels)) > _TOLERANCE * levels or abs(shift - half) > _TOLERANCE:
+        refuse(
+            f"rounds a clipped ReLU with {levels:g} levels and an offset of {shift:g}",
+            supported="a whole number of levels, and 0.5 before floor",
+        )
+    (source,) = nodes[number].inputs
+    threshold = np.full(nodes[number].shape[0], clipped.ceiling)
+    return RoundedRelu(source, Relu(threshold, round(levels)), gain)
