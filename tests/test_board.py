@@ -230,7 +230,7 @@ def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse(invoke: Invoke, 
         (
             ("--backend", "loihi2", "--dry-run", "-T", 7),
             3,
-            "for which no potential of this file's circuit can wrap",
+            "for which the potentials of this file's circuit were scaled so that none wraps",
         ),
         (
             ("--backend", "loihi2", "--dry-run", "-T", 2**20 + 1),

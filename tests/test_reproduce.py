@@ -588,9 +588,6 @@ def test_every_figure_has_cells() -> None:
         (("--images", "0", "--calibration", "9"), r"--images: found 0; must be in 1..400 \(digits\)"),
         (("--long-images", "401"), r"--long-images: found 401; must be in 1..400 \(digits\)"),
         (("--long-calibration", "1198"), r"--long-calibration: found 1198; must be in 1..1,197 \(digits\)"),
-        (("--rate-images", "0"), r"--rate-images: found 0; must be in 1..400 \(digits\)"),
-        (("--rate-images", "-5"), r"--rate-images: found -5; must be in 1..400 \(digits\)"),
-        (("--rate-images", "99999"), r"--rate-images: found 99999; must be in 1..400 \(digits\)"),
         (("--device", "gpu"), "--device: found 'gpu'; must be one of auto, cpu, cuda."),
     ],
 )
@@ -599,6 +596,14 @@ def test_errors_name_the_allowed_values(
 ) -> None:
     assert command("table", "2", *words) == UsageError.exit_code
     assert re.search(f"error: {message}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("count", ["0", "-5", "99999"])
+def test_rates_of_an_impossible_number_of_images(
+    count: str, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("figure", "7", "-T", "8", "--rate-images", count) == UsageError.exit_code
+    assert f"error: --rate-images: found {count}; must be in 1..400 (digits)" in capsys.readouterr().err
 
 
 def test_networks_must_match_the_table_and_each_other(
