@@ -334,6 +334,27 @@ def test_what_is_returned_in_training_is_checked_before(digits: DataSplits) -> N
         few_steps(Of(with_auxiliary, **PADDED), digits)
 
 
+def test_a_forward_that_fails_in_training_is_told_before(digits: DataSplits) -> None:
+    def forward(m: nn.Module, x: Tensor) -> Any:
+        maps = m.c2(m.c1(x).relu()).relu()
+        return m.fc(maps.flatten(1) if not m.training else maps)
+
+    for levels in (2, None):
+        design = design_of(
+            lambda: Of(forward, **PADDED),
+            "own",
+            digits,
+            mean=None,
+            std=None,
+            qcfs_levels=levels,
+            timesteps=None,
+            start=None,
+        )
+        with pytest.raises(UsageError) as raised:
+            require_training(design, digits)
+        assert (raised.value.where, "fails in train mode (mat1 and mat2" in raised.value.found) == ("own", True)
+
+
 @pytest.mark.parametrize("is_reentrant", [True, False])
 def test_gradient_checkpointing_is_refused_for_qcfs(is_reentrant: bool, digits: DataSplits) -> None:
     def forward(m: nn.Module, x: Tensor) -> Any:

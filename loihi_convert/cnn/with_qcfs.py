@@ -70,7 +70,7 @@ class WithQcfs(nn.Module):
 
         def sized(number: int, x: Tensor, relu: Relu) -> Tensor:
             y: Tensor = relu(x)
-            # Pixels, of which a ReLU is what they are, stay as they are.
+            # A ReLU of the pixels themselves changes nothing, and is not replaced: no size depends on the images.
             sizes[-1].append(0 if x.data_ptr() == some.data_ptr() and torch.equal(x, y) else x.numel())
             return y
 

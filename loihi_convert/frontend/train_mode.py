@@ -12,8 +12,8 @@ from loihi_convert.cnn import class_scores
 from loihi_convert.cnn.design import Design, inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data.dataset import DataSplits
-from loihi_convert.errors import UsageError
-from loihi_convert.frontend.model_runs import users_code
+from loihi_convert.errors import LoihiConvertError, UsageError, first_line
+from loihi_convert.frontend.model_runs import require_not_of_machine, users_code
 
 _SHOWN: Final = 8
 """Images of a step in train mode: batch normalization of a single pixel needs several."""
@@ -25,7 +25,10 @@ def require_training(design: Design, splits: DataSplits) -> None:
     Raises
     ------
     UsageError
-        If its forward fails or returns more in train mode, or computes parts of a QCFS network again for gradients.
+        If its forward fails or returns something else in train mode, or computes parts of a QCFS network again for
+        gradients.
+    MemoryError, OSError, RuntimeError
+        If memory or disk space ran out, unchanged.
     """
     if len(splits.train) < 2:
         # Too few for batch normalization, of which the training tells.
@@ -51,6 +54,16 @@ def require_training(design: Design, splits: DataSplits) -> None:
                     raise _checkpointed(design.name)
     except CheckpointError as error:
         raise _checkpointed(design.name) from error
+    except LoihiConvertError:
+        raise
+    # The user's forward may raise any exception.
+    except Exception as error:
+        require_not_of_machine(error)
+        raise UsageError(
+            f"its forward fails in train mode ({first_line(error)})",
+            where=design.name,
+            expected="must take the images in training, as in eval mode",
+        ) from error
 
 
 def _is_checkpointed(scores: Tensor) -> bool:
