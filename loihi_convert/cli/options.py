@@ -307,17 +307,16 @@ def parse_shape(text: str | None) -> tuple[int, int, int] | None:
     """Return (C, H, W); for signals, (C, 1, L)."""
     if text is None:
         return None
+    from loihi_convert.data.array_pixels import as_input_shape
+
     try:
-        found = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if len(found) not in (2, 3) or min(found) < 1:
+        return as_input_shape([int(part) for part in text.split(",")])
+    except (ValueError, UsageError):
         raise UsageError(
             f"found {text!r}",
             where="input_shape",
             expected="must be whole numbers >= 1: C,H,W of an image, such as 3,32,32, or C,L of a signal",
-        )
-    return found[0], found[1] if len(found) == 3 else 1, found[-1]
+        ) from None
 
 
 def parse_class_names(text: str | None) -> tuple[str, ...] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, signed_bits
 from loihi_convert.chip import limits
 from loihi_convert.choices import Target
 from loihi_convert.conversion.chip_scales import is_proven
@@ -142,7 +142,7 @@ def _layer_report(
     dead = np.zeros(len(own), np.bool_) if layer.balanced is None else ~np.isfinite(layer.balanced.threshold) & own
     alive = own & ~dead
     rows = layer.weight.reshape(len(own), -1)[alive]
-    bits = np.ceil(np.log2(np.abs(rows).max(axis=1).astype(np.float64) + 1)).astype(np.int64) + 1
+    bits = signed_bits(np.abs(rows).max(axis=1))
     fires = None if layer.threshold is None else layer.threshold[(layer.threshold < limits.NEVER_FIRES) & own]
     scale = layer.scale[alive, None] * layer.largest_input_sum
     wanted = real.reshape(len(own), -1)[alive]

@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, signed_bits
 from loihi_convert.chip import limits
 from loihi_convert.choices import Readout, Reset
 from loihi_convert.errors import InputError, UsageError
@@ -352,4 +352,4 @@ def _weight_bits(layer: QuantizedLayer) -> int | None:
     if not len(weight):
         return None
     widest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    return int(np.median(np.ceil(np.log2(widest.astype(np.float64) + 1)))) + 1
+    return int(np.median(signed_bits(widest)))
