@@ -44,7 +44,7 @@ def all_but_channels(axes: int) -> Shape:
 
 def signed_bits(magnitudes: Array) -> Array:
     """Return the bits of a signed integer of each magnitude, int64: 8 for 127, 1 for 0."""
-    return 1 + np.ceil(np.log2(magnitudes.astype(np.float64) + 1)).astype(np.int64)
+    return np.asarray(1 + np.ceil(np.log2(magnitudes.astype(np.float64) + 1)), np.int64)
 
 
 def frozen(array: Array) -> Array:

@@ -121,7 +121,7 @@ def test_no_image_wraps_the_first_layer(
     assert network.target == "loihi2"
     assert network.max_timesteps == timesteps
     found = clipped_images(network, attacks(network), timesteps)
-    assert found[0].tolist() == [0, 0]
+    assert found[0].tolist() == [0, 0, 0]
     # The later layers, on the inputs their scales were chosen for.
     costs = report_quantization(network, spiking, digits_like(seed))
     assert costs.layers[0].is_proven

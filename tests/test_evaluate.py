@@ -18,6 +18,7 @@ from support.strategies import Case, networks
 from torch.nn import functional
 
 from loihi_convert.arrays import Array
+from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError
@@ -153,6 +154,16 @@ def test_saturation_at_any_step_counts_the_image_once(sign: int) -> None:
     potentials[1, 0, 2] = potentials[1, 1, 2] = sign * limits.POTENTIAL_LIMIT
     potentials[2, 0, 0] = sign * (limits.POTENTIAL_LIMIT - 1)
     assert evaluate(replace(small_run(), potentials=potentials), small_network()).saturated_images == 1
+
+
+@pytest.mark.parametrize(("weight", "saturated"), [(1, 1), (0, 0), (-1, 0)])
+def test_a_spiking_readout_that_clips_before_its_reset(weight: int, saturated: int) -> None:
+    """A white pixel adds 255 to a bias of 130,816, together 131,071; a black one nothing. The threshold is 1."""
+    synapse = Dense(np.array([[weight], [0]], np.int32), np.array([130_816, 0], np.int32))
+    layer = QuantizedLayer("out", synapse, IntegerNeuron(np.array([1, 1]), np.array([0, 0])), np.ones(2), 255)
+    network = QuantizedNetwork((1, 1, 1), (layer,), 1, 8, 8, "soft")
+    images = np.array([255, 0], np.uint8).reshape(2, 1, 1, 1)
+    assert evaluate(run_network(network, images, 1), network).saturated_images == saturated
 
 
 def test_a_spiking_readout_counts_as_a_spiking_layer() -> None:

@@ -48,6 +48,20 @@ def test_equals_the_cpu_in_everything_it_records(seed: int) -> None:
             assert np.array_equal(found[name], values), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_torchs_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+    network, images = random_network(3, image_count=4)
+    expected = recorded(network, images, "cpu")
+    torch.set_default_dtype(dtype)
+    try:
+        found = recorded(network, images, DEVICE), recorded(network, images, "cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for layers in found:
+        for layer, wanted in zip(layers, expected, strict=True):
+            assert all(np.array_equal(layer[name], values) for name, values in wanted.items())
+
+
 def test_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert chosen_device("auto") == "cpu"

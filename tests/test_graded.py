@@ -121,6 +121,23 @@ def test_values_beyond_24_bits_or_16_message_bits_are_found() -> None:
     assert output.leaves_range.tolist() == [False, False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("synapse", "sigma"),
+    [
+        # 17 x 127 x 30,000 = 64,770,000 = 8 x 2^23 - 2,338,864: the current of a convolution wraps at 24 bits.
+        (Conv(np.full((1, 17, 1, 1), 127, np.int32)), -2_338_864),
+        # 1,128 x 127 x 30,000 = 2^32 + 2,712,704: a dense layer's, at 32 bits.
+        (Dense(np.full((1, 1128), 127, np.int32)), 2_712_704),
+    ],
+)
+def test_a_current_that_wraps_into_the_range_is_found(synapse: Conv | Dense, sigma: int) -> None:
+    inputs = synapse.weight.shape[1]
+    shape = (inputs, 1, 1) if isinstance(synapse, Conv) else (inputs,)
+    network = GradedNetwork(shape, (PIXELS, GradedLayer("layer", synapse, sends=False)), spike_exp=0)
+    state = next(frame_steps(network, [np.full((1, *shape), 30_000)], settled_state(network)))
+    assert (state[1].sigma.item(), state[1].leaves_range.tolist()) == (sigma, [True])
+
+
 GOLDEN = "gts/pilotnet_sdnn"
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from loihi_convert.chip import rules
 from loihi_convert.errors import InputError, RangeError
 from loihi_convert.ir.network import ReluLayer
-from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, with_pixel_bits
 from loihi_convert.ir.synapse import Conv, Dense
 
 SEEDS = st.integers(0, 10_000)
@@ -248,6 +248,30 @@ def test_timesteps_and_pixel_bits_are_checked() -> None:
         replace(network_of(), pixel_bits=9)
 
 
+def test_the_largest_input_is_that_of_the_pixels_or_of_spikes() -> None:
+    """The exactness rules bound a current by it: with a smaller one, a sum could be wrong."""
+    first, last = network_of().layers
+    for layers in ((replace(first, largest_input=1), last), (first, replace(last, largest_input=255))):
+        with pytest.raises(RangeError, match="largest_input"):
+            replace(network_of(), layers=layers)
+
+
+def test_a_network_without_layers() -> None:
+    with pytest.raises(RangeError, match="found no layers"):
+        replace(network_of(), layers=())
+
+
+@pytest.mark.parametrize(
+    "changed", [{"groups": 2}, {"groups": 0}, {"stride": (0, 1)}, {"dilation": (1, 0)}, {"padding": (0, -1)}]
+)
+def test_a_geometry_that_cannot_be(changed: dict[str, Any]) -> None:
+    synapse = Conv(np.ones((3, 1, 1, 1), np.int32))
+    assert synapse.output_shape((1, 4, 4)) == (3, 4, 4)
+    impossible = replace(synapse, **changed)
+    with pytest.raises(InputError, match="a convolution: found"):
+        impossible.output_shape((impossible.groups, 4, 4))
+
+
 @pytest.mark.parametrize("name", ["", "x" * 401, "two\nlines", "\x1b[2J"])
 def test_names_that_cannot_be_printed(name: str) -> None:
     first, last = network_of().layers
@@ -281,7 +305,7 @@ def test_pixels_are_rounded_to_p_bits(bits: int) -> None:
     values = np.arange(256, dtype=np.uint8)
     levels = 2**bits - 1
     # Halves cannot occur: value x levels / 255 = n + 1/2 would need 255 to be even.
-    assert np.array_equal(replace(network_of(), pixel_bits=bits).pixels(values), np.rint(values / 255 * levels))
+    assert np.array_equal(with_pixel_bits(values, bits), np.rint(values / 255 * levels))
 
 
 def test_every_rule_is_in_the_list() -> None:

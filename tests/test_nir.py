@@ -312,8 +312,8 @@ def test_the_note_says_whether_clipping_matters() -> None:
     network = one_neuron(NEVER_FIRES - 1, 0, weight=127)
     images = np.array([255, 0], np.uint8).reshape(2, 1, 1, 1)
     layers = (
-        LayerReport("a", None, 0.0, None, (), 9, 0, is_low_harmless=True),
-        LayerReport("b", None, 0.0, None, (), 2, 3),
+        LayerReport("a", None, 0.0, None, (), 9, 0, 9, is_low_harmless=True),
+        LayerReport("b", None, 0.0, None, (), 2, 3, 5),
     )
     report = QuantizationReport(layers, 50, 16, 64, "lava", 8)
     *_, matters = nir_notes(replace(network, timesteps=16), False, report, images)
@@ -322,7 +322,9 @@ def test_the_note_says_whether_clipping_matters() -> None:
     *_, no_matter = nir_notes(network, False, report, images)
     assert no_matter.endswith("no spike differs on 2 calibration images.")
     assert counted(network, 255)[:5] == [0, 0, 0, 0, 1]
-    unclipped = replace(report, layers=tuple(replace(layer, low_clipped=0, high_clipped=0) for layer in layers))
+    unclipped = replace(
+        report, layers=tuple(replace(layer, low_clipped=0, high_clipped=0, either_clipped=0) for layer in layers)
+    )
     assert len(nir_notes(network, False, unclipped, images)) == 1
 
 

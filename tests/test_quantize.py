@@ -26,12 +26,12 @@ from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.quantized import MAX_TIMESTEPS
+from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.rounding import nearest_scales
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import currents
-from loihi_convert.simulation.simulator import Block, Simulator, last_outputs, outputs
+from loihi_convert.simulation.simulator import Block, Simulator, clipped_images, last_outputs, outputs
 
 
 def digits_like(seed: int, count: int = 20) -> np.ndarray:
@@ -314,9 +314,18 @@ def test_the_lower_limit_is_harmless_to_neurons_with_a_constant_current() -> Non
         spiking = balance(random_cnn(3), digits_like(3), 8, options)
         report = report_quantization(quantize(spiking, digits_like(3)), spiking, digits_like(3))
         assert [layer.is_low_harmless for layer in report.layers[:2]] == harmless
-    clipped = replace(report.layers[0], low_clipped=5, high_clipped=2)
-    assert clipped.harmful_clips == 5
+    clipped = replace(report.layers[0], low_clipped=5, high_clipped=2, either_clipped=6)
+    assert clipped.harmful_clips == 6
     assert replace(clipped, is_low_harmless=True).harmful_clips == 2
+
+
+def test_an_image_that_clips_at_either_limit_is_counted_once() -> None:
+    """The fifth step of +-32,385 passes 131,071; both pixels together add nothing."""
+    layer = QuantizedLayer("out", Dense(np.array([[127, -127]], np.int32)), None, np.ones(1), 255)
+    network = QuantizedNetwork((2, 1, 1), (layer,), 5, 5, 8, "soft")
+    images = np.array([[255, 0], [0, 255], [255, 255]], np.uint8).reshape(3, 2, 1, 1)
+    assert clipped_images(network, images, 5).tolist() == [[1, 1, 2]]
+    assert clipped_images(network, images, 4).tolist() == [[0, 0, 0]]
 
 
 def test_the_report_counts_images_that_clip() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.choices import Reset
 from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.ir.synapse import Dense
+from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation import blocks, simulator
 from loihi_convert.simulation.simulator import Block, last_outputs, outputs
 
@@ -199,3 +200,23 @@ def test_the_last_outputs_are_those_of_all_steps(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(blocks, "_CPU_BLOCK", 1)
     steps = network.timesteps
     assert np.array_equal(last_outputs(network, images, steps), outputs(network, images, steps)[:, -1])
+
+
+def test_weights_of_eight_bits_give_what_those_of_32_give() -> None:
+    rng = np.random.default_rng(0)
+
+    def network(dtype: type[np.signedinteger[Any]]) -> QuantizedNetwork:
+        weights = [np.random.default_rng(1).integers(-9, 10, shape) for shape in ((8, 3, 3, 3), (8, 8, 3, 3), (5, 512))]
+        neuron = IntegerNeuron(np.full(8, 99), np.zeros(8, np.int64))
+        first, second, last = (weight.astype(dtype) for weight in weights)
+        layers = (
+            QuantizedLayer("first", Conv(first), neuron, np.ones(8), 255),
+            QuantizedLayer("second", Conv(second), neuron, np.ones(8)),
+            QuantizedLayer("last", Dense(last), None, np.ones(5)),
+        )
+        return QuantizedNetwork((3, 12, 12), layers, 4, 4, 8, "soft")
+
+    images = rng.integers(0, 256, (4, 3, 12, 12), np.uint8)
+    found = [run_network(network(dtype), images, 4).potentials for dtype in (np.int8, np.int32)]
+    assert found[0].any()
+    assert np.array_equal(*found)

@@ -178,10 +178,10 @@ def test_names_with_markup_are_printed_as_they_are() -> None:
 def test_quantization_table() -> None:
     account = QuantizationReport(
         layers=(
-            LayerReport("conv[1]", (5, 7, 8), 0.0061, (900, 1100), (2, 9), 1200, 3, is_low_harmless=True),
-            LayerReport("fc1", (8, 8, 8), 0.12, (64, 64), (), low_clipped=0, high_clipped=0),
-            LayerReport("fc2", None, 0.0, None, (0, 1), low_clipped=0, high_clipped=0),
-            LayerReport("classes", (6, 7, 8), 0.0, None, (), low_clipped=0, high_clipped=41),
+            LayerReport("conv[1]", (5, 7, 8), 0.0061, (900, 1100), (2, 9), 1200, 3, 1200, is_low_harmless=True),
+            LayerReport("fc1", (8, 8, 8), 0.12, (64, 64), (), low_clipped=0, high_clipped=0, either_clipped=0),
+            LayerReport("fc2", None, 0.0, None, (0, 1), low_clipped=0, high_clipped=0, either_clipped=0),
+            LayerReport("classes", (6, 7, 8), 0.0, None, (), low_clipped=0, high_clipped=41, either_clipped=41),
         ),
         image_count=5000,
         timesteps=64,
@@ -209,9 +209,9 @@ def test_quantization_table() -> None:
 
 def test_quantization_table_for_a_chip() -> None:
     layers = (
-        LayerReport("conv1", (8, 8, 8), 0.0067, (64, 128), (), 0, 0, threshold_error=0.0068, is_proven=True),
-        LayerReport("fc1", (8, 8, 8), 0.012, (64, 64), (), 0, 0, threshold_error=0.1, is_proven=False),
-        LayerReport("classes", (8, 8, 8), 0.012, None, (), 2, 0, is_proven=False),
+        LayerReport("conv1", (8, 8, 8), 0.0067, (64, 128), (), 0, 0, 0, threshold_error=0.0068, is_proven=True),
+        LayerReport("fc1", (8, 8, 8), 0.012, (64, 64), (), 0, 0, 0, threshold_error=0.1, is_proven=False),
+        LayerReport("classes", (8, 8, 8), 0.012, None, (), 2, 0, 2, is_proven=False),
     )
     account = QuantizationReport(layers, image_count=5000, timesteps=4, max_timesteps=4, target="loihi2", pixel_bits=6)
     table = quantization_table(account)

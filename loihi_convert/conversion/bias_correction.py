@@ -75,6 +75,7 @@ def correct_biases(
                 expected="must be compensated with `bias_correction`",
             )
     images = calibration_subset(images, network.timesteps)
+    fits_initial = network.reset == "soft" and not keeps_potentials
     simulation = GrowingSimulation(
         cnn,
         images,
@@ -82,7 +83,7 @@ def correct_biases(
         network.reset,
         poisson_seed=network.poisson_seed,
         device=device,
-        whole=True,
+        whole=fits_initial,
         most_images=fitted_images(cnn),
     )
     layers: list[SpikingLayer] = []
@@ -100,8 +101,7 @@ def correct_biases(
             correction = np.where(relays, 0.0, correction)
         synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
         neuron = layer.neuron
-        is_fitted = network.reset == "soft" and not keeps_potentials and len(layers) < len(network.layers) - 1
-        if neuron is not None and is_fitted:
+        if neuron is not None and fits_initial and len(layers) < len(network.layers) - 1:
             alive = np.isfinite(neuron.threshold)
             thresholds = np.tile(np.where(alive, neuron.threshold, 1.0), (len(SHARES), 1))
             potentials = np.array(SHARES)[:, None] * thresholds

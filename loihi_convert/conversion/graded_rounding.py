@@ -49,7 +49,7 @@ from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork, with_cons
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.relays import is_relay, relay_count, relayed
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
-from loihi_convert.simulation.graded import GradedStep, layer_step
+from loihi_convert.simulation.graded import blank_step, layer_step
 from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.integer_sums import weighted
 from loihi_convert.simulation.relu import currents, relu_outputs
@@ -354,7 +354,7 @@ def _sent(layer: GradedLayer, messages: Array, settling: list[Array]) -> tuple[A
     ``messages`` are all that it has received, and ``settling`` what it received in each step of settling.
     """
     shape = layer.synapse.output_shape(messages.shape[1:])
-    state = GradedStep(*(np.zeros((1, *shape), np.int32),) * 4)
+    state = blank_step(shape)
     sent = []
     # A synapse takes a step: nothing arrives in the first.
     for received in (np.zeros_like(settling[0]), *settling[:-1]):

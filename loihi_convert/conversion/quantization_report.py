@@ -40,8 +40,8 @@ class LayerReport:
         Largest relative rounding error of a threshold; 0 without thresholds.
     dead_channels
         Channels that can never fire.
-    low_clipped, high_clipped
-        Calibration images on which some neuron reached the lower / upper limit of the potential. For target loihi2:
+    low_clipped, high_clipped, either_clipped
+        Calibration images on which a potential passed its lower limit, its upper limit, or either. For target loihi2:
         images on which u wrapped.
     identity_ratio
         If skip connections enter: the weight of a skip divided by the largest other weight of the same channel, the
@@ -60,6 +60,7 @@ class LayerReport:
     dead_channels: tuple[int, ...]
     low_clipped: int
     high_clipped: int
+    either_clipped: int
     threshold_error: float = 0.0
     is_proven: bool | None = None
     identity_ratio: float | None = None
@@ -68,7 +69,7 @@ class LayerReport:
     @property
     def harmful_clips(self) -> int:
         """Calibration images on which clipping may have changed spikes or outputs."""
-        return max(self.high_clipped, 0 if self.is_low_harmless else self.low_clipped)
+        return self.high_clipped if self.is_low_harmless else self.either_clipped
 
     @property
     def identity_bits(self) -> float | None:
@@ -118,7 +119,7 @@ def report_quantization(
     """
     clipped = clipped_images(network, images, network.timesteps, device=device, progress=progress)
     layers = []
-    for index, (layer, before, (low, high), amplitude) in enumerate(
+    for index, (layer, before, counts, amplitude) in enumerate(
         zip(network.layers, real.layers, clipped, network.received_amplitudes, strict=True)
     ):
         synapse = before.synapse if amplitude is None else before.synapse.with_input_factors(amplitude)
@@ -126,7 +127,7 @@ def report_quantization(
         if network.target == "loihi2":
             proven = is_proven(layer, network.timesteps, is_constant=network.has_constant_current(index))
         skips = identity_ratio(synapse, network.layers[index - 1].relay_of if index else None)
-        report = _layer_report(layer, synapse.weight, int(low), int(high), proven, skips)
+        report = _layer_report(layer, synapse.weight, counts, proven, skips)
         never_fires_there = layer.neuron is not None and network.has_constant_current(index)
         layers.append(replace(report, is_low_harmless=never_fires_there))
     return QuantizationReport(
@@ -135,7 +136,7 @@ def report_quantization(
 
 
 def _layer_report(
-    layer: QuantizedLayer, real: Array, low: int, high: int, proven: bool | None, skips: float | None
+    layer: QuantizedLayer, real: Array, clipped: Array, proven: bool | None, skips: float | None
 ) -> LayerReport:
     """Report of one layer; ``real`` are the weights before rounding, with amplitudes, ``skips`` is `identity_ratio`."""
     own = ~is_relay(layer.relay_of, layer.synapse.channels)
@@ -153,8 +154,9 @@ def _layer_report(
         weight_error=math.sqrt(lost / (float(np.square(wanted).sum()) or 1.0)),
         thresholds=None if fires is None or fires.size == 0 else (int(fires.min()), int(fires.max())),
         dead_channels=tuple(int(channel) for channel in np.flatnonzero(dead)),
-        low_clipped=low,
-        high_clipped=high,
+        low_clipped=int(clipped[0]),
+        high_clipped=int(clipped[1]),
+        either_clipped=int(clipped[2]),
         threshold_error=_threshold_error(layer),
         is_proven=proven,
         identity_ratio=skips,

@@ -230,8 +230,13 @@ class QuantizedNetwork:
             *(rules.CHIP_RULES if self.target == "loihi2" else ()),
             *(rules.SCALAR_RULES if self.thresholds == "scalar" else ()),
         )
-        for layer in (*self.layers[:-1], self.layers[-1].stored):
+        if not self.layers:
+            raise RangeError("found no layers", where="layers", expected="must be at least one")
+        for index, layer in enumerate((*self.layers[:-1], self.layers[-1].stored)):
             require_name(layer.name)
+            most = 1 if index else largest_pixel(self.poisson_seed, self.pixel_bits)
+            if layer.largest_input != most:
+                raise RangeError(f"largest_input {layer.largest_input}", where=layer.name, expected=f"must be {most}")
             _require_number_per_channel(layer)
             for rule in kept:
                 if found := rule(layer):

@@ -82,8 +82,22 @@ class Conv:
         Raises
         ------
         InputError
-            If the input does not fit: its channels, its size, or a pooling that does not divide it before padding.
+            If the input does not fit: its channels, its size, or a pooling that does not divide it before padding. Also
+            if groups do not divide the output channels, or a stride, dilation or padding is too small.
         """
+        if (
+            self.groups < 1
+            or self.channels % self.groups
+            or min(*self.stride, *self.dilation) < 1
+            or min(self.padding) < 0
+        ):
+            raise InputError(
+                f"found {self.groups} groups of {self.channels} channels, stride {self.stride}, dilation "
+                f"{self.dilation}, padding {self.padding}",
+                where="a convolution",
+                expected="must have groups that divide its channels, stride and dilation of 1 or more, padding of 0 or "
+                "more",
+            )
         if len(input_shape) != 3 or input_shape[0] != self.weight.shape[1] * self.groups:
             expected = self.weight.shape[1] * self.groups
             raise InputError(

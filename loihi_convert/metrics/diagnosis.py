@@ -97,7 +97,7 @@ class LayerLoss(Record):
         Bits of the widest weight of a channel, sign included, the median over channels except relays; None if all are
         relays.
     saturated_images
-        Number of images on which a potential reached a limit of its range; in a first layer that gets the same current
+        Number of images on which a potential passed a limit of its range; in a first layer that gets the same current
         in every step, only the upper limit. That is harmless if the neuron spikes at every step, or never, anyway.
     """
 
@@ -255,7 +255,7 @@ def _require_float_thresholds(network: QuantizedNetwork) -> None:
 def _layer_losses(
     network: QuantizedNetwork, compared: ComparedActivations, wanted: Array, saturated: Array
 ) -> tuple[LayerLoss, ...]:
-    """Loss of each layer; ``saturated``, ``(layers, 2)``: images that reached the lower and the upper limit."""
+    """Loss of each layer; ``saturated`` is that of `simulator.clipped_images`."""
     count = len(wanted)
     right = [int(np.count_nonzero(row == wanted)) for row in (compared.classes[0], *compared.resumed)]
     return tuple(
@@ -267,9 +267,9 @@ def _layer_losses(
             share_above_threshold=None if layer_range is None else layer_range.share_above_threshold,
             weight_bits=_weight_bits(layer),
             # At the lower limit, a neuron with a constant negative current never fires, clipped or not.
-            saturated_images=int(high if layer.neuron and network.has_constant_current(index) else max(low, high)),
+            saturated_images=int(high if layer.neuron and network.has_constant_current(index) else either),
         )
-        for index, (layer, layer_range, (before, after), (low, high)) in enumerate(
+        for index, (layer, layer_range, (before, after), (_, high, either)) in enumerate(
             zip(network.layers, compared.ranges, itertools.pairwise(right), saturated, strict=True)
         )
     )

@@ -283,8 +283,13 @@ def _saturated_images(result: RunResult, network: AnyNetwork) -> int:
     """Number of images with an output potential, or one of its digits, at an end of its range."""
     if isinstance(network, GradedNetwork):
         return 0
-    saturated = result.saturated_images
-    return int(are_saturated(result.potentials).sum()) if saturated is None else saturated
+    if result.saturated_images is not None:
+        return result.saturated_images
+    potentials = result.potentials
+    if result.output_spikes is not None and isinstance(network, QuantizedNetwork) and network.reset == "soft":
+        # Before the reset.
+        potentials = potentials + result.output_spikes * network.layers[-1].threshold
+    return int(are_saturated(potentials).sum())
 
 
 def _check_label_range(labels: Array | None, classes: int) -> None:

@@ -1,7 +1,7 @@
 """How images are divided into blocks, and blocks into those of each core.
 
-A block passes through all its steps layer by layer. Its currents take at most 16 MiB, so memory does not grow with the
-number of images or steps.
+A block passes through its steps layer by layer. Its currents take at most 16 MiB, 32 in a float network, or one step of
+one image: memory does not grow with the number of images, and with that of steps only where rates are fitted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.threads import on_usable_cores
 
-# Largest number of images x steps x neurons of the largest layer simulated at once: 16 MiB of currents per core.
+# Images x steps x neurons of the largest layer simulated at once: 16 MiB of currents per core.
 _CPU_BLOCK: Final = 2**22
 _GPU_BLOCK: Final = 2**26
 # Most images of a float network simulated at once: powers of two.

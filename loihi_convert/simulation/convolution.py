@@ -212,7 +212,7 @@ class _Int8:
         # Whatever torch's default dtype and device are.
         self._ones = torch.from_numpy(np.ones(len(weight), np.float32))
         self._zeros = torch.from_numpy(np.zeros(len(weight), np.int64))
-        kernel = torch.from_numpy(np.ascontiguousarray(weight, np.int8))
+        kernel = torch.from_numpy(weight.astype(np.int8, order="C"))
         self._packed: Any = torch.ops.onednn.qconv_prepack(
             kernel, self._ones, 1.0, 0, *geometry, [1, channels, height, width]
         )

@@ -60,7 +60,7 @@ class GpuCurrents:
             height, width, channels = pooled_maps(spec.input_shape, synapse.pool)
             weight = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
         with np.errstate(over="ignore"):
-            self._kernel = torch.from_numpy(np.ascontiguousarray(weight, np.float32)).to(device)
+            self._kernel = torch.from_numpy(weight.astype(np.float32, order="C")).to(device)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)``."""
@@ -97,7 +97,8 @@ class GpuNeurons:
         states = self.initial_states(len(currents)) if states is None else states
         images, neurons = states.shape
         whole, channels = (images, steps, *self._map_shape), self._map_shape[2]
-        spikes = torch.empty(images, steps, neurons, device=states.device)
+        # Whatever torch's default dtype is.
+        spikes = torch.empty(images, steps, neurons, dtype=torch.float32, device=states.device)
         kept = torch.empty_like(spikes if recording.potentials else spikes[:0])
         clipped = torch.zeros(images, 2, dtype=torch.bool, device=states.device)
         for step in range(steps):

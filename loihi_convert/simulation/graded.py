@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
-from loihi_convert.simulation.integer_sums import bias_of, weighted
+from loihi_convert.simulation.integer_sums import bias_of, exact_sums, wrapped
 
 
 class GradedStep(NamedTuple):
@@ -31,28 +31,30 @@ class GradedStep(NamedTuple):
         r, the part of the change that was below the threshold.
     messages
         m; 0 where nothing is sent.
+    leaves_range
+        Whether a value of the image, before it wraps, does not fit 24 bits of a current or state or 16 bits of a
+        message: bool ``(B,)``.
     """
 
     sigma: Array
     activation: Array
     residue: Array
     messages: Array
-
-    @property
-    def leaves_range(self) -> Array:
-        """Whether a value of the image does not fit 24 bits of state or 16 bits of a message: bool ``(B,)``."""
-        beyond = [np.abs(value) > limits.CURRENT_LIMIT for value in (self.sigma, self.activation)]
-        beyond.append(np.abs(self.messages) > limits.MESSAGE_LIMIT)
-        return np.asarray(np.any([value.reshape(len(value), -1).any(axis=1) for value in beyond], axis=0))
+    leaves_range: Array
 
 
 State = tuple[GradedStep, ...]
 """Every layer after one step."""
 
 
+def blank_step(shape: Shape) -> GradedStep:
+    """Return a layer of ``shape`` before the first step, all 0, for B = 1."""
+    return GradedStep(*(np.zeros((1, *shape), np.int32),) * 4, np.zeros(1, np.bool_))
+
+
 def reset_state(network: GradedNetwork) -> State:
     """Return the state before the first step, all 0, for B = 1."""
-    return tuple(GradedStep(*(np.zeros((1, *shape), np.int32),) * 4) for shape in network.shapes)
+    return tuple(blank_step(shape) for shape in network.shapes)
 
 
 def global_steps(network: GradedNetwork, frames: Iterable[Array], start: State | None = None) -> Iterator[State]:
@@ -110,13 +112,25 @@ def layer_step(layer: GradedLayer, last: GradedStep, received: Array, spike_exp:
     if isinstance(layer.synapse, PixelBias):
         activation = np.left_shift(received.astype(np.int32), unit)
         sigma = np.zeros_like(activation)
+        states = [np.left_shift(received.astype(np.int64), unit)]
     else:
-        sigma = last.sigma + weighted(layer.synapse, received)
-        biased = sigma + np.left_shift(bias_of(layer.synapse, sigma.ndim), unit)
-        activation = np.asarray(np.maximum(biased, np.int32(0)))
+        sums = exact_sums(layer.synapse, received)
+        sigma = last.sigma + wrapped(layer.synapse, sums)
+        bias = bias_of(layer.synapse, sigma.ndim)
+        activation = np.asarray(np.maximum(sigma + np.left_shift(bias, unit), np.int32(0)))
+        exact = last.sigma + sums
+        states = [sums, exact, np.maximum(exact + np.left_shift(bias.astype(np.int64), unit), 0)]
+    leaves_range = np.any([_any_beyond(limits.CURRENT_LIMIT, state) for state in states], axis=0)
     if not layer.sends:
         nothing = np.zeros_like(sigma)
-        return GradedStep(sigma, sigma, nothing, nothing)
+        return GradedStep(sigma, sigma, nothing, nothing, leaves_range)
     delta = activation - last.activation + last.residue
     sent = np.where(np.abs(delta) >= layer.threshold << unit, delta, np.int32(0))
-    return GradedStep(sigma, activation, delta - sent, np.right_shift(sent, limits.SIGMA_DELTA_STATE_EXP))
+    messages = np.right_shift(sent, limits.SIGMA_DELTA_STATE_EXP)
+    leaves_range |= _any_beyond(limits.MESSAGE_LIMIT, messages)
+    return GradedStep(sigma, activation, delta - sent, messages, leaves_range)
+
+
+def _any_beyond(limit: int, values: Array) -> Array:
+    """Whether a value of each image is beyond +-``limit``: bool ``(B,)``."""
+    return np.asarray(((values < -limit) | (values > limit)).reshape(len(values), -1).any(axis=1))

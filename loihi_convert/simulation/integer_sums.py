@@ -23,6 +23,11 @@ _EXACT_IN_FLOAT32: Final = 2 ** (np.finfo(np.float32).nmant + 1)
 
 def weighted(synapse: Conv | Dense, inputs: Array) -> Array:
     """Return the current of the synapse for spikes, pixels or messages ``(B, ...)``: int32 ``(B, *shape)``."""
+    return wrapped(synapse, exact_sums(synapse, inputs))
+
+
+def exact_sums(synapse: Conv | Dense, inputs: Array) -> Array:
+    """Return the weighted sums before they wrap: int64 ``(B, *shape)``."""
     values = inputs.astype(np.int64)
     if synapse.pool != (1, 1):
         pooled = functional.avg_pool2d(torch.from_numpy(values).double(), synapse.pool, divisor_override=1)
@@ -31,7 +36,7 @@ def weighted(synapse: Conv | Dense, inputs: Array) -> Array:
     # Bits of a digit: no sum of weighted digits reaches 2^24, up to which float32 is exact, in any order.
     bits = int(max(1, _EXACT_IN_FLOAT32 // max(1, weight.reshape(len(weight), -1).sum(axis=1).max()))).bit_length() - 1
     if bits < 1:
-        return _wrapped(synapse, _sums(synapse, values, torch.float64))
+        return _sums(synapse, values, torch.float64)
     found: Array = np.zeros((), np.int64)
     shift = 0
     while True:
@@ -39,8 +44,17 @@ def weighted(synapse: Conv | Dense, inputs: Array) -> Array:
         digit = values if is_last else values & ((1 << bits) - 1)
         found = np.asarray(found + (_sums(synapse, digit, torch.float32) << shift))
         if is_last:
-            return _wrapped(synapse, found)
+            return found
         values, shift = values >> bits, shift + bits
+
+
+def wrapped(synapse: Conv | Dense, sums: Array) -> Array:
+    """Return the current that Lava makes of exact sums: int32."""
+    if isinstance(synapse, Conv):
+        # signed_clamp in lava/proc/conv/utils.py wraps at 24 bits.
+        half = limits.CURRENT_LIMIT + 1
+        sums = (sums + half) % (2 * half) - half
+    return np.asarray(sums, np.int32)
 
 
 def bias_of(synapse: Conv | Dense, axes: int) -> Array:
@@ -60,11 +74,3 @@ def _sums(synapse: Conv | Dense, values: Array, dtype: torch.dtype) -> Array:
         if onednn_errs(geometry, weight.shape[2:], inputs.shape[2:]):
             return convolved_by_product(inputs, weight, geometry).numpy().astype(np.int64)
         return functional.conv2d(inputs, weight, None, *geometry).numpy().astype(np.int64)
-
-
-def _wrapped(synapse: Conv | Dense, sums: Array) -> Array:
-    if isinstance(synapse, Conv):
-        # signed_clamp in lava/proc/conv/utils.py wraps at 24 bits.
-        half = limits.CURRENT_LIMIT + 1
-        sums = (sums + half) % (2 * half) - half
-    return np.asarray(sums, np.int32)

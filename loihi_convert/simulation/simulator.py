@@ -12,7 +12,7 @@ Networks of target loihi2 are simulated as the circuit of stock processes (`neur
 
 A block of images passes through all its steps layer by layer: first the currents of all steps (`currents.py`), then the
 neurons (`neurons.py`). Each core works on its own blocks, of limited size (`blocks.py`), so that memory does not grow
-with the number of images or steps.
+with the number of images.
 
 Integers are held exactly in float32: the exactness rules of `chip.rules` limit every partial sum of a current to 2^23
 and a potential to 2^17, so all intermediate values are integers below 2^24, in any order of summation. Lava's LIF (hard
@@ -297,7 +297,8 @@ def _extremes(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> E
 def clipped_images(
     network: QuantizedNetwork, images: Images, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
 ) -> Array:
-    """Return the number of images on which a potential passed its lower / upper limit: int64 ``(layers, 2)``."""
+    """Return the number of images on which a potential passed its lower limit, its upper, or either: int64 ``(layers,
+    3)``."""
     return np.asarray(sum(on_shards(_clipped_images, _Run(network, timesteps, device), images, progress=progress)))
 
 
@@ -311,7 +312,8 @@ def _clipped_images(run: _Run, shard: Shard, *, progress: Progress = no_progress
 
     simulator = Simulator(run.network, Recording(clipping=True), device=run.device)
     simulator.run(images, run.timesteps, take, first_image=shard.first, progress=progress)
-    return np.asarray(seen.sum(axis=1, dtype=np.int64))
+    counted = [*np.moveaxis(seen, 2, 0), seen.any(axis=2)]
+    return np.stack([images.sum(axis=1, dtype=np.int64) for images in counted], axis=1)
 
 
 def layers_on(device: str, specs: Sequence[LayerSpec]) -> Sequence[DeviceLayer]:
