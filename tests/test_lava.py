@@ -356,8 +356,8 @@ def session_in(temporary: Path) -> Session:
     """The host whose folder lies in ``temporary``."""
     for pid, (state, _, group) in process_table().items():
         arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0") if pid == group and state != "Z" else []
-        if "loihi_convert.backends.lava.host" in arguments and Path(arguments[-4]).parent == temporary:
-            return Session(pid, arguments[-3])
+        if "loihi_convert.backends.lava.host" in arguments and Path(arguments[-3]).parent == temporary:
+            return Session(pid, arguments[-2])
     raise AssertionError("no Lava host is running")
 
 
@@ -472,14 +472,21 @@ def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
     assert_nothing_is_left(session, temporary)
 
 
-def test_a_host_dies_with_its_parent(small_file: Path, temporary: Path) -> None:
+@pytest.mark.parametrize("is_script", [False, True])
+def test_a_host_dies_with_its_parent(is_script: bool, small_file: Path, temporary: Path, tmp_path: Path) -> None:
+    """Also if the interpreter is a script, which stays between the two."""
+    interpreter = tmp_path / "python.sh"
+    interpreter.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\n')
+    interpreter.chmod(0o755)
     program = (
         "import sys, numpy; from pathlib import Path\n"
+        "from loihi_convert.backends import BackendOptions\n"
         "from loihi_convert.backends.lava.lava_backend import LavaBackend\n"
-        "LavaBackend().run(Path(sys.argv[1]), numpy.zeros((20_000, 1, 1, 1), numpy.uint8), 1,"
-        " progress=lambda *_: print(flush=True))"
+        "LavaBackend(BackendOptions(lava_python=sys.argv[2] or None)).run(Path(sys.argv[1]),"
+        " numpy.zeros((20_000, 1, 1, 1), numpy.uint8), 1, progress=lambda *_: print(flush=True))"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(small_file)], stdout=subprocess.PIPE) as parent:
+    words = [sys.executable, "-c", program, str(small_file), str(interpreter) if is_script else ""]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()
         session = session_in(temporary)

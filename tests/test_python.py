@@ -29,6 +29,7 @@ from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import Array
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.difference import first_difference
+from loihi_convert.backends.lava import host_process
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.lava.lava_backend import LavaBackend
@@ -144,6 +145,7 @@ NOT_PYTHON = {
     "complains": ("#!/bin/sh\necho pyenv: not found >&2; echo see help >&2; exit 127", "sim", "(pyenv: not found)"),
     "old": ("#!/bin/sh\necho Traceback >&2; echo SyntaxError: future >&2; exit 1", "sim", "(SyntaxError: future)"),
     "silent": ("#!/bin/sh\nexit 3", "sim", "(it ended with exit code 3)"),
+    "removes its log": ('#!/bin/sh\nrm -r "$4"; exit 3', "sim", "(it ended with exit code 3)"),
     "no program": ("neither this nor that", "sim", "Exec format error"),
 }
 
@@ -161,6 +163,16 @@ def test_files_that_are_not_a_python_interpreter(
     assert raised.value.where == where
     assert found in raised.value.found
     assert "LOIHI_CONVERT_LAVA_PYTHON" in raised.value.hint
+
+
+def test_a_path_to_an_interpreter_is_not_searched_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "on PATH"):
+        (tmp_path / name).mkdir()
+        program(tmp_path / name, "")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PATH", str(tmp_path / "on PATH"))
+    assert host_process._executable("./program") == str(tmp_path / "here" / "program")
+    assert host_process._executable("program") == str(tmp_path / "on PATH" / "program")
 
 
 @pytest.mark.usefixtures("nothing_left")

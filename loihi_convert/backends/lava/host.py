@@ -1,4 +1,4 @@
-"""The process that runs Lava: ``python -m loihi_convert.backends.lava.host FOLDER TOKEN PARENT``.
+"""The process that runs Lava: ``python -m loihi_convert.backends.lava.host FOLDER TOKEN``.
 
 Started, controlled and stopped by `lava_backend.py`, through pipes at its stdin and stdout. For each request it builds
 a network of Lava Processes (`own_network.py`, `stock_network.py` for stock neurons, or `graded_network.py` for graded
@@ -18,6 +18,7 @@ import logging
 import os
 import pickle
 import platform
+import select
 import shutil
 import signal
 import sys
@@ -50,9 +51,9 @@ _PR_SET_PDEATHSIG: Final = 1
 _CHANNEL_SIZE: Final = 2
 
 
-def main(folder: Path, token: str, parent: int) -> None:
+def main(folder: Path, token: str) -> None:
     """Serve run requests until stdin ends."""
-    host = _Watched(folder, token, parent)
+    host = _Watched(folder, token)
     try:
         import_lava()
     except ImportError as error:
@@ -77,11 +78,12 @@ def main(folder: Path, token: str, parent: int) -> None:
 class _Watched:
     """This process, its answers to the parent, and a thread that detects the end of a child or the parent.
 
-    If a child ends, Lava would wait forever; if the parent ends, everything else would stay behind.
+    If a child ends, Lava would wait forever; if the parent ends, everything else would stay behind. The interpreter may
+    be a script that starts Python: stdin then tells when the process behind the script ends.
     """
 
-    def __init__(self, folder: Path, token: str, parent: int) -> None:
-        self._folder, self._token, self._parent = folder, token, parent
+    def __init__(self, folder: Path, token: str) -> None:
+        self._folder, self._token, self._parent = folder, token, os.getppid()
         self._stepping = False
         self._failed = False
         self.failure = Path()
@@ -120,14 +122,16 @@ class _Watched:
         self.answer(event="failed", reason=reason)
 
     def _watch(self) -> None:
+        stdin = select.poll()
+        # No event but the end, which is always reported.
+        stdin.register(sys.stdin.fileno(), 0)
         while True:
-            if os.getppid() != self._parent:
+            if stdin.poll(1_000 * _WATCH_SECONDS) or os.getppid() != self._parent:
                 remove_shared_memory(self._token)
                 shutil.rmtree(self._folder, ignore_errors=True)
                 os.killpg(0, signal.SIGKILL)
             if not self._failed and (ended := _ended_child()) and (ended.si_status != 0 or self._stepping):
                 self.fail(f"a Lava process {how_it_ended(ended)}")
-            time.sleep(_WATCH_SECONDS)
 
 
 def _ended_child() -> os.waitid_result | None:
@@ -249,4 +253,4 @@ def _simulate(network: StoredNetwork, files: LavaFiles, request: dict[str, Any],
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2])

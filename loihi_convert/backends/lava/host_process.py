@@ -65,7 +65,7 @@ class HostProcess:
             environment["PYTHONPATH"] = os.pathsep.join(paths)
             with self._log.open("wb") as log, on_usable_cores():
                 self._process = subprocess.Popen(
-                    [self._python, "-u", "-m", module, str(self.folder), self._token, str(os.getpid())],
+                    [self._python, "-u", "-m", module, str(self.folder), self._token],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -129,8 +129,11 @@ class HostProcess:
         )
 
     def _last_words(self) -> list[str]:
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-_LOG_LINES:]
+        # The host removes its folder if it notices the end of its parent.
+        with contextlib.suppress(OSError):
+            lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+            return lines[-_LOG_LINES:]
+        return []
 
     def _unusable(self, reason: str) -> PlatformError:
         return PlatformError(
@@ -172,7 +175,7 @@ def _is_readable(pipe: int, seconds: float) -> bool:
 
 def _executable(name: str) -> str:
     """Return the absolute path of a program; links are kept, as a virtual environment is identified by its link."""
-    found = shutil.which(Path(name).expanduser())
+    found = shutil.which(os.path.expanduser(name))  # noqa: PTH111 (a Path drops "./", and PATH would be searched)
     if found is None:
         raise PlatformError(
             f"program {name} not found",
