@@ -38,6 +38,8 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import InputError, PlatformError, UsageError
 from loihi_convert.ir.neuron_model import NeuronModel
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.pipeline import golden_check
 from loihi_convert.pipeline.bundle import write_bundle
 
@@ -314,16 +316,17 @@ def bundled(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def run_bundle(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = ["timeout", "250", sys.executable, "-I", "run_bundle.py"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+def run_bundle(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the script from another folder than its own."""
+    command = ["timeout", "250", sys.executable, "-I", str(folder / "run_bundle.py"), *words]
+    return subprocess.run(command, cwd=folder.parent, capture_output=True, text=True)
 
 
 @pytest.mark.lava
 def test_a_bundle_runs_with_lava_alone_and_finds_a_wrong_value(tmp_path: Path) -> None:
     folder = bundled(tmp_path)
     done = run_bundle(folder)
-    assert (done.returncode, done.stdout) == (0, "120 potentials, 0 differ\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "120 potentials on Lava's CPU simulator, 0 differ\n"), done.stderr
     with np.load(folder / "bundle.npz") as arrays:
         changed = dict(arrays)
     changed["potentials"][1, 3, 7] += 1
@@ -331,13 +334,51 @@ def test_a_bundle_runs_with_lava_alone_and_finds_a_wrong_value(tmp_path: Path) -
     done = run_bundle(folder)
     first, count = done.stdout.splitlines()
     wrong = int(changed["potentials"][1, 3, 7])
-    assert (done.returncode, count) == (1, "120 potentials, 1 differ")
+    assert (done.returncode, count) == (1, "120 potentials on Lava's CPU simulator, 1 differ")
     assert first == f"image 1, T = 4, output 7: found {wrong - 1}, expected {wrong}"
+
+
+@pytest.mark.lava
+def test_a_bundle_of_many_channels_runs(tmp_path: Path) -> None:
+    """Lava's own model of Conv has an int8 geometry, with which NumPy 2 does not compare 128 channels."""
+    wide = QuantizedLayer(
+        "wide",
+        Conv(np.arange(128, dtype=np.int32).reshape(128, 1, 1, 1)),
+        IntegerNeuron(np.full(128, 100, np.int32), np.full(128, 50, np.int32)),
+        np.ones(128),
+        largest_input=255,
+    )
+    weights = np.where(np.arange(256).reshape(2, 128) % 3, 1, -1).astype(np.int32)
+    last = QuantizedLayer("last", Dense(weights), None, np.ones(2), largest_input=1)
+    network = QuantizedNetwork((1, 1, 1), (wide, last), 1, 1, pixel_bits=8, reset="soft", target="loihi2")
+    netx.write(network, tmp_path / "wide.net")
+    write_bundle(tmp_path / "bundle", tmp_path / "wide.net", np.full((1, 1, 1, 1), 3, np.uint8))
+    done = run_bundle(tmp_path / "bundle")
+    assert (done.returncode, done.stdout) == (0, "2 potentials on Lava's CPU simulator, 0 differ\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--Board",), "usage: python run_bundle.py [--board]"),
+        (("--board", "--board"), "usage: python run_bundle.py [--board]"),
+        pytest.param(
+            ("--board",),
+            "--board needs Intel's Lava extension for Loihi, which is not public: "
+            "No module named 'lava.proc.embedded_io'",
+            marks=pytest.mark.lava,
+        ),
+    ],
+)
+def test_what_the_script_of_a_bundle_refuses(words: tuple[str, ...], line: str, tmp_path: Path) -> None:
+    done = run_bundle(bundled(tmp_path), *words)
+    assert (done.returncode, done.stdout, done.stderr.splitlines()[-1]) == (1, "", line)
+    assert "Traceback" not in done.stderr
 
 
 def test_the_script_of_a_bundle_is_short_and_needs_nothing_of_this_package(tmp_path: Path) -> None:
     lines = (bundled(tmp_path) / "run_bundle.py").read_text().splitlines()
-    assert len(lines) <= 60
+    assert len(lines) <= 72
     assert max(map(len, lines)) <= 120
     imported = {
         line.split()[1].split(".")[0] for line in map(str.strip, lines) if line.startswith(("import ", "from "))
@@ -360,6 +401,14 @@ def test_a_bundle_is_not_written_over_another(tmp_path: Path) -> None:
         (("--target", "loihi2", "-T", "2,4"), "--bundle: found 2 values of T; must be one T."),
         (("--target", "loihi2", "-T", "2", "--input", "poisson"), "--bundle: Poisson input was chosen"),
         (("--target", "loihi2", "-T", "2", "--readout", "spikes"), "--bundle: --readout spikes was chosen; needs"),
+        (
+            ("--target", "loihi2", "-T", "2", "-o", "b/model.net"),
+            "--bundle: found b, where model.net is the exported file itself; must be another folder.",
+        ),
+        (
+            ("--target", "loihi2", "-T", "2", "--bundle", ".", "--overwrite"),
+            "--bundle: found ., where model.net is the exported file itself; must be another folder.",
+        ),
     ],
 )
 def test_what_cannot_be_bundled(words: tuple[str, ...], message: str, invoke: Invoke) -> None:

@@ -62,7 +62,7 @@ SUBSTITUTES = {
 }
 NOT_RUN = re.compile(
     r"loihi-convert (data|doctor|demo|reproduce)\b|(run|sweep) .*(--slurm|--scheduler|--shard)|python3? -m "
-    r"|python tools/|pip install |pytest"
+    r"|python tools/|python bundle/|pip install |pytest"
 )
 """Downloads, installations, clusters, what other tests run whole or with their own data, and tools."""
 

@@ -221,7 +221,7 @@ def export(
     from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons, require_readout
     from loihi_convert.metrics.own_accuracy import own_accuracy, unjudged
-    from loihi_convert.pipeline.bundle import IMAGES, require_bundle, require_new_bundle, write_bundle
+    from loihi_convert.pipeline.bundle import IMAGES, SCRIPT, require_bundle, require_new_bundle, write_bundle
     from loihi_convert.pipeline.converting import require_skip_copies, stored_neurons
     from loihi_convert.pipeline.core_limit import require_cores
     from loihi_convert.pipeline.exporting import output_paths
@@ -242,7 +242,7 @@ def export(
         raise UsageError("given with `file_format='nir'`", where="bundle", expected="must come with a netx file")
     if bundle is not None:
         require_bundle(target, steps, is_poisson=is_poisson, readout=readout or "potential")
-        require_new_bundle(bundle, overwrite=overwrite)
+        require_new_bundle(bundle, paths[0], overwrite=overwrite)
     balance_options = BalanceOptions(
         method=method,
         amplitude=amplitude,
@@ -327,7 +327,7 @@ def export(
     else:
         say_exported(exported, run_words, details=details)
     if bundle is not None:
-        log(f"wrote {bundle}/; where Lava is installed: cd {shlex.quote(str(bundle))} && python run_bundle.py")
+        log(f"wrote {bundle}/; where Lava is installed: python {shlex.quote(str(bundle / SCRIPT))}")
 
 
 def _say_own(ctx: typer.Context, source: Source, own: OwnAccuracy | OwnFit | None, unjudged: str) -> None:

@@ -62,16 +62,21 @@ def require_bundle(
         raise UsageError("`readout='spikes'` was chosen", where="bundle", expected="needs the outputs' potentials")
 
 
-def require_new_bundle(folder: Path, *, overwrite: bool) -> tuple[Path, ...]:
-    """Return the files of a bundle in ``folder``.
+def require_new_bundle(folder: Path, path: Path, *, overwrite: bool) -> tuple[Path, ...]:
+    """Return the files of a bundle of the file at ``path`` in ``folder``.
 
     Raises
     ------
+    UsageError
+        If one of them is ``path`` itself.
     InputError
         If one exists, without ``overwrite``, or ``folder`` cannot be created or written.
     """
     written = tuple(folder / name for name in (NETWORK, ARRAYS, SCRIPT))
     for file in written:
+        if file.resolve() == path.resolve():
+            found = f"found {folder}, where {file.name} is the exported file itself"
+            raise UsageError(found, where="bundle", expected="must be another folder")
         refuse_to_overwrite(file, overwrite)
     require_writable(next(path for path in (folder, *folder.parents) if asked(path, Path.exists)) / NETWORK)
     return written
@@ -94,7 +99,7 @@ def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = F
     Raises
     ------
     UsageError
-        If the file is of another target.
+        If the file is of another target, or is one of the bundle's files.
     InputError
         If a file exists, without ``overwrite``, or cannot be written.
     """
@@ -102,7 +107,7 @@ def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = F
     is_poisson = network.poisson_seed is not None
     require_bundle(network.target, (network.timesteps,), is_poisson=is_poisson, readout=network.readout)
     make_folder(folder, "bundle")
-    written = require_new_bundle(folder, overwrite=overwrite)
+    written = require_new_bundle(folder, path, overwrite=overwrite)
     arrays = io.BytesIO()
     np.savez_compressed(arrays, **_arrays(network, images))
     script = files("loihi_convert.backends.loihi2").joinpath(f"{SCRIPT}.txt").read_bytes()
