@@ -73,11 +73,13 @@ def golden(
     else:
         words = {True: "pass", False: "FAIL", None: "no neurons"}
         answer = f"pass: every spike and potential of {len(found.layers)} layers is equal" if found.passed else "FAIL"
-        echo(f"{answer} ({len(known.images)} images, T = {known.timesteps}, {backend})")
+        judge = ", leak: compared with ref" if leak else ""
+        echo(f"{answer} ({len(known.images)} images, T = {known.timesteps}, {backend}{judge})")
         for layer in found.layers:
             echo(f"{layer.name}: spikes {words[layer.spikes]}, potentials {words[layer.potentials]}")
     address = where_to_send()
     log(f"wrote {output}" + (f"; from a board, please send it to {address}" if backend == "loihi2" and address else ""))
     if not found.passed:
         difference = found.difference or "no difference, so ref differs from the folder, too"
-        raise VerificationError(f"{backend} differs from the folder; compared with ref: {difference}", where=path)
+        other = "ref" if leak else "the folder; compared with ref"
+        raise VerificationError(f"{backend} differs from {other}: {difference}", where=path)
