@@ -185,6 +185,26 @@ def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
     assert Path("model.sbatch").read_text() != written
 
 
+@pytest.mark.parametrize(("words", "limit"), [((), "00:31:00"), (("--profile",), "01:01:00")])
+def test_a_profile_compiles_a_second_network(words: tuple[str, ...], limit: str, invoke: Invoke) -> None:
+    """Half an hour for each; 24 stops of 0.1 s, twice, are less than a minute."""
+    given = ("--backend", "loihi2", "--dry-run", "--data", "digits", "--images", 3, *words)
+    code, _, err = invoke(golden_check.folder() / golden_check.NETWORK, *given)
+    assert code == 0, err
+    assert f"#SBATCH --time={limit}\n" in Path("model.sbatch").read_text()
+
+
+@pytest.mark.parametrize(("most", "warning"), [(5, ""), (2, "5 neurocores (an estimate), and a chip has 2: ")])
+def test_a_plan_for_more_than_a_chip_is_remarked_on(
+    most: int, warning: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loihi_convert.chip.limits.NEUROCORES", most)
+    code, _, err = invoke("--backend", "loihi2", "--dry-run", verb="golden")
+    assert code == 0
+    assert ("warning" in err) == bool(warning)
+    assert f"{warning}check that the board has 3 chips" in err or not warning
+
+
 def test_the_script_of_a_dry_run_repeats_what_was_given(invoke: Invoke) -> None:
     given = [
         "--data",
@@ -562,12 +582,13 @@ def test_the_poisson_spikes_of_a_shard_are_those_of_the_whole_run(tmp_path: Path
     assert first_difference(files.result(network, True, 0, 0), expected) is None
 
 
+@pytest.mark.parametrize(("words", "judge"), [((), ""), (("--leak",), ", leak: compared with ref")])
 @pytest.mark.parametrize("backend", ["ref", pytest.param("sim", marks=pytest.mark.lava)])
-def test_the_golden_folder_passes(backend: BackendName, invoke: Invoke) -> None:
-    code, out, _ = invoke("--backend", backend, verb="golden")
+def test_the_golden_folder_passes(backend: BackendName, words: tuple[str, ...], judge: str, invoke: Invoke) -> None:
+    code, out, _ = invoke("--backend", backend, *words, verb="golden")
     assert code == 0
     assert out.splitlines() == [
-        f"pass: every spike and potential of 3 layers is equal (8 images, T = 6, {backend})",
+        f"pass: every spike and potential of 3 layers is equal (8 images, T = 6, {backend}{judge})",
         "conv1: spikes pass, potentials pass",
         "conv2: spikes pass, potentials pass",
         "fc: spikes no neurons, potentials pass",
@@ -586,17 +607,29 @@ def test_the_golden_network_is_worth_comparing() -> None:
     assert all(0.02 < fired.mean() < 0.9 and fired[:, -1].any() for fired in spikes)
 
 
+def test_a_board_that_does_not_leak_as_it_should_fails() -> None:
+    """With the leak, potentials are not those of the folder."""
+    known = golden_check.read_golden(golden_check.folder())
+
+    class WithoutLeak(ReferenceBackend):
+        def run(self, *given: Any, **options: Any) -> RunResult:
+            return ReferenceBackend().run(*given, **options)
+
+    found = golden_check.check_golden(known, WithoutLeak(BackendOptions(leak=True)))
+    assert [layer.potentials for layer in found.layers] == [False, False, False]
+    assert found.difference is not None
+
+
 def test_a_difference_is_found_in_its_layer(invoke: Invoke, tmp_path: Path) -> None:
-    """Of the leak, which moves potentials everywhere; and of a digest, in one layer."""
-    code, out, err = invoke("--leak", verb="golden")
-    assert code == 5
-    assert out.startswith("FAIL (8 images, T = 6, ref)\nconv1: spikes")
-    assert "potentials FAIL" in out
-    assert "ref differs from the folder; compared with ref: no difference, so ref differs from the folder, too." in err
+    """Of a digest, in one layer."""
     shutil.copytree(golden_check.folder(), tmp_path / "other")
     told = json.loads((tmp_path / "other" / golden_check.DIGESTS).read_text())
     told["layers"][1]["spikes"] = "0" * 64
     (tmp_path / "other" / golden_check.DIGESTS).write_text(json.dumps(told))
+    code, out, err = invoke("other", verb="golden")
+    assert code == 5
+    assert out.startswith("FAIL (8 images, T = 6, ref)\nconv1: spikes pass, potentials pass\nconv2: spikes FAIL")
+    assert "ref differs from the folder; compared with ref: no difference, so ref differs from the folder, too." in err
     code, out, _ = invoke("other", "--json", verb="golden")
     assert code == 5
     answer = json.loads(out)

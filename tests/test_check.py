@@ -486,19 +486,46 @@ def test_resources_by_hand() -> None:
 
 
 def test_the_soft_reset_circuit_is_counted_for_the_chip() -> None:
-    """Each of the 18 neurons inhibits itself: 18 more synapses. The bias source reaches the 4 readouts, in 2 words; its
-    spike passes one neuron on the way, which has a core.
+    """Each of the 18 neurons inhibits itself: 18 more synapses. The bias source reaches the 3 readouts whose bias is
+    not 0, in 2 words; its spike passes one neuron on the way, which has a core.
     """
     network = good(reset="soft", readout=replace(READOUT, bias=np.arange(4, dtype=np.int32)))
     plain, chips = network_resources(network), network_resources(network, has_circuit=True)
-    for layer, other, self_synapses, bias in zip(plain.layers, chips.layers, (1, 0), (0, 1), strict=True):
-        assert other.fan_in == layer.fan_in + self_synapses + bias
-        assert other.fan_out == layer.fan_out + self_synapses
-        assert other.synapses == layer.synapses + layer.neurons * (self_synapses + bias)
+    for layer, other, self_synapses, bias in zip(plain.layers, chips.layers, (18, 0), (0, 3), strict=True):
+        assert other.fan_in == layer.fan_in + bool(self_synapses) + bool(bias)
+        assert other.fan_out == layer.fan_out + bool(self_synapses)
+        assert other.synapses == layer.synapses + self_synapses + bias
     # A core has two of the three columns.
     assert [layer.core_words for layer in chips.layers] == [4 + 12, 18 * 2 + 2]
     assert (chips.cores, chips.source_cores) == ((3 + 1, 3 + 1), 1)
     assert "stock circuit" in chips.boundary
+
+
+def test_channels_that_never_fire_have_no_synapse_to_themselves() -> None:
+    """The 9 neurons of the first channel are reset and have a bias; those of the second have neither."""
+    network = good(reset="soft", threshold=(64, limits.NEVER_FIRES), bias=[5, 0])
+    plain, chips = network_resources(network), network_resources(network, has_circuit=True)
+    assert chips.layers[0].synapses == plain.layers[0].synapses + 9 + 9
+    assert (chips.layers[0].fan_in, chips.layers[0].fan_out) == (4 + 2, 4 + 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "synapse", "fan_in"),
+    [
+        # Of the 9 taps, as many meet the input as it has pixels.
+        ((512, 2, 2), Conv(np.ones((3, 512, 3, 3)), padding=(1, 1)), 512 * 4),
+        ((2, 1, 3), Conv(np.ones((1, 2, 3, 3)), padding=(1, 1)), 2 * 3),
+        # In each axis, taps are at -2, 1, 4, or -1, 2, 5, or 0, 3, 6.
+        ((1, 5, 5), Conv(np.ones((1, 1, 3, 3)), padding=(2, 2), dilation=(3, 3)), 4),
+        # 4 taps meet the map; 2 of them are on the diagonal, at opposite corners.
+        ((1, 2, 2), Conv(np.eye(3).reshape(1, 1, 3, 3), padding=(1, 1)), 2),
+        ((1, 4, 4), Conv(np.ones((1, 1, 3, 3)), padding=(1, 1), pool=(2, 2)), 4 * 4),
+    ],
+)
+def test_taps_on_the_padding_are_no_synapses(shape: tuple[int, ...], synapse: Conv, fan_in: int) -> None:
+    (layer,) = resources(shape, [("conv", synapse)]).layers
+    assert layer.fan_in == fan_in
+    assert layer.synapses == synapse.fan_in(shape).sum() == synapse.fan_out(shape).sum()
 
 
 def test_output_neurons_reset_by_the_circuit_too() -> None:
@@ -511,14 +538,14 @@ def test_output_neurons_reset_by_the_circuit_too() -> None:
 
 
 def test_each_kind_of_neuron_side_by_side() -> None:
-    """The network above: the circuit has 18 + 4 synapses more, and a neuron and a core for the bias source's spike.
+    """The network above: the circuit has 18 + 3 synapses more, and a neuron and a core for the bias source's spike.
 
     With graded spikes the 4 biases are synapses from a third channel of 9 neurons.
     """
     network = good(reset="soft", readout=replace(READOUT, bias=np.arange(4, dtype=np.int32)))
     assert [(cost.neurons, cost.cores, cost.neuron_count, cost.synapses) for cost in neuron_costs(network)] == [
         ("own", (3, 3), 22, 72 + 71),
-        ("circuit", (4, 4), 23, 72 + 71 + 18 + 4),
+        ("circuit", (4, 4), 23, 72 + 71 + 18 + 3),
         ("LIF", (3, 3), 22, 72 + 71),
         ("graded", (3, 3), 22 + 9, 72 + 71 + 4),
     ]
@@ -536,7 +563,7 @@ BROKEN_SIZES = [
     # 64 channels of 64 x 64 neurons: a tile has 2,048, a power of two. One core more for the last layer.
     ("the network fits the chips", (1, 64, 64),
      [("conv", Conv(np.ones((64, 1, 1, 1)))), ("last", Conv(np.ones((1, 64, 1, 1)), stride=(64, 64)))],
-     "error", None, ["129 neurocores", "128", "technology brief", "`chips=8`"]),
+     "error", None, ["129 neurocores", "128", "technology brief", "2 chips (`chips=2`)"]),
     # 4 words a row hold 12 neurons, 2 words 5.
     ("the network surely fits the chips", (4000,), [("fc", Dense(np.ones((1200, 4000), np.int8)))],
      "warning", None, ["100 to 240 neurocores", "128"]),
@@ -562,6 +589,14 @@ def test_a_network_too_large(
         if finding.rule != "no pooling multiplies the weights"
     }
     assert_says(found[rule], severity, layer, named)
+
+
+def test_more_chips_are_advised_only_if_they_help() -> None:
+    """129 cores need 2 chips; the synapses of the neurons of a layer of 16,001 inputs fit no core."""
+    assert resources((1, 64, 64), BROKEN_SIZES[0][2]).needed == 2  # type: ignore[arg-type]
+    layers = [("conv", Conv(np.ones((64, 1, 1, 1)))), ("fc", Dense(np.ones((1, 2**18))))]
+    (found,) = findings(NEUROCORE_RULES, [(None, resources((1, 64, 64), layers))], "loihi2")
+    assert found.fix == "Use fewer channels, or a stride instead of a pooling."
 
 
 def test_more_chips_hold_more() -> None:

@@ -37,7 +37,7 @@ def current(synapse: Conv | Dense, inputs: np.ndarray) -> torch.Tensor:
 
 @given(networks(), SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_output_shape_fan_out_and_strided_form_agree_with_torch(case: Case, seed: int) -> None:
+def test_output_shape_fans_and_strided_form_agree_with_torch(case: Case, seed: int) -> None:
     network, _ = case
     shape = network.input_shape
     rng = np.random.default_rng(seed)
@@ -49,7 +49,8 @@ def test_output_shape_fan_out_and_strided_form_agree_with_torch(case: Case, seed
         assert strided.pool == (1, 1)
         assert strided.output_shape(shape) == expected
         assert torch.equal(current(strided, inputs), by_torch)
-        # A synapse of nonzero weight adds 1 to the output if all weights are 1: the gradient counts synapses.
+        # A synapse of nonzero weight adds 1 to the output if all weights and inputs are 1; the gradient counts those
+        # from each input.
         probe = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
         ones = replace(strided, weight=(strided.weight != 0).astype(np.float64), bias=None)
         weight = torch.from_numpy(ones.weight.copy())
@@ -61,6 +62,7 @@ def test_output_shape_fan_out_and_strided_form_agree_with_torch(case: Case, seed
         total.sum().backward()
         assert probe.grad is not None
         assert np.array_equal(layer.synapse.fan_out(shape), probe.grad[0].numpy())
+        assert np.array_equal(layer.synapse.fan_in(shape), total[0].detach().numpy())
         shape = expected
 
 

@@ -11,23 +11,20 @@ from loihi_convert.neurocores.savings import span
 
 _BRIEF: Final = 'Intel, "Loihi 2" technology brief, 2021'
 _TABLES: Final = "tables of Intel's compiler in lava-dl's notebooks"
-_FIX: Final = (
-    "Use fewer channels, a stride instead of a pooling, or a board with several chips (`chips=8`: Kapoho Point)."
-)
 
 
 def the_network_fits_the_chips(network: Chips) -> Violation | None:
     low, _ = network.cores
     if low <= network.available:
         return None
-    return Violation(f"{span(network.cores)} neurocores", _available(network), _BRIEF, _FIX)
+    return Violation(f"{span(network.cores)} neurocores", _available(network), _BRIEF, _fix(network))
 
 
 def the_network_surely_fits_the_chips(network: Chips) -> Violation | None:
     low, high = network.cores
     if low > network.available or high <= network.available:
         return None
-    return Violation(f"{span(network.cores)} neurocores", _available(network), _BRIEF, _FIX)
+    return Violation(f"{span(network.cores)} neurocores", _available(network), _BRIEF, _fix(network))
 
 
 def the_synapses_of_a_neuron_fit_one_core(layer: LayerResources) -> Violation | None:
@@ -51,6 +48,11 @@ def no_pooling_multiplies_the_weights(layer: LayerResources) -> Violation | None
         "lava/lib/dl/netx/hdf5.py",
         "A stride instead of the pooling avoids that.",
     )
+
+
+def _fix(network: Chips) -> str:
+    chips = "" if network.needed is None else f", or a board with {network.needed:,} chips (`chips={network.needed}`)"
+    return f"Use fewer channels, or a stride instead of a pooling{chips}."
 
 
 def _available(network: Chips) -> str:

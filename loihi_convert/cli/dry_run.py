@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,8 +82,10 @@ def plan_run(
     from loihi_convert.backends.loihi2.board import chosen_board
     from loihi_convert.backends.loihi2.plan import plan, script, script_suffix
     from loihi_convert.backends.request import require_safe_timesteps
+    from loihi_convert.chip.limits import NEUROCORES
     from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, write_atomically
     from loihi_convert.ir.neuron_model import neuron_model
+    from loihi_convert.neurocores.savings import span
 
     neuron = neuron_model(network, "stock", leak=options.leak)
     require_safe_timesteps(network, timesteps)
@@ -91,7 +94,7 @@ def plan_run(
     written = Path(f"{name}{script_suffix(board)}")
     refuse_to_replace(path, written)
     refuse_to_overwrite(written, overwrite)
-    planned = plan(network, image_count, timesteps, board, neuron=neuron)
+    planned = plan(network, image_count, timesteps, board, neuron=neuron, profile=options.profile)
     activate = Path(sys.prefix, "bin", "activate")
     is_virtual = sys.prefix != sys.base_prefix and activate.is_file()
     text = script(
@@ -102,6 +105,11 @@ def plan_run(
         say_json({**planned.as_json(), "script": str(written)})
     else:
         _say_plan(planned)
+    if planned.neurocores[1] > NEUROCORES:
+        log(
+            f"warning: the network needs {span(planned.neurocores)} neurocores (an estimate), and a chip has "
+            f"{NEUROCORES}: check that the board has {math.ceil(planned.neurocores[1] / NEUROCORES):,} chips"
+        )
     log(f"nothing was run; wrote {written}")
 
 

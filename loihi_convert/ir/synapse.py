@@ -154,6 +154,18 @@ class Conv:
                 padded[:, rows, columns] += per_tap[:, tap_h, tap_w, None, None]
         return _unpooled(padded[:, pad_h : pad_h + height, pad_w : pad_w + width], input_shape, self.pool)
 
+    def fan_in(self, input_shape: Shape) -> Array:
+        """Return the number of nonzero synapses to each output neuron: int64 `output_shape`."""
+        size, extents = self.output_shape(input_shape)[1:], pooled_shape(input_shape, self.pool)[1:]
+        meets = []
+        for axis in (0, 1):
+            places = np.arange(size[axis])[:, np.newaxis] * self.stride[axis] - self.padding[axis]
+            taps = places + np.arange(self.weight.shape[2 + axis]) * self.dilation[axis]
+            meets.append(((taps >= 0) & (taps < extents[axis])).astype(np.int64))
+        rows, columns = meets
+        per_tap = np.count_nonzero(self.weight, axis=1)
+        return np.asarray(math.prod(self.pool) * (rows @ (per_tap @ columns.T)))
+
     def without_pooling(self, input_shape: Shape) -> Conv:
         """Return a strided convolution with the same result as conv(sumpool_k(s), w): each tap of w repeated k x k.
 
@@ -229,6 +241,10 @@ class Dense:
         """Return the number of nonzero synapses from each input neuron: int64 ``input_shape``."""
         counts = np.count_nonzero(self.weight, axis=0).reshape(pooled_shape(input_shape, self.pool))
         return _unpooled(counts, input_shape, self.pool)
+
+    def fan_in(self, input_shape: Shape) -> Array:
+        """Return the number of nonzero synapses to each output neuron: int64 `output_shape`."""
+        return np.asarray(math.prod(self.pool) * np.count_nonzero(self.weight, axis=1))
 
     def without_pooling(self, input_shape: Shape) -> Dense:
         """Return a dense synapse with the same result: each weight is repeated for all inputs of its pooling window."""

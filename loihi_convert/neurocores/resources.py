@@ -7,9 +7,9 @@ change. `tests/test_compiler_cores.py` holds it to all 34 printed layers. No cor
 Relays (`ir.relays`) count like all other neurons. The cores due to relays are those of their layer minus the cores of
 the layer without them.
 
-The stock circuit (`ir.circuit`) is counted for target loihi2: a synapse from each neuron to itself, one from the
-bias source to each neuron of a layer with a bias, and one core for each neuron that passes the bias source's spike from
-layer to layer (`backends.loihi2.plan`). A last layer that only integrates does not reset.
+The stock circuit (`ir.circuit`) is counted for target loihi2: a synapse from each neuron that can fire to itself, one
+from the bias source to each neuron whose bias is not 0, and one core for each neuron that passes the bias source's
+spike from layer to layer (`backends.loihi2.plan`). A last layer that only integrates does not reset.
 
 Not counted: the input and its adapters, output axons, and whatever the host reads.
 """
@@ -126,6 +126,11 @@ class Chips:
         return low + self.source_cores, high + self.source_cores
 
     @property
+    def needed(self) -> int | None:
+        """Chips that are enough for the network; None if no number is, because a neuron's synapses fit no core."""
+        return math.ceil(self.cores[1] / limits.NEUROCORES) if all(layer.fits for layer in self.layers) else None
+
+    @property
     def has_relays(self) -> bool:
         """Whether any neuron is a relay."""
         return any(layer.relay_neurons for layer in self.layers)
@@ -174,6 +179,7 @@ def resources(
     recurrent: Mapping[str, Dense] | None = None,
     *,
     relays: Sequence[Array | None] | None = None,
+    silent: Sequence[Array | None] | None = None,
     has_circuit: bool = False,
     has_output_neurons: bool = False,
     chips: int = 1,
@@ -190,6 +196,8 @@ def resources(
         Synapses from a layer's own neurons, by the layer's name.
     relays
         ``relay_of`` of each layer, as in `ir.network.ReluLayer`; by default no layer has relays.
+    silent
+        Whether each channel of each layer never fires; by default all fire.
     has_circuit
         Whether neurons reset by the stock circuit of stock processes.
     has_output_neurons
@@ -198,19 +206,21 @@ def resources(
         Number of Loihi 2 chips available.
     """
     recurrent, last = recurrent or {}, has_output_neurons
-    relays = relays or [None] * len(synapses)
+    relays, silent = (given or [None] * len(synapses) for given in (relays, silent))
     shapes = [input_shape]
     for _, synapse in synapses:
         shapes.append(synapse.output_shape(shapes[-1]))
-    fan_outs = [synapse.fan_out(shape) for (_, synapse), shape in zip(synapses, shapes, strict=False)]
-    leaving = [*fan_outs[1:], np.zeros(shapes[-1], np.int64)]
+    leaving = [synapse.fan_out(shape) for (_, synapse), shape in zip(synapses[1:], shapes[1:], strict=False)]
+    leaving.append(np.zeros(shapes[-1], np.int64))
     placed = [
         _placed(name, synapse, shape, recurrent.get(name), relay_of, has_circuit, index < len(synapses) - 1 or last)
         for index, ((name, synapse), shape, relay_of) in enumerate(zip(synapses, shapes, relays, strict=False))
     ]
     layers = tuple(
-        _layer_resources(where, synapse, shape, int(counts.sum()), after, recurrent.get(where.name))
-        for where, (_, synapse), shape, counts, after in zip(placed, synapses, shapes, fan_outs, leaving, strict=False)
+        _layer_resources(where, synapse, shape, after, recurrent.get(where.name), never_fires)
+        for where, (_, synapse), shape, after, never_fires in zip(
+            placed, synapses, shapes, leaving, silent, strict=False
+        )
     )
     with_bias = [index for index, (_, synapse) in enumerate(synapses) if has_circuit and synapse.bias is not None]
     return Chips(layers, chips, has_circuit, max(with_bias, default=0), tuple(placed))
@@ -218,11 +228,16 @@ def resources(
 
 def network_resources(network: ReluNetwork | QuantizedNetwork, *, has_circuit: bool = False, chips: int = 1) -> Chips:
     """Return the `resources` of a network, in the form in which it is stored."""
-    network = network.stored if isinstance(network, QuantizedNetwork) else network
+    silent: list[Array | None] | None = None
+    if isinstance(network, QuantizedNetwork):
+        network = network.stored
+        thresholds = [layer.threshold for layer in network.layers]
+        silent = [None if threshold is None else threshold >= limits.NEVER_FIRES for threshold in thresholds]
     return resources(
         network.input_shape,
         [(layer.name, layer.synapse) for layer in network.layers],
         relays=[layer.relay_of for layer in network.layers],
+        silent=silent,
         has_circuit=has_circuit,
         has_output_neurons=network.layers[-1].threshold is not None,
         chips=chips,
@@ -328,28 +343,36 @@ def _placed(
 
 
 def _layer_resources(
-    placed: Placed, synapse: Synapse, input_shape: Shape, synapse_count: int, fan_out: Array, recurrent: Dense | None
+    placed: Placed,
+    synapse: Synapse,
+    input_shape: Shape,
+    fan_out: Array,
+    recurrent: Dense | None,
+    silent: Array | None,
 ) -> LayerResources:
-    neurons, window = fan_out.size, math.prod(synapse.pool)
-    rows = synapse.weight.reshape(synapse.channels, -1)
-    fan_in = np.count_nonzero(rows, axis=1) * window
+    neurons, fan_in = fan_out.size, synapse.fan_in(input_shape)
     # A dense matrix also stores its zeros, and a kernel after a pooling the zeros of its dilation.
     is_dense = isinstance(synapse, Dense)
     stored = neurons * math.prod(input_shape) if is_dense else synapse.without_pooling(input_shape).weight.size
     if recurrent is not None:
-        reached = recurrent.fan_out((neurons,))
-        fan_in, fan_out = fan_in + np.count_nonzero(recurrent.weight, axis=1), fan_out.reshape(-1) + reached
-        synapse_count, stored = synapse_count + int(reached.sum()), stored + recurrent.weight.size
-    has_reset, has_bias = placed.layer.has_reset, placed.layer.has_bias
+        fan_in = fan_in.reshape(-1) + recurrent.fan_in((neurons,))
+        fan_out, stored = fan_out.reshape(-1) + recurrent.fan_out((neurons,)), stored + recurrent.weight.size
+    # Channels last, where values of channels broadcast.
+    fan_in, fan_out = fan_in.transpose(), fan_out.transpose()
+    if placed.layer.has_reset:
+        resets = 1 if silent is None else ~silent
+        fan_in, fan_out = fan_in + resets, fan_out + resets
+    if placed.layer.has_bias and synapse.bias is not None:
+        fan_in = fan_in + (synapse.bias.transpose() != 0)
     low, high = placed.layer.partitions()
     return LayerResources(
         name=placed.name,
         neurons=neurons,
-        fan_in=int(fan_in.max()) + has_reset + has_bias,
-        fan_out=int(fan_out.max()) + has_reset,
-        synapses=synapse_count + neurons * (has_reset + has_bias),
+        fan_in=int(fan_in.max()),
+        fan_out=int(fan_out.max()),
+        synapses=int(fan_in.sum()),
         weights=stored,
-        pooling=window,
+        pooling=math.prod(synapse.pool),
         cores=(low.cores, high.cores),
         tile=low.tile,
         core_neurons=low.neurons,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from loihi_convert.checks.resource_rules import the_synapses_of_a_neuron_fit_one_core
-from loihi_convert.chip.limits import NEUROCORES
 from loihi_convert.conversion.options import QuantizeOptions
 from loihi_convert.conversion.skip_copies import COPIES
 from loihi_convert.errors import InputError
@@ -75,7 +73,6 @@ def _remedies(chips: Chips, most: int) -> str:
         share, cores = narrower
         sentences.append(f"With {share} of the channels in every layer except the last, it needs {span(cores)}.")
     sentences += [f"Saves most: {saving.sentence}." for saving in chips.savings[:1]]
-    if all(layer.fits for layer in chips.layers):
-        needed = math.ceil(chips.cores[1] / NEUROCORES)
-        sentences.append(f"As it is, it needs {needed:,} chip{'s' * (needed > 1)}.")
+    if chips.needed is not None:
+        sentences.append(f"As it is, it needs {chips.needed:,} chip{'s' * (chips.needed > 1)}.")
     return " ".join(sentences)

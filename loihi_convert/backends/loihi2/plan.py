@@ -63,6 +63,8 @@ class ChipPlan:
         Number of u values, over all layers, that the host reads for one time step of an image.
     stops
         Number of interruptions of the run for reading.
+    profile
+        Whether the network is compiled again, and run without stops, to measure time and energy.
     """
 
     processes: tuple[PlannedProcess, ...]
@@ -72,6 +74,7 @@ class ChipPlan:
     neurocores: tuple[int, int]
     values_read: int
     stops: int
+    profile: bool = False
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -80,8 +83,8 @@ class ChipPlan:
 
     @property
     def time_limit(self) -> str:
-        """The time limit for SLURM, HH:MM:SS: half an hour to compile and wait, plus twice the longest run."""
-        minutes = COMPILING_MINUTES + math.ceil(2 * self.seconds[1] / 60)
+        """The time limit for SLURM, HH:MM:SS: half an hour to compile each network, plus twice the longest run."""
+        minutes = COMPILING_MINUTES * (1 + self.profile) + math.ceil(2 * self.seconds[1] / 60)
         return f"{minutes // 60:02}:{minutes % 60:02}:00"
 
     def as_json(self) -> dict[str, Any]:
@@ -102,7 +105,15 @@ class ChipPlan:
         }
 
 
-def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Board, *, neuron: NeuronModel) -> ChipPlan:
+def plan(
+    network: QuantizedNetwork,
+    image_count: int,
+    timesteps: int,
+    board: Board,
+    *,
+    neuron: NeuronModel,
+    profile: bool = False,
+) -> ChipPlan:
     """Return the plan of a run of ``network`` (target loihi2): the Processes of `stock_network.build_circuit`."""
     network = network.stored
     processes = [_input(network), _adapter(network)]
@@ -126,7 +137,7 @@ def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Boa
     # Every layer runs for T steps and starts one step after the previous layer; in short intervals, images overlap.
     recorded = timesteps + depth - 1
     stops = (image_count - 1) * min(recorded, stock_interval(timesteps)) + recorded
-    return ChipPlan(tuple(processes), timing, reset_interval(timesteps), board, cores, neurons, stops)
+    return ChipPlan(tuple(processes), timing, reset_interval(timesteps), board, cores, neurons, stops, profile)
 
 
 def _input(network: QuantizedNetwork) -> PlannedProcess:
