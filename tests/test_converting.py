@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,12 +163,12 @@ def test_too_few_or_too_many(copies: int) -> None:
     assert raised.value.where == "skip_copies"
 
 
-def chain(*sizes: int) -> Source:
+def chain(*sizes: int, bias: bool = True) -> Source:
     """Dense layers with these numbers of inputs and outputs, on images of one row."""
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        layers += [nn.Linear(inputs, outputs, bias), nn.ReLU()]
     return Source.from_module(nn.Sequential(*layers[:-1]), (1, 1, sizes[0]))
 
 
@@ -186,6 +187,34 @@ def test_a_network_of_too_many_neurocores_is_refused_before_any_work(tmp_path: P
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match=r"needs 7 neurocores.* sources of biases: 3\."):
         converted(source(), wrong, 4, BalanceOptions(), QuantizeOptions(target="loihi2", max_cores=6))
+
+
+def test_biases_of_a_correction_are_counted_before_any_work() -> None:
+    """Three layers of one core each, and two cores for the bias source's spike, if the other two layers get a bias."""
+    plain, limit = chain(8, 8, 8, 4, bias=False), QuantizeOptions(target="loihi2", max_cores=4)
+    images = np.random.default_rng(0).integers(0, 256, (32, 1, 1, 8)).astype(np.uint8)
+    with pytest.raises(InputError, match=r"needs 5 neurocores.* sources of biases: 2\."):
+        converted(plain, images[..., :4], 4, BalanceOptions(method="percentile", bias_correction=True), limit)
+    made = converted(plain, images, 4, BalanceOptions(), limit)
+    assert not any(layer.bias is not None for layer in made.quantized.layers)
+    note = "without bias correction: with more biases the network would need 5 neurocores, and the limit is 4"
+    assert note in made.notes
+    assert note not in converted(plain, images, 4, BalanceOptions(method="percentile"), limit).notes
+
+
+@pytest.mark.parametrize(
+    ("options", "may_correct"),
+    [
+        ({}, True),
+        ({"bias_correction": False}, False),
+        ({"initial_potential": "zero"}, False),
+        ({"amplitude": "literal"}, False),
+        ({"method": "percentile"}, False),
+        ({"method": "percentile", "bias_correction": True}, True),
+    ],
+)
+def test_when_biases_may_be_corrected(options: dict[str, Any], may_correct: bool) -> None:
+    assert BalanceOptions(**options).may_correct is may_correct
 
 
 def test_what_fits_is_said() -> None:
@@ -218,7 +247,7 @@ def test_no_more_relays_are_tried_than_fit() -> None:
     """With 96 channels the network takes 9 neurocores with one relay per skip, 13 with two, and 15 with four."""
     wide, method = source(96), BalanceOptions(method="percentile")
     for most, copies in ((None, (1, 2, 4)), (15, (1, 2, 4)), (14, (1, 2)), (13, (1, 2)), (12, (1,)), (9, (1,))):
-        assert copies_that_fit(wide, QuantizeOptions(max_cores=most)) == copies
+        assert copies_that_fit(wide, QuantizeOptions(max_cores=most), may_correct=False) == copies
     made = converted(wide, pixels(), 2, method, QuantizeOptions(max_cores=12))
     assert made.quantized.provenance.model.skip_copies == 1
     assert not any("relay" in note for note in made.notes)

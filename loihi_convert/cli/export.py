@@ -277,7 +277,7 @@ def export(
     require_readout(source.network.task, balance_options.output)
     quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.output)
     require_skip_copies(skip_copies)
-    require_cores(source, quantize_options, skip_copies)
+    require_cores(source, quantize_options, skip_copies, balance_options)
     images, kind = validation_images(splits)
     require_same_outputs(source, np.asarray(images.images[:COMPARED]))
     for path in paths:

@@ -210,6 +210,12 @@ class BalanceOptions:
         return 0 if (self.input_coding or published_neurons(self.method)[1]) == "poisson" else None
 
     @property
+    def may_correct(self) -> bool:
+        """Whether biases are corrected, or ``auto`` may choose so."""
+        is_plain = self.initial_potential is None and self.amplitude == "compensated"
+        return bool(self.bias_correction) or (self.method == AUTO and self.bias_correction is None and is_plain)
+
+    @property
     def percent(self) -> float:
         """``percentile``, or its default."""
         return PERCENTILE if self.percentile is None else self.percentile
@@ -238,7 +244,8 @@ class QuantizeOptions:
         target lava; lava-dl then shows both digits.
     max_cores
         Largest number of Loihi 2 neurocores (estimated; 128 per chip); a larger network is refused before any long
-        computation. ``None``: no limit. For target loihi2 the estimate includes the stock circuit.
+        computation, except if only a split readout makes it too large. ``None``: no limit. For target loihi2 the
+        estimate includes the stock circuit, also with the biases of a bias correction.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_cop
 from loihi_convert.errors import UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
-from loihi_convert.pipeline.core_limit import copies_that_fit, core_notes, require_cores
+from loihi_convert.pipeline.core_limit import copies_that_fit, core_notes, correction_that_fits, require_cores
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import Images
@@ -64,11 +64,11 @@ def converted(
         As in `to_integers`.
     """
     require_skip_copies(skip_copies)
-    require_cores(source, quantize_options, skip_copies)
+    require_cores(source, quantize_options, skip_copies, balance_options)
     require_calibration(source.network, images)
     require_same_outputs(source, np.asarray(images[:COMPARED]))
     balance_options, trained_notes = _as_trained(source, stored_neurons(source, balance_options))
-    notes: tuple[str, ...] = ()
+    balance_options, notes = correction_that_fits(source, quantize_options, skip_copies, balance_options)
     if skip_copies is None and any(relay_count(layer.relay_of) for layer in source.network.layers):
         trials = choose_copies(
             lambda copies: source.with_skip_copies(copies).network,
@@ -76,11 +76,11 @@ def converted(
             timesteps,
             balance_options,
             quantize_options,
-            copies=copies_that_fit(source, quantize_options),
+            copies=copies_that_fit(source, quantize_options, may_correct=balance_options.may_correct),
             device=device,
             bars=bars,
         )
-        skip_copies, notes = trials[0].copies, _notes(trials)
+        skip_copies, notes = trials[0].copies, (*notes, *_notes(trials))
     chosen = source.with_skip_copies(skip_copies or 1)
     done = to_integers(chosen.network, images, timesteps, balance_options, quantize_options, device=device, bars=bars)
     provenance = done.quantized.provenance.with_parts(model=dict(chosen.provenance))

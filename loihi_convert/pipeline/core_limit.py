@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from loihi_convert.checks.resource_rules import the_synapses_of_a_neuron_fit_one_core
-from loihi_convert.conversion.options import QuantizeOptions
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.skip_copies import COPIES
 from loihi_convert.errors import InputError
 from loihi_convert.frontend.source import Source
@@ -17,21 +20,39 @@ from loihi_convert.neurocores.savings import span
 _NAMED_LAYERS: Final = 3
 
 
-def require_cores(source: Source, options: QuantizeOptions, skip_copies: int | None) -> None:
+def require_cores(
+    source: Source, options: QuantizeOptions, skip_copies: int | None, balance_options: BalanceOptions
+) -> None:
     """Raise the `InputError` of `converted` about ``max_cores``; called before any work.
 
-    For the fewest relays, if their number is chosen by trials.
+    For the fewest relays, if their number is chosen by trials, and without bias correction, if trials choose it.
     """
     if options.max_cores is not None:
-        core_notes(source.with_skip_copies(skip_copies or 1).network, options)
+        core_notes(_network(source, skip_copies or 1, has_correction=bool(balance_options.bias_correction)), options)
 
 
-def copies_that_fit(source: Source, options: QuantizeOptions) -> tuple[int, ...]:
+def correction_that_fits(
+    source: Source, options: QuantizeOptions, skip_copies: int | None, balance_options: BalanceOptions
+) -> tuple[BalanceOptions, tuple[str, ...]]:
+    """Return ``balance_options``, without the choice of a bias correction that exceeds ``max_cores``, and a note."""
+    if options.max_cores is None or balance_options.bias_correction or not balance_options.may_correct:
+        return balance_options, ()
+    cores = _resources(_network(source, skip_copies or 1, has_correction=True), options).cores
+    if cores[0] <= options.max_cores:
+        return balance_options, ()
+    note = (
+        f"without bias correction: with more biases the network would need {span(cores)} neurocores, and the limit is "
+        f"{options.max_cores:,}"
+    )
+    return replace(balance_options, bias_correction=False), (note,)
+
+
+def copies_that_fit(source: Source, options: QuantizeOptions, *, may_correct: bool) -> tuple[int, ...]:
     """Return those numbers of relays of `COPIES` that certainly do not exceed ``max_cores``, and the smallest."""
     if options.max_cores is None:
         return COPIES
     least, *others = COPIES
-    found = {count: _resources(source.with_skip_copies(count).network, options) for count in others}
+    found = {count: _resources(_network(source, count, has_correction=may_correct), options) for count in others}
     return least, *(count for count, chips in found.items() if chips.cores[1] <= options.max_cores)
 
 
@@ -57,6 +78,18 @@ def core_notes(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions
             f"the network needs {span(chips.cores)} neurocores, so it may exceed the limit of {options.max_cores:,}",
         )
     return ()
+
+
+def _network(source: Source, skip_copies: int, *, has_correction: bool) -> ReluNetwork:
+    """Return the network of ``source``; with a bias in every layer but the first after a bias correction."""
+    network = source.with_skip_copies(skip_copies).network
+    if not has_correction:
+        return network
+    first, *others = network.layers
+    biased = (
+        replace(layer, synapse=layer.synapse.with_added_bias(np.zeros(layer.synapse.channels))) for layer in others
+    )
+    return replace(network, layers=(first, *biased))
 
 
 def _resources(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions) -> Chips:
