@@ -6,12 +6,13 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from loihi_convert.errors import InputError, UsageError
+from loihi_convert.errors import DataError, InputError, UsageError
 
 # Characters of the file name kept in the temporary name: a name may have 255 bytes, a character up to four.
 _KEPT: Final = 40
@@ -22,27 +23,58 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     The bytes go to a temporary file in the same folder, are flushed to disk, and replace ``path`` by a rename. With two
     writers the last one wins. A writer killed by SIGKILL may leave its temporary file, whose name begins with a dot.
+    A symbolic link stays, and its target is written; an existing file keeps its permissions.
 
     Raises
     ------
     InputError
-        If the folder does not exist, cannot be written, or is full.
+        If the folder does not exist, cannot be written, or is full, or ``path`` exists and is not a file.
     """
     try:
-        unfinished = path.with_name(f".{path.name[:_KEPT]}.{secrets.token_hex(4)}.tmp")
+        permissions, target = _permissions(path), _target(path)
+        unfinished = target.with_name(f".{target.name[:_KEPT]}.{secrets.token_hex(4)}.tmp")
         # Not by tempfile: its files are private, and the umask cannot be read without setting it for all threads.
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(
+            unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if permissions is None else permissions
+        )
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            unfinished.replace(path)
+            if permissions is not None:
+                unfinished.chmod(permissions)
+            unfinished.replace(target)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def _permissions(path: Path) -> int | None:
+    """The permissions of the file at ``path``; None if there is none.
+
+    Raises
+    ------
+    InputError, OSError
+        If ``path`` cannot be replaced by a file, as a folder or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise InputError("is not a file; nothing was changed", where=path, hint="Choose another path.")
+    return stat.S_IMODE(mode)
+
+
+def _target(path: Path) -> Path:
+    """Where the bytes of ``path`` are, which may be a symbolic link."""
+    # Path.resolve raises a RuntimeError for a loop.
+    return Path(os.path.realpath(path))
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
@@ -65,15 +97,19 @@ def asked(path: Path, question: Callable[[Path], bool], error: type[InputError] 
         raise error(found, where=path, hint="Choose another path.") from reason
 
 
+def cannot_read(path: Path, error: OSError) -> DataError:
+    """Return the error for data at ``path`` that may not be read."""
+    return DataError(f"cannot be read ({error.strerror or error})", where=path, hint="Make it readable.")
+
+
 def require_writable(path: Path) -> None:
-    """Raise the `InputError` of `write_atomically` if ``path`` is a folder, or its folder is missing or read-only.
+    """Raise the `InputError` of `write_atomically` if ``path`` is not a file, or its folder is missing or read-only.
 
     Called before long computations, so that the error does not come after them.
     """
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.TemporaryFile(dir=path.parent):
+        _permissions(path)
+        with tempfile.TemporaryFile(dir=_target(path).parent):
             pass
     except OSError as error:
         raise _cannot_write(path, error) from error

@@ -62,6 +62,39 @@ def test_a_target_that_is_a_folder(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.net"]
 
 
+def test_a_symbolic_link_stays_and_its_target_keeps_its_permissions(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    target, link = tmp_path / "folder" / "private.net", tmp_path / "link.net"
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    require_writable(link)
+    write_atomically(link, b"new")
+    assert (link.is_symlink(), target.read_bytes(), stat.S_IMODE(target.stat().st_mode)) == (True, b"new", 0o640)
+    target.unlink()
+    write_atomically(link, b"again")
+    assert (link.is_symlink(), target.read_bytes()) == (True, b"again")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "link.net", "private.net"]
+
+
+def test_what_is_not_a_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipe, loop = tmp_path / "pipe", tmp_path / "loop"
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    for check in (require_writable, lambda path: write_atomically(path, b"abc")):
+        for path, found in (
+            (pipe, "is not a file; nothing was changed"),
+            (loop, "cannot be written (Too many levels of symbolic links); nothing was changed"),
+            (Path(), "cannot be written (Is a directory); nothing was changed"),
+        ):
+            with pytest.raises(InputError) as caught:
+                check(path)
+            assert (caught.value.where, caught.value.found) == (str(path), found)
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loop", "pipe"]
+
+
 @pytest.mark.parametrize("letter", ["a", "\u00e4"])
 def test_the_longest_name_that_a_file_may_have(tmp_path: Path, letter: str) -> None:
     path = tmp_path / (letter * (251 // len(os.fsencode(letter))) + ".net")
