@@ -71,6 +71,9 @@ class Stream(IterableDataset[Array]):
         list(GREY[:, 0]),
         list(torch.from_numpy(GREY).float() / 255),
         [Image.fromarray(image) for image in GREY[:, 0]],
+        # Rows, and rows of numbers of NumPy.
+        [list(image) for image in GREY[:, 0]],
+        [[list(row) for row in image] for image in GREY[:, 0]],
     ],
 )
 @pytest.mark.parametrize("input_shape", [None, (1, 8, 6)])
@@ -89,6 +92,10 @@ def test_grey_images_of_every_form(images: Any, input_shape: tuple[int, int, int
         [Image.fromarray(image.transpose(1, 2, 0)) for image in COLOUR],
         DataLoader(torch.from_numpy(COLOUR), batch_size=2),
         Stream(),
+        [list(image) for image in COLOUR],
+        [list(torch.from_numpy(image / 255).requires_grad_()) for image in COLOUR],
+        [[[list(row) for row in channel] for channel in image] for image in COLOUR],
+        [[list(channel) for channel in image] for image in COLOUR.transpose(0, 2, 3, 1)],
     ],
 )
 @pytest.mark.parametrize("input_shape", [None, (3, 8, 6)])
@@ -150,6 +157,8 @@ def test_floats_are_rounded_to_the_nearest_pixel() -> None:
         Subset(Pairs(list(COLOUR)), range(5)),
         Pairs([Image.fromarray(image.transpose(1, 2, 0)) for image in COLOUR]),
         list(zip(COLOUR, LABELS, strict=True)),
+        [[image, label] for image, label in zip(COLOUR, LABELS, strict=True)],
+        Pairs([list(image) for image in COLOUR]),
         (COLOUR, np.array(LABELS)),
         [torch.from_numpy(COLOUR), torch.tensor(LABELS)],
         list(DataLoader(TensorDataset(torch.from_numpy(COLOUR), torch.tensor(LABELS)), batch_size=2)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import Final, NamedTuple, Protocol, TypeAlias, TypeGuard, cast, runtime_checkable
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from loihi_convert.arrays import Array
 from loihi_convert.data.array_pixels import channels_first, is_guessed, pixels_of, require_bright
 from loihi_convert.data.dataset import Dataset, DataSplits
+from loihi_convert.data.image_files import PILLOW_ERRORS
 from loihi_convert.errors import DataError
 
 _PIL_MODES: Final = ("1", "L", "RGB")
@@ -89,11 +90,11 @@ def collected_from(images: Images, where: str, *, is_whole: bool = True) -> Coll
         arrays = [array_of(images, where)]
         collected = Collected(pixels_of(arrays[0], where))
     else:
-        items = [_parts(item, where) for item in _items(images, where)]
+        is_loader = hasattr(images, "dataset") and hasattr(images, "batch_size")
+        items = [_parts(item, where, may_be_rows=not is_loader) for item in _items(images, where)]
         if not items:
             raise DataError("found no image", where=where, expected="must hold at least one")
         arrays = [array_of(item[0], where) for item in items]
-        is_loader = hasattr(images, "dataset") and hasattr(images, "batch_size")
         is_batch = is_loader and getattr(images, "batch_sampler", None) is not None
         # A single image has at most three axes.
         is_batch = is_batch or all(array.ndim == 4 for array in arrays)
@@ -110,10 +111,23 @@ def collected_from(images: Images, where: str, *, is_whole: bool = True) -> Coll
     return collected
 
 
-def _parts(item: object, where: str) -> Sequence[object]:
-    """An image or a batch, followed by what comes with it."""
+def _parts(item: object, where: str, *, may_be_rows: bool) -> Sequence[object]:
+    """An image or a batch, followed by what comes with it.
+
+    A list of arrays of one shape, with one axis or two, is an image, given by its rows or channels; but not a list that
+    a DataLoader makes of the tuples of its Dataset.
+    """
     _refuse_mapping(item, where)
+    if may_be_rows and isinstance(item, list) and [len(shape) for shape in set(map(_shape, item))] in ([1], [2]):
+        return (np.stack([array_of(part, where) for part in item]),)
     return item if isinstance(item, (tuple, list)) else (item,)
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    """The shape of an array, a tensor, or nested lists of them or of numbers."""
+    if isinstance(value, list):
+        return (len(value), *_shape(value[0])) if value else (0,)
+    return tuple(getattr(value, "shape", ()))
 
 
 def _different_shapes(shapes: set[tuple[int, ...]], where: str, hint: str = "") -> DataError:
@@ -144,7 +158,7 @@ def _is_array(value: object) -> bool:
     is_nested = isinstance(value, (list, tuple))
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
-    return is_nested and isinstance(value, (int, float))
+    return is_nested and isinstance(value, (int, float, np.generic))
 
 
 def _refuse_mapping(value: object, where: str) -> None:
@@ -190,8 +204,13 @@ def array_of(value: object, where: str) -> Array:
     try:
         if isinstance(value, _Tensor):
             return np.asarray(value.detach().cpu().numpy())
+        if _is_picture(value):
+            from PIL import Image, ImageOps
+
+            # As images in a folder are turned.
+            return np.asarray(ImageOps.exif_transpose(cast(Image.Image, value)))
         return np.asarray(value)
-    except (TypeError, ValueError) as error:
+    except PILLOW_ERRORS as error:
         # NumPy has no bfloat16, and lists may be ragged.
         kind = getattr(value, "dtype", type(value).__name__)
         raise DataError(

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError, one_of
+from loihi_convert.files import cannot_read
 
 _GREY_MODES: Final = ("L", "1", "LA")
 _COLOUR_MODES: Final = ("RGB", "P", "RGBA")
-_PILLOW_ERRORS: Final = (OSError, ValueError, TypeError, SyntaxError, struct.error)
+PILLOW_ERRORS: Final = (OSError, ValueError, TypeError, SyntaxError, struct.error)
+"""Exceptions of Pillow for a file that is damaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +105,18 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # The content decides, not the suffix, but between two formats only, to limit the attack surface.
             with Image.open(path, formats=("PNG", "JPEG")) as image:
-                mode, upright = image.mode, ImageOps.exif_transpose(image)
+                mode = image.mode
+                if ";16" in str(image.tile) and mode in _COLOUR_MODES:
+                    # Pillow drops the low byte of each number.
+                    mode = f"16-bit {mode}"
+                upright = ImageOps.exif_transpose(image)
                 transparent = mode in ("LA", "RGBA") or "transparency" in image.info
                 if transparent and mode in (*_GREY_MODES, *_COLOUR_MODES):
                     transparent = upright.convert("RGBA").getchannel("A").getextrema() != (255, 255)
                 pixels = np.asarray(upright.convert("L" if mode in _GREY_MODES else "RGB"))
-    except (*_PILLOW_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except PermissionError as error:
+        raise cannot_read(path, error) from error
+    except (*PILLOW_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"cannot be read as a PNG or JPEG image ({error})", where=path, hint="Replace or remove it."
         ) from error
@@ -118,6 +126,8 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
             f"has pixels of mode {found}",
             where=path,
             expected=f"{one_of(('L (8-bit grey)', 'RGB', 'P (palette)', '1 (black and white)'))}, each pixel opaque",
-            hint="Divide its values by 256; PIL's convert clips them." if mode.startswith("I") else "Convert it.",
+            hint="Divide its values by 256; PIL clips or truncates them."
+            if "16" in mode or mode == "I"
+            else "Convert it.",
         )
     return pixels.reshape(*pixels.shape[:2], -1)
