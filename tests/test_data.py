@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,15 @@ def test_the_root_is_the_environments_or_in_the_cache(tmp_path: Path, monkeypatc
     assert default_root() == tmp_path
     monkeypatch.delenv("LOIHI_CONVERT_DATA")
     assert default_root() == Path.home() / ".cache" / "loihi-convert"
+
+
+def test_an_unknown_home_folder_matters_only_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOIHI_CONVERT_DATA", "~no-such-user/data")
+    assert len(load_data("digits").test) == 400
+    with pytest.raises(UsageError) as caught:
+        load_data("mnist")
+    assert caught.value.where == "LOIHI_CONVERT_DATA"
+    assert caught.value.found == "the home folder in ~no-such-user/data is unknown"
 
 
 @pytest.mark.parametrize(("name", "hint"), [("imagenet", ""), ("minst", "Did you mean mnist?"), ("MNIST", "mnist?")])
@@ -61,11 +71,12 @@ def test_a_name_that_is_too_long() -> None:
 
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
-    path = tmp_path / "images.csv"
-    path.write_text("0,0,0")
-    with pytest.raises(DataError) as caught:
-        load_data(path)
-    assert (caught.value.where, caught.value.found) == (str(path), "found a file of another type")
+    (tmp_path / "images.csv").write_text("0,0,0")
+    os.mkfifo(tmp_path / "pipe.npz")
+    for path in (tmp_path / "images.csv", tmp_path / "pipe.npz"):
+        with pytest.raises(DataError) as caught:
+            load_data(path)
+        assert (caught.value.where, caught.value.found) == (str(path), "found a file of another type")
 
 
 def test_a_name_is_a_data_set_and_a_path_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,3 +89,5 @@ def test_a_name_is_a_data_set_and_a_path_is_a_file(tmp_path: Path, monkeypatch: 
         assert (caught.value.where, caught.value.found) == ("digits", "contains no images")
     np.savez("digits.npz", images=np.zeros((3, 8, 8), np.uint8))
     assert len(load_data("digits.npz").test) == 3
+    Path("digits.npz").rename("DIGITS.NPZ")
+    assert len(load_data("DIGITS.NPZ").test) == 3

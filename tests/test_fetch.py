@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -93,6 +94,23 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_download(
             fetch("mnist", root)
         assert caught.value.where == str(root / "mnist")
         assert f"cannot be created or written ({reason}); nothing was downloaded" in caught.value.found
+
+
+def test_without_a_temporary_folder_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fail(*_: object, **__: object) -> None:
+        raise full
+
+    use(monkeypatch, "mnist", any=fails)
+    monkeypatch.setattr(fetching.tempfile, "TemporaryDirectory", fail)
+    with pytest.raises(PlatformError, match="no temporary folder can be made"):
+        fetch("mnist", tmp_path)
+    monkeypatch.undo()
+    use(monkeypatch, "mnist", any=fails)
+    monkeypatch.setattr(fetching, "_make_writable", lambda folder: monkeypatch.setattr(Path, "mkdir", fail))
+    with pytest.raises(PlatformError, match=r"any: .*No space left on device"):
+        fetch("mnist", tmp_path)
 
 
 @pytest.mark.parametrize(("names", "found"), [((), "none"), (("1", "2"), "_1.deb, dataset-fashion-mnist_2.deb")])
@@ -191,4 +209,8 @@ def test_the_verb_tells_a_damaged_file_from_a_missing_one(one_file: bytes, tmp_p
     assert told.startswith(f"damaged {tmp_path}/mnist/train: damaged, or from another data set")
     assert told.endswith(f"next loihi-convert data fashion-mnist cifar10 --data-root {tmp_path}")
     done = CliRunner().invoke(cli.app, ["data", "--data-root", str(tmp_path), "--json"], catch_exceptions=False)
-    assert "another data set" in json.loads(done.stdout)["data_sets"][1]["problem"]
+    problem = json.loads(done.stdout)["data_sets"][1]["problem"]
+    assert "another data set" in problem
+    # It may be a good file of another data set, beside which the right one is put.
+    assert "Download it again" in problem
+    assert "elete" not in problem

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 import random
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.data import load_data
 from loihi_convert.data.class_order import in_turns
 from loihi_convert.data.dataset import DataSplits
+from loihi_convert.data.in_memory import as_images
 from loihi_convert.data.mapped_images import mapped_images
 from loihi_convert.data.own_images import load_image_folder, load_npz
 from loihi_convert.errors import DataError, UsageError
@@ -196,6 +202,9 @@ def test_a_folder_that_is_not_a_class_of_the_network(tmp_path: Path, names: str,
         (DIGITS, {"one": "1", "zero": "10"}, "zero=10"),
         (DIGITS, {"one": "1", "zero": "null"}, "zero=null"),
         ((), {"one": "1", "zero": "null"}, "zero=null"),
+        # Labels are int64.
+        ((), {"one": 1, "zero": 2**63}, "zero=9223372036854775808"),
+        ((), {"one": 1, "zero": "9" * 5000}, "zero=9"),
         (DIGITS, {"one": "1", "zero": "0", "two": "2"}, "'two'"),
         (DIGITS, "sorted", "2 class folders for 10 classes"),
         (("one", "zero", "2"), "sorted", "2 class folders for 3 classes"),
@@ -206,6 +215,15 @@ def test_a_class_map_that_does_not_fit(tmp_path: Path, classes: tuple[str, ...],
         load_image_folder(folders(tmp_path, "one", "zero"), classes, class_map=class_map)
     assert caught.value.where == "class_map"
     assert said in caught.value.found
+
+
+@pytest.mark.parametrize("name", ["9" * 20, str(2**63), "007", "cat"])
+def test_a_folder_that_is_not_named_by_a_number(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_image_folder(folders(tmp_path, name), class_map="names")
+    assert caught.value.found == f"found 'names', and the folder {name} in {tmp_path}"
+    largest = load_image_folder(folders(tmp_path / "large", str(2**63 - 1)), class_map="names")
+    assert largest.test.known_labels.tolist() == [2**63 - 1]
 
 
 @pytest.mark.parametrize("names", [TWELVE, ("0", "2", "10")])
@@ -256,6 +274,8 @@ def test_a_photo_is_turned_as_its_exif_data_say(tmp_path: Path, suffix: str) -> 
     images = load_image_folder(tmp_path).test.images
     assert images.shape == (1, 1, 8, 16)
     assert np.abs(images[0, 0].astype(int) - np.rot90(pixels, -1)).max() <= 2
+    with Image.open(tmp_path / f"1.{suffix}") as photo:
+        assert np.array_equal(as_images([photo]), images)
 
 
 def test_colour_is_kept_and_grey_joins_it(tmp_path: Path) -> None:
@@ -293,8 +313,26 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert (error().where, error().found) == (str(tmp_path), "contains no images")
     put(tmp_path / "dog" / "1.png", grey(0))
     assert (error().where, error().found) == (str(tmp_path / "cat"), "contains no images")
+    put(tmp_path / "cat" / "1.webp", grey(0))
+    assert (error().where, error().found) == (str(tmp_path / "cat"), "contains only images of other formats")
     put(tmp_path / "1.png", grey(0))
     assert (error().where, error().found) == (str(tmp_path), "contains images both next to and inside its folders")
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "dog" / "1.png").unlink()
+    assert (error().where, error().found) == (str(tmp_path), "contains only images of other formats")
+    assert error().expected == "must be .png, .jpg, .jpeg files"
+
+
+@pytest.mark.parametrize("name", ["cat", "dog/2.png"])
+def test_a_link_to_nothing_is_not_left_out(tmp_path: Path, name: str) -> None:
+    """Without the folder of cats, the dogs would be class 0."""
+    folders(tmp_path, "dog")
+    (tmp_path / "dog" / ".#lock").symlink_to(tmp_path / "nothing")
+    assert load_image_folder(tmp_path).classes == ("dog",)
+    (tmp_path / name).symlink_to(tmp_path / "nothing")
+    with pytest.raises(DataError) as caught:
+        load_image_folder(tmp_path)
+    assert (caught.value.where, caught.value.found) == (str(tmp_path / name), "is a symbolic link to nothing")
 
 
 def test_damaged_exif_data_are_an_error_or_no_rotation(tmp_path: Path) -> None:
@@ -330,6 +368,27 @@ def test_modes_that_would_lose_something(tmp_path: Path) -> None:
         load_image_folder(tmp_path)
     assert (caught.value.where, caught.value.found) == (str(tmp_path / "a.png"), "has pixels of mode I;16")
     assert "clips" in caught.value.hint
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(2, "RGBA"), (3, "RGB"), (4, "RGBA")])
+def test_colours_of_16_bits_are_refused(tmp_path: Path, channels: int, mode: str) -> None:
+    """Pillow reads the high bytes only: 300 as 1. It writes no such file."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    # The colour types of the PNG specification: 4 is grey with transparency, 2 colour, 6 colour with transparency.
+    header = struct.pack(">IIBBBBB", 1, 1, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    row = b"\0" + struct.pack(f">{channels}H", *[300] * (channels - 1), 65535)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row)), (b"IEND", b""))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks))
+    with pytest.raises(DataError) as caught:
+        load_image_folder(tmp_path)
+    assert (caught.value.where, caught.value.found) == (
+        str(tmp_path / "a.png"),
+        f"has pixels of mode 16-bit {mode}",
+    )
+    assert "Divide its values by 256" in caught.value.hint
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1)])
@@ -435,6 +494,7 @@ IMAGES = np.zeros((3, 4, 4), np.uint8)
         ({"images": IMAGES, "labels": np.array([0, 1, 2]), "classes": np.array(["a", "b"])}, "labels", "0..2"),
         ({"images": IMAGES, "classes": np.arange(3)}, "classes", "int64 (3,)"),
         ({"images": IMAGES, "classes": np.array(["a", "a"])}, "classes", "<U1 (2,)"),
+        ({"images": IMAGES, "classes": np.array(["", "a"])}, "classes", "<U1 (2,)"),
         ({"images": IMAGES.astype(object)}, "", "contains Python objects"),
     ],
 )
@@ -572,6 +632,70 @@ def test_a_bare_array_is_not_an_npz_file(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_npz(path)
     assert (caught.value.where, caught.value.found) == (str(path), "contains an unnamed array")
+
+
+def zipped(path: Path, content: bytes, compression: int = zipfile.ZIP_STORED) -> Path:
+    """A zip archive with the entry images.npy."""
+    with zipfile.ZipFile(path / "mine.npz", "w", compression) as archive:
+        archive.writestr("images.npy", content)
+    return path / "mine.npz"
+
+
+def npy(shape: tuple[int, ...]) -> bytes:
+    """An array of 64 bytes whose header claims ``shape``."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"shape": shape, "fortran_order": False, "descr": "|u1"})
+    return stream.getvalue() + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("content", "compression", "found"),
+    [
+        (b"hello, no array", zipfile.ZIP_STORED, "magic string"),
+        # 128 bytes of header.
+        (npy((10**12, 8, 8)), zipfile.ZIP_STORED, "images claims 64,000,000,000,128 bytes, but has 192"),
+        (npy((10**12, 8, 8)), zipfile.ZIP_DEFLATED, "images claims 64,000,000,000,128 bytes, but has 192"),
+        (npy((1, 8, 8)), zipfile.ZIP_LZMA, "images is compressed, but not by NumPy"),
+    ],
+)
+def test_entries_that_numpy_does_not_write_are_damage(
+    tmp_path: Path, content: bytes, compression: int, found: str
+) -> None:
+    path = zipped(tmp_path, content, compression)
+    with pytest.raises(DataError) as caught:
+        load_npz(path)
+    assert caught.value.where == str(path)
+    assert caught.value.found.startswith("damaged, or not an .npz file (")
+    assert found in caught.value.found
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
+def test_a_full_memory_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = zipped(tmp_path, npy((1, 8, 8)))
+    assert load_npz(path).input_shape == (1, 8, 8)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", fail)
+    with pytest.raises(type(error)):
+        load_npz(path)
+
+
+def test_files_that_may_not_be_read_are_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    put(tmp_path / "flat" / "1.png", grey(0))
+    path = saved(tmp_path, images=IMAGES)
+    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    for data, where in ((tmp_path / "flat", tmp_path / "flat" / "1.png"), (path, path)):
+        with pytest.raises(DataError) as caught:
+            load_data(data)
+        assert (caught.value.where, caught.value.found) == (str(where), "cannot be read (Permission denied)")
 
 
 def test_a_damaged_npz_is_an_error_or_the_same(tmp_path: Path) -> None:

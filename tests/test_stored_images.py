@@ -137,6 +137,7 @@ def test_what_cannot_be_mapped_is_read_at_once_with_a_note(
     assert isinstance(found.test.images, np.ndarray)
     assert np.array_equal(found.test.images, digits.test.images[:90])
     (note,) = found.notes
+    assert "compressed, in Fortran order, or integers other than uint8" in note
     assert "all of them are read into memory" in note
     assert load_data(path, input_shape=SHAPE).notes == ()
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from loihi_convert.arrays import Shape
 from loihi_convert.data.array_pixels import as_input_shape
-from loihi_convert.data.benchmarks import DATASETS, DESCRIPTIONS, load_benchmark
+from loihi_convert.data.benchmarks import DATASETS, DESCRIPTIONS, default_root, load_benchmark
 from loihi_convert.data.class_folders import ClassMap
 from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
 from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
@@ -64,7 +63,7 @@ def load_data(
     Raises
     ------
     UsageError
-        If the data set is unknown, or ``class_map`` does not fit.
+        If the data set is unknown, ``class_map`` does not fit, or there is no `default_root`.
     DataError
         If a file is missing or damaged, or the images cannot be used.
     """
@@ -90,8 +89,8 @@ def load_data(
                 expected=f"must be images of {shape}, which the network takes",
                 hint="Choose the `data` that the CNN was trained on.",
             )
-        return load_benchmark(str(data), default_root() if root is None else Path(root))
-    if path.suffix == ".npz" and path.exists():
+        return load_benchmark(str(data), None if root is None else Path(root))
+    if path.suffix.lower() == ".npz" and path.is_file():
         return load_npz(path, classes, input_shape=shape, at_once=at_once)
     own = "a folder of images or an .npz file"
     if path.exists():
@@ -104,9 +103,3 @@ def load_data(
         expected=f"{one_of(DATASETS)}, or the path of {own}",
         hint=did_you_mean(str(data).lower(), DATASETS),
     )
-
-
-def default_root() -> Path:
-    """Return the folder with the benchmark sets: ``$LOIHI_CONVERT_DATA``, else ``~/.cache/loihi-convert``."""
-    named = os.environ.get("LOIHI_CONVERT_DATA")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "loihi-convert"

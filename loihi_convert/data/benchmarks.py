@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import shlex
 import zlib
 from pathlib import Path
@@ -93,13 +94,35 @@ _DIGITS_MAX: Final = 16
 _CIFAR_SHAPE: Final = (3, 32, 32)
 
 
-def load_benchmark(name: str, root: Path) -> DataSplits:
-    """Return the benchmark set ``name``, one of `DATASETS`, from the files below ``root``; ``digits`` needs none.
+def default_root() -> Path:
+    """Return the folder with the benchmark sets: ``$LOIHI_CONVERT_DATA``, else ``~/.cache/loihi-convert``.
 
     Raises
     ------
     UsageError
-        If the data set is unknown.
+        If the home folder in it is unknown.
+    """
+    named = os.environ.get("LOIHI_CONVERT_DATA") or "~/.cache/loihi-convert"
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"the home folder in {named} is unknown",
+            where="LOIHI_CONVERT_DATA",
+            expected="must be the folder with the benchmark sets",
+            hint="Set the variable, or pass `data_root`.",
+        ) from error
+
+
+def load_benchmark(name: str, root: Path | None) -> DataSplits:
+    """Return the benchmark set ``name``, one of `DATASETS`, from the files below ``root``; ``digits`` needs none.
+
+    Without ``root``, they are below `default_root`.
+
+    Raises
+    ------
+    UsageError
+        If the data set is unknown, or there is no `default_root`.
     DataError
         If a file is missing or damaged.
     """
@@ -108,6 +131,7 @@ def load_benchmark(name: str, root: Path) -> DataSplits:
         test, rest = split(_digits(), 400)
         validation, train = split(rest, 200)
         return DataSplits(name, _CLASSES[name], train, validation, calibration=train, test=test)
+    root = default_root() if root is None else root
     if name == "cifar10":
         batches = [_cifar_batch(read_file(root, name, file)) for file in SHA256[name]]
         everything, test = _joined(batches[:-1]), batches[-1]
@@ -149,7 +173,7 @@ def read_file(root: Path, data: str, name: str) -> bytes:
             where=root,
             hint=f"Download it: {_fetch_command(data, root)}",
         )
-    fetch_again = f"Delete it and download it again: {_fetch_command(data, root)}"
+    fetch_again = f"Download it again: {_fetch_command(data, root)}"
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":

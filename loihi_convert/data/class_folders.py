@@ -15,6 +15,8 @@ comes before ``2``."""
 
 # Names in a note or an error.
 _MOST: Final = 12
+# Of int64, the type of labels.
+_LARGEST: Final = 2**63 - 1
 
 
 class ClassFolders(NamedTuple):
@@ -117,13 +119,20 @@ def _unknown(folder: Path, stranger: str, classes: Sequence[str]) -> DataError:
 
 def _number(folder: Path, name: str) -> int:
     """The class of a folder that is named by its number."""
-    if not (name.isascii() and name.isdecimal() and name == str(int(name))):
+    number = _whole(name)
+    if number is None or name != str(number):
         raise UsageError(
             f"found 'names', and the folder {name} in {folder}",
             where="class_map",
             expected="must be 'sorted', or give the class of each folder, because the names of the classes are unknown",
         )
-    return int(name)
+    return number
+
+
+def _whole(text: str) -> int | None:
+    """The whole number that ``text`` is; None if it is not one in 0..2^63 - 1."""
+    is_whole = text.isascii() and text.isdecimal() and len(text) <= len(str(_LARGEST)) and int(text) <= _LARGEST
+    return int(text) if is_whole else None
 
 
 def _mapped(name: str, classes: tuple[str, ...], class_map: Mapping[str, str | int]) -> int:
@@ -132,9 +141,10 @@ def _mapped(name: str, classes: tuple[str, ...], class_map: Mapping[str, str | i
     wanted = str(class_map[name])
     if wanted in classes:
         return classes.index(wanted)
-    if wanted.isascii() and wanted.isdecimal() and (not classes or int(wanted) < len(classes)):
-        return int(wanted)
-    allowed = f"one of {_some(classes)}, or a number below {len(classes)}" if classes else "a number from 0"
+    number = _whole(wanted)
+    if number is not None and (not classes or number < len(classes)):
+        return number
+    allowed = f"one of {_some(classes)}, or a number below {len(classes)}" if classes else "a number in 0..2^63 - 1"
     raise UsageError(f"found {name}={wanted}", where="class_map", expected=f"the class must be {allowed}")
 
 

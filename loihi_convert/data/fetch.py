@@ -97,15 +97,21 @@ def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None)
     InputError
         If the folder cannot be written; raised before the download.
     PlatformError
-        If no source was reachable.
+        If no source was reachable, or there is no temporary folder.
     """
     require_dataset(name)
     if state(name, root).is_there:
         return False
     folder = root / name
     _make_writable(folder)
-    with tempfile.TemporaryDirectory() as temporary:
-        contents = _first_that_works(name, Path(temporary), on_source)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            contents = _first_that_works(name, Path(temporary), on_source)
+    except OSError as error:
+        raise PlatformError(
+            f"no temporary folder can be made ({error.strerror or error}); nothing was downloaded",
+            hint="Make room, or set the variable TMPDIR to another folder.",
+        ) from error
     for file, content in contents.items():
         write_atomically(folder / file, content)
     return True
@@ -131,8 +137,8 @@ def _first_that_works(name: str, temporary: Path, on_source: Callable[[str], Non
         if on_source is not None:
             on_source(title)
         folder = temporary / str(number)
-        (folder / name).mkdir(parents=True)
         try:
+            (folder / name).mkdir(parents=True)
             download(folder, name)
             return _read_all(folder, name)
         except (DataError, PlatformError) as error:

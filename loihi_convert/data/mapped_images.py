@@ -26,7 +26,6 @@ NPZ_ERRORS: Final = (
     EOFError,
     ValueError,
     KeyError,
-    MemoryError,
     RuntimeError,
     zipfile.BadZipFile,
     zlib.error,
@@ -45,6 +44,8 @@ _read_magic: Final[Callable[[IO[bytes]], tuple[int, int]]] = npy.read_magic
 _READERS: Final[dict[tuple[int, int], Callable[[IO[bytes]], tuple[Any, Any, Any]]]] = {
     (1, 0): npy.read_array_header_1_0,
     (2, 0): npy.read_array_header_2_0,
+    # Only the names of fields have another encoding.
+    (3, 0): npy.read_array_header_2_0,
 }
 
 
@@ -174,6 +175,18 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.ge
     """The shape, whether in Fortran order, and the dtype of the array that begins here."""
     shape, is_fortran, dtype = _READERS[_read_magic(file)](file)
     return shape, is_fortran, dtype
+
+
+def require_loadable(archive: zipfile.ZipFile, key: str) -> None:
+    """Raise a `ValueError` unless NumPy can have written the array ``key``; before memory is taken for it."""
+    entry = archive.getinfo(f"{key}.npy")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{key} is compressed, but not by NumPy")
+    with archive.open(entry) as member:
+        shape, _, dtype = _read_header(member)
+        claimed = member.tell() + math.prod(shape) * dtype.itemsize
+    if claimed != entry.file_size and not dtype.hasobject:
+        raise ValueError(f"{key} claims {claimed:,} bytes, but has {entry.file_size:,}")
 
 
 def require_whole(archive: zipfile.ZipFile, key: str) -> None:

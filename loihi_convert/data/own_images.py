@@ -7,7 +7,9 @@ Photos are rotated according to their EXIF data.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -22,22 +24,23 @@ from loihi_convert.data.class_order import in_turns, is_in_class_order
 from loihi_convert.data.dataset import Dataset, DataSplits, described
 from loihi_convert.data.image_files import FolderImages, stacked
 from loihi_convert.data.in_memory import as_images, as_labels, as_targets
-from loihi_convert.data.mapped_images import NPZ_ERRORS, mapped_images, require_whole
+from loihi_convert.data.mapped_images import NPZ_ERRORS, mapped_images, require_loadable, require_whole
 from loihi_convert.data.stored_images import is_large
-from loihi_convert.errors import DataError, UsageError, first_line
-from loihi_convert.files import asked
+from loihi_convert.errors import DataError, UsageError, first_line, is_lack_of_memory
+from loihi_convert.files import asked, cannot_read
 
 # Written into archives by macOS.
 _OF_MACOS: Final = "__MACOSX"
 
 IMAGE_SUFFIXES: Final[tuple[str, ...]] = (".png", ".jpg", ".jpeg")
+_SUFFIXES: Final = ", ".join(IMAGE_SUFFIXES)
 # Those that torchvision's ImageFolder reads as well.
 _OTHER_SUFFIXES: Final = (".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "targets", "classes", "calibration")
 
 _IN_MEMORY: Final = (
-    "the images are compressed, or integers other than uint8, so all of them are read into memory; if you save uint8 "
-    "images with numpy.savez (uncompressed), only the part in use is read"
+    "the images are compressed, in Fortran order, or integers other than uint8, so all of them are read into memory; "
+    "if you save numpy.ascontiguousarray(images) of uint8 with numpy.savez (uncompressed), only the part in use is read"
 )
 _IN_CLASS_ORDER: Final = (
     "the images are in the order of their classes, so the first N of them show only some classes: shuffle them before "
@@ -98,27 +101,30 @@ def load_image_folder(
             hint="Put every image into the folder of its class, or all into one folder without labels.",
         )
     if not flat and not any(per_class.values()):
-        raise DataError(
-            "contains no images",
-            where=folder,
-            expected=f"must contain {', '.join(IMAGE_SUFFIXES)} files, directly or in class folders",
-            hint=_deeper(folders),
-        )
+        expected = f"must contain {_SUFFIXES} files, directly or in class folders"
+        raise _without_images(folder, chain(entries, *listed.values()), expected, _deeper(folders))
     if flat:
         require_class_folders(folder, class_map)
         notes = _left_out(entries)
         return _unsplit(folder, tuple(classes), _dataset(folder, flat, None, input_shape, at_once), notes=notes)
     empty = [name for name, files in per_class.items() if not files]
     if empty:
-        raise DataError(
-            "contains no images", where=folder / empty[0], hint="Remove the folder, or put images of its class into it."
-        )
+        hint = "Remove the folder, or put images of its class into it."
+        raise _without_images(folder / empty[0], listed[empty[0]], "", hint)
     found = classes_of_folders(folder, list(per_class), classes, class_map)
     labels = np.repeat(np.array(found.labels, np.int64), [len(files) for files in per_class.values()])
     order, paths = in_turns(labels), [file for files in per_class.values() for file in files]
     images = _dataset(folder, [paths[one] for one in order], labels[order], input_shape, at_once)
     notes = _left_out([entry for inside in listed.values() for entry in inside])
     return _unsplit(folder, found.classes, images, notes=(found.note, *notes))
+
+
+def _without_images(folder: Path, entries: Iterable[Path], expected: str, hint: str) -> DataError:
+    """The error for a folder whose ``entries`` are not PNG or JPEG images."""
+    if any(entry.suffix.lower() in _OTHER_SUFFIXES for entry in entries):
+        found, expected, hint = "contains only images of other formats", f"must be {_SUFFIXES} files", "Convert them."
+        return DataError(found, where=folder, expected=expected, hint=hint)
+    return DataError("contains no images", where=folder, expected=expected, hint=hint)
 
 
 def _left_out(entries: Sequence[Path]) -> tuple[str, ...]:
@@ -268,11 +274,16 @@ def _images_in(paths: Sequence[Path], input_shape: tuple[int, int, int] | None, 
 
 def _listed(folder: Path) -> list[Path]:
     try:
-        return list(folder.iterdir())
+        with os.scandir(folder) as entries:
+            found = list(entries)
     except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror or error})", where=folder, hint="Make it readable."
-        ) from error
+        raise cannot_read(folder, error) from error
+    for link in (folder / entry.name for entry in found if entry.is_symlink() and not entry.name.startswith(".")):
+        # Left out, it would change the numbers of the class folders after it.
+        if not asked(link, Path.exists, DataError):
+            hint = "Remove it, or restore what it links to."
+            raise DataError("is a symbolic link to nothing", where=link, hint=hint)
+    return [folder / entry.name for entry in found]
 
 
 def _is_image(path: Path) -> bool:
@@ -305,8 +316,14 @@ def _read_npz(path: Path, without: Sequence[str] = ()) -> Mapping[str, NDArray[n
                         raise ValueError(f"its directory claims {stated} arrays but lists {len(file.files)}")
                     for name in without:
                         require_whole(file.zip, name)
+                    for name in set(NPZ_KEYS).intersection(file.files).difference(without):
+                        require_loadable(file.zip, name)
                     return {name: file[name] for name in file.files if name not in without}
+    except PermissionError as error:
+        raise cannot_read(path, error) from error
     except NPZ_ERRORS as error:
+        if is_lack_of_memory(error):
+            raise
         reason = first_line(error)
         if reason.startswith("This file contains pickled"):
             # NumPy's guess about any file that does not begin like a zip archive or an array.
@@ -351,7 +368,7 @@ def _keep_their_numbers(names: Sequence[str], classes: Sequence[str]) -> bool:
 
 def _places(path: Path, names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
     """The place of each of ``names`` among the network's ``classes``, int64 ``(K,)``."""
-    if stranger := next((name for name in names if name not in classes), None):
+    if (stranger := next((name for name in names if name not in classes), None)) is not None:
         raise DataError(
             f"found {stranger}",
             where=f"{path}: classes",
@@ -362,10 +379,11 @@ def _places(path: Path, names: Sequence[str], classes: Sequence[str]) -> NDArray
 
 
 def _class_names(path: Path, classes: NDArray[np.generic]) -> tuple[str, ...]:
-    if classes.dtype.kind != "U" or classes.ndim != 1 or not classes.size or len(set(classes.tolist())) < classes.size:
+    names = classes.tolist() if classes.dtype.kind == "U" and classes.ndim == 1 else []
+    if not all(names) or not names or len(set(names)) < len(names):
         raise DataError(
             f"found {described(classes)}",
             where=f"{path}: classes",
-            expected="must be one string per class, all different",
+            expected="must be one string per class, all different and none empty",
         )
-    return tuple(classes.tolist())
+    return tuple(names)

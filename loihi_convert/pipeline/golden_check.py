@@ -136,7 +136,7 @@ def read_golden(path: Path) -> Golden:
             images, potentials = arrays["images"], arrays["potentials"]
         timesteps, expected = int(told["timesteps"]), str(told["model"])
         digests = tuple((layer["spikes"], str(layer["potentials"])) for layer in told["layers"])
-    except (*NPZ_ERRORS, TypeError, AttributeError) as error:
+    except (*NPZ_ERRORS, MemoryError, TypeError, AttributeError) as error:
         raise InputError(
             f"not a golden folder, or damaged ({str(error) or type(error).__name__})",
             where=path,
