@@ -13,7 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from loihi_convert.cnn.checkpoint import Checkpoint, load, load_model, save
+from loihi_convert.cnn import checkpoint, safetensors_file
+from loihi_convert.cnn.checkpoint import Checkpoint, load, load_if_ours, load_model, load_states, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.errors import CheckpointError, InputError, UsageError
@@ -148,6 +149,32 @@ def test_a_plain_state_dict_is_refused(tmp_path: Path, suffix: str) -> None:
     error = refused(path)
     assert "holds only weights" in error.found
     assert "`arch=" in error.hint
+
+
+@pytest.mark.parametrize("read", [load, load_if_ours, load_states])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_a_newer_version_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, read: Callable[[Path], object]
+) -> None:
+    monkeypatch.setattr(checkpoint, "_FORMAT", "loihi-convert checkpoint 2")
+    save(digits_checkpoint(), tmp_path / f"model{suffix}")
+    monkeypatch.undo()
+    error = refused(tmp_path / f"model{suffix}", read)
+    assert error.found == "written by a newer version of loihi-convert (loihi-convert checkpoint 2)"
+    assert error.hint == "Update loihi-convert."
+
+
+def test_many_long_names_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.25 MB of names: the 21,843 classes of ImageNet-21k have names of several words."""
+    path, names = tmp_path / "model.safetensors", tuple(f"{number:050}" for number in range(25_000))
+    save(digits_checkpoint(classes=names), path)
+    assert load(path).classes == names
+    content = path.read_bytes()
+    monkeypatch.setattr(safetensors_file, "_MAX_HEADER", 1 << 20)
+    error = refused(path, lambda path: save(digits_checkpoint(classes=names), path))
+    assert "its description has 1," in error.found
+    assert path.read_bytes() == content
+    assert "its header claims 1," in refused(path).found
 
 
 def test_other_content_is_refused(tmp_path: Path) -> None:

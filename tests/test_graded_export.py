@@ -378,6 +378,7 @@ def test_a_file_holds_the_network(network: GradedNetwork, tmp_path: Path) -> Non
     [
         ("layer/1/neuron/vThMant", lambda value: np.int32(-1)),
         ("loihi_convert/spikes", lambda value: b"binary"),
+        ("loihi_convert/format", lambda value: np.int32(2)),
         ("loihi_convert/spike_exp", lambda value: np.int32(9)),
         ("loihi_convert/layer/0/scale", lambda value: -value),
     ],
@@ -389,8 +390,10 @@ def test_a_changed_file_is_refused(
     datasets = dict(encode_graded(network))
     datasets[name] = np.asarray(change(datasets[name]))
     path.write_bytes(netx.hdf5.file_content(datasets))
-    with pytest.raises(NetxError):
+    with pytest.raises(NetxError) as caught:
         netx.read_stored(path)
+    is_newer = "written by a newer version" in caught.value.found
+    assert is_newer == (caught.value.hint == "Update loihi-convert.") == (name == "loihi_convert/format")
 
 
 def test_verification_and_provenance(tmp_path: Path) -> None:

@@ -305,7 +305,8 @@ def test_truncated_files(tmp_path: Path, keep: int) -> None:
         ("layer/0/initial_potential", [500, 0], "conv: .*initial potentials"),
         # Two to this power is a number of 256 MiB.
         ("pixel_bits", 2**31 - 1, "pixel_bits: .*2147483647"),
-        ("format", 2, "format: .*2; must be 1"),
+        ("format", 0, "format: .*0; must be 1"),
+        ("format", 2, r"format: written by a newer version of loihi-convert \(format 2\). Update loihi-convert."),
         ("reset", b"sofa", "reset: .*'sofa'; must be one of soft, hard"),
         ("layer/0/scale", [0, 1], "conv: scale"),
     ],

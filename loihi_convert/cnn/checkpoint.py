@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias, get_args
+from typing import Annotated, Final, TypeAlias, TypeGuard, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, PositiveInt, Strict, ValidationError
@@ -38,7 +38,8 @@ STORES: Final[tuple[str, ...]] = get_args(Store)
 BATCH_COUNTER: Final = "num_batches_tracked"
 """The end of the name of batch norm's counter of batches, which has no effect at inference."""
 
-_FORMAT: Final = "loihi-convert checkpoint 1"
+_FORMATS: Final = "loihi-convert checkpoint "
+_FORMAT: Final = f"{_FORMATS}1"
 _SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert.cnn.checkpoint.save."
 _MOST_PIXELS: Final = 2**36
 
@@ -165,7 +166,8 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     UsageError
         If the suffix is neither ``.pt`` nor ``.safetensors``.
     CheckpointError
-        If a tensor contains NaN or infinity, or is to be stored as float16 but not rounded to it.
+        If a tensor contains NaN or infinity, or is to be stored as float16 but not rounded to it, or the description is
+        too long.
     InputError
         If the file cannot be written.
     """
@@ -184,7 +186,7 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     if path.suffix == ".pt":
         write_pt({**json.loads(text), "state": state}, path)
         return
-    write_atomically(path, as_safetensors(text, state))
+    write_atomically(path, as_safetensors(text, state, path))
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -216,8 +218,7 @@ def load_if_ours(path: str | Path) -> Checkpoint | None:
     """
     path = Path(path)
     content = read_file(path, strict=False)
-    is_ours = isinstance(content, dict) and content.get("format") == _FORMAT
-    return _checkpoint(content, path) if is_ours else None
+    return _checkpoint(content, path) if _is_ours(content, path) else None
 
 
 def load_states(path: str | Path) -> dict[str, dict[str, Tensor]]:
@@ -232,7 +233,7 @@ def load_states(path: str | Path) -> dict[str, dict[str, Tensor]]:
     """
     path = Path(path)
     content = read_file(path, strict=False)
-    if isinstance(content, dict) and content.get("format") == _FORMAT:
+    if _is_ours(content, path):
         raise UsageError(
             f"a checkpoint of loihi-convert, which already names its architecture "
             f"({content.get('architecture')}), input shape and classes",
@@ -302,7 +303,7 @@ def require_suffix(path: Path) -> None:
 
 def _checkpoint(content: object, path: Path) -> Checkpoint:
     """Return the checkpoint described by ``content``, with all fields checked."""
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not _is_ours(content, path):
         is_plain = bool(states_in(content))
         found = "only weights" if is_plain else f"an object of type {type(content).__name__}"
         hint = "Give the code that builds its CNN: `arch='package.module:factory'`." if is_plain else _SAVE_INSTEAD
@@ -325,6 +326,16 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
             name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in stored.state.items()
         }
     return Checkpoint(**fields)
+
+
+def _is_ours(content: object, path: Path) -> TypeGuard[dict[str, object]]:
+    """Whether ``content`` is a checkpoint of this package; an error if a newer version wrote it."""
+    found = content.get("format") if isinstance(content, dict) else None
+    if isinstance(found, str) and found != _FORMAT and found.startswith(_FORMATS):
+        raise CheckpointError(
+            f"written by a newer version of loihi-convert ({found})", where=path, hint="Update loihi-convert."
+        )
+    return found == _FORMAT
 
 
 def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:

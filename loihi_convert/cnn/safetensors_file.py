@@ -17,13 +17,27 @@ from loihi_convert.cnn.torch_zip import read_bytes
 from loihi_convert.errors import CheckpointError, first_line
 
 _DAMAGED: Final = "Copy or train it again."
-_MAX_HEADER: Final = 1 << 20
+_MAX_HEADER: Final = 1 << 24
 
 
-def as_safetensors(text: str, state: Mapping[str, Tensor]) -> bytes:
-    """Return a file with ``state``, and with ``text`` as its description."""
+def as_safetensors(text: str, state: Mapping[str, Tensor], path: Path) -> bytes:
+    """Return a file with ``state``, and with ``text`` as its description; errors name ``path``.
+
+    Raises
+    ------
+    CheckpointError
+        If `read_safetensors` would refuse the size of the description.
+    """
     metadata = {"loihi_convert": text, "sha256": digest(text, state)}
-    return bytes(safetensors.torch.save(dict(state), metadata))
+    content = bytes(safetensors.torch.save(dict(state), metadata))
+    if (length := _header_length(content)) > _MAX_HEADER:
+        found, hint = f"its description has {length:,} bytes", "Shorten the names of the classes."
+        raise CheckpointError(found, where=path, expected=f"must be at most {_MAX_HEADER:,}", hint=hint)
+    return content
+
+
+def _header_length(content: bytes) -> int:
+    return int.from_bytes(content[:8], "little")
 
 
 def read_safetensors(path: Path) -> object:
@@ -35,7 +49,7 @@ def read_safetensors(path: Path) -> object:
         If the file is missing, damaged or forged.
     """
     content = read_bytes(path)
-    header_length = int.from_bytes(content[:8], "little")
+    header_length = _header_length(content)
     if header_length > _MAX_HEADER:
         raise CheckpointError(
             f"damaged or forged: its header claims {header_length:,} bytes",

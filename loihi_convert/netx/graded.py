@@ -30,7 +30,7 @@ from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import PixelBias, Synapse
 from loihi_convert.netx.hdf5 import EXPORT_AGAIN, NATIVE_GROUP, Datasets, file_content
-from loihi_convert.netx.native import FORMAT, SPIKES, decoded_provenance
+from loihi_convert.netx.native import FORMAT, SPIKES, decoded_provenance, require_format
 from loihi_convert.netx.synapses import (
     ChannelNumbers,
     chain_datasets,
@@ -129,9 +129,9 @@ def decode_graded(datasets: Datasets) -> GradedNetwork:
 
 
 def _decode(datasets: Datasets) -> GradedNetwork:
-    if (version := integer(datasets[f"{NATIVE_GROUP}/format"])) != FORMAT or decoded(datasets[SPIKES]) != _GRADED:
-        found = f"format {version} of {decoded(datasets[SPIKES])!r} spikes"
-        raise NetxError(found, where="format", expected=f"must be {FORMAT} of graded spikes", hint=EXPORT_AGAIN)
+    require_format(datasets)
+    if (spikes := decoded(datasets[SPIKES])) != _GRADED:
+        raise NetxError(f"found {spikes!r}", where="spikes", expected=f"must be {_GRADED}", hint=EXPORT_AGAIN)
     input_shape = decoded_input_shape(datasets)
     pixels = PixelBias(integer(datasets["layer/0/weight"]), integer(datasets["layer/0/bias"]))
     layers = [GradedLayer(INPUT, pixels, integer(datasets["layer/0/neuron/vThMant"]))]

@@ -67,6 +67,7 @@ from loihi_convert.netx.synapses import (
 from loihi_convert.netx.values import decoded, encoded, integer, integers, is_positive
 
 FORMAT: Final = 1
+"""To be raised if older versions would misread or refuse new files."""
 SPIKES: Final = f"{NATIVE_GROUP}/spikes"
 """Dataset that only files of graded spikes have, see `netx.graded`."""
 _BALANCED: Final = ("threshold", "amplitude", "initial_potential")
@@ -105,6 +106,16 @@ def read(path: str | Path) -> QuantizedNetwork:
     content = read_content(path)
     with errors_that_name(path, hint=EXPORT_AGAIN):
         return decode(read_datasets(content))
+
+
+def require_format(datasets: Datasets) -> None:
+    """Raise a `NetxError` unless ``datasets`` have the format that this version reads."""
+    version = integer(datasets[f"{NATIVE_GROUP}/format"])
+    if version > FORMAT:
+        found = f"written by a newer version of loihi-convert (format {version})"
+        raise NetxError(found, where="format", hint="Update loihi-convert.")
+    if version != FORMAT:
+        raise NetxError(f"format {version}", where="format", expected=f"must be {FORMAT}", hint=EXPORT_AGAIN)
 
 
 def decoded_provenance(datasets: Datasets) -> Provenance:
@@ -209,8 +220,7 @@ def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Granularity)
 
 def _decode(datasets: Datasets) -> QuantizedNetwork:
     """The network in ``datasets``; `require_encoding` then checks the datasets that are not read here."""
-    if (version := integer(datasets[f"{NATIVE_GROUP}/format"])) != FORMAT:
-        raise NetxError(f"format {version}", where="format", expected=f"must be {FORMAT}", hint=EXPORT_AGAIN)
+    require_format(datasets)
     pixel_bits = integer(datasets[f"{NATIVE_GROUP}/pixel_bits"])
     if not 1 <= pixel_bits <= limits.MAX_PIXEL_BITS:
         expected = f"must be in 1..{limits.MAX_PIXEL_BITS}"
