@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Final, Literal
 
@@ -38,6 +39,9 @@ _LATEST_IR_VERSION: Final = 64
 def kind_of(path: Path) -> FileKind | None:
     """Return the type of the file at ``path``; None if it is not a file or cannot be read."""
     try:
+        # A pipe would wait for its writer, and what is read from it is gone.
+        if not path.is_file():
+            return None
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
             for offset in _HDF5_OFFSETS:
@@ -69,7 +73,8 @@ def is_nir(path: Path) -> bool:
 
 def _is_text(head: bytes) -> bool:
     try:
-        text = head.decode()
+        # The last character may be cut.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=len(head) < _HEAD)
     except UnicodeDecodeError:
         return False
     return all(character.isprintable() or character in "\r\n\t" for character in text)

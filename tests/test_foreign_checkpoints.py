@@ -434,6 +434,9 @@ def test_legacy_tensors_equal_torchs() -> None:
         (b"\x89HDF\r\n\x1a\n" + bytes(20), "hdf5", "an HDF5 file from netx or Keras"),
         (bytes(512) + b"\x89HDF\r\n\x1a\n", "hdf5", "an HDF5 file from netx or Keras"),
         (b"hello", "text", "a text file"),
+        (("a" * 511 + "\u00e4" * 9).encode(), "text", "a text file"),
+        ("hello".encode("utf-8-sig"), "text", "a text file"),
+        ("hell\u00f6".encode()[:-1], "unknown", "not a zip, pickle or safetensors file"),
         (b"", "empty", "empty"),
         (b"\x00\x01\x02\xff", "unknown", "not a zip, pickle or safetensors file"),
     ],
@@ -473,6 +476,8 @@ def test_what_holds_no_weights_is_named() -> None:
         Source.from_module(exported, SHAPE)  # type: ignore[arg-type]
     assert "`state_dict`" in refused.value.hint
     assert kind_of(Path("absent.pt")) is None
+    os.mkfifo("pipe.pt")
+    assert kind_of(Path("pipe.pt")) is None
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_states("absent.pt")
 

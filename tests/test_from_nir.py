@@ -244,6 +244,23 @@ def with_one(*nodes: Any) -> list[Any]:
     return [nir.Input({"input": np.array([1, 4, 4])}), *nodes, flatten(), nir.Linear(np.ones((2, 16)))]
 
 
+def changed(**values: Any) -> nir.Conv2d:
+    """A convolution with ``values`` that the package ``nir`` does not check in a file."""
+    node = convolution(RNG, 1, 1, side=4)
+    vars(node).update(values)
+    return node
+
+
+def pair() -> nir.Conv2d:
+    """A convolution with two outputs."""
+    return convolution(RNG, 2, 1, side=4)
+
+
+def spiking(shape: tuple[int, ...]) -> nir.IF:
+    """Neurons whose parameters have ``shape``."""
+    return nir.IF(*(fill(shape) for fill in (np.ones, np.ones, np.zeros)))
+
+
 RNG = np.random.default_rng(0)
 CONV = convolution(RNG, 1, 1, side=4)
 FIRES = neurons([1.0], (1, 4, 4))
@@ -262,6 +279,26 @@ WITHIN = nir.IF(np.ones((1, 4, 4)), 1.0 + np.arange(16.0).reshape(1, 4, 4))
         (with_one(CONV, neurons([0], (1, 4, 4))), "n2", "has a threshold of 0", "must be finite and above 0"),
         (with_one(CONV, neurons([np.inf], (1, 4, 4))), "n2", "has a threshold of inf", "must be finite and above 0"),
         (with_one(CONV, WITHIN), "n2", "has thresholds that differ within a channel", "one threshold per channel"),
+        # NumPy would take them for one per column.
+        *(
+            (with_one(pair(), spiking(shape)), "n2", f"has thresholds {shape}", "must be one, (2,) or (2, H, W)")
+            for shape in ((4,), (2, 4), (4, 2, 4), (2, 2, 4, 4))
+        ),
+        (with_one(changed(weight=np.ones((2, 3, 3)))), "n1", "has a weight of shape (2, 3, 3)", "must be (outputs, "),
+        (
+            with_one(changed(weight=np.ones((2, 1, 3, 3, 3)))),
+            "n1",
+            "has a weight of shape (2, 1, 3, 3, 3)",
+            "at least 1",
+        ),
+        (with_one(changed(weight=np.ones((0, 1, 3, 3)))), "n1", "has a weight of shape (0, 1, 3, 3)", "at least 1"),
+        (with_one(changed(groups=2)), "n1", "has 2 groups for 1 outputs", "must divide the outputs"),
+        (with_one(changed(groups=0)), "n1", "has 0 groups for 1 outputs", "must divide the outputs"),
+        (with_one(changed(dilation=(-1, -1))), "n1", "has (-1, -1) as sizes", "at least 1"),
+        (with_one(changed(padding=(-1, 0))), "n1", "has (-1, 0) as sizes", "at least 0"),
+        (with_one(changed(bias=np.ones(2))), "n1", "has a bias of shape (2,)", "must be (1,)"),
+        (with_one(pooling(nir.AvgPool2d, side=0)), "n1", "has (0, 0) as sizes", "at least 1"),
+        (with_one(nir.Affine(np.ones((3, 16)), np.ones((3, 1)))), "n1", "has a bias of shape (3, 1)", "must be (3,)"),
         (
             with_one(CONV, FIRES, CONV, neurons([1], (1, 4, 4), r=2)),
             "n2",
@@ -281,6 +318,7 @@ WITHIN = nir.IF(np.ones((1, 4, 4)), 1.0 + np.arange(16.0).reshape(1, 4, 4))
             "takes inputs of shape (4, 4)",
             "must be (C, H, W)",
         ),
+        ([nir.Input({"input": "text"}), CONV, FIRES], "n0", "has ['text'] as sizes", "must be numbers"),
     ],
 )
 def test_refusals(nodes: list[Any], where: str, found: str, expected: str) -> None:
@@ -288,6 +326,33 @@ def test_refusals(nodes: list[Any], where: str, found: str, expected: str) -> No
         read_nir(written(nodes), None)
     assert (caught.value.where, caught.value.found) == (where, found)
     assert expected in caught.value.expected
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [
+        np.array([2.0, 4.0]),
+        np.array([2.0, 4.0]).reshape(2, 1, 1),
+        np.broadcast_to(np.array([2.0, 4.0]).reshape(2, 1, 1), (2, 4, 4)),
+        np.broadcast_to(np.array([2.0, 4.0]).reshape(2, 1, 1), (1, 2, 4, 4)),
+        np.array([2.0]),
+    ],
+)
+def test_thresholds_of_every_shape(thresholds: Array) -> None:
+    node, conv = nir.IF(np.ones_like(thresholds), thresholds.copy(), np.zeros_like(thresholds)), pair()
+    model = read_nir(written([*with_one(conv, node)[:-1], nir.Linear(np.ones((2, 32)))]), None).model
+    expected = conv.weight / np.broadcast_to(thresholds.ravel()[:: max(1, thresholds.size // 2)], 2).reshape(2, 1, 1, 1)
+    np.testing.assert_array_equal(model.state_dict()["n1.weight"].numpy(), expected.astype(np.float32))
+
+
+def test_nodes_may_have_the_names_of_pytorchs_methods() -> None:
+    nodes = dict(zip(("input", "append", "float", "training", "fc"), with_one(CONV, FIRES), strict=True))
+    nodes["out"] = nir.Output({"output": np.array([2])})
+    nodes["training"] = flatten()
+    nodes["training"].input_type = {"input": np.array([1, 4, 4])}
+    nir.write("model.nir", nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), type_check=False))
+    model = read_nir(Path("model.nir"), None).model
+    assert [name for name, _ in model.named_children()] == ["append_2", "float_2", "training_2", "fc"]
 
 
 def test_graphs_that_are_no_chain_are_refused() -> None:
@@ -345,8 +410,21 @@ def test_files_that_cannot_be_read() -> None:
     with pytest.raises(CheckpointError, match="damaged, or not a NIR graph"):
         read_nir(Path("model.nir"), None)
     nir.write("model.nir", nir.Linear(np.eye(3)))
-    with pytest.raises(CheckpointError, match="damaged, or not a NIR graph"):
+    with pytest.raises(CheckpointError, match="damaged, or not a NIR graph") as caught:
         read_nir(Path("model.nir"), None)
+    # A single node.
+    assert caught.value.expected == "must hold a nir.NIRGraph"
+
+
+def test_a_file_that_may_not_be_read_is_not_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise PermissionError("[Errno 13] Unable to synchronously open file")
+
+    Path("net.nir").write_bytes(b"")
+    monkeypatch.setattr(nir, "read", read)
+    with pytest.raises(CheckpointError) as caught:
+        read_nir(Path("net.nir"), SHAPE)
+    assert (caught.value.where, caught.value.found) == ("net.nir", "cannot be read (Permission denied)")
 
 
 def test_a_full_memory_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ from loihi_convert.frontend.from_nir.rate import FiringRate
 
 SUPPORTED: Final = "Conv2d, Linear, Affine, AvgPool2d, SumPool2d, Flatten, IF, and I before the Output"
 
-
+_EMPTY: Final = nn.Sequential()
 _Synapse = TypeVar("_Synapse", nn.Conv2d, nn.Linear)
 
 
@@ -110,13 +110,18 @@ def _read_graph(path: Path) -> Any:
     try:
         # Shapes are not needed, and those of files from older versions are often missing.
         return nir.read(str(path), type_check=False)
+    except PermissionError as error:
+        raise CheckpointError("cannot be read (Permission denied)", where=path, hint="Make it readable.") from error
     # nir raises many exceptions on damaged files, with assertions among them.
     except Exception as error:
         if is_lack_of_memory(error):
             raise
         reason = first_line(error)
         raise CheckpointError(
-            f"damaged, or not a NIR graph ({reason})", where=path, hint="Write it again with `nir.write`."
+            f"damaged, or not a NIR graph ({reason})",
+            where=path,
+            expected="must hold a nir.NIRGraph",
+            hint="Write it again with `nir.write`.",
         ) from error
 
 
@@ -155,7 +160,7 @@ def _chain(graph: Any) -> list[tuple[str, Any]]:
 
 def _input_shape(path: Path, name: str, node: Any, given: Shape | None) -> tuple[Shape, bool]:
     """The shape of an image, and whether the file takes it flat."""
-    recorded: Shape = tuple(int(size) for size in np.atleast_1d(node.input_type["input"]))
+    recorded: Shape = _integers(name, node.input_type["input"])
     if len(recorded) == 4 and recorded[0] == 1:
         # With the batch axis, as some tools write it.
         recorded = recorded[1:]
@@ -234,9 +239,9 @@ class _Reading:
         return nn.Sequential(self._modules), "spikes" if self._ends_in_neurons else "potential", notes
 
     def _add(self, name: str, module: nn.Module) -> None:
-        # A module's name may not contain a dot.
+        # A module's name may not contain a dot, nor be that of another attribute of nn.Sequential.
         chosen, number = name.replace(".", "_"), 1
-        while chosen in self._modules:
+        while chosen in self._modules or hasattr(_EMPTY, chosen):
             number += 1
             chosen = f"{name.replace('.', '_')}_{number}"
         self._modules[chosen] = module
@@ -249,7 +254,17 @@ class _Reading:
                 "does not follow a synapse", where=name, expected="must come after Conv2d, Linear or Affine"
             )
         channels = synapse.weight.shape[0]
-        rows = thresholds.reshape(channels if thresholds.size % channels == 0 else 1, -1)
+        is_single = thresholds.size == 1
+        if thresholds.ndim in (2, 4) and len(thresholds) == 1:
+            # With the batch axis, as some tools write it.
+            thresholds = thresholds[0]
+        if not is_single and (thresholds.ndim not in (1, 3) or len(thresholds) != channels):
+            raise UnsupportedModelError(
+                f"has thresholds {thresholds.shape}",
+                where=name,
+                expected=f"must be one, ({channels},) or ({channels}, H, W), after {channels} channels",
+            )
+        rows = thresholds.reshape(1 if is_single else channels, -1)
         if not (rows == rows[:, :1]).all():
             raise UnsupportedModelError(
                 "has thresholds that differ within a channel", where=name, expected="must be one threshold per channel"
@@ -270,10 +285,10 @@ class _Reading:
         self._resistances[name] = float(values[0])
 
     def _pooling(self, name: str, node: Any, kind: str) -> nn.AvgPool2d:
-        kernel, stride, padding = (_pair(name, getattr(node, field)) for field in ("kernel_size", "stride", "padding"))
+        kernel, stride = _pair(name, node.kernel_size, 1), _pair(name, node.stride, 1)
         if kind == "SumPool2d":
             self._factor *= math.prod(kernel)
-        return nn.AvgPool2d(kernel, stride, padding)
+        return nn.AvgPool2d(kernel, stride, _pair(name, node.padding, 0))
 
 
 _HINTS: Final[Mapping[str, str]] = {
@@ -292,9 +307,13 @@ def _article(kind: str) -> str:
 
 
 def _convolution(name: str, node: Any) -> nn.Conv2d:
-    weight = torch.from_numpy(np.array(node.weight, np.float32))
-    stride, dilation = _pair(name, node.stride), _pair(name, node.dilation)
-    groups = int(node.groups)
+    weight = _weight(name, node, 4, "(outputs, inputs / groups, height, width)")
+    stride, dilation = _pair(name, node.stride, 1), _pair(name, node.dilation, 1)
+    groups, *_ = _integers(name, node.groups)
+    if groups < 1 or len(weight) % groups:
+        raise UnsupportedModelError(
+            f"has {groups} groups for {len(weight)} outputs", where=name, expected="must divide the outputs"
+        )
     kernel: Pair = (weight.shape[2], weight.shape[3])
     conv = nn.Conv2d(
         weight.shape[1] * groups,
@@ -305,12 +324,12 @@ def _convolution(name: str, node: Any) -> nn.Conv2d:
         dilation=dilation,
         groups=groups,
     )
-    return _filled(conv, weight, node.bias)
+    return _filled(name, conv, weight, node.bias)
 
 
 def _padding(name: str, given: Any, kernel: Pair, stride: Pair, dilation: Pair) -> Pair:
     if not isinstance(given, str):
-        return _pair(name, given)
+        return _pair(name, given, 0)
     if given == "valid":
         return 0, 0
     if stride != (1, 1) or not all(side % 2 for side in kernel):
@@ -321,28 +340,47 @@ def _padding(name: str, given: Any, kernel: Pair, stride: Pair, dilation: Pair) 
 
 
 def _dense(name: str, node: Any) -> nn.Linear:
-    weight = torch.from_numpy(np.array(node.weight, np.float32))
-    if weight.ndim != 2:
-        raise UnsupportedModelError(
-            f"has a weight of shape {tuple(weight.shape)}", where=name, expected="must be (outputs, inputs)"
-        )
+    weight = _weight(name, node, 2, "(outputs, inputs)")
     bias = getattr(node, "bias", None)
-    return _filled(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None), weight, bias)
+    return _filled(name, nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None), weight, bias)
 
 
-def _filled(synapse: _Synapse, weight: torch.Tensor, bias: Any) -> _Synapse:
+def _weight(name: str, node: Any, axes: int, expected: str) -> torch.Tensor:
+    weight = torch.from_numpy(np.array(node.weight, np.float32))
+    if weight.ndim != axes or not weight.numel():
+        raise UnsupportedModelError(
+            f"has a weight of shape {tuple(weight.shape)}", where=name, expected=f"must be {expected}, each at least 1"
+        )
+    return weight
+
+
+def _filled(name: str, synapse: _Synapse, weight: torch.Tensor, bias: Any) -> _Synapse:
     synapse.weight.data = weight
     if synapse.bias is not None:
-        values = np.zeros(len(weight)) if bias is None else np.broadcast_to(np.asarray(bias), len(weight))
+        values = np.zeros(len(weight)) if bias is None else np.asarray(bias)
+        if values.size != 1 and values.shape != (len(weight),):
+            raise UnsupportedModelError(
+                f"has a bias of shape {values.shape}", where=name, expected=f"must be ({len(weight)},)"
+            )
+        values = np.broadcast_to(values.reshape(-1), len(weight))
         synapse.bias.data = torch.from_numpy(np.array(values, np.float32))
     return synapse
 
 
-def _pair(name: str, value: Any) -> Pair:
-    found = [int(number) for number in np.atleast_1d(value)]
-    if len(found) not in (1, 2):
-        raise UnsupportedModelError(f"has {tuple(found)} as sizes", where=name, expected="must be one number or two")
+def _pair(name: str, value: Any, least: int) -> Pair:
+    found = _integers(name, value)
+    if len(found) not in (1, 2) or min(found) < least:
+        raise UnsupportedModelError(
+            f"has {found} as sizes", where=name, expected=f"must be one number or two, at least {least}"
+        )
     return found[0], found[-1]
+
+
+def _integers(name: str, value: Any) -> tuple[int, ...]:
+    found = np.atleast_1d(value)
+    if found.dtype.kind not in "iuf" or not np.isfinite(found).all():
+        raise UnsupportedModelError(f"has {found.tolist()} as sizes", where=name, expected="must be numbers")
+    return tuple(int(number) for number in found.flat)
 
 
 def _thresholds(name: str, node: Any) -> Array:
