@@ -29,9 +29,9 @@ def as_images(
 
     =====================  =============================================================================================
     container              `Dataset`, with its labels or targets; NumPy array, torch tensor (any device), nested list;
-                           list of images (arrays, tensors, PIL); torch Dataset or DataLoader of images or of (image,
-                           label, ...); an iterable of batches with four axes, or of (batch, labels); a pair of arrays
-                           (images, labels)
+                           list of images (arrays, tensors, lists of their rows or channels, PIL, turned as their EXIF
+                           data say); torch Dataset or DataLoader of images or of (image, label, ...); an iterable of
+                           batches with four axes, or of (batch, labels); a pair of arrays (images, labels)
     axes                   ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; ``(N, C, L)`` or, with one channel,
                            ``(N, L)`` for a network of signals, whose ``input_shape`` is ``(C, 1, L)``
     uint8, other integers  pixels, 0..255
