@@ -19,6 +19,7 @@ from loihi_convert.converted import Converted
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.in_memory import Images, Labels, Targets, as_calibration
 from loihi_convert.devices import chosen_device
+from loihi_convert.files import as_path
 from loihi_convert.frontend.users_code import named
 from loihi_convert.metrics.own_accuracy import own_accuracy, require_expectation, unjudged
 from loihi_convert.normalization import per_channel, require_both
@@ -59,7 +60,8 @@ def convert(
     Parameters
     ----------
     model
-        The trained CNN: a `torch.nn.Module`, or the path of its checkpoint, ONNX or NIR file.
+        The trained CNN: a `torch.nn.Module`, or the path of its checkpoint, ONNX or NIR file. A module is not changed;
+        copies of it run, which call its forward hooks.
     images
         Calibration images from the training set, preferably thousands; never test images. NumPy, torch or a DataLoader;
         uint8, or floats in 0..1; ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; not normalized.
@@ -165,11 +167,11 @@ def load(
     Raises
     ------
     UsageError
-        If ``arch`` is given with a module.
+        If ``path`` is not a path, or ``arch`` is given with a module.
     InputError
         If a file cannot be used.
     """
-    file = Path(path)
+    file = as_path(path, "path")
     network = netx.read(file)
     source = source_of(file, network, model, arch if arch is None else named(arch))
     found = Converted(network, source)

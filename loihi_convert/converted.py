@@ -25,6 +25,7 @@ from loihi_convert.data.dataset import Dataset
 from loihi_convert.data.in_memory import Images, Labels, Targets, as_dataset, as_images, as_regression_dataset
 from loihi_convert.devices import chosen_device
 from loihi_convert.errors import UsageError
+from loihi_convert.files import as_path
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import class_count
@@ -158,13 +159,14 @@ class Converted:
         Raises
         ------
         UsageError
-            If ``path`` has the suffix of a CNN or of a NIR file.
+            If ``path`` is not a path, or has the suffix of a CNN or of a NIR file.
         InputError
             If ``path`` exists and ``overwrite`` is off, or it cannot be written.
         """
-        require_netx_name(Path(path), "path")
-        netx.write(self.network, Path(path), overwrite=overwrite)
-        return Path(path)
+        file = as_path(path, "path")
+        require_netx_name(file, "path")
+        netx.write(self.network, file, overwrite=overwrite)
+        return file
 
     def check(self, target: Target | None = None, images: Images | None = None, *, chips: int = 1) -> CheckReport:
         """Return the problems with a target, the most severe first; see `CheckReport`.
@@ -181,7 +183,8 @@ class Converted:
         pixels = None if images is None else as_images(images, self._image_shape)
         with tempfile.TemporaryDirectory() as folder:
             file = load_file(self.save(Path(folder) / _FILE))
-        return check(file, pixels, target=target, chips=chips)
+        # Not the name of a file that is gone.
+        return check(replace(file, path=Path("the network")), pixels, target=target, chips=chips)
 
     def diagnose(
         self,

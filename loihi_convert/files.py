@@ -18,6 +18,19 @@ from loihi_convert.errors import DataError, InputError, UsageError
 _KEPT: Final = 40
 
 
+def as_path(given: object, where: str) -> Path:
+    """Return ``given``, of the parameter ``where``, as a path.
+
+    Raises
+    ------
+    UsageError
+        If it is neither a string nor a path.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise UsageError(f"found {given!r}", where=where, expected="must be the path of a file")
+    return Path(given)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``; after a failure the file is unchanged.
 

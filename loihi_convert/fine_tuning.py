@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import nn
 
 from loihi_convert.arrays import Shape
@@ -15,7 +16,7 @@ from loihi_convert.choices import Device
 from loihi_convert.cnn.checkpoint import Json, digest
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
-from loihi_convert.cnn.training import train_design
+from loihi_convert.cnn.training import spiking_accuracy, train_design
 from loihi_convert.cnn.unfinished import require_free
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import as_dataset, split_for_training
@@ -24,6 +25,7 @@ from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.in_memory import Images, Labels
 from loihi_convert.devices import chosen_device
 from loihi_convert.errors import UsageError
+from loihi_convert.files import as_path
 from loihi_convert.frontend.own_cnn import copies_of, design_of, teacher_of
 from loihi_convert.frontend.users_code import article, named, unwrapped
 from loihi_convert.normalization import per_channel, require_both
@@ -58,7 +60,8 @@ def fine_tune(
     of accuracy, call it again with ``timesteps``: this trains the spiking network itself (`cnn.through_spikes`), and
     each step takes about T times as long.
 
-    The accuracy on validation images is shown before and after, on stderr. A Python warning is given if that of
+    The accuracy on validation images is shown before and after, on stderr, also that of the spiking network if that is
+    trained. A Python warning is given if that of
     ``model`` is implausible, for example because ``mean`` and ``std`` were forgotten.
 
     Parameters
@@ -104,7 +107,8 @@ def fine_tune(
     -------
     nn.Module
         In eval mode, on the CPU. It takes the same inputs as ``model``; pass it to `convert` with the same ``mean`` and
-        ``std``. Its ``validation_accuracy`` is that of its step functions, 0..1.
+        ``std``. Its ``validation_accuracy`` is that of its step functions, 0..1, and with ``timesteps`` its
+        ``spiking_accuracy`` that of the spiking network.
 
     Raises
     ------
@@ -126,7 +130,7 @@ def fine_tune(
         raise UsageError(f"found {article(teacher)}", where="teacher", expected="must be a torch.nn.Module")
     if output is None and resume:
         raise UsageError("given without `output`", where="resume", hint="Name the file of the interrupted training.")
-    file = None if output is None else Path(output)
+    file = None if output is None else as_path(output, "output")
     if file is not None:
         require_free(file, resume=resume, overwrite=overwrite)
     if timesteps is None and isinstance(recipe, Recipe):
@@ -176,6 +180,7 @@ def fine_tune(
             warnings.warn(of_teacher.warning, stacklevel=2)
         else:
             tell(of_teacher.sentence)
+    begun_spiking = None if timesteps is None else spiking_accuracy(design, splits.validation, timesteps)
     with progress_bar(f"training {design.name}") as progress:
         trained = train_design(
             design,
@@ -187,16 +192,28 @@ def fine_tune(
             resume=resume,
             progress=progress,
         )
-    first = "" if before is None else f"{before.sentence}; "
-    tell(f"{first}after training: validation accuracy {100 * trained.validation_accuracy:.2f} %")
-    found = design.build()
+    figures = trained.recipe.get("spiking_accuracy")
+    ended_spiking = float(str(figures["validation"])) if isinstance(figures, dict) else None
+    first = "" if before is None else f"{before.sentence}{_as_spiking(timesteps, begun_spiking)}; "
+    last = f"after training: validation accuracy {100 * trained.validation_accuracy:.2f} %"
+    tell(f"{first}{last}{_as_spiking(timesteps, ended_spiking)}")
+    # Tensors made in inference mode could not be trained again.
+    with torch.inference_mode(False):
+        found, begun = design.build(), made()
     found.load_state_dict(trained.state)
     assert isinstance(found, WithQcfs)
     found.timesteps, found.validation_accuracy = timesteps, trained.validation_accuracy
-    begun = made()
+    found.spiking_accuracy = ended_spiking
     begun.eval()
     found.before = begun.before if isinstance(begun, WithQcfs) else (begun,)
     return found.eval()
+
+
+def _as_spiking(timesteps: int | None, accuracy: float | None) -> str:
+    """A part of a sentence with the ``accuracy`` of the spiking network, if it is known."""
+    if accuracy is None:
+        return ""
+    return f", as a spiking network after {timesteps} step{'s' * (timesteps != 1)} {100 * accuracy:.2f} %"
 
 
 def _record_of(model: nn.Module) -> dict[str, Json]:

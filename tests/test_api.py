@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import loihi_convert as lc
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.data import as_dataset, split_for_training
 from loihi_convert.data.class_order import in_turns
 from loihi_convert.errors import DataError, InputError, UsageError
@@ -116,6 +117,20 @@ RELU = lc.to_relu_network(MODULE, (1, 6, 6))
         (lambda snn, images: lc.load_data(IMAGES), "data"),
         (lambda snn, images: lc.TrainOptions(epochs="3"), "epochs"),
         (lambda snn, images: lc.TrainOptions(seed=None), "seed"),
+        *(
+            (
+                lambda snn, images, given=given: Recipe(
+                    **{"epochs": 1, "batch_size": 1, "learning_rate": 0.1, **given}
+                ),
+                name,
+            )
+            for given in ({"weight_decay": None}, {"learning_rate": "x"}, {"rotation": [3]}, {"dropout": True})
+            for name in given
+        ),
+        (lambda snn, images: lc.load(None), "path"),
+        (lambda snn, images: snn.save(None), "path"),
+        (lambda snn, images: lc.train_cnn(lc.load_data("digits"), None), "output"),
+        (lambda snn, images: lc.fine_tune(MODULE, *FORTY, qcfs_levels=2, output=5), "output"),
     ],
 )
 def test_a_mistake_is_told_by_its_parameter(mistake: Callable[..., object], where: str) -> None:
@@ -123,6 +138,11 @@ def test_a_mistake_is_told_by_its_parameter(mistake: Callable[..., object], wher
     with pytest.raises(lc.LoihiConvertError) as raised:
         mistake(lc.Converted(network), images)
     assert raised.value.where == where
+
+
+def test_a_network_in_memory_is_checked_under_no_files_name() -> None:
+    network, _ = random_network(3)
+    assert lc.Converted(network).check().verdict.startswith("the network: can be used on Lava on a CPU")
 
 
 def test_a_checkpoint_is_shown_in_one_line() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import shutil
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,14 @@ import loihi_convert as lc
 from loihi_convert import netx
 from loihi_convert.arrays import Shape
 from loihi_convert.cnn import checkpoint, trainer
+from loihi_convert.cnn.design import pixels
 from loihi_convert.cnn.models import multiply_adds
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import own_recipe
-from loihi_convert.cnn.through_spikes import _Spikes, fired
+from loihi_convert.cnn.through_spikes import SpikingModel, _Spikes, fired
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
 from loihi_convert.cnn.trainer import drop_channels
-from loihi_convert.cnn.training import train_design
+from loihi_convert.cnn.training import train_cnn, train_design
 from loihi_convert.cnn.unfinished import resume_path
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import Dataset, load_data, split_for_training
@@ -666,6 +669,9 @@ def test_fine_tuning_needs_something_to_do(own: tuple[Path, nn.Module], digits: 
         with pytest.raises(UsageError) as caught:
             lc.fine_tune(cnn, images, labels, **options)  # type: ignore[arg-type]
         assert caught.value.where == where
+    with pytest.raises(UsageError) as paper:
+        lc.fine_tune(cnn, images, labels, qcfs_levels=2, recipe="paper")  # type: ignore[arg-type]
+    assert (paper.value.where, paper.value.hint) == ("recipe", "Omit `recipe`.")
     with pytest.raises(DataError) as missing:
         lc.fine_tune(cnn, images, qcfs_levels=2)
     assert missing.value.where == "labels"
@@ -688,6 +694,69 @@ def test_a_recipe_may_name_the_steps_to_train_through(own: tuple[Path, nn.Module
         few_steps(own[1], digits, timesteps=3)
     assert caught.value.where == "start"
     assert few_steps(few_steps(own[1], digits), digits, timesteps=3).timesteps == 3
+
+
+def test_the_accuracy_of_the_spiking_network_is_told(
+    own: tuple[Path, nn.Module], digits: DataSplits, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spiking_accuracy(tuned: WithQcfs) -> float:
+        scores = SpikingModel(deepcopy(tuned), 1)(pixels(digits.train.images[:40]), {})
+        return float(np.mean(scores.argmax(1).numpy() == digits.train.known_labels[:40]))
+
+    tuned = few_steps(own[1], digits)
+    assert (tuned.spiking_accuracy, "spiking" in capsys.readouterr().err) == (None, False)
+    spiking = few_steps(tuned, digits, timesteps=1)
+    assert spiking.spiking_accuracy == spiking_accuracy(spiking) != spiking.validation_accuracy
+    shown = re.findall(r", as a spiking network after 1 step ([\d.]+) %", capsys.readouterr().err)
+    assert [float(percent) for percent in shown] == [100 * spiking_accuracy(one) for one in (tuned, spiking)]
+
+
+@pytest.mark.parametrize("setting", ["no_grad", "inference_mode", "float64"])
+def test_torchs_settings_change_nothing(
+    own: tuple[Path, nn.Module], folder: Path, digits: DataSplits, tmp_path: Path, setting: str
+) -> None:
+    few = replace(digits, train=digits.train[:64], validation=digits.validation[:10], test=digits.test[:10])
+
+    def trained() -> list[WithQcfs]:
+        tuned = few_steps(own[1], digits, epochs=1)
+        return [tuned, few_steps(tuned, digits, epochs=1, timesteps=2)]
+
+    expected = trained()
+    if setting == "float64":
+        torch.set_default_dtype(torch.float64)
+    try:
+        with getattr(torch, setting)() if setting != "float64" else contextlib.nullcontext():
+            found = trained()
+            train_cnn(few, tmp_path / "built-in.pt", TrainOptions(epochs=1, qcfs_levels=2))
+            design = own_design("fine_tuned_nets:Net", folder / "own.pt", few, qcfs_levels=2)
+            recipe = own_recipe(64, is_fine_tuning=True, is_spiking=False)
+            train_design(design, few, replace(recipe, epochs=1), seed=0, output=tmp_path / "own.pt")
+            open_source(tmp_path / "built-in.pt")
+            open_source(tmp_path / "own.pt", arch="fine_tuned_nets:Net", input_shape=(1, 8, 8))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+        assert not any(tensor.is_inference() for tensor in one.state_dict().values())
+
+
+def test_activations_too_small_for_a_training_step_are_refused(own: tuple[Path, nn.Module], digits: DataSplits) -> None:
+    cnn = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    with torch.no_grad():
+        for parameter in cnn[0].parameters():
+            parameter *= 1e-6
+        cnn[3].weight *= 1e6
+    with pytest.raises(UsageError) as caught:
+        few_steps(cnn, digits)
+    assert re.fullmatch(r"found activations of at most about [\d.]+e-07 after ReLU 1", caught.value.found)
+
+
+def test_the_random_numbers_of_gpus_are_not_touched(
+    digits: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", None)
+    few = replace(digits, train=digits.train[:64], validation=digits.validation[:10], test=digits.test[:10])
+    train_cnn(few, tmp_path / "model.pt", TrainOptions(epochs=1, device="cpu"))
 
 
 @pytest.fixture

@@ -267,6 +267,18 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert list(tmp_path.iterdir()) == [output]
 
 
+@pytest.mark.parametrize("batches", [3, 5])
+def test_a_failed_training_keeps_finished_epochs(few: DataSplits, tmp_path: Path, batches: int) -> None:
+    def fail(done: int, total: int) -> None:
+        if done == batches:
+            raise ValueError("a defect")
+
+    output = tmp_path / "model.pt"
+    with pytest.raises(ValueError, match="a defect"):
+        run(few, output, progress=fail)
+    assert resume_path(output).exists() == (batches > 4)
+
+
 def test_an_interruption_before_the_file_is_written_keeps_the_training(
     few: DataSplits, straight: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

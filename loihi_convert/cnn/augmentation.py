@@ -37,7 +37,7 @@ def _mapped(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
     shift.
     """
     count = len(images)
-    angle, zoom, shear, right, down = 2 * torch.rand((5, count), generator=generator) - 1
+    angle, zoom, shear, right, down = 2 * torch.rand((5, count), generator=generator, dtype=torch.float32) - 1
     if recipe.only_moves:
         right, down = (
             torch.round(share * recipe.translation * length) / (length * recipe.translation)

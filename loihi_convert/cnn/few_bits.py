@@ -106,7 +106,7 @@ def _factors(synapse: _Rounded, tensors: Tensors) -> Tensor:
     """The amplitude of an input spike, a factor on the weights: the threshold of its channel."""
     weight = tensors[synapse.weight]
     if synapse.threshold_before is None:
-        return torch.ones(1, device=weight.device)
+        return weight.new_ones(1)
     threshold = tensors[synapse.threshold_before].detach().clamp_min(MIN_THRESHOLD)
     if weight.ndim == 2:
         # Flattened maps: all positions of a channel are adjacent.

@@ -73,7 +73,8 @@ def build_model(
     UsageError
         If the architecture is unknown, or the images do not fit its pooling.
     """
-    model = _build(architecture, input_shape, classes)
+    # Whatever torch's default dtype is.
+    model = _build(architecture, input_shape, classes).float()
     if qcfs_levels is not None:
         channels = 0
         # Every ReLU has the channels of the layer before it, also in a residual block.
@@ -133,11 +134,11 @@ def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
     ]
     was_training = model.training
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     # Not in one line: a user's `train`, which it calls, may return nothing.
     model.eval()
     with torch.no_grad():
-        model(torch.zeros(1, *input_shape, device=device))
+        model(like.new_zeros(1, *input_shape))
     model.train(was_training)
     for hook in hooks:
         hook.remove()

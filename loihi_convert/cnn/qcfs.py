@@ -47,7 +47,7 @@ class Qcfs(nn.Module):
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__()
         self.levels = levels
-        self.threshold = nn.Parameter(torch.ones(channels))
+        self.threshold = nn.Parameter(torch.ones(channels, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         self.require_channels(x)

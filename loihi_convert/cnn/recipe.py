@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Final, get_args
 
 from loihi_convert.arrays import plain_numbers
@@ -82,6 +82,10 @@ class Recipe:
     def __post_init__(self) -> None:
         plain_numbers(self)
         require_whole(self, "epochs", "batch_size", "cutout", "weight_bits", "timesteps")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "float" and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise UsageError(f"found {value!r}", where=field.name, expected="must be a number")
         for name, is_valid, allowed in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),

@@ -100,7 +100,7 @@ class _Spikes(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, currents: Tensor, threshold: Tensor, timesteps: int) -> Tensor:
         currents = currents.detach().contiguous()
-        spikes = torch.empty(timesteps, *currents.shape[1:])
+        spikes = currents.new_empty(timesteps, *currents.shape[1:])
         potentials = torch.empty_like(spikes)
         arrays = _rows(currents), threshold.detach().numpy(), _rows(potentials), _rows(spikes)
         shared(arrays[2].shape[1], lambda begin, end: integrate_and_fire(*arrays, begin, end))
@@ -111,7 +111,7 @@ class _Spikes(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, None]:
         potentials, threshold = context.saved_tensors
-        current_slopes = torch.empty(context.shape)
+        current_slopes = potentials.new_empty(context.shape)
         arrays = (
             threshold.detach().numpy(),
             _rows(potentials),

@@ -100,9 +100,7 @@ def chosen_recipe(splits: DataSplits, architecture: str, options: TrainOptions, 
             recipe = replace(recipe, dropout=0.0)
     elif options.recipe == "paper":
         if is_fine_tuning:
-            raise UsageError(
-                "found 'paper', which is not for fine-tuning", where="recipe", hint="Omit `recipe` or `start`."
-            )
+            raise UsageError("found 'paper', which is not for fine-tuning", where="recipe", hint="Omit `recipe`.")
         recipe = paper_recipe(data)
     else:
         raise UsageError(f"found {options.recipe!r}", where="recipe", expected=one_of(RECIPES))

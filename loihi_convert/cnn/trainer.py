@@ -55,7 +55,8 @@ class Training:
         device: str = "cpu",
     ) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # `torch.manual_seed` also seeds the generators of GPUs, which are not restored.
+            torch.default_generator.manual_seed(seed)
             self._model = design.network().to(device)
         # channels_last is 30 % faster on the CPU, but in the user's code `view` may need another order.
         self._format = torch.channels_last if design.name in ARCHITECTURES else torch.contiguous_format
@@ -109,7 +110,9 @@ class Training:
         devices = [] if self._device == "cpu" else [torch.cuda.current_device()]
         with torch.random.fork_rng(devices=devices):
             # For dropout in the user's code. The key differs from that of the generator.
-            torch.manual_seed(-1 - key)
+            torch.default_generator.manual_seed(-1 - key)
+            if devices:
+                torch.cuda.manual_seed(-1 - key)
             for batch, chosen in enumerate(torch.split(order, self._recipe.batch_size)):
                 if len(chosen) == 1 < min(self._recipe.batch_size, len(order)):
                     # A remainder: batch norm after a dense layer needs two images.
@@ -333,7 +336,7 @@ def drop_channels(model: nn.Module, probability: float, generator: torch.Generat
         # The user's code may call the same ReLU after a dense layer.
         if not module.training or output.ndim != 4:
             return output
-        kept = torch.rand((*output.shape[:2], 1, 1), generator=generator) >= probability
+        kept = torch.rand((*output.shape[:2], 1, 1), generator=generator, dtype=torch.float32) >= probability
         return output * (kept / (1 - probability)).to(output.device, output.dtype)
 
     is_convolution = is_dropped = False

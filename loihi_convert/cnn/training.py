@@ -12,12 +12,14 @@ gives small networks one thread on every machine, and large ones at most torch's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
@@ -32,10 +34,10 @@ from loihi_convert.cnn.through_spikes import SpikingModel
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
 from loihi_convert.cnn.trainer import Training
 from loihi_convert.cnn.unfinished import UnfinishedTraining, require_free
-from loihi_convert.data import DATASETS, DataSplits
+from loihi_convert.data import DATASETS, Dataset, DataSplits
 from loihi_convert.devices import chosen_device, torch_threads
 from loihi_convert.errors import DataError, UsageError, one_of
-from loihi_convert.files import require_writable
+from loihi_convert.files import as_path, require_writable
 from loihi_convert.progress import Progress, no_progress, progress_bar
 
 
@@ -82,7 +84,8 @@ def train_cnn(
                 expected="must be a Checkpoint, as `train_cnn` returns it",
                 hint="`loihi_convert.cnn.checkpoint.load` reads one from a file.",
             )
-    require_free(Path(output), resume=resume, overwrite=overwrite)
+    file = as_path(output, "output")
+    require_free(file, resume=resume, overwrite=overwrite)
     chosen = TrainOptions() if options is None else options
     architecture = chosen_architecture(splits.name, chosen, start)
     bar = progress_bar(f"training {architecture}") if progress is None else nullcontext(progress)
@@ -96,7 +99,7 @@ def train_cnn(
             splits,
             recipe,
             seed=chosen.seed,
-            output=Path(output),
+            output=file,
             store=chosen.store,
             device=chosen_device(chosen.device),
             resume=resume,
@@ -105,6 +108,8 @@ def train_cnn(
         )
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train_design(
     design: Design,
     splits: DataSplits,
@@ -118,7 +123,7 @@ def train_design(
     progress: Progress = no_progress,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Checkpoint:
-    """Train ``design``, write it to ``output`` and return it.
+    """Train ``design``, write it to ``output`` and return it, also where the caller has switched gradients off.
 
     Parameters
     ----------
@@ -168,13 +173,21 @@ def train_design(
     with torch_threads(training.threads), kept_memory():
         if unfinished is not None:
             (unfinished.restore if resume else unfinished.write)(training)
-        while not training.is_finished:
-            validation_accuracy = training.run_epoch(progress)
-            checkpoint.require_finite(training.average, where)
-            if unfinished is not None:
-                unfinished.write(training)
-            if on_epoch is not None:
-                on_epoch(training.epoch, validation_accuracy)
+        stored = training.epoch
+        try:
+            while not training.is_finished:
+                validation_accuracy = training.run_epoch(progress)
+                checkpoint.require_finite(training.average, where)
+                if unfinished is not None:
+                    unfinished.write(training)
+                stored = training.epoch
+                if on_epoch is not None:
+                    on_epoch(training.epoch, validation_accuracy)
+        except Exception:
+            if unfinished is not None and not stored:
+                # It would fail again.
+                unfinished.path.unlink(missing_ok=True)
+            raise
         trained = training.trained()
         if store == "float16":
             trained = in_float16(trained, splits, where, design.network())
@@ -221,12 +234,26 @@ def _require_sense(design: Design, splits: DataSplits, recipe: Recipe, seed: int
 
 
 def _with_spiking_accuracy(trained: Checkpoint, design: Design, splits: DataSplits, timesteps: int) -> Checkpoint:
-    """Return ``trained`` with the accuracies of its spiking network in its recipe, in floating point."""
-    model = design.network()
-    spiking = SpikingModel(model, timesteps)
+    """Return ``trained`` with the accuracies of its spiking network in its recipe."""
     found: dict[str, Json] = {
-        name: accuracy(model, trained.state, images, trained.weight_bits, spiking=spiking)
+        name: spiking_accuracy(design, images, timesteps, trained.state, trained.weight_bits)
         for name, images in (("validation", splits.validation), ("test", splits.test))
         if len(images)
     }
     return replace(trained, recipe={**trained.recipe, "spiking_accuracy": found})
+
+
+def spiking_accuracy(
+    design: Design,
+    images: Dataset,
+    timesteps: int,
+    state: Mapping[str, Tensor] | None = None,
+    weight_bits: int | None = None,
+) -> float:
+    """Return the accuracy, 0..1, of the spiking network of ``design`` after ``timesteps``, in floating point.
+
+    ``state`` replaces the weights to begin with; ``weight_bits`` is as in `accuracy`.
+    """
+    model = design.network()
+    tensors = model.state_dict() if state is None else state
+    return accuracy(model, tensors, images, weight_bits, spiking=SpikingModel(model, timesteps))

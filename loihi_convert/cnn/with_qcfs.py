@@ -48,7 +48,9 @@ class WithQcfs(nn.Module):
     timesteps
         The T for which its spiking network was trained; None if it was not.
     validation_accuracy
-        After a training by `fine_tune`, 0..1; otherwise None.
+        That of the step functions after a training by `fine_tune`, 0..1; otherwise None.
+    spiking_accuracy
+        That of the spiking network on the same images after such a training with ``timesteps``; otherwise None.
     before
         After it, the CNN before fine-tuning, in a tuple, because torch would add the tensors of a module to the state
         dict; otherwise empty.
@@ -63,6 +65,7 @@ class WithQcfs(nn.Module):
         super().__init__()
         self.timesteps: int | None = None
         self.validation_accuracy: float | None = None
+        self.spiking_accuracy: float | None = None
         self.before: tuple[nn.Module, ...] = ()
         self.cnn = _without_relu_modules(copy.deepcopy(cnn))
         thresholds: list[Tensor] = []

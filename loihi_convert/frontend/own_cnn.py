@@ -180,7 +180,7 @@ def _ending(outputs: Tensor) -> str:
         return ""
     if outputs.shape[1] == 1:
         return "sigmoid"
-    return "softmax" if torch.allclose(outputs.sum(1), torch.ones(()), atol=1e-3) else ""
+    return "softmax" if torch.allclose(outputs.sum(1), outputs.new_ones(()), atol=1e-3) else ""
 
 
 def design_of(
@@ -262,7 +262,7 @@ def rebuilt(trained: Checkpoint, arch: str, path: Path) -> nn.Module:
     cnn = with_plain_parts(build_cnn(arch)).cpu().float()
     if trained.qcfs_levels is not None:
         cnn.eval()
-        black = torch.zeros(2, *shape_taken(cnn, trained.input_shape))
+        black = torch.zeros(2, *shape_taken(cnn, trained.input_shape), dtype=torch.float32)
         cnn = WithQcfs(cnn, black, trained.qcfs_levels)
     try:
         with users_code():

@@ -19,6 +19,8 @@ _SHOWN: Final = 8
 """Images of a step in train mode: batch normalization of a single pixel needs several."""
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def require_training(design: Design, splits: DataSplits) -> None:
     """Raise an error if the CNN of ``design`` computes something else in training than scores, or without gradients.
 

@@ -9,14 +9,17 @@ import numpy as np
 
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.design import Design
-from loihi_convert.cnn.qcfs import MAX_LEVELS, Qcfs
+from loihi_convert.cnn.qcfs import MAX_LEVELS, MIN_THRESHOLD, Qcfs
 from loihi_convert.data.dataset import DataSplits
+from loihi_convert.errors import UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.frontend.train_mode import require_training
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 
 _FINE_QCFS_TOLERANCE: Final = 0.02
+_LEAST_THRESHOLD: Final = 10 * MIN_THRESHOLD
+"""Smaller than it, a layer's largest threshold is near the bound of all, and its weights are as small."""
 _WORSE: Final = 2
 """Standard errors by which an accuracy of one half may be lower by chance, the largest of all."""
 
@@ -31,17 +34,29 @@ def require_same_training(design: Design, splits: DataSplits) -> None:
     UnsupportedModelError
         As in `require_same_outputs`.
     UsageError
-        As in `require_training`.
+        As in `require_training`; also if the activations of a layer are too small for thresholds to be trained.
     """
     require_training(design, splits)
     if design.qcfs_levels is None:
         return
     model = design.build()
-    for module in model.modules():
-        if isinstance(module, Qcfs):
-            module.levels = MAX_LEVELS
+    for number, module in enumerate(module for module in model.modules() if isinstance(module, Qcfs)):
+        _require_trainable(module, number, design.name)
+        module.levels = MAX_LEVELS
     source = Source.from_module(model, splits.input_shape, mean=design.mean, std=design.std)
     require_same_outputs(source, np.asarray(splits.train.images[:COMPARED]), qcfs_tolerance=_FINE_QCFS_TOLERANCE)
+
+
+def _require_trainable(activation: Qcfs, number: int, name: str) -> None:
+    """Raise a `UsageError` if all thresholds are so small that a step of the optimizer is larger."""
+    largest = float(activation.threshold.detach().max())
+    if largest < _LEAST_THRESHOLD:
+        raise UsageError(
+            f"found activations of at most about {largest:.2g} after ReLU {number + 1}",
+            where=name,
+            expected=f"must be at least about {_LEAST_THRESHOLD:g}, which a training step changes little",
+            hint="Multiply weights and bias before it by a number, and divide the weights after it by the same.",
+        )
 
 
 def accuracy_before(design: Design, splits: DataSplits) -> OwnAccuracy | None:
