@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from loihi_convert.errors import UsageError
+
+_OFFSET: Final = 10
+"""A ``mean`` above it, with a ``std`` of at least 1, is one of pixels in 0..255, or of pixels minus 128."""
 
 
 def require_both(mean: object, std: object) -> None:
@@ -45,7 +49,7 @@ def per_channel(values: float | Sequence[float] | None, channels: int, where: st
 
 
 def require_valid(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
-    """Raise a `UsageError` unless both are finite, one or one per channel, ``std`` above 0, and ``mean`` at most 1."""
+    """Raise a `UsageError` unless both are finite, one or one per channel, ``std`` above 0, and not those of 0..255."""
     for where, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
             expected = f"must be one number, or one per channel ({channels})"
@@ -54,11 +58,12 @@ def require_valid(mean: Sequence[float], std: Sequence[float], channels: int) ->
         else:
             continue
         raise UsageError(f"found {tuple(values)}", where=where, expected=expected)
-    if max(mean) > 1:
+    # Signals below 0 have a `mean` above 1, such as 80 / 60 for -80..-20, but then a `std` of 1 / 60.
+    if max(mean) > _OFFSET and max(std) >= 1:
         raise UsageError(
-            f"found {tuple(mean)}",
+            f"found {tuple(mean)}, with a `std` of {tuple(std)}",
             where="mean",
-            expected="must be at most 1: pixels are divided by 255 first",
+            expected="must be those of pixels in 0..1: pixels are divided by 255 first",
             hint="Divide `mean` and `std` by 255, too.",
         )
 
@@ -71,7 +76,8 @@ def channel_normalization(
     Raises
     ------
     UsageError
-        If only one is given, they do not have one finite value per channel, ``std`` above 0, or ``mean`` is above 1.
+        If only one is given, they do not have one finite value per channel, ``std`` above 0, or are those of
+        pixels in 0..255.
     """
     require_both(mean, std)
     means, deviations = per_channel(mean, channels, "mean"), per_channel(std, channels, "std")

@@ -291,7 +291,12 @@ def test_run_takes_an_external_file(
             "--std",
             "1",
         ): "mean: found \\(0.0, 0.0\\); must be one number, or one per channel \\(1\\)",
-        ("--mean", "127.5", "--std", "127.5"): "mean: found \\(127.5,\\); must be at most 1",
+        (
+            "--mean",
+            "127.5",
+            "--std",
+            "127.5",
+        ): "mean: found \\(127.5,\\); with a `std` of \\(127.5,\\); must be those of pixels in 0..1",
     }
     for more, message in refused.items():
         capsys.readouterr()

@@ -245,6 +245,13 @@ def test_what_no_normalization_explains() -> None:
         assert found is not None
         assert reason in found.warning
         assert "the class order" in found.warning
+    # 11 % without training, and 18 % of pixels up to 255, which is as wrong.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    untrained = own_accuracy(source(model), DIGITS.validation, KIND, data="digits")
+    assert untrained is not None
+    assert "No usual normalization explains it" in untrained.warning
     # Of few images, chance may be all.
     few = own_accuracy(source(model, None), DIGITS.validation[:9], KIND)
     assert few is not None

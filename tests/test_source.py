@@ -37,7 +37,7 @@ from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import load_file
 from loihi_convert.pipeline.same_outputs import require_same_outputs
-from loihi_convert.simulation.relu import relu_outputs
+from loihi_convert.simulation.relu import cnn_scores, relu_outputs
 
 SHAPE = (1, 4, 4)
 NETS = """
@@ -604,7 +604,10 @@ def test_a_full_memory_is_no_fault_of_the_module(error: Exception) -> None:
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"classes": 3}, UsageError, "classes", "found 3"),
         (Uncopyable(nn.Flatten()), {}, UnsupportedModelError, "Uncopyable", "only one of me"),
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), {}, UnsupportedModelError, "Sequential", "uninitialized"),
-        (nn.Flatten(), {"mean": [127.5], "std": [63.0]}, UsageError, "mean", "(127.5,)"),
+        *(
+            (nn.Flatten(), {"mean": [mean], "std": [std]}, UsageError, "mean", f"found ({mean},), with a `std`")
+            for mean, std in ((127.5, 63.0), (123.675, 58.395), (128.0, 1.0))
+        ),
     ],
 )
 def test_a_module_that_cannot_be_converted(
@@ -614,6 +617,17 @@ def test_a_module_that_cannot_be_converted(
         Source.from_module(module, **{"input_shape": SHAPE, **options})
     assert raised.value.where == where
     assert found in raised.value.found
+
+
+@pytest.mark.parametrize(("low", "width"), [(-80.0, 60.0), (-0.8, 0.6), (-101.0, 3.0)])
+def test_a_signal_below_zero_is_normalized(low: float, width: float) -> None:
+    """A CNN that was trained on s in low..low + width takes x = (s - low) / width, of which s = (x - mean) / std."""
+    first = nn.Linear(3, 2)
+    network = to_relu_network(nn.Sequential(nn.Flatten(), first), (1, 1, 3), mean=[-low / width], std=[1 / width])
+    # x = 0, 0.2 and 1.
+    signal = torch.tensor([low, low + width / 5, low + width])
+    found = cnn_scores(network, np.array([[[[0, 51, 255]]]], np.uint8))
+    np.testing.assert_allclose(found[0], first(signal).detach().numpy(), rtol=1e-4)
 
 
 def test_a_default_device_other_than_the_cpu_is_named() -> None:

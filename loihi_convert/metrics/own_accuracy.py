@@ -152,7 +152,7 @@ def own_accuracy(
     found = OwnAccuracy(accuracy, len(some), kind)
     reason = _too_low(accuracy, some, data, expect)
     if reason:
-        return replace(found, warning=f"{found.sentence}; {reason}. {_remedy(source, some, accuracy, expect)}")
+        return replace(found, warning=f"{found.sentence}; {reason}. {_remedy(source, some, accuracy, data, expect)}")
     if expect is not None or data in _USUAL or accuracy > 1 - _MUCH_BETTER:
         return found
     # No accuracy is known for this data, but a CNN that is better with another normalization was trained with it.
@@ -257,12 +257,15 @@ def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float |
     return "" if share is None else f"always predicting the most frequent class is as accurate ({_percent(share)})"
 
 
-def _remedy(source: Source, images: Dataset, accuracy: float, expect: float | None) -> str:
+def _remedy(source: Source, images: Dataset, accuracy: float, data: str | None, expect: float | None) -> str:
     """A normalization with which the CNN is better, if one is found; otherwise other possible causes."""
+    known = _USUAL[data].accuracy if expect is None and data in _USUAL else expect
     least = accuracy + _BETTER
-    if expect is not None:
-        # One that reaches what is expected explains the difference, however small.
-        least = min(least, expect - _STANDARD_ERRORS * math.sqrt(expect * (1 - expect) / len(images)))
+    if known is not None:
+        # One that closes less than half of the difference does not explain it. One that reaches what is expected does,
+        # however small it is.
+        reached = known - _STANDARD_ERRORS * math.sqrt(known * (1 - known) / len(images))
+        least = min(max(least, (accuracy + known) / 2), reached)
     # One not better than a constant answer explains nothing.
     least = max(least, accuracy, constant_accuracy(0.0, images.known_labels) or 0.0)
     return _better_normalization(source, images, least, _accuracy, _percent) or (
