@@ -671,7 +671,7 @@ def test_diagnose_says_where_the_accuracy_went(invoke: Invoke, model: Path) -> N
     assert done.code == 0
     assert "looking at the first 200 of 200 validation images of digits; test images are kept" in done.err
     assert "Main cause: initial potential (" in done.out
-    assert "`export --initial-potential half`" in done.out
+    assert "Export with --initial-potential half" in done.out
     result = json.loads(invoke("diagnose", model, "g.net", "--images", 50, "--json").out)
     assert (result["file"], result["image_count"], result["timesteps"]) == ("g.net", 50, 1)
     assert result["main_cause"] == "initial_potential"

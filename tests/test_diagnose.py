@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -230,19 +230,19 @@ def test_a_good_network_has_nothing_to_mend(digits: Digits) -> None:
         pytest.param(
             {"timesteps": 4, "factors": dict.fromkeys(HIDDEN, 20.0)},
             "levels",
-            r"thresholds are 1\d\.\d times the largest activation .*`export --balance auto`",
+            r"thresholds are 1\d\.\d times the largest activation .*export with `method='auto'`",
             id="thresholds 20 times too high",
         ),
         pytest.param(
             {"timesteps": 16, "weight_bits": 2},
             "weights",
-            "rounded to 2 bits: `export --weight-bits 8`",
+            "rounded to 2 bits: export with `weight_bits=8`",
             id="2-bit weights",
         ),
         pytest.param(
             {"timesteps": 1, "initial_potential": "zero"},
             "initial_potential",
-            "`export --initial-potential half`",
+            "Export with `initial_potential='half'`",
             id="T = 1 from 0",
         ),
         pytest.param(
@@ -254,13 +254,13 @@ def test_a_good_network_has_nothing_to_mend(digits: Digits) -> None:
         pytest.param(
             {"timesteps": 64, "reset": "hard", "factors": dict.fromkeys(HIDDEN, 0.8)},
             "reset",
-            "`export --reset soft`",
+            "export with `reset='soft'`",
             id="hard reset",
         ),
         pytest.param(
             {"timesteps": 16, "amplitude": "literal", "method": "ngu-lee"},
             "amplitude",
-            "`export --amplitude compensated`",
+            "export with `amplitude='compensated'`",
             id="spikes worth 1",
         ),
     ],
@@ -307,12 +307,12 @@ def test_uneven_timing_is_named() -> None:
     ("provenance", "cause", "said", "not_said"),
     [
         ({"method": "percentile", "percentile": 99.9}, "clipping", "ngu-lee", "percentile"),
-        ({"method": "percentile", "percentile": 99}, "clipping", "percentile --percentile 99.9", "--percentile 99`"),
-        ({"method": "ngu-lee"}, "clipping", "balance auto", "ngu-lee|percentile"),
+        ({"method": "percentile", "percentile": 99}, "clipping", "percentile=99.9`", "percentile=99`"),
+        ({"method": "ngu-lee"}, "clipping", "method='auto'", "ngu-lee|percentile"),
         ({"method": "qcfs"}, "clipping", "ngu-lee", "auto"),
-        ({"method": "percentile", "percentile": 99}, "levels", "balance auto", "percentile"),
-        ({"method": "percentile", "percentile": 99.9}, "levels", "percentile --percentile 99`", "ngu-lee"),
-        ({"method": "qcfs"}, "levels", "percentile --percentile 99`", "auto"),
+        ({"method": "percentile", "percentile": 99}, "levels", "method='auto'", "percentile"),
+        ({"method": "percentile", "percentile": 99.9}, "levels", "percentile=99`", "ngu-lee"),
+        ({"method": "qcfs"}, "levels", "percentile=99`", "auto"),
     ],
 )
 def test_the_options_that_made_a_file_are_not_advised(
@@ -331,7 +331,7 @@ def test_the_options_that_made_a_file_are_not_advised(
     assert "auto" not in " ".join(advice.advice(found, chosen))
 
 
-@pytest.mark.parametrize(("pixel_bits", "advised"), [(8, "--pixel-bits 7`"), (4, "--pixel-bits 3`"), (1, None)])
+@pytest.mark.parametrize(("pixel_bits", "advised"), [(8, "`pixel_bits=7`"), (4, "`pixel_bits=3`"), (1, None)])
 def test_fewer_pixel_bits_are_advised_than_the_file_has(pixel_bits: int, advised: str | None) -> None:
     cnn = tiny_cnn()
     spiking = tiny_spiking(cnn)
@@ -340,11 +340,11 @@ def test_fewer_pixel_bits_are_advised_than_the_file_has(pixel_bits: int, advised
     layers = [layer.model_copy(update={"weight_bits": 3 + index}) for index, layer in enumerate(plain.layers)]
     text = " ".join(advice.advice(plain.model_copy(update={"main_cause": "weights", "layers": tuple(layers)}), network))
     assert "use 3 of 8 bits" in text
-    assert ("--pixel-bits" in text) == (advised is not None)
+    assert ("pixel_bits" in text) == (advised is not None)
     assert advised is None or advised in text
     later = tuple(layer.model_copy(update={"weight_bits": 7 - index}) for index, layer in enumerate(plain.layers))
     text = " ".join(advice.advice(plain.model_copy(update={"main_cause": "weights", "layers": later}), network))
-    assert "--pixel-bits" not in text
+    assert "pixel_bits" not in text
 
 
 def test_a_network_without_neurons_is_advised_without_thresholds() -> None:
@@ -355,7 +355,7 @@ def test_a_network_without_neurons_is_advised_without_thresholds() -> None:
     network = quantize(spiking, images, QuantizeOptions(pixel_bits=4))
     found = diagnosis.diagnose(cnn, spiking, network, images, np.ones(20, int), 4)
     assert (found.main_cause, found.first_layer, found.lost_images) == ("thresholds", "classes", 20)
-    assert advice.advice(found, network) == ("Pixels enter with 4 bits: try `export --pixel-bits 5`.",)
+    assert advice.advice(found, network) == ("Pixels enter with 4 bits: export with `pixel_bits=5`.",)
     assert "threshold" not in " ".join(advice.advice(found.model_copy(update={"main_cause": "weights"}), network))
 
 
@@ -467,8 +467,9 @@ def test_a_file_without_its_float_thresholds_is_refused(digits: Digits) -> None:
 
 
 def test_all_that_is_advised_exists() -> None:
-    """Each cause, with each thing that changes its advice: commands and options are those of the command line."""
+    """Each cause, with each thing that changes its advice: parameters are those of Python and of `export`."""
     group = typer.main.get_command(cli.app)
+    parameters = {each.name for kind in (BalanceOptions, QuantizeOptions) for each in fields(kind)} | {"timesteps"}
     cnn = tiny_cnn()
     spiking = tiny_spiking(cnn)
     plain = diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
@@ -484,17 +485,15 @@ def test_all_that_is_advised_exists() -> None:
             for steps in (2, 5):
                 found = plain.model_copy(update={"main_cause": cause, "timesteps": steps})
                 for quoted in re.findall(r"`([^`]+)`", " ".join(advice.advice(found, network))):
-                    words = quoted.split()
-                    names = [words[0]] if words[0] in group.commands else ["export", "train"]  # type: ignore[attr-defined]
-                    commands = [group.commands[name] for name in names]  # type: ignore[attr-defined]
-                    known = {
-                        option
-                        for command in commands
-                        for p in command.params
-                        for option in (*p.opts, *p.secondary_opts)
-                    }
-                    assert {word for word in words if word.startswith("-")} <= known, quoted
                     spoken += 1
+                    command, *words = quoted.split()
+                    if words:
+                        known = {option for p in group.commands[command].params for option in p.opts}  # type: ignore[attr-defined]
+                        assert {word for word in words if word.startswith("-")} <= known, quoted
+                        continue
+                    name = quoted.partition("=")[0]
+                    assert name in parameters
+                    assert name in cli.flags(["export"])
     assert spoken > 50
 
 

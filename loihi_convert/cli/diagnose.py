@@ -107,7 +107,7 @@ def _say(diagnosed: DiagnosisReport, *, details: bool) -> None:
     for note in diagnosed.notes:
         say(f"warning: {flagged(note, 'export')}")
     for sentence in diagnosed.advice:
-        say(f"- {sentence}")
+        say(f"- {flagged(sentence, 'export')}")
     echo("")
     say_tables(diagnosed.tables() if details else diagnosed.tables()[:1])
     if not details:
@@ -120,7 +120,7 @@ def _json(diagnosed: DiagnosisReport) -> dict[str, Any]:
         **diagnosed.diagnosis.model_dump(),
         "file": str(diagnosed.path),
         "verdict": diagnosed.verdict,
-        "advice": diagnosed.advice,
+        "advice": [flagged(sentence, "export") for sentence in diagnosed.advice],
         "notes": diagnosed.notes,
         "equal_on_lava": diagnosed.equal_on_lava,
     }

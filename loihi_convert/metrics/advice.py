@@ -30,6 +30,9 @@ CAUSES: Final[Mapping[Cause, str]] = {
 """A short name for each cause."""
 
 
+_CALIBRATE: Final = "calibrate on images like these"
+_CALIBRATE_ON_ALL: Final = f"{_CALIBRATE}, as many as there are"
+
 HIGH_THRESHOLD: Final = 2.0
 """A threshold this many times the largest activation leaves at least half of the spike counts unused."""
 
@@ -85,7 +88,7 @@ def advice(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
         return ()
     balanced, steps = diagnosis.balanced_timesteps, diagnosis.timesteps
     other_timesteps = (
-        f"The thresholds are balanced for T = {balanced}: `export -T {steps}` balances them for T = {steps}."
+        f"The thresholds are balanced for T = {balanced}: export with `timesteps={steps}` to balance them for that T."
     )
     mixed = (other_timesteps,) if balanced != steps and network.spiking_layers else ()
     return (*mixed, *_ADVICE[diagnosis.main_cause](diagnosis, network))
@@ -107,8 +110,8 @@ def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...
             "higher ones.",
             *(
                 (
-                    "With neurons that start at half of their threshold, higher ones work well: `export "
-                    "--initial-potential half`.",
+                    "With neurons that start at half of their threshold, higher ones work well: export with "
+                    "`initial_potential='half'`.",
                 )
                 if starts_empty and diagnosis.reset == "soft"
                 else ()
@@ -116,15 +119,14 @@ def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...
             *_more_steps(diagnosis, network),
         )
     return (
-        *((f"`--alpha {alpha}` lowered the thresholds: omit it.",) if alpha != 1 else ()),
+        *((f"`alpha={alpha}` lowered the thresholds: omit it.",) if alpha != 1 else ()),
         found + _with_thresholds(network, "Raise"),
-        "If the file was balanced on other images than these, calibrate on images like these (`--data`, "
-        "`--calibration all`).",
+        f"If the file was balanced on other images than these, {_CALIBRATE_ON_ALL}.",
     )
 
 
 def _amplitude(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    return ("Use the threshold as the amplitude of a spike, not 1: `export --amplitude compensated`.",)
+    return ("Use the threshold as the amplitude of a spike, not 1: export with `amplitude='compensated'`.",)
 
 
 def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
@@ -145,13 +147,13 @@ def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
 def _initial_potential(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     if network.provenance.balance.initial_potential == "half":
         return (
-            "The corrected initial potentials do worse here: `export --no-bias-correction`, or calibrate on "
-            "images like these (`--data`, `--calibration all`).",
+            "The corrected initial potentials do worse here: export with `bias_correction=False`, or "
+            f"{_CALIBRATE_ON_ALL}.",
         )
-    option = "--reset soft" if diagnosis.reset == "hard" else "--initial-potential half"
+    option = "reset='soft'" if diagnosis.reset == "hard" else "initial_potential='half'"
     return (
         "Neurons start at potential 0, so spike counts are rounded down: each neuron loses half a spike on average. "
-        f"`export {option}`: neurons start at half of their threshold, which rounds to nearest.",
+        f"Export with `{option}`: neurons start at half of their threshold, which rounds to nearest.",
         *_more_steps(diagnosis, network),
     )
 
@@ -161,30 +163,27 @@ def _timing(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
         "Spikes arrive in bursts and gaps, and a neuron cannot take back a spike when negative input follows.",
         *_more_steps(diagnosis, network),
-        *(() if corrected else ("`export --bias-correction` corrects the mean current of each channel.",)),
+        *(() if corrected else ("Export with `bias_correction=True` to correct the mean current of each channel.",)),
     )
 
 
 def _input(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
-        "Pixels enter as random spikes, with the correct rate only on average: `export --input constant` feeds the "
-        "pixel values in every step.",
+        "Pixels enter as random spikes, with the correct rate only on average: export with "
+        "`input_coding='constant'` to feed the pixel values in every step.",
         *_more_steps(diagnosis, network),
     )
 
 
 def _correction(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    return (
-        "The corrections lower the accuracy here: `export --no-bias-correction`, or calibrate on images like these "
-        "(`--data`, `--calibration all`).",
-    )
+    return (f"The corrections lower the accuracy here: export with `bias_correction=False`, or {_CALIBRATE_ON_ALL}.",)
 
 
 def _reset(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
-        "A hard reset discards the potential above the threshold: `export --reset soft` keeps it.",
+        "A hard reset discards the potential above the threshold: export with `reset='soft'` to keep it.",
         "If you need Lava's LIF, use a larger T; less is lost if thresholds are well above the input of a single step: "
-        f"`export --reset hard -T {2 * diagnosis.timesteps}`.",
+        f"export with `reset='hard'` and `timesteps={2 * diagnosis.timesteps}`.",
     )
 
 
@@ -192,11 +191,11 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
     bits = network.provenance.quantize.weight_bits or 8
     if bits < 8:
         return (
-            f"The weights were rounded to {bits} bits: `export --weight-bits 8`.",
+            f"The weights were rounded to {bits} bits: export with `weight_bits=8`.",
             f"If you need {bits} bits, train with rounded weights"
             + (
                 f": `train --qcfs {_qcfs_levels(diagnosis)} --weight-bits {bits} --from model.pt`, then export that "
-                f"with `--weight-bits {bits}`."
+                f"with `weight_bits={bits}`."
                 if can_be_trained(network)
                 else " in your own training code."
             ),
@@ -206,7 +205,7 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
     larger = "thresholds or inputs" if network.spiking_layers else "inputs"
     command = f" (`train --qcfs {_qcfs_levels(diagnosis)} --weight-bits 8 --from model.pt`)"
     pixels, is_first = network.pixel_bits, layer.name == network.layers[0].name
-    fewer = f" Fewer pixel bits leave more: `export --pixel-bits {pixels - 1}`." if is_first and pixels > 1 else ""
+    fewer = f" Fewer pixel bits leave more: export with `pixel_bits={pixels - 1}`." if is_first and pixels > 1 else ""
     taken = (
         f"{layer.name}: the widest weights use {layer.weight_bits} of 8 bits, because large {larger} take up the range "
         f"of the potential.{'' if network.poisson_seed is not None else fewer}"
@@ -220,7 +219,7 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
 
 
 def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    more_pixels = f"Pixels enter with {network.pixel_bits} bits: try `export --pixel-bits {network.pixel_bits + 1}`."
+    more_pixels = f"Pixels enter with {network.pixel_bits} bits: export with `pixel_bits={network.pixel_bits + 1}`."
     pixels = (more_pixels,) if network.pixel_bits < limits.MAX_PIXEL_BITS else ()
     if not network.spiking_layers:
         return pixels
@@ -233,22 +232,22 @@ def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
     return (
         *pixels,
         f"{name}: the smallest threshold is {smallest} weight units, so rounding can change it by {50 / smallest:.2g} %"
-        + (f"; more weight bits make it larger: `export --weight-bits 8` instead of {bits}." if bits < 8 else "."),
+        + (f"; more weight bits make it larger: export with `weight_bits=8` instead of {bits}." if bits < 8 else "."),
     )
 
 
 def _saturation(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     layer = max(diagnosis.layers, key=lambda layer: layer.saturated_images)
     bits = min(network.provenance.quantize.weight_bits or 8, layer.weight_bits or 8) - 1
-    smaller = [f"`export --weight-bits {bits}`"] if bits >= 2 else []
-    smaller += [f"`export -T {diagnosis.timesteps // 2}`"] if diagnosis.timesteps > 1 else []
+    smaller = [f"with `weight_bits={bits}`"] if bits >= 2 else []
+    smaller += [f"with `timesteps={diagnosis.timesteps // 2}`"] if diagnosis.timesteps > 1 else []
     # For target lava, more images than the default are not used.
-    every = ", `--calibration all`" if network.target == "loihi2" else ""
+    calibrate = _CALIBRATE_ON_ALL if network.target == "loihi2" else _CALIBRATE
     return (
         f"{layer.name}: on {layer.saturated_images:,} of {diagnosis.image_count:,} images a potential reached "
         f"+-{limits.POTENTIAL_LIMIT:,}, the limit of Loihi's range. If the file was balanced on other images than "
-        f"these, calibrate on images like these (`--data`{every}).",
-        *((f"Smaller potentials: {', or '.join(smaller)}.",) if smaller else ()),
+        f"these, {calibrate}.",
+        *((f"Smaller potentials: export {', or '.join(smaller)}.",) if smaller else ()),
     )
 
 
@@ -276,26 +275,25 @@ def _with_thresholds(network: QuantizedNetwork, change: Literal["Raise", "Lower"
     used = made.percentile if made.method == "percentile" else None
     options = []
     if made.method != "qcfs" and not network.provenance.get("choice"):
-        options.append("--balance auto")
+        options.append("`method='auto'`")
     if change == "Raise" and made.method != "ngu-lee":
-        options.append("--balance ngu-lee")
+        options.append("`method='ngu-lee'`")
     is_useful = change == "Lower" or made.method in ("percentile", "robust-norm", "qcfs")
     if is_useful and (used is None or (used < percentile if change == "Raise" else used > percentile)):
-        options.append(f"--balance percentile --percentile {percentile:g}")
+        options.append(f"`method='percentile'` and `percentile={percentile:g}`")
     if not options:
         return ""
-    first, *others = options
-    return f" {change} the thresholds: {', or '.join([f'`export {first}`', *(f'`{each}`' for each in others)])}."
+    return f" {change} the thresholds: export with {', or with '.join(options)}."
 
 
 def _more_steps(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    more = f"More time steps: `export -T {2 * diagnosis.timesteps}`."
+    more = f"More time steps: export with `timesteps={2 * diagnosis.timesteps}`."
     if not can_be_trained(network):
         return (more,)
     return (
         more,
         f"To keep this T, fine-tune for a few epochs: `train --qcfs {_qcfs_levels(diagnosis)} --from model.pt "
-        f"--teacher model.pt -o low.pt`, then `export low.pt -T {diagnosis.timesteps}`.",
+        f"--teacher model.pt -o low.pt`, then export that with `timesteps={diagnosis.timesteps}`.",
     )
 
 

@@ -205,7 +205,7 @@ def diagnose(
             "found a regression",
             where="network",
             expected="must be a classification: losses are counted in images",
-            hint="Run the file instead: it reports errors against T, the CNN's and, with --float, the float SNN's.",
+            hint="Run the file instead: it reports errors against T, and those of the CNN.",
         )
     _require_float_thresholds(network)
     networks = intermediate_networks(cnn, spiking, network, timesteps, device=device)
