@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -129,8 +130,8 @@ def _declared() -> dict[str, str]:
     found: dict[str, str] = {}
     for requirement in requirements:
         text = requirement.partition(";")[0].strip()
-        name = text.rstrip("<>=!~0123456789.,* ")
-        found.setdefault(name, text.removeprefix(name))
+        if name := re.match(r"[\w.-]+", text):
+            found.setdefault(name[0], text[name.end() :].strip())
     return found
 
 

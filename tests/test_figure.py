@@ -62,6 +62,12 @@ def test_picture_of_one_file_is_a_curve() -> None:
     assert figure.axes[0].get_xlabel() == "latency T, time steps (on Lava: T + 2)"
 
 
+def test_a_notebook_shows_a_picture_without_pyplot() -> None:
+    figure = accuracy_figure([entry([190], balanced=1)[:2]], "title")
+    assert figure is not None
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+
 def test_picture_of_several_files_is_a_marker_each() -> None:
     late, early = entry([1, 2, 3, 196], name="net-T4"), entry([180, 1, 2, 3], name="net-T1", balanced=1)
     figure = accuracy_figure([late[:2], early[:2]], "title")

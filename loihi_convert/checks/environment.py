@@ -167,6 +167,8 @@ def _optional(name: str) -> Check:
     version = installed_version(name)
     if version is None:
         return Check(name, "absent", f"not installed; {OPTIONAL[name]}", f"Run: {install_line((name,))}")
+    if (declared := unsuitable_version(name, version)) is not None:
+        return Check(name, "broken", f"{version}, must be {declared}", f"Run: {install_line((name,))}")
     return Check(name, "ok", version)
 
 

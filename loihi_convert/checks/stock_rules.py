@@ -100,7 +100,7 @@ def biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer: StockLaye
     most = limits.CURRENT_LIMIT >> shift
     for name in ("bias", "neuron/vThMant") if layer.is_sdnn and layer.kind != "input" else ():
         value = layer.numbers(name)
-        if value is not None and np.abs(value).max() > most:
+        if value is not None and np.abs(value.astype(np.float64)).max() > most:
             allowed = f"must be within +-{most:,}: netx shifts them left by {shift} bits, into 24 bits"
             return Violation(f"{name} {_range(value)}", allowed, _SIGMA_DELTA, "Scale weights and biases down.")
     return None
@@ -190,7 +190,9 @@ def thresholds_fit_seventeen_bits(layer: StockLayer) -> Violation | None:
     if value is None:
         return None
     most = limits.THRESHOLD_LIMIT - 1
-    if ((value >= 0) & (value <= most) & _is_whole(value)).all():
+    # In float64, as float16 cannot hold the limit.
+    exact = value.astype(np.float64)
+    if ((exact >= 0) & (exact <= most) & _is_whole(exact)).all():
         return None
     fix = "Scale weights and thresholds down together."
     return Violation(f"vThMant {_range(value)}", f"must be integers in 0..{most}", "17 bits; Loihi", fix)

@@ -79,9 +79,9 @@ def drawing(size: Size) -> Iterator[None]:
 def new_figure(size: Size, height: float) -> Figure:
     """Return a figure of this width; ``height`` in inches."""
     # The object API is used because pyplot would choose a window system and keep every figure in memory.
-    from matplotlib.figure import Figure
+    from loihi_convert.report.notebook_figure import NotebookFigure
 
-    return Figure(figsize=(size.inches, height), layout="constrained")
+    return NotebookFigure(figsize=(size.inches, height), layout="constrained")
 
 
 def plain(axes: Axes) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """Rows of plain texts, which are never interpreted as markup.
 
@@ -82,6 +82,8 @@ class Table:
         with console.capture() as capture:
             console.print(self)
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """Return the table as HTML for a notebook."""
