@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import math
 import re
 import shutil
@@ -123,6 +124,22 @@ def test_numbers_in_sentences_are_those_of_the_tables() -> None:
     recipe = losses("recipe/table-2.csv", "published")
     most = max(loss for steps, loss in recipe.items() if steps >= 8)
     assert f"loses at most {most:.2f} points from T = 8 on, but {recipe[4]:.2f} at T = 4" in page
+    cards = {
+        name: json.loads((ROOT / f"netx_models/{name}/card.json").read_text())
+        for name in ("fashion-mnist", "cifar10-vgg16")
+    }
+    counts = {network["balance"]["calibration_images"] for network in cards["fashion-mnist"]["networks"]}
+    images = " or ".join(f"{count:,}" for count in sorted(counts))
+    assert f"The files of `netx_models/` have thresholds from {images} images" in page
+    (minutes,) = (
+        one["recipe"]["seconds"] / 60 for one in cards["cifar10-vgg16"]["checkpoints"] if "start" not in one["recipe"]
+    )
+    assert f"it took {minutes:.0f} minutes" in page
+    (four,) = (one for one in cards["cifar10-vgg16"]["networks"] if one["timesteps"] == 4)
+    assert four["balance"]["method"] == "qcfs"
+    assert (
+        f"[files made with `--balance qcfs`](data.md) have {100 * four['test'][-1]['accuracy']:.2f} % at T = 4" in page
+    )
     neurons = (ROOT / "netx_models/mnist/paper/table-A4.md").read_text()
     for variant in ("spikes", "compensated", "literal"):
         (found,) = re.findall(rf"- \*\*{variant}\*\*: (\d+) of 119 in the paper's order", neurons)
