@@ -79,7 +79,7 @@ def in_a_process_of_its_own(program: str, *words: object) -> Any:
     """What ``program`` prints last, as JSON."""
     command = [sys.executable, "-c", program, str(HERE), *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
