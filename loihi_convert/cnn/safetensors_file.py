@@ -17,7 +17,7 @@ from loihi_convert.cnn.torch_zip import read_bytes
 from loihi_convert.errors import CheckpointError, first_line
 
 _DAMAGED: Final = "Copy or train it again."
-_MAX_HEADER: Final = 1 << 24
+_MAX_HEADER: Final = 16_000_000
 
 
 def as_safetensors(text: str, state: Mapping[str, Tensor], path: Path) -> bytes:
