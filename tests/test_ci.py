@@ -18,6 +18,7 @@ HEADING = "== format, lint, types, documentation, damaged files =="
 PYTHON = """#!/bin/sh
 echo "$@"
 case "$*" in
+    *"pip install"*) exit {pip} ;;
     *"ruff check"*) [ {lint} = 0 ] || touch reached; exit {lint} ;;
     *damage.py*) touch reached; exec sleep {damage} ;;
     *"-m slurm"*) until [ -e reached ]; do sleep 0.01; done; exit {tests} ;;
@@ -25,16 +26,10 @@ esac
 """
 
 
-@pytest.mark.parametrize(
-    ("lint", "tests", "damage", "code"),
-    [(0, 0, 0, 0), (5, 0, 0, 5), (0, 6, 60, 6), (5, 6, 0, 6)],
-    ids=["nothing", "a check", "a test", "both"],
-)
-def test_the_log_of_the_checks_is_shown_once_whatever_fails(
-    tmp_path: Path, lint: int, tests: int, damage: int, code: int
-) -> None:
+def run(tmp_path: Path, **codes: int) -> subprocess.CompletedProcess[str]:
+    """Run the script with programs that exit with ``codes``; damage.py takes ``damage`` seconds."""
     programs = {
-        "bin/python3": PYTHON.format(lint=lint, tests=tests, damage=damage),
+        "bin/python3": PYTHON.format(**{"pip": 0, "lint": 0, "tests": 0, "damage": 0, **codes}),
         "bin/sinfo": "#!/bin/sh\n",
         # There is nothing to stop.
         "tests/support/slurm_node.sh": "#!/bin/sh\nexit 1\n",
@@ -53,7 +48,18 @@ def test_the_log_of_the_checks_is_shown_once_whatever_fails(
         "CHROMIUM": "true",
         "TMPDIR": str(tmp_path / "tmp"),
     }
-    done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("lint", "tests", "damage", "code"),
+    [(0, 0, 0, 0), (5, 0, 0, 5), (0, 6, 60, 6), (5, 6, 0, 6)],
+    ids=["nothing", "a check", "a test", "both"],
+)
+def test_the_log_of_the_checks_is_shown_once_whatever_fails(
+    tmp_path: Path, lint: int, tests: int, damage: int, code: int
+) -> None:
+    done = run(tmp_path, lint=lint, tests=tests, damage=damage)
     assert done.returncode == code, done.stderr
     assert done.stderr == ""
     before, log = done.stdout.split(f"{HEADING}\n")
@@ -62,3 +68,8 @@ def test_the_log_of_the_checks_is_shown_once_whatever_fails(
     assert ("mypy" in log) == (lint == 0)
     assert (log.splitlines()[-1] == "3.10") == (code == 0)
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_nothing_runs_if_uv_cannot_be_installed(tmp_path: Path) -> None:
+    done = run(tmp_path, pip=7)
+    assert (done.returncode, done.stdout) == (7, "-m pip install --quiet uv\n")

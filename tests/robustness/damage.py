@@ -109,7 +109,7 @@ def main() -> int:
 
 
 def sweep(share: float, seed: int) -> Iterator[Row]:
-    """Yield one row after the other; ``share`` of the whole number of random cases, and every hostile file."""
+    """Yield one row after the other; ``share`` of the random cases, every hostile file, every change of `_structures`."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -422,7 +422,7 @@ def _structures(original: bytes, share: float, seed: int) -> Iterator[tuple[str,
     """Files whose digests are right and whose structure is not: what a forger, or another program, may write."""
     rng = np.random.default_rng(seed)
     datasets = dict(netx.hdf5.read_datasets(original))
-    for index in range(max(1, round(share * 400))):
+    for index in range(max(len(_CHANGES), round(share * 400))):
         change = _CHANGES[index % len(_CHANGES)]
         changed = dict(datasets)
         with h5py.File("damaged", "w", driver="core", backing_store=False, userblock_size=512) as file:
