@@ -382,6 +382,13 @@ def test_cost_refuses_what_cannot_run_before_it_measures(
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
+def test_a_ratio_is_not_required_of_an_own_cnn(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        benchmark.read_options(["peers", "--arch", "my_nets:make_cnn", "--at-least", "1.3"])
+    assert caught.value.code == 2
+    assert "--at-least needs a file or --network" in capsys.readouterr().err
+
+
 def test_peers_get_no_poisson_spikes(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,6 +132,8 @@ for tool, *verb in json.loads(sys.argv[1]):
             runpy.run_path(tool, run_name="__main__")
         except SystemExit as stop:
             assert not stop.code, sys.argv
+        else:
+            raise AssertionError(f"{sys.argv} did not end")
     pages.append(page.getvalue())
 print(json.dumps(pages))
 """
@@ -139,15 +141,19 @@ print(json.dumps(pages))
 
 @pytest.mark.slow
 def test_the_options_of_tools_exist() -> None:
-    lines = [shlex.split(line)[1:] for page in PAGES for line in commands(page) if line.startswith("python tools/")]
+    """Every tool has a help page, and the page every option that the documentation names."""
+    found = [re.match(r"(?:\w+=\S* )*python (tools/.*)", line) for page in PAGES for line in commands(page)]
+    lines = [shlex.split(match[1]) for match in found if match]
     verbs = [tuple(word for word in words[:2] if not word.startswith("-")) for words in lines]
-    known = list(dict.fromkeys(verbs))
+    tools = [path for path in sorted(ROOT.glob("tools/*.py")) if "__main__" in path.read_text()]
+    known = list(dict.fromkeys([*verbs, *((str(path.relative_to(ROOT)),) for path in tools)]))
     program = [sys.executable, "-c", HELPS, json.dumps(known)]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     helps = dict(zip(known, json.loads(done.stdout), strict=True))
     for verb, words in zip(verbs, lines, strict=True):
-        assert all(word in helps[verb] for word in words if word.startswith("-")), words
+        options = set(re.findall(r"(?<![\w-])--?[\w-]+", helps[verb]))
+        assert {word for word in words if word.startswith("-")} <= options, words
 
 
 BEFORE = (

@@ -232,6 +232,15 @@ def test_a_checkpoint_may_have_its_own_seed(tool: ModuleType) -> None:
     assert tool.train_words(again, plan) == "train --from cnn.pt -T 4 --seed 1 --store float16 -o again.pt"
 
 
+def test_names_with_spaces_are_quoted(tool: ModuleType) -> None:
+    plan = tool.Plan((), (), seed=0, store="float32", sim_images=1)
+    assert tool.train_words(tool.Trained("my cnn.pt", "--data mnist"), plan) == (
+        "train --data mnist --seed 0 -o 'my cnn.pt'"
+    )
+    words = tool.export_words(tool.Candidate("my cnn.pt", 4, "--bias-correction"), "/my folder/a.net")
+    assert words == "export 'my cnn.pt' -T 4 --bias-correction -o '/my folder/a.net'"
+
+
 def test_a_mean_takes_the_same_t_in_each_folder(cards: ModuleType) -> None:
     def card(data: str, seed: int, *accuracies: tuple[int, float]) -> dict[str, Any]:
         networks = [{"timesteps": steps, "test": [{"accuracy": accuracy}]} for steps, accuracy in accuracies]
@@ -311,8 +320,9 @@ def test_what_lies_in_netx_models_is_what_its_card_says(tool: ModuleType, folder
     plan = tool.read_plan(folder)
     listed = subprocess.run(["git", "ls-files", folder], cwd=ROOT, check=True, capture_output=True, text=True)
     committed = set(listed.stdout.splitlines())
+    checkpoints = (*card["checkpoints"], *card.get("further_checkpoints", ()))
     assert tool.card_page(card) == (folder / "README.md").read_text()
-    for item in (*card["checkpoints"], *card["networks"]):
+    for item in (*checkpoints, *card["networks"]):
         path = folder / item["file"]
         assert plan.stores(item["file"], item["bytes"]) == item["in_repository"]
         # Whoever builds a folder also has its large files, uncommitted.
@@ -324,6 +334,6 @@ def test_what_lies_in_netx_models_is_what_its_card_says(tool: ModuleType, folder
             network = netx.read(folder / item["file"])
             assert network.timesteps == item["timesteps"]
             assert network.provenance["model"]["file"] == item["checkpoint"]
-    for item in card["checkpoints"]:
+    for item in checkpoints:
         if item["in_repository"]:
             assert load(folder / item["file"]).test_accuracy == item["test_accuracy"]

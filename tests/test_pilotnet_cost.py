@@ -37,6 +37,7 @@ def test_the_file_is_replaced_as_a_whole(tool: ModuleType, tmp_path: Path, monke
     stored, written = tool.OUTPUT.read_bytes(), tmp_path / "pilotnet.csv"
     written.write_bytes(b"before")
     monkeypatch.setattr(tool, "OUTPUT", written)
+    monkeypatch.setattr("sys.argv", ["pilotnet_cost.py"])
     with written.open("rb") as reader:
         tool.main()
         assert reader.read() == b"before"

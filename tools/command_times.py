@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -54,6 +53,16 @@ FIELDS: Final = (
     "maximum_seconds",
     "peak_mib",
 )
+
+
+LAUNCHER: Final = """
+import resource, subprocess, sys, time
+begun = time.monotonic()
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+sys.exit(code)
+"""
+"""Runs a command from a small process: on Linux ``ru_maxrss`` of a command includes the memory of its parent."""
 
 
 class Timed(NamedTuple):
@@ -101,20 +110,16 @@ def timed(command: str, threads: int | None, cache: Path) -> Timed:
     words = [str(ROOT / word) if word.startswith("netx_models/") else word for word in command.split()]
     own = {"NUMBA_CACHE_DIR": str(cache), **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.monotonic()
-        process = subprocess.Popen(
-            [Path(sys.executable).with_name("loihi-convert"), *words],
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", LAUNCHER, Path(sys.executable).with_name("loihi-convert"), *words],
             cwd=folder,
             env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | own,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - begun
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise VerificationError(f"exit code {process.returncode}", where=command)
-    return Timed(seconds, usage.ru_maxrss / 1024)
+    if done.returncode:
+        raise VerificationError(f"exit code {done.returncode}", where=command)
+    return Timed(*map(float, done.stdout.split()))
 
 
 if __name__ == "__main__":

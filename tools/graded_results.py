@@ -9,8 +9,8 @@ of the run.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -68,14 +68,21 @@ def _row(
     return dict(zip(COLUMNS, values, strict=True))
 
 
+def _runs(text: str) -> tuple[str, tuple[Path, Path]]:
+    name, _, folders = text.partition("=")
+    graded, spikes = map(Path, folders.split(","))
+    return name, (graded, spikes)
+
+
 def main() -> None:
     """Write the file."""
-    chosen = dict(words.partition("=")[::2] for words in sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=_runs, metavar="NETWORK=GRADED_RUN,SPIKES_RUN")
+    chosen = dict(parser.parse_args().runs)
     rows: list[dict[str, Any]] = read_rows(OUTPUT)
     order = [*dict.fromkeys(row["network"] for row in rows), *chosen]
     rows = [row for row in rows if row["network"] not in chosen]
-    for name, folders in chosen.items():
-        graded, spikes = map(Path, folders.split(","))
+    for name, (graded, spikes) in chosen.items():
         rows += [graded_row(name, graded), *spikes_rows(name, spikes)]
     rows.sort(key=lambda row: order.index(row["network"]))
     write_atomically(OUTPUT, as_csv(rows))

@@ -193,7 +193,7 @@ def train_words(item: Trained, plan: Plan) -> str:
     """Return the command that trains a checkpoint, without the name of the program."""
     store = "" if plan.store == "float32" else f" --store {plan.store}"
     seed = "" if "--seed" in shlex.split(item.options) else f" --seed {plan.seed}"
-    return f"train {item.options}{store}{seed} -o {item.file}"
+    return f"train {item.options}{store}{seed} -o {shlex.quote(item.file)}"
 
 
 def train(item: Trained, folder: Path, plan: Plan, data_root: Path | None) -> None:
@@ -207,7 +207,8 @@ def train(item: Trained, folder: Path, plan: Plan, data_root: Path | None) -> No
 def export_words(candidate: Candidate, name: str) -> str:
     """Return the command that exports a candidate as ``name``, without the name of the program."""
     options = f" {candidate.options}" if candidate.options else ""
-    return f"export {candidate.source} -T {candidate.timesteps}{options} -o {name}"
+    source, output = shlex.quote(candidate.source), shlex.quote(name)
+    return f"export {source} -T {candidate.timesteps}{options} -o {output}"
 
 
 def export(candidate: Candidate, folder: Path, work: Path, splits: DataSplits, data_root: Path | None) -> Exported:

@@ -3,10 +3,13 @@
 Measured: lava-dl d825ac5, tutorials/lava/lib/dl/netx/pilotnet_snn/benchmark.ipynb: 16 steps an image, 408.91 images/s,
 0.447 W of dynamic power. Estimated: spikes and synaptic operations of the same network, `gts/pilotnet_lif/network.net`
 of lava-dl's wheel, in 16 steps of the one image that lies beside it.
+
+    python tools/pilotnet_cost.py
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import math
 from importlib import metadata
@@ -98,6 +101,7 @@ def rows(found: Estimate) -> list[dict[str, str]]:
 
 def main() -> None:
     """Write the file, and print what the measured time says of one synaptic operation."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     counts = counted()
     write_atomically(OUTPUT, as_csv(rows(estimated(counts))))
     busiest = operations_per_core(counts)

@@ -102,7 +102,10 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             verb.add_argument(
                 "--sweep-threads", type=_numbers, default=_some_cores(), help="default: 1,2,4,... up to all cores"
             )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.arch is not None and getattr(options, "at_least", None) is not None:
+        parser.error("--at-least needs a file or --network: with --arch some programs run the CNN, not the file")
+    return options
 
 
 def _shape(text: str) -> tuple[int, ...]:
