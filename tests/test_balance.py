@@ -291,23 +291,28 @@ def test_wrong_images(images: np.ndarray) -> None:
     assert "uint8 of shape (N, 1, 1, 1)" in raised.value.expected
 
 
-@pytest.mark.parametrize(("timesteps", "initial_potential"), [(1, "half"), (3, "half"), (8, "zero")])
-def test_least_squares_finds_the_best_of_its_candidates(timesteps: int, initial_potential: Any) -> None:
-    """One neuron: each candidate is tried in a separate network."""
+@pytest.mark.parametrize(
+    ("timesteps", "initial_potential", "ceiling"),
+    [(1, "half", np.inf), (3, "half", np.inf), (8, "zero", np.inf), (8, "half", 1.5)],
+)
+def test_least_squares_finds_the_best_of_its_candidates(timesteps: int, initial_potential: Any, ceiling: float) -> None:
+    """One neuron: each candidate is tried in a separate network. The ceiling is itself one of them."""
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 1, 1)).astype(np.uint8)
-    network = chain_of(2, 1)
+    activations = np.minimum(images.ravel() / 127.5, ceiling)
+    first, last = chain_of(2, 1).layers
+    network = ReluNetwork((1, 1, 1), (replace(first, ceiling=np.array([ceiling])), last))
     balanced = balance(
         network, images, timesteps, BalanceOptions(method="least-squares", initial_potential=initial_potential)
     )
     assert balanced.layers[0].neuron is not None
     errors = {}
-    for candidate in thresholds_module._CANDIDATES * 2 * images.max() / 255:
+    for candidate in np.minimum(thresholds_module._CANDIDATES * activations.max(), ceiling):
         threshold = np.array([candidate])
         initial = threshold / 2 if initial_potential == "half" else 0 * threshold
         neuron = IntegrateAndFire(threshold, threshold, initial)
         layers = (replace(balanced.layers[0], neuron=neuron), balanced.layers[1])
         rates = outputs(replace(balanced, layers=layers), images, timesteps)[:, -1, 0] / timesteps
-        errors[candidate] = np.square(rates - images.ravel() / 127.5).sum()
+        errors[candidate] = np.square(rates - activations).sum()
     best = min(errors, key=lambda candidate: errors[candidate])
     assert balanced.layers[0].neuron.threshold == pytest.approx(best)
     assert 0 < best < 2.2
@@ -461,9 +466,14 @@ def test_the_number_of_fitted_images_depends_on_its_own_latency_alone(monkeypatc
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
     images[8:] //= 3
     options = BalanceOptions(method="least-squares")
-    one, many = balance_each(random_cnn(1), images, (1, 16), options)
-    assert thresholds_of(one) == thresholds_of(balance(random_cnn(1), images, 1, options))
-    assert thresholds_of(many) == thresholds_of(balance(random_cnn(1), images, 16, options))
+    cnn = random_cnn(1)
+    one, many = balance_each(cnn, images, (1, 16), options)
+    assert thresholds_of(one) == thresholds_of(balance(cnn, images, 1, options))
+    assert thresholds_of(one) != thresholds_of(balance(cnn, images[:8], 1, options))
+    assert thresholds_of(many) == thresholds_of(balance(cnn, images[:8], 16, options))
+    # So are its biases.
+    found, expected = (correct_biases(cnn, many, some).layers[-1].correction for some in (images, images[:8]))
+    assert np.array_equal(found, expected)  # type: ignore[arg-type]
 
 
 def test_one_pass_serves_all_latencies_of_a_two_layer_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,16 @@ def test_an_initial_potential_that_is_given_stays(initial_potential: InitialPote
     assert (fitted.neuron.initial_potential != 0.5 * fitted.neuron.threshold)[alive].any()
 
 
+def test_spikes_of_the_classes_start_where_they_did() -> None:
+    """Their counts are compared, not their rates with the CNN's."""
+    cnn = random_cnn(1)
+    network = balance(cnn, images(), 4, BalanceOptions(method="percentile", readout="spikes"))
+    before, after = (one.layers[-1].neuron for one in (network, correct_biases(cnn, network, images())))
+    assert before is not None
+    assert after is not None
+    assert np.array_equal(after.initial_potential, before.initial_potential)
+
+
 def test_written_and_read_again(tmp_path: Path) -> None:
     cnn = random_cnn(1)
     network = correct_biases(cnn, balance(cnn, images(), 2, BalanceOptions(method="percentile")), images())

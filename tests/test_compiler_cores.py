@@ -75,6 +75,19 @@ def test_a_layer_of_relays_has_no_channels_to_save() -> None:
     assert savings([relays, Placed("last", narrow, 1, (1, 1), narrow, None)]) == ()
 
 
+@pytest.mark.parametrize(
+    ("neurons", "change", "after"),
+    [(12_288, "10752 neurons instead of 12288", 3), (16_384, "8192 neurons instead of 16384", 3)],
+)
+def test_fewer_neurons_must_save_a_quarter_of_the_cores(neurons: int, change: str, after: int) -> None:
+    """4,095 neurons fit a core. An eighth less of 12,288 saves one of 4 cores, which is enough, of 16,384 one of 5."""
+    hidden, last = DenseLayer(neurons, 1), DenseLayer(1, 1)
+    (saving,) = savings(
+        [Placed("fc", hidden, neurons, (1, 1), hidden, None), Placed("last", last, 1, (1, 1), last, None)]
+    )
+    assert (saving.change, saving.after) == (change, (after, after))
+
+
 def test_a_split_readout_takes_both_of_its_populations() -> None:
     hidden = QuantizedLayer(
         "hidden",

@@ -16,6 +16,7 @@ from loihi_convert.errors import DataError, UsageError
 from loihi_convert.metrics.early_exit import (
     CURVE_POINTS,
     TOLERANCE_POINTS,
+    MarginChoice,
     choose_margin,
     evaluate_early_exit,
     exit_steps,
@@ -123,6 +124,22 @@ def test_figures_by_hand() -> None:
     assert found.synaptic_operations_saved == pytest.approx(1 - 6163 / 6666)
     curve = [(p.margin, p.average_timesteps) for p in found.points]
     assert curve == [(0, 1.0), (5, 2.25), (6, 2.25), (7, 2.5), (10, 3.0), (None, 3.0)]
+
+
+@pytest.mark.parametrize(("late", "expected"), [(1, 1), (2, 2)])
+def test_95_percent_of_the_images_exit_within_this_step(late: int, expected: int) -> None:
+    """19 of 20 images are 95 %."""
+    outputs = outputs_of([[0, 0]] * 20, [[9, 9]] * (20 - late) + [[1, 9]] * late)
+    choice = MarginChoice(
+        margin=5,
+        curve_margins=(),
+        tolerance_points=0.1,
+        timesteps=2,
+        split="validation",
+        image_count=1,
+        by_labels=False,
+    )
+    assert evaluate_early_exit(run(outputs), choice).chosen_point.percentile_95_timesteps == expected
 
 
 def test_only_held_out_images_choose() -> None:

@@ -26,7 +26,7 @@ from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedN
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.evaluating import evaluate, reported_timesteps
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.statistics import mcnemar_p_value, wilson_interval
+from loihi_convert.statistics import constant_accuracy, mcnemar_p_value, wilson_interval
 
 # Class of each of four images after each of three steps, and what it should have been.
 PREDICTIONS = np.array([[0, 0, 0], [1, 1, 1], [0, 2, 2], [0, 0, 1]])
@@ -345,6 +345,12 @@ def test_a_cnn_no_better_than_a_constant_is_noted() -> None:
         "The CNN itself classifies 50.00 % of these images, and always predicting their most frequent"
     )
     assert evaluate(run, small_network(), labels=labels, cnn_predictions=labels).notes == ()
+
+
+@pytest.mark.parametrize(("accuracy", "expected"), [(0.58, 0.5), (0.62, None)])
+def test_the_margin_over_a_constant_is_two_standard_errors(accuracy: float, expected: float | None) -> None:
+    """Two classes of 50 images: sqrt(0.5 x 0.5 / 100) = 0.05."""
+    assert constant_accuracy(accuracy, np.repeat([0, 1], 50)) == expected
 
 
 def test_one_image_is_not_said_to_have_one_class() -> None:

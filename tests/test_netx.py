@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -24,33 +25,23 @@ from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.errors import InputError, NetxError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.netx.hdf5 import file_content
+from loihi_convert.netx.hdf5 import content_sha256, file_content
 
 
-def assert_same(found: QuantizedNetwork, expected: QuantizedNetwork) -> None:
-    for name in ("input_shape", "timesteps", "max_timesteps", "pixel_bits", "reset", "thresholds", "provenance"):
-        assert getattr(found, name) == getattr(expected, name), name
-    assert len(found.layers) == len(expected.layers)
-    for layer, source in zip(found.layers, expected.layers, strict=True):
-        assert (layer.name, layer.largest_input, type(layer.synapse)) == (
-            source.name,
-            source.largest_input,
-            type(source.synapse),
-        )
-        names = ["pool", *(("stride", "padding", "dilation", "groups") if isinstance(source.synapse, Conv) else ())]
-        for name in names:
-            assert getattr(layer.synapse, name) == getattr(source.synapse, name), name
-        pairs = [(layer.weight, source.weight), (layer.bias, source.bias), (layer.scale, source.scale)]
-        for part in ("neuron", "balanced"):
-            assert (getattr(layer, part) is None) == (getattr(source, part) is None)
-            if getattr(source, part) is not None:
-                fields = getattr(source, part).__dataclass_fields__
-                pairs += [
-                    (getattr(getattr(layer, part), name), getattr(getattr(source, part), name)) for name in fields
-                ]
-        for array, expected_array in pairs:
-            assert (array is None) == (expected_array is None)
-            assert array is None or np.array_equal(array, expected_array)
+def assert_same(found: object, expected: object, name: str = "network") -> None:
+    """Compare every field of a network, and of the dataclasses in it."""
+    assert type(found) is type(expected), name
+    if isinstance(expected, np.ndarray):
+        assert np.array_equal(found, expected), name  # type: ignore[arg-type]
+    elif isinstance(expected, tuple):
+        assert isinstance(found, tuple)
+        for index, pair in enumerate(zip(found, expected, strict=True)):
+            assert_same(*pair, f"{name}[{index}]")
+    elif dataclasses.is_dataclass(expected):
+        for field in dataclasses.fields(expected):
+            assert_same(getattr(found, field.name), getattr(expected, field.name), f"{name}.{field.name}")
+    else:
+        assert found == expected, name
 
 
 @given(case=networks())
@@ -75,6 +66,22 @@ def small_network() -> QuantizedNetwork:
         QuantizedLayer("fc", dense, None, np.ones(3)),
     )
     return QuantizedNetwork((1, 2, 7), layers, timesteps=4, max_timesteps=9, pixel_bits=8, reset="soft")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"correction": np.array([0.5, -0.25, 0.0])},
+        {"offset": np.array([1000.0, -2.5, 0.25])},
+        {"low_bits": 2},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_fields_of_some_layers_are_kept(tmp_path: Path, fields: dict[str, Any]) -> None:
+    first, last = small_network().layers
+    network = replace(small_network(), layers=(first, replace(last, **fields)))
+    netx.write(network, tmp_path / "model.net")
+    assert_same(netx.read(tmp_path / "model.net"), network)
 
 
 def test_what_stands_in_the_file(tmp_path: Path) -> None:
@@ -256,6 +263,19 @@ def test_a_file_that_was_copied_by_another_program(tmp_path: Path) -> None:
             file.copy(file[name], other)
     with pytest.raises(NetxError, match="written again by another program: content_sha256 is missing"):
         netx.read(copy)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"b": np.zeros((2, 3), np.int32)},
+        {"a": np.zeros((2, 3), np.float32)},
+        {"a": np.zeros((3, 2), np.int32)},
+    ],
+    ids=["name", "dtype", "shape"],
+)
+def test_the_digest_covers_more_than_the_bytes(other: dict[str, np.ndarray]) -> None:
+    assert content_sha256(other) != content_sha256({"a": np.zeros((2, 3), np.int32)})
 
 
 def test_any_changed_number_is_noticed(tmp_path: Path) -> None:

@@ -277,15 +277,17 @@ def test_dead_channels_are_listed_and_silent() -> None:
     assert (report.dead_channels, report.weight_bits) == ((1,), (8, 8, 8))
 
 
-def test_bias_counts_potential_units() -> None:
+@pytest.mark.parametrize(("bias", "expected"), [(0.7, 89), (-0.7, -89)])
+def test_bias_counts_potential_units(bias: float, expected: int) -> None:
+    """The weight 1 becomes 127, so one unit of potential is 1 / 127 / 255, and 0.7 / 255 are 88.9 of them."""
     neuron = IntegrateAndFire(np.array([2.0]), np.array([2.0]), np.zeros(1))
     layers = (
-        SpikingLayer("hidden", Dense(np.array([[1.0]]), np.array([0.5])), neuron),
+        SpikingLayer("hidden", Dense(np.array([[1.0]]), np.array([bias / 255])), neuron),
         SpikingLayer("output", Dense(np.array([[1.0]])), None),
     )
     network = quantize(SpikingNetwork((1, 1, 1), layers, 4, "soft"), pixels(255))
     assert network.layers[0].bias is not None
-    assert network.layers[0].bias[0] == round(0.5 / network.layers[0].scale[0])
+    assert network.layers[0].bias.tolist() == [expected]
 
 
 def clipping_network() -> SpikingNetwork:

@@ -35,6 +35,10 @@ def test_a_single_large_weight_is_clipped_where_bits_are_few() -> None:
     assert 127 * scale == pytest.approx(3, rel=0.05)
 
 
+def test_weights_are_rounded_to_the_nearest_integer() -> None:
+    assert rounded(np.array([[1.6, -1.6, 0.4, 9.0]]), np.ones(1), 3).tolist() == [[2, -2, 0, 3]]
+
+
 def test_integers_are_kept() -> None:
     weights = np.array([[-7.0, 3.0, 1.0], [2.0, 0.0, 7.0]])
     assert nearest_scales(weights, 7).tolist() == [1, 1]

@@ -23,6 +23,7 @@ from support import oracle
 from support.evaluations import LABELS, entry
 from support.strategies import Case, networks
 
+from loihi_convert import files
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import DataError, InputError, UsageError
@@ -47,8 +48,15 @@ def write(folder: Path, *runs: run_folder.FileResults, **changes: Any) -> tuple[
     return run_folder.write_run(folder, runs, **arguments)
 
 
-def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
+def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "runs" / "one"
+    written: list[Path] = []
+
+    def write_atomically(path: Path, content: bytes) -> None:
+        written.append(path)
+        files.write_atomically(path, content)
+
+    monkeypatch.setattr(run_folder, "write_atomically", write_atomically)
     paths = write(folder, entry([20, 150, 190, 199]))
     assert [path.name for path in paths] == [
         "accuracy.csv",
@@ -59,6 +67,7 @@ def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
         "predictions.csv",
         "manifest.json",
     ]
+    assert tuple(written) == paths
     assert sorted(folder.iterdir()) == sorted(paths)
     assert json.loads((folder / "manifest.json").read_text()) == MANIFEST
 

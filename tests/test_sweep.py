@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import importlib
 import json
 import os
@@ -41,7 +42,7 @@ from loihi_convert.frontend.source import open_source
 from loihi_convert.sweep import conversion
 from loihi_convert.sweep.conversion import CellResult, Conversion
 from loihi_convert.sweep.front import COSTS, Found, cost, front, quality
-from loihi_convert.sweep.grid import Grid, PlannedCell, planned_cells, shard, varied
+from loihi_convert.sweep.grid import Grid, PlannedCell, _names, planned_cells, shard, varied
 from loihi_convert.sweep.setting import OPTIONS, Digests, ImageChoice, NetworkFile, Setting
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
@@ -724,19 +725,26 @@ class TestProcesses:
         assert not list(Path("sweep/cells").glob("*.lock"))
 
     def test_ctrl_c_keeps_what_is_done(self, sweep: Sweep) -> None:
-        process = subprocess.Popen(
-            command(*self.WORDS, "--workers", "1"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert process.stderr is not None
-        first = process.stderr.readline()
-        assert " %" in first
-        # As a terminal does: to the workers, too.
-        os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=100)
+        assert sweep("model.pt", "-T", "4", *self.WORDS[2:], "--workers", "0", "-o", "other").code == 0
+        lock = Path("sweep/cells", next(iter(stored(Path("other"))))).with_suffix(".lock")
+        lock.parent.mkdir(parents=True)
+        with lock.open("w") as file:
+            # Another process has this cell, so that the sweep cannot end before the signal comes.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            process = subprocess.Popen(
+                command(*self.WORDS, "--workers", "1"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            assert process.stderr is not None
+            first = process.stderr.readline()
+            assert " %" in first
+            # As a terminal does: to the workers, too.
+            os.killpg(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=100)
+            lock.unlink()
         assert (process.returncode, out) == (128 + signal.SIGINT, "")
         assert (
             err.splitlines()[-1]
@@ -748,6 +756,17 @@ class TestProcesses:
         assert not list(Path("sweep/cells").glob("*.lock"))
         assert sweep("model.pt", *self.WORDS, "--workers", "0").code == 0
         assert kept.items() < stored(Path("sweep")).items()
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["a/m.pt", "b/m.pt", "c/n.pt"], ["a/m.pt", "b/m.pt", "n.pt"]),
+        (["a/m.pt", "a/m.pt"], ["a/m.pt#1", "a/m.pt#2"]),
+    ],
+)
+def test_networks_have_different_names(paths: list[str], expected: list[str]) -> None:
+    assert list(_names([NetworkFile(Path(path)) for path in paths])) == expected
 
 
 def test_a_grid_needs_values() -> None:

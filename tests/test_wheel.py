@@ -17,11 +17,11 @@ from loihi_convert.pipeline.origin import source_of
 
 ROOT = Path(__file__).parents[1]
 DATA = (
+    *(f"models/{card.parent.name}/card.json" for card in ROOT.glob("netx_models/*/card.json")),
     "py.typed",
     "golden/model.net",
     "golden/golden.json",
     "golden/golden.npz",
-    "models/cifar10/card.json",
     "models/mnist/model-T1.net",
     "models/mnist/model-T4.net",
     "models/mnist/model-T64.net",

@@ -109,7 +109,7 @@ def main() -> int:
 
 
 def sweep(share: float, seed: int) -> Iterator[Row]:
-    """Yield one row after the other; ``share`` of the random cases, every hostile file, every change of `_structures`."""
+    """Yield one row after the other: ``share`` of the random cases, every hostile file and every kind of forged one."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
