@@ -73,8 +73,9 @@ def build_model(
     UsageError
         If the architecture is unknown, or the images do not fit its pooling.
     """
-    # Whatever torch's default dtype is.
-    model = _build(architecture, input_shape, classes).float()
+    model = _build(architecture, input_shape, classes)
+    if torch.get_default_dtype() != torch.float32:
+        model.float()
     if qcfs_levels is not None:
         channels = 0
         # Every ReLU has the channels of the layer before it, also in a residual block.
