@@ -46,6 +46,7 @@ def fine_tune(
     validation: tuple[Images, Labels] | Images | None = None,
     input_shape: Shape | None = None,
     epochs: int | None = None,
+    learning_rate: float | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     device: Device = "auto",
@@ -89,6 +90,8 @@ def fine_tune(
         For signals: ``(C, L)``, as in `convert`.
     epochs
         By default about 3,000 training steps; 500 with ``timesteps``.
+    learning_rate
+        The largest learning rate, above 0; by default that of ``recipe``, 0.001.
     recipe
         All other hyperparameters, such as augmentation, which is off by default.
     seed
@@ -136,7 +139,12 @@ def fine_tune(
     if timesteps is None and isinstance(recipe, Recipe):
         timesteps = recipe.timesteps
     chosen = TrainOptions(
-        recipe=recipe or "best", epochs=epochs, seed=seed, qcfs_levels=qcfs_levels, timesteps=timesteps
+        recipe=recipe or "best",
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+        qcfs_levels=qcfs_levels,
+        timesteps=timesteps,
     )
     levels, timesteps = chosen.qcfs_levels, chosen.timesteps
     if levels is None and timesteps is None:

@@ -684,9 +684,10 @@ def test_options_choose_architecture_and_recipe(few: DataSplits, plain: Checkpoi
         train_cnn(few, output, TrainOptions(recipe=RECIPE))
     assert (refused.value.where, same_weights(trained, load(output))) == (str(output), True)
     assert same_weights(trained, run(few, output, seed=3))
-    chosen = TrainOptions(epochs=np.int64(1), qcfs_levels=np.int64(2), weight_bits=np.int32(4), store="float16")
+    numbers = {"epochs": np.int64(1), "weight_bits": np.int32(4), "learning_rate": np.float64(0.003)}
+    chosen = TrainOptions(qcfs_levels=np.int64(2), store="float16", **numbers)
     tuned = train_cnn(few, output, chosen, start=trained, overwrite=True)
-    expected_recipe = dataclasses.replace(fine_tuning_recipe("digits"), epochs=1, weight_bits=4)
+    expected_recipe = dataclasses.replace(fine_tuning_recipe("digits"), epochs=1, weight_bits=4, learning_rate=0.003)
     assert expected_recipe.recorded().items() <= tuned.recipe.items()
     assert (tuned.qcfs_levels, tuned.stored_as) == (2, "float16")
     with pytest.raises(UsageError) as caught:
@@ -695,6 +696,9 @@ def test_options_choose_architecture_and_recipe(few: DataSplits, plain: Checkpoi
     with pytest.raises(UsageError) as caught:
         train_cnn(few, output, TrainOptions(recipe="fast"), overwrite=True)  # type: ignore[arg-type]
     assert (caught.value.where, caught.value.expected) == ("recipe", "must be one of best, paper")
+    with pytest.raises(UsageError) as caught:
+        train_cnn(few, output, TrainOptions(learning_rate=0), overwrite=True)
+    assert caught.value.where == "learning_rate"
 
 
 def test_an_interrupted_training_is_not_begun_anew(few: DataSplits, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ _RECIPE = (
     "best: this package's. paper: that of Ngu & Lee 2022, for mnist, fashion-mnist and cifar10 (VGG-16). Its values "
     "are printed when training starts."
 )
+_LEARNING_RATE = "Largest learning rate; default: that of the recipe."
 _START = "Weights to fine-tune, at a small learning rate: a checkpoint of `train` or, with --arch, your own."
 _QCFS = "Train for few time steps: activations with L levels (quantization-clip-floor-shift) and trained thresholds."
 _WEIGHT_BITS = "With --qcfs: train with weights rounded to 2..8 bits, for export with the same --weight-bits."
@@ -67,6 +68,7 @@ def train(
     epochs: Annotated[
         int | None, named("--epochs", TRAINING, "Epochs; default: those of the recipe.", metavar="N")
     ] = None,
+    learning_rate: Annotated[float | None, named("--learning-rate", TRAINING, _LEARNING_RATE, metavar="RATE")] = None,
     seed: Annotated[int, options.seed(TRAINING)] = 0,
     resume: Annotated[bool, switch("--resume", TRAINING, "Continue an interrupted training.")] = False,
     start: Annotated[Path | None, named("--from", TRAINING, _START, metavar="FILE")] = None,
@@ -98,7 +100,9 @@ def train(
         if file is not None:
             refuse_to_replace(file, output)
     require_free(output, resume=resume, overwrite=overwrite)
-    chosen = TrainOptions(architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device)
+    chosen = TrainOptions(
+        architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device, learning_rate
+    )
     begun = None if start is None or arch is not None else _started(start)
     recorded = begun if arch is None or start is None else load_if_ours(start)
     named_data = data or (recorded.data if recorded else "digits")

@@ -33,7 +33,7 @@ class TrainOptions:
     recipe
         ``"best"``: this package's recipe for the data set or, to fine-tune ``start``, fewer epochs with smaller steps.
         ``"paper"``: that of Ngu & Lee 2022, with its architecture. Or a `Recipe`.
-    epochs
+    epochs, learning_rate
         Default: the recipe's.
     seed
         Seed of initialization, image order, augmentation and dropout, 0..2^31 - 1.
@@ -51,7 +51,7 @@ class TrainOptions:
     Raises
     ------
     UsageError
-        If a number is not a whole number.
+        If a number, other than ``learning_rate``, is not a whole number.
     """
 
     architecture: Architecture | None = None
@@ -63,6 +63,7 @@ class TrainOptions:
     timesteps: int | None = None
     store: Store = "float32"
     device: Device = "auto"
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -107,6 +108,7 @@ def chosen_recipe(splits: DataSplits, architecture: str, options: TrainOptions, 
     return replace(
         recipe,
         epochs=recipe.epochs if options.epochs is None else options.epochs,
+        learning_rate=recipe.learning_rate if options.learning_rate is None else options.learning_rate,
         weight_bits=recipe.weight_bits if options.weight_bits is None else options.weight_bits,
         timesteps=recipe.timesteps if options.timesteps is None else options.timesteps,
     )
