@@ -296,7 +296,7 @@ def test_run_takes_an_external_file(
             "127.5",
             "--std",
             "127.5",
-        ): "mean: found \\(127.5,\\); with a `std` of \\(127.5,\\); must be those of pixels in 0..1",
+        ): "mean: found \\(127.5,\\), with a --std of \\(127.5,\\); must be those of pixels in 0..1",
     }
     for more, message in refused.items():
         capsys.readouterr()

@@ -274,7 +274,7 @@ def test_presentations_are_even_and_fit_into_memory() -> None:
         64,
     ]
     wide = layer(Dense(np.zeros((2, 512 * 512), np.int8)), first=True)
-    large = QuantizedNetwork((1, 512, 512), (wide,), timesteps=1, max_timesteps=1, pixel_bits=1, reset="soft")
+    large = QuantizedNetwork((1, 512, 512), (wide,), timesteps=1, max_timesteps=1, pixel_bits=8, reset="soft")
     assert lava_backend.fitting_batch_size(large, 100) == 3
 
 

@@ -145,7 +145,7 @@ NOT_PYTHON = {
     "complains": ("#!/bin/sh\necho pyenv: not found >&2; echo see help >&2; exit 127", "sim", "(pyenv: not found)"),
     "old": ("#!/bin/sh\necho Traceback >&2; echo SyntaxError: future >&2; exit 1", "sim", "(SyntaxError: future)"),
     "silent": ("#!/bin/sh\nexit 3", "sim", "(it ended with exit code 3)"),
-    "removes its log": ('#!/bin/sh\nrm -r "$4"; exit 3', "sim", "(it ended with exit code 3)"),
+    "removes its log": ('#!/bin/sh\nread request; rm -r "$4"; exit 3', "sim", "(it ended with exit code 3)"),
     "no program": ("neither this nor that", "sim", "Exec format error"),
 }
 

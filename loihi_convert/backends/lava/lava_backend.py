@@ -180,8 +180,10 @@ class LavaBackend:
         try:
             host, folder = self._prepare(network, images, steps.timesteps, trace)
             run = {"folder": str(folder.path), "timesteps": steps.timesteps, "trace": trace, "steps": steps.total}
+            # A host that cannot run may remove its files.
+            counter = np.load(folder.steps, mmap_mode="r")
             host.send({**run, **request})
-            seconds, measured = self._watch(host, folder, steps, progress)
+            seconds, measured = self._watch(host, counter, steps, progress)
             result = folder.result(network, trace, seconds, time.perf_counter() - started - seconds)
             shutil.rmtree(folder.path)
         except BaseException:
@@ -233,10 +235,9 @@ class LavaBackend:
         return host, folder
 
     def _watch(
-        self, host: HostProcess, folder: LavaFiles, steps: Timing, progress: Progress
+        self, host: HostProcess, counter: Array, steps: Timing, progress: Progress
     ) -> tuple[float, dict[str, float]]:
         """Wait for the end of the run; return the time of its steps in seconds, and a chip's measurements."""
-        counter = np.load(folder.steps, mmap_mode="r")
         done, changed_at = 0, time.monotonic()
         while True:
             answer = host.receive(_POLL_SECONDS)
