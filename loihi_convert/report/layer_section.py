@@ -95,7 +95,7 @@ def _layer_table(entry: Entry) -> Table:
         entry.evaluation,
         entry.point,
         rates=lambda layer: _own_rates(entry, layer),
-        thresholds=lambda layer: _own_neurons(entry, layer),
+        thresholds=lambda layer: _own_thresholds(entry, layer),
     )
     return replace(table, title=entry.full_label)
 
@@ -146,16 +146,9 @@ def _own_rates(entry: Entry, layer: str) -> tuple[float, ...] | None:
     return None if rates is None else _without(rates, _relays(entry, layer))
 
 
-def _own_neurons(entry: Entry, layer: str) -> ChannelThresholds | None:
-    neurons, relays = _neurons(entry, layer), _relays(entry, layer)
-    if neurons is None:
-        return None
-    return ChannelThresholds(
-        integers=_without(neurons.integers, relays),
-        real=_without(neurons.real, relays),
-        scales=_without(neurons.scales, relays),
-        initial_potentials=_without(neurons.initial_potentials, relays),
-    )
+def _own_thresholds(entry: Entry, layer: str) -> tuple[int, ...] | None:
+    neurons = _neurons(entry, layer)
+    return None if neurons is None else _without(neurons.integers, _relays(entry, layer))
 
 
 def _real_thresholds(neurons: ChannelThresholds) -> Iterator[float | None]:

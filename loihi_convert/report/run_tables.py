@@ -28,7 +28,6 @@ from loihi_convert.report.formats import (
     r_squared,
 )
 from loihi_convert.report.table import Table, table_of
-from loihi_convert.runs.stored_run import ChannelThresholds
 from loihi_convert.statistics import Interval
 
 _R2: Final = "R\N{SUPERSCRIPT TWO}"
@@ -229,14 +228,14 @@ def layer_table(
     point: Point | None = None,
     *,
     rates: Callable[[str], Sequence[float] | None] = lambda layer: None,
-    thresholds: Callable[[str], ChannelThresholds | None] = lambda layer: None,
+    thresholds: Callable[[str], Sequence[int] | None] = lambda layer: None,
 ) -> Table:
     """Return firing rates, thresholds and work per layer at ``point``, by default the last T.
 
-    ``rates`` and ``thresholds`` hold the known values of a layer's channels (without relays), by layer name.
+    ``rates`` and ``thresholds`` (integers) hold the known values of a layer's channels (without relays), by layer name.
     """
     point = evaluation.points[-1] if point is None else point
-    has_thresholds = any(thresholds(layer.name) for layer in evaluation.layers)
+    has_thresholds = any(thresholds(layer.name) is not None for layer in evaluation.layers)
     # No synapse follows the last layer; if it only integrates, it does not have a firing rate either.
     reached = (None, *(f"{operations:,.0f}" for operations in point.synaptic_operations_per_layer), None)
     spiking = len(point.firing_rate)
@@ -244,7 +243,7 @@ def layer_table(
     for index, (layer, rate, operations) in enumerate(
         zip(evaluation.layers, (*point.firing_rate, None), reached, strict=False)
     ):
-        channels, known = rates(layer.name), thresholds(layer.name)
+        channels, integers = rates(layer.name), thresholds(layer.name)
         only_integrates = "only integrates" if index >= spiking and has_thresholds else None
         rows.append(
             {
@@ -253,7 +252,7 @@ def layer_table(
                 "firing\nrate %": percent(rate),
                 "of channels\n%": low_to_high(channels, lambda share: percent(share) or "") if channels else None,
                 "silent\nchannels": str(sum(one == 0 for one in channels)) if channels else None,
-                "thresholds,\nintegers": _threshold_range(known) or only_integrates,
+                "thresholds,\nintegers": low_to_high(integers, "{:,}".format) if integers else only_integrates,
                 "SynOps\n/image": operations,
                 "MACs\n/image": f"{layer.multiply_accumulates:,}",
             }
@@ -267,10 +266,6 @@ def layer_table(
     if evaluation.has_relays:
         caption += ". Rates and thresholds leave out relays, SynOps include them"
     return table_of(rows, caption=caption)
-
-
-def _threshold_range(neurons: ChannelThresholds | None) -> str | None:
-    return low_to_high(neurons.integers, "{:,}".format) if neurons and neurons.integers else None
 
 
 def early_exit_table(figures: Figures) -> Table | None:
