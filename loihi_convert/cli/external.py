@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loihi_convert.cli.console import Fact, log, say_answer
-from loihi_convert.cli.run_output import RunScene, saved_in, say_details, say_results
+from loihi_convert.cli.console import Fact, log
+from loihi_convert.cli.run_output import say_single
 from loihi_convert.cli.run_request import RunRequest, refuse_given
 
 if TYPE_CHECKING:
@@ -27,6 +24,7 @@ def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork) -> N
         If there are several files, or an option was given that such a file does not support.
     """
     from loihi_convert import pipeline
+    from loihi_convert.external.cuba import CubaNetwork
     from loihi_convert.ir.provenance import ModelRecord
     from loihi_convert.progress import progress_bar
 
@@ -47,9 +45,11 @@ def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork) -> N
         command_line=sys.argv,
         bars=progress_bar,
     )
-    scene = RunScene(splits.name, "ref", time.monotonic() - request.started)
+    kind = "CUBA" if isinstance(network, CubaNetwork) else "sigma-delta"
+    log(f"{path.name}: another tool wrote it; its {kind} neurons run as in Lava, without early exit")
     pixels = _pixels(ran, is_default=normalization.mean is None)
-    _say(ran, path, scene, pixels, as_json=request.as_json, details=request.details)
+    scene = request.scene(splits)
+    say_single(ran, scene, pixels, as_json=request.as_json, details=request.details, is_balanced=False)
 
 
 def _pixels(ran: ExternalRun, *, is_default: bool) -> list[Fact]:
@@ -60,27 +60,3 @@ def _pixels(ran: ExternalRun, *, is_default: bool) -> list[Fact]:
     mean, std = (f"({text})" if "," in text else text for text in (means, stds))
     origin = " (default; --mean and --std for others)" if is_default else ""
     return [Fact("pixels", f"as (x - {mean}) / {std} with x = pixel / 255{origin}")]
-
-
-def _say(
-    ran: ExternalRun, path: Path, scene: RunScene, pixels: Sequence[Fact], *, as_json: bool, details: bool
-) -> None:
-    from loihi_convert.external.cuba import CubaNetwork
-
-    kind = "CUBA" if isinstance(ran.network, CubaNetwork) else "sigma-delta"
-    log(f"{path.name}: another tool wrote it; its {kind} neurons run as in Lava, without early exit")
-    if as_json:
-        say_results([(path, ran.evaluation, pixels)], ran.folder, ran.files)
-        return
-    from loihi_convert.cli import run_summary
-    from loihi_convert.report.run_tables import accuracy_table
-
-    figures = [(path.name, ran.evaluation)]
-    say_answer(
-        run_summary.verdict(figures, scene.data),
-        [scene.line([ran.evaluation])],
-        run_summary.table(figures),
-        [*pixels, *run_summary.facts(ran.evaluation), *saved_in(ran.folder, details=details)],
-    )
-    if details:
-        say_details(figures, accuracy_table(ran.evaluation, is_balanced=False))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from loihi_convert.cli.console import Fact, flagged, say_answer, say_tables
-from loihi_convert.cli.run_output import RunScene, remarks, saved_in, say_details, say_results
+from loihi_convert.cli.run_output import remarks, say_single
 from loihi_convert.cli.run_request import RunRequest, refuse_given
 
 if TYPE_CHECKING:
@@ -104,31 +103,9 @@ def run_graded(request: RunRequest, network: GradedNetwork) -> None:
         command_line=sys.argv,
         bars=progress_bar,
     )
-    scene = RunScene(
-        splits.name,
-        request.backend.name,
-        time.monotonic() - request.started,
-        arch=request.arch,
-    )
-    _say_run(ran, scene, is_stream=request.is_stream, as_json=request.as_json, details=request.details)
-
-
-def _say_run(ran: GradedRun, scene: RunScene, *, is_stream: bool, as_json: bool, details: bool) -> None:
-    from loihi_convert.cli import run_summary
-
-    facts = [*remarks(ran, scene), *_message_facts(ran, is_stream=is_stream)]
-    if as_json:
-        say_results([(ran.path, ran.evaluation, facts)], ran.folder, ran.files)
-        return
-    figures = [(ran.path.name, ran.evaluation)]
-    say_answer(
-        run_summary.verdict(figures, scene.data),
-        [scene.line([ran.evaluation])],
-        run_summary.table(figures),
-        [*facts, *run_summary.facts(ran.evaluation), *saved_in(ran.folder, details=details)],
-    )
-    if details:
-        say_details(figures)
+    scene = request.scene(splits)
+    facts = [*remarks(ran, scene), *_message_facts(ran, is_stream=request.is_stream)]
+    say_single(ran, scene, facts, as_json=request.as_json, details=request.details)
 
 
 def _message_facts(ran: GradedRun, *, is_stream: bool) -> Iterator[Fact]:

@@ -17,7 +17,7 @@ from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.external import run_external
 from loihi_convert.cli.graded import run_graded
 from loihi_convert.cli.images import DataRequest
-from loihi_convert.cli.run_output import RunScene, say_run
+from loihi_convert.cli.run_output import say_run
 from loihi_convert.cli.run_request import CHIP_IMAGES, SIM_IMAGES, RunRequest, refuse_given
 from loihi_convert.cli.wrong_files import NETX, require_netx
 from loihi_convert.dependencies import other_interpreter
@@ -212,14 +212,7 @@ def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) 
             command_line=sys.argv,
             bars=progress_bar,
         )
-    scene = RunScene(
-        splits.name,
-        request.backend.name,
-        time.monotonic() - request.started,
-        trace=run_options.trace,
-        arch=request.arch,
-    )
-    say_run(done, scene, as_json=request.as_json, details=request.details)
+    say_run(done, request.scene(splits), as_json=request.as_json, details=request.details)
 
 
 def _paths(files: Sequence[Path] | None) -> tuple[Path, ...]:

@@ -13,9 +13,9 @@ from loihi_convert.cli.console import Fact, echo, log, say_answer, say_tables
 
 if TYPE_CHECKING:
     from loihi_convert.metrics.evaluation import Evaluation
+    from loihi_convert.pipeline.external_run import ExternalRun
     from loihi_convert.pipeline.graded import GradedRun
     from loihi_convert.pipeline.running import FileRun, RunFolder
-    from loihi_convert.report.table import Table
 
 _BACKENDS = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)", "loihi2": "Loihi 2 (loihi2)"}
 
@@ -61,11 +61,11 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
 
     if as_json:
         results = [(ran.path, ran.evaluation, remarks(ran, scene)) for ran in done.runs]
-        say_results(results, done.folder, done.files)
+        _say_results(results, done.folder, done.files)
         return
     figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
     more = "layers, intervals, early exit, energy at each T"
-    saved, *others = saved_in(done.folder, details=details, more=more)
+    saved, *others = _saved_in(done.folder, more, details=details)
     say_answer(
         run_summary.verdict(figures, scene.data),
         [scene.line([evaluation for _, evaluation in figures], _input(done.runs[0]))],
@@ -73,16 +73,45 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
         [*_facts(done, scene), saved, *(next_steps or others)],
     )
     if details:
-        say_details(done.figures)
+        _say_details(done.figures)
 
 
-def saved_in(folder: Path, *, details: bool, more: str = "layers, intervals") -> list[Fact]:
+def say_single(
+    ran: GradedRun | ExternalRun,
+    scene: RunScene,
+    facts: Sequence[Fact],
+    *,
+    as_json: bool,
+    details: bool,
+    is_balanced: bool = True,
+) -> None:
+    """Print the answer of the run of one file, with ``facts`` about it, or its results as JSON.
+
+    ``is_balanced`` is as in `accuracy_table`.
+    """
+    from loihi_convert.cli import run_summary
+
+    if as_json:
+        _say_results([(ran.path, ran.evaluation, facts)], ran.folder, ran.files)
+        return
+    figures = [(ran.path.name, ran.evaluation)]
+    say_answer(
+        run_summary.verdict(figures, scene.data),
+        [scene.line([ran.evaluation])],
+        run_summary.table(figures),
+        [*facts, *run_summary.facts(ran.evaluation), *_saved_in(ran.folder, "layers, intervals", details=details)],
+    )
+    if details:
+        _say_details(figures, is_balanced=is_balanced)
+
+
+def _saved_in(folder: Path, more: str, *, details: bool) -> list[Fact]:
     """Return the place of the results, and what to do with them; ``more`` is what ``--details`` prints."""
     closing = [] if details else [Fact("", f"--details: {more}")]
     return [Fact("saved", f"{folder}/"), Fact("next", f"loihi-convert report {shlex.quote(str(folder))}"), *closing]
 
 
-def say_results(runs: Iterable[tuple[Path, Evaluation, Iterable[Fact]]], folder: Path, files: Iterable[Path]) -> None:
+def _say_results(runs: Iterable[tuple[Path, Evaluation, Iterable[Fact]]], folder: Path, files: Iterable[Path]) -> None:
     """Print the results of each file as JSON; on stderr, the facts about it, warnings, and what was written."""
     from loihi_convert.cli.run_summary import warnings
     from loihi_convert.runs.run_folder import results_json
@@ -96,15 +125,15 @@ def say_results(runs: Iterable[tuple[Path, Evaluation, Iterable[Fact]]], folder:
     log(f"wrote {folder}/ ({', '.join(path.name for path in files)})")
 
 
-def say_details(figures: Sequence[tuple[str, Evaluation]], accuracy: Table | None = None) -> None:
-    """Print every table of a run; ``accuracy`` is the first, by default the one made from the results."""
+def _say_details(figures: Sequence[tuple[str, Evaluation]], *, is_balanced: bool = True) -> None:
+    """Print every table of a run."""
     from loihi_convert.report import run_tables as tables
 
     if len(figures) > 1:
         shown = [tables.per_t_table(figures)]
     else:
         ((_, evaluation),) = figures
-        shown = [accuracy or tables.accuracy_table(evaluation), tables.layer_table(evaluation)]
+        shown = [tables.accuracy_table(evaluation, is_balanced=is_balanced), tables.layer_table(evaluation)]
     more = (tables.early_exit_table(figures), tables.energy_table(figures))
     echo("")
     say_tables([*shown, *(table for table in more if table is not None)])

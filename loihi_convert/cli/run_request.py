@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from loihi_convert.cli.console import log
 from loihi_convert.cli.images import DataRequest, first_images
 from loihi_convert.cli.options import Normalization
+from loihi_convert.cli.run_output import RunScene
 from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,6 +89,11 @@ class RunRequest:
         if self.image_count is None and count < available:
             log(f"running the first {count} of {available} test images; choose with --images")
         return splits.test[:count]
+
+    def scene(self, splits: DataSplits) -> RunScene:
+        """Return the context of the answer, when the run has ended."""
+        seconds = time.monotonic() - self.started
+        return RunScene(splits.name, self.backend.name, seconds, self.options.trace, self.arch)
 
 
 def refuse_given(given: Mapping[str, object], found: str, expected: str) -> None:

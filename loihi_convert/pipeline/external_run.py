@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loihi_convert.backends.result import RunResult
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import UsageError
 from loihi_convert.external.cuba import CubaNetwork
@@ -25,7 +24,7 @@ from loihi_convert.runs.manifest import read_file
 
 @dataclass(frozen=True, eq=False)
 class ExternalRun:
-    """A complete run folder: its path, its files, and the run.
+    """A complete run folder, its files, and the run of ``path``.
 
     ``mean`` and ``std`` are the normalization that was used; None for a network without input neurons, which gets the
     pixels as they are.
@@ -33,8 +32,7 @@ class ExternalRun:
 
     folder: Path
     files: tuple[Path, ...]
-    network: CubaNetwork | GradedNetwork
-    result: RunResult
+    path: Path
     evaluation: Evaluation
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
@@ -111,4 +109,4 @@ def run_external_into_folder(
             command_line=command_line,
             more={"mean": mean, "std": std, **stream},
         )
-    return ExternalRun(folder, files, network, result, evaluation, mean, std)
+    return ExternalRun(folder, files, path, evaluation, mean, std)
