@@ -491,7 +491,7 @@ def test_differences_and_losses_by_hand() -> None:
     assert one.accuracy == 98.5
     assert one.difference == pytest.approx(-0.48)
     assert one.loss == pytest.approx(0.5)
-    assert one.paper_loss == pytest.approx(0.33)
+    assert tables.paper_loss(one.cell) == pytest.approx(0.33)
     assert one.loss_difference == pytest.approx(0.17)
     text = page.markdown_page("Title", [one], notes=["A note."])
     rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| 8 ")]

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from loihi_convert.cli.console import Fact, aligned
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.report.formats import count, number, percent, quantity_range, r_squared
+from loihi_convert.report.formats import count, number, percent, quantity_range, r_squared, signed_points
 from loihi_convert.report.run_tables import worst_output
 from loihi_convert.statistics import Z_SCORE
 
@@ -203,7 +203,7 @@ def _class_lines(points: _Points, *, several: bool) -> list[str]:
             point.accuracy if by_labels else point.agreement_with_cnn,
             (
                 *([f"{percent(evaluation.cnn_accuracy)} %" if evaluation.cnn_accuracy is not None else ""] * own_cnns),
-                *([_signed(point.conversion_loss_points)] * bool(cnns)),
+                *([signed_points(point.conversion_loss_points) or ""] * bool(cnns)),
                 count(point.synaptic_operations),
             ),
             _mark(evaluation, point, several=several),
@@ -259,10 +259,6 @@ def _words(name: str, point: Point, *, several: bool) -> tuple[str, ...]:
 def _mark(evaluation: Evaluation, point: Point, *, several: bool) -> str:
     is_own = point.timesteps == evaluation.timesteps and len(evaluation.points) > 1
     return "<- this file's T" if is_own and not several else ""
-
-
-def _signed(loss: float | None) -> str:
-    return "" if loss is None else f"{round(loss, 2) + 0.0:+.2f}"
 
 
 def _lines(rows: Sequence[_Row], words: tuple[str, ...], drawn: _Drawn | None, numbers: tuple[str, ...]) -> list[str]:

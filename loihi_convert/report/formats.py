@@ -51,6 +51,11 @@ def points(loss: float | None) -> str | None:
     return None if loss is None else f"{round(loss, 2) + 0.0:.2f}"
 
 
+def signed_points(difference: float | None) -> str | None:
+    """Return percentage points with their sign: +0.15."""
+    return None if difference is None else f"{round(difference, 2) + 0.0:+.2f}"
+
+
 def number(value: float | None) -> str | None:
     """Return a number in the user's units with four digits: 0.1234, 12.34."""
     return None if value is None else f"{value:.4g}"

@@ -11,7 +11,7 @@ from loihi_convert.report.table import Table, table_of
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.order import order_lines, pairs
 from loihi_convert.reproduction.paper_cells import Variant
-from loihi_convert.reproduction.tables import BLANK, BestEntry, Entry, interval, less, row_name, signed, text
+from loihi_convert.reproduction.tables import BLANK, BestEntry, Entry, interval, paper_loss, row_name, signed, text
 
 _Row = dict[str, str]
 """The cells of a row, by column."""
@@ -57,7 +57,7 @@ def markdown_page(
     variants = _variants(entries)
     lines = [f"# {title}", "", *(f"- {note}" for note in notes), *(f"- **Warning**: {one}" for one in warnings), ""]
     lines += ["## Accuracy, %", "", f"Ours {_ACCURACY}. {_NOT_MEASURED}", "", _markdown(_accuracies(entries))]
-    losses = _compared(entries, _paper_loss, _loss_text)
+    losses = _compared(entries, paper_loss, _loss_text)
     lines += ["## Conversion loss, points", "", _LOSS_EXPLAINED, "", _markdown(losses)]
     if bests:
         lines += ["## The best of our methods", "", best_sentence(bests), "", _markdown(_bests(bests))]
@@ -130,7 +130,7 @@ def _bests(bests: Sequence[BestEntry]) -> list[_Row]:
             "paper's best": f"{text(one.cell.accuracy)} ({one.cell.method})",
             "ours [95 % interval]": f"{text(one.accuracy)} [{', '.join(interval(one.outcome))}]",
             "ours - paper's": signed(one.difference),
-            "paper's loss": text(one.paper_loss),
+            "paper's loss": text(paper_loss(one.cell)),
             "our loss": text(one.loss),
             "method": one.method,
             "network": one.network,
@@ -166,10 +166,6 @@ def _compared(
 
 def _variants(entries: Sequence[Entry]) -> list[Variant]:
     return list(dict.fromkeys(entry.variant for entry in entries))
-
-
-def _paper_loss(cell: paper.Cell) -> float | None:
-    return less(paper.cnn_accuracy(cell.data), cell.accuracy)
 
 
 def _accuracy_text(entry: Entry) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from loihi_convert.report import paper
+from loihi_convert.report.formats import points, signed_points
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.paper_cells import Setting, Variant
 from loihi_convert.statistics import wilson_interval
@@ -77,14 +78,9 @@ class _Compared:
         return less(self.cnn.accuracy, self.accuracy)
 
     @property
-    def paper_loss(self) -> float | None:
-        """The paper's conversion loss, in points."""
-        return less(paper.cnn_accuracy(self.cell.data), self.cell.accuracy)
-
-    @property
     def loss_difference(self) -> float | None:
         """Our conversion loss - the paper's, in points."""
-        return less(self.loss, self.paper_loss)
+        return less(self.loss, paper_loss(self.cell))
 
 
 @dataclass(frozen=True)
@@ -190,7 +186,7 @@ def _numbers(one: _Compared) -> dict[str, object]:
         "cnn_accuracy": one.cnn.accuracy,
         "paper_cnn_accuracy": paper.cnn_accuracy(one.cell.data),
         "conversion_loss": one.loss,
-        "paper_conversion_loss": one.paper_loss,
+        "paper_conversion_loss": paper_loss(one.cell),
         "loss_difference": one.loss_difference,
     }
     return {
@@ -226,6 +222,11 @@ def interval(outcome: Measured | None) -> tuple[str, str]:
     return f"{100 * low:.2f}", f"{100 * high:.2f}"
 
 
+def paper_loss(cell: paper.Cell) -> float | None:
+    """Return the paper's conversion loss, in points."""
+    return less(paper.cnn_accuracy(cell.data), cell.accuracy)
+
+
 def less(one: float | None, other: float | None) -> float | None:
     """Return one - other; None if either is unknown."""
     return None if one is None or other is None else one - other
@@ -233,13 +234,12 @@ def less(one: float | None, other: float | None) -> float | None:
 
 def text(value: float | None) -> str:
     """Return a number with two decimals."""
-    # A negative difference that rounds to zero would be written as -0.00.
-    return BLANK if value is None else f"{value:.2f}".replace("-0.00", "0.00")
+    return points(value) or BLANK
 
 
 def signed(value: float | None) -> str:
     """Return a difference with two decimals and its sign."""
-    return BLANK if value is None else f"{value:+.2f}".replace("-0.00", "+0.00")
+    return signed_points(value) or BLANK
 
 
 def counted(entries: Sequence[Entry]) -> list[str]:
