@@ -10,7 +10,7 @@ from loihi_convert.cli.console import Fact, aligned
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.report.formats import count, number, percent, quantity_range, r_squared, signed_points
-from loihi_convert.report.run_tables import worst_output
+from loihi_convert.report.run_tables import Figures, worst_output
 from loihi_convert.statistics import Z_SCORE
 
 BAR_CELLS: Final = 20
@@ -19,9 +19,6 @@ BAR_CELLS: Final = 20
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 _INTERVALS: Final = 4
 """Widths of the widest 95 % interval that a scale of bars covers at least."""
-
-Figures = Sequence[tuple[str, Evaluation]]
-"""Files by name, with their suffix, and what was measured of each."""
 
 
 class Scale(NamedTuple):

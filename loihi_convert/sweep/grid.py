@@ -74,12 +74,6 @@ class Grid:
                 )
 
     @property
-    def varied(self) -> tuple[str, ...]:
-        """The options with several values, and ``network`` if there are several."""
-        several = tuple(name for name in OPTIONS if len(self.values.get(name, ())) > 1)
-        return ("network", *several) if len(self.networks) > 1 else several
-
-    @property
     def settings(self) -> tuple[Setting, ...]:
         """Every combination once, `Setting.normalized`; T changes last."""
         names = sorted(self.values, key=lambda name: (name == "timesteps", OPTIONS.index(name)))
@@ -116,12 +110,10 @@ class PlannedCell:
 
 
 def varied(grid: Grid, cells: Sequence[PlannedCell]) -> tuple[str, ...]:
-    """Return what differs between ``cells``: `Grid.varied`, and ``data`` if they run different images."""
-    names = grid.varied
-    if len({planned.cell.digests.images for planned in cells}) < 2:
-        return names
-    # Only another network can have other images.
-    return (*names[:1], "data", *names[1:])
+    """Return what differs between ``cells``: ``network``, ``data`` (the images they run), and options."""
+    networks = ["network"] if len(grid.networks) > 1 else []
+    data = ["data"] if len({planned.cell.digests.images for planned in cells}) > 1 else []
+    return (*networks, *data, *(name for name in OPTIONS if len(grid.values.get(name, ())) > 1))
 
 
 def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: None) -> tuple[PlannedCell, ...]:
