@@ -27,7 +27,7 @@ from loihi_convert.choices import (
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log, on_interrupt, say_json
 from loihi_convert.cli.export_output import exported_json, say_exported, say_rewritten
-from loihi_convert.cli.flags import flags_of
+from loihi_convert.cli.flags import flags_of, option_words
 from loihi_convert.cli.graded import graded_json, say_graded_export
 from loihi_convert.cli.images import validation_images
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
@@ -352,8 +352,8 @@ def _run_words(
     ``name`` is that of the images, as recorded.
     """
     is_found = data is None or data in get_args(DatasetName) or str(Path(data)) == name
-    given = (("--data", None if is_found else data), ("--data-root", data_root), ("--class-map", class_map))
-    return [str(word) for pair in (*given, ("--arch", arch)) if pair[1] is not None for word in pair]
+    images = None if is_found else data
+    return option_words({"--data": images, "--data-root": data_root, "--class-map": class_map, "--arch": arch})
 
 
 def _refuse_if_given(ctx: typer.Context, name: str, expected: str) -> None:

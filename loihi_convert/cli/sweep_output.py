@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from typing import Final
 from loihi_convert.cells.flow import duration, estimated_seconds, missing
 from loihi_convert.cells.store import Store
 from loihi_convert.cli.console import Fact, aligned, flagged, say_answer, say_json
+from loihi_convert.cli.flags import option_words
 from loihi_convert.cli.sweep_grid import AXES
 from loihi_convert.errors import low_to_high
 from loihi_convert.report.formats import count, quantity_range
@@ -174,33 +175,32 @@ def _export_command(found: Found) -> str:
         if isinstance(chosen, bool):
             words.append(f"--{flag}" if chosen else f"--no-{flag}")
         else:
-            words += [f"--{flag}", _number(chosen) if isinstance(chosen, float) else str(chosen)]
-    if network.arch is not None:
-        words += ["--arch", network.arch]
-    if network.data is not None:
-        words += ["--data", network.data]
-    for flag, numbers in (("--mean", network.mean), ("--std", network.std)):
-        if numbers is not None:
-            words += [flag, ",".join(map(_number, numbers))]
-    if network.data_root is not None:
-        words += ["--data-root", str(network.data_root)]
-    if network.input_shape is not None:
-        words += ["--input-shape", ",".join(map(str, network.input_shape))]
-    if network.classes is not None:
-        words += ["--classes", ",".join(network.classes)]
-    if network.class_map is not None:
-        pairs = network.class_map
-        words += ["--class-map", pairs if isinstance(pairs, str) else ",".join(f"{one}={to}" for one, to in pairs)]
-    if network.task != "classification":
-        words += ["--task", network.task]
-    if found.planned.cell.images.calibration != "split":
-        words += ["--calibration", found.planned.cell.images.calibration]
-    return shlex.join(words)
+            words += [f"--{flag}", _text(chosen)]
+    pairs, calibration = network.class_map, found.planned.cell.images.calibration
+    given = {
+        "--arch": network.arch,
+        "--data": network.data,
+        "--mean": _listed(network.mean),
+        "--std": _listed(network.std),
+        "--data-root": network.data_root,
+        "--input-shape": _listed(network.input_shape),
+        "--classes": _listed(network.classes),
+        "--class-map": _listed(f"{one}={to}" for one, to in pairs) if isinstance(pairs, tuple) else pairs,
+        "--task": None if network.task == "classification" else network.task,
+        "--calibration": None if calibration == "split" else calibration,
+    }
+    return shlex.join([*words, *option_words(given)])
 
 
-def _number(value: float) -> str:
-    """The shortest text that is this number."""
-    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+def _listed(values: Iterable[object] | None) -> str | None:
+    return None if values is None else ",".join(map(_text, values))
+
+
+def _text(value: object) -> str:
+    """A value as the text of its flag: of a number, the shortest that is this number."""
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
 
 
 def _shown(path: Path) -> str:

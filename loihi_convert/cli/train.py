@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from loihi_convert.choices import Architecture, Device, RecipeName, Store
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, on_interrupt, say_json, trained_sentence
+from loihi_convert.cli.flags import option_words
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN, TRAINING, choice, named, switch
 from loihi_convert.cli.wrong_files import require_cnn
 from loihi_convert.errors import UsageError
@@ -168,13 +169,7 @@ def train(
             # Other checkpoints record it.
             "--input-shape": None if arch is None else input_shape,
         }
-        echo(f"next: {_export_command(output, given)}")
-
-
-def _export_command(checkpoint: Path, given: Mapping[str, object]) -> str:
-    """The command that converts ``checkpoint``, with the options that are not None."""
-    options = [str(word) for flag, value in given.items() if value is not None for word in (flag, value)]
-    return shlex.join(["loihi-convert", "export", str(checkpoint), *options])
+        echo(f"next: {shlex.join(['loihi-convert', 'export', str(output), *option_words(given)])}")
 
 
 def _design(chosen: TrainOptions, splits: DataSplits, start: Checkpoint | None) -> Design:
