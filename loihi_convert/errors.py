@@ -106,10 +106,10 @@ def with_flags(text: str, flags: Mapping[str, str]) -> str:
     return _PARAMETER.sub(lambda match: _flag(match, flags), text)
 
 
-def _flag(match: re.Match[str], flags: Mapping[str, str] | None) -> str:
+def _flag(match: re.Match[str], flags: Mapping[str, str]) -> str:
     """The flag for a parameter in backticks, if it has one: ``--reset hard`` for `` `reset='hard'` ``."""
     name, value = match.groups()
-    flag = (flags or {}).get(name)
+    flag = flags.get(name)
     if flag is None:
         return match.group(0)
     if value in (None, "True"):

@@ -105,14 +105,14 @@ class Place:
         return chosen_device(name) if self.is_here else "cuda" if name == "cuda" else "cpu"
 
     @contextmanager
-    def shard_workers(self, output: Path) -> Iterator[Workers | None]:
-        """Open the workers for shards of images; None: this process. ``output`` is as in `executor`."""
+    def shard_workers(self) -> Iterator[Workers | None]:
+        """Open the workers for shards of images; None: this process."""
         if self.is_here:
             yield None
             return
         from loihi_convert.cells.dask_executors import OnDask
 
-        with self.executor(self.workers, output) as executor:
+        with self.executor(self.workers, Path()) as executor:
             assert isinstance(executor, OnDask)
             yield executor.workers
 

@@ -303,7 +303,7 @@ def export(
         return
     if len(steps) > 1:
         on_interrupt(lambda: "no partial files were left; files of finished T are complete")
-    with place.shard_workers(Path()) as shard_workers:
+    with place.shard_workers() as shard_workers:
         exported = pipeline.export(
             source,
             output,

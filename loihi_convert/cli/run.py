@@ -200,7 +200,7 @@ def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) 
             f"early exit is not evaluated: its margin is chosen on images that are not run, and {splits.name} has "
             "none; an .npz file may hold others as `calibration`"
         )
-    with place.shard_workers(Path()) as shard_workers:
+    with place.shard_workers() as shard_workers:
         done = pipeline.run_into_folder(
             request.output,
             opened,
