@@ -7,8 +7,6 @@ The values of a mark are in its ``<title>``. The numbers of a chart are included
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, NamedTuple
@@ -17,6 +15,7 @@ from markupsafe import Markup, escape
 
 from loihi_convert.report.svg import BOTTOM, LEFT, RIGHT, TOP, picture, shape_path, style_class, text_at, y_axis
 from loihi_convert.report.ticks import nice_ticks, tick_label
+from loihi_convert.runs.csv_files import csv_bytes
 
 SIZES: Final = {"wide": (1060, 380), "half": (520, 340), "narrow": (328, 290)}
 """Width and height, in CSS pixels, of a chart that has a wide page to itself, of one of two, and of one on a phone."""
@@ -146,12 +145,9 @@ def curve_chart(
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return ``rows`` as CSV, with six digits per number and None as an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row])
-    return text.getvalue()
+    return csv_bytes(
+        header, ([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    ).decode()
 
 
 def outside(series: Sequence[Series], axes: Axes) -> str:

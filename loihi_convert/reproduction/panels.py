@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final, NamedTuple
 from loihi_convert.errors import InputError
 from loihi_convert.report import paper
 from loihi_convert.reproduction.paper_cells import FIGURE_OF_RATES, WITH_BEST, Variant, figure_cells
+from loihi_convert.runs.csv_files import csv_bytes
 
 BEST: Final = "our best"
 """The label of the best of our methods at each T."""
@@ -192,12 +192,9 @@ def channel_values(name: str, measured: Sequence[MeasuredChannels]) -> ChannelVa
             curves.setdefault((layer, cell.data), {})[", ".join(names)] = numbers
             row = (name, cell.data, cell.method, cell.reset, variant.name, cell.timesteps, layer)
             lines += [(*row, channel, number) for channel, number in enumerate(numbers)]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*_CHANNEL_COLUMNS, quantity.replace(" / ", "_per_")])
-    writer.writerows(lines)
+    numbers_as_csv = csv_bytes((*_CHANNEL_COLUMNS, quantity.replace(" / ", "_per_")), lines).decode()
     drawn = tuple(ChannelPanel(f"{layer}, {data}", values) for (layer, data), values in curves.items())
-    return ChannelValues(drawn, quantity, stream.getvalue())
+    return ChannelValues(drawn, quantity, numbers_as_csv)
 
 
 def _key(row: Row) -> tuple[str, str, str | None, float | None, int | None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +10,7 @@ from loihi_convert.report import paper
 from loihi_convert.report.formats import points, signed_points
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.paper_cells import Setting, Variant
+from loihi_convert.runs.csv_files import csv_bytes
 from loihi_convert.statistics import wilson_interval
 
 BLANK: Final = "-"
@@ -142,38 +141,35 @@ def best_of_paper(cells: Sequence[paper.Cell], timesteps: int) -> paper.Cell:
 
 def csv_table(entries: Sequence[Entry], bests: Sequence[BestEntry] = ()) -> str:
     """Return CSV with one line per entry; missing numbers are empty."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, _CSV_COLUMNS.split(), lineterminator="\n")
-    writer.writeheader()
-    for one in entries:
-        cell, made = one.cell, one.setting
-        settings = ("amplitude", "initial_potential", "readout", "poisson_seed", "weight_bits")
-        writer.writerow(
-            {
-                **_numbers(one),
-                "method": cell.method,
-                "reset": cell.reset,
-                "alpha": cell.alpha,
-                "variant": one.variant.name,
-                **({name: getattr(made, name) for name in settings} if made else {}),
-                "network": one.network,
-                "training_seed": one.training_seed,
-            }
-        )
-    for best in bests:
-        writer.writerow(
-            {
-                **_numbers(best),
-                "method": best.method,
-                "reset": "soft",
-                "alpha": 1.0,
-                "variant": "best",
-                "amplitude": "compensated",
-                "readout": "potential",
-                "network": best.network,
-            }
-        )
-    return stream.getvalue()
+    settings = ("amplitude", "initial_potential", "readout", "poisson_seed", "weight_bits")
+    rows = [
+        {
+            **_numbers(one),
+            "method": one.cell.method,
+            "reset": one.cell.reset,
+            "alpha": one.cell.alpha,
+            "variant": one.variant.name,
+            **({name: getattr(one.setting, name) for name in settings} if one.setting else {}),
+            "network": one.network,
+            "training_seed": one.training_seed,
+        }
+        for one in entries
+    ]
+    rows += [
+        {
+            **_numbers(best),
+            "method": best.method,
+            "reset": "soft",
+            "alpha": 1.0,
+            "variant": "best",
+            "amplitude": "compensated",
+            "readout": "potential",
+            "network": best.network,
+        }
+        for best in bests
+    ]
+    columns = _CSV_COLUMNS.split()
+    return csv_bytes(columns, ([row.get(column) for column in columns] for row in rows)).decode()
 
 
 def _numbers(one: _Compared) -> dict[str, object]:

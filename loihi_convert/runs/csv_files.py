@@ -39,14 +39,14 @@ def blocks_as_csv(runs: Sequence[Iterator[Rows]]) -> bytes:
         for block in itertools.chain((first,), others)
         for row in zip(*(block.get(column, ("",) * len(block["file"])) for column in columns), strict=True)
     )
-    return _csv_bytes(columns, rows)
+    return csv_bytes(columns, rows)
 
 
 def as_csv(rows: Iterable[Mapping[str, object] | CsvRow]) -> bytes:
     """Return CSV with the columns of all rows in order of appearance; None becomes an empty cell."""
     dicts = [_cells(row) if isinstance(row, CsvRow) else row for row in rows]
     columns = dict.fromkeys(itertools.chain.from_iterable(dicts))
-    return _csv_bytes(columns, ([row.get(column, "") for column in columns] for row in dicts))
+    return csv_bytes(columns, ([row.get(column, "") for column in columns] for row in dicts))
 
 
 class _Lines(io.TextIOWrapper):
@@ -56,7 +56,7 @@ class _Lines(io.TextIOWrapper):
         return super().write(row.removesuffix("\r\n") + "\n")
 
 
-def _csv_bytes(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
+def csv_bytes(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
     """Return a header and ``rows`` as CSV in UTF-8."""
     content = io.BytesIO()
     with _Lines(content, "utf-8", "backslashreplace", newline="") as text:
