@@ -290,10 +290,6 @@ def test_bias_counts_potential_units(bias: float, expected: int) -> None:
     assert network.layers[0].bias.tolist() == [expected]
 
 
-def clipping_network() -> SpikingNetwork:
-    return balance(random_cnn(3), digits_like(3), 8, BalanceOptions(method="ngu-lee"))
-
-
 def test_the_report_gives_the_error_of_the_weights() -> None:
     """Weights 1 and 0.6 with 2 bits, -1..1: the scale 1 gives 1 and 1; 0.8 gives 0.8 and 0.8, which is nearer."""
     neuron = IntegrateAndFire(np.array([2.0]), np.array([2.0]), np.zeros(1))

@@ -5,7 +5,6 @@ Debian: ``apt-get install chromium``; ``CHROMIUM`` selects another program.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import itertools
@@ -77,11 +76,6 @@ class Tab:
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
-
-    def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        """Write a PNG of the screen or, with ``whole``, of the complete page."""
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(found["data"]))
 
     def _note(self, event: dict[str, Any]) -> None:
         self._events.append(event)
