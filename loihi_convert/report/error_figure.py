@@ -17,16 +17,7 @@ from loihi_convert.report.figure_series import (
     groups,
     notes,
 )
-from loihi_convert.report.figure_style import (
-    SIZES,
-    Width,
-    add_legend,
-    add_titles,
-    drawing,
-    new_figure,
-    plain,
-    timestep_axis,
-)
+from loihi_convert.report.figure_style import SIZES, Width, drawing, finish, new_figure, timestep_axis
 from loihi_convert.report.run_tables import Figures
 
 if TYPE_CHECKING:
@@ -88,13 +79,10 @@ def error_figure(
             draw_integers(axes, *one.fixed, one.label, index, is_anytime=is_anytime)
         timestep_axis(axes, timestep_ticks(steps, shown.left), *timestep_range(shown.left, steps[-1]))
         axes.set_ylim(shown.bottom, shown.top)
-        lava = " or ".join(f"T + {depth}" for depth in sorted({evaluation.depth for _, evaluation in evaluations}))
-        axes.set_xlabel(f"latency T, time steps (on Lava: {lava})")
-        axes.set_ylabel("RMSE, in the CNN's units" if has_targets else "RMSE to the CNN's outputs")
-        plain(axes)
+        measure = "RMSE, in the CNN's units" if has_targets else "RMSE to the CNN's outputs"
         texts = (*notes(evaluations, is_balanced=is_balanced), note, _outside(axes, drawn, levels))
-        add_titles(figure, axes, title, ". ".join(text for text in texts if text), size)
-        add_legend(figure, axes, size)
+        depths = (evaluation.depth for _, evaluation in evaluations)
+        finish(figure, axes, depths, measure, title, texts, size)
     return figure
 
 

@@ -31,11 +31,9 @@ from loihi_convert.report.figure_style import (
     SIZES,
     Size,
     Width,
-    add_legend,
-    add_titles,
     drawing,
+    finish,
     new_figure,
-    plain,
     timestep_axis,
 )
 from loihi_convert.report.run_tables import Figures
@@ -93,16 +91,13 @@ def accuracy_figure(
         powers = [2.0**exponent for exponent in range(32) if steps[0] <= 2**exponent <= steps[-1]]
         ticks = timestep_ticks(sorted({*steps, *powers}), shown.left)
         timestep_axis(axes, ticks, *timestep_range(shown.left, steps[-1]))
-        lava = " or ".join(f"T + {depth}" for depth in sorted({evaluation.depth for _, evaluation in evaluations}))
-        axes.set_xlabel(f"latency T, time steps (on Lava: {lava})")
-        axes.set_ylabel("accuracy, %" if has_accuracy else "agreement with the CNN's class, %")
-        plain(axes)
         described, images = notes(evaluations, is_balanced=is_balanced)
         if has_accuracy:
             images += ", 95 % intervals"
         texts = (described, images, note, _outside(axes, drawn, levels))
-        add_titles(figure, axes, title, ". ".join(text for text in texts if text), size)
-        add_legend(figure, axes, size)
+        measure = "accuracy, %" if has_accuracy else "agreement with the CNN's class, %"
+        depths = (evaluation.depth for _, evaluation in evaluations)
+        finish(figure, axes, depths, measure, title, texts, size)
     return figure
 
 

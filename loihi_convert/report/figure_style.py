@@ -7,7 +7,7 @@ import io
 import logging
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -102,7 +102,19 @@ def timestep_axis(axes: Axes, ticks: Sequence[float], left: float, right: float)
     axes.set_xticklabels([f"{tick:g}" for tick in ticks])
 
 
-def add_titles(figure: Figure, axes: Axes, title: str, note: str, size: Size) -> None:
+def finish(
+    figure: Figure, axes: Axes, depths: Iterable[int], measure: str, title: str, notes: Iterable[str], size: Size
+) -> None:
+    """Label the axes of latency, for networks of ``depths``, and of ``measure``; add title, known notes and legend."""
+    lava = " or ".join(f"T + {depth}" for depth in sorted(set(depths)))
+    axes.set_xlabel(f"latency T, time steps (on Lava: {lava})")
+    axes.set_ylabel(measure)
+    plain(axes)
+    _add_titles(figure, axes, title, ". ".join(note for note in notes if note), size)
+    _add_legend(figure, axes, size)
+
+
+def _add_titles(figure: Figure, axes: Axes, title: str, note: str, size: Size) -> None:
     """Put a title above the figure and, in small text above ``axes``, the notes needed to read it."""
     # File names may contain a $, which would start math mode.
     figure.suptitle(
@@ -116,7 +128,7 @@ def add_titles(figure: Figure, axes: Axes, title: str, note: str, size: Size) ->
     axes.set_title(textwrap.fill(note, int(0.8 * size.characters)), loc="left", parse_math=False)
 
 
-def add_legend(figure: Figure, axes: Axes, size: Size) -> None:
+def _add_legend(figure: Figure, axes: Axes, size: Size) -> None:
     """Put the legend of ``axes`` below the figure, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     longest = int(0.8 * size.characters)
