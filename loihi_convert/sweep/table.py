@@ -29,6 +29,9 @@ def row(planned: PlannedCell, outcome: Outcome | None, *, is_on_front: bool) -> 
     """Return a cell as JSON values: its name, where it comes from, its options, its figures, its error."""
     found = None if outcome is None else outcome.result
 
+    def figures(*names: str) -> dict[str, Any]:
+        return {name: getattr(found, name, None) for name in names}
+
     def ends(figure: str, name: str) -> dict[str, float | None]:
         low, high = getattr(found, figure, None) or (None, None)
         return {f"{name}_low": low, f"{name}_high": high}
@@ -39,21 +42,14 @@ def row(planned: PlannedCell, outcome: Outcome | None, *, is_on_front: bool) -> 
         "images": planned.kind,
         "images_sha256": planned.cell.digests.images,
         **asdict(planned.cell.setting),
-        "image_count": found and found.image_count,
-        "accuracy": found and found.accuracy,
+        **figures("image_count", "accuracy"),
         **ends("accuracy_interval", "accuracy"),
-        "cnn_accuracy": found and found.cnn_accuracy,
-        "agreement_with_cnn": found and found.agreement_with_cnn,
-        "rmse": found and found.rmse,
-        "rmse_to_cnn": found and found.rmse_to_cnn,
-        "cnn_rmse": found and found.cnn_rmse,
-        "spikes": found and found.spikes,
-        "synaptic_operations": found and found.synaptic_operations,
+        **figures("cnn_accuracy", "agreement_with_cnn", "rmse", "rmse_to_cnn", "cnn_rmse"),
+        **figures("spikes", "synaptic_operations"),
         **ends("joules", "joules"),
         **ends("seconds", "loihi1_seconds"),
         **ends("cores", "neurocores"),
-        "balanced_by": found and found.balanced_by,
-        "saturated_images": found and found.saturated_images,
+        **figures("balanced_by", "saturated_images"),
         "is_on_front": is_on_front,
         "error": outcome and outcome.error,
         "cell": planned.cell.name,
