@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 _ACTIVITY_IMAGES = 100
 """Images on which channels are looked at unless told otherwise: seconds."""
 
-UNUSABLE = 3
-"""The exit code of a file with an error: that of an input that is rejected."""
-
 _FILE = typer.Argument(
     help="A .net file or a name of `loihi-convert models`; or a CNN before export: a checkpoint, an ONNX file.",
     metavar="FILE",
@@ -96,7 +93,7 @@ def check(
         model = candidate.recorded.file if isinstance(candidate, NativeFile) else None
         say_checked(checked, model, details=details)
     if not checked.is_usable:
-        raise typer.Exit(UNUSABLE)
+        raise typer.Exit(InputError.exit_code)
 
 
 def _images(

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from loihi_convert.reproduction.flow import Reproduced, Reproduction
 
 _TABLES, _FIGURES = get_args(PaperTable), get_args(PaperFigure)
-_HEADLINE = "headline"
 _ALL = "all"
-_HELP = "help"
 _READY_MADE = ("mnist", "fashion-mnist", "cifar10")
 
 _WHAT = typer.Argument(
@@ -95,7 +93,7 @@ def reproduce(
     ] = False,
 ) -> None:
     """Measure tables and figures of Ngu & Lee 2022 on your networks, beside the paper's numbers."""
-    if variants == _HELP:
+    if variants == "help":
         _say_variants(as_json=as_json)
         return
     if tables and what == [_ALL]:
@@ -183,7 +181,7 @@ def _kind_and_name(words: list[str] | None) -> tuple[Literal["table", "figure"],
     """
     match words or []:
         case ["headline"]:
-            return "table", _HEADLINE
+            return "table", "headline"
         case ["table", name]:
             return "table", _known(name, _TABLES, "table")
         case ["figure", name]:
