@@ -93,8 +93,7 @@ class Result:
     @property
     def cnn_rmse(self) -> float | None:
         """Root mean squared error of the CNN on the same images."""
-        regression = self.evaluation.regression
-        return None if regression is None or regression.cnn is None else regression.cnn.mean.rmse
+        return self.evaluation.cnn_rmse
 
     @property
     def outputs(self) -> Array:

@@ -155,6 +155,11 @@ class Evaluation(Record):
         return next((point for point in self.points if point.timesteps == self.timesteps), self.points[-1])
 
     @property
+    def cnn_rmse(self) -> float | None:
+        """The RMSE of the CNN, mean over outputs; None if unknown, and for a classification."""
+        return None if self.regression is None or self.regression.cnn is None else self.regression.cnn.mean.rmse
+
+    @property
     def is_judged(self) -> bool:
         """Whether the accuracy, or the error of a regression, is known."""
         if self.regression is not None:

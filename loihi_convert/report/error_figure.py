@@ -65,7 +65,7 @@ def error_figure(
     drawn = [one for one in found if one.fixed.rmse]
     if not drawn:
         return None
-    levels = cnn_levels(evaluations, _cnn_rmse, "{:.4g}".format) if has_targets else []
+    levels = cnn_levels(evaluations, lambda evaluation: evaluation.cnn_rmse, "{:.4g}".format) if has_targets else []
     shown = error_frame([one.fixed for one in drawn], [level.value for level in levels])
     steps = sorted({t for one in drawn for t in one.fixed.timesteps})
     size = SIZES[width]
@@ -106,11 +106,6 @@ def _errors(points: Sequence[tuple[int, Errors | None]]) -> _Errors:
     """Return T and the mean RMSE at T wherever it is known."""
     known = [(float(timesteps), errors.mean.rmse) for timesteps, errors in points if errors is not None]
     return _Errors([t for t, _ in known], [rmse for _, rmse in known])
-
-
-def _cnn_rmse(evaluation: Evaluation) -> float | None:
-    regression = evaluation.regression
-    return None if regression is None or regression.cnn is None else regression.cnn.mean.rmse
 
 
 def _outside(axes: Axes, drawn: Sequence[_Drawn], levels: Sequence[Level]) -> str:

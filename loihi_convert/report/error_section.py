@@ -22,7 +22,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     """Yield the error curves of regressions on the same images, and the tables and output errors of each file."""
     has_targets = all(_at_own(entry).to_targets is not None for entry in entries)
     measure = "RMSE, in the CNN's units" if has_targets else "RMSE to the CNN's outputs"
-    cnn = {r.cnn.mean.rmse for e in entries if (r := e.evaluation.regression) and r.cnn} if has_targets else set()
+    cnn = {rmse for e in entries if has_targets and (rmse := e.evaluation.cnn_rmse) is not None}
     levels = tuple((value, f"the CNN, {number(value)}") for value in sorted(cnn))
     series = []
     for one in families(entries):

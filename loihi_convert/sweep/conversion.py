@@ -233,7 +233,7 @@ class Conversion(Cell[CellResult]):
             cores=network_resources(exported.network, has_circuit=self.setting.target == "loihi2").cores,
             balanced_by=network.provenance.method,
             saturated_images=evaluation.saturated_images,
-            cnn_rmse=None if regression is None or regression.cnn is None else regression.cnn.mean.rmse,
+            cnn_rmse=evaluation.cnn_rmse,
             correct=None if labels is None else np.packbits(run.predictions[:, -1] == labels).tobytes().hex(),
         )
 
