@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from loihi_convert.cli.console import Fact, log
+from loihi_convert.cli.options import refuse_given
 from loihi_convert.cli.run_output import say_single
-from loihi_convert.cli.run_request import RunRequest, refuse_given
+from loihi_convert.cli.run_request import RunRequest
 
 if TYPE_CHECKING:
     from loihi_convert.external.cuba import CubaNetwork

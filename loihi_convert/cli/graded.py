@@ -9,8 +9,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from loihi_convert.cli.console import Fact, flagged, say_answer, say_tables
+from loihi_convert.cli.options import refuse_given
 from loihi_convert.cli.run_output import remarks, say_single
-from loihi_convert.cli.run_request import RunRequest, refuse_given
+from loihi_convert.cli.run_request import RunRequest
 
 if TYPE_CHECKING:
     from loihi_convert.ir.graded import GradedNetwork

@@ -6,7 +6,7 @@ it can be shown with the flag: ``method`` is ``--balance``. Numbers of images ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -78,6 +78,13 @@ def refuse_others(ctx: typer.Context, known: Container[str], found: str, *, expe
     for name in ctx.params:
         if name not in known and is_given(ctx, name):
             raise UsageError(found, where=name, expected=expected, hint=hint)
+
+
+def refuse_given(given: Mapping[str, object], found: str, expected: str) -> None:
+    """Raise a `UsageError` if the user gave one of the options ``given``."""
+    for name, value in given.items():
+        if value:
+            raise UsageError(found, where=name, expected=expected)
 
 
 def switch(flag: str, panel: str, help: str) -> Option:
@@ -273,17 +280,6 @@ def parse_normalization(mean: str | None, std: str | None) -> Normalization:
     return numbers
 
 
-def refuse_for_native(path: Path, normalization: Normalization) -> None:
-    """Raise a `UsageError` if a normalization is given for a file that already has one."""
-    for name, numbers in (("mean", normalization.mean), ("std", normalization.std)):
-        if numbers is not None:
-            raise UsageError(
-                f"given, but {path} already has its normalization",
-                where=name,
-                expected="is only for netx files written by other tools",
-            )
-
-
 def board_of(
     backend: BackendName,
     partition: str | None,
@@ -293,13 +289,12 @@ def board_of(
     dry_run: bool,
 ) -> Board | None:
     """Return the board for a run on ``loihi2``; other backends have none."""
-    given = {"partition": partition, "board": board, "loihi_gen": loihi_gen, "dry_run": dry_run}
     if backend == "loihi2":
         from loihi_convert.backends.loihi2.board import chosen_board
 
         return chosen_board(partition=partition, name=board, generation=loihi_gen)
-    for name in (name for name, value in given.items() if value):
-        raise UsageError(f"given, but the backend is {backend}", where=name, expected="is an option of loihi2")
+    given = {"partition": partition, "board": board, "loihi_gen": loihi_gen, "dry_run": dry_run}
+    refuse_given(given, f"given, but the backend is {backend}", "is an option of loihi2")
     return None
 
 

@@ -18,7 +18,7 @@ from loihi_convert.cli.external import run_external
 from loihi_convert.cli.graded import run_graded
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.cli.run_output import say_run
-from loihi_convert.cli.run_request import CHIP_IMAGES, SIM_IMAGES, RunRequest, refuse_given
+from loihi_convert.cli.run_request import CHIP_IMAGES, SIM_IMAGES, RunRequest
 from loihi_convert.cli.wrong_files import NETX, require_netx
 from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import InputError, UsageError
@@ -112,7 +112,8 @@ def run(
     shared = {"workers": workers, "scheduler": scheduler, "slurm": slurm}
     place = cluster.chosen_place(workers, scheduler, slurm, default=0)
     if backend == "loihi2":
-        refuse_given(shared, "given, but the backend is loihi2", "must be left out: a board is used by one process")
+        expected = "must be left out: a board is used by one process"
+        options.refuse_given(shared, "given, but the backend is loihi2", expected)
     from loihi_convert import external, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import require_extension
@@ -164,7 +165,8 @@ def run(
     if not isinstance(network, QuantizedNetwork):
         run_external(request, network)
         return
-    options.refuse_for_native(paths[0], normalization)
+    found = f"given, but {paths[0]} already has its normalization"
+    options.refuse_given(normalization._asdict(), found, "is only for netx files written by other tools")
     if dry_run:
         count = len(request.images(request.load(network.provenance.model, network.input_shape)))
         show_run_plan(ctx, paths, network, count, steps, backend_options, overwrite=overwrite, as_json=as_json)

@@ -94,10 +94,3 @@ class RunRequest:
         """Return the context of the answer, when the run has ended."""
         seconds = time.monotonic() - self.started
         return RunScene(splits.name, self.backend.name, seconds, self.options.trace, self.arch)
-
-
-def refuse_given(given: Mapping[str, object], found: str, expected: str) -> None:
-    """Raise a `UsageError` if the user gave one of the options ``given``."""
-    for name, value in given.items():
-        if value:
-            raise UsageError(found, where=name, expected=expected)
