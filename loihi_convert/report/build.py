@@ -27,7 +27,7 @@ from loihi_convert.report import (
 from loihi_convert.report.entries import Entry, Images, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Page, Section, html, markdown
 from loihi_convert.report.verdict import verdict
-from loihi_convert.runs.stored_run import StoredRun, read_run
+from loihi_convert.runs.stored_run import StoredRun, read_runs
 
 
 class Written(NamedTuple):
@@ -55,9 +55,7 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     for path in written:
         require_writable(path)
         refuse_to_overwrite(path, overwrite)
-    # A folder that is given twice counts as one run.
-    different = {folder.resolve(): folder for folder in folders}
-    page = report([read_run(folder) for folder in different.values()])
+    page = report(read_runs(folders))
     contents = (html(page), markdown(page))
     for path, content in zip(written, contents, strict=True):
         write_atomically(path, content.encode())

@@ -107,7 +107,7 @@ def _channel_table(entry: Entry, layer: str) -> Table | None:
     relays = _relays(entry, layer)
     rows = tuple(
         (
-            _channel(channel, relays),
+            f"{channel} (relay)" if channel in relays else str(channel),
             percent(rate) or "",
             f"{integer:,}",
             "never fires" if real is None else f"{real:.4g}",
@@ -119,10 +119,6 @@ def _channel_table(entry: Entry, layer: str) -> Table | None:
     )
     headers = ("channel", "firing\nrate %", "threshold,\ninteger", "threshold,\nreal", "initial\npotential")
     return Table(f"{entry.full_label}, {layer}, at T = {entry.point.timesteps}", headers, rows, 0)
-
-
-def _channel(channel: int, relays: Set[int]) -> str:
-    return f"{channel} (relay)" if channel in relays else str(channel)
 
 
 def _relays(entry: Entry, layer: str) -> Set[int]:

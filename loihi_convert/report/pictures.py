@@ -13,13 +13,10 @@ from loihi_convert.report.error_figure import error_figure
 from loihi_convert.report.figure import accuracy_figure
 from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
 from loihi_convert.report.run_tables import Figures
-from loihi_convert.runs.stored_run import read_run
+from loihi_convert.runs.stored_run import read_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Provenance = Mapping[str, Mapping[str, Any]]
-"""By file stem, what `export` recorded, as in a manifest."""
 
 _NAMED: Final = 4
 """Files that a title names; the legend names them all."""
@@ -29,7 +26,8 @@ def run_figure(
     evaluations: Figures, title: str, *, note: str = "", width: Width = "screen", is_balanced: bool = True
 ) -> Figure | None:
     """Return `error_figure` for regressions, else `accuracy_figure`; None if there is nothing to draw."""
-    draw = error_figure if _are_regressions(evaluations) else accuracy_figure
+    are_regressions = all(evaluation.regression is not None for _, evaluation in evaluations)
+    draw = error_figure if are_regressions else accuracy_figure
     return draw(evaluations, title, note=note, width=width, is_balanced=is_balanced)
 
 
@@ -50,13 +48,12 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
         raise UsageError(f"found {output}", where="figure", expected=f"its suffix {suffixes}")
     require_writable(output)
     refuse_to_overwrite(output, overwrite)
-    different = {folder.resolve(): folder for folder in folders}
-    shown, _ = most_complete_of([read_run(folder) for folder in different.values()])
+    shown, _ = most_complete_of(read_runs(folders))
     entries = entries_of(shown)
     if len(sources := sorted({entry.source for entry in entries})) > 1:
         raise UsageError(f"the runs are of {' and '.join(sources)}", where="figure", expected="one data set")
     evaluations = [(entry.label, entry.evaluation) for entry in entries]
-    provenance = {entry.label: entry.run.manifest.provenance.get(entry.file, {}) for entry in entries}
+    provenance = [entry.run.manifest.provenance.get(entry.file, {}) for entry in entries]
     figure = run_figure(
         evaluations,
         _title(evaluations, sources[0]),
@@ -75,13 +72,9 @@ def _title(evaluations: Figures, data: str) -> str:
     return f"{', '.join(names) if len(names) <= _NAMED else f'{len(names)} files'} on {data}"
 
 
-def _seeds(provenance: Provenance) -> str:
+def _seeds(provenance: Sequence[Mapping[str, Any]]) -> str:
     """Return the training seeds of the CNNs that are recorded."""
-    models = [stages.get("model") for stages in provenance.values()]
+    models = [stages.get("model") for stages in provenance]
     seeds = [model.get("seed") for model in models if isinstance(model, Mapping)]
     found = sorted({str(seed) for seed in seeds if seed is not None})
     return f"CNN trained with seed {' or '.join(found)}" if found else ""
-
-
-def _are_regressions(evaluations: Figures) -> bool:
-    return all(evaluation.regression is not None for _, evaluation in evaluations)

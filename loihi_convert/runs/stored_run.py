@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +73,12 @@ class StoredRun:
     thresholds: Mapping[tuple[str, str], ChannelThresholds] | None
     relays: Mapping[tuple[str, str], Set[int]]
     confusions: Mapping[str, Confusion]
+
+
+def read_runs(folders: Iterable[Path]) -> list[StoredRun]:
+    """Return `read_run` of each folder; one that is given twice counts as one run."""
+    different = {folder.resolve(): folder for folder in folders}
+    return [read_run(folder) for folder in different.values()]
 
 
 def read_run(folder: Path) -> StoredRun:
