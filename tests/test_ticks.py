@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loihi_convert.report import ticks
-from loihi_convert.report.axes import timestep_range, timestep_ticks
+from loihi_convert.report.axes import decade_ticks, nice_ticks, tick_label, timestep_range, timestep_ticks
 
 
 @pytest.mark.parametrize(
@@ -13,7 +12,7 @@ from loihi_convert.report.axes import timestep_range, timestep_ticks
     [(0, 100, [0, 20, 40, 60, 80, 100]), (98.2, 99.9, [98.5, 99, 99.5]), (0, 0.03, [0, 0.01, 0.02, 0.03]), (5, 5, [5])],
 )
 def test_nice_ticks(low: float, high: float, expected: list[float]) -> None:
-    assert ticks.nice_ticks(low, high) == pytest.approx(expected)
+    assert nice_ticks(low, high) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +21,7 @@ def test_nice_ticks(low: float, high: float, expected: list[float]) -> None:
 )
 def test_decade_ticks(low: float, high: float, expected: list[float]) -> None:
     """The last range does not contain any of 1, 2, 5, 10, ..."""
-    assert ticks.decade_ticks(low, high) == pytest.approx(expected)
+    assert decade_ticks(low, high) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +29,7 @@ def test_decade_ticks(low: float, high: float, expected: list[float]) -> None:
     [(0.5, "0.5"), (64, "64"), (9999, "9999"), (20_000, "20 k"), (1_500_000, "1.5 M"), (2e9, "2 G")],
 )
 def test_tick_label(number: float, label: str) -> None:
-    assert ticks.tick_label(number) == label
+    assert tick_label(number) == label
 
 
 @pytest.mark.parametrize("first", [2.36, 2.4, 1, 8])

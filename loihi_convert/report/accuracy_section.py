@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from loihi_convert.metrics.evaluation import Point
-from loihi_convert.report.axes import FramePoint, frame, timestep_range
+from loihi_convert.report.axes import FramePoint, decade_ticks, frame, timestep_range
 from loihi_convert.report.beside_the_paper import paper_remarks, paper_table, per_t_chart
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
 from loihi_convert.report.entries import Entry, stoppable
@@ -15,7 +15,6 @@ from loihi_convert.report.page import Block, Details, Paragraph, Picture
 from loihi_convert.report.page_tables import anytime_table
 from loihi_convert.report.run_tables import anytime_caption
 from loihi_convert.report.svg import NEUTRAL
-from loihi_convert.report.ticks import decade_ticks
 from loihi_convert.report.timestep_chart import timestep_chart
 
 

@@ -7,9 +7,9 @@ from typing import Final, NamedTuple
 
 from markupsafe import Markup, escape
 
+from loihi_convert.report.axes import nice_ticks
 from loihi_convert.report.charts import SIZES, Chart, csv_text, legend_item
 from loihi_convert.report.svg import BOTTOM, LEFT, RIGHT, TOP, picture, shape_path, style_class, text_at, y_axis
-from loihi_convert.report.ticks import nice_ticks
 
 MAX_BARS: Final = 64
 """Channels that have a bar each; more are sorted."""

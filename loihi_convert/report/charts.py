@@ -13,8 +13,8 @@ from typing import Final, Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
+from loihi_convert.report.axes import nice_ticks, tick_label
 from loihi_convert.report.svg import BOTTOM, LEFT, RIGHT, TOP, picture, shape_path, style_class, text_at, y_axis
-from loihi_convert.report.ticks import nice_ticks, tick_label
 from loihi_convert.runs.csv_files import csv_bytes
 
 SIZES: Final = {"wide": (1060, 380), "half": (520, 340), "narrow": (328, 290)}

@@ -7,7 +7,7 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from loihi_convert.report.ticks import tick_label
+from loihi_convert.report.axes import tick_label
 
 STYLES: Final = 8
 """Colours and shapes of series; a ninth series looks like the first. The page's CSS gives the colours."""

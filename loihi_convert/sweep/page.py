@@ -10,13 +10,12 @@ from typing import Final, Literal, NamedTuple
 from loihi_convert.choices import SweepCost
 from loihi_convert.errors import low_to_high
 from loihi_convert.files import write_atomically
-from loihi_convert.report.axes import FramePoint, error_frame, frame, timestep_ticks
+from loihi_convert.report.axes import FramePoint, decade_ticks, error_frame, frame, timestep_ticks
 from loihi_convert.report.charts import Axes, Chart, Mark, Series, curve_chart
 from loihi_convert.report.formats import count, percent_interval, quantity_range
 from loihi_convert.report.page import Page, Paragraph, Pictures, Section, html
 from loihi_convert.report.svg import NEUTRAL
 from loihi_convert.report.table import Table
-from loihi_convert.report.ticks import decade_ticks
 from loihi_convert.sweep.front import COSTS, Found, comparable, cost, quality
 from loihi_convert.sweep.results import SweepResults
 from loihi_convert.sweep.table import described, title, value
