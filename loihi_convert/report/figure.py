@@ -115,7 +115,8 @@ def _per_t(group: Group, *, has_accuracy: bool) -> _Drawn:
             joined = [_exit_point(evaluation.early_exit.chosen_point, has_accuracy=has_accuracy)]
             if evaluation.early_exit.choice.timesteps == point.timesteps:
                 joined.append((point.timesteps, point.accuracy if has_accuracy else point.agreement_with_cnn, None))
-            early += [found for found in [frame_points(joined)] if found]
+            if known := frame_points(joined):
+                early.append(known)
     return _Drawn(group.label, *_fixed_and_floating(points, has_accuracy), early)
 
 

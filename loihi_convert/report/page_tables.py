@@ -10,16 +10,11 @@ from loihi_convert.report.run_tables import accuracy_table, error_cells
 from loihi_convert.report.table import Table, table_of
 
 
-def accuracy_cell(point: Point) -> str | None:
-    """Return the accuracy in per cent and, on a second line, its 95 % interval."""
-    interval = percent_interval(point.accuracy_interval)
-    return "\n".join(text for text in (percent(point.accuracy), interval) if text) or None
-
-
 def page_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
     """Return the known results of one file at one T, by column header."""
+    accuracy = (percent(point.accuracy), percent_interval(point.accuracy_interval))
     return {
-        "accuracy %\n95 % interval": accuracy_cell(point),
+        "accuracy %\n95 % interval": "\n".join(text for text in accuracy if text) or None,
         **error_cells(evaluation.regression, point),
         "loss,\npoints": points(point.conversion_loss_points),
         "T": str(point.timesteps),
