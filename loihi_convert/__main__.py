@@ -141,7 +141,7 @@ def _explain(error: BaseException) -> int:
 
     if isinstance(error, LoihiConvertError):
         # An error of `run` may advise another export.
-        log(f"error: {rendered(error, {**cli.flags(['export']), **cli.flags(sys.argv[1:])})}")
+        log(f"error: {rendered(error, {**cli.verb_flags(['export']), **cli.verb_flags(sys.argv[1:])})}")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 128 + signal.SIGINT

@@ -493,7 +493,7 @@ def test_all_that_is_advised_exists() -> None:
                         continue
                     name = quoted.partition("=")[0]
                     assert name in parameters
-                    assert name in cli.flags(["export"])
+                    assert name in cli.verb_flags(["export"])
     assert spoken > 50
 
 

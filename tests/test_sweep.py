@@ -348,7 +348,7 @@ def test_a_missing_extra_is_one_sentence(
 
 
 def test_every_key_of_a_grid_is_an_option() -> None:
-    assert {f"--{key}" for key in KEYS} <= set(cli.flags(["sweep"]).values())
+    assert {f"--{key}" for key in KEYS} <= set(cli.verb_flags(["sweep"]).values())
 
 
 def test_toml_and_flags_name_the_same_cells(checkpoint: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ for _verb in (
     app.command(cls=Verb)(_verb)
 
 
-def flags(words: Sequence[str]) -> dict[str, str]:
+def verb_flags(words: Sequence[str]) -> dict[str, str]:
     """Return the flags of the verb in the command line ``words``, by parameter, for `errors.rendered`."""
     group = _group()
     verb = next((word for word in words if word in group.commands), None)

@@ -208,9 +208,9 @@ def say_tables(tables: Sequence[Table]) -> None:
 
 def flagged(text: str, *verbs: str) -> str:
     """Return ``text`` with parameters, in backticks or before its first colon, replaced by the flags of ``verbs``."""
-    from loihi_convert.cli import flags
+    from loihi_convert.cli import verb_flags
 
-    known = {name: flag for verb in verbs for name, flag in flags([verb]).items()}
+    known = {name: flag for verb in verbs for name, flag in verb_flags([verb]).items()}
     where, colon, rest = text.partition(": ")
     return with_flags(f"{known.get(where, where)}{colon}{rest}", known)
 
