@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import get_args
 
 from loihi_convert.choices import Device
@@ -53,14 +53,12 @@ def has_fast_bfloat16() -> bool:
     return bool(has_amx or (has_dot_products and cpu_name().startswith("znver")))
 
 
-def one_thread() -> AbstractContextManager[None]:
-    """Let torch compute on one thread of the CPU: several processes then share the cores, and sums keep their order."""
-    return torch_threads(1)
-
-
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use ``count`` threads of the CPU within this context."""
+    """Let torch use ``count`` threads of the CPU within this context.
+
+    With one, several processes share the cores, and sums keep their order.
+    """
     import torch
 
     before = torch.get_num_threads()

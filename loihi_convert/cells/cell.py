@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
-from loihi_convert.devices import one_thread
+from loihi_convert.dependencies import installed_version
+from loihi_convert.devices import torch_threads
 from loihi_convert.errors import InputError, LoihiConvertError, RangeError, UnsupportedModelError, UsageError, rendered
 from loihi_convert.records import Record
 
@@ -26,10 +26,10 @@ R = TypeVar("R", bound=Record)
 
 def package_version() -> str:
     """Return the version of this package."""
-    try:
-        return version("loihi-convert")
-    except PackageNotFoundError as error:
-        raise UsageError("loihi-convert is not installed; its version is unknown") from error
+    found = installed_version("loihi-convert")
+    if found is None:
+        raise UsageError("loihi-convert is not installed; its version is unknown")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def compute(cell: Cell[Any], needed: Sequence[Any] = (), *, is_alone: bool = Fal
     started = time.monotonic()
     try:
         _require_version(cell)
-        with nullcontext() if is_alone and cell.is_exact else one_thread():
+        with nullcontext() if is_alone and cell.is_exact else torch_threads(1):
             found = Outcome(result=cell.compute(needed))
     except LoihiConvertError as error:
         found = Outcome(error=rendered(error), is_final=isinstance(error, _FINAL))

@@ -23,7 +23,7 @@ from loihi_convert.cells.cell import Cell, R, opened_before, require_unchanged
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.devices import one_thread
+from loihi_convert.devices import torch_threads
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
@@ -150,7 +150,7 @@ class Conversion:
             task=source.network.task,
         )
         images, options = balancing.calibration.read().images, QuantizeOptions(weight_bits=setting.weight_bits)
-        with one_thread(), tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
+        with torch_threads(1), tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
             network = quantize(spiking, images, options, device=device)
             if not setting.is_exported:
                 return network
