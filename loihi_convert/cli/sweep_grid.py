@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from loihi_convert.choices import (
     Amplitude,
     AnyMethod,
+    DatasetName,
     Granularity,
     InitialPotential,
     InputCoding,
@@ -247,7 +248,7 @@ def _network(
     if data is not None:
         # Workers may run in another folder.
         path = place("data", data)
-        data = str(path.absolute()) if path.exists() and not _is_data_set(data) else data
+        data = str(path.absolute()) if path.exists() and data not in get_args(DatasetName) else data
     class_map = options.parse_class_map(text("class-map"))
     task = text("task")
     root = text("data-root")
@@ -263,12 +264,6 @@ def _network(
         data_root=None if root is None else place("data-root", root).absolute(),
         class_map=tuple(sorted(class_map.items())) if isinstance(class_map, Mapping) else class_map,
     )
-
-
-def _is_data_set(name: str) -> bool:
-    from loihi_convert.data import DATASETS
-
-    return name in DATASETS
 
 
 def _text(where: str, value: object) -> str:
