@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from markupsafe import Markup, escape
 
 from loihi_convert.report.axes import nice_ticks
-from loihi_convert.report.charts import SIZES, Chart, csv_text, legend_item
+from loihi_convert.report.charts import SIZES, Chart, Series, csv_text, legend_of
 from loihi_convert.report.svg import BOTTOM, LEFT, RIGHT, TOP, picture, shape_path, style_class, text_at, y_axis
 
 MAX_BARS: Final = 64
@@ -39,9 +39,7 @@ def channel_chart(
     if is_sorted:
         caption += " Each file's channels, largest first." if len(files) > 1 else " Channels, largest first."
     draw = _sorted_curves if is_sorted else _bars
-    legend = (
-        [legend_item(one.label, one.style, "solid", str(i)) for i, one in enumerate(files)] if len(files) > 1 else []
-    )
+    legend = legend_of(Series(one.label, one.style, ()) for one in files) if len(files) > 1 else []
     pictures = tuple(
         (size, draw(f"{title}. {caption}", y_label, files, number, *SIZES[size])) for size in ("half", "narrow")
     )

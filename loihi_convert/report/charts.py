@@ -130,7 +130,7 @@ def curve_chart(
     ``sizes`` are names of `SIZES`; a chart beside another one needs no "wide" picture.
     """
     said = " ".join(text for text in (caption, outside(series, axes)) if text)
-    legend = [LegendItem(one.label, _swatch(one), str(index)) for index, one in enumerate(series)]
+    legend = legend_of(series)
     if axes.levels:
         line = '<svg class="swatch" viewBox="0 0 28 12" aria-hidden="true"><path class="level" d="M1 6H27"/></svg>'
         legend.append(LegendItem("CNN", Markup(line), LEVEL))
@@ -237,6 +237,11 @@ def _one_curve(
     return f'<g class="{style_class(series.style)}" data-series="{key}"{front}>{"".join(parts)}</g>'
 
 
+def legend_of(series: Iterable[Series]) -> list[LegendItem]:
+    """Return the legend of ``series``, whose keys in the pictures are their numbers."""
+    return [LegendItem(one.label, _swatch(one), str(index)) for index, one in enumerate(series)]
+
+
 def _swatch(series: Series) -> Markup:
     """Return the mark and line of a series, for its legend."""
     line = f'<path class="line {series.line}" d="M1 6H27"/>' if series.line else ""
@@ -244,8 +249,3 @@ def _swatch(series: Series) -> Markup:
     group = f'<g class="{style_class(series.style)}">{line}{mark}</g>'
     # It contains no text from a user's files.
     return Markup(f'<svg class="swatch" viewBox="0 0 28 12" aria-hidden="true">{group}</svg>')
-
-
-def legend_item(label: str, style: int, line: str, key: str) -> LegendItem:
-    """Return the legend entry of a series with this style."""
-    return LegendItem(label, _swatch(Series(label, style, (), line)), key)
