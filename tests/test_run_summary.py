@@ -144,6 +144,14 @@ def test_no_bar_for_zero_if_nothing_is_larger() -> None:
     assert accuracy_scale([0.0, 0.0], widest_interval=0.0).bar(0.0) == ""
 
 
+def test_a_loss_below_what_is_printed_has_no_sign() -> None:
+    evaluation = entry(CURVE).evaluation
+    (*points, last) = evaluation.points
+    gained = last.model_copy(update={"conversion_loss_points": -0.004})
+    evaluation = evaluation.model_copy(update={"points": (*points, gained)})
+    assert "loss 0.00 " in verdict([("m.net", evaluation)], "mnist")
+
+
 def test_the_interval_of_a_loss() -> None:
     (*_, point) = entry(CURVE).evaluation.points
     known = point.model_copy(update={"conversion_loss_points": 0.0, "agreement_with_cnn": 1.0})

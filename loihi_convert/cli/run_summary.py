@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from loihi_convert.cli.console import Fact, aligned
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.report.formats import count, number, percent, quantity_range, r_squared, signed_points
+from loihi_convert.report.formats import count, number, percent, points, quantity_range, r_squared, signed_points
 from loihi_convert.report.run_tables import Figures, worst_output
 from loihi_convert.statistics import Z_SCORE
 
@@ -111,7 +111,7 @@ def _class_verdict(evaluation: Evaluation, at: str) -> str:
         return answer
     margin = loss_margin(point, evaluation.image_count)
     interval = "" if margin is None else f" ±{margin:.2f}"
-    return f"{answer} (CNN {percent(cnn)} %, loss {point.conversion_loss_points + 0.0:.2f}{interval} points)"
+    return f"{answer} (CNN {percent(cnn)} %, loss {points(point.conversion_loss_points)}{interval} points)"
 
 
 def _regression_verdict(evaluation: Evaluation, at: str) -> str:
