@@ -112,12 +112,15 @@ def concatenated(results: Sequence[RunResult]) -> RunResult:
         synaptic_operations=np.concatenate([result.synaptic_operations for result in results]),
         seconds=sum(result.seconds for result in results),
         startup_seconds=sum(result.startup_seconds for result in results),
-        output_spikes=_all([result.output_spikes for result in results]),
+        output_spikes=concatenated_if_known([result.output_spikes for result in results]),
         channel_spikes=tuple(
             np.sum(layer, axis=0) for layer in zip(*(result.channel_spikes for result in results), strict=True)
         ),
         traces=tuple(
-            LayerTrace(_all([trace.spikes for trace in layer]), np.concatenate([trace.potentials for trace in layer]))
+            LayerTrace(
+                concatenated_if_known([trace.spikes for trace in layer]),
+                np.concatenate([trace.potentials for trace in layer]),
+            )
             for layer in zip(*(result.traces for result in results), strict=True)
         ),
         wrapped_images=None if first.wrapped_images is None else sum(wrapped),
@@ -131,6 +134,7 @@ def are_saturated(potentials: Array) -> Array:
     return np.asarray(np.abs(potentials).max(axis=tuple(range(1, potentials.ndim))) >= limits.POTENTIAL_LIMIT)
 
 
-def _all(parts: Sequence[Array | None]) -> Array | None:
+def concatenated_if_known(parts: Sequence[Array | None]) -> Array | None:
+    """Return ``parts``, all of which are known or none, as one array; None if they are not known."""
     known = [part for part in parts if part is not None]
     return np.concatenate(known) if known else None

@@ -27,8 +27,8 @@ from loihi_convert.pipeline.shards import (
     ImagesRun,
     file_work,
     joined,
-    reference_outputs,
     reference_work,
+    run_reference,
     run_shard,
     run_work,
 )
@@ -174,7 +174,8 @@ def _exit_choice(
     """Choose the margin of early exit on held-out images."""
     described, images = "choosing when to exit early", held_out.images
     if workers is None:
-        others = reference_outputs(opened, backend, options, Shard(0, images.images), described, bars=bars)
+        shard, where = Shard(0, images.images), f"{opened.path.name}: {described}"
+        others = run_reference(opened, backend, options, shard, where, bars=bars).outputs
     else:
         work = file_work(replace(opened, cnn=None, spiking=None), backend, options)
         others = np.concatenate(_mapped(reference_work, work, images.images, workers, described, bars=bars))

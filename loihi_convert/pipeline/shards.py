@@ -14,7 +14,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend, BackendOptions, open_backend
 from loihi_convert.backends.difference import as_reference
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.result import RunResult, concatenated
+from loihi_convert.backends.result import RunResult, concatenated, concatenated_if_known
 from loihi_convert.choices import BackendName
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256
@@ -73,13 +73,15 @@ def run_shard(
     described, equal = f"{name}: running on {backend.name}", 0
     if backend.name == "ref":
         # Of the network in memory: the file may have been replaced since it was opened.
-        result = _reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
+        result = run_reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
     else:
         with bars(described) as progress:
             result = backend.run(
                 opened.path, images, steps, trace=options.trace, first_image=shard.first, progress=progress
             )
-        result, equal = _equal_to_reference(opened, result, backend, options, shard, bars=bars), len(images)
+        described, equal = f"{name}: comparing with ref", len(images)
+        reference = run_reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
+        result = as_reference(result, reference, backend.name, opened.path, first_image=shard.first)
     cnn_outputs = None if opened.cnn is None else comparable_scores(opened.cnn, images)
     float_outputs = None
     if opened.spiking is not None and options.float_snn:
@@ -91,29 +93,15 @@ def run_shard(
     return ImagesRun(result, equal, cnn_outputs, float_outputs, backend.versions, place)
 
 
-def reference_outputs(
+def run_reference(
     opened: OpenedFile,
     backend: Backend,
     options: RunOptions,
     shard: Shard,
     description: str,
     *,
+    trace: bool = False,
     bars: ProgressFactory = no_progress_bar,
-) -> Array:
-    """Return the outputs of `ref`, with the neurons of ``backend``, as `RunResult.outputs`."""
-    description = f"{opened.path.name}: {description}"
-    return _reference(opened, backend, options, shard, description, trace=False, bars=bars).outputs
-
-
-def _reference(
-    opened: OpenedFile,
-    backend: Backend,
-    options: RunOptions,
-    shard: Shard,
-    description: str,
-    *,
-    trace: bool,
-    bars: ProgressFactory,
 ) -> RunResult:
     """Run ``shard`` on `ref` with the neurons of ``backend``."""
     with bars(description) as progress:
@@ -127,21 +115,6 @@ def _reference(
             device=options.device,
             progress=progress,
         )
-
-
-def _equal_to_reference(
-    opened: OpenedFile,
-    result: RunResult,
-    backend: Backend,
-    options: RunOptions,
-    shard: Shard,
-    *,
-    bars: ProgressFactory,
-) -> RunResult:
-    """Return ``result`` with the counts only `ref` has; raise a `VerificationError` unless both are equal."""
-    described = f"{opened.path.name}: comparing with ref"
-    reference = _reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
-    return as_reference(result, reference, backend.name, opened.path, first_image=shard.first)
 
 
 def joined(runs: Sequence[ImagesRun]) -> ImagesRun:
@@ -162,16 +135,11 @@ def joined(runs: Sequence[ImagesRun]) -> ImagesRun:
     return ImagesRun(
         result=replace(result, seconds=seconds, startup_seconds=startup),
         equal_to_reference=sum(run.equal_to_reference for run in runs),
-        cnn_outputs=_concatenated([run.cnn_outputs for run in runs]),
-        float_outputs=_concatenated([run.float_outputs for run in runs]),
+        cnn_outputs=concatenated_if_known([run.cnn_outputs for run in runs]),
+        float_outputs=concatenated_if_known([run.float_outputs for run in runs]),
         backend_versions=versions,
         place=runs[0].place,
     )
-
-
-def _concatenated(parts: Sequence[Array | None]) -> Array | None:
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if len(known) == len(parts) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +203,6 @@ def run_work(work: FileWork, shard: Shard) -> ImagesRun:
 
 
 def reference_work(work: FileWork, shard: Shard) -> Array:
-    """Do `reference_outputs` in a worker."""
+    """Return the outputs of `run_reference`, see `RunResult.outputs`, in a worker."""
     backend = open_backend(work.backend, work.backend_options)
-    return reference_outputs(work.opened, backend, work.options, shard, "")
+    return run_reference(work.opened, backend, work.options, shard, "").outputs
