@@ -28,27 +28,6 @@ class GpuLayer:
     """One layer on a GPU; see `device.DeviceLayer`."""
 
     def __init__(self, spec: LayerSpec, device: str) -> None:
-        self._synapse, self._neurons = GpuCurrents(spec, device), GpuNeurons(spec, device)
-
-    def currents_of(self, inputs: Tensor) -> Tensor:
-        """See `device.DeviceLayer.currents_of`."""
-        return self._synapse(inputs.reshape(-1, *inputs.shape[2:])).reshape(*inputs.shape[:2], -1)
-
-    def initial_states(self, images: int) -> Tensor:
-        """See `device.DeviceLayer.initial_states`."""
-        return self._neurons.initial_states(images)
-
-    def fire(
-        self, states: Tensor | None, currents: Tensor, steps: int, recording: Recording
-    ) -> tuple[Tensor, LayerBlock]:
-        """See `device.DeviceLayer.fire`."""
-        return self._neurons.fire(states, currents, steps, recording)
-
-
-class GpuCurrents:
-    """A synapse as a function of a batch; see `currents.Currents`."""
-
-    def __init__(self, spec: LayerSpec, device: str) -> None:
         synapse = spec.synapse
         weight = synapse.weight if spec.is_integer else synapse.weight / math.prod(synapse.pool)
         self._device = device
@@ -61,23 +40,6 @@ class GpuCurrents:
             weight = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
         with np.errstate(over="ignore"):
             self._kernel = torch.from_numpy(weight.astype(np.float32, order="C")).to(device)
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)``."""
-        maps = inputs.to(self._device, torch.float32)
-        with exact_products(self._device):
-            if self._geometry is None:
-                return (maps.flatten(1) @ self._kernel.flatten(1).T)[:, None, None]
-            at_once = max(1, _COLUMNS // (maps[0].numel() * math.prod(self._kernel.shape[2:])))
-            parts = (maps[start : start + at_once].permute(0, 3, 1, 2) for start in range(0, len(maps), at_once))
-            found = torch.cat([convolved_by_product(part, self._kernel, self._geometry) for part in parts])
-            return found.permute(0, 2, 3, 1)
-
-
-class GpuNeurons:
-    """The neurons of one layer; see `neurons.Neurons`."""
-
-    def __init__(self, spec: LayerSpec, device: str) -> None:
         self._map_shape, self._pool = spec.map_shape, spec.pool
         arrays = (spec.thresholds, spec.levels, spec.biases, spec.initial_states, spec.offsets)
         self._threshold, self._level, self._bias, self._initial, self._offset = (
@@ -86,8 +48,23 @@ class GpuNeurons:
         self._limit, self._neuron = spec.limit, spec.neuron
         self._fan_out = torch.from_numpy(spec.pooled_fan_out).to(device).flatten()
 
+    def currents_of(self, inputs: Tensor) -> Tensor:
+        """See `device.DeviceLayer.currents_of`."""
+        maps = inputs.reshape(-1, *inputs.shape[2:]).to(self._device, torch.float32)
+        return self._currents(maps).reshape(*inputs.shape[:2], -1)
+
+    def _currents(self, maps: Tensor) -> Tensor:
+        """float32 ``(N, H_out, W_out, C_out)``, or ``(N, C_out)`` of a dense synapse, for float32 ``(N, H, W, C)``."""
+        with exact_products(self._device):
+            if self._geometry is None:
+                return maps.flatten(1) @ self._kernel.flatten(1).T
+            at_once = max(1, _COLUMNS // (maps[0].numel() * math.prod(self._kernel.shape[2:])))
+            parts = (maps[start : start + at_once].permute(0, 3, 1, 2) for start in range(0, len(maps), at_once))
+            found = torch.cat([convolved_by_product(part, self._kernel, self._geometry) for part in parts])
+            return found.permute(0, 2, 3, 1)
+
     def initial_states(self, images: int) -> Tensor:
-        """Return the state before the first step: float32 ``(images, neurons)``."""
+        """See `device.DeviceLayer.initial_states`."""
         return self._initial.repeat(images, 1)
 
     def fire(
