@@ -21,7 +21,6 @@ from loihi_convert.simulation.convolution import Geometry
 from loihi_convert.simulation.currents import Currents, as_convolution, pooled_maps
 from loihi_convert.simulation.kernel_structure import Structure, structures_of
 from loihi_convert.simulation.split_convolution import SplitConvolution
-from loihi_convert.simulation.structure_cost import Rates
 
 
 @st.composite
@@ -171,11 +170,11 @@ def test_relays_beside_grouped_channels_are_taken_out() -> None:
     assert multiply_adds(found) == 6 * 9 + 4
 
 
-RATES = [Rates(1300, 2), Rates(45, 2)]
+RATES = [1300.0, 45.0]
 
 
-@pytest.mark.parametrize("rates", RATES)
-def test_dense_kernels_and_small_layers_stay_whole(rates: Rates) -> None:
+@pytest.mark.parametrize("rate", RATES)
+def test_dense_kernels_and_small_layers_stay_whole(rate: float) -> None:
     rng = np.random.default_rng(0)
     dense = rng.integers(-127, 128, (64, 64, 3, 3))
     few_relays = dense.copy()
@@ -189,7 +188,7 @@ def test_dense_kernels_and_small_layers_stay_whole(rates: Rates) -> None:
     for weight, own in (
         (dense, geometry), (few_relays, geometry), (pruned, geometry), (depthwise, geometry._replace(groups=64)),
     ):  # fmt: skip
-        found = structure_cost.worthwhile_structure(weight, own, (16, 16), (16, 16), rates=rates, is_integer=True)
+        found = structure_cost.worthwhile_structure(weight, own, (16, 16), (16, 16), rate=rate, is_integer=True)
         assert found is None
 
 
@@ -200,6 +199,6 @@ def test_dead_channels_alone_do_not_change_how_real_numbers_are_summed() -> None
     weight[:, 1::3] = 0
     for is_integer in (False, True):
         found = structure_cost.worthwhile_structure(
-            weight, Geometry((1, 1), (1, 1), (1, 1), 1), (8, 8), (8, 8), rates=RATES[1], is_integer=is_integer
+            weight, Geometry((1, 1), (1, 1), (1, 1), 1), (8, 8), (8, 8), rate=RATES[1], is_integer=is_integer
         )
         assert (found is not None) == is_integer

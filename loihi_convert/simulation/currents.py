@@ -19,7 +19,7 @@ from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.simulation.convolution import MAX_BYTE, Convolution, Geometry, channels_last_of, onednn_errs
 from loihi_convert.simulation.kernel_structure import Structure
 from loihi_convert.simulation.split_convolution import SplitConvolution
-from loihi_convert.simulation.structure_cost import rates, worthwhile_structure
+from loihi_convert.simulation.structure_cost import rate, worthwhile_structure
 
 _DIVIDED: Final[
     WeakKeyDictionary[Synapse, dict[tuple[Shape, bool, bool], tuple[Array, Geometry, Structure | None]]]
@@ -88,7 +88,7 @@ def _divided(
         if not onednn_errs(geometry, weight.shape[2:], pooled):
             size = _size(synapse.output_shape(input_shape))
             structure = worthwhile_structure(
-                weight, geometry, pooled, size, rates=rates(is_int8=is_int8), is_integer=not averages
+                weight, geometry, pooled, size, rate=rate(is_int8=is_int8), is_integer=not averages
             )
         known[key] = (weight, geometry, structure)
     return known[key]

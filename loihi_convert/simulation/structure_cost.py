@@ -8,7 +8,6 @@ that a layer is computed in the same way in every run.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -41,43 +40,25 @@ _GATHER: Final = 1.0
 _CALL: Final = 800.0
 """Time of a convolution call, per image: 50 microseconds for 64 images."""
 
+_SMALL_GROUP: Final = 2.0
+"""Extra time of an output if groups have fewer than 4 channels; none for depthwise convolutions."""
 
-@dataclass(frozen=True)
-class Rates:
-    """Speed of convolutions.
-
-    Parameters
-    ----------
-    multiply_adds
-        Multiply-adds per nanosecond.
-    small_group
-        Extra nanoseconds per output if groups have fewer than 4 channels; none for depthwise convolutions.
-    """
-
-    multiply_adds: float
-    small_group: float
+_FLOAT32: Final = 45.0
+_PLAIN_INT8: Final = 90.0
+_INT8: Final = (("amx-int8", 1300.0), ("avx512vnni", 250.0), ("avx512bw", 130.0), ("avxvnni", 180.0))
+"""Multiply-adds per nanosecond, of int8 with the first of these instruction sets that the processor has."""
 
 
-_FLOAT32: Final = Rates(45, 2)
-_INT8: Final = (
-    ("amx-int8", Rates(1300, 2)),
-    ("avx512vnni", Rates(250, 2)),
-    ("avx512bw", Rates(130, 2)),
-    ("avxvnni", Rates(180, 2)),
-)
-_PLAIN_INT8: Final = Rates(90, 2)
-
-
-def rates(*, is_int8: bool) -> Rates:
-    """Return the rates of this processor."""
+def rate(*, is_int8: bool) -> float:
+    """Return the multiply-adds per nanosecond of convolutions on this processor."""
     if not is_int8:
         return _FLOAT32
     features = cpu_features()
-    return next((rate for feature, rate in _INT8 if feature in features), _PLAIN_INT8)
+    return next((found for feature, found in _INT8 if feature in features), _PLAIN_INT8)
 
 
 def worthwhile_structure(
-    weight: Array, geometry: Geometry, input_size: Pair, output_size: Pair, *, rates: Rates, is_integer: bool
+    weight: Array, geometry: Geometry, input_size: Pair, output_size: Pair, *, rate: float, is_integer: bool
 ) -> Structure | None:
     """Return the fastest division of a kernel, or ``None`` if none is clearly faster than the undivided kernel.
 
@@ -86,34 +67,34 @@ def worthwhile_structure(
     pixels = math.prod(output_size)
     inputs_per_output = math.prod(input_size) / pixels
     found = [
-        (_divided(structure, rates, inputs_per_output, pixels), index, structure)
+        (_divided(structure, rate, inputs_per_output, pixels), index, structure)
         for index, structure in enumerate(structures_of(weight, geometry))
     ]
     if not found:
         return None
     whole = weight if is_integer or geometry.groups > 1 else without_dead_channels(weight)
     time, _, structure = min(found, key=lambda entry: entry[:2])
-    return structure if time <= _WORTH_IT * _convolution(whole, geometry.groups, rates) else None
+    return structure if time <= _WORTH_IT * _convolution(whole, geometry.groups, rate) else None
 
 
-def _convolution(weight: Array, groups: int, rates: Rates) -> float:
+def _convolution(weight: Array, groups: int, rate: float) -> float:
     """Time per output position."""
     outputs, inputs = weight.shape[:2]
     if not has_fast_int8(weight, groups):
-        rates = _FLOAT32
+        rate = _FLOAT32
     is_depthwise = inputs == 1 and outputs == groups
     is_small = groups > 1 and not is_depthwise and min(outputs // groups, inputs) < 4
-    return weight.size / rates.multiply_adds + int(outputs) * (_WRITE + rates.small_group * is_small)
+    return weight.size / rate + int(outputs) * (_WRITE + _SMALL_GROUP * is_small)
 
 
-def _divided(structure: Structure, rates: Rates, inputs_per_output: float, pixels: int) -> float:
+def _divided(structure: Structure, rate: float, inputs_per_output: float, pixels: int) -> float:
     """Time per output position."""
     runs = structure.taps.runs()
     taps = len(runs.weights)
     time: float = (taps - runs.scattered) * _SIDE_BY_SIDE + runs.scattered * _SCATTERED + len(runs.runs) * _SPAN
     time += float(np.diff(structure.empty).sum()) * _MOVE / 2 + len(structure.empty) * _SPAN / 2
     for index, (part, spans) in enumerate(zip(structure.parts, structure.spans, strict=True)):
-        time += _convolution(part.weight, part.geometry.groups, rates) + _CALL / pixels
+        time += _convolution(part.weight, part.geometry.groups, rate) + _CALL / pixels
         is_side_by_side = (np.diff(part.inputs) == 1).all()
         time += len(part.inputs) * inputs_per_output * (_TAKE if is_side_by_side else _GATHER)
         if index or not structure.has_base:
