@@ -315,7 +315,7 @@ def test_relays_are_counted_as_those_of_binary_spikes(has_channel: bool, tmp_pat
 def test_later_weights_compensate_earlier_ones() -> None:
     """Equal inputs: weights of 0.4 are rounded to 0 one by one, but together they must give their sum, 1.6."""
     messages = np.random.default_rng(0).integers(0, 100, (500, 1)).repeat(4, axis=1)
-    rounded = compensated(Dense(np.zeros((1, 4))), np.full((1, 4), 0.4), messages, 127)
+    rounded = compensated(Dense(np.zeros((1, 4))), np.full((1, 4), 0.4), messages)
     assert int(rounded.sum()) == 2
     assert int(np.rint(np.full(4, 0.4)).sum()) == 0
 

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
 from loihi_convert.ir.synapse import Conv, Synapse
 
 _MOST_SAMPLES: Final = 8_192
@@ -25,8 +26,8 @@ _DAMPING: Final = 0.01
 """Part of the mean variance that is added to each: inputs that hardly vary on the sample must not take all errors."""
 
 
-def compensated(synapse: Synapse, weight: Array, messages: Array, limit: int) -> Array:
-    """Return ``weight``, real numbers in the shape of the synapse's, as integers of magnitude ``limit`` at most: int32.
+def compensated(synapse: Synapse, weight: Array, messages: Array) -> Array:
+    """Return ``weight``, real numbers in the shape of the synapse's, as 8-bit integers: int32.
 
     Parameters
     ----------
@@ -36,17 +37,15 @@ def compensated(synapse: Synapse, weight: Array, messages: Array, limit: int) ->
         The weights in units of one integer.
     messages
         Inputs of the layer before the pooling, integers ``(N, C, ...)``.
-    limit
-        Largest magnitude.
     """
     groups = synapse.groups if isinstance(synapse, Conv) else 1
     rows = weight.reshape(groups, len(weight) // groups, -1)
     if rows.shape[2] > _MOST_INPUTS:
-        return _clipped(np.rint(weight), limit)
+        return _as_integers(weight)
     inputs = _inputs(synapse, messages)
     found = np.stack(
         [
-            _rounded(group, inputs[:, first : first + group.shape[1]], limit)
+            _rounded(group, inputs[:, first : first + group.shape[1]])
             for group, first in zip(rows, range(0, inputs.shape[1], rows.shape[2]), strict=True)
         ]
     )
@@ -71,24 +70,24 @@ def _inputs(synapse: Synapse, messages: Array) -> Array:
     return np.concatenate(found)
 
 
-def _rounded(weight: Array, inputs: Array, limit: int) -> Array:
+def _rounded(weight: Array, inputs: Array) -> Array:
     centred = inputs - inputs.mean(axis=0)
     covariance = centred.T @ centred / len(centred)
     variances = np.diagonal(covariance)
     if not variances.any():
-        return _clipped(np.rint(weight), limit)
+        return _as_integers(weight)
     # The inputs that vary most are rounded first, while there are others to compensate.
     order = np.argsort(-variances)
     covariance = covariance[np.ix_(order, order)] + np.eye(len(order)) * _DAMPING * variances.mean()
     upper = np.linalg.cholesky(np.linalg.inv(covariance)).T
     left, found = weight[:, order].astype(np.float64), np.empty(weight.shape, np.int32)
     for column in range(len(order)):
-        integers = _clipped(np.rint(left[:, column]), limit)
+        integers = _as_integers(left[:, column])
         error = (left[:, column] - integers) / upper[column, column]
         left[:, column + 1 :] -= np.outer(error, upper[column, column + 1 :])
         found[:, order[column]] = integers
     return found
 
 
-def _clipped(values: Array, limit: int) -> Array:
-    return np.asarray(np.clip(values, -limit, limit), np.int32)
+def _as_integers(weight: Array) -> Array:
+    return np.asarray(np.clip(np.rint(weight), -limits.WEIGHT_LIMIT, limits.WEIGHT_LIMIT), np.int32)

@@ -217,7 +217,7 @@ class Rounding:
 
     def _rounded(self, synapse: Synapse, weight: Array, messages: Array) -> Array:
         if self._compensates:
-            return compensated(synapse, weight, messages, limits.WEIGHT_LIMIT)
+            return compensated(synapse, weight, messages)
         return np.rint(weight).astype(np.int32)
 
     def _mean_error(self, index: int, layer: GradedLayer, messages: Array, real: Array) -> Array:
