@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Final, Protocol
+from typing import Any, Final
 
-from loihi_convert.arrays import Array, Shape
-from loihi_convert.choices import Readout
+from loihi_convert.arrays import Array
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.layered import Spiking
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedNetwork
 from loihi_convert.simulation.inputs import require_images
 
@@ -52,26 +52,7 @@ def require_safe_timesteps(network: QuantizedNetwork, timesteps: int) -> None:
         )
 
 
-class Layered(Protocol):
-    """A network of any kind."""
-
-    @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """Output shape of each layer."""
-        ...
-
-    @property
-    def readout(self) -> Readout:
-        """The output."""
-        ...
-
-    @property
-    def spiking_layers(self) -> tuple[object, ...]:
-        """The layers whose spikes or messages are counted: all, or all but the last."""
-        ...
-
-
-def result_size(network: Layered, images: int, timesteps: int, *, trace: bool = False) -> int:
+def result_size(network: Spiking[Any], images: int, timesteps: int, *, trace: bool = False) -> int:
     """Return the size in bytes of the result of a run."""
     sizes, spiking = [math.prod(shape) for shape in network.shapes], len(network.spiking_layers)
     # A potential or a message takes four bytes, a spike one byte, a count eight.
@@ -82,7 +63,7 @@ def result_size(network: Layered, images: int, timesteps: int, *, trace: bool = 
     return timesteps * (images * per_step + 8 * channels)
 
 
-def require_result_size(network: Layered, images: int, timesteps: int, *, trace: bool = False) -> None:
+def require_result_size(network: Spiking[Any], images: int, timesteps: int, *, trace: bool = False) -> None:
     """Raise a `UsageError` if the result of a run exceeds `MAX_TRACE`."""
     size = result_size(network, images, timesteps, trace=trace)
     if size > MAX_TRACE:

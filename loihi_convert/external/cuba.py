@@ -21,7 +21,7 @@ import numpy as np
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits
 from loihi_convert.choices import Readout, Task
-from loihi_convert.ir.network import fan_outs, output_shapes
+from loihi_convert.ir.layered import Spiking
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 
@@ -73,7 +73,7 @@ class CubaLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class CubaNetwork:
+class CubaNetwork(Spiking[CubaLayer]):
     """A chain of layers of CUBA neurons.
 
     Parameters
@@ -91,11 +91,6 @@ class CubaNetwork:
     timesteps: int | None = None
 
     @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """Output shape of each layer."""
-        return output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
-
-    @property
     def readout(self) -> Readout:
         """The output: the spikes of the last layer, or its potential if it only integrates."""
         fires = int(self.layers[-1].neuron.v_th_mant.min()) < limits.POTENTIAL_LIMIT
@@ -105,13 +100,3 @@ class CubaNetwork:
     def task(self) -> Task:
         """Meaning of the outputs: always classes, as the file does not record units for numbers."""
         return "classification"
-
-    @property
-    def spiking_layers(self) -> tuple[CubaLayer, ...]:
-        """The layers whose spikes are counted: all, or all but the last."""
-        return self.layers if self.readout == "spikes" else self.layers[:-1]
-
-    @property
-    def fan_outs(self) -> tuple[Array, ...]:
-        """Number of nonzero synapses from each neuron, per spiking layer: int64 in the layer's shape."""
-        return fan_outs([layer.synapse for layer in self.layers], self.shapes)[: len(self.spiking_layers)]

@@ -38,7 +38,8 @@ import numpy as np
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.choices import Readout, Task
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.network import ReluLayer, fan_outs, output_shapes, summary
+from loihi_convert.ir.layered import Spiking
+from loihi_convert.ir.network import ReluLayer, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.quantized import require_name
 from loihi_convert.ir.relays import require_relays
@@ -125,7 +126,7 @@ class GradedLayer:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GradedNetwork:
+class GradedNetwork(Spiking[GradedLayer]):
     """A chain of layers of sigma-delta neurons.
 
     Parameters
@@ -176,12 +177,8 @@ class GradedNetwork:
             bias = None if isinstance(layer.synapse, PixelBias) else layer.synapse.bias
             if not layer.sends and bias is not None:
                 raise RangeError("has a bias", where=layer.name, expected="must have none: Lava's Sigma adds no bias")
-        output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
-
-    @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """Output shape of each layer."""
-        return output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
+        # Raises if a layer does not fit the one before it.
+        _ = self.shapes
 
     @property
     def timesteps(self) -> int:
@@ -214,11 +211,6 @@ class GradedNetwork:
     def spiking_layers(self) -> tuple[GradedLayer, ...]:
         """The layers that send messages, the input neurons among them."""
         return tuple(layer for layer in self.layers if layer.sends)
-
-    @property
-    def fan_outs(self) -> tuple[Array, ...]:
-        """Number of nonzero synapses from each neuron, per layer that sends: int64 in the layer's shape."""
-        return fan_outs([layer.synapse for layer in self.layers], self.shapes)[: len(self.spiking_layers)]
 
     def real_outputs(self, outputs: Array, timesteps: int | Array = 1) -> Array:
         """Return ``outputs``, ``(..., N_out)``, sigma of the last layer, in the CNN's units, float64; the same after

@@ -25,9 +25,10 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape, arrays_digest, freeze
 from loihi_convert.choices import Readout, Reset, Task
+from loihi_convert.ir.layered import Layered, Spiking
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_relays
-from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
+from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class ReluLayer:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ReluNetwork:
+class ReluNetwork(Layered[ReluLayer]):
     """The CNN as a chain of synapses with ReLU between them.
 
     Parameters
@@ -93,11 +94,6 @@ class ReluNetwork:
     task: Task = "classification"
     ending: str = ""
     multiply_accumulates: int | None = None
-
-    @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """Output shape of each layer."""
-        return output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
 
     @property
     def takes_any_order(self) -> bool:
@@ -200,7 +196,7 @@ class SpikingLayer:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SpikingNetwork:
+class SpikingNetwork(Spiking[SpikingLayer]):
     """The CNN with spiking neurons in floating point, thresholds balanced for ``timesteps``.
 
     Parameters
@@ -231,11 +227,6 @@ class SpikingNetwork:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provenance", as_provenance(self.provenance))
-
-    @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """Output shape of each layer."""
-        return output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
 
     @property
     def readout(self) -> Readout:
@@ -275,18 +266,3 @@ def summary(input_shape: Shape, layers: Sequence[SummarizedLayer]) -> str:
 def _extent(size: tuple[int, ...]) -> str:
     """The side of a square; height x width of any other rectangle."""
     return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
-
-
-def fan_outs(synapses: Sequence[Synapse | PixelBias], shapes: Sequence[Shape]) -> tuple[Array, ...]:
-    """Return the number of nonzero synapses from each neuron of each layer: int64 in ``shapes``; 0 of the last."""
-    hidden = [after.fan_out(shape) for after, shape in zip(synapses[1:], shapes[:-1], strict=True)]
-    return (*hidden, np.zeros(shapes[-1], np.int64))
-
-
-def output_shapes(input_shape: Shape, synapses: Sequence[Synapse | PixelBias]) -> tuple[Shape, ...]:
-    """Return the output shape of each of ``synapses``, applied in sequence."""
-    shapes = []
-    for synapse in synapses:
-        input_shape = synapse.output_shape(input_shape)
-        shapes.append(input_shape)
-    return tuple(shapes)

@@ -17,7 +17,8 @@ from loihi_convert.chip import limits, rules
 from loihi_convert.choices import Granularity, Readout, Reset, Target, Task
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.digits import MAX_LOW_BITS, split
-from loihi_convert.ir.network import IntegrateAndFire, fan_outs, output_shapes, summary
+from loihi_convert.ir.layered import Spiking
+from loihi_convert.ir.network import IntegrateAndFire, summary
 from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import relay_count, relayed, require_exact_relays, require_relays
@@ -166,7 +167,7 @@ class QuantizedLayer:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class QuantizedNetwork:
+class QuantizedNetwork(Spiking[QuantizedLayer]):
     """A network in Loihi's integers; raises an error if it breaks an exactness rule of `chip.rules`.
 
     Parameters
@@ -272,11 +273,6 @@ class QuantizedNetwork:
             )
 
     @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """Output shape of each layer."""
-        return output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
-
-    @property
     def low_bits(self) -> int:
         """Bits of the low digit of the output potentials, which are joined after a run; 0 if they are not split."""
         return self.layers[-1].low_bits
@@ -333,16 +329,6 @@ class QuantizedNetwork:
     def received_amplitudes(self) -> tuple[Array | None, ...]:
         """The used amplitude of each layer's inputs; None for pixels."""
         return (None, *self.used_amplitudes[:-1])
-
-    @property
-    def spiking_layers(self) -> tuple[QuantizedLayer, ...]:
-        """The layers that have neurons: all, or all but the last."""
-        return self.layers if self.readout == "spikes" else self.layers[:-1]
-
-    @property
-    def fan_outs(self) -> tuple[Array, ...]:
-        """Number of nonzero synapses from each neuron, per spiking layer: int64 in the layer's shape."""
-        return fan_outs([layer.synapse for layer in self.layers], self.shapes)[: len(self.spiking_layers)]
 
     @property
     def summary(self) -> str:
