@@ -38,6 +38,7 @@ from loihi_convert.backends.lava import graded_network, own_network, stock_netwo
 from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
 from loihi_convert.backends.lava.host_process import how_it_ended, remove_shared_memory
 from loihi_convert.backends.lava.lava_types import Process
+from loihi_convert.backends.lava.synapse_processes import synapse_models
 from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.loihi2.hardware import NoBoardError, run_on_board, use_board
 from loihi_convert.ir.graded import GradedNetwork
@@ -229,7 +230,7 @@ def _simulate(network: StoredNetwork, files: LavaFiles, request: dict[str, Any],
             network, files, timesteps, trace=trace, neuron=neuron, first_image=request["first_image"]
         ).source
     else:
-        models = own_network.models()
+        models = synapse_models()
         source = own_network.build(
             network,
             files,

@@ -118,13 +118,3 @@ def _layers(
         processes[-1].s_out.connect(process.s_in)
         processes.append(process)
     return processes
-
-
-def models() -> dict[Any, Any]:
-    """Return the models for the Lava Processes among them."""
-    from lava.proc.conv.process import Conv
-    from lava.proc.dense.process import Dense
-
-    from loihi_convert.backends.lava.processes.synapse_models import PyConvModelGemm, PyDenseModelGemv
-
-    return {Conv: PyConvModelGemm, Dense: PyDenseModelGemv}

@@ -33,7 +33,7 @@ from loihi_convert.arrays import Shape
 from loihi_convert.backends.lava import timing
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.lava_types import NeuronProcess, Port, Process, SourceProcess, SynapseProcess, connect
-from loihi_convert.backends.lava.synapse_processes import message_bits, synapse_process
+from loihi_convert.backends.lava.synapse_processes import message_bits, synapse_models, synapse_process
 from loihi_convert.chip import limits
 from loihi_convert.ir.circuit import Circuit, circuit
 from loihi_convert.ir.neuron_model import NeuronModel
@@ -97,7 +97,7 @@ def build_circuit(
         first_image=first_image,
         steps=str(folder.steps),
     )
-    from_host = from_host or _connect_directly
+    from_host = from_host or (lambda out, into, _: connect(out, into))
     relays, switches = _bias_switches(circuits, timesteps, from_host)
     processes: list[Process] = [source, *relays]
     neurons: list[NeuronProcess] = []
@@ -193,29 +193,17 @@ def _bias_synapse(switch: Switch, neurons: NeuronProcess, numbers: Circuit) -> S
     return synapse
 
 
-def _connect_directly(out: Port, into: Port, message_bits: int) -> None:
-    connect(out, into)
-
-
 def models() -> dict[Any, Any]:
-    """Return the model of each Process: Lava's bit-accurate models, except for Conv and Dense.
-
-    Those are custom models, which are faster; also, Lava's CPU model of Conv ignores weight_exp
-    (`processes.synapse_models`).
-    """
-    from lava.proc.conv.process import Conv
-    from lava.proc.dense.process import Dense
+    """Return the model of each Process: Lava's bit-accurate models, except for Conv and Dense."""
     from lava.proc.io.source import PySendModelFixed, RingBuffer
     from lava.proc.lif.models import PyLifModelBitAcc
     from lava.proc.lif.process import LIF, LIFReset
     from lava.proc.sparse.process import Sparse
 
     from loihi_convert.backends.lava.processes.stock_models import GuardedSparseModel, RecordingLifResetModel
-    from loihi_convert.backends.lava.processes.synapse_models import PyConvModelGemm, PyDenseModelGemv
 
     return {
-        Conv: PyConvModelGemm,
-        Dense: PyDenseModelGemv,
+        **synapse_models(),
         LIF: PyLifModelBitAcc,
         LIFReset: RecordingLifResetModel,
         RingBuffer: PySendModelFixed,

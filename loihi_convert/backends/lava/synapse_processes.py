@@ -5,7 +5,7 @@ Used only in the process that runs Lava.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.lava.lava_types import SynapseProcess
@@ -55,6 +55,16 @@ def synapse_process(synapse: Conv | Dense, input_shape: Shape, bits: int, *, eve
         num_message_bits=bits,
     )
     return conv
+
+
+def synapse_models() -> dict[Any, Any]:
+    """Return the models of both: custom ones, which are faster; also, Lava's CPU model of Conv ignores weight_exp."""
+    from lava.proc.conv.process import Conv as ConvProcess
+    from lava.proc.dense.process import Dense as DenseProcess
+
+    from loihi_convert.backends.lava.processes.synapse_models import PyConvModelGemm, PyDenseModelGemv
+
+    return {ConvProcess: PyConvModelGemm, DenseProcess: PyDenseModelGemv}
 
 
 def batch_synapse(layer: QuantizedLayer, input_shape: Shape, batch_size: int) -> ConvGemm | DenseGemm:
