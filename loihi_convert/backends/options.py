@@ -68,26 +68,14 @@ class BackendOptions:
 
     def require_for(self, backend: BackendName) -> None:
         """Raise a `UsageError` if an option is given that ``backend`` does not have."""
-        not_for = {
-            "lava_python": self.lava_python is not None and backend == "ref",
-            "lava_layout": self.lava_layout is not None and backend != "sim",
-            "board": self.board is not None and backend != "loihi2",
-            "profile": self.profile and backend != "loihi2",
-            "neuron": self.neuron == "own" and backend == "loihi2",
-        }
-        for name in (name for name, is_wrong in not_for.items() if is_wrong):
-            raise UsageError(
-                f"given, but the backend is {backend}",
-                where=name,
-                expected=_BELONGS_TO[name],
-                hint=f"Omit `{name}`, or choose another `backend`.",
-            )
-
-
-_BELONGS_TO = {
-    "lava_python": "is an option of sim and loihi2, which run Lava",
-    "lava_layout": "is an option of sim",
-    "board": "is an option of loihi2",
-    "profile": "is an option of loihi2, whose board has a profiler",
-    "neuron": "must be stock on loihi2: a chip has only stock neurons",
-}
+        is_python_given = self.lava_python is not None
+        for name, is_given, backends, expected in (
+            ("lava_python", is_python_given, ("sim", "loihi2"), "is an option of sim and loihi2, which run Lava"),
+            ("lava_layout", self.lava_layout is not None, ("sim",), "is an option of sim"),
+            ("board", self.board is not None, ("loihi2",), "is an option of loihi2"),
+            ("profile", self.profile, ("loihi2",), "is an option of loihi2, whose board has a profiler"),
+            ("neuron", self.neuron == "own", ("ref", "sim"), "must be stock on loihi2: a chip has only stock neurons"),
+        ):
+            if is_given and backend not in backends:
+                hint = f"Omit `{name}`, or choose another `backend`."
+                raise UsageError(f"given, but the backend is {backend}", where=name, expected=expected, hint=hint)
