@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.inputs import require_images
@@ -34,6 +35,12 @@ def calibration_subset(images: Images, timesteps: int) -> Images:
 def fitted_images(network: ReluNetwork) -> tuple[int, ...]:
     """Return, for each layer, the most images on which rates are fitted and means taken, see `SAMPLES`."""
     return tuple(max(FEWEST_FITTED, SAMPLES // math.prod(shape[1:])) for shape in network.shapes)
+
+
+def overflow(found: str, layer: str) -> RangeError:
+    """Return the error about numbers of ``layer``, ``found`` on calibration images, that float32 does not hold."""
+    hint = "The weights up to this layer are too large; retrain the CNN."
+    return RangeError(f"{found} 3.4e38, the largest float32", where=layer, hint=hint)
 
 
 def require_calibration(network: ReluNetwork | SpikingNetwork, images: Images) -> None:

@@ -42,6 +42,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array, all_but_channels, by_channel
 from loihi_convert.chip import limits
+from loihi_convert.conversion.calibration import overflow
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError
@@ -95,11 +96,7 @@ def reaches_of(cnn: ReluNetwork, plain_synapses: list[Synapse], images: Array) -
             np.maximum(reach.current, np.maximum(_per_channel(before), _per_channel(plain)), out=reach.current)
     for layer, reach in zip(cnn.layers, found, strict=True):
         if not np.isfinite(reach.current).all():
-            raise RangeError(
-                "its activations are NaN or exceed 3.4e38, the largest float32",
-                where=layer.name,
-                hint="The weights up to this layer are too large; retrain the CNN.",
-            )
+            raise overflow("its activations are NaN or exceed", layer.name)
     return found
 
 
@@ -201,10 +198,12 @@ class Rounding:
     def _hidden(self, index: int, messages: Array, real: Array, before: Array, units: Array) -> GradedLayer:
         source = self._cnn.layers[index]
         synapse = source.synapse
-        weight = self._rounded(synapse, _in_units(synapse, before) * 2**_SHIFT / _column(units, synapse), messages)
+        weight = self._rounded(
+            synapse, _in_units(synapse, before) * 2**_SHIFT / by_channel(units, synapse.weight.ndim), messages
+        )
         if source.relay_of is not None:
-            weight = np.where(_column(source.relay_of >= 0, synapse), source.synapse.weight * 2**_SHIFT, weight)
-            weight = weight.astype(np.int32)
+            passed_on = by_channel(source.relay_of >= 0, synapse.weight.ndim)
+            weight = np.where(passed_on, synapse.weight * 2**_SHIFT, weight).astype(np.int32)
         relay_of = source.relay_of if relay_count(source.relay_of) else None
         unbiased = replace(synapse, weight=weight, bias=None)
         layer = GradedLayer(source.name, unbiased, scale=_state(units), relay_of=relay_of)
@@ -337,10 +336,6 @@ def _best_units(weight: Array, power: Array, least: Array) -> Array:
         lost = np.square(weight - np.rint(weight / step) * step) * power
         errors.append(lost.reshape(len(weight), -1).sum(axis=1))
     return np.asarray(least * _FACTORS[np.argmin(errors, axis=0)])
-
-
-def _column(units: Array, synapse: Synapse) -> Array:
-    return by_channel(units, synapse.weight.ndim)
 
 
 def _shaped(synapse: Synapse, channels: tuple[int, ...]) -> Array:

@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.conversion.calibration import MOST, calibration_subset, fitted_images, require_calibration
+from loihi_convert.conversion.calibration import MOST, calibration_subset, fitted_images, overflow, require_calibration
 from loihi_convert.conversion.options import AUTO, METHODS, BalanceOptions, require_readout, require_timesteps
 from loihi_convert.conversion.thresholds import Balanced, nearest_rates
-from loihi_convert.errors import RangeError, UsageError, one_of
+from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.relays import is_relay
@@ -185,11 +185,7 @@ class _Balancing:
         for steps, (base, factor) in zip(timesteps, self._thresholds(fixed, timesteps, simulation), strict=True):
             base = np.where(is_relay(layer.relay_of, len(base)), 0.0, base)
             if not np.isfinite(base).all():
-                raise RangeError(
-                    "its input exceeds 3.4e38, the largest float32",
-                    where=layer.name,
-                    hint="The weights up to this layer are too large; retrain the CNN.",
-                )
+                raise overflow("its input exceeds", layer.name)
             if len(fixed) == len(self._network.layers) - 1:
                 # Spike counts of classes are compared as they are.
                 base, factor = np.full_like(base, base.max()), np.ones_like(factor)

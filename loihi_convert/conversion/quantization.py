@@ -28,7 +28,7 @@ from loihi_convert.arrays import Array, by_channel
 from loihi_convert.chip import limits
 from loihi_convert.choices import Target
 from loihi_convert.conversion.agreement import explained_share
-from loihi_convert.conversion.calibration import calibration_subset, require_calibration
+from loihi_convert.conversion.calibration import calibration_subset, overflow, require_calibration
 from loihi_convert.conversion.chip_scales import ObservedRange, chip_layer
 from loihi_convert.conversion.float_layer import FloatLayer
 from loihi_convert.conversion.options import QuantizeOptions
@@ -215,11 +215,7 @@ class _Rounding:
     def __init__(self, network: SpikingNetwork, found: Extremes, options: QuantizeOptions) -> None:
         # NaN, from infinity minus infinity, would not show in the largest potential.
         if not (np.abs([found.outputs, found.currents[-1]]) <= np.finfo(np.float32).max).all():
-            raise RangeError(
-                "its potential exceeds 3.4e38, the largest float32",
-                where=network.layers[-1].name,
-                hint="The weights up to this layer are too large; retrain the CNN.",
-            )
+            raise overflow("its potential exceeds", network.layers[-1].name)
         self.network, self.found, self.options = network, found, options
 
     def rounded(self, pixel_bits: int) -> QuantizedNetwork:
