@@ -158,15 +158,17 @@ def _package(name: str) -> Check:
     version = installed_version(name)
     if version is None or importlib.util.find_spec(MODULES[name]) is None:
         return Check(name, "broken", "not installed", f"Run: {install_line((name,))}")
-    if (declared := unsuitable_version(name, version)) is not None:
-        return Check(name, "broken", f"{version}, must be {declared}", f"Run: {install_line((name,))}")
-    return Check(name, "ok", version)
+    return _installed(name, version)
 
 
 def _optional(name: str) -> Check:
     version = installed_version(name)
     if version is None:
         return Check(name, "absent", f"not installed; {OPTIONAL[name]}", f"Run: {install_line((name,))}")
+    return _installed(name, version)
+
+
+def _installed(name: str, version: str) -> Check:
     if (declared := unsuitable_version(name, version)) is not None:
         return Check(name, "broken", f"{version}, must be {declared}", f"Run: {install_line((name,))}")
     return Check(name, "ok", version)

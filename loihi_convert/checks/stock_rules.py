@@ -10,6 +10,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits
 from loihi_convert.errors import InputError, low_to_high, one_of
+from loihi_convert.netx.hdf5 import EXPORT_AGAIN
 from loihi_convert.netx.stock import StockFile, StockLayer
 
 _NETX: Final = "lava/lib/dl/netx/hdf5.py"
@@ -20,7 +21,6 @@ _SIGMA_DELTA: Final = "lava/proc/sdn"
 _BUILT: Final = ("input", "conv", "flatten", "dense", "dense_rec")
 _RAISING: Final = ("pool", "convT", "unpool", "average", "concat", "dense_comp")
 _KNOWN_NEURONS: Final = ("CUBA", "LOIHI", "SDNN", "RF")
-_EXPORT_AGAIN: Final = "Export the file again."
 _RUNS_OWN: Final = "`loihi-convert run` computes its own files exactly, despite this."
 
 
@@ -28,7 +28,7 @@ def layers_are_numbered_from_zero(file: StockFile) -> Violation | None:
     if not file.stray:
         return None
     found = f"the group /layer has a member {file.stray[0][:20]!a}"
-    return Violation(found, "its members must be 0, 1, 2, ...", _NETX, _EXPORT_AGAIN)
+    return Violation(found, "its members must be 0, 1, 2, ...", _NETX, EXPORT_AGAIN)
 
 
 def netx_builds_the_layer(layer: StockLayer) -> Violation | None:
@@ -44,7 +44,7 @@ def what_netx_needs_is_there(layer: StockLayer) -> Violation | None:
     if not layer.missing:
         return None
     allowed = f"{layer.kind} needs {', '.join(layer.needed)}"
-    return Violation(f"{', '.join(layer.missing)} missing", allowed, _NETX, _EXPORT_AGAIN)
+    return Violation(f"{', '.join(layer.missing)} missing", allowed, _NETX, EXPORT_AGAIN)
 
 
 def the_shape_follows_from_the_input(layer: StockLayer) -> Violation | None:
@@ -56,10 +56,10 @@ def the_shape_follows_from_the_input(layer: StockLayer) -> Violation | None:
         known = "unknown" if layer.input_shape is None else f"{layer.input_shape}"
         clauses = (error.found, error.expected, f"the shape of its input is {known}")
         found, *rest = (clause for clause in clauses if clause)
-        return Violation(found, "; ".join(rest), _NETX, _EXPORT_AGAIN)
+        return Violation(found, "; ".join(rest), _NETX, EXPORT_AGAIN)
     if computed is None or computed == layer.expected_shape:
         return None
-    return Violation(f"a shape of {layer.stored_shape}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)
+    return Violation(f"a shape of {layer.stored_shape}", f"its input and weights give {computed}", _NETX, EXPORT_AGAIN)
 
 
 def dense_layers_follow_a_flatten(layer: StockLayer) -> Violation | None:
