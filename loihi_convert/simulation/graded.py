@@ -52,11 +52,6 @@ def blank_step(shape: Shape) -> GradedStep:
     return GradedStep(*(np.zeros((1, *shape), np.int32),) * 4, np.zeros(1, np.bool_))
 
 
-def reset_state(network: GradedNetwork) -> State:
-    """Return the state before the first step, all 0, for B = 1."""
-    return tuple(blank_step(shape) for shape in network.shapes)
-
-
 def global_steps(network: GradedNetwork, frames: Iterable[Array], start: State | None = None) -> Iterator[State]:
     """Yield every layer after each global step of Lava, in which a layer receives the messages of the step before.
 
@@ -67,9 +62,9 @@ def global_steps(network: GradedNetwork, frames: Iterable[Array], start: State |
     frames
         The input x of each step: integers ``(B, *input_shape)``.
     start
-        The state before the first step; default: `reset_state`.
+        The state before the first step; default: all 0, for B = 1.
     """
-    state = reset_state(network) if start is None else start
+    state = tuple(map(blank_step, network.shapes)) if start is None else start
     for frame in frames:
         received = (frame, *(layer.messages for layer in state[:-1]))
         state = tuple(
