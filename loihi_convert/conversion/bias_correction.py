@@ -54,10 +54,8 @@ def correct_biases(
         `calibration.fitted_images`.
     keeps_potentials
         Whether to leave the initial potentials as they are.
-    device
-        Where to simulate: ``"cpu"`` or another torch device.
-    progress
-        Counts images.
+    device, progress
+        As in `balancing.balance`.
 
     Raises
     ------

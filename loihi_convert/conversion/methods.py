@@ -43,20 +43,14 @@ def balance_each(
 
     Parameters
     ----------
-    network
-        From `lower.to_relu_network`.
-    images
-        Calibration images, uint8 ``(N, C, H, W)``; training images, never test images.
+    network, images, device, progress
+        As in `balancing.balance`.
     timesteps
         The latencies T.
     options
         A method other than ``auto``; ``bias_correction`` is ignored, see `bias_correction.correct_biases`.
     activations
         Those of ``network`` on ``images``, if other methods use them, too.
-    device
-        Where to simulate: ``"cpu"`` or another torch device.
-    progress
-        Counts images.
 
     Raises
     ------

@@ -85,16 +85,10 @@ def choose_copies(
         Returns the CNN with the given number of relays per skip, like ``to_relu_network(model, skip_copies=r)``.
     images
         Calibration images, uint8 ``(N, C, H, W)``; one part balances and quantizes, another tests, as in `choice`.
-    timesteps
-        The latency T.
-    options, quantize_options
+    timesteps, options, quantize_options, device, bars
         As in `flow.to_integers`; ``auto`` chooses once, with the first number of copies.
     copies
         The numbers of copies to try, the smallest first.
-    device
-        Where to simulate: ``"cpu"`` or another torch device.
-    bars
-        Opens a progress bar for each stage.
 
     Raises
     ------

@@ -41,10 +41,8 @@ def with_split_readout(
         Its readout before rounding.
     spiking
         The float SNN that ``network`` was rounded from.
-    images
-        Calibration images, uint8 ``(N, C, H, W)``.
-    device
-        Where to simulate: ``"cpu"`` or another torch device.
+    images, device
+        As in `quantization.quantize`.
     """
     scale, used = nearest(real), network.layers[-1].scale / real.unit
     scale = np.where(scale > 0, scale, used)

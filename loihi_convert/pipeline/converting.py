@@ -38,19 +38,11 @@ def converted(
     ----------
     source
         The CNN.
-    images
-        Calibration images, uint8 ``(N, C, H, W)``.
-    timesteps
-        The latency T.
-    balance_options, quantize_options
-        See `BalanceOptions` and `QuantizeOptions`.
+    images, timesteps, balance_options, quantize_options, device, bars
+        As in `to_integers`.
     skip_copies
         Relays that carry each value of a skip connection, 1..8; ``None``: as few of `COPIES` as the agreement with the
         CNN on calibration images allows, and no more than fit ``max_cores`` of ``quantize_options``.
-    device
-        Where to simulate.
-    bars
-        Opens a progress bar for each stage.
 
     Raises
     ------
