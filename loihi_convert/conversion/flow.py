@@ -116,14 +116,13 @@ def to_integers(
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
     compared = np.asarray(images[:COMPARED_IMAGES])
-    rounding = _rounding_notes(measure_of(cnn.task), spiking, quantized, compared, device)
-    agreement = _agreement_notes(measure_of(cnn.task), made.agreement, balance_options)
+    measure = measure_of(cnn.task)
     notes = (
         *choice,
-        *agreement,
+        *_agreement_notes(measure, made.agreement, balance_options),
         *_bias_notes(spiking),
         *_readout_notes(spiking, quantized, report, quantize_options, compared, device),
-        *rounding,
+        *_rounding_notes(measure, spiking, quantized, compared, device),
     )
     return Conversion(spiking, quantized, report, trials, made.agreement, notes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -64,6 +65,9 @@ def evaluate_images(
     circuit = None
     if isinstance(network, QuantizedNetwork) and (neuron or neuron_model(network)).is_circuit:
         circuit = CircuitWork(result, network)
+    evaluated = partial(
+        evaluate, result, network, timesteps=timesteps, multiply_accumulates=multiply_accumulates, circuit=circuit
+    )
     if network.task == "regression":
         steps = np.arange(1, result.outputs.shape[1] + 1)[:, np.newaxis]
         numbers = Numbers(
@@ -73,30 +77,18 @@ def evaluate_images(
             cnn_outputs=cnn_outputs,
             float_outputs=None if float_outputs is None else float_outputs / steps,
         )
-        return evaluate(
-            result,
-            network,
-            numbers=numbers,
-            timesteps=timesteps,
-            multiply_accumulates=multiply_accumulates,
-            circuit=circuit,
-        )
+        return evaluated(numbers=numbers)
     cnn_classes = None if cnn_outputs is None else classes_of(cnn_outputs)
     early_exit = None
     if exit_choice is not None:
         early_exit = evaluate_early_exit(
             result, exit_choice, labels=images.labels, cnn_predictions=cnn_classes, circuit=circuit
         )
-    return evaluate(
-        result,
-        network,
+    return evaluated(
         labels=images.labels,
         cnn_predictions=cnn_classes,
         float_predictions=None if float_outputs is None else classes_of(float_outputs),
         early_exit=early_exit,
-        timesteps=timesteps,
-        multiply_accumulates=multiply_accumulates,
-        circuit=circuit,
     )
 
 

@@ -55,7 +55,9 @@ class SplitConvolution:
     def __call__(self, inputs: Array) -> Array:
         """See `Convolution`."""
         found = self._sum_of([part.convolution(part.seen(inputs)) for part in self._parts], len(inputs))
-        return self._with_taps(inputs, found)
+        if len(self._taps.weights) or len(self._empty):
+            add_taps(inputs, self._taps, self._empty, self._stride, found)
+        return found
 
     def _sum_of(self, parts: Sequence[Array], images: int = 0) -> Array:
         """Sum of the parts' outputs; the first part's own array is reused if it covers all outputs."""
@@ -64,11 +66,6 @@ class SplitConvolution:
         for part, spans in zip(parts, self._spans, strict=False):
             if part is not base:
                 put(part.reshape(-1, part.shape[3]), spans, found.reshape(-1, self._channels))
-        return found
-
-    def _with_taps(self, inputs: Array, found: Array) -> Array:
-        if len(self._taps.weights) or len(self._empty):
-            add_taps(inputs, self._taps, self._empty, self._stride, found)
         return found
 
 
