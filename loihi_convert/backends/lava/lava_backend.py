@@ -151,11 +151,14 @@ class LavaBackend:
         Raises
         ------
         UsageError
-            If the options ask for another layout than ``"processes"``, or the result would be too large.
+            On a board, if the options ask for another layout than ``"processes"``, or the result would be too large.
         PlatformError, BackendError
             As in `run`.
         """
         started = time.perf_counter()
+        if self.chip is not None:
+            expected = "must be ref or sim for graded spikes: no board runs them yet"
+            raise UsageError(f"found {self.name}", where="backend", expected=expected)
         if self.layout != "processes":
             expected = "must be processes for graded spikes"
             raise UsageError(f"found {self.layout}", where="lava_layout", expected=expected)

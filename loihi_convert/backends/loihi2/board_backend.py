@@ -9,15 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, Final
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.loihi2.board import chosen_board
 from loihi_convert.backends.options import BackendOptions
-from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName
-from loihi_convert.errors import UsageError
-from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.progress import Progress, no_progress
 
 STALL_SECONDS: Final = 1800.0
 """Seconds without a step after which a run is ended: compiling for the chip and waiting for a board take minutes."""
@@ -41,20 +36,6 @@ class Loihi2Backend(LavaBackend):
     def __init__(self, options: BackendOptions = BackendOptions()) -> None:
         super().__init__(replace(options, neuron="stock"), stall_seconds=STALL_SECONDS)
         self._board = self.options.board or chosen_board()
-
-    def run_graded(
-        self,
-        network: GradedNetwork,
-        images: Array,
-        *,
-        is_stream: bool = False,
-        trace: bool = False,
-        progress: Progress = no_progress,
-    ) -> RunResult:
-        """Raise a `UsageError`: nothing is written for a board yet."""
-        raise UsageError(
-            "found loihi2", where="backend", expected="must be ref or sim for graded spikes: no board runs them yet"
-        )
 
     @property
     def chip(self) -> dict[str, Any]:
