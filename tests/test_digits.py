@@ -29,7 +29,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.errors import NetxError, RangeError, UsageError
 from loihi_convert.inspection.contents import describe
-from loihi_convert.ir.digits import joined, joined_synapse
+from loihi_convert.ir.digits import joined_digits, joined_synapse
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
@@ -160,7 +160,7 @@ def test_options_that_a_split_readout_contradicts() -> None:
 def assert_whole(network: QuantizedNetwork, result: RunResult, shown: Array, timesteps: int) -> None:
     """The integers of the oracle for both digits, joined."""
     potentials, spikes = oracle.run(network.stored, shown, timesteps)
-    assert np.array_equal(result.potentials, joined(potentials[-1], network.low_bits))
+    assert np.array_equal(result.potentials, joined_digits(potentials[-1], network.low_bits))
     assert np.array_equal(result.traces[-1].potentials, result.potentials)
     assert result.traces[0].spikes is not None
     assert np.array_equal(result.traces[0].spikes, spikes[0])

@@ -22,7 +22,7 @@ from loihi_convert.backends.result import RunResult, concatenated
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
 from loihi_convert.pipeline import RunOptions, shards
-from loihi_convert.pipeline.shards import ImagesRun, joined
+from loihi_convert.pipeline.shards import ImagesRun, joined_runs
 from loihi_convert.simulation import image_shards
 from loihi_convert.simulation.blocks import block_multiple
 from loihi_convert.simulation.image_shards import SHARD_BYTES, Shard
@@ -153,7 +153,7 @@ def test_the_time_is_that_of_the_busiest_thread() -> None:
         run_of(2, place="b", seconds=2.5, versions={"numpy": "2.0"}),
         run_of(1, place="a", seconds=2.0, versions={"numpy": "2.1"}),
     ]
-    found = joined(runs)
+    found = joined_runs(runs)
     assert (found.result.seconds, found.result.startup_seconds) == (3.0, pytest.approx(0.3))
     assert (len(found.result.potentials), found.equal_to_reference) == (6, 6)
     assert found.backend_versions == {"numpy": "2.0, 2.1"}

@@ -9,7 +9,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.ir.digits import joined
+from loihi_convert.ir.digits import joined_digits
 from loihi_convert.ir.task import classes_of
 
 
@@ -79,7 +79,7 @@ class RunResult:
         """Return the result with a two-digit readout joined, see `ir.digits`; unchanged for 0 bits."""
         if not low_bits:
             return self
-        potentials = joined(self.potentials, low_bits)
+        potentials = joined_digits(self.potentials, low_bits)
         traces = (*self.traces[:-1], LayerTrace(None, potentials)) if self.traces else ()
         saturated = int(are_saturated(self.potentials).sum())
         return replace(self, potentials=potentials, traces=traces, saturated_images=saturated)

@@ -36,7 +36,7 @@ def split(synapse: Dense, low_bits: int) -> Dense:
     return replace(synapse, weight=_digits(synapse.weight, base), bias=bias)
 
 
-def joined(values: Array, low_bits: int) -> Array:
+def joined_digits(values: Array, low_bits: int) -> Array:
     """Return 2^b high + low for ``values`` whose last axis holds the high digits, then the low ones."""
     high, low = np.split(values, 2, axis=-1)
     return np.asarray(high * (1 << low_bits) + low)
@@ -49,8 +49,8 @@ def joined_synapse(synapse: Synapse, low_bits: int) -> Synapse:
         raise RangeError(f"found {len(weight)} outputs", where="weight", expected="must be even: high and low digits")
     return replace(
         synapse,
-        weight=joined(weight.T, low_bits).T,
-        bias=None if bias is None else joined(bias, low_bits),
+        weight=joined_digits(weight.T, low_bits).T,
+        bias=None if bias is None else joined_digits(bias, low_bits),
     )
 
 

@@ -26,7 +26,7 @@ from loihi_convert.pipeline.shards import (
     FileWork,
     ImagesRun,
     file_work,
-    joined,
+    joined_runs,
     reference_work,
     run_reference,
     run_shard,
@@ -157,9 +157,9 @@ def _images_run(
     if workers is None:
         # Not more than a shard is in memory.
         parts = shards(images, 1, options.device) if isinstance(images, StoredImages) else [Shard(0, images)]
-        return joined([run_shard(opened, backend, options, part, bars=bars) for part in parts])
+        return joined_runs([run_shard(opened, backend, options, part, bars=bars) for part in parts])
     work = file_work(opened, backend, options)
-    return joined(_mapped(run_work, work, images, workers, f"running on {backend.name}", bars=bars))
+    return joined_runs(_mapped(run_work, work, images, workers, f"running on {backend.name}", bars=bars))
 
 
 def _exit_choice(

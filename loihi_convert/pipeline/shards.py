@@ -117,7 +117,7 @@ def run_reference(
         )
 
 
-def joined(runs: Sequence[ImagesRun]) -> ImagesRun:
+def joined_runs(runs: Sequence[ImagesRun]) -> ImagesRun:
     """Return the results of all ``runs``, given in the order of their images.
 
     The time is that of the thread which took longest, because the others worked at the same time.

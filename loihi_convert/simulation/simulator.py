@@ -34,7 +34,7 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from loihi_convert.arrays import Array
-from loihi_convert.ir.digits import joined as joined_digits
+from loihi_convert.ir.digits import joined_digits
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
