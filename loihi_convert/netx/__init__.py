@@ -28,7 +28,6 @@ __all__ = [
     "Datasets",
     "Stored",
     "errors_that_name",
-    "is_native",
     "read",
     "read_stock",
     "read_stored",
@@ -75,11 +74,3 @@ def read_stock(path: str | Path) -> StockFile:
     content = hdf5.read_content(path)
     with errors_that_name(path):
         return stock_file(hdf5.read_stock_datasets(content))
-
-
-def is_native(path: str | Path) -> bool:
-    """Return whether the netx file at ``path`` was written by `write` or `write_graded`, intact or not."""
-    path = Path(path)
-    content = hdf5.read_content(path)
-    with errors_that_name(path):
-        return hdf5.is_native(content)

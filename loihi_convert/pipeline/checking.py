@@ -26,7 +26,6 @@ from loihi_convert.choices import Target
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.files import asked
-from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -187,15 +186,20 @@ def load_file(
     except NetxError as error:
         return RefusedFile(path, error)
     try:
-        network = external.read_any(path)
+        network = netx.read_stored(path).network
     except NetxError as error:
-        return RefusedFile(path, error, stock) if netx.is_native(path) else ExternalFile(path, stock, error)
+        return RefusedFile(path, error, stock)
     if isinstance(network, QuantizedNetwork):
         return NativeFile(path, network, stock.with_names([layer.name for layer in network.layers]))
-    if isinstance(network, GradedNetwork) and network.is_converted:
+    if network is not None:
         layers = network.layers[1:]
         stock = stock.with_names([layer.name for layer in layers]).with_spike_exp(network.spike_exp)
         return ExternalFile(path, stock, relays=tuple(layer.relay_of for layer in layers))
+    try:
+        with netx.errors_that_name(path):
+            external.decode_external(stock)
+    except NetxError as error:
+        return ExternalFile(path, stock, error)
     return ExternalFile(path, stock)
 
 
