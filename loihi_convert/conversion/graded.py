@@ -11,7 +11,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.conversion.agreement import Agreement, agreement_of, measure_of
 from loihi_convert.conversion.calibration import MOST, require_calibration
-from loihi_convert.conversion.graded_rounding import BATCH, Rounding, magnitudes, reaches_of
+from loihi_convert.conversion.graded_rounding import BATCH, Rounding, largest_magnitudes, reaches_of
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
@@ -148,7 +148,7 @@ def _run(network: GradedNetwork, images: Array) -> tuple[Array, list[int]]:
 
 def _weight_bits(layer: GradedLayer, relay_of: Array | None) -> float:
     assert not isinstance(layer.synapse, PixelBias)
-    largest = magnitudes(layer.synapse.weight)
+    largest = largest_magnitudes(layer.synapse.weight)
     if relay_of is not None:
         # A constant channel, which would be the last, has no weights.
         largest = largest[: len(relay_of)][relay_of < 0]

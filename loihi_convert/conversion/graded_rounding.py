@@ -186,7 +186,7 @@ class Rounding:
         weight, power = _in_units(source.synapse, before), _power(source.synapse, messages)
         reach = self._reaches[index]
         conditions = (
-            magnitudes(weight) * 2**_SHIFT / limits.WEIGHT_LIMIT,
+            largest_magnitudes(weight) * 2**_SHIFT / limits.WEIGHT_LIMIT,
             HEADROOM * reach.activation / most,
             HEADROOM * reach.current * 2**_SHIFT / limits.CURRENT_LIMIT,
         )
@@ -247,7 +247,7 @@ class Rounding:
         # What the largest message of a constant channel can add, see `_with_constant`.
         largest_constant = limits.WEIGHT_LIMIT * limits.MESSAGE_LIMIT * math.prod(synapse.pool)
         conditions = (
-            magnitudes(weight) / limits.WEIGHT_LIMIT,
+            largest_magnitudes(weight) / limits.WEIGHT_LIMIT,
             HEADROOM * self._reaches[-1].current / limits.CURRENT_LIMIT,
             np.zeros(len(weight)) if is_regression else HEADROOM * np.abs(bias) / largest_constant,
         )
@@ -324,7 +324,7 @@ def _power(synapse: Synapse, messages: Array) -> Array:
     return np.asarray(grouped[:, :, np.newaxis, np.newaxis])
 
 
-def magnitudes(weight: Array) -> Array:
+def largest_magnitudes(weight: Array) -> Array:
     return np.asarray(np.abs(weight).reshape(len(weight), -1).max(axis=1))
 
 
