@@ -340,7 +340,7 @@ def test_refusals(nodes: list[Any], where: str, found: str, expected: str) -> No
 )
 def test_thresholds_of_every_shape(thresholds: Array) -> None:
     node, conv = nir.IF(np.ones_like(thresholds), thresholds.copy(), np.zeros_like(thresholds)), pair()
-    model = read_nir(written([*with_one(conv, node)[:-1], nir.Linear(np.ones((2, 32)))]), None).model
+    model, *_ = read_nir(written([*with_one(conv, node)[:-1], nir.Linear(np.ones((2, 32)))]), None)
     expected = conv.weight / np.broadcast_to(thresholds.ravel()[:: max(1, thresholds.size // 2)], 2).reshape(2, 1, 1, 1)
     np.testing.assert_array_equal(model.state_dict()["n1.weight"].numpy(), expected.astype(np.float32))
 
@@ -351,7 +351,7 @@ def test_nodes_may_have_the_names_of_pytorchs_methods() -> None:
     nodes["training"] = flatten()
     nodes["training"].input_type = {"input": np.array([1, 4, 4])}
     nir.write("model.nir", nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), type_check=False))
-    model = read_nir(Path("model.nir"), None).model
+    model, *_ = read_nir(Path("model.nir"), None)
     assert [name for name, _ in model.named_children()] == ["append_2", "float_2", "training_2", "fc"]
 
 
@@ -379,10 +379,11 @@ def test_graphs_that_are_no_chain_are_refused() -> None:
 def test_r_is_read_as_one_over_dt() -> None:
     # As SpikingJelly writes it, with dt = 1e-4.
     fast = with_one(CONV, neurons([2.0], (1, 4, 4), r=1e4))
-    read, plain = read_nir(written(fast), None), read_nir(written(with_one(CONV, neurons([2.0], (1, 4, 4)))), None)
-    assert read.notes == ("r = 10000 is read as 1 / dt: one step adds the whole input.",)
-    assert plain.notes == ()
-    weights, others = (dict(each.model.state_dict()) for each in (read, plain))
+    read, *_, notes = read_nir(written(fast), None)
+    assert notes == ("r = 10000 is read as 1 / dt: one step adds the whole input.",)
+    plain, *_, notes = read_nir(written(with_one(CONV, neurons([2.0], (1, 4, 4)))), None)
+    assert notes == ()
+    weights, others = (dict(each.state_dict()) for each in (read, plain))
     assert all((weights[name] == others[name]).all() for name in others)
     np.testing.assert_array_equal(weights["n1.weight"].numpy(), (CONV.weight / 2).astype(np.float32))
 
@@ -394,13 +395,13 @@ def test_shapes_of_the_input() -> None:
             read_nir(written(flat), given)
         assert caught.value.where == "input_shape"
         assert caught.value.expected == "must be (C, H, W) with 16 values"
-    assert read_nir(written(flat), (1, 4, 4)).input_shape == (1, 4, 4)
+    assert read_nir(written(flat), (1, 4, 4))[1] == (1, 4, 4)
     with pytest.raises(UsageError) as caught:
         read_nir(written(with_one(CONV, FIRES)), (1, 8, 8))
     assert caught.value.expected == "must be (1, 4, 4), as in model.nir"
     # With the batch axis, as tools write it that trace a batch of one.
     batched = [nir.Input({"input": np.array([1, 1, 4, 4])}), *with_one(CONV, FIRES)[1:]]
-    assert read_nir(written(batched), None).input_shape == (1, 4, 4)
+    assert read_nir(written(batched), None)[1] == (1, 4, 4)
 
 
 def test_files_that_cannot_be_read() -> None:

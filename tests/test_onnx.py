@@ -76,7 +76,7 @@ def exported(model: nn.Module, name: str = "net.onnx", shape: tuple[int, ...] = 
 
 
 def assert_equal(path: Path, model: nn.Module, shape: tuple[int, ...] = SHAPE) -> None:
-    module, found, _ = read_onnx(path).build(None)
+    module, found, _ = read_onnx(path, None)
     assert found == shape
     images = torch.rand(5, *shape)
     torch.testing.assert_close(module(images), model(images), rtol=1e-5, atol=1e-5)
@@ -103,12 +103,12 @@ def test_files_of_torchs_newer_exporter(is_open: bool, capsys: pytest.CaptureFix
     assert checkpoint_sha256(path) != before
     Path("net.onnx.data").unlink()
     with pytest.raises(CheckpointError, match="damaged, or not an ONNX file") as caught:
-        read_onnx(path)
+        read_onnx(path, None)
     assert "with its weight files" in caught.value.hint
 
 
 def test_layers_are_named_after_their_weights() -> None:
-    module, *_ = read_onnx(exported(net())).build(None)
+    module, *_ = read_onnx(exported(net()), None)
     named = dict(module.named_modules())
     assert isinstance(named["conv2"], nn.Conv2d)
     assert isinstance(named["fc"], nn.Linear)
@@ -140,7 +140,7 @@ def test_an_opset_whose_additions_align_shapes_otherwise_is_refused(
     content.opset_import[0].version = 6
     onnx.save(content, path)
     with pytest.raises(InputError) as raised:
-        read_onnx(path).build(None)
+        read_onnx(path, None)
     assert raised.value.found == "opset 6"
 
 
@@ -320,7 +320,7 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_operators_equal_onnxs_reference(case: str) -> None:
     path = graph(*CASES[case])
-    module, shape, _ = read_onnx(path).build(None)
+    module, shape, _ = read_onnx(path, None)
     image = np.random.default_rng(1).random((1, *shape)).astype(np.float32)
     (wanted,) = ReferenceEvaluator(onnx.load(str(path))).run(None, {"x": image})
     found = module(torch.from_numpy(image)).numpy()
@@ -336,7 +336,7 @@ def test_nodes_in_another_order() -> None:
     content.graph.node.append(node("Relu", "x", outputs=("a",)))
     onnx.save(content, path)
     images = torch.rand(3, *SHAPE)
-    assert torch.equal(read_onnx(path).build(None)[0](images), images.flatten(1))
+    assert torch.equal(read_onnx(path, None)[0](images), images.flatten(1))
 
 
 @pytest.mark.parametrize(
@@ -348,14 +348,14 @@ def test_nodes_in_another_order() -> None:
 )
 def test_a_graph_without_an_order_is_refused(nodes: list[Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_onnx(graph(nodes, {})).build(None)
+        read_onnx(graph(nodes, {}), None)
 
 
 def test_padding_of_some_axes() -> None:
     """From opset 18 on; onnx's reference of earlier ones does not know it."""
     path = graph([node("Pad", "x", "p", "", "axes")], {"p": np.array([1, 2, 3, 0]), "axes": np.array([3, -2])})
     images = torch.rand(3, *SHAPE)
-    assert torch.equal(read_onnx(path).build(None)[0](images), F.pad(images, (1, 3, 2, 0)))
+    assert torch.equal(read_onnx(path, None)[0](images), F.pad(images, (1, 3, 2, 0)))
 
 
 class Moves(nn.Module):
@@ -399,7 +399,7 @@ def test_rearrangements_of_torchs_older_exporter(move: Callable[[Tensor], Tensor
 def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     model = Moves(lambda x: repeat(x.relu()).mean((2, 3))).eval()
-    module, shape, _ = read_onnx(exported(model)).build(None)
+    module, shape, _ = read_onnx(exported(model), None)
     images = torch.rand(5, *shape)
     found = outputs(to_relu_network(module, shape), images.double()).flatten(1)
     torch.testing.assert_close(found.float(), model(images))
@@ -464,7 +464,7 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
 )
 def test_what_has_no_counterpart_is_named(nodes: list[Any], weights: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
-        read_onnx(graph(nodes, weights)).build(None)
+        read_onnx(graph(nodes, weights), None)
 
 
 SPELLINGS: dict[str, tuple[list[Any], dict[str, Any]]] = {
@@ -496,50 +496,50 @@ def test_one_of_several_outputs() -> None:
     content.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
     onnx.save(content, path)
     with pytest.raises(InputError) as caught:
-        read_onnx(path)
+        read_onnx(path, None)
     assert caught.value.hint.startswith("Keep one of y, z: onnx.utils.extract_model(")
 
 
 @pytest.mark.parametrize("name", ["graph", "float", "training", "block.forward"])
 def test_a_name_that_modules_have_for_something_else(name: str) -> None:
     path = graph([node("Conv", "x", f"{name}.weight")], {f"{name}.weight": random(3, 2, 3, 3)})
-    module, shape, _ = read_onnx(path).build(None)
+    module, shape, _ = read_onnx(path, None)
     assert module.eval()(torch.zeros(2, *shape)).shape == (2, 3, 6, 6)
 
 
 def test_a_split_into_fewer_parts_than_outputs() -> None:
     path = graph([node("Split", "x", "sizes", outputs=("y", "a", "b"), axis=1)], {"sizes": np.array([1, 1])})
     with pytest.raises(InputError, match="Split cannot be applied to"):
-        read_onnx(path).build(None)
+        read_onnx(path, None)
 
 
 def test_what_cannot_be_read_is_named() -> None:
     path = graph([node("Conv", "x", "w")], {"w": random(3, 5, 3, 3)})
     with pytest.raises(InputError, match="Conv cannot be applied to"):
-        read_onnx(path).build(None)
+        read_onnx(path, None)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="damaged, or not an ONNX file"):
-        read_onnx(path)
+        read_onnx(path, None)
     content = onnx.load_from_string(content)
     content.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
     onnx.save(content, path)
     with pytest.raises(InputError, match="takes UINT8"):
-        read_onnx(path)
+        read_onnx(path, None)
     path = graph([node("Identity", "w")], {"w": random(3)})
     with pytest.raises(InputError, match="does not depend on the image"):
-        read_onnx(path).build(None)
+        read_onnx(path, None)
 
 
 def test_the_size_of_images() -> None:
     path = graph([node("Relu", "x")], {}, ("N", 2, "H", "W"))
     with pytest.raises(UsageError) as caught:
-        read_onnx(path).build(None)
+        read_onnx(path, None)
     assert caught.value.where == "input_shape"
-    assert read_onnx(path).build((2, 4, 4))[1] == (2, 4, 4)
+    assert read_onnx(path, (2, 4, 4))[1] == (2, 4, 4)
     path = graph([node("Relu", "x")], {}, ("N", 2, 8, 8))
     with pytest.raises(UsageError, match=r"must be \(2, 8, 8\), as in graph\.onnx"):
-        read_onnx(path).build((2, 4, 4))
+        read_onnx(path, (2, 4, 4))
     with pytest.raises(UsageError, match="the file contains the CNN") as caught:
         open_source(path, arch="nets:Net", input_shape=SHAPE)
     assert caught.value.where == "arch"
@@ -564,7 +564,7 @@ def test_signals() -> None:
         source = open_source(path, input_shape=(2, 1, 12))
         assert source.network.input_shape == (2, 1, 12)
         require_same_outputs(source, pixels)
-    assert read_onnx(exported(cnn, shape=(2, 12))).build(None)[1] == (2, 1, 12)
+    assert read_onnx(exported(cnn, shape=(2, 12)), None)[1] == (2, 1, 12)
     with pytest.raises(UsageError, match=r"must be \(2, 12\)"):
         open_source(exported(cnn, shape=(2, 12)), input_shape=(2, 1, 13))
 
@@ -587,7 +587,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     path = graph([node("Relu", "x")], {})
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(PlatformError) as caught:
-        read_onnx(path)
+        read_onnx(path, None)
     assert (caught.value.where, caught.value.hint) == ("onnx", "pip install 'loihi-convert[onnx]'")
 
 

@@ -36,7 +36,7 @@ class OfOneImage(nn.Module):
 
 def assert_equals_file(path: Path, count: int = 3, rtol: float = 1e-5) -> None:
     """Compare the module's outputs with those of the file for each image alone."""
-    module, shape, _ = read_onnx(path).build(None)
+    module, shape, _ = read_onnx(path, None)
     images = np.random.default_rng(1).random((count, *shape)).astype(np.float32)
     file = ReferenceEvaluator(onnx.load(str(path)))
     name = file.input_names[0]
@@ -113,14 +113,14 @@ def test_operators_around_a_dropped_batch_axis(nodes: list[Any], weights: dict[s
 )
 def test_other_uses_of_the_batch_axis_are_refused(nodes: list[Any], weights: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
-        read_onnx(onnx_graph(nodes, weights, (1, 8, 8, 8))).build(None)
+        read_onnx(onnx_graph(nodes, weights, (1, 8, 8, 8)), None)
 
 
 def test_a_softmax_over_several_axes_is_refused() -> None:
     """Before opset 13 it normalizes over all axes from its own on."""
     path = onnx_graph([node("Softmax", "x", axis=1)], {}, (1, 8, 8, 8), opset=11)
     with pytest.raises(UnsupportedModelError, match="normalizes over all axes"):
-        read_onnx(path).build(None)
+        read_onnx(path, None)
 
 
 @pytest.mark.parametrize(
@@ -135,11 +135,11 @@ def test_a_number_of_images_that_is_not_a_size_is_refused(last: Any) -> None:
     ]
     path = onnx_graph([*nodes, last], {"w": random(5, 8)}, ("N", 8, 8, 8))
     with pytest.raises(UnsupportedModelError, match="computes with the number of images"):
-        read_onnx(path).build(None)
+        read_onnx(path, None)
 
 
 def test_a_file_with_a_dynamic_batch_keeps_it() -> None:
     path = onnx_graph([DROP, node("ReduceMean", "d", axes=[3])], {}, ("N", 8, 8, 8))
-    module, *_ = read_onnx(path).build(None)
+    module, *_ = read_onnx(path, None)
     images = torch.rand(3, 8, 8, 8)
     torch.testing.assert_close(module(images), images.mean(3, keepdim=True))

@@ -107,10 +107,10 @@ def test_flat_images(shape: tuple[int, ...], size: Any) -> None:
 )
 def test_images_that_do_not_fit(shape: Any, given: Any, expected: str) -> None:
     with pytest.raises(UsageError) as caught:
-        read_onnx(onnx_graph([node("Relu", "x")], {}, shape)).build(given)
+        read_onnx(onnx_graph([node("Relu", "x")], {}, shape), given)
     assert (caught.value.where, caught.value.expected) == ("input_shape", expected)
 
 
 def test_an_input_with_too_many_axes() -> None:
     with pytest.raises(InputError, match="its input has 5 axes"):
-        read_onnx(onnx_graph([node("Relu", "x")], {}, ("N", 1, 3, 8, 8))).build((3, 8, 8))
+        read_onnx(onnx_graph([node("Relu", "x")], {}, ("N", 1, 3, 8, 8)), (3, 8, 8))

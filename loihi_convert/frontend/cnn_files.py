@@ -82,25 +82,24 @@ class CnnFile:
 
 def read_cnn(path: Path, given: Given) -> CnnFile:
     """Return the CNN whose weights are in ``path``; errors are those of `source.open_source`."""
-    arch = given.arch
-    if arch is not None and (kind := "an ONNX" if kind_of(path) == "onnx" else "a NIR" if is_nir(path) else ""):
+    arch, is_onnx = given.arch, kind_of(path) == "onnx"
+    if arch is not None and (is_onnx or is_nir(path)):
+        kind = "an ONNX" if is_onnx else "a NIR"
         raise UsageError(f"given for {kind} file", where="arch", hint="Omit it: the file contains the CNN.")
     if is_nir(path):
         return _of_nir(path, given)
-    if kind_of(path) == "onnx":
+    if is_onnx:
         return _of_onnx(path, given)
     return _of_checkpoint(path, given) if arch is None else _of_users_code(path, arch, given)
 
 
 def _of_nir(path: Path, given: Given) -> CnnFile:
-    file = read_nir(path, given.input_shape)
-    return CnnFile(
-        file.model, file.input_shape, given.classes, given.mean, given.std, neurons=file.readout, notes=file.notes
-    )
+    model, shape, readout, notes = read_nir(path, given.input_shape)
+    return CnnFile(model, shape, given.classes, given.mean, given.std, neurons=readout, notes=notes)
 
 
 def _of_onnx(path: Path, given: Given) -> CnnFile:
-    model, shape, notes = read_onnx(path).build(given.input_shape)
+    model, shape, notes = read_onnx(path, given.input_shape)
     return CnnFile(model, shape, given.classes, given.mean, given.std, notes=notes)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -44,30 +43,11 @@ _EMPTY: Final = nn.Sequential()
 _Synapse = TypeVar("_Synapse", nn.Conv2d, nn.Linear)
 
 
-@dataclass(frozen=True, eq=False)
-class NirFile:
-    """The content of a NIR file.
+def read_nir(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, Readout, tuple[str, ...]]:
+    """Return the network in the NIR file at ``path``, the shape ``(C, H, W)`` of its images, its readout, and notes.
 
-    Parameters
-    ----------
-    model
-        The module, in eval mode and without gradients.
-    input_shape
-        ``(C, H, W)``.
-    readout
-        ``"spikes"`` if the graph ends in IF neurons, which ``model`` leaves out; otherwise ``"potential"``.
-    notes
-        Notes for the user, one sentence each.
-    """
-
-    model: nn.Module
-    input_shape: Shape
-    readout: Readout
-    notes: tuple[str, ...]
-
-
-def read_nir(path: Path, input_shape: Shape | None) -> NirFile:
-    """Return the network in the NIR file at ``path``.
+    The network is in eval mode and without gradients. The readout is ``"spikes"`` if the graph ends in IF neurons,
+    which the network leaves out; otherwise ``"potential"``. The notes are for the user, one sentence each.
 
     Parameters
     ----------
@@ -100,7 +80,7 @@ def read_nir(path: Path, input_shape: Shape | None) -> NirFile:
     for index, (name, node) in enumerate(nodes[:-1]):
         reading.take(name, node, is_last=index == len(nodes) - 2)
     model, readout, notes = reading.done()
-    return NirFile(model.float().requires_grad_(False).eval(), shape, readout, notes)
+    return model.float().requires_grad_(False).eval(), shape, readout, notes
 
 
 def _read_graph(path: Path) -> Any:

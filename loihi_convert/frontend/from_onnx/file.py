@@ -10,7 +10,6 @@ torch writes.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,57 +23,18 @@ from loihi_convert.frontend.from_onnx.layout import layout_of
 from loihi_convert.frontend.from_onnx.operators import FLOATS
 
 
-@dataclass(frozen=True, eq=False)
-class OnnxFile:
-    """The content of an ONNX file.
+def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, tuple[str, ...]]:
+    """Return the CNN in the ONNX file at ``path``, the shape ``(C, H, W)`` of its images, and notes for the user.
+
+    The CNN is in eval mode and without gradients.
 
     Parameters
     ----------
     path
         The file.
-    content
-        Its ``onnx.ModelProto``.
-    input_name
-        Name of its only input that is not a weight.
-    sizes
-        Of one image, without the batch axis; 0 where the file leaves them open.
-    is_for_one
-        Whether it is made for a single image: its batch size is 1.
-    """
-
-    path: Path
-    content: Any
-    input_name: str
-    sizes: Shape
-    is_for_one: bool = False
-
-    def build(self, input_shape: Shape | None) -> tuple[nn.Module, Shape, tuple[str, ...]]:
-        """Return the CNN, in eval mode and without gradients, the shape ``(C, H, W)`` of its images, and notes.
-
-        Parameters
-        ----------
-        input_shape
-            ``(C, H, W)``, ``(C, 1, L)`` for signals; required if the file leaves it open. The file may take such images
-            with channels last, without a channel axis, or flat (`layout_of`).
-
-        Raises
-        ------
-        UsageError
-            If it is unknown, or does not fit the file.
-        UnsupportedModelError
-            If the graph contains an operator that is not supported.
-        InputError
-            If the graph does not accept images of this shape.
-        """
-        layout = layout_of(self.sizes, input_shape, self.path)
-        module = to_module(self.content, self.input_name, layout, self.path, is_for_one=self.is_for_one)
-        shape = layout.input_shape
-        shape = shape if len(shape) == 3 else (shape[0], 1, shape[1])
-        return module.float().requires_grad_(False).eval(), shape, layout.notes
-
-
-def read_onnx(path: Path) -> OnnxFile:
-    """Return the content of the ONNX file at ``path``.
+    input_shape
+        ``(C, H, W)``, ``(C, 1, L)`` for signals; required if the file leaves it open. The file may take such images
+        with channels last, without a channel axis, or flat (`layout_of`).
 
     Raises
     ------
@@ -82,8 +42,12 @@ def read_onnx(path: Path) -> OnnxFile:
         If the package ``onnx`` is not installed.
     CheckpointError
         If the file, or one with its weights next to it, is missing or damaged.
+    UsageError
+        If ``input_shape`` is unknown, or does not fit the file.
+    UnsupportedModelError
+        If the graph contains an operator that is not supported.
     InputError
-        If the graph has more than one input or output.
+        If the graph has more than one input or output, or does not accept images of this shape.
     """
     onnx, inliner = (optional_module(name, f"{path.name} is an ONNX file") for name in ("onnx", "onnx.inliner"))
     # On damaged files parsers raise many exceptions, some specific to protobuf.
@@ -118,7 +82,11 @@ def read_onnx(path: Path) -> OnnxFile:
         )
     sizes = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
     # An open size is 0; the first size is that of the batch. Some files do not record the number of axes.
-    return OnnxFile(path, content, inputs[0].name, tuple(sizes[1:]) or (0, 0, 0), is_for_one=sizes[:1] == [1])
+    layout = layout_of(tuple(sizes[1:]) or (0, 0, 0), input_shape, path)
+    module = to_module(content, inputs[0].name, layout, path, is_for_one=sizes[:1] == [1])
+    shape = layout.input_shape
+    shape = shape if len(shape) == 3 else (shape[0], 1, shape[1])
+    return module.float().requires_grad_(False).eval(), shape, layout.notes
 
 
 def onnx_sha256(path: Path) -> str:
@@ -146,7 +114,5 @@ def onnx_sha256(path: Path) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = first_line(error)
-    return CheckpointError(
-        f"damaged, or not an ONNX file ({reason})", where=path, hint="Export it again, with its weight files."
-    )
+    found, hint = f"damaged, or not an ONNX file ({first_line(error)})", "Export it again, with its weight files."
+    return CheckpointError(found, where=path, hint=hint)
