@@ -22,7 +22,7 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
-from loihi_convert.frontend.from_nir.file import read_nir
+from loihi_convert.frontend.from_nir import read_nir
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.pipeline.converting import converted, stored_neurons

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.cnn.qcfs import Qcfs
-from loihi_convert.frontend.from_nir.rate import FiringRate
+from loihi_convert.frontend.from_nir import FiringRate
 from loihi_convert.frontend.operations import (
     BEFORE_QUANTIZATION,
     Affine,

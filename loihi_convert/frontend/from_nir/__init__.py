@@ -1,1 +1,0 @@
-"""NIR files as torch modules."""
