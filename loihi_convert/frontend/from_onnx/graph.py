@@ -11,6 +11,7 @@ counts later axes as the file does.
 
 from __future__ import annotations
 
+import graphlib
 import heapq
 import operator
 import re
@@ -130,8 +131,7 @@ class _Reader:
             except Exception as error:
                 if is_lack_of_memory(error):
                     raise
-                reason = first_line(error)
-                raise InputError(f"{initializer.name} cannot be read ({reason})", where=path) from error
+                raise InputError(f"{initializer.name} cannot be read ({first_line(error)})", where=path) from error
         self._graph = fx.Graph()
         self._parts: dict[str, nn.Module | Tensor] = {}
         # With the ``meta``: "example", the value for the example; "lacks_batch", in the file; "is_nonnegative".
@@ -185,23 +185,20 @@ class _Reader:
             for name in filter(None, node.output):
                 if makers.setdefault(name, index) != index:
                     raise InputError(f"two operators make {name}", where=self._path)
-        before = [{makers[name] for name in node.input if name in makers} for node in nodes]
-        after: dict[int, list[int]] = {}
-        for index, found in enumerate(before):
-            for each in found:
-                after.setdefault(each, []).append(index)
-        ready = [index for index, found in enumerate(before) if not found]
-        heapq.heapify(ready)
+        before = {index: {makers[name] for name in node.input if name in makers} for index, node in enumerate(nodes)}
+        sorter = graphlib.TopologicalSorter(before)
+        try:
+            sorter.prepare()
+        except graphlib.CycleError as error:
+            raise InputError("its operators form a loop", where=self._path) from error
         order: list[Any] = []
-        while ready:
+        ready: list[int] = []
+        while sorter.is_active():
+            for index in sorter.get_ready():
+                heapq.heappush(ready, index)
             index = heapq.heappop(ready)
             order.append(nodes[index])
-            for each in after.get(index, ()):
-                before[each].discard(index)
-                if not before[each]:
-                    heapq.heappush(ready, each)
-        if len(order) < len(nodes):
-            raise InputError("its operators form a loop", where=self._path)
+            sorter.done(index)
         return order
 
     def _compute(self, node: Any) -> None:
@@ -248,7 +245,8 @@ class _Reader:
             return
         if node.op_type not in OPERATORS:
             self._refuse(node, "is not supported")
-        without_batch = frozenset(name for name in node.input if name in self._nodes and self._lacks_batch(name))
+        values = {name: self._nodes[name] for name in node.input if name in self._nodes}
+        without_batch = frozenset(name for name, value in values.items() if value.meta["lacks_batch"])
         if without_batch and node.op_type not in WITHOUT_BATCH:
             self._refuse(node, "follows an operator that drops the batch axis", BATCH_HINT)
         read = Node(
@@ -256,12 +254,12 @@ class _Reader:
             tuple(node.input),
             attributes,
             {name: self._constants[name] for name in node.input if name in self._constants},
-            {name: self._nodes[name].meta["example"] for name in node.input if name in self._nodes},
+            {name: value.meta["example"] for name, value in values.items()},
             self._opsets.get("", 1),
             len(node.output),
             self._is_for_one,
             without_batch,
-            frozenset(name for name in node.input if name in self._nodes and self._nodes[name].meta["is_nonnegative"]),
+            frozenset(name for name, value in values.items() if value.meta["is_nonnegative"]),
         )
         try:
             result: fx.Node | None = None
@@ -287,9 +285,6 @@ class _Reader:
         for index, (name, part) in enumerate(zip(node.output, example, strict=True)):
             self._nodes[name] = self._graph.call_function(operator.getitem, (value, index))
             self._nodes[name].meta |= value.meta | {"example": part}
-
-    def _lacks_batch(self, name: str) -> bool:
-        return bool(self._nodes[name].meta["lacks_batch"])
 
     def _add(self, node: Any, call: Call, previous: fx.Node | None) -> fx.Node:
         """Add one call; the argument `Call.PREVIOUS` stands for the ``previous`` call."""
@@ -337,7 +332,8 @@ class _Reader:
 
 def _name(node: Any) -> str:
     """The node's name, made valid for a module."""
-    return _as_identifier(node.name or node.output[0])
+    found = re.sub(r"\W+", "_", node.name or node.output[0]).strip("_") or "node"
+    return f"node_{found}" if found[0].isdecimal() else found
 
 
 def _module_name(node: Any) -> str:
@@ -347,8 +343,3 @@ def _module_name(node: Any) -> str:
     if stem != weight and all(part.isidentifier() or part.isdecimal() for part in stem.split(".")):
         return str(stem)
     return _name(node)
-
-
-def _as_identifier(name: str) -> str:
-    found = re.sub(r"\W+", "_", name).strip("_") or "node"
-    return found if not found[0].isdecimal() else f"node_{found}"

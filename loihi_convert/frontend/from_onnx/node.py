@@ -107,6 +107,11 @@ class Node:
         found = self.constant(index) if name not in self.attributes else self.attributes[name]
         return None if found is None else tuple(int(value) for value in np.atleast_1d(found))
 
+    def number(self, name: str, index: int) -> float | None:
+        """Return the attribute ``name`` or, in later opsets, the input ``index`` as one number; None if neither."""
+        found = self.constant(index) if name not in self.attributes else self.attributes[name]
+        return None if found is None else float(np.ravel(found)[0])
+
     def called(self, module: nn.Module, *, has_weights: bool = False) -> Calls:
         """Return the call of ``module`` on the first input, which must depend on the image."""
         return [Call(module, self.image, has_weights=has_weights)]

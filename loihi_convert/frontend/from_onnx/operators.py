@@ -163,9 +163,13 @@ _ARITHMETIC: Final[Mapping[str, Callable[..., Any]]] = {
 
 
 def _arithmetic(node: Node) -> Calls:
+    return [Call(_ARITHMETIC[node.kind], *_operands(node))]
+
+
+def _operands(node: Node) -> list[str | float | Tensor]:
+    """All inputs, aligned, as arguments of a call."""
     node.require_aligned()
-    arguments = [name if name in node.examples else _number(node.constants[name]) for name in node.inputs]
-    return [Call(_ARITHMETIC[node.kind], *arguments)]
+    return [name if name in node.examples else _number(node.constants[name]) for name in node.inputs]
 
 
 def _number(values: Array) -> float | Tensor:
@@ -175,16 +179,13 @@ def _number(values: Array) -> float | Tensor:
 
 def _compare(node: Node) -> Calls:
     """A condition, as in where(x > 0, x, 0), a ReLU; the front end refuses other uses."""
-    node.require_aligned()
-    first, second = (name if name in node.examples else _number(node.constants[name]) for name in node.inputs)
-    return [Call({"Greater": operator.gt, "GreaterOrEqual": operator.ge}[node.kind], first, second)]
+    return [Call({"Greater": operator.gt, "GreaterOrEqual": operator.ge}[node.kind], *_operands(node))]
 
 
 def _where(node: Node) -> Calls:
-    node.require_aligned()
+    arguments = _operands(node)
     if node.examples[node.image].dtype != torch.bool:
         raise UnknownError("chooses by a value that is not a comparison")
-    arguments = [name if name in node.examples else _number(node.constants[name]) for name in node.inputs]
     return [Call(torch.where, *arguments)]
 
 
@@ -229,10 +230,7 @@ def _reduction(node: Node) -> Calls:
 
 
 def _clip(node: Node) -> Calls:
-    low, high = (
-        float(node.attributes[name]) if name in node.attributes else _bound(node.constant(index))
-        for index, name in ((1, "min"), (2, "max"))
-    )
+    low, high = node.number("min", 1), node.number("max", 2)
     if low is None and high is None:
         return node.called(nn.Identity())
     if low == 0 and high is None:
@@ -242,10 +240,6 @@ def _clip(node: Node) -> Calls:
             raise UnknownError(f"clips to {low}..{high}")
         return node.called(nn.ReLU6() if (low, high) == (0, 6) else nn.Hardtanh(low, high))
     return [Call(torch.clamp, node.image, low, high)]
-
-
-def _bound(value: Array | None) -> float | None:
-    return None if value is None else float(value.reshape(-1)[0])
 
 
 def _prelu(node: Node) -> Calls:
@@ -282,19 +276,15 @@ def _cast(node: Node) -> Calls:
     return _nothing(node)
 
 
-def _activation(make: Callable[[Mapping[str, Any]], nn.Module]) -> Callable[[Node], Calls]:
-    return lambda node: node.called(make(node.attributes))
-
-
 _REFUSED_LATER: Final[Mapping[str, Callable[[Node], Calls]]] = {
-    "Tanh": _activation(lambda _: nn.Tanh()),
-    "Elu": _activation(lambda found: nn.ELU(found.get("alpha", 1.0))),
-    "Selu": _activation(lambda _: nn.SELU()),
-    "Softplus": _activation(lambda _: nn.Softplus()),
-    "HardSwish": _activation(lambda _: nn.Hardswish()),
-    "HardSigmoid": _activation(lambda _: nn.Hardsigmoid()),
-    "Gelu": _activation(lambda _: nn.GELU()),
-    "Mish": _activation(lambda _: nn.Mish()),
+    "Tanh": lambda node: node.called(nn.Tanh()),
+    "Elu": lambda node: node.called(nn.ELU(node.attributes.get("alpha", 1.0))),
+    "Selu": lambda node: node.called(nn.SELU()),
+    "Softplus": lambda node: node.called(nn.Softplus()),
+    "HardSwish": lambda node: node.called(nn.Hardswish()),
+    "HardSigmoid": lambda node: node.called(nn.Hardsigmoid()),
+    "Gelu": lambda node: node.called(nn.GELU()),
+    "Mish": lambda node: node.called(nn.Mish()),
 }
 """Read, so that the front end can refuse them with advice on what to use instead."""
 
@@ -303,9 +293,9 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     "BatchNormalization": _batch_norm,
-    "Relu": _activation(lambda _: nn.ReLU()),
+    "Relu": lambda node: node.called(nn.ReLU()),
     "Clip": _clip,
-    "LeakyRelu": _activation(lambda found: nn.LeakyReLU(found.get("alpha", 0.01))),
+    "LeakyRelu": lambda node: node.called(nn.LeakyReLU(node.attributes.get("alpha", 0.01))),
     "PRelu": _prelu,
     "AveragePool": _pool,
     "MaxPool": _pool,
@@ -337,7 +327,7 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     "Dropout": _dropout,
     "Identity": _nothing,
     "Cast": _cast,
-    "Sigmoid": _activation(lambda _: nn.Sigmoid()),
+    "Sigmoid": lambda node: node.called(nn.Sigmoid()),
     **_REFUSED_LATER,
 }
 """By ``op_type``."""

@@ -83,8 +83,7 @@ def tile(node: Node) -> Calls:
 
 
 def pad(node: Node) -> Calls:
-    rank, pads, value = len(node.shape) + 1, node.numbers("pads", 1) or (), node.constant(2)
-    fill = float(node.attributes.get("value", 0.0)) if value is None else float(value.reshape(-1)[0])
+    rank, pads, fill = len(node.shape) + 1, node.numbers("pads", 1) or (), node.number("value", 2) or 0.0
     mode = node.attributes.get("mode", b"constant").decode()
     if mode != "constant" or not abs(fill) <= LARGEST_PADDING:
         found = fill if mode == "constant" else f"mode {mode}"
