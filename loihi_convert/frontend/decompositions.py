@@ -38,7 +38,7 @@ LARGEST_PADDING: Final = 1_000
 
 _LARGEST: Final = torch.finfo(torch.float32).max
 
-_EXTREMES: Final = ("maximum", "minimum", "max", "min")
+EXTREMES_CALLED: Final = ("maximum", "minimum", "max", "min")
 
 _BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "clamp": {"min": None, "max": None},
@@ -57,8 +57,8 @@ _WITH_INDICES: Final[Mapping[str, Callable[..., Any]]] = {
 }
 """The same poolings without indices."""
 
-Create = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-"""Records a call of a function with arguments, and returns its `fx.Proxy`."""
+Create = Callable[..., Any]
+"""Records a call of a function, its first argument, with the others, and returns its `fx.Proxy`."""
 
 
 def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -70,8 +70,8 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
         return _einsum(create, *args)
     if target is torch.batch_norm and len(args) == 9:
         x, weight, bias, mean, variance, *others = args
-        return create(functional.batch_norm, (x, mean, variance, weight, bias, *others[:3]), {})
-    is_of_two = name in _EXTREMES and len(args) == 2 and not kwargs
+        return create(functional.batch_norm, x, mean, variance, weight, bias, *others[:3])
+    is_of_two = name in EXTREMES_CALLED and len(args) == 2 and not kwargs
     if is_of_two and (clamped := _extreme(create, name, *args)) is not None:
         return clamped
     if name in _BOUNDS:
@@ -85,8 +85,8 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
         return _pad(create, *args, **kwargs)
     if name in _WITH_INDICES:
         # Most models do not use the indices.
-        pooled = create(_WITH_INDICES[name], tuple(args), {**kwargs, "return_indices": False})
-        return pooled, create(operator.getitem, (create(target, tuple(args), dict(kwargs)), 1), {})
+        pooled = create(_WITH_INDICES[name], *args, **{**kwargs, "return_indices": False})
+        return pooled, create(operator.getitem, create(target, *args, **kwargs), 1)
     names = ("tensors", "dim") if name == "stack" else ("input", "dim", "keepdim")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if "axis" in given:
@@ -96,21 +96,21 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
     if name == "max" and isinstance(given.get("dim"), int):
         # Most models do not use the indices of the largest numbers.
         over = {"dim": given["dim"], "keepdim": given.get("keepdim", False)}
-        found: Any = [create(each, (given["input"],), over) for each in (torch.amax, torch.argmax)]
+        found: Any = [create(each, given["input"], **over) for each in (torch.amax, torch.argmax)]
         return torch.return_types.max(found)
     if name == "stack":
         tensors, axis = tuple(given["tensors"]), given.get("dim", 0)
         if axis == 0:
-            joined = create(torch.stack, (tensors,), {})
+            joined = create(torch.stack, tensors)
         else:
-            joined = create(torch.cat, ([create(torch.unsqueeze, (each, axis), {}) for each in tensors], axis), {})
+            joined = create(torch.cat, [create(torch.unsqueeze, each, axis) for each in tensors], axis)
         joined.node.meta["stacked"] = tensors, axis
         return joined
     if name in ("mean", "sum") and not given.get("keepdim"):
         tensors = _stacked(given["input"], given.get("dim"))
         if tensors:
-            total = reduce(lambda one, other: create(operator.add, (one, other), {}), tensors)
-            return total if name == "sum" else create(operator.truediv, (total, len(tensors)), {})
+            total = reduce(lambda one, other: create(operator.add, one, other), tensors)
+            return total if name == "sum" else create(operator.truediv, total, len(tensors))
     return None
 
 
@@ -122,7 +122,7 @@ def unclamped(create: Create, x: Any) -> Any:
     if not isinstance(x, fx.Proxy) or "clamped" not in x.node.meta or x.node.next.op != "root":
         return None
     before, high = x.node.meta["clamped"]
-    return create(torch.relu, (before,), {}) if high is None else create(torch.clamp, (before, 0, high), {})
+    return create(torch.relu, before) if high is None else create(torch.clamp, before, 0, high)
 
 
 def _extreme(create: Create, name: str, x: Any, other: Any) -> Any:
@@ -148,16 +148,16 @@ def _clamp(create: Create, x: Any, low: Any, high: Any) -> Any:
         return None
     low, high = (None if low is None or low <= -_LARGEST else low), (None if high is None or high >= _LARGEST else high)
     if low is None and high is None:
-        return create(operator.mul, (x, 1), {})
+        return create(operator.mul, x, 1)
     if low is not None:
-        kept = create(torch.clamp, (create(operator.sub, (x, low), {}), 0, None if high is None else high - low), {})
-        found = create(operator.add, (kept, low), {})
+        kept = create(torch.clamp, create(operator.sub, x, low), 0, None if high is None else high - low)
+        found = create(operator.add, kept, low)
         if low < 0 and (high is None or high > 0):
             found.node.meta["clamped"] = x, high
         return found
     if high > 0 and (before := _before_relu(x)) is not None:
-        return create(torch.clamp, (before, 0, high), {})
-    return create(operator.sub, (high, create(torch.clamp, (create(operator.sub, (high, x), {}), 0), {})), {})
+        return create(torch.clamp, before, 0, high)
+    return create(operator.sub, high, create(torch.clamp, create(operator.sub, high, x), 0))
 
 
 def _before_relu(x: Any) -> Any:
@@ -172,20 +172,20 @@ def _before_relu(x: Any) -> Any:
 
 
 def _addmm(create: Create, bias: Any, x: Any, weight: Any, *, alpha: float = 1, beta: float = 1) -> Any:
-    product = create(torch.matmul, (x, weight), {})
+    product = create(torch.matmul, x, weight)
     scaled = [
-        tensor if factor == 1 else create(operator.mul, (tensor, factor), {})
+        tensor if factor == 1 else create(operator.mul, tensor, factor)
         for tensor, factor in ((product, alpha), (bias, beta))
     ]
-    return create(operator.add, tuple(scaled), {})
+    return create(operator.add, *scaled)
 
 
 def _pad(create: Create, x: Any, pad: Any, mode: str = "constant", value: Any = None) -> Any:
     """``None`` if it pads with zeros, or not with a number up to `LARGEST_PADDING`."""
     if mode != "constant" or not isinstance(value, int | float) or not 0 < abs(value) <= LARGEST_PADDING:
         return None
-    padded = create(functional.pad, (create(operator.sub, (x, float(value)), {}), pad), {})
-    return create(operator.add, (padded, float(value)), {})
+    padded = create(functional.pad, create(operator.sub, x, float(value)), pad)
+    return create(operator.add, padded, float(value))
 
 
 def _einsum(create: Create, equation: Any, *operands: Any) -> Any:
@@ -211,9 +211,9 @@ def _einsum(create: Create, equation: Any, *operands: Any) -> Any:
     known[place] = torch.eye(count, dtype=known[place].dtype).reshape(count, *shape)
     weight = torch.einsum(f"{','.join(terms)}->{result[: len(result) - len(pixels)]}", known)
     if not pixels:
-        return create(torch.matmul, (create(torch.flatten, (tensors[place], 1), {}), weight), {})
+        return create(torch.matmul, create(torch.flatten, tensors[place], 1), weight)
     kernel = weight.T.reshape(-1, count, *(1 for _ in pixels))
-    return create(torch.conv2d if len(pixels) == 2 else torch.conv1d, (tensors[place], kernel), {})
+    return create(torch.conv2d if len(pixels) == 2 else torch.conv1d, tensors[place], kernel)
 
 
 def _stacked(joined: Any, axes: Any) -> tuple[Any, ...]:

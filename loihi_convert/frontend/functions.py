@@ -48,7 +48,6 @@ _ARITHMETIC: Final = {
 
 OVER_MAPS_CALLED: Final = ("mean", "sum", "amax")
 CAT_CALLED: Final = ("cat", "concat", "concatenate")
-EXTREMES_CALLED: Final = ("maximum", "max", "minimum", "min")
 
 IN_PLACE_OPERATORS: Final = tuple(name for name in _ARITHMETIC if name.startswith("i"))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -21,17 +20,11 @@ from loihi_convert.frontend.operations import Affine, Relu, refuse
 _TOLERANCE: Final = 1e-4
 
 
-@dataclass(frozen=True, eq=False)
-class RoundedRelu:
-    """``factor`` times the QCFS activation ``relu`` of the node ``source``."""
+def rounded_relu(nodes: Sequence[Node], rounded: int, function: str) -> tuple[int, Relu, float]:
+    """Return ``function``, ``floor`` or ``round``, of a node; refuse it unless that is a clipped ReLU, scaled.
 
-    source: int
-    relu: Relu
-    factor: float
-
-
-def rounded_relu(nodes: Sequence[Node], rounded: int, function: str) -> RoundedRelu:
-    """Return ``function``, ``floor`` or ``round``, of a node; refuse it unless that is a clipped ReLU, scaled."""
+    It is the QCFS activation of an earlier node, times a factor: the index of that node, the activation, the factor.
+    """
     gain, shift, number = 1.0, 0.0, rounded
     while isinstance(affine := nodes[number].operation, Affine):
         if len(np.unique(affine.gain)) > 1 or len(np.unique(affine.shift)) > 1:
@@ -53,4 +46,4 @@ def rounded_relu(nodes: Sequence[Node], rounded: int, function: str) -> RoundedR
         )
     (source,) = nodes[number].inputs
     threshold = np.full(nodes[number].shape[0], clipped.ceiling)
-    return RoundedRelu(source, Relu(threshold, round(levels)), gain)
+    return source, Relu(threshold, round(levels)), gain

@@ -43,10 +43,10 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.decompositions import EXTREMES_CALLED
 from loihi_convert.frontend.functions import (
     CAT_CALLED,
     DROPOUT_CALLED,
-    EXTREMES_CALLED,
     MOVES_CALLED,
     NOTHING_CALLED,
     OVER_MAPS_CALLED,
@@ -213,10 +213,10 @@ class _Reader:
     def _read(self, node: fx.Node) -> None:
         module, function = self._module(node), called(node)
         taken = [before for before in numbers_taken(node) if before in self.tensors.moved]
-        first = taken[0]
+        first, moved = taken[0], self.tensors.moved[taken[0]]
         self.tensors.require_current(node)
-        if self._kind(node).lower().replace("_", "").endswith("pool2d") and self.tensors.moved[first].tensor.ndim != 4:
-            shape = tuple(self.tensors.moved[first].tensor.shape[1:])
+        if self._kind(node).lower().replace("_", "").endswith("pool2d") and moved.tensor.ndim != 4:
+            shape = tuple(moved.tensor.shape[1:])
             refuse(f"is applied to a tensor of shape {shape}", supported="maps (C, H, W)")
         is_on = isinstance(module, DROPOUTS) and module.training
         if function in DROPOUT_CALLED:
@@ -226,9 +226,7 @@ class _Reader:
         if isinstance(module, (*DROPOUTS, nn.Identity)) or function in (*NOTHING_CALLED, *DROPOUT_CALLED):
             if isinstance(node.meta["value"], Tensor) and not node.meta["value"].is_floating_point():
                 refuse(f"casts to {node.meta['value'].dtype}", supported="floating point")
-            self.tensors.moved[node] = (
-                self.tensors.moved[first] if returned_input(node, module) else self.tensors.moved[first].copied()
-            )
+            self.tensors.moved[node] = moved if returned_input(node, module) else moved.copied()
         elif (
             function in MOVES_CALLED
             or isinstance(module, MOVES)
@@ -237,12 +235,10 @@ class _Reader:
             self._move(node)
         elif not all(self.tensors.moved[each].tensor.numel() for each in taken) and function not in CAT_CALLED:
             refuse("takes an empty tensor", supported="tensors that hold numbers", hint="Leave it out.")
-        elif repeats_pixels(node, module, self.tensors.moved[first].tensor.shape):
-            size = node.meta["value"].shape[2:]
-            repeated = functional.interpolate(self.tensors.moved[first].tensor, size=size, mode="nearest")
-            self.tensors.moved[node] = Moved(self.tensors.moved[first].base, repeated, repeated)
+        elif repeats_pixels(node, module, moved.tensor.shape):
+            repeated = functional.interpolate(moved.tensor, size=node.meta["value"].shape[2:], mode="nearest")
+            self.tensors.moved[node] = Moved(moved.base, repeated, repeated)
         elif function in OVER_MAPS_CALLED:
-            moved = self.tensors.moved[first]
             is_whole = takes_whole_maps(node, moved.tensor, self.nodes[moved.base].shape)
             maps = moved.base if is_whole else self._input(first)
             rank, after = moved.tensor.ndim, shape_of(node.meta["value"])
@@ -251,11 +247,11 @@ class _Reader:
         elif function == "copy_" and (copied := self._copied_by(node)) is not None:
             self.tensors.moved[node] = copied
         elif function in ("floor", "round") and len(node.args) == 1 and not node.kwargs:
-            read = rounded_relu(self.nodes, self._input(first), function)
-            shape = self.nodes[read.source].shape
-            self.nodes.append(self._made(node, read.relu, (read.source,), shape))
-            factor = np.full(shape[0], read.factor)
-            self._add(node, self._made(node, Affine(factor, 0 * factor), (len(self.nodes) - 1,), shape))
+            source, relu, factor = rounded_relu(self.nodes, self._input(first), function)
+            shape = self.nodes[source].shape
+            self.nodes.append(self._made(node, relu, (source,), shape))
+            gain = np.full(shape[0], factor)
+            self._add(node, self._made(node, Affine(gain, 0 * gain), (len(self.nodes) - 1,), shape))
         elif function in EXTREMES_CALLED and len(operands(node)) == 2:
             self._extreme_of_two(node)
         else:
@@ -346,11 +342,9 @@ class _Reader:
         """The operation of a computing node, and its input tensors."""
         if not isinstance(node.meta["value"], Tensor):
             refuse("has no spiking equivalent here: it returns several tensors")
-        before, after = shape_of(self.tensors.moved[first].tensor), shape_of(node.meta["value"])
-        module, rank = self._module(node), self.tensors.moved[first].tensor.ndim
-        if is_dense(node, module) and channels_are_last(
-            self.tensors.moved[first], self.nodes[self.tensors.moved[first].base].shape
-        ):
+        module, moved = self._module(node), self.tensors.moved[first]
+        before, after, rank = shape_of(moved.tensor), shape_of(node.meta["value"]), moved.tensor.ndim
+        if is_dense(node, module) and channels_are_last(moved, self.nodes[moved.base].shape):
             is_vector = node.meta["value"].ndim < rank
             before, after, rank = before[-1:], (1,) if is_vector else after[-1:], 2
         if module is not None:
@@ -359,9 +353,7 @@ class _Reader:
         if arithmetic is not None and (len(inputs) > 1 or is_doubled(node, first)):
             return sum_of_two(node, arithmetic), operands(node)
         if arithmetic is not None:
-            return affine(node, arithmetic, first, self.tensors.constants, self.tensors.moved[first].tensor.shape), (
-                first,
-            )
+            return affine(node, arithmetic, first, self.tensors.constants, moved.tensor.shape), (first,)
         if called(node) in CAT_CALLED:
             return concatenation(node, self.tensors.moved)
         if len(inputs) > 1:

@@ -20,22 +20,6 @@ class TracedValue(fx.Proxy):
     def _value(self) -> Any:
         return self.node.meta.get("value")
 
-    # torch.fx records x += y as x = x + y, but other names of the tensor see the change, too.
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.isub, other)
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.itruediv, other)
-
-    def _in_place(self, function: Callable[[Any, Any], Any], other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
     @property
     def data(self) -> fx.Proxy:
         """As `detach`; torch.fx would record that an attribute is read."""
@@ -53,9 +37,17 @@ def _calling(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **kwargs: function(*args, **kwargs)
 
 
+def _in_place(function: Callable[[Any, Any], Any]) -> Callable[[TracedValue, Any], fx.Proxy]:
+    return lambda known, other: known.tracer.create_proxy("call_function", function, (known, other), {})
+
+
 def _asking(name: str) -> property:
     return property(lambda known: getattr(known._value, name))
 
+
+# torch.fx records x += y as x = x + y, but other names of the tensor see the change, too.
+for _name in ("__iadd__", "__isub__", "__imul__", "__itruediv__"):
+    setattr(TracedValue, _name, _in_place(getattr(operator, _name)))
 
 # What can be asked about a tensor without its numbers; of methods, the bound ones.
 for _name in (

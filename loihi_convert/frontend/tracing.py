@@ -152,16 +152,19 @@ class _Tracer(fx.Tracer):
         return TracedValue(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
-        found = None
+        found, record = None, super().create_proxy
         if target == "__setitem__":
             # Of a tensor that is not traced, to which a traced one is assigned: it would stay as it is.
             raise TypeError("a traced tensor cannot be assigned to items of another")
-        create = partial(super().create_proxy, "call_function")
+
+        def create(function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Any:
+            return record("call_function", function, arguments, named)
+
         if kind in ("call_function", "call_method"):
             found = decomposed(create, target, args, kwargs)
         elif kind == "call_module" and len(args) == 1 and _is_plain_relu(self.root.get_submodule(target)):
             found = unclamped(create, args[0])
-        return super().create_proxy(kind, target, args, kwargs, *rest, **more) if found is None else found
+        return record(kind, target, args, kwargs, *rest, **more) if found is None else found
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
         if kind == "get_attr":
