@@ -16,7 +16,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.value import Features, Value, shifted, summed
-from loihi_convert.frontend.lower.window import Window
+from loihi_convert.frontend.lower.window import Window, composed
 from loihi_convert.ir.synapse import Conv, Dense
 
 # Most weights of two layers composed into one; beyond this the value between them is carried.
@@ -72,25 +72,24 @@ def through(value: Value, second: Window) -> Value | None:
     seen = [(term, *_of_inputs(second, term.rows)) for term in value.terms]
     # Where weights are pruned, no output may read a term.
     for term, of_rows, rows in [one for one in seen if one[2].size] or seen:
-        found = term.followed_by(of_rows, rows)
-        if found is None:
+        window = composed(term.window, of_rows, term.size)
+        if window is None:
             return None
         # One map of two large ones would be larger than both.
-        if found.window.weight.size > _MAX_COMPOSED and not value.is_direct:
+        if window.weight.size > _MAX_COMPOSED and not value.is_direct:
             return None
-        terms.append(found)
-    constant = value.constant
-    if constant is not None:
-        constant = _constant_after(value, second)
+        terms.append(replace(term, rows=rows, window=window))
+    constant = None if value.constant is None else _constant_after(value, value.constant, second)
     return Value((second.outputs, *second.size), tuple(terms), constant, value.name)
 
 
-def _constant_after(value: Value, second: Window) -> Array:
-    if second.is_diagonal and second.pool != (1, 1) and value.constant is not None and value.constant.ndim == 1:
-        return value.constant * second.weight.ravel()
+def _constant_after(value: Value, constant: Array, second: Window) -> Array:
+    """The ``constant`` of ``value`` after ``second``."""
+    is_uniform = constant.ndim == 1
+    if second.is_diagonal and second.pool != (1, 1) and is_uniform:
+        return constant * second.weight.ravel()
     window = second.unpooled()
     found = window.of(value.map_of_constant().astype(np.float64))
-    is_uniform = value.constant is not None and value.constant.ndim == 1
     inside = second.is_dense or (is_uniform and second.padding == (0, 0) and max(window.after(value.shape)) <= 0)
     # Every neuron uses the whole kernel: one value per channel.
     return found[:, 0, 0] if inside else found

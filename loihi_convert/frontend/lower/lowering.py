@@ -136,7 +136,8 @@ def _chain(
     """Lower ``graph``, with max pooling ``by_halves`` only if its branches do not fit without."""
     lowering = _Lowering(graph, image_shape, normalization, by_halves)
     if found := lowering.run():
-        raise _first_of(found)
+        found[0].others = found[1:]
+        raise found[0]
     try:
         chain = to_chain(placed(lowering.populations, skip_copies), image_shape, tuple(lowering.notes))
     except UnsupportedModelError:
@@ -341,13 +342,6 @@ class _Lowering:
         while isinstance(node.operation, Move | Ending):
             node = self.graph.nodes[node.inputs[0]]
         self.populations.add(Population(value.name or node.name, value))
-
-
-def _first_of(found: Sequence[UnsupportedModelError]) -> UnsupportedModelError:
-    """The first obstacle, with the others attached."""
-    first, *others = found
-    first.others = tuple(others)
-    return first
 
 
 def _is_permutation(node: Node, source: Node) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from loihi_convert.arrays import Array, Pair, Shape, by_channel
-from loihi_convert.frontend.lower.window import Window, composed
+from loihi_convert.frontend.lower.window import Window
 from loihi_convert.frontend.operations import MaxPool
 
 IMAGE: int = -1
@@ -41,11 +41,6 @@ class Term:
     rows: Array
     window: Window
     size: Pair
-
-    def followed_by(self, second: Window, rows: Array) -> Term | None:
-        """Return the term with ``second`` after its window; it then gives the channels ``rows``."""
-        window = composed(self.window, second, self.size)
-        return None if window is None else Term(self.source, self.columns, rows, window, self.size)
 
 
 @dataclass(frozen=True, eq=False)
