@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import shlex
 import zlib
@@ -91,7 +92,6 @@ _CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }  # fmt: skip
 _DIGITS_MAX: Final = 16
-_CIFAR_SHAPE: Final = (3, 32, 32)
 
 
 def default_root() -> Path:
@@ -234,8 +234,9 @@ def _parse_idx(content: bytes) -> NDArray[np.uint8]:
 
 def _cifar_batch(content: bytes) -> Dataset:
     """Return the images in a file of CIFAR-10's binary version: rows of a label and pixels in C, H, W order."""
-    rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + int(np.prod(_CIFAR_SHAPE)))
-    return Dataset(rows[:, 1:].reshape(-1, *_CIFAR_SHAPE), rows[:, 0].astype(np.int64))
+    shape = DESCRIPTIONS["cifar10"].input_shape
+    rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + math.prod(shape))
+    return Dataset(rows[:, 1:].reshape(-1, *shape), rows[:, 0].astype(np.int64))
 
 
 def _joined(parts: list[Dataset]) -> Dataset:

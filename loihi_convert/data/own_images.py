@@ -25,7 +25,7 @@ from loihi_convert.data.dataset import Dataset, DataSplits, described
 from loihi_convert.data.image_files import FolderImages, stacked
 from loihi_convert.data.in_memory import as_images, as_labels, as_targets
 from loihi_convert.data.mapped_images import NPZ_ERRORS, mapped_images, require_loadable, require_whole
-from loihi_convert.data.stored_images import is_large
+from loihi_convert.data.stored_images import StoredImages, is_large
 from loihi_convert.errors import DataError, UsageError, first_line, is_lack_of_memory
 from loihi_convert.files import asked, cannot_read
 
@@ -174,12 +174,11 @@ def load_npz(
         If the file is damaged or has unexpected arrays, or an array has the wrong dtype, shape or range.
     """
     stored = {} if at_once or input_shape is None else _mapped(path, input_shape)
-    arrays = {**_read_npz(path, without=tuple(stored)), **stored}
+    arrays = {**_read_npz(path, tuple(stored)), **stored}
     unknown = sorted(arrays.keys() - set(NPZ_KEYS))
     if unknown or "images" not in arrays:
         raise DataError(f"contains {', '.join(sorted(arrays)) or 'no arrays'}", where=path, expected=_NPZ_FORM)
-    images = stored.get("images")
-    images = _npz_images(path, "images", arrays["images"], input_shape) if images is None else images
+    images = _npz_images(path, "images", arrays["images"], input_shape)
     notes = () if at_once or "images" in stored or not is_large(len(images), images.shape[1:]) else (_IN_MEMORY,)
     names = _class_names(path, arrays["classes"]) if "classes" in arrays else tuple(classes)
     if "labels" in arrays and "targets" in arrays:
@@ -203,9 +202,7 @@ def load_npz(
         notes = (*notes, _IN_CLASS_ORDER)
     if "calibration" not in arrays:
         return _unsplit(path, names, everything, notes=notes)
-    calibration = stored.get("calibration")
-    if calibration is None:
-        calibration = _npz_images(path, "calibration", arrays["calibration"], input_shape)
+    calibration = _npz_images(path, "calibration", arrays["calibration"], input_shape)
     if calibration.shape[1:] != images.shape[1:]:
         raise DataError(
             f"found calibration images of {calibration.shape[1:]} and images of {images.shape[1:]} (C, H, W)",
@@ -232,6 +229,9 @@ def require_class_folders(data: str | Path, class_map: ClassMap | None) -> None:
 def _npz_images(
     path: Path, key: str, images: NDArray[np.generic], input_shape: tuple[int, int, int] | None
 ) -> NDArray[np.uint8]:
+    """The array ``key`` as images; those of `_mapped` as they are."""
+    if isinstance(images, StoredImages):
+        return images
     # Here three grey images cannot be mistaken for one with three channels: a file always has N images.
     stacked = images[:, np.newaxis] if images.ndim == 3 and input_shape is None else images
     return as_images(stacked, input_shape, where=f"{path}: {key}")
@@ -259,17 +259,13 @@ def _dataset(
     input_shape: tuple[int, int, int] | None,
     at_once: bool,
 ) -> Dataset:
-    relative = tuple(path.relative_to(folder).as_posix() for path in paths)
-    return Dataset(_images_in(paths, input_shape, at_once), labels, paths=relative)
-
-
-def _images_in(paths: Sequence[Path], input_shape: tuple[int, int, int] | None, at_once: bool) -> NDArray[np.uint8]:
     """The images in the files: their pixels or, if they are many and not wanted ``at_once``, `FolderImages`."""
     if at_once or input_shape is None or not is_large(len(paths), input_shape):
-        return stacked(paths, input_shape)
-    stored = FolderImages(tuple(path.absolute() for path in paths), input_shape)
-    # It is used like an array.
-    return cast("NDArray[np.uint8]", stored)
+        images = stacked(paths, input_shape)
+    else:
+        # Used like an array.
+        images = cast("NDArray[np.uint8]", FolderImages(tuple(path.absolute() for path in paths), input_shape))
+    return Dataset(images, labels, paths=tuple(path.relative_to(folder).as_posix() for path in paths))
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -303,7 +299,7 @@ def _mapped(path: Path, image_shape: tuple[int, int, int]) -> dict[str, NDArray[
     }
 
 
-def _read_npz(path: Path, without: Sequence[str] = ()) -> Mapping[str, NDArray[np.generic]]:
+def _read_npz(path: Path, without: Sequence[str]) -> Mapping[str, NDArray[np.generic]]:
     """The arrays by name; those of ``without`` are only compared with their checksums."""
     try:
         with path.open("rb") as stream:
