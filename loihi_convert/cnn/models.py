@@ -172,6 +172,16 @@ def _build(architecture: str, input_shape: tuple[int, int, int], classes: int) -
     )
 
 
+def _unfit(architecture: str, input_shape: tuple[int, int, int], why: str, expected: str) -> UsageError:
+    """The error for images that ``architecture`` cannot use."""
+    return UsageError(
+        f"{architecture} cannot use images of {input_shape[1]} x {input_shape[2]}{why}",
+        where="architecture",
+        expected=expected,
+        hint="Choose another architecture, or resize the images.",
+    )
+
+
 def _two_convolutions(
     architecture: str,
     input_shape: tuple[int, int, int],
@@ -185,13 +195,8 @@ def _two_convolutions(
     for _ in channels:
         convolved = [max(0, length + 2 * padding - kernel + 1) for length in size]
         if any(length < 2 or length % 2 for length in convolved):
-            raise UsageError(
-                f"{architecture} cannot use images of {input_shape[1]} x {input_shape[2]}: a convolution gives "
-                f"{convolved[0]} x {convolved[1]}",
-                where="architecture",
-                expected="2 x 2 average pooling needs even sizes",
-                hint="Choose another architecture, or resize the images.",
-            )
+            why = f": a convolution gives {convolved[0]} x {convolved[1]}"
+            raise _unfit(architecture, input_shape, why, "2 x 2 average pooling needs even sizes")
         size = [length // 2 for length in convolved]
     first, second = channels
     return nn.Sequential(
@@ -223,12 +228,8 @@ def _vgg(
     halvings = len(blocks) if poolings is None else poolings
     factor = 2**halvings
     if height % factor or width % factor:
-        raise UsageError(
-            f"{architecture} cannot use images of {height} x {width}, which it halves {halvings} times",
-            where="architecture",
-            expected=f"height and width must be multiples of {factor}",
-            hint="Choose another architecture, or resize the images.",
-        )
+        why = f", which it halves {halvings} times"
+        raise _unfit(architecture, input_shape, why, f"height and width must be multiples of {factor}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, block in enumerate(blocks, 1):
         for position, channels in enumerate(block, 1):
@@ -290,12 +291,8 @@ def _resnet(
     depth, height, width = input_shape
     factor = 2 ** (len(stages) - 1)
     if min(height, width) < factor:
-        raise UsageError(
-            f"{architecture} cannot use images of {height} x {width}, which it halves {len(stages) - 1} times",
-            where="architecture",
-            expected=f"height and width must be at least {factor}",
-            hint="Choose another architecture, or resize the images.",
-        )
+        why = f", which it halves {len(stages) - 1} times"
+        raise _unfit(architecture, input_shape, why, f"height and width must be at least {factor}")
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(depth, stages[0], 3, padding=1, bias=False), norm1=nn.BatchNorm2d(stages[0]), relu1=nn.ReLU()
     )
