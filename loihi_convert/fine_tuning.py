@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from pydantic import JsonValue
 from torch import nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.choices import Device
-from loihi_convert.cnn.checkpoint import Json, digest
+from loihi_convert.cnn.checkpoint import digest
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
 from loihi_convert.cnn.training import spiking_accuracy, train_design
@@ -224,9 +225,9 @@ def _as_spiking(timesteps: int | None, accuracy: float | None) -> str:
     return f", as a spiking network after {timesteps} step{'s' * (timesteps != 1)} {100 * accuracy:.2f} %"
 
 
-def _record_of(model: nn.Module) -> dict[str, Json]:
+def _record_of(model: nn.Module) -> dict[str, JsonValue]:
     """Return the record of the CNN that a fine-tuning begins with, and of the one before it, as `design.record_of`."""
-    record: dict[str, Json] = {"sha256": digest("", model.state_dict())}
+    record: dict[str, JsonValue] = {"sha256": digest("", model.state_dict())}
     if isinstance(model, WithQcfs):
         record["qcfs_levels"] = model.levels
         for before in model.before:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import JsonValue
 
-from loihi_convert.cnn.checkpoint import Checkpoint, Json, save
+from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.design import record_of
 from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
@@ -30,7 +31,7 @@ def trained(seed: int, start: Checkpoint | None = None, qcfs_levels: int | None 
         torch.manual_seed(seed)
         state = build_model("digits-cnn", (1, 8, 8), 10, qcfs_levels=qcfs_levels).state_dict()
     classes = tuple(map(str, range(10)))
-    recipe: dict[str, Json] = {} if start is None else {"start": record_of(start)}
+    recipe: dict[str, JsonValue] = {} if start is None else {"start": record_of(start)}
     return Checkpoint("digits-cnn", state, "digits", (1, 8, 8), classes, seed, 0.5, 0.5, recipe, qcfs_levels)
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias, TypeGuard, get_args
+from typing import Annotated, Final, TypeGuard, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, PositiveInt, Strict, ValidationError
@@ -30,8 +30,6 @@ from loihi_convert.errors import CheckpointError, UsageError, one_of
 from loihi_convert.files import write_atomically
 
 SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
-
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 STORES: Final[tuple[str, ...]] = get_args(Store)
 
@@ -82,7 +80,7 @@ class Checkpoint:
     seed: int
     validation_accuracy: float
     test_accuracy: float | None
-    recipe: dict[str, Json]
+    recipe: dict[str, JsonValue]
     qcfs_levels: int | None = None
     stored_as: str = "float32"
     mean: tuple[float, ...] | None = None

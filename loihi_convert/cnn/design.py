@@ -9,11 +9,12 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.cnn import checkpoint, class_scores
-from loihi_convert.cnn.checkpoint import Checkpoint, Json
+from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.few_bits import rounded_state
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import set_thresholds
@@ -60,7 +61,7 @@ class Design:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_shape: Shape | None = None
-    start: dict[str, Json] | None = None
+    start: dict[str, JsonValue] | None = None
     trained: Callable[[], nn.Module] | None = None
     ending: str = ""
     teacher: Teacher | None = None
@@ -213,7 +214,7 @@ def require_classes(start: Checkpoint, classes: Sequence[str], where: str = "sta
         )
 
 
-def record_of(start: Checkpoint) -> dict[str, Json]:
+def record_of(start: Checkpoint) -> dict[str, JsonValue]:
     """Return the record of the checkpoint that a fine-tuning begins with, and of those before it."""
     earlier = start.recipe.get("start")
     return {

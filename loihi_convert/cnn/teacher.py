@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional
-
-from loihi_convert.cnn.checkpoint import Json
 
 SHARE: Final = 0.9
 """Of the loss; the rest is that of the labels."""
@@ -37,11 +36,11 @@ class Teacher:
     """
 
     network: nn.Module
-    record: dict[str, Json]
+    record: dict[str, JsonValue]
     gives_probabilities: bool = False
 
     @property
-    def recorded(self) -> dict[str, Json]:
+    def recorded(self) -> dict[str, JsonValue]:
         """The record for the checkpoint of what it teaches."""
         return {**self.record, "share": SHARE, "temperature": TEMPERATURE}
 

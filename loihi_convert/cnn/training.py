@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
-from loihi_convert.cnn.checkpoint import Checkpoint, Json
+from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.design import Design, built_in, built_in_teacher
 from loihi_convert.cnn.float16 import in_float16
 from loihi_convert.cnn.kept_memory import kept_memory
@@ -235,7 +236,7 @@ def _require_sense(design: Design, splits: DataSplits, recipe: Recipe, seed: int
 
 def _with_spiking_accuracy(trained: Checkpoint, design: Design, splits: DataSplits, timesteps: int) -> Checkpoint:
     """Return ``trained`` with the accuracies of its spiking network in its recipe."""
-    found: dict[str, Json] = {
+    found: dict[str, JsonValue] = {
         name: spiking_accuracy(design, images, timesteps, trained.state, trained.weight_bits)
         for name, images in (("validation", splits.validation), ("test", splits.test))
         if len(images)

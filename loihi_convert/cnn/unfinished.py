@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from pydantic import JsonValue
 
-from loihi_convert.cnn.checkpoint import Json
 from loihi_convert.cnn.design import Design
 from loihi_convert.cnn.models import ARCHITECTURES
 from loihi_convert.cnn.recipe import Recipe
@@ -36,7 +36,7 @@ class UnfinishedTraining:
 
     def __init__(self, output: Path, design: Design, splits: DataSplits, recipe: Recipe, seed: int) -> None:
         self.path = resume_path(output)
-        self._run: dict[str, Json] = {
+        self._run: dict[str, JsonValue] = {
             "architecture": design.name,
             "data": splits.name,
             "seed": seed,
@@ -123,7 +123,7 @@ def _digest(splits: DataSplits) -> str:
     return found.hexdigest()
 
 
-def _difference(name: str, found: Json, expected: Json) -> tuple[str, Json, Json]:
+def _difference(name: str, found: JsonValue, expected: JsonValue) -> tuple[str, JsonValue, JsonValue]:
     """Return the first entry that differs, of records as of a recipe; otherwise the values themselves."""
     if isinstance(found, dict) and isinstance(expected, dict):
         for key in {**expected, **found}:

@@ -11,7 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from loihi_convert.cnn.checkpoint import SUFFIXES, Checkpoint, Json, digest, load_if_ours, load_states
+from pydantic import JsonValue
+
+from loihi_convert.cnn.checkpoint import SUFFIXES, Checkpoint, digest, load_if_ours, load_states
 from loihi_convert.errors import LoihiConvertError
 from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.users_code import build_cnn
@@ -60,7 +62,7 @@ class _Others:
     def __init__(self, path: Path, arch: str | None) -> None:
         self._path, self._arch = path, arch
 
-    def find(self, start: Mapping[str, Json]) -> tuple[Path, Checkpoint | None] | None:
+    def find(self, start: Mapping[str, JsonValue]) -> tuple[Path, Checkpoint | None] | None:
         """Return the file with the weights recorded in ``start``; with its checkpoint, if this package wrote it."""
         named, wanted = start.get("file"), str(start.get("sha256"))
         if isinstance(named, str):

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from loihi_convert.cnn import checkpoint
-from loihi_convert.cnn.checkpoint import Checkpoint, Json
+from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.design import (
     FIRST_IMAGES,
@@ -76,7 +77,7 @@ def own_design(
     """
     trained = None if weights is None else _trained(weights)
     made: Callable[[], nn.Module]
-    start: dict[str, Json] | None = None
+    start: dict[str, JsonValue] | None = None
     if weights is not None and trained is not None:
         mean, std = recorded_normalization(trained, mean, std)
         if splits.classes:
@@ -170,7 +171,7 @@ def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) ->
         image_shape=image_shape,
         ending=_ending(outputs),
     )
-    record: dict[str, Json] = {"architecture": name, "sha256": checkpoint.digest("", cnn.state_dict())}
+    record: dict[str, JsonValue] = {"architecture": name, "sha256": checkpoint.digest("", cnn.state_dict())}
     return Teacher(taught.network(), record, gives_probabilities=bool(taught.ending))
 
 
@@ -192,7 +193,7 @@ def design_of(
     std: Sequence[float] | None,
     qcfs_levels: int | None,
     timesteps: int | None,
-    start: dict[str, Json] | None,
+    start: dict[str, JsonValue] | None,
     is_trained_elsewhere: bool = False,
 ) -> Design:
     """Return a design of the CNN that ``made`` returns, with the weights to begin with; the rest is as in `own_design`.
