@@ -115,8 +115,7 @@ class Skipped:
 
 def skipped(kind: str) -> Skipped:
     """Return a `Skipped` for an object of class ``kind``."""
-    made: Skipped = _skipped_class(kind)()
-    return made
+    return _skipped_class(kind)()
 
 
 def _skipped_class(kind: str) -> type[Skipped]:
@@ -233,24 +232,21 @@ class _Unpickler(pickle.Unpickler):
         return skipped("a storage of another kind")
 
 
-class Loaded(NamedTuple):
-    """The value of a pickle, with tensors not yet built."""
+def load(program: bytes, *, strict: bool) -> object:
+    """Return the value of ``program``, from `read_program`, with tensors not yet built.
 
-    value: object
-    strict: bool
-
-    def build(self, records: Mapping[str, bytes]) -> object:
-        """Return plain values and tensors; ``records["data/k"]`` holds the bytes of storage ``k``."""
-        return _Builder(records, strict=self.strict).build(self.value)
+    A forged program may raise almost any exception.
+    """
+    return _Unpickler(program, strict=strict).load()
 
 
-def load(program: bytes, *, strict: bool) -> Loaded:
-    """Return the value of ``program``, from `read_program`; a forged one may raise almost any exception."""
-    return Loaded(_Unpickler(program, strict=strict).load(), strict)
+def built(value: object, records: Mapping[str, bytes], *, strict: bool) -> object:
+    """Return a value from `load` with its tensors; ``records["data/k"]`` holds the bytes of storage ``k``."""
+    return _Builder(records, strict=strict).build(value)
 
 
 def item_sizes(value: object) -> dict[str, int]:
-    """Return the bytes of an element of each storage in a `Loaded` value, by its key."""
+    """Return the bytes of an element of each storage in a value from `load`, by its key."""
     sizes: dict[str, int] = {}
     waiting, seen = [value], set[int]()
     while waiting:

@@ -13,10 +13,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from loihi_convert.cnn.torch_zip import read_bytes
+from loihi_convert.cnn.torch_zip import DAMAGED, read_bytes
 from loihi_convert.errors import CheckpointError, first_line
 
-_DAMAGED: Final = "Copy or train it again."
 _MAX_HEADER: Final = 16_000_000
 
 
@@ -55,7 +54,7 @@ def read_safetensors(path: Path) -> object:
             f"damaged or forged: its header claims {header_length:,} bytes",
             where=path,
             expected=f"must be at most {_MAX_HEADER:,}",
-            hint=_DAMAGED,
+            hint=DAMAGED,
         )
     try:
         state = safetensors.torch.load(content)
@@ -63,12 +62,12 @@ def read_safetensors(path: Path) -> object:
         text = metadata.get("loihi_convert", "null")
         description = json.loads(text)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        reason = first_line(error)
-        raise CheckpointError(f"damaged, or not a safetensors file ({reason})", where=path, hint=_DAMAGED) from error
+        found = f"damaged, or not a safetensors file ({first_line(error)})"
+        raise CheckpointError(found, where=path, hint=DAMAGED) from error
     if not isinstance(description, dict):
         return state
     if metadata.get("sha256") != digest(text, state):
-        raise CheckpointError("damaged: the content does not match its SHA-256", where=path, hint=_DAMAGED)
+        raise CheckpointError("damaged: the content does not match its SHA-256", where=path, hint=DAMAGED)
     return {**description, "state": state}
 
 

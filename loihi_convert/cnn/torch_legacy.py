@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from loihi_convert.cnn import inert_pickle
-from loihi_convert.cnn.torch_zip import SAVE_STATE, read_bytes, unpickling
+from loihi_convert.cnn.torch_zip import MAX_PICKLE_OF_TRAINING, SAVE_STATE, read_bytes, unpickling
 from loihi_convert.errors import CheckpointError
 
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _VERSION: Final = 1001
-_MAX_PICKLE: Final = 1 << 22
 _COUNT: Final = 8
 
 
@@ -41,16 +40,17 @@ def read_legacy(path: Path) -> object:
         version, machine, content, keys = (_next(stream) for _ in range(4))
         if version != _VERSION or not isinstance(machine, dict) or not machine.get("little_endian", False):
             raise ValueError(f"of version {version}, or not little-endian")
-        return inert_pickle.Loaded(content, strict=False).build(_storages(stream, content, keys))
+        return inert_pickle.built(content, _storages(stream, content, keys), strict=False)
 
 
 def _next(stream: io.BytesIO) -> object:
     """The value of the next pickle, with tensors not yet built."""
-    return inert_pickle.load(inert_pickle.read_program(stream, strict=False, limit=_MAX_PICKLE), strict=False).value
+    program = inert_pickle.read_program(stream, strict=False, limit=MAX_PICKLE_OF_TRAINING)
+    return inert_pickle.load(program, strict=False)
 
 
 def _storages(stream: io.BytesIO, content: object, keys: object) -> dict[str, bytes]:
-    """The bytes of the storages after the pickles, by the names of `inert_pickle.Loaded.build`."""
+    """The bytes of the storages after the pickles, by the names of `inert_pickle.built`."""
     sizes = inert_pickle.item_sizes(content)
     records: dict[str, bytes] = {}
     for key in keys if isinstance(keys, list) else ():

@@ -23,10 +23,10 @@ from loihi_convert.errors import CheckpointError, first_line, is_lack_of_memory
 from loihi_convert.files import write_atomically
 
 SAVE_STATE: Final = "Save the state dict instead: torch.save(model.state_dict(), path), with torch 1.6 or newer."
-_DAMAGED: Final = "Copy or train it again."
+DAMAGED: Final = "Copy or train it again."
 
 _MAX_PICKLE: Final = 1 << 20
-_MAX_PICKLE_OF_TRAINING: Final = 1 << 22
+MAX_PICKLE_OF_TRAINING: Final = 1 << 22
 _MAX_RECORDS: Final = 10_000
 
 
@@ -69,13 +69,13 @@ def read_pt(path: Path, *, strict: bool = True) -> object:
         raise CheckpointError("a zip archive without data.pkl, so not from torch.save", where=path, hint=SAVE_STATE)
     if records.get("byteorder", b"little") != b"little":
         raise CheckpointError("its tensors are not little-endian", where=path, hint=SAVE_STATE)
-    limit = _MAX_PICKLE if strict else _MAX_PICKLE_OF_TRAINING
+    limit = _MAX_PICKLE if strict else MAX_PICKLE_OF_TRAINING
     if len(program) > limit:
         found = _not_from_torch(f"data.pkl has {len(program):,} bytes, more than {limit:,}")
         raise ForeignObjectError(found, where=path, hint=SAVE_STATE)
     with unpickling(path, "data.pkl"):
         checked = inert_pickle.read_program(io.BytesIO(program), strict=strict, limit=limit)
-        return inert_pickle.load(checked, strict=strict).build(records)
+        return inert_pickle.built(inert_pickle.load(checked, strict=strict), records, strict=strict)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -104,7 +104,7 @@ def unpickling(path: Path, name: str) -> Iterator[None]:
         if is_lack_of_memory(error):
             raise
         raise CheckpointError(
-            f"damaged or forged: {name} cannot be read ({first_line(error)})", where=path, hint=_DAMAGED
+            f"damaged or forged: {name} cannot be read ({first_line(error)})", where=path, hint=DAMAGED
         ) from error
 
 
@@ -129,7 +129,7 @@ def _read_records(content: bytes, path: Path) -> dict[str, bytes]:
                 _forged(path, "records in several folders or of the same name")
             return {name: archive.read(entry) for name, entry in zip(names, entries, strict=True)}
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
-        raise CheckpointError(f"truncated or damaged ({first_line(error)})", where=path, hint=_DAMAGED) from error
+        raise CheckpointError(f"truncated or damaged ({first_line(error)})", where=path, hint=DAMAGED) from error
 
 
 def _forged(path: Path, found: str) -> NoReturn:
