@@ -316,10 +316,8 @@ def _require_spiking(cnn: nn.Module, splits: DataSplits) -> None:
     # By node: whether it has values for every time step. The image has one for all.
     per_step: list[bool] = []
     for node in read_graph(cnn, splits.input_shape).nodes:
-        is_other = isinstance(node.operation, LeakyRelu) or (
-            isinstance(node.operation, Relu) and node.operation.threshold is None
-        )
-        if isinstance(node.operation, MaxPool) or is_other:
+        is_plain_relu = isinstance(node.operation, Relu) and node.operation.threshold is None
+        if is_plain_relu or isinstance(node.operation, LeakyRelu | MaxPool):
             raise UsageError(
                 f"found {node.kind} at {node.name}",
                 where="timesteps",

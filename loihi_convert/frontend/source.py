@@ -24,6 +24,7 @@ from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.files import sha256
 from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
 from loihi_convert.frontend.cnn_files import Given, read_cnn
+from loihi_convert.frontend.from_onnx.file import onnx_sha256
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.model_runs import shape_taken, users_code
 from loihi_convert.frontend.users_code import plain_copy
@@ -170,11 +171,10 @@ class Source:
         require_both(mean, std)
         model = plain_copy(module)
         network = _completed(to_relu_network(model, input_shape, mean=mean, std=std), task)
-        described: dict[str, Any] = {"state_sha256": digest("", model.state_dict()), "data": data}
-        described |= {"classes": _class_names(network, classes), **_normalization(mean, std)}
+        described = {"data": data, "classes": _class_names(network, classes)}
+        provenance = {"state_sha256": digest("", model.state_dict()), **described, **_recorded(network, mean, std)}
         is_fine_tuned = isinstance(model, WithQcfs)
         timesteps = model.timesteps if isinstance(model, WithQcfs) else None
-        provenance = {**described, **_recorded(network)}
         return cls(None, model, network, provenance, network.notes, timesteps, is_fine_tuned=is_fine_tuned)
 
 
@@ -232,8 +232,8 @@ def open_source(
     described = dict(read.described)
     if "classes" not in described:
         described |= {"data": data, "classes": _class_names(network, read.classes)}
-    provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described}
-    provenance |= {**_normalization(read.mean, read.std), **_recorded(network)}
+    recorded = _recorded(network, read.mean, read.std)
+    provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described, **recorded}
     return Source(
         path,
         read.model,
@@ -248,11 +248,7 @@ def open_source(
 
 def checkpoint_sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a checkpoint, with the weights that an ONNX file has next to it."""
-    if kind_of(path) != "onnx":
-        return sha256(path)
-    from loihi_convert.frontend.from_onnx.file import onnx_sha256
-
-    return onnx_sha256(path)
+    return onnx_sha256(path) if kind_of(path) == "onnx" else sha256(path)
 
 
 def is_described(path: Path, arch: str | None) -> bool:
@@ -282,10 +278,14 @@ def _completed(network: ReluNetwork, task: Task, neurons: Readout | None = None)
     return replace(network, task=task)
 
 
-def _recorded(network: ReluNetwork) -> dict[str, str | int | None]:
+def _recorded(network: ReluNetwork, mean: Sequence[float] | None, std: Sequence[float] | None) -> dict[str, Any]:
     """What the provenance holds of ``network``; the task is left out for classification, as by earlier versions."""
+    given = {name: values for name, values in (("mean", mean), ("std", std)) if values is not None}
+    normalization = {
+        name: list(values) if np.ndim(values) else np.ravel(values).tolist() for name, values in given.items()
+    }
     task = {} if network.task == "classification" else {"task": network.task}
-    return {"multiply_accumulates": network.multiply_accumulates, **task}
+    return {**normalization, "multiply_accumulates": network.multiply_accumulates, **task}
 
 
 def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[str]:
@@ -305,11 +305,6 @@ def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[st
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"found {repeated!r} twice", where="classes", expected="must be different names")
     return names
-
-
-def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None) -> dict[str, list[float]]:
-    given = {name: values for name, values in (("mean", mean), ("std", std)) if values is not None}
-    return {name: list(values) if np.ndim(values) else np.ravel(values).tolist() for name, values in given.items()}
 
 
 def reopen_source(
