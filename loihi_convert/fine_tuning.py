@@ -227,7 +227,7 @@ def _as_spiking(timesteps: int | None, accuracy: float | None) -> str:
 
 def _record_of(model: nn.Module) -> dict[str, JsonValue]:
     """Return the record of the CNN that a fine-tuning begins with, and of the one before it, as `design.record_of`."""
-    record: dict[str, JsonValue] = {"sha256": digest("", model.state_dict())}
+    record: dict[str, JsonValue] = {"sha256": digest(model.state_dict())}
     if isinstance(model, WithQcfs):
         record["qcfs_levels"] = model.levels
         for before in model.before:

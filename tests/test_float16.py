@@ -84,7 +84,7 @@ def test_halves_are_gone_on_with(few: DataSplits, full: Checkpoint, tmp_path: Pa
     checkpoint.save(half, tmp_path / "half.pt")
     tuned = run(few, tmp_path / "tuned.pt", qcfs_levels=4, start=checkpoint.load(tmp_path / "half.pt"))
     assert isinstance(tuned.recipe["start"], dict)
-    assert tuned.recipe["start"]["sha256"] == checkpoint.digest("", half.state)
+    assert tuned.recipe["start"]["sha256"] == checkpoint.digest(half.state)
     assert tuned.stored_as == "float32"
 
 

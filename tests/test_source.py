@@ -453,7 +453,7 @@ def test_a_module_in_memory_is_copied(wrap: Callable[[nn.Module], nn.Module]) ->
     assert (source.path, source.model.training) == (None, False)
     assert {tensor.dtype for tensor in source.model.parameters()} == {torch.float32}
     described = {"data": "mine", "classes": ["a", "b", "c"], "mean": [0.5], "std": [0.25]}
-    described["state_sha256"] = digest("", source.model.state_dict())
+    described["state_sha256"] = digest(source.model.state_dict())
     assert source.provenance == {**described, "multiply_accumulates": source.network.multiply_accumulates}
     expected = open_source(saved(module.state_dict()), arch="nets:Net", input_shape=SHAPE, mean=[0.5], std=[0.25])
     for found, wanted in zip(source.network.layers, expected.network.layers, strict=True):

@@ -112,7 +112,7 @@ def test_a_teacher_corrects_wrong_labels(digits: DataSplits, trained: Checkpoint
     assert with_teacher.validation_accuracy > 0.8
     assert with_teacher.recipe["teacher"] == {
         "architecture": "digits-cnn",
-        "sha256": checkpoint.digest("", trained.state),
+        "sha256": checkpoint.digest(trained.state),
         "share": SHARE,
         "temperature": TEMPERATURE,
     }

@@ -590,7 +590,7 @@ def test_fine_tuning_with_levels_begins_with_the_weights_and_learns_thresholds(
     for name, weights in plain.state.items():
         assert torch.allclose(begun.state[name], weights, atol=1e-6)
     assert begun.recipe["start"] == {
-        "sha256": checkpoint.digest("", plain.state),
+        "sha256": checkpoint.digest(plain.state),
         "seed": 0,
         "validation_accuracy": plain.validation_accuracy,
         "test_accuracy": plain.test_accuracy,

@@ -178,7 +178,7 @@ def built_in_teacher(trained: Checkpoint, splits: DataSplits, classes: Sequence[
     network.load_state_dict(rounded_state(design.build(), network.state_dict(), trained.weight_bits))
     network.requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Teacher(network, {"architecture": trained.architecture, "sha256": checkpoint.digest("", trained.state)})
+    return Teacher(network, {"architecture": trained.architecture, "sha256": checkpoint.digest(trained.state)})
 
 
 def _class_count(splits: DataSplits) -> int:
@@ -218,7 +218,7 @@ def record_of(start: Checkpoint) -> dict[str, JsonValue]:
     """Return the record of the checkpoint that a fine-tuning begins with, and of those before it."""
     earlier = start.recipe.get("start")
     return {
-        "sha256": checkpoint.digest("", start.state),
+        "sha256": checkpoint.digest(start.state),
         "seed": start.seed,
         "validation_accuracy": start.validation_accuracy,
         "test_accuracy": start.test_accuracy,

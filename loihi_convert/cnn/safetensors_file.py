@@ -27,7 +27,7 @@ def as_safetensors(text: str, state: Mapping[str, Tensor], path: Path) -> bytes:
     CheckpointError
         If `read_safetensors` would refuse the size of the description.
     """
-    metadata = {"loihi_convert": text, "sha256": digest(text, state)}
+    metadata = {"loihi_convert": text, "sha256": digest(state, text)}
     content = bytes(safetensors.torch.save(dict(state), metadata))
     if (length := _header_length(content)) > _MAX_HEADER:
         found, hint = f"its description has {length:,} bytes", "Shorten the names of the classes."
@@ -66,7 +66,7 @@ def read_safetensors(path: Path) -> object:
         raise CheckpointError(found, where=path, hint=DAMAGED) from error
     if not isinstance(description, dict):
         return state
-    if metadata.get("sha256") != digest(text, state):
+    if metadata.get("sha256") != digest(state, text):
         raise CheckpointError("damaged: the content does not match its SHA-256", where=path, hint=DAMAGED)
     return {**description, "state": state}
 
@@ -76,7 +76,7 @@ def signature(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def digest(text: str, state: Mapping[str, Tensor]) -> str:
+def digest(state: Mapping[str, Tensor], text: str = "") -> str:
     """Return the SHA-256 of ``text`` and of every tensor, its name and its shape."""
     found = hashlib.sha256(text.encode())
     for name in sorted(state):

@@ -83,7 +83,7 @@ class _Others:
                 checkpoint = load_if_ours(file)
             except LoihiConvertError:
                 continue
-            sha256 = self._own_digest(file) if checkpoint is None else digest("", checkpoint.state)
+            sha256 = self._own_digest(file) if checkpoint is None else digest(checkpoint.state)
             if sha256 is not None:
                 found[sha256] = file, checkpoint
         return found
@@ -102,6 +102,6 @@ class _Others:
         if self._arch is None:
             return None
         try:
-            return digest("", fill(build_cnn(self._arch), load_states(file), self._arch, file)[0].state_dict())
+            return digest(fill(build_cnn(self._arch), load_states(file), self._arch, file)[0].state_dict())
         except LoihiConvertError:
             return None

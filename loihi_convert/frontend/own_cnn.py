@@ -86,7 +86,7 @@ def own_design(
     else:
         made = _made(arch, weights)
         if weights is not None:
-            start = {"file": weights.name, "sha256": checkpoint.digest("", made().state_dict())}
+            start = {"file": weights.name, "sha256": checkpoint.digest(made().state_dict())}
     return design_of(
         made,
         arch,
@@ -171,7 +171,7 @@ def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) ->
         image_shape=image_shape,
         ending=_ending(outputs),
     )
-    record: dict[str, JsonValue] = {"architecture": name, "sha256": checkpoint.digest("", cnn.state_dict())}
+    record: dict[str, JsonValue] = {"architecture": name, "sha256": checkpoint.digest(cnn.state_dict())}
     return Teacher(taught.network(), record, gives_probabilities=bool(taught.ending))
 
 

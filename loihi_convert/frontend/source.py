@@ -172,7 +172,7 @@ class Source:
         model = plain_copy(module)
         network = _completed(to_relu_network(model, input_shape, mean=mean, std=std), task)
         described = {"data": data, "classes": _class_names(network, classes)}
-        provenance = {"state_sha256": digest("", model.state_dict()), **described, **_recorded(network, mean, std)}
+        provenance = {"state_sha256": digest(model.state_dict()), **described, **_recorded(network, mean, std)}
         is_fine_tuned = isinstance(model, WithQcfs)
         timesteps = model.timesteps if isinstance(model, WithQcfs) else None
         return cls(None, model, network, provenance, network.notes, timesteps, is_fine_tuned=is_fine_tuned)

@@ -61,7 +61,7 @@ def doubt(
     if recorded.sha256 is not None and source.path is not None:
         is_same = source.recorded.sha256 == recorded.sha256
     elif recorded.state_sha256 is not None:
-        is_same = digest("", source.model.state_dict()) == recorded.state_sha256
+        is_same = digest(source.model.state_dict()) == recorded.state_sha256
     else:
         return f"{file} does not record the weights of its CNN, so it cannot be checked whether it was made from {cnn}"
     return "" if is_same else f"{file} was not made from {cnn} as it is now"
