@@ -31,8 +31,9 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
-from loihi_convert.pipeline.checking import CheckReport, check, load_file
+from loihi_convert.pipeline.checking import CheckReport, check
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnosed
+from loihi_convert.pipeline.loaded_file import load_file
 from loihi_convert.pipeline.nir_files import require_netx_name
 from loihi_convert.pipeline.origin import doubt, notes_on_images
 from loihi_convert.progress import progress_bar

@@ -55,7 +55,7 @@ from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockLayer
 from loihi_convert.neurocores.resources import Chips, network_resources, neuron_costs, resources
-from loihi_convert.pipeline.checking import CheckpointFile, RefusedFile
+from loihi_convert.pipeline.loaded_file import CheckpointFile, RefusedFile
 
 Datasets = dict[str, Any]
 

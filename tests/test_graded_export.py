@@ -41,8 +41,9 @@ from loihi_convert.metrics.layer_size import layer_sizes, multiplications
 from loihi_convert.metrics.relay_work import relay_work
 from loihi_convert.netx.graded import encode_graded
 from loihi_convert.neurocores.resources import network_resources, neuron_costs, resources
-from loihi_convert.pipeline.checking import check, load_file
+from loihi_convert.pipeline.checking import check
 from loihi_convert.pipeline.graded import export_graded, read_graded
+from loihi_convert.pipeline.loaded_file import load_file
 from loihi_convert.pipeline.origin import require_layers_of
 from loihi_convert.simulation.relu import cnn_scores
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import linear, obstacles, to_relu_network
-from loihi_convert.pipeline.checking import CAN_SPIKE, RefusedFile, check
+from loihi_convert.pipeline.checking import CAN_SPIKE, check
+from loihi_convert.pipeline.loaded_file import RefusedFile
 from loihi_convert.report.conversion_tables import obstacle_table
 
 

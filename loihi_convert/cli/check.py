@@ -20,7 +20,7 @@ from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
     from loihi_convert.arrays import Array
-    from loihi_convert.pipeline.checking import LoadedFile
+    from loihi_convert.pipeline.loaded_file import LoadedFile
 
 _ACTIVITY_IMAGES = 100
 """Images on which channels are looked at unless told otherwise: seconds."""
@@ -66,7 +66,7 @@ def check(
     shape, normalization = options.parse_shape(input_shape), options.parse_normalization(mean, std)
     from loihi_convert import pipeline
     from loihi_convert.devices import chosen_device
-    from loihi_convert.pipeline.checking import NativeFile
+    from loihi_convert.pipeline.loaded_file import NativeFile
     from loihi_convert.progress import progress_bar
 
     if shape is None and data is not None:
@@ -102,7 +102,8 @@ def _images(
     """Return the first validation images (for a user's own data, any images). If there are none and the user did not
     request any, a note lists the checks that are skipped."""
     from loihi_convert.data import load_data
-    from loihi_convert.pipeline.checking import WITH_THRESHOLDS, CheckpointFile, NativeFile, RefusedFile
+    from loihi_convert.pipeline.checking import WITH_THRESHOLDS
+    from loihi_convert.pipeline.loaded_file import CheckpointFile, NativeFile, RefusedFile
 
     if isinstance(candidate, RefusedFile):
         # Its obstacles are the answer.

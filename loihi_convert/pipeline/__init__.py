@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 from loihi_convert.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from loihi_convert.pipeline.checking import check, load_file
+    from loihi_convert.pipeline.checking import check
     from loihi_convert.pipeline.diagnosing import diagnose
     from loihi_convert.pipeline.exporting import export
     from loihi_convert.pipeline.external_run import run_external_into_folder
+    from loihi_convert.pipeline.loaded_file import load_file
     from loihi_convert.pipeline.opened_file import open_file
     from loihi_convert.pipeline.options import RunOptions
     from loihi_convert.pipeline.running import run, run_into_folder
@@ -25,7 +26,7 @@ _HOMES: Final = {
     "check": "checking",
     "diagnose": "diagnosing",
     "export": "exporting",
-    "load_file": "checking",
+    "load_file": "loaded_file",
     "open_file": "opened_file",
     "run": "running",
     "run_external_into_folder": "external_run",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Final, get_args
 
-from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.checks.activity import (
     ACTIVITY_RULES,
@@ -23,15 +22,11 @@ from loihi_convert.checks.integer_rules import CIRCUIT_RULES, LAYER_RULES, NETWO
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.choices import Target
-from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
-from loihi_convert.file_kinds import is_nir, kind_of
-from loihi_convert.files import asked
-from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.ir.provenance import ModelRecord
-from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.errors import DataError, InputError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile
 from loihi_convert.neurocores.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
+from loihi_convert.pipeline.loaded_file import CheckpointFile, ExternalFile, LoadedFile, NativeFile, RefusedFile
 from loihi_convert.progress import Progress, ProgressFactory, no_progress_bar
 from loihi_convert.report.conversion_tables import resource_table
 from loihi_convert.report.table import notebook_html
@@ -41,55 +36,6 @@ CAN_SPIKE: Final = "every operation has a spiking equivalent"
 
 WITH_THRESHOLDS: Final = "files with thresholds that `export` wrote"
 """The files to which images and T apply, in errors."""
-
-
-@dataclass(frozen=True, eq=False)
-class CheckpointFile:
-    """A checkpoint: the CNN before export. ``recorded`` is its own record."""
-
-    path: Path
-    network: ReluNetwork
-    recorded: ModelRecord = field(default_factory=ModelRecord)
-
-
-@dataclass(frozen=True, eq=False)
-class NativeFile:
-    """A netx file written by `export`: its network, and its layers as lava-dl sees them."""
-
-    path: Path
-    network: QuantizedNetwork
-    stock: StockFile
-
-    @property
-    def recorded(self) -> ModelRecord:
-        """The file's record of its CNN."""
-        return self.network.provenance.model
-
-
-@dataclass(frozen=True, eq=False)
-class ExternalFile:
-    """A netx file checked as lava-dl sees it: written by another tool, or by `export` with graded spikes.
-
-    ``refusal``: the reason if `run` cannot run it. ``relays``: ``relay_of`` of each layer with a synapse, if known.
-    """
-
-    path: Path
-    stock: StockFile
-    refusal: NetxError | None = None
-    relays: tuple[Array | None, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class RefusedFile:
-    """A checkpoint or netx file that cannot be used; ``stock``: its layers as lava-dl sees them, if not damaged."""
-
-    path: Path
-    refusal: InputError
-    stock: StockFile | None = None
-
-
-LoadedFile = CheckpointFile | NativeFile | ExternalFile | RefusedFile
-"""A file, as far as it was readable."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -139,68 +85,6 @@ class CheckReport:
 
     def _repr_html_(self) -> str:
         return notebook_html(repr(self), *([] if self.chips is None else [resource_table(self.chips)]))
-
-
-def load_file(
-    path: str | Path,
-    *,
-    arch: str | None = None,
-    input_shape: Shape | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> LoadedFile:
-    """Return the readable part of a ``.net`` file, checkpoint or ONNX file; the type is detected from its content.
-
-    ``arch``, ``input_shape``, ``mean`` and ``std`` are for a checkpoint, as in `source.open_source`.
-
-    Raises
-    ------
-    InputError
-        If the file does not exist.
-    UsageError
-        As in `source.open_source`.
-    """
-    path = Path(path)
-    if not asked(path, Path.is_file):
-        raise InputError("no such file", where=path, hint="Give a .net file, or the checkpoint of a CNN.")
-    is_netx = (kind_of(path) == "hdf5" and not is_nir(path)) or path.suffix == netx.SUFFIX
-    if not is_netx:
-        # Loads torch, which a netx file does not need.
-        from loihi_convert.frontend.source import open_source
-        from loihi_convert.pipeline.same_outputs import require_same_outputs
-
-        try:
-            source = open_source(path, arch=arch, input_shape=input_shape, mean=mean, std=std)
-            require_same_outputs(source)
-        except InputError as error:
-            return RefusedFile(path, error)
-        return CheckpointFile(path, source.network, source.recorded)
-    if any(option is not None for option in (arch, input_shape, mean, std)):
-        raise UsageError(
-            "`arch`, `input_shape`, `mean` and `std` given for a netx file",
-            where=path,
-            expected="these are for a checkpoint, before export",
-        )
-    try:
-        stock = netx.read_stock(path)
-    except NetxError as error:
-        return RefusedFile(path, error)
-    try:
-        network = netx.read_stored(path).network
-    except NetxError as error:
-        return RefusedFile(path, error, stock)
-    if isinstance(network, QuantizedNetwork):
-        return NativeFile(path, network, stock.with_names([layer.name for layer in network.layers]))
-    if network is not None:
-        layers = network.layers[1:]
-        stock = stock.with_names([layer.name for layer in layers]).with_spike_exp(network.spike_exp)
-        return ExternalFile(path, stock, relays=tuple(layer.relay_of for layer in layers))
-    try:
-        with netx.errors_that_name(path):
-            external.decode_external(stock)
-    except NetxError as error:
-        return ExternalFile(path, stock, error)
-    return ExternalFile(path, stock)
 
 
 def check(
