@@ -97,7 +97,7 @@ def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None)
     InputError
         If the folder cannot be written; raised before the download.
     PlatformError
-        If no source was reachable, or there is no temporary folder.
+        If no source was reachable, or a temporary folder cannot be made.
     """
     require_dataset(name)
     if state(name, root).is_there:

@@ -151,7 +151,8 @@ class LavaBackend:
         Raises
         ------
         UsageError
-            On a board, if the options ask for another layout than ``"processes"``, or the result would be too large.
+            If the backend is a board, the options ask for another layout than ``"processes"``, or the result would be
+            too large.
         PlatformError, BackendError
             As in `run`.
         """
