@@ -104,7 +104,7 @@ def test_without_a_temporary_folder_nothing_is_downloaded(tmp_path: Path, monkey
 
     use(monkeypatch, "mnist", any=fails)
     monkeypatch.setattr(fetching.tempfile, "TemporaryDirectory", fail)
-    with pytest.raises(PlatformError, match="no temporary folder can be made"):
+    with pytest.raises(PlatformError, match="the temporary folder cannot be used"):
         fetch("mnist", tmp_path)
     monkeypatch.undo()
     use(monkeypatch, "mnist", any=fails)

@@ -97,7 +97,7 @@ def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None)
     InputError
         If the folder cannot be written; raised before the download.
     PlatformError
-        If no source was reachable, or a temporary folder cannot be made.
+        If no source was reachable, or the temporary folder cannot be used.
     """
     require_dataset(name)
     if state(name, root).is_there:
@@ -109,7 +109,7 @@ def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None)
             contents = _first_that_works(name, Path(temporary), on_source)
     except OSError as error:
         raise PlatformError(
-            f"no temporary folder can be made ({error.strerror or error}); nothing was downloaded",
+            f"the temporary folder cannot be used ({error.strerror or error}); nothing was stored",
             hint="Make room, or set the variable TMPDIR to another folder.",
         ) from error
     for file, content in contents.items():
