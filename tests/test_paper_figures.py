@@ -14,9 +14,11 @@ from loihi_convert import cli
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.report.figure_style import SIZES
 from loihi_convert.reproduction import flow
+from loihi_convert.reproduction.exhibits import EXHIBITS
 from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
 from loihi_convert.reproduction.panels import ChannelPanel, Row, panels
 
+FIGURES = {name: one for (kind, name), one in EXHIBITS.items() if kind == "figure"}
 TABLES = Path(__file__).parents[1] / "netx_models"
 
 
@@ -63,7 +65,7 @@ def lines(figure: Figure) -> list[tuple[list[float], list[float], str, str]]:
 
 
 def test_the_cnns_line_is_from_the_images_of_the_points() -> None:
-    figure = accuracy_figure("title", panels(ROWS, "9", ["literal"]))
+    figure = accuracy_figure("title", panels(ROWS, FIGURES["9"], ["literal"]))
     cnn = {tuple(y): x for x, y, *_ in lines(figure) if len(x) == 2 and y[0] == y[1] and y[0] in (92.46, 92.8)}
     # One line ends, and the other begins, halfway between T = 64 and 128.
     assert cnn[92.46, 92.46] == pytest.approx([32 / 2**0.5, 64 * 2**0.5])
@@ -76,7 +78,7 @@ def test_the_cnns_line_is_from_the_images_of_the_points() -> None:
 
 
 def test_intervals_markers_and_labels() -> None:
-    figure = accuracy_figure("title", panels(ROWS, "9", ["literal"]))
+    figure = accuracy_figure("title", panels(ROWS, FIGURES["9"], ["literal"]))
     axes = figure.axes[0]
     bars = [segment for one in axes.containers for segment in one[2][0].get_segments()]
     assert sorted((float(low[1]), float(high[1])) for low, high in bars) == sorted(
@@ -99,7 +101,7 @@ def test_intervals_markers_and_labels() -> None:
 def test_figures_that_compare_methods_show_our_best_one() -> None:
     rows = [row(64, 98.0, data="mnist", alpha="1.0"), row(64, 99.0, data="mnist", alpha="1.0", variant="best")]
     for name, labels in (("6", ["ngu-lee", "our best"]), ("9", ["alpha 1"])):
-        (found,) = panels(rows, name, ["literal"])
+        (found,) = panels(rows, FIGURES[name], ["literal"])
         assert [curve.label for curve in found.curves] == labels
 
 
@@ -113,7 +115,7 @@ def test_channels_are_sorted() -> None:
 
 @pytest.mark.parametrize("width", ["column", "page"])
 def test_a_figure_has_the_width_of_a_paper(width: str) -> None:
-    figure = accuracy_figure("title", panels(ROWS, "9", ["literal"]), width)  # type: ignore[arg-type]
+    figure = accuracy_figure("title", panels(ROWS, FIGURES["9"], ["literal"]), width)  # type: ignore[arg-type]
     assert figure.get_size_inches()[0] == SIZES[width].inches  # type: ignore[index]
 
 
@@ -129,15 +131,15 @@ def test_a_figure_is_drawn_from_the_tables_of_the_repository(tmp_path: Path) -> 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     table = TABLES / "mnist" / "paper" / "table-2.csv"
     with pytest.raises(UsageError) as caught:
-        flow.redraw("7", [table], ["literal"], tmp_path, "screen")
+        flow.redraw(FIGURES["7"], [table], ["literal"], tmp_path, "screen")
     assert (caught.value.where, caught.value.expected) == ("tables", "is for figures 6, 8, 9, 11, 12")
     fashion = TABLES / "fashion-mnist" / "paper" / "table-3.csv"
     with pytest.raises(UsageError) as caught:
-        flow.redraw("12", [fashion], ["literal"], tmp_path, "screen")
+        flow.redraw(FIGURES["12"], [fashion], ["literal"], tmp_path, "screen")
     assert caught.value.found == "no accuracy of figure 12 in variant literal"
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError) as refused:
-        flow.redraw("6", [tmp_path / "other.csv"], ["literal"], tmp_path, "screen")
+        flow.redraw(FIGURES["6"], [tmp_path / "other.csv"], ["literal"], tmp_path, "screen")
     assert refused.value.where == str(tmp_path / "other.csv")
 
 
@@ -155,14 +157,14 @@ def test_a_damaged_number_is_named(changes: dict[str, str], found: str, tmp_path
     table = tmp_path / "damaged.csv"
     table.write_text(csv_text([{**first, **changes}, *rest]))
     with pytest.raises(InputError) as refused:
-        flow.redraw("6", [table], ["literal"], tmp_path, "screen")
+        flow.redraw(FIGURES["6"], [table], ["literal"], tmp_path, "screen")
     assert (refused.value.where, refused.value.found) == (str(table), f"damaged: {found}")
 
 
 def test_a_panel_of_the_papers_values_says_so() -> None:
     unmeasured = {"accuracy": "", "test_images": "", "calibration_images": "", "training_seed": ""}
     rows = [{**row(t, 0), **unmeasured} for t in (32, 64)]
-    (found,) = panels(rows, "9", ["literal"])
+    (found,) = panels(rows, FIGURES["9"], ["literal"])
     assert found.note == "the paper's values only"
 
 
@@ -171,11 +173,11 @@ def test_a_panel_without_a_point_is_left_out(tmp_path: Path) -> None:
     with (TABLES / "mnist" / "paper" / "table-2.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["variant"] == "literal"]
     none = [{**row, "variant": "half", "accuracy": "", "paper_accuracy": ""} for row in rows]
-    assert [panel.title for panel in panels([*rows, *none], "6", ["half", "literal"])] == ["mnist, literal"]
+    assert [panel.title for panel in panels([*rows, *none], FIGURES["6"], ["half", "literal"])] == ["mnist, literal"]
     table = tmp_path / "none.csv"
     table.write_text(csv_text(none))
     with pytest.raises(UsageError, match="no accuracy of figure 6 in variant half"):
-        flow.redraw("6", [table], ["half"], tmp_path, "screen")
+        flow.redraw(FIGURES["6"], [table], ["half"], tmp_path, "screen")
 
 
 def csv_text(rows: list[dict[str, str]]) -> str:

@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from loihi_convert.arrays import arrays_digest
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cells import executors
 from loihi_convert.cells.cell import compute
+from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import default_recipe
@@ -36,8 +37,8 @@ from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
-from loihi_convert.reproduction import flow, images, measurements, networks, order, page, plan, request, tables
-from loihi_convert.reproduction import paper_cells as cells
+from loihi_convert.reproduction import flow, images, measurements, networks, order, page, request, tables, variants
+from loihi_convert.reproduction.exhibits import EXHIBITS
 from loihi_convert.simulation.relu import cnn_scores
 
 pytestmark = pytest.mark.slow
@@ -413,8 +414,7 @@ def test_figure_11_shows_our_best_where_the_paper_has_no_value(
         Cell("11", "digits", "ngu-lee", "soft", 1.0, 8, None),
         Cell("11", "digits", "ngu-lee", "soft", 1.0, 4, 50.0),
     )
-    monkeypatch.setattr(plan, "figure_cells", lambda name: made_up)
-    assert "11" in cells.FIGURES
+    monkeypatch.setitem(EXHIBITS, ("figure", "11"), replace(EXHIBITS["figure", "11"], cells=lambda: made_up))
     assert command("figure", "11") == 0
     bests = [row for row in command.rows("figure-11.csv") if row["variant"] == "best"]
     assert [(row["timesteps"], row["paper_accuracy"]) for row in bests] == [("8", ""), ("4", "50.00")]
@@ -479,10 +479,10 @@ def test_figure_a4_shows_the_balanced_thresholds(command: Command) -> None:
 
 
 def entry(cell: Cell, correct: int | None, *, cnn_correct: int = 9900, images: int = 10_000) -> Any:
-    variant = cells.VARIANTS["literal"]
+    variant = variants.VARIANTS["literal"]
     outcome = tables.Measured(correct, images, 100, None if correct is not None else "fc: too large")
     cnn = tables.Measured(cnn_correct, images, 0)
-    return tables.Entry(cell, variant, cells.setting(cell, variant), outcome, cnn, "model.pt", 0)
+    return tables.Entry(cell, variant, variants.setting(cell, variant), outcome, cnn, "model.pt", 0)
 
 
 def test_differences_and_losses_by_hand() -> None:
@@ -538,38 +538,42 @@ def test_the_order_counts_pairs_that_differ_by_more_than_chance() -> None:
 
 def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is_rmp() -> None:
     for cell in paper.cells():
-        made = cells.setting(cell, cells.VARIANTS["literal"], seed=7)
+        made = variants.setting(cell, variants.VARIANTS["literal"], seed=7)
         assert (made is None) == (cell.method == paper.CNN)
         if made is not None:
             assert (made.poisson_seed == 7) == (made.method in ("spike-norm", "rmp"))
             assert made.amplitude == "literal"
     one = Cell("A4", "mnist", "spike-norm", "soft", 1.0, 8, 19.68)
-    assert cells.setting(one, cells.VARIANTS["literal"]) == cells.setting(
-        replace(one, method="rmp"), cells.VARIANTS["literal"]
+    assert variants.setting(one, variants.VARIANTS["literal"]) == variants.setting(
+        replace(one, method="rmp"), variants.VARIANTS["literal"]
     )
     # Variants with the same settings for every cell are equivalent.
     twice = [
-        cells.VARIANTS["literal"],
-        replace(cells.VARIANTS["literal"], name="again"),
-        cells.VARIANTS["spikes"],
+        variants.VARIANTS["literal"],
+        replace(variants.VARIANTS["literal"], name="again"),
+        variants.VARIANTS["spikes"],
     ]
-    assert [variant.name for variant in cells.distinct_variants(twice, paper.table("A2"))] == [
+    assert [variant.name for variant in variants.distinct_variants(twice, paper.table("A2"))] == [
         "literal",
         "spikes",
     ]
     hard = replace(one, method="act-norm", reset="hard")
-    assert cells.setting(hard, cells.VARIANTS["half"]) is None
-    own, compared = (cells.setting(cell, cells.VARIANTS["published"]) for cell in (paper.table("2")[-1], hard))
+    assert variants.setting(hard, variants.VARIANTS["half"]) is None
+    own, compared = (variants.setting(cell, variants.VARIANTS["published"]) for cell in (paper.table("2")[-1], hard))
     assert (own.method, own.amplitude, own.readout) == ("ngu-lee", "literal", "potential")
     assert (compared.method, compared.amplitude, compared.readout) == ("act-norm", "compensated", "spikes")
-    assert cells.setting(hard, cells.VARIANTS["poisson"]).poisson_seed == 0
+    assert variants.setting(hard, variants.VARIANTS["poisson"]).poisson_seed == 0
 
 
-def test_every_figure_has_cells() -> None:
-    assert {name: len(cells.figure_cells(name)) for name in cells.FIGURES} == {
+def test_every_table_and_figure_has_cells() -> None:
+    assert {name: len(one.cells()) for (kind, name), one in EXHIBITS.items() if kind == "figure"} == {
         "6": 20, "7": 20, "8": 32, "9": 5 + 8 + 20 + 32, "11": 32, "12": 50, "A4": 5, "A5": 8,
     }  # fmt: skip
-    printed = [(cell.method, cell.timesteps, cell.accuracy) for cell in cells.figure_cells("11") if cell.accuracy]
+    names = [*(("table", name) for name in get_args(PaperTable)), *(("figure", name) for name in get_args(PaperFigure))]
+    assert list(EXHIBITS) == names
+    assert all(EXHIBITS["table", name].cells() == paper.table(name) for name in paper.TABLES)
+    cells = EXHIBITS["figure", "11"].cells()
+    printed = [(cell.method, cell.timesteps, cell.accuracy) for cell in cells if cell.accuracy]
     assert printed == [("ngu-lee", 256, 89.97)]
 
 
@@ -654,7 +658,7 @@ def test_computed_only_computes_nothing(
     assert command("figure", "A4", "--computed-only") == 0
     assert "Not measured: digits, T = 2, ngu-lee (soft), literal; " in capsys.readouterr().err
     assert not (command.folder / "figure-A4.csv").exists()
-    monkeypatch.setattr(plan, "figure_cells", lambda name: CELLS[2:3])
+    monkeypatch.setitem(EXHIBITS, ("figure", "11"), replace(EXHIBITS["figure", "11"], cells=lambda: CELLS[2:3]))
     assert command("figure", "11", "--computed-only") == 0
     assert "Nothing is drawn: no cell is measured" in capsys.readouterr().err
     assert not (command.folder / "figure-11.csv").exists()
@@ -720,9 +724,9 @@ def test_maxima_over_few_images_give_a_warning(command: Command, capsys: pytest.
 def test_the_variants_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(lambda: cli.app(["reproduce", "--variants", "help"], standalone_mode=False)) == 0
     shown = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.split()}
-    assert shown >= set(cells.VARIANTS)
+    assert shown >= set(variants.VARIANTS)
     assert exit_code(lambda: cli.app(["reproduce", "--variants", "help", "--json"], standalone_mode=False)) == 0
-    assert set(json.loads(capsys.readouterr().out)["variants"]) == set(cells.VARIANTS)
+    assert set(json.loads(capsys.readouterr().out)["variants"]) == set(variants.VARIANTS)
 
 
 @pytest.mark.parametrize(

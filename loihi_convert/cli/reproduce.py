@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 import typer
 
@@ -16,7 +16,8 @@ from loihi_convert.errors import UsageError, did_you_mean, one_of
 from loihi_convert.report.figure_style import Width
 
 if TYPE_CHECKING:
-    from loihi_convert.reproduction.flow import Reproduced, Reproduction
+    from loihi_convert.reproduction.exhibits import Exhibit
+    from loihi_convert.reproduction.flow import Reproduced
 
 _TABLES, _FIGURES = get_args(PaperTable), get_args(PaperFigure)
 _ALL = "all"
@@ -44,11 +45,8 @@ _CACHE = "Folder of computed results, which several commands may share; default:
 _LONG_IMAGES = (
     "For T > 64, use the first N test images and balance on the calibration split; default: as for smaller T."
 )
-
-
 _WIDTH = "Width of a figure: a column (85 mm) or a page (178 mm) of a paper, or a screen."
 _TABLES_HELP = "Draw the figure from CSV tables written earlier; measure nothing. Repeat for several tables."
-
 
 _REDRAWN: Final = frozenset({"what", "variants", "tables", "output", "width", "as_json"})
 """Parameters that apply to a figure drawn from tables."""
@@ -98,36 +96,37 @@ def reproduce(
         return
     if tables and what == [_ALL]:
         raise UsageError("given for all", where="tables", expected="needs one figure, such as figure 6")
-    one = None if what == [_ALL] else _kind_and_name(what)
+    one = None if what == [_ALL] else _exhibit(what)
     names = None if variants is None else variants.split(",")
     if one is not None and tables:
         expected = "must be left out: nothing is run"
         options.refuse_others(ctx, _REDRAWN, "given together with `tables`", expected=expected)
-        _redraw(*one, tables, names, output, width, as_json=as_json)
+        _redraw(one, tables, names, output, width, as_json=as_json)
         return
     if one is not None and not models:
         hint = "Pass mnist, fashion-mnist or cifar10, or a checkpoint."
-        raise UsageError("not given", where="models", expected=f"{one[0]} {one[1]} needs a network", hint=hint)
-    if one is not None and one[0] == "table" and options.is_given(ctx, "width"):
+        raise UsageError("not given", where="models", expected=f"{one} needs a network", hint=hint)
+    if one is not None and one.kind == "table" and options.is_given(ctx, "width"):
         raise UsageError("given for a table", where="width", expected="is for figures")
-    if one is not None and one != ("figure", "7") and rate_images is not None:
-        raise UsageError(f"given for {one[0]} {one[1]}", where="rate_images", expected="is for figure 7")
+    if one is not None and one.shows != "rates" and rate_images is not None:
+        raise UsageError(f"given for {one}", where="rate_images", expected="is for figure 7")
     if tuned and not with_best:
         raise UsageError("given without the best", where="tuned", expected="needs `best`")
     steps = None if timesteps is None else options.parse_timesteps(timesteps)
     from loihi_convert.devices import chosen_device
     from loihi_convert.progress import progress_bar
+    from loihi_convert.reproduction.exhibits import EXHIBITS
     from loihi_convert.reproduction.flow import reproduce as reproduced
     from loihi_convert.reproduction.images import Counts
-    from loihi_convert.reproduction.paper_cells import chosen_variants
-    from loihi_convert.reproduction.request import EVERYTHING, Exhibit, Request
+    from loihi_convert.reproduction.request import Request
+    from loihi_convert.reproduction.variants import chosen_variants
 
     is_default = workers is None and scheduler is None and slurm is None
     # Several processes on one GPU would not be faster.
     is_alone = is_default and chosen_device(device) != "cpu"
     place = cluster.chosen_place(workers, scheduler, slurm, default=0 if is_alone else None)
     request = Request(
-        exhibits=EVERYTHING if one is None else (Exhibit(*one),),
+        exhibits=tuple(EXHIBITS.values()) if one is None else (one,),
         models=tuple(models or _READY_MADE),
         tuned=tuple(tuned or ()),
         output=output,
@@ -146,46 +145,41 @@ def reproduce(
     )
     on_interrupt(lambda: "finished results are kept; run the same command again to continue")
     found = reproduced(request, lambda most: place.executor(most, output), tell=log, bars=progress_bar)
-    if as_json:
-        _say_json(found.done)
-    else:
-        _say(found)
+    _say(found.done, as_json=as_json)
     if found.failed:
         log(f"{found.failed} results failed for a reason outside the network: run the same command again for them")
         raise typer.Exit(cluster.FAILED)
 
 
 def _redraw(
-    kind: str, name: str, tables: list[Path], variants: list[str] | None, output: Path, width: Width, *, as_json: bool
+    figure: Exhibit, tables: list[Path], variants: list[str] | None, output: Path, width: Width, *, as_json: bool
 ) -> None:
     """Draw a figure from CSV tables."""
-    from loihi_convert.reproduction.flow import Reproduction, redraw
-    from loihi_convert.reproduction.request import DEFAULT_VARIANTS
+    from loihi_convert.reproduction.flow import redraw
+    from loihi_convert.reproduction.variants import DEFAULT_VARIANTS
 
-    if kind != "figure":
-        raise UsageError(f"given for {kind} {name}", where="tables", expected="is for figures")
-    done = redraw(name, tables, variants or DEFAULT_VARIANTS["figure"], output, width)
-    if as_json:
-        _say_json((done,))
-    else:
-        _say(Reproduction((done,), 0))
+    if figure.kind != "figure":
+        raise UsageError(f"given for {figure}", where="tables", expected="is for figures")
+    _say([redraw(figure, tables, variants or DEFAULT_VARIANTS["figure"], output, width)], as_json=as_json)
 
 
-def _kind_and_name(words: list[str] | None) -> tuple[Literal["table", "figure"], str]:
-    """Return the kind and name of the requested table or figure.
+def _exhibit(words: list[str] | None) -> Exhibit:
+    """Return the requested table or figure.
 
     Raises
     ------
     UsageError
         If the name is unknown.
     """
+    from loihi_convert.reproduction.exhibits import EXHIBITS
+
     match words or []:
         case ["headline"]:
-            return "table", "headline"
+            return EXHIBITS["table", "headline"]
         case ["table", name]:
-            return "table", _known(name, _TABLES, "table")
+            return EXHIBITS["table", _known(name, _TABLES, "table")]
         case ["figure", name]:
-            return "figure", _known(name, _FIGURES, "figure")
+            return EXHIBITS["figure", _known(name, _FIGURES, "figure")]
     raise UsageError(
         f"found {' '.join(words or ()) or 'nothing'}",
         where="reproduce",
@@ -202,7 +196,7 @@ def _known(name: str, names: tuple[str, ...], kind: str) -> str:
 
 def _say_variants(*, as_json: bool) -> None:
     from loihi_convert.report.table import Table
-    from loihi_convert.reproduction.paper_cells import VARIANTS
+    from loihi_convert.reproduction.variants import VARIANTS
 
     rows = tuple((variant.name, variant.description) for variant in VARIANTS.values())
     if as_json:
@@ -213,22 +207,26 @@ def _say_variants(*, as_json: bool) -> None:
     say_tables([Table("", ("variant", "how a cell is measured"), rows, text_columns=2)])
 
 
-def _say(found: Reproduction) -> None:
+def _say(found: Sequence[Reproduced], *, as_json: bool) -> None:
+    if as_json:
+        _say_json(found)
+        return
     from loihi_convert.reproduction.page import order_sentences, refused, terminal_tables
 
-    tables = [done for done in found.done if done.is_table]
+    tables = [done for done in found if done.is_table]
     for done in tables:
         say_tables(terminal_tables(done.title, done.entries, done.bests))
         for sentence in (*done.notes, *order_sentences(done.entries), *refused(done.entries)):
             echo(f"- {sentence}")
     if tables:
         echo("- meaning of the columns: loihi-convert reproduce --variants help")
-    for done in found.done:
-        several = f"{done.title}: " if len(found.done) > 1 else ""
+    for done in found:
+        several = f"{done.title}: " if len(found) > 1 else ""
         for warning in done.warnings:
             log(f"warning: {several}{warning}")
-    for path in (path for done in found.done for path in done.files):
-        echo(f"wrote {path}")
+    for done in found:
+        for path in done.files:
+            echo(f"wrote {path}")
 
 
 def _say_json(several: Sequence[Reproduced]) -> None:

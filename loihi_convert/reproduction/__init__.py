@@ -1,10 +1,11 @@
 """The paper's tables and figures, measured on your networks.
 
 ================  =================================================================================================
+``exhibits``      the paper's tables and figures, and what each shows
 ``request``       the requested tables and figures, with their networks and images
 ``flow``          from a request to files: measures, compares with the paper's numbers, writes
 ``plan``          from a request to the cells of its tables and figures, which the package `cells` computes
-``paper_cells``   what a table or figure shows, and how it is measured here (variants)
+``variants``      how a cell of the paper is measured here
 ``networks``      one trained network: how each of its results is measured, and how much work that is
 ``measurements``  the computations: thresholds, accuracies, firing rates, the best of our methods
 ``images``        which images are used at which T

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from loihi_convert.cells.cell import Cell, Outcome
 from loihi_convert.cells.executors import Executor, InThisProcess
@@ -19,13 +19,13 @@ from loihi_convert.files import make_folder, write_atomically
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report import paper
 from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
+from loihi_convert.reproduction.exhibits import EXHIBITS, Exhibit
 from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
 from loihi_convert.reproduction.measurements import Accuracy, Choosing, CnnAccuracy
 from loihi_convert.reproduction.page import markdown_page
 from loihi_convert.reproduction.panels import MeasuredChannels, channel_values, panels, read_rows
-from loihi_convert.reproduction.paper_cells import FIGURE_OF_RATES, FIGURES_OF_ACCURACIES, Setting, Variant
-from loihi_convert.reproduction.plan import Part, Plan, Tell, cells_of, planned_parts
-from loihi_convert.reproduction.request import Exhibit, Request, opened_networks
+from loihi_convert.reproduction.plan import Part, Plan, Tell, planned_parts
+from loihi_convert.reproduction.request import Request, opened_networks
 from loihi_convert.reproduction.results import Best, Correct
 from loihi_convert.reproduction.tables import (
     BestEntry,
@@ -38,27 +38,10 @@ from loihi_convert.reproduction.tables import (
     row_name,
 )
 from loihi_convert.reproduction.tables import text as number
+from loihi_convert.reproduction.variants import Setting, Variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-TITLES: Final = {
-    "table 2": "Table 2: methods on MNIST",
-    "table 3": "Table 3: methods on Fashion-MNIST",
-    "table A2": "Table A2: factors alpha on MNIST",
-    "table A3": "Table A3: factors alpha on Fashion-MNIST",
-    "table A4": "Table A4: neurons and methods on MNIST",
-    "table headline": "The numbers of the abstract",
-    "figure 6": "Figure 6: accuracy against latency, MNIST",
-    "figure 7": "Figure 7: average firing rate of every channel, MNIST",
-    "figure 8": "Figure 8: accuracy against latency, Fashion-MNIST",
-    "figure 9": "Figure 9: factors alpha",
-    "figure 11": "Figure 11: accuracy against latency, CIFAR-10",
-    "figure 12": "Figure 12: neurons and methods, MNIST",
-    "figure A4": "Figure A4: thresholds of every channel, MNIST",
-    "figure A5": "Figure A5: thresholds of every channel, Fashion-MNIST",
-}
-"""Every table and figure, and what it shows."""
 
 
 @dataclass(frozen=True)
@@ -134,15 +117,15 @@ def reproduce(
         def told(cell: Cell[Any], outcome: Outcome, state: str) -> None:
             tell(f"{cell}: {_found(cell, outcome)}{f' ({state})' if state else ''}")
 
-        name = parts[0].exhibit.title if len(parts) == 1 else "reproduce"
+        name = str(parts[0].exhibit) if len(parts) == 1 else "reproduce"
         with open_executor(len(left)) as executor, bars(name) as progress:
             failed = compute_missing(plan.cells, store, executor, told=told, progress=progress)
     results = _Results(plan, store, failed)
     return Reproduction(tuple(_written(request, part, results) for part in parts), len(failed))
 
 
-def redraw(name: str, tables: Sequence[Path], variants: Sequence[str], output: Path, width: Width) -> Reproduced:
-    """Draw figure ``name`` again from CSV tables, without measuring anything.
+def redraw(figure: Exhibit, tables: Sequence[Path], variants: Sequence[str], output: Path, width: Width) -> Reproduced:
+    """Draw ``figure`` again from CSV tables, without measuring anything.
 
     Raises
     ------
@@ -151,16 +134,15 @@ def redraw(name: str, tables: Sequence[Path], variants: Sequence[str], output: P
     InputError
         If a table or the folder ``output`` cannot be used.
     """
-    title = f"figure {name}"
-    if name not in FIGURES_OF_ACCURACIES:
-        expected = f"is for figures {', '.join(FIGURES_OF_ACCURACIES)}"
-        raise UsageError(f"{title} shows no accuracies", where="tables", expected=expected)
-    drawn = panels(read_rows(tables, name), name, variants)
+    if figure.shows != "accuracies":
+        known = [one.name for one in EXHIBITS.values() if (one.kind, one.shows) == ("figure", "accuracies")]
+        raise UsageError(f"{figure} shows no accuracies", where="tables", expected=f"is for figures {', '.join(known)}")
+    drawn = panels(read_rows(tables, figure), figure, variants)
     if not drawn:
-        found = f"no accuracy of {title} in variant {' or '.join(variants)}"
+        found = f"no accuracy of {figure} in variant {' or '.join(variants)}"
         raise UsageError(found, where="tables", hint="Choose `variants`.")
-    figure = accuracy_figure(TITLES[title], drawn, width)
-    return Reproduced(TITLES[title], _write_figure(output / f"figure-{name}", figure, "", width))
+    stem = output / f"figure-{figure.name}"
+    return Reproduced(figure.title, _write_figure(stem, accuracy_figure(figure.title, drawn, width), "", width))
 
 
 @dataclass(frozen=True)
@@ -187,7 +169,7 @@ class _Results:
         outcome = self.of(self.plan.channels(exhibit, cell.data, one))
         if outcome is None or outcome.result is None:
             return None
-        if exhibit.name == FIGURE_OF_RATES:
+        if exhibit.shows == "rates":
             return dict(outcome.result.rates)
         names = [layer.name for layer in self.plan.networks[cell.data].source.network.layers]
         layers = zip(names, outcome.result.network(one).layers, strict=True)
@@ -195,13 +177,13 @@ class _Results:
 
     def bests(self, part: Part) -> tuple[BestEntry, ...]:
         entries = []
-        for data, t in part.steps if part.has_best else ():
+        for data, t in part.steps if part.exhibit.has_best else ():
             cell = self.plan.bests.get((data, t))
             outcome = None if cell is None else self.of(cell)
             measured = None if cell is None else _measured(outcome, cell.test.count, cell.calibration.count)
             if outcome is not None and measured is not None:
                 best = outcome.result or Best(network="", method="", correct=0)
-                theirs = best_of_paper([one for one in cells_of(part.exhibit) if one.data == data], t)
+                theirs = best_of_paper([one for one in part.exhibit.cells() if one.data == data], t)
                 entries.append(BestEntry(theirs, best.method, best.network, measured, self.cnn(data, t)))
         return tuple(entries)
 
@@ -215,8 +197,8 @@ def _measured(outcome: Outcome | None, images: int, calibration_images: int) -> 
 
 def _written(request: Request, part: Part, results: _Results) -> Reproduced:
     """Write one table or figure."""
-    title, stem = TITLES[part.exhibit.title], request.output / f"{part.exhibit.kind}-{part.exhibit.name}"
-    if part.is_of_channels:
+    title, stem = part.exhibit.title, request.output / f"{part.exhibit.kind}-{part.exhibit.name}"
+    if part.exhibit.shows != "accuracies":
         return _written_channels(title, stem, part, results, request.width)
     entries = tuple(_entry(results, cell, variant, one) for (cell, variant), one in part.settings.items())
     bests = results.bests(part)
@@ -224,7 +206,7 @@ def _written(request: Request, part: Part, results: _Results) -> Reproduced:
     if part.exhibit.kind == "figure":
         rows = list(csv.DictReader(numbers.splitlines()))
         names = [variant.name for variant in part.variants]
-        drawn = panels(rows, part.exhibit.name, names)
+        drawn = panels(rows, part.exhibit, names)
         if not drawn:
             empty = "Nothing is drawn: no cell is measured, and the paper prints no value."
             return Reproduced(title, (), entries, bests, warnings=(*warnings, empty))
@@ -247,7 +229,7 @@ def _written_channels(title: str, stem: Path, part: Part, results: _Results, wid
     warnings = (f"Not measured: {'; '.join(missed)}.",) if missed else ()
     if not known:
         return Reproduced(title, (), warnings=warnings)
-    shown = channel_values(part.exhibit.name, known)
+    shown = channel_values(part.exhibit, known)
     figure = channel_figure(title, shown.panels, shown.quantity, width)
     return Reproduced(title, _write_figure(stem, figure, shown.csv_text, width), warnings=warnings)
 

@@ -31,7 +31,6 @@ from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.records import Record
 from loihi_convert.reproduction.images import Selection
-from loihi_convert.reproduction.paper_cells import Setting
 from loihi_convert.reproduction.results import (
     BalancedNetwork,
     BalancedRow,
@@ -41,6 +40,7 @@ from loihi_convert.reproduction.results import (
     Neurons,
     Rates,
 )
+from loihi_convert.reproduction.variants import Setting
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import Block, Simulator

@@ -26,7 +26,7 @@ from loihi_convert.reproduction.measurements import (
     FiringRates,
     open_checkpoint,
 )
-from loihi_convert.reproduction.paper_cells import Setting
+from loihi_convert.reproduction.variants import Setting
 
 # Work of what a cell does once, such as reading the checkpoint, as multiplications.
 _FIXED_WORK: Final = 3e10

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from loihi_convert.reproduction.paper_cells import Variant
 from loihi_convert.reproduction.tables import Entry, row_name, short_name
+from loihi_convert.reproduction.variants import Variant
 from loihi_convert.statistics import Z_SCORE
 
 PAPER_IMAGES: Final = 10_000

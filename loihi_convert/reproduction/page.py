@@ -10,8 +10,8 @@ from loihi_convert.report.formats import markdown_table
 from loihi_convert.report.table import Table, table_of
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.order import order_lines, pairs
-from loihi_convert.reproduction.paper_cells import Variant
 from loihi_convert.reproduction.tables import BLANK, BestEntry, Entry, interval, paper_loss, row_name, signed, text
+from loihi_convert.reproduction.variants import Variant
 
 _Row = dict[str, str]
 """The cells of a row, by column."""

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 from loihi_convert.errors import InputError
 from loihi_convert.report import paper
-from loihi_convert.reproduction.paper_cells import FIGURE_OF_RATES, WITH_BEST, Variant, figure_cells
+from loihi_convert.reproduction.exhibits import Exhibit
+from loihi_convert.reproduction.variants import Variant
 from loihi_convert.runs.csv_files import csv_bytes
 
 BEST: Final = "our best"
@@ -123,15 +124,15 @@ class ChannelValues:
     csv_text: str
 
 
-def read_rows(paths: Iterable[Path], name: str) -> list[Row]:
-    """Return the rows of figure ``name`` from CSV tables written by `reproduce`.
+def read_rows(paths: Iterable[Path], figure: Exhibit) -> list[Row]:
+    """Return the rows of ``figure`` from CSV tables written by `reproduce`.
 
     Raises
     ------
     InputError
         If a file cannot be read, or is not such a table.
     """
-    wanted = {(c.data, c.method, c.reset, c.alpha, c.timesteps) for c in figure_cells(name)}
+    wanted = {(c.data, c.method, c.reset, c.alpha, c.timesteps) for c in figure.cells()}
     rows: list[Row] = []
     for path in paths:
         try:
@@ -160,8 +161,8 @@ def _require_numbers(row: Row, path: Path, line: int) -> None:
             ) from error
 
 
-def panels(rows: Sequence[Row], name: str, variants: Sequence[str]) -> list[Panel]:
-    """Return the panels of figure ``name``, one per variant and data set, without those that have no points."""
+def panels(rows: Sequence[Row], figure: Exhibit, variants: Sequence[str]) -> list[Panel]:
+    """Return the panels of ``figure``, one per variant and data set, without those that have no points."""
     measured = [row for row in rows if row["variant"] != _BEST_VARIANT]
     found = []
     for variant in variants:
@@ -170,15 +171,15 @@ def panels(rows: Sequence[Row], name: str, variants: Sequence[str]) -> list[Pane
             bests = [row for row in rows if (row["variant"], row["data"]) == (_BEST_VARIANT, data)]
             if not chosen:
                 continue
-            panel = _panel(f"{data}, {variant}", chosen, bests if f"figure {name}" in WITH_BEST else [], name)
+            panel = _panel(f"{data}, {variant}", chosen, bests if figure.has_best else [], figure)
             if any(curve.ours or curve.papers for curve in panel.curves):
                 found.append(panel)
     return found
 
 
-def channel_values(name: str, measured: Sequence[MeasuredChannels]) -> ChannelValues:
-    """Return the firing rate (`FIGURE_OF_RATES`) or threshold of every channel, in the order of ``measured``."""
-    of_rates = name == FIGURE_OF_RATES
+def channel_values(figure: Exhibit, measured: Sequence[MeasuredChannels]) -> ChannelValues:
+    """Return the firing rate or threshold of every channel, in the order of ``measured``."""
+    of_rates = figure.shows == "rates"
     has_several_t = len({one.cell.timesteps for one in measured}) > 1
     has_variants = len({one.variant for one in measured}) > 1
     quantity = "spikes / T" if of_rates else "threshold"
@@ -190,7 +191,7 @@ def channel_values(name: str, measured: Sequence[MeasuredChannels]) -> ChannelVa
         names += [f"T = {cell.timesteps}"] if of_rates and has_several_t else []
         for layer, numbers in values.items():
             curves.setdefault((layer, cell.data), {})[", ".join(names)] = numbers
-            row = (name, cell.data, cell.method, cell.reset, variant.name, cell.timesteps, layer)
+            row = (figure.name, cell.data, cell.method, cell.reset, variant.name, cell.timesteps, layer)
             lines += [(*row, channel, number) for channel, number in enumerate(numbers)]
     numbers_as_csv = csv_bytes((*_CHANNEL_COLUMNS, quantity.replace(" / ", "_per_")), lines).decode()
     drawn = tuple(ChannelPanel(f"{layer}, {data}", values) for (layer, data), values in curves.items())
@@ -208,8 +209,8 @@ def _key(row: Row) -> tuple[str, str, str | None, float | None, int | None]:
     )
 
 
-def _panel(title: str, rows: Sequence[Row], bests: Sequence[Row], name: str) -> Panel:
-    labels = [_label(row, name) for row in rows]
+def _panel(title: str, rows: Sequence[Row], bests: Sequence[Row], figure: Exhibit) -> Panel:
+    labels = [_label(row, figure) for row in rows]
     resets: dict[str, set[str]] = {}
     for row, (_, group) in zip(rows, labels, strict=True):
         resets.setdefault(group, set()).add(row["reset"])
@@ -224,13 +225,13 @@ def _panel(title: str, rows: Sequence[Row], bests: Sequence[Row], name: str) -> 
     return Panel(title, _note(rows), tuple(curves), float(known) if known else None)
 
 
-def _label(row: Row, name: str) -> tuple[str, str]:
+def _label(row: Row, figure: Exhibit) -> tuple[str, str]:
     """Return the label and the colour group of a row's curve."""
-    if name == "9":
+    if figure.curve == "alpha":
         alpha = f"alpha {float(row['alpha']):g}"
         return alpha, alpha
     method = row["method"]
-    return (f"{method}, {row['reset']}" if name == "12" else method), method
+    return (f"{method}, {row['reset']}" if figure.curve == "method and reset" else method), method
 
 
 def _points(rows: Sequence[Row]) -> tuple[Point, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -10,21 +11,11 @@ from loihi_convert.cells.cell import Cell
 from loihi_convert.cells.store import Store
 from loihi_convert.errors import UsageError
 from loihi_convert.report import paper
+from loihi_convert.reproduction.exhibits import Exhibit
 from loihi_convert.reproduction.measurements import Accuracy, Choosing, Conversion
 from loihi_convert.reproduction.networks import Network
-from loihi_convert.reproduction.paper_cells import (
-    FIGURE_OF_RATES,
-    FIGURES_OF_CHANNELS,
-    VARIANTS,
-    WITH_BEST,
-    Setting,
-    Variant,
-    chosen_cells,
-    distinct_variants,
-    figure_cells,
-    setting,
-)
-from loihi_convert.reproduction.request import DEFAULT_VARIANTS, Exhibit, Request, tuned_networks
+from loihi_convert.reproduction.request import Request, tuned_networks
+from loihi_convert.reproduction.variants import DEFAULT_VARIANTS, VARIANTS, Setting, Variant, distinct_variants, setting
 
 Tell = Callable[[str], None]
 """Told of each cell that has been computed, and of what is left out, in a sentence."""
@@ -48,14 +39,9 @@ class Part:
         return list(dict.fromkeys(variant for _, variant in self.settings))
 
     @property
-    def has_best(self) -> bool:
-        """Whether it also shows the best of our methods."""
-        return self.exhibit.title in WITH_BEST
-
-    @property
-    def is_of_channels(self) -> bool:
-        """Whether it shows a value for each channel, not accuracies."""
-        return self.exhibit.kind == "figure" and self.exhibit.name in FIGURES_OF_CHANNELS
+    def made(self) -> list[tuple[str, Setting]]:
+        """The settings of all variants, each with its data set."""
+        return [(cell.data, one) for (cell, _), one in self.settings.items() if one is not None]
 
     @property
     def steps(self) -> list[tuple[str, int]]:
@@ -65,45 +51,43 @@ class Part:
         return sorted(found, key=lambda step: (data.index(step[0]), -step[1]))
 
 
-def cells_of(exhibit: Exhibit) -> tuple[paper.Cell, ...]:
-    """Return every cell of a table or figure."""
-    return paper.table(exhibit.name) if exhibit.kind == "table" else figure_cells(exhibit.name)
-
-
 def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell) -> list[Part]:
-    """Return the tables and figures of a request; of several, only those that its networks, methods and T allow."""
+    """Return the tables and figures of a request; of several, only those that its networks, methods and T allow.
+
+    Raises
+    ------
+    UsageError
+        If none is left, or the only one has no such data set, method or T.
+    """
     is_several = len(request.exhibits) > 1
     found = []
     for exhibit in request.exhibits:
-        cells = cells_of(exhibit)
+        cells = exhibit.cells()
         data = dict.fromkeys(cell.data for cell in cells)
-        timesteps = request.timesteps
-        if exhibit.name == FIGURE_OF_RATES and timesteps is None:
+        timesteps, methods = request.timesteps, request.methods
+        if exhibit.shows == "rates" and timesteps is None:
             timesteps = _RATE_TIMESTEPS
         usable = [name for name in networks if name in data or not is_several]
-        methods = request.methods
         if is_several:
             # Those that it has, if it has any.
             timesteps = _known(timesteps, {cell.timesteps for cell in cells})
             methods = _known(methods, {cell.method for cell in cells})
         try:
-            chosen = chosen_cells(cells, exhibit.title, usable, timesteps, methods)
+            chosen = _chosen(cells, str(exhibit), usable, timesteps, methods)
         except UsageError as error:
             if not is_several:
                 raise
             reason = f"{error.found}; {error.expected}" if usable else f"needs a network trained on {' or '.join(data)}"
-            tell(f"{exhibit.title} is left out: {reason}")
+            tell(f"{exhibit} is left out: {reason}")
             continue
         for name in data:
             if name not in networks:
-                tell(f"{exhibit.title}: no network was trained on {name}; its cells are left out")
+                tell(f"{exhibit}: no network was trained on {name}; its cells are left out")
         asked = request.variants or tuple(VARIANTS[name] for name in DEFAULT_VARIANTS[exhibit.kind])
-        variants = distinct_variants(asked, chosen)
         seed, bits, is_exported = request.poisson_seed, request.weight_bits, exhibit.name == "headline"
         settings = {
             (cell, variant): setting(cell, variant, seed=seed, weight_bits=bits, is_exported=is_exported)
-            for cell in chosen
-            for variant in variants
+            for cell, variant in itertools.product(chosen, distinct_variants(asked, chosen))
         }
         found.append(Part(exhibit, chosen, settings))
     if not found:
@@ -116,29 +100,55 @@ def _known(asked: tuple[_Value, ...] | None, known: Collection[_Value | None]) -
     return asked and (tuple(value for value in asked if value in known) or asked)
 
 
+def _chosen(
+    cells: Sequence[paper.Cell],
+    where: str,
+    data: Sequence[str],
+    timesteps: Sequence[int] | None,
+    methods: Sequence[str] | None,
+) -> tuple[paper.Cell, ...]:
+    """Return the cells of these data sets, T and methods (None: any), and the CNN's; raise a `UsageError` if none."""
+    known = list(dict.fromkeys(cell.data for cell in cells))
+    for name in data:
+        if name not in known:
+            expected = f"{where} needs networks trained on {' and '.join(known)}"
+            raise UsageError(f"one was trained on {name}", where="models", expected=expected)
+    by_method = list(dict.fromkeys(cell.method for cell in cells if cell.method != paper.CNN))
+    if unknown := [name for name in methods or () if name not in by_method]:
+        raise UsageError(f"found {','.join(unknown)}", where="methods", expected=f"{where} has {', '.join(by_method)}")
+    steps = sorted({cell.timesteps for cell in cells if cell.timesteps is not None and cell.data in data})
+    found = tuple(
+        cell
+        for cell in cells
+        if cell.data in data
+        and (methods is None or cell.method in (*methods, paper.CNN))
+        and (timesteps is None or cell.timesteps is None or cell.timesteps in timesteps)
+    )
+    lost = [t for t in timesteps or () if t not in steps]
+    if lost or all(cell.timesteps is None for cell in found):
+        wrong, expected = lost or timesteps or (), f"{where} has {', '.join(map(str, steps))}"
+        raise UsageError(f"found {','.join(map(str, wrong))}", where="timesteps", expected=expected)
+    return found
+
+
 class Plan:
     """The cells of all parts. Settings that share thresholds are balanced together, whichever part they belong to."""
 
     def __init__(self, request: Request, networks: Mapping[str, Network], parts: Sequence[Part], store: Store) -> None:
         self.networks = networks
-        self.conversions: dict[tuple[str, Setting], Conversion] = {}
+        made = dict.fromkeys(one for part in parts for one in part.made)
+        self._conversions: dict[tuple[str, Setting], Conversion] = {}
         for data, network in networks.items():
-            made = [
-                one
-                for part in parts
-                for (cell, _), one in part.settings.items()
-                if cell.data == data and one is not None
-            ]
-            found = network.conversions(dict.fromkeys(made), store)
-            self.conversions |= {(data, one): conversion for one, conversion in found.items()}
+            found = network.conversions([one for name, one in made if name == data], store)
+            self._conversions |= {(data, one): conversion for one, conversion in found.items()}
         self.bests: dict[tuple[str, int], Choosing] = {}
-        if request.with_best and any(part.has_best for part in parts):
+        with_best = [part for part in parts if part.exhibit.has_best]
+        if request.with_best and with_best:
             tuned = tuned_networks(request, networks)
             self.bests = {
                 (data, t): networks[data].best(tuned[data], t, request.weight_bits)
-                for part in parts
-                if part.has_best
-                for data, t in reversed(part.steps)
+                for part in with_best
+                for data, t in part.steps
             }
         elif request.tuned:
             raise UsageError(
@@ -148,17 +158,16 @@ class Plan:
 
     def channels(self, exhibit: Exhibit, data: str, one: Setting) -> Cell[Any]:
         """Return the cell of a figure of channels."""
-        conversion = self.conversions[data, one]
-        return self.networks[data].rates(conversion) if exhibit.name == FIGURE_OF_RATES else conversion.balancing
+        conversion = self._conversions[data, one]
+        return self.networks[data].rates(conversion) if exhibit.shows == "rates" else conversion.balancing
 
     def accuracy(self, data: str, one: Setting) -> Accuracy:
         """Return the cell of an accuracy."""
-        return self.networks[data].accuracy(self.conversions[data, one])
+        return self.networks[data].accuracy(self._conversions[data, one])
 
     def _cells(self, part: Part) -> list[Cell[Any]]:
-        of_data = [(cell.data, one) for (cell, _), one in part.settings.items() if one is not None]
-        if part.is_of_channels:
-            return [self.channels(part.exhibit, data, one) for data, one in of_data]
+        if part.exhibit.shows != "accuracies":
+            return [self.channels(part.exhibit, data, one) for data, one in part.made]
         cnns = [self.networks[cell.data].cnn(timesteps) for cell in part.cells for timesteps in (cell.timesteps, None)]
-        bests = [self.bests[step] for step in part.steps if step in self.bests] if part.has_best else []
-        return [*cnns, *(self.accuracy(data, one) for data, one in of_data), *bests]
+        bests = [self.bests[step] for step in part.steps if part.exhibit.has_best and step in self.bests]
+        return [*cnns, *(self.accuracy(data, one) for data, one in part.made), *bests]

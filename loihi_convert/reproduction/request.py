@@ -5,41 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
 
 from loihi_convert import ready_made
 from loihi_convert.cnn import checkpoint
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.report.figure_style import Width
-from loihi_convert.report.paper import TABLES
+from loihi_convert.reproduction.exhibits import Exhibit
 from loihi_convert.reproduction.images import Counts, Images
 from loihi_convert.reproduction.networks import Network
-from loihi_convert.reproduction.paper_cells import FIGURES, Variant
-
-Kind = Literal["table", "figure"]
-
-DEFAULT_VARIANTS: Final[dict[Kind, tuple[str, ...]]] = {
-    "table": ("literal", "spikes", "compensated"),
-    "figure": ("literal",),
-}
-"""The variants in which a cell is measured."""
-
-
-class Exhibit(NamedTuple):
-    """A table of the paper, one of `paper.TABLES`, or a figure, one of `paper_cells.FIGURES`."""
-
-    kind: Kind
-    name: str
-
-    @property
-    def title(self) -> str:
-        """The name used in messages: ``table 2``."""
-        return f"{self.kind} {self.name}"
-
-
-EVERYTHING: Final = (*(Exhibit("table", name) for name in TABLES), *(Exhibit("figure", name) for name in FIGURES))
-"""All tables and figures."""
+from loihi_convert.reproduction.variants import Variant
 
 
 @dataclass(frozen=True)
@@ -59,13 +34,13 @@ class Request:
     cache
         Folder of the results of cells; None: ``output``.
     variants
-        The variants; None: `DEFAULT_VARIANTS`.
+        The variants; None: `variants.DEFAULT_VARIANTS`.
     methods, timesteps
         Restrict the measurement to these; None: all of the paper's.
     counts
         The number of images for each purpose.
     weight_bits, poisson_seed
-        See `paper_cells.Setting`.
+        See `variants.Setting`.
     with_best
         Also measure the best of our methods, for tables and figures that compare methods.
     computed_only

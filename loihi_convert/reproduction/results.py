@@ -12,7 +12,7 @@ from loihi_convert import netx
 from loihi_convert.choices import Readout
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.records import Record
-from loihi_convert.reproduction.paper_cells import Setting
+from loihi_convert.reproduction.variants import Setting
 
 
 class Neurons(Record):

@@ -9,7 +9,7 @@ from typing import Final
 from loihi_convert.report import paper
 from loihi_convert.report.formats import points, signed_points
 from loihi_convert.reproduction import images
-from loihi_convert.reproduction.paper_cells import Setting, Variant
+from loihi_convert.reproduction.variants import Setting, Variant
 from loihi_convert.runs.csv_files import csv_bytes
 from loihi_convert.statistics import wilson_interval
 

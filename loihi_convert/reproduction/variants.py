@@ -1,4 +1,4 @@
-"""The cells of a table or figure of the paper, and the ways in which each is measured here.
+"""The ways in which a cell of the paper is measured here.
 
 The paper does not state all of its settings, so a cell is measured in several variants. Each changes one setting: the
 spike amplitude, the initial potential, the readout, the input coding, or the number of calibration images.
@@ -10,40 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from loihi_convert.choices import Amplitude, InitialPotential, Method, PaperFigure, Readout, Reset
+from loihi_convert.choices import Amplitude, InitialPotential, Method, Readout, Reset
 from loihi_convert.errors import UsageError
 from loihi_convert.report import paper
-
-FIGURES: Final = get_args(PaperFigure)
-"""See `choices.PaperFigure`."""
-
-FIGURE_OF_RATES: Final = "7"
-"""The figure of firing rates; the others of channels show thresholds."""
-
-FIGURES_OF_CHANNELS: Final = (FIGURE_OF_RATES, "A4", "A5")
-"""Figures that show a value for each channel."""
-
-FIGURES_OF_ACCURACIES: Final = tuple(name for name in FIGURES if name not in FIGURES_OF_CHANNELS)
-"""Figures that show accuracies, which a table's CSV file holds."""
-
-WITH_BEST: Final = ("table 2", "table 3", "figure 6", "figure 8", "figure 11")
-"""Tables and figures that also show the best of our methods."""
-
-METHODS: Final[tuple[tuple[Method, Reset], ...]] = (
-    ("spike-norm", "hard"),
-    ("rmp", "soft"),
-    ("act-norm-channelwise", "hard"),
-    ("ngu-lee", "soft"),
-)
-"""The methods that tables 2 and 3 compare, and their neurons there."""
 
 _METHODS_BY_NAME: Final[dict[str, Method]] = {method: method for method in get_args(Method)}
 _RESETS_BY_NAME: Final[dict[str, Reset]] = {reset: reset for reset in get_args(Reset)}
 _POISSON: Final = ("spike-norm", "rmp")
 # Rueckauer et al. 2017, for robust-norm.
 _PERCENTILE: Final = 99.9
-# Figure 11; the paper does not print its values.
-_CIFAR10_TIMESTEPS: Final = (4, 8, 16, 32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
@@ -103,6 +78,9 @@ _ALL_VARIANTS: Final = (
 )
 VARIANTS: Final = {variant.name: variant for variant in _ALL_VARIANTS}
 """By name; the first is the one that the others differ from."""
+
+DEFAULT_VARIANTS: Final = {"table": ("literal", "spikes", "compensated"), "figure": ("literal",)}
+"""The variants in which a cell is measured unless a request names others."""
 
 
 @dataclass(frozen=True)
@@ -176,27 +154,6 @@ def setting(
     )
 
 
-def figure_cells(name: str) -> tuple[paper.Cell, ...]:
-    """Return the cells that figure ``name`` shows; values that the paper does not print have accuracy None."""
-    if name in ("6", "7", "8"):
-        return paper.table("3" if name == "8" else "2")
-    if name == "12":
-        return paper.table("A4")
-    if name == "9":
-        whole = [cell for table in ("2", "3") for cell in paper.table(table) if cell.method == "ngu-lee"]
-        return (*whole, *paper.table("A2"), *paper.table("A3"))
-    if name in ("A4", "A5"):
-        return tuple(cell for cell in paper.table("2" if name == "A4" else "3") if cell.method == "ngu-lee")
-    printed = {
-        (cell.method, cell.timesteps): cell.accuracy for cell in paper.table("headline") if cell.data == "cifar10"
-    }
-    return tuple(
-        paper.Cell("11", "cifar10", method, reset, 1.0, timesteps, printed.get((method, timesteps)))
-        for timesteps in reversed(_CIFAR10_TIMESTEPS)
-        for method, reset in METHODS
-    )
-
-
 def chosen_variants(names: Sequence[str]) -> tuple[Variant, ...]:
     """Return the variants with these names.
 
@@ -221,56 +178,3 @@ def distinct_variants(variants: Sequence[Variant], cells: Sequence[paper.Cell]) 
     for variant in variants:
         found.setdefault(tuple(setting(cell, variant) for cell in cells), variant)
     return tuple(found.values())
-
-
-def chosen_cells(
-    cells: Sequence[paper.Cell],
-    where: str,
-    data: Sequence[str],
-    timesteps: Sequence[int] | None = None,
-    methods: Sequence[str] | None = None,
-) -> tuple[paper.Cell, ...]:
-    """Return the cells whose data set is in ``data``, T in ``timesteps`` and method in ``methods`` (None: any).
-
-    Parameters
-    ----------
-    where
-        The table or figure, for messages: ``table 2``.
-
-    Raises
-    ------
-    UsageError
-        If a data set or a method has no cells, or no cell remains.
-    """
-    known = list(dict.fromkeys(cell.data for cell in cells))
-    for name in data:
-        if name not in known:
-            raise UsageError(
-                f"one was trained on {name}",
-                where="models",
-                expected=f"{where} needs networks trained on {' and '.join(known)}",
-            )
-    by_method = list(dict.fromkeys(cell.method for cell in cells if cell.method != paper.CNN))
-    if unknown := [name for name in methods or () if name not in by_method]:
-        raise UsageError(f"found {','.join(unknown)}", where="methods", expected=f"{where} has {', '.join(by_method)}")
-    steps = sorted({cell.timesteps for cell in cells if cell.timesteps is not None and cell.data in data})
-    if lost := [t for t in timesteps or () if t not in steps]:
-        raise UsageError(
-            f"found {','.join(map(str, lost))}",
-            where="timesteps",
-            expected=f"{where} has {', '.join(map(str, steps))}",
-        )
-    found = tuple(
-        cell
-        for cell in cells
-        if cell.data in data
-        and (methods is None or cell.method in (*methods, paper.CNN))
-        and (timesteps is None or cell.timesteps is None or cell.timesteps in timesteps)
-    )
-    if all(cell.timesteps is None for cell in found):
-        raise UsageError(
-            f"found {','.join(map(str, timesteps or ()))}",
-            where="timesteps",
-            expected=f"{where} has {', '.join(map(str, steps))}",
-        )
-    return found
