@@ -482,7 +482,7 @@ def entry(cell: Cell, correct: int | None, *, cnn_correct: int = 9900, images: i
     variant = variants.VARIANTS["literal"]
     outcome = tables.Measured(correct, images, 100, None if correct is not None else "fc: too large")
     cnn = tables.Measured(cnn_correct, images, 0)
-    return tables.Entry(cell, variant, variants.setting(cell, variant), outcome, cnn, "model.pt", 0)
+    return tables.Entry(cell, outcome, cnn, "model.pt", variant, variants.setting(cell, variant), 0)
 
 
 def test_differences_and_losses_by_hand() -> None:
@@ -687,7 +687,7 @@ def test_fewer_images_at_large_t() -> None:
     read = some.calibration(64).read().images
     assert np.array_equal(read, np.concatenate([digits.train.images, digits.validation.images]))
     with pytest.raises(InputError, match="digits, test images: has changed since the command began"):
-        replace(some.test(64), digest="other").read()
+        replace(some.test(64), key="other").read()
 
 
 @pytest.mark.parametrize("content", ["weights", "own"])

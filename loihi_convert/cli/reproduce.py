@@ -98,18 +98,19 @@ def reproduce(
         raise UsageError("given for all", where="tables", expected="needs one figure, such as figure 6")
     one = None if what == [_ALL] else _exhibit(what)
     names = None if variants is None else variants.split(",")
-    if one is not None and tables:
-        expected = "must be left out: nothing is run"
-        options.refuse_others(ctx, _REDRAWN, "given together with `tables`", expected=expected)
-        _redraw(one, tables, names, output, width, as_json=as_json)
-        return
-    if one is not None and not models:
-        hint = "Pass mnist, fashion-mnist or cifar10, or a checkpoint."
-        raise UsageError("not given", where="models", expected=f"{one} needs a network", hint=hint)
-    if one is not None and one.kind == "table" and options.is_given(ctx, "width"):
-        raise UsageError("given for a table", where="width", expected="is for figures")
-    if one is not None and one.shows != "rates" and rate_images is not None:
-        raise UsageError(f"given for {one}", where="rate_images", expected="is for figure 7")
+    if one is not None:
+        if tables:
+            expected = "must be left out: nothing is run"
+            options.refuse_others(ctx, _REDRAWN, "given together with `tables`", expected=expected)
+            _redraw(one, tables, names, output, width, as_json=as_json)
+            return
+        if not models:
+            hint = "Pass mnist, fashion-mnist or cifar10, or a checkpoint."
+            raise UsageError("not given", where="models", expected=f"{one} needs a network", hint=hint)
+        if one.kind == "table" and options.is_given(ctx, "width"):
+            raise UsageError("given for a table", where="width", expected="is for figures")
+        if one.shows != "rates" and rate_images is not None:
+            raise UsageError(f"given for {one}", where="rate_images", expected="is for figure 7")
     if tuned and not with_best:
         raise UsageError("given without the best", where="tuned", expected="needs `best`")
     steps = None if timesteps is None else options.parse_timesteps(timesteps)

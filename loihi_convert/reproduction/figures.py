@@ -60,17 +60,18 @@ def accuracy_figure(title: str, panels: Sequence[Panel], width: Width = "screen"
     ranges = [_drawn_values(one) for one in panels]
     is_enlarged = any(max(values) - min(values) > 4 * _ENLARGED_POINTS for values in ranges)
     rows = 2 if is_enlarged else 1
+    whole, columns = _layout(size, width, len(panels))
     has_legend = width == "column" and any(len(c.label) > _LONGEST_LABEL for one in panels for c in one.curves)
     with drawing(size):
-        grid, figure = _grid(size, width, len(panels), rows)
+        figure, grid = _grid(whole, columns, len(panels), 0.72 * whole.inches / columns, 0.9, rows)
         for one, values, column in zip(panels, ranges, grid, strict=True):
             for row, axes in enumerate(column):
                 low = min(values) if row == 0 else max(min(values), max(values) - _ENLARGED_POINTS)
                 margin = 0.05 * (max(values) - low) or 0.5
                 axes.set_ylim(max(0.0, low - margin), max(values) + margin)
                 _draw(axes, one, looks, size, is_labelled=not has_legend)
-                columns = int(0.8 * size.characters / (2 if width != "column" and len(panels) > 1 else 1))
-                note = textwrap.fill(f"{one.title}: {one.note}", columns) if row == 0 else f"{one.title}, enlarged"
+                fitting = int(0.8 * size.characters / columns)
+                note = textwrap.fill(f"{one.title}: {one.note}", fitting) if row == 0 else f"{one.title}, enlarged"
                 axes.set_title(note, loc="left", parse_math=False)
         _finish(figure, title, panels, looks, size, has_legend=has_legend)
     return figure
@@ -80,14 +81,10 @@ def channel_figure(title: str, panels: Sequence[ChannelPanel], quantity: str, wi
     """Return the values of all channels in descending order, with one panel per layer."""
     size = SIZES[width]
     labels = list(dict.fromkeys(label for one in panels for label in one.values))
-    columns = 1 if width == "column" else min(2, len(panels))
-    rows = -(-len(panels) // columns)
+    whole, columns = _layout(size, width, len(panels))
     with drawing(size):
-        figure = new_figure(_scaled(size, columns, width), (0.62 * size.inches / min(columns, 2)) * rows + 0.6)
-        grid = [axes for line in figure.subplots(rows, columns, squeeze=False) for axes in line]
-        for axes in grid[len(panels) :]:
-            axes.remove()
-        for axes, one in zip(grid, panels, strict=False):
+        figure, grid = _grid(whole, columns, len(panels), 0.62 * size.inches / columns, 0.6)
+        for (axes,), one in zip(grid, panels, strict=True):
             for label, values in one.values.items():
                 index = labels.index(label)
                 axes.plot(
@@ -104,30 +101,28 @@ def channel_figure(title: str, panels: Sequence[ChannelPanel], quantity: str, wi
             axes.set_ylim(bottom=0)
             plain(axes)
         figure.suptitle(title, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
-        handles, names = grid[0].get_legend_handles_labels()
+        handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=2 if width == "column" else 5, frameon=False)
     return figure
 
 
-def _scaled(size: Size, columns: int, width: Width) -> Size:
-    """Scale the width with the number of columns on a screen; for a paper the total width is fixed."""
-    return size._replace(inches=size.inches * min(columns, 2) * 0.85) if width == "screen" and columns > 1 else size
-
-
-def _grid(size: Size, width: Width, count: int, rows: int) -> tuple[list[list[Axes]], Figure]:
-    """Return the axes of each panel, original above enlarged; panels are placed side by side if there is room."""
+def _layout(size: Size, width: Width, count: int) -> tuple[Size, int]:
+    """Return the size of a figure of ``count`` panels, and its columns; for a paper the total width is fixed."""
     columns = 1 if width == "column" else min(2, count)
+    return size._replace(inches=size.inches * columns * 0.85) if width == "screen" and columns > 1 else size, columns
+
+
+def _grid(
+    size: Size, columns: int, count: int, height: float, margin: float, rows: int = 1
+) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure and the axes of each of its panels: ``rows`` above each other, of this height in inches."""
     bands = -(-count // columns)
-    whole = _scaled(size, columns, width)
-    height = 0.72 * whole.inches / columns
-    figure = new_figure(whole, height * rows * bands + 0.9)
+    figure = new_figure(size, height * rows * bands + margin)
     axes = figure.subplots(rows * bands, columns, squeeze=False)
-    for index in range(count, columns * bands):
-        for row in range(rows):
-            axes[(index // columns) * rows + row][index % columns].remove()
-    return [
-        [axes[(index // columns) * rows + row][index % columns] for row in range(rows)] for index in range(count)
-    ], figure
+    grid = [list(axes[rows * band : rows * (band + 1), column]) for band in range(bands) for column in range(columns)]
+    for spare in itertools.chain(*grid[count:]):
+        spare.remove()
+    return figure, grid[:count]
 
 
 def _draw(axes: Axes, one: Panel, looks: Mapping[str, _Look], size: Size, *, is_labelled: bool) -> None:
@@ -212,14 +207,8 @@ def _draw_curve(axes: Axes, curve: Curve, look: _Look, size: Size, shift: float)
 def _label(axes: Axes, curves: Sequence[Curve], looks: Mapping[str, _Look], size: Size) -> None:
     """Write each curve's label at its right end; labels that would overlap are moved apart."""
     low, high = axes.get_ylim()
-    ends = sorted(
-        (
-            (min(curve.ours[-1].accuracy, high), curve)
-            for curve in curves
-            if curve.ours and curve.ours[-1].accuracy >= low
-        ),
-        key=lambda end: end[0],
-    )
+    shown = [curve for curve in curves if curve.ours and curve.ours[-1].accuracy >= low]
+    ends = sorted(((min(curve.ours[-1].accuracy, high), curve) for curve in shown), key=lambda end: end[0])
     height = axes.get_position().height * axes.get_figure(root=True).get_size_inches()[1] * 72  # type: ignore[union-attr]
     gap = 1.15 * (size.text - 1) / height
     places: list[float] = []
@@ -279,7 +268,7 @@ def _finish(
 
 
 def _drawn_values(one: Panel) -> list[float]:
-    found = [p.accuracy for curve in one.curves for p in curve.ours]
-    found += [p.cnn for curve in one.curves for p in curve.ours]
-    found += [value for curve in one.curves for _, value in curve.papers]
-    return [*found, *([one.paper_cnn] if one.paper_cnn is not None else [])] or [0.0, 100.0]
+    found = [] if one.paper_cnn is None else [one.paper_cnn]
+    for curve in one.curves:
+        found += [value for p in curve.ours for value in (p.accuracy, p.cnn)] + [value for _, value in curve.papers]
+    return found or [0.0, 100.0]

@@ -26,18 +26,17 @@ from loihi_convert.reproduction.page import markdown_page
 from loihi_convert.reproduction.panels import MeasuredChannels, channel_values, panels, read_rows
 from loihi_convert.reproduction.plan import Part, Plan, Tell, planned_parts
 from loihi_convert.reproduction.request import Request, opened_networks
-from loihi_convert.reproduction.results import Best, Correct
+from loihi_convert.reproduction.results import Best
 from loihi_convert.reproduction.tables import (
     BestEntry,
     Entry,
     Measured,
-    best_of_paper,
     counted,
     csv_table,
     flattered,
+    number,
     row_name,
 )
-from loihi_convert.reproduction.tables import text as number
 from loihi_convert.reproduction.variants import Setting, Variant
 
 if TYPE_CHECKING:
@@ -156,13 +155,25 @@ class _Results:
     def of(self, cell: Cell[Any]) -> Outcome | None:
         return self.store.get(cell) or self.failed.get(cell.name)
 
+    def measured(self, cell: Accuracy | CnnAccuracy | Choosing, calibration_images: int) -> Measured | None:
+        outcome = self.of(cell)
+        if outcome is None:
+            return None
+        correct = None if outcome.result is None else outcome.result.correct
+        return Measured(correct, cell.test.count, calibration_images, outcome.error)
+
     def cnn(self, data: str, timesteps: int | None) -> Measured:
         cell = self.plan.networks[data].cnn(timesteps)
-        return _measured(self.of(cell), cell.test.count, 0) or Measured(None, cell.test.count, 0)
+        return self.measured(cell, 0) or Measured(None, cell.test.count, 0)
 
-    def accuracy(self, data: str, one: Setting) -> Measured | None:
-        cell = self.plan.accuracy(data, one)
-        return _measured(self.of(cell), cell.test.count, cell.conversion.balancing.calibration.count)
+    def entry(self, cell: paper.Cell, variant: Variant, one: Setting | None) -> Entry:
+        cnn, network, outcome = self.cnn(cell.data, cell.timesteps), self.plan.networks[cell.data], None
+        if cell.method == paper.CNN:
+            outcome = cnn
+        elif one is not None:
+            measuring = self.plan.accuracy(cell.data, one)
+            outcome = self.measured(measuring, measuring.conversion.balancing.calibration.count)
+        return Entry(cell, outcome, cnn, network.name, variant, one, int(network.source.provenance["seed"]))
 
     def channels(self, exhibit: Exhibit, cell: paper.Cell, one: Setting) -> Mapping[str, Sequence[float]] | None:
         """The values by layer name; None if they are not computed."""
@@ -173,26 +184,21 @@ class _Results:
             return dict(outcome.result.rates)
         names = [layer.name for layer in self.plan.networks[cell.data].source.network.layers]
         layers = zip(names, outcome.result.network(one).layers, strict=True)
-        return {name: neurons.thresholds for name, neurons in layers if neurons is not None}
+        return {name: neurons.neuron.threshold.tolist() for name, neurons in layers if neurons is not None}
 
     def bests(self, part: Part) -> tuple[BestEntry, ...]:
         entries = []
+        cells = part.exhibit.cells()
         for data, t in part.steps if part.exhibit.has_best else ():
-            cell = self.plan.bests.get((data, t))
-            outcome = None if cell is None else self.of(cell)
-            measured = None if cell is None else _measured(outcome, cell.test.count, cell.calibration.count)
-            if outcome is not None and measured is not None:
-                best = outcome.result or Best(network="", method="", correct=0)
-                theirs = best_of_paper([one for one in part.exhibit.cells() if one.data == data], t)
-                entries.append(BestEntry(theirs, best.method, best.network, measured, self.cnn(data, t)))
+            choosing = self.plan.bests.get((data, t))
+            measured = choosing and self.measured(choosing, choosing.candidates[0].calibration.count)
+            if choosing and measured:
+                outcome = self.of(choosing)
+                best = (outcome and outcome.result) or Best(network="", method="", correct=0)
+                compared = [cell for cell in cells if (cell.data, cell.timesteps) == (data, t)]
+                theirs = max(compared, key=lambda cell: cell.accuracy or 0.0)
+                entries.append(BestEntry(theirs, measured, self.cnn(data, t), best.network, best.method))
         return tuple(entries)
-
-
-def _measured(outcome: Outcome | None, images: int, calibration_images: int) -> Measured | None:
-    if outcome is None:
-        return None
-    correct = None if outcome.result is None else outcome.result.correct
-    return Measured(correct, images, calibration_images, outcome.error)
 
 
 def _written(request: Request, part: Part, results: _Results) -> Reproduced:
@@ -200,7 +206,7 @@ def _written(request: Request, part: Part, results: _Results) -> Reproduced:
     title, stem = part.exhibit.title, request.output / f"{part.exhibit.kind}-{part.exhibit.name}"
     if part.exhibit.shows != "accuracies":
         return _written_channels(title, stem, part, results, request.width)
-    entries = tuple(_entry(results, cell, variant, one) for (cell, variant), one in part.settings.items())
+    entries = tuple(results.entry(cell, variant, one) for (cell, variant), one in part.settings.items())
     bests = results.bests(part)
     warnings, numbers = tuple(flattered(entries)), csv_table(entries, bests)
     if part.exhibit.kind == "figure":
@@ -214,9 +220,8 @@ def _written(request: Request, part: Part, results: _Results) -> Reproduced:
         files = _write_figure(stem, figure, numbers, request.width)
         return Reproduced(title, files, entries, bests, warnings=warnings)
     notes = tuple(_notes(results, part, entries))
-    files = stem.with_suffix(".md"), stem.with_suffix(".csv")
-    _write(files[0], markdown_page(title, entries, bests, notes=notes, warnings=warnings))
-    _write(files[1], numbers)
+    page = markdown_page(title, entries, bests, notes=notes, warnings=warnings)
+    files = _write(stem, {".md": page.encode(), ".csv": numbers.encode()})
     return Reproduced(title, files, entries, bests, notes, warnings)
 
 
@@ -234,21 +239,15 @@ def _written_channels(title: str, stem: Path, part: Part, results: _Results, wid
     return Reproduced(title, _write_figure(stem, figure, shown.csv_text, width), warnings=warnings)
 
 
-def _entry(results: _Results, cell: paper.Cell, variant: Variant, one: Setting | None) -> Entry:
-    cnn, network = results.cnn(cell.data, cell.timesteps), results.plan.networks[cell.data]
-    measured = None if one is None else results.accuracy(cell.data, one)
-    outcome = cnn if cell.method == paper.CNN else measured
-    return Entry(cell, variant, one, outcome, cnn, network.name, int(network.source.provenance["seed"]))
-
-
 def _found(cell: Cell[Any], outcome: Outcome) -> str:
     """What a cell gave, in a few words."""
-    if outcome.result is None:
+    result = outcome.result
+    if result is None:
         return f"failed: {outcome.error}"
-    if isinstance(outcome.result, Correct | Best) and isinstance(cell, Accuracy | CnnAccuracy | Choosing):
-        chosen = f", {outcome.result.method}, {outcome.result.network}" if isinstance(outcome.result, Best) else ""
-        return f"{100 * outcome.result.correct / cell.test.count:.2f} %{chosen}"
-    return "done"
+    if not isinstance(cell, Accuracy | CnnAccuracy | Choosing):
+        return "done"
+    chosen = f", {result.method}, {result.network}" if isinstance(result, Best) else ""
+    return f"{100 * result.correct / cell.test.count:.2f} %{chosen}"
 
 
 def _notes(results: _Results, part: Part, entries: Sequence[Entry]) -> list[str]:
@@ -274,13 +273,14 @@ def _notes(results: _Results, part: Part, entries: Sequence[Entry]) -> list[str]
 
 def _write_figure(stem: Path, figure: Figure, numbers: str, width: Width) -> tuple[Path, ...]:
     # The order is fixed because drawing starts from the layout of the previous drawing.
-    for kind in get_args(Kind):
-        _write(stem.with_suffix(f".{kind}"), image_bytes(figure, kind, dpi=SIZES[width].dpi))
-    if numbers:
-        _write(stem.with_suffix(".csv"), numbers)
-    return tuple(stem.with_suffix(suffix) for suffix in (".png", ".svg", ".pdf", ".csv")[: None if numbers else -1])
+    contents = {f".{kind}": image_bytes(figure, kind, dpi=SIZES[width].dpi) for kind in get_args(Kind)}
+    return _write(stem, {**contents, ".csv": numbers.encode()} if numbers else contents)
 
 
-def _write(path: Path, content: str | bytes) -> None:
-    make_folder(path.parent, "output")
-    write_atomically(path, content.encode() if isinstance(content, str) else content)
+def _write(stem: Path, contents: Mapping[str, bytes]) -> tuple[Path, ...]:
+    """Write a file for each suffix."""
+    make_folder(stem.parent, "output")
+    files = {stem.with_suffix(suffix): content for suffix, content in contents.items()}
+    for path, content in files.items():
+        write_atomically(path, content)
+    return tuple(files)

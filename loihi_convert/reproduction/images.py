@@ -52,18 +52,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Selection:
-    """The first ``count`` images of a split, with the `arrays_digest` of images and labels."""
+    """The first ``count`` images of a split; ``key`` is the `arrays_digest` of images and labels."""
 
     data: str
     data_root: Path | None
     split: Split
     count: int
-    digest: str
-
-    @property
-    def key(self) -> str:
-        """What determines the images."""
-        return self.digest
+    key: str
 
     def read(self) -> Dataset:
         """Return the images.
@@ -71,7 +66,7 @@ class Selection:
         Raises
         ------
         InputError
-            If they differ from those of the digest.
+            If they differ from those of the key.
         """
         return _read(self)
 
@@ -156,7 +151,7 @@ class Images:
 @lru_cache(maxsize=8)
 def _read(selection: Selection) -> Dataset:
     images = _split(selection.data, selection.data_root, selection.split)[: selection.count]
-    require_unchanged(_digest(images), selection.digest, f"{selection.data}, {selection.split} images")
+    require_unchanged(_digest(images), selection.key, f"{selection.data}, {selection.split} images")
     return images
 
 

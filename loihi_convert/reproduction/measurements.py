@@ -26,7 +26,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.devices import torch_threads
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, open_source
-from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.records import Record
@@ -37,7 +37,6 @@ from loihi_convert.reproduction.results import (
     Best,
     Correct,
     ExportedFile,
-    Neurons,
     Rates,
 )
 from loihi_convert.reproduction.variants import Setting
@@ -100,7 +99,7 @@ class Balancing(Cell[BalancedRow]):
             self.options,
             device=self.checkpoint.device,
         )
-        return BalancedRow(networks=tuple(map(_balanced, networks)))
+        return BalancedRow(networks=tuple(map(BalancedNetwork.of, networks)))
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,8 @@ class Conversion:
     @property
     def key(self) -> dict[str, Any]:
         """What determines the integers."""
-        setting = asdict(self.setting)
+        # No method of the paper has a percentile; it stays in the key so that stored results are found.
+        setting = {**asdict(self.setting), "percentile": 99.9}
         del setting["is_subset"]
         balancing = self.balancing
         return {"checkpoint": balancing.checkpoint.key, "calibration": balancing.calibration.key, "setting": setting}
@@ -137,7 +137,7 @@ class Conversion:
         layers = tuple(
             SpikingLayer(layer.name, layer.synapse, None)
             if stored is None
-            else SpikingLayer(layer.name, layer.synapse, _neuron(stored), relay_of=layer.relay_of)
+            else SpikingLayer(layer.name, layer.synapse, stored.neuron, relay_of=layer.relay_of)
             for layer, stored in zip(source.network.layers, found.layers, strict=True)
         )
         spiking = SpikingNetwork(
@@ -304,17 +304,7 @@ class Choosing(Cell[Best]):
     test: Selection
 
     def __str__(self) -> str:
-        return f"{self.test.data}, best for T = {self.timesteps}"
-
-    @property
-    def timesteps(self) -> int:
-        """The time steps T."""
-        return self.candidates[0].timesteps
-
-    @property
-    def calibration(self) -> Selection:
-        """The images that the files are balanced on."""
-        return self.candidates[0].calibration
+        return f"{self.test.data}, best for T = {self.candidates[0].timesteps}"
 
     def compute(self, needed: Sequence[Any]) -> Best:
         """See `Cell.compute`."""
@@ -338,28 +328,3 @@ def _correct(network: QuantizedNetwork, selection: Selection, device: str) -> Co
     images, steps = selection.read(), network.timesteps
     found = run_network(network, images.images, steps, device=device)
     return Correct(correct=int((found.predictions[:, steps - 1] == images.known_labels).sum()))
-
-
-def _balanced(network: SpikingNetwork) -> BalancedNetwork:
-    return BalancedNetwork(
-        timesteps=network.timesteps,
-        layers=tuple(
-            None
-            if layer.neuron is None
-            else Neurons(
-                threshold=tuple(value if math.isfinite(value) else None for value in layer.neuron.threshold.tolist()),
-                amplitude=tuple(layer.neuron.amplitude.tolist()),
-                initial_potential=tuple(layer.neuron.initial_potential.tolist()),
-            )
-            for layer in network.layers
-        ),
-        provenance=dict(network.provenance),
-    )
-
-
-def _neuron(stored: Neurons) -> IntegrateAndFire:
-    return IntegrateAndFire(
-        threshold=np.array(stored.thresholds),
-        amplitude=np.array(stored.amplitude),
-        initial_potential=np.array(stored.initial_potential),
-    )

@@ -33,7 +33,7 @@ _FIXED_WORK: Final = 3e10
 # Cost of `--balance auto`, in runs of its trial images: about eight trials of 2,000 images each, plus balancing.
 _TRIALS: Final = 10
 # Methods that compute thresholds from the CNN's activations, in two passes.
-_FROM_ACTIVATIONS: Final = ("act-norm", "robust-norm", "act-norm-channelwise", "percentile")
+_FROM_ACTIVATIONS: Final = ("act-norm", "robust-norm", "act-norm-channelwise")
 # Methods with one threshold per layer, found by simulation. Without biases, the spike amplitude scales all currents and
 # thresholds of the next layer by the same factor, so it does not change any spike.
 _PER_LAYER: Final = ("spike-norm", "rmp")
@@ -160,7 +160,6 @@ def _options(setting: Setting) -> BalanceOptions:
         method=setting.method,
         amplitude=setting.amplitude,
         alpha=setting.alpha,
-        percentile=setting.percentile if setting.method == "percentile" else None,
         initial_potential=setting.initial_potential,
         reset=setting.reset,
         input_coding="constant" if setting.poisson_seed is None else "poisson",

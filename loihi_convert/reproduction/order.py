@@ -40,8 +40,9 @@ def pairs(entries: Sequence[Entry], variant: Variant) -> list[Pair]:
     """Return all pairs of one data set and T that differ significantly in the paper and were also measured here."""
     found = []
     for better, worse in _told_apart(entries, variant):
-        if better.accuracy is not None and worse.accuracy is not None:
-            ours = _difference(better.accuracy, _images(better), worse.accuracy, _images(worse))
+        one, two = better.outcome, worse.outcome
+        if one and two and one.accuracy is not None and two.accuracy is not None:
+            ours = _difference(one.accuracy, one.images, two.accuracy, two.images)
             found.append(Pair(better, worse, is_same=ours >= 0, is_chance=abs(ours) <= 1))
     return found
 
@@ -49,17 +50,15 @@ def pairs(entries: Sequence[Entry], variant: Variant) -> list[Pair]:
 def _told_apart(entries: Sequence[Entry], variant: Variant) -> list[tuple[Entry, Entry]]:
     """Return all pairs of one data set and T, measured here or not, that differ significantly in the paper."""
     rows = [
-        entry
+        (entry.cell.accuracy, entry)
         for entry in entries
-        if entry.variant == variant and None not in (entry.cell.accuracy, entry.cell.timesteps)
+        if entry.variant == variant and entry.cell.accuracy is not None and entry.cell.timesteps is not None
     ]
     found = []
-    for one, two in itertools.combinations(rows, 2):
-        if (one.cell.data, one.cell.timesteps) != (two.cell.data, two.cell.timesteps):
-            continue
-        better, worse = (one, two) if (one.cell.accuracy or 0) > (two.cell.accuracy or 0) else (two, one)
-        if _difference(better.cell.accuracy, PAPER_IMAGES, worse.cell.accuracy, PAPER_IMAGES) > 1:
-            found.append((better, worse))
+    for (first, one), (second, two) in itertools.combinations(rows, 2):
+        difference = _difference(first, PAPER_IMAGES, second, PAPER_IMAGES)
+        if abs(difference) > 1 and (one.cell.data, one.cell.timesteps) == (two.cell.data, two.cell.timesteps):
+            found.append((one, two) if difference > 0 else (two, one))
     return found
 
 
@@ -82,16 +81,9 @@ def order_lines(entries: Sequence[Entry], variant: Variant) -> list[str]:
     return lines
 
 
-def _difference(first: float | None, first_images: int, second: float | None, second_images: int) -> float:
+def _difference(first: float, first_images: int, second: float, second_images: int) -> float:
     """Return the difference of two accuracies (%) divided by half its 95 % interval; infinite if that is zero."""
-    assert first is not None
-    assert second is not None
-    variance = first * (100 - first) / first_images + second * (100 - second) / second_images
     if first == second:
         return 0.0
+    variance = first * (100 - first) / first_images + second * (100 - second) / second_images
     return (first - second) / (Z_SCORE * math.sqrt(variance)) if variance else math.copysign(math.inf, first - second)
-
-
-def _images(entry: Entry) -> int:
-    assert entry.outcome is not None
-    return entry.outcome.images

@@ -10,7 +10,7 @@ from loihi_convert.report.formats import markdown_table
 from loihi_convert.report.table import Table, table_of
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.order import order_lines, pairs
-from loihi_convert.reproduction.tables import BLANK, BestEntry, Entry, interval, paper_loss, row_name, signed, text
+from loihi_convert.reproduction.tables import BLANK, BestEntry, Entry, interval, number, paper_loss, row_name, signed
 from loihi_convert.reproduction.variants import Variant
 
 _Row = dict[str, str]
@@ -57,7 +57,7 @@ def markdown_page(
     variants = _variants(entries)
     lines = [f"# {title}", "", *(f"- {note}" for note in notes), *(f"- **Warning**: {one}" for one in warnings), ""]
     lines += ["## Accuracy, %", "", f"Ours {_ACCURACY}. {_NOT_MEASURED}", "", _markdown(_accuracies(entries))]
-    losses = _compared(entries, paper_loss, _loss_text)
+    losses = _compared(entries, paper_loss, lambda one: f"{number(one.loss)}{_in_brackets(one.loss_difference)}")
     lines += ["## Conversion loss, points", "", _LOSS_EXPLAINED, "", _markdown(losses)]
     if bests:
         lines += ["## The best of our methods", "", best_sentence(bests), "", _markdown(_bests(bests))]
@@ -127,11 +127,11 @@ def _bests(bests: Sequence[BestEntry]) -> list[_Row]:
     return [
         {
             "T": str(one.cell.timesteps),
-            "paper's best": f"{text(one.cell.accuracy)} ({one.cell.method})",
-            "ours [95 % interval]": f"{text(one.accuracy)} [{', '.join(interval(one.outcome))}]",
+            "paper's best": f"{number(one.cell.accuracy)} ({one.cell.method})",
+            "ours [95 % interval]": f"{number(one.accuracy)} [{', '.join(interval(one.outcome))}]",
             "ours - paper's": signed(one.difference),
-            "paper's loss": text(paper_loss(one.cell)),
-            "our loss": text(one.loss),
+            "paper's loss": number(paper_loss(one.cell)),
+            "our loss": number(one.loss),
             "method": one.method,
             "network": one.network,
             "test images": f"{one.outcome.images:,}",
@@ -157,7 +157,7 @@ def _compared(
     return [
         {
             **{name: shown(cell) for name, shown in kept.items()},
-            "paper": text(theirs(cell)),
+            "paper": number(theirs(cell)),
             **{variant.name: ours(by_place[cell, variant]) for variant in variants},
         }
         for cell in cells
@@ -170,11 +170,7 @@ def _variants(entries: Sequence[Entry]) -> list[Variant]:
 
 def _accuracy_text(entry: Entry) -> str:
     low, high = interval(entry.outcome)
-    return f"{text(entry.accuracy)}{f' [{low}, {high}]' if low else ''}{_in_brackets(entry.difference)}"
-
-
-def _loss_text(entry: Entry) -> str:
-    return f"{text(entry.loss)}{_in_brackets(entry.loss_difference)}"
+    return f"{number(entry.accuracy)}{f' [{low}, {high}]' if low else ''}{_in_brackets(entry.difference)}"
 
 
 def _in_brackets(difference: float | None) -> str:

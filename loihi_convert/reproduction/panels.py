@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -12,7 +12,7 @@ from loihi_convert.errors import InputError
 from loihi_convert.report import paper
 from loihi_convert.reproduction.exhibits import Exhibit
 from loihi_convert.reproduction.variants import Variant
-from loihi_convert.runs.csv_files import csv_bytes
+from loihi_convert.runs.csv_files import as_csv
 
 BEST: Final = "our best"
 """The label of the best of our methods at each T."""
@@ -31,8 +31,6 @@ _NUMBERS: Final[Mapping[str, Callable[[str], float]]] = {
     **dict.fromkeys(("alpha", "paper_cnn_accuracy"), float),
 }
 _OF_AN_ACCURACY: Final = ("interval_low", "interval_high", "test_images")
-
-_CHANNEL_COLUMNS: Final = ("figure", "data", "method", "reset", "variant", "timesteps", "layer", "channel")
 
 
 class Point(NamedTuple):
@@ -91,20 +89,11 @@ class Panel:
     paper_cnn: float | None = None
 
 
-@dataclass(frozen=True)
-class ChannelPanel:
-    """The values of all channels of one layer, as several curves.
-
-    Parameters
-    ----------
-    title
-        Text above the panel.
-    values
-        One number per channel, by curve label.
-    """
+class ChannelPanel(NamedTuple):
+    """The values of all channels of one layer, as several curves: one number per channel, by curve label."""
 
     title: str
-    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    values: Mapping[str, Sequence[float]]
 
 
 class MeasuredChannels(NamedTuple):
@@ -115,8 +104,7 @@ class MeasuredChannels(NamedTuple):
     values: Mapping[str, Sequence[float]]
 
 
-@dataclass(frozen=True)
-class ChannelValues:
+class ChannelValues(NamedTuple):
     """The data of a figure of channels: one of ``panels`` per layer, the ``quantity`` shown, and the same as CSV."""
 
     panels: tuple[ChannelPanel, ...]
@@ -182,8 +170,8 @@ def channel_values(figure: Exhibit, measured: Sequence[MeasuredChannels]) -> Cha
     of_rates = figure.shows == "rates"
     has_several_t = len({one.cell.timesteps for one in measured}) > 1
     has_variants = len({one.variant for one in measured}) > 1
-    quantity = "spikes / T" if of_rates else "threshold"
-    lines: list[tuple[object, ...]] = []
+    quantity, column = ("spikes / T", "spikes_per_T") if of_rates else ("threshold", "threshold")
+    rows: list[dict[str, object]] = []
     curves: dict[tuple[str, str], dict[str, Sequence[float]]] = {}
     for cell, variant, values in measured:
         names = [cell.method if of_rates else f"T = {cell.timesteps}"]
@@ -191,11 +179,18 @@ def channel_values(figure: Exhibit, measured: Sequence[MeasuredChannels]) -> Cha
         names += [f"T = {cell.timesteps}"] if of_rates and has_several_t else []
         for layer, numbers in values.items():
             curves.setdefault((layer, cell.data), {})[", ".join(names)] = numbers
-            row = (figure.name, cell.data, cell.method, cell.reset, variant.name, cell.timesteps, layer)
-            lines += [(*row, channel, number) for channel, number in enumerate(numbers)]
-    numbers_as_csv = csv_bytes((*_CHANNEL_COLUMNS, quantity.replace(" / ", "_per_")), lines).decode()
+            row = {
+                "figure": figure.name,
+                "data": cell.data,
+                "method": cell.method,
+                "reset": cell.reset,
+                "variant": variant.name,
+                "timesteps": cell.timesteps,
+                "layer": layer,
+            }
+            rows += [{**row, "channel": channel, column: number} for channel, number in enumerate(numbers)]
     drawn = tuple(ChannelPanel(f"{layer}, {data}", values) for (layer, data), values in curves.items())
-    return ChannelValues(drawn, quantity, numbers_as_csv)
+    return ChannelValues(drawn, quantity, as_csv(rows).decode())
 
 
 def _key(row: Row) -> tuple[str, str, str | None, float | None, int | None]:

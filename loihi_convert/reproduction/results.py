@@ -8,8 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from loihi_convert import netx
 from loihi_convert.choices import Readout
+from loihi_convert.ir.network import IntegrateAndFire, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.records import Record
 from loihi_convert.reproduction.variants import Setting
@@ -22,10 +25,23 @@ class Neurons(Record):
     amplitude: tuple[float, ...]
     initial_potential: tuple[float, ...]
 
+    @classmethod
+    def of(cls, neuron: IntegrateAndFire) -> Neurons:
+        """Return what is stored of ``neuron``."""
+        return cls(
+            threshold=tuple(value if math.isfinite(value) else None for value in neuron.threshold.tolist()),
+            amplitude=tuple(neuron.amplitude.tolist()),
+            initial_potential=tuple(neuron.initial_potential.tolist()),
+        )
+
     @property
-    def thresholds(self) -> list[float]:
-        """The thresholds, infinity included."""
-        return [math.inf if value is None else value for value in self.threshold]
+    def neuron(self) -> IntegrateAndFire:
+        """The neurons."""
+        return IntegrateAndFire(
+            threshold=np.array([math.inf if value is None else value for value in self.threshold]),
+            amplitude=np.array(self.amplitude),
+            initial_potential=np.array(self.initial_potential),
+        )
 
 
 class BalancedNetwork(Record):
@@ -34,6 +50,15 @@ class BalancedNetwork(Record):
     timesteps: int
     layers: tuple[Neurons | None, ...]
     provenance: dict[str, Any]
+
+    @classmethod
+    def of(cls, network: SpikingNetwork) -> BalancedNetwork:
+        """Return what is stored of ``network``."""
+        return cls(
+            timesteps=network.timesteps,
+            layers=tuple(None if layer.neuron is None else Neurons.of(layer.neuron) for layer in network.layers),
+            provenance=dict(network.provenance),
+        )
 
     def for_readout(self, readout: Readout) -> BalancedNetwork:
         """Return the network with or without neurons in its last layer; with, it must have them."""

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from loihi_convert.report import paper
 from loihi_convert.report.formats import points, signed_points
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.variants import Setting, Variant
-from loihi_convert.runs.csv_files import csv_bytes
+from loihi_convert.runs.csv_files import as_csv
 from loihi_convert.statistics import wilson_interval
 
 BLANK: Final = "-"
 """What the paper could not measure, and what does not exist here."""
 
-MAXIMA: Final = ("ngu-lee", "spike-norm", "rmp", "act-norm", "act-norm-channelwise")
-"""Methods whose thresholds are the largest value found on the calibration images, which grows with their number."""
-
+# Methods whose thresholds are the largest value found on the calibration images, which grows with their number.
+_MAXIMA: Final = ("ngu-lee", "spike-norm", "rmp", "act-norm", "act-norm-channelwise")
 _ENOUGH_FOR_MAXIMA: Final = 10_000
-_CSV_COLUMNS: Final = """
-table data method reset alpha timesteps variant amplitude initial_potential readout poisson_seed weight_bits
-calibration_images test_images network training_seed accuracy interval_low interval_high paper_accuracy difference
-cnn_accuracy paper_cnn_accuracy conversion_loss paper_conversion_loss loss_difference refusal
-"""
+_SETTINGS: Final = ("amplitude", "initial_potential", "readout", "poisson_seed", "weight_bits")
 
 
 @dataclass(frozen=True)
@@ -54,12 +49,26 @@ class Measured:
         return None if self.correct is None else 100 * self.correct / self.images
 
 
+@dataclass(frozen=True)
 class _Compared:
-    """A cell of the paper, our result, and that of our CNN on the same test images."""
+    """A cell of the paper and what we measured.
+
+    Parameters
+    ----------
+    cell
+        The paper's cell.
+    outcome
+        Our result; None if not measured.
+    cnn
+        The result of our CNN, before any fine-tuning, on the same test images.
+    network
+        File name of the checkpoint; empty if there is none.
+    """
 
     cell: paper.Cell
     outcome: Measured | None
     cnn: Measured
+    network: str
 
     @property
     def accuracy(self) -> float | None:
@@ -88,112 +97,85 @@ class Entry(_Compared):
 
     Parameters
     ----------
-    cell
-        The paper's cell.
     variant
         The variant of the measurement.
     setting
         All settings of the measurement; None for the CNN, and if the cell does not have this variant.
-    outcome
-        The measured result; None if not measured.
-    cnn
-        The result of our CNN on the same test images.
-    network, training_seed
-        The checkpoint's file name and training seed.
+    training_seed
+        The training seed of the checkpoint.
     """
 
-    cell: paper.Cell
     variant: Variant
     setting: Setting | None
-    outcome: Measured | None
-    cnn: Measured
-    network: str
     training_seed: int
 
 
 @dataclass(frozen=True)
 class BestEntry(_Compared):
-    """The best of our methods for one T, compared with the best in a table of the paper for that T.
+    """The best of our methods for one T, and the cell with the paper's best for that T.
 
     Parameters
     ----------
-    cell
-        The paper's best.
-    method, network
-        The method of our best, and the file name of its checkpoint; empty without a result.
-    outcome
-        Its result.
-    cnn
-        The result of our CNN, before any fine-tuning, on the same test images.
+    method
+        The method of our best; empty without a result.
     """
 
-    cell: paper.Cell
-    method: str
-    network: str
     outcome: Measured
-    cnn: Measured
-
-
-def best_of_paper(cells: Sequence[paper.Cell], timesteps: int) -> paper.Cell:
-    """Return the cell of ``cells`` with the highest accuracy at this T."""
-    return max((cell for cell in cells if cell.timesteps == timesteps), key=lambda cell: cell.accuracy or 0.0)
+    method: str
 
 
 def csv_table(entries: Sequence[Entry], bests: Sequence[BestEntry] = ()) -> str:
     """Return CSV with one line per entry; missing numbers are empty."""
-    settings = ("amplitude", "initial_potential", "readout", "poisson_seed", "weight_bits")
     rows = [
-        {
-            **_numbers(one),
-            "method": one.cell.method,
-            "reset": one.cell.reset,
-            "alpha": one.cell.alpha,
-            "variant": one.variant.name,
-            **({name: getattr(one.setting, name) for name in settings} if one.setting else {}),
-            "network": one.network,
-            "training_seed": one.training_seed,
-        }
+        _csv_row(
+            one,
+            one.cell.method,
+            one.cell.reset,
+            one.cell.alpha,
+            one.variant.name,
+            {} if one.setting is None else asdict(one.setting),
+            one.training_seed,
+        )
         for one in entries
     ]
-    rows += [
-        {
-            **_numbers(best),
-            "method": best.method,
-            "reset": "soft",
-            "alpha": 1.0,
-            "variant": "best",
-            "amplitude": "compensated",
-            "readout": "potential",
-            "network": best.network,
-        }
-        for best in bests
-    ]
-    columns = _CSV_COLUMNS.split()
-    return csv_bytes(columns, ([row.get(column) for column in columns] for row in rows)).decode()
+    best_setting = {"amplitude": "compensated", "readout": "potential"}
+    rows += [_csv_row(best, best.method, "soft", 1.0, "best", best_setting, None) for best in bests]
+    return as_csv(rows).decode()
 
 
-def _numbers(one: _Compared) -> dict[str, object]:
-    """Return the columns that compare our result with the paper's and with our CNN's."""
+def _csv_row(
+    one: _Compared,
+    method: str,
+    reset: str | None,
+    alpha: float | None,
+    variant: str,
+    made: Mapping[str, object],
+    training_seed: int | None,
+) -> dict[str, object]:
     low, high = interval(one.outcome)
-    measured = {
-        "accuracy": one.accuracy,
-        "paper_accuracy": one.cell.accuracy,
-        "difference": one.difference,
-        "cnn_accuracy": one.cnn.accuracy,
-        "paper_cnn_accuracy": paper.cnn_accuracy(one.cell.data),
-        "conversion_loss": one.loss,
-        "paper_conversion_loss": paper_loss(one.cell),
-        "loss_difference": one.loss_difference,
-    }
     return {
         "table": one.cell.table,
         "data": one.cell.data,
+        "method": method,
+        "reset": reset,
+        "alpha": alpha,
         "timesteps": one.cell.timesteps,
-        "interval_low": low,
-        "interval_high": high,
-        **{name: "" if value is None else text(value) for name, value in measured.items()},
+        "variant": variant,
+        **{name: made.get(name) for name in _SETTINGS},
         "calibration_images": one.outcome and one.outcome.calibration_images,
         "test_images": one.outcome and one.outcome.images,
+        "network": one.network,
+        "training_seed": training_seed,
+        "accuracy": points(one.accuracy),
+        "interval_low": low,
+        "interval_high": high,
+        "paper_accuracy": points(one.cell.accuracy),
+        "difference": points(one.difference),
+        "cnn_accuracy": points(one.cnn.accuracy),
+        "paper_cnn_accuracy": points(paper.cnn_accuracy(one.cell.data)),
+        "conversion_loss": points(one.loss),
+        "paper_conversion_loss": points(paper_loss(one.cell)),
+        "loss_difference": points(one.loss_difference),
         "refusal": one.outcome and one.outcome.refusal,
     }
 
@@ -228,7 +210,7 @@ def less(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-def text(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Return a number with two decimals."""
     return points(value) or BLANK
 
@@ -239,28 +221,23 @@ def signed(value: float | None) -> str:
 
 
 def counted(entries: Sequence[Entry]) -> list[str]:
-    """Return the numbers of images of the entries, one sentence per number of test images."""
+    """Return the numbers of images of the entries, one sentence for T up to `images.LONG` and one for larger T."""
     found = []
-    for is_long in (False, True):
+    for is_long, where in ((False, f"T up to {images.LONG}"), (True, f"T > {images.LONG}")):
         measured = [
-            entry.outcome
-            for entry in entries
-            if entry.outcome is not None
-            and entry.setting is not None
-            and (entry.setting.timesteps > images.LONG) == is_long
+            one.outcome
+            for one in entries
+            if one.outcome and one.setting and (one.setting.timesteps > images.LONG) == is_long
         ]
-        tested = sorted({outcome.images for outcome in measured})
-        balanced = sorted({outcome.calibration_images for outcome in measured})
         if measured:
-            where = f"T > {images.LONG}" if is_long else f"T up to {images.LONG}"
-            found.append(
-                f"{where}: {_listed(tested)} test images, thresholds balanced on {_listed(balanced)} training images."
-            )
+            tested = _listed(outcome.images for outcome in measured)
+            balanced = _listed(outcome.calibration_images for outcome in measured)
+            found.append(f"{where}: {tested} test images, thresholds balanced on {balanced} training images.")
     return found
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    return " or ".join(f"{number:,}" for number in numbers)
+def _listed(numbers: Iterable[int]) -> str:
+    return " or ".join(f"{number:,}" for number in sorted(set(numbers)))
 
 
 def flattered(entries: Sequence[Entry]) -> list[str]:
@@ -268,7 +245,7 @@ def flattered(entries: Sequence[Entry]) -> list[str]:
     few: dict[int, dict[str, None]] = {}
     for entry in entries:
         made, outcome = entry.setting, entry.outcome
-        if made is None or outcome is None or made.method not in MAXIMA:
+        if made is None or outcome is None or made.method not in _MAXIMA:
             continue
         if outcome.calibration_images < _ENOUGH_FOR_MAXIMA:
             few.setdefault(outcome.calibration_images, {})[made.method] = None

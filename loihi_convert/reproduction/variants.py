@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final, cast
 
 from loihi_convert.choices import Amplitude, InitialPotential, Method, Readout, Reset
 from loihi_convert.errors import UsageError
 from loihi_convert.report import paper
 
-_METHODS_BY_NAME: Final[dict[str, Method]] = {method: method for method in get_args(Method)}
-_RESETS_BY_NAME: Final[dict[str, Reset]] = {reset: reset for reset in get_args(Reset)}
 _POISSON: Final = ("spike-norm", "rmp")
-# Rueckauer et al. 2017, for robust-norm.
-_PERCENTILE: Final = 99.9
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class Setting:
 
     Parameters
     ----------
-    method, reset, alpha, timesteps, amplitude, initial_potential, readout, poisson_seed, percentile
+    method, reset, alpha, timesteps, amplitude, initial_potential, readout, poisson_seed
         See `balancing.balance`.
     weight_bits
         See `quantization.quantize`.
@@ -107,7 +103,6 @@ class Setting:
     initial_potential: InitialPotential
     readout: Readout
     poisson_seed: int | None
-    percentile: float
     weight_bits: int
     is_subset: bool
     is_exported: bool
@@ -139,15 +134,14 @@ def setting(
     if variant.compared is not None and method != "ngu-lee":
         amplitude, readout = variant.compared
     return Setting(
-        method=_METHODS_BY_NAME[method],
-        reset=_RESETS_BY_NAME[cell.reset],
+        method=cast("Method", method),
+        reset=cast("Reset", cell.reset),
         alpha=cell.alpha,
         timesteps=cell.timesteps,
         amplitude=amplitude,
         initial_potential=variant.initial_potential,
         readout=readout,
         poisson_seed=seed if variant.is_poisson or method in _POISSON else None,
-        percentile=_PERCENTILE,
         weight_bits=weight_bits,
         is_subset=variant.is_subset,
         is_exported=is_exported,
