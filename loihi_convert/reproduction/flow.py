@@ -26,18 +26,17 @@ from loihi_convert.reproduction.page import markdown_page
 from loihi_convert.reproduction.panels import MeasuredChannels, channel_values, panels, read_rows
 from loihi_convert.reproduction.plan import Part, Plan, Tell, planned_parts
 from loihi_convert.reproduction.request import Request, opened_networks
-from loihi_convert.reproduction.results import Best
+from loihi_convert.reproduction.results import Results
+from loihi_convert.reproduction.stored import Best
 from loihi_convert.reproduction.tables import (
     BestEntry,
     Entry,
-    Measured,
     counted,
     csv_table,
     flattered,
     number,
     row_name,
 )
-from loihi_convert.reproduction.variants import Setting, Variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,7 +118,7 @@ def reproduce(
         name = str(parts[0].exhibit) if len(parts) == 1 else "reproduce"
         with open_executor(len(left)) as executor, bars(name) as progress:
             failed = compute_missing(plan.cells, store, executor, told=told, progress=progress)
-    results = _Results(plan, store, failed)
+    results = Results(plan, store, failed)
     return Reproduction(tuple(_written(request, part, results) for part in parts), len(failed))
 
 
@@ -144,64 +143,7 @@ def redraw(figure: Exhibit, tables: Sequence[Path], variants: Sequence[str], out
     return Reproduced(figure.title, _write_figure(stem, accuracy_figure(figure.title, drawn, width), "", width))
 
 
-@dataclass(frozen=True)
-class _Results:
-    """The results of a plan."""
-
-    plan: Plan
-    store: Store
-    failed: Mapping[str, Outcome]
-
-    def of(self, cell: Cell[Any]) -> Outcome | None:
-        return self.store.get(cell) or self.failed.get(cell.name)
-
-    def measured(self, cell: Accuracy | CnnAccuracy | Choosing, calibration_images: int) -> Measured | None:
-        outcome = self.of(cell)
-        if outcome is None:
-            return None
-        correct = None if outcome.result is None else outcome.result.correct
-        return Measured(correct, cell.test.count, calibration_images, outcome.error)
-
-    def cnn(self, data: str, timesteps: int | None) -> Measured:
-        cell = self.plan.networks[data].cnn(timesteps)
-        return self.measured(cell, 0) or Measured(None, cell.test.count, 0)
-
-    def entry(self, cell: paper.Cell, variant: Variant, one: Setting | None) -> Entry:
-        cnn, network, outcome = self.cnn(cell.data, cell.timesteps), self.plan.networks[cell.data], None
-        if cell.method == paper.CNN:
-            outcome = cnn
-        elif one is not None:
-            measuring = self.plan.accuracy(cell.data, one)
-            outcome = self.measured(measuring, measuring.conversion.balancing.calibration.count)
-        return Entry(cell, outcome, cnn, network.name, variant, one, int(network.source.provenance["seed"]))
-
-    def channels(self, exhibit: Exhibit, cell: paper.Cell, one: Setting) -> Mapping[str, Sequence[float]] | None:
-        """The values by layer name; None if they are not computed."""
-        outcome = self.of(self.plan.channels(exhibit, cell.data, one))
-        if outcome is None or outcome.result is None:
-            return None
-        if exhibit.shows == "rates":
-            return dict(outcome.result.rates)
-        names = [layer.name for layer in self.plan.networks[cell.data].source.network.layers]
-        layers = zip(names, outcome.result.network(one).layers, strict=True)
-        return {name: neurons.neuron.threshold.tolist() for name, neurons in layers if neurons is not None}
-
-    def bests(self, part: Part) -> tuple[BestEntry, ...]:
-        entries = []
-        cells = part.exhibit.cells()
-        for data, t in part.steps if part.exhibit.has_best else ():
-            choosing = self.plan.bests.get((data, t))
-            measured = choosing and self.measured(choosing, choosing.candidates[0].calibration.count)
-            if choosing and measured:
-                outcome = self.of(choosing)
-                best = (outcome and outcome.result) or Best(network="", method="", correct=0)
-                compared = [cell for cell in cells if (cell.data, cell.timesteps) == (data, t)]
-                theirs = max(compared, key=lambda cell: cell.accuracy or 0.0)
-                entries.append(BestEntry(theirs, measured, self.cnn(data, t), best.network, best.method))
-        return tuple(entries)
-
-
-def _written(request: Request, part: Part, results: _Results) -> Reproduced:
+def _written(request: Request, part: Part, results: Results) -> Reproduced:
     """Write one table or figure."""
     title, stem = part.exhibit.title, request.output / f"{part.exhibit.kind}-{part.exhibit.name}"
     if part.exhibit.shows != "accuracies":
@@ -225,7 +167,7 @@ def _written(request: Request, part: Part, results: _Results) -> Reproduced:
     return Reproduced(title, files, entries, bests, notes, warnings)
 
 
-def _written_channels(title: str, stem: Path, part: Part, results: _Results, width: Width) -> Reproduced:
+def _written_channels(title: str, stem: Path, part: Part, results: Results, width: Width) -> Reproduced:
     made = [(variant, cell, one) for (cell, variant), one in part.settings.items() if one is not None]
     made.sort(key=lambda each: (part.variants.index(each[0]), each[1].timesteps or 0))
     found = [(cell, variant, results.channels(part.exhibit, cell, one)) for variant, cell, one in made]
@@ -250,7 +192,7 @@ def _found(cell: Cell[Any], outcome: Outcome) -> str:
     return f"{100 * result.correct / cell.test.count:.2f} %{chosen}"
 
 
-def _notes(results: _Results, part: Part, entries: Sequence[Entry]) -> list[str]:
+def _notes(results: Results, part: Part, entries: Sequence[Entry]) -> list[str]:
     """Return how a table was measured, one sentence per fact."""
     notes = []
     for data in dict.fromkeys(cell.data for cell in part.cells):

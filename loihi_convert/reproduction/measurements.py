@@ -31,7 +31,7 @@ from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.records import Record
 from loihi_convert.reproduction.images import Selection
-from loihi_convert.reproduction.results import (
+from loihi_convert.reproduction.stored import (
     BalancedNetwork,
     BalancedRow,
     Best,

@@ -1,131 +1,79 @@
-"""What the cells of the paper store: balanced networks, counts, firing rates, exported files."""
+"""The results of a plan: of its cells, our accuracies with the paper's, and values of channels."""
 
 from __future__ import annotations
 
-import base64
-import math
-import tempfile
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from loihi_convert import netx
-from loihi_convert.choices import Readout
-from loihi_convert.ir.network import IntegrateAndFire, SpikingNetwork
-from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.records import Record
-from loihi_convert.reproduction.variants import Setting
-
-
-class Neurons(Record):
-    """The neurons of a layer, one number per channel; infinity, which JSON lacks, is None."""
-
-    threshold: tuple[float | None, ...]
-    amplitude: tuple[float, ...]
-    initial_potential: tuple[float, ...]
-
-    @classmethod
-    def of(cls, neuron: IntegrateAndFire) -> Neurons:
-        """Return what is stored of ``neuron``."""
-        return cls(
-            threshold=tuple(value if math.isfinite(value) else None for value in neuron.threshold.tolist()),
-            amplitude=tuple(neuron.amplitude.tolist()),
-            initial_potential=tuple(neuron.initial_potential.tolist()),
-        )
-
-    @property
-    def neuron(self) -> IntegrateAndFire:
-        """The neurons."""
-        return IntegrateAndFire(
-            threshold=np.array([math.inf if value is None else value for value in self.threshold]),
-            amplitude=np.array(self.amplitude),
-            initial_potential=np.array(self.initial_potential),
-        )
+from loihi_convert.cells.cell import Cell, Outcome
+from loihi_convert.cells.store import Store
+from loihi_convert.report import paper
+from loihi_convert.reproduction.exhibits import Exhibit
+from loihi_convert.reproduction.measurements import Accuracy, Choosing, CnnAccuracy
+from loihi_convert.reproduction.plan import Part, Plan
+from loihi_convert.reproduction.stored import Best
+from loihi_convert.reproduction.tables import BestEntry, Entry, Measured
+from loihi_convert.reproduction.variants import Setting, Variant
 
 
-class BalancedNetwork(Record):
-    """The neurons of each layer of a network for ``timesteps`` steps, and how they were balanced."""
+@dataclass(frozen=True)
+class Results:
+    """The results of a plan."""
 
-    timesteps: int
-    layers: tuple[Neurons | None, ...]
-    provenance: dict[str, Any]
+    plan: Plan
+    store: Store
+    failed: Mapping[str, Outcome]
 
-    @classmethod
-    def of(cls, network: SpikingNetwork) -> BalancedNetwork:
-        """Return what is stored of ``network``."""
-        return cls(
-            timesteps=network.timesteps,
-            layers=tuple(None if layer.neuron is None else Neurons.of(layer.neuron) for layer in network.layers),
-            provenance=dict(network.provenance),
-        )
+    def of(self, cell: Cell[Any]) -> Outcome | None:
+        """Return the outcome of a cell; None if it is not computed."""
+        return self.store.get(cell) or self.failed.get(cell.name)
 
-    def for_readout(self, readout: Readout) -> BalancedNetwork:
-        """Return the network with or without neurons in its last layer; with, it must have them."""
-        if readout == "spikes":
-            return self
-        made = {**self.provenance, "balance": {**self.provenance["balance"], "readout": readout}}
-        return BalancedNetwork(timesteps=self.timesteps, layers=(*self.layers[:-1], None), provenance=made)
+    def measured(self, cell: Accuracy | CnnAccuracy | Choosing, calibration_images: int) -> Measured | None:
+        """Return an accuracy; None if it is not computed."""
+        outcome = self.of(cell)
+        if outcome is None:
+            return None
+        correct = None if outcome.result is None else outcome.result.correct
+        return Measured(correct, cell.test.count, calibration_images, outcome.error)
 
+    def cnn(self, data: str, timesteps: int | None) -> Measured:
+        """Return the accuracy of the CNN on the test images for this T."""
+        cell = self.plan.networks[data].cnn(timesteps)
+        return self.measured(cell, 0) or Measured(None, cell.test.count, 0)
 
-class BalancedRow(Record):
-    """One network for each T."""
+    def entry(self, cell: paper.Cell, variant: Variant, one: Setting | None) -> Entry:
+        """Return a cell of the paper and how we measured it."""
+        cnn, network, outcome = self.cnn(cell.data, cell.timesteps), self.plan.networks[cell.data], None
+        if cell.method == paper.CNN:
+            outcome = cnn
+        elif one is not None:
+            measuring = self.plan.accuracy(cell.data, one)
+            outcome = self.measured(measuring, measuring.conversion.balancing.calibration.count)
+        return Entry(cell, outcome, cnn, network.name, variant, one, int(network.source.provenance["seed"]))
 
-    networks: tuple[BalancedNetwork, ...]
+    def channels(self, exhibit: Exhibit, cell: paper.Cell, one: Setting) -> Mapping[str, Sequence[float]] | None:
+        """Return the values by layer name; None if they are not computed."""
+        outcome = self.of(self.plan.channels(exhibit, cell.data, one))
+        if outcome is None or outcome.result is None:
+            return None
+        if exhibit.shows == "rates":
+            return dict(outcome.result.rates)
+        names = [layer.name for layer in self.plan.networks[cell.data].source.network.layers]
+        layers = zip(names, outcome.result.network(one).layers, strict=True)
+        return {name: neurons.neuron.threshold.tolist() for name, neurons in layers if neurons is not None}
 
-    def network(self, setting: Setting) -> BalancedNetwork:
-        """Return the network of a setting."""
-        (found,) = (one for one in self.networks if one.timesteps == setting.timesteps)
-        return found.for_readout(setting.readout)
-
-
-class Correct(Record):
-    """Number of correctly classified images."""
-
-    correct: int
-
-
-class Rates(Record):
-    """The average firing rate of each channel, by layer name."""
-
-    rates: dict[str, tuple[float, ...]]
-
-
-class ExportedFile(Record):
-    """A netx file.
-
-    Attributes
-    ----------
-    content
-        The file, in Base64.
-    validated
-        Number of correctly classified validation images; None if they were not run.
-    """
-
-    content: str
-    validated: int | None
-
-    def network(self) -> QuantizedNetwork:
-        """Return the network in the file."""
-        with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
-            path = Path(folder, f"cell{netx.SUFFIX}")
-            path.write_bytes(base64.b64decode(self.content))
-            return netx.read(path)
-
-
-class Best(Record):
-    """The best of several exported files.
-
-    Attributes
-    ----------
-    network
-        File name of its checkpoint.
-    method
-        The method that was used for it.
-    correct
-        Number of correctly classified test images.
-    """
-
-    network: str
-    method: str
-    correct: int
+    def bests(self, part: Part) -> tuple[BestEntry, ...]:
+        """Return the best of our methods for each data set and T that has been measured."""
+        entries = []
+        cells = part.exhibit.cells()
+        for data, t in part.steps if part.exhibit.has_best else ():
+            choosing = self.plan.bests.get((data, t))
+            measured = choosing and self.measured(choosing, choosing.candidates[0].calibration.count)
+            if choosing and measured:
+                outcome = self.of(choosing)
+                best = (outcome and outcome.result) or Best(network="", method="", correct=0)
+                compared = [cell for cell in cells if (cell.data, cell.timesteps) == (data, t)]
+                theirs = max(compared, key=lambda cell: cell.accuracy or 0.0)
+                entries.append(BestEntry(theirs, measured, self.cnn(data, t), best.network, best.method))
+        return tuple(entries)
