@@ -214,15 +214,15 @@ def _say(found: Sequence[Reproduced], *, as_json: bool) -> None:
         return
     from loihi_convert.reproduction.page import order_sentences, refused, terminal_tables
 
-    tables = [done for done in found if done.is_table]
+    tables = [done for done in found if done.exhibit.kind == "table"]
     for done in tables:
-        say_tables(terminal_tables(done.title, done.entries, done.bests))
+        say_tables(terminal_tables(done.exhibit.title, done.entries, done.bests))
         for sentence in (*done.notes, *order_sentences(done.entries), *refused(done.entries)):
             echo(f"- {sentence}")
     if tables:
         echo("- meaning of the columns: loihi-convert reproduce --variants help")
     for done in found:
-        several = f"{done.title}: " if len(found) > 1 else ""
+        several = f"{done.exhibit.title}: " if len(found) > 1 else ""
         for warning in done.warnings:
             log(f"warning: {several}{warning}")
     for done in found:
@@ -237,7 +237,7 @@ def _say_json(several: Sequence[Reproduced]) -> None:
 
     found = [
         {
-            "title": done.title,
+            "title": done.exhibit.title,
             "files": [str(path) for path in done.files],
             "rows": list(csv.DictReader(csv_table(done.entries, done.bests).splitlines())) if done.entries else [],
             "notes": done.notes,

@@ -23,7 +23,7 @@ from loihi_convert.reproduction.exhibits import EXHIBITS, Exhibit
 from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
 from loihi_convert.reproduction.measurements import Accuracy, Choosing, CnnAccuracy
 from loihi_convert.reproduction.page import markdown_page
-from loihi_convert.reproduction.panels import MeasuredChannels, channel_values, panels, read_rows
+from loihi_convert.reproduction.panels import channel_values, panels, read_rows
 from loihi_convert.reproduction.plan import Part, Plan, Tell, planned_parts
 from loihi_convert.reproduction.request import Request, opened_networks
 from loihi_convert.reproduction.results import Results
@@ -48,8 +48,8 @@ class Reproduced:
 
     Parameters
     ----------
-    title
-        Title of the table or figure.
+    exhibit
+        Which one it is.
     entries, bests
         Our accuracies with the paper's; empty for a figure of channels.
     notes, warnings
@@ -58,17 +58,12 @@ class Reproduced:
         The files written.
     """
 
-    title: str
+    exhibit: Exhibit
     files: tuple[Path, ...]
     entries: tuple[Entry, ...] = ()
     bests: tuple[BestEntry, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-
-    @property
-    def is_table(self) -> bool:
-        """Whether it is a table."""
-        return bool(self.notes)
 
 
 @dataclass(frozen=True)
@@ -140,45 +135,38 @@ def redraw(figure: Exhibit, tables: Sequence[Path], variants: Sequence[str], out
         found = f"no accuracy of {figure} in variant {' or '.join(variants)}"
         raise UsageError(found, where="tables", hint="Choose `variants`.")
     stem = output / f"figure-{figure.name}"
-    return Reproduced(figure.title, _write_figure(stem, accuracy_figure(figure.title, drawn, width), "", width))
+    return Reproduced(figure, _write_figure(stem, accuracy_figure(figure.title, drawn, width), "", width))
 
 
 def _written(request: Request, part: Part, results: Results) -> Reproduced:
     """Write one table or figure."""
-    title, stem = part.exhibit.title, request.output / f"{part.exhibit.kind}-{part.exhibit.name}"
-    if part.exhibit.shows != "accuracies":
-        return _written_channels(title, stem, part, results, request.width)
-    entries = tuple(results.entry(cell, variant, one) for (cell, variant), one in part.settings.items())
-    bests = results.bests(part)
+    exhibit, width = part.exhibit, request.width
+    stem = request.output / f"{exhibit.kind}-{exhibit.name}"
+    warnings: tuple[str, ...]
+    if exhibit.shows != "accuracies":
+        measured = list(results.channels(part))
+        known = [one for one in measured if one.values]
+        missed = [f"{row_name(one.cell)}, {one.variant.name}" for one in measured if not one.values]
+        warnings = (f"Not measured: {'; '.join(missed)}.",) if missed else ()
+        if not known:
+            return Reproduced(exhibit, (), warnings=warnings)
+        shown = channel_values(exhibit, known)
+        drawing = channel_figure(exhibit.title, shown.panels, shown.quantity, width)
+        return Reproduced(exhibit, _write_figure(stem, drawing, shown.csv_text, width), warnings=warnings)
+    entries, bests = results.entries(part), results.bests(part)
     warnings, numbers = tuple(flattered(entries)), csv_table(entries, bests)
-    if part.exhibit.kind == "figure":
+    if exhibit.kind == "figure":
         rows = list(csv.DictReader(numbers.splitlines()))
-        names = [variant.name for variant in part.variants]
-        drawn = panels(rows, part.exhibit, names)
+        drawn = panels(rows, exhibit, [variant.name for variant in part.variants])
         if not drawn:
             empty = "Nothing is drawn: no cell is measured, and the paper prints no value."
-            return Reproduced(title, (), entries, bests, warnings=(*warnings, empty))
-        figure = accuracy_figure(title, drawn, request.width)
-        files = _write_figure(stem, figure, numbers, request.width)
-        return Reproduced(title, files, entries, bests, warnings=warnings)
+            return Reproduced(exhibit, (), entries, bests, warnings=(*warnings, empty))
+        files = _write_figure(stem, accuracy_figure(exhibit.title, drawn, width), numbers, width)
+        return Reproduced(exhibit, files, entries, bests, warnings=warnings)
     notes = tuple(_notes(results, part, entries))
-    page = markdown_page(title, entries, bests, notes=notes, warnings=warnings)
+    page = markdown_page(exhibit.title, entries, bests, notes=notes, warnings=warnings)
     files = _write(stem, {".md": page.encode(), ".csv": numbers.encode()})
-    return Reproduced(title, files, entries, bests, notes, warnings)
-
-
-def _written_channels(title: str, stem: Path, part: Part, results: Results, width: Width) -> Reproduced:
-    made = [(variant, cell, one) for (cell, variant), one in part.settings.items() if one is not None]
-    made.sort(key=lambda each: (part.variants.index(each[0]), each[1].timesteps or 0))
-    found = [(cell, variant, results.channels(part.exhibit, cell, one)) for variant, cell, one in made]
-    known = [MeasuredChannels(cell, variant, values) for cell, variant, values in found if values is not None]
-    missed = [f"{row_name(cell)}, {variant.name}" for cell, variant, values in found if values is None]
-    warnings = (f"Not measured: {'; '.join(missed)}.",) if missed else ()
-    if not known:
-        return Reproduced(title, (), warnings=warnings)
-    shown = channel_values(part.exhibit, known)
-    figure = channel_figure(title, shown.panels, shown.quantity, width)
-    return Reproduced(title, _write_figure(stem, figure, shown.csv_text, width), warnings=warnings)
+    return Reproduced(exhibit, files, entries, bests, notes, warnings)
 
 
 def _found(cell: Cell[Any], outcome: Outcome) -> str:

@@ -97,7 +97,7 @@ class ChannelPanel(NamedTuple):
 
 
 class MeasuredChannels(NamedTuple):
-    """The channels of a cell of the paper in a variant: one value each, by layer name."""
+    """The channels of a cell of the paper in a variant: one value each, by layer name; empty if not measured."""
 
     cell: paper.Cell
     variant: Variant

@@ -44,11 +44,11 @@ class Part:
         return [(cell.data, one) for (cell, _), one in self.settings.items() if one is not None]
 
     @property
-    def steps(self) -> list[tuple[str, int]]:
-        """Every data set with every T, in descending order."""
+    def best_steps(self) -> list[tuple[str, int]]:
+        """Every data set with every T, in descending order, if the best of our methods is shown."""
         found = {(cell.data, cell.timesteps) for cell in self.cells if cell.timesteps is not None}
         data = list(dict.fromkeys(cell.data for cell in self.cells))
-        return sorted(found, key=lambda step: (data.index(step[0]), -step[1]))
+        return sorted(found, key=lambda step: (data.index(step[0]), -step[1])) if self.exhibit.has_best else []
 
 
 def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell) -> list[Part]:
@@ -142,14 +142,10 @@ class Plan:
             found = network.conversions([one for name, one in made if name == data], store)
             self._conversions |= {(data, one): conversion for one, conversion in found.items()}
         self.bests: dict[tuple[str, int], Choosing] = {}
-        with_best = [part for part in parts if part.exhibit.has_best]
-        if request.with_best and with_best:
+        steps = dict.fromkeys(step for part in parts for step in part.best_steps)
+        if request.with_best and steps:
             tuned = tuned_networks(request, networks)
-            self.bests = {
-                (data, t): networks[data].best(tuned[data], t, request.weight_bits)
-                for part in with_best
-                for data, t in part.steps
-            }
+            self.bests = {(data, t): networks[data].best(tuned[data], t, request.weight_bits) for data, t in steps}
         elif request.tuned:
             raise UsageError(
                 "given, but nothing of this has a best", where="tuned", expected="is for the best at each T"
@@ -169,5 +165,5 @@ class Plan:
         if part.exhibit.shows != "accuracies":
             return [self.channels(part.exhibit, data, one) for data, one in part.made]
         cnns = [self.networks[cell.data].cnn(timesteps) for cell in part.cells for timesteps in (cell.timesteps, None)]
-        bests = [self.bests[step] for step in part.steps if part.exhibit.has_best and step in self.bests]
+        bests = [self.bests[step] for step in part.best_steps if step in self.bests]
         return [*cnns, *(self.accuracy(data, one) for data, one in part.made), *bests]
