@@ -16,13 +16,13 @@ from loihi_convert.report.figure_style import SIZES
 from loihi_convert.reproduction import flow
 from loihi_convert.reproduction.exhibits import EXHIBITS
 from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
-from loihi_convert.reproduction.panels import ChannelPanel, Row, panels
+from loihi_convert.reproduction.panels import ChannelPanel, TableRow, panels
 
 FIGURES = {name: one for (kind, name), one in EXHIBITS.items() if kind == "figure"}
 TABLES = Path(__file__).parents[1] / "netx_models"
 
 
-def row(timesteps: int, accuracy: float, **changes: str) -> Row:
+def row(timesteps: int, accuracy: float, **changes: str) -> TableRow:
     """A row of table A3 as `reproduce` writes it, for 10,000 images; the CNN's accuracy is 92.46 %."""
     columns = {
         "data": "fashion-mnist",

@@ -482,7 +482,7 @@ def entry(cell: Cell, correct: int | None, *, cnn_correct: int = 9900, images: i
     variant = variants.VARIANTS["literal"]
     outcome = tables.Measured(correct, images, 100, None if correct is not None else "fc: too large")
     cnn = tables.Measured(cnn_correct, images, 0)
-    return tables.Entry(cell, outcome, cnn, "model.pt", variant, variants.setting(cell, variant), 0)
+    return tables.PaperEntry(cell, outcome, cnn, "model.pt", variant, variants.setting(cell, variant), 0)
 
 
 def test_differences_and_losses_by_hand() -> None:
@@ -679,7 +679,7 @@ def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch
 
 
 def test_fewer_images_at_large_t() -> None:
-    some = images.Images("digits", None, images.Counts("all", 300, 50))
+    some = images.PaperImages("digits", None, images.Counts("all", 300, 50))
     assert (some.test(64).count, some.test(128).count, some.test(None).count) == (300, 50, 300)
     assert (some.calibration(64).count, some.calibration(128).count) == (1397, 1197)
     assert some.calibration(64, is_subset=True).count == 1197

@@ -23,7 +23,7 @@ from loihi_convert.report.figure_style import (
     plain,
     timestep_axis,
 )
-from loihi_convert.reproduction.panels import BEST, ChannelPanel, Curve, Panel, Point
+from loihi_convert.reproduction.panels import BEST, ChannelPanel, Curve, CurvePoint, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,7 +143,7 @@ def _draw(axes: Axes, one: Panel, looks: Mapping[str, _Look], size: Size, *, is_
         _label(axes, one.curves, looks, size)
 
 
-def segments(points: Sequence[Point]) -> Iterator[tuple[Point, ...]]:
+def segments(points: Sequence[CurvePoint]) -> Iterator[tuple[CurvePoint, ...]]:
     """Yield runs of consecutive points, by ascending T, that were measured on the same images."""
     for _, found in itertools.groupby(points, key=lambda point: (point.images, point.cnn)):
         yield tuple(found)

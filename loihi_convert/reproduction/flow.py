@@ -24,13 +24,13 @@ from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
 from loihi_convert.reproduction.measurements import Accuracy, Choosing, CnnAccuracy
 from loihi_convert.reproduction.page import markdown_page
 from loihi_convert.reproduction.panels import channel_values, panels, read_rows
-from loihi_convert.reproduction.plan import Part, Plan, Tell, planned_parts
+from loihi_convert.reproduction.plan import CellPlan, PlannedExhibit, Tell, planned_parts
 from loihi_convert.reproduction.request import Request, opened_networks
 from loihi_convert.reproduction.results import Results
 from loihi_convert.reproduction.stored import Best
 from loihi_convert.reproduction.tables import (
     BestEntry,
-    Entry,
+    PaperEntry,
     counted,
     csv_table,
     flattered,
@@ -60,7 +60,7 @@ class Reproduced:
 
     exhibit: Exhibit
     files: tuple[Path, ...]
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[PaperEntry, ...] = ()
     bests: tuple[BestEntry, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ def reproduce(
     networks = opened_networks(request)
     parts = planned_parts(request, networks, tell)
     store = Store(request.output) if request.cache is None else Store(request.cache, "cache")
-    plan = Plan(request, networks, parts, store)
+    plan = CellPlan(request, networks, parts, store)
     failed: dict[str, Outcome] = {}
     if not request.computed_only and (left := missing(plan.cells, store)):
 
@@ -138,7 +138,7 @@ def redraw(figure: Exhibit, tables: Sequence[Path], variants: Sequence[str], out
     return Reproduced(figure, _write_figure(stem, accuracy_figure(figure.title, drawn, width), "", width))
 
 
-def _written(request: Request, part: Part, results: Results) -> Reproduced:
+def _written(request: Request, part: PlannedExhibit, results: Results) -> Reproduced:
     """Write one table or figure."""
     exhibit, width = part.exhibit, request.width
     stem = request.output / f"{exhibit.kind}-{exhibit.name}"
@@ -180,7 +180,7 @@ def _found(cell: Cell[Any], outcome: Outcome) -> str:
     return f"{100 * result.correct / cell.test.count:.2f} %{chosen}"
 
 
-def _notes(results: Results, part: Part, entries: Sequence[Entry]) -> list[str]:
+def _notes(results: Results, part: PlannedExhibit, entries: Sequence[PaperEntry]) -> list[str]:
     """Return how a table was measured, one sentence per fact."""
     notes = []
     for data in dict.fromkeys(cell.data for cell in part.cells):

@@ -71,7 +71,7 @@ class Selection:
         return _read(self)
 
 
-class Images:
+class PaperImages:
     """The images of a data set for each purpose, with the numbers from `Counts`.
 
     Parameters

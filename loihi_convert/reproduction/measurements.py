@@ -39,14 +39,14 @@ from loihi_convert.reproduction.stored import (
     ExportedFile,
     Rates,
 )
-from loihi_convert.reproduction.variants import Setting
+from loihi_convert.reproduction.variants import PaperSetting
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import Block, Simulator
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainedCheckpoint:
     """A checkpoint written by loihi-convert, and the torch device on which it is simulated.
 
     ``digest`` is the SHA-256 of the file, ``network`` that of what is read from it, see `ReluNetwork.digest`.
@@ -79,7 +79,7 @@ class Balancing(Cell[BalancedRow]):
 
     result_type: ClassVar[type[Record]] = BalancedRow
 
-    checkpoint: Checkpoint
+    checkpoint: TrainedCheckpoint
     calibration: Selection
     options: BalanceOptions
     timesteps: tuple[int, ...]
@@ -103,7 +103,7 @@ class Balancing(Cell[BalancedRow]):
 
 
 @dataclass(frozen=True)
-class Conversion:
+class PaperConversion:
     """Makes Loihi's integers of a balanced network.
 
     Parameters
@@ -115,7 +115,7 @@ class Conversion:
     """
 
     balancing: Balancing
-    setting: Setting
+    setting: PaperSetting
 
     def __str__(self) -> str:
         return f"{self.balancing.calibration.data}, {self.setting.name}, T = {self.setting.timesteps}"
@@ -165,7 +165,7 @@ class _OfIntegers(Cell[R]):
 
     is_exact: ClassVar[bool] = True
 
-    conversion: Conversion
+    conversion: PaperConversion
     test: Selection
 
     def __str__(self) -> str:
@@ -220,7 +220,7 @@ class CnnAccuracy(Cell[Correct]):
 
     result_type: ClassVar[type[Record]] = Correct
 
-    checkpoint: Checkpoint
+    checkpoint: TrainedCheckpoint
     test: Selection
 
     def __str__(self) -> str:
@@ -249,7 +249,7 @@ class Exporting(Cell[ExportedFile]):
 
     result_type: ClassVar[type[Record]] = ExportedFile
 
-    checkpoint: Checkpoint
+    checkpoint: TrainedCheckpoint
     calibration: Selection
     timesteps: int
     weight_bits: int

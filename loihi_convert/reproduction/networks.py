@@ -14,19 +14,19 @@ from loihi_convert.conversion.calibration import calibration_subset
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.files import sha256
 from loihi_convert.metrics.layer_size import cnn_multiplications
-from loihi_convert.reproduction.images import LONG, Images, Selection
+from loihi_convert.reproduction.images import LONG, PaperImages, Selection
 from loihi_convert.reproduction.measurements import (
     Accuracy,
     Balancing,
-    Checkpoint,
     Choosing,
     CnnAccuracy,
-    Conversion,
     Exporting,
     FiringRates,
+    PaperConversion,
+    TrainedCheckpoint,
     open_checkpoint,
 )
-from loihi_convert.reproduction.variants import Setting
+from loihi_convert.reproduction.variants import PaperSetting
 
 # Work of what a cell does once, such as reading the checkpoint, as multiplications.
 _FIXED_WORK: Final = 3e10
@@ -57,11 +57,11 @@ class Network:
         If the checkpoint cannot be used.
     """
 
-    def __init__(self, path: Path, images: Images, device: str) -> None:
+    def __init__(self, path: Path, images: PaperImages, device: str) -> None:
         path, digest = path.absolute(), sha256(path)
         self.images = images
         self.source = open_checkpoint(path, digest)
-        self.checkpoint = Checkpoint(path, digest, self.source.network.digest, device)
+        self.checkpoint = TrainedCheckpoint(path, digest, self.source.network.digest, device)
         self._has_biases = any(layer.synapse.bias is not None for layer in self.source.network.layers)
         self._per_step = float(cnn_multiplications(self.source.network))
 
@@ -75,33 +75,33 @@ class Network:
         test = self.images.test(timesteps)
         return CnnAccuracy(self.checkpoint, test, work=self._work(test.count))
 
-    def conversions(self, settings: Iterable[Setting], store: Store) -> dict[Setting, Conversion]:
+    def conversions(self, settings: Iterable[PaperSetting], store: Store) -> dict[PaperSetting, PaperConversion]:
         """Return how the integers of each setting are made; settings that differ only in T are balanced together.
 
         A readout of spike counts needs thresholds for one more layer; the other layers' thresholds are the same. So
         those in ``store`` serve for both readouts.
         """
-        rows: dict[tuple[Selection, BalanceOptions], list[tuple[Setting, Setting]]] = {}
+        rows: dict[tuple[Selection, BalanceOptions], list[tuple[PaperSetting, PaperSetting]]] = {}
         for one in settings:
             own = self._normalized(one)
             calibration = self.images.calibration(own.timesteps, is_subset=own.is_subset)
             rows.setdefault((calibration, _options(own)), []).append((one, own))
-        found: dict[Setting, Conversion] = {}
+        found: dict[PaperSetting, PaperConversion] = {}
         for (calibration, options), row in rows.items():
             steps = tuple(sorted({own.timesteps for _, own in row}))
             counting = self._balancing(calibration, replace(options, readout="spikes"), steps)
             is_counted = any(own.readout == "spikes" for _, own in row) or store.get(counting) is not None
             balancing = counting if is_counted else self._balancing(calibration, options, steps)
-            found |= {one: Conversion(balancing, own) for one, own in row}
+            found |= {one: PaperConversion(balancing, own) for one, own in row}
         return found
 
-    def accuracy(self, conversion: Conversion) -> Accuracy:
+    def accuracy(self, conversion: PaperConversion) -> Accuracy:
         """Return the accuracy of the integers on the test images."""
         test = self.images.test(conversion.setting.timesteps)
         return Accuracy(conversion, test, work=self._run_work(conversion, test))
 
-    def rates(self, conversion: Conversion) -> FiringRates:
-        """Return the firing rates of the integers on the images of `Images.rates`."""
+    def rates(self, conversion: PaperConversion) -> FiringRates:
+        """Return the firing rates of the integers on the images of `PaperImages.rates`."""
         test = self.images.rates(conversion.setting.timesteps)
         return FiringRates(conversion, test, work=self._run_work(conversion, test))
 
@@ -130,7 +130,7 @@ class Network:
             work=self._work(timesteps * images),
         )
 
-    def _normalized(self, setting: Setting) -> Setting:
+    def _normalized(self, setting: PaperSetting) -> PaperSetting:
         """The setting with the amplitude ``literal`` where the amplitude has no effect."""
         has_effect = setting.method not in _PER_LAYER or self._has_biases
         return setting if has_effect else replace(setting, amplitude="literal")
@@ -144,7 +144,7 @@ class Network:
             passes = max(steps) if depth <= 2 else sum(steps)
         return Balancing(self.checkpoint, calibration, options, steps, work=self._work(calibration.count * passes))
 
-    def _run_work(self, conversion: Conversion, test: Selection) -> float:
+    def _run_work(self, conversion: PaperConversion, test: Selection) -> float:
         timesteps = conversion.setting.timesteps
         quantizing = _subset_size(conversion.balancing.calibration, timesteps)
         return self._work(timesteps * (quantizing + test.count))
@@ -154,7 +154,7 @@ class Network:
         return _FIXED_WORK + self._per_step * steps
 
 
-def _options(setting: Setting) -> BalanceOptions:
+def _options(setting: PaperSetting) -> BalanceOptions:
     """The options of balancing for the readout ``potential``."""
     return BalanceOptions(
         method=setting.method,

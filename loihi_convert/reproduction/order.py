@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from loihi_convert.reproduction.tables import Entry, row_name, short_name
+from loihi_convert.reproduction.tables import PaperEntry, row_name, short_name
 from loihi_convert.reproduction.variants import Variant
 from loihi_convert.statistics import Z_SCORE
 
@@ -17,7 +17,7 @@ PAPER_IMAGES: Final = 10_000
 
 
 @dataclass(frozen=True)
-class Pair:
+class RowPair:
     """Two rows at the same T that differ significantly in the paper, the better one first.
 
     Parameters
@@ -30,24 +30,24 @@ class Pair:
         Whether our difference is within its 95 % interval.
     """
 
-    better: Entry
-    worse: Entry
+    better: PaperEntry
+    worse: PaperEntry
     is_same: bool
     is_chance: bool
 
 
-def pairs(entries: Sequence[Entry], variant: Variant) -> list[Pair]:
+def pairs(entries: Sequence[PaperEntry], variant: Variant) -> list[RowPair]:
     """Return all pairs of one data set and T that differ significantly in the paper and were also measured here."""
     found = []
     for better, worse in _told_apart(entries, variant):
         one, two = better.outcome, worse.outcome
         if one and two and one.accuracy is not None and two.accuracy is not None:
             ours = _difference(one.accuracy, one.images, two.accuracy, two.images)
-            found.append(Pair(better, worse, is_same=ours >= 0, is_chance=abs(ours) <= 1))
+            found.append(RowPair(better, worse, is_same=ours >= 0, is_chance=abs(ours) <= 1))
     return found
 
 
-def _told_apart(entries: Sequence[Entry], variant: Variant) -> list[tuple[Entry, Entry]]:
+def _told_apart(entries: Sequence[PaperEntry], variant: Variant) -> list[tuple[PaperEntry, PaperEntry]]:
     """Return all pairs of one data set and T, measured here or not, that differ significantly in the paper."""
     rows = [
         (entry.cell.accuracy, entry)
@@ -62,7 +62,7 @@ def _told_apart(entries: Sequence[Entry], variant: Variant) -> list[tuple[Entry,
     return found
 
 
-def order_lines(entries: Sequence[Entry], variant: Variant) -> list[str]:
+def order_lines(entries: Sequence[PaperEntry], variant: Variant) -> list[str]:
     """Return `pairs` of a variant in words: how many rank as in the paper, and each pair that does not."""
     found = pairs(entries, variant)
     if not found:

@@ -10,7 +10,16 @@ from loihi_convert.report.formats import markdown_table
 from loihi_convert.report.table import Table, table_of
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.order import order_lines, pairs
-from loihi_convert.reproduction.tables import BLANK, BestEntry, Entry, interval, number, paper_loss, row_name, signed
+from loihi_convert.reproduction.tables import (
+    BLANK,
+    BestEntry,
+    PaperEntry,
+    interval,
+    number,
+    paper_loss,
+    row_name,
+    signed,
+)
 from loihi_convert.reproduction.variants import Variant
 
 _Row = dict[str, str]
@@ -33,7 +42,7 @@ _ORDER_EXPLAINED: Final = (
 
 def markdown_page(
     title: str,
-    entries: Sequence[Entry],
+    entries: Sequence[PaperEntry],
     bests: Sequence[BestEntry] = (),
     *,
     notes: Sequence[str] = (),
@@ -69,7 +78,7 @@ def markdown_page(
     return "\n".join(lines) + "\n"
 
 
-def terminal_tables(title: str, entries: Sequence[Entry], bests: Sequence[BestEntry]) -> list[Table]:
+def terminal_tables(title: str, entries: Sequence[PaperEntry], bests: Sequence[BestEntry]) -> list[Table]:
     """Return the accuracies and the best of our methods as tables for a terminal."""
     caption = f"Ours {_ACCURACY}. {_NOT_MEASURED}"
     rows = _accuracies(entries)
@@ -80,7 +89,7 @@ def terminal_tables(title: str, entries: Sequence[Entry], bests: Sequence[BestEn
     return shown
 
 
-def order_sentences(entries: Sequence[Entry]) -> list[str]:
+def order_sentences(entries: Sequence[PaperEntry]) -> list[str]:
     """Return one sentence per variant: how many pairs of rows rank as in the paper."""
     found = [(variant, pairs(entries, variant)) for variant in _variants(entries)]
     return [
@@ -102,7 +111,7 @@ def best_sentence(bests: Sequence[BestEntry]) -> str:
     )
 
 
-def refused(entries: Sequence[Entry]) -> list[str]:
+def refused(entries: Sequence[PaperEntry]) -> list[str]:
     """Return each cell without a result, with the reason."""
     return list(
         dict.fromkeys(
@@ -117,7 +126,7 @@ def _markdown(rows: Sequence[_Row]) -> str:
     return markdown_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
 
 
-def _accuracies(entries: Sequence[Entry]) -> list[_Row]:
+def _accuracies(entries: Sequence[PaperEntry]) -> list[_Row]:
     """Return accuracy, interval and difference, with one row per cell and one column per variant."""
     return _compared(entries, lambda cell: cell.accuracy, _accuracy_text)
 
@@ -141,7 +150,7 @@ def _bests(bests: Sequence[BestEntry]) -> list[_Row]:
 
 
 def _compared(
-    entries: Sequence[Entry], theirs: Callable[[paper.Cell], float | None], ours: Callable[[Entry], str]
+    entries: Sequence[PaperEntry], theirs: Callable[[paper.Cell], float | None], ours: Callable[[PaperEntry], str]
 ) -> list[_Row]:
     """Return one row per cell and one column per variant; columns that are equal in all rows are omitted."""
     variants, cells = _variants(entries), list(dict.fromkeys(entry.cell for entry in entries))
@@ -164,11 +173,11 @@ def _compared(
     ]
 
 
-def _variants(entries: Sequence[Entry]) -> list[Variant]:
+def _variants(entries: Sequence[PaperEntry]) -> list[Variant]:
     return list(dict.fromkeys(entry.variant for entry in entries))
 
 
-def _accuracy_text(entry: Entry) -> str:
+def _accuracy_text(entry: PaperEntry) -> str:
     low, high = interval(entry.outcome)
     return f"{number(entry.accuracy)}{f' [{low}, {high}]' if low else ''}{_in_brackets(entry.difference)}"
 

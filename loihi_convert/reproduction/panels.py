@@ -19,7 +19,7 @@ BEST: Final = "our best"
 
 _BEST_VARIANT: Final = "best"
 
-Row = Mapping[str, str]
+TableRow = Mapping[str, str]
 """One line of `tables.csv_table`, by column."""
 
 
@@ -33,7 +33,7 @@ _NUMBERS: Final[Mapping[str, Callable[[str], float]]] = {
 _OF_AN_ACCURACY: Final = ("interval_low", "interval_high", "test_images")
 
 
-class Point(NamedTuple):
+class CurvePoint(NamedTuple):
     """Our accuracy at one T, in %, with its 95 % interval and the CNN's accuracy on the same test images."""
 
     timesteps: int
@@ -64,7 +64,7 @@ class Curve:
 
     label: str
     group: str
-    ours: tuple[Point, ...]
+    ours: tuple[CurvePoint, ...]
     papers: tuple[tuple[int, float], ...] = ()
     is_dashed: bool = False
 
@@ -104,7 +104,7 @@ class MeasuredChannels(NamedTuple):
     values: Mapping[str, Sequence[float]]
 
 
-class ChannelValues(NamedTuple):
+class ChannelCurves(NamedTuple):
     """The data of a figure of channels: one of ``panels`` per layer, the ``quantity`` shown, and the same as CSV."""
 
     panels: tuple[ChannelPanel, ...]
@@ -112,7 +112,7 @@ class ChannelValues(NamedTuple):
     csv_text: str
 
 
-def read_rows(paths: Iterable[Path], figure: Exhibit) -> list[Row]:
+def read_rows(paths: Iterable[Path], figure: Exhibit) -> list[TableRow]:
     """Return the rows of ``figure`` from CSV tables written by `reproduce`.
 
     Raises
@@ -121,7 +121,7 @@ def read_rows(paths: Iterable[Path], figure: Exhibit) -> list[Row]:
         If a file cannot be read, or is not such a table.
     """
     wanted = {(c.data, c.method, c.reset, c.alpha, c.timesteps) for c in figure.cells()}
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for path in paths:
         try:
             with path.open(newline="", encoding="utf-8") as file:
@@ -136,7 +136,7 @@ def read_rows(paths: Iterable[Path], figure: Exhibit) -> list[Row]:
     return rows
 
 
-def _require_numbers(row: Row, path: Path, line: int) -> None:
+def _require_numbers(row: TableRow, path: Path, line: int) -> None:
     """Raise an `InputError` unless the numbers of ``row`` can be read, and those of an accuracy are all there."""
     for column, kind in _NUMBERS.items():
         text = row[column]
@@ -149,7 +149,7 @@ def _require_numbers(row: Row, path: Path, line: int) -> None:
             ) from error
 
 
-def panels(rows: Sequence[Row], figure: Exhibit, variants: Sequence[str]) -> list[Panel]:
+def panels(rows: Sequence[TableRow], figure: Exhibit, variants: Sequence[str]) -> list[Panel]:
     """Return the panels of ``figure``, one per variant and data set, without those that have no points."""
     measured = [row for row in rows if row["variant"] != _BEST_VARIANT]
     found = []
@@ -165,7 +165,7 @@ def panels(rows: Sequence[Row], figure: Exhibit, variants: Sequence[str]) -> lis
     return found
 
 
-def channel_values(figure: Exhibit, measured: Sequence[MeasuredChannels]) -> ChannelValues:
+def channel_values(figure: Exhibit, measured: Sequence[MeasuredChannels]) -> ChannelCurves:
     """Return the firing rate or threshold of every channel, in the order of ``measured``."""
     of_rates = figure.shows == "rates"
     has_several_t = len({one.cell.timesteps for one in measured}) > 1
@@ -190,10 +190,10 @@ def channel_values(figure: Exhibit, measured: Sequence[MeasuredChannels]) -> Cha
             }
             rows += [{**row, "channel": channel, column: number} for channel, number in enumerate(numbers)]
     drawn = tuple(ChannelPanel(f"{layer}, {data}", values) for (layer, data), values in curves.items())
-    return ChannelValues(drawn, quantity, as_csv(rows).decode())
+    return ChannelCurves(drawn, quantity, as_csv(rows).decode())
 
 
-def _key(row: Row) -> tuple[str, str, str | None, float | None, int | None]:
+def _key(row: TableRow) -> tuple[str, str, str | None, float | None, int | None]:
     alpha, timesteps = row["alpha"], row["timesteps"]
     return (
         row["data"],
@@ -204,7 +204,7 @@ def _key(row: Row) -> tuple[str, str, str | None, float | None, int | None]:
     )
 
 
-def _panel(title: str, rows: Sequence[Row], bests: Sequence[Row], figure: Exhibit) -> Panel:
+def _panel(title: str, rows: Sequence[TableRow], bests: Sequence[TableRow], figure: Exhibit) -> Panel:
     labels = [_label(row, figure) for row in rows]
     resets: dict[str, set[str]] = {}
     for row, (_, group) in zip(rows, labels, strict=True):
@@ -220,7 +220,7 @@ def _panel(title: str, rows: Sequence[Row], bests: Sequence[Row], figure: Exhibi
     return Panel(title, _note(rows), tuple(curves), float(known) if known else None)
 
 
-def _label(row: Row, figure: Exhibit) -> tuple[str, str]:
+def _label(row: TableRow, figure: Exhibit) -> tuple[str, str]:
     """Return the label and the colour group of a row's curve."""
     if figure.curve == "alpha":
         alpha = f"alpha {float(row['alpha']):g}"
@@ -229,10 +229,10 @@ def _label(row: Row, figure: Exhibit) -> tuple[str, str]:
     return (f"{method}, {row['reset']}" if figure.curve == "method and reset" else method), method
 
 
-def _points(rows: Sequence[Row]) -> tuple[Point, ...]:
+def _points(rows: Sequence[TableRow]) -> tuple[CurvePoint, ...]:
     # A cell that appears in two tables is drawn as one point.
     found = {
-        int(row["timesteps"]): Point(
+        int(row["timesteps"]): CurvePoint(
             int(row["timesteps"]),
             float(row["accuracy"]),
             float(row["interval_low"]),
@@ -246,11 +246,11 @@ def _points(rows: Sequence[Row]) -> tuple[Point, ...]:
     return tuple(found[timesteps] for timesteps in sorted(found))
 
 
-def _papers(rows: Sequence[Row]) -> tuple[tuple[int, float], ...]:
+def _papers(rows: Sequence[TableRow]) -> tuple[tuple[int, float], ...]:
     return tuple(sorted({(int(r["timesteps"]), float(r["paper_accuracy"])) for r in rows if r["paper_accuracy"]}))
 
 
-def _note(rows: Sequence[Row]) -> str:
+def _note(rows: Sequence[TableRow]) -> str:
     """Return the number of images and the CNN's training seed of a panel."""
     measured = [row for row in rows if row["test_images"]]
     if not measured:

@@ -12,10 +12,17 @@ from loihi_convert.cells.store import Store
 from loihi_convert.errors import UsageError
 from loihi_convert.report import paper
 from loihi_convert.reproduction.exhibits import Exhibit
-from loihi_convert.reproduction.measurements import Accuracy, Choosing, Conversion
+from loihi_convert.reproduction.measurements import Accuracy, Choosing, PaperConversion
 from loihi_convert.reproduction.networks import Network
 from loihi_convert.reproduction.request import Request, tuned_networks
-from loihi_convert.reproduction.variants import DEFAULT_VARIANTS, VARIANTS, Setting, Variant, distinct_variants, setting
+from loihi_convert.reproduction.variants import (
+    DEFAULT_VARIANTS,
+    VARIANTS,
+    PaperSetting,
+    Variant,
+    distinct_variants,
+    setting,
+)
 
 Tell = Callable[[str], None]
 """Told of each cell that has been computed, and of what is left out, in a sentence."""
@@ -26,12 +33,12 @@ _Value = TypeVar("_Value", int, str)
 
 
 @dataclass(frozen=True)
-class Part:
+class PlannedExhibit:
     """A table or figure, its cells, and the setting of each in each variant."""
 
     exhibit: Exhibit
     cells: tuple[paper.Cell, ...]
-    settings: Mapping[tuple[paper.Cell, Variant], Setting | None]
+    settings: Mapping[tuple[paper.Cell, Variant], PaperSetting | None]
 
     @property
     def variants(self) -> list[Variant]:
@@ -39,7 +46,7 @@ class Part:
         return list(dict.fromkeys(variant for _, variant in self.settings))
 
     @property
-    def made(self) -> list[tuple[str, Setting]]:
+    def made(self) -> list[tuple[str, PaperSetting]]:
         """The settings of all variants, each with its data set."""
         return [(cell.data, one) for (cell, _), one in self.settings.items() if one is not None]
 
@@ -51,7 +58,7 @@ class Part:
         return sorted(found, key=lambda step: (data.index(step[0]), -step[1])) if self.exhibit.has_best else []
 
 
-def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell) -> list[Part]:
+def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell) -> list[PlannedExhibit]:
     """Return the tables and figures of a request; of several, only those that its networks, methods and T allow.
 
     Raises
@@ -89,7 +96,7 @@ def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell)
             (cell, variant): setting(cell, variant, seed=seed, weight_bits=bits, is_exported=is_exported)
             for cell, variant in itertools.product(chosen, distinct_variants(asked, chosen))
         }
-        found.append(Part(exhibit, chosen, settings))
+        found.append(PlannedExhibit(exhibit, chosen, settings))
     if not found:
         raise UsageError("found none", where="reproduce", expected="must leave at least one table or figure")
     return found
@@ -131,13 +138,15 @@ def _chosen(
     return found
 
 
-class Plan:
+class CellPlan:
     """The cells of all parts. Settings that share thresholds are balanced together, whichever part they belong to."""
 
-    def __init__(self, request: Request, networks: Mapping[str, Network], parts: Sequence[Part], store: Store) -> None:
+    def __init__(
+        self, request: Request, networks: Mapping[str, Network], parts: Sequence[PlannedExhibit], store: Store
+    ) -> None:
         self.networks = networks
         made = dict.fromkeys(one for part in parts for one in part.made)
-        self._conversions: dict[tuple[str, Setting], Conversion] = {}
+        self._conversions: dict[tuple[str, PaperSetting], PaperConversion] = {}
         for data, network in networks.items():
             found = network.conversions([one for name, one in made if name == data], store)
             self._conversions |= {(data, one): conversion for one, conversion in found.items()}
@@ -152,16 +161,16 @@ class Plan:
             )
         self.cells = [cell for part in parts for cell in self._cells(part)]
 
-    def channels(self, exhibit: Exhibit, data: str, one: Setting) -> Cell[Any]:
+    def channels(self, exhibit: Exhibit, data: str, one: PaperSetting) -> Cell[Any]:
         """Return the cell of a figure of channels."""
         conversion = self._conversions[data, one]
         return self.networks[data].rates(conversion) if exhibit.shows == "rates" else conversion.balancing
 
-    def accuracy(self, data: str, one: Setting) -> Accuracy:
+    def accuracy(self, data: str, one: PaperSetting) -> Accuracy:
         """Return the cell of an accuracy."""
         return self.networks[data].accuracy(self._conversions[data, one])
 
-    def _cells(self, part: Part) -> list[Cell[Any]]:
+    def _cells(self, part: PlannedExhibit) -> list[Cell[Any]]:
         if part.exhibit.shows != "accuracies":
             return [self.channels(part.exhibit, data, one) for data, one in part.made]
         cnns = [self.networks[cell.data].cnn(timesteps) for cell in part.cells for timesteps in (cell.timesteps, None)]

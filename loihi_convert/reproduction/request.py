@@ -12,7 +12,7 @@ from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.report.figure_style import Width
 from loihi_convert.reproduction.exhibits import Exhibit
-from loihi_convert.reproduction.images import Counts, Images
+from loihi_convert.reproduction.images import Counts, PaperImages
 from loihi_convert.reproduction.networks import Network
 from loihi_convert.reproduction.variants import Variant
 
@@ -40,7 +40,7 @@ class Request:
     counts
         The number of images for each purpose.
     weight_bits, poisson_seed
-        See `variants.Setting`.
+        See `variants.PaperSetting`.
     with_best
         Also measure the best of our methods, for tables and figures that compare methods.
     computed_only
@@ -92,7 +92,7 @@ def opened_networks(request: Request) -> dict[str, Network]:
                 expected="pass one `models` for each data set",
                 hint="Pass fine-tuned networks by `tuned`.",
             )
-        found[data] = Network(path, Images(data, request.data_root, request.counts), request.device)
+        found[data] = Network(path, PaperImages(data, request.data_root, request.counts), request.device)
     return found
 
 

@@ -11,17 +11,17 @@ from loihi_convert.cells.store import Store
 from loihi_convert.report import paper
 from loihi_convert.reproduction.measurements import Accuracy, Choosing, CnnAccuracy
 from loihi_convert.reproduction.panels import MeasuredChannels
-from loihi_convert.reproduction.plan import Part, Plan
+from loihi_convert.reproduction.plan import CellPlan, PlannedExhibit
 from loihi_convert.reproduction.stored import BalancedRow, Best, Rates
-from loihi_convert.reproduction.tables import BestEntry, Entry, Measured
-from loihi_convert.reproduction.variants import Setting, Variant
+from loihi_convert.reproduction.tables import BestEntry, Measured, PaperEntry
+from loihi_convert.reproduction.variants import PaperSetting, Variant
 
 
 @dataclass(frozen=True)
 class Results:
     """The results of a plan."""
 
-    plan: Plan
+    plan: CellPlan
     store: Store
     failed: Mapping[str, Outcome]
 
@@ -34,11 +34,11 @@ class Results:
         cell = self.plan.networks[data].cnn(timesteps)
         return _measured(cell, self.of(cell) or Outcome(), 0)
 
-    def entries(self, part: Part) -> tuple[Entry, ...]:
+    def entries(self, part: PlannedExhibit) -> tuple[PaperEntry, ...]:
         """Return every cell of a table or figure in every variant."""
         return tuple(self._entry(cell, variant, one) for (cell, variant), one in part.settings.items())
 
-    def _entry(self, cell: paper.Cell, variant: Variant, one: Setting | None) -> Entry:
+    def _entry(self, cell: paper.Cell, variant: Variant, one: PaperSetting | None) -> PaperEntry:
         cnn, network, ours = self.cnn(cell.data, cell.timesteps), self.plan.networks[cell.data], None
         if cell.method == paper.CNN:
             ours = cnn
@@ -46,9 +46,9 @@ class Results:
             measuring = self.plan.accuracy(cell.data, one)
             if outcome := self.of(measuring):
                 ours = _measured(measuring, outcome, measuring.conversion.balancing.calibration.count)
-        return Entry(cell, ours, cnn, network.name, variant, one, int(network.source.provenance["seed"]))
+        return PaperEntry(cell, ours, cnn, network.name, variant, one, int(network.source.provenance["seed"]))
 
-    def channels(self, part: Part) -> Iterator[MeasuredChannels]:
+    def channels(self, part: PlannedExhibit) -> Iterator[MeasuredChannels]:
         """Yield the values of each cell of a figure of channels, by variant and T."""
         made = [(variant, cell, one) for (cell, variant), one in part.settings.items() if one is not None]
         made.sort(key=lambda each: (part.variants.index(each[0]), each[1].timesteps or 0))
@@ -57,14 +57,14 @@ class Results:
             values = {} if outcome is None or outcome.result is None else self._values(cell.data, one, outcome.result)
             yield MeasuredChannels(cell, variant, values)
 
-    def _values(self, data: str, one: Setting, result: Rates | BalancedRow) -> Mapping[str, Sequence[float]]:
+    def _values(self, data: str, one: PaperSetting, result: Rates | BalancedRow) -> Mapping[str, Sequence[float]]:
         if isinstance(result, Rates):
             return result.rates
         names = [layer.name for layer in self.plan.networks[data].source.network.layers]
         layers = zip(names, result.network(one).layers, strict=True)
         return {name: neurons.neuron.threshold.tolist() for name, neurons in layers if neurons is not None}
 
-    def bests(self, part: Part) -> tuple[BestEntry, ...]:
+    def bests(self, part: PlannedExhibit) -> tuple[BestEntry, ...]:
         """Return the best of our methods for each data set and T that has been measured."""
         cells, found = part.exhibit.cells(), []
         for data, t in part.best_steps:

@@ -15,10 +15,10 @@ from loihi_convert.choices import Readout
 from loihi_convert.ir.network import IntegrateAndFire, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.records import Record
-from loihi_convert.reproduction.variants import Setting
+from loihi_convert.reproduction.variants import PaperSetting
 
 
-class Neurons(Record):
+class StoredNeurons(Record):
     """The neurons of a layer, one number per channel; infinity, which JSON lacks, is None."""
 
     threshold: tuple[float | None, ...]
@@ -26,7 +26,7 @@ class Neurons(Record):
     initial_potential: tuple[float, ...]
 
     @classmethod
-    def of(cls, neuron: IntegrateAndFire) -> Neurons:
+    def of(cls, neuron: IntegrateAndFire) -> StoredNeurons:
         """Return what is stored of ``neuron``."""
         return cls(
             threshold=tuple(value if math.isfinite(value) else None for value in neuron.threshold.tolist()),
@@ -48,7 +48,7 @@ class BalancedNetwork(Record):
     """The neurons of each layer of a network for ``timesteps`` steps, and how they were balanced."""
 
     timesteps: int
-    layers: tuple[Neurons | None, ...]
+    layers: tuple[StoredNeurons | None, ...]
     provenance: dict[str, Any]
 
     @classmethod
@@ -56,7 +56,7 @@ class BalancedNetwork(Record):
         """Return what is stored of ``network``."""
         return cls(
             timesteps=network.timesteps,
-            layers=tuple(None if layer.neuron is None else Neurons.of(layer.neuron) for layer in network.layers),
+            layers=tuple(None if layer.neuron is None else StoredNeurons.of(layer.neuron) for layer in network.layers),
             provenance=dict(network.provenance),
         )
 
@@ -73,7 +73,7 @@ class BalancedRow(Record):
 
     networks: tuple[BalancedNetwork, ...]
 
-    def network(self, setting: Setting) -> BalancedNetwork:
+    def network(self, setting: PaperSetting) -> BalancedNetwork:
         """Return the network of a setting."""
         (found,) = (one for one in self.networks if one.timesteps == setting.timesteps)
         return found.for_readout(setting.readout)

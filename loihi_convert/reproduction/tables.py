@@ -9,7 +9,7 @@ from typing import Final
 from loihi_convert.report import paper
 from loihi_convert.report.formats import points, signed_points
 from loihi_convert.reproduction import images
-from loihi_convert.reproduction.variants import Setting, Variant
+from loihi_convert.reproduction.variants import PaperSetting, Variant
 from loihi_convert.runs.csv_files import as_csv
 from loihi_convert.statistics import wilson_interval
 
@@ -92,7 +92,7 @@ class _Compared:
 
 
 @dataclass(frozen=True)
-class Entry(_Compared):
+class PaperEntry(_Compared):
     """A cell of the paper in one variant.
 
     Parameters
@@ -106,7 +106,7 @@ class Entry(_Compared):
     """
 
     variant: Variant
-    setting: Setting | None
+    setting: PaperSetting | None
     training_seed: int
 
 
@@ -124,7 +124,7 @@ class BestEntry(_Compared):
     method: str
 
 
-def csv_table(entries: Sequence[Entry], bests: Sequence[BestEntry] = ()) -> str:
+def csv_table(entries: Sequence[PaperEntry], bests: Sequence[BestEntry] = ()) -> str:
     """Return CSV with one line per entry; missing numbers are empty."""
     rows = [
         _csv_row(
@@ -220,7 +220,7 @@ def signed(value: float | None) -> str:
     return signed_points(value) or BLANK
 
 
-def counted(entries: Sequence[Entry]) -> list[str]:
+def counted(entries: Sequence[PaperEntry]) -> list[str]:
     """Return the numbers of images of the entries, one sentence for T up to `images.LONG` and one for larger T."""
     found = []
     for is_long, where in ((False, f"T up to {images.LONG}"), (True, f"T > {images.LONG}")):
@@ -240,7 +240,7 @@ def _listed(numbers: Iterable[int]) -> str:
     return " or ".join(f"{number:,}" for number in sorted(set(numbers)))
 
 
-def flattered(entries: Sequence[Entry]) -> list[str]:
+def flattered(entries: Sequence[PaperEntry]) -> list[str]:
     """Return a warning if thresholds are maxima over few calibration images, which favours small T."""
     few: dict[int, dict[str, None]] = {}
     for entry in entries:

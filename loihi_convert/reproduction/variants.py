@@ -80,7 +80,7 @@ DEFAULT_VARIANTS: Final = {"table": ("literal", "spikes", "compensated"), "figur
 
 
 @dataclass(frozen=True)
-class Setting:
+class PaperSetting:
     """All settings of a measurement except the network and the images.
 
     Parameters
@@ -118,7 +118,7 @@ class Setting:
 
 def setting(
     cell: paper.Cell, variant: Variant, *, seed: int = 0, weight_bits: int = 8, is_exported: bool = False
-) -> Setting | None:
+) -> PaperSetting | None:
     """Return how ``cell`` is measured in ``variant``; None for the CNN, or if its neurons do not support the variant.
 
     Spike-norm with soft reset is the same as ``rmp``, so it is measured once. ``seed`` is the seed of Poisson input.
@@ -133,7 +133,7 @@ def setting(
     amplitude, readout = variant.amplitude, variant.readout
     if variant.compared is not None and method != "ngu-lee":
         amplitude, readout = variant.compared
-    return Setting(
+    return PaperSetting(
         method=cast("Method", method),
         reset=cast("Reset", cell.reset),
         alpha=cell.alpha,
@@ -168,7 +168,7 @@ def chosen_variants(names: Sequence[str]) -> tuple[Variant, ...]:
 
 def distinct_variants(variants: Sequence[Variant], cells: Sequence[paper.Cell]) -> tuple[Variant, ...]:
     """Return ``variants`` without those that measure every cell in the same way as an earlier one."""
-    found: dict[tuple[Setting | None, ...], Variant] = {}
+    found: dict[tuple[PaperSetting | None, ...], Variant] = {}
     for variant in variants:
         found.setdefault(tuple(setting(cell, variant) for cell in cells), variant)
     return tuple(found.values())
