@@ -16,7 +16,7 @@ from loihi_convert.report.figure_style import SIZES
 from loihi_convert.reproduction import flow
 from loihi_convert.reproduction.exhibits import EXHIBITS
 from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
-from loihi_convert.reproduction.panels import ChannelPanel, TableRow, panels
+from loihi_convert.reproduction.panels import ChannelPanel, TableRow, panels, table_rows
 
 FIGURES = {name: one for (kind, name), one in EXHIBITS.items() if kind == "figure"}
 TABLES = Path(__file__).parents[1] / "netx_models"
@@ -41,7 +41,8 @@ def row(timesteps: int, accuracy: float, **changes: str) -> TableRow:
         "cnn_accuracy": "92.46",
         "paper_cnn_accuracy": "92.70",
     }
-    return {**columns, **changes}
+    (found,) = table_rows([{**columns, **changes}], Path("table-A3.csv"))
+    return found
 
 
 FEWER = {"test_images": "1000", "cnn_accuracy": "92.80"}
@@ -162,7 +163,7 @@ def test_a_damaged_number_is_named(changes: dict[str, str], found: str, tmp_path
 
 
 def test_a_panel_of_the_papers_values_says_so() -> None:
-    unmeasured = {"accuracy": "", "test_images": "", "calibration_images": "", "training_seed": ""}
+    unmeasured = {"accuracy": None, "test_images": None, "calibration_images": None, "training_seed": ""}
     rows = [{**row(t, 0), **unmeasured} for t in (32, 64)]
     (found,) = panels(rows, FIGURES["9"], ["literal"])
     assert found.note == "the paper's values only"
@@ -173,8 +174,9 @@ def test_a_panel_without_a_point_is_left_out(tmp_path: Path) -> None:
     with (TABLES / "mnist" / "paper" / "table-2.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["variant"] == "literal"]
     none = [{**row, "variant": "half", "accuracy": "", "paper_accuracy": ""} for row in rows]
-    assert [panel.title for panel in panels([*rows, *none], FIGURES["6"], ["half", "literal"])] == ["mnist, literal"]
     table = tmp_path / "none.csv"
+    found = panels(table_rows([*rows, *none], table), FIGURES["6"], ["half", "literal"])
+    assert [panel.title for panel in found] == ["mnist, literal"]
     table.write_text(csv_text(none))
     with pytest.raises(UsageError, match="no accuracy of figure 6 in variant half"):
         flow.redraw(FIGURES["6"], [table], ["half"], tmp_path, "screen")

@@ -565,6 +565,17 @@ def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is
     assert variants.setting(hard, variants.VARIANTS["poisson"]).poisson_seed == 0
 
 
+def test_the_name_of_a_cell_stays() -> None:
+    """Results computed by earlier versions of this module are found by it."""
+    some = images.Selection("digits", None, "test", 10, "images")
+    checkpoint = measurements.TrainedCheckpoint(Path("model.safetensors"), "file", "network")
+    balancing = measurements.Balancing(checkpoint, some, BalanceOptions(), (8,), package="1")
+    made = variants.setting(CELLS[1], variants.VARIANTS["literal"])
+    assert made is not None
+    cell = measurements.Accuracy(measurements.PaperConversion(balancing, made), some, package="1")
+    assert cell.name == "9080538d8fa74452ff29bf8adbaf5c0095dcca1912511115a0a890eb62712d3c"
+
+
 def test_every_table_and_figure_has_cells() -> None:
     assert {name: len(one.cells()) for (kind, name), one in EXHIBITS.items() if kind == "figure"} == {
         "6": 20, "7": 20, "8": 32, "9": 5 + 8 + 20 + 32, "11": 32, "12": 50, "A4": 5, "A5": 8,

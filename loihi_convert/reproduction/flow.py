@@ -23,7 +23,7 @@ from loihi_convert.reproduction.exhibits import EXHIBITS, Exhibit
 from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
 from loihi_convert.reproduction.measurements import Accuracy, Choosing, CnnAccuracy
 from loihi_convert.reproduction.page import markdown_page
-from loihi_convert.reproduction.panels import channel_values, panels, read_rows
+from loihi_convert.reproduction.panels import channel_values, panels, read_rows, table_rows
 from loihi_convert.reproduction.plan import CellPlan, PlannedExhibit, Tell, planned_parts
 from loihi_convert.reproduction.request import Request, opened_networks
 from loihi_convert.reproduction.results import Results
@@ -156,7 +156,7 @@ def _written(request: Request, part: PlannedExhibit, results: Results) -> Reprod
     entries, bests = results.entries(part), results.bests(part)
     warnings, numbers = tuple(flattered(entries)), csv_table(entries, bests)
     if exhibit.kind == "figure":
-        rows = list(csv.DictReader(numbers.splitlines()))
+        rows = table_rows(csv.DictReader(numbers.splitlines()), stem)
         drawn = panels(rows, exhibit, [variant.name for variant in part.variants])
         if not drawn:
             empty = "Nothing is drawn: no cell is measured, and the paper prints no value."

@@ -15,8 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from loihi_convert import netx, pipeline
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cells.cell import Cell, R, opened_before, require_unchanged
@@ -40,9 +38,7 @@ from loihi_convert.reproduction.stored import (
     Rates,
 )
 from loihi_convert.reproduction.variants import PaperSetting
-from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.simulation.simulator import Block, Simulator
 
 
 @dataclass(frozen=True)
@@ -199,16 +195,11 @@ class FiringRates(_OfIntegers[Rates]):
         """See `Cell.compute`."""
         network, images = self.conversion.quantized(needed[0]), self.test.read().images
         timesteps, device = self.conversion.setting.timesteps, self.conversion.balancing.checkpoint.device
-        spikes = [np.zeros(layer.synapse.channels, np.int64) for layer in network.spiking_layers]
-
-        def take(block: Block) -> None:
-            for counted, layer in zip(spikes, block.layers, strict=False):
-                counted += layer.channel_spikes.sum(axis=0)
-
-        Simulator(network, Recording(counts=True), device=device).run(images, timesteps, take)
+        spikes = run_network(network, images, timesteps, device=device).channel_spikes
+        moments = len(images) * timesteps
         return Rates(
             rates={
-                layer.name: (counted / (len(images) * timesteps * (math.prod(shape) // len(counted)))).tolist()
+                layer.name: (counted.sum(axis=0) / (moments * (math.prod(shape) // counted.shape[1]))).tolist()
                 for layer, counted, shape in zip(network.spiking_layers, spikes, network.shapes, strict=False)
             }
         )

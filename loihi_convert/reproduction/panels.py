@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from loihi_convert.errors import InputError
 from loihi_convert.report import paper
@@ -19,17 +19,17 @@ BEST: Final = "our best"
 
 _BEST_VARIANT: Final = "best"
 
-TableRow = Mapping[str, str]
-"""One line of `tables.csv_table`, by column."""
+TableRow = Mapping[str, Any]
+"""One line of `tables.csv_table`, by column: texts and numbers; None where there is no number."""
 
-
-# What is read of a table that `reproduce` has written: text, and numbers, empty where there is none.
-_TEXTS: Final = ("data", "method", "reset", "variant", "training_seed")
-_NUMBERS: Final[Mapping[str, Callable[[str], float]]] = {
+# What is read of a table.
+_COLUMNS: Final[Mapping[str, Callable[[str], object]]] = {
+    **dict.fromkeys(("data", "method", "reset", "variant", "training_seed"), str),
     **dict.fromkeys(("timesteps", "test_images", "calibration_images"), int),
     **dict.fromkeys(("accuracy", "interval_low", "interval_high", "cnn_accuracy", "paper_accuracy"), float),
     **dict.fromkeys(("alpha", "paper_cnn_accuracy"), float),
 }
+_OF_A_POINT: Final = ("timesteps", "accuracy", "interval_low", "interval_high", "test_images", "cnn_accuracy")
 _OF_AN_ACCURACY: Final = ("interval_low", "interval_high", "test_images")
 
 
@@ -120,7 +120,7 @@ def read_rows(paths: Iterable[Path], figure: Exhibit) -> list[TableRow]:
     InputError
         If a file cannot be read, or is not such a table.
     """
-    wanted = {(c.data, c.method, c.reset, c.alpha, c.timesteps) for c in figure.cells()}
+    wanted = {(c.data, c.method, c.reset or "", c.alpha, c.timesteps) for c in figure.cells()}
     rows: list[TableRow] = []
     for path in paths:
         try:
@@ -128,25 +128,37 @@ def read_rows(paths: Iterable[Path], figure: Exhibit) -> list[TableRow]:
                 found = list(csv.DictReader(file))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"cannot be read ({error})", where=path) from error
-        if not found or not {*_TEXTS, *_NUMBERS} <= found[0].keys():
+        if not found or not _COLUMNS.keys() <= found[0].keys():
             raise InputError("not a table that `loihi-convert reproduce` has written", where=path)
-        for line, row in enumerate(found, 2):
-            _require_numbers(row, path, line)
-        rows += [row for row in found if row["variant"] == _BEST_VARIANT or _key(row) in wanted]
+        for row in table_rows(found, path):
+            key = tuple(row[name] for name in ("data", "method", "reset", "alpha", "timesteps"))
+            if row["variant"] == _BEST_VARIANT or key in wanted:
+                rows.append(row)
     return rows
 
 
-def _require_numbers(row: TableRow, path: Path, line: int) -> None:
-    """Raise an `InputError` unless the numbers of ``row`` can be read, and those of an accuracy are all there."""
-    for column, kind in _NUMBERS.items():
-        text = row[column]
-        try:
-            if text or (row["accuracy"] and column in _OF_AN_ACCURACY):
-                kind(text)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"damaged: line {line}, {column}: found {text!r}", where=path, expected="must be a number"
-            ) from error
+def table_rows(rows: Iterable[Mapping[str, str]], path: Path) -> list[TableRow]:
+    """Return the rows of a CSV table with their numbers.
+
+    Raises
+    ------
+    InputError
+        If a number cannot be read, or an accuracy has none of its interval or images.
+    """
+    found: list[TableRow] = []
+    for line, row in enumerate(rows, 2):
+        parsed: dict[str, object] = {}
+        for column, kind in _COLUMNS.items():
+            text = row[column]
+            is_needed = row["accuracy"] and column in _OF_AN_ACCURACY
+            try:
+                parsed[column] = kind(text) if text or is_needed else "" if kind is str else None
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"damaged: line {line}, {column}: found {text!r}", where=path, expected="must be a number"
+                ) from error
+        found.append(parsed)
+    return found
 
 
 def panels(rows: Sequence[TableRow], figure: Exhibit, variants: Sequence[str]) -> list[Panel]:
@@ -193,17 +205,6 @@ def channel_values(figure: Exhibit, measured: Sequence[MeasuredChannels]) -> Cha
     return ChannelCurves(drawn, quantity, as_csv(rows).decode())
 
 
-def _key(row: TableRow) -> tuple[str, str, str | None, float | None, int | None]:
-    alpha, timesteps = row["alpha"], row["timesteps"]
-    return (
-        row["data"],
-        row["method"],
-        row["reset"] or None,
-        float(alpha) if alpha else None,
-        int(timesteps) if timesteps else None,
-    )
-
-
 def _panel(title: str, rows: Sequence[TableRow], bests: Sequence[TableRow], figure: Exhibit) -> Panel:
     labels = [_label(row, figure) for row in rows]
     resets: dict[str, set[str]] = {}
@@ -216,14 +217,14 @@ def _panel(title: str, rows: Sequence[TableRow], bests: Sequence[TableRow], figu
         curves.append(Curve(label, group, _points(of_it), _papers(of_it), is_dashed))
     if bests:
         curves.append(Curve(BEST, BEST, _points(bests)))
-    known = next((row["paper_cnn_accuracy"] for row in rows if row["paper_cnn_accuracy"]), "")
-    return Panel(title, _note(rows), tuple(curves), float(known) if known else None)
+    paper_cnn = next((row["paper_cnn_accuracy"] for row in rows if row["paper_cnn_accuracy"] is not None), None)
+    return Panel(title, _note(rows), tuple(curves), paper_cnn)
 
 
 def _label(row: TableRow, figure: Exhibit) -> tuple[str, str]:
     """Return the label and the colour group of a row's curve."""
     if figure.curve == "alpha":
-        alpha = f"alpha {float(row['alpha']):g}"
+        alpha = f"alpha {row['alpha']:g}"
         return alpha, alpha
     method = row["method"]
     return (f"{method}, {row['reset']}" if figure.curve == "method and reset" else method), method
@@ -232,41 +233,31 @@ def _label(row: TableRow, figure: Exhibit) -> tuple[str, str]:
 def _points(rows: Sequence[TableRow]) -> tuple[CurvePoint, ...]:
     # A cell that appears in two tables is drawn as one point.
     found = {
-        int(row["timesteps"]): CurvePoint(
-            int(row["timesteps"]),
-            float(row["accuracy"]),
-            float(row["interval_low"]),
-            float(row["interval_high"]),
-            int(row["test_images"]),
-            float(row["cnn_accuracy"]),
-        )
+        row["timesteps"]: CurvePoint(*(row[name] for name in _OF_A_POINT))
         for row in rows
-        if row["accuracy"] and row["timesteps"] and row["cnn_accuracy"]
+        if None not in (row["accuracy"], row["timesteps"], row["cnn_accuracy"])
     }
     return tuple(found[timesteps] for timesteps in sorted(found))
 
 
 def _papers(rows: Sequence[TableRow]) -> tuple[tuple[int, float], ...]:
-    return tuple(sorted({(int(r["timesteps"]), float(r["paper_accuracy"])) for r in rows if r["paper_accuracy"]}))
+    return tuple(sorted({(r["timesteps"], r["paper_accuracy"]) for r in rows if r["paper_accuracy"] is not None}))
 
 
 def _note(rows: Sequence[TableRow]) -> str:
     """Return the number of images and the CNN's training seed of a panel."""
-    measured = [row for row in rows if row["test_images"]]
+    measured = [row for row in rows if row["test_images"] is not None]
     if not measured:
         return "the paper's values only"
-    counts: dict[int, list[int]] = {}
+    steps: dict[int, list[int]] = {}
     for row in measured:
-        counts.setdefault(int(row["test_images"]), []).append(int(row["timesteps"]))
-    most = max(counts)
-    fewer = [f"{n:,} from T = {min(steps)} on" for n, steps in sorted(counts.items()) if n != most]
-    calibration = sorted({int(row["calibration_images"]) for row in measured if row["calibration_images"]})
-    seeds = sorted({row["training_seed"] for row in measured if row["training_seed"]})
+        steps.setdefault(row["test_images"], []).append(row["timesteps"])
+    most = max(steps)
+    fewer = [f"{count:,} from T = {min(steps[count])} on" for count in sorted(steps) if count != most]
     some = f" ({', '.join(fewer)})" if fewer else ""
-    return "; ".join(
-        [
-            f"n = {most:,} test images{some}",
-            f"{' or '.join(f'{n:,}' for n in calibration)} calibration images",
-            f"training seed {' or '.join(seeds)}",
-        ]
+    calibration = sorted({row["calibration_images"] for row in measured} - {None})
+    seeds = sorted({row["training_seed"] for row in measured} - {""})
+    return (
+        f"n = {most:,} test images{some}; {' or '.join(f'{n:,}' for n in calibration)} calibration images; "
+        f"training seed {' or '.join(seeds)}"
     )
