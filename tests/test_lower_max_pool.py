@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.max_pool import largest
-from loihi_convert.frontend.lower.value import Populations
+from loihi_convert.frontend.lower.populations import Populations
 from loihi_convert.frontend.operations import MaxPool
 
 

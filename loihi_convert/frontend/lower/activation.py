@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from loihi_convert.frontend.lower.linear import as_vector
-from loihi_convert.frontend.lower.value import Features, Population, Populations, Tensor, Value, scaled, summed
+from loihi_convert.frontend.lower.populations import Population, Populations
+from loihi_convert.frontend.lower.value import Features, Tensor, Value, scaled, summed
 from loihi_convert.frontend.operations import LeakyRelu, Relu
 
 

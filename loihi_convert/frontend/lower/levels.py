@@ -18,7 +18,8 @@ import numpy as np
 
 from loihi_convert.arrays import Pair
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower.value import IMAGE, Population, Populations, Term
+from loihi_convert.frontend.lower.populations import Population, Populations
+from loihi_convert.frontend.lower.value import IMAGE, Term
 from loihi_convert.frontend.lower.window import Window
 
 _MAX_CHANNELS: Final = 2**14

@@ -3,7 +3,7 @@
 Requires: a value that is a sum of linear maps of populations.
 Ensures: the value after the layer, as a sum of linear maps of the same populations. Two layers without a ReLU between
 them become one map, unless the second pads its input with zeros where the first would continue. Then no such map
-exists, and the value must be carried by populations of its own (`value.Populations.carried`).
+exists, and the value must be carried by populations of its own (`populations.Populations.carried`).
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ from loihi_convert.frontend.lower.linear import connected, convolved
 from loihi_convert.frontend.lower.max_pool import largest, pooled_after_relu
 from loihi_convert.frontend.lower.moves import moved
 from loihi_convert.frontend.lower.pooling import averaged
+from loihi_convert.frontend.lower.populations import Population, Populations
 from loihi_convert.frontend.lower.residual import added
-from loihi_convert.frontend.lower.value import Features, Population, Populations, Tensor, Value
+from loihi_convert.frontend.lower.value import Features, Tensor, Value
 from loihi_convert.frontend.operations import (
     Add,
     Affine,

@@ -21,7 +21,8 @@ from loihi_convert.arrays import Pair
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.linear import through
-from loihi_convert.frontend.lower.value import Population, Populations, Value, summed
+from loihi_convert.frontend.lower.populations import Population, Populations
+from loihi_convert.frontend.lower.value import Value, summed
 from loihi_convert.frontend.lower.window import Window
 from loihi_convert.frontend.operations import Affine, MaxPool, Relu
 
