@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower.max_pool import largest
+from loihi_convert.frontend.lower.max_pool import MaxPooling
 from loihi_convert.frontend.lower.populations import Populations
 from loihi_convert.frontend.operations import MaxPool
 
@@ -193,11 +193,12 @@ def test_groups_are_kept_beside_relays(name: str, layer: int, groups: int) -> No
 
 
 def test_poolings_of_one_map_share_their_rounds() -> None:
-    populations = Populations((1, 8, 8), by_halves=True)
+    populations = Populations((1, 8, 8))
+    pooling = MaxPooling(populations, by_halves=True)
     image = populations.image()
     for size in (1, 2, 4):
         pool = MaxPool((8 // size, 8 // size), (8 // size, 8 // size), (0, 0), (1, 1))
-        assert largest(populations, image, pool, (1, size, size), "pool") is not None
+        pooling.largest(image, pool, (1, size, size), "pool")
     # Each comparison of two pixels leaves one; all of 64 pixels leave the largest.
     assert sum(math.prod(made.shape) for made in populations.made) == 63
 

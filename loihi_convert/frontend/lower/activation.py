@@ -17,11 +17,8 @@ from loihi_convert.frontend.lower.value import Features, Tensor, Value, scaled, 
 from loihi_convert.frontend.operations import LeakyRelu, Relu
 
 
-def activated(populations: Populations, tensor: Tensor, activation: Relu | LeakyRelu, name: str) -> Tensor | None:
-    """Return ``tensor`` after ``activation``; neurons are named after the layer before them, or ``name``.
-
-    ``None`` if it must be carried first.
-    """
+def activated(populations: Populations, tensor: Tensor, activation: Relu | LeakyRelu, name: str) -> Tensor:
+    """Return ``tensor`` after ``activation``; neurons are named after the layer before them, or ``name``."""
     if isinstance(tensor, Value):
         return _of_value(populations, tensor, activation, name)
     (first, *others) = tensor
@@ -29,8 +26,7 @@ def activated(populations: Populations, tensor: Tensor, activation: Relu | Leaky
     # Flattening and a ReLU commute.
     if not others and first.index is None and first.gain is None and (not per_channel or first.is_vector):
         return (Features(_of_value(populations, first.value, activation, name)),)
-    vector = as_vector(tensor)
-    return None if vector is None else (Features(_of_value(populations, vector, activation, name)),)
+    return (Features(_of_value(populations, as_vector(tensor), activation, name)),)
 
 
 def _of_value(populations: Populations, value: Value, activation: Relu | LeakyRelu, name: str) -> Value:

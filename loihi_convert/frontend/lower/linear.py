@@ -2,8 +2,8 @@
 
 Requires: a value that is a sum of linear maps of populations.
 Ensures: the value after the layer, as a sum of linear maps of the same populations. Two layers without a ReLU between
-them become one map, unless the second pads its input with zeros where the first would continue. Then no such map
-exists, and the value must be carried by populations of its own (`populations.Populations.carried`).
+them become one map. No such map exists if the second pads its input with zeros where the first would continue: then
+all functions raise `MustBeCarriedError`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower.value import Features, Value, shifted, summed
+from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Value, shifted, summed
 from loihi_convert.frontend.lower.window import Window, composed
 from loihi_convert.ir.synapse import Conv, Dense
 
@@ -25,15 +25,14 @@ _MAX_COMPOSED: Final = 10_000_000
 _MAX_WEIGHTS: Final = 2**27
 
 
-def convolved(value: Value, conv: Conv, shape: tuple[int, ...], name: str) -> Value | None:
-    """Return ``value`` after ``conv``, of ``shape``; ``None`` if it must be carried first."""
+def convolved(value: Value, conv: Conv, shape: Shape, name: str) -> Value:
+    """Return ``value`` after ``conv``, of ``shape``."""
     window = Window(conv.weight, (shape[1], shape[2]), conv.stride, conv.padding, conv.dilation, conv.groups)
-    found = through(value, window)
-    return None if found is None else replace(_biased(found, conv.bias), name=name)
+    return replace(_biased(through(value, window), conv.bias), name=name)
 
 
-def connected(features: tuple[Features, ...], dense: Dense, name: str) -> Value | None:
-    """Return ``features`` after ``dense``: a value ``(N, 1, 1)``; ``None`` if they must be carried first."""
+def connected(features: tuple[Features, ...], dense: Dense, name: str) -> Value:
+    """Return ``features`` after ``dense``: a value ``(N, 1, 1)``."""
     bias, first, parts = dense.bias, 0, []
     for part in features:
         weight = dense.weight[:, first : first + part.count]
@@ -44,18 +43,12 @@ def connected(features: tuple[Features, ...], dense: Dense, name: str) -> Value 
         if part.gain is not None:
             weight = weight * part.gain
         parts.append(through(part.value, Window(_of_maps(weight, part), (1, 1), is_dense=True)))
-    if any(part is None for part in parts):
-        return None
-    found = [part for part in parts if part is not None]
-    value = found[0] if len(found) == 1 else summed(found, [1.0] * len(found))
+    value = parts[0] if len(parts) == 1 else summed(parts, [1.0] * len(parts))
     return replace(_biased(value, bias), name=name)
 
 
-def as_vector(features: tuple[Features, ...]) -> Value | None:
-    """Return ``features`` as a value ``(N, 1, 1)``, using a dense layer of ones if they come from larger maps.
-
-    ``None`` if they must be carried first.
-    """
+def as_vector(features: tuple[Features, ...]) -> Value:
+    """Return ``features`` as a value ``(N, 1, 1)``, using a dense layer of ones if they come from larger maps."""
     if len(features) == 1 and features[0].is_vector:
         return features[0].value
     count = sum(part.count for part in features)
@@ -66,18 +59,16 @@ def as_vector(features: tuple[Features, ...]) -> Value | None:
     return connected(features, Dense(np.eye(count)), "")
 
 
-def through(value: Value, second: Window) -> Value | None:
-    """Return ``value`` after ``second``; ``None`` if a term has no such map, or one with too many weights."""
+def through(value: Value, second: Window) -> Value:
+    """Return ``value`` after ``second``."""
     terms = []
     seen = [(term, *_of_inputs(second, term.rows)) for term in value.terms]
     # Where weights are pruned, no output may read a term.
     for term, of_rows, rows in [one for one in seen if one[2].size] or seen:
         window = composed(term.window, of_rows, term.size)
-        if window is None:
-            return None
         # One map of two large ones would be larger than both.
-        if window.weight.size > _MAX_COMPOSED and not value.is_direct:
-            return None
+        if window is None or (window.weight.size > _MAX_COMPOSED and not value.is_direct):
+            raise MustBeCarriedError
         terms.append(replace(term, rows=rows, window=window))
     constant = None if value.constant is None else _constant_after(value, value.constant, second)
     return Value((second.outputs, *second.size), tuple(terms), constant, value.name)

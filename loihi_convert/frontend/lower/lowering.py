@@ -21,12 +21,12 @@ from loihi_convert.frontend.lower.chain import Chain, to_chain
 from loihi_convert.frontend.lower.concat import joined
 from loihi_convert.frontend.lower.levels import placed
 from loihi_convert.frontend.lower.linear import connected, convolved
-from loihi_convert.frontend.lower.max_pool import largest, pooled_after_relu
+from loihi_convert.frontend.lower.max_pool import MaxPooling, pooled_after_relu
 from loihi_convert.frontend.lower.moves import moved
 from loihi_convert.frontend.lower.pooling import averaged
 from loihi_convert.frontend.lower.populations import Population, Populations
 from loihi_convert.frontend.lower.residual import added
-from loihi_convert.frontend.lower.value import Features, Tensor, Value
+from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value
 from loihi_convert.frontend.operations import (
     Add,
     Affine,
@@ -173,7 +173,8 @@ class _Lowering:
 
     def __post_init__(self) -> None:
         self.notes = list(self.graph.notes)
-        self.populations = Populations(self.image_shape, self.by_halves)
+        self.populations = Populations(self.image_shape)
+        self._max_pooling = MaxPooling(self.populations, self.by_halves)
         self._tensors: list[Tensor] = []
         self._users = self.graph.users
         # Vectors from which only linear maps lead to the output.
@@ -222,16 +223,15 @@ class _Lowering:
                     expected=f"supported: {source.kind} at the end",
                     hint=f"Choose classes before the {source.kind}." if isinstance(node.operation, Move) else "",
                 )
-        found = self._of(number)
-        if found is None:
+        try:
+            return self._of(number)
+        except MustBeCarriedError:
             for before in node.inputs:
                 self._tensors[before] = self._carried(self._tensors[before], self.graph.nodes[before].name)
-            found = self._of(number)
-        assert found is not None, "a population is a linear map of itself"
-        return found
+            return self._of(number)
 
-    def _of(self, number: int) -> Tensor | None:
-        """The output of a node; ``None`` if its inputs must first be carried by populations of their own."""
+    def _of(self, number: int) -> Tensor:
+        """The output of a node."""
         node = self.graph.nodes[number]
         operation, tensors = node.operation, [self._tensors[before] for before in node.inputs]
         tensor = tensors[0]
@@ -254,8 +254,7 @@ class _Lowering:
             self.ending = node.kind.lower().replace("_", "")
             return tensor
         if isinstance(operation, Dense) and not isinstance(tensor, Value):
-            found = connected(tensor, operation, node.name)
-            return None if found is None else (Features(found),)
+            return (Features(connected(tensor, operation, node.name)),)
         if not isinstance(tensor, Value) or isinstance(operation, Dense):
             shape = self.graph.nodes[node.inputs[0]].shape
             raise UnsupportedModelError(
@@ -269,13 +268,13 @@ class _Lowering:
         pooled = (
             averaged(tensor, operation, shape)
             if isinstance(operation, AveragePool)
-            else largest(self.populations, tensor, operation, shape, node.name)
+            else self._max_pooling.largest(tensor, operation, shape, node.name)
         )
-        if pooled is not None and self._waits_for_a_maximum(number) and pooled.is_nonnegative:
+        if self._waits_for_a_maximum(number) and pooled.is_nonnegative:
             # Relays then carry the means, not every pixel, past the layers of the maximum.
             pooled = self.populations.carried(pooled, node.name)
         # A mean over height and width gives a vector.
-        return pooled if pooled is None or shape == node.shape else (Features(pooled),)
+        return pooled if shape == node.shape else (Features(pooled),)
 
     def _carried(self, tensor: Tensor, name: str) -> Tensor:
         if isinstance(tensor, Value):

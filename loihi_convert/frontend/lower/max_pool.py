@@ -15,51 +15,90 @@ different count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from loihi_convert.arrays import Pair
+from loihi_convert.arrays import Pair, Shape
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.linear import through
 from loihi_convert.frontend.lower.populations import Population, Populations
-from loihi_convert.frontend.lower.value import Value, summed
+from loihi_convert.frontend.lower.value import MustBeCarriedError, Value, summed
 from loihi_convert.frontend.lower.window import Window
 from loihi_convert.frontend.operations import Affine, MaxPool, Relu
 
 
-def largest(populations: Populations, value: Value, pool: MaxPool, shape: tuple[int, ...], name: str) -> Value | None:
-    """Return ``value`` after ``pool``, of ``shape``; ``None`` if it must be carried first."""
-    if not value.is_nonnegative and _reads_beyond(pool, value.size, shape[1:]):
-        raise UnsupportedModelError(
-            "reads beyond the border of values that may be negative",
-            expected="supported: after a ReLU, directly before one, or without padding and ceil_mode",
-            hint="Put a ReLU before it, or use padding=0 without ceil_mode, and train again.",
-        )
-    if not value.is_direct:
-        return None
-    tournament = _by_halves if populations.by_halves else _by_axes
-    return tournament(populations, value, pool, (shape[1], shape[2]), name)
+@dataclass(eq=False)
+class MaxPooling:
+    """Computes maxima by ReLUs, which it adds to ``populations``.
 
+    Parameters
+    ----------
+    populations
+        The populations created so far.
+    by_halves
+        Whether windows of even size that tile the map begin with windows of half the size.
+    """
 
-def _by_halves(populations: Populations, value: Value, pool: MaxPool, size: Pair, name: str) -> Value | None:
-    key = (value, pool, size)
-    if key in populations.maxima:
-        return populations.maxima[key]
-    found: Value | None = value
-    height, width = pool.kernel
-    if height % 2 == width % 2 == 0 and max(height, width) > 2 and pool == _tiles(height, width):
-        found = _by_halves(populations, value, _tiles(height // 2, width // 2), (2 * size[0], 2 * size[1]), name)
-        pool = _tiles(2, 2)
-    if found is not None:
-        found = _by_axes(populations, found, pool, size, name)
-    if found is not None:
-        populations.maxima[key] = found
-    return found
+    populations: Populations
+    by_halves: bool = False
+    # Those computed by halves: of a value, by a pooling, to a size.
+    _known: dict[tuple[Value, MaxPool, Pair], Value] = field(default_factory=dict)
 
+    def largest(self, value: Value, pool: MaxPool, shape: Shape, name: str) -> Value:
+        """Return ``value`` after ``pool``, of ``shape``.
 
-def _by_axes(populations: Populations, value: Value, pool: MaxPool, size: Pair, name: str) -> Value | None:
-    rows = _along(populations, value, pool, 1, (value.shape[1], size[1]), name)
-    return None if rows is None else _along(populations, rows, pool, 0, size, name)
+        Raises
+        ------
+        UnsupportedModelError
+            If windows reach beyond the border of values that may be negative.
+        MustBeCarriedError
+            If a pixel of ``value`` depends on several pixels of populations.
+        """
+        if not value.is_nonnegative and _reads_beyond(pool, value.size, shape[1:]):
+            raise UnsupportedModelError(
+                "reads beyond the border of values that may be negative",
+                expected="supported: after a ReLU, directly before one, or without padding and ceil_mode",
+                hint="Put a ReLU before it, or use padding=0 without ceil_mode, and train again.",
+            )
+        if not value.is_direct:
+            raise MustBeCarriedError
+        tournament = self._by_halves if self.by_halves else self._by_axes
+        return tournament(value, pool, (shape[1], shape[2]), name)
+
+    def _by_halves(self, value: Value, pool: MaxPool, size: Pair, name: str) -> Value:
+        key = (value, pool, size)
+        if key not in self._known:
+            height, width = pool.kernel
+            if height % 2 == width % 2 == 0 and max(height, width) > 2 and pool == _tiles(height, width):
+                half = _tiles(height // 2, width // 2)
+                value, pool = self._by_halves(value, half, (2 * size[0], 2 * size[1]), name), _tiles(2, 2)
+            self._known[key] = self._by_axes(value, pool, size, name)
+        return self._known[key]
+
+    def _by_axes(self, value: Value, pool: MaxPool, size: Pair, name: str) -> Value:
+        rows = self._along(value, pool, 1, (value.shape[1], size[1]), f"{name} (rows)")
+        return self._along(rows, pool, 0, size, f"{name} (columns)")
+
+    def _along(self, value: Value, pool: MaxPool, axis: int, size: Pair, name: str) -> Value:
+        """The maximum along columns (0) or rows (1), of ``size``."""
+        kernel, pad = pool.kernel[axis], pool.padding[axis]
+        if kernel == 1 and pool.stride[axis] == 1 and pad == 0:
+            return value
+        stride = (1, pool.stride[1]) if axis else (pool.stride[0], 1)
+        players = []
+        for place in range(kernel):
+            offset = pad - place * pool.dilation[axis]
+            padding = (0, offset) if axis else (offset, 0)
+            players.append(through(value, Window.identity(value.shape[0], size, stride, padding)))
+        while len(players) > 1:
+            winners = [self._larger(a, b, name) for a, b in zip(players[::2], players[1::2], strict=False)]
+            players = [*winners, *players[len(winners) * 2 :]]
+        return players[0]
+
+    def _larger(self, a: Value, b: Value, name: str) -> Value:
+        """The pixelwise maximum."""
+        gap = self.populations.add(Population(name, summed((a, b), (1.0, -1.0))))
+        return summed((gap, b), (1.0, 1.0))
 
 
 def _tiles(height: int, width: int) -> MaxPool:
@@ -70,40 +109,6 @@ def _reads_beyond(pool: MaxPool, before: Sequence[int], after: Sequence[int]) ->
     """Whether a window reaches beyond the map: by padding or, with ceil_mode, at its end."""
     sides = zip(after, pool.stride, pool.padding, pool.dilation, pool.kernel, before, strict=True)
     return any(pad > 0 or (n - 1) * step + gap * (k - 1) >= extent for n, step, pad, gap, k, extent in sides)
-
-
-def _along(
-    populations: Populations, value: Value, pool: MaxPool, axis: int, size: tuple[int, int], name: str
-) -> Value | None:
-    """The maximum along columns (0) or rows (1), of ``size``."""
-    kernel, pad = pool.kernel[axis], pool.padding[axis]
-    if kernel == 1 and pool.stride[axis] == 1 and pad == 0:
-        return value
-    stride = (1, pool.stride[1]) if axis else (pool.stride[0], 1)
-    players = []
-    for place in range(kernel):
-        offset = pad - place * pool.dilation[axis]
-        padding = (0, offset) if axis else (offset, 0)
-        sampled = through(value, Window.identity(value.shape[0], size, stride, padding))
-        if sampled is None:
-            return None
-        players.append(sampled)
-    direction = "rows" if axis else "columns"
-    return _winner(populations, players, f"{name} ({direction})")
-
-
-def _winner(populations: Populations, players: Sequence[Value], name: str) -> Value:
-    """The pixelwise maximum of all players."""
-    while len(players) > 1:
-        pairs = zip(players[::2], players[1::2], strict=False)
-        winners = [_larger(populations, a, b, name) for a, b in pairs]
-        players = [*winners, *players[len(winners) * 2 :]]
-    return players[0]
-
-
-def _larger(populations: Populations, a: Value, b: Value, name: str) -> Value:
-    gap = populations.add(Population(name, summed((a, b), (1.0, -1.0))))
-    return summed((gap, b), (1.0, 1.0))
 
 
 def pooled_after_relu(graph: Graph) -> Graph:

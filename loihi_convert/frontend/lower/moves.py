@@ -14,13 +14,13 @@ import numpy as np
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.linear import through
-from loihi_convert.frontend.lower.value import Features, Tensor, Value, summed
+from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value, summed
 from loihi_convert.frontend.lower.window import Window
 from loihi_convert.frontend.operations import Move
 
 
-def moved(tensor: Tensor, move: Move) -> Tensor | None:
-    """Return ``tensor`` after ``move``; ``None`` if it must be carried first."""
+def moved(tensor: Tensor, move: Move) -> Tensor:
+    """Return ``tensor`` after ``move``."""
     index = move.index
     if isinstance(tensor, Value):
         return _of_value(tensor, index)
@@ -32,7 +32,7 @@ def moved(tensor: Tensor, move: Move) -> Tensor | None:
     raise UnsupportedModelError("reshapes flattened numbers into maps", expected="supported: whole flattened maps")
 
 
-def _of_value(value: Value, index: Array) -> Tensor | None:
+def _of_value(value: Value, index: Array) -> Tensor:
     count = int(np.prod(value.shape))
     if index.ndim == 1:
         if value.size == (1, 1):
@@ -50,28 +50,26 @@ def _of_value(value: Value, index: Array) -> Tensor | None:
     for (step_h, step_w, top, left), numbers in samples.items():
         chosen = np.full(len(index), -1)
         chosen[numbers] = channel[numbers]
-        part: Value | None = value.of_channels(chosen)
+        part = value.of_channels(chosen)
         size = (index.shape[1], index.shape[2])
         if (step_h, step_w, top, left) != (1, 1, 0, 0) or size != value.size:
             window = Window.identity(len(index), size, (step_h, step_w), (-top, -left))
-            part = through(value.of_channels(chosen), window)
-        if part is None:
-            return None
+            part = through(part, window)
         parts.append(part)
     return replace(summed(parts, [1.0] * len(parts)), name=value.name) if len(parts) > 1 else parts[0]
 
 
-def _spread(value: Value, size: Pair) -> Value | None:
+def _spread(value: Value, size: Pair) -> Value:
     """One value in all pixels of maps of ``size``, as the mean of a window around each pixel that holds the whole map.
 
-    ``None`` if it is not a mean of whole maps, and must be carried first.
+    If it is not a mean of whole maps, it must be carried first.
     """
     terms = []
     for term in value.terms:
         window = term.window.unpooled()
         weight = window.weight[:, :, :1, :1]
         if window.weight.shape[2:] != term.size or window.padding != (0, 0) or (window.weight != weight).any():
-            return None
+            raise MustBeCarriedError
         kernel = (*weight.shape[:2], term.size[0] + size[0] - 1, term.size[1] + size[1] - 1)
         around = Window(np.broadcast_to(weight, kernel), size, padding=(size[0] - 1, size[1] - 1), groups=window.groups)
         terms.append(replace(term, window=around))

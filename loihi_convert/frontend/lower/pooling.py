@@ -12,14 +12,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from loihi_convert.arrays import Shape
 from loihi_convert.frontend.lower.linear import through
 from loihi_convert.frontend.lower.value import Value
 from loihi_convert.frontend.lower.window import Window
 from loihi_convert.frontend.operations import AveragePool
 
 
-def averaged(value: Value, pool: AveragePool, shape: tuple[int, ...]) -> Value | None:
-    """Return ``value`` after ``pool``, of ``shape``; ``None`` if it must be carried first."""
+def averaged(value: Value, pool: AveragePool, shape: Shape) -> Value:
+    """Return ``value`` after ``pool``, of ``shape``."""
     channels, size = value.shape[0], (shape[1], shape[2])
     if pool.kernel == (1, 1) and pool.tiles:
         return value
@@ -31,7 +32,7 @@ def averaged(value: Value, pool: AveragePool, shape: tuple[int, ...]) -> Value |
         kernel = np.full((channels, 1, *pool.kernel), pool.factor)
         window = Window(kernel, size, pool.stride, pool.padding, groups=channels)
     found = through(value, window)
-    if found is None or size != (1, 1):
+    if size != (1, 1):
         return found
     return replace(found, terms=tuple(replace(term, window=_dense(term.window)) for term in found.terms))
 

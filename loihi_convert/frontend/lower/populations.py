@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.lower.value import IMAGE, Term, Value, scaled, summed
 from loihi_convert.frontend.lower.window import Window
-from loihi_convert.frontend.operations import MaxPool
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,18 +44,12 @@ class Populations:
     ----------
     image_shape
         ``(C, H, W)``.
-    by_halves
-        Whether max pooling with windows of even size begins with windows of half the size, see `max_pool`.
     made
         In order of computation.
-    maxima
-        Those computed ``by_halves``: of a value, by a pooling, to a size.
     """
 
     image_shape: Shape
-    by_halves: bool = False
     made: list[Population] = field(default_factory=list)
-    maxima: dict[tuple[Value, MaxPool, Pair], Value] = field(default_factory=dict)
 
     def image(self) -> Value:
         """Return the pixels / 255."""

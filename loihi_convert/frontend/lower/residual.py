@@ -12,8 +12,8 @@ from loihi_convert.frontend.lower.linear import as_vector
 from loihi_convert.frontend.lower.value import Features, Tensor, Value, summed
 
 
-def added(tensors: Sequence[Tensor], factors: Sequence[float]) -> Tensor | None:
-    """Return the sum of ``tensors``, each times its factor; ``None`` if they must be carried first."""
+def added(tensors: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
+    """Return the sum of ``tensors``, each times its factor."""
     values = [tensor for tensor in tensors if isinstance(tensor, Value)]
     if len(values) == len(tensors):
         return summed(values, factors, _name(values))
@@ -22,10 +22,7 @@ def added(tensors: Sequence[Tensor], factors: Sequence[float]) -> Tensor | None:
         maps = [each[0].value for each in flat]
         if len({each.shape for each in maps}) == 1:
             return (Features(summed(maps, factors, _name(maps))),)
-    found = [as_vector(each) for each in flat]
-    vectors = [each for each in found if each is not None]
-    if len(vectors) < len(found):
-        return None
+    vectors = [as_vector(each) for each in flat]
     return (Features(summed(vectors, factors, _name(vectors))),)
 
 

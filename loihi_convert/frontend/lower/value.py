@@ -19,6 +19,14 @@ IMAGE: int = -1
 """The index of the pixels as a source; all other sources are populations."""
 
 
+class MustBeCarriedError(Exception):
+    """A step is not a linear map of its tensors' sources; it is one once populations carry these tensors.
+
+    Never reaches the user: `lowering` catches it, has the tensors carried (`populations.Populations.carried`), and
+    tries again.
+    """
+
+
 @dataclass(frozen=True, eq=False)
 class Term:
     """A linear map from some channels of one source to some channels of a value.
