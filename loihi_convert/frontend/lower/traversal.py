@@ -1,0 +1,225 @@
+"""Graph -> populations: one pass over the nodes, which keeps a tensor for each (`value.py`).
+
+This is the only file that knows all operations. Each becomes a call of the file that lowers it; what follows is the
+same for all:
+
+- A step that is not linear raises `MustBeCarriedError`: its inputs become populations, and it is done again.
+- A tensor used by several layers becomes populations, see `Uses.is_shared`.
+- A node that cannot be lowered is an obstacle. Its output counts as a population, so that later obstacles are found.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from loihi_convert.arrays import Shape
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.graph import Graph, Node
+from loihi_convert.frontend.lower.activation import activated
+from loihi_convert.frontend.lower.affine import normalized
+from loihi_convert.frontend.lower.concat import joined
+from loihi_convert.frontend.lower.linear import connected, convolved
+from loihi_convert.frontend.lower.max_pool import MaxPooling
+from loihi_convert.frontend.lower.moves import moved
+from loihi_convert.frontend.lower.pooling import averaged
+from loihi_convert.frontend.lower.populations import Population, Populations
+from loihi_convert.frontend.lower.residual import added
+from loihi_convert.frontend.lower.uses import Uses, as_map
+from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value
+from loihi_convert.frontend.operations import (
+    Add,
+    Affine,
+    AveragePool,
+    Cat,
+    Ending,
+    LeakyRelu,
+    MaxPool,
+    Move,
+    Relu,
+    placed_at,
+)
+from loihi_convert.ir.synapse import Conv, Dense
+
+
+def populated(
+    graph: Graph, image_shape: Shape, normalization: Affine | None = None, *, by_halves: bool = False
+) -> tuple[Populations, tuple[UnsupportedModelError, ...]]:
+    """Return the populations of ``graph``, the output's last, and its obstacles; with obstacles there is no output.
+
+    Parameters
+    ----------
+    graph
+        The CNN.
+    image_shape
+        ``(C, H, W)``.
+    normalization
+        Applied to the pixels / 255 first.
+    by_halves
+        As in `MaxPooling`.
+    """
+    populations = Populations(image_shape)
+    if graph.obstacles:
+        # After a place that could not be read, errors are unreliable.
+        return populations, graph.obstacles
+    traversal = _Traversal(graph, normalization, populations, MaxPooling(populations, by_halves), Uses(graph))
+    return populations, tuple(traversal.run())
+
+
+@dataclass(eq=False)
+class _Traversal:
+    """Creates the populations of a graph.
+
+    Parameters
+    ----------
+    tensors
+        The output of each node so far.
+    """
+
+    graph: Graph
+    normalization: Affine | None
+    populations: Populations
+    max_pooling: MaxPooling
+    uses: Uses
+    tensors: list[Tensor] = field(default_factory=list)
+
+    def run(self) -> list[UnsupportedModelError]:
+        """Create the populations, the output's last; return the obstacles."""
+        found: list[UnsupportedModelError] = []
+        for number, node in enumerate(self.graph.nodes):
+            try:
+                with placed_at(node.name, node.kind):
+                    self.tensors.append(self._of_node(number))
+            except UnsupportedModelError as error:
+                found.append(error)
+                # Continue as if this output were known.
+                known = self.populations.add(Population(node.name, Value(as_map(node.shape), ())))
+                self.tensors.append(known if len(node.shape) == 3 else (Features(known),))
+        if not found:
+            try:
+                self._add_output()
+            except UnsupportedModelError as error:
+                found.append(error)
+        return found
+
+    def _of_node(self, number: int) -> Tensor:
+        """The output of a node; creates populations where it needs some."""
+        node = self.graph.nodes[number]
+        self._require_no_ending_before(node)
+        try:
+            tensor = self._computed(number)
+        except MustBeCarriedError:
+            for before in node.inputs:
+                self.tensors[before] = self._carried(self.tensors[before], self.graph.nodes[before].name)
+            tensor = self._computed(number)
+        if self.uses.is_shared(number) and not all(value.is_direct for value in _values(tensor)):
+            return self._carried(tensor, node.name)
+        return tensor
+
+    def _require_no_ending_before(self, node: Node) -> None:
+        for before in node.inputs:
+            source = self.graph.nodes[before]
+            if isinstance(source.operation, Ending) and not _is_permutation(node, source):
+                raise UnsupportedModelError(
+                    f"follows a {source.kind}",
+                    expected=f"supported: {source.kind} at the end",
+                    hint=f"Choose classes before the {source.kind}." if isinstance(node.operation, Move) else "",
+                )
+
+    def _computed(self, number: int) -> Tensor:
+        """A node's operation on its inputs."""
+        node = self.graph.nodes[number]
+        if node.operation is None:
+            image: Tensor = self.populations.image()
+            return image if self.normalization is None else normalized(image, self.normalization)
+        tensors = [self.tensors[before] for before in node.inputs]
+        tensor = tensors[0]
+        match node.operation:
+            case Relu() | LeakyRelu():
+                return activated(self.populations, tensor, node.operation, node.name)
+            case Affine():
+                return normalized(tensor, node.operation)
+            case Add():
+                return added(tensors, node.operation.factors)
+            case Cat():
+                return joined(tensors)
+            case Move():
+                return moved(tensor, node.operation)
+            case Ending():
+                if number != self.graph.output and not self.uses.is_end(number):
+                    raise UnsupportedModelError(
+                        "is before other layers", expected=f"supported: {node.kind} at the end, ReLU before it"
+                    )
+                return tensor
+            case Dense() if not isinstance(tensor, Value):
+                return (Features(connected(tensor, node.operation, node.name)),)
+            case Conv() if isinstance(tensor, Value):
+                return convolved(tensor, node.operation, node.shape, node.name)
+            case AveragePool() | MaxPool() if isinstance(tensor, Value):
+                return self._pooled(number, tensor, node.operation)
+        raise UnsupportedModelError(
+            f"is applied to a tensor of shape {self.graph.nodes[node.inputs[0]].shape}",
+            expected="supported: convolutions and poolings of maps, dense layers of vectors",
+        )
+
+    def _pooled(self, number: int, value: Value, pool: AveragePool | MaxPool) -> Tensor:
+        node = self.graph.nodes[number]
+        shape = as_map(node.shape)
+        if isinstance(pool, MaxPool):
+            found = self.max_pooling.largest(value, pool, shape, node.name)
+        else:
+            found = averaged(value, pool, shape)
+            if self.uses.waits_for_a_maximum(number) and found.is_nonnegative:
+                # Relays then carry the means, not every pixel, past the layers of the maximum.
+                found = self.populations.carried(found, node.name)
+        # A mean over height and width gives a vector.
+        return found if shape == node.shape else (Features(found),)
+
+    def _carried(self, tensor: Tensor, name: str) -> Tensor:
+        """The same numbers, as populations of their own."""
+        if isinstance(tensor, Value):
+            return self.populations.carried(tensor, tensor.name or name)
+        return tuple(
+            replace(part, value=self.populations.carried(part.value, part.value.name or name)) for part in tensor
+        )
+
+    def _add_output(self) -> None:
+        """Turn the output into a population without ReLU."""
+        node, tensor = self.graph.nodes[self.graph.output], self.tensors[self.graph.output]
+        value = _values(tensor)[0]
+        whole = isinstance(tensor, Value) or (len(tensor) == 1 and tensor[0].is_vector)
+        if not whole or value.size != (1, 1):
+            raise UnsupportedModelError(
+                f"the model ends here, with {node.shape}",
+                where=node.name,
+                expected="must end with one number per class",
+                hint="End with a Linear layer, or with global average pooling.",
+            )
+        if len(value.terms) == 0:
+            raise UnsupportedModelError(
+                "the model ends here, with constants", where=node.name, expected="must depend on the image"
+            )
+        while isinstance(node.operation, Move | Ending):
+            node = self.graph.nodes[node.inputs[0]]
+        self.populations.add(Population(value.name or node.name, value))
+
+
+def ending_of(graph: Graph) -> Node | None:
+    """Return the `Ending` of a graph without obstacles; only moves follow it."""
+    node = graph.nodes[graph.output]
+    while isinstance(node.operation, Move):
+        node = graph.nodes[node.inputs[0]]
+    return node if isinstance(node.operation, Ending) else None
+
+
+def _values(tensor: Tensor) -> list[Value]:
+    return [tensor] if isinstance(tensor, Value) else [part.value for part in tensor]
+
+
+def _is_permutation(node: Node, source: Node) -> bool:
+    """Whether ``node`` keeps each number of ``source``, in any order."""
+    return isinstance(node.operation, Move) and np.array_equal(
+        np.sort(node.operation.index, axis=None), np.arange(math.prod(source.shape))
+    )
