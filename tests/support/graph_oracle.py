@@ -1,7 +1,7 @@
 """A lowered graph in int64 without relays: each population integrates the spikes of its input populations.
 
 The integers are those of the quantized layers that contain the populations. The value of a relay is looked up in the
-map of its source, see `levels.Sample`.
+map of its source, see `relays.Sample`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.frontend.lower.chain import Chain
-from loihi_convert.frontend.lower.levels import Sample
+from loihi_convert.frontend.lower.relays import Sample
 from loihi_convert.frontend.lower.value import IMAGE
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from support import oracle

@@ -18,6 +18,7 @@ from loihi_convert.frontend.lower.chain import Chain, to_chain
 from loihi_convert.frontend.lower.levels import placed
 from loihi_convert.frontend.lower.max_pool import pooled_after_relu
 from loihi_convert.frontend.lower.populations import Populations
+from loihi_convert.frontend.lower.relays import Relays
 from loihi_convert.frontend.lower.traversal import ending_of, populated
 from loihi_convert.frontend.operations import Affine
 from loihi_convert.frontend.reader import read_graph
@@ -117,7 +118,7 @@ def _chain(graph: Graph, image_shape: Shape, normalization: Affine | None, skip_
         notes = (*notes, f"{ending.name}: the {ending.kind} at the end is dropped; it does not change the argmax.")
 
     def fitted(populations: Populations) -> Chain:
-        return to_chain(placed(populations, skip_copies), image_shape, notes)
+        return to_chain(Relays(placed(populations), skip_copies), image_shape, notes)
 
     populations = _populations(graph, image_shape, normalization)
     try:
