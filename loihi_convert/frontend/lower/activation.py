@@ -24,7 +24,7 @@ def activated(populations: Populations, tensor: Tensor, activation: Relu | Leaky
     (first, *others) = tensor
     per_channel = activation.slope.size > 1 if isinstance(activation, LeakyRelu) else activation.threshold is not None
     # Flattening and a ReLU commute.
-    if not others and first.index is None and first.gain is None and (not per_channel or first.is_vector):
+    if not others and first.is_whole and (not per_channel or first.is_vector):
         return (Features(_of_value(populations, first.value, activation, name)),)
     return (Features(_of_value(populations, as_vector(tensor), activation, name)),)
 

@@ -28,7 +28,7 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 def _joined(values: Sequence[Value]) -> Value:
     terms, first = [], 0
     for value in values:
-        terms += [replace(term, rows=term.rows + first) for term in value.terms]
+        terms += [replace(term, channels=term.channels + first) for term in value.terms]
         first += value.shape[0]
     constant = None
     if any(value.constant is not None for value in values):

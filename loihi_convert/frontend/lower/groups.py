@@ -3,6 +3,11 @@
 A layer may have a small convolution and many relays: in one group it would contain a matrix of zeros. Relays next to a
 depthwise or grouped convolution become separate groups. All groups of a netx layer have the same size, so small groups
 are merged until they have that size.
+
+Example: a layer has the outputs 0 to 3 of a depthwise convolution, and relays 4 to 7 of its inputs 0 to 3. Output c and
+relay 4 + c read input c, so these are a *component* with one input and two outputs. There are 4 groups, with the
+outputs in the order 0, 4, 1, 5, 2, 6, 3, 7. Components of unequal sizes are merged to *packs*, which become the groups:
+one of 2 inputs and 2 outputs beside four relays gives 3 packs, of which two have two relays each.
 """
 
 from __future__ import annotations
@@ -75,7 +80,10 @@ def _components(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int)
 
 
 def _packs(inputs: Array, outputs: Array) -> Array | None:
-    """The pack of each component; all packs have equal numbers of inputs and of outputs. ``None`` if impossible."""
+    """The pack of each component; all packs have as many inputs and outputs as the largest component.
+
+    ``None`` if impossible. ``inputs`` and ``outputs`` are the component of each.
+    """
     count = int(max(inputs.max(initial=-1), outputs.max(initial=-1))) + 1
     sizes = np.stack([np.bincount(labels, minlength=count) for labels in (inputs, outputs)], axis=1)
     largest = sizes.max(axis=0)

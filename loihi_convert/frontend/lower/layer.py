@@ -68,9 +68,9 @@ class Layer:
         if others or len(first.value.terms) != 1 or len(self.outputs) != first.shape[0]:
             return None
         (term,) = first.value.terms
-        taken = [Sample(term.source, int(channel)) for channel in term.columns]
+        taken = [Sample(term.source, int(channel)) for channel in term.source_channels]
         in_order = [sample.channel for sample in self.outputs] == [*range(len(self.outputs))]
-        is_whole = np.array_equal(term.rows, np.arange(len(self.outputs))) and taken == list(self.inputs)
+        is_whole = np.array_equal(term.channels, np.arange(len(self.outputs))) and taken == list(self.inputs)
         return term if in_order and is_whole and self._levels.of[term.source] == self.level - 1 else None
 
     @property

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Value, shifted, summed
 from loihi_convert.frontend.lower.window import Window, composed
+from loihi_convert.frontend.operations import refuse
 from loihi_convert.ir.synapse import Conv, Dense
 
 # Most weights of two layers composed into one; beyond this the value between them is carried.
@@ -53,55 +53,57 @@ def as_vector(features: tuple[Features, ...]) -> Value:
         return features[0].value
     count = sum(part.count for part in features)
     if count * max(int(np.prod(part.value.shape)) for part in features) > _MAX_WEIGHTS:
-        raise UnsupportedModelError(
-            f"treats {count} numbers of flattened maps individually", expected="supported: at most a few thousand"
-        )
+        refuse(f"treats {count} numbers of flattened maps individually", supported="at most a few thousand")
     return connected(features, Dense(np.eye(count)), "")
 
 
-def through(value: Value, second: Window) -> Value:
-    """Return ``value`` after ``second``."""
+def through(value: Value, window: Window) -> Value:
+    """Return ``value`` after ``window``."""
     terms = []
-    seen = [(term, *_of_inputs(second, term.rows)) for term in value.terms]
+    parts = [(term, *_of_inputs(window, term.channels)) for term in value.terms]
     # Where weights are pruned, no output may read a term.
-    for term, of_rows, rows in [one for one in seen if one[2].size] or seen:
-        window = composed(term.window, of_rows, term.size)
+    for term, part, outputs in [each for each in parts if each[2].size] or parts:
+        found = composed(term.window, part, term.size)
         # One map of two large ones would be larger than both.
-        if window is None or (window.weight.size > _MAX_COMPOSED and not value.is_direct):
+        if found is None or (found.weight.size > _MAX_COMPOSED and not value.is_direct):
             raise MustBeCarriedError
-        terms.append(replace(term, rows=rows, window=window))
-    constant = None if value.constant is None else _constant_after(value, value.constant, second)
-    return Value((second.outputs, *second.size), tuple(terms), constant, value.name)
+        terms.append(replace(term, channels=outputs, window=found))
+    constant = None if value.constant is None else _constant_after(value, value.constant, window)
+    return Value((window.outputs, *window.size), tuple(terms), constant, value.name)
 
 
-def _constant_after(value: Value, constant: Array, second: Window) -> Array:
-    """The ``constant`` of ``value`` after ``second``."""
+def _constant_after(value: Value, constant: Array, window: Window) -> Array:
+    """The ``constant`` of ``value`` after ``window``."""
     is_uniform = constant.ndim == 1
-    if second.is_diagonal and second.pool != (1, 1) and is_uniform:
-        return constant * second.weight.ravel()
-    window = second.unpooled()
-    found = window.of(value.map_of_constant().astype(np.float64))
-    inside = second.is_dense or (is_uniform and second.padding == (0, 0) and max(window.after(value.shape)) <= 0)
+    if window.is_diagonal and window.pool != (1, 1) and is_uniform:
+        return constant * window.weight.ravel()
+    window = window.unpooled()
+    found = window.applied_to(value.map_of_constant().astype(np.float64))
+    inside = window.is_dense or (is_uniform and window.padding == (0, 0) and max(window.after(value.shape)) <= 0)
     # Every neuron uses the whole kernel: one value per channel.
     return found[:, 0, 0] if inside else found
 
 
-def _of_inputs(second: Window, rows: Array) -> tuple[Window, Array]:
-    """``second`` for some of its input channels, and the output channels that remain."""
-    everything = np.arange(second.outputs)
-    if np.array_equal(rows, np.arange(second.inputs)):
-        return second, everything
-    if second.groups == 1:
-        return replace(second, weight=second.weight[:, rows]), everything
-    inputs, outputs = second.weight.shape[1], second.outputs // second.groups
-    groups = rows[::inputs] // inputs
-    whole = (groups[:, None] * inputs + np.arange(inputs)).ravel()
-    if np.array_equal(whole, rows):
-        chosen = (groups[:, None] * outputs + np.arange(outputs)).ravel()
-        return replace(second, weight=second.weight[chosen], groups=len(groups)), chosen
-    full = second.ungrouped().weight[:, rows]
-    used = np.flatnonzero(np.abs(full).sum(axis=(1, 2, 3)))
-    return replace(second, weight=full[used], groups=1), used
+def _of_inputs(window: Window, chosen: Array) -> tuple[Window, Array]:
+    """The part of ``window`` that reads the input channels ``chosen``, and the output channels that it gives."""
+    everything = np.arange(window.outputs)
+    if np.array_equal(chosen, np.arange(window.inputs)):
+        return window, everything
+    if window.groups == 1:
+        return replace(window, weight=window.weight[:, chosen]), everything
+    inputs, outputs = window.weight.shape[1], window.outputs // window.groups
+    groups = chosen[::inputs] // inputs
+    if np.array_equal(_members(groups, inputs), chosen):
+        kept = _members(groups, outputs)
+        return replace(window, weight=window.weight[kept], groups=len(groups)), kept
+    weight = window.ungrouped().weight[:, chosen]
+    kept = np.flatnonzero(np.abs(weight).sum(axis=(1, 2, 3)))
+    return replace(window, weight=weight[kept], groups=1), kept
+
+
+def _members(groups: Array, size: int) -> Array:
+    """The channels of ``groups`` of ``size`` channels each."""
+    return np.asarray(groups[:, None] * size + np.arange(size)).ravel()
 
 
 def _biased(value: Value, bias: Array | None) -> Value:

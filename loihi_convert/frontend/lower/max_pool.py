@@ -18,13 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from loihi_convert.arrays import Pair, Shape
-from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.linear import through
 from loihi_convert.frontend.lower.populations import Population, Populations
 from loihi_convert.frontend.lower.value import MustBeCarriedError, Value, summed
 from loihi_convert.frontend.lower.window import Window
-from loihi_convert.frontend.operations import Affine, MaxPool, Relu
+from loihi_convert.frontend.operations import Affine, MaxPool, Relu, refuse
 
 
 @dataclass(eq=False)
@@ -55,9 +54,9 @@ class MaxPooling:
             If a pixel of ``value`` depends on several pixels of populations.
         """
         if not value.is_nonnegative and _reads_beyond(pool, value.size, shape[1:]):
-            raise UnsupportedModelError(
+            refuse(
                 "reads beyond the border of values that may be negative",
-                expected="supported: after a ReLU, directly before one, or without padding and ceil_mode",
+                supported="after a ReLU, directly before one, or without padding and ceil_mode",
                 hint="Put a ReLU before it, or use padding=0 without ceil_mode, and train again.",
             )
         if not value.is_direct:

@@ -8,15 +8,15 @@ Ensures: the same numbers, as channels of the same populations.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final, NamedTuple, NoReturn
 
 import numpy as np
 
 from loihi_convert.arrays import Array, Pair
-from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.linear import through
 from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value, summed
 from loihi_convert.frontend.lower.window import Window
-from loihi_convert.frontend.operations import Move
+from loihi_convert.frontend.operations import Move, refuse
 
 
 def moved(tensor: Tensor, move: Move) -> Tensor:
@@ -27,34 +27,37 @@ def moved(tensor: Tensor, move: Move) -> Tensor:
     if index.ndim == 1:
         return _of_features(tensor, index)
     (first, *others) = tensor
-    if not others and first.index is None and first.gain is None:
-        return _of_value(first.value, index)
-    raise UnsupportedModelError("reshapes flattened numbers into maps", expected="supported: whole flattened maps")
+    if others or not first.is_whole:
+        refuse("reshapes flattened numbers into maps", supported="whole flattened maps")
+    return _of_value(first.value, index)
 
 
 def _of_value(value: Value, index: Array) -> Tensor:
-    count = int(np.prod(value.shape))
-    if index.ndim == 1:
-        if value.size == (1, 1):
-            return (Features(value.of_channels(index)),)
-        return (Features(value, None if np.array_equal(index, np.arange(count)) else index),)
-    if value.size == (1, 1) != index.shape[1:] and (index == index[:, :1, :1]).all():
-        return _spread(value.of_channels(index[:, 0, 0]), (index.shape[1], index.shape[2]))
+    if index.ndim == 3:
+        return _of_maps(value, index)
+    if value.size == (1, 1):
+        return (Features(value.of_channels(index)),)
+    return (Features(value, None if np.array_equal(index, np.arange(np.prod(value.shape))) else index),)
+
+
+def _of_maps(value: Value, index: Array) -> Value:
+    size = (index.shape[1], index.shape[2])
+    if value.size == (1, 1) != size and (index == index[:, :1, :1]).all():
+        return _spread(value.of_channels(index[:, 0, 0]), size)
     pixels = value.shape[1] * value.shape[2]
-    channel = np.where(index >= 0, index // pixels, -1).reshape(len(index), -1).max(axis=1)
-    # Channels whose pixels are shifted differently are combined at the end.
-    samples: dict[tuple[int, int, int, int], list[int]] = {}
+    source = np.where(index >= 0, index // pixels, -1).reshape(len(index), -1).max(axis=1)
+    # Channels whose pixels are taken differently are combined at the end.
+    channels: dict[_Pixels, list[int]] = {}
     for number in range(len(index)):
-        samples.setdefault(_sample(index[number], int(channel[number]), value.size), []).append(number)
+        channels.setdefault(_pixels(index[number], int(source[number]), value.size), []).append(number)
     parts = []
-    for (step_h, step_w, top, left), numbers in samples.items():
+    for taken, numbers in channels.items():
         chosen = np.full(len(index), -1)
-        chosen[numbers] = channel[numbers]
+        chosen[numbers] = source[numbers]
         part = value.of_channels(chosen)
-        size = (index.shape[1], index.shape[2])
-        if (step_h, step_w, top, left) != (1, 1, 0, 0) or size != value.size:
-            window = Window.identity(len(index), size, (step_h, step_w), (-top, -left))
-            part = through(part, window)
+        if taken != _ALL or size != value.size:
+            padding = (-taken.start[0], -taken.start[1])
+            part = through(part, Window.identity(len(index), size, taken.step, padding))
         parts.append(part)
     return replace(summed(parts, [1.0] * len(parts)), name=value.name) if len(parts) > 1 else parts[0]
 
@@ -77,44 +80,58 @@ def _spread(value: Value, size: Pair) -> Value:
     return Value((value.shape[0], *size), tuple(terms), constant, value.name)
 
 
-def _sample(index: Array, channel: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The vertical and horizontal step, and the first row and column, of one channel's pixels."""
+class _Pixels(NamedTuple):
+    """The pixels that are taken of a channel: the vertical and horizontal step, and the first row and column."""
+
+    step: Pair
+    start: Pair
+
+
+_ALL: Final = _Pixels((1, 1), (0, 0))
+
+
+def _pixels(index: Array, channel: int, size: Pair) -> _Pixels:
+    """The pixels of a channel, of ``size``, that ``index`` takes: int64 ``(H, W)``, positions in the value."""
     if channel < 0:
-        return 1, 1, 0, 0
-    places = index - channel * size[0] * size[1]
-    rows = np.where(index >= 0, places // size[1], -1)
-    columns = np.where(index >= 0, places % size[1], -1)
+        return _ALL
+    first = channel * size[0] * size[1]
+    rows = np.where(index >= 0, (index - first) // size[1], -1)
+    columns = np.where(index >= 0, (index - first) % size[1], -1)
     (step_h, top), (step_w, left) = _progression(rows.max(axis=1), size[0]), _progression(columns.max(axis=0), size[1])
     row = np.arange(index.shape[0]) * step_h + top
     column = np.arange(index.shape[1]) * step_w + left
     inside = ((row >= 0) & (row < size[0]))[:, None] & ((column >= 0) & (column < size[1]))
-    wanted = np.where(inside, channel * size[0] * size[1] + row[:, None] * size[1] + column, -1)
-    if not np.array_equal(wanted, index):
-        if size == (1, 1):
-            raise UnsupportedModelError(
-                "repeats one number of each channel over a map",
-                expected="supported: maps of more than one number, or flattened before the next layer",
-                hint="If the numbers are one signal, give signals as (C, L): (1, L) for one channel.",
-            )
-        if size[1] == index.shape[0] == 1:
-            raise UnsupportedModelError(
-                "makes a signal of the one column of each map",
-                expected="supported: of its one row, since a signal (C, L) is a map (C, 1, L)",
-                hint="Keep the axis (`keepdim=True`) and use layers for maps, or swap height and width of the images.",
-            )
-        if size[0] == 1 < index.shape[0]:
-            raise UnsupportedModelError(
-                "makes a map of signals",
-                expected="supported: maps that keep their channel axis",
-                hint="Keep the axis where it was removed: x[:, 0:1] instead of x[:, 0], `keepdim=True` in a mean. "
-                "The shape of images of one channel is (1, H, W).",
-            )
-        raise UnsupportedModelError(
-            "moves the pixels of a map in a way that is not a convolution",
-            expected="supported: whole channels, their rows and columns at a constant step",
-            hint="If it swaps axes of the images, leave it out, and give images as (C, H, W), signals as (C, L).",
+    if not np.array_equal(np.where(inside, first + row[:, None] * size[1] + column, -1), index):
+        _refuse(index.shape, size)
+    return _Pixels((step_h, step_w), (top, left))
+
+
+def _refuse(after: tuple[int, ...], before: Pair) -> NoReturn:
+    """Raise for maps of size ``before`` that are moved to maps of size ``after`` in no regular way."""
+    if before == (1, 1):
+        refuse(
+            "repeats one number of each channel over a map",
+            supported="maps of more than one number, or flattened before the next layer",
+            hint="If the numbers are one signal, give signals as (C, L): (1, L) for one channel.",
         )
-    return step_h, step_w, top, left
+    if before[1] == after[0] == 1:
+        refuse(
+            "makes a signal of the one column of each map",
+            supported="of its one row, since a signal (C, L) is a map (C, 1, L)",
+            hint="Keep the axis (`keepdim=True`) and use layers for maps, or swap height and width of the images.",
+        )
+    if before[0] == 1 < after[0]:
+        refuse(
+            "makes a map of signals",
+            supported="maps that keep their channel axis",
+            hint="Keep the axis where it was removed: x[:, 0:1] instead of x[:, 0], `keepdim=True` in a mean. "
+            "The shape of images of one channel is (1, H, W).",
+        )
+    refuse(
+        "moves the pixels of a map in a way that is not a convolution",
+        supported="whole channels, their rows and columns at a constant step",
+        hint="If it swaps axes of the images, leave it out, and give images as (C, H, W), signals as (C, L).",
+    )
 
 
 def _progression(places: Array, extent: int) -> tuple[int, int]:

@@ -63,7 +63,7 @@ def _of_term(
     relays: Relays, level: int, term: Term, outputs: Array, place: dict[Sample, int], copy: int
 ) -> Iterator[Piece]:
     """The pieces of a term that reads the copies ``copy``; ``outputs`` are the channels of its population."""
-    window, mine = term.window, outputs[term.rows]
+    window, mine = term.window, outputs[term.channels]
     rows, columns = relays.taps(level, term.source, window)
     for a, row in enumerate(rows):
         for b, column in enumerate(columns):
@@ -71,7 +71,7 @@ def _of_term(
             if not used.size:
                 continue
             shift = (row.cells, column.cells)
-            samples = (Sample(term.source, int(c), row.pixels, column.pixels, copy) for c in term.columns[used])
+            samples = (Sample(term.source, int(c), row.pixels, column.pixels, copy) for c in term.source_channels[used])
             inputs = np.full(window.inputs, -1)
             inputs[used] = [place[sample] for sample in samples]
             if window.is_channelwise:

@@ -1,4 +1,8 @@
-"""Populations of neurons, in order of computation: only a ReLU creates one, and whatever needs a tensor as neurons."""
+"""Populations of neurons, in order of computation: for each ReLU, and for each tensor that must be carried by neurons.
+
+A tensor is carried as relu(x) - relu(-x): two populations, of which it is then a linear map (`Populations.carried`).
+A population is not yet a layer: several may become one, see `levels.py`.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ in the next level needs relays on all levels between, each on that level's grid.
 map, one position stands for a *cell* of several pixels, and each pixel that is read needs a relay of its own.
 
 Example, along one axis: x stands on level 1 with grid 1, level 2 has stride 2, so grid 2. A kernel on level 3 reads x
-at the offsets -1, 0 and 1 from its output position, which is twice that in x. On level 2 there are two samples of x,
+at the offsets -1, 0 and 1 from pixel 2 i for its output position i. On level 2 there are two samples of x,
 its even pixels (``top`` 0) and its odd ones (``top`` 1), and the kernel reads them as these taps:
 
 ======  ===============  ======================================
@@ -105,7 +105,7 @@ class Relays:
         copies = range(self.copies(number, term))
         for a, row in enumerate(rows):
             for b, column in enumerate(columns):
-                for channel in term.columns[window.inputs_at(a, b)]:
+                for channel in term.source_channels[window.inputs_at(a, b)]:
                     for copy in copies:
                         yield Sample(term.source, int(channel), row.pixels, column.pixels, copy)
 

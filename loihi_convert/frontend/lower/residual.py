@@ -18,7 +18,7 @@ def added(tensors: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
     if len(values) == len(tensors):
         return summed(values, factors, _name(values))
     flat = [tensor for tensor in tensors if not isinstance(tensor, Value)]
-    if all(len(each) == 1 and each[0].index is None and each[0].gain is None for each in flat):
+    if all(len(each) == 1 and each[0].is_whole for each in flat):
         maps = [each[0].value for each in flat]
         if len({each.shape for each in maps}) == 1:
             return (Features(summed(maps, factors, _name(maps))),)

@@ -40,6 +40,7 @@ from loihi_convert.frontend.operations import (
     Move,
     Relu,
     placed_at,
+    refuse,
 )
 from loihi_convert.ir.synapse import Conv, Dense
 
@@ -122,9 +123,9 @@ class _Traversal:
         for before in node.inputs:
             source = self.graph.nodes[before]
             if isinstance(source.operation, Ending) and not _is_permutation(node, source):
-                raise UnsupportedModelError(
+                refuse(
                     f"follows a {source.kind}",
-                    expected=f"supported: {source.kind} at the end",
+                    supported=f"{source.kind} at the end",
                     hint=f"Choose classes before the {source.kind}." if isinstance(node.operation, Move) else "",
                 )
 
@@ -149,9 +150,7 @@ class _Traversal:
                 return moved(tensor, node.operation)
             case Ending():
                 if number != self.graph.output and not self.uses.is_end(number):
-                    raise UnsupportedModelError(
-                        "is before other layers", expected=f"supported: {node.kind} at the end, ReLU before it"
-                    )
+                    refuse("is before other layers", supported=f"{node.kind} at the end, ReLU before it")
                 return tensor
             case Dense() if not isinstance(tensor, Value):
                 return (Features(connected(tensor, node.operation, node.name)),)

@@ -1,4 +1,8 @@
-"""Questions about the nodes that use a node's output: they decide which tensors become populations."""
+"""Questions about the nodes that use a node's output: they decide which tensors become populations.
+
+A tensor is a linear map of populations, and each layer that uses it composes its own map with that one. If several do,
+or if relays must carry it past layers, populations of the tensor itself need fewer synapses.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +61,8 @@ class Uses:
     def is_shared(self, number: int) -> bool:
         """Return whether several layers would each contain the map that computes this tensor.
 
-        Populations of the tensor itself are smaller. Not before ReLUs, which give it populations anyway, nor in the
-        head, where all maps are composed into the last layer.
+        ReLUs of it do not count, since each of their populations has exactly this map; nor does the head, where all
+        maps are composed into the last layer.
         """
         return len(self._users[number]) > 1 and not self._is_head[number] and not self._feeds_relus(number)
 

@@ -1,8 +1,19 @@
-"""A tensor during lowering: a sum of linear maps of spiking populations, and a constant.
+"""A tensor during lowering: a sum of linear maps of sources, which are populations or the image, and a constant.
 
-Lowering traverses the graph (`graph.py`) and keeps a `Value` for each tensor. Only a ReLU creates a `Population`;
-everything between two ReLUs is a linear map of populations. So every rule is linear algebra, and equals the CNN up to
-float64 rounding.
+So every rule is linear algebra, and equals the CNN up to float64 rounding. In ``relu(conv2(a) + x)``, where x and a are
+the populations 0 and 1 of 4 channels each, the sum is::
+
+    Value(
+        shape=(4, 8, 8),
+        terms=(
+            Term(source=1, source_channels=[0, 1, 2, 3], channels=[0, 1, 2, 3], window=<3 x 3, weights of conv2>),
+            Term(source=0, source_channels=[0, 1, 2, 3], channels=[0, 1, 2, 3], window=<identity>),
+        ),
+        constant=<bias of conv2>,
+    )
+
+In ``cat([a, x], 1)``, of shape ``(8, 8, 8)``, both windows are identities, and the channels of the second term are
+``[4, 5, 6, 7]``. In ``x[:, 2:]`` the only term has the source channels ``[2, 3]`` and the channels ``[0, 1]``.
 """
 
 from __future__ import annotations
@@ -35,8 +46,8 @@ class Term:
     ----------
     source
         The index of a population, or `IMAGE`.
-    columns, rows
-        int64: channels of the source, channels of the value, in the window's order.
+    source_channels, channels
+        int64: the channels of the source that the window takes, and those of the value that it gives, in its order.
     window
         The map.
     size
@@ -44,15 +55,15 @@ class Term:
     """
 
     source: int
-    columns: Array
-    rows: Array
+    source_channels: Array
+    channels: Array
     window: Window
     size: Pair
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor ``(C, H, W)``; a vector is ``(N, 1, 1)``.
+    """A tensor ``(C, H, W)``; a vector is ``(N, 1, 1)``. A channel that is in no term is constant.
 
     Parameters
     ----------
@@ -97,9 +108,9 @@ class Value:
         if len(self.terms) != 1 or self.constant is not None:
             return None
         (term,) = self.terms
-        all_rows = np.array_equal(term.rows, np.arange(self.shape[0]))
+        is_whole = np.array_equal(term.channels, np.arange(self.shape[0]))
         plain = term.window.is_diagonal and term.window.pool == (1, 1) and bool((term.window.weight == 1).all())
-        return term.source if all_rows and plain else None
+        return term.source if is_whole and plain else None
 
     @property
     def is_nonnegative(self) -> bool:
@@ -116,14 +127,14 @@ class Value:
         """Return the channels ``chosen``, in that order; -1 gives a channel of zeros."""
         terms = []
         for term in self.terms:
-            # For each chosen channel of the term: its position in the term, and in the new value.
-            place = np.full(self.shape[0] + 1, -1)
-            place[term.rows] = np.arange(len(term.rows))
-            found = place[chosen]
-            rows = np.flatnonzero(found >= 0)
-            if rows.size:
-                window, used = term.window.of_outputs(found[rows])
-                terms.append(replace(term, columns=term.columns[used], rows=rows, window=window))
+            # The output of the term's window that is each chosen channel; -1 for none.
+            output = np.full(self.shape[0] + 1, -1)
+            output[term.channels] = np.arange(len(term.channels))
+            channels = np.flatnonzero(output[chosen] >= 0)
+            if channels.size:
+                window, used = term.window.of_outputs(output[chosen[channels]])
+                source_channels = term.source_channels[used]
+                terms.append(replace(term, source_channels=source_channels, channels=channels, window=window))
         constant = self.constant
         if constant is not None:
             constant = np.concatenate([constant, np.zeros((1, *constant.shape[1:]))])[chosen]
@@ -132,7 +143,7 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Flattened numbers of a value, the input of a dense layer.
+    """Flattened numbers of a value, the input of a dense layer. They stay numbers of the maps they come from.
 
     Parameters
     ----------
@@ -154,13 +165,18 @@ class Features:
         return int(np.prod(self.value.shape)) if self.index is None else len(self.index)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is just the value, flattened."""
+        return self.index is None and self.gain is None and self.shift is None
+
+    @property
     def is_vector(self) -> bool:
-        """Whether it is a plain value ``(N, 1, 1)``."""
-        return self.value.size == (1, 1) and self.index is None and self.gain is None and self.shift is None
+        """Whether it is just a value ``(N, 1, 1)``."""
+        return self.is_whole and self.value.size == (1, 1)
 
 
 Tensor = Value | tuple[Features, ...]
-"""A map, or flattened features."""
+"""A map, or flattened features: several of one after another if they were concatenated."""
 
 
 def summed(values: Sequence[Value], factors: Sequence[float], name: str = "") -> Value:
@@ -182,7 +198,7 @@ def scaled(value: Value, gains: float | Array) -> Value:
     if isinstance(gains, float) and gains == 1.0:
         return value
     each = np.broadcast_to(np.asarray(gains, np.float64), value.shape[0])
-    terms = tuple(replace(term, window=term.window.scaled(each[term.rows])) for term in value.terms)
+    terms = tuple(replace(term, window=term.window.scaled(each[term.channels])) for term in value.terms)
     constant = value.constant
     if constant is not None:
         constant = constant * by_channel(each, constant.ndim)

@@ -110,7 +110,7 @@ class Window:
             pool=(1, 1),
         )
 
-    def of(self, maps: Array) -> Array:
+    def applied_to(self, maps: Array) -> Array:
         """Return the output for one pooled input ``(C_in, H, W)``: float64 ``(C_out, H', W')``."""
         if self.is_dense:
             return np.asarray(self.weight.reshape(self.outputs, -1) @ maps.ravel()).reshape(-1, 1, 1)
