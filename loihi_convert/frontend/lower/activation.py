@@ -2,9 +2,9 @@
 
 Requires: any tensor.
 Ensures: a population for each ReLU. A population is never negative, so a second ReLU changes nothing, nor does one of
-the image, whose pixels are in 0..1. ReLU6 and
-clamp(0, b) are a ReLU with a ceiling, which becomes the largest threshold in balancing: a neuron fires at most once per
-step, so it clips there exactly. LeakyReLU is relu(x) - slope relu(-x): two populations.
+the image, whose pixels are in 0..1. ReLU6 and clamp(0, b) are a ReLU with a ceiling, which becomes the largest
+threshold in balancing: a neuron fires at most once per step, so it clips there exactly. LeakyReLU is
+relu(x) - slope relu(-x): two populations.
 """
 
 from __future__ import annotations

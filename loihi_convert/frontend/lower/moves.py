@@ -135,10 +135,8 @@ def _refuse(after: tuple[int, ...], before: Pair) -> NoReturn:
 
 
 def _progression(places: Array, extent: int) -> tuple[int, int]:
-    """The step and the start of positions with a constant step; -1 marks positions outside 0..extent - 1."""
+    """The step and the start of positions with a constant step; -1 marks positions outside 0..extent - 1, not all."""
     known = np.flatnonzero(places >= 0)
-    if not known.size:
-        return 1, extent
     # If only one position is inside, use any step that keeps the others outside.
     step = extent if len(places) > 1 else 1
     if known.size > 1:
@@ -152,9 +150,8 @@ def _of_features(features: tuple[Features, ...], index: Array) -> tuple[Features
     source = np.searchsorted(starts, index, side="right") - 1
     found: list[Features] = []
     for run in np.split(np.arange(len(index)), np.flatnonzero(np.diff(source)) + 1):
-        part, places = features[max(int(source[run[0]]), 0)], index[run]
-        inner = np.where(places >= 0, places - starts[max(int(source[run[0]]), 0)], -1)
-        found.append(_chosen(part, inner))
+        part, places = max(int(source[run[0]]), 0), index[run]
+        found.append(_chosen(features[part], np.where(places >= 0, places - starts[part], -1)))
     return tuple(found)
 
 

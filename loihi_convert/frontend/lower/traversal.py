@@ -112,6 +112,7 @@ class _Traversal:
         try:
             tensor = self._computed(number)
         except MustBeCarriedError:
+            # Later users of these tensors read the same populations.
             for before in node.inputs:
                 self.tensors[before] = self._carried(self.tensors[before], self.graph.nodes[before].name)
             tensor = self._computed(number)

@@ -164,15 +164,12 @@ def composed(first: Window, second: Window, size: Pair) -> Window | None:
         gains = first.weight.reshape(second.groups, 1, -1, 1, 1)
         return replace(second, weight=(weight * gains).reshape(second.weight.shape), pool=first.pool)
     groups, weight = _composed_weights(first, second)
-    vertical, horizontal = (
-        (one * two, one * pad + margin)
-        for one, two, pad, margin in zip(first.stride, second.stride, second.padding, first.padding, strict=True)
-    )
+    down, across = first.stride
     return Window(
         weight=weight,
         size=second.size,
-        stride=(vertical[0], horizontal[0]),
-        padding=(vertical[1], horizontal[1]),
+        stride=(down * second.stride[0], across * second.stride[1]),
+        padding=(down * second.padding[0] + first.padding[0], across * second.padding[1] + first.padding[1]),
         groups=groups,
         pool=first.pool,
         is_dense=second.is_dense,
