@@ -18,8 +18,8 @@ from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
 from loihi_convert.frontend.source import open_source
 from loihi_convert.pipeline import open_file
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.sweep.conversion import Conversion, open_network
-from loihi_convert.sweep.setting import ImageChoice, NetworkFile, Setting
+from loihi_convert.sweep.conversion import ConversionCell, open_network
+from loihi_convert.sweep.setting import ConversionSetting, ImageChoice, NetworkFile
 
 NETX_MODELS = Path(__file__).parents[1] / "netx_models"
 CNN, QCFS, SPIKING = "cnn.safetensors", "cnn-qcfs-L4.pt", "cnn-spiking-T4.safetensors"
@@ -107,8 +107,8 @@ def test_a_sweep_compares_with_it_and_its_cells_depend_on_it(chain: Path) -> Non
     (chain / CNN).unlink()
     alone = open_network(NetworkFile(chain / SPIKING), choice)
     assert (alone.cnn_outputs != cnn.cnn_outputs).any()
-    setting = Setting(timesteps=4)
-    cells = [Conversion(NetworkFile(chain / SPIKING), choice, one.digests, setting) for one in (tuned, alone)]
+    setting = ConversionSetting(timesteps=4)
+    cells = [ConversionCell(NetworkFile(chain / SPIKING), choice, one.digests, setting) for one in (tuned, alone)]
     assert cells[0].key != cells[1].key
 
 

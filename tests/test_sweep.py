@@ -40,14 +40,14 @@ from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.frontend.source import open_source
 from loihi_convert.sweep import conversion
-from loihi_convert.sweep.conversion import CellResult, Conversion
+from loihi_convert.sweep.conversion import CellResult, ConversionCell
 from loihi_convert.sweep.front import COSTS, Found, cost, front, quality
 from loihi_convert.sweep.grid import Grid, PlannedCell, _names, planned_cells, shard, varied
-from loihi_convert.sweep.setting import OPTIONS, Digests, ImageChoice, NetworkFile, Setting
+from loihi_convert.sweep.setting import OPTIONS, ConversionSetting, Digests, ImageChoice, NetworkFile
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
 DIGESTS = Digests("model", "network", "network", None, "calibration", "images")
-CELL = Conversion(NETWORK, ImageChoice(), DIGESTS, Setting().normalized, package="1.0")
+CELL = ConversionCell(NETWORK, ImageChoice(), DIGESTS, ConversionSetting().normalized, package="1.0")
 RESULT = CellResult(
     image_count=10,
     accuracy=0.5,
@@ -88,7 +88,7 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
 }
 
 
-def planned(cell: Conversion) -> PlannedCell:
+def planned(cell: ConversionCell) -> PlannedCell:
     return PlannedCell(cell, "model.pt", "digits", "validation images")
 
 
@@ -100,7 +100,7 @@ def numbered(count: int) -> list[PlannedCell]:
 class TestIdentity:
     def test_every_option_changes_the_name(self) -> None:
         assert set(OTHER_VALUES) == set(OPTIONS) == {axis.option for axis in AXES.values()}
-        settings = [Setting(), *(Setting(**values) for values in OTHER_VALUES.values())]
+        settings = [ConversionSetting(), *(ConversionSetting(**values) for values in OTHER_VALUES.values())]
         names = {replace(CELL, setting=setting.normalized).name for setting in settings}
         assert len(names) == len(settings)
 
@@ -124,7 +124,7 @@ class TestIdentity:
             ),
         ],
     )
-    def test_so_does_all_that_determines_a_result(self, other: Conversion) -> None:
+    def test_so_does_all_that_determines_a_result(self, other: ConversionCell) -> None:
         assert other.name != CELL.name
         assert len(other.name) == 64
 
@@ -134,7 +134,7 @@ class TestIdentity:
 
     @pytest.mark.parametrize("without_effect", [{"percentile": 99.9}, {"poisson_seed": 7}, {"reset": "soft"}])
     def test_options_without_effect_do_not(self, without_effect: dict[str, Any]) -> None:
-        assert Setting(**without_effect).normalized == Setting().normalized
+        assert ConversionSetting(**without_effect).normalized == ConversionSetting().normalized
 
     @given(st.permutations(["timesteps", "method", "weight_bits", "reset"]))
     def test_the_order_of_keys_does_not(self, names: list[str]) -> None:
@@ -152,7 +152,7 @@ class TestIdentity:
         ]
 
     def test_options_are_those_of_export(self) -> None:
-        balance, quantize = Setting(method="spike-norm", weight_bits=4, poisson_seed=3).options()
+        balance, quantize = ConversionSetting(method="spike-norm", weight_bits=4, poisson_seed=3).options()
         assert (balance.reset, balance.poisson_seed, balance.first_potential) == ("hard", 3, "zero")
         assert quantize.weight_bits == 4
 
@@ -397,8 +397,8 @@ def test_paths_given_as_flags_are_relative_to_the_current_folder(
 
 
 def test_a_percentile_of_0_is_not_the_default() -> None:
-    assert Setting(method="percentile", percentile=0.0).normalized.percentile == 0
-    assert Setting(method="percentile").normalized.percentile == 99
+    assert ConversionSetting(method="percentile", percentile=0.0).normalized.percentile == 0
+    assert ConversionSetting(method="percentile").normalized.percentile == 99
 
 
 OWN = """
@@ -454,7 +454,7 @@ class TestDigits:
         assert sweep("model.pt", "-T", "4", "--balance", "percentile", "--weight-bits", "5", *HERE).code == 0
         (row,) = rows()
         digits = load_data("digits")
-        balance, quantize = Setting(method="percentile", weight_bits=5).options()
+        balance, quantize = ConversionSetting(method="percentile", weight_bits=5).options()
         pipeline.export(
             Path("model.pt"),
             Path("model.net"),

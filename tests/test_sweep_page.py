@@ -19,11 +19,11 @@ from loihi_convert.report.charts import Mark
 from loihi_convert.report.page import Page, Pictures, html, markdown
 from loihi_convert.report.table import Table
 from loihi_convert.statistics import wilson_interval
-from loihi_convert.sweep.conversion import CellResult, Conversion
+from loihi_convert.sweep.conversion import CellResult, ConversionCell
 from loihi_convert.sweep.grid import PlannedCell, data_names
 from loihi_convert.sweep.page import marks_on_front, sweep_page, write_page
 from loihi_convert.sweep.results import SweepResults
-from loihi_convert.sweep.setting import Digests, ImageChoice, NetworkFile, Setting
+from loihi_convert.sweep.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
 from loihi_convert.sweep.verdict import verdict
 
 RESULT = CellResult(
@@ -51,9 +51,9 @@ def results_of(*cells: tuple[str, int, int, dict[str, Any] | None]) -> SweepResu
     """A sweep with these cells: network, T, weight bits, changed figures or None for an error."""
     planned, outcomes = [], {}
     for network, timesteps, bits, changes in cells:
-        setting = Setting(timesteps=timesteps, weight_bits=bits).normalized
+        setting = ConversionSetting(timesteps=timesteps, weight_bits=bits).normalized
         digests = Digests(model=network, network=network, compared=network, code=None, calibration="c", images="i")
-        cell = Conversion(NetworkFile(Path(f"{network}.pt")), ImageChoice(), digests, setting)
+        cell = ConversionCell(NetworkFile(Path(f"{network}.pt")), ImageChoice(), digests, setting)
         planned.append(PlannedCell(cell, network, "digits", "validation images"))
         if changes is None:
             outcomes[cell.name] = Outcome(error="weight_bits: too few <here>")

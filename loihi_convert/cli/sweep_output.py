@@ -20,7 +20,7 @@ from loihi_convert.sweep.front import Found, comparable
 from loihi_convert.sweep.grid import SECONDS_PER_WORK, PlannedCell
 from loihi_convert.sweep.page import PAGE_NAME
 from loihi_convert.sweep.results import SweepResults
-from loihi_convert.sweep.setting import Setting
+from loihi_convert.sweep.setting import ConversionSetting
 from loihi_convert.sweep.table import CSV_NAME, row, title, value
 from loihi_convert.sweep.verdict import quality_words, verdict
 
@@ -166,7 +166,7 @@ def _export_command(found: Found) -> str:
     """The command that writes the file of a cell."""
     network, setting = found.planned.cell.network, found.planned.cell.setting
     # `export` has other defaults for some methods, but always the same method.
-    defaults = replace(Setting(method=setting.method).normalized, method=Setting.method)
+    defaults = replace(ConversionSetting(method=setting.method).normalized, method=ConversionSetting.method)
     words = ["loihi-convert", "export", _shown(network.model), "-T", str(setting.timesteps)]
     for flag, axis in AXES.items():
         chosen = getattr(setting, axis.option)

@@ -28,7 +28,7 @@ from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.records import Record
 from loihi_convert.simulation.cnn_classes import comparable_scores
 from loihi_convert.statistics import Interval
-from loihi_convert.sweep.setting import Digests, ImageChoice, NetworkFile, Setting
+from loihi_convert.sweep.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
 
 
 class CellResult(Record):
@@ -156,7 +156,7 @@ def open_network(
 
 
 @dataclass(frozen=True)
-class Conversion(Cell[CellResult]):
+class ConversionCell(Cell[CellResult]):
     """One export and run, which depends on nothing else.
 
     Parameters
@@ -166,7 +166,7 @@ class Conversion(Cell[CellResult]):
     digests
         Their content; a file that has changed is not used.
     setting
-        The options, `Setting.normalized`.
+        The options, `ConversionSetting.normalized`.
     """
 
     result_type: ClassVar[type[Record]] = CellResult
@@ -175,7 +175,7 @@ class Conversion(Cell[CellResult]):
     network: NetworkFile
     images: ImageChoice
     digests: Digests
-    setting: Setting
+    setting: ConversionSetting
 
     @property
     def key(self) -> Mapping[str, Any]:

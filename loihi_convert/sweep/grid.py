@@ -13,8 +13,8 @@ from loihi_convert.errors import UsageError, one_of
 from loihi_convert.metrics.layer_size import cnn_multiplications
 from loihi_convert.metrics.own_accuracy import own_accuracy
 from loihi_convert.pipeline.converting import require_skip_copies
-from loihi_convert.sweep.conversion import Conversion, Opened, open_network
-from loihi_convert.sweep.setting import OPTIONS, ImageChoice, NetworkFile, Setting
+from loihi_convert.sweep.conversion import ConversionCell, Opened, open_network
+from loihi_convert.sweep.setting import OPTIONS, ConversionSetting, ImageChoice, NetworkFile
 
 # Simulated images per calibration image, for `auto` and for one method; fitted to MNIST at T = 2, 4 and 16.
 _AUTO_PASSES: Final = 6.5
@@ -38,7 +38,7 @@ class Grid:
     networks
         At least one.
     values
-        One or more values of options of a `Setting`, by name; the others have their default.
+        One or more values of options of a `ConversionSetting`, by name; the others have their default.
     images
         The images of every cell.
 
@@ -74,11 +74,11 @@ class Grid:
                 )
 
     @property
-    def settings(self) -> tuple[Setting, ...]:
-        """Every combination once, `Setting.normalized`; T changes last."""
+    def settings(self) -> tuple[ConversionSetting, ...]:
+        """Every combination once, `ConversionSetting.normalized`; T changes last."""
         names = sorted(self.values, key=lambda name: (name == "timesteps", OPTIONS.index(name)))
         every = (
-            Setting(**dict(zip(names, values, strict=True))).normalized
+            ConversionSetting(**dict(zip(names, values, strict=True))).normalized
             for values in itertools.product(*(self.values[name] for name in names))
         )
         return tuple(dict.fromkeys(every))
@@ -98,7 +98,7 @@ class PlannedCell:
         The images it runs: "validation images", "test images" or "own images".
     """
 
-    cell: Conversion
+    cell: ConversionCell
     network_name: str
     data: str
     kind: str
@@ -142,7 +142,7 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
                 "the settings chosen in the end"
             )
         for setting in settings:
-            cell = Conversion(network, grid.images, opened.digests, setting, work=_work(opened, setting))
+            cell = ConversionCell(network, grid.images, opened.digests, setting, work=_work(opened, setting))
             found.setdefault(cell.name, PlannedCell(cell, name, opened.data, kind))
     data = data_names(found.values())
     return tuple(replace(planned, data=data[planned.cell.digests.images]) for planned in found.values())
@@ -179,7 +179,7 @@ def _require_possible(name: str, value: Any) -> None:
     else:
         # Without these the option would have no effect and would not be looked at.
         beside: dict[str, Any] = {"poisson_seed": {"input_coding": "poisson"}, "percentile": {"method": "percentile"}}
-        Setting(**{**beside.get(name, {}), name: value}).options()
+        ConversionSetting(**{**beside.get(name, {}), name: value}).options()
 
 
 def _names(networks: Sequence[NetworkFile]) -> Iterator[str]:
@@ -193,7 +193,7 @@ def _names(networks: Sequence[NetworkFile]) -> Iterator[str]:
             yield long if longer.count(long) == 1 else f"{long}#{1 + longer[:index].count(long)}"
 
 
-def _work(opened: Opened, setting: Setting) -> float:
+def _work(opened: Opened, setting: ConversionSetting) -> float:
     per_step = cnn_multiplications(opened.source.network)
     passes = _PASSES if setting.method in METHODS else _AUTO_PASSES
     images = len(opened.images) + passes * len(opened.calibration)

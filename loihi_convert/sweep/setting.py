@@ -74,7 +74,7 @@ class Digests:
 
 
 @dataclass(frozen=True)
-class Setting:
+class ConversionSetting:
     """All options of a conversion, see `BalanceOptions` and `QuantizeOptions`; None: the default of the method.
 
     Parameters
@@ -107,7 +107,7 @@ class Setting:
     skip_copies: int | None = None
 
     @property
-    def normalized(self) -> Setting:
+    def normalized(self) -> ConversionSetting:
         """The same conversion, with defaults resolved and options without effect left out."""
         reset, coding = published_neurons(self.method)
         reset, coding = self.reset or reset, self.input_coding or coding
@@ -152,5 +152,5 @@ class Setting:
         return balance, quantize
 
 
-OPTIONS: Final = tuple(field.name for field in fields(Setting))
-"""The names of all options of a `Setting`."""
+OPTIONS: Final = tuple(field.name for field in fields(ConversionSetting))
+"""The names of all options of a `ConversionSetting`."""
