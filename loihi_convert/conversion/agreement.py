@@ -14,7 +14,7 @@ from loihi_convert.choices import Task
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import classes_of
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import last_outputs
 from loihi_convert.statistics import Z_SCORE, wilson_interval
@@ -143,14 +143,14 @@ def measure_of(task: Task) -> Measure:
 
 
 def measured_agreement(
-    cnn: ReluNetwork, network: QuantizedNetwork, images: Images, *, device: str = "cpu"
+    cnn: ReluNetwork, network: QuantizedNetwork, images: ImageArray, *, device: str = "cpu"
 ) -> Agreement:
     """Return the agreement of ``network``, after its T steps, with ``cnn`` on ``images``, uint8 ``(N, C, H, W)``."""
     return agreement_with(cnn_scores(cnn, images), measure_of(cnn.task), network, images, device=device)
 
 
 def agreement_with(
-    scores: Array, measure: Measure, network: QuantizedNetwork, images: Images, *, device: str = "cpu"
+    scores: Array, measure: Measure, network: QuantizedNetwork, images: ImageArray, *, device: str = "cpu"
 ) -> Agreement:
     """Return the same as `measured_agreement` from the CNN's outputs ``scores``, ``(N, outputs)``."""
     found = network.real_outputs(last_outputs(network, images, network.timesteps, device=device), network.timesteps)
@@ -164,7 +164,7 @@ def agreement_of(found: Array, scores: Array, measure: Measure) -> Agreement:
 
 
 def rounded_share(
-    measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Images, *, device: str = "cpu"
+    measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: ImageArray, *, device: str = "cpu"
 ) -> float:
     """Return the agreement of ``quantized`` with ``network``, the float SNN it was rounded from, on ``images``."""
     real, rounded = (last_outputs(found, images, network.timesteps, device=device) for found in (network, quantized))

@@ -10,12 +10,12 @@ from loihi_convert.conversion.options import AUTO, BalanceOptions, require_times
 from loihi_convert.errors import require_kind
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 
 
 def balance(
     network: ReluNetwork,
-    images: Images,
+    images: ImageArray,
     timesteps: int,
     options: BalanceOptions = BalanceOptions(),
     *,

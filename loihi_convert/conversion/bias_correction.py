@@ -25,7 +25,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
 SHARES: Final = (0.5, 0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
@@ -35,7 +35,7 @@ SHARES: Final = (0.5, 0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95
 def correct_biases(
     cnn: ReluNetwork,
     network: SpikingNetwork,
-    images: Images,
+    images: ImageArray,
     *,
     keeps_potentials: bool = False,
     device: str = "cpu",

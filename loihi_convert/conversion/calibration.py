@@ -7,7 +7,7 @@ from typing import Final
 
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.inputs import require_images
 
 MOST: Final = 2_000
@@ -27,7 +27,7 @@ FEWEST_FITTED: Final = 128
 """Fewest images of `fitted_images`: positions of one image are alike."""
 
 
-def calibration_subset(images: Images, timesteps: int) -> Images:
+def calibration_subset(images: ImageArray, timesteps: int) -> ImageArray:
     """Return the first of ``images``: the more ``timesteps``, the fewer images, see `STEPS`."""
     return images[: max(FEWEST, min(MOST, STEPS // timesteps))]
 
@@ -43,6 +43,6 @@ def overflow(found: str, layer: str) -> RangeError:
     return RangeError(f"{found} 3.4e38, the largest float32", where=layer, hint=hint)
 
 
-def require_calibration(network: ReluNetwork | SpikingNetwork, images: Images) -> None:
+def require_calibration(network: ReluNetwork | SpikingNetwork, images: ImageArray) -> None:
     """Raise a `DataError` unless ``images`` are calibration images for ``network``."""
     require_images(network.input_shape, images, "calibration images")

@@ -22,7 +22,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.activations import Activations
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 
 _BALANCING_SHARE: Final = 4
@@ -73,19 +73,19 @@ class Trial(Agreement):
         return replace(options, method=self.method, percentile=percentile, bias_correction=self.corrected)
 
 
-def trial_images(images: Images, timesteps: int) -> Images:
+def trial_images(images: ImageArray, timesteps: int) -> ImageArray:
     """Return the calibration images used to test methods: `calibration_subset` of the second half."""
     return calibration_subset(images[-max(1, len(images) // 2) :], timesteps)
 
 
-def balancing_images(images: Images, trying: Images) -> Images:
+def balancing_images(images: ImageArray, trying: ImageArray) -> ImageArray:
     """Return the calibration images that balance for a test on ``trying``: the first ones, a quarter as many."""
     return images[: max(1, len(trying) // _BALANCING_SHARE)]
 
 
 def choose_method(
     network: ReluNetwork,
-    images: Images,
+    images: ImageArray,
     timesteps: int,
     options: BalanceOptions = BalanceOptions(),
     quantize_options: QuantizeOptions = QuantizeOptions(),

@@ -20,7 +20,7 @@ from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 
 COMPARED_IMAGES: Final = 32
 """Calibration images on which the outputs of the quantized and of the float network are compared."""
@@ -62,7 +62,7 @@ class Conversion:
 
 def to_integers(
     cnn: ReluNetwork,
-    images: Images,
+    images: ImageArray,
     timesteps: int,
     balance_options: BalanceOptions = BalanceOptions(),
     quantize_options: QuantizeOptions = QuantizeOptions(),
@@ -138,7 +138,7 @@ class _Converting:
     """The conversion of a CNN with all calibration images by any method; fields as in `to_integers`."""
 
     cnn: ReluNetwork
-    images: Images
+    images: ImageArray
     timesteps: int
     balance_options: BalanceOptions
     quantize_options: QuantizeOptions

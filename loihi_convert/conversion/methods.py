@@ -17,7 +17,7 @@ from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.activations import Activations
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
 # Methods based on activations, with their percentile; methods with one threshold per layer.
@@ -27,7 +27,7 @@ _PER_LAYER: Final = ("spike-norm", "rmp", "act-norm", "robust-norm")
 
 def balance_each(
     network: ReluNetwork,
-    images: Images,
+    images: ImageArray,
     timesteps: Sequence[int],
     options: BalanceOptions,
     *,
@@ -116,7 +116,7 @@ def has_learned_thresholds(network: ReluNetwork) -> bool:
     return any(layer.threshold is not None and np.isfinite(layer.threshold).any() for layer in network.layers)
 
 
-def _used_images(network: ReluNetwork, images: Images, timesteps: int, options: BalanceOptions) -> Images:
+def _used_images(network: ReluNetwork, images: ImageArray, timesteps: int, options: BalanceOptions) -> ImageArray:
     """The calibration images that the method uses: all for maxima, and for methods that are compared with papers."""
     if _fits_rates(network, options.method):
         return calibration_subset(images, timesteps)

@@ -21,11 +21,13 @@ from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.image_shards import Images, Shard, on_shards
+from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, on_blocks, unchanged
 
 
-def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_potentials: Array, images: Images) -> int:
+def max_timesteps(
+    network: SpikingNetwork, output: QuantizedLayer, largest_potentials: Array, images: ImageArray
+) -> int:
     """Return the largest T for which the output potentials of calibration images stay in range.
 
     Parameters

@@ -40,7 +40,7 @@ from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
 from loihi_convert.ir.relays import relayed
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import currents
 from loihi_convert.simulation.simulator import Extremes, extremes, last_outputs
@@ -51,7 +51,7 @@ _SAMPLE: Final = 200
 
 def quantize(
     network: SpikingNetwork,
-    images: Images,
+    images: ImageArray,
     options: QuantizeOptions = QuantizeOptions(),
     *,
     device: str = "cpu",
@@ -120,7 +120,7 @@ def _with_offset(
     network: SpikingNetwork,
     offset: Array,
     real: Array,
-    images: Images,
+    images: ImageArray,
     options: QuantizeOptions,
     device: str,
     progress: Progress,
@@ -142,7 +142,7 @@ def _with_offset(
 
 
 def _quantized(
-    network: SpikingNetwork, images: Images, options: QuantizeOptions, device: str, progress: Progress
+    network: SpikingNetwork, images: ImageArray, options: QuantizeOptions, device: str, progress: Progress
 ) -> QuantizedNetwork:
     """`quantize` on exactly these images, without an offset."""
     rounded = _for_loihi2 if options.target == "loihi2" else _for_lava
@@ -150,7 +150,7 @@ def _quantized(
 
 
 def _for_loihi2(
-    network: SpikingNetwork, images: Images, options: QuantizeOptions, device: str, progress: Progress
+    network: SpikingNetwork, images: ImageArray, options: QuantizeOptions, device: str, progress: Progress
 ) -> QuantizedNetwork:
     """Scales leave room for the currents and potentials of the float SNN."""
     found = extremes(network, images, network.timesteps, potentials=True, device=device, progress=progress)
@@ -161,7 +161,7 @@ def _for_loihi2(
 
 
 def _for_lava(
-    network: SpikingNetwork, images: Images, options: QuantizeOptions, device: str, progress: Progress
+    network: SpikingNetwork, images: ImageArray, options: QuantizeOptions, device: str, progress: Progress
 ) -> QuantizedNetwork:
     """Scales leave room for the currents and outputs of the integers, measured at the finest scales."""
     later = tuple(np.zeros(layer.synapse.channels) for layer in network.layers[1:])
@@ -281,7 +281,7 @@ class _Rounding:
         return FloatLayer(layer, synapse, largest_input, largest_weight, one_scale=are_classes)
 
 
-def _first_currents(network: SpikingNetwork, images: Images, device: str) -> Array:
+def _first_currents(network: SpikingNetwork, images: ImageArray, device: str) -> Array:
     """The largest current of each channel of the first layer, in floating point."""
     alone = replace(network, layers=(replace(network.layers[0], neuron=None),))
     # Constant currents are those of the first step.
@@ -289,7 +289,7 @@ def _first_currents(network: SpikingNetwork, images: Images, device: str) -> Arr
     return extremes(alone, images, timesteps, device=device).currents[0]
 
 
-def _pixel_bits(rounding: _Rounding, images: Images) -> int:
+def _pixel_bits(rounding: _Rounding, images: ImageArray) -> int:
     """The bits of a pixel: those of the options, or the best."""
     network, options = rounding.network, rounding.options
     if network.poisson_seed is not None:

@@ -16,7 +16,7 @@ from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.simulator import clipped_images
 
 
@@ -108,7 +108,7 @@ class QuantizationReport:
 def report_quantization(
     network: QuantizedNetwork,
     real: SpikingNetwork,
-    images: Images,
+    images: ImageArray,
     *,
     device: str = "cpu",
     progress: Progress = no_progress,

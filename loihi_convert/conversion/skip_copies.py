@@ -29,7 +29,7 @@ from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import classes_of
 from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import last_outputs
 
@@ -68,7 +68,7 @@ class _Tried(NamedTuple):
 
 def choose_copies(
     variant: Callable[[int], ReluNetwork],
-    images: Images,
+    images: ImageArray,
     timesteps: int,
     options: BalanceOptions = BalanceOptions(),
     quantize_options: QuantizeOptions = QuantizeOptions(),
@@ -135,7 +135,7 @@ def _tried(
     network: ReluNetwork,
     quantized: QuantizedNetwork,
     scores: Array,
-    trying: Images,
+    trying: ImageArray,
     copies: int,
     identity_bits: float,
     device: str,

@@ -24,12 +24,12 @@ from loihi_convert.ir.network import SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import without_input_factors
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.image_shards import Images, Shard, on_shards
+from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
 from loihi_convert.simulation.simulator import Block, Simulator
 
 
 def with_split_readout(
-    network: QuantizedNetwork, real: FloatLayer, spiking: SpikingNetwork, images: Images, *, device: str = "cpu"
+    network: QuantizedNetwork, real: FloatLayer, spiking: SpikingNetwork, images: ImageArray, *, device: str = "cpu"
 ) -> QuantizedNetwork:
     """Return ``network`` with a two-digit readout if that gains at least one weight bit, otherwise unchanged.
 
@@ -76,7 +76,7 @@ def _candidates(network: QuantizedNetwork, whole: QuantizedLayer) -> list[Quanti
     return found
 
 
-def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: Images, device: str) -> Array:
+def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: ImageArray, device: str) -> Array:
     """The largest potentials of both digits in any step, for each of ``candidates``: float64 ``(N, digits)``."""
     if not candidates:
         return np.zeros((0, 0))
@@ -113,7 +113,7 @@ def _largest_potentials(
 
 
 def _replaced(
-    network: QuantizedNetwork, chosen: QuantizedLayer, spiking: SpikingNetwork, peaks: Array, images: Images
+    network: QuantizedNetwork, chosen: QuantizedLayer, spiking: SpikingNetwork, peaks: Array, images: ImageArray
 ) -> QuantizedNetwork:
     """``network`` with the readout ``chosen``, and the largest T for which both potentials stay in range."""
     stored = chosen.stored

@@ -18,12 +18,12 @@ from loihi_convert.ir.relays import relay_count
 from loihi_convert.pipeline.core_limit import copies_that_fit, core_notes, correction_that_fits, require_cores
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 
 
 def converted(
     source: Source,
-    images: Images,
+    images: ImageArray,
     timesteps: int,
     balance_options: BalanceOptions,
     quantize_options: QuantizeOptions,

@@ -24,7 +24,7 @@ from loihi_convert.report import (
     layer_section,
     provenance_section,
 )
-from loihi_convert.report.entries import Entry, Images, entries_of, family_of, most_complete_of
+from loihi_convert.report.entries import Entry, ImageSet, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Page, Section, html, markdown
 from loihi_convert.report.verdict import verdict
 from loihi_convert.runs.stored_run import StoredRun, read_runs
@@ -66,7 +66,7 @@ def report(runs: Sequence[StoredRun]) -> Page:
     """Return the page of one or more runs; if a file has several runs, only the most complete is shown."""
     shown, left_out = most_complete_of(runs)
     entries = entries_of(shown)
-    groups: dict[Images, list[Entry]] = {}
+    groups: dict[ImageSet, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.images, []).append(entry)
     sections = [Section("results", "Results", tuple(headline_section.blocks(entries, left_out)))]

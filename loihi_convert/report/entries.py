@@ -29,7 +29,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 _File = TypeVar("_File")
 
 
-class Images(NamedTuple):
+class ImageSet(NamedTuple):
     """The images of a run: results on different ones are not compared."""
 
     data: str
@@ -80,7 +80,7 @@ class Entry:
         return self.run.manifest.data
 
     @property
-    def images(self) -> Images:
+    def images(self) -> ImageSet:
         """The images of its run."""
         return _images_of(self.run, self.file)
 
@@ -240,17 +240,17 @@ def entries_of(runs: Sequence[StoredRun]) -> list[Entry]:
     return entries
 
 
-def _images_of(run: StoredRun, file: str) -> Images:
-    return Images(run.manifest.data, run.manifest.data_fingerprint, run.evaluations[file].image_count)
+def _images_of(run: StoredRun, file: str) -> ImageSet:
+    return ImageSet(run.manifest.data, run.manifest.data_fingerprint, run.evaluations[file].image_count)
 
 
-def _source(images: Images, groups: Sequence[Images]) -> str:
+def _source(images: ImageSet, groups: Sequence[ImageSet]) -> str:
     if len({other.fingerprint for other in groups if other.data == images.data}) == 1:
         return images.data
     return f"{images.data} (fingerprint {images.fingerprint[:8]})"
 
 
-def _images_name(images: Images, groups: Sequence[Images]) -> str:
+def _images_name(images: ImageSet, groups: Sequence[ImageSet]) -> str:
     source = _source(images, groups)
     is_unique = sum(_source(other, groups) == source for other in groups) == 1
     return source if is_unique else f"{source}, {images.image_count:,} images"

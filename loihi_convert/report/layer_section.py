@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from loihi_convert.chip.limits import NEVER_FIRES
 from loihi_convert.report.channel_chart import ChannelValues, channel_chart
 from loihi_convert.report.charts import Chart
-from loihi_convert.report.entries import Entry, Images
+from loihi_convert.report.entries import Entry, ImageSet
 from loihi_convert.report.formats import RELAYS, percent
 from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures
 from loihi_convert.report.run_tables import layer_table
@@ -33,7 +33,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         )
     if any(entry.evaluation.has_relays for entry in entries):
         yield Paragraph(f"Charts and ranges leave out {RELAYS}. The lists of every channel mark them.")
-    groups: dict[tuple[Images, tuple[tuple[str, int], ...]], list[Entry]] = {}
+    groups: dict[tuple[ImageSet, tuple[tuple[str, int], ...]], list[Entry]] = {}
     for entry in entries:
         shape = tuple((layer.name, layer.neuron_count) for layer in entry.evaluation.layers)
         groups.setdefault((entry.images, shape), []).append(entry)

@@ -15,7 +15,7 @@ from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.relays import own_channels
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.activation_kernels import count_in_bins
-from loihi_convert.simulation.image_shards import Images, Shard, on_shards
+from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
 from loihi_convert.simulation.relu import ReluChain, on_blocks
 
 _BINS: Final = 4096
@@ -38,7 +38,7 @@ class Activations:
         uint8 ``(N, C, H, W)``.
     """
 
-    def __init__(self, network: ReluNetwork, images: Images) -> None:
+    def __init__(self, network: ReluNetwork, images: ImageArray) -> None:
         self.images = images
         self._network = network
         self._layers: list[Histogram] = []

@@ -27,7 +27,7 @@ from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.blocks import on_cores
 from loihi_convert.simulation.convolution import onednn_errs
 from loihi_convert.simulation.currents import as_convolution, channels_last, pooled_maps
-from loihi_convert.simulation.image_shards import Images, Shard, joined, on_shards
+from loihi_convert.simulation.image_shards import ImageArray, Shard, joined, on_shards
 from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -43,7 +43,7 @@ _BLOCK: Final = 2**22
 _IMAGES: Final = 64
 
 
-def comparable_scores(network: ReluNetwork, images: Images) -> Array:
+def comparable_scores(network: ReluNetwork, images: ImageArray) -> Array:
     """Return scores of the CNN with the classes of `relu.cnn_scores`: float32 ``(N, outputs)`` for uint8 ``images``.
 
     For a regression, for little work, and on a processor that has no fast bfloat16 they are those of `relu.cnn_scores`.

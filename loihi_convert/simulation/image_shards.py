@@ -163,7 +163,7 @@ class DividedImages:
         return np.array(self.images, dtype, copy=True) if copy else np.asarray(self.images, dtype)
 
 
-Images: TypeAlias = "Array | DividedImages"
+ImageArray: TypeAlias = "Array | DividedImages"
 """uint8 ``(N, C, H, W)``: images that this process computes on, or workers."""
 
 
@@ -176,7 +176,7 @@ class ShardFunction(Protocol[_Needed, _Found]):
 def on_shards(
     function: ShardFunction[Shared, Result],
     shared: Shared,
-    images: Images,
+    images: ImageArray,
     *,
     place: Callable[[Shard], Hashable] | None = None,
     progress: Progress = no_progress,

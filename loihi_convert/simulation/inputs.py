@@ -17,12 +17,12 @@ from loihi_convert.errors import DataError
 from loihi_convert.ir.poisson import poisson_spikes
 from loihi_convert.ir.quantized import with_pixel_bits
 from loihi_convert.simulation.currents import channels_last, sum_pool
-from loihi_convert.simulation.image_shards import Images
+from loihi_convert.simulation.image_shards import ImageArray
 
 MAX_PIXEL: Final = 255
 
 
-def require_images(input_shape: Shape, images: Images, where: str = "images") -> None:
+def require_images(input_shape: Shape, images: ImageArray, where: str = "images") -> None:
     """Raise a `DataError` unless ``images`` are uint8 ``(N, *input_shape)``, N >= 1."""
     shape = f"uint8 of shape (N, {', '.join(map(str, input_shape))}), N >= 1"
     if not isinstance(getattr(images, "dtype", None), np.dtype):

@@ -28,7 +28,7 @@ from loihi_convert.ir.network import ReluNetwork, SpikingLayer
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.block_store import total
 from loihi_convert.simulation.currents import summed_currents
-from loihi_convert.simulation.image_shards import SHARDS_PER_WORKER, DividedImages, Images, Shard, on_shards
+from loihi_convert.simulation.image_shards import SHARDS_PER_WORKER, DividedImages, ImageArray, Shard, on_shards
 from loihi_convert.simulation.layerwise_part import Part, Plan
 from loihi_convert.simulation.neurons import RateErrors
 
@@ -68,7 +68,7 @@ class GrowingSimulation:
     def __init__(
         self,
         network: ReluNetwork,
-        images: Images,
+        images: ImageArray,
         timesteps: int,
         reset: Reset,
         *,

@@ -45,7 +45,7 @@ from loihi_convert.simulation.cpu import CpuLayer
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.device import DeviceLayer
 from loihi_convert.simulation.gpu import GpuLayer
-from loihi_convert.simulation.image_shards import Images, Shard, joined, on_shards
+from loihi_convert.simulation.image_shards import ImageArray, Shard, joined, on_shards
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons
@@ -173,7 +173,7 @@ class _Run(NamedTuple):
 
 def outputs(
     network: SpikingNetwork | QuantizedNetwork,
-    images: Images,
+    images: ImageArray,
     timesteps: int,
     *,
     device: str = "cpu",
@@ -203,7 +203,7 @@ def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Ar
 
 
 def last_outputs(
-    network: SpikingNetwork | QuantizedNetwork, images: Images, timesteps: int, *, device: str = "cpu"
+    network: SpikingNetwork | QuantizedNetwork, images: ImageArray, timesteps: int, *, device: str = "cpu"
 ) -> Array:
     """Return `outputs` after the last step, ``(N, classes)``, without holding those of other steps."""
     return joined(on_shards(_last_outputs, _Run(network, timesteps, device), images))
@@ -252,7 +252,7 @@ class Extremes:
 
 def extremes(
     network: SpikingNetwork | QuantizedNetwork,
-    images: Images,
+    images: ImageArray,
     timesteps: int,
     *,
     potentials: bool = False,
@@ -295,7 +295,12 @@ def _extremes(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> E
 
 
 def clipped_images(
-    network: QuantizedNetwork, images: Images, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
+    network: QuantizedNetwork,
+    images: ImageArray,
+    timesteps: int,
+    *,
+    device: str = "cpu",
+    progress: Progress = no_progress,
 ) -> Array:
     """Return the number of images on which a potential passed its lower limit, its upper, or either: int64 ``(layers,
     3)``."""
