@@ -57,7 +57,7 @@ def differences(first: Path, second: Path) -> tuple[Difference, ...]:
     return tuple(difference for difference in found if difference is not None)
 
 
-class Kind(NamedTuple):
+class DatasetKind(NamedTuple):
     """Datasets of one kind that differ, such as the weights of all layers.
 
     ``differing`` of ``total`` numbers of ``layers`` differ, by up to ``largest``; in ``reshaped`` layers the shapes do.
@@ -76,7 +76,7 @@ class Kind(NamedTuple):
 _NAMES: Final = {"weight": "weights", "bias": "biases", "neuron/vThMant": "thresholds"}
 
 
-def kinds(found: Sequence[Difference]) -> tuple[Kind, ...]:
+def kinds(found: Sequence[Difference]) -> tuple[DatasetKind, ...]:
     """Return ``found`` by kind: thresholds, weights and biases first, provenance last."""
     groups: dict[str, list[Difference]] = {}
     for difference in found:
@@ -86,10 +86,10 @@ def kinds(found: Sequence[Difference]) -> tuple[Kind, ...]:
     return tuple(_counted(name, groups[name]) for name in names)
 
 
-def _counted(name: str, group: Sequence[Difference]) -> Kind:
+def _counted(name: str, group: Sequence[Difference]) -> DatasetKind:
     largest = [one.largest_difference for one in group if one.largest_difference is not None]
     other = [one for one in group if one.count is None and one.first is not None and one.second is not None]
-    return Kind(
+    return DatasetKind(
         name=name,
         layers=_layers([one for one in group if one not in other]),
         reshaped=_layers(other),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from loihi_convert.inspection.contents import Contents, Numbers
-from loihi_convert.inspection.differences import Difference, Kind
+from loihi_convert.inspection.differences import DatasetKind, Difference
 from loihi_convert.report.table import Table, table_of
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
@@ -92,7 +92,7 @@ def difference_table(found: Sequence[Difference], names: tuple[str, str]) -> Tab
     return table_of(rows, words=("dataset", first, second))
 
 
-def kinds_table(found: Sequence[Kind], names: tuple[str, str]) -> Table:
+def kinds_table(found: Sequence[DatasetKind], names: tuple[str, str]) -> Table:
     """Return what differs, one row for each kind of dataset."""
     rows = [
         {
@@ -109,7 +109,7 @@ def kinds_table(found: Sequence[Kind], names: tuple[str, str]) -> Table:
     return table_of(rows, words=("what", "layers"))
 
 
-def difference_summary(found: Sequence[Kind], names: tuple[str, str], datasets: int) -> str:
+def difference_summary(found: Sequence[DatasetKind], names: tuple[str, str], datasets: int) -> str:
     """Return in a sentence how two files differ; ``datasets``: in how many datasets."""
     counted = [
         f"thresholds in {kind.differing:,} of {kind.total:,} channels{_of_layers(kind)}"
@@ -127,7 +127,7 @@ def difference_summary(found: Sequence[Kind], names: tuple[str, str], datasets: 
     return f"{names[0]} and {names[1]} differ: {what} ({datasets} datasets in all)"
 
 
-def _of_layers(kind: Kind) -> str:
+def _of_layers(kind: DatasetKind) -> str:
     """The layers whose datasets were counted: only those that differ."""
     return f" of layer{'s' if len(kind.layers) > 1 else ''} {', '.join(kind.layers)}" if kind.layers else ""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Width = Literal["screen", "column", "page"]
 """Widths of figures: on a screen, in a column of a paper (85 mm), and across its page (178 mm)."""
 
-Kind = Literal["png", "svg", "pdf"]
+FigureFormat = Literal["png", "svg", "pdf"]
 """File formats of figures."""
 
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#6A3D9A")
@@ -140,7 +140,7 @@ def _add_legend(figure: Figure, axes: Axes, size: Size) -> None:
         text.set_parse_math(False)
 
 
-def image_bytes(figure: Figure, kind: Kind, *, dpi: int = 160) -> bytes:
+def image_bytes(figure: Figure, kind: FigureFormat, *, dpi: int = 160) -> bytes:
     """Return ``figure`` as file contents, without a date or random identifiers, so that bytes are reproducible.
 
     Drawing starts from the layout of the previous drawing: to get the same bytes, draw the formats in the same order.

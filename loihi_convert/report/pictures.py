@@ -11,7 +11,7 @@ from loihi_convert.files import refuse_to_overwrite, require_writable, write_ato
 from loihi_convert.report.entries import entries_of, most_complete_of
 from loihi_convert.report.error_figure import error_figure
 from loihi_convert.report.figure import accuracy_figure
-from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
+from loihi_convert.report.figure_style import SIZES, FigureFormat, Width, image_bytes
 from loihi_convert.report.run_tables import Figures
 from loihi_convert.runs.stored_run import read_runs
 
@@ -42,9 +42,9 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
         If a folder cannot be used, nothing can be drawn, or the file cannot be written, or exists and ``overwrite`` is
         off.
     """
-    kind = next((kind for kind in get_args(Kind) if output.suffix == f".{kind}"), None)
+    kind = next((kind for kind in get_args(FigureFormat) if output.suffix == f".{kind}"), None)
     if kind is None:
-        suffixes = one_of(f".{kind}" for kind in get_args(Kind))
+        suffixes = one_of(f".{kind}" for kind in get_args(FigureFormat))
         raise UsageError(f"found {output}", where="figure", expected=f"its suffix {suffixes}")
     require_writable(output)
     refuse_to_overwrite(output, overwrite)

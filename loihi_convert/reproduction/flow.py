@@ -18,7 +18,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.files import make_folder, write_atomically
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report import paper
-from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
+from loihi_convert.report.figure_style import SIZES, FigureFormat, Width, image_bytes
 from loihi_convert.reproduction.exhibits import EXHIBITS, Exhibit
 from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
 from loihi_convert.reproduction.measurements import Accuracy, Choosing, CnnAccuracy
@@ -203,7 +203,7 @@ def _notes(results: Results, part: PlannedExhibit, entries: Sequence[PaperEntry]
 
 def _write_figure(stem: Path, figure: Figure, numbers: str, width: Width) -> tuple[Path, ...]:
     # The order is fixed because drawing starts from the layout of the previous drawing.
-    contents = {f".{kind}": image_bytes(figure, kind, dpi=SIZES[width].dpi) for kind in get_args(Kind)}
+    contents = {f".{kind}": image_bytes(figure, kind, dpi=SIZES[width].dpi) for kind in get_args(FigureFormat)}
     return _write(stem, {**contents, ".csv": numbers.encode()} if numbers else contents)
 
 
