@@ -95,5 +95,5 @@ SweepSplit = Literal["validation", "test"]
 SweepCost = Literal["timesteps", "synops", "energy", "cores"]
 """What a cell of a sweep costs: T, synaptic operations, energy (low estimate), neurocores (high estimate)."""
 
-Store = Literal["float32", "float16"]
+WeightDtype = Literal["float32", "float16"]
 """Number format of the weights in a checkpoint."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from loihi_convert.choices import Architecture, Device, RecipeName, Store
+from loihi_convert.choices import Architecture, Device, RecipeName, WeightDtype
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, on_interrupt, say_json, trained_sentence
 from loihi_convert.cli.flags import option_words
@@ -54,7 +54,7 @@ def train(
     data: Annotated[str | None, named("--data", BASICS, _DATA, metavar="DATA")] = None,
     architecture: Annotated[Architecture | None, choice(Architecture, "--architecture", BASICS, _ARCHITECTURE)] = None,
     output: Annotated[Path, options.output("Checkpoint to write, .pt or .safetensors.")] = Path("model.pt"),
-    store: Annotated[Store, choice(Store, "--store", BASICS, _STORE)] = "float32",
+    store: Annotated[WeightDtype, choice(WeightDtype, "--store", BASICS, _STORE)] = "float32",
     device: Annotated[Device, choice(Device, "--device", BASICS, _DEVICE)] = "auto",
     overwrite: Annotated[bool, options.overwrite()] = False,
     as_json: Annotated[bool, options.as_json()] = False,

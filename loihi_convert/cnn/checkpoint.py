@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, PositiveInt, Strict, ValidationError
 from torch import Tensor, nn
 
-from loihi_convert.choices import Store
+from loihi_convert.choices import WeightDtype
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.safetensors_file import as_safetensors, signature
@@ -31,7 +31,7 @@ from loihi_convert.files import write_atomically
 
 SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
 
-STORES: Final[tuple[str, ...]] = get_args(Store)
+STORES: Final[tuple[str, ...]] = get_args(WeightDtype)
 
 BATCH_COUNTER: Final = "num_batches_tracked"
 """The end of the name of batch norm's counter of batches, which has no effect at inference."""
@@ -138,7 +138,7 @@ class _Stored(BaseModel):
     test_accuracy: _Fraction | None
     recipe: dict[str, JsonValue]
     qcfs_levels: int | None = Field(None, ge=1, le=MAX_LEVELS)
-    stored_as: Store = "float32"
+    stored_as: WeightDtype = "float32"
     mean: _PerChannel | None = None
     std: _PerChannel | None = None
 

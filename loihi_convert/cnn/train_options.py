@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from loihi_convert.arrays import plain_numbers
-from loihi_convert.choices import Architecture, Device, RecipeName, Store
+from loihi_convert.choices import Architecture, Device, RecipeName, WeightDtype
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.models import ARCHITECTURES, default_architecture, paper_architecture
 from loihi_convert.cnn.recipe import (
@@ -61,7 +61,7 @@ class TrainOptions:
     qcfs_levels: int | None = None
     weight_bits: int | None = None
     timesteps: int | None = None
-    store: Store = "float32"
+    store: WeightDtype = "float32"
     device: Device = "auto"
     learning_rate: float | None = None
 
