@@ -97,13 +97,13 @@ def test_what_a_worker_keeps_may_be_lost(tmp_path: Path, monkeypatch: pytest.Mon
         return (tmp_path / name).read_bytes()
 
     simulated: list[int] = []
-    part = layerwise_part.Part.__init__
+    part = layerwise_part.LayerwisePart.__init__
 
     def counted(self: Any, plan: Any, shard: Shard) -> None:
         simulated.append(shard.first)
         part(self, plan, shard)
 
-    monkeypatch.setattr(layerwise_part.Part, "__init__", counted)
+    monkeypatch.setattr(layerwise_part.LayerwisePart, "__init__", counted)
     kept = content("kept.net")
     # Two simulations: to balance, and to correct.
     assert len(simulated) == 2 * 7

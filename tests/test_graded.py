@@ -17,7 +17,7 @@ from loihi_convert.external.sdnn_run import run_sdnn
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.runs.stored_run import read_run
-from loihi_convert.simulation.graded import State, frame_steps, global_steps, settled_state
+from loihi_convert.simulation.graded import GradedState, frame_steps, global_steps, settled_state
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def dense(*rows: list[int], bias: Array | None = None, threshold: int = 0, sends
     return GradedLayer("dense", Dense(np.array(rows, np.int32), bias), threshold, sends)
 
 
-def column(steps: list[State], layer: int, part: str) -> list[int]:
+def column(steps: list[GradedState], layer: int, part: str) -> list[int]:
     return [int(getattr(state[layer], part)[0, 0]) for state in steps]
 
 

@@ -15,7 +15,7 @@ from loihi_convert.cli.console import Fact, aligned, log, say_answer, say_json
 from loihi_convert.errors import rendered
 
 if TYPE_CHECKING:
-    from loihi_convert.data.fetch import State
+    from loihi_convert.data.fetch import DataState
 
 _NAMES = "Data sets to download: mnist, fashion-mnist, cifar10. Default: list all data sets."
 _HEADS = ("data set", "", "size", "training", "test", "pixels")
@@ -53,12 +53,12 @@ def _downloaded(states: Collection[str], downloaded: Collection[str]) -> str:
     return f"downloaded {' and '.join(downloaded)}" + (f"; {' and '.join(others)}: already here" if others else "")
 
 
-def _listed(states: Mapping[str, State]) -> str:
+def _listed(states: Mapping[str, DataState]) -> str:
     count = sum(found.is_there for found in states.values())
     return f"{count} of {len(states)} data sets are here"
 
 
-def _table(states: Mapping[str, State]) -> list[str]:
+def _table(states: Mapping[str, DataState]) -> list[str]:
     """Return a line for each data set."""
     from loihi_convert.data.benchmarks import DESCRIPTIONS
 
@@ -72,7 +72,7 @@ def _table(states: Mapping[str, State]) -> list[str]:
     return aligned(rows, (0, 1))
 
 
-def _next(states: Mapping[str, State], data_root: Path | None) -> list[Fact]:
+def _next(states: Mapping[str, DataState], data_root: Path | None) -> list[Fact]:
     """Return what to type next: the download of missing data sets, or commands that use one that is here."""
     root = "" if data_root is None else f" --data-root {shlex.quote(str(data_root))}"
     missing = [name for name, found in states.items() if not found.is_there and not found.problem]
@@ -84,7 +84,7 @@ def _next(states: Mapping[str, State], data_root: Path | None) -> list[Fact]:
     return used if name == "digits" else [*used, Fact("", f"loihi-convert run {name}-T4{root}")]
 
 
-def _described(states: Mapping[str, State]) -> list[dict[str, object]]:
+def _described(states: Mapping[str, DataState]) -> list[dict[str, object]]:
     from loihi_convert.data.benchmarks import DESCRIPTIONS
 
     return [

@@ -60,22 +60,22 @@ _DOWNLOAD_ERRORS: Final = (
 )
 
 
-class State(NamedTuple):
+class DataState(NamedTuple):
     """Whether a data set can be loaded; ``problem`` is the error of a damaged file, None otherwise."""
 
     is_there: bool
     problem: DataError | None
 
 
-def state(name: str, root: Path) -> State:
+def state(name: str, root: Path) -> DataState:
     """Return whether all files of a benchmark set are below ``root``, with their SHA-256; digits needs none."""
     if any(find_file(root, name, file) is None for file in SHA256.get(name, ())):
-        return State(is_there=False, problem=None)
+        return DataState(is_there=False, problem=None)
     try:
         _read_all(root, name)
     except DataError as error:
-        return State(is_there=False, problem=error)
-    return State(is_there=True, problem=None)
+        return DataState(is_there=False, problem=error)
+    return DataState(is_there=True, problem=None)
 
 
 def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None) -> bool:

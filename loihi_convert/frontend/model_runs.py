@@ -23,7 +23,7 @@ _OTHER_DTYPE: Final = ("Input type (", "same dtype", "expected scalar type")
 # Few CNNs have as many input channels.
 _UNLIKE_CHANNELS: Final = 11
 
-State = dict[str, tuple[Tensor, int]]
+ModelState = dict[str, tuple[Tensor, int]]
 """The parameters and buffers of a model, by name, with their `version`."""
 
 _ALONE: Final = threading.RLock()
@@ -137,13 +137,13 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
 
 
-def state_of(model: nn.Module) -> State:
+def state_of(model: nn.Module) -> ModelState:
     """Return the parameters and buffers, by name, with their `version`."""
     tensors = itertools.chain(model.named_parameters(), model.named_buffers())
     return {name: (tensor, version(tensor)) for name, tensor in tensors}
 
 
-def require_same_again(model: nn.Module, example: Tensor, before: State) -> None:
+def require_same_again(model: nn.Module, example: Tensor, before: ModelState) -> None:
     """Refuse a model that computes something else at the next call, since it has changed its state ``before``.
 
     Raises

@@ -43,7 +43,7 @@ class GradedStep(NamedTuple):
     leaves_range: Array
 
 
-State = tuple[GradedStep, ...]
+GradedState = tuple[GradedStep, ...]
 """Every layer after one step."""
 
 
@@ -52,7 +52,9 @@ def blank_step(shape: Shape) -> GradedStep:
     return GradedStep(*(np.zeros((1, *shape), np.int32),) * 4, np.zeros(1, np.bool_))
 
 
-def global_steps(network: GradedNetwork, frames: Iterable[Array], start: State | None = None) -> Iterator[State]:
+def global_steps(
+    network: GradedNetwork, frames: Iterable[Array], start: GradedState | None = None
+) -> Iterator[GradedState]:
     """Yield every layer after each global step of Lava, in which a layer receives the messages of the step before.
 
     Parameters
@@ -74,7 +76,7 @@ def global_steps(network: GradedNetwork, frames: Iterable[Array], start: State |
         yield state
 
 
-def settled_state(network: GradedNetwork) -> State:
+def settled_state(network: GradedNetwork) -> GradedState:
     """Return the state, B = 1, in which no message is sent: after an input of 0 for as many steps as there are layers.
 
     Until then the biases of each layer still change the layers after it.
@@ -84,7 +86,7 @@ def settled_state(network: GradedNetwork) -> State:
     return state
 
 
-def frame_steps(network: GradedNetwork, frames: Iterable[Array], start: State) -> Iterator[State]:
+def frame_steps(network: GradedNetwork, frames: Iterable[Array], start: GradedState) -> Iterator[GradedState]:
     """Yield every layer after its own step for each frame: on Lava layer l does it l global steps after the input.
 
     The parameters are those of `global_steps`; ``start`` must be a state in which no message is sent. No state is reset

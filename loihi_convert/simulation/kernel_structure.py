@@ -41,7 +41,7 @@ Window = tuple[Pair, Pair]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class PartialConvolution:
     """A convolution of some channels.
 
     Parameters
@@ -78,7 +78,7 @@ class Structure:
     """
 
     channels: int
-    parts: tuple[Part, ...]
+    parts: tuple[PartialConvolution, ...]
     taps: Taps
 
     @property
@@ -153,7 +153,7 @@ def _taps(weight: Array, which: Array, geometry: Geometry) -> Taps:
     return Taps(outputs, inputs + group * weight.shape[1], offsets, weight[which])
 
 
-def _by_group(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part]:
+def _by_group(weight: Array, dense: Array, geometry: Geometry) -> Iterator[PartialConvolution]:
     """The nonzero groups, each reduced to the number of rows and columns that the largest needs."""
     grouped = dense.reshape(geometry.groups, -1, *dense.shape[1:])
     rows, columns = np.asarray(grouped.any(axis=(2, 3, 4))), np.asarray(grouped.any(axis=(1, 3, 4)))
@@ -172,7 +172,7 @@ def _by_group(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part]
     yield _cut(kept.reshape(-1, *kept.shape[2:]), outputs.ravel(), inputs.ravel(), own, _window(dense, geometry))
 
 
-def _by_component(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part]:
+def _by_component(weight: Array, dense: Array, geometry: Geometry) -> Iterator[PartialConvolution]:
     """Components; those of equal size and window become the groups of one convolution."""
     alike: dict[tuple[int, int, Window], list[tuple[Array, Array]]] = {}
     for rows, columns in _components(np.asarray(dense.any(axis=(2, 3)))):
@@ -182,7 +182,7 @@ def _by_component(weight: Array, dense: Array, geometry: Geometry) -> Iterator[P
         yield _part(weight, dense, geometry, window, blocks)
 
 
-def _by_window(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part]:
+def _by_window(weight: Array, dense: Array, geometry: Geometry) -> Iterator[PartialConvolution]:
     """Components, each divided by the windows of its outputs, then of its inputs."""
     for rows, columns in _components(np.asarray(dense.any(axis=(2, 3)))):
         block = dense[np.ix_(rows, columns)]
@@ -191,7 +191,9 @@ def _by_window(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part
                 yield _part(weight, dense, geometry, window, [(rows[own_rows], columns[own_columns])])
 
 
-def _part(weight: Array, dense: Array, geometry: Geometry, window: Window, blocks: list[tuple[Array, Array]]) -> Part:
+def _part(
+    weight: Array, dense: Array, geometry: Geometry, window: Window, blocks: list[tuple[Array, Array]]
+) -> PartialConvolution:
     """Blocks of equal size without common outputs, as the groups of one convolution."""
     kept = np.concatenate([weight[np.ix_(*block)] * dense[np.ix_(*block)] for block in blocks])
     outputs, inputs = (np.concatenate(channels) for channels in zip(*blocks, strict=True))
@@ -240,7 +242,7 @@ def _window(used: Array, geometry: Geometry) -> Window:
     return margins[0], margins[1]
 
 
-def _cut(weight: Array, outputs: Array, inputs: Array, geometry: Geometry, window: Window) -> Part:
+def _cut(weight: Array, outputs: Array, inputs: Array, geometry: Geometry, window: Window) -> PartialConvolution:
     """The part with its window cut; where the cut exceeds the padding, the maps are cropped."""
     height, width = weight.shape[2:]
     (top, bottom), (left, right) = window
@@ -249,7 +251,9 @@ def _cut(weight: Array, outputs: Array, inputs: Array, geometry: Geometry, windo
         padding.append(max(0, pad - margins[0] * dilation))
         crop.append((max(0, margins[0] * dilation - pad), max(0, margins[1] * dilation - pad)))
     own = geometry._replace(padding=(padding[0], padding[1]))
-    return Part(outputs, inputs, weight[:, :, top : height - bottom, left : width - right], own, (crop[0], crop[1]))
+    return PartialConvolution(
+        outputs, inputs, weight[:, :, top : height - bottom, left : width - right], own, (crop[0], crop[1])
+    )
 
 
 def _edges(breaks: Array, count: int) -> list[tuple[int, int]]:

@@ -29,7 +29,7 @@ from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.block_store import total
 from loihi_convert.simulation.currents import summed_currents
 from loihi_convert.simulation.image_shards import SHARDS_PER_WORKER, DividedImages, ImageArray, Shard, on_shards
-from loihi_convert.simulation.layerwise_part import Part, Plan
+from loihi_convert.simulation.layerwise_part import LayerwisePart, LayerwisePlan
 from loihi_convert.simulation.neurons import RateErrors
 
 MEMORY: Final = 2**31
@@ -80,8 +80,10 @@ class GrowingSimulation:
     ) -> None:
         self._network, self._images, self._timesteps = network, images, timesteps
         most = (len(images),) * len(network.layers) if most_images is None else tuple(most_images)
-        self._plan = Plan(uuid.uuid4().hex, network, timesteps, reset, poisson_seed, device, whole, most, memory)
-        self._part: Part | None = None
+        self._plan = LayerwisePlan(
+            uuid.uuid4().hex, network, timesteps, reset, poisson_seed, device, whole, most, memory
+        )
+        self._part: LayerwisePart | None = None
         self._activation_sums: list[Array] = []
 
     def largest_currents(
@@ -92,7 +94,9 @@ class GrowingSimulation:
         The maxima are over the steps up to each of ``after``, ascending, at most T. ``fixed`` are the layers with known
         thresholds: none at the first call, then the same or one more at each call.
         """
-        return np.asarray(np.maximum.reduce(self._of_parts(progress, Part.largest_currents, fixed, tuple(after))))
+        return np.asarray(
+            np.maximum.reduce(self._of_parts(progress, LayerwisePart.largest_currents, fixed, tuple(after)))
+        )
 
     def rate_errors(
         self,
@@ -110,7 +114,7 @@ class GrowingSimulation:
         layer's bias.
         """
         assert self._plan.whole, "a rate needs all steps"
-        parts = self._of_parts(progress, Part.rate_errors, fixed, thresholds, initial_potentials, correction)
+        parts = self._of_parts(progress, LayerwisePart.rate_errors, fixed, thresholds, initial_potentials, correction)
         return total(itertools.chain.from_iterable(parts))
 
     def mean_excess(self, fixed: Sequence[SpikingLayer], *, progress: Progress = no_progress) -> Array:
@@ -121,9 +125,9 @@ class GrowingSimulation:
         """
         image_count = self._plan.used(len(fixed), 0, len(self._images))
         # Sums of whole numbers, exact in any order.
-        spikes = total(self._of_parts(progress, Part.summed_spikes, fixed))
+        spikes = total(self._of_parts(progress, LayerwisePart.summed_spikes, fixed))
         if not self._activation_sums:
-            parts = self._of_parts(no_progress, Part.summed_activations)
+            parts = self._of_parts(no_progress, LayerwisePart.summed_activations)
             self._activation_sums = [total(itertools.chain.from_iterable(sums)) for sums in zip(*parts, strict=True)]
         last = self._plan.specs(fixed)[-1]
         own = self._network.layers[len(fixed)].synapse
@@ -132,7 +136,7 @@ class GrowingSimulation:
         return np.asarray((found - wanted) / (image_count * (last.size // own.channels)))
 
     def _of_parts(
-        self, progress: Progress, method: Callable[Concatenate[Part, Progress, _Arguments], _Found],
+        self, progress: Progress, method: Callable[Concatenate[LayerwisePart, Progress, _Arguments], _Found],
         *arguments: _Arguments.args, **named: _Arguments.kwargs,
     ) -> list[_Found]:  # fmt: skip
         """What ``method`` gives for each part of the images, in order."""
@@ -141,15 +145,15 @@ class GrowingSimulation:
             shared = _Call(self._plan, method, arguments)
             return on_shards(_called, shared, self._images, place=self._plan.place, progress=progress)
         if self._part is None:
-            self._part = Part(self._plan, Shard(0, np.asarray(self._images)))
+            self._part = LayerwisePart(self._plan, Shard(0, np.asarray(self._images)))
         return [method(self._part, progress, *arguments, **named)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Call(Generic[_Found]):
-    """A call of a method of `Part`, without ``progress``."""
+    """A call of a method of `LayerwisePart`, without ``progress``."""
 
-    plan: Plan
+    plan: LayerwisePlan
     method: Callable[..., _Found]
     arguments: tuple[Any, ...]
 
@@ -160,7 +164,7 @@ def _called(call: _Call[_Found], shard: Shard, *, progress: Progress = no_progre
     with _KEPT_LOCK:
         part = _KEPT.pop(place, None)
         if part is None:
-            part = Part(replace(call.plan, memory=call.plan.memory // _MOST_KEPT), shard)
+            part = LayerwisePart(replace(call.plan, memory=call.plan.memory // _MOST_KEPT), shard)
         _KEPT[place] = part
         while len(_KEPT) > _MOST_KEPT:
             _KEPT.pop(next(iter(_KEPT)))
@@ -169,5 +173,5 @@ def _called(call: _Call[_Found], shard: Shard, *, progress: Progress = no_progre
 
 # In a worker: parts by their place, the one used last at the end. Any may be lost: it is then simulated again.
 _MOST_KEPT: Final = 2 * SHARDS_PER_WORKER
-_KEPT: Final[dict[tuple[str, int], Part]] = {}
+_KEPT: Final[dict[tuple[str, int], LayerwisePart]] = {}
 _KEPT_LOCK: Final = threading.Lock()

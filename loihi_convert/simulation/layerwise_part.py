@@ -32,7 +32,7 @@ _NOTHING: Final = Recording()
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class LayerwisePlan:
     """A simulation, without images; ``name`` differs from that of any other."""
 
     name: str
@@ -69,10 +69,10 @@ class Plan:
         return self.name, shard.first
 
 
-class Part:
+class LayerwisePart:
     """The simulation of consecutive images, and what is kept of them from one pass to the next."""
 
-    def __init__(self, plan: Plan, shard: Shard) -> None:
+    def __init__(self, plan: LayerwisePlan, shard: Shard) -> None:
         self._plan, self._images, self._first_image = plan, np.asarray(shard.images), shard.first
         self._inputs = Inputs(plan.network.layers[0].synapse.pool, plan.poisson_seed)
         largest = max(math.prod(shape) for shape in (plan.network.input_shape, *plan.network.shapes))

@@ -9,7 +9,7 @@ import torch
 
 from loihi_convert.arrays import Array
 from loihi_convert.simulation.convolution import Convolution
-from loihi_convert.simulation.kernel_structure import Part, Structure
+from loihi_convert.simulation.kernel_structure import PartialConvolution, Structure
 from loihi_convert.simulation.tap_kernels import add_taps, put
 
 
@@ -73,7 +73,12 @@ class _Part:
     """One convolution, and the part of the maps that it uses."""
 
     def __init__(
-        self, part: Part, input_shape: tuple[int, int, int], *, largest_input: int | None, covers_map: bool
+        self,
+        part: PartialConvolution,
+        input_shape: tuple[int, int, int],
+        *,
+        largest_input: int | None,
+        covers_map: bool,
     ) -> None:
         (top, bottom), (left, right) = part.crop
         height, width, _ = input_shape
