@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.layout import Layout
-from loihi_convert.frontend.from_onnx.node import Call, Node, UnknownError
+from loihi_convert.frontend.from_onnx.node import Call, OnnxNode, UnknownError
 from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, QUANTIZED, SUPPORTED, WITHOUT_BATCH
 from loihi_convert.frontend.from_onnx.shapes import BATCH_HINT
 from loihi_convert.frontend.from_onnx.signs import is_nonnegative
@@ -249,7 +249,7 @@ class _Reader:
         without_batch = frozenset(name for name, value in values.items() if value.meta["lacks_batch"])
         if without_batch and node.op_type not in WITHOUT_BATCH:
             self._refuse(node, "follows an operator that drops the batch axis", BATCH_HINT)
-        read = Node(
+        read = OnnxNode(
             node.op_type,
             tuple(node.input),
             attributes,

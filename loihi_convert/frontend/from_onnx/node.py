@@ -24,7 +24,7 @@ class UnknownError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Node:
+class OnnxNode:
     """An operator and its inputs.
 
     Parameters

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.from_onnx import shapes
-from loihi_convert.frontend.from_onnx.node import Call, Calls, Node, UnknownError, as_tensor
+from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, UnknownError, as_tensor
 from loihi_convert.frontend.layers import equally_padded
 
 QUANTIZED: Final = (
@@ -43,7 +43,7 @@ def _loaded(module: nn.Module, **tensors: Tensor | None) -> nn.Module:
     return module
 
 
-def _conv(node: Node) -> Calls:
+def _conv(node: OnnxNode) -> Calls:
     weight, bias = node.weights(1), node.constant(2)
     rank = weight.ndim - 2
     if rank not in (1, 2):
@@ -60,7 +60,7 @@ def _conv(node: Node) -> Calls:
     return node.called(_loaded(module, weight=weight, bias=None if bias is None else as_tensor(bias)), has_weights=True)
 
 
-def _window(node: Node, kernel: Shape) -> tuple[Shape, Shape, Shape, Shape, Shape]:
+def _window(node: OnnxNode, kernel: Shape) -> tuple[Shape, Shape, Shape, Shape, Shape]:
     """Kernel, stride, dilation, and the padding at the start and end of each axis."""
     rank, attributes = len(kernel), node.attributes
     stride = tuple(attributes.get("strides", (1,) * rank))
@@ -81,7 +81,7 @@ def _window(node: Node, kernel: Shape) -> tuple[Shape, Shape, Shape, Shape, Shap
     )
 
 
-def _pool(node: Node) -> Calls:
+def _pool(node: OnnxNode) -> Calls:
     rank = len(node.shape) - 1
     if rank not in (1, 2) or node.output_count > 1:
         raise UnknownError(f"pools {rank} axes with {node.output_count} outputs; supported: 1 or 2 axes, one output")
@@ -111,7 +111,7 @@ def _pool(node: Node) -> Calls:
     return [*padded, Call(pool, Call.PREVIOUS if padded else node.image)]
 
 
-def _global_pool(node: Node) -> Calls:
+def _global_pool(node: OnnxNode) -> Calls:
     rank = len(node.shape) - 1
     if rank not in (1, 2):
         raise UnknownError(f"pools {rank} axes; supported: 1 and 2")
@@ -122,7 +122,7 @@ def _global_pool(node: Node) -> Calls:
     return node.called(kinds[rank - 1](1))
 
 
-def _batch_norm(node: Node) -> Calls:
+def _batch_norm(node: OnnxNode) -> Calls:
     if node.attributes.get("training_mode", 0):
         raise UnknownError("is in training mode", "Export the CNN in eval mode.")
     weight, bias, mean, variance = (node.weights(index) for index in (1, 2, 3, 4))
@@ -134,7 +134,7 @@ def _batch_norm(node: Node) -> Calls:
     )
 
 
-def _gemm(node: Node) -> Calls:
+def _gemm(node: OnnxNode) -> Calls:
     if node.attributes.get("transA", 0):
         raise UnknownError("transposes its image")
     weight, bias = node.weights(1) * node.attributes.get("alpha", 1.0), node.constant(2)
@@ -143,13 +143,13 @@ def _gemm(node: Node) -> Calls:
     return _linear(node, weight, None if shift is None else shift * node.attributes.get("beta", 1.0))
 
 
-def _matmul(node: Node) -> Calls:
+def _matmul(node: OnnxNode) -> Calls:
     if node.weights(1).ndim != 2:
         raise UnknownError("is not a product with a single weight matrix")
     return _linear(node, node.weights(1).T, None)
 
 
-def _linear(node: Node, weight: Tensor, bias: Tensor | None) -> Calls:
+def _linear(node: OnnxNode, weight: Tensor, bias: Tensor | None) -> Calls:
     module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     return node.called(_loaded(module, weight=weight.contiguous(), bias=bias), has_weights=True)
 
@@ -162,11 +162,11 @@ _ARITHMETIC: Final[Mapping[str, Callable[..., Any]]] = {
 }
 
 
-def _arithmetic(node: Node) -> Calls:
+def _arithmetic(node: OnnxNode) -> Calls:
     return [Call(_ARITHMETIC[node.kind], *_operands(node))]
 
 
-def _operands(node: Node) -> list[str | float | Tensor]:
+def _operands(node: OnnxNode) -> list[str | float | Tensor]:
     """All inputs, aligned, as arguments of a call."""
     node.require_aligned()
     return [name if name in node.examples else _number(node.constants[name]) for name in node.inputs]
@@ -177,12 +177,12 @@ def _number(values: Array) -> float | Tensor:
     return float(values.reshape(-1)[0]) if values.size == 1 else as_tensor(values)
 
 
-def _compare(node: Node) -> Calls:
+def _compare(node: OnnxNode) -> Calls:
     """A condition, as in where(x > 0, x, 0), a ReLU; the front end refuses other uses."""
     return [Call({"Greater": operator.gt, "GreaterOrEqual": operator.ge}[node.kind], *_operands(node))]
 
 
-def _where(node: Node) -> Calls:
+def _where(node: OnnxNode) -> Calls:
     arguments = _operands(node)
     if node.examples[node.image].dtype != torch.bool:
         raise UnknownError("chooses by a value that is not a comparison")
@@ -197,7 +197,7 @@ _OF_SEVERAL: Final[Mapping[str, Callable[..., Any]]] = {
 }
 
 
-def _of_several(node: Node) -> Calls:
+def _of_several(node: OnnxNode) -> Calls:
     node.require_aligned()
     first, *others = (name if name in node.examples else as_tensor(node.constants[name]) for name in node.inputs)
     if not others:
@@ -220,7 +220,7 @@ _REDUCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
 }
 
 
-def _reduction(node: Node) -> Calls:
+def _reduction(node: OnnxNode) -> Calls:
     axes = tuple(map(node.axis, node.numbers("axes", 1) or ()))
     if not axes:
         raise UnknownError("reduces all axes, the batch too")
@@ -229,7 +229,7 @@ def _reduction(node: Node) -> Calls:
     return [Call(_REDUCTIONS[node.kind], node.image, axes, bool(node.attributes.get("keepdims", 1)))]
 
 
-def _clip(node: Node) -> Calls:
+def _clip(node: OnnxNode) -> Calls:
     low, high = node.number("min", 1), node.number("max", 2)
     if low is None and high is None:
         return node.called(nn.Identity())
@@ -242,7 +242,7 @@ def _clip(node: Node) -> Calls:
     return [Call(torch.clamp, node.image, low, high)]
 
 
-def _prelu(node: Node) -> Calls:
+def _prelu(node: OnnxNode) -> Calls:
     shape, channels = tuple(node.weights(1).shape), node.shape[0]
     if math.prod(shape) > 1 and (1, *shape)[-len(node.shape) :] != (channels, *(1,) * (len(node.shape) - 1)):
         raise UnknownError(f"has slopes of shape {shape}; supported: one, or one per channel")
@@ -250,7 +250,7 @@ def _prelu(node: Node) -> Calls:
     return node.called(_loaded(nn.PReLU(len(slope)), weight=slope), has_weights=True)
 
 
-def _softmax(node: Node) -> Calls:
+def _softmax(node: OnnxNode) -> Calls:
     axis = node.axis(int(node.attributes.get("axis", -1 if node.opset >= 13 else 1)))
     if axis == 0:
         raise UnknownError("normalizes over the batch", shapes.BATCH_HINT)
@@ -259,24 +259,24 @@ def _softmax(node: Node) -> Calls:
     return node.called(nn.Softmax(axis) if node.kind == "Softmax" else nn.LogSoftmax(axis))
 
 
-def _nothing(node: Node) -> Calls:
+def _nothing(node: OnnxNode) -> Calls:
     return node.called(nn.Identity())
 
 
-def _dropout(node: Node) -> Calls:
+def _dropout(node: OnnxNode) -> Calls:
     is_training = node.constant(2)
     if is_training is not None and is_training.any():
         raise UnknownError("is in training mode", "Export the CNN in eval mode.")
     return _nothing(node)
 
 
-def _cast(node: Node) -> Calls:
+def _cast(node: OnnxNode) -> Calls:
     if int(node.attributes["to"]) not in FLOATS:
         raise UnknownError("casts to another type; supported: floating point")
     return _nothing(node)
 
 
-_REFUSED_LATER: Final[Mapping[str, Callable[[Node], Calls]]] = {
+_REFUSED_LATER: Final[Mapping[str, Callable[[OnnxNode], Calls]]] = {
     "Tanh": lambda node: node.called(nn.Tanh()),
     "Elu": lambda node: node.called(nn.ELU(node.attributes.get("alpha", 1.0))),
     "Selu": lambda node: node.called(nn.SELU()),
@@ -288,7 +288,7 @@ _REFUSED_LATER: Final[Mapping[str, Callable[[Node], Calls]]] = {
 }
 """Read, so that the front end can refuse them with advice on what to use instead."""
 
-OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
+OPERATORS: Final[Mapping[str, Callable[[OnnxNode], Calls]]] = {
     "Conv": _conv,
     "Gemm": _gemm,
     "MatMul": _matmul,

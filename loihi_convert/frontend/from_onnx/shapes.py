@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.decompositions import LARGEST_PADDING
-from loihi_convert.frontend.from_onnx.node import Call, Calls, Node, UnknownError
+from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, UnknownError
 
 BATCH_HINT: Final = (
     "Keep the batch axis: squeeze(-1) or flatten(1) in place of squeeze(), x[:, 0] in place of x[0], "
@@ -21,7 +21,7 @@ BATCH_HINT: Final = (
 )
 
 
-def concat(node: Node) -> Calls:
+def concat(node: OnnxNode) -> Calls:
     if len(node.examples) != len(set(node.inputs)):
         raise UnknownError("joins values of the image with constants")
     axis = node.axis(int(node.attributes["axis"]))
@@ -30,7 +30,7 @@ def concat(node: Node) -> Calls:
     return [Call(torch.cat, list(node.inputs), axis)]
 
 
-def split(node: Node) -> Calls:
+def split(node: OnnxNode) -> Calls:
     axis = node.axis(int(node.attributes.get("axis", 0)))
     if axis == 0:
         raise UnknownError("splits the batch", BATCH_HINT)
@@ -41,7 +41,7 @@ def split(node: Node) -> Calls:
     return [Call(torch.split, node.image, sizes, axis)]
 
 
-def sliced(node: Node) -> Calls:
+def sliced(node: OnnxNode) -> Calls:
     starts, ends = node.numbers("starts", 1) or (), node.numbers("ends", 2) or ()
     axes = node.numbers("axes", 3) or tuple(range(len(starts)))
     steps = node.numbers("steps", 4) or (1,) * len(starts)
@@ -56,7 +56,7 @@ def sliced(node: Node) -> Calls:
     return calls
 
 
-def gather(node: Node) -> Calls:
+def gather(node: OnnxNode) -> Calls:
     axis, indices = node.axis(int(node.attributes.get("axis", 0))), node.constant(1)
     if axis == 0 or indices is None or indices.ndim > 1:
         raise UnknownError("gathers other than along one axis of each image", BATCH_HINT)
@@ -66,7 +66,7 @@ def gather(node: Node) -> Calls:
     return [Call(torch.index_select, node.image, axis, torch.from_numpy(places.astype("int64")))]
 
 
-def expand(node: Node) -> Calls:
+def expand(node: OnnxNode) -> Calls:
     wanted, own = node.numbers("shape", 1) or (), (1, *node.shape)
     batches = (1,) if node.is_for_one else (1, _size(node, 0))
     if len(wanted) > len(own) or (len(wanted) == len(own) and wanted[0] not in batches):
@@ -75,14 +75,14 @@ def expand(node: Node) -> Calls:
     return [Call(torch.broadcast_to, node.image, (-1, *(max(pair) for pair in zip(own[1:], rest[1:], strict=True))))]
 
 
-def tile(node: Node) -> Calls:
+def tile(node: OnnxNode) -> Calls:
     repeats = node.numbers("repeats", 1) or ()
     if len(repeats) != len(node.shape) + 1 or repeats[0] != 1:
         raise UnknownError("repeats images")
     return [Call(torch.tile, node.image, repeats)]
 
 
-def pad(node: Node) -> Calls:
+def pad(node: OnnxNode) -> Calls:
     rank, pads, fill = len(node.shape) + 1, node.numbers("pads", 1) or (), node.number("value", 2) or 0.0
     mode = node.attributes.get("mode", b"constant").decode()
     if mode != "constant" or not abs(fill) <= LARGEST_PADDING:
@@ -103,7 +103,7 @@ def pad(node: Node) -> Calls:
     return [Call(operator.sub, node.image, fill), padded, Call(operator.add, Call.PREVIOUS, fill)]
 
 
-def space_to_depth(node: Node) -> Calls:
+def space_to_depth(node: OnnxNode) -> Calls:
     block, channels = int(node.attributes["blocksize"]), node.shape[0]
     # Torch counts the places in a block within each channel, ONNX the channels within each place.
     order = torch.arange(channels * block**2).reshape(channels, block**2).T.reshape(-1)
@@ -111,12 +111,12 @@ def space_to_depth(node: Node) -> Calls:
     return [unshuffled, Call(torch.index_select, Call.PREVIOUS, 1, order)]
 
 
-def _size(node: Node, axis: int) -> int:
+def _size(node: OnnxNode, axis: int) -> int:
     """Length of an axis of the first input, in the example for the batch."""
     return int(node.examples[node.image].shape[axis])
 
 
-def reshape(node: Node) -> Calls:
+def reshape(node: OnnxNode) -> Calls:
     sizes = node.numbers("shape", 1)
     if not sizes:
         raise UnknownError("has no target shape")
@@ -130,7 +130,7 @@ def reshape(node: Node) -> Calls:
     return _shaped_of_one(node, found) if node.is_for_one else _shaped(node, tuple(found))
 
 
-def flatten(node: Node) -> Calls:
+def flatten(node: OnnxNode) -> Calls:
     axis, rank = int(node.attributes.get("axis", 1)), node.rank
     if node.is_for_one and -rank <= axis <= rank:
         own = node.shape_of_one
@@ -141,7 +141,7 @@ def flatten(node: Node) -> Calls:
     return _shaped(node, (math.prod(node.shape),))
 
 
-def squeeze(node: Node) -> Calls:
+def squeeze(node: OnnxNode) -> Calls:
     axes = node.numbers("axes", 1)
     if node.is_for_one:
         own = node.shape_of_one
@@ -155,7 +155,7 @@ def squeeze(node: Node) -> Calls:
     return _shaped(node, tuple(size for index, size in enumerate(node.shape, 1) if index not in dropped))
 
 
-def unsqueeze(node: Node) -> Calls:
+def unsqueeze(node: OnnxNode) -> Calls:
     axes = node.numbers("axes", 1) or ()
     shape = list(node.shape_of_one)
     for axis in sorted(axis % (len(node.shape_of_one) + len(axes)) for axis in axes):
@@ -165,7 +165,7 @@ def unsqueeze(node: Node) -> Calls:
     return _shaped_of_one(node, shape) if node.is_for_one else _shaped(node, tuple(shape[1:]))
 
 
-def transpose(node: Node) -> Calls:
+def transpose(node: OnnxNode) -> Calls:
     order = tuple(node.attributes.get("perm", reversed(range(node.rank))))
     if order[0] != 0:
         raise UnknownError("moves the batch axis", BATCH_HINT)
@@ -175,13 +175,13 @@ def transpose(node: Node) -> Calls:
     return [Call(torch.permute, node.image, order)]
 
 
-def _shaped_of_one(node: Node, sizes: Sequence[int]) -> Calls:
+def _shaped_of_one(node: OnnxNode, sizes: Sequence[int]) -> Calls:
     """The values of a single image in the shape ``sizes`` of the file, with or without the batch axis."""
     has_batch = bool(sizes) and sizes[0] == 1
     return _shaped(node, tuple(sizes[has_batch:]), lacks_batch=not has_batch)
 
 
-def _shaped(node: Node, shape: Shape, *, lacks_batch: bool = False) -> Calls:
+def _shaped(node: OnnxNode, shape: Shape, *, lacks_batch: bool = False) -> Calls:
     """The image's values in another shape, with the same number of elements, without mixing images."""
     if math.prod(shape) != math.prod(node.shape) or min(shape, default=0) < 1:
         raise UnknownError(f"changes {node.shape} of each image into {shape}: it mixes or splits images")
