@@ -31,7 +31,7 @@ from loihi_convert.cnn.design import pixels
 from loihi_convert.cnn.models import multiply_adds
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import own_recipe
-from loihi_convert.cnn.through_spikes import SpikingModel, _Spikes, fired
+from loihi_convert.cnn.through_spikes import SpikingCnn, _Spikes, fired
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
 from loihi_convert.cnn.trainer import drop_channels
 from loihi_convert.cnn.training import train_cnn, train_design
@@ -703,7 +703,7 @@ def test_the_accuracy_of_the_spiking_network_is_told(
     own: tuple[Path, nn.Module], digits: DataSplits, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def spiking_accuracy(tuned: WithQcfs) -> float:
-        scores = SpikingModel(deepcopy(tuned), 1)(pixels(digits.train.images[:40]), {})
+        scores = SpikingCnn(deepcopy(tuned), 1)(pixels(digits.train.images[:40]), {})
         return float(np.mean(scores.argmax(1).numpy() == digits.train.known_labels[:40]))
 
     tuned = few_steps(own[1], digits)

@@ -14,7 +14,7 @@ from loihi_convert.cnn.checkpoint import Checkpoint, load, load_model
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import default_recipe, spiking_recipe
-from loihi_convert.cnn.through_spikes import SpikingModel
+from loihi_convert.cnn.through_spikes import SpikingCnn
 from loihi_convert.cnn.train_options import TrainOptions
 from loihi_convert.cnn.training import train_cnn
 from loihi_convert.conversion.balancing import balance
@@ -39,7 +39,7 @@ def test_the_trained_network_is_the_exported_one(
     images = np.random.default_rng(0).integers(0, 256, (6, *shape)).astype(np.uint8)
     network = balance(to_relu_network(model, shape), images, timesteps, BalanceOptions(method="qcfs"))
     expected = outputs(network, images, timesteps)[:, -1] / timesteps
-    found = SpikingModel(model, timesteps)(torch.from_numpy(images) / 255, {}).detach()
+    found = SpikingCnn(model, timesteps)(torch.from_numpy(images) / 255, {}).detach()
     assert np.abs(expected).max() > 0.01
     # A different order of sums may move a spike if a potential equals the threshold; none does here.
     assert np.allclose(found.numpy(), expected, rtol=0, atol=1e-4)
@@ -55,7 +55,7 @@ def test_spikes_and_gradients_by_hand() -> None:
     model = torch.nn.Sequential(Qcfs(1, 4))
     model[0].threshold.data.fill_(2.0)
     x = torch.tensor([[-1.5], [0.6], [3.0]], requires_grad=True)
-    means = SpikingModel(model, 2)(x, {})
+    means = SpikingCnn(model, 2)(x, {})
     assert means.ravel().tolist() == [0, 1, 2]
     means.sum().backward()
     assert x.grad is not None
@@ -89,7 +89,7 @@ def test_threads_share_the_rows(timesteps: int | None) -> None:
             module.threshold.data.fill_(threshold)
         inputs = x.clone().requires_grad_()
         with torch_threads(threads):
-            output = model(inputs) if timesteps is None else SpikingModel(model, timesteps)(inputs, {})
+            output = model(inputs) if timesteps is None else SpikingCnn(model, timesteps)(inputs, {})
             output.sum().mul(timesteps or 1).backward()
         return [output, *(tensor.grad for tensor in (inputs, *model.parameters()) if tensor.grad is not None)]
 
@@ -107,7 +107,7 @@ def test_training_improves_the_spiking_network(digits: DataSplits, start: Checkp
     start = replace(start, state=state)
     model = build_model("digits-cnn", (1, 8, 8), 10, qcfs_levels=4)
     model.load_state_dict(state)
-    network = SpikingModel(model, 1)
+    network = SpikingCnn(model, 1)
     images = torch.from_numpy(digits.validation.images.copy()) / 255
     before = float((network(images, {}).argmax(1).numpy() == digits.validation.known_labels).mean())
     tuned = train_cnn(digits, tmp_path / "t1.pt", TrainOptions(timesteps=1, epochs=4), start=start)
@@ -132,7 +132,7 @@ def test_it_starts_from_learned_thresholds(digits: DataSplits, start: Checkpoint
 
 def test_max_pooling_is_refused() -> None:
     with pytest.raises(UsageError) as refusal:
-        SpikingModel(build_model("conv3-max", (1, 8, 8), 10, qcfs_levels=4), 2)
+        SpikingCnn(build_model("conv3-max", (1, 8, 8), 10, qcfs_levels=4), 2)
     assert refusal.value.where == "timesteps"
 
 

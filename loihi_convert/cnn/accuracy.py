@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from loihi_convert.cnn.design import pixels
 from loihi_convert.cnn.few_bits import rounded_state
-from loihi_convert.cnn.through_spikes import SpikingModel
+from loihi_convert.cnn.through_spikes import SpikingCnn
 from loihi_convert.data import Dataset
 from loihi_convert.ir.task import classes_of
 
@@ -30,7 +30,7 @@ def accuracy(
     dataset: Dataset,
     weight_bits: int | None = None,
     *,
-    spiking: SpikingModel | None = None,
+    spiking: SpikingCnn | None = None,
 ) -> float:
     """Return the share of images, 0..1, that ``model`` classifies correctly in float32 with the weights ``tensors``.
 

@@ -22,7 +22,7 @@ from loihi_convert.cnn.qcfs_kernels import integrate_and_fire, integrate_and_fir
 from loihi_convert.errors import UsageError
 
 
-class SpikingModel:
+class SpikingCnn:
     """A spiking version of a model with QCFS activations.
 
     Parameters
@@ -74,7 +74,7 @@ class SpikingQcfs(Qcfs):
         Gives the number of steps and of images in the batch.
     """
 
-    def __init__(self, activation: Qcfs, network: SpikingModel) -> None:
+    def __init__(self, activation: Qcfs, network: SpikingCnn) -> None:
         super().__init__(len(activation.threshold), activation.levels)
         self.threshold = activation.threshold
         self._network = network

@@ -24,7 +24,7 @@ from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.small_maps import SmallMaps
 from loihi_convert.cnn.teacher import Teacher, teachers_loss
-from loihi_convert.cnn.through_spikes import SpikingModel
+from loihi_convert.cnn.through_spikes import SpikingCnn
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.devices import has_fast_bfloat16
 from loihi_convert.errors import UsageError
@@ -62,7 +62,7 @@ class Training:
         self._format = torch.channels_last if design.name in ARCHITECTURES else torch.contiguous_format
         self._model = self._model.to(memory_format=self._format)  # type: ignore[call-overload]
         self.threads = training_threads(self._model, splits.input_shape, recipe.batch_size)
-        self._spiking = None if recipe.timesteps is None else SpikingModel(self._model, recipe.timesteps)
+        self._spiking = None if recipe.timesteps is None else SpikingCnn(self._model, recipe.timesteps)
         self._parameters = dict(self._model.named_parameters())
         self._optimizers = _optimizers(recipe, self._parameters)
         self._rounded = None if recipe.weight_bits is None else RoundedWeights(self._model, recipe.weight_bits)

@@ -31,7 +31,7 @@ from loihi_convert.cnn.kept_memory import kept_memory
 from loihi_convert.cnn.models import ARCHITECTURES
 from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.through_spikes import SpikingModel
+from loihi_convert.cnn.through_spikes import SpikingCnn
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
 from loihi_convert.cnn.trainer import Training
 from loihi_convert.cnn.unfinished import UnfinishedTraining, require_free
@@ -257,4 +257,4 @@ def spiking_accuracy(
     """
     model = design.network()
     tensors = model.state_dict() if state is None else state
-    return accuracy(model, tensors, images, weight_bits, spiking=SpikingModel(model, timesteps))
+    return accuracy(model, tensors, images, weight_bits, spiking=SpikingCnn(model, timesteps))

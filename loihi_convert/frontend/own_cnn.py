@@ -24,7 +24,7 @@ from loihi_convert.cnn.design import (
     require_classes,
 )
 from loihi_convert.cnn.teacher import Teacher
-from loihi_convert.cnn.through_spikes import SpikingModel, SpikingQcfs
+from loihi_convert.cnn.through_spikes import SpikingCnn, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, UsageError, first_line
@@ -341,7 +341,7 @@ def _require_results_used(cnn: nn.Module, images: Tensor) -> None:
     `WithQcfs` fills that input with NaN, as spikes of several steps do not fit into it.
     """
     found: list[bool] = []
-    spiking = SpikingModel(cnn, 2)
+    spiking = SpikingCnn(cnn, 2)
     for module in cnn.modules():
         if isinstance(module, SpikingQcfs):
             module.register_forward_pre_hook(lambda _, given: found.append(bool(given[0].isfinite().all())))

@@ -22,13 +22,13 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.neuron_processes import (
     IntegratingModel,
-    Neurons,
+    IntegratingNeurons,
     ReadoutModel,
     SpikingModel,
     SpikingNeurons,
 )
 
-Synapse = Callable[[Array, Array], None]
+SynapseFunction = Callable[[Array, Array], None]
 """Writes the currents of inputs ``(B, *input_shape)`` into float32 ``(B, *shape)``; `gemm.ConvGemm` or `DenseGemm`."""
 
 
@@ -49,7 +49,7 @@ class SpikingLayer(SpikingNeurons):
         self,
         *,
         input_shape: tuple[int, ...],
-        synapse: Synapse,
+        synapse: SynapseFunction,
         shape: tuple[int, ...],
         batch_size: int,
         **neurons: Any,
@@ -60,10 +60,12 @@ class SpikingLayer(SpikingNeurons):
         self.s_in = InPort(shape=(batch_size, *input_shape))
 
 
-class IntegratingLayer(Neurons):
-    """A synapse and its `Neurons`, which do not fire, for B images; parameters as in `SpikingLayer`."""
+class IntegratingLayer(IntegratingNeurons):
+    """A synapse and its `IntegratingNeurons`, which do not fire, for B images; parameters as in `SpikingLayer`."""
 
-    def __init__(self, *, input_shape: tuple[int, ...], synapse: Synapse, batch_size: int, **neurons: Any) -> None:
+    def __init__(
+        self, *, input_shape: tuple[int, ...], synapse: SynapseFunction, batch_size: int, **neurons: Any
+    ) -> None:
         super().__init__(synapse=synapse, batch_size=batch_size, **neurons)
         self.s_in = InPort(shape=(batch_size, *input_shape))
 
@@ -75,7 +77,7 @@ class SynapticCurrent(IntegratingModel):
 
     def prepare(self) -> None:
         super().prepare()
-        self._synapse: Synapse = self.proc_params["synapse"]
+        self._synapse: SynapseFunction = self.proc_params["synapse"]
         self._sums: Array = np.zeros(self.v.shape, np.float32)
 
     def step(self) -> None:

@@ -23,7 +23,7 @@ from loihi_convert.backends.lava.recording import LavaRecording, Recorder
 from loihi_convert.ir.neuron_model import NeuronModel
 
 
-class Neurons(AbstractProcess):
+class IntegratingNeurons(AbstractProcess):
     """Neurons that integrate: ``v = clip(v + current + bias, -131071, 131071)``.
 
     Parameters
@@ -59,7 +59,7 @@ class Neurons(AbstractProcess):
         self.initial_potential = Var(shape=initial_potential.shape, init=initial_potential)
 
 
-class SpikingNeurons(Neurons):
+class SpikingNeurons(IntegratingNeurons):
     """Integrate-and-fire neurons; after a spike the potential keeps the excess over the threshold.
 
     At each step::
@@ -78,7 +78,7 @@ class SpikingNeurons(Neurons):
     threshold
         Integers, in weight units, that broadcast over ``shape``.
     neurons
-        As in `Neurons`.
+        As in `IntegratingNeurons`.
     """
 
     def __init__(self, *, output_shape: tuple[int, ...], threshold: Array, **neurons: Any) -> None:
@@ -93,7 +93,7 @@ class SoftResetIF(SpikingNeurons):
     Parameters
     ----------
     shape
-        As in `Neurons`.
+        As in `IntegratingNeurons`.
     output_shape
         ``shape``, or the same number of neurons in one axis, for a Dense.
     """
@@ -103,8 +103,8 @@ class SoftResetIF(SpikingNeurons):
         self.a_in = InPort(shape=shape)
 
 
-class Integrator(Neurons):
-    """`Neurons` that receive their current, of one image, from a synapse such as Lava's Conv or Dense."""
+class Integrator(IntegratingNeurons):
+    """`IntegratingNeurons` that receive their current, of one image, from a synapse such as Lava's Conv or Dense."""
 
     def __init__(self, *, shape: tuple[int, ...], **neurons: Any) -> None:
         super().__init__(shape=shape, batch_size=1, **neurons)
@@ -155,7 +155,7 @@ class SpikingModel(IntegratingModel):
 
 
 class ReadoutModel(IntegratingModel):
-    """The model of `Neurons` that do not fire, for any source of current."""
+    """The model of `IntegratingNeurons` that do not fire, for any source of current."""
 
     def advance(self, current: Array) -> None:
         super().advance(current)
