@@ -15,7 +15,7 @@ from loihi_convert.cli.console import Fact, echo, say_answer
 from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.run_summary import BAR_CELLS, accuracy_scale, loss_margin, table, verdict
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.metrics.regression import Numbers, evaluate_regression
+from loihi_convert.metrics.regression import RegressionOutputs, evaluate_regression
 from loihi_convert.pipeline.running import FileRun, RunFolder
 from loihi_convert.statistics import Z_SCORE
 
@@ -28,7 +28,7 @@ def _regression(
     """Return a regression of 200 images whose error falls to ``error`` at T = 4."""
     wanted = np.linspace(0, 1, 200)[:, None]
     outputs = np.stack([wanted + error * factor for factor in (4, 2, 1.5, 1)], axis=1)
-    numbers = Numbers(
+    numbers = RegressionOutputs(
         ("y",), outputs, targets=wanted if has_targets else None, cnn_outputs=wanted + cnn_error if has_cnn else None
     )
     known = entry(CURVE, labels=None, has_cnn=False, has_float=False).evaluation

@@ -68,14 +68,14 @@ class Link(NamedTuple):
 
 # Not a NamedTuple: on Python 3.10 those cannot be generic.
 @dataclass(frozen=True, eq=False)
-class Chain(Generic[Layer]):
+class StockChain(Generic[Layer]):
     """The input shape, and the layers in order."""
 
     input_shape: Shape
     layers: tuple[Layer, ...]
 
 
-def read_chain(file: StockFile, with_neurons: Callable[[Link], Layer], *, bias_limit: int) -> Chain[Layer]:
+def read_chain(file: StockFile, with_neurons: Callable[[Link], Layer], *, bias_limit: int) -> StockChain[Layer]:
     """Return the chain in ``file``, each layer as returned by ``with_neurons``.
 
     Parameters
@@ -111,7 +111,7 @@ def read_chain(file: StockFile, with_neurons: Callable[[Link], Layer], *, bias_l
             is_flat = layer.kind == "flatten"
     if input_shape is None or not has_synapse:
         raise NetxError("no conv or dense layer")
-    return Chain(input_shape, tuple(found))
+    return StockChain(input_shape, tuple(found))
 
 
 def _link(name: str, layer: StockLayer, bias_limit: int, *, is_flat: bool) -> Link:

@@ -20,7 +20,7 @@ from loihi_convert.metrics.circuit_work import CircuitWork
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.layer_size import LayerSize, layer_sizes
-from loihi_convert.metrics.regression import Numbers, evaluate_regression, regression_notes
+from loihi_convert.metrics.regression import RegressionOutputs, evaluate_regression, regression_notes
 from loihi_convert.metrics.relay_work import known, relay_work
 from loihi_convert.statistics import Interval, constant_accuracy, wilson_interval
 
@@ -33,7 +33,7 @@ def evaluate(
     cnn_predictions: Array | None = None,
     float_predictions: Array | None = None,
     early_exit: EarlyExit | None = None,
-    numbers: Numbers | None = None,
+    numbers: RegressionOutputs | None = None,
     timesteps: Sequence[int] = (),
     multiply_accumulates: int | None = None,
     circuit: CircuitWork | None = None,

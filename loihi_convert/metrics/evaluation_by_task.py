@@ -20,7 +20,7 @@ from loihi_convert.metrics.circuit_work import CircuitWork
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.metrics.regression import Numbers
+from loihi_convert.metrics.regression import RegressionOutputs
 
 
 def evaluate_images(
@@ -70,7 +70,7 @@ def evaluate_images(
     )
     if network.task == "regression":
         steps = np.arange(1, result.outputs.shape[1] + 1)[:, np.newaxis]
-        numbers = Numbers(
+        numbers = RegressionOutputs(
             names=output_names(network),
             outputs=network.real_outputs(result.outputs, steps),
             targets=images.targets,

@@ -99,7 +99,7 @@ class Regression(Record):
         return next(point for point in self.points if point.timesteps == timesteps)
 
 
-class Numbers(NamedTuple):
+class RegressionOutputs(NamedTuple):
     """The outputs of a regression and the values to compare with: float64, in the CNN's units; None if unknown.
 
     Attributes
@@ -119,7 +119,7 @@ class Numbers(NamedTuple):
     float_outputs: Array | None = None
 
 
-def evaluate_regression(numbers: Numbers, timesteps: Sequence[int]) -> Regression:
+def evaluate_regression(numbers: RegressionOutputs, timesteps: Sequence[int]) -> Regression:
     """Return the errors after each of ``timesteps``, all within the run.
 
     Raises
@@ -184,7 +184,7 @@ def mean_errors(point: RegressionPoint) -> dict[str, float | None]:
     return columns
 
 
-def regression_notes(numbers: Numbers) -> Iterator[str]:
+def regression_notes(numbers: RegressionOutputs) -> Iterator[str]:
     """Yield notes needed to interpret the errors."""
     for array, what in ((numbers.targets, "target"), (numbers.cnn_outputs, "output of the CNN")):
         if array is not None and len(array) > 1:

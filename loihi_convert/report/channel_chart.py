@@ -18,7 +18,7 @@ _MARKS: Final = 17
 """Marks on a sorted curve; the line goes through all channels."""
 
 
-class ChannelValues(NamedTuple):
+class ChannelSeries(NamedTuple):
     """The values of a layer's channels in one file; None for a channel without a value, such as a relay."""
 
     label: str
@@ -30,7 +30,7 @@ def channel_chart(
     title: str,
     caption: str,
     y_label: str,
-    files: Sequence[ChannelValues],
+    files: Sequence[ChannelSeries],
     *,
     number: Callable[[float], str] = "{:.3g}".format,
 ) -> Chart:
@@ -62,13 +62,13 @@ class _Plot(NamedTuple):
         return TOP + (self.height - TOP - BOTTOM) * (1 - y / self.top)
 
 
-def _plot(files: Sequence[ChannelValues], width: int, height: int) -> _Plot:
+def _plot(files: Sequence[ChannelSeries], width: int, height: int) -> _Plot:
     known = [value for one in files for value in one.values if value is not None]
     return _Plot(width, height - 60, 1.06 * max(known, default=0) or 1.0)
 
 
 def _bars(
-    label: str, y_label: str, files: Sequence[ChannelValues], number: Callable[[float], str], width: int, height: int
+    label: str, y_label: str, files: Sequence[ChannelSeries], number: Callable[[float], str], width: int, height: int
 ) -> Markup:
     (one,), plot = files, _plot(files, width, height)
     step = plot.plot_width / len(one.values)
@@ -91,7 +91,7 @@ def _bars(
 
 
 def _sorted_curves(
-    label: str, y_label: str, files: Sequence[ChannelValues], number: Callable[[float], str], width: int, height: int
+    label: str, y_label: str, files: Sequence[ChannelSeries], number: Callable[[float], str], width: int, height: int
 ) -> Markup:
     plot = _plot(files, width, height)
     count = max(len(one.values) for one in files)

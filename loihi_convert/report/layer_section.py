@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from loihi_convert.chip.limits import NEVER_FIRES
-from loihi_convert.report.channel_chart import ChannelValues, channel_chart
+from loihi_convert.report.channel_chart import ChannelSeries, channel_chart
 from loihi_convert.report.charts import Chart
 from loihi_convert.report.entries import Entry, ImageSet
 from loihi_convert.report.formats import RELAYS, percent
@@ -57,7 +57,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
 
 def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
     files = [
-        ChannelValues(
+        ChannelSeries(
             f"{e.label}, T = {e.point.timesteps}",
             e.style,
             tuple(None if channel in _relays(e, layer) else 100 * rate for channel, rate in enumerate(rates)),
@@ -76,7 +76,7 @@ def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
 
 def _threshold_chart(group: Sequence[Entry], layer: str) -> Chart | None:
     files = [
-        ChannelValues(
+        ChannelSeries(
             f"{entry.label}, for T = {entry.evaluation.timesteps}",
             entry.style,
             tuple(None if c in _relays(entry, layer) else real for c, real in enumerate(_real_thresholds(neurons))),

@@ -48,7 +48,7 @@ _OrEmpty = BeforeValidator(lambda value: None if value == "" else value)
 """An empty cell is None."""
 
 
-class FiringRate(CsvRow):
+class ChannelFiringRate(CsvRow):
     """firing_rates.csv: one channel of one layer at one T.
 
     The firing rate of a channel (paper, eq. 3) is the mean over its neurons, and here over images, of spikes / T.
@@ -64,7 +64,7 @@ class FiringRate(CsvRow):
 
 
 class ChannelThreshold(CsvRow):
-    """thresholds.csv: one channel of one layer; ``relay_of`` as in `FiringRate`.
+    """thresholds.csv: one channel of one layer; ``relay_of`` as in `ChannelFiringRate`.
 
     ``real_threshold``, before rounding, is None if unknown or infinite.
     """
@@ -159,7 +159,9 @@ def _range_columns(name: str, interval: Interval | None) -> dict[str, float | No
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def firing_rates(name: str, evaluation: Evaluation, result: RunResult, network: AnyNetwork) -> Iterator[FiringRate]:
+def firing_rates(
+    name: str, evaluation: Evaluation, result: RunResult, network: AnyNetwork
+) -> Iterator[ChannelFiringRate]:
     """Yield the rows of firing_rates.csv for one file: each spiking layer, each reported T, each channel."""
     spiking: tuple[QuantizedLayer | CubaLayer | GradedLayer, ...] = network.spiking_layers
     for layer, shape, spikes in zip(spiking, network.shapes, result.channel_spikes, strict=False):
@@ -170,7 +172,7 @@ def firing_rates(name: str, evaluation: Evaluation, result: RunResult, network: 
             possible = evaluation.image_count * neurons * point.timesteps
             counts = so_far[point.timesteps - 1].tolist()
             for channel, (count, source) in enumerate(zip(counts, sources, strict=True)):
-                yield FiringRate(
+                yield ChannelFiringRate(
                     file=name,
                     layer=layer.name,
                     channel=channel,

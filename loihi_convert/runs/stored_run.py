@@ -15,7 +15,7 @@ from loihi_convert.errors import InputError
 from loihi_convert.files import asked
 from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.runs.columns import POTENTIAL, ChannelThreshold, FiringRate, Prediction
+from loihi_convert.runs.columns import POTENTIAL, ChannelFiringRate, ChannelThreshold, Prediction
 from loihi_convert.runs.csv_files import damaged, misfit, read_csv
 from loihi_convert.runs.manifest import Manifest
 
@@ -142,7 +142,7 @@ def _firing_rates(
     """Return the rates in firing_rates.csv, and the relays marked in it."""
     found: dict[tuple[str, str, int], list[float]] = {}
     relays: _Relays = {}
-    for row, _ in read_csv(path, FiringRate):
+    for row, _ in read_csv(path, ChannelFiringRate):
         rates = found.setdefault((row.file, row.layer, row.timesteps), [])
         _require_next_channel(path, row.channel, len(rates))
         rates.append(row.firing_rate)
