@@ -42,7 +42,7 @@ from loihi_convert.checks.lava_dl_notes import lava_dl_notes
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import (
     FILE_RULES,
-    LIF_RULES,
+    STOCK_LIF_RULES,
     STOCK_RULES,
     biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron,
 )
@@ -439,7 +439,7 @@ def test_whatever_a_file_says_there_is_an_answer(tmp_path: Path) -> None:
 
 
 def test_every_rule_has_a_network_that_breaks_it() -> None:
-    rules = (*FILE_RULES, *STOCK_RULES, *LIF_RULES, *NETWORK_RULES, *LAYER_RULES, *CIRCUIT_RULES, *MEMORY_RULES)
+    rules = (*FILE_RULES, *STOCK_RULES, *STOCK_LIF_RULES, *NETWORK_RULES, *LAYER_RULES, *CIRCUIT_RULES, *MEMORY_RULES)
     names = {rule.claim.__name__.replace("_", " ") for rule in (*rules, *NEUROCORE_RULES, *ACTIVITY_RULES)}
     tested = {case[0] for case in (*BROKEN_NETWORKS, *BROKEN_FILES, *BROKEN_SIZES, *BROKEN_ACTIVITIES)}
     assert tested == names

@@ -17,7 +17,7 @@ import loihi_convert as lc
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.teacher import SHARE, TEMPERATURE, teachers_loss
+from loihi_convert.cnn.teacher import TEACHER_SHARE, TEMPERATURE, teachers_loss
 from loihi_convert.cnn.training import train_cnn
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import CheckpointError, InputError, UsageError
@@ -85,7 +85,7 @@ def test_the_loss_by_hand() -> None:
     scores, wanted = torch.tensor([[8.0, 0.0]]), torch.tensor([[0.0, 4.0]])
     # At temperature 4, p = softmax(2, 0) and q = softmax(0, 1).
     p, q = np.exp([2, 0]) / np.exp([2, 0]).sum(), np.exp([0, 1]) / np.exp([0, 1]).sum()
-    expected = (1 - SHARE) * 3 + SHARE * TEMPERATURE**2 * float((q * np.log(q / p)).sum())
+    expected = (1 - TEACHER_SHARE) * 3 + TEACHER_SHARE * TEMPERATURE**2 * float((q * np.log(q / p)).sum())
     assert teachers_loss(scores, wanted, torch.tensor(3.0)).item() == pytest.approx(expected)
 
 
@@ -113,7 +113,7 @@ def test_a_teacher_corrects_wrong_labels(digits: DataSplits, trained: Checkpoint
     assert with_teacher.recipe["teacher"] == {
         "architecture": "digits-cnn",
         "sha256": checkpoint.digest(trained.state),
-        "share": SHARE,
+        "share": TEACHER_SHARE,
         "temperature": TEMPERATURE,
     }
     assert "teacher" not in alone.recipe

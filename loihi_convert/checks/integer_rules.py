@@ -244,7 +244,7 @@ def channels(chosen: Array, own: Array, name: str = "channels") -> str:
     return f"{len(indices)} of {np.count_nonzero(own)} {name} ({named}{more})"
 
 
-def _of_the_circuit(rule: rules.Rule) -> Rule[LayerRun]:
+def _of_the_circuit(rule: rules.LayerRule) -> Rule[LayerRun]:
     """A chip rule of `chip.rules` as a `Rule`."""
 
     def claim(run: LayerRun) -> Violation | None:

@@ -282,7 +282,7 @@ STOCK_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(spikes_have_no_bit_widths, {"lava": "error", "loihi2": "error"}),
 )
 
-LIF_RULES: Final[tuple[Rule[StockLayer], ...]] = (
+STOCK_LIF_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(one_threshold_per_population, {"loihi2": "error"}),
     Rule(biases_fit_thirteen_bits, {"loihi2": "error"}),
 )

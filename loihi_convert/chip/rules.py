@@ -38,7 +38,7 @@ class IntegerLayer(Protocol):
     def largest_current(self) -> int: ...
 
 
-Rule = Callable[[IntegerLayer], "str | None"]
+LayerRule = Callable[[IntegerLayer], "str | None"]
 
 
 def _magnitude(values: Array | None) -> int:
@@ -177,7 +177,7 @@ def a_layer_has_one_threshold(layer: IntegerLayer) -> str | None:
     return f"thresholds {int(layer.threshold.min())}..{int(layer.threshold.max())}; must be one for all channels"
 
 
-EXACTNESS_RULES: Final[tuple[Rule, ...]] = (
+EXACTNESS_RULES: Final[tuple[LayerRule, ...]] = (
     numbers_are_integers,
     weights_fit_eight_bits,
     biases_fit_the_potential,
@@ -187,7 +187,7 @@ EXACTNESS_RULES: Final[tuple[Rule, ...]] = (
 )
 
 
-LIF_RULES: Final[tuple[Rule, ...]] = (
+LIF_RULES: Final[tuple[LayerRule, ...]] = (
     synaptic_currents_do_not_wrap,
     biases_fit_sixteen_bits,
     neurons_start_at_zero,
@@ -195,7 +195,7 @@ LIF_RULES: Final[tuple[Rule, ...]] = (
 """Additional rules for hard-reset networks, under which Lava's LIF computes exactly the same."""
 
 
-CHIP_RULES: Final[tuple[Rule, ...]] = (
+CHIP_RULES: Final[tuple[LayerRule, ...]] = (
     thresholds_are_eight_bits_times_a_power_of_two,
     biases_are_eight_bits_times_a_power_of_two,
     levels_lie_within_one_bias,
@@ -205,6 +205,6 @@ CHIP_RULES: Final[tuple[Rule, ...]] = (
 """Additional rules for target ``loihi2``, under which `circuit.circuit` can be built."""
 
 
-SCALAR_RULES: Final[tuple[Rule, ...]] = (a_layer_has_one_threshold,)
+SCALAR_RULES: Final[tuple[LayerRule, ...]] = (a_layer_has_one_threshold,)
 """Additional rules for networks with one ``vThMant`` per layer. Lava's LIF has one for all its neurons (``vth`` has
 shape (1,) in ``lava/proc/lif/process.py``); that its CPU model also accepts an array is undocumented."""

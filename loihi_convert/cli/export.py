@@ -221,7 +221,7 @@ def export(
     from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons, require_readout
     from loihi_convert.metrics.own_accuracy import own_accuracy, unjudged
-    from loihi_convert.pipeline.bundle import IMAGES, SCRIPT, require_bundle, require_new_bundle, write_bundle
+    from loihi_convert.pipeline.bundle import BUNDLED_IMAGES, SCRIPT, require_bundle, require_new_bundle, write_bundle
     from loihi_convert.pipeline.converting import require_skip_copies, stored_neurons
     from loihi_convert.pipeline.core_limit import require_cores
     from loihi_convert.pipeline.exporting import output_paths
@@ -321,7 +321,7 @@ def export(
             bars=progress_bar,
         )
     if bundle is not None:
-        write_bundle(bundle, exported[0].path, splits.test.images[:IMAGES], overwrite=overwrite)
+        write_bundle(bundle, exported[0].path, splits.test.images[:BUNDLED_IMAGES], overwrite=overwrite)
     if as_json:
         say_json({"files": [exported_json(item) for item in exported], "cnn": None if own is None else asdict(own)})
     else:

@@ -23,7 +23,7 @@ from loihi_convert.threads import on_usable_cores
 MAX_LEVELS: Final = 256
 """Largest L."""
 
-SHARE: Final = 0.99
+COVERED_SHARE: Final = 0.99
 """Share of a channel's positive activations below its initial threshold."""
 
 _MOST_FOR_TORCH: Final = 2**24
@@ -158,9 +158,9 @@ def set_thresholds(model: nn.Module, plain: nn.Module, images: Tensor) -> None:
 
 
 def covering_thresholds(activations: Tensor) -> Tensor:
-    """Return a threshold per channel below which `SHARE` of its positive ``activations`` ``(N, C, ...)`` lie: ``(C,)``.
+    """Return a threshold per channel, ``(C,)``: `COVERED_SHARE` of its positive ``activations`` lie below it.
 
-    A channel that is never positive gets the median of the others.
+    ``activations`` are ``(N, C, ...)``. A channel that is never positive gets the median of the others.
     """
     positive = [channel[channel > 0] for channel in activations.movedim(1, 0).flatten(1)]
     quantiles = [_quantile(numbers) for numbers in positive if len(numbers)]
@@ -170,5 +170,5 @@ def covering_thresholds(activations: Tensor) -> Tensor:
 
 def _quantile(numbers: Tensor) -> Tensor:
     if len(numbers) <= _MOST_FOR_TORCH:
-        return torch.quantile(numbers, SHARE)
-    return torch.tensor(np.quantile(numbers.numpy(), SHARE), dtype=numbers.dtype)
+        return torch.quantile(numbers, COVERED_SHARE)
+    return torch.tensor(np.quantile(numbers.numpy(), COVERED_SHARE), dtype=numbers.dtype)

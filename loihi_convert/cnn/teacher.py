@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional
 
-SHARE: Final = 0.9
+TEACHER_SHARE: Final = 0.9
 """Of the loss; the rest is that of the labels."""
 
 TEMPERATURE: Final = 4.0
@@ -42,7 +42,7 @@ class Teacher:
     @property
     def recorded(self) -> dict[str, JsonValue]:
         """The record for the checkpoint of what it teaches."""
-        return {**self.record, "share": SHARE, "temperature": TEMPERATURE}
+        return {**self.record, "share": TEACHER_SHARE, "temperature": TEMPERATURE}
 
 
 def teachers_loss(scores: Tensor, taught: Tensor, of_labels: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def teachers_loss(scores: Tensor, taught: Tensor, of_labels: Tensor) -> Tensor:
     """
     found, wanted = (functional.log_softmax(_two(each) / TEMPERATURE, 1) for each in (scores, taught))
     divergence = functional.kl_div(found, wanted, reduction="batchmean", log_target=True) * TEMPERATURE**2
-    return (1 - SHARE) * of_labels + SHARE * divergence
+    return (1 - TEACHER_SHARE) * of_labels + TEACHER_SHARE * divergence
 
 
 def _two(scores: Tensor) -> Tensor:

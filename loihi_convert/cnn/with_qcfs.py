@@ -38,8 +38,8 @@ class WithQcfs(nn.Module):
     cnn
         The CNN; it is not changed.
     images
-        Images as ``cnn`` takes them, ``(N, C, ...)``, for the initial thresholds: each covers `qcfs.SHARE` of the
-        positive activations of its channel. Two images suffice if thresholds are loaded afterwards.
+        Images as ``cnn`` takes them, ``(N, C, ...)``, for the initial thresholds: each covers `qcfs.COVERED_SHARE` of
+        the positive activations of its channel. Two images suffice if thresholds are loaded afterwards.
     levels
         L.
 

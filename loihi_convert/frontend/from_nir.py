@@ -36,7 +36,7 @@ from loihi_convert.errors import (
 )
 from loihi_convert.files import asked
 
-SUPPORTED: Final = "Conv2d, Linear, Affine, AvgPool2d, SumPool2d, Flatten, IF, and I before the Output"
+_SUPPORTED: Final = "Conv2d, Linear, Affine, AvgPool2d, SumPool2d, Flatten, IF, and I before the Output"
 
 _EMPTY: Final = nn.Sequential()
 _Synapse = TypeVar("_Synapse", nn.Conv2d, nn.Linear)
@@ -199,7 +199,7 @@ class _Reading:
             self._record_resistance(name, node)
         else:
             raise UnsupportedModelError(
-                f"is {_article(kind)}", where=name, expected=f"supported: {SUPPORTED}", hint=_HINTS.get(kind, "")
+                f"is {_article(kind)}", where=name, expected=f"supported: {_SUPPORTED}", hint=_HINTS.get(kind, "")
             )
 
     def done(self) -> tuple[nn.Module, Readout, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from loihi_convert.frontend.layers import ARGUMENTS, adaptive_pool, operation_of
 from loihi_convert.frontend.model_runs import version
 from loihi_convert.frontend.moved import Moved
 from loihi_convert.frontend.operations import Add, Affine, AveragePool, Cat, MaxPool, Operation, refuse
-from loihi_convert.frontend.tracing import IMAGES, LIKE_CALLED, SHAPED_CALLED
+from loihi_convert.frontend.tracing import LIKE_CALLED, SHAPED_CALLED, TRACED_IMAGES
 from loihi_convert.ir.synapse import Conv, Dense
 
 _OTHER_PRODUCTS: Final = ("addmm", "bmm", "einsum", "tensordot")
@@ -117,8 +117,8 @@ def takes_whole_maps(node: fx.Node, positions: Tensor, maps: Shape) -> bool:
     others = [axis for axis in range(positions.ndim) if axis not in axes]
     pixels = math.prod(positions.shape[axis] for axis in axes)
     grouped = positions.permute(*others, *axes).reshape(-1, pixels).sort(dim=1).values
-    every = torch.arange(1, 1 + IMAGES * math.prod(maps), dtype=positions.dtype)
-    return torch.equal(grouped, every.reshape(IMAGES * maps[0], -1))
+    every = torch.arange(1, 1 + TRACED_IMAGES * math.prod(maps), dtype=positions.dtype)
+    return torch.equal(grouped, every.reshape(TRACED_IMAGES * maps[0], -1))
 
 
 def over_maps(
@@ -248,7 +248,7 @@ def affine(
     constant = constants.get(others[0]) if isinstance(others[0], fx.Node) else others[0]
     if not isinstance(constant, int | float | Tensor):
         refuse(f"combines the previous layer with {others[0]}", supported="numbers, buffers, parameters")
-    if shape[:1] != (IMAGES,):
+    if shape[:1] != (TRACED_IMAGES,):
         refuse("mixes images: its first axis is not the batch axis")
     values = torch.as_tensor(constant, dtype=torch.float64).detach().cpu()
     if node.meta["value"].shape != shape or values.ndim > len(shape):
@@ -258,7 +258,7 @@ def affine(
         )
     is_reversed = node.args[0] is not first
     channels = shape[1] if len(shape) > 1 else 1
-    spread = values.expand(shape).reshape(IMAGES, channels, -1)
+    spread = values.expand(shape).reshape(TRACED_IMAGES, channels, -1)
     c = spread[0, :, 0].numpy()
     if not torch.equal(spread, spread[:1, :, :1].expand_as(spread)):
         if not torch.equal(spread[0], spread[1]):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from loihi_convert.arrays import Shape
-from loihi_convert.frontend.tracing import IMAGES
+from loihi_convert.frontend.tracing import TRACED_IMAGES
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +22,8 @@ class Moved:
     base
         The node, as an index.
     tensor
-        Their original positions, from 1, of `IMAGES` images; 0 for a zero. A tuple if a function returned several
-        tensors.
+        Their original positions, from 1, of `TRACED_IMAGES` images; 0 for a zero. A tuple if a function returned
+        several tensors.
     memory
         Like ``tensor``, but positions in memory: the ``memory`` of a view is a view.
     """
@@ -47,7 +47,7 @@ class Moved:
     def keeps_images_apart(self, count: int) -> bool:
         """Whether the two images, of ``count`` numbers each, are not mixed, and rearranged in the same way."""
         positions = self.tensor.numpy().astype(np.int64)
-        if positions.shape[:1] != (IMAGES,):
+        if positions.shape[:1] != (TRACED_IMAGES,):
             return False
         first, second = positions
         return bool(np.array_equal(np.where(first > 0, first + count, 0), second) and first.max(initial=0) <= count)

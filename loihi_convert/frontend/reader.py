@@ -88,7 +88,7 @@ from loihi_convert.frontend.operations import (
 from loihi_convert.frontend.quantized_relu import rounded_relu
 from loihi_convert.frontend.reordered import as_vector, channels_are_last, is_dense, on_map
 from loihi_convert.frontend.tensors import Tensors
-from loihi_convert.frontend.tracing import IMAGES, computed, numbers_taken, trace
+from loihi_convert.frontend.tracing import TRACED_IMAGES, computed, numbers_taken, trace
 
 
 @torch.no_grad()
@@ -196,7 +196,7 @@ class _Reader:
     def _lose(self, node: fx.Node, obstacle: UnsupportedModelError | None = None) -> None:
         """Continue after an obstacle as if its output were known."""
         value = node.meta["value"]
-        is_batch = isinstance(value, Tensor) and value.shape[:1] == (IMAGES,)
+        is_batch = isinstance(value, Tensor) and value.shape[:1] == (TRACED_IMAGES,)
         inputs = tuple(
             self.tensors.lost[before] if before in self.tensors.lost else self.tensors.moved[before].base
             for before in node.all_input_nodes

@@ -18,7 +18,7 @@ from loihi_convert.arrays import Array, Shape, by_channel
 from loihi_convert.frontend.functions import called
 from loihi_convert.frontend.moved import Moved, shape_of
 from loihi_convert.frontend.operations import Add, Affine, Ending, Operation, Relu, refuse
-from loihi_convert.frontend.tracing import IMAGES
+from loihi_convert.frontend.tracing import TRACED_IMAGES
 from loihi_convert.ir.synapse import Conv, Dense
 
 
@@ -60,7 +60,7 @@ def on_map(operation: Operation, inputs: Sequence[Moved], bases: Sequence[Shape]
     if isinstance(operation, Dense) and channels_are_last(moved, base):
         shape = (len(operation.weight), *base[1:])
         pixels = moved.tensor.shape[1:-1]
-        positions = _positions(shape).reshape(IMAGES, shape[0], *pixels).movedim(1, -1)
+        positions = _positions(shape).reshape(TRACED_IMAGES, shape[0], *pixels).movedim(1, -1)
         return OnMap(Conv(operation.weight[:, :, None, None], operation.bias), shape, positions)
     if not isinstance(operation, Add | Affine | Relu | Ending) or not _is_reordered(moved, base):
         return None
@@ -92,8 +92,8 @@ def as_vector(output: Moved, base: Shape) -> tuple[Moved, tuple[str, ...]]:
         notes = [f"the output of shape {shape} is taken as a vector of {math.prod(shape)} numbers."]
     else:
         refuse(f"gives an output of shape {shape}", supported="a vector", hint="Return y.flatten(1).")
-    is_whole = is_in_order and len(output.tensor) == IMAGES
-    vector = output.tensor.reshape(IMAGES, *base) if is_whole else output.tensor.flatten(1)
+    is_whole = is_in_order and len(output.tensor) == TRACED_IMAGES
+    vector = output.tensor.reshape(TRACED_IMAGES, *base) if is_whole else output.tensor.flatten(1)
     return replace(output, tensor=vector), tuple(notes)
 
 
@@ -109,7 +109,7 @@ def _on_map(values: Array, positions: Tensor) -> Array:
 
 def _is_reordered(moved: Moved, base: Shape) -> bool:
     """Whether these are all numbers of ``base``, in the same way in each image, in another shape or order."""
-    if moved.tensor.shape[:1] != (IMAGES,):
+    if moved.tensor.shape[:1] != (TRACED_IMAGES,):
         return False
     order, every = moved.tensor[0].flatten().numpy(), np.arange(1, math.prod(base) + 1)
     if shape_of(moved.tensor) == base and np.array_equal(order, every):
@@ -118,5 +118,5 @@ def _is_reordered(moved: Moved, base: Shape) -> bool:
 
 
 def _positions(shape: Shape) -> Tensor:
-    """The positions of `IMAGES` maps of ``shape`` in order, from 1, as in `Moved.tensor`."""
-    return torch.arange(1, IMAGES * math.prod(shape) + 1, dtype=torch.float64).reshape(IMAGES, *shape)
+    """The positions of `TRACED_IMAGES` maps of ``shape`` in order, from 1, as in `Moved.tensor`."""
+    return torch.arange(1, TRACED_IMAGES * math.prod(shape) + 1, dtype=torch.float64).reshape(TRACED_IMAGES, *shape)

@@ -32,7 +32,7 @@ from loihi_convert.frontend.model_runs import (
 from loihi_convert.frontend.operations import BEFORE_QUANTIZATION, SUPPORTED
 from loihi_convert.frontend.traced_value import TracedValue, traced_as_tensors
 
-IMAGES: Final = 2
+TRACED_IMAGES: Final = 2
 """Number of images in the traced batch: two, so that mixing them is detected."""
 LIKE_CALLED: Final = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor")
 """Functions that take only shape and type of their first argument, not its numbers."""
@@ -41,7 +41,7 @@ SHAPED_CALLED: Final = ("view_as", "reshape_as", "expand_as")
 
 
 def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
-    """Return the graph of ``model``, each node with its value for `IMAGES` black images as ``meta["value"]``.
+    """Return the graph of ``model``, each node with its value for `TRACED_IMAGES` black images as ``meta["value"]``.
 
     If forward returns a mapping, the output has the name of the entry that is used as ``meta["scores_name"]``.
     ``meta["versions"]`` has the `version` of each tensor that it takes, at the time it was computed.
@@ -57,7 +57,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
         If memory or disk space ran out, unchanged: the model may be supported.
     """
     state = state_of(model)
-    example = torch.zeros(IMAGES, *shape_taken(model, input_shape), dtype=dtype_of(model))
+    example = torch.zeros(TRACED_IMAGES, *shape_taken(model, input_shape), dtype=dtype_of(model))
     require_same_again(model, example, state)
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     try:

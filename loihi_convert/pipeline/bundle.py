@@ -38,7 +38,7 @@ from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 NETWORK, ARRAYS, SCRIPT = "model.net", "bundle.npz", "run_bundle.py"
-IMAGES: Final = 10
+BUNDLED_IMAGES: Final = 10
 """Images of a bundle: a minute on Lava's simulator."""
 
 

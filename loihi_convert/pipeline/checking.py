@@ -20,7 +20,7 @@ from loihi_convert.checks.activity import (
 from loihi_convert.checks.finding import SEVERITIES, Finding, findings
 from loihi_convert.checks.integer_rules import CIRCUIT_RULES, LAYER_RULES, NETWORK_RULES, NetworkRun, layer_runs
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
-from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
+from loihi_convert.checks.stock_rules import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES
 from loihi_convert.choices import Target
 from loihi_convert.errors import DataError, InputError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.ir.synapse import Dense, Synapse
@@ -199,7 +199,7 @@ def _file_findings(loaded: LoadedFile, steps: int | None, target: Target) -> Ite
         yield from findings(LAYER_RULES, layer_runs(run), target)
         yield from findings(CIRCUIT_RULES if is_soft else (), layer_runs(run), target)
     if stock is not None and not is_soft:
-        yield from findings(LIF_RULES, stock.layers, target)
+        yield from findings(STOCK_LIF_RULES, stock.layers, target)
 
 
 def _activity_findings(

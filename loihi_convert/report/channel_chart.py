@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from markupsafe import Markup, escape
 
 from loihi_convert.report.axes import nice_ticks
-from loihi_convert.report.charts import SIZES, Chart, Series, csv_text, legend_of
+from loihi_convert.report.charts import CHART_SIZES, Chart, Series, csv_text, legend_of
 from loihi_convert.report.svg import BOTTOM, LEFT, RIGHT, TOP, picture, shape_path, style_class, text_at, y_axis
 
 MAX_BARS: Final = 64
@@ -41,7 +41,7 @@ def channel_chart(
     draw = _sorted_curves if is_sorted else _bars
     legend = legend_of(Series(one.label, one.style, ()) for one in files) if len(files) > 1 else []
     pictures = tuple(
-        (size, draw(f"{title}. {caption}", y_label, files, number, *SIZES[size])) for size in ("half", "narrow")
+        (size, draw(f"{title}. {caption}", y_label, files, number, *CHART_SIZES[size])) for size in ("half", "narrow")
     )
     rows = [(one.label, channel, value) for one in files for channel, value in enumerate(one.values)]
     return Chart(title, caption, tuple(legend), pictures, csv_text(("series", "channel", y_label), rows))

@@ -1,7 +1,7 @@
 """Charts of curves as inline SVG for a report, coloured by the page's CSS variables for light and dark themes.
 
-Each chart is drawn in several sizes (`SIZES`), because scaling would make its text too small or too large; the page
-shows one of them. Series differ in colour and in the shape of their marks, or in their dashes.
+Each chart is drawn in several sizes (`CHART_SIZES`), because scaling would make its text too small or too large; the
+page shows one of them. Series differ in colour and in the shape of their marks, or in their dashes.
 The values of a mark are in its ``<title>``. The numbers of a chart are included as CSV.
 """
 
@@ -17,7 +17,7 @@ from loihi_convert.report.axes import nice_ticks, tick_label
 from loihi_convert.report.svg import BOTTOM, LEFT, RIGHT, TOP, picture, shape_path, style_class, text_at, y_axis
 from loihi_convert.runs.csv_files import csv_bytes
 
-SIZES: Final = {"wide": (1060, 380), "half": (520, 340), "narrow": (328, 290)}
+CHART_SIZES: Final = {"wide": (1060, 380), "half": (520, 340), "narrow": (328, 290)}
 """Width and height, in CSS pixels, of a chart that has a wide page to itself, of one of two, and of one on a phone."""
 
 # A caption lists at most this many marks outside the frame; above that, it gives their number.
@@ -113,7 +113,7 @@ class LegendItem(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A figure of a report: its pictures by name of `SIZES`, the texts around them, and its numbers as CSV."""
+    """A figure of a report: its pictures by name of `CHART_SIZES`, the texts around them, and its numbers as CSV."""
 
     title: str
     caption: str
@@ -123,18 +123,18 @@ class Chart(NamedTuple):
 
 
 def curve_chart(
-    title: str, caption: str, series: Sequence[Series], axes: Axes, *, sizes: Sequence[str] = tuple(SIZES)
+    title: str, caption: str, series: Sequence[Series], axes: Axes, *, sizes: Sequence[str] = tuple(CHART_SIZES)
 ) -> Chart:
     """Return a chart of curves over a logarithmic axis; marks outside the frame are listed below the caption.
 
-    ``sizes`` are names of `SIZES`; a chart beside another one needs no "wide" picture.
+    ``sizes`` are names of `CHART_SIZES`; a chart beside another one needs no "wide" picture.
     """
     said = " ".join(text for text in (caption, outside(series, axes)) if text)
     legend = legend_of(series)
     if axes.levels:
         line = '<svg class="swatch" viewBox="0 0 28 12" aria-hidden="true"><path class="level" d="M1 6H27"/></svg>'
         legend.append(LegendItem("CNN", Markup(line), LEVEL))
-    pictures = tuple((name, _curves(f"{title}. {said}", series, axes, *SIZES[name])) for name in sizes)
+    pictures = tuple((name, _curves(f"{title}. {said}", series, axes, *CHART_SIZES[name])) for name in sizes)
     rows: list[tuple[str, float | None, float, float | None, float | None]] = [
         (one.label, mark.x, mark.y, mark.low, mark.high) for one in series if not one.is_line_only for mark in one.marks
     ]

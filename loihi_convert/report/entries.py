@@ -13,7 +13,7 @@ from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.runs.stored_run import StoredRun
 
-NEURONS: Final = {
+NEURON_KINDS: Final = {
     NeuronModel.SOFT.label: "subtracts the threshold, one per channel (the custom Process SoftResetIF)",
     f"{NeuronModel.SOFT.label} scalar": "the same with one threshold per layer; the differences between channels are "
     "folded into the weights",
@@ -56,7 +56,7 @@ class Entry:
     file
         File name without suffix.
     neuron
-        Its kind of neurons, a key of `NEURONS`; ``None`` if not recorded.
+        Its kind of neurons, a key of `NEURON_KINDS`; ``None`` if not recorded.
     has_other_neurons
         Whether files on the same images have other neurons.
     run, evaluation
@@ -273,7 +273,7 @@ def _not_among(taken: Set[str], label: str) -> str:
 
 
 def _neuron_of(run: StoredRun, file: str) -> str | None:
-    """Return the kind of neurons that `export` recorded for a file, as one of `NEURONS`."""
+    """Return the kind of neurons that `export` recorded for a file, as one of `NEURON_KINDS`."""
     provenance = run.manifest.provenance.get(file, {})
     balance, quantize = (provenance.get(stage) for stage in ("balance", "quantize"))
     if not isinstance(balance, dict) or not isinstance(quantize, dict) or balance.get("reset") not in ("soft", "hard"):

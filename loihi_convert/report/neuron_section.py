@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from loihi_convert.report.entries import NEURONS, Entry
+from loihi_convert.report.entries import NEURON_KINDS, Entry
 from loihi_convert.report.formats import percent
 from loihi_convert.report.page import Block, Paragraph
 from loihi_convert.report.table import Table
@@ -13,7 +13,7 @@ from loihi_convert.report.table import Table
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     """Yield one row per T and one column per kind of neuron; nothing if all files of the data set have one kind."""
     measured = [entry for entry in entries if entry.is_per_t and entry.neuron is not None]
-    kinds = [kind for kind in NEURONS if any(entry.neuron == kind for entry in measured)]
+    kinds = [kind for kind in NEURON_KINDS if any(entry.neuron == kind for entry in measured)]
     if len(kinds) < 2:
         return
     steps = sorted({entry.point.timesteps for entry in measured})
@@ -21,7 +21,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     caption = "Accuracy in %, by kind of neuron: each file at the T it is balanced for"
     yield Table(caption, ("T", *(kind.replace(" ", "\n") for kind in kinds)), rows, 0)
     cells = {(entry.neuron, entry.point.timesteps) for entry in measured}
-    words = "; ".join(f"{kind}: {NEURONS[kind]}" for kind in kinds)
+    words = "; ".join(f"{kind}: {NEURON_KINDS[kind]}" for kind in kinds)
     counts = sorted({entry.evaluation.image_count for entry in measured})
     of_images = "" if len(counts) == 1 else f" Numbers of images differ: {', '.join(f'{n:,}' for n in counts)}."
     of_files = " Two numbers in a cell: two files of that kind and T." if len(measured) > len(cells) else ""

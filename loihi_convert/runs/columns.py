@@ -34,10 +34,10 @@ SPIKE_COUNT = "spike_count"
 """Prefix of the columns of output spike counts, if the class is read from spikes."""
 
 
-OUTPUT = "output"
+OUTPUT_PREFIX = "output"
 """Prefix of the columns of a regression's outputs, in the CNN's units."""
 
-TARGET = "target"
+TARGET_PREFIX = "target"
 """Prefix of the columns of its targets."""
 
 _BLOCK: Final = 1_000
@@ -226,9 +226,9 @@ def number_rows(
     for first, images in _blocks(result):
         read = result.potentials[images][:, steps - 1]
         columns = _keys(name, first, len(read), steps, paths)
-        columns |= _numbered(OUTPUT, network.real_outputs(read, steps[:, None]))
+        columns |= _numbered(OUTPUT_PREFIX, network.real_outputs(read, steps[:, None]))
         if targets is not None:
-            columns |= _numbered(TARGET, np.repeat(targets[images][:, None], len(steps), axis=1))
+            columns |= _numbered(TARGET_PREFIX, np.repeat(targets[images][:, None], len(steps), axis=1))
         yield columns | _numbered(POTENTIAL, read)
 
 
