@@ -27,9 +27,9 @@ COMPUTING: Final = threading.Lock()
 """Held in a worker while it computes: if it has several threads, they would change the number of threads of torch and
 the output of each other's items."""
 
-Shared = TypeVar("Shared")
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Shared = TypeVar("_Shared")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class DaskWorkers:
@@ -47,13 +47,13 @@ class DaskWorkers:
 
     def map(
         self,
-        function: Callable[[Shared, Item], Result],
-        shared: Shared,
-        items: Sequence[Item],
+        function: Callable[[_Shared, _Item], _Result],
+        shared: _Shared,
+        items: Sequence[_Item],
         *,
-        place: Callable[[Item], Hashable] | None = None,
-        done: Callable[[Item], None] = lambda item: None,
-    ) -> list[Result]:
+        place: Callable[[_Item], Hashable] | None = None,
+        done: Callable[[_Item], None] = lambda item: None,
+    ) -> list[_Result]:
         """Return ``function(shared, item)`` for each of ``items``, in their order; ``done`` is called as each ends.
 
         An item is computed again if its worker dies, a few times. Items with the same ``place`` go to the same worker,
@@ -76,8 +76,8 @@ class DaskWorkers:
         """
         from distributed import as_completed
 
-        waiting, running = deque(enumerate(items)), dict[Any, tuple[int, Item]]()
-        found: dict[int, Result] = {}
+        waiting, running = deque(enumerate(items)), dict[Any, tuple[int, _Item]]()
+        found: dict[int, _Result] = {}
         finished = as_completed()
         # As a task, not as scattered data: if its worker dies, another one gets it from the scheduler.
         with warnings.catch_warnings():

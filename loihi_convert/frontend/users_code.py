@@ -29,7 +29,7 @@ _MAX_NAMES: Final = 4
 
 _ARCH: Final = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<name>\w+(\.\w+)*)(?P<arguments>\(.*\))?", re.DOTALL)
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 def build_cnn(arch: str) -> nn.Module:
@@ -108,7 +108,7 @@ def _current_folder_first() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result:
+def run_users_code(arch: str, doing: str, call: Callable[[], _Result]) -> _Result:
     """Return the result of ``call``, with its output on stderr; turn any exception into one sentence with its place."""
     try:
         with users_code():

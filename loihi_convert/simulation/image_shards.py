@@ -24,9 +24,9 @@ SHARDS_PER_WORKER: Final = 4
 SHARD_BYTES: Final = 2**27
 """Most bytes of pixels in a shard, unless a block of the float networks has more."""
 
-Shared = TypeVar("Shared")
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Shared = TypeVar("_Shared")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _Needed = TypeVar("_Needed", contravariant=True)
 _Found = TypeVar("_Found", covariant=True)
 
@@ -41,13 +41,13 @@ class Workers(Protocol):
 
     def map(
         self,
-        function: Callable[[Shared, Item], Result],
-        shared: Shared,
-        items: Sequence[Item],
+        function: Callable[[_Shared, _Item], _Result],
+        shared: _Shared,
+        items: Sequence[_Item],
         *,
-        place: Callable[[Item], Hashable] | None = None,
-        done: Callable[[Item], None] = lambda item: None,
-    ) -> list[Result]:
+        place: Callable[[_Item], Hashable] | None = None,
+        done: Callable[[_Item], None] = lambda item: None,
+    ) -> list[_Result]:
         """Return ``function(shared, item)`` for each of ``items``, in their order; ``done`` is called as each ends.
 
         Items with the same ``place`` are computed by the same worker, if it is free: what it keeps is of use again.
@@ -137,12 +137,12 @@ class DividedImages:
 
     def map(
         self,
-        function: Callable[[Shared, Shard], Result],
-        shared: Shared,
+        function: Callable[[_Shared, Shard], _Result],
+        shared: _Shared,
         *,
         place: Callable[[Shard], Hashable] | None = None,
         progress: Progress = no_progress,
-    ) -> list[Result]:
+    ) -> list[_Result]:
         """Return ``function(shared, shard)`` for each shard, in order; ``progress`` counts images."""
         done = 0
 
@@ -174,13 +174,13 @@ class ShardFunction(Protocol[_Needed, _Found]):
 
 
 def on_shards(
-    function: ShardFunction[Shared, Result],
-    shared: Shared,
+    function: ShardFunction[_Shared, _Result],
+    shared: _Shared,
     images: ImageArray,
     *,
     place: Callable[[Shard], Hashable] | None = None,
     progress: Progress = no_progress,
-) -> list[Result]:
+) -> list[_Result]:
     """Return ``function(shared, shard)`` for each shard of `DividedImages`, in order; else for one shard, here.
 
     Parameters
