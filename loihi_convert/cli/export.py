@@ -226,7 +226,7 @@ def export(
     from loihi_convert.pipeline.core_limit import require_cores
     from loihi_convert.pipeline.exporting import output_paths
     from loihi_convert.pipeline.graded import export_graded
-    from loihi_convert.pipeline.nir_files import require_format
+    from loihi_convert.pipeline.nir_files import require_file_format
     from loihi_convert.pipeline.opening import open_cnn
     from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
     from loihi_convert.progress import progress_bar
@@ -237,7 +237,7 @@ def export(
     if not is_poisson:
         _refuse_if_given(ctx, "poisson_seed", "is only for `input_coding='poisson'`")
     paths = output_paths(model, output, steps, file_format)
-    require_format(file_format, allow_hard_reset, paths[0])
+    require_file_format(file_format, allow_hard_reset, paths[0])
     if bundle is not None and file_format == "nir":
         raise UsageError("given with `file_format='nir'`", where="bundle", expected="must come with a netx file")
     if bundle is not None:

@@ -101,7 +101,7 @@ def sweep(
     from loihi_convert.sweep.grid import shard as part_of
     from loihi_convert.sweep.page import PAGE_NAME, write_page
     from loihi_convert.sweep.results import SweepResults
-    from loihi_convert.sweep.table import CSV_NAME, described
+    from loihi_convert.sweep.table import CSV_NAME, cell_words
 
     every = planned_cells(grid, tell=lambda note: log(flagged(note, "export")))
     cells = every if part is None else part_of(every, *part)
@@ -116,7 +116,7 @@ def sweep(
     def told(cell: Cell[Any], outcome: Outcome, left: str) -> None:
         nonlocal computed
         computed += 1
-        log(f"{described(by_name[cell.name], names)}: {_in_short(outcome)}{f' ({left})' if left else ''}")
+        log(f"{cell_words(by_name[cell.name], names)}: {_in_short(outcome)}{f' ({left})' if left else ''}")
 
     failed: dict[str, Outcome] = {}
     left = missing([planned.cell for planned in cells], store)

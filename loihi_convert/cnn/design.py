@@ -69,7 +69,7 @@ class Design:
     def network(self) -> nn.Module:
         """Return the result of ``build``, but from pixels / 255 ``(N, C, H, W)`` to scores ``(N, outputs)``.
 
-        See `inputs_of` and `scores_of`. Torch's random state is left as it is.
+        See `inputs_of` and `scores_before_ending`. Torch's random state is left as it is.
         """
         with torch.random.fork_rng(devices=[]):
             network = self.build()
@@ -77,7 +77,7 @@ class Design:
             lambda module, images: inputs_of(images[0], self.mean, self.std, self.image_shape)
         )
         network.register_forward_hook(
-            lambda module, images, returned: scores_of(class_scores.scores_of(returned), self.ending)
+            lambda module, images, returned: scores_before_ending(class_scores.scores_of(returned), self.ending)
         )
         return network
 
@@ -237,7 +237,7 @@ def inputs_of(
     return images if image_shape is None else images.reshape(len(images), *image_shape)
 
 
-def scores_of(outputs: Tensor, ending: str) -> Tensor:
+def scores_before_ending(outputs: Tensor, ending: str) -> Tensor:
     """Return the scores to which ``ending`` was applied, ``(N, outputs)``, from ``(N, outputs, ...)`` or ``(N,)``.
 
     They are right up to a constant per image; very large ones are clipped.

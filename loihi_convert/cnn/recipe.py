@@ -81,7 +81,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         plain_numbers(self)
-        require_whole(self, "epochs", "batch_size", "cutout", "weight_bits", "timesteps")
+        require_whole_numbers(self, "epochs", "batch_size", "cutout", "weight_bits", "timesteps")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "float" and (isinstance(value, bool) or not isinstance(value, int | float)):
@@ -155,7 +155,7 @@ class Recipe:
         return self.translation > 0 and not (self.rotation or self.scaling or self.shear)
 
 
-def require_whole(instance: object, *names: str) -> None:
+def require_whole_numbers(instance: object, *names: str) -> None:
     """Raise a `UsageError` if a field of a dataclass is neither a whole number nor its default, None."""
     for name in names:
         value = getattr(instance, name)

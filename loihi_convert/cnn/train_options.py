@@ -15,7 +15,7 @@ from loihi_convert.cnn.recipe import (
     fine_tuning_recipe,
     own_recipe,
     paper_recipe,
-    require_whole,
+    require_whole_numbers,
     spiking_recipe,
 )
 from loihi_convert.data import DATASETS, DataSplits
@@ -67,7 +67,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         plain_numbers(self)
-        require_whole(self, "epochs", "seed", "qcfs_levels", "weight_bits", "timesteps")
+        require_whole_numbers(self, "epochs", "seed", "qcfs_levels", "weight_bits", "timesteps")
 
 
 def chosen_architecture(data: str, options: TrainOptions, start: Checkpoint | None) -> str:

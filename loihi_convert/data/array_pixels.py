@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loihi_convert.arrays import Array
-from loihi_convert.data.dataset import described
+from loihi_convert.data.dataset import dtype_and_shape
 from loihi_convert.errors import DataError, UsageError
 
 _MAX_CHANNELS: Final = 4
@@ -49,7 +49,7 @@ def pixels_of(array: Array, where: str) -> NDArray[np.uint8]:
     kind = array.dtype.kind
     if array.size == 0 or kind not in "biuf":
         raise DataError(
-            f"found {described(array)}", where=where, expected=f"{_VALUES}, {_AXES}, with at least one image"
+            f"found {dtype_and_shape(array)}", where=where, expected=f"{_VALUES}, {_AXES}, with at least one image"
         )
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
@@ -83,7 +83,7 @@ def _out_of_range(kind: np.dtype[np.generic], shape: tuple[int, ...], low: float
 
 def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[np.uint8]:
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise DataError(f"found {described(array)} with NaN or infinity", where=where, expected=_VALUES)
+        raise DataError(f"found {dtype_and_shape(array)} with NaN or infinity", where=where, expected=_VALUES)
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         hint = (
             "Images: remove transforms.Normalize and pass its values as `mean` and `std`. Signals s: pass (s - low) / "
@@ -91,7 +91,9 @@ def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[n
         )
         if low >= 0:
             hint = _SCALE_PIXELS if 16 < high <= 255 else f"Divide them by {high:g}, if that is white."
-        raise DataError(f"found {described(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint)
+        raise DataError(
+            f"found {dtype_and_shape(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint
+        )
     pixels = np.clip(array.astype(np.float32), 0, 1) * np.float32(255)
     return np.asarray(np.rint(pixels), np.uint8)
 
@@ -121,7 +123,7 @@ def channels_first(
     if pixels.ndim == 4 and shape[1:] == (height, width, channels):
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     raise DataError(
-        f"found {described(pixels)}",
+        f"found {dtype_and_shape(pixels)}",
         where=where,
         expected=f"must be (N, {channels}, {height}, {width})"
         + (f" or (N, {channels}, {width})" if height == 1 else ""),
@@ -163,7 +165,7 @@ def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
         hint = _last_axis_hint(shape)
         if not hint:
             return pixels
-    raise DataError(f"found {described(pixels)}", where=where, expected=f"must be {_AXES}", hint=hint)
+    raise DataError(f"found {dtype_and_shape(pixels)}", where=where, expected=f"must be {_AXES}", hint=hint)
 
 
 def _last_axis_hint(shape: tuple[int, ...]) -> str:

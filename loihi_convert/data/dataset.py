@@ -50,18 +50,20 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise DataError(f"found {described(self.images)}", where="images", expected="must be uint8 (N, C, H, W)")
+            raise DataError(
+                f"found {dtype_and_shape(self.images)}", where="images", expected="must be uint8 (N, C, H, W)"
+            )
         count = len(self.images)
         if self.labels is not None and (self.labels.dtype != np.int64 or self.labels.shape != (count,)):
             raise DataError(
-                f"found {described(self.labels)}",
+                f"found {dtype_and_shape(self.labels)}",
                 where="labels",
                 expected=f"must be int64 ({count},), one per image",
             )
         targets = self.targets
         if targets is not None and (targets.dtype != np.float64 or targets.ndim != 2 or len(targets) != count):
             raise DataError(
-                f"found {described(targets)}", where="targets", expected=f"must be float64 ({count}, outputs)"
+                f"found {dtype_and_shape(targets)}", where="targets", expected=f"must be float64 ({count}, outputs)"
             )
         if self.labels is not None and targets is not None:
             raise DataError("found labels as well", where="targets", expected="must be given without labels")
@@ -320,7 +322,7 @@ def _sampled(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
     return chosen
 
 
-def described(array: NDArray[np.generic]) -> str:
+def dtype_and_shape(array: NDArray[np.generic]) -> str:
     """Return dtype and shape for messages: ``uint8 (10, 28, 28)``."""
     return f"{array.dtype} {array.shape}"
 

@@ -14,7 +14,7 @@ from loihi_convert.data.containers import Images as Images
 from loihi_convert.data.containers import Labels as Labels
 from loihi_convert.data.containers import Targets as Targets
 from loihi_convert.data.containers import array_of, collected_from, is_pair
-from loihi_convert.data.dataset import Dataset, described
+from loihi_convert.data.dataset import Dataset, dtype_and_shape
 from loihi_convert.errors import DataError, UsageError
 
 
@@ -83,7 +83,7 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
     array = array[:, 0] if array.shape == (count, 1) else array
     if array.dtype.kind not in "iu" or array.shape != (count,):
         raise DataError(
-            f"found {described(array)}",
+            f"found {dtype_and_shape(array)}",
             where=where,
             expected=f"must be integers ({count},), one per image",
             hint=_labels_hint(array, count),
@@ -126,7 +126,7 @@ def as_targets(targets: Targets, count: int, output_count: int = 0, *, where: st
     if array.dtype.kind not in "iuf" or rows.shape != (count, outputs) or not outputs:
         wanted = f"({count}, {output_count})" if output_count else f"({count},) or ({count}, outputs)"
         raise DataError(
-            f"found {described(array)}", where=where, expected=f"must be numbers {wanted}, one row per image"
+            f"found {dtype_and_shape(array)}", where=where, expected=f"must be numbers {wanted}, one row per image"
         )
     numbers = rows.astype(np.float64)
     if not np.isfinite(numbers).all():

@@ -21,7 +21,7 @@ from loihi_convert.data.array_pixels import is_guessed
 from loihi_convert.data.benchmarks import DATASETS
 from loihi_convert.data.class_folders import ClassMap, classes_of_folders
 from loihi_convert.data.class_order import in_turns, is_in_class_order
-from loihi_convert.data.dataset import Dataset, DataSplits, described
+from loihi_convert.data.dataset import Dataset, DataSplits, dtype_and_shape
 from loihi_convert.data.image_files import FolderImages, stacked
 from loihi_convert.data.in_memory import as_images, as_labels, as_targets
 from loihi_convert.data.mapped_images import NPZ_ERRORS, mapped_images, require_loadable, require_whole
@@ -378,7 +378,7 @@ def _class_names(path: Path, classes: NDArray[np.generic]) -> tuple[str, ...]:
     names = classes.tolist() if classes.dtype.kind == "U" and classes.ndim == 1 else []
     if not all(names) or not names or len(set(names)) < len(names):
         raise DataError(
-            f"found {described(classes)}",
+            f"found {dtype_and_shape(classes)}",
             where=f"{path}: classes",
             expected="must be one string per class, all different and none empty",
         )

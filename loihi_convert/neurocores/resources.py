@@ -32,7 +32,7 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.synapse import Dense, Synapse, pooled_shape
 from loihi_convert.neurocores.partition import ConvLayer, DenseLayer, Limit, Tile
-from loihi_convert.neurocores.savings import CoreRange, Placed, Saving, cores_of, savings, scaled, without_channels
+from loihi_convert.neurocores.savings import CoreRange, Placed, Saving, cores_of, narrowed, savings, without_channels
 from loihi_convert.neurocores.synaptic_memory import Kernel
 from loihi_convert.records import Record
 
@@ -157,7 +157,7 @@ class Chips:
         In eighths; None if not even one eighth fits.
         """
         for eighths in range(7, 0, -1):
-            layers = scaled(self.placed, eighths)
+            layers = narrowed(self.placed, eighths)
             low, high = (count + self.source_cores for count in cores_of(*layers))
             if high <= cores and all(layer.partitions()[0].fits for layer in layers):
                 return str(Fraction(eighths, 8)), (low, high)

@@ -148,7 +148,7 @@ def without_channels(layer: ConvLayer | DenseLayer, fewer: int) -> ConvLayer | D
     return replace(layer, kernel=replace(kernel, channels=kernel.channels - fewer, groups=groups))
 
 
-def scaled(placed: Sequence[Placed], eighths: int) -> tuple[ConvLayer | DenseLayer, ...]:
+def narrowed(placed: Sequence[Placed], eighths: int) -> tuple[ConvLayer | DenseLayer, ...]:
     """Return the layers with ``eighths`` / 8 of the channels of every layer but the last, and inputs to match."""
     layers: list[ConvLayer | DenseLayer] = []
     for index, each in enumerate(placed):

@@ -26,7 +26,7 @@ from loihi_convert.files import asked, refuse_to_overwrite, refuse_to_replace, r
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.pipeline.converting import converted, require_skip_copies
-from loihi_convert.pipeline.nir_files import nir_notes, require_format
+from loihi_convert.pipeline.nir_files import nir_notes, require_file_format
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import DividedImages, Workers
 
@@ -165,7 +165,7 @@ def export(
     if base is None:
         raise UsageError("found none for a CNN in memory", where="output", expected="must be a path")
     paths = output_paths(base, output, timesteps, file_format)
-    require_format(file_format, allow_hard_reset, paths[0])
+    require_file_format(file_format, allow_hard_reset, paths[0])
     for path in paths:
         require_writable(path)
         if checkpoint is not None:

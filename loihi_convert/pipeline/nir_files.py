@@ -42,7 +42,7 @@ class NirFile(NamedTuple):
 _OTHERS: Final = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".npz")
 
 
-def require_format(file_format: FileFormat, allow_hard_reset: bool, output: Path | None) -> None:
+def require_file_format(file_format: FileFormat, allow_hard_reset: bool, output: Path | None) -> None:
     """Raise an error if the format does not fit the options or the output's suffix; called before any work.
 
     Raises
@@ -163,7 +163,7 @@ def rewritten_as_nir(
     Raises
     ------
     UsageError, PlatformError
-        As in `require_format`, or if the output is the input.
+        As in `require_file_format`, or if the output is the input.
     InputError
         If ``path`` cannot be read, or the output exists or cannot be written.
     UnsupportedModelError
@@ -171,7 +171,7 @@ def rewritten_as_nir(
     VerificationError
         If the file read back differs.
     """
-    require_format("nir", allow_hard_reset, output)
+    require_file_format("nir", allow_hard_reset, output)
     written = path.with_suffix(NIR) if output is None else output
     require_writable(written)
     refuse_to_replace(path, written)

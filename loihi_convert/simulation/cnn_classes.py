@@ -27,7 +27,7 @@ from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.blocks import on_cores
 from loihi_convert.simulation.convolution import onednn_errs
 from loihi_convert.simulation.currents import as_convolution, channels_last, pooled_maps
-from loihi_convert.simulation.image_shards import ImageArray, Shard, joined, on_shards
+from loihi_convert.simulation.image_shards import ImageArray, Shard, joined_parts, on_shards
 from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -49,7 +49,7 @@ def comparable_scores(network: ReluNetwork, images: ImageArray) -> Array:
     For a regression, for little work, and on a processor that has no fast bfloat16 they are those of `relu.cnn_scores`.
     Else they may differ in the second digit where the class does not depend on it.
     """
-    return joined(on_shards(_comparable_scores, network, images))
+    return joined_parts(on_shards(_comparable_scores, network, images))
 
 
 def _comparable_scores(network: ReluNetwork, shard: Shard, *, progress: Progress = no_progress) -> Array:

@@ -201,6 +201,6 @@ def on_shards(
     return [function(shared, Shard(0, np.asarray(images)), progress=progress)]
 
 
-def joined(parts: Sequence[Array]) -> Array:
+def joined_parts(parts: Sequence[Array]) -> Array:
     """Return arrays of consecutive images as one."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

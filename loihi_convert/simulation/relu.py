@@ -17,7 +17,7 @@ from loihi_convert.ir.synapse import Synapse
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.blocks import block_multiple, on_cores
 from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
-from loihi_convert.simulation.image_shards import ImageArray, Shard, joined, on_shards
+from loihi_convert.simulation.image_shards import ImageArray, Shard, joined_parts, on_shards
 from loihi_convert.simulation.inputs import MAX_PIXEL
 
 # Largest number of images x neurons of the largest layer computed at once: 16 MiB.
@@ -146,7 +146,7 @@ def cnn_scores(network: ReluNetwork, images: ImageArray) -> Array:
 
     Every bit is the same on any number of cores, and for images that are divided as `blocks.block_multiple` says.
     """
-    return joined(on_shards(_cnn_scores, network, images))
+    return joined_parts(on_shards(_cnn_scores, network, images))
 
 
 def _cnn_scores(network: ReluNetwork, shard: Shard, *, progress: Progress = no_progress) -> Array:

@@ -45,7 +45,7 @@ from loihi_convert.simulation.cpu import CpuLayer
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.device import DeviceLayer
 from loihi_convert.simulation.gpu import GpuLayer
-from loihi_convert.simulation.image_shards import ImageArray, Shard, joined, on_shards
+from loihi_convert.simulation.image_shards import ImageArray, Shard, joined_parts, on_shards
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons
@@ -185,7 +185,7 @@ def outputs(
     The last layer's potentials (in weight units, for integers) or, if it has neurons, their spike counts since the
     first step. float64 if potentials have two digits. ``first_image`` is as in `Simulator.run`.
     """
-    return joined(on_shards(_outputs, _Run(network, timesteps, device, first_image), images, progress=progress))
+    return joined_parts(on_shards(_outputs, _Run(network, timesteps, device, first_image), images, progress=progress))
 
 
 def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
@@ -206,7 +206,7 @@ def last_outputs(
     network: SpikingNetwork | QuantizedNetwork, images: ImageArray, timesteps: int, *, device: str = "cpu"
 ) -> Array:
     """Return `outputs` after the last step, ``(N, classes)``, without holding those of other steps."""
-    return joined(on_shards(_last_outputs, _Run(network, timesteps, device), images))
+    return joined_parts(on_shards(_last_outputs, _Run(network, timesteps, device), images))
 
 
 def _last_outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:

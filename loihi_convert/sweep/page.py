@@ -18,7 +18,7 @@ from loihi_convert.report.svg import NEUTRAL
 from loihi_convert.report.table import Table
 from loihi_convert.sweep.front import COSTS, Found, comparable, cost, quality
 from loihi_convert.sweep.results import SweepResults
-from loihi_convert.sweep.table import described, title, value
+from loihi_convert.sweep.table import cell_words, title, value
 from loihi_convert.sweep.verdict import quality_words, verdict
 
 PAGE_NAME: Final = "sweep.html"
@@ -149,7 +149,7 @@ def _mark_words(found: Found, names: Sequence[str]) -> str:
         f"T = {found.planned.cell.setting.timesteps}",
         f"{count(result.synaptic_operations)} SynOps",
     ]
-    return f"{described(found.planned, names)}: {', '.join(parts)}"
+    return f"{cell_words(found.planned, names)}: {', '.join(parts)}"
 
 
 def _table(results: SweepResults) -> Table:

@@ -70,7 +70,7 @@ def title(name: str) -> str:
     return _TITLES.get(name, name)
 
 
-def described(planned: PlannedCell, names: Sequence[str]) -> str:
+def cell_words(planned: PlannedCell, names: Sequence[str]) -> str:
     """Return a cell in a few words: those options of ``names`` that it has."""
     words = ((name, value(planned, name)) for name in names)
     plain = ("network", "data", "method")

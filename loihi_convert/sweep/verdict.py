@@ -8,7 +8,7 @@ from loihi_convert.report.formats import number, percent, points
 from loihi_convert.statistics import CONFIDENCE, mcnemar_p_value
 from loihi_convert.sweep.conversion import CellResult
 from loihi_convert.sweep.front import Found, comparable, quality
-from loihi_convert.sweep.table import described
+from loihi_convert.sweep.table import cell_words
 
 
 def verdict(best: Sequence[Found], names: Sequence[str]) -> str:
@@ -24,7 +24,7 @@ def verdict(best: Sequence[Found], names: Sequence[str]) -> str:
 
 def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
     first = best[0]
-    answer = f"{quality_words(first.result)} with {described(first.planned, names)}"
+    answer = f"{quality_words(first.result)} with {cell_words(first.planned, names)}"
     if first.result.cnn_accuracy is not None:
         answer += f" (CNN {percent(first.result.cnn_accuracy)} %)"
     if first.result.cnn_rmse is not None:
@@ -42,7 +42,7 @@ def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
         reason = f"no significant difference on the same {images} (p = {p_value:.2f}, McNemar's test)"
     return (
         f"{answer}; at {100 * share:.0f} % of its SynOps: {quality_words(cheap.result)} with "
-        f"{described(cheap.planned, names)}, {lower} points lower, {reason}"
+        f"{cell_words(cheap.planned, names)}, {lower} points lower, {reason}"
     )
 
 
