@@ -23,10 +23,9 @@ from loihi_convert.files import as_path
 from loihi_convert.frontend.users_code import named
 from loihi_convert.metrics.own_accuracy import own_accuracy, require_expectation, unjudged
 from loihi_convert.normalization import per_channel, require_both
-from loihi_convert.pipeline.converting import converted
+from loihi_convert.pipeline.converting import converted, require_convertible
 from loihi_convert.pipeline.opening import open_model
 from loihi_convert.pipeline.origin import source_of
-from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -125,8 +124,9 @@ def convert(
     dataset.require_fit(task, source.network.shapes[-1][0], "images" if targets is None else "targets")
     if source.network.takes_any_order:
         dataset.require_known_axes("images")
-    # Before a wrong accuracy of a misread network is measured.
-    require_same_outputs(source, dataset.images[:COMPARED])
+    balancing = BalanceOptions() if balancing is None else balancing
+    skip_copies = int(skip_copies) if isinstance(skip_copies, np.integer) else skip_copies
+    require_convertible(source, dataset.images, balancing, quantization, skip_copies)
     own = own_accuracy(source, dataset, "calibration images", expect)
     implausible = unjudged(source, dataset) if own is None else own.warning
     if implausible:
@@ -135,9 +135,9 @@ def convert(
         source,
         dataset.images,
         timesteps,
-        BalanceOptions() if balancing is None else balancing,
+        balancing,
         quantization,
-        skip_copies=int(skip_copies) if isinstance(skip_copies, np.integer) else skip_copies,
+        skip_copies=skip_copies,
         device=chosen_device(device),
         bars=progress_bar,
     )

@@ -163,6 +163,14 @@ def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
         raise InputError("exists already; nothing was changed", where=path, hint=hint)
 
 
+def require_output(path: Path, overwrite: bool, source: Path | None = None) -> None:
+    """Raise an error unless ``path`` can be written, and is neither ``source`` nor, without ``overwrite``, there."""
+    require_writable(path)
+    if source is not None:
+        refuse_to_replace(source, path)
+    refuse_to_overwrite(path, overwrite)
+
+
 def require_new_or_empty(folder: Path, hint: str = "Choose a new or an empty folder with `output`.") -> None:
     """Raise an `InputError` with ``hint`` if ``folder`` is not empty."""
     try:

@@ -433,6 +433,7 @@ def test_a_bundle_is_not_written_over_another(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_bundled(words: tuple[str, ...], message: str, invoke: Invoke) -> None:
     Path("model.pt").write_bytes(b"PK")
+    Path("b").mkdir()
     code, out, err = invoke("model.pt", "--bundle", "b", *words, verb="export")
     assert (code, out) == (2, "")
     assert f"error: {message}" in err

@@ -234,6 +234,12 @@ def test_export_refuses_what_does_not_fit(invoke: Invoke, model: Path, tmp_path:
         done = invoke("export", model, *words)
         assert done.code == 2
         assert f"error: {words[0] if len(words) == 2 else '--chips'}: found " in done.err
+    (tmp_path / "old.net").touch()
+    for output, found in (("old.net", "exists already"), ("folder/a.net", "cannot be written")):
+        # Before the images are read.
+        done = invoke("export", model, "--data", "missing.npz", "-o", output)
+        assert (done.code, done.out) == (3, "")
+        assert f"error: {output}: {found}" in done.err
 
 
 def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:

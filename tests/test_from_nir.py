@@ -503,7 +503,7 @@ def test_export_of_a_nir_file(
     assert "n5" in done.out
     done = run("sweep", digits_file, "--data", "digits", "-T", "4")
     assert "holds a spiking network, whose thresholds are not balanced again" in done.err
-    done = run("export", digits_file)
+    done = run("export", digits_file, "--overwrite")
     assert "--data: not given" in done.err
     assert not Path("x.net").exists()
 

@@ -802,7 +802,7 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     assert "trained as a spiking network for T = 2" in done.out
     assert lc.read("spiking.net").provenance.model.mean == (MEAN,)
     assert lc.read("spiking.net").provenance["balance"]["method"] == "qcfs"
-    done = invoke(*exporting, "--mean", 0.5, "--std", 0.5)
+    done = invoke(*exporting, "--overwrite", "--mean", 0.5, "--std", 0.5)
     assert done.code == 2
     assert "--mean: found (0.5,); the checkpoint was trained with (0.3,)" in done.err
     # Without --data, that of the checkpoint.

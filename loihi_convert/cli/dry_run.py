@@ -83,7 +83,7 @@ def plan_run(
     from loihi_convert.backends.loihi2.plan import plan, script, script_suffix
     from loihi_convert.backends.request import require_safe_timesteps
     from loihi_convert.chip.limits import NEUROCORES
-    from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, write_atomically
+    from loihi_convert.files import require_output, write_atomically
     from loihi_convert.ir.neuron_model import neuron_model
     from loihi_convert.neurocores.savings import span
 
@@ -92,8 +92,7 @@ def plan_run(
     board = options.board or chosen_board()
     name = path.stem if words[0] == "run" else words[0]
     written = Path(f"{name}{script_suffix(board)}")
-    refuse_to_replace(path, written)
-    refuse_to_overwrite(written, overwrite)
+    require_output(written, overwrite, path)
     planned = plan(network, image_count, timesteps, board, neuron=neuron, profile=options.profile)
     activate = Path(sys.prefix, "bin", "activate")
     is_virtual = sys.prefix != sys.base_prefix and activate.is_file()

@@ -33,7 +33,7 @@ from loihi_convert.cli.images import validation_images
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
 from loihi_convert.cli.wrong_files import is_netx, require_cnn
 from loihi_convert.errors import UsageError, with_flags
-from loihi_convert.files import refuse_to_overwrite, refuse_to_replace
+from loihi_convert.files import require_output
 
 if TYPE_CHECKING:
     from loihi_convert.frontend.source import Source
@@ -216,27 +216,23 @@ def export(
         raise UsageError(f"found {expect:g}", where="expect", expected="must be in percent, in (1, 100]", hint=hint)
     if method != "percentile":
         _refuse_if_given(ctx, "percentile", "is only for `method='percentile'`")
-    import numpy as np
-
     from loihi_convert import pipeline
-    from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons, require_readout
+    from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
     from loihi_convert.metrics.own_accuracy import own_accuracy, unjudged
     from loihi_convert.pipeline.bundle import BUNDLED_IMAGES, SCRIPT, require_bundle, require_new_bundle, write_bundle
-    from loihi_convert.pipeline.converting import require_skip_copies, stored_neurons
-    from loihi_convert.pipeline.core_limit import require_cores
+    from loihi_convert.pipeline.converting import require_convertible
     from loihi_convert.pipeline.exporting import output_paths
     from loihi_convert.pipeline.graded import export_graded
     from loihi_convert.pipeline.nir_files import require_file_format
     from loihi_convert.pipeline.opening import open_cnn
-    from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
     from loihi_convert.progress import progress_bar
 
-    if output is not None:
-        refuse_to_replace(model, output)
     is_poisson = (input_coding or published_neurons(method)[1]) == "poisson"
     if not is_poisson:
         _refuse_if_given(ctx, "poisson_seed", "is only for `input_coding='poisson'`")
     paths = output_paths(model, output, steps, file_format)
+    for path in paths:
+        require_output(path, overwrite, model)
     require_file_format(file_format, allow_hard_reset, paths[0])
     if bundle is not None and file_format == "nir":
         raise UsageError("given with `file_format='nir'`", where="bundle", expected="must come with a netx file")
@@ -272,25 +268,17 @@ def export(
         task=task,
         tell=log,
     )
-    balance_options = stored_neurons(source, balance_options)
-    # Before the CNN's accuracy is measured, which a misread network would not have, and any threshold is balanced.
-    require_readout(source.network.task, balance_options.output)
-    quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.output)
-    require_skip_copies(skip_copies)
-    require_cores(source, quantize_options, skip_copies, balance_options)
     images, kind = validation_images(splits)
-    require_same_outputs(source, np.asarray(images.images[:COMPARED]))
-    for path in paths:
-        refuse_to_overwrite(path, overwrite)
+    require_convertible(source, images.images, balance_options, quantize_options, skip_copies)
     own = own_accuracy(
         source, images, f"{kind} of {splits.name}", None if expect is None else expect / 100, data=splits.name
     )
-    _say_own(ctx, source, own, "" if own is not None else unjudged(source, images))
+    _say_own(ctx, source, own, unjudged(source, images) if own is None else own.warning)
     run_words = _run_words(splits.name, data, data_root, class_map, arch)
     if spikes == "graded":
         item = export_graded(
             source,
-            output_paths(model, output, (1,))[0],
+            paths[0],
             splits.calibration_images(calibration),
             overwrite=overwrite,
             verify=verify,
@@ -330,9 +318,8 @@ def export(
         log(f"wrote {bundle}/; where Lava is installed: python {shlex.quote(str(bundle / SCRIPT))}")
 
 
-def _say_own(ctx: typer.Context, source: Source, own: OwnAccuracy | OwnFit | None, unjudged: str) -> None:
-    """Print the accuracy or error of the CNN itself or, without labels, what is ``unjudged``, on stderr."""
-    warning = unjudged if own is None else own.warning
+def _say_own(ctx: typer.Context, source: Source, own: OwnAccuracy | OwnFit | None, warning: str) -> None:
+    """Print the ``warning`` about the CNN itself or else its accuracy or error, if known, on stderr."""
     if own is None and source.network.task == "classification" and source.neurons is None:
         log(
             "the images have no labels, so the CNN's own accuracy is not checked; it is treated as a classifier "

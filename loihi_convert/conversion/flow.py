@@ -13,7 +13,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.conversion.agreement import Agreement, Measure, measure_of, measured_agreement, rounded_share
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import Trial, choose_method, trial_images
-from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_readout, require_timesteps
+from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import QuantizationReport, report_quantization
 from loihi_convert.errors import RangeError
@@ -97,8 +97,6 @@ def to_integers(
         If the images do not fit the CNN, or there are none.
     """
     require_timesteps((timesteps,))
-    require_readout(cnn.task, balance_options.output)
-    quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.output)
     converting = _Converting(cnn, images, timesteps, balance_options, quantize_options, device, bars)
     if balance_options.method == AUTO:
         with bars(f"T = {timesteps}: choosing the balancing method") as progress:

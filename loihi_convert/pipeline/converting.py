@@ -10,7 +10,7 @@ import numpy as np
 from loihi_convert.choices import Readout
 from loihi_convert.conversion.calibration import require_calibration
 from loihi_convert.conversion.flow import Conversion, to_integers
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_readout
 from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
 from loihi_convert.errors import UsageError
 from loihi_convert.frontend.source import Source
@@ -55,10 +55,7 @@ def converted(
     RangeError, DataError
         As in `to_integers`.
     """
-    require_skip_copies(skip_copies)
-    require_cores(source, quantize_options, skip_copies, balance_options)
-    require_calibration(source.network, images)
-    require_same_outputs(source, np.asarray(images[:COMPARED]))
+    require_convertible(source, images, balance_options, quantize_options, skip_copies)
     balance_options, trained_notes = _as_trained(source, stored_neurons(source, balance_options))
     balance_options, notes = correction_that_fits(source, quantize_options, skip_copies, balance_options)
     if skip_copies is None and any(relay_count(layer.relay_of) for layer in source.network.layers):
@@ -83,6 +80,26 @@ def converted(
         quantized=replace(done.quantized, provenance=provenance),
         notes=(*trained_notes, *notes, *done.notes, *cores),
     )
+
+
+def require_convertible(
+    source: Source,
+    images: ImageArray,
+    balance_options: BalanceOptions,
+    quantize_options: QuantizeOptions,
+    skip_copies: int | None,
+) -> None:
+    """Raise the errors of `converted` that need no balancing; called before the CNN's own accuracy is measured.
+
+    A misread network would not have that accuracy.
+    """
+    options = stored_neurons(source, balance_options)
+    require_readout(source.network.task, options.output)
+    quantize_options.require_neurons(options.neuron_reset, options.input_seed, options.output)
+    require_skip_copies(skip_copies)
+    require_cores(source, quantize_options, skip_copies, options)
+    require_calibration(source.network, images)
+    require_same_outputs(source, np.asarray(images[:COMPARED]))
 
 
 def _as_trained(source: Source, options: BalanceOptions) -> tuple[BalanceOptions, tuple[str, ...]]:

@@ -22,10 +22,10 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, re
 from loihi_convert.conversion.quantization_report import QuantizationReport
 from loihi_convert.errors import UsageError, VerificationError
 from loihi_convert.file_kinds import NIR
-from loihi_convert.files import asked, refuse_to_overwrite, refuse_to_replace, require_writable
+from loihi_convert.files import asked, require_output
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.pipeline.converting import converted, require_skip_copies
+from loihi_convert.pipeline.converting import converted
 from loihi_convert.pipeline.nir_files import nir_notes, require_file_format
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import DividedImages, Workers
@@ -167,12 +167,7 @@ def export(
     paths = output_paths(base, output, timesteps, file_format)
     require_file_format(file_format, allow_hard_reset, paths[0])
     for path in paths:
-        require_writable(path)
-        if checkpoint is not None:
-            refuse_to_replace(checkpoint, path)
-        refuse_to_overwrite(path, overwrite)
-    require_skip_copies(skip_copies)
-    quantize_options.require_neurons(balance_options.neuron_reset, balance_options.input_seed, balance_options.output)
+        require_output(path, overwrite, checkpoint)
     source = model if isinstance(model, Source) else open_source(model)
     compared = np.asarray(calibration[:VERIFIED_IMAGES])
     # Each pass over the images would read stored ones again.

@@ -20,7 +20,7 @@ from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import InputError, UnsupportedModelError, VerificationError
-from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
+from loihi_convert.files import require_output
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.metrics.evaluation import Evaluation
@@ -100,10 +100,7 @@ def export_graded(
         If the written file does not compute the same as the network in memory.
     """
     output = Path(output)
-    require_writable(output)
-    if source.path is not None:
-        refuse_to_replace(source.path, output)
-    refuse_to_overwrite(output, overwrite)
+    require_output(output, overwrite, source.path)
     if source.neurons is not None:
         raise UnsupportedModelError(
             "a spiking network", where=output.name, expected="must be a CNN: graded spikes carry its activations"

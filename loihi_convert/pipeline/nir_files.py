@@ -14,7 +14,7 @@ from loihi_convert.conversion.quantization_report import QuantizationReport
 from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import UsageError
 from loihi_convert.file_kinds import NIR
-from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
+from loihi_convert.files import require_output
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.simulation.layer_spec import Recording
@@ -173,9 +173,7 @@ def rewritten_as_nir(
     """
     require_file_format("nir", allow_hard_reset, output)
     written = path.with_suffix(NIR) if output is None else output
-    require_writable(written)
-    refuse_to_replace(path, written)
-    refuse_to_overwrite(written, overwrite)
+    require_output(written, overwrite, path)
     network = netx.read(path)
     nir.write(network, written, hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify)
     return NirFile(written, network, nir_notes(network, allow_hard_reset))
