@@ -50,7 +50,7 @@ def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork) -> N
     log(f"{path.name}: another tool wrote it; its {kind} neurons run as in Lava, without early exit")
     pixels = _pixels(ran, is_default=normalization.mean is None)
     scene = request.scene(splits)
-    say_single(ran, scene, pixels, as_json=request.as_json, details=request.details, is_balanced=False)
+    say_single(ran, scene, pixels, as_json=request.as_json, details=request.details)
 
 
 def _pixels(ran: ExternalRun, *, is_default: bool) -> list[Fact]:

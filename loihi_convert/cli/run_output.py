@@ -83,12 +83,8 @@ def say_single(
     *,
     as_json: bool,
     details: bool,
-    is_balanced: bool = True,
 ) -> None:
-    """Print the answer of the run of one file, with ``facts`` about it, or its results as JSON.
-
-    ``is_balanced`` is as in `accuracy_table`.
-    """
+    """Print the answer of the run of one file, with ``facts`` about it, or its results as JSON."""
     from loihi_convert.cli import run_summary
 
     if as_json:
@@ -102,7 +98,8 @@ def say_single(
         [*facts, *run_summary.facts(ran.evaluation), *_saved_in(ran.folder, "layers, intervals", details=details)],
     )
     if details:
-        _say_details(figures, is_balanced=is_balanced)
+        # Graded spikes have no thresholds, and other tools do not record how theirs were balanced.
+        _say_details(figures, is_balanced=False)
 
 
 def _saved_in(folder: Path, more: str, *, details: bool) -> list[Fact]:

@@ -39,7 +39,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         of_kind = [entry for entry in entries if entry.evaluation.is_graded == is_graded]
         if (chart := _work_chart(of_kind, levels, measure, has_accuracy)) is not None:
             yield Picture(chart)
-    tables = tuple(anytime_table(entry.evaluation, entry.label, is_balanced=entry.is_balanced) for entry in entries)
+    tables = tuple(anytime_table(entry) for entry in entries)
     yield from tables if len(tables) == 1 else [Details("The curves as tables", tables)]
 
 

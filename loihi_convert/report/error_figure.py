@@ -40,13 +40,11 @@ class _Drawn(NamedTuple):
     floating: _Errors
 
 
-def error_figure(
-    evaluations: Figures, title: str, *, note: str = "", width: Width = "screen", is_balanced: bool = True
-) -> Figure | None:
+def error_figure(evaluations: Figures, title: str, *, note: str = "", width: Width = "screen") -> Figure | None:
     """Return the figure of RMSE (mean over outputs) against latency: a curve for one file, else one point per file.
 
     Without targets it shows the error against the CNN's outputs; without either it is None. ``note`` is additional
-    information, such as a seed; ``is_balanced``: whether the files record how their thresholds were balanced.
+    information, such as a seed.
     """
     is_anytime = len(evaluations) == 1
     every = [_points(evaluation, is_anytime=is_anytime) for _, evaluation in evaluations]
@@ -80,7 +78,7 @@ def error_figure(
         timestep_axis(axes, timestep_ticks(steps, shown.left), *timestep_range(shown.left, steps[-1]))
         axes.set_ylim(shown.bottom, shown.top)
         measure = "RMSE, in the CNN's units" if has_targets else "RMSE to the CNN's outputs"
-        texts = (*notes(evaluations, is_balanced=is_balanced), note, _outside(axes, drawn, levels))
+        texts = (*notes(evaluations), note, _outside(axes, drawn, levels))
         depths = (evaluation.depth for _, evaluation in evaluations)
         finish(figure, axes, depths, measure, title, texts, size)
     return figure

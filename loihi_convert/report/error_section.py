@@ -31,8 +31,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         series += [Series(f"{one.label}, by T", NEUTRAL, joined, is_line_only=True)] * (len(joined) > 1)
         series += [Series(entry.label, entry.style, marks, "") for entry, marks in files if marks]
     if len({mark.x for one in series for mark in one.marks}) > 1:
-        is_balanced = all(entry.is_balanced for entry in entries)
-        caption = per_t_caption([entry.evaluation for entry in entries], is_balanced=is_balanced)
+        caption = per_t_caption([entry.evaluation for entry in entries])
         caption = f"{caption[0].upper()}{caption[1:]}."
         yield Picture(_chart("Error at each file's own T", caption, series, levels, measure))
     if (chart := _anytime_chart(stoppable(entries), levels, measure, has_targets)) is not None:
@@ -114,8 +113,7 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_t
         series += [Series("float SNN", NEUTRAL, real, "dashed")] * bool(real)
     if not any(one.marks for one in series):
         return None
-    is_balanced = all(entry.is_balanced for entry in entries)
-    caption = anytime_caption([entry.evaluation for entry in entries], is_balanced=is_balanced)
+    caption = anytime_caption([entry.evaluation for entry in entries])
     return _chart("If you stop the run early", caption, series, levels, measure)
 
 

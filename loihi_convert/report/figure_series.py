@@ -111,7 +111,7 @@ def label_once(axes: Axes, label: str) -> str | None:
     return None if label in axes.get_legend_handles_labels()[1] else label
 
 
-def notes(figures: Figures, *, is_balanced: bool) -> tuple[str, str]:
+def notes(figures: Figures, *, is_balanced: bool = True) -> tuple[str, str]:
     """Return a description of the points, and the number of images.
 
     ``is_balanced``: whether the files record how their thresholds were balanced.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import count, percent, percent_interval, points
 from loihi_convert.report.run_tables import accuracy_table, error_cells
 from loihi_convert.report.table import Table, table_of
@@ -27,10 +28,11 @@ def page_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
     }
 
 
-def anytime_table(evaluation: Evaluation, title: str, *, is_balanced: bool) -> Table:
-    """Return one row per reported T of one run; ``is_balanced`` as in `accuracy_table`."""
+def anytime_table(entry: Entry) -> Table:
+    """Return one row per reported T of one run."""
+    evaluation = entry.evaluation
     cells = [page_cells(evaluation, point) for point in evaluation.points]
     rows = [{"T": row["T"], **{header: text for header, text in row.items() if header != "T"}} for row in cells]
-    measured = accuracy_table(evaluation, is_balanced=is_balanced)
+    measured = accuracy_table(evaluation, is_balanced=entry.is_balanced)
     caption = f"{measured.title}; {measured.caption}".replace("\n", "; ")
-    return replace(table_of(rows, words=("T",), caption=caption), title=title, text_columns=0)
+    return replace(table_of(rows, words=("T",), caption=caption), title=entry.label, text_columns=0)

@@ -26,9 +26,9 @@ def run_figure(
     evaluations: Figures, title: str, *, note: str = "", width: Width = "screen", is_balanced: bool = True
 ) -> Figure | None:
     """Return `error_figure` for regressions, else `accuracy_figure`; None if there is nothing to draw."""
-    are_regressions = all(evaluation.regression is not None for _, evaluation in evaluations)
-    draw = error_figure if are_regressions else accuracy_figure
-    return draw(evaluations, title, note=note, width=width, is_balanced=is_balanced)
+    if all(evaluation.regression is not None for _, evaluation in evaluations):
+        return error_figure(evaluations, title, note=note, width=width)
+    return accuracy_figure(evaluations, title, note=note, width=width, is_balanced=is_balanced)
 
 
 def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "screen", overwrite: bool = False) -> Path:

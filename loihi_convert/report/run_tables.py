@@ -206,7 +206,7 @@ def per_t_caption(evaluations: Sequence[Evaluation], *, is_balanced: bool = True
     return caption if len(binary) == len(evaluations) else f"{caption}; {GRADED_CAPTION}"
 
 
-def anytime_caption(evaluations: Sequence[Evaluation], *, is_balanced: bool) -> str:
+def anytime_caption(evaluations: Sequence[Evaluation], *, is_balanced: bool = True) -> str:
     """Return sentences on curves over the steps of one run of each file; their large mark is at its `nominal_point`.
 
     ``is_balanced``: whether the files record how their thresholds were balanced.
