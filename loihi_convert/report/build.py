@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loihi_convert.errors import UsageError
-from loihi_convert.files import refuse_to_overwrite, require_writable, write_atomically
+from loihi_convert.files import require_output, write_atomically
 from loihi_convert.report import (
     accuracy_section,
     confusion_section,
@@ -53,8 +53,7 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         )
     written = Written(output, output.with_suffix(".md"))
     for path in written:
-        require_writable(path)
-        refuse_to_overwrite(path, overwrite)
+        require_output(path, overwrite)
     page = report(read_runs(folders))
     contents = (html(page), markdown(page))
     for path, content in zip(written, contents, strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from loihi_convert.errors import InputError, UsageError, one_of
-from loihi_convert.files import refuse_to_overwrite, require_writable, write_atomically
+from loihi_convert.files import require_output, write_atomically
 from loihi_convert.report.entries import entries_of, most_complete_of
 from loihi_convert.report.error_figure import error_figure
 from loihi_convert.report.figure import accuracy_figure
@@ -46,8 +46,7 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
     if kind is None:
         suffixes = one_of(f".{kind}" for kind in get_args(FigureFormat))
         raise UsageError(f"found {output}", where="figure", expected=f"its suffix {suffixes}")
-    require_writable(output)
-    refuse_to_overwrite(output, overwrite)
+    require_output(output, overwrite)
     shown, _ = most_complete_of(read_runs(folders))
     entries = entries_of(shown)
     if len(sources := sorted({entry.source for entry in entries})) > 1:
