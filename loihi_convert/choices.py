@@ -47,7 +47,7 @@ Target = Literal["lava", "loihi2"]
 FileFormat = Literal["netx", "nir"]
 """The format of an exported network: lava-dl's netx (``.net``), or NIR (``.nir``), which other libraries read."""
 
-Spikes = Literal["binary", "graded"]
+SpikeKind = Literal["binary", "graded"]
 """What a spike carries: nothing (integrate-and-fire neurons, T steps), or an integer (sigma-delta, one step)."""
 
 Granularity = Literal["channel", "scalar"]
@@ -56,7 +56,7 @@ Granularity = Literal["channel", "scalar"]
 BackendName = Literal["ref", "sim", "loihi2"]
 """The backend: exact integers in this process, Lava's CPU simulator, or a Loihi 2 board."""
 
-Layout = Literal["processes", "layers"]
+LavaLayout = Literal["processes", "layers"]
 """How `sim` maps a network to Lava. ``processes``: Lava's own Conv and Dense with custom neurons, one image at a
 time. ``layers``: one custom Process per layer, images in batches."""
 

@@ -27,7 +27,7 @@ from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.lava.timing import Timing
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
-from loihi_convert.choices import Layout, Reset
+from loihi_convert.choices import LavaLayout, Reset
 from loihi_convert.errors import BackendError, DataError, LoihiConvertError, PlatformError, RangeError, UsageError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
@@ -452,7 +452,7 @@ def test_a_run_that_is_disturbed_ends_at_once_and_leaves_nothing(
 
 @pytest.mark.parametrize("layout", ["processes", "layers"])
 def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
-    layout: Layout, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+    layout: LavaLayout, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, images = three_layers("soft")
     path = tmp_path / "model.net"

@@ -22,7 +22,7 @@ from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.request import result_size
 from loihi_convert.backends.result import RunResult
-from loihi_convert.choices import Amplitude, Layout
+from loihi_convert.choices import Amplitude, LavaLayout
 from loihi_convert.cnn.checkpoint import load_model, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import default_recipe
@@ -398,7 +398,7 @@ def test_unknown_backend() -> None:
 
 
 def test_the_layouts_of_sim() -> None:
-    layouts: list[Layout | None] = [None, "processes", "layers"]
+    layouts: list[LavaLayout | None] = [None, "processes", "layers"]
     assert [open_backend("sim", BackendOptions(lava_layout=layout)).layout for layout in layouts] == [
         "processes",
         "processes",

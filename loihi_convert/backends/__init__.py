@@ -21,7 +21,7 @@ from typing import Protocol, get_args
 from loihi_convert.arrays import Array
 from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.result import RunResult
-from loihi_convert.choices import BackendName, Layout
+from loihi_convert.choices import BackendName, LavaLayout
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.progress import Progress, no_progress
@@ -48,7 +48,7 @@ class Backend(Protocol):
         ...
 
     @property
-    def layout(self) -> Layout | None:
+    def layout(self) -> LavaLayout | None:
         """The layout of networks on Lava; ``None`` if it does not use Lava."""
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from loihi_convert.choices import BackendName, Layout, Neuron
+from loihi_convert.choices import BackendName, LavaLayout, Neuron
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -25,7 +25,7 @@ class BackendOptions:
     lava_python
         sim and loihi2: the interpreter with Lava; see `lava_backend.LavaBackend`.
     lava_layout
-        sim: see `choices.Layout`; by default ``"processes"``.
+        sim: see `choices.LavaLayout`; by default ``"processes"``.
     neuron
         See `choices.Neuron`; by default that of the file's target.
     leak
@@ -43,14 +43,14 @@ class BackendOptions:
 
     device: str = "cpu"
     lava_python: str | None = None
-    lava_layout: Layout | None = None
+    lava_layout: LavaLayout | None = None
     neuron: Neuron | None = None
     leak: bool = False
     board: Board | None = None
     profile: bool = False
 
     def __post_init__(self) -> None:
-        for name, kind in (("lava_layout", Layout), ("neuron", Neuron)):
+        for name, kind in (("lava_layout", LavaLayout), ("neuron", Neuron)):
             value, known = getattr(self, name), get_args(kind)
             if value is not None and value not in known:
                 raise UsageError(f"found {value}", where=name, expected=one_of(known))

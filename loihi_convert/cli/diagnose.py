@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loihi_convert.choices import Device, Layout
+from loihi_convert.choices import Device, LavaLayout
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, say, say_json, say_tables
 from loihi_convert.cli.images import DataRequest, first_images, validation_images
@@ -45,7 +45,7 @@ def diagnose(
     arch: Annotated[str | None, options.arch(DATA_AND_CNN)] = None,
     sim: Annotated[int, options.number("--sim", LAVA, _SIM, metavar="N")] = 0,
     lava_python: Annotated[str | None, options.lava_python()] = None,
-    lava_layout: Annotated[Layout | None, options.lava_layout()] = None,
+    lava_layout: Annotated[LavaLayout | None, options.lava_layout()] = None,
 ) -> None:
     """Show where accuracy was lost between a CNN and its exported file, by cause and by layer, and what to try."""
     file = file_of(file)

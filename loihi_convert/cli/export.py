@@ -20,7 +20,7 @@ from loihi_convert.choices import (
     InputCoding,
     Readout,
     Reset,
-    Spikes,
+    SpikeKind,
     Target,
     Task,
 )
@@ -144,7 +144,7 @@ def export(
     output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     timesteps: Annotated[str, _TIMESTEPS] = "64",
     target: Annotated[Target, choice(Target, "--target", BASICS, _TARGET)] = "lava",
-    spikes: Annotated[Spikes, choice(Spikes, "--spikes", BASICS, _SPIKES)] = "binary",
+    spikes: Annotated[SpikeKind, choice(SpikeKind, "--spikes", BASICS, _SPIKES)] = "binary",
     task: Annotated[Task, choice(Task, "--task", BASICS, _TASK)] = "classification",
     file_format: Annotated[FileFormat, choice(FileFormat, "--format", BASICS, _FORMAT)] = "netx",
     allow_hard_reset: Annotated[bool, switch("--allow-hard-reset", BASICS, _ALLOW_HARD_RESET)] = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loihi_convert.choices import BackendName, Generation, Layout, Neuron
+from loihi_convert.choices import BackendName, Generation, LavaLayout, Neuron
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json
 from loihi_convert.cli.dry_run import options_given, plan_run
@@ -26,7 +26,7 @@ def golden(
     output: Annotated[Path, options.output("Report file to write.")] = Path("golden-report.json"),
     as_json: Annotated[bool, options.as_json()] = False,
     lava_python: Annotated[str | None, options.lava_python()] = None,
-    lava_layout: Annotated[Layout | None, options.lava_layout()] = None,
+    lava_layout: Annotated[LavaLayout | None, options.lava_layout()] = None,
     neuron: Annotated[Neuron | None, options.neuron()] = None,
     leak: Annotated[bool, options.leak()] = False,
     partition: Annotated[str | None, options.partition()] = None,

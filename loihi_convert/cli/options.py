@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import typer
 
-from loihi_convert.choices import BackendName, DatasetName, Device, Generation, Layout, Neuron
+from loihi_convert.choices import BackendName, DatasetName, Device, Generation, LavaLayout, Neuron
 from loihi_convert.errors import UsageError, did_you_mean, one_of
 from loihi_convert.files import asked
 from loihi_convert.normalization import require_both
@@ -216,7 +216,7 @@ def lava_layout() -> Option:
         "Layout on Lava's simulator. processes (default): Lava's own Conv and Dense, one image at a time. layers: one "
         "custom Process per layer, images in batches; faster."
     )
-    return choice(Layout, "--lava-layout", LAVA, help)
+    return choice(LavaLayout, "--lava-layout", LAVA, help)
 
 
 def neuron() -> Option:

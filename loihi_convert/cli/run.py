@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loihi_convert.choices import BackendName, Device, Generation, Layout, Neuron
+from loihi_convert.choices import BackendName, Device, Generation, LavaLayout, Neuron
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log
 from loihi_convert.cli.dry_run import show_run_plan
@@ -84,7 +84,7 @@ def run(
         float, options.number("--exit-tolerance", options.EARLY_EXIT, _TOLERANCE, metavar="POINTS")
     ] = 0.1,
     lava_python: Annotated[str | None, options.lava_python()] = None,
-    lava_layout: Annotated[Layout | None, options.lava_layout()] = None,
+    lava_layout: Annotated[LavaLayout | None, options.lava_layout()] = None,
     neuron: Annotated[Neuron | None, options.neuron()] = None,
     leak: Annotated[bool, options.leak()] = False,
     partition: Annotated[str | None, options.partition()] = None,

@@ -18,7 +18,7 @@ from loihi_convert.cnn.qcfs import MIN_THRESHOLD, Qcfs
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.rounding import nearest_scales
 
-Tensors = Mapping[str, Tensor]
+Parameters = Mapping[str, Tensor]
 """Parameters of a model by name."""
 
 
@@ -62,7 +62,7 @@ class RoundedWeights:
                 threshold = f"{name}.threshold"
         self._synapses = [*synapses[:-1], synapses[-1]._replace(is_output=True)]
 
-    def scales(self, tensors: Tensors) -> dict[str, Tensor]:
+    def scales(self, tensors: Parameters) -> dict[str, Tensor]:
         """Return the scales as in `quantize`: ``(C_out, 1)``, one per row of each weight; one for all output rows."""
         found = {}
         for synapse in self._synapses:
@@ -72,7 +72,7 @@ class RoundedWeights:
             found[synapse.weight] = torch.from_numpy(chosen).float().reshape(-1, 1).to(rows.device)
         return found
 
-    def weights(self, tensors: Tensors, scales: Tensors) -> dict[str, Tensor]:
+    def weights(self, tensors: Parameters, scales: Parameters) -> dict[str, Tensor]:
         """Return the rounded weights in ``tensors``; gradients pass to the unrounded weights."""
         found = {}
         for synapse in self._synapses:
@@ -85,7 +85,7 @@ class RoundedWeights:
         return found
 
 
-def rounded_state(model: nn.Module, state: Tensors, bits: int | None) -> Tensors:
+def rounded_state(model: nn.Module, state: Parameters, bits: int | None) -> Parameters:
     """Return ``state`` with the weights that a CNN trained for ``bits`` computes with; unchanged for None.
 
     ``model`` is the CNN; only its structure is used.
@@ -97,12 +97,12 @@ def rounded_state(model: nn.Module, state: Tensors, bits: int | None) -> Tensors
         return {**state, **rounded.weights(state, rounded.scales(state))}
 
 
-def _rows(synapse: _Rounded, tensors: Tensors) -> Tensor:
+def _rows(synapse: _Rounded, tensors: Parameters) -> Tensor:
     """``(C_out, inputs)``: weights times the amplitude of an input spike."""
     return (tensors[synapse.weight] * _factors(synapse, tensors)).flatten(1)
 
 
-def _factors(synapse: _Rounded, tensors: Tensors) -> Tensor:
+def _factors(synapse: _Rounded, tensors: Parameters) -> Tensor:
     """The amplitude of an input spike, a factor on the weights: the threshold of its channel."""
     weight = tensors[synapse.weight]
     if synapse.threshold_before is None:

@@ -22,7 +22,7 @@ from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.qcfs import Qcfs, covering_thresholds
 from loihi_convert.errors import UnsupportedModelError, UsageError
 
-Relu = Callable[[Any], Any]
+ReluFunction = Callable[[Any], Any]
 
 _RELUS: Final = ("relu", "relu_", "relu6")
 _CLAMPS: Final = ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_")
@@ -71,13 +71,13 @@ class WithQcfs(nn.Module):
         thresholds: list[Tensor] = []
         sizes: list[list[int]] = []
 
-        def sized(number: int, x: Tensor, relu: Relu) -> Tensor:
+        def sized(number: int, x: Tensor, relu: ReluFunction) -> Tensor:
             y: Tensor = relu(x)
             # A ReLU of the pixels themselves changes nothing, and is not replaced: no size depends on the images.
             sizes[-1].append(0 if x.data_ptr() == some.data_ptr() and torch.equal(x, y) else x.numel())
             return y
 
-        def measured(number: int, x: Tensor, relu: Relu) -> Tensor:
+        def measured(number: int, x: Tensor, relu: ReluFunction) -> Tensor:
             y: Tensor = relu(x)
             if self._place(number) is not None:
                 thresholds.append(covering_thresholds(y))
@@ -126,7 +126,7 @@ class WithQcfs(nn.Module):
             )
         return scores
 
-    def _activated(self, number: int, x: Any, relu: Relu) -> Any:
+    def _activated(self, number: int, x: Any, relu: ReluFunction) -> Any:
         place = self._place(number)
         return relu(x) if place is None else self.activations[place](x)
 
@@ -138,7 +138,7 @@ class WithQcfs(nn.Module):
 class _Replaced(TorchFunctionMode):
     """While active, the k-th ReLU called, from 0, is ``activation(k, inputs, the ReLU itself)``."""
 
-    def __init__(self, activation: Callable[[int, Any, Relu], Any]) -> None:
+    def __init__(self, activation: Callable[[int, Any, ReluFunction], Any]) -> None:
         super().__init__()
         self._activation, self.calls = activation, 0
 

@@ -39,7 +39,7 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
     "concat": "is a concatenation, which lava-dl cannot run either",
 }
 
-Layer = TypeVar("Layer")
+_Layer = TypeVar("_Layer")
 
 
 class Link(NamedTuple):
@@ -68,14 +68,14 @@ class Link(NamedTuple):
 
 # Not a NamedTuple: on Python 3.10 those cannot be generic.
 @dataclass(frozen=True, eq=False)
-class StockChain(Generic[Layer]):
+class StockChain(Generic[_Layer]):
     """The input shape, and the layers in order."""
 
     input_shape: Shape
-    layers: tuple[Layer, ...]
+    layers: tuple[_Layer, ...]
 
 
-def read_chain(file: StockFile, with_neurons: Callable[[Link], Layer], *, bias_limit: int) -> StockChain[Layer]:
+def read_chain(file: StockFile, with_neurons: Callable[[Link], _Layer], *, bias_limit: int) -> StockChain[_Layer]:
     """Return the chain in ``file``, each layer as returned by ``with_neurons``.
 
     Parameters
@@ -93,7 +93,7 @@ def read_chain(file: StockFile, with_neurons: Callable[[Link], Layer], *, bias_l
         If the file is not a chain of convolutions and dense layers without delays.
     """
     file.require_numbered()
-    found: list[Layer] = []
+    found: list[_Layer] = []
     input_shape: Shape | None = None
     has_synapse, is_flat = False, True
     for index, (_, layer) in enumerate(file.layers):

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, get_args
 from loihi_convert.choices import Task
 from loihi_convert.errors import InputError, one_of
 
-Record = TypeVar("Record", bound="ModelRecord | BalanceRecord | QuantizeRecord")
+_Record = TypeVar("_Record", bound="ModelRecord | BalanceRecord | QuantizeRecord")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], tuple[type, ...], str]]] = {
 }
 
 
-def read_record(kind: type[Record], content: object) -> Record:
+def read_record(kind: type[_Record], content: object) -> _Record:
     """Return ``content``, a JSON object, as ``kind``; unknown keys are ignored, null gives the default.
 
     Raises

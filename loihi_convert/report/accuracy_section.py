@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from loihi_convert.metrics.evaluation import Point
 from loihi_convert.report.axes import FramePoint, decade_ticks, frame, timestep_range
 from loihi_convert.report.beside_the_paper import paper_remarks, paper_table, per_t_chart
-from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
+from loihi_convert.report.charts import Axes, Chart, CnnLevels, Mark, Series, curve_chart
 from loihi_convert.report.entries import Entry, stoppable
 from loihi_convert.report.formats import GRADED_WORK, count, percent, percent_ends
 from loihi_convert.report.neuron_section import blocks as neuron_blocks
-from loihi_convert.report.page import Block, Details, Paragraph, Picture
+from loihi_convert.report.page import Details, PageBlock, Paragraph, Picture
 from loihi_convert.report.page_tables import anytime_table
 from loihi_convert.report.run_tables import anytime_caption
 from loihi_convert.report.svg import NEUTRAL
 from loihi_convert.report.timestep_chart import timestep_chart
 
 
-def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+def blocks(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     """Yield the curves and tables of runs on the same images, with the paper's results if it has their data set."""
     levels = _cnn_levels(entries)
     has_accuracy = all(entry.point.accuracy is not None for entry in entries)
@@ -43,7 +43,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     yield from tables if len(tables) == 1 else [Details("The curves as tables", tables)]
 
 
-def _cnn_levels(entries: Sequence[Entry]) -> Levels:
+def _cnn_levels(entries: Sequence[Entry]) -> CnnLevels:
     """Return the accuracy of each CNN and, if there are several, the files converted from it."""
     files: dict[float, list[str]] = {}
     for entry in entries:
@@ -55,7 +55,7 @@ def _cnn_levels(entries: Sequence[Entry]) -> Levels:
     return tuple((value, f"{name}, {value:.2f} %") for value, name in sorted(names.items()))
 
 
-def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_accuracy: bool) -> Chart | None:
+def _anytime_chart(entries: Sequence[Entry], levels: CnnLevels, measure: str, has_accuracy: bool) -> Chart | None:
     series = []
     for entry in entries:
         marks = _marks(entry, lambda point: float(point.timesteps), has_accuracy)
@@ -81,7 +81,7 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_a
     return timestep_chart("If you stop the run early", caption, series, levels, measure)
 
 
-def _work_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_accuracy: bool) -> Chart | None:
+def _work_chart(entries: Sequence[Entry], levels: CnnLevels, measure: str, has_accuracy: bool) -> Chart | None:
     """Return accuracy against synaptic operations, near the best accuracy; None if no spike reaches a synapse.
 
     ``entries`` are all graded, or none is.

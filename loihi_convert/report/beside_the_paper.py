@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 from loihi_convert.report import paper
-from loihi_convert.report.charts import Chart, Levels, Mark, Series
+from loihi_convert.report.charts import Chart, CnnLevels, Mark, Series
 from loihi_convert.report.entries import Entry, by_network, family_of
 from loihi_convert.report.formats import percent, percent_ends
 from loihi_convert.report.run_tables import per_t_caption
@@ -18,7 +18,7 @@ _ALPHA: Final = "\N{GREEK SMALL LETTER ALPHA}"
 _PAPER_METHODS: Final = {"act-norm-channelwise": "act-norm by channel", "spike-norm": "spike-norm", "rmp": "RMP-SNN"}
 
 
-def per_t_chart(entries: Sequence[Entry], levels: Levels) -> Chart | None:
+def per_t_chart(entries: Sequence[Entry], levels: CnnLevels) -> Chart | None:
     """Return the chart of these files and the paper's results, each at its T; None if there is only one point."""
     drawn = [entry for entry in entries if entry.is_per_t]
     rows = [row for row in _paper_rows(entries[0].data) if row.kind == "own"]

@@ -72,7 +72,7 @@ class Series(NamedTuple):
     front: Literal["", "highest", "lowest"] = ""
 
 
-Levels = tuple[tuple[float, str], ...]
+CnnLevels = tuple[tuple[float, str], ...]
 """(value of y, label) of horizontal lines: accuracies, or errors, of CNNs."""
 
 
@@ -100,7 +100,7 @@ class Axes(NamedTuple):
     bottom: float
     top: float
     ticks: tuple[float, ...]
-    levels: Levels = ()
+    levels: CnnLevels = ()
     last_tick: float = 100.0
 
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from loihi_convert.report.entries import Entry
-from loihi_convert.report.page import Block, Details, Matrix, Paragraph
+from loihi_convert.report.page import Details, Matrix, PageBlock, Paragraph
 from loihi_convert.runs.stored_run import Confusion
 
 MAX_CLASSES: Final = 40
 """Classes of a confusion matrix that is shown whole."""
 
 
-def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+def blocks(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     """Yield the confusion matrix of each file with known labels; all but the first are collapsed."""
     known = [(entry, found) for entry in entries if (found := entry.run.confusions.get(entry.file)) is not None]
     for index, (entry, found) in enumerate(known):
@@ -21,7 +21,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         yield block if index == 0 else Details(entry.full_label, (block,))
 
 
-def _matrix(entry: Entry, found: Confusion) -> Block:
+def _matrix(entry: Entry, found: Confusion) -> PageBlock:
     """Return the matrix and the worst confusions in words; with too many classes, only the latter."""
     wrong = int(found.counts.sum() - found.counts.trace())
     confused = sorted(

@@ -9,12 +9,12 @@ from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.report.charts import Chart, Mark, Series
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import percent
-from loihi_convert.report.page import Block, Paragraph, Picture
+from loihi_convert.report.page import PageBlock, Paragraph, Picture
 from loihi_convert.report.run_tables import early_exit_table, margin_cost
 from loihi_convert.report.timestep_chart import timestep_chart
 
 
-def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+def blocks(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     """Yield the results of early exit; nothing if no run has evaluated it."""
     known = [(entry, early) for entry in entries if (early := entry.evaluation.early_exit) is not None]
     if not known:

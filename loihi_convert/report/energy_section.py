@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from loihi_convert.chip.energy import Constant
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import quantity
-from loihi_convert.report.page import Block, Details, Paragraph
+from loihi_convert.report.page import Details, PageBlock, Paragraph
 from loihi_convert.report.run_tables import energy_cells
 from loihi_convert.report.table import Table, table_of
 
 
-def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+def blocks(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     """Yield the estimates of each file and what they include; nothing if no run has estimates."""
     known = [(entry, energy) for entry in entries if (energy := entry.evaluation.energy) is not None]
     if not known:

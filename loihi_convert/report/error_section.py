@@ -9,16 +9,16 @@ from dataclasses import replace
 from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint
 from loihi_convert.report.axes import error_frame, timestep_range, timestep_ticks
 from loihi_convert.report.beside_the_paper import families
-from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
+from loihi_convert.report.charts import Axes, Chart, CnnLevels, Mark, Series, curve_chart
 from loihi_convert.report.entries import Entry, stoppable
 from loihi_convert.report.formats import count, number, r_squared
-from loihi_convert.report.page import Block, Card, Details, Picture
+from loihi_convert.report.page import Card, Details, PageBlock, Picture
 from loihi_convert.report.run_tables import accuracy_table, anytime_caption, error_caption, output_table, per_t_caption
 from loihi_convert.report.svg import NEUTRAL
 from loihi_convert.report.table import Table
 
 
-def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+def blocks(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     """Yield the error curves of regressions on the same images, and the tables and output errors of each file."""
     has_targets = all(_at_own(entry).to_targets is not None for entry in entries)
     measure = "RMSE, in the CNN's units" if has_targets else "RMSE to the CNN's outputs"
@@ -99,7 +99,7 @@ def _output_table(entry: Entry) -> Table | None:
     return None if table is None or is_one else replace(table, title=entry.label)
 
 
-def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_targets: bool) -> Chart | None:
+def _anytime_chart(entries: Sequence[Entry], levels: CnnLevels, measure: str, has_targets: bool) -> Chart | None:
     series = []
     for entry in entries:
         marks = _marks(entry, _regression(entry).points, has_targets=has_targets)
@@ -127,7 +127,7 @@ def _marks(entry: Entry, points: Sequence[RegressionPoint], *, has_targets: bool
     return tuple(marks)
 
 
-def _chart(title: str, caption: str, series: Sequence[Series], levels: Levels, measure: str) -> Chart:
+def _chart(title: str, caption: str, series: Sequence[Series], levels: CnnLevels, measure: str) -> Chart:
     drawn = [one for one in series if one.marks]
     curves = [([mark.x for mark in one.marks], [mark.y for mark in one.marks]) for one in drawn]
     steps = sorted({mark.x for one in drawn for mark in one.marks})

@@ -8,7 +8,7 @@ from typing import Final
 from loihi_convert.report import error_section
 from loihi_convert.report.entries import Entry, LeftOut
 from loihi_convert.report.formats import GRADED_WORK, count, percent, percent_interval, points
-from loihi_convert.report.page import Block, Card, Cards, Paragraph
+from loihi_convert.report.page import Card, Cards, PageBlock, Paragraph
 from loihi_convert.report.page_tables import page_cells
 from loihi_convert.report.table import Table, table_of
 
@@ -16,7 +16,7 @@ MAX_CARDS: Final = 8
 """With more files, the table alone is quicker to read."""
 
 
-def blocks(entries: Sequence[Entry], left_out: Sequence[LeftOut]) -> Iterator[Block]:
+def blocks(entries: Sequence[Entry], left_out: Sequence[LeftOut]) -> Iterator[PageBlock]:
     """Yield the cards of a few files, the table of several, the omitted runs, and explanations of the terms."""
     if len(entries) <= MAX_CARDS:
         yield Cards(tuple(_card(entry, is_short=len(entries) > 1) for entry in entries))

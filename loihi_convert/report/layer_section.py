@@ -11,7 +11,7 @@ from loihi_convert.report.channel_chart import ChannelSeries, channel_chart
 from loihi_convert.report.charts import Chart
 from loihi_convert.report.entries import Entry, ImageSet
 from loihi_convert.report.formats import RELAYS, percent
-from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures
+from loihi_convert.report.page import Details, Heading, PageBlock, Paragraph, Pictures
 from loihi_convert.report.run_tables import layer_table
 from loihi_convert.report.table import Table
 from loihi_convert.runs.stored_run import ChannelThresholds
@@ -19,10 +19,10 @@ from loihi_convert.runs.stored_run import ChannelThresholds
 MAX_CHANNELS: Final = 128
 """Channels of a layer whose values are listed one by one."""
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 
-def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+def blocks(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     """Yield charts and tables of every layer; files on the same images and with the same layers share them."""
     # Neurons that send graded spikes have none.
     binary = [entry for entry in entries if not entry.evaluation.is_graded]
@@ -125,7 +125,7 @@ def _relays(entry: Entry, layer: str) -> Set[int]:
     return entry.run.relays.get((entry.file, layer), set())
 
 
-def _without(values: Sequence[Value], relays: Set[int]) -> tuple[Value, ...]:
+def _without(values: Sequence[_Value], relays: Set[int]) -> tuple[_Value, ...]:
     return tuple(value for channel, value in enumerate(values) if channel not in relays)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from loihi_convert.report.entries import NEURON_KINDS, Entry
 from loihi_convert.report.formats import percent
-from loihi_convert.report.page import Block, Paragraph
+from loihi_convert.report.page import PageBlock, Paragraph
 from loihi_convert.report.table import Table
 
 
-def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+def blocks(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     """Yield one row per T and one column per kind of neuron; nothing if all files of the data set have one kind."""
     measured = [entry for entry in entries if entry.is_per_t and entry.neuron is not None]
     kinds = [kind for kind in NEURON_KINDS if any(entry.neuron == kind for entry in measured)]

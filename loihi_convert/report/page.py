@@ -113,10 +113,10 @@ class Details:
 
     kind: ClassVar = "details"
     summary: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[PageBlock, ...]
 
 
-Block = Paragraph | Heading | Cards | Table | Picture | Pictures | Matrix | Facts | Code | Details
+PageBlock = Paragraph | Heading | Cards | Table | Picture | Pictures | Matrix | Facts | Code | Details
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Section:
 
     name: str
     title: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[PageBlock, ...]
 
 
 @dataclass(frozen=True)

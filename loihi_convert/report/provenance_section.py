@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loihi_convert.report.page import Block, Code, Details, Facts
+from loihi_convert.report.page import Code, Details, Facts, PageBlock
 from loihi_convert.report.table import Table
 from loihi_convert.runs.stored_run import StoredRun
 
 
-def blocks(runs: Sequence[StoredRun]) -> Iterator[Block]:
+def blocks(runs: Sequence[StoredRun]) -> Iterator[PageBlock]:
     """Yield the contents of the manifests; if there are several runs, each is collapsed."""
     if len(runs) == 1:
         yield from _how_it_was_made(runs[0])
@@ -21,7 +21,7 @@ def blocks(runs: Sequence[StoredRun]) -> Iterator[Block]:
             yield Details(run.name, tuple(_how_it_was_made(run)))
 
 
-def _how_it_was_made(run: StoredRun) -> Iterator[Block]:
+def _how_it_was_made(run: StoredRun) -> Iterator[PageBlock]:
     manifest = run.manifest
     versions = {**manifest.packages, **manifest.backend_versions}
     facts = (

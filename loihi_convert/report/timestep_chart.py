@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loihi_convert.report.axes import FramePoint, frame, timestep_range, timestep_ticks
-from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
+from loihi_convert.report.charts import Axes, Chart, CnnLevels, Mark, Series, curve_chart
 
 
 def timestep_chart(
     title: str,
     caption: str,
     series: Sequence[Series],
-    levels: Levels,
+    levels: CnnLevels,
     measure: str,
     x_label: str = "latency T, time steps",
 ) -> Chart:

@@ -23,7 +23,7 @@ class CsvRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
 
-Row = TypeVar("Row", bound=CsvRow)
+_Row = TypeVar("_Row", bound=CsvRow)
 
 
 def blocks_as_csv(runs: Sequence[Iterator[Rows]]) -> bytes:
@@ -73,7 +73,7 @@ def _cells(row: CsvRow) -> dict[str, object]:
     return {name: value for name, value in row.model_dump().items() if name != "relay_of" or value is not None}
 
 
-def read_csv(path: Path, schema: type[Row]) -> Iterator[tuple[Row, Collection[str]]]:
+def read_csv(path: Path, schema: type[_Row]) -> Iterator[tuple[_Row, Collection[str]]]:
     """Yield each row of the CSV file ``path``, checked, and the names of its columns.
 
     Raises

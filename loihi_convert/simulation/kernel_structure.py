@@ -36,7 +36,7 @@ _ROUNDS: Final = 8
 _TAPS_PER_ROW: Final = 4
 """Up to this mean number of weights per output, all of them may be single taps."""
 
-Window = tuple[Pair, Pair]
+KernelCrop = tuple[Pair, Pair]
 """Rows and columns cut off a kernel's window: (top, bottom), (left, right)."""
 
 
@@ -53,14 +53,14 @@ class PartialConvolution:
     geometry
         Stride, padding, dilation and groups of this part.
     crop
-        Rows and columns of the maps that it does not use, see `Window`.
+        Rows and columns of the maps that it does not use, see `KernelCrop`.
     """
 
     outputs: Array
     inputs: Array
     weight: Array
     geometry: Geometry
-    crop: Window
+    crop: KernelCrop
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +174,7 @@ def _by_group(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Parti
 
 def _by_component(weight: Array, dense: Array, geometry: Geometry) -> Iterator[PartialConvolution]:
     """Components; those of equal size and window become the groups of one convolution."""
-    alike: dict[tuple[int, int, Window], list[tuple[Array, Array]]] = {}
+    alike: dict[tuple[int, int, KernelCrop], list[tuple[Array, Array]]] = {}
     for rows, columns in _components(np.asarray(dense.any(axis=(2, 3)))):
         window = _window(dense[np.ix_(rows, columns)], geometry)
         alike.setdefault((len(rows), len(columns), window), []).append((rows, columns))
@@ -192,7 +192,7 @@ def _by_window(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part
 
 
 def _part(
-    weight: Array, dense: Array, geometry: Geometry, window: Window, blocks: list[tuple[Array, Array]]
+    weight: Array, dense: Array, geometry: Geometry, window: KernelCrop, blocks: list[tuple[Array, Array]]
 ) -> PartialConvolution:
     """Blocks of equal size without common outputs, as the groups of one convolution."""
     kept = np.concatenate([weight[np.ix_(*block)] * dense[np.ix_(*block)] for block in blocks])
@@ -212,16 +212,16 @@ def _components(connected: Array) -> Iterator[tuple[Array, Array]]:
         yield rows, columns
 
 
-def _windows(used: Array, geometry: Geometry) -> Iterator[tuple[Array, Window]]:
+def _windows(used: Array, geometry: Geometry) -> Iterator[tuple[Array, KernelCrop]]:
     """The channels with the same window, and the window; ``used`` are their taps, bool ``(channels, K_h, K_w)``."""
-    found: dict[Window, list[int]] = {}
+    found: dict[KernelCrop, list[int]] = {}
     for channel in np.flatnonzero(used.any(axis=(1, 2))):
         found.setdefault(_window(used[channel], geometry), []).append(channel)
     for window, channels in found.items():
         yield np.array(channels), window
 
 
-def _window(used: Array, geometry: Geometry) -> Window:
+def _window(used: Array, geometry: Geometry) -> KernelCrop:
     """The margins that can be cut off the window of taps ``(..., K_h, K_w)``, some of which are not zero.
 
     With padding, the same on either side, since torch pads both sides alike, and no more than leaves every output at
@@ -242,7 +242,7 @@ def _window(used: Array, geometry: Geometry) -> Window:
     return margins[0], margins[1]
 
 
-def _cut(weight: Array, outputs: Array, inputs: Array, geometry: Geometry, window: Window) -> PartialConvolution:
+def _cut(weight: Array, outputs: Array, inputs: Array, geometry: Geometry, window: KernelCrop) -> PartialConvolution:
     """The part with its window cut; where the cut exceeds the padding, the maps are cropped."""
     height, width = weight.shape[2:]
     (top, bottom), (left, right) = window

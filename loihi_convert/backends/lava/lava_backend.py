@@ -29,7 +29,7 @@ from loihi_convert.backends.lava.timing import Timing, settling_steps, stock_int
 from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.request import check_run, require_result_size
 from loihi_convert.backends.result import RunResult
-from loihi_convert.choices import BackendName, Layout
+from loihi_convert.choices import BackendName, LavaLayout
 from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.ir.graded import GradedNetwork
@@ -87,7 +87,7 @@ class LavaBackend:
         return dict(self._versions)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> LavaLayout:
         """The layout it was opened with, or the default."""
         return self.options.lava_layout or "processes"
 
