@@ -41,6 +41,16 @@ RELUS: dict[str, Callable[[Tensor], Tensor]] = {
     "where, a method": lambda x: x.where(x.gt(0), ZERO),
     "times its sign": lambda x: x * (x > 0),
     "its sign times it": lambda x: (x > 0).to(x.dtype) * x,
+    "where negative": lambda x: torch.where(x < 0, 0, x),
+    "where not positive, zeros": lambda x: torch.where(torch.le(x, 0), torch.zeros_like(x), x),
+    "where zeros are larger": lambda x: torch.where(torch.zeros_like(x) > x, ZERO, x),
+    "masked": lambda x: x.masked_fill(x < 0, 0),
+    "masked, by names": lambda x: torch.masked_fill(x, mask=~(x > 0), value=0),
+}
+IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
+    "masked": lambda x: x.masked_fill_(x < 0, 0),
+    "assigned": lambda x: x.__setitem__(x < 0, 0),
+    "times its sign": lambda x: x.mul_(x > 0),
 }
 
 
@@ -68,6 +78,9 @@ def with_numbers_set_later(x: Tensor) -> Tensor:
 
 
 CASES = {
+    "minus its negative part": of(
+        lambda m, x: m.last((y := m.conv(x)) - torch.minimum(y, torch.zeros_like(y))), conv=same(3), last=CONV(2, 3)
+    ),
     "relu6": stack(CONV(5, 3), nn.ReLU6()),
     "threshold": stack(CONV(5, 3), nn.Threshold(0, 0), CONV(3, 3)),
     "hardtanh": stack(CONV(5, 3), nn.Hardtanh(0, 0.3)),
@@ -143,6 +156,17 @@ def test_a_relu_by_another_name_is_a_relu(name: str) -> None:
     assert layers_of(case) == "2x8x8-4c3-3c3-3"
 
 
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_a_relu_in_place_changes_what_others_take(name: str) -> None:
+    def function(m: Any, x: Tensor) -> Tensor:
+        y = m.conv(x)
+        IN_PLACE[name](y)
+        joined: Tensor = m.last(y) + y
+        return joined
+
+    assert_equals_module(of(function, conv=same(3), last=same(3)))
+
+
 def of_an_earlier_sign(x: Tensor) -> Tensor:
     sign = x > 0
     x += 1
@@ -155,6 +179,11 @@ def of_an_earlier_sign(x: Tensor) -> Tensor:
         of_an_earlier_sign,
         lambda x: torch.where(x > 0, x, 1.0),
         lambda x: torch.where(x > 0.5, x, 0.0),
+        lambda x: torch.where(x < 0, x, 0.0),
+        lambda x: torch.where(x < 0, 0.0, x + 1),
+        lambda x: x.masked_fill(x < 0, 1),
+        lambda x: x.masked_fill(x > 0, 0),
+        lambda x: x * ~(x > 0),
         lambda x: x * (x > 0).to(x.dtype) + (x > 0),
         lambda x: torch.maximum(x, torch.tensor([[[1.0]], [[0.5]]])),
         lambda x: functional.threshold(x, 0.5, 0),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from support.modules import outputs
+from support.modules import Of, outputs
 from support.onnx_files import exported as exported_by_torch
 from support.onnx_files import node, onnx_graph, random
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from loihi_convert.file_kinds import kind_of
 from loihi_convert.frontend.from_onnx.file import read_onnx
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.source import checkpoint_sha256, open_source
+from loihi_convert.ir.network import summary
 from loihi_convert.pipeline.same_outputs import require_same_outputs
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -125,6 +126,39 @@ def test_the_network_equals_the_file() -> None:
     difference = cnn_scores(source.network, images) - scores
     # The softmax at the end is dropped: scores differ by one number for each image.
     np.testing.assert_allclose(difference, difference.mean(axis=1, keepdims=True) + 0 * difference, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "relu",
+    [
+        lambda x: torch.where(x < 0, 0, x),
+        lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
+        lambda x: torch.maximum(x, torch.zeros_like(x)),
+        lambda x: x.masked_fill(x < 0, 0),
+        lambda x: x.masked_fill(~(x > 0), 0),
+        lambda x: x * (x > 0),
+        lambda x: (x >= 0).float() * x,
+    ],
+)
+@pytest.mark.parametrize("axes", [None, {"input": {0: "N"}}])
+@pytest.mark.parametrize("opset", [9, 17])
+def test_a_relu_by_another_name(relu: Callable[[Tensor], Tensor], axes: Any, opset: int) -> None:
+    # Zeros like 9 maps of 8 x 8 of two images are more than 1,000 numbers.
+    model = Of(lambda m, x: m.dense(relu(m.conv(x)).flatten(1)), conv=nn.Conv2d(2, 9, 3, padding=1))
+    model.add_module("dense", nn.Linear(576, 3))
+    path = exported(model.eval(), dynamic_axes=axes, opset_version=opset)
+    network = to_relu_network(read_onnx(path, None)[0], SHAPE)
+    assert summary(network.input_shape, network.layers) == "2x8x8-9c3-3"
+    images = torch.rand(3, *SHAPE)
+    torch.testing.assert_close(outputs(network, images.double()).float(), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_zeros_expanded_to_the_shape_of_a_tensor() -> None:
+    """As torch's newer exporter writes zeros_like with a dynamic batch size."""
+    nodes = [node("Shape", "x", outputs=("s",)), node("Expand", "zero", "s", outputs=("z",)), node("Max", "x", "z")]
+    module, *_ = read_onnx(graph(nodes, {"zero": np.float32(0)}, shape=("N", *SHAPE)), None)
+    images = torch.randn(3, *SHAPE)
+    assert torch.equal(module(images), images.relu())
 
 
 def graph(nodes: list[Any], weights: dict[str, Any], shape: Any = (1, *SHAPE)) -> Path:
@@ -450,6 +484,11 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
             [node("ConstantOfShape", "n", outputs=("t",)), node("Add", "x", "t")],
             {"n": np.array([2**40])},
             "ConstantOfShape makes more than 1,000 numbers",
+        ),
+        (
+            [node("Expand", "c", "n", outputs=("t",)), node("Add", "x", "t")],
+            {"c": random(30, 1), "n": np.array([1, 40])},
+            "Expand makes more than 1,000 numbers",
         ),
         ([node("Dropout", "x", "r", "t")], {"r": np.float32(0.5), "t": np.array(True)}, "Dropout is in training mode"),
         ([node("Cast", "x", to=TensorProto.INT32)], {}, "casts to another type"),

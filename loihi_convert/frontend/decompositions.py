@@ -135,7 +135,7 @@ def _extreme(create: Create, name: str, x: Any, other: Any) -> Any:
     if not isinstance(x, fx.Proxy) or not is_tensor or not value.numel():
         return None
     bound, before = value.flatten()[0].item(), x.node.meta["value"].shape
-    if bound == 0 or bool((value != bound).any()) or np.broadcast_shapes(before, value.shape) != before:
+    if bool((value != bound).any()) or np.broadcast_shapes(before, value.shape) != before:
         return None
     return _clamp(create, x, *((bound, None) if name.startswith("max") else (None, bound)))
 

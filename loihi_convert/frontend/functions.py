@@ -46,6 +46,13 @@ _ARITHMETIC: Final = {
     for spelling in (each, f"i{each}", f"{each}_")
 }
 
+_COMPARISONS: Final = {
+    **dict.fromkeys(("gt", "ge", "greater", "greater_equal"), 1),
+    **dict.fromkeys(("lt", "le", "less", "less_equal"), -1),
+}
+"""1 if the first of two numbers is the larger one, else -1."""
+_NOT_CALLED: Final = ("invert", "logical_not", "bitwise_not")
+
 OVER_MAPS_CALLED: Final = ("mean", "sum", "amax")
 CAT_CALLED: Final = ("cat", "concat", "concatenate")
 
@@ -82,28 +89,39 @@ def _number(node: fx.Node, argument: Any) -> float | None:
 
 
 def relu_input(node: fx.Node) -> fx.Node | None:
-    """Return ``x`` if ``node`` is ``maximum(x, 0)``, ``x * (x > 0)`` or ``where(x > 0, x, 0)``, a ReLU."""
-    function, arguments = called(node), node.args
+    """Return ``x`` if ``node`` is ``maximum(x, 0)``, or x where a comparison finds it positive and else 0: a ReLU."""
+    function, arguments = called(node).rstrip("_"), node.args
+    choices: list[tuple[Any, Any, Any]] = []
     found: list[Any] = []
-    if function == "where" and len(arguments) == 3:
-        mask, x = arguments[:2] if node.op == "call_function" else arguments[1::-1]
-        found = [x] if _number(node, arguments[2]) == 0 and _is_where_positive(mask, x, node) else []
-    elif function in ("mul", "multiply", "max", "maximum") and len(arguments) == 2:
-        pairs = (arguments, arguments[::-1])
-        is_product = function.startswith("mul")
-        found = [x for x, y in pairs if (_is_where_positive(y, x, node) if is_product else _number(node, y) == 0)]
+    if function in ("max", "maximum") and len(arguments) == 2:
+        found = [x for x, y in (arguments, arguments[::-1]) if _number(node, y) == 0]
+    elif function == "where" and len(arguments) == 3:
+        mask, chosen = arguments[:2] if node.op == "call_function" else arguments[1::-1]
+        choices = [(mask, chosen, arguments[2])]
+    elif function == "masked_fill":
+        given = arguments_of(node, ("mask", "value"))
+        choices = [(given["mask"], given["value"], arguments[0])]
+    elif arithmetic_of(node) == "mul" and len(arguments) == 2:
+        choices = [(mask, x, 0) for x, mask in (arguments, arguments[::-1])]
+    for mask, chosen, other in choices:
+        pairs = ((chosen, other, 1), (other, chosen, -1))
+        found += [x for x, zero, sign in pairs if _number(node, zero) == 0 and _sign(mask, x, node) == sign]
     return next((x for x in found if x.meta["value"].shape == node.meta["value"].shape), None)
 
 
-def _is_where_positive(mask: Any, x: Any, node: fx.Node) -> bool:
-    """Whether ``mask`` is ``x > 0``, or a cast of it, of x as ``node`` takes it."""
-    before = node.prev
+def _sign(mask: Any, x: Any, node: fx.Node) -> int:
+    """1 if ``mask`` is ``x > 0``, or a cast of it, of x as ``node`` takes it; -1 if it is ``x < 0``; else 0."""
+    before, sign = node.prev, 1
     # Anything else might change x in place.
-    while before.op == "get_attr" or called(before) in (*NOTHING_CALLED, *LIKE_CALLED):
-        mask = before.args[0] if mask is before and called(before) in NOTHING_CALLED else mask
+    while before.op == "get_attr" or called(before) in (*NOTHING_CALLED, *_NOT_CALLED, *LIKE_CALLED):
+        if mask is before and called(before) in (*NOTHING_CALLED, *_NOT_CALLED):
+            mask, sign = before.args[0], -sign if called(before) in _NOT_CALLED else sign
         before = before.prev
-    is_comparison = mask is before and called(mask) in ("gt", "ge") and len(mask.args) == 2
-    return is_comparison and mask.args[0] is x and _number(mask, mask.args[1]) == 0
+    if mask is not before or called(mask) not in _COMPARISONS or len(mask.args) != 2:
+        return 0
+    left, right = mask.args
+    sign *= _COMPARISONS[called(mask)]
+    return sign if left is x and _number(mask, right) == 0 else -sign if right is x and _number(mask, left) == 0 else 0
 
 
 def takes_whole_maps(node: fx.Node, positions: Tensor, maps: Shape) -> bool:

@@ -169,7 +169,9 @@ class _Reader:
         if arithmetic_of(node) is not None:
             node.args, node.kwargs = positional(node)
         if (x := relu_input(node)) is not None:
-            node.op, node.target, node.args = "call_function", torch.relu, (x,)
+            is_in_place = returned_input(node, None) is x
+            node.op, node.target, node.args = "call_function", torch.relu_ if is_in_place else torch.relu, (x,)
+            node.kwargs = {}
         taken = numbers_taken(node)
         is_constant = node.op == "get_attr" or all(before in self.tensors.constants for before in taken)
         if not is_constant and any(before in self.tensors.lost for before in node.all_input_nodes):

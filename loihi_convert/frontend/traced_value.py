@@ -32,6 +32,12 @@ class TracedValue(fx.Proxy):
         # torch.fx adds indexing to proxies at run time.
         return iter([self.__getitem__(index) for index in range(len(self._value))])
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        is_mask = isinstance(index, TracedValue) and index._value.dtype == torch.bool
+        if not is_mask or not isinstance(value, int | float):
+            raise TypeError(f"'{type(self).__name__}' object does not support item assignment")
+        self.masked_fill_(index, value)
+
 
 def _calling(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **kwargs: function(*args, **kwargs)

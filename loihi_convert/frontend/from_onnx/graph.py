@@ -41,12 +41,12 @@ _ATTRIBUTES: Final = frozenset(dir(fx.GraphModule({}, fx.Graph())))
 _COMPUTED: Final = (
     *("Constant", "Identity", "Cast", "Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Reshape"),
     *("Transpose", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Floor", "Ceil", "Sqrt", "Reciprocal", "ReduceProd"),
-    *("ConstantOfShape", "Equal", "Where"),
+    *("ConstantOfShape", "Expand", "Equal", "Where"),
 )
 """Operators on constants: shapes, axes and weights. Operators that inflate small inputs, like Tile, are left out."""
 
 _LARGEST: Final = 1_000
-"""Numbers that ConstantOfShape may make: the shapes of tensors are shorter."""
+"""Numbers that ConstantOfShape and Expand may make, or as many as the largest tensor before them has."""
 
 
 def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_for_one: bool = False) -> nn.Module:
@@ -207,8 +207,8 @@ class _Reader:
 
         if node.op_type not in _COMPUTED:
             self._refuse(node, "is not supported on constants")
-        if node.op_type == "ConstantOfShape" and self._constants[node.input[0]].prod(dtype=np.float64) > _LARGEST:
-            self._refuse(node, f"makes more than {_LARGEST:,} numbers")
+        if node.op_type in ("ConstantOfShape", "Expand"):
+            self._require_few(node)
         try:
             inputs = {name: self._constants[name] for name in node.input if name}
             found = ReferenceEvaluator(self._alone(node)).run(None, inputs)
@@ -218,6 +218,13 @@ class _Reader:
                 raise
             self._refuse(node, f"cannot be computed ({first_line(error)})")
         self._constants |= dict(zip(node.output, map(np.asarray, found), strict=False))
+
+    def _require_few(self, node: Any) -> None:
+        """Refuse a constant of more numbers than the image's own values have, such as zeros like one of them."""
+        largest = max(_LARGEST, *(value.meta["example"].numel() for value in self._nodes.values()))
+        repeated = self._constants[node.input[0]].size if node.op_type == "Expand" else 1
+        if repeated * self._constants[node.input[-1]].prod(dtype=np.float64) > largest:
+            self._refuse(node, f"makes more than {largest:,} numbers")
 
     def _alone(self, node: Any) -> Any:
         """A model of only ``node``, with the same operator versions."""

@@ -122,13 +122,19 @@ class OnnxNode:
             raise UnknownError(f"names axis {value} of {self.rank}")
         return value % self.rank + self.lacks_batch
 
+    def for_each_image(self, name: str) -> Array:
+        """Return the constant ``name``, with a batch axis of 1 if it repeats the same for each image."""
+        constant, example = self.constants[name], next(iter(self.examples.values()))
+        is_batch = constant.ndim == example.ndim and len(constant) == len(example)
+        return constant[:1] if is_batch and bool((constant == constant[:1]).all()) else constant
+
     def require_aligned(self) -> None:
         """Refuse inputs whose broadcast would move the batch axis, or repeat images."""
         if len({(found.ndim, name in self.without_batch) for name, found in self.examples.items()}) != 1:
             raise UnknownError("joins values of the image with different numbers of axes")
         found = next(iter(self.examples.values()))
         rank = found.ndim - bool(self.without_batch)
-        for constant in self.constants.values():
+        for constant in map(self.for_each_image, self.constants):
             if constant.ndim > rank or (constant.ndim == found.ndim and constant.shape[0] != 1):
                 raise UnknownError(f"moves the batch axis: joins a constant of shape {constant.shape} with {rank} axes")
 

@@ -37,6 +37,8 @@ NOT_SUPPORTED: Final = (
 FLOATS: Final = (1, 10, 11, 16)
 """FLOAT, FLOAT16, DOUBLE, BFLOAT16 of ``onnx.TensorProto``."""
 
+_BOOL: Final = 9
+
 
 def _loaded(module: nn.Module, **tensors: Tensor | None) -> nn.Module:
     module.load_state_dict({name: tensor for name, tensor in tensors.items() if tensor is not None}, strict=False)
@@ -169,7 +171,7 @@ def _arithmetic(node: OnnxNode) -> Calls:
 def _operands(node: OnnxNode) -> list[str | float | Tensor]:
     """All inputs, aligned, as arguments of a call."""
     node.require_aligned()
-    return [name if name in node.examples else _number(node.constants[name]) for name in node.inputs]
+    return [name if name in node.examples else _number(node.for_each_image(name)) for name in node.inputs]
 
 
 def _number(values: Array) -> float | Tensor:
@@ -177,9 +179,17 @@ def _number(values: Array) -> float | Tensor:
     return float(values.reshape(-1)[0]) if values.size == 1 else as_tensor(values)
 
 
+_COMPARISONS: Final[Mapping[str, Callable[..., Any]]] = {
+    "Greater": operator.gt,
+    "GreaterOrEqual": operator.ge,
+    "Less": operator.lt,
+    "LessOrEqual": operator.le,
+}
+
+
 def _compare(node: OnnxNode) -> Calls:
     """A condition, as in where(x > 0, x, 0), a ReLU; the front end refuses other uses."""
-    return [Call({"Greater": operator.gt, "GreaterOrEqual": operator.ge}[node.kind], *_operands(node))]
+    return [Call(_COMPARISONS[node.kind], *_operands(node))]
 
 
 def _where(node: OnnxNode) -> Calls:
@@ -199,7 +209,7 @@ _OF_SEVERAL: Final[Mapping[str, Callable[..., Any]]] = {
 
 def _of_several(node: OnnxNode) -> Calls:
     node.require_aligned()
-    first, *others = (name if name in node.examples else as_tensor(node.constants[name]) for name in node.inputs)
+    first, *others = (name if name in node.examples else as_tensor(node.for_each_image(name)) for name in node.inputs)
     if not others:
         return node.called(nn.Identity())
     if node.kind in ("Max", "Min") and len(node.inputs) == 2 and len(node.examples) == len(node.constants) == 1:
@@ -271,9 +281,10 @@ def _dropout(node: OnnxNode) -> Calls:
 
 
 def _cast(node: OnnxNode) -> Calls:
-    if int(node.attributes["to"]) not in FLOATS:
+    wanted, is_condition = int(node.attributes["to"]), node.examples[node.image].dtype == torch.bool
+    if wanted not in FLOATS and not (is_condition and wanted == _BOOL):
         raise UnknownError("casts to another type; supported: floating point")
-    return _nothing(node)
+    return [Call(torch.clone, node.image)] if is_condition else _nothing(node)
 
 
 _REFUSED_LATER: Final[Mapping[str, Callable[[OnnxNode], Calls]]] = {
@@ -304,8 +315,8 @@ OPERATORS: Final[Mapping[str, Callable[[OnnxNode], Calls]]] = {
     **dict.fromkeys(_REDUCTIONS, _reduction),
     **dict.fromkeys(_ARITHMETIC, _arithmetic),
     **dict.fromkeys(_OF_SEVERAL, _of_several),
-    "Greater": _compare,
-    "GreaterOrEqual": _compare,
+    **dict.fromkeys(_COMPARISONS, _compare),
+    "Not": lambda node: [Call(torch.logical_not, node.image)],
     "Where": _where,
     "Neg": lambda node: [Call(torch.neg, node.image)],
     "Abs": lambda node: [Call(torch.abs, node.image)],
