@@ -110,6 +110,15 @@ def asked(path: Path, question: Callable[[Path], bool], error: type[InputError] 
         raise error(found, where=path, hint="Choose another path.") from reason
 
 
+def require_there(path: Path, hint: str) -> None:
+    """Raise an `InputError` with ``hint`` unless there is a file or a folder at ``path``."""
+    if not asked(path, Path.exists):
+        raise InputError("no such file", where=path, hint=hint)
+    # A pipe would wait for its writer, and can be read only once.
+    if not path.is_file() and not path.is_dir():
+        raise InputError("is a pipe or a device", where=path, expected="must be a file", hint="Save its content first.")
+
+
 def cannot_read(path: Path, error: OSError) -> DataError:
     """Return the error for data at ``path`` that may not be read."""
     return DataError(f"cannot be read ({error.strerror or error})", where=path, hint="Make it readable.")

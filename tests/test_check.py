@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -934,9 +935,11 @@ def test_findings_that_share_a_remedy_name_it_once(tmp_path: Path) -> None:
     code, out, _ = invoke(path, "--images", 0, "--target", "loihi2")
     assert code == 3
     command = "loihi-convert export MODEL --target loihi2 -T 4"
-    remedy = f"It was exported for Lava. Fix: {command} with its other options"
-    assert out.splitlines()[1] == remedy
-    assert out.count("--target loihi2") == 1
+    assert out.splitlines()[1:3] == [
+        f"It was exported for Lava. Fix: {command} with its other options",
+        "Or, for --target loihi2: --reset hard --thresholds scalar, which needs no circuit but spikes differently",
+    ]
+    assert out.count("--target loihi2") == 2
     assert "lava/proc/lif/models.py" not in out
     _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")
     assert "lava/proc/lif/models.py" in out
@@ -948,6 +951,8 @@ def test_findings_that_share_a_remedy_name_it_once(tmp_path: Path) -> None:
     ("words", "error", "message"),
     [
         (["absent.net"], InputError, "absent.net: no such file"),
+        (["."], InputError, "is a folder"),
+        (["pipe"], InputError, "pipe: is a pipe or a device; must be a file"),
         (["model.net", "--target", "loihi"], UsageError, "--target: found 'loihi'; must be one of lava, loihi2"),
         (["model.net", "-T", 0, "--images", 0], UsageError, "timesteps: found 0"),
         (["model.net", "--chips", 0, "--images", 0], UsageError, "chips: found 0"),
@@ -961,5 +966,6 @@ def test_mistakes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     netx.write(good(), Path("model.net"))
+    os.mkfifo("pipe")
     with pytest.raises(error, match=message):
         CliRunner().invoke(cli.app, ["check", *map(str, words)], catch_exceptions=False)

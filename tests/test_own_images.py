@@ -455,6 +455,14 @@ def test_npz_images_in_every_order(tmp_path: Path, shape: tuple[int, ...]) -> No
     assert is_unsplit(splits)
 
 
+def test_calibration_images_of_guessed_axes_are_guessed(tmp_path: Path) -> None:
+    images = np.zeros((5, 6, 5, 4), np.uint8)
+    splits = load_npz(saved(tmp_path, images=images[:3], calibration=images[3:]))
+    assert splits.test.are_guessed
+    assert splits.calibration.are_guessed
+    assert splits.calibration.images.shape == (2, 4, 6, 5)
+
+
 def test_npz_with_everything(tmp_path: Path) -> None:
     images = np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4)
     path = saved(

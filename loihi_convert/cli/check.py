@@ -15,7 +15,6 @@ from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.images import first_images, recorded_data, validation_images
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN
 from loihi_convert.errors import InputError, UsageError, rendered
-from loihi_convert.files import asked
 from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
@@ -61,8 +60,6 @@ def check(
 ) -> None:
     """Check whether a network can run on the target: unsupported layers, overflow, resources."""
     file = file_of(file)
-    if asked(file, Path.is_dir):
-        raise InputError("is a folder", where=file, hint="Name a .net file, or the file of a CNN.")
     shape, normalization = options.parse_shape(input_shape), options.parse_normalization(mean, std)
     from loihi_convert import pipeline
     from loihi_convert.devices import chosen_device

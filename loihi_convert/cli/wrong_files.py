@@ -7,15 +7,15 @@ from typing import Final
 
 from loihi_convert.errors import InputError
 from loihi_convert.file_kinds import CHECKPOINT_KINDS, is_nir, kind_of
-from loihi_convert.files import asked
+from loihi_convert.files import require_there
 
 NETX: Final = ".net"
 _NPZ: Final = ".npz"
 
 
 def require_netx(path: Path) -> None:
-    """Raise an `InputError` if ``path`` is missing, a folder, a checkpoint, an ONNX or a NIR file."""
-    _require_there(path, "Write one with `loihi-convert export model.pt`.")
+    """Raise an `InputError` if ``path`` is missing, a pipe, a folder, a checkpoint, an ONNX or a NIR file."""
+    require_there(path, "Write one with `loihi-convert export model.pt`.")
     if path.is_dir():
         names = sorted(inside.name for inside in path.glob(f"*{NETX}"))
         hint = f"Name one of its files, such as {path / names[0]}." if names else f"Name a {NETX} file."
@@ -30,19 +30,14 @@ def require_netx(path: Path) -> None:
 
 
 def require_cnn(path: Path) -> None:
-    """Raise an `InputError` if ``path`` is missing, a folder, or a netx file instead of a CNN."""
-    _require_there(path, "Name the checkpoint of a CNN, or an ONNX file.")
+    """Raise an `InputError` if ``path`` is missing, a pipe, a folder, or a netx file instead of a CNN."""
+    require_there(path, "Name the checkpoint of a CNN, or an ONNX file.")
     if path.is_dir():
         raise InputError("is a folder", where=path, hint="Name a checkpoint, or an ONNX file.")
     if path.suffix.lower() == _NPZ:
         raise InputError("holds images", where=path, hint=f"Name a CNN, and these images with `--data {path}`.")
     if is_netx(path):
         raise InputError("is exported already", where=path, hint=f"Run it: `loihi-convert run {path}`.")
-
-
-def _require_there(path: Path, hint: str) -> None:
-    if not asked(path, Path.exists):
-        raise InputError("no such file", where=path, hint=hint)
 
 
 def is_cnn(path: Path) -> bool:

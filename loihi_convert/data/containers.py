@@ -179,7 +179,7 @@ def _items(images: object, where: str) -> Iterator[object]:
         expected = "must be a NumPy array, a torch tensor, a list of images, a Dataset or a DataLoader"
         hint = "`load_data` reads a folder of images or an .npz file." if isinstance(images, str | Path) else ""
         if isinstance(images, DataSplits):
-            hint = "Pass `calibration_images()` of it to `convert`, and `test.images` to `run`."
+            hint = "Pass `calibration` of it to `convert`, and `test.images` to `run`."
         raise DataError(f"found an object of type {type(images).__name__}", where=where, expected=expected, hint=hint)
     return iter(images) if isinstance(images, Iterable) else (images[index] for index in range(len(images)))
 

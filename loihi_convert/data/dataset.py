@@ -231,6 +231,8 @@ class DataSplits:
     def calibration_images(self, choice: str | int = "split") -> NDArray[np.uint8]:
         """Return the images to balance thresholds on, uint8 ``(N, C, H, W)``; the first of them show all classes.
 
+        `convert` also takes ``calibration`` itself, with its labels, and knows then whether its axes were guessed.
+
         Parameters
         ----------
         choice

@@ -209,7 +209,7 @@ def load_npz(
             where=path,
             expected="must have the same shape",
         )
-    return _unsplit(path, names, everything, Dataset(calibration, None), notes)
+    return _unsplit(path, names, everything, Dataset(calibration, None, are_guessed=guessed), notes)
 
 
 def _deeper(folders: Sequence[Path]) -> str:

@@ -10,7 +10,7 @@ from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import InputError, NetxError, UsageError
 from loihi_convert.file_kinds import is_nir, kind_of
-from loihi_convert.files import asked
+from loihi_convert.files import require_there
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -81,13 +81,14 @@ def load_file(
     Raises
     ------
     InputError
-        If the file does not exist.
+        If it does not exist, or is not a file.
     UsageError
         As in `source.open_source`.
     """
     path = Path(path)
-    if not asked(path, Path.is_file):
-        raise InputError("no such file", where=path, hint="Give a .net file, or the checkpoint of a CNN.")
+    require_there(path, "Give a .net file, or the checkpoint of a CNN.")
+    if path.is_dir():
+        raise InputError("is a folder", where=path, hint="Name a .net file, or the file of a CNN.")
     is_netx = (kind_of(path) == "hdf5" and not is_nir(path)) or path.suffix == netx.SUFFIX
     if not is_netx:
         # Loads torch, which a netx file does not need.
