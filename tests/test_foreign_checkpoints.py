@@ -304,9 +304,12 @@ def test_two_networks_of_the_same_names_are_not_mixed_up() -> None:
 
 def test_a_training_checkpoint_without_arch_asks_for_it() -> None:
     torch.save(lightning(), "m.ckpt")
-    with pytest.raises(CheckpointError) as caught:
-        load("m.ckpt")
-    assert "holds only weights" in caught.value.found
+    # The numbers of the images that it was trained on.
+    torch.save({"state_dict": state(), "split": list(range(150_000))}, "split.pt")
+    for path in ("m.ckpt", "split.pt"):
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        assert "holds only weights" in caught.value.found
     assert "`arch=" in caught.value.hint
 
 

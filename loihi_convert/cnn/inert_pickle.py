@@ -22,8 +22,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
-_MAX_VALUES: Final = 100_000
-_MAX_VALUES_OF_TRAINING: Final = 1_000_000
+_MAX_VALUES: Final = 1_000_000
 _DEEPEST: Final = 16
 _MAX_MODULES: Final = 10_000
 
@@ -271,12 +270,12 @@ class _Builder:
     def __init__(self, records: Mapping[str, bytes], *, strict: bool) -> None:
         self._records, self._strict = records, strict
         self._storages: dict[str, Tensor] = {}
-        self._values_left = self._most = _MAX_VALUES if strict else _MAX_VALUES_OF_TRAINING
+        self._values_left = _MAX_VALUES
 
     def build(self, value: object, depth: int = 0) -> object:
         self._values_left -= 1
         if self._values_left < 0 or (depth > _DEEPEST and self._strict):
-            raise ValueError(f"more than {_DEEPEST} levels or {self._most:,} values")
+            raise ValueError(f"more than {_DEEPEST} levels or {_MAX_VALUES:,} values")
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, _View):
