@@ -12,6 +12,12 @@ from torch.nn import functional
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
 
+
+def columns(x: Tensor) -> Tensor:
+    """The place of each column, -1..1, for each image."""
+    return torch.linspace(-1, 1, x.shape[-1]).expand(len(x), 1, *x.shape[2:]).type_as(x)
+
+
 CASES = {
     "fire": of(
         lambda m, x: torch.cat([m.a(y := m.squeeze(x).relu()).relu(), m.b(y).relu()], 1),
@@ -98,6 +104,17 @@ CASES = {
         b=CONV(3, 2, padding=1),
         head=LINEAR(3),
     ),
+    # CoordConv.
+    "columns and rows": of(
+        lambda m, x: m.a(torch.cat([x, columns(x), columns(x).transpose(2, 3)], 1)).relu(), a=same(5)
+    ),
+    "columns before the image and a branch": bare(
+        lambda m, x: m.head(m.b(torch.cat([columns(x), x, m.a(x).relu()], 1)).relu().flatten(1)),
+        a=same(3),
+        b=CONV(4, 3),
+        head=LINEAR(3),
+    ),
+    "ones and a vector": of(lambda m, x: m.a(torch.cat([x.mean((2, 3)), torch.ones(len(x), 1)], 1)), a=LINEAR(5)),
     # As the shortcuts of ResNets that learn no weights for them.
     "zeros": of(
         lambda m, x: (

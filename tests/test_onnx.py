@@ -335,6 +335,28 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
         {"to": np.array([2, 3, 4])},
     ),
     "Tile": ([node("Tile", "x", "times")], {"times": np.array([1, 2, 1, 3])}),
+    "Concat of constants": (
+        [node("Tile", "c", "times", outputs=("t",)), node("Concat", "t", "x", "x", "c2", axis=1)],
+        {"c": random(1, 1, 8, 1), "times": np.array([1, 1, 1, 8]), "c2": random(1, 2, 8, 8)},
+    ),
+    **{
+        f"{kind} of a stack along axis {axis}": (
+            [
+                node("Relu", "x", outputs=("r",)),
+                node("Constant", outputs=("at",), value_ints=[axis]),
+                node("Unsqueeze", "r", "at", outputs=("a",)),
+                node("Unsqueeze", "x", "at", outputs=("b",)),
+                node("Concat", "a", "b", outputs=("c",), axis=axis),
+                node(kind, "c", *names, **attributes, keepdims=0),
+            ],
+            {},
+        )
+        for kind, axis, names, attributes in (
+            ("ReduceSum", 0, ("at",), {}),
+            ("ReduceMean", -1, (), {"axes": [-1]}),
+            ("ReduceMax", 1, (), {"axes": [1]}),
+        )
+    },
     "LogSoftmax": ([node("LogSoftmax", "x", axis=1)], {}),
     "Dropout": ([node("Dropout", "x", outputs=("d",)), node("Cast", "d", to=TensorProto.FLOAT)], {}),
     "a shape that is computed": (
@@ -454,12 +476,26 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
         ([node("Where", "x", "x", "x")], {}, "not a comparison"),
         ([node("Sin", "x", name="/wave/Sin")], {}, "wave_Sin: Sin is not supported"),
         ([node("Conv", "x", "x")], {}, "y: Conv computes its input 1 from the image"),
-        ([node("Concat", "x", "c", axis=1)], {"c": random(1, 2, 8, 8)}, "joins values of the image with constants"),
+        (
+            [node("Concat", "x", "c", "x", axis=1)],
+            {"c": random(1, 2, 8, 8)},
+            "joins values of the image with constants",
+        ),
+        ([node("Concat", "x", "c", axis=1)], {"c": random(3, 2, 8, 8)}, "joins values of the image with constants"),
+        (
+            [
+                node("Unsqueeze", "x", "at", outputs=("u",)),
+                node("Concat", "u", "u", outputs=("c",), axis=0),
+                node("ReduceMean", "c", axes=[1], keepdims=0),
+            ],
+            {"at": np.array([0])},
+            "Concat joins images of the batch",
+        ),
         ([node("Reshape", "x", "to")], {"to": np.array([3, 64])}, "it mixes or splits images"),
         (
             [node("Tile", "r", "r", outputs=("t",)), node("Add", "x", "t")],
-            {"r": np.array([2])},
-            "Tile is not supported on constants",
+            {"r": np.array([1001])},
+            "Tile makes more than 1,000 numbers",
         ),
         ([node("ReduceMean", "x")], {}, "reduces all axes, the batch too"),
         ([node("MaxPool", "x", kernel_shape=[2, 2], pads=[0, 0, 1, 1])], {}, "or a max pooling after a ReLU"),

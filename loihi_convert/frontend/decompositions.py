@@ -7,6 +7,8 @@ function                               calls
 max pooling with ``return_indices``    the same without, and the indices
 ``stack(tensors, dim)``                ``unsqueeze`` of each, ``cat``
 ``mean`` or ``sum`` over that ``dim``  ``+`` of the tensors, ``/`` their number
+``amax`` or ``max`` over that ``dim``  ``maximum`` of the tensors
+``cat`` of tensors and constants       ``cat`` of the tensors and zeros, ``+`` of the constants
 ``clamp(a, b)``, ``hardtanh``          ``- a``, ``clamp(0, b - a)``, ``+ a``; before a ReLU ``clamp(0, b)``
 ``maximum``, ``minimum`` with numbers  ``clamp``, unless the number is 0
 ``torch.batch_norm``                   ``functional.batch_norm``, whose arguments are in another order
@@ -23,6 +25,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -38,7 +41,14 @@ LARGEST_PADDING: Final = 1_000
 
 _LARGEST: Final = torch.finfo(torch.float32).max
 
+CAT_CALLED: Final = ("cat", "concat", "concatenate")
 EXTREMES_CALLED: Final = ("maximum", "minimum", "max", "min")
+
+_PAIRWISE: Final[Mapping[str, Callable[..., Any]]] = {
+    "mean": operator.add,
+    "sum": operator.add,
+    "amax": torch.maximum,
+}
 
 _BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "clamp": {"min": None, "max": None},
@@ -81,6 +91,8 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
         return _clamp(create, args[0], *(bounds.get(end, bounds.get(f"{end}_val")) for end in ("min", "max")))
     if name == "addmm" and len(args) == 3 and set(kwargs) <= {"alpha", "beta"}:
         return _addmm(create, *args, **kwargs)
+    if name in CAT_CALLED:
+        return _with_constants(create, *args, **kwargs)
     if name in ("pad", "_pad"):
         return _pad(create, *args, **kwargs)
     if name in _WITH_INDICES:
@@ -96,7 +108,9 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
     if name == "max" and isinstance(given.get("dim"), int):
         # Most models do not use the indices of the largest numbers.
         over = {"dim": given["dim"], "keepdim": given.get("keepdim", False)}
-        found: Any = [create(each, given["input"], **over) for each in (torch.amax, torch.argmax)]
+        largest = _of_stacked(create, "amax", given)
+        largest = create(torch.amax, given["input"], **over) if largest is None else largest
+        found: Any = [largest, create(torch.argmax, given["input"], **over)]
         return torch.return_types.max(found)
     if name == "stack":
         tensors, axis = tuple(given["tensors"]), given.get("dim", 0)
@@ -106,12 +120,7 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
             joined = create(torch.cat, [create(torch.unsqueeze, each, axis) for each in tensors], axis)
         joined.node.meta["stacked"] = tensors, axis
         return joined
-    if name in ("mean", "sum") and not given.get("keepdim"):
-        tensors = _stacked(given["input"], given.get("dim"))
-        if tensors:
-            total = reduce(lambda one, other: create(operator.add, one, other), tensors)
-            return total if name == "sum" else create(operator.truediv, total, len(tensors))
-    return None
+    return _of_stacked(create, name, given)
 
 
 def unclamped(create: Create, x: Any) -> Any:
@@ -214,6 +223,40 @@ def _einsum(create: Create, equation: Any, *operands: Any) -> Any:
         return create(torch.matmul, create(torch.flatten, tensors[place], 1), weight)
     kernel = weight.T.reshape(-1, count, *(1 for _ in pixels))
     return create(torch.conv2d if len(pixels) == 2 else torch.conv1d, tensors[place], kernel)
+
+
+def _with_constants(create: Create, tensors: Any, dim: Any = 0, **named: Any) -> Any:
+    """``None`` if there are no constants but zeros, or they stand between several tensors of the image."""
+    axis = named.get("axis", dim)
+    if not isinstance(tensors, list | tuple) or not set(named) <= {"axis"}:
+        return None
+    groups = [(own, list(parts)) for own, parts in groupby(tensors, _depends_on_image)]
+    constants = [part for own, parts in groups if not own for part in parts]
+    values = [part.node.meta["value"] if isinstance(part, fx.Proxy) else part for part in constants]
+    if sum(own for own, _ in groups) != 1 or not any(bool(value.any()) for value in values):
+        return None
+    (image,) = (parts for own, parts in groups if own)
+    joined = image[0] if len(image) == 1 else create(torch.cat, image, axis)
+    parts = [part for own, others in groups for part in ([joined] if own else others)]
+    zeros = [create(torch.zeros_like, part) for part in parts]
+    of_image, of_constants = (
+        [part if (part is joined) is is_image else zero for part, zero in zip(parts, zeros, strict=True)]
+        for is_image in (True, False)
+    )
+    return create(operator.add, create(torch.cat, of_image, axis), create(torch.cat, of_constants, axis))
+
+
+def _depends_on_image(tensor: Any) -> bool:
+    return isinstance(tensor, fx.Proxy) and not tensor.node.meta["is_constant"]
+
+
+def _of_stacked(create: Create, name: Any, given: Mapping[str, Any]) -> Any:
+    """A sum, mean or maximum over the axis along which tensors were stacked, from these; ``None`` for anything else."""
+    tensors = () if name not in _PAIRWISE or given.get("keepdim") else _stacked(given["input"], given.get("dim"))
+    if not tensors:
+        return None
+    found = reduce(lambda one, other: create(_PAIRWISE[name], one, other), tensors)
+    return create(operator.truediv, found, len(tensors)) if name == "mean" else found
 
 
 def _stacked(joined: Any, axes: Any) -> tuple[Any, ...]:

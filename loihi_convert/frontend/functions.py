@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.frontend.decompositions import LARGEST_PADDING
+from loihi_convert.frontend.decompositions import CAT_CALLED, LARGEST_PADDING
 from loihi_convert.frontend.layers import ARGUMENTS, adaptive_pool, operation_of
 from loihi_convert.frontend.model_runs import version
 from loihi_convert.frontend.moved import Moved
@@ -54,7 +54,6 @@ _COMPARISONS: Final = {
 _NOT_CALLED: Final = ("invert", "logical_not", "bitwise_not")
 
 OVER_MAPS_CALLED: Final = ("mean", "sum", "amax")
-CAT_CALLED: Final = ("cat", "concat", "concatenate")
 
 IN_PLACE_OPERATORS: Final = tuple(name for name in _ARITHMETIC if name.startswith("i"))
 

@@ -43,9 +43,8 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.decompositions import EXTREMES_CALLED
+from loihi_convert.frontend.decompositions import CAT_CALLED, EXTREMES_CALLED
 from loihi_convert.frontend.functions import (
-    CAT_CALLED,
     DROPOUT_CALLED,
     MOVES_CALLED,
     NOTHING_CALLED,

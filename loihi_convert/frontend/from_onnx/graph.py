@@ -29,6 +29,7 @@ from loihi_convert.frontend.from_onnx.node import Call, OnnxNode, UnknownError
 from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, QUANTIZED, SUPPORTED, WITHOUT_BATCH
 from loihi_convert.frontend.from_onnx.shapes import BATCH_HINT
 from loihi_convert.frontend.from_onnx.signs import is_nonnegative
+from loihi_convert.frontend.from_onnx.stacks import without_stacks
 from loihi_convert.frontend.users_code import listed
 
 _BATCH: Final = 2
@@ -41,12 +42,12 @@ _ATTRIBUTES: Final = frozenset(dir(fx.GraphModule({}, fx.Graph())))
 _COMPUTED: Final = (
     *("Constant", "Identity", "Cast", "Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Reshape"),
     *("Transpose", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Floor", "Ceil", "Sqrt", "Reciprocal", "ReduceProd"),
-    *("ConstantOfShape", "Expand", "Equal", "Where"),
+    *("ConstantOfShape", "Expand", "Tile", "Equal", "Where"),
 )
-"""Operators on constants: shapes, axes and weights. Operators that inflate small inputs, like Tile, are left out."""
+"""Operators on constants: shapes, axes and weights. Those that inflate small inputs are bounded by `_require_few`."""
 
 _LARGEST: Final = 1_000
-"""Numbers that ConstantOfShape and Expand may make, or as many as the largest tensor before them has."""
+"""Numbers that ConstantOfShape, Expand and Tile may make, or as many as the largest tensor before them has."""
 
 
 def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_for_one: bool = False) -> nn.Module:
@@ -179,7 +180,7 @@ class _Reader:
 
     def _in_order(self) -> list[Any]:
         """The nodes, each after those that make its inputs; otherwise in the order of the file."""
-        nodes = list(self._content.graph.node)
+        nodes = without_stacks(self._content.graph)
         makers: dict[str, int] = {}
         for index, node in enumerate(nodes):
             for name in filter(None, node.output):
@@ -207,7 +208,7 @@ class _Reader:
 
         if node.op_type not in _COMPUTED:
             self._refuse(node, "is not supported on constants")
-        if node.op_type in ("ConstantOfShape", "Expand"):
+        if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
             self._require_few(node)
         try:
             inputs = {name: self._constants[name] for name in node.input if name}
@@ -222,7 +223,7 @@ class _Reader:
     def _require_few(self, node: Any) -> None:
         """Refuse a constant of more numbers than the image's own values have, such as zeros like one of them."""
         largest = max(_LARGEST, *(value.meta["example"].numel() for value in self._nodes.values()))
-        repeated = self._constants[node.input[0]].size if node.op_type == "Expand" else 1
+        repeated = 1 if node.op_type == "ConstantOfShape" else self._constants[node.input[0]].size
         if repeated * self._constants[node.input[-1]].prod(dtype=np.float64) > largest:
             self._refuse(node, f"makes more than {largest:,} numbers")
 

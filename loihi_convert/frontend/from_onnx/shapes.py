@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.decompositions import LARGEST_PADDING
-from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, UnknownError
+from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, UnknownError, as_tensor
 
 BATCH_HINT: Final = (
     "Keep the batch axis: squeeze(-1) or flatten(1) in place of squeeze(), x[:, 0] in place of x[0], "
@@ -22,12 +24,28 @@ BATCH_HINT: Final = (
 
 
 def concat(node: OnnxNode) -> Calls:
-    if len(node.examples) != len(set(node.inputs)):
-        raise UnknownError("joins values of the image with constants")
-    axis = node.axis(int(node.attributes["axis"]))
+    of_image = [name for name in node.inputs if name in node.examples]
+    axis = replace(node, inputs=tuple(of_image)).axis(int(node.attributes["axis"]))
     if axis == 0:
         raise UnknownError("joins images of the batch", BATCH_HINT)
-    return [Call(torch.cat, list(node.inputs), axis)]
+    joined = Call(torch.cat, of_image, axis)
+    if len(of_image) == len(node.inputs):
+        return [joined]
+    first = node.inputs.index(of_image[0])
+    before, after = node.inputs[:first], node.inputs[first + len(of_image) :]
+    constants = {name: node.for_each_image(name) for name in (*before, *after) if name in node.constants}
+    rank = len(node.examples[of_image[0]].shape)
+    if len(constants) < len({*before, *after}) or any(
+        each.ndim != rank or len(each) != 1 for each in constants.values()
+    ):
+        raise UnknownError("joins values of the image with constants between them, or of each image")
+    # Zeros beside the values, and the constants in their place.
+    front, back = (sum(constants[name].shape[axis] for name in names) for names in (before, after))
+    sizes = (1, *node.examples[of_image[0]].shape[1:])
+    zeros = np.zeros((*sizes[:axis], sum(node.examples[name].shape[axis] for name in of_image), *sizes[axis + 1 :]))
+    whole = np.concatenate([*(constants[name] for name in before), zeros, *(constants[name] for name in after)], axis)
+    pad = Call(functional.pad, Call.PREVIOUS, (0, 0) * (rank - 1 - axis) + (front, back))
+    return [joined, pad, Call(operator.add, Call.PREVIOUS, as_tensor(whole))]
 
 
 def split(node: OnnxNode) -> Calls:

@@ -1,0 +1,78 @@
+"""Sums, means and maxima of stacked values: one operator on the values themselves, in place of the stack.
+
+Unsqueeze of each, Concat and ReduceSum become Sum, ReduceMean Mean, and ReduceMax Max: ensembles of CNNs, often stacked
+before the batch axis, and maxout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+_OF_SEVERAL: Final[Mapping[str, str]] = {"ReduceSum": "Sum", "ReduceMean": "Mean", "ReduceMax": "Max"}
+
+
+def without_stacks(graph: Any) -> list[Any]:
+    """Return the nodes of ``graph``, an ``onnx.GraphProto``, with one operator for each stack that is reduced."""
+    from onnx import helper
+
+    stacks = _Stacks(graph)
+    nodes: list[Any] = []
+    left_out: list[Any] = []
+    for node in graph.node:
+        joined = stacks.joined_before(node) if node.op_type in _OF_SEVERAL else []
+        if joined:
+            values = [part.input[0] for part in joined[1:]]
+            nodes.append(helper.make_node(_OF_SEVERAL[node.op_type], values, node.output, name=node.name))
+            left_out += joined
+        else:
+            nodes.append(node)
+    # Concat before what it joins; others may use either.
+    for node in left_out:
+        used = {name for each in nodes for name in each.input} | {value.name for value in graph.output}
+        if node in nodes and not used & {*node.output}:
+            nodes.remove(node)
+    return nodes
+
+
+class _Stacks:
+    def __init__(self, graph: Any) -> None:
+        from onnx import numpy_helper
+
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._constants = {each.name: each for each in graph.initializer}
+        self._array = numpy_helper.to_array
+
+    def joined_before(self, node: Any) -> list[Any]:
+        """The Concat that ``node`` reduces, and each Unsqueeze before it; empty if it is not a stack along one axis."""
+        from onnx import helper
+
+        attributes = _attributes(node)
+        stack = self._makers.get(node.input[0])
+        if stack is None or stack.op_type != "Concat" or attributes.get("keepdims", 1):
+            return []
+        parts = [self._makers.get(name) for name in stack.input]
+        axis = [helper.get_attribute_value(attribute) for attribute in stack.attribute]
+        is_stack = all(part is not None and part.op_type == "Unsqueeze" for part in parts)
+        return [stack, *parts] if is_stack and all(self._axes(each) == axis for each in (node, *parts)) else []
+
+    def _axes(self, node: Any) -> list[int]:
+        """The axes of ``node``, an attribute or its second input; empty if unknown."""
+        if "axes" in (attributes := _attributes(node)):
+            return list(attributes["axes"])
+        name = node.input[1] if len(node.input) > 1 else ""
+        if name in self._constants:
+            return list(np.atleast_1d(self._array(self._constants[name])))
+        maker = self._makers.get(name)
+        if maker is None or maker.op_type != "Constant":
+            return []
+        (value,) = _attributes(maker).values()
+        return list(np.atleast_1d(self._array(value) if hasattr(value, "raw_data") else value))
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    from onnx import helper
+
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
