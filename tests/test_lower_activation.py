@@ -45,7 +45,7 @@ RELUS: dict[str, Callable[[Tensor], Tensor]] = {
     "where not positive, zeros": lambda x: torch.where(torch.le(x, 0), torch.zeros_like(x), x),
     "where zeros are larger": lambda x: torch.where(torch.zeros_like(x) > x, ZERO, x),
     "masked": lambda x: x.masked_fill(x < 0, 0),
-    "masked, by names": lambda x: torch.masked_fill(x, mask=~(x > 0), value=0),
+    "masked, by names": lambda x: torch.masked_fill(input=x, mask=~(x > 0), value=0),
 }
 IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
     "masked": lambda x: x.masked_fill_(x < 0, 0),
@@ -184,6 +184,7 @@ def of_an_earlier_sign(x: Tensor) -> Tensor:
         lambda x: x.masked_fill(x < 0, 1),
         lambda x: x.masked_fill(x > 0, 0),
         lambda x: x * ~(x > 0),
+        lambda x: torch.maximum(x, ZERO, out=x + 1),
         lambda x: x * (x > 0).to(x.dtype) + (x > 0),
         lambda x: torch.maximum(x, torch.tensor([[[1.0]], [[0.5]]])),
         lambda x: functional.threshold(x, 0.5, 0),

@@ -99,7 +99,7 @@ def relu_input(node: fx.Node) -> fx.Node | None:
         choices = [(mask, chosen, arguments[2])]
     elif function == "masked_fill":
         given = arguments_of(node, ("mask", "value"))
-        choices = [(given["mask"], given["value"], arguments[0])]
+        choices = [(given["mask"], given["value"], arguments[0] if arguments else given["input"])]
     elif arithmetic_of(node) == "mul" and len(arguments) == 2:
         choices = [(mask, x, 0) for x, mask in (arguments, arguments[::-1])]
     for mask, chosen, other in choices:

@@ -170,7 +170,7 @@ class _Reader:
         if (x := relu_input(node)) is not None:
             is_in_place = returned_input(node, None) is x
             node.op, node.target, node.args = "call_function", torch.relu_ if is_in_place else torch.relu, (x,)
-            node.kwargs = {}
+            node.kwargs = {name: given for name, given in node.kwargs.items() if name == "out"}
         taken = numbers_taken(node)
         is_constant = node.op == "get_attr" or all(before in self.tensors.constants for before in taken)
         if not is_constant and any(before in self.tensors.lost for before in node.all_input_nodes):
