@@ -111,10 +111,13 @@ def asked(path: Path, question: Callable[[Path], bool], error: type[InputError] 
 
 
 def require_there(path: Path, hint: str) -> None:
-    """Raise an `InputError` with ``hint`` unless there is a file or a folder at ``path``."""
+    """Raise an `InputError` with ``hint`` if there is nothing at ``path``."""
     if not asked(path, Path.exists):
         raise InputError("no such file", where=path, hint=hint)
-    # A pipe would wait for its writer, and can be read only once.
+
+
+def require_no_pipe(path: Path) -> None:
+    """Raise an `InputError` if ``path`` is a pipe or a device, which can be read only once."""
     if not path.is_file() and not path.is_dir():
         raise InputError("is a pipe or a device", where=path, expected="must be a file", hint="Save its content first.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -179,6 +180,13 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert json.loads(capsys.readouterr().out)["equal"] is False
     assert run(monkeypatch, "inspect", tmp_path / "absent.net") == 3
     assert "no such file" in capsys.readouterr().err
+    # As `inspect <(ssh host cat native.net)`; a pipe takes 64 KiB at once.
+    out_of, into = os.pipe()
+    assert os.write(into, native.read_bytes()) == native.stat().st_size
+    os.close(into)
+    assert run(monkeypatch, "inspect", Path(f"/dev/fd/{out_of}")) == 0
+    os.close(out_of)
+    assert "written by loihi-convert" in capsys.readouterr().out
 
 
 def test_control_characters_of_a_file_are_not_shown(

@@ -7,14 +7,14 @@ from typing import Final
 
 from loihi_convert.errors import InputError
 from loihi_convert.file_kinds import CHECKPOINT_KINDS, is_nir, kind_of
-from loihi_convert.files import require_there
+from loihi_convert.files import require_no_pipe, require_there
 
 NETX: Final = ".net"
 _NPZ: Final = ".npz"
 
 
 def require_netx(path: Path) -> None:
-    """Raise an `InputError` if ``path`` is missing, a pipe, a folder, a checkpoint, an ONNX or a NIR file."""
+    """Raise an `InputError` if ``path`` is missing, a folder, a checkpoint, an ONNX or a NIR file."""
     require_there(path, "Write one with `loihi-convert export model.pt`.")
     if path.is_dir():
         names = sorted(inside.name for inside in path.glob(f"*{NETX}"))
@@ -32,6 +32,7 @@ def require_netx(path: Path) -> None:
 def require_cnn(path: Path) -> None:
     """Raise an `InputError` if ``path`` is missing, a pipe, a folder, or a netx file instead of a CNN."""
     require_there(path, "Name the checkpoint of a CNN, or an ONNX file.")
+    require_no_pipe(path)
     if path.is_dir():
         raise InputError("is a folder", where=path, hint="Name a checkpoint, or an ONNX file.")
     if path.suffix.lower() == _NPZ:

@@ -10,7 +10,7 @@ from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import InputError, NetxError, UsageError
 from loihi_convert.file_kinds import is_nir, kind_of
-from loihi_convert.files import require_there
+from loihi_convert.files import require_no_pipe, require_there
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -87,6 +87,7 @@ def load_file(
     """
     path = Path(path)
     require_there(path, "Give a .net file, or the checkpoint of a CNN.")
+    require_no_pipe(path)
     if path.is_dir():
         raise InputError("is a folder", where=path, hint="Name a .net file, or the file of a CNN.")
     is_netx = (kind_of(path) == "hdf5" and not is_nir(path)) or path.suffix == netx.SUFFIX
