@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -209,3 +210,14 @@ def test_stock_neurons_are_asked_of_the_wrong_file_or_layout(simulator: LavaBack
     with LavaBackend(BackendOptions(neuron="own")) as own:
         owned = own.run(written(network, tmp_path), pixels(4, 0), 7)
     assert first_difference(owned, simulator.run(written(network, tmp_path), pixels(4, 0), 7)) is None
+
+
+def test_the_program_of_the_page_prints_the_spikes_of_soft_reset() -> None:
+    """By hand: weight 2, threshold 6, V0 = 3 and pixel 2 give V = 7, 5, 9, 7 before the resets, so 1, 0, 1, 1."""
+    page = (Path(__file__).parents[1] / "docs/chip/stock-circuit.md").read_text()
+    found = re.search(r"```python\n(.*?)```.*?\n```\n(pixel.*?)```", page, flags=re.DOTALL)
+    assert found is not None
+    program, printed = found.groups()
+    assert printed == "pixel 2: [1, 0, 1, 1] [0, 1, 0, 0]\npixel 5: [1, 1, 1, 1] [1, 1, 0, 1]\n"
+    # Python 3.11 and newer need the patch.
+    assert output_of(f"from loihi_convert.backends.lava import host\nhost.import_lava()\n{program}") == printed
