@@ -26,15 +26,22 @@ USUAL = ((0.3059,), (0.3763,))
 KIND = "validation images of digits"
 
 
-def classifier(mean: float = 0.0, std: float = 1.0) -> nn.Module:
+def classifier(mean: float = 0.0, std: float = 1.0, *, is_colour: bool = False) -> nn.Module:
     """Return a linear classifier, fitted by least squares to the digits as (pixel / 255 - mean) / std: 94 % of them."""
-    pixels = (DIGITS.train.images.reshape(len(DIGITS.train), -1) / 255 - mean) / std
+    images = coloured(DIGITS.train).images if is_colour else DIGITS.train.images
+    pixels = (images.reshape(len(images), -1) / 255 - mean) / std
     inputs = np.column_stack([pixels, np.ones(len(pixels))])
     ridge = 0.1 * np.eye(inputs.shape[1])
     weight = np.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ np.eye(10)[DIGITS.train.known_labels])
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(len(weight) - 1, 10))
     model.load_state_dict({"1.weight": torch.from_numpy(weight[:-1].T), "1.bias": torch.from_numpy(weight[-1])})
     return model
+
+
+def coloured(grey: Dataset) -> Dataset:
+    """The same images in three colours: as they are, negative, and black."""
+    first = grey.images
+    return replace(grey, images=np.concatenate([first, 255 - first, np.zeros_like(first)], axis=1))
 
 
 def source(model: nn.Module, data: str | None = "digits", **normalization: Any) -> Source:
@@ -54,23 +61,63 @@ def test_many_images_are_evenly_spaced() -> None:
     order = np.argsort(DIGITS.train.known_labels, kind="stable")
     found = own_accuracy(source(classifier()), DIGITS.train[order], KIND)
     assert found is not None
-    assert found.image_count == 1_000
+    assert (found.image_count, found.kind) == (1_000, f"{KIND} (evenly spaced among 1,197)")
     assert 0.9 < found.accuracy < 1
 
 
-@pytest.mark.parametrize("data", ["digits", None])
-def test_a_forgotten_normalization_is_found(data: str | None) -> None:
-    (mean,), (std,) = USUAL
+@pytest.mark.parametrize(("data", "mean", "std"), [("digits", 0.3059, 0.3763), ("mine.npz", 0.1307, 0.3081)])
+def test_a_forgotten_normalization_is_found(data: str, mean: float, std: float) -> None:
+    """That of any data set: images like those of MNIST come as own images, too."""
     model = classifier(mean, std)
     found = own_accuracy(source(model, data), DIGITS.validation, KIND, data=data)
     assert found is not None
     assert found.accuracy < 0.5
-    assert ("any CNN reaches 85 % on digits" in found.warning) == (data is not None)
-    assert "With `mean` 0.3" in found.warning
-    assert " it is 94.00 % of 200: give the normalization the CNN was trained with" in found.warning
+    assert ("any CNN reaches 85 % on digits" in found.warning) == (data == "digits")
+    assert f"With `mean` {mean} and `std` {std} it is 94.00 % of 200: give the norm" in found.warning
     right = own_accuracy(source(model, data, mean=[mean], std=[std]), DIGITS.validation, KIND)
     assert right is not None
     assert (right.accuracy, right.warning) == (0.94, "")
+
+
+def test_the_statistics_of_the_images_are_a_guess() -> None:
+    """Digits that are brighter and with less contrast, like those of no data set."""
+    bright = replace(DIGITS.validation, images=200 + DIGITS.validation.images // 8)
+    mean, std = float((bright.images / 255).mean()), float((bright.images / 255).std())
+    found = own_accuracy(source(classifier(0.3059, 0.3763), None), bright, KIND)
+    assert found is not None
+    assert f"With `mean` {mean:.4f} and `std` {std:.4f} it is 9" in found.warning
+    assert found.warning.endswith("% of 200: a guess from these images, so look up the values in your training code.")
+
+
+@pytest.mark.parametrize("built_by", [{}, {"architecture": "digits-cnn"}])
+def test_colours_in_reverse_order_are_found(built_by: dict[str, str]) -> None:
+    found = Source.from_module(classifier(is_colour=True), (3, 8, 8), data="mine.npz")
+    found = replace(found, provenance={**found.provenance, **built_by})
+    right = coloured(DIGITS.validation)
+    own = own_accuracy(found, right, KIND, data="mine.npz")
+    assert isinstance(own, OwnAccuracy)
+    assert (own.accuracy, own.warning) == (0.94, "")
+    reverse = own_accuracy(found, replace(right, images=right.images[:, ::-1]), KIND, data="mine.npz")
+    assert isinstance(reverse, OwnAccuracy)
+    assert reverse.accuracy < 0.5
+    assert "With the colours in reverse order it is 94.00 % of 200: give the images in the order" in reverse.warning
+
+
+@pytest.mark.parametrize(("count", "is_warned"), [(20, False), (200, True)])
+def test_a_gain_that_may_be_chance_gives_no_warning(count: int, is_warned: bool) -> None:
+    """30 points are less than 2 sqrt(0.5 / 20) = 0.32, the largest standard errors, and more than 2 sqrt(0.5 / 200)."""
+    model = classifier(*(value for (value,) in USUAL))
+    classes, others = (
+        source(model, None, **given).module_outputs(DIGITS.validation.images).argmax(1)
+        for given in ({}, {"mean": USUAL[0], "std": USUAL[1]})
+    )
+    same, other = np.flatnonzero(classes == others), np.flatnonzero(classes != others)
+    chosen = np.resize(np.concatenate([same[:14], other[:6]]), count)
+    images = Dataset(DIGITS.validation.images[chosen], others[chosen])
+    found = own_accuracy(source(model, None), images, KIND)
+    assert isinstance(found, OwnAccuracy)
+    assert found.accuracy == pytest.approx(0.7)
+    assert bool(found.warning) == is_warned
 
 
 def test_the_least_accuracy_is_that_of_the_images_not_of_the_training_data() -> None:
@@ -112,8 +159,11 @@ def test_a_wrong_normalization_is_found() -> None:
     found = own_accuracy(source(classifier(mean, std), None, mean=[0.5], std=[0.9]), DIGITS.validation, KIND)
     assert isinstance(found, OwnAccuracy)
     assert 0.2 < found.accuracy < 0.84
-    assert "With `mean` 0.3" in found.warning
-    assert "94.00 % of 200: give the normalization the CNN was trained with" in found.warning
+    # That of Fashion-MNIST, which is near, is as good.
+    assert (
+        "With `mean` 0.286 and `std` 0.353 it is 94.00 % of 200: give the normalization the CNN was trained with"
+        in found.warning
+    )
 
 
 @pytest.mark.parametrize(("count", "is_judged"), [(9, False), (10, True), (30, True)])
@@ -292,7 +342,7 @@ def test_convert_says_it_in_python() -> None:
     loader = torch.utils.data.DataLoader(list(zip(images, labels, strict=True)), batch_size=100)  # type: ignore[arg-type, var-annotated]
     assert lc.convert(classifier(), loader, timesteps=4).cnn_accuracy == snn.cnn_accuracy
     (mean,), (std,) = USUAL
-    with pytest.warns(UserWarning, match=r"With `mean` 0\.3.* give the normalization") as warned:
+    with pytest.warns(UserWarning, match=r"With `mean` 0\.286 .* give the normalization") as warned:
         lc.convert(classifier(mean, std), images, labels, timesteps=4)
     assert warned[0].filename == __file__
     with pytest.warns(UserWarning, match="99.5 % are expected"):

@@ -29,9 +29,8 @@ CHECKED_IMAGES: Final = 1_000
 
 _TRIED_IMAGES: Final = 200
 _STANDARD_ERRORS: Final = 2
-# Gain in accuracy required of another normalization: on all images, and on few images without other evidence.
+# Gain in accuracy required of another normalization if the accuracy is too low.
 _BETTER: Final = 0.05
-_MUCH_BETTER: Final = 0.1
 # Share of the unexplained variance that another normalization must remove, for a regression.
 _REMOVED: Final = 0.5
 # Images whose pixels, 0..1, spread less than this are nearly constant: their statistics suggest no normalization.
@@ -49,12 +48,13 @@ class _Usual(NamedTuple):
 
 
 _USUAL: Final = {
-    "digits": _Usual(0.85, (0.3059,), (0.3763,)),
     "mnist": _Usual(0.95, (0.1307,), (0.3081,)),
     "fashion-mnist": _Usual(0.85, (0.2860,), (0.3530,)),
+    "digits": _Usual(0.85, (0.3059,), (0.3763,)),
     "cifar10": _Usual(0.60, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
 _IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_COLOURS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class OwnAccuracy:
     image_count
         Number of images.
     kind
-        The kind of images, such as "validation images of mnist".
+        The kind of images, such as "validation images of mnist"; for some of them, also of how many.
     warning
         Why the accuracy is implausible, and what to do; empty if it is plausible.
     """
@@ -118,8 +118,8 @@ def own_accuracy(
     Uses at most `CHECKED_IMAGES` of them, evenly spaced. The accuracy is too low if it is more than 2 standard errors
     below ``expect``. By default, if it is below what any CNN reaches on ``data`` (mnist 95 %, fashion-mnist and digits
     85 %, cifar10 60 %). On other data, if it is not above always predicting the most frequent class, or if another
-    usual normalization, or none, gains 10 points. A regression is implausible if its R² is not above 0, or if such a
-    normalization halves the unexplained variance.
+    usual normalization, or none, or the reverse order of colours, gains 10 points on 200 images, more on fewer. A
+    regression is implausible if its R² is not above 0, or if such a change halves the unexplained variance.
 
     Parameters
     ----------
@@ -149,16 +149,17 @@ def own_accuracy(
         return None if is_classifier or images.targets is None or not len(images) else _own_fit(source, images, kind)
     some = _evenly(images, CHECKED_IMAGES)
     accuracy = _accuracy(source.network, some)
-    found = OwnAccuracy(accuracy, len(some), kind)
+    found = OwnAccuracy(accuracy, len(some), _of_all(kind, some, images))
     reason = _too_low(accuracy, some, data, expect)
     if reason:
         return replace(found, warning=f"{found.sentence}; {reason}. {_remedy(source, some, accuracy, data, expect)}")
-    if expect is not None or data in _USUAL or accuracy > 1 - _MUCH_BETTER:
+    few = _evenly(some, _TRIED_IMAGES)
+    # The largest standard error of the difference of two accuracies.
+    gain = _STANDARD_ERRORS * math.sqrt(0.5 / len(few))
+    if expect is not None or data in _USUAL or accuracy > 1 - gain:
         return found
     # No accuracy is known for this data, but a CNN that is better with another normalization was trained with it.
-    few = _evenly(some, _TRIED_IMAGES)
-    least = _accuracy(source.network, few) + _MUCH_BETTER
-    if better := _better_normalization(source, few, least, _accuracy, _percent):
+    if better := _better_with(source, few, _accuracy(source.network, few) + gain, _accuracy, _percent):
         return replace(found, warning=f"{found.sentence}. {better}")
     return found
 
@@ -203,10 +204,10 @@ def _own_fit(source: Source, images: Dataset, kind: str) -> OwnFit | None:
     if own is None or own.mean.r2 is None:
         # Constant targets have no variance to explain.
         return None
-    found = OwnFit(own.mean.r2, own.mean.rmse, len(some), kind)
+    found = OwnFit(own.mean.r2, own.mean.rmse, len(some), _of_all(kind, some, images))
     few = _evenly(some, _TRIED_IMAGES)
     least = 1 - _REMOVED * (1 - _r_squared(source.network, few))
-    better = _better_normalization(source, few, max(least, 0.0), _r_squared, lambda r2: f"R² {r2:.4f}")
+    better = _better_with(source, few, max(least, 0.0), _r_squared, lambda r2: f"R² {r2:.4f}")
     if found.r2 > 0:
         return replace(found, warning=f"{found.sentence}. {better}") if better else found
     remedy = better or (
@@ -220,6 +221,11 @@ def _evenly(images: Dataset, most: int) -> Dataset:
     """At most ``most`` images, evenly spaced, because images from class folders are sorted by class."""
     count = min(len(images), most)
     return images[np.linspace(0, len(images) - 1, count).round().astype(np.intp)]
+
+
+def _of_all(kind: str, some: Dataset, images: Dataset) -> str:
+    """``kind``, and of how many ``images`` the ones in ``some`` are."""
+    return kind if len(some) == len(images) else f"{kind} (evenly spaced among {len(images):,})"
 
 
 def require_expectation(expect: float | None) -> None:
@@ -258,7 +264,7 @@ def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float |
 
 
 def _remedy(source: Source, images: Dataset, accuracy: float, data: str | None, expect: float | None) -> str:
-    """A normalization with which the CNN is better, if one is found; otherwise other possible causes."""
+    """What makes the CNN better, see `_trials`, if it is found; otherwise other possible causes."""
     known = _USUAL[data].accuracy if expect is None and data in _USUAL else expect
     least = accuracy + _BETTER
     if known is not None:
@@ -268,9 +274,9 @@ def _remedy(source: Source, images: Dataset, accuracy: float, data: str | None, 
         least = min(max(least, (accuracy + known) / 2), reached)
     # One not better than a constant answer explains nothing.
     least = max(least, accuracy, constant_accuracy(0.0, images.known_labels) or 0.0)
-    return _better_normalization(source, images, least, _accuracy, _percent) or (
+    return _better_with(source, images, least, _accuracy, _percent) or (
         f"No usual normalization explains it: check the brightness of the images{_brightest(images)}, the class order, "
-        "the colour order (RGB), the image size, and that these are the trained weights."
+        "the image size, and that these are the trained weights."
     )
 
 
@@ -280,28 +286,46 @@ def _brightest(images: Dataset) -> str:
     return f" (the brightest pixel is {largest} of 255)" if largest < _BRIGHT else ""
 
 
-def _better_normalization(
+class _Trial(NamedTuple):
+    """A change of the normalization or of the images that may be missing: in words, what to do, and its result."""
+
+    given: str
+    advice: str
+    network: ReluNetwork
+    images: Dataset
+
+
+def _better_with(
     source: Source,
     images: Dataset,
     least: float,
     measure: Callable[[ReluNetwork, Dataset], float],
     words: Callable[[float], str],
 ) -> str:
-    """A sentence on the best normalization if its ``measure`` exceeds ``least``; otherwise empty."""
-    if source.recorded.architecture is not None:
-        # `train` records what it normalizes.
-        return ""
-    tried = _normalizations(images, source.recorded.data)
-    reached = [(measure(source.with_normalization(mean, std), images), mean, std) for mean, std in tried]
+    """A sentence on the best of `_trials` if its ``measure`` exceeds ``least``; otherwise empty."""
+    reached = [(measure(trial.network, trial.images), trial) for trial in _trials(source, images)]
     # Of equal ones the first: the more usual.
-    best, mean, std = max(reached, key=lambda found: found[0])
-    if best <= least:
+    best, trial = max(reached, key=lambda found: found[0], default=(least, None))
+    if trial is None or best <= least:
         return ""
-    given = f"With `mean` {_numbers(mean)} and `std` {_numbers(std)}"
-    advice = "give the normalization the CNN was trained with"
-    if source.recorded.mean is not None and not any(mean) and set(std) == {1.0}:
-        given, advice = "Without `mean` and `std`", "the CNN may normalize its images itself"
-    return f"{given} it is {words(best)} of {len(images):,}: {advice}."
+    return f"{trial.given} it is {words(best)} of {len(images):,}: {trial.advice}."
+
+
+def _trials(source: Source, images: Dataset) -> Iterator[_Trial]:
+    # `train` records what it normalizes.
+    if source.recorded.architecture is None:
+        for mean, std, is_guess in _normalizations(images, source.recorded.data):
+            given = f"With `mean` {_numbers(mean)} and `std` {_numbers(std)}"
+            advice = "give the normalization the CNN was trained with"
+            if is_guess:
+                advice = "a guess from these images, so look up the values in your training code"
+            elif source.recorded.mean is not None and not any(mean) and set(std) == {1.0}:
+                given, advice = "Without `mean` and `std`", "the CNN may normalize its images itself"
+            yield _Trial(given, advice, source.with_normalization(mean, std), images)
+    if images.images.shape[1] == _COLOURS:
+        advice = "give the images in the order that the CNN was trained on, usually R, G, B (OpenCV reads B, G, R)"
+        reverse = replace(images, images=np.asarray(images.images)[:, ::-1])
+        yield _Trial("With the colours in reverse order", advice, source.network, reverse)
 
 
 def _percent(accuracy: float) -> str:
@@ -313,26 +337,28 @@ def _r_squared(network: ReluNetwork, images: Dataset) -> float:
     return -math.inf if found is None or found.mean.r2 is None else found.mean.r2
 
 
-def _normalizations(images: Dataset, data: str | None) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Normalizations that the CNN may have been trained with, the more usual first.
+def _normalizations(images: Dataset, data: str | None) -> Iterator[tuple[tuple[float, ...], tuple[float, ...], bool]]:
+    """Normalizations that the CNN may have been trained with, the more usual first, and whether one is only a guess.
 
-    None, the data set's, to -1..1, ImageNet's, that from these images' statistics, to 0..255, and the brightest pixel
-    of dark images to 1.
+    None, that of ``data``, those of other data sets, to -1..1, ImageNet's, that from these images' statistics, to
+    0..255, and the brightest pixel of dark images to 1.
     """
     channels = images.images.shape[1]
-    yield (0.0,) * channels, (1.0,) * channels
-    if data in _USUAL:
-        yield _USUAL[data].mean, _USUAL[data].std
-    yield (0.5,) * channels, (0.5,) * channels
-    if channels == len(_IMAGENET[0]):
-        yield _IMAGENET
+    zero = (0.0,) * channels
+    yield zero, (1.0,) * channels, False
+    for name in sorted(_USUAL, key=lambda name: name != data):
+        if len(_USUAL[name].mean) == channels:
+            yield _USUAL[name].mean, _USUAL[name].std, False
+    yield (0.5,) * channels, (0.5,) * channels, False
+    if channels == _COLOURS:
+        yield *_IMAGENET, False
     pixels = images.images / 255
     spread = pixels.std((0, 2, 3))
     if spread.min() > _LEAST_SPREAD:
-        yield tuple(pixels.mean((0, 2, 3)).round(4).tolist()), tuple(spread.round(4).tolist())
-    yield (0.0,) * channels, (1 / 255,) * channels
+        yield tuple(pixels.mean((0, 2, 3)).round(4).tolist()), tuple(spread.round(4).tolist()), True
+    yield zero, (1 / 255,) * channels, False
     if 0 < (largest := float(pixels.max())) < _BRIGHT / 255:
-        yield (0.0,) * channels, (largest,) * channels
+        yield zero, (largest,) * channels, False
 
 
 def _numbers(values: Sequence[float]) -> str:
