@@ -218,7 +218,7 @@ def test_labels_of_every_form(labels: Any) -> None:
         (np.array([0, 1, 2, 3, 4.5]), "float64 (5,)", "`targets`"),
         (np.array([0, 1, 2, 3, np.nan]), "float64 (5,)", "`targets`"),
         (LABELS[:4], "int64 (4,)", "Omit them"),
-        (["cat"] * 5, "<U3 (5,)", "numpy.unique(labels, return_inverse=True)"),
+        (["cat"] * 5, "<U3 (5,)", "order of the CNN's outputs"),
         ([[1], [1, 2]], "list", "NumPy"),
         ([1, 2, 3, 4, 5], "1..5", "from 0"),
         ([-1, 0, 0, 0, 0], "-1..0", "from 0"),

@@ -237,5 +237,5 @@ def _labels_hint(array: Array, count: int) -> str:
             return "Pass labels.astype(int)."
         return "Number the classes from 0. Values to be predicted are `targets`, of a regression."
     if array.dtype.kind in "US":
-        return "Number the classes from 0: numpy.unique(labels, return_inverse=True)."
+        return "Number them in the order of the CNN's outputs, `names`: [names.index(label) for label in labels]."
     return "Omit them if unknown."
