@@ -129,6 +129,14 @@ def test_nothing_is_found_in_a_good_network(
     assert check_network(network, target) == {}
 
 
+def test_the_sixteen_bits_of_lavas_lif_do_not_limit_soft_reset(
+    check_network: Callable[..., dict[str, Finding]],
+) -> None:
+    found = check_network(good(reset="soft", bias=[40_000, 0], threshold=(64, 65)))
+    assert "neurons reset as stock neurons do" in found
+    assert "biases fit sixteen bits" not in found
+
+
 @pytest.mark.slow
 @given(cases=st.tuples(networks(), loihi2_networks()))
 @settings(max_examples=15, deadline=None)
@@ -179,11 +187,9 @@ BROKEN_NETWORKS = [
     ("channels that never fire receive nothing", good(reset="soft", threshold=(limits.NEVER_FIRES, 64)), "loihi2", {},
      "error", "conv", ["never fires"]),
     ("one threshold per population", good(threshold=(64, 65)), "loihi2", {}, "error",
-     "conv", ["2 different thresholds", "63..64", "vth of shape (1,)", "`thresholds='scalar'`"]),
+     "conv", ["2 different thresholds", "63..64", "vth of shape (1,)", "`target='loihi2'`"]),
     ("biases fit thirteen bits", good(bias=[0, 4096]), "loihi2", {}, "error",
      "conv", ["0..4,096", "-4096..4095", "13 bits", "lava/proc/lif/models.py"]),
-    ("biases fit sixteen bits", good(reset="soft", bias=[0, -32769]), "lava", {}, "warning",
-     "conv", ["-32,769..0", "-32768..32767", "int16"]),
     ("no pooling multiplies the weights", good(readout=POOLED_READOUT), "lava", {}, "note",
      "fc", ["72 weights", "each of the CNN's 9 times"]),
 ]  # fmt: skip
@@ -297,6 +303,8 @@ BROKEN_FILES = [
      "layer/1", ["vThMant nan"]),
     ("thresholds fit seventeen bits", {"layer__1__neuron__vThMant": np.float16(1.5)}, "lava", "error",
      "layer/1", ["vThMant 1.5"]),
+    ("biases fit sixteen bits", {"layer__1__bias": np.array([0, -32769])}, "lava", "warning",
+     "layer/1", ["-32,769..0", "-32768..32767", "int16"]),
     ("delays are short", {"layer__3__delay": np.array([3, 64])}, "lava", "warning", "layer/3", ["3..64", "62 steps"]),
     ("spikes have no bit widths", {"layer__1__neuron__messageBits": 8}, "lava", "error",
      "layer/1", ["neuron/messageBits"]),
@@ -839,12 +847,14 @@ def test_export_prints_what_concerns_unmodified_lava_dl() -> None:
     assert "round(pixel / 255 x 15)" in pixels
     (soft,) = lava_dl_notes(good(reset="soft", threshold=(64, 65)))
     assert "soft reset" in soft
-    thresholds = lava_dl_notes(good(threshold=(64, 65)))[1]
-    assert thresholds.startswith("conv: 2 different thresholds")
+    (thresholds,) = lava_dl_notes(good(threshold=(64, 65), bias=[0, 4096], pixel_bits=8))
+    assert thresholds.startswith("not usable on Loihi 2: conv: 2 different thresholds")
+    (biases,) = lava_dl_notes(good(bias=[0, 4096], pixel_bits=8))
+    assert biases.startswith("not usable on Loihi 2: conv: biases 0..4,096; must be in -4096..4095")
+    assert biases.endswith("Export with `target='loihi2'`, where a bias has an exponent.")
     (poisson,) = lava_dl_notes(good(poisson_seed=0, pixel_bits=8))
     assert "Poisson" in poisson
-    loud, positive = lava_dl_notes(good(reset="soft", bias=[40_000, 0], readout=Dense(np.ones((4, 18), np.int32))))[1:]
-    assert loud.startswith("conv: biases 0..40,000")
+    (positive,) = lava_dl_notes(good(reset="soft", bias=[40_000, 0], readout=Dense(np.ones((4, 18), np.int32))))[1:]
     assert positive.startswith("fc: a dense layer without a negative weight")
 
 

@@ -157,8 +157,7 @@ def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Violation | None:
         "soft reset, by custom neurons",
         "a chip needs microcode for it; unmodified lava-dl uses Lava's LIF, which starts at 0 and resets to 0",
         _LIF,
-        "`loihi-convert run` uses soft reset; for a chip, export with `target='loihi2'`, or with `reset='hard'` and "
-        "`thresholds='scalar'`.",
+        "`loihi-convert run` uses soft reset; for a chip, export with `target='loihi2'`.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Final
 
 from loihi_convert.checks.finding import Rule, findings
@@ -12,9 +13,8 @@ from loihi_convert.checks.integer_rules import (
     pixels_enter_with_eight_bits,
 )
 from loihi_convert.checks.stock_rules import (
-    biases_fit_sixteen_bits,
+    STOCK_LIF_RULES,
     dense_weights_have_both_signs,
-    one_threshold_per_population,
     the_geometry_fits_eight_bits,
 )
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -28,18 +28,22 @@ _NETWORK_RULES: Final[tuple[Rule[NetworkRun], ...]] = (
 )
 _LAYER_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(dense_weights_have_both_signs, {"lava": "note"}),
-    Rule(biases_fit_sixteen_bits, {"lava": "note"}),
     Rule(the_geometry_fits_eight_bits, {"lava": "note"}),
 )
-_HARD_RESET_RULES: Final = (*_LAYER_RULES, Rule(one_threshold_per_population, {"lava": "note"}))
 
 
 def lava_dl_notes(network: QuantizedNetwork) -> tuple[str, ...]:
-    """Return how unmodified lava-dl treats the file of ``network`` differently, one line per finding."""
+    """Return how unmodified lava-dl treats the file of ``network`` differently, one line per finding.
+
+    With hard reset, which it computes exactly on a CPU, also the first reason why it cannot do so on a chip.
+    """
     file = stock_file(dict(encode(network))).with_names([layer.name for layer in network.layers])
-    layer_rules = _HARD_RESET_RULES if network.reset == "hard" else _LAYER_RULES
     found = (
         *findings(_NETWORK_RULES, [(None, NetworkRun(network, network.timesteps))], "lava"),
-        *findings(layer_rules, file.layers, "lava"),
+        *findings(_LAYER_RULES, file.layers, "lava"),
     )
-    return tuple(finding.text for finding in found)
+    on_chip = findings(STOCK_LIF_RULES if network.reset == "hard" else (), file.layers, "loihi2")
+    return (
+        *(finding.text for finding in found),
+        *(f"not usable on Loihi 2: {first.text}" for first in islice(on_chip, 1)),
+    )

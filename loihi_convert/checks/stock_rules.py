@@ -202,10 +202,7 @@ def one_threshold_per_population(layer: StockLayer) -> Violation | None:
     value = layer.numbers("neuron/vThMant") if layer.is_cuba else None
     if value is None or np.unique(value).size == 1:
         return None
-    fix = (
-        "Export with `target='loihi2'` (the bias sets each threshold), or with `reset='hard'` and "
-        "`thresholds='scalar'` (folded into the weights)."
-    )
+    fix = "Export with `target='loihi2'`, where the bias sets each threshold."
     found = f"{np.unique(value).size} different thresholds, vThMant {_range(value)}"
     allowed = "LIF has one threshold for all its neurons; an array works only on the CPU, and is undocumented"
     return Violation(found, allowed, f"vth of shape (1,), {_LIF}/process.py", fix)
@@ -213,7 +210,7 @@ def one_threshold_per_population(layer: StockLayer) -> Violation | None:
 
 def biases_fit_sixteen_bits(layer: StockLayer) -> Violation | None:
     limit = limits.LIF_BIAS_LIMIT
-    fix = f"Scale weights, biases and thresholds down together, or export with `reset='hard'`. {_RUNS_OWN}"
+    fix = "Scale weights, biases and thresholds down together."
     return _bias_beyond(layer, -limit - 1, limit, "Lava's LIF stores int16 and wraps", f"{_LIF}/models.py", fix)
 
 
@@ -277,13 +274,13 @@ STOCK_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(dense_weights_have_both_signs, {"lava": "warning", "loihi2": "warning"}),
     Rule(decays_fit_twelve_bits, {"lava": "error", "loihi2": "error"}),
     Rule(thresholds_fit_seventeen_bits, {"lava": "error", "loihi2": "error"}),
-    Rule(biases_fit_sixteen_bits, {"lava": "warning"}),
     Rule(delays_are_short, {"lava": "warning", "loihi2": "warning"}),
     Rule(spikes_have_no_bit_widths, {"lava": "error", "loihi2": "error"}),
 )
 
 STOCK_LIF_RULES: Final[tuple[Rule[StockLayer], ...]] = (
+    Rule(biases_fit_sixteen_bits, {"lava": "warning"}),
     Rule(one_threshold_per_population, {"loihi2": "error"}),
     Rule(biases_fit_thirteen_bits, {"loihi2": "error"}),
 )
-"""Rules for a chip, if unmodified lava-dl loads the file there, with hard reset."""
+"""Rules on Lava's LIF: not for soft reset, where unmodified lava-dl computes something else in any case."""
