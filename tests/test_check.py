@@ -49,14 +49,14 @@ from loihi_convert.checks.stock_rules import (
 )
 from loihi_convert.chip import limits
 from loihi_convert.choices import Reset, Target
-from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockLayer
 from loihi_convert.neurocores.resources import Chips, network_resources, neuron_costs, resources
-from loihi_convert.pipeline.loaded_file import CheckpointFile, RefusedFile
+from loihi_convert.pipeline.loaded_file import CheckpointFile
 
 Datasets = dict[str, Any]
 
@@ -805,6 +805,9 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     assert code == 3
     assert "Tanh" in out
     torch.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).state_dict(), "plain.pt")
+    with pytest.raises(InputError, match=r"does not accept images of shape \(4, 4, 1\)") as refused:
+        pipeline.load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(4, 4, 1))
+    assert "It accepts (1, 4, 4): if that is (C, H, W), pass it as `input_shape`." in refused.value.hint
     candidate = pipeline.load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
     checked = pipeline.check(candidate, target="loihi2")
     assert checked.findings == ()
@@ -816,12 +819,11 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.ckpt", "model", "model.h5"])
-def test_a_checkpoint_is_known_by_its_content(tmp_path: Path, name: str) -> None:
+def test_a_checkpoint_is_known_by_its_content_and_a_missing_option_is_not_a_verdict(tmp_path: Path, name: str) -> None:
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / name)
-    loaded = pipeline.load_file(tmp_path / name)
-    assert isinstance(loaded, RefusedFile)
-    assert "holds only weights" in loaded.refusal.found
-    assert "`arch=" in loaded.refusal.hint
+    with pytest.raises(CheckpointError, match="holds only weights") as caught:
+        pipeline.load_file(tmp_path / name)
+    assert "`arch=" in caught.value.hint
 
 
 @pytest.mark.parametrize(("spike_exp", "most"), [(6, 2**11 - 1), (0, 2**17 - 1)])

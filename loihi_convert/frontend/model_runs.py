@@ -71,11 +71,14 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
             hint="Leave out the casts in its forward, such as x.double().",
         ) from failure
     hint = _advice(failure)
-    channels_last, numbers = (height, width, channels), channels * height * width
+    numbers = channels * height * width
+    # (C, H, W) if the shape is (H, W, C), and if images (C, H, W) were taken for (H, W, C).
+    others = [(width, channels, height), (height, width, channels)]
+    accepted = [other for other in others if other != input_shape and _outputs(model, [other], other[0] + 1)[0]]
     if _outputs(model, [(numbers,)], _UNLIKE_CHANNELS)[0]:
         hint = f"It takes vectors of {numbers} numbers: put nn.Flatten() before it."
-    elif channels_last != input_shape and _outputs(model, [channels_last], height + 1)[0]:
-        hint = f"It accepts {channels_last}: if that is (C, H, W), pass it as `input_shape`."
+    elif accepted:
+        hint = f"It accepts {accepted[0]}: if that is (C, H, W), pass it as `input_shape`."
     if any(isinstance(module, nn.Conv1d) for module in model.modules()):
         hint = "It takes signals: its input shape is (C, L)."
         if len(shapes) > 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.errors import InputError, NetxError, UsageError
+from loihi_convert.errors import InputError, NetxError, UnsupportedModelError, UsageError
 from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.files import require_no_pipe, require_there
 from loihi_convert.ir.network import ReluNetwork
@@ -55,10 +55,13 @@ class ExternalFile:
 
 @dataclass(frozen=True, eq=False)
 class RefusedFile:
-    """A checkpoint or netx file that cannot be used; ``stock``: its layers as lava-dl sees them, if not damaged."""
+    """A CNN without a spiking equivalent, or a netx file that cannot be used.
+
+    ``stock``: its layers as lava-dl sees them, if it is a netx file that is not damaged.
+    """
 
     path: Path
-    refusal: InputError
+    refusal: UnsupportedModelError | NetxError
     stock: StockFile | None = None
 
 
@@ -81,7 +84,7 @@ def load_file(
     Raises
     ------
     InputError
-        If it does not exist, or is not a file.
+        If the file does not exist, or is not a file with a CNN, or the CNN cannot be read with these options.
     UsageError
         As in `source.open_source`.
     """
@@ -99,7 +102,7 @@ def load_file(
         try:
             source = open_source(path, arch=arch, input_shape=input_shape, mean=mean, std=std)
             require_same_outputs(source)
-        except InputError as error:
+        except UnsupportedModelError as error:
             return RefusedFile(path, error)
         return CheckpointFile(path, source.network, source.recorded)
     if any(option is not None for option in (arch, input_shape, mean, std)):
