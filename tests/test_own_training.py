@@ -472,6 +472,7 @@ def test_fine_tuning_in_memory(own: tuple[Path, nn.Module], digits: DataSplits) 
     assert converted.network.provenance["balance"]["method"] == "qcfs"
     assert "calibration" not in converted.network.provenance
     assert [note for note in converted.notes if "trained as a spiking network for T = 1" in note]
+    assert "Compared with the CNN before fine-tuning." in converted.run(digits.test.images[:9]).notes
     # Both are compared with the CNN that was given first, on the images of the run.
     shown, labels = digits.test.images, digits.test.known_labels
     with torch.no_grad():

@@ -74,9 +74,10 @@ class Source:
 
     @property
     def notes_on_compared(self) -> tuple[str, ...]:
-        """A note if that is not the CNN that a user would compare with."""
+        """A note if that is not the CNN that a user would compare with, or not this one in memory."""
         if self.original is not None:
-            return ()
+            in_memory = self.is_fine_tuned and self.path is None
+            return ("Compared with the CNN before fine-tuning.",) if in_memory else ()
         tuned = "the fine-tuned CNN, because the one before fine-tuning is not"
         if self.path is None:
             return (f"Compared with {tuned} known: convert what `fine_tune` returns.",)
