@@ -73,7 +73,7 @@ def check(
         if arch is not None or is_self_contained(file):
             shape = load_data(data, data_root).input_shape
     candidate = pipeline.load_file(file, arch=arch, input_shape=shape, mean=normalization.mean, std=normalization.std)
-    images = _images(ctx, candidate, image_count, data, data_root)
+    images, skipped = _images(ctx, candidate, image_count, data, data_root)
     checked = pipeline.check(
         candidate,
         images,
@@ -89,37 +89,38 @@ def check(
     else:
         model = candidate.recorded.file if isinstance(candidate, NativeFile) else None
         say_checked(checked, model, details=details)
+    if skipped:
+        log(skipped)
     if not checked.is_usable:
         raise typer.Exit(InputError.exit_code)
 
 
 def _images(
     ctx: typer.Context, candidate: LoadedFile, count: int | None, data: str | None, data_root: Path | None
-) -> Array | None:
+) -> tuple[Array | None, str]:
     """Return the first validation images (for a user's own data, any images). If there are none and the user did not
-    request any, a note lists the checks that are skipped."""
+    request any, also a note on the checks that are skipped."""
     from loihi_convert.data import load_data
     from loihi_convert.pipeline.checking import WITH_THRESHOLDS
     from loihi_convert.pipeline.loaded_file import CheckpointFile, NativeFile, RefusedFile
 
     if isinstance(candidate, RefusedFile):
         # Its obstacles are the answer.
-        return None
+        return None, ""
     if not isinstance(candidate, CheckpointFile | NativeFile):
         for where, given in (("image_count", count), ("data", data)):
             if given:
                 expected = f"is only for CNNs, and for {WITH_THRESHOLDS}"
                 raise UsageError(f"found {given}", where=where, expected=expected)
-        return None
+        return None, ""
     if count == 0:
-        return None
+        return None, ""
     try:
         wanted = data or recorded_data(candidate.path, candidate.recorded)
         splits = load_data(wanted, data_root, input_shape=candidate.network.input_shape)
     except (InputError, UsageError) as error:
         if count is not None or data is not None:
             raise
-        log(f"silent and saturated channels are not checked: {rendered(error, flags_of(ctx.command.params))}")
-        return None
+        return None, f"silent and saturated channels are not checked: {rendered(error, flags_of(ctx.command.params))}"
     known, kind = validation_images(splits)
-    return known[: first_images(count, _ACTIVITY_IMAGES, len(known), f"{kind} of {splits.name}")].images
+    return known[: first_images(count, _ACTIVITY_IMAGES, len(known), f"{kind} of {splits.name}")].images, ""

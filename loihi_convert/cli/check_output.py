@@ -34,11 +34,8 @@ def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> No
         steps = "" if checked.timesteps is None else f" -T {checked.timesteps}"
         file = shlex.quote(model or "MODEL")
         command = f"loihi-convert export {file} --target loihi2{steps}"
-        remedy = [
-            f"It was exported for Lava. Fix: {command} with its other options",
-            "Or, for --target loihi2: --reset hard --thresholds scalar, which needs no circuit but spikes differently",
-        ]
-    facts = [*_grouped(others, remedied), *_neurocores(checked)]
+        remedy = [f"It was exported for Lava. Fix: {command} with its other options"]
+    facts = [*([] if details else _grouped(others, remedied)), *_neurocores(checked)]
     if not details and (others or checked.chips):
         facts.append(Fact("", "--details: each layer's resources, every finding with its source"))
     say_answer(checked.verdict, remedy, [], facts)
@@ -50,10 +47,10 @@ def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> No
     if not details:
         return
     echo("")
-    if checked.chips is not None:
-        say_tables([resource_table(checked.chips)])
     for finding in others:
         echo(flagged(finding.line, "export", "check"))
+    if checked.chips is not None:
+        say_tables([resource_table(checked.chips)])
 
 
 def _remedied_by_target(found: Sequence[Finding]) -> set[str]:
