@@ -520,6 +520,8 @@ def test_training_is_advised_only_where_train_can_do_it(
             text = " ".join(advice.advice(plain.model_copy(update={"main_cause": cause}), network))
             assert ("train --qcfs" in text) == is_trainable
     assert (advice.image_notes(network) == ()) == is_ours
+    assert (advice.image_notes(network, model.get("data")) == ()) == is_ours
+    assert advice.image_notes(network, "test.npz") == ()
 
 
 def test_a_loss_below_twice_its_standard_error_has_no_cause() -> None:

@@ -303,11 +303,14 @@ def can_be_trained(network: QuantizedNetwork) -> bool:
     return recorded.architecture in get_args(Architecture) and recorded.data in get_args(DatasetName)
 
 
-def image_notes(network: QuantizedNetwork) -> tuple[str, ...]:
-    """Return a warning about the images of a diagnosis; none if `train` excluded them from the training set."""
+def image_notes(network: QuantizedNetwork, data: str | None = None) -> tuple[str, ...]:
+    """Return a warning about the images of a diagnosis; none if `train` excluded them from the training set.
+
+    Nor if their data, called ``data``, are others than those given to `export`: the user chose them for this.
+    """
     recorded = network.provenance.model
     # A seed is that of a training by `train` or `fine_tune`.
-    if recorded.architecture is not None or recorded.seed is not None:
+    if recorded.architecture is not None or recorded.seed is not None or data not in (None, recorded.data):
         return ()
     return (
         "loihi-convert did not train this CNN. If its training set contained these images, its accuracy "

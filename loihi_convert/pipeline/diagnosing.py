@@ -154,4 +154,4 @@ def diagnosed(
             device=device,
             progress=progress,
         )
-    return DiagnosisReport(path, found, advice(found, network), (*warned, *image_notes(network)), doubt)
+    return DiagnosisReport(path, found, advice(found, network), (*warned, *image_notes(network, data)), doubt)
