@@ -266,4 +266,4 @@ def test_the_demonstration(
     support.own_cnns.main(example, tmp_path / example)
     assert found in capsys.readouterr().out
     assert (tmp_path / example / "per-T" / "result.json").exists()
-    assert (tmp_path / example / "report.html").exists() == (example == "blobs")
+    assert (tmp_path / example / "per-T" / "report.html").exists() == (example == "blobs")

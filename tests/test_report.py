@@ -800,7 +800,25 @@ def test_without_a_folder_the_newest_run_is_taken(tmp_path: Path, monkeypatch: p
         folder = write_runs(tmp_path / "runs", entry([180], name=name))
         os.utime(folder / "manifest.json", (1000 - index, 1000 - index))
     assert CliRunner().invoke(cli.app, ["report"]).exit_code == 0
-    assert (tmp_path / "report.md").read_text().startswith("# newest on mnist\n")
+    assert [path.parent.name for path in tmp_path.rglob("report.*")] == ["newest-ref-1"] * 2
+
+
+def test_a_report_in_its_run_folder_replaces_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [write_runs(tmp_path, entry([20], name=name)).name for name in ("one", "two")]
+    said = "wrote one-ref-1/report.html and one-ref-1/report.md\n"
+    for _ in range(2):
+        done = CliRunner().invoke(cli.app, ["report", folders[0]])
+        assert (done.exit_code, done.stdout) == (0, said)
+    # A page of the user's own, and a report in a place that others share, are kept.
+    Path("one-ref-1", "report.html").write_text("mine")
+    assert isinstance(CliRunner().invoke(cli.app, ["report", folders[0]]).exception, InputError)
+    assert CliRunner().invoke(cli.app, ["report", *folders]).stdout == "wrote report.html and report.md\n"
+    assert isinstance(CliRunner().invoke(cli.app, ["report", *folders]).exception, InputError)
+    missing = CliRunner().invoke(cli.app, ["report", "missing"]).exception
+    assert isinstance(missing, InputError)
+    assert missing.where.startswith("missing")
+    assert "report.html" not in missing.where
 
 
 def test_a_folder_of_runs_means_all_of_them(tmp_path: Path) -> None:

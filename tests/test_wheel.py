@@ -112,4 +112,4 @@ def test_it_works_in_a_separate_environment(wheel: Path, tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{wheel.name.split('-')[1]}\n")
-    assert "<style>" in (tmp_path / "report.html").read_text()
+    assert "<style>" in (tmp_path / "first" / "report.html").read_text()

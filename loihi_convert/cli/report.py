@@ -16,7 +16,10 @@ from loihi_convert.files import asked
 from loihi_convert.report.figure_style import Width
 
 _RUNS = "Run folders, or a folder that holds run folders; default: the newest in runs/."
-_OUTPUT = "HTML file to write; Markdown of the same name is written beside it."
+_OUTPUT = (
+    "HTML file to write; Markdown of the same name is written beside it. Default: report.html in the run folder, where "
+    "it replaces an earlier report; of several runs, in the current folder."
+)
 _FIGURE = "Write one figure instead of a page: accuracy, or error, against T, as .pdf, .svg or .png."
 _WIDTH = "Width of the figure: a column (85 mm) or a page (178 mm) of a paper, or a screen."
 
@@ -24,7 +27,7 @@ _WIDTH = "Width of the figure: a column (85 mm) or a page (178 mm) of a paper, o
 def report(
     ctx: typer.Context,
     runs: Annotated[list[Path] | None, typer.Argument(help=_RUNS, metavar="RUN", show_default=False)] = None,
-    output: Annotated[Path, options.output(_OUTPUT)] = Path("report.html"),
+    output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     opens: Annotated[bool, options.switch("--open", options.BASICS, "Open the page in your browser.")] = False,
     overwrite: Annotated[bool, options.overwrite()] = False,
     as_json: Annotated[bool, options.as_json()] = False,
@@ -48,8 +51,12 @@ def report(
         else:
             echo(f"wrote {path}")
         return
-    from loihi_convert.report.build import write_report
+    from loihi_convert.report.build import is_report, write_report
 
+    if output is None:
+        is_alone = len(folders) == 1
+        output = (folders[0] if is_alone else Path()) / "report.html"
+        overwrite = overwrite or (is_alone and is_report(output))
     written = write_report(folders, output, overwrite=overwrite)
     if as_json:
         say_json({"html": str(written.html), "markdown": str(written.markdown)})

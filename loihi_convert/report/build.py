@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from loihi_convert.errors import UsageError
 from loihi_convert.files import require_output, write_atomically
@@ -28,6 +28,9 @@ from loihi_convert.report.entries import Entry, ImageSet, entries_of, family_of,
 from loihi_convert.report.page import Page, Section, html, markdown
 from loihi_convert.report.verdict import verdict
 from loihi_convert.runs.stored_run import StoredRun, read_runs
+
+_MARK: Final = b'<meta name="generator" content="loihi-convert">'
+"""A line in the head of each page."""
 
 
 class Written(NamedTuple):
@@ -51,14 +54,24 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         raise UsageError(
             f"found {output}", where="output", expected="must end in .html; the Markdown is written beside it"
         )
+    runs = read_runs(folders)
     written = Written(output, output.with_suffix(".md"))
     for path in written:
         require_output(path, overwrite)
-    page = report(read_runs(folders))
+    page = report(runs)
     contents = (html(page), markdown(page))
     for path, content in zip(written, contents, strict=True):
         write_atomically(path, content.encode())
     return written
+
+
+def is_report(path: Path) -> bool:
+    """Return whether there is a page at ``path`` that this package wrote."""
+    try:
+        with path.open("rb") as stream:
+            return _MARK in stream.read(1000)
+    except OSError:
+        return False
 
 
 def report(runs: Sequence[StoredRun]) -> Page:
