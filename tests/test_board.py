@@ -175,8 +175,12 @@ def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
     written = Path("model.sbatch").read_text()
     assert written.endswith("--backend loihi2 -T 5 --images 3 --data digits --leak\n")
     subprocess.run(["bash", "-n", "model.sbatch"], check=True)
-    code, _, err = invoke(*words, "--images", 4)
+    code, again, err = invoke(*words, "--partition", "p", "--images", 3)
+    assert (code, again) == (0, out)
+    assert "nothing was run; model.sbatch is unchanged" in err
+    code, out, err = invoke(*words, "--images", 4)
     assert code == 3
+    assert "4 images: 56 steps" in out
     assert "model.sbatch: exists already; nothing was changed." in err
     assert Path("model.sbatch").read_text() == written
     code, out, _ = invoke(*words, "--images", 4, "--overwrite", "--json")

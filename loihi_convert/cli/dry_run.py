@@ -44,7 +44,7 @@ def show_run_plan(
     UsageError
         If there are several files, or the network cannot run on the board.
     InputError
-        If the script exists.
+        If another script exists.
     """
     if len(paths) > 1:
         raise UsageError(f"found {len(paths)} files", where="dry_run", expected="must be one file")
@@ -77,13 +77,13 @@ def plan_run(
     UsageError
         If the network cannot run on the board.
     InputError
-        If the script exists.
+        If another script exists.
     """
     from loihi_convert.backends.loihi2.board import chosen_board
     from loihi_convert.backends.loihi2.plan import plan, script, script_suffix
     from loihi_convert.backends.request import require_safe_timesteps
     from loihi_convert.chip.limits import NEUROCORES
-    from loihi_convert.files import require_output, write_atomically
+    from loihi_convert.files import asked, require_output, write_atomically
     from loihi_convert.ir.neuron_model import neuron_model
     from loihi_convert.neurocores.savings import span
 
@@ -92,14 +92,12 @@ def plan_run(
     board = options.board or chosen_board()
     name = path.stem if words[0] == "run" else words[0]
     written = Path(f"{name}{script_suffix(board)}")
-    require_output(written, overwrite, path)
     planned = plan(network, image_count, timesteps, board, neuron=neuron, profile=options.profile)
     activate = Path(sys.prefix, "bin", "activate")
     is_virtual = sys.prefix != sys.base_prefix and activate.is_file()
     text = script(
         ["loihi-convert", *words], name, planned, folder=Path.cwd(), activate=activate if is_virtual else None
-    )
-    write_atomically(written, text.encode())
+    ).encode()
     if as_json:
         say_json({**planned.as_json(), "script": str(written)})
     else:
@@ -109,6 +107,11 @@ def plan_run(
             f"warning: the network needs {span(planned.neurocores)} neurocores (an estimate), and a chip has "
             f"{NEUROCORES}: check that the board has {math.ceil(planned.neurocores[1] / NEUROCORES):,} chips"
         )
+    if asked(written, lambda path: path.is_file() and path.read_bytes() == text):
+        log(f"nothing was run; {written} is unchanged")
+        return
+    require_output(written, overwrite, path)
+    write_atomically(written, text)
     log(f"nothing was run; wrote {written}")
 
 
