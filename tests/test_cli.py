@@ -1059,7 +1059,8 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     Path("inside").mkdir()
     Path("own.npz").rename("inside/own.npz")
     done = invoke("export", model, "-T", 2, "-o", "n.net", "--data", "inside/own.npz")
-    assert "loihi-convert run n.net --data inside/own.npz" in done.out
+    others = "TEST.npz: other images than own.npz, which chose the thresholds\n"
+    assert f"next        loihi-convert run n.net --data TEST.npz\n            {others}" in done.out
     done = invoke("run", "n.net")
     assert (done.code, done.out) == (3, "")
     assert "error: n.net: was exported with own.npz, which is not in this folder. Pass its path" in done.err
@@ -1076,7 +1077,8 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     assert "also chose the thresholds" not in done.out
     np.savez("both.npz", images=stored["images"], calibration=stored["images"][:7] ^ 1)
     np.savez("seven.npz", images=stored["images"][:7] ^ 1)
-    invoke("export", model, "-T", 2, "-o", "b.net", "--data", "both.npz")
+    done = invoke("export", model, "-T", 2, "-o", "b.net", "--data", "both.npz")
+    assert "next        loihi-convert run b.net\n" in done.out
     assert "also chose the thresholds" not in invoke("run", "b.net", "--data", "own.npz").out
     assert "also chose the thresholds" in invoke("run", "b.net", "--data", "seven.npz").out
     done = invoke("export", model, "-T", 2, "-o", "u.net", "--data", "./flat")

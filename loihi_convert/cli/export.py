@@ -26,7 +26,7 @@ from loihi_convert.choices import (
 )
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log, on_interrupt, say_json
-from loihi_convert.cli.export_output import exported_json, say_exported, say_rewritten
+from loihi_convert.cli.export_output import NextRun, exported_json, say_exported, say_rewritten
 from loihi_convert.cli.flags import flags_of, option_words
 from loihi_convert.cli.graded import graded_json, say_graded_export
 from loihi_convert.cli.images import validation_images
@@ -36,6 +36,7 @@ from loihi_convert.errors import UsageError, with_flags
 from loihi_convert.files import require_output
 
 if TYPE_CHECKING:
+    from loihi_convert.data import DataSplits
     from loihi_convert.frontend.source import Source
     from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
 
@@ -274,7 +275,7 @@ def export(
         source, images, f"{kind} of {splits.name}", None if expect is None else expect / 100, data=splits.name
     )
     _say_own(ctx, source, own, unjudged(source, images) if own is None else own.warning)
-    run_words = _run_words(splits.name, data, data_root, class_map, arch)
+    next_run = _next_run(splits, data, data_root, class_map, arch)
     if spikes == "graded":
         item = export_graded(
             source,
@@ -287,7 +288,7 @@ def export(
         if as_json:
             say_json({"files": [graded_json(item)], "cnn": None if own is None else asdict(own)})
         else:
-            say_graded_export(item, run_words, details=details)
+            say_graded_export(item, next_run, details=details)
         return
     if len(steps) > 1:
         on_interrupt(lambda: "no partial files were left; files of finished T are complete")
@@ -313,7 +314,7 @@ def export(
     if as_json:
         say_json({"files": [exported_json(item) for item in exported], "cnn": None if own is None else asdict(own)})
     else:
-        say_exported(exported, run_words, details=details)
+        say_exported(exported, next_run, details=details)
     if bundle is not None:
         log(f"wrote {bundle}/; where Lava is installed: python {shlex.quote(str(bundle / SCRIPT))}")
 
@@ -331,16 +332,15 @@ def _say_own(ctx: typer.Context, source: Source, own: OwnAccuracy | OwnFit | Non
         log(own.sentence)
 
 
-def _run_words(
-    name: str, data: str | None, data_root: Path | None, class_map: str | None, arch: str | None
-) -> list[str]:
-    """Return the options that `run` needs because the file does not hold them: paths, and code that only it names.
-
-    ``name`` is that of the images, as recorded.
-    """
-    is_found = data is None or data in get_args(DatasetName) or str(Path(data)) == name
-    images = None if is_found else data
-    return option_words({"--data": images, "--data-root": data_root, "--class-map": class_map, "--arch": arch})
+def _next_run(
+    splits: DataSplits, data: str | None, data_root: Path | None, class_map: str | None, arch: str | None
+) -> NextRun:
+    """Return how to run the file: paths and code are not in it, and test images may be needed."""
+    words = option_words({"--data-root": data_root, "--class-map": class_map, "--arch": arch})
+    if splits.calibration is splits.test:
+        return NextRun(words, f"TEST{Path(splits.name).suffix}", splits.name)
+    is_found = data is None or data in get_args(DatasetName) or str(Path(data)) == splits.name
+    return NextRun(words, None if is_found else data)
 
 
 def _refuse_if_given(ctx: typer.Context, name: str, expected: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from loihi_convert.cli.console import Fact, aligned, echo, flagged, say_answer, say_tables
+from loihi_convert.cli.flags import option_words
 
 if TYPE_CHECKING:
     from loihi_convert.conversion.quantization_report import QuantizationReport
@@ -17,15 +19,37 @@ GOOD_AGREEMENT: Final = 0.98
 """From here on, potentials that clip on some images cost nothing that is worth a line."""
 
 
-def say_exported(exported: Sequence[ExportResult], run_words: Sequence[str] = (), *, details: bool) -> None:
-    """Print one line per file, possible causes of accuracy loss, and the next steps.
+class NextRun(NamedTuple):
+    """How to run an exported file.
 
-    ``run_words`` are the options that `run` needs, as it cannot find them in the file.
+    Parameters
+    ----------
+    words
+        The options that `run` needs, as it cannot find them in the file, without images.
+    images
+        Its ``--data``; None: the images that the file names.
+    calibrated_on
+        The user's images that chose the thresholds, if ``images`` only stands for others.
     """
+
+    words: Sequence[str] = ()
+    images: str | None = None
+    calibrated_on: str | None = None
+
+    def facts(self, paths: Iterable[Path]) -> list[Fact]:
+        """Return the command for the files at ``paths``, and which images it needs."""
+        command = ["loihi-convert", "run", *map(str, paths), *option_words({"--data": self.images}), *self.words]
+        found = [Fact("next", shlex.join(command))]
+        if self.calibrated_on is not None:
+            found.append(Fact("", f"{self.images}: other images than {self.calibrated_on}, which chose the thresholds"))
+        return found
+
+
+def say_exported(exported: Sequence[ExportResult], next_run: NextRun, *, details: bool) -> None:
+    """Print one line per file, possible causes of accuracy loss, and the next steps."""
     closing = [] if details else [Fact("", "--details: weight bits, thresholds and clipping of each layer")]
-    files = shlex.join([*(str(item.path) for item in exported), *run_words])
     is_nir = exported[0].file_format == "nir"
-    following = [] if is_nir else [Fact("next", f"loihi-convert run {files}")]
+    following = [] if is_nir else next_run.facts(item.path for item in exported)
     facts = [*_facts(exported), *following, *closing]
     if len(exported) == 1:
         (item,) = exported

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from loihi_convert.cli.console import Fact, flagged, say_answer, say_tables
+from loihi_convert.cli.export_output import NextRun
 from loihi_convert.cli.options import refuse_given
 from loihi_convert.cli.run_output import remarks, say_single
 from loihi_convert.cli.run_request import RunRequest
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from loihi_convert.report.table import Table
 
 
-def say_graded_export(item: GradedExport, run_words: Sequence[str], *, details: bool) -> None:
-    """Print the written file, its agreement with the CNN, and the next step, `run` with ``run_words``."""
+def say_graded_export(item: GradedExport, next_run: NextRun, *, details: bool) -> None:
+    """Print the written file, its agreement with the CNN, and the next step."""
     from loihi_convert.conversion.agreement import measure_of
 
     images = f"{item.agreement.image_count:,} calibration images"
@@ -33,7 +33,7 @@ def say_graded_export(item: GradedExport, run_words: Sequence[str], *, details: 
         Fact("bits", f"weights use {least.weight_bits:.1f} bits or more (fewest in {least.name})"),
         Fact("load", f"unmodified lava-dl: netx.hdf5.Network({str(item.path)!r}, spike_exp={item.network.spike_exp})"),
         *(Fact("note", flagged(note, "export")) for note in item.notes),
-        Fact("next", shlex.join(["loihi-convert", "run", str(item.path), *run_words])),
+        *next_run.facts([item.path]),
         *([] if details else [Fact("", "--details: weight bits and largest message of each layer")]),
     ]
     size = f"{item.path.stat().st_size:,} bytes"
