@@ -20,6 +20,7 @@ import torch
 import typer
 from PIL import Image
 from support.command_line import Invoke, invoker
+from support.external_files import NEURON, write_external
 from support.training import train
 
 from loihi_convert import cli, netx, pipeline
@@ -45,6 +46,7 @@ from loihi_convert.errors import (
 )
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import golden_check
+from loihi_convert.runs import run_folder
 
 
 @pytest.fixture
@@ -282,6 +284,31 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in folder.iterdir()} == contents
 
 
+@pytest.mark.parametrize("is_external", [False, True])
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_results_that_cannot_be_written_are_printed(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, is_external: bool, words: tuple[str, ...]
+) -> None:
+    layers = [
+        {"type": "input", "shape": [1, 8, 8]},
+        {"type": "flatten", "shape": [1, 1, 64]},
+        {"type": "dense", "shape": [10], "weight": np.eye(10, 64, dtype=np.float32), "neuron": NEURON},
+    ]
+    external = write_external(Path("external.net"), layers)
+    file = external if is_external else golden_check.folder() / golden_check.NETWORK
+
+    def full(path: Path, content: bytes) -> None:
+        raise InputError("cannot be written (No space left on device)", where=path)
+
+    monkeypatch.setattr(run_folder, "write_atomically", full)
+    done = invoke("run", file, "--data", "digits", "--images", 3, "-o", "here", *words)
+    assert done.code == 3
+    assert json.loads(done.out) if words else done.out.startswith(f"{file.name} on digits: ")
+    assert "here" not in done.out
+    assert done.err.endswith("error: here/accuracy.csv: cannot be written (No space left on device).\n")
+    assert not Path("here").exists()
+
+
 @pytest.mark.slow
 def test_early_exit(invoke: Invoke, model: Path) -> None:
     invoke("export", model, "-T", "1,8", "-o", "x.net")
@@ -300,7 +327,7 @@ def test_early_exit(invoke: Invoke, model: Path) -> None:
     assert result["x-T8"]["early_exit"]["exit_share"] == [1.0, *([0.0] * 7)]
     for words, is_said in (((), False), (("--exit-tolerance", 1), True), (("--early-exit",), True)):
         done = invoke("run", "x-T1.net", "--images", 50, *words)
-        assert ("early exit does not apply to one time step" in done.err) == is_said
+        assert ("early exit  does not apply to one time step" in done.out) == is_said
     done = invoke("run", "x-T8.net", "--images", 50, "--no-early-exit")
     assert done.code == 0
     assert "steps on average" not in done.out + done.err
@@ -316,14 +343,26 @@ def test_early_exit_with_own_images_needs_others(invoke: Invoke, model: Path, ow
     np.savez("more.npz", images=digits.test.images[:8], calibration=digits.calibration.images[:20])
     invoke("export", model, "-T", 4, "-o", "own.net", "--data", "more.npz")
     done = invoke("run", "own.net", "--data", "more.npz", "--details")
-    assert (done.code, "is not evaluated" in done.err) == (0, False)
-    assert "0.1 % of the classes after T on 20 calibration images" in " ".join(done.out.split())
+    assert (done.code, "not evaluated" in done.out) == (0, False)
+    of_calibration = "0.1 % of the classes after T on 20 calibration images"
+    assert of_calibration in " ".join(done.out.split())
+    # Those that the file was exported with, while they are the same.
+    done = invoke("run", "own.net", "--data", "own.npz", "--details")
+    assert of_calibration in " ".join(done.out.split())
+    np.savez("more.npz", images=digits.test.images[:8], calibration=digits.calibration.images[:19])
     done = invoke("run", "own.net", "--data", "own.npz")
     assert done.code == 0
-    assert (
-        "early exit is not evaluated: its margin is chosen on images that are not run, and own.npz has none" in done.err
+    missing = (
+        "early exit  not evaluated: it needs more.npz, unchanged, in this folder, or other images as `calibration`"
     )
+    assert missing in done.out
     assert "steps on average" not in done.out
+    Path("more.npz").unlink()
+    assert missing in invoke("run", "own.net", "--data", "own.npz").out
+    invoke("export", model, "-T", 4, "-o", "same.net", "--data", "own.npz")
+    done = invoke("run", "same.net")
+    assert "early exit  not evaluated: it needs other images as `calibration` in an .npz file\n" in done.out
+    assert "early exit" not in invoke("run", "same.net", "-T", 999).err
 
 
 def test_json_stands_alone_on_stdout(invoke: Invoke, model: Path) -> None:

@@ -45,6 +45,7 @@ from loihi_convert.pipeline.checking import check
 from loihi_convert.pipeline.graded import export_graded, read_graded
 from loihi_convert.pipeline.loaded_file import load_file
 from loihi_convert.pipeline.origin import require_layers_of
+from loihi_convert.runs import run_folder
 from loihi_convert.simulation.relu import cnn_scores
 
 SHAPE = (2, 8, 6)
@@ -445,6 +446,13 @@ def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke, monkeypatc
     for words in (("-T", "4"), ("--images", "9"), ("--data", "own.npz"), ("--compare",)):
         assert invoke("check", exported, *words).code == 2
     assert "graded (sigma-delta neurons)" in invoke("inspect", exported).out
+
+    def full(path: Path, content: bytes) -> None:
+        raise InputError("cannot be written", where=path)
+
+    monkeypatch.setattr(run_folder, "write_atomically", full)
+    done = invoke("run", exported, "--data", "own.npz", "-o", "full")
+    assert (done.code, done.out.startswith("model.net on own.npz: ")) == (3, True)
     for words in (("-T", "4"), ("--backend", "loihi2"), ("--trace",), ("--neuron", "stock")):
         assert invoke("run", exported, "--data", "own.npz", *words).code == 2
     monkeypatch.setattr(devices, "_has_gpu", lambda: True)

@@ -77,7 +77,7 @@ def test_a_regression_from_state_dict_to_report(invoke: Invoke, folder: Path, tm
     known = ("--data", "test.npz", "--model", "position.pt", *arch)
     code, out, err = invoke("run", files[1], *known, "-o", tmp_path / "one")
     assert code == 0, err
-    assert "early exit does not apply to a regression" in err
+    assert "early exit  does not apply to a regression" in out
     assert "RMSE" in out
     assert "means over 2 outputs" in out
     assert "worst output: " in out

@@ -174,7 +174,12 @@ def test_warnings_are_printed_for_doubtful_results() -> None:
 def test_a_run_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     made = entry(CURVE, exit_leads=[1, 6, 7, 8])
     ran = FileRun(Path("model.net"), made.network, made.result, made.evaluation, equal_to_reference=200)
-    say_run(RunFolder(Path("runs/x"), (), (ran,)), RunScene("mnist", "sim", 41.2), as_json=False, details=False)
+    say_run(
+        RunFolder(Path("runs/x"), (Path("runs/x/accuracy.csv"),), (ran,)),
+        RunScene("mnist", "sim", 41.2),
+        as_json=False,
+        details=False,
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "200 test images, Lava's CPU simulator (sim): 0.5 s, 41 s in all"
     assert len(lines) <= 18
@@ -189,7 +194,12 @@ def test_a_run_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
 def test_details_contain_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     made = entry(CURVE)
     ran = FileRun(Path("model.net"), made.network, made.result, made.evaluation, equal_to_reference=0)
-    say_run(RunFolder(Path("runs/x"), (), (ran,)), RunScene("mnist", "ref", 1.0), as_json=False, details=True)
+    say_run(
+        RunFolder(Path("runs/x"), (Path("runs/x/accuracy.csv"),), (ran,)),
+        RunScene("mnist", "ref", 1.0),
+        as_json=False,
+        details=True,
+    )
     out = capsys.readouterr().out
     assert "model.net on mnist: " in out
     assert "anytime readout" in out

@@ -33,24 +33,29 @@ def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork) -> N
     given = {"backend": request.backend.name != "ref", "model": request.model, "arch": request.arch, **request.given}
     refuse_given(given, f"given, but another tool wrote {path}", "must be left out: such a file runs on ref")
     splits = request.load(ModelRecord(), network.input_shape)
-    ran = pipeline.run_external_into_folder(
-        request.output,
-        path,
-        network,
-        splits,
-        request.images(splits),
-        timesteps=request.options.timesteps,
-        is_stream=request.is_stream,
-        mean=normalization.mean,
-        std=normalization.std,
-        command_line=sys.argv,
-        bars=progress_bar,
+
+    def say(ran: ExternalRun) -> None:
+        kind = "CUBA" if isinstance(network, CubaNetwork) else "sigma-delta"
+        log(f"{path.name}: another tool wrote it; its {kind} neurons run as in Lava, without early exit")
+        pixels, scene = _pixels(ran, is_default=normalization.mean is None), request.scene(splits)
+        say_single(ran, scene, pixels, as_json=request.as_json, details=request.details)
+
+    say(
+        pipeline.run_external_into_folder(
+            request.output,
+            path,
+            network,
+            splits,
+            request.images(splits),
+            timesteps=request.options.timesteps,
+            is_stream=request.is_stream,
+            mean=normalization.mean,
+            std=normalization.std,
+            command_line=sys.argv,
+            unwritten=say,
+            bars=progress_bar,
+        )
     )
-    kind = "CUBA" if isinstance(network, CubaNetwork) else "sigma-delta"
-    log(f"{path.name}: another tool wrote it; its {kind} neurons run as in Lava, without early exit")
-    pixels = _pixels(ran, is_default=normalization.mean is None)
-    scene = request.scene(splits)
-    say_single(ran, scene, pixels, as_json=request.as_json, details=request.details)
 
 
 def _pixels(ran: ExternalRun, *, is_default: bool) -> list[Fact]:

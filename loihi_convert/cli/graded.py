@@ -91,22 +91,28 @@ def run_graded(request: RunRequest, network: GradedNetwork) -> None:
         {**given, **request.given}, "given for graded spikes", "must be left out: they take one step, on the CPU"
     )
     splits = request.load(network.provenance.model, network.input_shape)
-    ran = run_graded_into_folder(
-        request.output,
-        path,
-        network,
-        splits,
-        request.images(splits),
-        request.backend,
-        is_stream=request.is_stream,
-        model=request.model,
-        arch=request.arch,
-        command_line=sys.argv,
-        bars=progress_bar,
+
+    def say(ran: GradedRun) -> None:
+        scene = request.scene(splits)
+        facts = [*remarks(ran, scene), *_message_facts(ran, is_stream=request.is_stream)]
+        say_single(ran, scene, facts, as_json=request.as_json, details=request.details)
+
+    say(
+        run_graded_into_folder(
+            request.output,
+            path,
+            network,
+            splits,
+            request.images(splits),
+            request.backend,
+            is_stream=request.is_stream,
+            model=request.model,
+            arch=request.arch,
+            command_line=sys.argv,
+            unwritten=say,
+            bars=progress_bar,
+        )
     )
-    scene = request.scene(splits)
-    facts = [*remarks(ran, scene), *_message_facts(ran, is_stream=request.is_stream)]
-    say_single(ran, scene, facts, as_json=request.as_json, details=request.details)
 
 
 def _message_facts(ran: GradedRun, *, is_stream: bool) -> Iterator[Fact]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -56,6 +56,32 @@ class DataRequest:
                 "their path as --data"
             )
         return splits
+
+    def with_calibration(self, splits: DataSplits, path: Path, recorded: ModelRecord) -> DataSplits:
+        """Return ``splits`` with the calibration images that ``recorded`` names, if they are here and unchanged.
+
+        They are for choices before a run on other images. ``path`` and ``recorded`` are as in `load`. Large data is not
+        read twice.
+        """
+        from loihi_convert.data import StoredImages, load_data
+
+        if (
+            self.data is None
+            or recorded.calibration_fingerprint is None
+            or isinstance(splits.test.images, StoredImages)
+        ):
+            return splits
+        try:
+            found = load_data(
+                recorded_data(path, recorded),
+                classes=recorded.names,
+                class_map=self.class_map,
+                input_shape=splits.input_shape,
+                at_once=False,
+            ).calibration
+        except (InputError, UsageError):
+            return splits
+        return replace(splits, calibration=found) if found.fingerprint == recorded.calibration_fingerprint else splits
 
 
 def recorded_data(path: Path, recorded: ModelRecord) -> str:

@@ -12,7 +12,6 @@ import typer
 
 from loihi_convert.choices import BackendName, Device, Generation, LavaLayout, Neuron
 from loihi_convert.cli import cluster, options
-from loihi_convert.cli.console import log
 from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.external import run_external
 from loihi_convert.cli.graded import run_graded
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from loihi_convert.data import DataSplits
     from loihi_convert.ir.quantized import QuantizedNetwork
     from loihi_convert.pipeline.opened_file import OpenedFile
+    from loihi_convert.pipeline.running import RunFolder
 
 _FILES = typer.Argument(
     help="Exported .net files, or names of `loihi-convert models`; default: the newest file in this folder.",
@@ -182,7 +182,7 @@ def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) 
     from loihi_convert import pipeline
     from loihi_convert.progress import progress_bar
 
-    run_options, with_exit = request.options, request.options.exit_tolerance is not None
+    run_options = request.options
     opened = [
         pipeline.open_file(path, network=None if index else network, model=request.model, arch=request.arch)
         for index, path in enumerate(request.paths)
@@ -192,16 +192,13 @@ def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) 
         raise UsageError("given, but the CNN is not available", where="float_snn", expected="needs the CNN", hint=hint)
     splits = _splits(opened, request.data)
     images = request.images(splits)
-    if with_exit and all(file.network.task == "regression" for file in opened):
-        log("early exit does not apply to a regression")
-    elif with_exit and all(run_options.last_timestep(file.network.timesteps) == 1 for file in opened):
-        if request.given["early_exit"] or request.given["exit_tolerance"]:
-            log("early exit does not apply to one time step")
-    elif with_exit and splits.held_out is None:
-        log(
-            f"early exit is not evaluated: its margin is chosen on images that are not run, and {splits.name} has "
-            "none; an .npz file may hold others as `calibration`"
-        )
+    if run_options.exit_tolerance is not None and splits.held_out is None:
+        splits = _with_calibration(splits, opened, request.data)
+    no_early_exit = _no_early_exit(request, opened, splits)
+
+    def say(done: RunFolder) -> None:
+        say_run(done, request.scene(splits, no_early_exit), as_json=request.as_json, details=request.details)
+
     with place.shard_workers() as shard_workers:
         done = pipeline.run_into_folder(
             request.output,
@@ -212,9 +209,34 @@ def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) 
             run_options,
             workers=shard_workers,
             command_line=sys.argv,
+            unwritten=say,
             bars=progress_bar,
         )
-    say_run(done, request.scene(splits), as_json=request.as_json, details=request.details)
+    say(done)
+
+
+def _with_calibration(splits: DataSplits, opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:
+    """Return ``splits`` with the calibration images of the files, if they are the same for all."""
+    records = [file.network.provenance.model for file in opened]
+    if len({(one.data, one.calibration_fingerprint) for one in records}) > 1:
+        return splits
+    return request.with_calibration(splits, opened[0].path, records[0])
+
+
+def _no_early_exit(request: RunRequest, opened: Sequence[OpenedFile], splits: DataSplits) -> str:
+    """Return why early exit is not evaluated; empty if it is, or was not asked for."""
+    if request.options.exit_tolerance is None:
+        return ""
+    if all(file.network.task == "regression" for file in opened):
+        return "does not apply to a regression"
+    if all(request.options.last_timestep(file.network.timesteps) == 1 for file in opened):
+        is_given = request.given["early_exit"] or request.given["exit_tolerance"]
+        return "does not apply to one time step" if is_given else ""
+    if splits.held_out is not None:
+        return ""
+    named = opened[0].network.provenance.model.data
+    other = "" if named in (None, splits.name) else f"{named}, unchanged, in this folder, or "
+    return f"not evaluated: it needs {other}other images as `calibration` in an .npz file"
 
 
 def _paths(files: Sequence[Path] | None) -> tuple[Path, ...]:

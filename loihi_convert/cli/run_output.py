@@ -36,6 +36,8 @@ class RunScene:
         Whether every layer was recorded and compared.
     arch
         The user's code for the CNN.
+    no_early_exit
+        Why early exit was not evaluated; empty if it was, or was not asked for.
     """
 
     data: str
@@ -43,6 +45,7 @@ class RunScene:
     seconds: float
     trace: bool = False
     arch: str | None = None
+    no_early_exit: str = ""
 
     def line(self, evaluations: Sequence[Evaluation], remark: str = "") -> str:
         """Return the number of images, the backend, and the duration."""
@@ -53,7 +56,7 @@ class RunScene:
 
 
 def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, next_steps: Sequence[Fact] = ()) -> None:
-    """Print the answer of a run, or its results as JSON, and the folder they are written to.
+    """Print the answer of a run, or its results as JSON, and the folder they are written to, if ``done`` has files.
 
     ``next_steps`` are the last lines; by default they suggest the report and ``--details``.
     """
@@ -65,12 +68,11 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
         return
     figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
     more = "layers, intervals, early exit, energy at each T"
-    saved, *others = _saved_in(done.folder, more, details=details)
     say_answer(
         run_summary.verdict(figures, scene.data),
         [scene.line([evaluation for _, evaluation in figures], _input(done.runs[0]))],
         run_summary.table(figures),
-        [*_facts(done, scene), saved, *(next_steps or others)],
+        [*_facts(done, scene), *_closing(done, more, next_steps, details=details)],
     )
     if details:
         _say_details(done.figures)
@@ -84,7 +86,7 @@ def say_single(
     as_json: bool,
     details: bool,
 ) -> None:
-    """Print the answer of the run of one file, with ``facts`` about it, or its results as JSON."""
+    """Print the answer of the run of one file, with ``facts`` about it, or its results as JSON, as `say_run`."""
     from loihi_convert.cli import run_summary
 
     if as_json:
@@ -95,20 +97,25 @@ def say_single(
         run_summary.verdict(figures, scene.data),
         [scene.line([ran.evaluation])],
         run_summary.table(figures),
-        [*facts, *run_summary.facts(ran.evaluation), *_saved_in(ran.folder, "layers, intervals", details=details)],
+        [*facts, *run_summary.facts(ran.evaluation), *_closing(ran, "layers, intervals", details=details)],
     )
     if details:
         # Graded spikes have no thresholds, and other tools do not record how theirs were balanced.
         _say_details(figures, is_balanced=False)
 
 
-def _saved_in(folder: Path, more: str, *, details: bool) -> list[Fact]:
-    """Return the place of the results, and what to do with them; ``more`` is what ``--details`` prints."""
-    closing = [] if details else [Fact("", f"--details: {more}")]
-    return [Fact("saved", f"{folder}/"), Fact("next", f"loihi-convert report {shlex.quote(str(folder))}"), *closing]
+def _closing(
+    done: RunFolder | GradedRun | ExternalRun, more: str, next_steps: Sequence[Fact] = (), *, details: bool
+) -> list[Fact]:
+    """Return the place of the results, if written, and what to do with them; ``more`` is what ``--details`` prints."""
+    if not done.files:
+        return []
+    usual = [Fact("next", f"loihi-convert report {shlex.quote(str(done.folder))}")]
+    usual += [] if details else [Fact("", f"--details: {more}")]
+    return [Fact("saved", f"{done.folder}/"), *(next_steps or usual)]
 
 
-def _say_results(runs: Iterable[tuple[Path, Evaluation, Iterable[Fact]]], folder: Path, files: Iterable[Path]) -> None:
+def _say_results(runs: Iterable[tuple[Path, Evaluation, Iterable[Fact]]], folder: Path, files: Sequence[Path]) -> None:
     """Print the results of each file as JSON; on stderr, the facts about it, warnings, and what was written."""
     from loihi_convert.cli.run_summary import warnings
     from loihi_convert.runs.run_folder import results_json
@@ -119,7 +126,8 @@ def _say_results(runs: Iterable[tuple[Path, Evaluation, Iterable[Fact]]], folder
         for fact in (*facts, *warnings(evaluation)):
             log(f"{path.name}: {fact.label}: {fact.text}")
     echo(results_json(figures))
-    log(f"wrote {folder}/ ({', '.join(path.name for path in files)})")
+    if files:
+        log(f"wrote {folder}/ ({', '.join(path.name for path in files)})")
 
 
 def _say_details(figures: Sequence[tuple[str, Evaluation]], *, is_balanced: bool = True) -> None:
@@ -159,7 +167,7 @@ def _facts(done: RunFolder, scene: RunScene) -> Iterator[Fact]:
 
 
 def remarks(ran: FileRun | GradedRun, scene: RunScene) -> Iterator[Fact]:
-    """Return how a run compares with `ref`, and why it cannot be compared with the CNN."""
+    """Return how a run compares with `ref`, and why it has no early exit, or cannot be compared with the CNN."""
     from loihi_convert.ir.graded import GradedNetwork
 
     if ran.equal_to_reference:
@@ -170,6 +178,8 @@ def remarks(ran: FileRun | GradedRun, scene: RunScene) -> Iterator[Fact]:
             what, images = "every message and activation of every layer", images.removesuffix(" at every step")
         runner = "Loihi 2" if scene.backend == "loihi2" else "Lava"
         yield Fact("equal", f"{runner} equals ref in {what}, {images}")
+    if scene.no_early_exit:
+        yield Fact("early exit", scene.no_early_exit)
     if ran.result.measured:
         figures = ", ".join(f"{name} {value:.6g}" for name, value in ran.result.measured.items())
         yield Fact("profiler", f"all steps of the run, in s, J and W: {figures}")

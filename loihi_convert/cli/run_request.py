@@ -90,7 +90,7 @@ class RunRequest:
             log(f"running the first {count} of {available} test images; choose with --images")
         return splits.test[:count]
 
-    def scene(self, splits: DataSplits) -> RunScene:
+    def scene(self, splits: DataSplits, no_early_exit: str = "") -> RunScene:
         """Return the context of the answer, when the run has ended."""
         seconds = time.monotonic() - self.started
-        return RunScene(splits.name, self.backend.name, seconds, self.options.trace, self.arch)
+        return RunScene(splits.name, self.backend.name, seconds, self.options.trace, self.arch, no_early_exit)

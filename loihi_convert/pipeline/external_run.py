@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loihi_convert.data import Dataset, DataSplits
@@ -16,7 +16,7 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.pipeline.run_results import write_results
+from loihi_convert.pipeline.run_results import not_lost, write_results
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import read_file
@@ -50,6 +50,7 @@ def run_external_into_folder(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     command_line: Sequence[str] = (),
+    unwritten: Callable[[ExternalRun], None] | None = None,
     bars: ProgressFactory = no_progress_bar,
 ) -> ExternalRun:
     """Run the netx file ``path`` on ``images``, some of ``splits``, and write the results into a run folder.
@@ -69,6 +70,8 @@ def run_external_into_folder(
         `pixels.DEFAULT_NORMALIZATION`.
     command_line
         The command line typed by the user, for the manifest.
+    unwritten
+        Called with the run, without files, if its files cannot be written, before the error.
 
     Raises
     ------
@@ -99,14 +102,16 @@ def run_external_into_folder(
                 result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
         evaluation = evaluate(result, network, labels=images.labels, timesteps=timesteps)
         stream = {"stream": is_stream} if isinstance(network, GradedNetwork) else {}
-        files = write_results(
-            folder,
-            [run_folder.FileResults(path.stem, evaluation, result, network)],
-            splits,
-            images,
-            files=(read,),
-            backend="ref",
-            command_line=command_line,
-            more={"mean": mean, "std": std, **stream},
-        )
-    return ExternalRun(folder, files, path, evaluation, mean, std)
+        done = ExternalRun(folder, (), path, evaluation, mean, std)
+        with not_lost(done, unwritten):
+            files = write_results(
+                folder,
+                [run_folder.FileResults(path.stem, evaluation, result, network)],
+                splits,
+                images,
+                files=(read,),
+                backend="ref",
+                command_line=command_line,
+                more={"mean": mean, "std": std, **stream},
+            )
+    return replace(done, files=files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
 from loihi_convert.pipeline.origin import notes_on, notes_on_images, require_layers_of, source_of
-from loihi_convert.pipeline.run_results import write_results
+from loihi_convert.pipeline.run_results import not_lost, write_results
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
@@ -171,6 +171,7 @@ def run_graded_into_folder(
     model: Path | None = None,
     arch: str | None = None,
     command_line: Sequence[str] = (),
+    unwritten: Callable[[GradedRun], None] | None = None,
     bars: ProgressFactory = no_progress_bar,
 ) -> GradedRun:
     """Run the netx file ``path``, which `export_graded` wrote, on ``images``, and write a run folder.
@@ -192,6 +193,8 @@ def run_graded_into_folder(
         The CNN, as in `pipeline.open_file`.
     command_line
         The command line typed by the user, for the manifest.
+    unwritten
+        Called with the run, without files, if its files cannot be written, before the error.
 
     Raises
     ------
@@ -225,19 +228,21 @@ def run_graded_into_folder(
         of_cnn = () if source is None else notes_on(path, network, source)
         notes = (*notes_on_images(network, splits.test.fingerprint), *of_cnn, *evaluation.notes)
         evaluation = evaluation.model_copy(update={"notes": notes})
-        files = write_results(
-            folder,
-            [run_folder.FileResults(path.stem, evaluation, result, network)],
-            splits,
-            images,
-            files=(read,),
-            backend=backend.name,
-            command_line=command_line,
-            more={
-                "spikes": "graded",
-                "stream": is_stream,
-                "backend_versions": versions,
-                "provenance": {path.stem: dict(network.provenance)},
-            },
-        )
-    return GradedRun(folder, files, path, network, result, evaluation, len(pixels) if is_compared else 0)
+        done = GradedRun(folder, (), path, network, result, evaluation, len(pixels) if is_compared else 0)
+        with not_lost(done, unwritten):
+            files = write_results(
+                folder,
+                [run_folder.FileResults(path.stem, evaluation, result, network)],
+                splits,
+                images,
+                files=(read,),
+                backend=backend.name,
+                command_line=command_line,
+                more={
+                    "spikes": "graded",
+                    "stream": is_stream,
+                    "backend_versions": versions,
+                    "provenance": {path.stem: dict(network.provenance)},
+                },
+            )
+    return replace(done, files=files)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.runs.manifest import new_manifest
 from loihi_convert.runs.run_folder import FileResults, write_run
+
+_Done = TypeVar("_Done")
+
+
+@contextlib.contextmanager
+def not_lost(done: _Done, unwritten: Callable[[_Done], None] | None) -> Iterator[None]:
+    """While the files of the run ``done`` are written: if that fails, call ``unwritten`` with it before the error."""
+    try:
+        yield
+    except Exception:
+        if unwritten is not None:
+            unwritten(done)
+        raise
 
 
 def write_results(

@@ -21,7 +21,7 @@ from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.opened_file import OpenedFile, open_file
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import notes_on_images
-from loihi_convert.pipeline.run_results import write_results
+from loihi_convert.pipeline.run_results import not_lost, write_results
 from loihi_convert.pipeline.shards import (
     FileWork,
     ImagesRun,
@@ -208,6 +208,7 @@ def run_into_folder(
     *,
     workers: Workers | None = None,
     command_line: Sequence[str] = (),
+    unwritten: Callable[[RunFolder], None] | None = None,
     bars: ProgressFactory = no_progress_bar,
 ) -> RunFolder:
     """Run netx files on ``images``, as in `run`, and write the results and their origin into a run folder.
@@ -228,6 +229,8 @@ def run_into_folder(
         As in `run`.
     command_line
         The command line typed by the user, for the manifest.
+    unwritten
+        Called with the run, without files, if its files cannot be written, before the error.
 
     Raises
     ------
@@ -253,18 +256,20 @@ def run_into_folder(
                 for opened in files
             )
         seeds = {opened.network.poisson_seed for opened in files}
-        written = write_results(
-            folder,
-            [run_folder.FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
-            splits,
-            images,
-            files=read,
-            backend=backend.name,
-            command_line=command_line,
-            seed=seeds.pop() if len(seeds) == 1 else None,
-            more=_made_by(backend, runs),
-        )
-    return RunFolder(folder, written, runs)
+        done = RunFolder(folder, (), runs)
+        with not_lost(done, unwritten):
+            written = write_results(
+                folder,
+                [run_folder.FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
+                splits,
+                images,
+                files=read,
+                backend=backend.name,
+                command_line=command_line,
+                seed=seeds.pop() if len(seeds) == 1 else None,
+                more=_made_by(backend, runs),
+            )
+    return replace(done, files=written)
 
 
 def _noted(ran: FileRun, splits: DataSplits) -> FileRun:
