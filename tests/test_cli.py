@@ -111,11 +111,6 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
             "error: --overwrite: given without a batch script; needs --dry-run. A run folder is never replaced",
         ),
         (
-            ["inspect", str(golden_check.folder() / golden_check.NETWORK), "--details"],
-            2,
-            "error: --details: given with one file; needs two files",
-        ),
-        (
             ["run", str(golden_check.folder() / golden_check.NETWORK), "--data", "mnist"],
             3,
             "error: --data: found mnist, images of (1, 28, 28); must be images of (1, 8, 8), which the network takes.",

@@ -165,7 +165,12 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert run(monkeypatch, "inspect", native) == 0
     out = capsys.readouterr().out
     assert "native.net: written by loihi-convert" in out
-    assert "1 x 2 x 7" in out
+    assert "1x2x7" in out
+    assert out.endswith("--details: histograms of weights and thresholds\n")
+    assert "█" not in out
+    assert max(map(len, out.splitlines()[3:])) <= 80
+    assert run(monkeypatch, "inspect", native, "--details") == 0
+    assert "█" in capsys.readouterr().out
     assert run(monkeypatch, "inspect", other, "--json") == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["neuron_count"] == 40 + 54 + 7 + 3

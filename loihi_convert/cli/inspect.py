@@ -10,10 +10,11 @@ import typer
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say, say_json, say_tables
 from loihi_convert.cli.wrong_files import require_netx
-from loihi_convert.errors import UsageError, VerificationError
+from loihi_convert.errors import VerificationError
 from loihi_convert.ready_made import file_of
 
 _FILE = typer.Argument(help="A .net file of any tool, or a name of `loihi-convert models`.", metavar="FILE")
+_DETAILS = "Also print histograms of weights and thresholds; with two files, every dataset that differs."
 
 
 def inspect(
@@ -21,7 +22,7 @@ def inspect(
     other: Annotated[
         Path | None, typer.Argument(help="A second file: show what differs.", metavar="OTHER", show_default=False)
     ] = None,
-    details: Annotated[bool, options.details("With two files: print every dataset that differs.")] = False,
+    details: Annotated[bool, options.details(_DETAILS)] = False,
     as_json: Annotated[bool, options.as_json()] = False,
 ) -> None:
     """Show what is in a .net file of any tool, or how two files differ (exit code 5 if they do)."""
@@ -29,13 +30,11 @@ def inspect(
     for path in (file, other):
         if path is not None:
             require_netx(path)
-    if details and other is None:
-        raise UsageError("given with one file", where="details", expected="needs two files: it lists what differs")
     if other is not None:
         _compare(file, other, as_json=as_json, details=details)
         return
     from loihi_convert.inspection.contents import describe
-    from loihi_convert.inspection.tables import numbers_table, others_table, structure_table, summary
+    from loihi_convert.inspection.tables import histogram_table, numbers_table, others_table, structure_table, summary
 
     contents = describe(file)
     if as_json:
@@ -44,7 +43,10 @@ def inspect(
         return
     others = others_table(contents)
     say(summary(contents))
-    say_tables([structure_table(contents), numbers_table(contents), *([] if others is None else [others])])
+    tables = [structure_table(contents), numbers_table(contents), *([histogram_table(contents)] if details else [])]
+    say_tables([*tables, *([] if others is None else [others])])
+    if not details:
+        echo("--details: histograms of weights and thresholds")
 
 
 def _compare(file: Path, other: Path, *, as_json: bool, details: bool) -> None:

@@ -41,19 +41,31 @@ def structure_table(contents: Contents) -> Table:
 
 
 def numbers_table(contents: Contents) -> Table:
-    """Return weights, biases and neuron parameters with small histograms, one row per layer that has any."""
+    """Return weights, biases and neuron parameters, one row per layer that has any."""
     rows = [
         {
             "layer": f"{layer.index} {layer.type}",
             "weights": _range(layer.weight),
-            "histogram\nof weights": _bars(layer.weight),
             "zero %": _zeros(layer.weight),
             "biases": _range(layer.bias),
             "neuron": layer.neuron_type,
             "iDecay": _range(layer.i_decay),
             "vDecay": _range(layer.v_decay),
             "vThMant": _range(layer.threshold),
-            "histogram\nof vThMant": _bars(layer.threshold) if layer.threshold and layer.threshold.count != 1 else None,
+        }
+        for layer in contents.layers
+        if layer.weight is not None or layer.threshold is not None
+    ]
+    return table_of(rows, words=rows[0] if rows else ())
+
+
+def histogram_table(contents: Contents) -> Table:
+    """Return small histograms of weights and thresholds, one row per layer that has any."""
+    rows = [
+        {
+            "layer": f"{layer.index} {layer.type}",
+            "weights": _bars(layer.weight),
+            "vThMant": _bars(layer.threshold) if layer.threshold and layer.threshold.count != 1 else None,
         }
         for layer in contents.layers
         if layer.weight is not None or layer.threshold is not None
@@ -148,7 +160,7 @@ def summary(contents: Contents) -> str:
 
 
 def _times(values: tuple[int, ...] | None) -> str | None:
-    return None if values is None else " x ".join(map(str, values))
+    return None if values is None else "x".join(map(str, values))
 
 
 def _unless(values: tuple[int, ...] | None, usual: int) -> str | None:
