@@ -17,7 +17,7 @@ from loihi_convert.cli.run_summary import BAR_CELLS, accuracy_scale, loss_margin
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import RegressionOutputs, evaluate_regression
 from loihi_convert.pipeline.running import FileRun, RunFolder
-from loihi_convert.statistics import Z_SCORE
+from loihi_convert.statistics import POOR_CNN, Z_SCORE
 
 CURVE = (120, 190, 194, 196)
 
@@ -189,6 +189,17 @@ def test_a_run_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["early exit"] == ("2.00 of 4 steps on average: 95.00 %, 50 % fewer SynOps; loses 3.00 points here")
     assert facts["saved"] == "runs/x/"
     assert facts["next"] == "loihi-convert report runs/x"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_poor_cnn_is_in_the_second_line(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    made, doubt = entry(CURVE), f"{POOR_CNN}classifies 10.00 % of these images."
+    evaluation = made.evaluation.model_copy(update={"notes": (doubt, "another")})
+    runs = [FileRun(Path(f"{name}.net"), made.network, made.result, evaluation, 0) for name in "ab"[:count]]
+    say_run(RunFolder(Path("runs/x"), (), tuple(runs)), RunScene("mnist", "ref", 1.0), as_json=False, details=False)
+    out = capsys.readouterr().out
+    assert out.splitlines()[1] == f"warning: {doubt}"
+    assert (out.count(POOR_CNN), out.count("another")) == (1, 1)
 
 
 def test_details_contain_every_table(capsys: pytest.CaptureFixture[str]) -> None:

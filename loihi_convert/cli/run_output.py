@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loihi_convert.pipeline.external_run import ExternalRun
     from loihi_convert.pipeline.graded import GradedRun
     from loihi_convert.pipeline.running import FileRun, RunFolder
+    from loihi_convert.report.run_tables import Figures
 
 _BACKENDS = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)", "loihi2": "Loihi 2 (loihi2)"}
 
@@ -60,7 +61,6 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
 
     ``next_steps`` are the last lines; by default they suggest the report and ``--details``.
     """
-    from loihi_convert.cli import run_summary
 
     if as_json:
         results = [(ran.path, ran.evaluation, remarks(ran, scene)) for ran in done.runs]
@@ -68,11 +68,8 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
         return
     figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
     more = "layers, intervals, early exit, energy at each T"
-    say_answer(
-        run_summary.verdict(figures, scene.data),
-        [scene.line([evaluation for _, evaluation in figures], _input(done.runs[0]))],
-        run_summary.table(figures),
-        [*_facts(done, scene), *_closing(done, more, next_steps, details=details)],
+    _say_figures(
+        figures, scene, [*_facts(done, scene), *_closing(done, more, next_steps, details=details)], _input(done.runs[0])
     )
     if details:
         _say_details(done.figures)
@@ -93,15 +90,24 @@ def say_single(
         _say_results([(ran.path, ran.evaluation, facts)], ran.folder, ran.files)
         return
     figures = [(ran.path.name, ran.evaluation)]
-    say_answer(
-        run_summary.verdict(figures, scene.data),
-        [scene.line([ran.evaluation])],
-        run_summary.table(figures),
-        [*facts, *run_summary.facts(ran.evaluation), *_closing(ran, "layers, intervals", details=details)],
-    )
+    closing = _closing(ran, "layers, intervals", details=details)
+    _say_figures(figures, scene, [*facts, *run_summary.facts(ran.evaluation), *closing])
     if details:
         # Graded spikes have no thresholds, and other tools do not record how theirs were balanced.
         _say_details(figures, is_balanced=False)
+
+
+def _say_figures(figures: Figures, scene: RunScene, facts: Iterable[Fact], remark: str = "") -> None:
+    """Print verdict, what makes it doubtful, the table, and ``facts``; ``remark`` is as in `RunScene.line`."""
+    from loihi_convert.cli import run_summary
+
+    doubts = run_summary.doubts(figures)
+    say_answer(
+        run_summary.verdict(figures, scene.data),
+        [*(f"warning: {doubt}" for doubt in doubts), scene.line([evaluation for _, evaluation in figures], remark)],
+        run_summary.table(figures),
+        [fact for fact in facts if fact.text not in doubts],
+    )
 
 
 def _closing(

@@ -11,7 +11,7 @@ from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.report.formats import count, number, percent, points, quantity_range, r_squared, signed_points
 from loihi_convert.report.run_tables import Figures, worst_output
-from loihi_convert.statistics import Z_SCORE
+from loihi_convert.statistics import POOR_CNN, Z_SCORE
 
 BAR_CELLS: Final = 20
 """Characters of the longest bar."""
@@ -285,6 +285,11 @@ def facts(evaluation: Evaluation) -> Iterator[Fact]:
             joules = quantity_range(one.loihi1_joules, "J")
             yield Fact("energy", f"{joules} per image (estimate for Loihi 1, not measured)")
     yield from warnings(evaluation)
+
+
+def doubts(figures: Figures) -> list[str]:
+    """Return the notes that a CNN is not better than a constant answer, without which the verdict would mislead."""
+    return list(dict.fromkeys(note for _, e in figures for note in e.notes if note.startswith(POOR_CNN)))
 
 
 def warnings(evaluation: Evaluation) -> Iterator[Fact]:

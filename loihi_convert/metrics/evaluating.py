@@ -22,7 +22,7 @@ from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.layer_size import LayerSize, layer_sizes
 from loihi_convert.metrics.regression import RegressionOutputs, evaluate_regression, regression_notes
 from loihi_convert.metrics.relay_work import known, relay_work
-from loihi_convert.statistics import Interval, constant_accuracy, wilson_interval
+from loihi_convert.statistics import POOR_CNN, Interval, constant_accuracy, wilson_interval
 
 
 def evaluate(
@@ -204,7 +204,7 @@ def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]
         accuracy = float(np.mean(cnn_predictions == labels))
         if (share := constant_accuracy(accuracy, labels)) is not None:
             yield (
-                f"The CNN itself classifies {100 * accuracy:.2f} % of these images, and always predicting their most "
+                f"{POOR_CNN}classifies {100 * accuracy:.2f} % of these images, and always predicting their most "
                 f"frequent class {100 * share:.2f} %: check the labels, the class order, and the normalization."
             )
 

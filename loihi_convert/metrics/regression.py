@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from loihi_convert.arrays import Array
 from loihi_convert.errors import DataError
 from loihi_convert.records import Record
+from loihi_convert.statistics import POOR_CNN
 
 _FLOAT32_NOISE: Final = 1e-6
 """Relative rounding errors of outputs that the CNN computes in float32."""
@@ -195,6 +196,6 @@ def regression_notes(numbers: RegressionOutputs) -> Iterator[str]:
     own = errors(numbers.cnn_outputs, numbers.targets)
     if own is not None and own.mean.r2 is not None and own.mean.r2 <= 0:
         yield (
-            f"The CNN itself has an R^2 of {own.mean.r2:.4f} on these images: always predicting their mean "
+            f"{POOR_CNN}has an R^2 of {own.mean.r2:.4f} on these images: always predicting their mean "
             "is as good. Check the targets and the normalization."
         )
