@@ -120,8 +120,8 @@ _MAX_CORES = (
 _CHIPS = "The same limit in chips of 128 neurocores (Kapoho Point has 8 chips)."
 _CALIBRATION = "Calibration images: split, all, or a number (first N of the split)."
 _EXPECT = (
-    "Known accuracy of the CNN in percent; a warning is given if the accuracy on validation images is lower. Default: "
-    "an accuracy that any CNN reaches on the data set."
+    "Known accuracy of the CNN in percent; a warning is given if that on validation images, or on your own images, is "
+    "lower. Default: an accuracy that any CNN reaches on the data set; for your own images, that of a constant answer."
 )
 _CLASSES = (
     "With --arch: number of classes, or their names a,b,c, or names of a regression's outputs; default: those of the "
@@ -142,6 +142,16 @@ _OF_GRADED_SPIKES = (
 def export(
     ctx: typer.Context,
     model: Annotated[Path, _MODEL],
+    arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
+    mean: Annotated[str | None, options.mean(OWN_CNN, "none, only pixel/255")] = None,
+    std: Annotated[str | None, options.std(OWN_CNN)] = None,
+    input_shape: Annotated[str | None, options.input_shape()] = None,
+    classes: Annotated[str | None, named("--classes", OWN_CNN, _CLASSES, metavar="NAMES")] = None,
+    data: Annotated[str | None, options.data(DATA)] = None,
+    data_root: Annotated[Path | None, options.data_root(DATA)] = None,
+    class_map: Annotated[str | None, options.class_map(DATA)] = None,
+    calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION, metavar="IMAGES")] = "split",
+    expect: Annotated[float | None, named("--expect", DATA, _EXPECT, metavar="PERCENT")] = None,
     output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     timesteps: Annotated[str, _TIMESTEPS] = "64",
     target: Annotated[Target, choice(Target, "--target", BASICS, _TARGET)] = "lava",
@@ -158,16 +168,6 @@ def export(
     details: Annotated[bool, options.details("Also print bits, thresholds and clipping of each layer.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,
     bundle: Annotated[Path | None, named("--bundle", BASICS, _BUNDLE, metavar="FOLDER")] = None,
-    arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
-    mean: Annotated[str | None, options.mean(OWN_CNN, "none, only pixel/255")] = None,
-    std: Annotated[str | None, options.std(OWN_CNN)] = None,
-    input_shape: Annotated[str | None, options.input_shape()] = None,
-    classes: Annotated[str | None, named("--classes", OWN_CNN, _CLASSES, metavar="NAMES")] = None,
-    data: Annotated[str | None, options.data(DATA)] = None,
-    data_root: Annotated[Path | None, options.data_root(DATA)] = None,
-    class_map: Annotated[str | None, options.class_map(DATA)] = None,
-    calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION, metavar="IMAGES")] = "split",
-    expect: Annotated[float | None, named("--expect", DATA, _EXPECT, metavar="PERCENT")] = None,
     method: Annotated[AnyMethod, choice(AnyMethod, "--balance", BALANCING, _METHOD, metavar="METHOD")] = "auto",
     percentile: Annotated[float, number("--percentile", BALANCING, _PERCENTILE, metavar="PERCENT")] = 99.0,
     alpha: Annotated[
