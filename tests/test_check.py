@@ -684,9 +684,13 @@ def test_a_current_that_wraps() -> None:
     assert list(findings(NETWORK_ACTIVITY_RULES, [(None, NetworkActivity((), 20, 0))], "loihi2")) == []
 
 
-def test_a_finding_is_one_line() -> None:
-    finding = Finding(severity="note", rule="r", layer="conv", found="a", limit="b", source="c", fix="D.")
-    assert finding.line == "note: conv: a; b (c). D."
+@pytest.mark.parametrize(
+    ("name", "words"), [("conv", "conv"), ("layer1.0", "layer1.0"), ("9", "layer 9"), ("3 (rows)", "layer 3 (rows)")]
+)
+def test_a_finding_is_one_line(name: str, words: str) -> None:
+    """Numbers name the layers of an `nn.Sequential`."""
+    finding = Finding(severity="note", rule="r", layer=name, found="a", limit="b", source="c", fix="D.")
+    assert finding.line == f"note: {words}: a; b (c). D."
 
 
 def test_channels_are_looked_at_by_running_the_network(check_network: Callable[..., dict[str, Finding]]) -> None:

@@ -22,6 +22,7 @@ from PIL import Image
 from support.command_line import Invoke, invoker
 from support.external_files import NEURON, write_external
 from support.training import train
+from torch import nn
 
 from loihi_convert import cli, netx, pipeline
 from loihi_convert.backends import request
@@ -358,6 +359,32 @@ def test_early_exit_with_own_images_needs_others(invoke: Invoke, model: Path, ow
     done = invoke("run", "same.net")
     assert "early exit  not evaluated: it needs other images as `calibration` in an .npz file\n" in done.out
     assert "early exit" not in invoke("run", "same.net", "-T", 999).err
+
+
+def test_layers_that_are_only_numbered_are_called_layers(invoke: Invoke) -> None:
+    """In sentences, not in JSON."""
+    network = "nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))"
+    Path("numbered.py").write_text(f"from torch import nn\n\ndef make():\n    return {network}\n")
+    torch.manual_seed(0)
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)).state_dict(), "n.pt")
+    words = (
+        "--data",
+        "digits",
+        "--calibration",
+        20,
+        "--target",
+        "loihi2",
+        "-T",
+        2,
+        "--balance",
+        "percentile",
+        "-o",
+        "n.net",
+    )
+    done = invoke("export", "n.pt", "--arch", "numbered:make", *words)
+    sys.modules.pop("numbered")
+    assert "; u cannot wrap in layer 1, layer 3 (proven for any image)" in done.out
+    assert [layer["name"] for layer in json.loads(invoke("check", "n.net", "--json").out)["layers"]] == ["1", "3"]
 
 
 def test_json_stands_alone_on_stdout(invoke: Invoke, model: Path) -> None:

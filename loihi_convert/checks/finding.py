@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 from loihi_convert.choices import Target
+from loihi_convert.ir.layered import layer_words
 from loihi_convert.records import Record
 
 Severity = Literal["error", "warning", "note"]
@@ -53,7 +54,7 @@ class Finding(Record):
     @property
     def text(self) -> str:
         """Everything except severity and rule, on one line."""
-        where = "" if self.layer is None else f"{self.layer}: "
+        where = "" if self.layer is None else f"{layer_words(self.layer)}: "
         source = f" ({self.source})" if self.source else ""
         limit = f"; {self.limit}{source}" if self.limit else source
         return f"{where}{self.found}{limit}. {self.fix}".rstrip()

@@ -69,13 +69,15 @@ def _name(function: str) -> str:
 
 def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
     """Return one fact per violated rule, with the layers that violate it."""
+    from loihi_convert.ir.layered import layer_words
+
     by_rule: dict[tuple[str, str], list[Finding]] = {}
     for finding in found:
         by_rule.setdefault((finding.severity, finding.rule), []).append(finding)
     for (severity, rule), same in by_rule.items():
         first = same[0]
-        layers = [finding.layer for finding in same[1:] if finding.layer is not None]
-        where = "" if first.layer is None else f"{first.layer}: "
+        layers = [layer_words(finding.layer) for finding in same[1:] if finding.layer is not None]
+        where = "" if first.layer is None else f"{layer_words(first.layer)}: "
         also = ""
         if layers:
             more = f" and {len(layers) - _NAMED_LAYERS} more" if len(layers) > _NAMED_LAYERS else ""
@@ -104,13 +106,14 @@ def _neurocores(checked: CheckReport) -> Iterator[Fact]:
 
 
 def _layer_cores(layer: LayerResources) -> str:
+    from loihi_convert.ir.layered import layer_words
     from loihi_convert.neurocores.savings import span
 
     tile = "" if layer.tile is None else f" of {' x '.join(map(str, layer.tile))}"
     limit = "" if layer.limit is None else f", limited by {layer.limit}"
     if not layer.fits:
         limit = f", does not fit: {layer.limit}"
-    return f"{layer.name}: {span(layer.cores)} cores{tile}{limit}"
+    return f"{layer_words(layer.name)}: {span(layer.cores)} cores{tile}{limit}"
 
 
 def checked_json(checked: CheckReport) -> dict[str, Any]:

@@ -138,6 +138,8 @@ def _facts(exported: Sequence[ExportResult]) -> Iterator[Fact]:
 
 def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
     """Return the layers whose potentials leave their range: always for a chip, else if agreement may be affected."""
+    from loihi_convert.ir.layered import layer_words
+
     if report.target == "loihi2":
         proven = [layer.name for layer in report.layers if layer.is_proven]
         wrapped = [layer.name for layer in report.layers if layer.low_clipped or layer.high_clipped]
@@ -146,12 +148,17 @@ def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
             (proven, "cannot wrap in {layers} (proven for any image)"),
             (held, f"did not wrap in {{layers}} on {report.image_count:,} calibration images"),
         )
-        known = "; ".join(text.format(layers=", ".join(layers)) for layers, text in states if layers)
+        known = "; ".join(text.format(layers=", ".join(map(layer_words, layers))) for layers, text in states if layers)
         yield Fact("chip", f"target loihi2, pixels of {report.pixel_bits} bits" + (f"; u {known}" if known else ""))
         if wrapped:
-            yield Fact("warning", f"u wraps in {', '.join(wrapped)} on calibration images; classes may be wrong")
+            yield Fact(
+                "warning",
+                f"u wraps in {', '.join(map(layer_words, wrapped))} on calibration images; classes may be wrong",
+            )
         return
-    clipped = [f"{layer.name} ({layer.harmful_clips:,} images)" for layer in report.layers if layer.harmful_clips]
+    clipped = [
+        f"{layer_words(layer.name)} ({layer.harmful_clips:,} images)" for layer in report.layers if layer.harmful_clips
+    ]
     if clipped and agreement < GOOD_AGREEMENT:
         yield Fact(
             "clipped",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def say_graded_export(item: GradedExport, next_run: NextRun, *, details: bool) -> None:
     """Print the written file, its agreement with the CNN, and the next step."""
     from loihi_convert.conversion.agreement import measure_of
+    from loihi_convert.ir.layered import layer_words
 
     images = f"{item.agreement.image_count:,} calibration images"
     agreement = measure_of(item.network.task).words(item.agreement.agreement, "the CNN", images)
@@ -30,7 +31,7 @@ def say_graded_export(item: GradedExport, next_run: NextRun, *, details: bool) -
     least = min(item.layers, key=lambda layer: layer.weight_bits)
     facts = [
         Fact("graded", f"one step of each layer for an image; the output is there {depth} steps after the input"),
-        Fact("bits", f"weights use {least.weight_bits:.1f} bits or more (fewest in {least.name})"),
+        Fact("bits", f"weights use {least.weight_bits:.1f} bits or more (fewest in {layer_words(least.name)})"),
         Fact("load", f"unmodified lava-dl: netx.hdf5.Network({str(item.path)!r}, spike_exp={item.network.spike_exp})"),
         *(Fact("note", flagged(note, "export")) for note in item.notes),
         *next_run.facts([item.path]),

@@ -17,6 +17,7 @@ from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptio
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import QuantizationReport, report_quantization
 from loihi_convert.errors import RangeError
+from loihi_convert.ir.layered import layer_words
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import ProgressFactory, no_progress_bar
@@ -241,8 +242,8 @@ def _readout_notes(
     elif not quantized.low_bits:
         remedy = "`split_readout` has no effect: it would keep no more. Fewer `timesteps` do."
     return (
-        f"{report.layers[-1].name}: weights keep only {bits[-1]} of {options.weight_bits} bits, because the output "
-        f"potentials add up {report.timesteps} steps. {remedy}",
+        f"{layer_words(report.layers[-1].name)}: weights keep only {bits[-1]} of {options.weight_bits} bits, because "
+        f"the output potentials add up {report.timesteps} steps. {remedy}",
     )
 
 

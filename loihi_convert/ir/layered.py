@@ -11,6 +11,11 @@ from loihi_convert.choices import Readout
 from loihi_convert.ir.synapse import PixelBias, Synapse
 
 
+def layer_words(name: str) -> str:
+    """Return ``name`` of a layer for a sentence: ``layer 9`` for the 9 of an `nn.Sequential`."""
+    return f"layer {name}" if name[:1].isdigit() else name
+
+
 class HasSynapse(Protocol):
     """The part of a layer that the geometry of its network needs."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from loihi_convert.chip import limits
 from loihi_convert.choices import Architecture, DatasetName
+from loihi_convert.ir.layered import layer_words
 from loihi_convert.ir.relays import only_relays, own_channels
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...
     layer = max(_spiking(diagnosis), key=lambda layer: layer.share_above_threshold or 0)
     share = layer.share_above_threshold or 0
     found = (
-        f"{layer.name}: {100 * share:.1f} % of the positive activations are above the threshold. There a neuron spikes "
-        "at every step, and larger activations cannot be distinguished."
+        f"{layer_words(layer.name)}: {100 * share:.1f} % of the positive activations are above the threshold. "
+        "There a neuron spikes at every step, and larger activations cannot be distinguished."
     )
     made = network.provenance.balance
     alpha = 1.0 if made.alpha is None else made.alpha
@@ -134,8 +135,8 @@ def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     ratio = layer.threshold_to_largest or 0
     if ratio >= HIGH_THRESHOLD:
         return (
-            f"{layer.name}: thresholds are {ratio:.1f} times the largest activation (median over channels), so neurons "
-            "hardly ever spike." + _with_thresholds(network, "Lower"),
+            f"{layer_words(layer.name)}: thresholds are {ratio:.1f} times the largest activation (median over "
+            "channels), so neurons hardly ever spike." + _with_thresholds(network, "Lower"),
             *_more_steps(diagnosis, network),
         )
     return (
@@ -207,8 +208,8 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
     pixels, is_first = network.pixel_bits, layer.name == network.layers[0].name
     fewer = f" Fewer pixel bits leave more: export with `pixel_bits={pixels - 1}`." if is_first and pixels > 1 else ""
     taken = (
-        f"{layer.name}: the widest weights use {layer.weight_bits} of 8 bits, because large {larger} take up the range "
-        f"of the potential.{'' if network.poisson_seed is not None else fewer}"
+        f"{layer_words(layer.name)}: the widest weights use {layer.weight_bits} of 8 bits, because large {larger} take "
+        f"up the range of the potential.{'' if network.poisson_seed is not None else fewer}"
         f"{_with_thresholds(network, 'Lower') if network.spiking_layers else ''}"
     )
     return (
@@ -231,7 +232,8 @@ def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
     bits = network.provenance.quantize.weight_bits or 8
     return (
         *pixels,
-        f"{name}: the smallest threshold is {smallest} weight units, so rounding can change it by {50 / smallest:.2g} %"
+        f"{layer_words(name)}: the smallest threshold is {smallest} weight units, so rounding can change it by "
+        f"{50 / smallest:.2g} %"
         + (f"; more weight bits make it larger: export with `weight_bits=8` instead of {bits}." if bits < 8 else "."),
     )
 
@@ -244,9 +246,9 @@ def _saturation(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
     # For target lava, more images than the default are not used.
     calibrate = _CALIBRATE_ON_ALL if network.target == "loihi2" else _CALIBRATE
     return (
-        f"{layer.name}: on {layer.saturated_images:,} of {diagnosis.image_count:,} images a potential reached "
-        f"+-{limits.POTENTIAL_LIMIT:,}, the limit of Loihi's range. If the file was balanced on other images than "
-        f"these, {calibrate}.",
+        f"{layer_words(layer.name)}: on {layer.saturated_images:,} of {diagnosis.image_count:,} images a potential "
+        f"reached +-{limits.POTENTIAL_LIMIT:,}, the limit of Loihi's range. If the file was balanced on other images "
+        f"than these, {calibrate}.",
         *((f"Smaller potentials: export {', or '.join(smaller)}.",) if smaller else ()),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from loihi_convert.ir.layered import layer_words
 from loihi_convert.neurocores.partition import ConvLayer, DenseLayer
 from loihi_convert.neurocores.synaptic_memory import Kernel
 from loihi_convert.records import Record
@@ -49,7 +50,9 @@ class Saving(Record):
     @property
     def sentence(self) -> str:
         """The change and its effect."""
-        return f"{self.change} in {self.layer} ({span(self.after)} instead of {span(self.before)} neurocores)"
+        return (
+            f"{self.change} in {layer_words(self.layer)} ({span(self.after)} instead of {span(self.before)} neurocores)"
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.skip_copies import COPIES
 from loihi_convert.errors import InputError
 from loihi_convert.frontend.source import Source
+from loihi_convert.ir.layered import layer_words
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.neurocores.resources import Chips, network_resources
@@ -98,7 +99,7 @@ def _resources(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions
 
 def _remedies(chips: Chips, most: int) -> str:
     """Return the largest layers, and what would fit ``most`` neurocores."""
-    largest = ", ".join(f"{layer.name} ({span(layer.cores)})" for layer in chips.largest[:_NAMED_LAYERS])
+    largest = ", ".join(f"{layer_words(layer.name)} ({span(layer.cores)})" for layer in chips.largest[:_NAMED_LAYERS])
     sources = f"; sources of biases: {chips.source_cores:,}" if chips.source_cores else ""
     sentences = [f"The largest layers: {largest}{sources}."]
     narrower = chips.narrower(most)

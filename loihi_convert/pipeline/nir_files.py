@@ -15,6 +15,7 @@ from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import UsageError
 from loihi_convert.file_kinds import NIR
 from loihi_convert.files import require_output
+from loihi_convert.ir.layered import layer_words
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.simulation.layer_spec import Recording
@@ -116,7 +117,7 @@ def nir_notes(
     notes = (_LOOP,) if network.reset == "soft" else ()
     if report is None or images is None or report.target != "lava":
         return notes
-    clipped = [layer.name for layer in report.layers if layer.harmful_clips]
+    clipped = [layer_words(layer.name) for layer in report.layers if layer.harmful_clips]
     if not clipped:
         return notes
     differ = changed_by_clipping(network, images, device)
