@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from support.evaluations import entry
 from loihi_convert import cli
 from loihi_convert.cli import run_summary
 from loihi_convert.cli.console import Fact, echo, say_answer
-from loihi_convert.cli.run_output import RunScene, say_run
+from loihi_convert.cli.run_output import RunScene, remarks, say_run
 from loihi_convert.cli.run_summary import BAR_CELLS, accuracy_scale, loss_margin, table, verdict
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import RegressionOutputs, evaluate_regression
@@ -169,6 +170,19 @@ def test_warnings_are_printed_for_doubtful_results() -> None:
     labels = [fact.label for fact in run_summary.facts(evaluation)]
     assert labels == ["energy", "warning", "warning"]
     assert not list(run_summary.warnings(evaluation.model_copy(update={"wrapped_images": 0, "saturated_images": 0})))
+
+
+@pytest.mark.parametrize(("agreement", "is_said"), [(0.98, True), (1.0, False)])
+def test_a_file_that_gives_one_class_is_named_unless_its_cnn_does(agreement: float, is_said: bool) -> None:
+    made = entry(CURVE)
+    points = [
+        point.model_copy(update={"agreement_with_cnn": agreement, "accuracy": 0.5}) for point in made.evaluation.points
+    ]
+    evaluation = made.evaluation.model_copy(update={"points": tuple(points)})
+    result = replace(made.result, potentials=np.zeros_like(made.result.potentials))
+    ran = FileRun(Path("model.net"), made.network, result, evaluation, equal_to_reference=0)
+    labels = [fact.label for fact in remarks(ran, RunScene("mnist", "ref", 1.0))]
+    assert labels == ["warning"] * is_said
 
 
 def test_a_run_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:

@@ -193,8 +193,11 @@ def remarks(ran: FileRun | GradedRun, scene: RunScene) -> Iterator[Fact]:
         yield Fact("no CNN", _without_cnn(ran, scene.arch))
     if not ran.evaluation.is_judged:
         yield Fact("no targets" if ran.evaluation.regression else "no labels", _without_labels(ran))
-    classes = ran.result.predictions[:, ran.evaluation.nominal_point.timesteps - 1]
-    if ran.network.task == "classification" and len(classes) > 1 and (classes == classes[0]).all():
+    point = ran.evaluation.nominal_point
+    classes = ran.result.predictions[:, point.timesteps - 1]
+    is_constant = ran.network.task == "classification" and len(classes) > 1 and (classes == classes[0]).all()
+    # If the CNN's classes or the labels are the same, a note says that.
+    if is_constant and 1 not in (point.accuracy, point.agreement_with_cnn):
         yield Fact("warning", f"every image gets class {classes[0]}; accuracy and agreement carry little information")
 
 

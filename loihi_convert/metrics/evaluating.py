@@ -210,16 +210,21 @@ def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]
 
 
 def same_class_notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]:
-    """Yield a note if the CNN gives all of several images the same class, and one if all have the same label."""
-    for expected, whose, measure in (
-        (cnn_predictions, "The CNN gives all {count:,} images", "the agreement with it"),
-        (labels, "All {count:,} images are labelled with", "the accuracy"),
-    ):
-        if expected is not None and len(expected) > 1 and np.all(expected == expected[0]):
-            yield (
-                f"{whose.format(count=len(expected))} the same class, {int(expected[0])}: {measure} means little, "
-                "because a constant output reaches 100 %."
-            )
+    """Yield a note if the CNN gives all of several images the same class, or all have the same label."""
+    found = [
+        (f"{whose.format(count=len(expected))} the same class, {int(expected[0])}", measure)
+        for expected, whose, measure in (
+            (cnn_predictions, "The CNN gives all {count:,} images", "the agreement with it"),
+            (labels, "All {count:,} images are labelled with", "the accuracy"),
+        )
+        if expected is not None and len(expected) > 1 and np.all(expected == expected[0])
+    ]
+    if found:
+        sentences, measures = zip(*found, strict=True)
+        yield (
+            f"{'. '.join(sentences)}: {' and '.join(measures)} mean{'s' * (len(found) == 1)} little, because a "
+            "constant output reaches 100 %."
+        )
 
 
 def _range_notes(result: RunResult, network: AnyNetwork) -> Iterator[str]:
