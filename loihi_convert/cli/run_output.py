@@ -61,7 +61,6 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
 
     ``next_steps`` are the last lines; by default they suggest the report and ``--details``.
     """
-
     if as_json:
         results = [(ran.path, ran.evaluation, remarks(ran, scene)) for ran in done.runs]
         _say_results(results, done.folder, done.files)
