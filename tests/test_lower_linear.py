@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.lowering import CONV, LINEAR, NORM, Case, assert_equals_module, layers_of, of, stack
+from support.lowering import CONV, LINEAR, NORM, Case, assert_equals_module, bare, layers_of, of, same, stack
 from support.modules import Of
 from torch import Tensor, nn
 from torch.nn import functional
@@ -120,6 +120,23 @@ CASES = {
             LINEAR(3),
         ),
         (2, 12),
+    ),
+    "a last padded convolution, flattened": bare(
+        lambda m, x: m.last(m.conv(x).relu()).flatten(1), conv=same(3), last=same(2)
+    ),
+    "last padded convolutions and a max pooling, some of their numbers": bare(
+        lambda m, x: torch.cat(
+            [m.more(m.last(y := m.conv(x).relu())).flatten(1)[:, 3:90:5], functional.max_pool2d(y, 4).flatten(1)], 1
+        ),
+        conv=same(3),
+        last=same(2),
+        more=same(2),
+    ),
+    "the last step of a dense layer along a signal": bare(
+        lambda m, x: m.dense(m.conv(x).relu().permute(0, 2, 1))[:, -1, :],
+        (2, 12),
+        conv=nn.LazyConv1d(4, 3),
+        dense=LINEAR(3),
     ),
     "two heads": of(lambda m, x: torch.cat([m.first(x), m.second(x)], 1), first=CONV(3, 3), second=CONV(2, 3)),
 }

@@ -21,7 +21,7 @@ from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.activation import activated
 from loihi_convert.frontend.lower.affine import normalized
 from loihi_convert.frontend.lower.concat import joined
-from loihi_convert.frontend.lower.linear import connected, convolved
+from loihi_convert.frontend.lower.linear import as_vector, connected, convolved
 from loihi_convert.frontend.lower.max_pool import MaxPooling
 from loihi_convert.frontend.lower.moves import moved
 from loihi_convert.frontend.lower.pooling import averaged
@@ -188,15 +188,18 @@ class _Traversal:
     def _add_output(self) -> None:
         """Turn the output into a population without ReLU."""
         node, tensor = self.graph.nodes[self.graph.output], self.tensors[self.graph.output]
-        value = _values(tensor)[0]
-        whole = isinstance(tensor, Value) or (len(tensor) == 1 and tensor[0].is_vector)
-        if not whole or value.size != (1, 1):
+        if isinstance(tensor, Value) and tensor.size != (1, 1):
             raise UnsupportedModelError(
                 f"the model ends here, with {node.shape}",
                 where=node.name,
-                expected="must end with one number per class",
-                hint="End with a Linear layer, or with global average pooling.",
+                expected="must end with a vector: one number per class, or the outputs of a regression",
+                hint="End with a Linear layer, with global average pooling or, if each number of the map is an output, "
+                "with nn.Flatten().",
             )
+        try:
+            value = _as_vector(tensor)
+        except MustBeCarriedError:
+            value = _as_vector(self._carried(tensor, node.name))
         if len(value.terms) == 0:
             raise UnsupportedModelError(
                 "the model ends here, with constants", where=node.name, expected="must depend on the image"
@@ -212,6 +215,10 @@ def ending_of(graph: Graph) -> Node | None:
     while isinstance(node.operation, Move):
         node = graph.nodes[node.inputs[0]]
     return node if isinstance(node.operation, Ending) else None
+
+
+def _as_vector(tensor: Tensor) -> Value:
+    return tensor if isinstance(tensor, Value) else as_vector(tensor)
 
 
 def _values(tensor: Tensor) -> list[Value]:
