@@ -144,7 +144,8 @@ def convert(
     measure, found = measure_of(source.network.task), done.agreement
     if measure.falls_short(found, replace(found, agreement=_LEAST_AGREEMENT)):
         agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")
-        warnings.warn(f"the quantized network only {agrees}; see its `notes`, and `diagnose`", stacklevel=2)
+        where = "`notes`, and `diagnose`" if measure.is_diagnosed else "`notes`"
+        warnings.warn(f"the quantized network only {agrees}; see its {where}", stacklevel=2)
     used = source.with_skip_copies(done.quantized.provenance.model.skip_copies)
     return Converted(done.quantized, used, done, own)
 

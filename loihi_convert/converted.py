@@ -29,6 +29,7 @@ from loihi_convert.files import as_path
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import class_count
+from loihi_convert.metrics.diagnosis import require_classification
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
 from loihi_convert.pipeline.checking import CheckReport, check
@@ -213,6 +214,7 @@ class Converted:
         """
         if self.source is None:
             raise UsageError("the CNN is not available", where="model", hint="Pass `model` to `load`.")
+        require_classification(self.network)
         data, steps = self._dataset(images, labels), self._steps(timesteps)
         chosen = chosen_device(device)
         return diagnosed(self.network, self.source, data, steps, doubt=self._doubt(), device=chosen, bars=progress_bar)

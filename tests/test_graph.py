@@ -65,8 +65,10 @@ REFUSED = [
     (chain(nn.Sigmoid(), nn.Conv2d(2, 2, 1)), "1: Sigmoid is before other layers; supported: Sigmoid at the end"),
     (
         chain(nn.Tanh()),
-        r"1: Tanh has no spiking equivalent here; .* Train with ReLU\. After the last layer, leave",
+        r"1: Tanh has no spiking .* Train with ReLU\. After the last layer, leave .* regression, apply it yourself",
     ),
+    (returns(torch.atan), "atan .* apply it yourself"),
+    (calls(lambda x: x * float("inf")), r"mul .* supported: finite numbers\.$"),
     (chain(nn.GELU()), r"1: GELU has no spiking equivalent.* Train with ReLU\.$"),
     (calls(functional.gelu), r"gelu \(after conv\): gelu has no spiking .* Train with ReLU\.$"),
     (calls(lambda x: x.clamp(1, -1)), r"clamp \(after conv\): clamp clips to 1\.\.-1; supported: numbers, the lower"),

@@ -43,6 +43,13 @@ def test_every_place_is_found() -> None:
     assert "2 more parts" in raised.value.more
 
 
+def test_what_follows_a_last_sigmoid_is_left_out_with_it() -> None:
+    model = Of(lambda m, x: 100 * m.fc(x.flatten(1)).sigmoid(), fc=nn.Linear(36, 2))
+    sigmoid, product = obstacles(model.eval(), (1, 6, 6))
+    assert "apply it yourself" in sigmoid.hint
+    assert product.hint == "After the last layer, leave both out, and apply them to the outputs yourself."
+
+
 def logs_a_norm(m: nn.Module, x: Tensor) -> Tensor:
     y = m.fc(x.flatten(1))
     m.norm = y.norm()

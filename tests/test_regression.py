@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,8 +103,7 @@ def test_a_spiking_readout_is_refused_for_regressions(position: nn.Module, conve
 
 def test_a_regression_is_not_sent_to_diagnose(position: nn.Module) -> None:
     """Which is for classifications, as is fine-tuning for few steps."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with pytest.warns(UserWarning, match="only explains .*; see its `notes`$"):
         snn = lc.convert(position, TRAINING[0], timesteps=1, task="regression")
     (note,) = (note for note in snn.notes if "With more `timesteps`" in note)
     assert note.endswith("With more `timesteps` it may lose less.")
@@ -239,9 +237,10 @@ def test_labels_are_for_classes_and_targets_for_numbers(converted: lc.Converted,
     with pytest.raises(DataError) as wrong:
         lc.convert(position, TRAINING[0], targets=TRAINING[1][:, 0], task="regression")
     assert wrong.value.where == "targets"
-    with pytest.raises(UsageError) as caught:
-        converted.diagnose(TEST[0])
-    assert caught.value.where == "network"
+    for labels in (None, [0] * 200):
+        with pytest.raises(UsageError) as caught:
+            converted.diagnose(TEST[0], labels)
+        assert caught.value.where == "network"
     with pytest.raises(UsageError) as caught:
         lc.convert(position, TRAINING[0], task="ranking")
     assert caught.value.where == "task"

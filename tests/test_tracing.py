@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 import torch
 from support.modules import Of, outputs, prepared
 from torch import Tensor, nn
+from torch.autograd import Variable
 from torch.utils.checkpoint import checkpoint
 from torchvision.transforms.v2.functional import normalize
 
@@ -59,6 +61,26 @@ def test_a_forward_may_give_its_values_to_autograd(function: Callable[[Tensor], 
     assert_is_read(calls(function))
 
 
+OF_DTYPE = {torch.float32: torch.FloatTensor, torch.float64: torch.DoubleTensor}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.cpu() if x.is_cuda or x.is_xpu or x.is_mps else x.relu(),
+        lambda x: x.relu() if torch.is_floating_point(x) and not torch.is_complex(x) else x,
+        lambda x: x if torch.isnan(x).any() or x.isinf().any().item() or not torch.isfinite(x).all() else x.relu(),
+        lambda x: x.relu() if "cuda" not in x.type() else x.cpu(),
+        lambda x: x.type(OF_DTYPE[x.dtype]).type(x.type()).type(x.dtype).relu(),
+        lambda x: Variable(x, requires_grad=False).relu() if isinstance(x, Variable) else x,
+        lambda x: x.relu() if nn.Parameter(torch.ones(1)) > 0 else x,
+    ],
+)
+def test_a_forward_may_ask_what_is_the_same_for_all_images(function: Callable[[Tensor], Tensor]) -> None:
+    assert_is_read(calls(function))
+    assert type(Variable(torch.ones(1))) is Tensor
+
+
 @pytest.mark.parametrize("function", [torch.as_tensor, torch.Tensor, lambda x: torch.vmap(torch.relu)(x)])
 def test_a_traced_value_is_not_a_tensor_for_c(function: Callable[[Tensor], Tensor]) -> None:
     """Else C++ reads the memory of a tensor where none is, and Python crashes."""
@@ -99,12 +121,14 @@ def test_a_cast_to_another_dtype_is_not_called_a_wrong_shape(layer: nn.Module) -
         (lambda x: normalize(x, [0.5, 0.5], [0.2, 0.2]), "got a traced tensor instead"),
         (lambda x: x * float(x.mean()), "not a traced tensor)"),
         (lambda x: torch.from_numpy(x.numpy()), "(got a traced tensor)"),
+        (lambda x: x if x.mean() > 0 else -x, "'(lambda x: x if x.mean() > 0 else -x"),
     ],
 )
 def test_an_error_of_tracing_says_tensor_for_a_traced_value(function: Callable[[Tensor], Tensor], found: str) -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         to_relu_network(calls(function), SHAPE)
     assert found in raised.value.found
+    assert re.search(r"\(\w+\.py, line \d+, '.+': ", raised.value.found)
 
 
 def assigned(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from loihi_convert.frontend.decompositions import CAT_CALLED, LARGEST_PADDING
 from loihi_convert.frontend.layers import ARGUMENTS, adaptive_pool, operation_of
 from loihi_convert.frontend.model_runs import version
 from loihi_convert.frontend.moved import Moved
-from loihi_convert.frontend.operations import Add, Affine, AveragePool, Cat, MaxPool, Operation, refuse
+from loihi_convert.frontend.operations import PRODUCTS, Add, Affine, AveragePool, Cat, MaxPool, Operation, refuse
 from loihi_convert.frontend.tracing import LIKE_CALLED, SHAPED_CALLED, TRACED_IMAGES
 from loihi_convert.ir.synapse import Conv, Dense
 
@@ -221,7 +221,7 @@ def joins_one(node: fx.Node, moved: Mapping[fx.Node, Moved], constants: Mapping[
 def sum_of_two(node: fx.Node, arithmetic: str) -> Add:
     """The sum or difference of two tensors."""
     if arithmetic not in ("add", "sub"):
-        refuse("of two tensors has no spiking equivalent here")
+        refuse("of two tensors has no spiking equivalent here", hint=PRODUCTS if arithmetic == "mul" else "")
     require_two_alike(node)
     factor = node.kwargs.get("alpha", 1)
     if not isinstance(factor, int | float):

@@ -22,6 +22,7 @@ SUPPORTED: Final = (
 )
 
 BEFORE_QUANTIZATION: Final = "Convert the CNN as it was before its quantization."
+PRODUCTS: Final = "Products of activations (attention, gates, x * sigmoid(x)) are not supported; train without them."
 _ADVICES: Final = (
     (
         BEFORE_QUANTIZATION,
@@ -31,17 +32,15 @@ _ADVICES: Final = (
     ("Convert the CNN as it was before its quantization, or use `fine_tune`.", "round floor ceil trunc"),
     ("Train with ReLU.", "GELU SiLU Mish Hardswish Hardtanh RReLU Hardshrink Softshrink GLU pow square"),
     (
-        "Train with ReLU. After the last layer, leave it out: the class of the largest output stays the same.",
-        "ELU SELU CELU Hardsigmoid Softplus Sigmoid LogSigmoid Tanh Softsign",
+        "Train with ReLU. After the last layer, leave it out: the class of the largest output stays the same; to the "
+        "outputs of a regression, apply it yourself.",
+        "ELU SELU CELU Hardsigmoid Softplus Sigmoid LogSigmoid Tanh Softsign exp expm1 atan arctan erf",
     ),
     (
         "Leave it out, and return the scores of the classes: the class is that of the largest.",
         "argmax topk log normalize one_hot",
     ),
-    (
-        "Products of activations (attention, gates, x * sigmoid(x)) are not supported; train without them.",
-        "mul matmul bmm einsum",
-    ),
+    (PRODUCTS, "matmul bmm einsum"),
     ("Train with BatchNorm2d, or without.", "GroupNorm LayerNorm InstanceNorm2d LocalResponseNorm"),
     (
         "Train without upsampling: where maps of several sizes meet, make the larger ones smaller, by a stride or "

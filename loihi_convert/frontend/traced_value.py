@@ -7,10 +7,12 @@ import contextlib
 import operator
 import sys
 from collections.abc import Callable, Iterator
+from types import GetSetDescriptorType
 from typing import Any, Final
 
 import torch
 from torch import Tensor, fx
+from torch.autograd.variable import VariableMeta
 
 
 class TracedValue(fx.Proxy):
@@ -24,6 +26,12 @@ class TracedValue(fx.Proxy):
     def data(self) -> fx.Proxy:
         """As `detach`; torch.fx would record that an attribute is read."""
         return self.detach()
+
+    def type(self, dtype: Any = None, non_blocking: bool = False) -> Any:
+        """The name of its type, or a cast to ``dtype``: also to a type such as `torch.FloatTensor`."""
+        if dtype is None:
+            return self._value.type()
+        return self.to(torch.empty(0).type(dtype).dtype)
 
     def __len__(self) -> int:
         return len(self._value)
@@ -57,7 +65,13 @@ for _name in ("__iadd__", "__isub__", "__imul__", "__itruediv__"):
 
 # What can be asked about a tensor without its numbers; of methods, the bound ones.
 for _name in (
-    *("shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_sparse", "is_quantized", "requires_grad"),
+    *("shape", "ndim", "dtype", "device", "layout", "requires_grad"),
+    # Such as is_cuda.
+    *(
+        name
+        for name, kind in vars(torch._C.TensorBase).items()
+        if name.startswith("is_") and type(kind) is GetSetDescriptorType
+    ),
     *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "get_device"),
     *("is_contiguous", "is_floating_point", "is_complex"),
 ):
@@ -87,14 +101,21 @@ def _is_instance_traced(value: Any, kinds: Any) -> bool:
     return not asking.startswith(_KNOW_PROXIES)
 
 
+def _variable(kind: Any, *args: Any, **kwargs: Any) -> Any:
+    """``Variable(x)``, which is x since torch 0.4; C++ makes it."""
+    return args[0] if args and type(args[0]) is TracedValue else type.__call__(kind, *args, **kwargs)
+
+
 @contextlib.contextmanager
 def traced_as_tensors() -> Iterator[None]:
-    """Let ``isinstance(x, torch.Tensor)`` be true for traced tensors.
+    """Let ``isinstance(x, torch.Tensor)`` be true for traced tensors, and ``Variable(x)`` take them.
 
     A property ``__class__`` would tell torch's C++ code the same, which would then read the memory of a tensor.
     """
     builtins.isinstance = _is_instance_traced
+    VariableMeta.__call__ = _variable
     try:
         yield
     finally:
         builtins.isinstance = _is_instance
+        del VariableMeta.__call__

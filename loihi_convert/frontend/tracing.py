@@ -6,9 +6,13 @@ Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise``
 from __future__ import annotations
 
 import copy
+import linecache
 import re
+import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -34,8 +38,11 @@ from loihi_convert.frontend.traced_value import TracedValue, traced_as_tensors
 
 TRACED_IMAGES: Final = 2
 """Number of images in the traced batch: two, so that mixing them is detected."""
-LIKE_CALLED: Final = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor")
-"""Functions that take only shape and type of their first argument, not its numbers."""
+LIKE_CALLED: Final = (
+    "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor", "is_floating_point",
+    "is_complex", "isnan", "isinf", "isfinite",
+)  # fmt: skip
+"""Functions that take only shape and type of their first argument, or whose result is the same for finite numbers."""
 SHAPED_CALLED: Final = ("view_as", "reshape_as", "expand_as")
 """Functions that take only the shape of their second argument."""
 
@@ -67,7 +74,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     except Exception as error:
         require_not_of_machine(error)
         raise UnsupportedModelError(
-            f"its forward cannot be traced ({_description(error)})",
+            f"its forward cannot be traced ({_place(error)}{_description(error)})",
             where=type(model).__name__,
             expected=f"supported: {SUPPORTED}, without control flow that depends on data",
             hint=BEFORE_QUANTIZATION if _has_observers(model) else _remedy(error),
@@ -84,6 +91,24 @@ def _has_observers(model: nn.Module) -> bool:
     """Whether ``model`` was prepared for quantization: it records the range of its activations."""
     kinds = ("torch.ao.quantization.observer", "torch.ao.quantization.fake_quantize")
     return any(type(module).__module__ in kinds for module in model.modules())
+
+
+def _place(error: Exception) -> str:
+    """The file, the line and its text where code that is neither torch nor Python's own fails; empty if there is none.
+
+    That is the user's code, or that of a library of models.
+    """
+    others = {"torch", "loihi_convert", *sys.stdlib_module_names} - {"__main__"}
+    places = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in others
+    ]
+    if not places:
+        return ""
+    path, line = places[-1]
+    text = linecache.getline(path, line).strip()
+    return f"{Path(path).name}, line {line}{f', {text!r}' if text else ''}: "
 
 
 def _description(error: Exception) -> str:
@@ -144,6 +169,10 @@ class _Tracer(fx.Tracer):
         if self._computes or (self.submodule_paths is not None and m not in self.submodule_paths):
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        # The same for all images.
+        return bool(obj.node.meta["value"]) if obj.node.meta["is_constant"] else super().to_bool(obj)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self._computes else super().getattr(attr, attr_val, parameter_proxy_cache)

@@ -169,6 +169,17 @@ class Diagnosis(Record):
         return min(100.0, 100 * max(2 * math.sqrt(changed), _FEWEST_CHANGED) / self.image_count)
 
 
+def require_classification(network: QuantizedNetwork) -> None:
+    """Raise a `UsageError` if ``network`` is a regression."""
+    if network.task == "regression":
+        raise UsageError(
+            "found a regression",
+            where="network",
+            expected="must be a classification: losses are counted in images",
+            hint="Run it instead, with targets: that reports errors against T, and those of the CNN.",
+        )
+
+
 def diagnose(
     cnn: ReluNetwork,
     spiking: SpikingNetwork,
@@ -200,13 +211,7 @@ def diagnose(
     InputError
         If ``network`` does not record the float thresholds from which its integers were rounded.
     """
-    if network.task == "regression":
-        raise UsageError(
-            "found a regression",
-            where="network",
-            expected="must be a classification: losses are counted in images",
-            hint="Run the file instead: it reports errors against T, and those of the CNN.",
-        )
+    require_classification(network)
     _require_float_thresholds(network)
     networks = intermediate_networks(cnn, spiking, network, timesteps, device=device)
     compared = compare_activations(ReluChain(cnn), networks, network, images, progress)

@@ -127,7 +127,9 @@ class _Traversal:
                 refuse(
                     f"follows a {source.kind}",
                     supported=f"{source.kind} at the end",
-                    hint=f"Choose classes before the {source.kind}." if isinstance(node.operation, Move) else "",
+                    hint=f"Choose classes before the {source.kind}."
+                    if isinstance(node.operation, Move)
+                    else "After the last layer, leave both out, and apply them to the outputs yourself.",
                 )
 
     def _computed(self, number: int) -> Tensor:
