@@ -65,8 +65,9 @@ REFUSED = [
     (chain(nn.Sigmoid(), nn.Conv2d(2, 2, 1)), "1: Sigmoid is before other layers; supported: Sigmoid at the end"),
     (
         chain(nn.Tanh()),
-        r"1: Tanh has no spiking .* Train with ReLU\. After the last layer, leave .* regression, apply it yourself",
+        r"1: Tanh has no spiking equivalent here; .* Train with ReLU\. After the last layer, leave",
     ),
+    (chain(nn.Softplus()), "Softplus .* leave it out: .* to the outputs of a regression, apply it yourself"),
     (returns(torch.atan), "atan .* apply it yourself"),
     (calls(lambda x: x * float("inf")), r"mul .* supported: finite numbers\.$"),
     (chain(nn.GELU()), r"1: GELU has no spiking equivalent.* Train with ReLU\.$"),
@@ -91,7 +92,7 @@ REFUSED = [
     ),
     (
         calls(lambda x: functional.interpolate(x, scale_factor=2)),
-        r"interpolate \(after conv\): .* Train without upsampling",
+        r"interpolate \(after conv\): .* Train without upsampling: .* or x\[:, :, ::2, ::2\]",
     ),
     (chain(nn.GroupNorm(1, 2)), "1: GroupNorm has no spiking equivalent .* Train with BatchNorm2d, or without"),
     (chain(nn.LayerNorm((2, 4, 4))), "1: LayerNorm has no spiking equivalent .* Train with BatchNorm2d, or without"),
@@ -142,7 +143,10 @@ REFUSED = [
         calls(lambda x: functional.avg_pool1d(x.mean(3), 2)),
         r"mean \(after conv\): .* one column of each map; .*keepdim=True",
     ),
-    (calls(lambda x: x + x.mean(2, keepdim=True)), r"add \(after conv\): add joins tensors of shapes"),
+    (
+        calls(lambda x: x + x.mean(2, keepdim=True)),
+        r"add \(after conv\): add joins tensors of .* same channels and size",
+    ),
     (
         calls(lambda x: (x + x.amax((2, 3), keepdim=True)).relu()),
         r"relu_1 \(after conv\): its inputs are reduced differently: by 1 and its size",
@@ -155,8 +159,9 @@ REFUSED = [
     ),
     (
         calls(lambda x: x + torch.arange(2).reshape(2, 1, 1, 1)),
-        r"add \(after conv\): add has a constant that differs between images",
+        r"add \(after conv\): add has a constant that differs between images; .* noise, add it only if self.training",
     ),
+    (calls(lambda x: x + torch.randn_like(x)), "add .* only if self.training"),
     (
         calls(lambda x: functional.avg_pool2d((x[:, 0] + x[:, 1]).unsqueeze(1), 2)),
         r"unsqueeze \(after conv\): unsqueeze makes a map of signals; .* x\[:, 0:1\] instead of x\[:, 0\]",
@@ -253,6 +258,10 @@ REFUSED = [
     (
         chain(nn.ReLU(), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(98, 2)),
         r"2: AdaptiveAvgPool2d gives \(7, 7\) for \(4, 4\); .* larger images, or put nn.Identity\(\) in its place",
+    ),
+    (
+        calls(lambda x: functional.adaptive_avg_pool2d(x, (4, 5))),
+        r"gives \(4, 5\) for \(6, 6\); .* Choose \(3, 5\), or images of another size, and train the next",
     ),
     (chain(), r"0: the model ends here, with \(2, 4, 4\); must end with a vector: one number per class, or the"),
     (chain(nn.ReLU(), nn.AvgPool2d(2)), r"2: the model ends here, .* global average pooling or, .* nn.Flatten\(\)"),

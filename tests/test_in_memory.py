@@ -295,6 +295,7 @@ def test_the_shape_of_a_signal_has_two_axes() -> None:
         with pytest.raises(UsageError) as caught:
             as_input_shape(shape)  # type: ignore[arg-type]
         assert caught.value.where == "input_shape"
+        assert caught.value.hint == ("A signal of one channel is (1, 9)." if shape == (9,) else "")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -442,6 +442,15 @@ class Compiled(nn.Module):
         self._orig_mod = module
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, Compiled, lambda model: nn.Sequential(Compiled(model))])
+def test_a_compiled_module_is_lowered_like_what_it_compiles(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = wrap(net())
+    names = [name for name, _ in model.named_modules()]
+    (found, *_), (wanted, *_) = (to_relu_network(each, SHAPE).layers for each in (model, net()))
+    assert np.array_equal(found.synapse.weight, wanted.synapse.weight)
+    assert [name for name, _ in model.named_modules()] == names
+
+
 @pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel, Compiled])
 def test_a_module_in_memory_is_copied(wrap: Callable[[nn.Module], nn.Module]) -> None:
     module = net().double().train()

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.transforms.v2.functional import normalize
 
 from loihi_convert.errors import InputError, UnsupportedModelError
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.lower import obstacles, to_relu_network
 from loihi_convert.frontend.source import Source
 
 SHAPE = (1, 6, 6)
@@ -88,6 +88,46 @@ def test_a_traced_value_is_not_a_tensor_for_c(function: Callable[[Tensor], Tenso
     with pytest.raises(UnsupportedModelError):
         to_relu_network(calls(function).eval(), SHAPE)
     assert builtins.isinstance is before
+
+
+class CompiledForward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 2, 3), nn.Linear(32, 3)
+
+    @torch.compile(backend="eager")
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).relu().flatten(1))
+
+
+def test_a_compiled_forward_is_read_as_it_is_written() -> None:
+    assert_is_read(CompiledForward())
+
+
+def test_a_module_without_forward_is_to_be_wrapped() -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(nn.ModuleList([nn.Linear(36, 2)]), SHAPE)
+    assert "cannot be called" in raised.value.found
+    assert "whose forward calls" in raised.value.hint
+
+
+def test_places_are_named_by_what_they_take() -> None:
+    """Not by the module that was called before; also those where a module is called again."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.act(m.second(m.act(m.first(x)))).flatten(1)
+        policy, value = m.policy(x), m.value(x)
+        return torch.cat([torch.erf(policy), value], 1)
+
+    model = Of(
+        forward,
+        act=nn.ELU(),
+        first=nn.Conv2d(1, 1, 1),
+        second=nn.Conv2d(1, 1, 1),
+        policy=nn.Linear(36, 2),
+        value=nn.Linear(36, 1),
+    )
+    assert [each.where for each in obstacles(model, SHAPE)] == ["act", "act (after second)", "erf (after policy)"]
 
 
 def sequence() -> nn.Sequential:

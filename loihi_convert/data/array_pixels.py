@@ -40,6 +40,7 @@ def as_input_shape(shape: Sequence[int]) -> tuple[int, int, int]:
             f"found {shape!r}",
             where="input_shape",
             expected="must be (C, H, W) of an image, or (C, L) of a signal, each at least 1",
+            hint=f"A signal of one channel is (1, {sizes[0]})." if len(sizes) == 1 else "",
         )
     return sizes[0], sizes[1] if len(sizes) == 3 else 1, sizes[-1]
 

@@ -239,6 +239,7 @@ def require_two_alike(node: fx.Node) -> None:
         refuse(
             f"joins tensors of shapes {' and '.join(str(tuple(shape[1:])) for shape in shapes)}",
             supported="equal shapes, one channel beside several, or a mean of each channel",
+            hint="Give both the same channels and size, by a convolution or pooling, and train again.",
         )
 
 
@@ -279,7 +280,11 @@ def affine(
     c = spread[0, :, 0].numpy()
     if not torch.equal(spread, spread[:1, :, :1].expand_as(spread)):
         if not torch.equal(spread[0], spread[1]):
-            refuse("has a constant that differs between images", supported="the same for all images")
+            refuse(
+                "has a constant that differs between images",
+                supported="the same for all images",
+                hint="If it is noise, add it only if self.training.",
+            )
         # A signal (C, L) counts as a map (C, 1, L).
         c = spread[0].reshape(channels, *(1,) * (4 - len(shape)), *shape[2:]).numpy()
     if not np.isfinite(c).all() or (arithmetic == "truediv" and not c.all()):
@@ -352,10 +357,21 @@ def arithmetic_of(node: fx.Node) -> str | None:
 
 
 def name_of(node: fx.Node) -> str:
-    """The module's name in the CNN; for a function, its name and the module it follows."""
+    """The module's name in the CNN; for a function, or a module called again, also that of the module it follows."""
+    name, before = node.name, _producer(node)
     if node.op == "call_module":
-        return str(node.target)
+        name = str(node.target)
+        if node is next(each for each in node.graph.nodes if (each.op, each.target) == (node.op, node.target)):
+            return name
+    while before is not None and before.op != "call_module":
+        before = _producer(before)
+    return name if before is None else f"{name} (after {before.target})"
+
+
+def _producer(node: fx.Node) -> fx.Node | None:
+    """The last of the nodes that ``node`` takes and that depend on the image; None if there is none."""
+    inputs = [each for each in node.all_input_nodes if not each.meta["is_constant"]]
     before = node.prev
-    while before.op not in ("call_module", "root", "placeholder"):
+    while inputs and before not in inputs:
         before = before.prev
-    return f"{node.name} (after {before.target})" if before.op == "call_module" else node.name
+    return before if inputs else None

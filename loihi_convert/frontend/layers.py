@@ -275,7 +275,7 @@ def adaptive_pool(before: Shape, after: Shape, *, is_average: bool) -> AveragePo
             supported="sizes that divide the size of the map, or that less 1, or multiples of it",
             hint="Use larger images, or put nn.Identity() in its place and train the first Linear again."
             if any(many < few for many, few in axes)
-            else "",
+            else f"Choose {_divided(axes)}, or images of another size, and train the next Linear again.",
         )
     (height, rows), (width, columns) = axes
     stride = (height // rows, width // columns)
@@ -283,6 +283,11 @@ def adaptive_pool(before: Shape, after: Shape, *, is_average: bool) -> AveragePo
     if is_average:
         return AveragePool(kernel, stride, (0, 0), 1 / (kernel[0] * kernel[1]))
     return MaxPool(kernel, stride, (0, 0), (1, 1))
+
+
+def _divided(axes: Sequence[Pair]) -> Shape:
+    """The largest sizes that `adaptive_pool` supports, up to those wanted; ``axes`` has the size of the map first."""
+    return tuple(max(size for size in range(1, few + 1) if many % size <= 1) for many, few in axes)
 
 
 def _convolution(given: Mapping[str, Any], *, is_signal: bool) -> Conv:

@@ -20,6 +20,9 @@ from loihi_convert.errors import InputError, UnsupportedModelError, first_line, 
 # In errors of torch's convolutions and matrix products.
 _OTHER_DTYPE: Final = ("Input type (", "same dtype", "expected scalar type")
 
+# In the error of a module without one.
+_NO_FORWARD: Final = 'required "forward" function'
+
 # Few CNNs have as many input channels.
 _UNLIKE_CHANNELS: Final = 11
 
@@ -49,7 +52,7 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
     Raises
     ------
     InputError
-        If it does not accept images of ``input_shape``.
+        If it does not accept images of ``input_shape``, or cannot be called.
     """
     channels, height, width = input_shape
     shapes = [input_shape] if height > 1 else [input_shape, (channels, width)]
@@ -63,6 +66,13 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
     if taken:
         return shapes[-1] if len(taken) > 1 and _differ(*taken.values()) else next(iter(taken))
     kind, failure = "images", failures[0]
+    if _NO_FORWARD in str(failure):
+        raise UnsupportedModelError(
+            f"cannot be called ({first_line(failure)})",
+            where=type(model).__name__,
+            expected="must compute its outputs in forward",
+            hint="Wrap it in a module whose forward calls the method that returns them.",
+        ) from failure
     if any(sign in str(failure) for sign in _OTHER_DTYPE):
         raise InputError(
             f"casts images to another dtype than that of its weights ({first_line(failure)})",
@@ -178,7 +188,7 @@ def require_not_random(model: nn.Module, example: Tensor) -> None:
             "its outputs for the same images differ from call to call",
             where=type(model).__name__,
             expected="must compute the same outputs for the same images at each call",
-            hint="Leave random numbers out of its forward.",
+            hint="Leave random numbers out of its forward in eval mode: make them only if self.training.",
         )
 
 

@@ -43,8 +43,8 @@ _ADVICES: Final = (
     (PRODUCTS, "matmul bmm einsum"),
     ("Train with BatchNorm2d, or without.", "GroupNorm LayerNorm InstanceNorm2d LocalResponseNorm"),
     (
-        "Train without upsampling: where maps of several sizes meet, make the larger ones smaller, by a stride or "
-        "pooling.",
+        "Train without upsampling: where maps of several sizes meet, make the larger ones smaller, by a stride, "
+        "pooling or x[:, :, ::2, ::2].",
         "ConvTranspose2d Upsample Interpolate PixelShuffle",
     ),
     ("Attention is not supported; train a convolutional network.", "MultiheadAttention scaled_dot_product_attention"),

@@ -5,6 +5,7 @@ Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise``
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import linecache
 import re
@@ -39,8 +40,8 @@ from loihi_convert.frontend.traced_value import TracedValue, traced_as_tensors
 TRACED_IMAGES: Final = 2
 """Number of images in the traced batch: two, so that mixing them is detected."""
 LIKE_CALLED: Final = (
-    "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor", "is_floating_point",
-    "is_complex", "isnan", "isinf", "isfinite",
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones",
+    "new_full", "new_empty", "new_tensor", "is_floating_point", "is_complex", "isnan", "isinf", "isfinite",
 )  # fmt: skip
 """Functions that take only shape and type of their first argument, or whose result is the same for finite numbers."""
 SHAPED_CALLED: Final = ("view_as", "reshape_as", "expand_as")
@@ -68,7 +69,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     require_same_again(model, example, state)
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     try:
-        with torch.no_grad(), users_code(), traced_as_tensors():
+        with torch.no_grad(), users_code(), traced_as_tensors(), _compiled_as_written():
             traced = _Tracer(example).trace(model)
     # Tracing runs the user's forward, which may raise any exception.
     except Exception as error:
@@ -91,6 +92,13 @@ def _has_observers(model: nn.Module) -> bool:
     """Whether ``model`` was prepared for quantization: it records the range of its activations."""
     kinds = ("torch.ao.quantization.observer", "torch.ao.quantization.fake_quantize")
     return any(type(module).__module__ in kinds for module in model.modules())
+
+
+def _compiled_as_written() -> contextlib.AbstractContextManager[object]:
+    """Let functions with the decorator `torch.compile` be traced as if they had none."""
+    # Its import takes seconds, and was made if there are any.
+    dynamo = sys.modules.get("torch._dynamo")
+    return contextlib.nullcontext() if dynamo is None else dynamo.config.patch(error_on_nested_fx_trace=False)
 
 
 def _place(error: Exception) -> str:

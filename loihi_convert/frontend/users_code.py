@@ -223,6 +223,13 @@ def unwrapped(module: nn.Module) -> nn.Module:
         module = inner
 
 
+def without_wrappers(module: nn.Module) -> nn.Module:
+    """Return what is inside `unwrapped` ones of ``module``; a copy if a part of it is compiled."""
+    module = unwrapped(module)
+    is_plain = not any(hasattr(part, "_orig_mod") for part in module.modules())
+    return module if is_plain else with_plain_parts(copied(module))
+
+
 def plain_copy(module: object) -> nn.Module:
     """Return a float32 copy of ``module`` on the CPU, in eval mode, without gradients and without wrappers.
 

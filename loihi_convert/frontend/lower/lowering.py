@@ -22,7 +22,7 @@ from loihi_convert.frontend.lower.relays import Relays
 from loihi_convert.frontend.lower.traversal import ending_of, populated
 from loihi_convert.frontend.operations import Affine
 from loihi_convert.frontend.reader import read_graph
-from loihi_convert.frontend.users_code import require_weights
+from loihi_convert.frontend.users_code import require_weights, without_wrappers
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.normalization import channel_normalization
 
@@ -54,7 +54,7 @@ def to_relu_network(
     ------
     UnsupportedModelError
         If the model contains an operation, or an order of operations, without a spiking equivalent; names the first
-        such place. `obstacles` finds all.
+        such place; the errors in its ``others``, the further ones.
     InputError
         If the model does not accept images of ``input_shape``, or contains NaN or infinity.
     UsageError
@@ -148,6 +148,7 @@ def _populations(
 
 
 def _graph(model: nn.Module, input_shape: Shape) -> Graph:
+    model = without_wrappers(model)
     require_weights(model)
     training = {module: module.training for module in model.modules()}
     try:
