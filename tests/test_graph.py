@@ -166,6 +166,10 @@ REFUSED = [
         calls(lambda x: functional.avg_pool2d((x[:, 0] + x[:, 1]).unsqueeze(1), 2)),
         r"unsqueeze \(after conv\): unsqueeze makes a map of signals; .* x\[:, 0:1\] instead of x\[:, 0\]",
     ),
+    (
+        calls(lambda x: x.flatten(2).transpose(1, 2).reshape(-1, 2).relu().reshape(-1, 36, 2)),
+        r"^reshape \(after conv\): reshape mixes images: .* x.flatten\(1\)\. A Linear along the last axis needs no",
+    ),
     (calls(functional.dropout), r"dropout \(after conv\): dropout is not switched off in eval mode"),
     (
         calls(lambda x: x.mean((1, 2))),

@@ -117,7 +117,7 @@ def test_places_are_named_by_what_they_take() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
         x = m.act(m.second(m.act(m.first(x)))).flatten(1)
         policy, value = m.policy(x), m.value(x)
-        return torch.cat([torch.erf(policy), value], 1)
+        return torch.cat([torch.erf(policy), m.wave(value)], 1)
 
     model = Of(
         forward,
@@ -126,8 +126,10 @@ def test_places_are_named_by_what_they_take() -> None:
         second=nn.Conv2d(1, 1, 1),
         policy=nn.Linear(36, 2),
         value=nn.Linear(36, 1),
+        wave=Of(lambda m, x: m.fc(x.sin()).cos(), fc=nn.Linear(1, 1)),
     )
-    assert [each.where for each in obstacles(model, SHAPE)] == ["act", "act (after second)", "erf (after policy)"]
+    expected = ["act", "act (after second)", "erf (after policy)", "sin (in wave)", "cos (after wave.fc)"]
+    assert [each.where for each in obstacles(model, SHAPE)] == expected
 
 
 def sequence() -> nn.Sequential:

@@ -357,7 +357,10 @@ def arithmetic_of(node: fx.Node) -> str | None:
 
 
 def name_of(node: fx.Node) -> str:
-    """The module's name in the CNN; for a function, or a module called again, also that of the module it follows."""
+    """The module's name in the CNN; for a function, or a module called again, also the module that it follows.
+
+    If that is outside the user's module that calls the function, the latter's name.
+    """
     name, before = node.name, _producer(node)
     if node.op == "call_module":
         name = str(node.target)
@@ -365,7 +368,12 @@ def name_of(node: fx.Node) -> str:
             return name
     while before is not None and before.op != "call_module":
         before = _producer(before)
-    return name if before is None else f"{name} (after {before.target})"
+    after = "" if before is None else str(before.target)
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    caller = stack[-1][0] if stack else ""
+    if node.op != "call_module" and caller and not after.startswith(f"{caller}."):
+        return f"{name} (in {caller})"
+    return f"{name} (after {after})" if after else name
 
 
 def _producer(node: fx.Node) -> fx.Node | None:

@@ -20,7 +20,7 @@ class Node:
     Parameters
     ----------
     name
-        The module's name in the CNN; for a function, or a module called again, also that of the module it follows.
+        The module's name in the CNN; for a function, or a module called again, also that of a module near it.
     kind
         Class or function, for messages.
     operation

@@ -325,8 +325,12 @@ class _Reader:
         count = int(np.prod(base.shape))
         shape = shape_of(moved.tensor)
         if not moved.keeps_images_apart(count):
-            with placed_at(name_of(before), self._kind(before)):
-                refuse("mixes images: its first axis is not the batch axis")
+            mixing = self._mixing(before, count)
+            with placed_at(name_of(mixing), self._kind(mixing)):
+                refuse(
+                    "mixes images: its first axis is not the batch axis",
+                    hint="Keep the batch axis first, as in x.flatten(1). A Linear along the last axis needs no view.",
+                )
         if len(shape) not in (1, 3):
             refuse(f"is applied to a tensor of shape {shape}", supported="(C, H, W)")
         index = moved.tensor[0].numpy().astype(np.int64).reshape(shape) - 1
@@ -338,6 +342,14 @@ class _Reader:
         else:
             self._add(before, made)
         return len(self.nodes) - 1
+
+    def _mixing(self, node: fx.Node, count: int) -> fx.Node:
+        """The first of the nodes that lead to ``node`` after which images, of ``count`` numbers, are mixed."""
+        for before in node.all_input_nodes:
+            moved = self.tensors.moved.get(before)
+            if moved is not None and isinstance(moved.tensor, Tensor) and not moved.keeps_images_apart(count):
+                return self._mixing(before, count)
+        return node
 
     def _operation(self, node: fx.Node, first: fx.Node) -> tuple[Operation, tuple[fx.Node, ...]]:
         """The operation of a computing node, and its input tensors."""

@@ -113,7 +113,7 @@ def traced_as_tensors() -> Iterator[None]:
     A property ``__class__`` would tell torch's C++ code the same, which would then read the memory of a tensor.
     """
     builtins.isinstance = _is_instance_traced
-    VariableMeta.__call__ = _variable
+    VariableMeta.__call__ = _variable  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:

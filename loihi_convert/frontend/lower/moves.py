@@ -124,8 +124,9 @@ def _refuse(after: tuple[int, ...], before: Pair) -> NoReturn:
         refuse(
             "makes a map of signals",
             supported="maps that keep their channel axis",
-            hint="Keep the axis where it was removed: x[:, 0:1] instead of x[:, 0], `keepdim=True` in a mean. "
-            "The shape of images of one channel is (1, H, W).",
+            hint="If an axis was removed before, keep it: x[:, 0:1] instead of x[:, 0], `keepdim=True` in a mean. "
+            "If it makes channels of the images rows, the shape of the images is (1, H, W). "
+            "Channels and rows of later maps cannot be swapped like this.",
         )
     refuse(
         "moves the pixels of a map in a way that is not a convolution",
