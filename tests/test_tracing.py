@@ -157,6 +157,13 @@ def test_a_cast_to_another_dtype_is_not_called_a_wrong_shape(layer: nn.Module) -
     assert "x.double()" in raised.value.hint
 
 
+def test_a_shape_that_a_forward_does_not_take_is_said_with_its_line() -> None:
+    with pytest.raises(InputError) as raised:
+        to_relu_network(Of(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(35, 3)), SHAPE)
+    place = r"\(test_tracing\.py, line \d+, 'to_relu_network\(Of\(lambda .+': mat1 and mat2"
+    assert re.search(f"does not accept images of shape .* {place}", raised.value.found)
+
+
 @pytest.mark.parametrize(
     ("function", "found"),
     [

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import linecache
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -75,7 +78,7 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
         ) from failure
     if any(sign in str(failure) for sign in _OTHER_DTYPE):
         raise InputError(
-            f"casts images to another dtype than that of its weights ({first_line(failure)})",
+            f"casts images to another dtype than that of its weights ({place_of(failure)}{first_line(failure)})",
             where=type(model).__name__,
             expected="its weights are read as float32",
             hint="Leave out the casts in its forward, such as x.double().",
@@ -98,7 +101,7 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
         sizes = (1, input_shape[0], input_shape[2])
         hint = f"That is the shape of a signal (C, L). That of an image is (C, H, W), such as {sizes}."
     raise InputError(
-        f"does not accept {kind} of shape {input_shape} ({first_line(failure)})",
+        f"does not accept {kind} of shape {input_shape} ({place_of(failure)}{first_line(failure)})",
         where=type(model).__name__,
         hint=hint,
     ) from failure
@@ -112,6 +115,25 @@ def _advice(failure: Exception) -> str:
     if isinstance(failure, TypeError) and "positional argument" in message:
         return "Wrap it in a module whose forward takes the images alone."
     return "Use images of the size, and with the channels, that it was trained on."
+
+
+def place_of(error: Exception) -> str:
+    """Return the file, the line and its text, then a colon, of the user's code, or of a library of models, that fails.
+
+    Empty if the error comes from a file of torch or of Python alone.
+    """
+    others = {"torch", "loihi_convert", *sys.stdlib_module_names} - {"__main__"}
+    places = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in others
+        and not frame.f_code.co_filename.startswith("<")
+    ]
+    if not places:
+        return ""
+    path, line = places[-1]
+    text = linecache.getline(path, line).strip()
+    return f"{Path(path).name}, line {line}{f', {text!r}' if text else ''}: "
 
 
 def _outputs(model: nn.Module, shapes: Sequence[Shape], count: int) -> tuple[dict[Shape, Any], list[Exception]]:

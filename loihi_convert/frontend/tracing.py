@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import linecache
 import re
 import sys
-import traceback
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -26,6 +23,7 @@ from loihi_convert.frontend.decompositions import decomposed, unclamped
 from loihi_convert.frontend.layers import is_one_operation
 from loihi_convert.frontend.model_runs import (
     dtype_of,
+    place_of,
     require_forward_alone,
     require_not_of_machine,
     require_same_again,
@@ -75,7 +73,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     except Exception as error:
         require_not_of_machine(error)
         raise UnsupportedModelError(
-            f"its forward cannot be traced ({_place(error)}{_description(error)})",
+            f"its forward cannot be traced ({place_of(error)}{_description(error)})",
             where=type(model).__name__,
             expected=f"supported: {SUPPORTED}, without control flow that depends on data",
             hint=BEFORE_QUANTIZATION if _has_observers(model) else _remedy(error),
@@ -99,24 +97,6 @@ def _compiled_as_written() -> contextlib.AbstractContextManager[object]:
     # Its import takes seconds, and was made if there are any.
     dynamo = sys.modules.get("torch._dynamo")
     return contextlib.nullcontext() if dynamo is None else dynamo.config.patch(error_on_nested_fx_trace=False)
-
-
-def _place(error: Exception) -> str:
-    """The file, the line and its text where code that is neither torch nor Python's own fails; empty if there is none.
-
-    That is the user's code, or that of a library of models.
-    """
-    others = {"torch", "loihi_convert", *sys.stdlib_module_names} - {"__main__"}
-    places = [
-        (frame.f_code.co_filename, line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__", "").partition(".")[0] not in others
-    ]
-    if not places:
-        return ""
-    path, line = places[-1]
-    text = linecache.getline(path, line).strip()
-    return f"{Path(path).name}, line {line}{f', {text!r}' if text else ''}: "
 
 
 def _description(error: Exception) -> str:
