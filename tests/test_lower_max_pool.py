@@ -87,6 +87,7 @@ CASES = {
     "ceil_mode": stack(nn.MaxPool2d(3, 2, ceil_mode=True), CONV(5, 2), nn.ReLU()),
     "ceil_mode and padding": stack(nn.MaxPool2d(3, 2, padding=1, ceil_mode=True), CONV(5, 2, padding=1), nn.ReLU()),
     "two": stack(nn.MaxPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+    "a last row dropped, then a larger map": stack(nn.MaxPool2d(2), CONV(5, 3, padding=2), nn.ReLU(), shape=(2, 9, 9)),
     "in front of the ReLU": stack(CONV(5, 3), nn.MaxPool2d(3, 2, padding=1), nn.ReLU()),
     "two in front of the ReLU": stack(CONV(5, 3), nn.MaxPool2d(3, 1, 1), nn.MaxPool2d(3, 2, 1), nn.ReLU()),
     "in front of batch norm and ReLU": Case(
@@ -152,6 +153,8 @@ def test_the_chain_equals_the_module(name: str) -> None:
         ("kernel 2, stride 2", 1, "2x9x10-4c3-4c1x2+4r-4c2x1+8r-5c2-3"),
         # All rounds along rows, then all along columns: there are 2 pairs in the first round, 1 in the second.
         ("kernel 4", 1, "2x8x8-4c3-8c1x4+8r-4c1+8r-8c4x1+24r-4c1+16r-5c1-3"),
+        # The last kernel reads every second pixel, which relays carry past both layers of the maximum.
+        ("a last row dropped, then a larger map", 1, "2x9x9-4c3-4c1x2+4r-4c2x1+8r-5c3-3"),
     ],
 )
 def test_layers(name: str, copies: int, expected: str) -> None:

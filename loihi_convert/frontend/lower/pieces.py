@@ -64,21 +64,16 @@ def _of_term(
 ) -> Iterator[Piece]:
     """The pieces of a term that reads the copies ``copy``; ``outputs`` are the channels of its population."""
     window, mine = term.window, outputs[term.channels]
-    rows, columns = relays.taps(level, term.source, window)
-    for a, row in enumerate(rows):
-        for b, column in enumerate(columns):
-            weight, used = window.weight[:, :, a, b], window.inputs_at(a, b)
-            if not used.size:
-                continue
-            shift = (row.cells, column.cells)
-            samples = (Sample(term.source, int(c), row.pixels, column.pixels, copy) for c in term.source_channels[used])
-            inputs = np.full(window.inputs, -1)
-            inputs[used] = [place[sample] for sample in samples]
-            if window.is_channelwise:
-                yield Piece(mine[used], inputs[used], weight[used, 0], shift)
-                continue
-            groups = zip(*(np.split(each, window.groups) for each in (inputs, mine, weight)), strict=True)
-            for group_inputs, group_outputs, group_weight in groups:
-                read = group_inputs >= 0
-                if read.any():
-                    yield Piece(group_outputs, group_inputs[read], group_weight[:, read], shift)
+    for row, column, weight, used in relays.taps(level, term.source, window):
+        shift = (row.cells, column.cells)
+        samples = (Sample(term.source, int(c), row.pixels, column.pixels, copy) for c in term.source_channels[used])
+        inputs = np.full(window.inputs, -1)
+        inputs[used] = [place[sample] for sample in samples]
+        if window.is_channelwise:
+            yield Piece(mine[used], inputs[used], weight[used, 0], shift)
+            continue
+        groups = zip(*(np.split(each, window.groups) for each in (inputs, mine, weight)), strict=True)
+        for group_inputs, group_outputs, group_weight in groups:
+            read = group_inputs >= 0
+            if read.any():
+                yield Piece(group_outputs, group_inputs[read], group_weight[:, read], shift)

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Pair
+from loihi_convert.arrays import Array, Pair
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.levels import Levels
 from loihi_convert.frontend.lower.value import Term
@@ -100,14 +100,11 @@ class Relays:
 
     def _read_by(self, level: int, number: int, term: Term) -> Iterator[Sample]:
         """The samples on the level before that a term of a population reads."""
-        window = term.window.unpooled()
-        rows, columns = self.taps(level, term.source, window)
         copies = range(self.copies(number, term))
-        for a, row in enumerate(rows):
-            for b, column in enumerate(columns):
-                for channel in term.source_channels[window.inputs_at(a, b)]:
-                    for copy in copies:
-                        yield Sample(term.source, int(channel), row.pixels, column.pixels, copy)
+        for row, column, _weight, used in self.taps(level, term.source, term.window.unpooled()):
+            for channel in term.source_channels[used]:
+                for copy in copies:
+                    yield Sample(term.source, int(channel), row.pixels, column.pixels, copy)
 
     def repeated(self, level: int, sample: Sample) -> tuple[Sample, Pair]:
         """Return the sample in the layer before that a relay of a level repeats, and the shift in cells.
@@ -124,12 +121,17 @@ class Relays:
         joins = term.window.is_channelwise and any(not other.window.is_channelwise for other in others)
         return self.skip_copies if joins and levels.of[term.source] < levels.of[number] - 1 else 1
 
-    def taps(self, level: int, source: int, window: Window) -> tuple[list[Tap], list[Tap]]:
-        """Return the tap in the layer before ``level`` for each row, and for each column, of a window of ``source``."""
-        rows, columns = (
-            [self._tap(level, source, offset, axis) for offset in offsets_of(window, axis)] for axis in (0, 1)
-        )
-        return rows, columns
+    def taps(self, level: int, source: int, window: Window) -> Iterator[tuple[Tap, Tap, Array, Array]]:
+        """Yield the taps in the layer before ``level`` for each pixel of a window of ``source`` with a nonzero weight.
+
+        Each is the tap of its row, that of its column, its weights ``(C_out, C_in / groups)``, and the input channels
+        that it reads: int64. A pixel without weight may lie where no relay could carry it.
+        """
+        for a, row in enumerate(offsets_of(window, 0)):
+            for b, column in enumerate(offsets_of(window, 1)):
+                if (used := window.inputs_at(a, b)).size:
+                    taps = self._tap(level, source, row, 0), self._tap(level, source, column, 1)
+                    yield *taps, window.weight[:, :, a, b], used
 
     def _tap(self, level: int, source: int, offset: int, axis: int) -> Tap:
         """The tap that reads the pixel ``offset`` after the position of the output, in pixels of ``source``."""
