@@ -14,6 +14,7 @@ from support.lowering import (
     NORM,
     Case,
     assert_equals_module,
+    bare,
     groups_of,
     layers_of,
     lowered_case,
@@ -106,6 +107,24 @@ CASES = {
         last=CONV(3, 3, padding=1),
     ),
     "of the image": stack(nn.MaxPool2d(3, 2, padding=1), CONV(5, 3), nn.ReLU(), stem=False, shape=(2, 12, 12)),
+    **{
+        f"{pool} of signed values": stack(CONV(5, 3), pool, CONV(4, 2), nn.ReLU(), shape=shape)
+        for pool in (nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(5, 1, 2))
+        for shape in ((2, 9, 10), (2, 8, 11))
+    },
+    "padding after LeakyReLU": stack(CONV(5, 3), nn.LeakyReLU(), nn.MaxPool2d(3, 2, 1), CONV(4, 2), nn.ReLU()),
+    "padding after a clamp": stack(CONV(5, 3), nn.MaxPool2d(2, 2, 1), nn.Hardtanh(-0.1, 0.2), CONV(4, 2), nn.ReLU()),
+    "padding of signed values and a skip": of(
+        lambda m, x: m.last((y := functional.max_pool2d(m.one(x), 3, 2, 1)) + m.two(y.relu())).relu(),
+        one=same(3),
+        two=same(3),
+        last=CONV(4, 2),
+    ),
+    "padding of signed pixels": bare(
+        lambda m, x: m.head(functional.max_pool2d((x - 1.3) / torch.tensor([[[0.2]], [[-0.1]]]), 5, 1, 2).flatten(1)),
+        (2, 5, 6),
+        head=LINEAR(3),
+    ),
     "adaptive": stack(nn.AdaptiveMaxPool2d((4, 2)), CONV(5, 2), nn.ReLU()),
     "adaptive, overlapping": stack(nn.AdaptiveMaxPool2d((4, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 9)),
     "whole maps": of(lambda m, x: x.amax((2, 3))),
@@ -159,6 +178,18 @@ def test_the_chain_equals_the_module(name: str) -> None:
 )
 def test_layers(name: str, copies: int, expected: str) -> None:
     assert layers_of(CASES[name], copies) == expected
+
+
+def test_neurons_that_compare_with_a_pixel_beyond_the_border_are_silent() -> None:
+    """The least number of -x is -1, by which x is lifted: only where one pixel is missing a bias remains, of -1."""
+    network = lowered_case(
+        bare(lambda m, x: m.head(functional.max_pool2d(-x, 5, 1, 2).flatten(1)), (1, 6, 6), head=LINEAR(3))
+    )
+    biases = [layer.synapse.bias for layer in network.layers[:-1] if layer.synapse.bias is not None]
+    assert len(network.layers) == 7
+    found = sorted({number for bias in biases for number in bias.ravel().tolist()})
+    # A bound has a margin for rounding errors.
+    assert found == [pytest.approx(-1, rel=2e-6), 0]
 
 
 @pytest.mark.parametrize(

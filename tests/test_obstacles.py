@@ -129,9 +129,11 @@ def test_check_has_a_finding_for_each_and_one_row_for_each_reason() -> None:
 
 def test_lowering_finds_what_reading_did_not() -> None:
     signed = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, 1, 1), nn.Flatten(), nn.Linear(32, 2))
+    # Nine pixels in 0..1.
+    nn.init.constant_(signed[0].weight, -500)
     (error,) = obstacles(signed, (1, 6, 6))
-    assert (error.where, "negative" in error.found) == ("1", True)
-    assert error.hint.startswith("Put a ReLU before it, or use padding=0")
+    assert (error.where, "as low as -4.5e+03" in error.found) == ("1", True)
+    assert "value=-10.0" in error.hint
     assert obstacles(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), *list(signed)[1:]), (1, 6, 6)) == ()
 
 

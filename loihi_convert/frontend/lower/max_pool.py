@@ -1,8 +1,12 @@
 """Max pooling, by ReLUs: max(a, b) = b + relu(a - b).
 
-Requires: a map that is never negative, so that zeros beyond its border are correct; or windows within it.
+Requires: any map. Beyond the border of one that is never negative, zeros are correct.
 Ensures: the same values, by a tournament: in each round the pixels of a window are compared in pairs, first along rows,
 then along columns. A round is one layer; a window of k pixels along one axis takes ceil(log2 k) rounds.
+
+Windows that reach beyond the border of a map that may be negative are those of the map minus its lower bound
+(`Populations.bounds`), which is never negative. The bound ends in biases at the border: there the pixel beyond it loses
+against one within, and its neuron stays silent.
 
 By halves, windows of even size that tile the map are those of half the size, and then pairs of these. So several
 poolings of a map to 4 x 4, 2 x 2 and 1 x 1 (spatial pyramids) share their rounds, and the grid of each is a multiple of
@@ -18,10 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from loihi_convert.arrays import Pair, Shape
+from loihi_convert.frontend.decompositions import LARGEST_PADDING
 from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.linear import through
 from loihi_convert.frontend.lower.populations import Population, Populations
-from loihi_convert.frontend.lower.value import MustBeCarriedError, Value, summed
+from loihi_convert.frontend.lower.value import MustBeCarriedError, Value, shifted, summed
 from loihi_convert.frontend.lower.window import Window
 from loihi_convert.frontend.operations import Affine, MaxPool, Relu, refuse
 
@@ -49,20 +54,26 @@ class MaxPooling:
         Raises
         ------
         UnsupportedModelError
-            If windows reach beyond the border of values that may be negative.
+            If windows reach beyond the border of values that may be very negative.
         MustBeCarriedError
             If a pixel of ``value`` depends on several pixels of populations.
         """
-        if not value.is_nonnegative and _reads_beyond(pool, value.size, shape[1:]):
-            refuse(
-                "reads beyond the border of values that may be negative",
-                supported="after a ReLU, directly before one, or without padding and ceil_mode",
-                hint="Put a ReLU before it, or use padding=0 without ceil_mode, and train again.",
-            )
         if not value.is_direct:
             raise MustBeCarriedError
+        size = (shape[1], shape[2])
+        if not value.is_nonnegative and _reads_beyond(pool, value.size, size):
+            low = self.populations.bounds(value)[0]
+            if not low.min() >= -LARGEST_PADDING:
+                refuse(
+                    f"reads beyond the border of values that may be as low as {low.min():.3g}",
+                    supported=f"at least -{LARGEST_PADDING:,}; any after a ReLU, before one, or without padding and "
+                    "ceil_mode",
+                    hint="Before it, pad with a number below all values, functional.pad(x, (1, 1, 1, 1), value=-10.0), "
+                    "instead. Or put a ReLU before it, or use padding=0 without ceil_mode, and train again.",
+                )
+            return _plain(shifted(self._by_axes(shifted(value, -low), pool, size, name, is_signed=True), low))
         tournament = self._by_halves if self.by_halves else self._by_axes
-        return tournament(value, pool, (shape[1], shape[2]), name)
+        return tournament(value, pool, size, name)
 
     def _by_halves(self, value: Value, pool: MaxPool, size: Pair, name: str) -> Value:
         key = (value, pool, size)
@@ -74,11 +85,11 @@ class MaxPooling:
             self._known[key] = self._by_axes(value, pool, size, name)
         return self._known[key]
 
-    def _by_axes(self, value: Value, pool: MaxPool, size: Pair, name: str) -> Value:
-        rows = self._along(value, pool, 1, (value.shape[1], size[1]), f"{name} (rows)")
-        return self._along(rows, pool, 0, size, f"{name} (columns)")
+    def _by_axes(self, value: Value, pool: MaxPool, size: Pair, name: str, *, is_signed: bool = False) -> Value:
+        rows = self._along(value, pool, 1, (value.shape[1], size[1]), f"{name} (rows)", is_signed=is_signed)
+        return self._along(rows, pool, 0, size, f"{name} (columns)", is_signed=is_signed)
 
-    def _along(self, value: Value, pool: MaxPool, axis: int, size: Pair, name: str) -> Value:
+    def _along(self, value: Value, pool: MaxPool, axis: int, size: Pair, name: str, *, is_signed: bool) -> Value:
         """The maximum along columns (0) or rows (1), of ``size``."""
         kernel, pad = pool.kernel[axis], pool.padding[axis]
         if kernel == 1 and pool.stride[axis] == 1 and pad == 0:
@@ -90,7 +101,8 @@ class MaxPooling:
             padding = (0, offset) if axis else (offset, 0)
             players.append(through(value, Window.identity(value.shape[0], size, stride, padding)))
         while len(players) > 1:
-            winners = [self._larger(a, b, name) for a, b in zip(players[::2], players[1::2], strict=False)]
+            pairs = zip(players[::2], players[1::2], strict=False)
+            winners = [self._larger(*(_outer_first(pair) if is_signed else pair), name) for pair in pairs]
             players = [*winners, *players[len(winners) * 2 :]]
         return players[0]
 
@@ -98,6 +110,20 @@ class MaxPooling:
         """The pixelwise maximum."""
         gap = self.populations.add(Population(name, summed((a, b), (1.0, -1.0))))
         return summed((gap, b), (1.0, 1.0))
+
+
+def _outer_first(pair: tuple[Value, Value]) -> tuple[Value, Value]:
+    """The values, first the one that reads more pixels beyond the border, which are 0 and not shifted."""
+    a, b = (each.map_of_constant().sum() for each in pair)
+    return pair if a <= b else pair[::-1]
+
+
+def _plain(value: Value) -> Value:
+    """The same, with one constant for each channel instead of a constant map, or none, if it is the same."""
+    constant = value.map_of_constant()
+    if (constant != constant[:, :1, :1]).any():
+        return value
+    return replace(value, constant=constant[:, 0, 0] if constant.any() else None)
 
 
 def _tiles(height: int, width: int) -> MaxPool:

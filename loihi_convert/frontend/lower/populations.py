@@ -2,17 +2,24 @@
 
 A tensor is carried as relu(x) - relu(-x): two populations, of which it is then a linear map (`Populations.carried`).
 A population is not yet a layer: several may become one, see `levels.py`.
+
+Pixels lie in 0..1, and neurons give nothing negative. So each value has bounds, by interval arithmetic, that hold for
+all images (`Populations.bounds`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.lower.value import IMAGE, Term, Value, scaled, summed
 from loihi_convert.frontend.lower.window import Window
+
+# Relative error of a bound, more than that of any sum of float32 or float64.
+_ROUNDING: Final = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +61,8 @@ class Populations:
 
     image_shape: Shape
     made: list[Population] = field(default_factory=list)
+    # Of the first populations: the largest number of each channel.
+    _largest: list[Array] = field(default_factory=list, init=False)
 
     def image(self) -> Value:
         """Return the pixels / 255."""
@@ -70,6 +79,37 @@ class Populations:
         if value.is_nonnegative:
             return positive
         return summed((positive, self.add(Population(f"{name} (negative)", scaled(value, -1.0)))), (1.0, -1.0))
+
+    def bounds(self, value: Value) -> tuple[Array, Array]:
+        """Return numbers between which each channel of ``value`` lies for all images: float64 ``(C,)`` each.
+
+        They also hold with rounding errors.
+        """
+        constant = value.map_of_constant().reshape(value.shape[0], -1)
+        # Outside a map a window reads 0.
+        bounds = []
+        for extreme, own in ((np.minimum, constant.min(axis=1)), (np.maximum, constant.max(axis=1))):
+            found, size = own.copy(), np.zeros_like(own)
+            for term in value.terms:
+                window = term.window
+                weight = extreme(window.weight, 0).sum(axis=(2, 3)).reshape(window.groups, -1, window.weight.shape[1])
+                largest = self._largest_of(term.source)[term.source_channels].reshape(window.groups, -1, 1)
+                reached = (weight @ largest).ravel()
+                found[term.channels] += reached
+                size[term.channels] += np.abs(reached)
+            # A constant alone has no rounding error.
+            bounds.append(found + extreme(-1, 1) * _ROUNDING * np.where(size > 0, size + np.abs(own), 0))
+        return bounds[0], bounds[1]
+
+    def _largest_of(self, source: int) -> Array:
+        if source == IMAGE:
+            return np.ones(self.image_shape[0])
+        for population in self.made[len(self._largest) : source + 1]:
+            found = np.clip(self.bounds(population.value)[1], 0, population.ceiling)
+            if population.threshold is not None:
+                found = np.maximum(found, population.threshold)
+            self._largest.append(found)
+        return self._largest[source]
 
 
 def _whole(source: int, shape: Shape) -> Value:
