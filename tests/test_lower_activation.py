@@ -14,6 +14,7 @@ from support.lowering import (
     Case,
     assert_equals,
     assert_equals_module,
+    bare,
     layers_of,
     lowered_case,
     of,
@@ -27,6 +28,10 @@ from torch.nn import functional
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.lower.linear import through
+from loihi_convert.frontend.lower.populations import Population, Populations
+from loihi_convert.frontend.lower.value import Value, scaled, shifted
+from loihi_convert.frontend.lower.window import Window
 
 ZERO = torch.zeros(1)
 
@@ -113,6 +118,21 @@ CASES = {
     "clamp of a ReLU": stack(CONV(5, 3), nn.ReLU(), Of(lambda m, x: x.clamp(max=0.2))),
     "clamp of a function": of(lambda m, x: (y := functional.relu(m.conv(x))).clamp_max(0.2) + y, conv=CONV(4, 3)),
     "clamp of a ReLU in place": stack(CONV(5, 3), nn.ReLU(inplace=True), Of(lambda m, x: x.clamp(max=0.2))),
+    "guard at the end": stack(CONV(5, 3), nn.ReLU(), nn.Flatten(), LINEAR(3), nn.Hardtanh(-32768, 32768)),
+    "guard between linear layers": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-1000, 1000)), CONV(4, 3)),
+    "guard of signed pixels": bare(
+        lambda m, x: m.head(m.conv((x - 2).clamp(-2.5, -0.9)).relu().flatten(1)), conv=CONV(4, 3), head=LINEAR(3)
+    ),
+    "clamps of a ReLU that change nothing": of(
+        lambda m, x: m.two(m.one(x).relu().clamp(min=-1).clamp(0, 1e4)), one=CONV(4, 3), two=CONV(3, 3)
+    ),
+    "a ReLU, then between 0 and a number": of(lambda m, x: m.conv(x).relu().clamp(0, 0.2), conv=CONV(4, 3)),
+    "hardtanh of a ReLU, above 0": stack(CONV(5, 3), nn.ReLU(), nn.Hardtanh(0.1, 0.2)),
+    "clamps in place": of(lambda m, x: m.two(m.one(x).clamp_(-0.1, 0.2)).clamp_max_(0.1), one=same(4), two=same(4)),
+    "clamp of a sum of ReLUs": of(lambda m, x: (m.one(x).relu() + x).clamp(max=0.4), one=same(4)),
+    "clamps that exclude each other": of(
+        lambda m, x: m.one(x).clamp(0.2, 0.3).clamp(max=0.1) + m.two(x), one=same(4), two=same(4)
+    ),
     "clipped beside plain": of(lambda m, x: m.conv(x).clamp(0, 0.2) + x, conv=CONV(4, 3, padding=1)),
     "leaky": stack(CONV(5, 3), nn.LeakyReLU(0.2), CONV(5, 3, padding=1), nn.LeakyReLU(0.1)),
     "leaky_relu": of(lambda m, x: functional.leaky_relu(m.conv(x)), conv=CONV(4, 3)),
@@ -205,10 +225,51 @@ def test_what_looks_like_a_relu_is_refused(function: Callable[[Tensor], Tensor])
         ("clamp of a ReLU", 1, layers_of(CASES["hardtanh"])),
         ("guard before a ReLU", 1, layers_of(CASES["hardtanh"])),
         ("hardtanh before a ReLU", 1, layers_of(CASES["hardtanh"])),
+        ("clamp of a ReLU in place", 1, layers_of(CASES["hardtanh"])),
+        ("a ReLU, then between 0 and a number", 1, "2x8x8-4c3-4c3-3"),
+        ("clamps of a ReLU that change nothing", 1, "2x8x8-4c3-4c3-3"),
+        ("guard at the end", 1, "2x8x8-4c3-5c3-3"),
+        ("guard between linear layers", 1, "2x8x8-4c3-3"),
+        ("guard of signed pixels", 1, "2x8x8-4c3-3"),
+        ("clamp of a sum of ReLUs", 1, "2x8x8-4c3-4c3+4r-4c1-3"),
     ],
 )
 def test_layers(name: str, copies: int, expected: str) -> None:
     assert layers_of(CASES[name], copies) == expected
+
+
+def neurons(populations: Populations, value: Value, **activation: Any) -> Value:
+    return populations.add(Population("neurons", value, **activation))
+
+
+def weighted(value: Value, *weights: float, pad: int = 0) -> Value:
+    """The sum of both channels with ``weights``, with ``pad`` zeros around them."""
+    size = (4 + 2 * pad, 4 + 2 * pad)
+    return through(value, Window(np.reshape(weights, (1, 2, 1, 1)).astype(np.float64), size, padding=(pad, pad)))
+
+
+@pytest.mark.parametrize(
+    ("function", "low", "high"),
+    [
+        (lambda made, x: shifted(scaled(x, np.array([1.0, -3.0])), np.array([-2.0, 0.5])), [-2, -2.5], [-1, 0.5]),
+        (lambda made, x: shifted(weighted(x, 3, -5), np.ones(1)), [-4], [4]),
+        # Around the map it is 0, within it 2 minus both pixels.
+        (lambda made, x: weighted(shifted(x, -np.ones(2)), -1, -1, pad=1), [-2], [2]),
+        (lambda made, x: weighted(neurons(made, shifted(x, np.array([-0.25, 5])), ceiling=3), 1, -1), [-3], [0.75]),
+        (lambda made, x: weighted(neurons(made, x, threshold=np.array([0.5, 2]), levels=4), -1, 1), [-1], [2]),
+        (lambda made, x: made.carried(shifted(scaled(x, -4.0), np.array([1.0, 5.0])), ""), [-3, 0], [1, 5]),
+        (lambda made, x: scaled(neurons(made, scaled(neurons(made, x), 2.0)), -1.0), [-2, -2], [0, 0]),
+    ],
+)
+def test_bounds_hold_for_all_images(
+    function: Callable[[Populations, Value], Value], low: list[float], high: list[float]
+) -> None:
+    """Pixels are in 0..1. Rounding errors may move a bound outwards, by a millionth of its terms, but not one of 0."""
+    populations = Populations((2, 4, 4))
+    found = populations.bounds(function(populations, populations.image()))
+    for bound, wanted, outwards in zip(found, (low, high), (-1, 1), strict=True):
+        assert (outwards * (bound - wanted) >= 0).all()
+        assert bound == pytest.approx(wanted, rel=1e-5, abs=0)
 
 
 def test_ceilings_and_thresholds_stand_beside_channels_without() -> None:

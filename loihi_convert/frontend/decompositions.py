@@ -9,10 +9,8 @@ max pooling with ``return_indices``    the same without, and the indices
 ``mean`` or ``sum`` over that ``dim``  ``+`` of the tensors, ``/`` their number
 ``amax`` or ``max`` over that ``dim``  ``maximum`` of the tensors
 ``cat`` of tensors and constants       ``cat`` of the tensors and zeros, ``+`` of the constants
-``clamp(a, b)``, ``hardtanh``          ``- a``, ``clamp(0, b - a)``, ``+ a``; before a ReLU ``clamp(0, b)``
 ``maximum``, ``minimum`` with numbers  ``clamp``, unless the number is 0
 ``torch.batch_norm``                   ``functional.batch_norm``, whose arguments are in another order
-``clamp(max=b)``                       ``b -`` of ``clamp(min=0)`` of ``b -``; of a ReLU, ``clamp(0, b)`` of its input
 ``addmm(bias, x, weight)``             ``@``, ``+``, and ``*`` for ``alpha`` and ``beta``
 ``einsum`` of one tensor and weights   ``@`` of the flattened tensor, or a convolution of single pixels
 ``pad`` with a number                  ``-`` the number, ``pad`` with zeros, ``+`` the number
@@ -30,7 +28,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.nn import functional
 
 _MOST_INPUTS: Final = 5_000
@@ -38,8 +36,6 @@ _MOST_INPUTS: Final = 5_000
 
 LARGEST_PADDING: Final = 1_000
 """Largest magnitude of a number to pad with: activations that are shifted by more would lose too many digits."""
-
-_LARGEST: Final = torch.finfo(torch.float32).max
 
 CAT_CALLED: Final = ("cat", "concat", "concatenate")
 EXTREMES_CALLED: Final = ("maximum", "minimum", "max", "min")
@@ -49,15 +45,6 @@ _PAIRWISE: Final[Mapping[str, Callable[..., Any]]] = {
     "sum": operator.add,
     "amax": torch.maximum,
 }
-
-_BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "clamp": {"min": None, "max": None},
-    "clip": {"min": None, "max": None},
-    "clamp_min": {"min": None},
-    "clamp_max": {"max": None},
-    "hardtanh": {"min_val": -1, "max_val": 1},
-}
-"""The bounds of each clamp, in the order of its arguments, and their defaults."""
 
 _WITH_INDICES: Final[Mapping[str, Callable[..., Any]]] = {
     "max_pool1d_with_indices": functional.max_pool1d,
@@ -74,8 +61,6 @@ Create = Callable[..., Any]
 def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Return the proxies of simpler calls in place of ``target``, a function or the name of a method, or ``None``."""
     name = getattr(target, "__name__", target)
-    if target in (torch.relu, functional.relu) and len(args) == 1 and not kwargs.get("inplace"):
-        return unclamped(create, args[0])
     if name == "einsum":
         return _einsum(create, *args)
     if target is torch.batch_norm and len(args) == 9:
@@ -84,11 +69,6 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
     is_of_two = name in EXTREMES_CALLED and len(args) == 2 and not kwargs
     if is_of_two and (clamped := _extreme(create, name, *args)) is not None:
         return clamped
-    if name in _BOUNDS:
-        args = (kwargs["input"], *args) if "input" in kwargs else args
-        kwargs = {key: value for key, value in kwargs.items() if key != "input"}
-        bounds = {**_BOUNDS[name], **dict(zip(_BOUNDS[name], args[1:], strict=False)), **kwargs}
-        return _clamp(create, args[0], *(bounds.get(end, bounds.get(f"{end}_val")) for end in ("min", "max")))
     if name == "addmm" and len(args) == 3 and set(kwargs) <= {"alpha", "beta"}:
         return _addmm(create, *args, **kwargs)
     if name in CAT_CALLED:
@@ -123,17 +103,6 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
     return _of_stacked(create, name, given)
 
 
-def unclamped(create: Create, x: Any) -> Any:
-    """The ReLU of ``x``, which is a clamp from below 0, as a clamp from 0; ``None`` if it is something else.
-
-    A guard against overflow, such as clamp(-65504, 65504), would otherwise shift activations by its bound.
-    """
-    if not isinstance(x, fx.Proxy) or "clamped" not in x.node.meta or x.node.next.op != "root":
-        return None
-    before, high = x.node.meta["clamped"]
-    return create(torch.relu, before) if high is None else create(torch.clamp, before, 0, high)
-
-
 def _extreme(create: Create, name: str, x: Any, other: Any) -> Any:
     """A maximum or minimum of a tensor and a number, perhaps repeated, as a clamp; ``None`` for 0, or two tensors."""
     if not isinstance(x, fx.Proxy) or x.node.meta["is_constant"]:
@@ -146,38 +115,7 @@ def _extreme(create: Create, name: str, x: Any, other: Any) -> Any:
     bound, before = value.flatten()[0].item(), x.node.meta["value"].shape
     if bool((value != bound).any()) or np.broadcast_shapes(before, value.shape) != before:
         return None
-    return _clamp(create, x, *((bound, None) if name.startswith("max") else (None, bound)))
-
-
-def _clamp(create: Create, x: Any, low: Any, high: Any) -> Any:
-    """A clamp that does not begin at 0 by one that does; ``None`` if it does, or if its bounds are not numbers."""
-    bounds = [bound for bound in (low, high) if bound is not None]
-    are_numbers = all(isinstance(bound, int | float) for bound in bounds)
-    if not bounds or not are_numbers or low == 0 or bounds != sorted(bounds):
-        return None
-    low, high = (None if low is None or low <= -_LARGEST else low), (None if high is None or high >= _LARGEST else high)
-    if low is None and high is None:
-        return create(operator.mul, x, 1)
-    if low is not None:
-        kept = create(torch.clamp, create(operator.sub, x, low), 0, None if high is None else high - low)
-        found = create(operator.add, kept, low)
-        if low < 0 and (high is None or high > 0):
-            found.node.meta["clamped"] = x, high
-        return found
-    if high > 0 and (before := _before_relu(x)) is not None:
-        return create(torch.clamp, before, 0, high)
-    return create(operator.sub, high, create(torch.clamp, create(operator.sub, high, x), 0))
-
-
-def _before_relu(x: Any) -> Any:
-    """What ``x`` is the ReLU of; ``None`` if it is something else, or may have been changed in place since."""
-    node = x.node
-    if node.next.op != "root":
-        return None
-    module = x.tracer.root.get_submodule(node.target) if node.op == "call_module" else None
-    is_relu = node.target in (torch.relu, functional.relu) and node.kwargs.get("inplace") is not True
-    is_module = type(module) is nn.ReLU and not module.inplace
-    return x.tracer.proxy(node.args[0]) if is_relu or is_module else None
+    return create(torch.clamp, x, *((bound, None) if name.startswith("max") else (None, bound)))
 
 
 def _addmm(create: Create, bias: Any, x: Any, weight: Any, *, alpha: float = 1, beta: float = 1) -> Any:

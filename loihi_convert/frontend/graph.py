@@ -9,7 +9,7 @@ import numpy as np
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.operations import Operation
+from loihi_convert.frontend.operations import Operation, Relu
 from loihi_convert.ir.synapse import Conv, Dense
 
 
@@ -83,6 +83,18 @@ class Graph:
             elif isinstance(node.operation, Dense):
                 total += int(np.count_nonzero(node.operation.weight))
         return total
+
+
+def clipped_once(outer: Relu, inputs: tuple[int, ...], nodes: Sequence[Node]) -> tuple[Relu, tuple[int, ...]]:
+    """Return ``outer``, a ReLU or clamp, and its ``inputs``: if that is one of another, as one of the other's input."""
+    inner = nodes[inputs[0]].operation
+    if not isinstance(inner, Relu) or inner.threshold is not None or outer.threshold is not None:
+        return outer, inputs
+    both = Relu(floor=max(inner.floor, outer.floor), ceiling=min(inner.ceiling, outer.ceiling))
+    changes_nothing = (both.floor, both.ceiling) == (inner.floor, inner.ceiling)
+    if changes_nothing or both.floor >= both.ceiling:
+        return outer, inputs
+    return both, nodes[inputs[0]].inputs
 
 
 def pruned(nodes: list[Node], used: Sequence[int], notes: Iterable[str] = ()) -> Graph:

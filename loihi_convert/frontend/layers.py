@@ -6,7 +6,7 @@ module                                                  operation
 ``Conv1d``, ``Conv2d``, ``Linear``                      `Conv`, `Dense`
 ``BatchNorm1d``, ``BatchNorm2d``, ``SyncBatchNorm``     `Affine`
 torchvision's ``Normalize``                             `Affine`
-``ReLU``, ``ReLU6``, ``Hardtanh(0, b)``, ``qcfs.Qcfs``  `Relu`
+``ReLU``, ``ReLU6``, ``Hardtanh``, ``qcfs.Qcfs``        `Relu`
 ``Threshold(0, 0)``                                     `Relu`
 ``from_nir.FiringRate``                                 `Relu`
 ``LeakyReLU``, ``PReLU``                                `LeakyRelu`
@@ -63,6 +63,7 @@ ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("matmul", "mm"), ("other",)),
     "batch_norm": ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
     **dict.fromkeys(("clamp", "clip", "clamp_min"), ("min", "max")),
+    "clamp_max": ("max",),
     "hardtanh": ("min_val", "max_val"),
     "threshold": ("threshold", "value"),
     "leaky_relu": ("negative_slope",),
@@ -167,7 +168,7 @@ def operation_of(function: str, given: Mapping[str, Any], before: Shape, after: 
         return Relu()
     if function == "relu6":
         return Relu(ceiling=6.0)
-    if function in ("clamp", "clip", "clamp_min"):
+    if function in ("clamp", "clip", "clamp_min", "clamp_max"):
         return _clamp(_bound(given.get("min")), _bound(given.get("max")))
     if function == "hardtanh":
         return _clamp(given.get("min_val", -1), given.get("max_val", 1))
@@ -218,11 +219,10 @@ def _bound(given: Any) -> Any:
 
 
 def _clamp(low: Any, high: Any) -> Relu:
-    """One that begins at 0; `decompositions` turns others into it, unless they change a tensor in place."""
-    if low != 0 or not (high is None or (isinstance(high, int | float) and high > 0)):
-        hint = "Write x = x.clamp(...), with numbers, instead of clamping in place."
-        refuse(f"clips to {low}..{high}", supported="numbers, the lower one first", hint=hint)
-    return Relu(ceiling=np.inf if high is None else float(high))
+    low, high = -np.inf if low is None else low, np.inf if high is None else high
+    if not all(isinstance(bound, int | float) for bound in (low, high)) or not low < high:
+        refuse(f"clips to {low}..{high}", supported="numbers, the lower one first")
+    return Relu(floor=float(low), ceiling=float(high))
 
 
 def _average_pool(given: Mapping[str, Any], before: Shape, after: Shape, *, is_signal: bool) -> AveragePool:

@@ -69,7 +69,7 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Relu:
-    """``y = min(max(x, 0), ceiling)``, or `qcfs.Qcfs` with ``threshold``, float64 ``(C,)``, and ``levels``.
+    """``y = min(max(x, floor), ceiling)``, or `qcfs.Qcfs` with ``threshold``, float64 ``(C,)``, and ``levels``.
 
     A threshold without levels is that of neurons, as of a NIR file; the ceiling is then the same number.
     """
@@ -77,6 +77,7 @@ class Relu:
     threshold: Array | None = None
     levels: int | None = None
     ceiling: float = np.inf
+    floor: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

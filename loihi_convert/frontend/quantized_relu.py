@@ -33,7 +33,8 @@ def rounded_relu(nodes: Sequence[Node], rounded: int, function: str) -> tuple[in
         (number,) = nodes[number].inputs
     clipped = nodes[number].operation
     half = 0.5 if function == "floor" else 0.0
-    if not isinstance(clipped, Relu) or clipped.threshold is not None or not math.isfinite(clipped.ceiling):
+    is_plain = isinstance(clipped, Relu) and clipped.threshold is None and clipped.floor == 0
+    if not isinstance(clipped, Relu) or not is_plain or not math.isfinite(clipped.ceiling):
         refuse(
             "rounds something else than a clipped ReLU",
             supported="floor(clamp(x, 0, 1) L + 0.5), round(clamp(x, 0, L))",

@@ -70,7 +70,7 @@ from loihi_convert.frontend.functions import (
     sum_of_two,
     takes_whole_maps,
 )
-from loihi_convert.frontend.graph import Graph, Node, pruned
+from loihi_convert.frontend.graph import Graph, Node, clipped_once, pruned
 from loihi_convert.frontend.layers import DROPOUTS, MOVES, operation_of_module
 from loihi_convert.frontend.model_runs import require_forward_alone, require_not_random
 from loihi_convert.frontend.moved import Moved, shape_of, stored_as
@@ -281,6 +281,8 @@ class _Reader:
         self._add(node, self._made(node, Add((1.0, sign)), (b, len(self.nodes) - 1)))
 
     def _made(self, node: fx.Node, operation: Operation, inputs: tuple[int, ...], shape: Shape | None = None) -> Node:
+        if isinstance(operation, Relu):
+            operation, inputs = clipped_once(operation, inputs, self.nodes)
         return Node(name_of(node), self._kind(node), operation, inputs, shape or shape_of(node.meta["value"]))
 
     def _add(self, node: fx.Node, made: Node, positions: Tensor | None = None) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from loihi_convert.arrays import Shape
 from loihi_convert.cnn.class_scores import scores_name, scores_of
 from loihi_convert.errors import UnsupportedModelError, first_line
-from loihi_convert.frontend.decompositions import decomposed, unclamped
+from loihi_convert.frontend.decompositions import decomposed
 from loihi_convert.frontend.layers import is_one_operation
 from loihi_convert.frontend.model_runs import (
     dtype_of,
@@ -147,9 +147,7 @@ class _Tracer(fx.Tracer):
         is_step = super().is_leaf_module(m, module_qualified_name) and not isinstance(m, nn.DataParallel)
         # Their functions are recorded as others.
         has_indices = getattr(m, "return_indices", None) is True and type(m).__module__ == "torch.nn.modules.pooling"
-        is_shifted = (type(m) is nn.Hardtanh and m.min_val != 0) or (
-            isinstance(m, nn.ConstantPad1d | nn.ConstantPad2d) and m.value != 0
-        )
+        is_shifted = isinstance(m, nn.ConstantPad1d | nn.ConstantPad2d) and m.value != 0
         return is_one_operation(m) or (is_step and not is_shifted and not has_indices)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -179,8 +177,6 @@ class _Tracer(fx.Tracer):
 
         if kind in ("call_function", "call_method"):
             found = decomposed(create, target, args, kwargs)
-        elif kind == "call_module" and len(args) == 1 and _is_plain_relu(self.root.get_submodule(target)):
-            found = unclamped(create, args[0])
         return record(kind, target, args, kwargs, *rest, **more) if found is None else found
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
@@ -214,12 +210,6 @@ class _Tracer(fx.Tracer):
             finally:
                 self._computes = False
         return node
-
-
-def _is_plain_relu(module: nn.Module) -> bool:
-    """Whether nothing can change what the module computes, or its input."""
-    has_hooks = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return type(module) is nn.ReLU and not module.inplace and not has_hooks
 
 
 def numbers_taken(node: fx.Node) -> list[fx.Node]:

@@ -40,7 +40,7 @@ file           contains
 `linear`       convolutions and dense layers; consecutive ones become one
 `pooling`      average pooling, a linear map
 `max_pool`     max pooling, by ReLUs
-`activation`   ReLU, ReLU6, LeakyReLU, PReLU, `qcfs.Qcfs`
+`activation`   ReLU, ReLU6, clamps, LeakyReLU, PReLU, `qcfs.Qcfs`
 `residual`     sums and differences
 `concat`       concatenation
 `moves`        flattening, slices, shuffles, zero padding
