@@ -114,7 +114,7 @@ def test_calibration_images_need_not_show_a_misreading() -> None:
         require_same_outputs(Source.from_module(MisreadIfDark(), (1, 8, 8)), bright)
 
 
-@pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid(), nn.LogSigmoid()])
+@pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid(), nn.LogSigmoid(), nn.Tanh()])
 def test_outputs_are_compared_after_a_softmax_or_sigmoid(ending: nn.Module) -> None:
     torch.manual_seed(0)
     ended = Source.from_module(nn.Sequential(Block(), ending), (1, 8, 8), mean=(0.3,), std=(0.2,))

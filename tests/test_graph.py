@@ -64,12 +64,17 @@ def returns(function: Callable[[Tensor], object]) -> nn.Module:
 REFUSED = [
     (chain(nn.Sigmoid(), nn.Conv2d(2, 2, 1)), "1: Sigmoid is before other layers; supported: Sigmoid at the end"),
     (
-        chain(nn.Tanh()),
-        r"1: Tanh has no spiking equivalent here; .* Train with ReLU\. After the last layer, leave",
+        chain(nn.Tanh(), nn.Conv2d(2, 2, 1)),
+        r"1: Tanh is before other layers; supported: Tanh at the end, .* Train with ReLU\. After the last layer, leave",
     ),
     (chain(nn.Softplus()), "Softplus .* leave it out: .* to the outputs of a regression, apply it yourself"),
     (returns(torch.atan), "atan .* apply it yourself"),
     (calls(lambda x: x * float("inf")), r"mul .* supported: finite numbers\.$"),
+    (
+        calls(lambda x: functional.rrelu(x, training=True)),
+        r"rrelu \(after conv\): rrelu is not switched off in eval mode",
+    ),
+    (chain(nn.Hardsigmoid(inplace=True)), r"hardsigmoid .* has no spiking equivalent here; .* without inplace=True"),
     (chain(nn.GELU()), r"1: GELU has no spiking equivalent.* Train with ReLU\.$"),
     (calls(functional.gelu), r"gelu \(after conv\): gelu has no spiking .* Train with ReLU\.$"),
     (calls(lambda x: x.clamp(1, -1)), r"clamp \(after conv\): clamp clips to 1\.\.-1; supported: numbers, the lower"),
@@ -127,8 +132,8 @@ REFUSED = [
         "pad pads with mode reflect; supported: numbers in -1,000..1,000",
     ),
     (
-        calls(lambda x: torch.cat([x, x], 2)),
-        r"cat \(after conv\): cat runs along axis 2; supported: the channel axis",
+        calls(lambda x: torch.cat([x, x])),
+        r"cat \(after conv\): cat runs along axis 0; supported: the channel axis, 1, height and width",
     ),
     (
         calls(lambda x: functional.avg_pool2d(x.transpose(2, 3), 2)),
@@ -158,8 +163,8 @@ REFUSED = [
     ),
     (calls(lambda x: x + torch.randn_like(x)), "add .* only if self.training"),
     (
-        calls(lambda x: functional.avg_pool2d((x[:, 0] + x[:, 1]).unsqueeze(1), 2)),
-        r"unsqueeze \(after conv\): unsqueeze makes a map of signals; .* x\[:, 0:1\] instead of x\[:, 0\]",
+        calls(lambda x: functional.avg_pool2d(functional.conv1d(x[:, 0], torch.ones(1, 6, 1)).view(-1, 1, 2, 3), 2)),
+        r"view \(after conv\): view folds signals into maps; .* give them as \(C, H, W\)",
     ),
     (
         calls(lambda x: x.flatten(2).transpose(1, 2).reshape(-1, 2).relu().reshape(-1, 36, 2)),
@@ -297,6 +302,7 @@ class StaysInTraining(nn.Sequential):
     ("layer", "found"),
     [
         (nn.Dropout(), "Dropout is not switched off in eval mode"),
+        (nn.RReLU(), "RReLU is not switched off in eval mode"),
         (nn.BatchNorm2d(2), "BatchNorm2d takes its statistics from the batch"),
     ],
 )
@@ -345,17 +351,18 @@ def test_every_obstacle_is_found() -> None:
     """In the order of computation; what comes after one is looked at as if it were known."""
     model = chain(
         nn.GELU(), nn.Conv2d(2, 2, 3, padding=1), nn.GroupNorm(1, 2), nn.ReLU(), nn.Upsample(scale_factor=2),
-        nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(18, 2),
+        nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Tanh(), nn.Linear(18, 2), nn.Tanh(),
     )  # fmt: skip
     found = obstacles(model.eval(), SHAPE)
-    assert [obstacle.where for obstacle in found] == ["1", "3", "5", "6"]
-    assert [obstacle.found.split()[0] for obstacle in found] == ["GELU", "GroupNorm", "Upsample", "AdaptiveAvgPool2d"]
+    assert [obstacle.where for obstacle in found] == ["1", "3", "5", "6", "8"]
+    kinds = ["GELU", "GroupNorm", "Upsample", "AdaptiveAvgPool2d", "Tanh"]
+    assert [obstacle.found.split()[0] for obstacle in found] == kinds
     assert all(obstacle.expected for obstacle in found)
     with pytest.raises(UnsupportedModelError) as raised:
         to_relu_network(model, SHAPE)
     assert (raised.value.where, raised.value.found) == (found[0].where, found[0].found)
-    assert [other.where for other in raised.value.others] == ["3", "5", "6"]
-    assert "3 more parts have no spiking equivalent" in str(raised.value)
+    assert [other.where for other in raised.value.others] == ["3", "5", "6", "8"]
+    assert "4 more parts have no spiking equivalent" in str(raised.value)
     assert raised.value.hint == found[0].hint
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
@@ -585,7 +592,7 @@ def test_classes_of_a_softmax_may_be_reordered_but_not_dropped() -> None:
     assert "before the softmax" in raised.value.hint
 
 
-@pytest.mark.parametrize("ending", [nn.Sigmoid(), nn.LogSigmoid()])
+@pytest.mark.parametrize("ending", [nn.Sigmoid(), nn.LogSigmoid(), nn.Tanh()])
 def test_a_trailing_sigmoid_is_dropped(ending: nn.Module) -> None:
     wanted, found, network = both(chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 1), ending), SHAPE)
     torch.testing.assert_close(ending(found), wanted)

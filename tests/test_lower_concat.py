@@ -56,6 +56,20 @@ CASES = {
         reduce=same(2),
         three=CONV(4, 3, 2),
     ),
+    "along the height": of(
+        lambda m, x: m.last(torch.cat([m.a(x).relu(), x, m.b(x)], 2)).relu(),
+        a=same(4),
+        b=CONV(4, 3, padding=(2, 1)),
+        last=CONV(3, 3),
+    ),
+    "along the width": of(lambda m, x: torch.cat([m.a(x)[..., 1:], x[..., :1]], dim=-1).relu(), a=same(4)),
+    "signals, along their length": of(
+        lambda m, x: m.last(torch.cat((m.a(x).relu(), x), 2)).relu(),
+        shape=(2, 9),
+        stem=nn.LazyConv1d(4, 3),
+        a=nn.LazyConv1d(4, 3, padding=1),
+        last=nn.LazyConv1d(3, 3),
+    ),
     "one branch is the pooled input": of(
         lambda m, x: m.last(torch.cat([m.one(x).relu(), functional.avg_pool2d(x, 2)], 1)).relu(),
         one=CONV(3, 2, 2),

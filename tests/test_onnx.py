@@ -358,6 +358,7 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
         )
     },
     "LogSoftmax": ([node("LogSoftmax", "x", axis=1)], {}),
+    "Tanh": ([node("Tanh", "x")], {}),
     "Dropout": ([node("Dropout", "x", outputs=("d",)), node("Cast", "d", to=TensorProto.FLOAT)], {}),
     "a shape that is computed": (
         [
@@ -528,6 +529,7 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
         ),
         ([node("Dropout", "x", "r", "t")], {"r": np.float32(0.5), "t": np.array(True)}, "Dropout is in training mode"),
         ([node("Cast", "x", to=TensorProto.INT32)], {}, "casts to another type"),
+        ([node("Shrink", "x")], {}, r"Shrink has bias 0 and lambd 0\.5; supported: the same number, as of Softshrink"),
         ([node("PRelu", "x", "a")], {"a": random(8)}, r"slopes of shape \(8,\)"),
         ([node("Clip", "x", "a", "a")], {"a": np.float32(1)}, "clips to 1.0..1.0"),
         (
@@ -547,6 +549,20 @@ SPELLINGS: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "Min after Max": CASES["Min after Max"],
     "SpaceToDepth": CASES["SpaceToDepth"],
     "Mean": ([node("Relu", "x", outputs=("r",)), node("Mean", "x", "r")], {}),
+    "HardSigmoid": ([node("Mul", "x", "c", outputs=("s",)), node("HardSigmoid", "s")], {"c": np.float32(4)}),
+    "HardSigmoid of torch": ([node("HardSigmoid", "x", alpha=1 / 6, beta=0.4)], {}),
+    "Shrink": (
+        [node("Sub", "x", "h", outputs=("s",)), node("Shrink", "s", lambd=0.2, bias=0.2)],
+        {"h": np.float32(0.5)},
+    ),
+    "Concat along the height": (
+        [
+            node("MaxPool", "x", kernel_shape=[2, 1], strides=[2, 1], outputs=("m",)),
+            node("AveragePool", "x", kernel_shape=[2, 1], strides=[2, 1], outputs=("a",)),
+            node("Concat", "a", "m", axis=-2),
+        ],
+        {},
+    ),
 }
 
 

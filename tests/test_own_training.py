@@ -560,6 +560,7 @@ def test_one_image_does_not_train_batch_norm(digits: DataSplits) -> None:
         (nn.LogSoftmax(1), 10, lambda scores: scores.log_softmax(1)),
         (nn.Sigmoid(), 1, torch.sigmoid),
         (nn.LogSigmoid(), 1, functional.logsigmoid),
+        (nn.Tanh(), 10, torch.tanh),
     ],
 )
 def test_a_function_at_the_end_does_not_change_the_training(

@@ -536,10 +536,11 @@ def test_a_single_output_may_be_a_number(end: Callable[[Tensor], Tensor]) -> Non
     require_same_outputs(source, np.random.default_rng(0).integers(0, 256, (4, *SHAPE)).astype(np.uint8))
 
 
-def test_a_regression_keeps_its_numbers() -> None:
-    ended = Ends(torch.sigmoid)
-    assert Source.from_module(ended, SHAPE).network.ending == "sigmoid"
-    with pytest.raises(UnsupportedModelError, match="found a sigmoid at the end of a regression"):
+@pytest.mark.parametrize("ending", ["sigmoid", "tanh"])
+def test_a_regression_keeps_its_numbers(ending: str) -> None:
+    ended = Ends(getattr(torch, ending))
+    assert Source.from_module(ended, SHAPE).network.ending == ending
+    with pytest.raises(UnsupportedModelError, match=f"found a {ending} at the end of a regression"):
         Source.from_module(ended, SHAPE, task="regression")
 
 

@@ -247,6 +247,8 @@ def scores_before_ending(outputs: Tensor, ending: str) -> Tensor:
         return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
     if ending in ("sigmoid", "logsigmoid"):
         return torch.logit(outputs if ending == "sigmoid" else outputs.exp(), eps=torch.finfo(outputs.dtype).eps)
+    if ending == "tanh":
+        return torch.logit((outputs + 1) / 2, eps=torch.finfo(outputs.dtype).eps) / 2
     # A log-softmax only adds a constant.
     return outputs
 

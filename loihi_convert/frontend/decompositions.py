@@ -9,8 +9,11 @@ max pooling with ``return_indices``    the same without, and the indices
 ``mean`` or ``sum`` over that ``dim``  ``+`` of the tensors, ``/`` their number
 ``amax`` or ``max`` over that ``dim``  ``maximum`` of the tensors
 ``cat`` of tensors and constants       ``cat`` of the tensors and zeros, ``+`` of the constants
+``cat`` along height or width          ``pad`` of each with zeros, ``+`` of all
 ``maximum``, ``minimum`` with numbers  ``clamp``, unless the number is 0
 ``torch.batch_norm``                   ``functional.batch_norm``, whose arguments are in another order
+``hardsigmoid``                        ``/ 6``, ``+ 0.5``, ``clamp(0, 1)``
+``softshrink(x, bound)``               ``relu`` of ``x - bound``, ``-`` ``relu`` of ``-bound - x``
 ``addmm(bias, x, weight)``             ``@``, ``+``, and ``*`` for ``alpha`` and ``beta``
 ``einsum`` of one tensor and weights   ``@`` of the flattened tensor, or a convolution of single pixels
 ``pad`` with a number                  ``-`` the number, ``pad`` with zeros, ``+`` the number
@@ -69,10 +72,15 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
     is_of_two = name in EXTREMES_CALLED and len(args) == 2 and not kwargs
     if is_of_two and (clamped := _extreme(create, name, *args)) is not None:
         return clamped
+    if name == "hardsigmoid" and len(args) == 1 and not kwargs.get("inplace"):
+        return create(torch.clamp, create(operator.add, create(operator.truediv, args[0], 6), 0.5), 0, 1)
+    if name == "softshrink" and args:
+        return _softshrink(create, *args, **kwargs)
     if name == "addmm" and len(args) == 3 and set(kwargs) <= {"alpha", "beta"}:
         return _addmm(create, *args, **kwargs)
     if name in CAT_CALLED:
-        return _with_constants(create, *args, **kwargs)
+        joined = _with_constants(create, *args, **kwargs)
+        return _along_pixels(create, *args, **kwargs) if joined is None else joined
     if name in ("pad", "_pad"):
         return _pad(create, *args, **kwargs)
     if name in _WITH_INDICES:
@@ -125,6 +133,11 @@ def _addmm(create: Create, bias: Any, x: Any, weight: Any, *, alpha: float = 1, 
         for tensor, factor in ((product, alpha), (bias, beta))
     ]
     return create(operator.add, *scaled)
+
+
+def _softshrink(create: Create, x: Any, lambd: float = 0.5) -> Any:
+    above = create(torch.relu, create(operator.sub, x, lambd))
+    return create(operator.sub, above, create(torch.relu, create(operator.sub, -lambd, x)))
 
 
 def _pad(create: Create, x: Any, pad: Any, mode: str = "constant", value: Any = None) -> Any:
@@ -182,6 +195,23 @@ def _with_constants(create: Create, tensors: Any, dim: Any = 0, **named: Any) ->
         for is_image in (True, False)
     )
     return create(operator.add, create(torch.cat, of_image, axis), create(torch.cat, of_constants, axis))
+
+
+def _along_pixels(create: Create, tensors: Any, dim: Any = 0, **named: Any) -> Any:
+    """``None`` if it runs along another axis, or joins less than two tensors of the image."""
+    axis = named.get("axis", dim)
+    if not isinstance(tensors, list | tuple) or not set(named) <= {"axis"} or not isinstance(axis, int):
+        return None
+    if not all(map(_depends_on_image, tensors)) or len(tensors) < 2:
+        return None
+    shapes = [tensor.node.meta["value"].shape for tensor in tensors]
+    rank = len(shapes[0])
+    if axis % rank < 2 or any(len(shape) != rank or not shape.numel() for shape in shapes):
+        return None
+    sizes, others = [shape[axis] for shape in shapes], (0, 0) * (rank - 1 - axis % rank)
+    margins = [(*others, sum(sizes[:place]), sum(sizes[place + 1 :])) for place in range(len(sizes))]
+    padded = [create(functional.pad, tensor, margin) for tensor, margin in zip(tensors, margins, strict=True)]
+    return reduce(lambda one, other: create(operator.add, one, other), padded)
 
 
 def _depends_on_image(tensor: Any) -> bool:

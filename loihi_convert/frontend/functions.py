@@ -199,7 +199,7 @@ def concatenation(node: fx.Node, from_image: Container[fx.Node]) -> tuple[Operat
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
     rank = node.meta["value"].ndim
     if not isinstance(axis, int) or axis % rank != 1:
-        refuse(f"runs along axis {axis}", supported="the channel axis, 1")
+        refuse(f"runs along axis {axis}", supported="the channel axis, 1, height and width")
     joined = node.args[0] if node.args else node.kwargs["tensors"]
     inputs = tuple(joined) if isinstance(joined, list | tuple) else ()
     if not all(each in from_image for each in inputs):

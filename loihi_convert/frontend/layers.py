@@ -9,10 +9,11 @@ torchvision's ``Normalize``                             `Affine`
 ``ReLU``, ``ReLU6``, ``Hardtanh``, ``qcfs.Qcfs``        `Relu`
 ``Threshold(0, 0)``                                     `Relu`
 ``from_nir.FiringRate``                                 `Relu`
-``LeakyReLU``, ``PReLU``                                `LeakyRelu`
+``LeakyReLU``, ``RReLU``, ``PReLU``                     `LeakyRelu`
 ``AvgPool1d/2d``, ``AdaptiveAvgPool1d/2d``              `AveragePool`
 ``MaxPool1d/2d``, ``AdaptiveMaxPool1d/2d``              `MaxPool`
-``Softmax``, ``LogSoftmax``, ``Sigmoid``, at the end    `Ending`
+``Softmax``, ``LogSoftmax``, ``Sigmoid``,
+``LogSigmoid``, ``Tanh``, at the end                    `Ending`
 ======================================================  =====================
 
 A module is read as the function that it calls, with its attributes as arguments. Rearrangements without computation
@@ -67,6 +68,7 @@ ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "hardtanh": ("min_val", "max_val"),
     "threshold": ("threshold", "value"),
     "leaky_relu": ("negative_slope",),
+    "rrelu": ("lower", "upper", "training"),
     "prelu": ("weight",),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d"), _AVERAGE_POOL),
     **dict.fromkeys(("max_pool1d", "max_pool2d"), _MAX_POOL),
@@ -82,6 +84,7 @@ _FUNCTIONS: Final[Mapping[type[nn.Module], str]] = {
     nn.Hardtanh: "hardtanh",
     nn.Threshold: "threshold",
     nn.LeakyReLU: "leaky_relu",
+    nn.RReLU: "rrelu",
     nn.PReLU: "prelu",
     nn.AvgPool1d: "avg_pool1d",
     nn.AvgPool2d: "avg_pool2d",
@@ -95,6 +98,7 @@ _FUNCTIONS: Final[Mapping[type[nn.Module], str]] = {
     nn.LogSoftmax: "log_softmax",
     nn.Sigmoid: "sigmoid",
     nn.LogSigmoid: "logsigmoid",
+    nn.Tanh: "tanh",
 }
 """The function that a module calls, with its attributes as arguments."""
 
@@ -181,6 +185,10 @@ def operation_of(function: str, given: Mapping[str, Any], before: Shape, after: 
         return LeakyRelu(np.array([-1.0]))
     if function == "leaky_relu":
         return LeakyRelu(np.array([given.get("negative_slope", 0.01)]))
+    if function == "rrelu":
+        if given.get("training"):
+            refuse("is not switched off in eval mode; pass training=self.training")
+        return LeakyRelu(np.array([(given.get("lower", 1 / 8) + given.get("upper", 1 / 3)) / 2]))
     if function == "prelu":
         return LeakyRelu(_array(given["weight"]))
     if function in ("neg", "negative"):
@@ -203,7 +211,7 @@ def operation_of(function: str, given: Mapping[str, Any], before: Shape, after: 
             hint = "End with a Linear layer, or with global average pooling." if (axis, rank) == (1, 4) else ""
             refuse(over, supported="the class axis; all others but that of the batch have length 1", hint=hint)
         return Ending()
-    if function in ("sigmoid", "logsigmoid"):
+    if function in ("sigmoid", "logsigmoid", "tanh"):
         return Ending()
     return refuse("has no spiking equivalent here")
 

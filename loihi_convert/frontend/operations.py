@@ -18,7 +18,7 @@ from loihi_convert.ir.synapse import Conv, Dense
 
 SUPPORTED: Final = (
     "Conv1d/2d, Linear, BatchNorm1d/2d, ReLU, ReLU6, LeakyReLU, PReLU, average and max pooling, +, -, cat, chunk, "
-    "Flatten, Dropout, Identity, + - * / by constants, a last Softmax or Sigmoid"
+    "Flatten, Dropout, Identity, + - * / by constants, a last Softmax, Sigmoid or Tanh"
 )
 
 BEFORE_QUANTIZATION: Final = "Convert the CNN as it was before its quantization."
@@ -30,11 +30,12 @@ _ADVICES: Final = (
         "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine",
     ),
     ("Convert the CNN as it was before its quantization, or use `fine_tune`.", "round floor ceil trunc"),
-    ("Train with ReLU.", "GELU SiLU Mish Hardswish Hardtanh RReLU Hardshrink Softshrink GLU pow square"),
+    ("Use it without inplace=True.", "Hardsigmoid"),
+    ("Train with ReLU.", "GELU SiLU Mish Hardswish Hardtanh Hardshrink GLU pow square"),
     (
         "Train with ReLU. After the last layer, leave it out: the class of the largest output stays the same; to the "
         "outputs of a regression, apply it yourself.",
-        "ELU SELU CELU Hardsigmoid Softplus Sigmoid LogSigmoid Tanh Softsign exp expm1 atan arctan erf",
+        "ELU SELU CELU Softplus Sigmoid LogSigmoid Tanh Softsign exp expm1 atan arctan erf",
     ),
     (
         "Leave it out, and return the scores of the classes: the class is that of the largest.",
@@ -133,8 +134,11 @@ class Cat:
 
 @dataclass(frozen=True)
 class Ending:
-    """A softmax, its logarithm, or a sigmoid, which preserves the order of the outputs; only at the end."""
+    """A softmax, a sigmoid, their logarithms, or a tanh, which preserves the order of the outputs; only at the end."""
 
+
+ENDINGS: Final = ("softmax", "logsoftmax", "sigmoid", "logsigmoid", "tanh")
+"""Their kinds, in lower case and without underscores."""
 
 Operation = Conv | Dense | Affine | Relu | LeakyRelu | AveragePool | MaxPool | Move | Add | Cat | Ending
 

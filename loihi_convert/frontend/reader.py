@@ -10,13 +10,13 @@ a module                                                see `layers.py`
 ``relu``, ``relu6``, ``clamp``, ``hardtanh``,           `Relu`
 ``threshold``, ``maximum(x, 0)``, ``x * (x > 0)``, ...
 ``maximum``, ``minimum`` of two tensors                 `Add`, `Relu`, `Add`
-``leaky_relu``, ``prelu``, ``abs``                      `LeakyRelu`
+``leaky_relu``, ``rrelu``, ``prelu``, ``abs``           `LeakyRelu`
 ``conv1d``, ``linear``, ``@``, ``batch_norm``, ...      `Conv`, `Dense`, `Affine`: weights as ``c``
 poolings; ``mean``, ``sum``, ``amax``, ``max(dim)``     `AveragePool`, `MaxPool`
 of whole maps, or over their height or width
 ``mean``, ``sum`` over the channels, or of a vector     `Conv`, `Dense`
 ``floor``, ``round`` of a clipped ReLU                  `Relu` with levels: see `quantized_relu.py`
-``softmax``, ``log_softmax``, ``sigmoid``               `Ending`
+``softmax``, ``log_softmax``, ``sigmoid``, ``tanh``     `Ending`
 rearrangements: ``flatten``, ``view``, slices,          `Move`; none if every number keeps its place
 ``chunk``, ``permute``, zero padding, ...
 ``dropout``                                             none: has no effect at inference

@@ -147,8 +147,9 @@ class _Tracer(fx.Tracer):
         is_step = super().is_leaf_module(m, module_qualified_name) and not isinstance(m, nn.DataParallel)
         # Their functions are recorded as others.
         has_indices = getattr(m, "return_indices", None) is True and type(m).__module__ == "torch.nn.modules.pooling"
-        is_shifted = isinstance(m, nn.ConstantPad1d | nn.ConstantPad2d) and m.value != 0
-        return is_one_operation(m) or (is_step and not is_shifted and not has_indices)
+        is_other = isinstance(m, nn.ConstantPad1d | nn.ConstantPad2d) and m.value != 0
+        is_other |= type(m) in (nn.Hardsigmoid, nn.Softshrink)
+        return is_one_operation(m) or (is_step and not is_other and not has_indices)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # Modules made in forward, such as nn.ReLU() or a slice of an nn.Sequential, have no name.

@@ -81,8 +81,8 @@ class ReluNetwork(Layered[ReluLayer]):
     task
         Meaning of the outputs, see `ir.task`.
     ending
-        The function at the end of the CNN that was left out: ``softmax``, ``logsoftmax``, ``sigmoid`` or
-        ``logsigmoid``; empty if there was none.
+        The function at the end of the CNN that was left out: ``softmax``, ``logsoftmax``, ``sigmoid``,
+        ``logsigmoid`` or ``tanh``; empty if there was none.
     multiply_accumulates
         Multiplications by a nonzero weight in the CNN's own layers, for one image; ``None`` if unknown. These layers
         may have more: those of max pooling, for example.

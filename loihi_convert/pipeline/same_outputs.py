@@ -30,8 +30,8 @@ def require_same_outputs(
     Code that torch.fx reads as something else than what it computes would otherwise be converted into a different
     network. They are compared on ``images``, if there are any, and on black, white and random ones, except for
     QCFS, whose outputs may differ by ``qcfs_tolerance`` of the largest one. Outputs of a regression may have different
-    units, so each is compared with its own largest value. A softmax or sigmoid at the end of the CNN is not in the
-    network.
+    units, so each is compared with its own largest value. A function at the end of the CNN that was left
+    out, such as a softmax, is applied first.
 
     Raises
     ------
@@ -101,5 +101,6 @@ def _ended(scores: Array, ending: str) -> Array:
         "logsoftmax": special.log_softmax,
         "sigmoid": special.expit,
         "logsigmoid": special.log_expit,
+        "tanh": np.tanh,
     }[ending]
     return np.asarray(function(scores, axis=1) if is_softmax else function(scores))

@@ -252,6 +252,19 @@ def _clip(node: OnnxNode) -> Calls:
     return [Call(torch.clamp, node.image, low, high)]
 
 
+def _hard_sigmoid(node: OnnxNode) -> Calls:
+    scaled = Call(operator.mul, node.image, float(node.attributes.get("alpha", 0.2)))
+    shifted = Call(operator.add, Call.PREVIOUS, float(node.attributes.get("beta", 0.5)))
+    return [scaled, shifted, Call(nn.Hardtanh(0, 1), Call.PREVIOUS)]
+
+
+def _shrink(node: OnnxNode) -> Calls:
+    limit, bias = (float(node.attributes.get(name, default)) for name, default in (("lambd", 0.5), ("bias", 0.0)))
+    if limit != bias or limit < 0:
+        raise UnknownError(f"has bias {bias:g} and lambd {limit:g}; supported: the same number, as of Softshrink")
+    return node.called(nn.Softshrink(limit))
+
+
 def _prelu(node: OnnxNode) -> Calls:
     shape, channels = tuple(node.weights(1).shape), node.shape[0]
     if math.prod(shape) > 1 and (1, *shape)[-len(node.shape) :] != (channels, *(1,) * (len(node.shape) - 1)):
@@ -288,12 +301,10 @@ def _cast(node: OnnxNode) -> Calls:
 
 
 _REFUSED_LATER: Final[Mapping[str, Callable[[OnnxNode], Calls]]] = {
-    "Tanh": lambda node: node.called(nn.Tanh()),
     "Elu": lambda node: node.called(nn.ELU(node.attributes.get("alpha", 1.0))),
     "Selu": lambda node: node.called(nn.SELU()),
     "Softplus": lambda node: node.called(nn.Softplus()),
     "HardSwish": lambda node: node.called(nn.Hardswish()),
-    "HardSigmoid": lambda node: node.called(nn.Hardsigmoid()),
     "Gelu": lambda node: node.called(nn.GELU()),
     "Mish": lambda node: node.called(nn.Mish()),
 }
@@ -339,6 +350,9 @@ OPERATORS: Final[Mapping[str, Callable[[OnnxNode], Calls]]] = {
     "Identity": _nothing,
     "Cast": _cast,
     "Sigmoid": lambda node: node.called(nn.Sigmoid()),
+    "Tanh": lambda node: node.called(nn.Tanh()),
+    "HardSigmoid": _hard_sigmoid,
+    "Shrink": _shrink,
     **_REFUSED_LATER,
 }
 """By ``op_type``."""
@@ -346,7 +360,19 @@ OPERATORS: Final[Mapping[str, Callable[[OnnxNode], Calls]]] = {
 WITHOUT_BATCH: Final = frozenset(
     {
         *("MatMul", "Relu", "Clip", "LeakyRelu", "Neg", "Abs", "Softmax", "LogSoftmax", "Dropout", "Identity", "Cast"),
-        *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Sigmoid", *_REDUCTIONS, *_ARITHMETIC, *_OF_SEVERAL),
+        *(
+            "Reshape",
+            "Flatten",
+            "Squeeze",
+            "Unsqueeze",
+            "Sigmoid",
+            "Tanh",
+            "HardSigmoid",
+            "Shrink",
+            *_REDUCTIONS,
+            *_ARITHMETIC,
+            *_OF_SEVERAL,
+        ),
         *_REFUSED_LATER,
     }
 )

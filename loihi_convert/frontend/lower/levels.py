@@ -204,11 +204,10 @@ def _grid(population: Population, grids: dict[int, Grid]) -> Grid:
         steps = set()
         for term in population.value.terms:
             own = grids[term.source][axis]
-            if own is None and size > 1 and term.window.stride[axis] > 1:
-                raise UnsupportedModelError(
-                    "has a stride on a map of one row or column", where=population.name, expected="must be 1 there"
-                )
             steps.add(None if own is None else own * term.window.stride[axis] * term.window.pool[axis])
+        if size > 1 and steps == {None}:
+            # A map that grows from one row or column: later maps may be coarser, and earlier ones are not.
+            steps = {max(grid[axis] or 1 for grid in grids.values())}
         if size > 1 and len(steps) > 1:
             raise UnsupportedModelError(
                 f"its inputs are reduced differently: by {' and '.join(sorted(map(_step, steps)))}",

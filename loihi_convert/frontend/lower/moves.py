@@ -1,7 +1,8 @@
 """Rearrangements: flattening, slices and chunks of channels, shuffles, zero padding.
 
-Requires: a `Move` of whole channels, each from one channel with rows and columns at a constant step; one that repeats
-the mean of each channel in all pixels; or one that gives a vector, in any order.
+Requires: a `Move` of whole channels, each from one channel with rows and columns at a constant step, or from several
+channels, which become its rows or columns; one that repeats the mean of each channel in all pixels; or one that gives a
+vector, in any order.
 Ensures: the same numbers, as channels of the same populations.
 """
 
@@ -17,6 +18,9 @@ from loihi_convert.frontend.lower.linear import through
 from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value, summed
 from loihi_convert.frontend.lower.window import Window
 from loihi_convert.frontend.operations import Move, refuse
+
+_MOST_CHANNELS: Final = 256
+"""Most channels of which one channel is made: the kernel of the next layer is about as high or wide."""
 
 
 def moved(tensor: Tensor, move: Move) -> Tensor:
@@ -45,21 +49,35 @@ def _of_maps(value: Value, index: Array) -> Value:
     if value.size == (1, 1) != size and (index == index[:, :1, :1]).all():
         return _spread(value.of_channels(index[:, 0, 0]), size)
     pixels = value.shape[1] * value.shape[2]
-    source = np.where(index >= 0, index // pixels, -1).reshape(len(index), -1).max(axis=1)
-    # Channels whose pixels are taken differently are combined at the end.
+    source = np.where(index >= 0, index // pixels, -1)
+    parts: list[Value] = []
+    # A channel that holds pixels of several channels is the sum of what each of them gives.
+    while not parts or (index >= 0).any():
+        first = source.max(axis=(1, 2))
+        is_first = source == first[:, None, None]
+        channels = _by_pixels(np.where(is_first, index, -1), first, value.size)
+        index, source = np.where(is_first, -1, index), np.where(is_first, -1, source)
+        if len(channels) > 1 and (parts or (index >= 0).any()):
+            _refuse(size, value.size)
+        if len(parts) == _MOST_CHANNELS:
+            refuse(f"makes one channel of more than {len(parts)} channels", supported="fewer channels")
+        for taken, numbers in channels.items():
+            chosen = np.full(len(index), -1)
+            chosen[numbers] = first[numbers]
+            part = value.of_channels(chosen)
+            if taken != _ALL or size != value.size:
+                padding = (-taken.start[0], -taken.start[1])
+                part = through(part, Window.identity(len(index), size, taken.step, padding))
+            parts.append(part)
+    return replace(summed(parts, [1.0] * len(parts)), name=value.name) if len(parts) > 1 else parts[0]
+
+
+def _by_pixels(index: Array, source: Array, size: Pair) -> dict[_Pixels, list[int]]:
+    """The channels of ``index`` by the pixels that they take, each of one channel ``source`` of a value of ``size``."""
     channels: dict[_Pixels, list[int]] = {}
     for number in range(len(index)):
-        channels.setdefault(_pixels(index[number], int(source[number]), value.size), []).append(number)
-    parts = []
-    for taken, numbers in channels.items():
-        chosen = np.full(len(index), -1)
-        chosen[numbers] = source[numbers]
-        part = value.of_channels(chosen)
-        if taken != _ALL or size != value.size:
-            padding = (-taken.start[0], -taken.start[1])
-            part = through(part, Window.identity(len(index), size, taken.step, padding))
-        parts.append(part)
-    return replace(summed(parts, [1.0] * len(parts)), name=value.name) if len(parts) > 1 else parts[0]
+        channels.setdefault(_pixels(index[number], int(source[number]), size), []).append(number)
+    return channels
 
 
 def _spread(value: Value, size: Pair) -> Value:
@@ -122,11 +140,9 @@ def _refuse(after: tuple[int, ...], before: Pair) -> NoReturn:
         )
     if before[0] == 1 < after[0]:
         refuse(
-            "makes a map of signals",
-            supported="maps that keep their channel axis",
-            hint="If an axis was removed before, keep it: x[:, 0:1] instead of x[:, 0], `keepdim=True` in a mean. "
-            "If it makes channels of the images rows, the shape of the images is (1, H, W). "
-            "Channels and rows of later maps cannot be swapped like this.",
+            "folds signals into maps",
+            supported="maps whose rows are the channels of signals",
+            hint="If it folds the images, give them as (C, H, W).",
         )
     refuse(
         "moves the pixels of a map in a way that is not a convolution",
@@ -138,11 +154,14 @@ def _refuse(after: tuple[int, ...], before: Pair) -> NoReturn:
 def _progression(places: Array, extent: int) -> tuple[int, int]:
     """The step and the start of positions with a constant step; -1 marks positions outside 0..extent - 1, not all."""
     known = np.flatnonzero(places >= 0)
-    # If only one position is inside, use any step that keeps the others outside.
-    step = extent if len(places) > 1 else 1
+    position, place = int(known[0]), int(places[known[0]])
     if known.size > 1:
-        step = max(1, int(places[known[1]] - places[known[0]]))
-    return step, int(places[known[0]]) - step * int(known[0])
+        step = max(1, int(places[known[1]]) - place)
+    else:
+        # Any step that keeps the other positions outside.
+        is_first, is_last = position == 0 or place == 0, position == len(places) - 1 or place == extent - 1
+        step = 1 if is_first and is_last else extent
+    return step, place - step * position
 
 
 def _of_features(features: tuple[Features, ...], index: Array) -> tuple[Features, ...]:

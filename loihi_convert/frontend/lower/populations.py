@@ -9,7 +9,7 @@ all images (`Populations.bounds`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -70,7 +70,8 @@ class Populations:
 
     def add(self, population: Population) -> Value:
         """Add ``population``; return its values."""
-        self.made.append(population)
+        terms = tuple(_fitting(term, population.value) for term in population.value.terms)
+        self.made.append(replace(population, value=replace(population.value, terms=terms)))
         return _whole(len(self.made) - 1, population.shape)
 
     def carried(self, value: Value, name: str) -> Value:
@@ -110,6 +111,19 @@ class Populations:
                 found = np.maximum(found, population.threshold)
             self._largest.append(found)
         return self._largest[source]
+
+
+def _fitting(term: Term, value: Value) -> Term:
+    """``term`` of ``value`` without a stride along a single row or column of its source.
+
+    If it is one of several parts of the source, such as channels that became rows, it also loses the taps that read
+    none: otherwise the common kernel would hold those of all parts.
+    """
+    window, is_part = term.window, sum(other.source == term.source for other in value.terms) > 1
+    for axis in (0, 1):
+        if term.size[axis] == 1 and (is_part or window.stride[axis] > 1 < value.size[axis]):
+            window = window.of_single(axis)
+    return replace(term, window=window)
 
 
 def _whole(source: int, shape: Shape) -> Value:

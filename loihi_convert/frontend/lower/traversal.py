@@ -11,7 +11,9 @@ same for all:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from loihi_convert.frontend.lower.residual import added
 from loihi_convert.frontend.lower.uses import Uses, as_map
 from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value
 from loihi_convert.frontend.operations import (
+    ENDINGS,
     Add,
     Affine,
     AveragePool,
@@ -63,8 +66,8 @@ def populated(
     """
     populations = Populations(image_shape)
     if graph.obstacles:
-        # After a place that could not be read, errors are unreliable.
-        return populations, graph.obstacles
+        # After a place that could not be read, other errors are unreliable.
+        return populations, tuple(_obstacles_of(graph))
     traversal = _Traversal(graph, normalization, populations, MaxPooling(populations, by_halves), Uses(graph))
     return populations, tuple(traversal.run())
 
@@ -153,7 +156,7 @@ class _Traversal:
                 return moved(tensor, node.operation)
             case Ending():
                 if number != self.graph.output and not self.uses.is_end(number):
-                    refuse("is before other layers", supported=f"{node.kind} at the end, ReLU before it")
+                    _refuse_before_others(node)
                 return tensor
             case Dense() if not isinstance(tensor, Value):
                 return (Features(connected(tensor, node.operation, node.name)),)
@@ -209,6 +212,26 @@ class _Traversal:
         while isinstance(node.operation, Move | Ending):
             node = self.graph.nodes[node.inputs[0]]
         self.populations.add(Population(value.name or node.name, value))
+
+
+def _obstacles_of(graph: Graph) -> Iterator[UnsupportedModelError]:
+    """The obstacles of a graph, and the endings before layers that are none."""
+    for node, users in zip(graph.nodes, graph.users, strict=True):
+        others = [graph.nodes[user] for user in users]
+        if node.obstacle is not None:
+            yield node.obstacle
+        elif node.kind.lower().replace("_", "") in ENDINGS and any(
+            other.obstacle is None and not isinstance(other.operation, Move | Ending) for other in others
+        ):
+            try:
+                with placed_at(node.name, node.kind):
+                    _refuse_before_others(node)
+            except UnsupportedModelError as error:
+                yield error
+
+
+def _refuse_before_others(node: Node) -> NoReturn:
+    refuse("is before other layers", supported=f"{node.kind} at the end, ReLU before it")
 
 
 def ending_of(graph: Graph) -> Node | None:
