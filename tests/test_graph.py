@@ -95,6 +95,14 @@ REFUSED = [
         "2: Upsample has no spiking equivalent .* Train without upsampling",
     ),
     (
+        calls(lambda x: functional.interpolate(x, size=(3, 4))),
+        r"interpolate \(after conv\): interpolate makes \(3, 4\) of \(6, 6\) by mode nearest; .* Use average pooling",
+    ),
+    (
+        calls(lambda x: functional.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=True)),
+        r"by mode bilinear; supported: nearest and area by whole factors, bilinear by 2",
+    ),
+    (
         calls(lambda x: functional.interpolate(x, scale_factor=2)),
         r"interpolate \(after conv\): .* Train without upsampling: .* or x\[:, :, ::2, ::2\]",
     ),

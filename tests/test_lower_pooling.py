@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.lowering import CONV, LINEAR, NORM, assert_equals_module, bare, layers_of, of, stack
+from support.lowering import CONV, LINEAR, NORM, assert_equals_module, bare, layers_of, of, same, stack
 from torch import nn
 from torch.nn import functional
 
 CASES = {
+    **{
+        f"interpolate, {options}": of(
+            lambda m, x, options=options: m.a(functional.interpolate(x, **options)).relu(), a=same(3)
+        )
+        for options in (
+            {"scale_factor": 0.5},
+            {"size": (4, 2), "mode": "nearest-exact"},
+            {"size": 4, "mode": "area"},
+            {"scale_factor": (0.5, 1), "mode": "bilinear"},
+        )
+    },
+    "Upsample to a smaller map": stack(nn.Upsample(scale_factor=0.25), same(3), nn.ReLU()),
     "overlapping": stack(nn.AvgPool2d(3, 1), CONV(5, 3), nn.ReLU()),
     "overlapping and strided": stack(nn.AvgPool2d(3, 2), CONV(5, 2), nn.ReLU(), shape=(2, 9, 9)),
     "padded": stack(nn.AvgPool2d(3, 2, padding=1), CONV(5, 3, padding=1), nn.ReLU()),

@@ -327,6 +327,18 @@ def repeats_pixels(node: fx.Node, module: nn.Module | None, before: torch.Size) 
     return before[2:] != after and all(many % few == 0 for few, many in zip(before[2:], after, strict=True))
 
 
+def takes_pixels(node: fx.Node, module: nn.Module | None, before: torch.Size) -> bool:
+    """Return whether ``node`` makes maps ``before`` smaller by a whole factor by taking single pixels of them."""
+    if isinstance(module, nn.Upsample):
+        mode = module.mode
+    elif called(node) == "interpolate":
+        mode = arguments_of(node, ARGUMENTS["interpolate"]).get("mode", "nearest")
+    else:
+        return False
+    after = node.meta["value"].shape[2:]
+    return mode.startswith("nearest") and all(many % few == 0 for many, few in zip(before[2:], after, strict=True))
+
+
 def require_padding_with_zeros(node: fx.Node) -> None:
     """Refuse another padding; one with another number was recorded as `decompositions` describes."""
     if called(node) not in ("pad", "_pad"):

@@ -24,6 +24,7 @@ tensors. Signals ``(C, L)`` are maps ``(C, 1, L)``.
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -73,6 +74,7 @@ ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("avg_pool1d", "avg_pool2d"), _AVERAGE_POOL),
     **dict.fromkeys(("max_pool1d", "max_pool2d"), _MAX_POOL),
     **dict.fromkeys(("softmax", "log_softmax"), ("dim",)),
+    "interpolate": ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"),
 }
 """The arguments after the tensor of functions that `operation_of` supports, if it reads any."""
 
@@ -94,6 +96,7 @@ _FUNCTIONS: Final[Mapping[type[nn.Module], str]] = {
     nn.AdaptiveAvgPool2d: "adaptive_avg_pool2d",
     nn.AdaptiveMaxPool1d: "adaptive_max_pool1d",
     nn.AdaptiveMaxPool2d: "adaptive_max_pool2d",
+    nn.Upsample: "interpolate",
     nn.Softmax: "softmax",
     nn.LogSoftmax: "log_softmax",
     nn.Sigmoid: "sigmoid",
@@ -201,6 +204,8 @@ def operation_of(function: str, given: Mapping[str, Any], before: Shape, after: 
         return adaptive_pool(before, after, is_average=True)
     if function in ("adaptive_max_pool1d", "adaptive_max_pool2d"):
         return adaptive_pool(before, after, is_average=False)
+    if function == "interpolate" and all(map(operator.ge, before, after)):
+        return _interpolation(given, before, after)
     if function in ("softmax", "log_softmax"):
         # As torch chooses it.
         axis = int(rank != 3) if given.get("dim") is None else given["dim"]
@@ -296,6 +301,17 @@ def adaptive_pool(before: Shape, after: Shape, *, is_average: bool) -> AveragePo
 def _divided(axes: Sequence[Pair]) -> Shape:
     """The largest sizes that `adaptive_pool` supports, up to those wanted; ``axes`` has the size of the map first."""
     return tuple(max(size for size in range(1, few + 1) if many % size <= 1) for many, few in axes)
+
+
+def _interpolation(given: Mapping[str, Any], before: Shape, after: Shape) -> Operation:
+    """One to a smaller map; `reader.py` takes the pixels of mode nearest."""
+    mode, factors = given.get("mode", "nearest"), {many / few for many, few in zip(before[1:], after[1:], strict=True)}
+    # A bilinear half is the mean of two pixels.
+    is_half = factors <= {1, 2} and not (given.get("align_corners") or given.get("antialias"))
+    if is_half if mode in ("linear", "bilinear") else mode == "area" and all(map(float.is_integer, factors)):
+        return adaptive_pool(before, after, is_average=True)
+    found = f"makes {after[1:]} of {before[1:]} by mode {mode}"
+    return refuse(found, supported="nearest and area by whole factors, bilinear by 2", hint="Use average pooling.")
 
 
 def _convolution(given: Mapping[str, Any], *, is_signal: bool) -> Conv:

@@ -12,7 +12,8 @@ a module                                                see `layers.py`
 ``maximum``, ``minimum`` of two tensors                 `Add`, `Relu`, `Add`
 ``leaky_relu``, ``rrelu``, ``prelu``, ``abs``           `LeakyRelu`
 ``conv1d``, ``linear``, ``@``, ``batch_norm``, ...      `Conv`, `Dense`, `Affine`: weights as ``c``
-poolings; ``mean``, ``sum``, ``amax``, ``max(dim)``     `AveragePool`, `MaxPool`
+poolings; ``interpolate`` to smaller maps;              `AveragePool`, `MaxPool`
+``mean``, ``sum``, ``amax``, ``max(dim)``
 of whole maps, or over their height or width
 ``mean``, ``sum`` over the channels, or of a vector     `Conv`, `Dense`
 ``floor``, ``round`` of a clipped ReLU                  `Relu` with levels: see `quantized_relu.py`
@@ -68,6 +69,7 @@ from loihi_convert.frontend.functions import (
     require_two_alike,
     returned_input,
     sum_of_two,
+    takes_pixels,
     takes_whole_maps,
 )
 from loihi_convert.frontend.graph import Graph, Node, clipped_once, pruned
@@ -232,6 +234,7 @@ class _Reader:
             function in MOVES_CALLED
             or isinstance(module, MOVES)
             or joins_one(node, self.tensors.moved, self.tensors.constants)
+            or takes_pixels(node, module, moved.tensor.shape)
         ):
             self._move(node)
         elif not all(self.tensors.moved[each].tensor.numel() for each in taken) and function not in CAT_CALLED:

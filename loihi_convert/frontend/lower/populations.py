@@ -116,12 +116,18 @@ class Populations:
 def _fitting(term: Term, value: Value) -> Term:
     """``term`` of ``value`` without a stride along a single row or column of its source.
 
-    If it is one of several parts of the source, such as channels that became rows, it also loses the taps that read
-    none: otherwise the common kernel would hold those of all parts.
+    If other channels of the source are at other rows, it also loses the taps that read none: otherwise the common
+    kernel would have those of all channels.
     """
-    window, is_part = term.window, sum(other.source == term.source for other in value.terms) > 1
-    for axis in (0, 1):
-        if term.size[axis] == 1 and (is_part or window.stride[axis] > 1 < value.size[axis]):
+    window = term.window
+    for axis in (axis for axis in (0, 1) if term.size[axis] == 1):
+        has_others = any(
+            other.source == term.source
+            and other.window.padding[axis] != window.padding[axis]
+            and not np.isin(other.source_channels, term.source_channels).any()
+            for other in value.terms
+        )
+        if has_others or window.stride[axis] > 1 < value.size[axis]:
             window = window.of_single(axis)
     return replace(term, window=window)
 
