@@ -65,6 +65,12 @@ def _pooled_with_indices(m: nn.Module, x: Tensor) -> Tensor:
 
 
 CASES = {
+    "over groups of channels": of(
+        lambda m, x: m.b(m.a(x).view(len(x), 3, 2, 8, 8).max(2)[0]), a=CONV(6, 1), b=CONV(3, 3)
+    ),
+    "over groups of channels, then a mean": of(
+        lambda m, x: m.a(x).view(len(x), 2, 6, 8, 8).amax(1).unflatten(1, (-1, 3)).mean(dim=-3).relu(), a=CONV(12, 1)
+    ),
     "indices that are not used": of(
         _pooled_with_indices, (2, 9, 9), conv=CONV(3, 2), pool=nn.MaxPool2d(2, 1, return_indices=True)
     ),

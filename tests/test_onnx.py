@@ -555,6 +555,15 @@ SPELLINGS: dict[str, tuple[list[Any], dict[str, Any]]] = {
         [node("Sub", "x", "h", outputs=("s",)), node("Shrink", "s", lambd=0.2, bias=0.2)],
         {"h": np.float32(0.5)},
     ),
+    "ReduceMax of groups of channels": (
+        [
+            node("Neg", "x", outputs=("m",)),
+            node("Concat", "x", "m", outputs=("c",), axis=1),
+            node("Reshape", "c", "to", outputs=("g",)),
+            node("ReduceMax", "g", axes=[1], keepdims=0),
+        ],
+        {"to": np.array([0, 2, 2, 8, 8])},
+    ),
     "Concat along the height": (
         [
             node("MaxPool", "x", kernel_shape=[2, 1], strides=[2, 1], outputs=("m",)),

@@ -8,6 +8,7 @@ max pooling with ``return_indices``    the same without, and the indices
 ``stack(tensors, dim)``                ``unsqueeze`` of each, ``cat``
 ``mean`` or ``sum`` over that ``dim``  ``+`` of the tensors, ``/`` their number
 ``amax`` or ``max`` over that ``dim``  ``maximum`` of the tensors
+the same of ``(N, C, k, H, W)``        the same of its ``k`` parts
 ``cat`` of tensors and constants       ``cat`` of the tensors and zeros, ``+`` of the constants
 ``cat`` along height or width          ``pad`` of each with zeros, ``+`` of all
 ``maximum``, ``minimum`` with numbers  ``clamp``, unless the number is 0
@@ -220,18 +221,26 @@ def _depends_on_image(tensor: Any) -> bool:
 
 def _of_stacked(create: Create, name: Any, given: Mapping[str, Any]) -> Any:
     """A sum, mean or maximum over the axis along which tensors were stacked, from these; ``None`` for anything else."""
-    tensors = () if name not in _PAIRWISE or given.get("keepdim") else _stacked(given["input"], given.get("dim"))
+    tensors = (
+        () if name not in _PAIRWISE or given.get("keepdim") else _stacked(create, given["input"], given.get("dim"))
+    )
     if not tensors:
         return None
     found = reduce(lambda one, other: create(_PAIRWISE[name], one, other), tensors)
     return create(operator.truediv, found, len(tensors)) if name == "mean" else found
 
 
-def _stacked(joined: Any, axes: Any) -> tuple[Any, ...]:
-    """The tensors that were stacked along ``axes``; none if something else happened since, as they may have changed."""
+def _stacked(create: Create, joined: Any, axes: Any) -> tuple[Any, ...]:
+    """The tensors that were stacked along ``axes``; none if something else happened since, as they may have changed.
+
+    Those of one axis of groups of channels, ``(N, C, k, H, W)``, are taken from ``joined``.
+    """
     (axis, *others) = axes if isinstance(axes, tuple | list) else (axes,)
-    if not isinstance(joined, fx.Proxy) or "stacked" not in joined.node.meta or joined.node.next.op != "root":
+    if not isinstance(joined, fx.Proxy) or others or not isinstance(axis, int):
         return ()
-    rank = joined.node.meta["value"].ndim
+    shape = joined.node.meta["value"].shape
+    if "stacked" not in joined.node.meta:
+        is_of_groups = len(shape) == 5 and axis % 5 in (1, 2) and shape[3:].numel() > 1
+        return tuple(create(torch.select, joined, axis, place) for place in range(shape[axis] if is_of_groups else 0))
     tensors, along = joined.node.meta["stacked"]
-    return tensors if isinstance(axis, int) and not others and (axis - along) % rank == 0 else ()
+    return tensors if joined.node.next.op == "root" and (axis - along) % len(shape) == 0 else ()
