@@ -75,9 +75,9 @@ class Populations:
         return _whole(len(self.made) - 1, population.shape)
 
     def carried(self, value: Value, name: str) -> Value:
-        """Return ``value`` as separate populations: relu(x) - relu(-x), or only relu(x) if x is never negative."""
+        """Return ``value`` as separate populations: relu(x) - relu(-x), or only relu(x) if no image makes x negative."""
         positive = self.add(Population(name, value))
-        if value.is_nonnegative:
+        if self.bounds(value)[0].min() >= 0:
             return positive
         return summed((positive, self.add(Population(f"{name} (negative)", scaled(value, -1.0)))), (1.0, -1.0))
 
