@@ -13,10 +13,11 @@ from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.decompositions import CAT_CALLED, LARGEST_PADDING
-from loihi_convert.frontend.layers import ARGUMENTS, adaptive_pool, operation_of
+from loihi_convert.frontend.layers import ARGUMENTS, operation_of
 from loihi_convert.frontend.model_runs import version
 from loihi_convert.frontend.moved import Moved
 from loihi_convert.frontend.operations import PRODUCTS, Add, Affine, AveragePool, Cat, MaxPool, Operation, refuse
+from loihi_convert.frontend.pools import adaptive_pool
 from loihi_convert.frontend.tracing import LIKE_CALLED, SHAPED_CALLED, TRACED_IMAGES
 from loihi_convert.ir.synapse import Conv, Dense
 

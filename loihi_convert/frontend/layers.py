@@ -33,20 +33,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.arrays import Array, Shape
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.frontend.from_nir import FiringRate
 from loihi_convert.frontend.operations import (
     BEFORE_QUANTIZATION,
     Affine,
-    AveragePool,
     Ending,
     LeakyRelu,
-    MaxPool,
     Operation,
     Relu,
     refuse,
 )
+from loihi_convert.frontend.pools import adaptive_pool, average_pool, interpolated, max_pool, pair
 from loihi_convert.ir.synapse import Conv, Dense
 
 DROPOUTS: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -197,15 +196,15 @@ def operation_of(function: str, given: Mapping[str, Any], before: Shape, after: 
     if function in ("neg", "negative"):
         return Affine(-np.ones(before[0]), np.zeros(before[0]))
     if function in ("avg_pool1d", "avg_pool2d"):
-        return _average_pool(given, before, after, is_signal=is_signal)
+        return average_pool(given, before, after, is_signal=is_signal)
     if function in ("max_pool1d", "max_pool2d"):
-        return _max_pool(given, is_signal=is_signal)
+        return max_pool(given, is_signal=is_signal)
     if function in ("adaptive_avg_pool1d", "adaptive_avg_pool2d"):
         return adaptive_pool(before, after, is_average=True)
     if function in ("adaptive_max_pool1d", "adaptive_max_pool2d"):
         return adaptive_pool(before, after, is_average=False)
     if function == "interpolate" and all(map(operator.ge, before, after)):
-        return _interpolation(given, before, after)
+        return interpolated(given, before, after)
     if function in ("softmax", "log_softmax"):
         # As torch chooses it.
         axis = int(rank != 3) if given.get("dim") is None else given["dim"]
@@ -238,98 +237,22 @@ def _clamp(low: Any, high: Any) -> Relu:
     return Relu(floor=float(low), ceiling=float(high))
 
 
-def _average_pool(given: Mapping[str, Any], before: Shape, after: Shape, *, is_signal: bool) -> AveragePool:
-    kernel, stride, padding = _window(given, is_signal=is_signal)
-    counts_padding = given.get("count_include_pad") is not False
-    counted = [
-        _counted(*axis, counts_padding=counts_padding)
-        for axis in zip(kernel, stride, padding, before[1:], after[1:], strict=True)
-    ]
-    divisors = {rows * columns for rows in counted[0] for columns in counted[1]}
-    override = given.get("divisor_override")
-    if override is None and len(divisors) > 1:
-        refuse(
-            f"divides by {min(divisors)} at the border and by {max(divisors)} elsewhere",
-            supported="the same divisor for all windows",
-            hint="Use count_include_pad=True, without ceil_mode.",
-        )
-    return AveragePool(kernel, stride, padding, 1 / (divisors.pop() if override is None else override))
-
-
-def _counted(kernel: int, stride: int, pad: int, extent: int, count: int, *, counts_padding: bool) -> set[int]:
-    """The divisors of windows along one axis, as torch counts pixels."""
-    first, end = (-pad, extent + pad) if counts_padding else (0, extent)
-    starts = range(-pad, -pad + count * stride, stride)
-    return {min(start + kernel, end) - max(start, first) for start in starts}
-
-
-def _max_pool(given: Mapping[str, Any], *, is_signal: bool) -> MaxPool:
-    if given.get("return_indices"):
-        refuse("returns indices", supported="max pooling without indices")
-    return MaxPool(*_window(given, is_signal=is_signal), _pair(given.get("dilation") or 1, is_signal, 1))
-
-
-def _window(given: Mapping[str, Any], *, is_signal: bool) -> tuple[Pair, Pair, Pair]:
-    """Kernel, stride and padding of a pooling."""
-    kernel, stride = given["kernel_size"], given.get("stride") or given["kernel_size"]
-    return _pair(kernel, is_signal, 1), _pair(stride, is_signal, 1), _pair(given.get("padding") or 0, is_signal, 0)
-
-
-def adaptive_pool(before: Shape, after: Shape, *, is_average: bool) -> AveragePool | MaxPool:
-    """Return the pooling of ``before`` to ``after`` with windows of one size, or `refuse` it.
-
-    The i-th of k windows along an axis of n pixels is floor(i n / k) .. ceil((i + 1) n / k) - 1, so they are alike, and
-    at a constant step, only if n or n - 1 is a multiple of k.
-    """
-    axes = list(zip(before[1:], after[1:], strict=True))
-    if len(before) != 3 or any(many < few or many % few > 1 for many, few in axes):
-        refuse(
-            f"gives {after[1:]} for {before[1:]}",
-            supported="sizes that divide the size of the map, or that less 1, or multiples of it",
-            hint="Use larger images, or put nn.Identity() in its place and train the first Linear again."
-            if any(many < few for many, few in axes)
-            else f"Choose {_divided(axes)}, or images of another size, and train the next Linear again.",
-        )
-    (height, rows), (width, columns) = axes
-    stride = (height // rows, width // columns)
-    kernel = (stride[0] + height % rows, stride[1] + width % columns)
-    if is_average:
-        return AveragePool(kernel, stride, (0, 0), 1 / (kernel[0] * kernel[1]))
-    return MaxPool(kernel, stride, (0, 0), (1, 1))
-
-
-def _divided(axes: Sequence[Pair]) -> Shape:
-    """The largest sizes that `adaptive_pool` supports, up to those wanted; ``axes`` has the size of the map first."""
-    return tuple(max(size for size in range(1, few + 1) if many % size <= 1) for many, few in axes)
-
-
-def _interpolation(given: Mapping[str, Any], before: Shape, after: Shape) -> Operation:
-    """One to a smaller map; `reader.py` takes the pixels of mode nearest."""
-    mode, factors = given.get("mode", "nearest"), {many / few for many, few in zip(before[1:], after[1:], strict=True)}
-    # A bilinear half is the mean of two pixels.
-    is_half = factors <= {1, 2} and not (given.get("align_corners") or given.get("antialias"))
-    if is_half if mode in ("linear", "bilinear") else mode == "area" and all(map(float.is_integer, factors)):
-        return adaptive_pool(before, after, is_average=True)
-    found = f"makes {after[1:]} of {before[1:]} by mode {mode}"
-    return refuse(found, supported="nearest and area by whole factors, bilinear by 2", hint="Use average pooling.")
-
-
 def _convolution(given: Mapping[str, Any], *, is_signal: bool) -> Conv:
     weight, bias = _array(given["weight"]), given.get("bias")
     weight = weight[:, :, None] if is_signal else weight
-    dilation, padding = _pair(given.get("dilation") or 1, is_signal, 1), given.get("padding") or 0
+    dilation, padding = pair(given.get("dilation") or 1, is_signal, 1), given.get("padding") or 0
     if padding == "same":
         total = [gap * (kernel - 1) for gap, kernel in zip(dilation, weight.shape[2:], strict=True)]
         start, end = [rows // 2 for rows in total], [rows - rows // 2 for rows in total]
     else:
-        start = end = list(_pair(0 if padding == "valid" else padding, is_signal, 0))
+        start = end = list(pair(0 if padding == "valid" else padding, is_signal, 0))
     weight, dilated, padded = equally_padded(weight, dilation, start, end)
     return Conv(
         weight=weight,
         bias=None if bias is None else _array(bias),
-        stride=_pair(given.get("stride") or 1, is_signal, 1),
-        padding=_pair(padded, is_signal, 0),
-        dilation=_pair(dilated, is_signal, 1),
+        stride=pair(given.get("stride") or 1, is_signal, 1),
+        padding=pair(padded, is_signal, 0),
+        dilation=pair(dilated, is_signal, 1),
         groups=given.get("groups") or 1,
     )
 
@@ -397,9 +320,3 @@ def _array(parameter: Tensor | None) -> Array:
         # A quantized tensor of Brevitas, for example, has tensors of its own kind.
         refuse(f"has weights of type {type(parameter).__name__}", supported="torch.Tensor", hint=BEFORE_QUANTIZATION)
     return parameter.detach().cpu().to(torch.float64).numpy()
-
-
-def _pair(value: Any, is_signal: bool, along_height: int) -> Pair:
-    """(vertical, horizontal) from a number or a pair; (``along_height``, horizontal) for a signal's layer."""
-    numbers = [int(value)] * 2 if isinstance(value, int) else [int(number) for number in value]
-    return (along_height, numbers[-1]) if is_signal else (numbers[0], numbers[-1])
