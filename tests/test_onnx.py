@@ -161,6 +161,16 @@ def test_zeros_expanded_to_the_shape_of_a_tensor() -> None:
     assert torch.equal(module(images), images.relu())
 
 
+@pytest.mark.parametrize("axes", [None, {"input": {0: "N"}}])
+def test_coordinates_beside_the_image(axes: Any) -> None:
+    """CoordConv: 28 numbers are expanded to a map of 784, for each of two images if their number is open."""
+    model = Of(
+        lambda m, x: m.conv(torch.cat([x, torch.linspace(-1, 1, 28).expand(x.shape[0], 1, 28, 28)], 1)),
+        conv=nn.Conv2d(2, 3, 3),
+    )
+    assert_equal(exported(model.eval(), shape=(1, 28, 28), dynamic_axes=axes), model, (1, 28, 28))
+
+
 def graph(nodes: list[Any], weights: dict[str, Any], shape: Any = (1, *SHAPE)) -> Path:
     return onnx_graph(nodes, weights, shape)
 
@@ -355,6 +365,7 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
             ("ReduceSum", 0, ("at",), {}),
             ("ReduceMean", -1, (), {"axes": [-1]}),
             ("ReduceMax", 1, (), {"axes": [1]}),
+            ("ReduceMin", 2, (), {"axes": [2]}),
         )
     },
     "LogSoftmax": ([node("LogSoftmax", "x", axis=1)], {}),
@@ -476,13 +487,14 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
         ),
         ([node("Where", "x", "x", "x")], {}, "not a comparison"),
         ([node("Sin", "x", name="/wave/Sin")], {}, "wave_Sin: Sin is not supported"),
+        ([node("NonZero", "x")], {}, r"NonZero is not supported\. Write x\.masked_fill\(x < 0, 0\)"),
         ([node("Conv", "x", "x")], {}, "y: Conv computes its input 1 from the image"),
         (
             [node("Concat", "x", "c", "x", axis=1)],
             {"c": random(1, 2, 8, 8)},
-            "joins values of the image with constants",
+            "joins constants between values of the image",
         ),
-        ([node("Concat", "x", "c", axis=1)], {"c": random(3, 2, 8, 8)}, "joins values of the image with constants"),
+        ([node("Concat", "x", "c", axis=1)], {"c": random(3, 2, 8, 8)}, "joins constants between values of the image"),
         (
             [
                 node("Unsqueeze", "x", "at", outputs=("u",)),
@@ -499,7 +511,11 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
             "Tile makes more than 1,000 numbers",
         ),
         ([node("ReduceMean", "x")], {}, "reduces all axes, the batch too"),
-        ([node("MaxPool", "x", kernel_shape=[2, 2], pads=[0, 0, 1, 1])], {}, "or a max pooling after a ReLU"),
+        (
+            [node("MaxPool", "x", kernel_shape=[2, 2], pads=[0, 0, 1, 1])],
+            {},
+            "or a max pooling after Relu, Clip or Max",
+        ),
         (
             [
                 node("Relu", "x", outputs=("r",)),
@@ -507,12 +523,12 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
                 node("MaxPool", "s", kernel_shape=[2, 2], pads=[0, 0, 1, 1]),
             ],
             {"h": np.float32(0.5)},
-            "or a max pooling after a ReLU",
+            "or a max pooling after Relu, Clip or Max",
         ),
         (
             [node("Relu", "x", outputs=("r",)), node("MaxPool", "r", kernel_shape=[2, 2], pads=[0, 0, 2, 2])],
             {},
-            "or a max pooling after a ReLU",
+            "or a max pooling after Relu, Clip or Max",
         ),
         ([node("AveragePool", "x", kernel_shape=[2, 2], pads=[0, 0, 1, 1])], {}, "has padding"),
         ([node("Tile", "x", "r")], {"r": np.array([2, 1, 1, 1])}, "y: Tile repeats images"),
@@ -542,6 +558,45 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
 def test_what_has_no_counterpart_is_named(nodes: list[Any], weights: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
         read_onnx(graph(nodes, weights), None)
+
+
+STACK = (
+    node("Unsqueeze", "x", "at", outputs=("a",)),
+    node("Concat", "a", "a", outputs=("c",), axis=1),
+    node("ReduceSum", "c", "at", keepdims=0),
+)
+# An int64 has 8 bytes.
+SHORT = TensorProto(data_type=TensorProto.INT64, dims=[1], raw_data=b"123")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        *(
+            ([node(kind, "absent", "sizes", outputs=("at",)), *STACK], f"{kind} cannot be computed")
+            for kind in ("Expand", "Tile")
+        ),
+        ([node("ConstantOfShape", "absent", outputs=("at",)), *STACK], "ConstantOfShape cannot be computed"),
+        ([node("Tile", outputs=("at",)), *STACK], "Tile cannot be computed"),
+        *(
+            ([node(kind, outputs=("at",)), *STACK], f"{kind} is not supported on constants")
+            for kind in ("ReduceSum", "ReduceMax")
+        ),
+        ([node("Constant", outputs=("at",)), *STACK], "Constant cannot be computed"),
+        ([node("Constant", outputs=("at",), value=SHORT), *STACK], "Constant cannot be computed"),
+        (
+            [
+                node("Constant", outputs=("at",), value_ints=[1]),
+                node("Unsqueeze", axes=[1], outputs=("a",)),
+                *STACK[1:],
+            ],
+            "Unsqueeze cannot be computed",
+        ),
+    ],
+)
+def test_a_damaged_file_is_refused(nodes: list[Any], message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        read_onnx(graph(nodes, {"sizes": np.array([1])}), None)
 
 
 SPELLINGS: dict[str, tuple[list[Any], dict[str, Any]]] = {

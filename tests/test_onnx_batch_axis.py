@@ -102,6 +102,7 @@ def test_operators_around_a_dropped_batch_axis(nodes: list[Any], weights: dict[s
         ([DROP, node("Add", "x", "d")], {}, "with different numbers of axes"),
         ([DROP, node("ReduceMean", "d", axes=[3])], {}, "names axis 3 of 3"),
         ([node("Add", "x", "c")], {"c": random(2, 8, 8, 8)}, "moves the batch axis"),
+        ([node("Add", "x", "c")], {"c": np.ones((2, 8, 8, 8), np.float32)}, "moves the batch axis"),
         ([node("Concat", "x", "x", axis=0)], {}, "joins images of the batch"),
         ([node("ReduceMean", "x", axes=[0])], {}, "reduces the batch axis"),
         ([node("ReduceSum", "x", "axes")], {"axes": np.zeros(0, np.int64)}, "reduces all axes, the batch too"),

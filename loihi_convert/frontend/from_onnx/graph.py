@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.layout import Layout
-from loihi_convert.frontend.from_onnx.node import Call, OnnxNode, UnknownError
+from loihi_convert.frontend.from_onnx.node import Call, OnnxNode, UnknownError, attributes_of
 from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, QUANTIZED, SUPPORTED, WITHOUT_BATCH
 from loihi_convert.frontend.from_onnx.shapes import BATCH_HINT
 from loihi_convert.frontend.from_onnx.signs import is_nonnegative
@@ -44,10 +44,13 @@ _COMPUTED: Final = (
     *("Transpose", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Floor", "Ceil", "Sqrt", "Reciprocal", "ReduceProd"),
     *("ConstantOfShape", "Expand", "Tile", "Equal", "Where"),
 )
-"""Operators on constants: shapes, axes and weights. Those that inflate small inputs are bounded by `_require_few`."""
+"""Operators on constants: shapes, axes and weights. Those that inflate small inputs are bounded by `_LARGEST`."""
 
 _LARGEST: Final = 1_000
 """Numbers that ConstantOfShape, Expand and Tile may make, or as many as the largest tensor before them has."""
+
+_HINTS: Final = {"NonZero": "Write x.masked_fill(x < 0, 0) or relu(x) in place of x[x < 0] = 0, and export it again."}
+"""What to do about operators that are not read."""
 
 
 def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_for_one: bool = False) -> nn.Module:
@@ -208,11 +211,13 @@ class _Reader:
 
         if node.op_type not in _COMPUTED:
             self._refuse(node, "is not supported on constants")
-        if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
-            self._require_few(node)
         try:
             inputs = {name: self._constants[name] for name in node.input if name}
+            if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
+                self._require_few(node.op_type, *(inputs[name] for name in node.input))
             found = ReferenceEvaluator(self._alone(node)).run(None, inputs)
+        except UnknownError as error:
+            self._refuse(node, str(error), error.hint)
         # The reference implementation may raise any exception.
         except Exception as error:
             if is_lack_of_memory(error):
@@ -220,12 +225,14 @@ class _Reader:
             self._refuse(node, f"cannot be computed ({first_line(error)})")
         self._constants |= dict(zip(node.output, map(np.asarray, found), strict=False))
 
-    def _require_few(self, node: Any) -> None:
-        """Refuse a constant of more numbers than the image's own values have, such as zeros like one of them."""
+    def _require_few(self, kind: str, *inputs: Array) -> None:
+        """Refuse a constant larger than `_LARGEST` and than every value of the image; zeros_like of a value fits."""
         largest = max(_LARGEST, *(value.meta["example"].numel() for value in self._nodes.values()))
-        repeated = 1 if node.op_type == "ConstantOfShape" else self._constants[node.input[0]].size
-        if repeated * self._constants[node.input[-1]].prod(dtype=np.float64) > largest:
-            self._refuse(node, f"makes more than {largest:,} numbers")
+        *repeated, sizes = inputs
+        shape = np.array(np.broadcast_shapes(repeated[0].shape, tuple(sizes))) if kind == "Expand" else sizes
+        count = shape.prod(dtype=np.float64) * (repeated[0].size if kind == "Tile" else 1)
+        if count > largest:
+            raise UnknownError(f"makes more than {largest:,} numbers")
 
     def _alone(self, node: Any) -> Any:
         """A model of only ``node``, with the same operator versions."""
@@ -240,9 +247,7 @@ class _Reader:
 
     def _take(self, node: Any) -> None:
         """Convert an operator on values that depend on the image."""
-        from onnx import helper
-
-        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        attributes = attributes_of(node)
         if node.op_type == "Shape":
             value = self._nodes[node.input[0]]
             shape = np.array(value.meta["example"].shape, np.int64)
@@ -252,7 +257,7 @@ class _Reader:
             self._constants[node.output[0]] = shape[attributes.get("start", 0) : attributes.get("end")]
             return
         if node.op_type not in OPERATORS:
-            self._refuse(node, "is not supported")
+            self._refuse(node, "is not supported", _HINTS.get(node.op_type, UnknownError.HINT))
         values = {name: self._nodes[name] for name in node.input if name in self._nodes}
         without_batch = frozenset(name for name, value in values.items() if value.meta["lacks_batch"])
         if without_batch and node.op_type not in WITHOUT_BATCH:

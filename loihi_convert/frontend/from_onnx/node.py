@@ -125,7 +125,7 @@ class OnnxNode:
     def for_each_image(self, name: str) -> Array:
         """Return the constant ``name``, with a batch axis of 1 if it repeats the same for each image."""
         constant, example = self.constants[name], next(iter(self.examples.values()))
-        is_batch = constant.ndim == example.ndim and len(constant) == len(example)
+        is_batch = not self.is_for_one and constant.ndim == example.ndim and len(constant) == len(example)
         return constant[:1] if is_batch and bool((constant == constant[:1]).all()) else constant
 
     def require_aligned(self) -> None:
@@ -137,6 +137,13 @@ class OnnxNode:
         for constant in map(self.for_each_image, self.constants):
             if constant.ndim > rank or (constant.ndim == found.ndim and constant.shape[0] != 1):
                 raise UnknownError(f"moves the batch axis: joins a constant of shape {constant.shape} with {rank} axes")
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """Return the attributes of an ``onnx.NodeProto``: plain values by name."""
+    from onnx import helper
+
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 class Call:

@@ -95,7 +95,8 @@ def _pool(node: OnnxNode) -> Calls:
         longest = max(map(operator.sub, (*begin, *end), kernel * 2))
         if not is_same or ceil_mode or set(dilation) != {1} or longest >= 0:
             raise UnknownError(
-                f"has padding {begin} and {end}; supported: equal padding at both ends, or a max pooling after a ReLU",
+                f"has padding {begin} and {end}; supported: equal padding at both ends, or a max pooling after Relu, "
+                "Clip or Max",
                 "Train with padding='valid', or maps of an odd size.",
             )
         # Zeros change no maximum of values that are never negative. From the last axis to the first.

@@ -38,7 +38,7 @@ def concat(node: OnnxNode) -> Calls:
     if len(constants) < len({*before, *after}) or any(
         each.ndim != rank or len(each) != 1 for each in constants.values()
     ):
-        raise UnknownError("joins values of the image with constants between them, or of each image")
+        raise UnknownError("joins constants between values of the image, or constants that differ between images")
     # Zeros beside the values, and the constants in their place.
     front, back = (sum(constants[name].shape[axis] for name in names) for names in (before, after))
     sizes = (1, *node.examples[of_image[0]].shape[1:])

@@ -1,7 +1,7 @@
-"""Sums, means and maxima of stacked values: one operator on the values themselves, in place of the stack.
+"""Sums, means, maxima and minima of stacked values: one operator on the values themselves, in place of the stack.
 
-Unsqueeze of each, Concat and ReduceSum become Sum, ReduceMean Mean, and ReduceMax Max: ensembles of CNNs, often stacked
-before the batch axis, and maxout.
+Unsqueeze of each, Concat and ReduceSum become Sum, ReduceMean Mean, ReduceMax Max, and ReduceMin Min: ensembles of
+CNNs, often stacked before the batch axis, and maxout.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from typing import Any, Final
 
 import numpy as np
 
-_OF_SEVERAL: Final[Mapping[str, str]] = {"ReduceSum": "Sum", "ReduceMean": "Mean", "ReduceMax": "Max"}
+from loihi_convert.frontend.from_onnx.node import attributes_of
+
+_OF_SEVERAL: Final[Mapping[str, str]] = {
+    "ReduceSum": "Sum",
+    "ReduceMean": "Mean",
+    "ReduceMax": "Max",
+    "ReduceMin": "Min",
+}
 
 
 def without_stacks(graph: Any) -> list[Any]:
@@ -47,32 +54,27 @@ class _Stacks:
 
     def joined_before(self, node: Any) -> list[Any]:
         """The Concat that ``node`` reduces, and each Unsqueeze before it; empty if it is not a stack along one axis."""
-        from onnx import helper
-
-        attributes = _attributes(node)
-        stack = self._makers.get(node.input[0])
-        if stack is None or stack.op_type != "Concat" or attributes.get("keepdims", 1):
+        stack = self._makers.get(node.input[0]) if node.input else None
+        if stack is None or stack.op_type != "Concat" or attributes_of(node).get("keepdims", 1):
             return []
         parts = [self._makers.get(name) for name in stack.input]
-        axis = [helper.get_attribute_value(attribute) for attribute in stack.attribute]
-        is_stack = all(part is not None and part.op_type == "Unsqueeze" for part in parts)
-        return [stack, *parts] if is_stack and all(self._axes(each) == axis for each in (node, *parts)) else []
+        axis = attributes_of(stack).get("axis")
+        is_stack = all(part is not None and part.op_type == "Unsqueeze" and part.input for part in parts)
+        return [stack, *parts] if is_stack and all(self._axes(each) == [axis] for each in (node, *parts)) else []
 
     def _axes(self, node: Any) -> list[int]:
         """The axes of ``node``, an attribute or its second input; empty if unknown."""
-        if "axes" in (attributes := _attributes(node)):
-            return list(attributes["axes"])
+        if "axes" in (attributes := attributes_of(node)):
+            return list(np.atleast_1d(attributes["axes"]))
         name = node.input[1] if len(node.input) > 1 else ""
         if name in self._constants:
             return list(np.atleast_1d(self._array(self._constants[name])))
         maker = self._makers.get(name)
         if maker is None or maker.op_type != "Constant":
             return []
-        (value,) = _attributes(maker).values()
-        return list(np.atleast_1d(self._array(value) if hasattr(value, "raw_data") else value))
-
-
-def _attributes(node: Any) -> dict[str, Any]:
-    from onnx import helper
-
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        try:
+            (value,) = attributes_of(maker).values()
+            return list(np.atleast_1d(self._array(value) if hasattr(value, "raw_data") else value))
+        # It is damaged, which is said where it is computed.
+        except (ValueError, TypeError, KeyError):
+            return []
