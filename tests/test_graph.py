@@ -144,6 +144,20 @@ REFUSED = [
         r"cat \(after conv\): cat runs along axis 0; supported: the channel axis, 1, height and width",
     ),
     (
+        calls(lambda x: torch.cat([x, torch.ones_like(x)])),
+        r"cat \(after conv\): cat runs along axis 0; supported: the channel axis",
+    ),
+    *(
+        (
+            calls(function),
+            r"cat \(after conv\): cat joins constants between tensors of the image, or .* the same for all",
+        )
+        for function in (
+            lambda x: torch.cat([x, torch.ones_like(x), x], 1),
+            lambda x: torch.cat([x, torch.arange(len(x)).reshape(-1, 1, 1, 1).expand(-1, 1, 6, 6) + 1.0], 1),
+        )
+    ),
+    (
         calls(lambda x: functional.avg_pool2d(x.transpose(2, 3), 2)),
         "moves the pixels of a map in a way that is not a convolution; supported: whole",
     ),
@@ -234,6 +248,7 @@ REFUSED = [
         returns(lambda y: y.topk(1)),
         r"topk \(after fc\): topk has no spiking equivalent here: it returns several tensors",
     ),
+    (returns(lambda y: y.mean(dim=())), r"mean \(after fc\): mean averages over axes \(\)"),
     (returns(lambda y: y.sum().relu()), r"sum_1 \(after fc\): sum sums over all axes; supported: height"),
     (
         nn.Sequential(

@@ -69,13 +69,13 @@ HEADS = {
         for axis in (0, 1, -1)
     },
     **{
-        f"maxout of a stack along axis {axis}": bare(
+        f"maximum or minimum of a stack along axis {axis}": bare(
             lambda m, x, axis=axis, largest=largest: m.c(largest(torch.stack([m.a(x), m.b(x)], axis), axis).flatten(1)),
             a=same(3),
             b=CONV(3, 1),
             c=LINEAR(4),
         )
-        for axis, largest in ((0, torch.amax), (2, lambda stacked, axis: stacked.max(axis).values))
+        for axis, largest in ((0, torch.amax), (1, torch.amin), (2, lambda stacked, axis: stacked.max(axis).values))
     },
     "two poolings": bare(
         lambda m, x: torch.cat([(y := m.stem(x).relu()).mean((2, 3)), y.amax((2, 3))], 1), stem=CONV(4, 3)

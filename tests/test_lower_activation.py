@@ -49,12 +49,15 @@ RELUS: dict[str, Callable[[Tensor], Tensor]] = {
     "where negative": lambda x: torch.where(x < 0, 0, x),
     "where not positive, zeros": lambda x: torch.where(torch.le(x, 0), torch.zeros_like(x), x),
     "where zeros are larger": lambda x: torch.where(torch.zeros_like(x) > x, ZERO, x),
+    "where not, by a name": lambda x: torch.where(torch.logical_not(input=x > 0), torch.zeros_like(x), x),
+    "where, a copy by a name": lambda x: torch.where(torch.clone(input=x > 0), x, 0.0),
     "masked": lambda x: x.masked_fill(x < 0, 0),
     "masked, by names": lambda x: torch.masked_fill(input=x, mask=~(x > 0), value=0),
 }
 IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
     "masked": lambda x: x.masked_fill_(x < 0, 0),
     "assigned": lambda x: x.__setitem__(x < 0, 0),
+    "assigned a tensor": lambda x: x.__setitem__(x < 0, ZERO),
     "times its sign": lambda x: x.mul_(x > 0),
 }
 

@@ -136,6 +136,8 @@ CASES = {
         ).relu(),
         a=CONV(7, 3, 2, padding=1),
     ),
+    "zeros and branches": of(lambda m, x: torch.cat([x, m.a(x).relu(), x.new_zeros(len(x), 2, 8, 8)], 1), a=same(3)),
+    "ones, stacked": of(lambda m, x: m.a(torch.stack([x[:, 0], torch.ones(len(x), 8, 8)], 1)).relu(), a=same(3)),
     "zeros on both sides": of(lambda m, x: torch.cat([z := torch.zeros_like(x[:, :2]), x, z], 1)),
     "zeros before the rows": of(lambda m, x: m.a(torch.cat([x.new_zeros(len(x), 4, 2, 8), x], 2)).relu(), a=CONV(3, 3)),
     "zeros and a vector": of(lambda m, x: m.a(torch.cat([y := x.mean((2, 3)), y.new_zeros(y.shape)], 1)), a=LINEAR(5)),

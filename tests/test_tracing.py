@@ -192,7 +192,13 @@ def assigned_to_zeros(x: Tensor) -> Tensor:
     return y
 
 
-@pytest.mark.parametrize("function", [assigned, assigned_to_zeros])
+def assigned_to_images(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[y.mean((1, 2, 3)) > 0] = 0
+    return y
+
+
+@pytest.mark.parametrize("function", [assigned, assigned_to_zeros, assigned_to_images])
 def test_parts_are_to_be_joined_instead_of_assigned(function: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         to_relu_network(calls(function), SHAPE)

@@ -8,10 +8,11 @@ max pooling with ``return_indices``    the same without, and the indices
 ``stack(tensors, dim)``                ``unsqueeze`` of each, ``cat``
 ``mean`` or ``sum`` over that ``dim``  ``+`` of the tensors, ``/`` their number
 ``amax`` or ``max`` over that ``dim``  ``maximum`` of the tensors
+``amin`` over that ``dim``             ``minimum`` of the tensors
 the same of ``(N, C, k, H, W)``        the same of its ``k`` parts
 ``cat`` of tensors and constants       ``cat`` of the tensors and zeros, ``+`` of the constants
 ``cat`` along height or width          ``pad`` of each with zeros, ``+`` of all
-``maximum``, ``minimum`` with numbers  ``clamp``, unless the number is 0
+``maximum``, ``minimum`` with numbers  ``clamp``, except ``maximum`` with 0, a ReLU
 ``torch.batch_norm``                   ``functional.batch_norm``, whose arguments are in another order
 ``hardsigmoid``                        ``/ 6``, ``+ 0.5``, ``clamp(0, 1)``
 ``softshrink(x, bound)``               ``relu`` of ``x - bound``, ``-`` ``relu`` of ``-bound - x``
@@ -48,6 +49,7 @@ _PAIRWISE: Final[Mapping[str, Callable[..., Any]]] = {
     "mean": operator.add,
     "sum": operator.add,
     "amax": torch.maximum,
+    "amin": torch.minimum,
 }
 
 _WITH_INDICES: Final[Mapping[str, Callable[..., Any]]] = {
@@ -106,14 +108,16 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
         if axis == 0:
             joined = create(torch.stack, tensors)
         else:
-            joined = create(torch.cat, [create(torch.unsqueeze, each, axis) for each in tensors], axis)
+            parts = [create(torch.unsqueeze, each, axis) for each in tensors]
+            joined = _with_constants(create, parts, axis)
+            joined = create(torch.cat, parts, axis) if joined is None else joined
         joined.node.meta["stacked"] = tensors, axis
         return joined
     return _of_stacked(create, name, given)
 
 
 def _extreme(create: Create, name: str, x: Any, other: Any) -> Any:
-    """A maximum or minimum of a tensor and a number, perhaps repeated, as a clamp; ``None`` for 0, or two tensors."""
+    """A clamp for a maximum or minimum of a tensor and a repeated number; ``None`` for a ReLU, or two tensors."""
     if not isinstance(x, fx.Proxy) or x.node.meta["is_constant"]:
         x, other = other, x
     value = other.node.meta["value"] if isinstance(other, fx.Proxy) and other.node.meta["is_constant"] else other
@@ -178,16 +182,22 @@ def _einsum(create: Create, equation: Any, *operands: Any) -> Any:
 
 
 def _with_constants(create: Create, tensors: Any, dim: Any = 0, **named: Any) -> Any:
-    """``None`` if there are no constants but zeros, or they stand between several tensors of the image."""
+    """``None`` without constants, and for zeros and one tensor.
+
+    Also if the constants stand between tensors of the image, differ between images, or are images of the batch.
+    """
     axis = named.get("axis", dim)
     if not isinstance(tensors, list | tuple) or not set(named) <= {"axis"}:
         return None
     groups = [(own, list(parts)) for own, parts in groupby(tensors, _depends_on_image)]
     constants = [part for own, parts in groups if not own for part in parts]
     values = [part.node.meta["value"] if isinstance(part, fx.Proxy) else part for part in constants]
-    if sum(own for own, _ in groups) != 1 or not any(bool(value.any()) for value in values):
+    if not values or sum(own for own, _ in groups) != 1 or axis in (0, -values[0].ndim):
         return None
     (image,) = (parts for own, parts in groups if own)
+    are_zeros = not any(bool(value.any()) for value in values)
+    if (are_zeros and len(image) == 1) or any(bool((value != value[:1]).any()) for value in values):
+        return None
     joined = image[0] if len(image) == 1 else create(torch.cat, image, axis)
     parts = [part for own, others in groups for part in ([joined] if own else others)]
     zeros = [create(torch.zeros_like, part) for part in parts]
@@ -195,7 +205,8 @@ def _with_constants(create: Create, tensors: Any, dim: Any = 0, **named: Any) ->
         [part if (part is joined) is is_image else zero for part, zero in zip(parts, zeros, strict=True)]
         for is_image in (True, False)
     )
-    return create(operator.add, create(torch.cat, of_image, axis), create(torch.cat, of_constants, axis))
+    found = create(torch.cat, of_image, axis)
+    return found if are_zeros else create(operator.add, found, create(torch.cat, of_constants, axis))
 
 
 def _along_pixels(create: Create, tensors: Any, dim: Any = 0, **named: Any) -> Any:
@@ -220,7 +231,7 @@ def _depends_on_image(tensor: Any) -> bool:
 
 
 def _of_stacked(create: Create, name: Any, given: Mapping[str, Any]) -> Any:
-    """A sum, mean or maximum over the axis along which tensors were stacked, from these; ``None`` for anything else."""
+    """A reduction over the axis along which tensors were stacked, from these; ``None`` for anything else."""
     tensors = (
         () if name not in _PAIRWISE or given.get("keepdim") else _stacked(create, given["input"], given.get("dim"))
     )
@@ -235,7 +246,7 @@ def _stacked(create: Create, joined: Any, axes: Any) -> tuple[Any, ...]:
 
     Those of one axis of groups of channels, ``(N, C, k, H, W)``, are taken from ``joined``.
     """
-    (axis, *others) = axes if isinstance(axes, tuple | list) else (axes,)
+    (axis, *others) = axes if isinstance(axes, tuple | list) and axes else (axes,)
     if not isinstance(joined, fx.Proxy) or others or not isinstance(axis, int):
         return ()
     shape = joined.node.meta["value"].shape

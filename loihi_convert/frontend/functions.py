@@ -115,7 +115,8 @@ def _sign(mask: Any, x: Any, node: fx.Node) -> int:
     # Anything else might change x in place.
     while before.op == "get_attr" or called(before) in (*NOTHING_CALLED, *_NOT_CALLED, *LIKE_CALLED):
         if mask is before and called(before) in (*NOTHING_CALLED, *_NOT_CALLED):
-            mask, sign = before.args[0], -sign if called(before) in _NOT_CALLED else sign
+            mask = before.args[0] if before.args else before.kwargs.get("input")
+            sign = -sign if called(before) in _NOT_CALLED else sign
         before = before.prev
     if mask is not before or called(mask) not in _COMPARISONS or len(mask.args) != 2:
         return 0
@@ -204,7 +205,10 @@ def concatenation(node: fx.Node, from_image: Container[fx.Node]) -> tuple[Operat
     joined = node.args[0] if node.args else node.kwargs["tensors"]
     inputs = tuple(joined) if isinstance(joined, list | tuple) else ()
     if not all(each in from_image for each in inputs):
-        refuse("joins a tensor that does not depend on the image")
+        refuse(
+            "joins constants between tensors of the image, or constants that differ between images",
+            supported="constants before or after these, the same for all images",
+        )
     return Cat(), tuple(each for each in inputs if each.meta["value"].numel()) or refuse("joins empty tensors")
 
 

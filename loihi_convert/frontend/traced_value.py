@@ -41,7 +41,11 @@ class TracedValue(fx.Proxy):
         return iter([self.__getitem__(index) for index in range(len(self._value))])
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        is_mask = isinstance(index, TracedValue) and index._value.dtype == torch.bool
+        mask = index._value if isinstance(index, TracedValue) else None
+        # A mask with fewer axes belongs to the first ones, in masked_fill to the last.
+        is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == self._value.shape
+        if isinstance(value, Tensor) and not isinstance(value, fx.Proxy) and value.numel() == 1:
+            value = value.item()
         if not is_mask or not isinstance(value, int | float):
             raise TypeError(f"'{type(self).__name__}' object does not support item assignment")
         self.masked_fill_(index, value)
