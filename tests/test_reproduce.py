@@ -447,6 +447,11 @@ def test_figure_7_is_the_mean_of_spikes_over_neurons_steps_and_images(command: C
         assert found == pytest.approx(rates.tolist())
 
 
+def test_rates_are_shown_for_64_time_steps_by_default(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("figure", "7") == UsageError.exit_code
+    assert "--timesteps: found 64; figure 7 has 2, 8" in capsys.readouterr().err
+
+
 def test_rates_use_the_images_of_the_accuracies_by_default(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run on a GPU if torch finds one; here it does not."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -749,6 +754,10 @@ def test_the_variants_explain_themselves(capsys: pytest.CaptureFixture[str]) -> 
         (("table", "a2"), "table: found a2; must be one of 2, 3, A2, A3, A4, headline. Did you mean A2?"),
         (("figure", "5"), "figure: found 5; must be one of 6, 7, 8, 9, 11, 12, A4, A5."),
         (("table", "2"), "--model: not given; table 2 needs a network."),
+        (
+            ("table", "2", "--model", "mnist", "--rate-images", "5"),
+            "--rate-images: given for table 2; is for figure 7.",
+        ),
     ],
 )
 def test_requests_that_cannot_be_reproduced(

@@ -96,6 +96,8 @@ def reproduce(
         return
     if tables and what == [_ALL]:
         raise UsageError("given for all", where="tables", expected="needs one figure, such as figure 6")
+    from loihi_convert.reproduction.exhibits import EXHIBITS
+
     one = None if what == [_ALL] else _exhibit(what)
     names = None if variants is None else variants.split(",")
     if one is not None:
@@ -110,13 +112,13 @@ def reproduce(
         if one.kind == "table" and options.is_given(ctx, "width"):
             raise UsageError("given for a table", where="width", expected="is for figures")
         if one.shows != "rates" and rate_images is not None:
-            raise UsageError(f"given for {one}", where="rate_images", expected="is for figure 7")
+            usable = " and ".join(str(each) for each in EXHIBITS.values() if each.shows == "rates")
+            raise UsageError(f"given for {one}", where="rate_images", expected=f"is for {usable}")
     if tuned and not with_best:
         raise UsageError("given without the best", where="tuned", expected="needs `best`")
     steps = None if timesteps is None else options.parse_timesteps(timesteps)
     from loihi_convert.devices import chosen_device
     from loihi_convert.progress import progress_bar
-    from loihi_convert.reproduction.exhibits import EXHIBITS
     from loihi_convert.reproduction.flow import reproduce as reproduced
     from loihi_convert.reproduction.images import Counts
     from loihi_convert.reproduction.request import Request

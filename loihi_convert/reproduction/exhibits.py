@@ -23,7 +23,7 @@ class Exhibit:
     kind, name
         Its name in the paper, as in ``table 2``; the names are those of `choices.PaperTable` and `choices.PaperFigure`.
     title
-        What it shows, in a few words.
+        Short title.
     cells
         Returns its cells; where the paper prints no value, the accuracy is None.
     shows
@@ -31,7 +31,11 @@ class Exhibit:
     has_best
         Whether it also shows the best of our methods.
     curve
-        What has a curve of its own in a figure of accuracies.
+        What each curve stands for in a figure of accuracies.
+    is_exported
+        Whether the accuracies are those of exported files.
+    default_timesteps
+        The T that are shown unless others are requested; None for those of all cells.
     """
 
     kind: Literal["table", "figure"]
@@ -41,6 +45,8 @@ class Exhibit:
     shows: Literal["accuracies", "rates", "thresholds"] = "accuracies"
     has_best: bool = False
     curve: Literal["method", "method and reset", "alpha"] = "method"
+    is_exported: bool = False
+    default_timesteps: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         """The name used in messages: ``table 2``."""
@@ -72,9 +78,12 @@ EXHIBITS: Final = {
         Exhibit("table", "A2", "Table A2: factors alpha on MNIST", _rows("A2")),
         Exhibit("table", "A3", "Table A3: factors alpha on Fashion-MNIST", _rows("A3")),
         Exhibit("table", "A4", "Table A4: neurons and methods on MNIST", _rows("A4")),
-        Exhibit("table", "headline", "The numbers of the abstract", _rows("headline")),
+        Exhibit("table", "headline", "The numbers of the abstract", _rows("headline"), is_exported=True),
         Exhibit("figure", "6", "Figure 6: accuracy against latency, MNIST", _rows("2"), has_best=True),
-        Exhibit("figure", "7", "Figure 7: average firing rate of every channel, MNIST", _rows("2"), "rates"),
+        Exhibit(
+            *("figure", "7", "Figure 7: average firing rate of every channel, MNIST", _rows("2"), "rates"),
+            default_timesteps=(64,),
+        ),
         Exhibit("figure", "8", "Figure 8: accuracy against latency, Fashion-MNIST", _rows("3"), has_best=True),
         Exhibit("figure", "9", "Figure 9: factors alpha", _own_rows("2", "3", "A2", "A3"), curve="alpha"),
         Exhibit("figure", "11", "Figure 11: accuracy against latency, CIFAR-10", _cifar10, has_best=True),

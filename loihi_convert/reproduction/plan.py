@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from loihi_convert.cells.cell import Cell
 from loihi_convert.cells.store import Store
@@ -26,8 +26,6 @@ from loihi_convert.reproduction.variants import (
 
 Tell = Callable[[str], None]
 """Told of each cell that has been computed, and of what is left out, in a sentence."""
-
-_RATE_TIMESTEPS: Final = (64,)
 
 _Value = TypeVar("_Value", int, str)
 
@@ -71,9 +69,7 @@ def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell)
     for exhibit in request.exhibits:
         cells = exhibit.cells()
         data = dict.fromkeys(cell.data for cell in cells)
-        timesteps, methods = request.timesteps, request.methods
-        if exhibit.shows == "rates" and timesteps is None:
-            timesteps = _RATE_TIMESTEPS
+        timesteps, methods = request.timesteps or exhibit.default_timesteps, request.methods
         usable = [name for name in networks if name in data or not is_several]
         if is_several:
             # Those that it has, if it has any.
@@ -91,9 +87,9 @@ def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell)
             if name not in networks:
                 tell(f"{exhibit}: no network was trained on {name}; its cells are left out")
         asked = request.variants or tuple(VARIANTS[name] for name in DEFAULT_VARIANTS[exhibit.kind])
-        seed, bits, is_exported = request.poisson_seed, request.weight_bits, exhibit.name == "headline"
+        seed, bits = request.poisson_seed, request.weight_bits
         settings = {
-            (cell, variant): setting(cell, variant, seed=seed, weight_bits=bits, is_exported=is_exported)
+            (cell, variant): setting(cell, variant, seed=seed, weight_bits=bits, is_exported=exhibit.is_exported)
             for cell, variant in itertools.product(chosen, distinct_variants(asked, chosen))
         }
         found.append(PlannedExhibit(exhibit, chosen, settings))

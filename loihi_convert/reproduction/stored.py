@@ -1,4 +1,4 @@
-"""What the cells of the paper store: balanced networks, counts, firing rates, exported files."""
+"""Records stored by the cells of the paper: balanced networks, counts, firing rates, exported files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StoredNeurons(Record):
 
     @classmethod
     def of(cls, neuron: IntegrateAndFire) -> StoredNeurons:
-        """Return what is stored of ``neuron``."""
+        """Return the record of ``neuron``."""
         return cls(
             threshold=tuple(value if math.isfinite(value) else None for value in neuron.threshold.tolist()),
             amplitude=tuple(neuron.amplitude.tolist()),
@@ -53,7 +53,7 @@ class BalancedNetwork(Record):
 
     @classmethod
     def of(cls, network: SpikingNetwork) -> BalancedNetwork:
-        """Return what is stored of ``network``."""
+        """Return the record of ``network``."""
         return cls(
             timesteps=network.timesteps,
             layers=tuple(None if layer.neuron is None else StoredNeurons.of(layer.neuron) for layer in network.layers),

@@ -38,7 +38,8 @@ class Sample(NamedTuple):
     """A channel of a layer: pixels of one channel of a population or of the image, one for each cell of the grid.
 
     ``value[i, j] = x[channel, r_h i + top, r_w j + left]``, where a cell is r_h x r_w pixels of x; 0 outside x. A
-    sample of a population on its own level is that channel itself, with ``top`` and ``left`` 0.
+    sample of a population on its own level is that channel itself, with ``top`` and ``left`` 0. ``copy`` is which of
+    `Relays.skip_copies` relays of the same pixels it is.
     """
 
     source: int

@@ -1,7 +1,7 @@
 """Sums and differences: residual connections.
 
 Requires: tensors of equal shape.
-Ensures: a value with the terms of all tensors. Values that skip layers are relayed by `chain.py`.
+Ensures: a value with the terms of all tensors. Values that skip layers are relayed by `relays.py`.
 """
 
 from __future__ import annotations

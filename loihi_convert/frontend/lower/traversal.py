@@ -1,7 +1,6 @@
 """Graph -> populations: one pass over the nodes, which keeps a tensor for each (`value.py`).
 
-This is the only file that knows all operations. Each becomes a call of the file that lowers it; what follows is the
-same for all:
+Each operation becomes a call of the file that lowers it; what follows is the same for all:
 
 - A step that is not linear raises `MustBeCarriedError`: its inputs become populations, and it is done again.
 - A tensor used by several layers becomes populations, see `Uses.is_shared`.

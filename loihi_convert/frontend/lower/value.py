@@ -31,9 +31,9 @@ IMAGE: int = -1
 
 
 class MustBeCarriedError(Exception):
-    """A step is not a linear map of its tensors' sources; it is one once populations carry these tensors.
+    """A step is not a linear map of its tensors' sources, or one too large, until populations carry the tensors.
 
-    Never reaches the user: `lowering` catches it, has the tensors carried (`populations.Populations.carried`), and
+    Never reaches the user: `traversal` catches it, has the tensors carried (`populations.Populations.carried`), and
     tries again.
     """
 
