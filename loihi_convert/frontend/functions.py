@@ -22,9 +22,7 @@ from loihi_convert.frontend.tracing import LIKE_CALLED, SHAPED_CALLED, TRACED_IM
 from loihi_convert.ir.synapse import Conv, Dense
 
 _OTHER_PRODUCTS: Final = ("addmm", "bmm", "einsum", "tensordot")
-NOTHING_CALLED: Final = (
-    "clone", "detach", "float", "half", "double", "cpu", "to", "type", "type_as", "requires_grad_",
-)  # fmt: skip
+NOTHING_CALLED: Final = ("clone", "detach", "float", "half", "double", "cpu", "to", "type", "type_as", "requires_grad_")
 _DROPOUTS: Final = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 DROPOUT_CALLED: Final = {
     **dict.fromkeys(_DROPOUTS, ("p", "training")),

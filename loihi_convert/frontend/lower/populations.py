@@ -75,7 +75,7 @@ class Populations:
         return _whole(len(self.made) - 1, population.shape)
 
     def carried(self, value: Value, name: str) -> Value:
-        """Return ``value`` as separate populations: relu(x) - relu(-x), or only relu(x) if no image makes x negative."""
+        """Return ``value`` as separate populations: relu(x) - relu(-x), or only relu(x) if x is never negative."""
         positive = self.add(Population(name, value))
         if self.bounds(value)[0].min() >= 0:
             return positive
