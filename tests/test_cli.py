@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -348,17 +349,58 @@ def test_early_exit_with_own_images_needs_others(invoke: Invoke, model: Path, ow
     np.savez("more.npz", images=digits.test.images[:8], calibration=digits.calibration.images[:19])
     done = invoke("run", "own.net", "--data", "own.npz")
     assert done.code == 0
-    missing = (
-        "early exit  not evaluated: it needs more.npz, unchanged, in this folder, or other images as `calibration`"
-    )
+    missing = "early exit  not evaluated: it needs other images as `calibration` in an .npz file\n"
     assert missing in done.out
     assert "steps on average" not in done.out
     Path("more.npz").unlink()
     assert missing in invoke("run", "own.net", "--data", "own.npz").out
     invoke("export", model, "-T", 4, "-o", "same.net", "--data", "own.npz")
-    done = invoke("run", "same.net")
-    assert "early exit  not evaluated: it needs other images as `calibration` in an .npz file\n" in done.out
-    assert "early exit" not in invoke("run", "same.net", "-T", 999).err
+    assert missing in invoke("run", "same.net").out
+    # The same images, by another name.
+    shutil.copy("own.npz", "copy.npz")
+    assert missing in invoke("run", "same.net", "--data", "copy.npz").out
+    # The class folders are those of the images that run.
+    np.savez("more.npz", images=digits.test.images[:8], calibration=digits.calibration.images[:20])
+    done = invoke("run", "own.net", "--data", "./folders", "--class-map", "3=3,7=7", "--details")
+    assert of_calibration in " ".join(done.out.split())
+    # Files that were calibrated on different images, or on those of a benchmark set.
+    invoke("export", model, "-T", 4, "-o", "digits.net")
+    for files in (("own.net", "same.net"), ("digits.net",)):
+        assert missing in invoke("run", *files, "--data", "own.npz").out
+
+
+@pytest.mark.parametrize(
+    ("case", "is_found"),
+    [("same", True), ("two CNNs", True), ("changed", False), ("two sets", False), ("large", False), ("folder", False)],
+)
+def test_calibration_images_of_the_file_are_looked_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str, is_found: bool
+) -> None:
+    """Only in a small file, as it may be read for nothing."""
+    monkeypatch.chdir(tmp_path)
+    images = np.arange(100, 106, dtype=np.uint8).repeat(64).reshape(6, 1, 8, 8)
+    np.savez("test.npz", images=images[:2])
+    np.savez("cal.npz", images=images[:4])
+    (tmp_path / "photos").mkdir()
+    for number, image in enumerate(images[:4]):
+        Image.fromarray(image[0]).save(f"photos/{number}.png")
+    name = "photos" if case == "folder" else "cal.npz"
+    first = ModelRecord(data=name, calibration_fingerprint=load_data(name).calibration.fingerprint)
+    records = [first]
+    if case == "two CNNs":
+        records.append(replace(first, seed=1))
+    elif case == "two sets":
+        records.append(replace(first, calibration_fingerprint="0"))
+    elif case == "changed":
+        np.savez("cal.npz", images=images[:5])
+    splits = load_data("test.npz")
+    if case == "large":
+        monkeypatch.setattr("loihi_convert.data.stored_images.LARGE_BYTES", Path("cal.npz").stat().st_size - 1)
+    found = DataRequest("test.npz", None).with_calibration(splits, records)
+    assert (found is not splits) == is_found
+    if is_found:
+        assert found.held_out is not None
+        assert found.held_out.images.images[:, 0, 0, 0].tolist() == [102, 103]
 
 
 def test_layers_that_are_only_numbered_are_called_layers(invoke: Invoke) -> None:

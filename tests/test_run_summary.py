@@ -205,15 +205,28 @@ def test_a_run_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["next"] == "loihi-convert report runs/x"
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_poor_cnn_is_in_the_second_line(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("poor", "whose"), [([True], ""), ([True, True], ""), ([False, True], "1.net: ")])
+def test_a_poor_cnn_is_in_the_second_line(poor: list[bool], whose: str, capsys: pytest.CaptureFixture[str]) -> None:
     made, doubt = entry(CURVE), f"{POOR_CNN}classifies 10.00 % of these images."
-    evaluation = made.evaluation.model_copy(update={"notes": (doubt, "another")})
-    runs = [FileRun(Path(f"{name}.net"), made.network, made.result, evaluation, 0) for name in "ab"[:count]]
+    runs = []
+    for number, is_poor in enumerate(poor):
+        notes = (doubt, "another") if is_poor else ("another",)
+        evaluation = made.evaluation.model_copy(update={"notes": notes})
+        runs.append(FileRun(Path(f"{number}.net"), made.network, made.result, evaluation, 0))
     say_run(RunFolder(Path("runs/x"), (), tuple(runs)), RunScene("mnist", "ref", 1.0), as_json=False, details=False)
     out = capsys.readouterr().out
-    assert out.splitlines()[1] == f"warning: {doubt}"
+    assert out.splitlines()[1] == f"warning: {whose}{doubt}"
     assert (out.count(POOR_CNN), out.count("another")) == (1, 1)
+
+
+def test_why_early_exit_is_missing_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    made = entry(CURVE)
+    runs = [FileRun(Path(f"{name}.net"), made.network, made.result, made.evaluation, 0) for name in "ab"]
+    scene = RunScene("mnist", "ref", 1.0, no_early_exit="not evaluated")
+    for as_json in (True, False):
+        say_run(RunFolder(Path("runs/x"), (), tuple(runs)), scene, as_json=as_json, details=False)
+        done = capsys.readouterr()
+        assert (done.err if as_json else done.out).count("not evaluated") == 1
 
 
 def test_details_contain_every_table(capsys: pytest.CaptureFixture[str]) -> None:

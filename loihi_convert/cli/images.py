@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -57,31 +58,24 @@ class DataRequest:
             )
         return splits
 
-    def with_calibration(self, splits: DataSplits, path: Path, recorded: ModelRecord) -> DataSplits:
-        """Return ``splits`` with the calibration images that ``recorded`` names, if they are here and unchanged.
+    def with_calibration(self, splits: DataSplits, records: Sequence[ModelRecord]) -> DataSplits:
+        """Return ``splits`` with the calibration images of the files to run, for choices before a run on other images.
 
-        They are for choices before a run on other images. ``path`` and ``recorded`` are as in `load`. Large data is not
-        read twice.
+        ``records`` are those of the CNNs. They must all name the same ``.npz`` file, small, in this folder, unchanged.
         """
         from loihi_convert.data import StoredImages, load_data
+        from loihi_convert.data.stored_images import LARGE_BYTES
 
-        if (
-            self.data is None
-            or recorded.calibration_fingerprint is None
-            or isinstance(splits.test.images, StoredImages)
-        ):
+        (name, fingerprint), *others = {(one.data, one.calibration_fingerprint) for one in records}
+        if others or name is None or self.data is None or isinstance(splits.test.images, StoredImages):
             return splits
         try:
-            found = load_data(
-                recorded_data(path, recorded),
-                classes=recorded.names,
-                class_map=self.class_map,
-                input_shape=splits.input_shape,
-                at_once=False,
-            ).calibration
+            if not asked(Path(name), lambda path: path.is_file() and path.stat().st_size <= LARGE_BYTES):
+                return splits
+            found = load_data(name, classes=records[0].names, input_shape=splits.input_shape).calibration
         except (InputError, UsageError):
             return splits
-        return replace(splits, calibration=found) if found.fingerprint == recorded.calibration_fingerprint else splits
+        return replace(splits, calibration=found) if found.fingerprint == fingerprint else splits
 
 
 def recorded_data(path: Path, recorded: ModelRecord) -> str:

@@ -192,9 +192,7 @@ def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) 
         raise UsageError("given, but the CNN is not available", where="float_snn", expected="needs the CNN", hint=hint)
     splits = _splits(opened, request.data)
     images = request.images(splits)
-    if run_options.exit_tolerance is not None and splits.held_out is None:
-        splits = _with_calibration(splits, opened, request.data)
-    no_early_exit = _no_early_exit(request, opened, splits)
+    splits, no_early_exit = _with_held_out(request, opened, splits)
 
     def say(done: RunFolder) -> None:
         say_run(done, request.scene(splits, no_early_exit), as_json=request.as_json, details=request.details)
@@ -215,28 +213,23 @@ def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) 
     say(done)
 
 
-def _with_calibration(splits: DataSplits, opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:
-    """Return ``splits`` with the calibration images of the files, if they are the same for all."""
-    records = [file.network.provenance.model for file in opened]
-    if len({(one.data, one.calibration_fingerprint) for one in records}) > 1:
-        return splits
-    return request.with_calibration(splits, opened[0].path, records[0])
+def _with_held_out(request: RunRequest, opened: Sequence[OpenedFile], splits: DataSplits) -> tuple[DataSplits, str]:
+    """Return ``splits`` with images that choose when to exit early, or why early exit is not evaluated.
 
-
-def _no_early_exit(request: RunRequest, opened: Sequence[OpenedFile], splits: DataSplits) -> str:
-    """Return why early exit is not evaluated; empty if it is, or was not asked for."""
+    The reason is empty if it is evaluated, or was not asked for.
+    """
     if request.options.exit_tolerance is None:
-        return ""
+        return splits, ""
     if all(file.network.task == "regression" for file in opened):
-        return "does not apply to a regression"
+        return splits, "does not apply to a regression"
     if all(request.options.last_timestep(file.network.timesteps) == 1 for file in opened):
         is_given = request.given["early_exit"] or request.given["exit_tolerance"]
-        return "does not apply to one time step" if is_given else ""
+        return splits, "does not apply to one time step" if is_given else ""
+    if splits.held_out is None:
+        splits = request.data.with_calibration(splits, [file.network.provenance.model for file in opened])
     if splits.held_out is not None:
-        return ""
-    named = opened[0].network.provenance.model.data
-    other = "" if named in (None, splits.name) else f"{named}, unchanged, in this folder, or "
-    return f"not evaluated: it needs {other}other images as `calibration` in an .npz file"
+        return splits, ""
+    return splits, "not evaluated: it needs other images as `calibration` in an .npz file"
 
 
 def _paths(files: Sequence[Path] | None) -> tuple[Path, ...]:

@@ -61,15 +61,17 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
 
     ``next_steps`` are the last lines; by default they suggest the report and ``--details``.
     """
+    missing = [Fact("early exit", scene.no_early_exit)] if scene.no_early_exit else []
     if as_json:
+        for fact in missing:
+            log(f"{fact.label}: {fact.text}")
         results = [(ran.path, ran.evaluation, remarks(ran, scene)) for ran in done.runs]
         _say_results(results, done.folder, done.files)
         return
     figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
     more = "layers, intervals, early exit, energy at each T"
-    _say_figures(
-        figures, scene, [*_facts(done, scene), *_closing(done, more, next_steps, details=details)], _input(done.runs[0])
-    )
+    facts = [*missing, *_facts(done, scene), *_closing(done, more, next_steps, details=details)]
+    _say_figures(figures, scene, facts, _input(done.runs[0]))
     if details:
         _say_details(done.figures)
 
@@ -162,17 +164,16 @@ def _facts(done: RunFolder, scene: RunScene) -> Iterator[Fact]:
         yield from remarks(ran, scene)
         yield from run_summary.facts(ran.evaluation)
         return
-    by_fact: dict[Fact, list[Path]] = {}
+    by_fact: dict[Fact, list[str]] = {}
     for ran in done.runs:
         for fact in (*remarks(ran, scene), *run_summary.warnings(ran.evaluation)):
-            by_fact.setdefault(fact, []).append(ran.path)
-    for fact, paths in by_fact.items():
-        whose = "" if len(paths) == len(done.runs) else f"{', '.join(path.name for path in paths)}: "
-        yield fact._replace(text=whose + fact.text)
+            by_fact.setdefault(fact, []).append(ran.path.name)
+    for fact, names in by_fact.items():
+        yield fact._replace(text=run_summary.of_files(names, len(done.runs)) + fact.text)
 
 
 def remarks(ran: FileRun | GradedRun, scene: RunScene) -> Iterator[Fact]:
-    """Return how a run compares with `ref`, and why it has no early exit, or cannot be compared with the CNN."""
+    """Return how a run compares with `ref`, and why it cannot be compared with the CNN."""
     from loihi_convert.ir.graded import GradedNetwork
 
     if ran.equal_to_reference:
@@ -183,8 +184,6 @@ def remarks(ran: FileRun | GradedRun, scene: RunScene) -> Iterator[Fact]:
             what, images = "every message and activation of every layer", images.removesuffix(" at every step")
         runner = "Loihi 2" if scene.backend == "loihi2" else "Lava"
         yield Fact("equal", f"{runner} equals ref in {what}, {images}")
-    if scene.no_early_exit:
-        yield Fact("early exit", scene.no_early_exit)
     if ran.result.measured:
         figures = ", ".join(f"{name} {value:.6g}" for name, value in ran.result.measured.items())
         yield Fact("profiler", f"all steps of the run, in s, J and W: {figures}")

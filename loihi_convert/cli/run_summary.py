@@ -289,7 +289,17 @@ def facts(evaluation: Evaluation) -> Iterator[Fact]:
 
 def doubts(figures: Figures) -> list[str]:
     """Return the notes that a CNN is not better than a constant answer, without which the verdict would mislead."""
-    return list(dict.fromkeys(note for _, e in figures for note in e.notes if note.startswith(POOR_CNN)))
+    by_note: dict[str, list[str]] = {}
+    for name, evaluation in figures:
+        for note in evaluation.notes:
+            if note.startswith(POOR_CNN):
+                by_note.setdefault(note, []).append(name)
+    return [of_files(names, len(figures)) + note for note, names in by_note.items()]
+
+
+def of_files(names: Sequence[str], count: int) -> str:
+    """Return the start of a sentence about the files ``names``; empty if it is true of all ``count`` files."""
+    return "" if len(names) == count else f"{', '.join(names)}: "
 
 
 def warnings(evaluation: Evaluation) -> Iterator[Fact]:
