@@ -57,7 +57,7 @@ class Result:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know about the figures, for example that the images also chose the thresholds."""
+        """What to know about the figures, for example that the network was calibrated on the images."""
         return self.evaluation.notes
 
     @property

@@ -154,7 +154,7 @@ def test_a_checkpoint_is_shown_in_one_line() -> None:
 def test_the_images_that_chose_the_thresholds_are_noted() -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 6, 6)).astype(np.uint8)
     snn = lc.convert(MODULE, images, timesteps=2)
-    assert "also chose the thresholds" in snn.run(images / 255).notes[0]
+    assert "was calibrated on these images" in snn.run(images / 255).notes[0]
     assert not any("thresholds" in note for note in snn.run(images[:5]).notes)
 
 
@@ -168,7 +168,7 @@ def test_thresholds_are_chosen_on_images_of_all_classes() -> None:
         assert ours.threshold is not None
         assert theirs.threshold is not None
         assert ours.threshold.tolist() == theirs.threshold.tolist()
-    assert "also chose the thresholds" in snn.run(images).notes[0]
+    assert "was calibrated on these images" in snn.run(images).notes[0]
 
 
 @pytest.mark.parametrize("name", ["snn.pt", "snn.ONNX", "snn.nir"])

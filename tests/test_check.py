@@ -855,9 +855,11 @@ def test_export_prints_what_concerns_unmodified_lava_dl() -> None:
     assert "soft reset" in soft
     (thresholds,) = lava_dl_notes(good(threshold=(64, 65), bias=[0, 4096], pixel_bits=8))
     assert thresholds.startswith("not usable on Loihi 2: conv: 2 different thresholds")
+    # Each of these is a file of hard reset, which target loihi2 refuses.
+    assert thresholds.endswith("Export with `thresholds='scalar'`, or with `target='loihi2'` and `reset='soft'`.")
     (biases,) = lava_dl_notes(good(bias=[0, 4096], pixel_bits=8))
     assert biases.startswith("not usable on Loihi 2: conv: biases 0..4,096; must be in -4096..4095")
-    assert biases.endswith("Export with `target='loihi2'`, where a bias has an exponent.")
+    assert biases.endswith("Export with `target='loihi2'` and `reset='soft'`, where a bias has an exponent.")
     (poisson,) = lava_dl_notes(good(poisson_seed=0, pixel_bits=8))
     assert "Poisson" in poisson
     (positive,) = lava_dl_notes(good(reset="soft", bias=[40_000, 0], readout=Dense(np.ones((4, 18), np.int32))))[1:]
@@ -945,7 +947,7 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     assert sum(line.startswith(("error: ", "warning: ", "note: ")) for line in out.splitlines()) == 3
     assert sum(line.startswith(("error ", "warning ", "note ")) for line in out.splitlines()) == 0
     # Parameters are shown as the flags of `export`.
-    assert "Export with --target loihi2" in out
+    assert "Export with --thresholds scalar, or with --target loihi2 and --reset soft." in " ".join(out.split())
 
 
 def test_findings_that_share_a_remedy_name_it_once(tmp_path: Path) -> None:

@@ -814,6 +814,30 @@ def test_diagnose_on_own_images(invoke: Invoke, model: Path, own_images: Path) -
     assert "wide.npz: images: found uint8 (2, 8, 10); must be (N, 1, 8, 8)." in done.err
 
 
+def test_diagnose_warns_of_images_that_the_cnn_may_have_been_trained_on(invoke: Invoke, own_images: Path) -> None:
+    """By whatever name the images of `export` are given."""
+    Path("code_of_a_user.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), "
+        "nn.Linear(8, 10))\n"
+    )
+    torch.manual_seed(0)
+    cnn = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    torch.save(cnn.state_dict(), "user.pt")
+    arch = ("--arch", "code_of_a_user:make")
+    assert invoke("export", "user.pt", "-T", 2, "-o", "user.net", "--data", "own.npz", *arch).code == 0
+    shutil.copy("own.npz", "copy.npz")
+    with np.load("own.npz") as own:
+        np.savez("others.npz", images=own["images"][:5], labels=own["labels"][:5])
+    for data, is_warned in (("own.npz", True), ("copy.npz", True), ("others.npz", False)):
+        done = invoke("diagnose", "user.pt", "user.net", "--data", data, *arch)
+        assert done.code == 0, done.err
+        assert ("did not train this CNN" in done.out) == is_warned
+    os.mkfifo("pipe")
+    done = invoke("diagnose", "user.pt", "pipe")
+    assert done.code == 3
+    assert "error: pipe: is a pipe or a device; must be a file. Save its content first." in done.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "message"),
@@ -1095,7 +1119,7 @@ def test_images_of_one_class_say_little(invoke: Invoke, model: Path) -> None:
     np.savez("zeros.npz", images=zeros)
     invoke("export", model, "-T", 8, "--balance", "percentile", "-o", "own.net")
     done = invoke("run", "own.net", "--model", model, "--data", "zeros.npz")
-    assert "The CNN gives all 5 images the same class, 0: the agreement with it means little" in done.out
+    assert "The CNN gives all 5 images the same class, 0: the agreement with the CNN means little" in done.out
     assert "every image gets class" not in done.out
     done = invoke("run", "own.net", "--model", model, "--images", 50)
     assert "every image gets class" not in done.out
@@ -1163,14 +1187,16 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     Path("inside").mkdir()
     Path("own.npz").rename("inside/own.npz")
     done = invoke("export", model, "-T", 2, "-o", "n.net", "--data", "inside/own.npz")
-    others = "TEST.npz: other images than own.npz, which chose the thresholds\n"
+    others = "TEST.npz: other images than own.npz, which it was calibrated on\n"
     assert f"next        loihi-convert run n.net --data TEST.npz\n            {others}" in done.out
+    Path("folders").rename("folders.2024")
+    assert "run m.net --data TEST\n" in invoke("export", model, "-T", 2, "-o", "m.net", "--data", "folders.2024").out
     done = invoke("run", "n.net")
     assert (done.code, done.out) == (3, "")
     assert "error: n.net: was exported with own.npz, which is not in this folder. Pass its path" in done.err
     done = invoke("run", "n.net", "--data", "inside/own.npz", "-o", "run")
-    assert "these images also chose the thresholds: other images may have a lower accuracy" in done.out
-    assert "these images also chose the thresholds" in Path("run/result.json").read_text()
+    assert "the file was calibrated on these images: other images may have a lower accuracy" in done.out
+    assert "the file was calibrated on these images" in Path("run/result.json").read_text()
     Path("inside/own.npz").rename("own.npz")
     assert "own.npz no longer contains" not in invoke("run", "n.net").err
     with np.load("own.npz") as file:
@@ -1178,13 +1204,13 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     np.savez("own.npz", **{**stored, "images": 255 - stored["images"]})
     done = invoke("run", "n.net")
     assert "own.npz no longer contains the images that n.net was exported with; to run other images, pass" in done.err
-    assert "also chose the thresholds" not in done.out
+    assert "was calibrated on these images" not in done.out
     np.savez("both.npz", images=stored["images"], calibration=stored["images"][:7] ^ 1)
     np.savez("seven.npz", images=stored["images"][:7] ^ 1)
     done = invoke("export", model, "-T", 2, "-o", "b.net", "--data", "both.npz")
     assert "next        loihi-convert run b.net\n" in done.out
-    assert "also chose the thresholds" not in invoke("run", "b.net", "--data", "own.npz").out
-    assert "also chose the thresholds" in invoke("run", "b.net", "--data", "seven.npz").out
+    assert "was calibrated on these images" not in invoke("run", "b.net", "--data", "own.npz").out
+    assert "was calibrated on these images" in invoke("run", "b.net", "--data", "seven.npz").out
     done = invoke("export", model, "-T", 2, "-o", "u.net", "--data", "./flat")
     assert "the images have no labels, so the CNN's own accuracy is not checked" in done.err
 

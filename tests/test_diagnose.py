@@ -519,9 +519,14 @@ def test_training_is_advised_only_where_train_can_do_it(
         for cause in ("levels", "timing", "weights"):
             text = " ".join(advice.advice(plain.model_copy(update={"main_cause": cause}), network))
             assert ("train --qcfs" in text) == is_trainable
-    assert (advice.image_notes(network) == ()) == is_ours
-    assert (advice.image_notes(network, model.get("data")) == ()) == is_ours
-    assert advice.image_notes(network, "test.npz") == ()
+    for recorded, is_same in (
+        ({}, True),
+        ({"data_fingerprint": "a", "calibration_fingerprint": "b"}, True),
+        ({"calibration_fingerprint": "a"}, True),
+        ({"data_fingerprint": "c", "calibration_fingerprint": "b"}, False),
+    ):
+        network = replace(network, provenance={"model": {**model, **recorded}})
+        assert (advice.image_notes(network, "a") == ()) == (is_ours or not is_same)
 
 
 def test_a_loss_below_twice_its_standard_error_has_no_cause() -> None:

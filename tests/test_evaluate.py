@@ -326,11 +326,13 @@ def test_figures_that_say_little_are_noted() -> None:
     assert full_evaluation().notes == ()
     same = np.full(4, 2)
     (note,) = evaluate(small_run(), small_network(), cnn_predictions=same).notes
-    assert note.startswith("The CNN gives all 4 images the same class, 2: the agreement with it means little")
+    assert note.startswith("The CNN gives all 4 images the same class, 2: the agreement with the CNN means little")
     (note,) = evaluate(small_run(), small_network(), labels=same).notes
     assert note.startswith("All 4 images are labelled with the same class, 2: the accuracy means little")
     (note,) = evaluate(small_run(), small_network(), labels=same, cnn_predictions=same).notes
-    assert "same class, 2. All 4 images are labelled with the same class, 2: the agreement with it and the " in note
+    assert (
+        "same class, 2. All 4 images are labelled with the same class, 2: the agreement with the CNN and the " in note
+    )
 
 
 def test_a_cnn_no_better_than_a_constant_is_noted() -> None:

@@ -76,9 +76,11 @@ def chain(rng: Any, *, is_spiking: bool) -> list[Any]:
     return [*nodes, neurons([0.5, 1.0, 0.75, 0.25, 0.6], (5,))] if is_spiking else [*nodes, nir.I(np.ones(5))]
 
 
-def written(nodes: list[Any], name: str = "model.nir", metadata: dict[str, Any] | None = None) -> Path:
+def written(
+    nodes: list[Any], name: str = "model.nir", metadata: dict[str, Any] | None = None, prefix: str = "n"
+) -> Path:
     """A file with ``nodes`` in a chain."""
-    names = [f"n{index}" for index in range(len(nodes))]
+    names = [f"{prefix}{index}" for index in range(len(nodes))]
     if not isinstance(nodes[-1], nir.Output):
         nodes, names = [*nodes, nir.Output({"output": np.array([1])})], [*names, "out"]
     edges = list(itertools.pairwise(names))
@@ -216,11 +218,11 @@ def test_layers_that_have_no_neurons_in_the_file_are_named() -> None:
         flatten(),
         nir.Linear(rng.normal(0.1, 0.6, (5, 27))),
     ]
-    source = open_source(written(nodes), data="mine")
-    assert [layer.name for layer in source.network.layers] == ["n1", "n3", "n4", "n7"]
+    source = open_source(written(nodes, prefix=""), data="mine")
+    assert [layer.name for layer in source.network.layers] == ["1", "3", "4", "7"]
     pixels = rng.integers(0, 256, (40, 2, 7, 7)).astype(np.uint8)
     done = converted(source, pixels, 4, stored_neurons(source, BalanceOptions()), lc.QuantizeOptions())
-    assert any("layers without neurons in the file" in note and ": n3." in note for note in done.notes)
+    assert any("layers without neurons in the file" in note and ": layer 3." in note for note in done.notes)
 
 
 @pytest.mark.parametrize(

@@ -435,7 +435,7 @@ def test_literal_spikes_before_a_layer_with_biases_give_a_warning(
         note for note in exported.notes if note.startswith("`amplitude='literal'`: amplitudes of 1 change the scale")
     ]
     assert len(warned) == (amplitude == "literal" and has_bias)
-    assert all("currents of 3, not of their biases" in note for note in warned)
+    assert all("currents of layer 3, not of their biases" in note for note in warned)
 
 
 def test_a_run_opens_its_file_and_its_cnn_once(

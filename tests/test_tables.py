@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -207,6 +208,8 @@ def test_quantization_table() -> None:
         "clipping in 64 steps of 5,000 calibration images; low is harmless in conv[1]. Output potentials "
         "fit, with a margin, for T <= 1,234"
     ) in " ".join(text.split())
+    numbered = replace(account, layers=(replace(account.layers[0], name="0"),))
+    assert "; low is harmless in layer 0. " in quantization_table(numbered).caption
 
 
 def test_quantization_table_for_a_chip() -> None:

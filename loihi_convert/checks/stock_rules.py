@@ -202,7 +202,7 @@ def one_threshold_per_population(layer: StockLayer) -> Violation | None:
     value = layer.numbers("neuron/vThMant") if layer.is_cuba else None
     if value is None or np.unique(value).size == 1:
         return None
-    fix = "Export with `target='loihi2'`, where the bias sets each threshold."
+    fix = "Export with `thresholds='scalar'`, or with `target='loihi2'` and `reset='soft'`."
     found = f"{np.unique(value).size} different thresholds, vThMant {_range(value)}"
     allowed = "LIF has one threshold for all its neurons; an array works only on the CPU, and is undocumented"
     return Violation(found, allowed, f"vth of shape (1,), {_LIF}/process.py", fix)
@@ -215,7 +215,7 @@ def biases_fit_sixteen_bits(layer: StockLayer) -> Violation | None:
 
 
 def biases_fit_thirteen_bits(layer: StockLayer) -> Violation | None:
-    fix = "Export with `target='loihi2'`, where a bias has an exponent."
+    fix = "Export with `target='loihi2'` and `reset='soft'`, where a bias has an exponent."
     return _bias_beyond(layer, *limits.BIAS_MANT_RANGE, "bias_mant has 13 bits", f"{_LIF}/models.py", fix)
 
 

@@ -14,6 +14,7 @@ from loihi_convert.cli.images import DataRequest, first_images, validation_image
 from loihi_convert.cli.options import DATA_AND_CNN, LAVA
 from loihi_convert.cli.wrong_files import is_cnn, is_netx, require_cnn, require_netx
 from loihi_convert.errors import UsageError
+from loihi_convert.files import require_no_pipe
 from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def diagnose(
         raise UsageError("the files are in the wrong order", hint=f"Run `loihi-convert diagnose {file} {model}`.")
     require_cnn(model)
     require_netx(file)
+    require_no_pipe(file)
     for name, value in (("lava_python", lava_python), ("lava_layout", lava_layout)):
         if value is not None and not sim:
             raise UsageError("given, but no images run on Lava", where=name, expected="needs `sim`")
@@ -78,6 +80,7 @@ def diagnose(
         known[:count],
         timesteps,
         data=splits.name,
+        fingerprint=splits.test.fingerprint,
         arch=arch,
         lava=open_backend("sim", lava_options) if sim else None,
         lava_images=sim,

@@ -338,7 +338,7 @@ def _next_run(
     """Return how to run the file: paths and code are not in it, and test images may be needed."""
     words = option_words({"--data-root": data_root, "--class-map": class_map, "--arch": arch})
     if splits.calibration is splits.test:
-        return NextRun(words, f"TEST{Path(splits.name).suffix}", splits.name)
+        return NextRun(words, "TEST.npz" if splits.name.endswith(".npz") else "TEST", splits.name)
     is_found = data is None or data in get_args(DatasetName) or str(Path(data)) == splits.name
     return NextRun(words, None if is_found else data)
 

@@ -29,7 +29,7 @@ class NextRun(NamedTuple):
     images
         Its ``--data``; None: the images that the file names.
     calibrated_on
-        The user's images that chose the thresholds, if ``images`` only stands for others.
+        The user's calibration images, if ``images`` only stands for others.
     """
 
     words: Sequence[str] = ()
@@ -41,7 +41,7 @@ class NextRun(NamedTuple):
         command = ["loihi-convert", "run", *map(str, paths), *option_words({"--data": self.images}), *self.words]
         found = [Fact("next", shlex.join(command))]
         if self.calibrated_on is not None:
-            found.append(Fact("", f"{self.images}: other images than {self.calibrated_on}, which chose the thresholds"))
+            found.append(Fact("", f"{self.images}: other images than {self.calibrated_on}, which it was calibrated on"))
         return found
 
 

@@ -208,7 +208,7 @@ def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions
 def _bias_notes(network: SpikingNetwork) -> tuple[str, ...]:
     """A warning if amplitudes are literal and a later layer has a bias; the paper's networks have none."""
     biased = [
-        layer.name
+        layer_words(layer.name)
         for before, layer in itertools.pairwise(network.layers)
         if before.neuron is not None and before.neuron.is_literal and layer.synapse.bias is not None
     ]

@@ -305,14 +305,16 @@ def can_be_trained(network: QuantizedNetwork) -> bool:
     return recorded.architecture in get_args(Architecture) and recorded.data in get_args(DatasetName)
 
 
-def image_notes(network: QuantizedNetwork, data: str | None = None) -> tuple[str, ...]:
+def image_notes(network: QuantizedNetwork, fingerprint: str) -> tuple[str, ...]:
     """Return a warning about the images of a diagnosis; none if `train` excluded them from the training set.
 
-    Nor if their data, called ``data``, are others than those given to `export`: the user chose them for this.
+    No warning either if the file records its images, and the `Dataset` with this ``fingerprint`` is none of them: the
+    user chose others for the diagnosis.
     """
     recorded = network.provenance.model
+    exported = {recorded.data_fingerprint, recorded.calibration_fingerprint} - {None}
     # A seed is that of a training by `train` or `fine_tune`.
-    if recorded.architecture is not None or recorded.seed is not None or data not in (None, recorded.data):
+    if recorded.architecture is not None or recorded.seed is not None or (exported and fingerprint not in exported):
         return ()
     return (
         "loihi-convert did not train this CNN. If its training set contained these images, its accuracy "

@@ -214,7 +214,7 @@ def same_class_notes(labels: Array | None, cnn_predictions: Array | None) -> Ite
     found = [
         (f"{whose.format(count=len(expected))} the same class, {int(expected[0])}", measure)
         for expected, whose, measure in (
-            (cnn_predictions, "The CNN gives all {count:,} images", "the agreement with it"),
+            (cnn_predictions, "The CNN gives all {count:,} images", "the agreement with the CNN"),
             (labels, "All {count:,} images are labelled with", "the accuracy"),
         )
         if expected is not None and len(expected) > 1 and np.all(expected == expected[0])

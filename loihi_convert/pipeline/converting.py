@@ -14,6 +14,7 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, re
 from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
 from loihi_convert.errors import UsageError
 from loihi_convert.frontend.source import Source
+from loihi_convert.ir.layered import layer_words
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.pipeline.core_limit import copies_that_fit, core_notes, correction_that_fits, require_cores
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
@@ -145,7 +146,7 @@ def _as_stored(source: Source, readout: Readout, options: BalanceOptions) -> tup
         f"{chosen.first_potential}, {chosen.neuron_reset} reset. Accuracy and agreement are compared with its firing "
         f"rates.{dropped}"
     )
-    added = [layer.name for layer in source.network.layers[:-1] if layer.threshold is None]
+    added = [layer_words(layer.name) for layer in source.network.layers[:-1] if layer.threshold is None]
     if not added:
         return chosen, (note,)
     return chosen, (

@@ -75,6 +75,7 @@ def diagnose(
     timesteps: int | None = None,
     *,
     data: str | None = None,
+    fingerprint: str | None = None,
     arch: str | None = None,
     lava: Backend | None = None,
     lava_images: int = 0,
@@ -96,6 +97,8 @@ def diagnose(
         T; by default the one the file was balanced for.
     data
         The name of the data set that the images belong to, if known.
+    fingerprint
+        The fingerprint of the `Dataset` of which ``images`` are a part; None: they are all of it.
     arch
         As in `source.open_source`, if the file was made with one.
     lava
@@ -115,7 +118,18 @@ def diagnose(
     source = reopen_source(Path(model), network.provenance.model, network.input_shape, arch)
     steps = network.timesteps if timesteps is None else timesteps
     reason = doubt(network, source, path.name, str(model))
-    report = diagnosed(network, source, images, steps, path=path, doubt=reason, data=data, device=device, bars=bars)
+    report = diagnosed(
+        network,
+        source,
+        images,
+        steps,
+        path=path,
+        doubt=reason,
+        data=data,
+        fingerprint=fingerprint,
+        device=device,
+        bars=bars,
+    )
     if lava is None or not lava_images:
         return report
     with lava:
@@ -133,12 +147,13 @@ def diagnosed(
     path: Path | None = None,
     doubt: str = "",
     data: str | None = None,
+    fingerprint: str | None = None,
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> DiagnosisReport:
     """Return where accuracy is lost between the CNN ``source`` and ``network``, read from ``path`` if it is not None.
 
-    ``doubt`` is as in `DiagnosisReport`; ``images``, ``data`` and ``device`` are as in `diagnose`.
+    ``doubt`` is as in `DiagnosisReport`; the rest is as in `diagnose`.
     """
     check_run(network, images.images, timesteps)
     own = own_accuracy(source, images, "images", data=data)
@@ -154,4 +169,5 @@ def diagnosed(
             device=device,
             progress=progress,
         )
-    return DiagnosisReport(path, found, advice(found, network), (*warned, *image_notes(network, data)), doubt)
+    notes = image_notes(network, fingerprint or images.fingerprint)
+    return DiagnosisReport(path, found, advice(found, network), (*warned, *notes), doubt)

@@ -43,10 +43,10 @@ def source_of(
 
 
 def notes_on_images(network: QuantizedNetwork | GradedNetwork, fingerprint: str) -> tuple[str, ...]:
-    """Return a note if the images with this `DataSplits` or `Dataset` fingerprint also chose the thresholds."""
+    """Return a note if the images with this `DataSplits` or `Dataset` fingerprint were its calibration images."""
     if network.provenance.model.calibration_fingerprint != fingerprint:
         return ()
-    return ("these images also chose the thresholds: other images may have a lower accuracy",)
+    return ("the file was calibrated on these images: other images may have a lower accuracy",)
 
 
 def doubt(

@@ -273,7 +273,7 @@ def run_into_folder(
 
 
 def _noted(ran: FileRun, splits: DataSplits) -> FileRun:
-    """Add the note on images that also chose the thresholds."""
+    """Add the note on images that the file was calibrated on."""
     notes = (*notes_on_images(ran.network, splits.test.fingerprint), *ran.evaluation.notes)
     return replace(ran, evaluation=ran.evaluation.model_copy(update={"notes": notes}))
 

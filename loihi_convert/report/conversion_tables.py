@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from loihi_convert.chip import limits
 from loihi_convert.errors import low_to_high
+from loihi_convert.ir.layered import layer_words
 from loihi_convert.ir.relays import own_channels, relay_count
 from loihi_convert.neurocores.savings import span
 from loihi_convert.report.formats import neurons, neurons_header
@@ -82,7 +83,9 @@ def quantization_table(report: QuantizationReport) -> Table:
             "held in range, with headroom, on the calibration images"
         )
     else:
-        harmless = "".join(f"; low is harmless in {layer.name}" for layer in report.layers if layer.is_low_harmless)
+        harmless = "".join(
+            f"; low is harmless in {layer_words(layer.name)}" for layer in report.layers if layer.is_low_harmless
+        )
         caption = (
             f"clipping in {report.timesteps} steps of {report.image_count:,} calibration images{harmless}. "
             f"Output potentials fit, with a margin, for T <= {report.max_timesteps:,}"
