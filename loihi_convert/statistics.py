@@ -22,7 +22,7 @@ FEWEST_JUDGED: Final = 50
 """With fewer images, chance explains much."""
 
 POOR_CNN: Final = "The CNN itself "
-"""Begin of a note that the CNN is not better than a constant answer."""
+"""Start of a note that the CNN is not better than a constant answer."""
 
 # With fewer images, an accuracy is not compared with a constant answer's.
 _FEWEST_COMPARED: Final = 10

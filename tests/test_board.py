@@ -183,6 +183,8 @@ def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
     assert "4 images: 56 steps" in out
     assert "model.sbatch: exists already; nothing was changed." in err
     assert Path("model.sbatch").read_text() == written
+    code, out, _ = invoke(*words, "--images", 4, "--json")
+    assert (code, out) == (3, "")
     code, out, _ = invoke(*words, "--images", 4, "--overwrite", "--json")
     assert code == 0
     assert json.loads(out)["steps"] == 56

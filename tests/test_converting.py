@@ -100,6 +100,19 @@ def test_each_output_of_a_regression_is_compared_with_its_own_size() -> None:
         require_same_outputs(misread, pixels())
 
 
+class OfTwoImages(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * torch.ones(2, 1)
+
+
+def test_a_forward_that_takes_only_two_images_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        require_same_outputs(Source.from_module(OfTwoImages(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8)), pixels())
+    assert caught.value.found.startswith(f"its forward fails on {len(pixels())} images at once (The size of tensor")
+    assert caught.value.expected == "must take any number of images"
+    assert (caught.value.where, caught.value.hint[:14]) == ("OfTwoImages", "Use the length")
+
+
 class MisreadIfDark(Misread):
     """The values that change are negative only on dark images."""
 

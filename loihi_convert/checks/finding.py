@@ -16,7 +16,7 @@ know."""
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 
-Subject = TypeVar("Subject")
+_Subject = TypeVar("_Subject")
 
 
 class Violation(NamedTuple):
@@ -66,7 +66,7 @@ class Finding(Record):
 
 
 @dataclass(frozen=True)
-class Rule(Generic[Subject]):
+class Rule(Generic[_Subject]):
     """A claim, and the severity of its violation.
 
     Parameters
@@ -77,12 +77,12 @@ class Rule(Generic[Subject]):
         Severity for each target that the rule applies to.
     """
 
-    claim: Callable[[Subject], Violation | None]
+    claim: Callable[[_Subject], Violation | None]
     severity: Mapping[Target, Severity]
 
 
 def findings(
-    rules: Iterable[Rule[Subject]], subjects: Iterable[tuple[str | None, Subject]], target: Target
+    rules: Iterable[Rule[_Subject]], subjects: Iterable[tuple[str | None, _Subject]], target: Target
 ) -> Iterator[Finding]:
     """Yield the findings of the rules for ``target``, one subject after the other.
 

@@ -98,7 +98,11 @@ def plan_run(
     text = script(
         ["loihi-convert", *words], name, planned, folder=Path.cwd(), activate=activate if is_virtual else None
     ).encode()
+    is_unchanged = asked(written, lambda path: path.is_file() and path.read_bytes() == text)
     if as_json:
+        if not is_unchanged:
+            # Before the JSON, which names the script.
+            require_output(written, overwrite, path)
         say_json({**planned.as_json(), "script": str(written)})
     else:
         _say_plan(planned)
@@ -107,7 +111,7 @@ def plan_run(
             f"warning: the network needs {span(planned.neurocores)} neurocores (an estimate), and a chip has "
             f"{NEUROCORES}: check that the board has {math.ceil(planned.neurocores[1] / NEUROCORES):,} chips"
         )
-    if asked(written, lambda path: path.is_file() and path.read_bytes() == text):
+    if is_unchanged:
         log(f"nothing was run; {written} is unchanged")
         return
     require_output(written, overwrite, path)

@@ -37,7 +37,8 @@ _LEARNING_RATE = "Largest learning rate; default: that of the recipe."
 _START = "Weights to fine-tune, at a small learning rate: a checkpoint of `train` or, with --arch, your own."
 _QCFS = "Train for few time steps: activations with L levels (quantization-clip-floor-shift) and trained thresholds."
 _WEIGHT_BITS = (
-    "With --qcfs, built-in CNNs only: train with weights rounded to 2..8 bits, for export with the same --weight-bits."
+    "With --qcfs, built-in CNNs without skip connections only: train with weights rounded to 2..8 bits, for export "
+    "with the same --weight-bits."
 )
 _TIMESTEPS = "Fine-tune the spiking network itself for this many time steps; --from names a CNN trained with --qcfs."
 _TEACHER = (

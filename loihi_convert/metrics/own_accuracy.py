@@ -264,7 +264,7 @@ def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float |
 
 
 def _remedy(source: Source, images: Dataset, accuracy: float, data: str | None, expect: float | None) -> str:
-    """What makes the CNN better, see `_trials`, if it is found; otherwise other possible causes."""
+    """The change of `_trials` that makes the CNN better, if there is one; otherwise other possible causes."""
     known = _USUAL[data].accuracy if expect is None and data in _USUAL else expect
     least = accuracy + _BETTER
     if known is not None:

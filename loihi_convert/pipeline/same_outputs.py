@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.errors import InputError, UnsupportedModelError
+from loihi_convert.errors import InputError, LoihiConvertError, UnsupportedModelError, first_line
+from loihi_convert.frontend.model_runs import require_not_of_machine
 from loihi_convert.frontend.source import Source
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -36,7 +37,7 @@ def require_same_outputs(
     Raises
     ------
     UnsupportedModelError
-        If the outputs differ.
+        If the outputs differ, or the CNN does not take so many images at once.
     InputError
         If those of the CNN are NaN or infinite.
     """
@@ -45,7 +46,7 @@ def require_same_outputs(
     has_levels = any(layer.levels is not None for layer in source.network.layers)
     given = [] if images is None else [images]
     for shown in given if has_levels else [*given, _probes(source.network.input_shape)]:
-        expected = source.module_outputs(shown)
+        expected = _outputs(source, shown, name)
         if not np.isfinite(expected).all():
             if shown is not images:
                 continue
@@ -70,6 +71,22 @@ def require_same_outputs(
                 hint="torch.autocast, random numbers, values kept between calls, hooks, or views of a tensor changed "
                 "in place may be the cause. If it has none of these, loihi-convert reads it wrongly: please report it.",
             )
+
+
+def _outputs(source: Source, images: Array, name: str) -> Array:
+    """The CNN's own outputs for ``images``."""
+    try:
+        return source.module_outputs(images)
+    except LoihiConvertError:
+        raise
+    except Exception as error:
+        require_not_of_machine(error)
+        raise UnsupportedModelError(
+            f"its forward fails on {len(images)} images at once ({first_line(error)})",
+            where=name,
+            expected="must take any number of images",
+            hint="Use the length of its input where it names a number of images.",
+        ) from error
 
 
 def _probes(shape: Sequence[int]) -> Array:

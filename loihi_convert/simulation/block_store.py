@@ -15,23 +15,23 @@ from torch import Tensor
 
 from loihi_convert.arrays import Array
 
-Kept = TypeVar("Kept")
+_Kept = TypeVar("_Kept")
 
 
-class BlockStore(Generic[Kept]):
+class BlockStore(Generic[_Kept]):
     """Values of one layer, by the first image of each block, for as many blocks as fit ``memory`` bytes."""
 
     def __init__(self, memory: int) -> None:
         self._free = memory
-        self._blocks: dict[int, tuple[int, Kept, int]] = {}
+        self._blocks: dict[int, tuple[int, _Kept, int]] = {}
         self._lock = threading.Lock()
 
-    def look(self, start: int) -> tuple[int, Kept] | None:
+    def look(self, start: int) -> tuple[int, _Kept] | None:
         """Return the layer and its values for the block at ``start``; None if they are not kept."""
         found = self._blocks.get(start)
         return None if found is None else found[:2]
 
-    def put(self, start: int, layer: int, value: Kept, size: int) -> None:
+    def put(self, start: int, layer: int, value: _Kept, size: int) -> None:
         """Keep ``value``, of ``size`` bytes, in place of the one kept before; if it does not fit, keep neither."""
         with self._lock:
             _, _, before = self._blocks.pop(start, (0, None, 0))
@@ -61,10 +61,10 @@ class Packed:
         return torch.from_numpy(np.unpackbits(self._data, count=math.prod(self._shape)).reshape(self._shape))
 
 
-Sum = TypeVar("Sum")
+_Sum = TypeVar("_Sum")
 
 
-class GroupSums(Generic[Sum]):
+class GroupSums(Generic[_Sum]):
     """Sums of the values of consecutive blocks, one sum for each group of blocks, in whatever order the values arrive.
 
     Values are added in the order of their blocks, so that a sum of floating-point numbers has the same bits on any
@@ -78,11 +78,11 @@ class GroupSums(Generic[Sum]):
 
     def __init__(self, blocks: int) -> None:
         self._blocks, self._next = blocks, 0
-        self._groups: list[Sum] = []
-        self._waiting: dict[int, Sum] = {}
+        self._groups: list[_Sum] = []
+        self._waiting: dict[int, _Sum] = {}
         self._lock = threading.Lock()
 
-    def add(self, block: int, value: Sum) -> None:
+    def add(self, block: int, value: _Sum) -> None:
         """Add the value of ``block``, counted from 0, once those before it have been added."""
         with self._lock:
             self._waiting[block] = value
@@ -95,12 +95,12 @@ class GroupSums(Generic[Sum]):
                 self._next += 1
 
     @property
-    def groups(self) -> list[Sum]:
+    def groups(self) -> list[_Sum]:
         """The sums, in order."""
         assert not self._waiting, "a value is missing"
         return self._groups
 
 
-def total(groups: Iterable[Sum]) -> Sum:
+def total(groups: Iterable[_Sum]) -> _Sum:
     """Return the sum of ``groups``, added in their order."""
     return functools.reduce(operator.add, groups)
