@@ -155,7 +155,11 @@ def test_the_images_that_chose_the_thresholds_are_noted() -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 6, 6)).astype(np.uint8)
     snn = lc.convert(MODULE, images, timesteps=2)
     assert "was calibrated on these images" in snn.run(images / 255).notes[0]
-    assert not any("thresholds" in note for note in snn.run(images[:5]).notes)
+    assert not any("calibrated" in note for note in snn.run(images[:5]).notes)
+    # The CNN may have been trained on these, too.
+    for count, is_warned in ((6, True), (5, False)):
+        notes = snn.diagnose(images[:count]).notes
+        assert any("did not train this CNN" in note for note in notes) == is_warned
 
 
 # The CNN is not trained.
