@@ -37,7 +37,7 @@ def require_same_outputs(
     Raises
     ------
     UnsupportedModelError
-        If the outputs differ, or the CNN does not take so many images at once.
+        If the outputs differ, or the CNN does not take `COMPARED` images at once.
     InputError
         If those of the CNN are NaN or infinite.
     """

@@ -20,7 +20,7 @@ BEST: Final = "our best"
 _BEST_VARIANT: Final = "best"
 
 TableRow = Mapping[str, Any]
-"""One line of `tables.csv_table`, by column: texts and numbers; None where there is no number."""
+"""One line of `tables.csv_table`, by column: texts and numbers; None where a number is missing."""
 
 # What is read of a table.
 _COLUMNS: Final[Mapping[str, Callable[[str], object]]] = {

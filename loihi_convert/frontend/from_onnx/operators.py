@@ -361,20 +361,8 @@ OPERATORS: Final[Mapping[str, Callable[[OnnxNode], Calls]]] = {
 WITHOUT_BATCH: Final = frozenset(
     {
         *("MatMul", "Relu", "Clip", "LeakyRelu", "Neg", "Abs", "Softmax", "LogSoftmax", "Dropout", "Identity", "Cast"),
-        *(
-            "Reshape",
-            "Flatten",
-            "Squeeze",
-            "Unsqueeze",
-            "Sigmoid",
-            "Tanh",
-            "HardSigmoid",
-            "Shrink",
-            *_REDUCTIONS,
-            *_ARITHMETIC,
-            *_OF_SEVERAL,
-        ),
-        *_REFUSED_LATER,
+        *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Sigmoid", "Tanh", "HardSigmoid", "Shrink"),
+        *(*_REDUCTIONS, *_ARITHMETIC, *_OF_SEVERAL, *_REFUSED_LATER),
     }
 )
 """Operators that are read the same if the batch axis of their inputs was dropped."""

@@ -50,7 +50,7 @@ from loihi_convert.ir.synapse import Conv, Dense
 def populated(
     graph: Graph, image_shape: Shape, normalization: Affine | None = None, *, by_halves: bool = False
 ) -> tuple[Populations, tuple[UnsupportedModelError, ...]]:
-    """Return the populations of ``graph``, the output's last, and its obstacles; with obstacles there is no output.
+    """Return the populations of ``graph``, the output's last, and its obstacles; with obstacles, without the output.
 
     Parameters
     ----------
