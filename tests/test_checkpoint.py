@@ -164,6 +164,14 @@ def test_a_file_of_a_newer_version_is_named(
     assert error.hint == "Update loihi-convert."
 
 
+def test_a_safetensors_file_may_have_empty_metadata(tmp_path: Path) -> None:
+    """The library reads it."""
+    header = b'{"__metadata__": null, "weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+    content = len(header).to_bytes(8, "little") + header + bytes(4)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert load_states(tmp_path / "model.safetensors") == {"": {"weight": torch.zeros(1)}}
+
+
 def test_many_long_names_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1.25 MB of names: the 21,843 classes of ImageNet-21k have names of several words."""
     path, names = tmp_path / "model.safetensors", tuple(f"{number:050}" for number in range(25_000))
@@ -237,6 +245,8 @@ def test_any_flipped_byte_is_noticed_or_harmless(tmp_path: Path, suffix: str) ->
         {"validation_accuracy": 98.5},
         {"test_accuracy": None},
         {"recipe": []},
+        {"mean": (0.5,)},
+        {"mean": (0.5, 0.5), "std": (0.5, 0.5)},
     ],
 )
 def test_a_field_that_is_not_valid_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:

@@ -140,6 +140,13 @@ DIGITS = tuple("0123456789")
 TWELVE = tuple(map(str, range(12)))
 
 
+def test_the_name_of_own_images_can_be_written_to_a_checkpoint(tmp_path: Path) -> None:
+    """A file name need not be UTF-8."""
+    path = tmp_path / os.fsdecode(b"pets\xff")
+    put(path / "a.png", grey(0))
+    assert load_data(path).name == "pets\\udcff"
+
+
 def folders(path: Path, *names: str) -> Path:
     for name in names:
         put(path / name / "1.png", grey(0))

@@ -63,6 +63,15 @@ def test_thresholds_on_more_activations_than_torch_sorts() -> None:
     assert float(found) == pytest.approx(0.99 * 2**24, rel=1e-6)
 
 
+def test_a_channel_that_is_hardly_ever_positive_gets_the_threshold_of_others() -> None:
+    """Its own would be below the least threshold: without a gradient, and so it would stay there."""
+    activations = torch.tensor([[1.0, 2.0, 4.0, 0.0, 1e-12]]).reshape(1, 5, 1, 1)
+    assert covering_thresholds(activations).tolist() == [1, 2, 4, 2, 2]
+    assert covering_thresholds(torch.zeros(3, 2, 4)).tolist() == [1, 1]
+    # A layer of small activations only is left as it is: it is refused before a training.
+    assert covering_thresholds(torch.tensor([[3.0, 2.0]]) * 2**-30).tolist() == [3 * 2**-30, 2 * 2**-30]
+
+
 @given(threshold=st.integers(1, 32), current=st.integers(-16, 64), levels=st.integers(1, 9))
 @settings(deadline=None)
 def test_a_neuron_gives_the_same_value_in_l_steps(threshold: int, current: int, levels: int) -> None:

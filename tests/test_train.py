@@ -19,7 +19,7 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint, load
-from loihi_convert.cnn.design import built_in_teacher, pixels
+from loihi_convert.cnn.design import built_in, built_in_teacher, pixels, recent, record_of
 from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
 from loihi_convert.cnn.muon import orthogonalized
 from loihi_convert.cnn.recipe import Recipe, default_recipe, fine_tuning_recipe, paper_recipe, spiking_recipe
@@ -31,6 +31,7 @@ from loihi_convert.cnn.unfinished import resume_path
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
 from loihi_convert.frontend.source import open_source
+from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.simulation.relu import cnn_scores
 
 STILL = Recipe(epochs=4, batch_size=64, learning_rate=1e-2, averaging=0.9)
@@ -600,6 +601,37 @@ def test_fine_tuning_with_levels_begins_with_the_weights_and_learns_thresholds(
     for name in ("relu1.threshold", "relu2.threshold"):
         assert (begun.state[name] > 0).all()
         assert not torch.allclose(tuned.state[name], begun.state[name], atol=1e-3)
+
+
+def test_a_checkpoint_keeps_the_records_of_the_latest_fine_tunings(plain: Checkpoint, tmp_path: Path) -> None:
+    """Else each one would nest them deeper, until the file could not be read."""
+    found = plain
+    for seed in range(20):
+        found = dataclasses.replace(found, seed=seed, recipe={"start": recent(record_of(found))})
+    checkpoint.save(found, tmp_path / "model.pt")
+    record, seeds = load(tmp_path / "model.pt").recipe, []
+    while isinstance(record := record.get("start"), dict):
+        seeds.append(record["seed"])
+    assert seeds == [18, 17, 16, 15, 14, 13, 12, 11]
+
+
+def test_a_recorded_normalization_is_part_of_the_cnn(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:
+    """(pixel / 255 - mean) / std of the first layer, moved into its weights, or not moved and recorded."""
+    mean, std = 0.25, 0.5
+    trained = dataclasses.replace(plain, mean=(mean,), std=(std,))
+    checkpoint.save(trained, tmp_path / "model.pt")
+    images = few.validation.images[:8]
+    model = build_model(plain.architecture, plain.input_shape, len(plain.classes))
+    model.load_state_dict(plain.state)
+    wanted = model.eval()((pixels(images) - mean) / std).detach().numpy()
+    assert np.allclose(cnn_scores(open_source(tmp_path / "model.pt").network, images), wanted, atol=1e-4)
+    for network in (
+        built_in_teacher(trained, few, few.classes).network,
+        built_in(plain.architecture, few, None, trained).network().eval(),
+    ):
+        assert np.allclose(network(pixels(images)).detach().numpy(), wanted, atol=1e-5)
+    with pytest.raises(UsageError, match="Omit `mean` and `std`: it records them"):
+        open_cnn(tmp_path / "model.pt", mean=[0.5], std=[std])
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ class _Stored(BaseModel):
             "input_shape": math.prod(self.input_shape) > _MOST_PIXELS,
             # A user's own images are not tested.
             "test_accuracy": self.test_accuracy is None and self.data in DATASETS,
-            "mean": self.mean is not None and len(self.mean) != channels,
+            "mean": (self.mean is None) != (self.std is None) or (self.mean is not None and len(self.mean) != channels),
             "std": self.std is not None and len(self.std) != channels,
         }
         return next((name for name, is_wrong in wrong.items() if is_wrong), "")

@@ -25,6 +25,8 @@ from loihi_convert.errors import DataError, UsageError
 FIRST_IMAGES: Final = 200
 """Training images on which the initial thresholds are set."""
 
+_RECENT: Final = 8
+
 
 @dataclass(frozen=True, eq=False)
 class Design:
@@ -153,7 +155,9 @@ def built_in(
             _begin_with(model, start, pixels(splits.train.images[:FIRST_IMAGES]))
         return model
 
-    return Design(architecture, build, classes, qcfs_levels, start=None if start is None else record_of(start))
+    if start is None:
+        return Design(architecture, build, classes, qcfs_levels)
+    return Design(architecture, build, classes, qcfs_levels, start.mean, start.std, start=record_of(start))
 
 
 def built_in_teacher(trained: Checkpoint, splits: DataSplits, classes: Sequence[str]) -> Teacher:
@@ -227,6 +231,12 @@ def record_of(start: Checkpoint) -> dict[str, JsonValue]:
     }
 
 
+def recent(record: dict[str, JsonValue], count: int = _RECENT) -> dict[str, JsonValue]:
+    """Return a `record_of` with at most ``count`` records, the latest: files are not nested without limit."""
+    own, earlier = {key: value for key, value in record.items() if key != "start"}, record.get("start")
+    return {**own, "start": recent(earlier, count - 1)} if count > 1 and isinstance(earlier, dict) else own
+
+
 def inputs_of(
     images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None, image_shape: Shape | None
 ) -> Tensor:
@@ -264,4 +274,4 @@ def _begin_with(model: nn.Module, start: Checkpoint, images: Tensor) -> None:
     if model.load_state_dict(start.state, strict=False).missing_keys:
         plain = build_model(start.architecture, start.input_shape, len(start.classes))
         plain.load_state_dict(start.state)
-        set_thresholds(model, plain, images)
+        set_thresholds(model, plain, inputs_of(images, start.mean, start.std, None))

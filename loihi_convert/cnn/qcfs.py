@@ -29,6 +29,9 @@ COVERED_SHARE: Final = 0.99
 _MOST_FOR_TORCH: Final = 2**24
 """Largest input of torch.quantile."""
 
+_LEAST_SHARE: Final = 1e-3
+"""Initial threshold / largest of the layer: one below it could stay at `MIN_THRESHOLD`, where it has no gradient."""
+
 MIN_THRESHOLD: Final = 1e-4
 """Lower bound that keeps thresholds positive in training."""
 
@@ -160,12 +163,14 @@ def set_thresholds(model: nn.Module, plain: nn.Module, images: Tensor) -> None:
 def covering_thresholds(activations: Tensor) -> Tensor:
     """Return a threshold per channel, ``(C,)``: `COVERED_SHARE` of its positive ``activations`` lie below it.
 
-    ``activations`` are ``(N, C, ...)``. A channel that is never positive gets the median of the others.
+    ``activations`` are ``(N, C, ...)``. A channel that is never positive, or far below the largest (`_LEAST_SHARE`),
+    gets the median of the others.
     """
     positive = [channel[channel > 0] for channel in activations.movedim(1, 0).flatten(1)]
-    quantiles = [_quantile(numbers) for numbers in positive if len(numbers)]
-    typical = torch.stack(quantiles).median() if quantiles else torch.tensor(1.0)
-    return torch.stack([_quantile(numbers) if len(numbers) else typical for numbers in positive])
+    quantiles = torch.stack([_quantile(numbers) if len(numbers) else torch.tensor(0.0) for numbers in positive])
+    is_active = (quantiles > 0) & (quantiles >= _LEAST_SHARE * quantiles.max())
+    typical = quantiles[is_active].median() if is_active.any() else torch.tensor(1.0)
+    return torch.where(is_active, quantiles, typical)
 
 
 def _quantile(numbers: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def read_safetensors(path: Path) -> object:
         )
     try:
         state = safetensors.torch.load(content)
-        metadata = json.loads(content[8 : 8 + header_length]).get("__metadata__", {})
+        metadata = json.loads(content[8 : 8 + header_length]).get("__metadata__") or {}
         text = metadata.get("loihi_convert", "null")
         description = json.loads(text)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint
-from loihi_convert.cnn.design import Design, pixels
+from loihi_convert.cnn.design import Design, pixels, recent
 from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.models import ARCHITECTURES, multiply_adds
 from loihi_convert.cnn.muon import Muon
@@ -208,7 +208,7 @@ class Training:
             std=design.std,
             recipe={
                 **recipe.recorded(),
-                **({} if design.start is None else {"start": design.start}),
+                **({} if design.start is None else {"start": recent(design.start)}),
                 **({} if design.teacher is None else {"teacher": design.teacher.recorded}),
                 "validation_accuracy_per_epoch": list(self.history),
                 "torch": str(torch.__version__),

@@ -245,7 +245,8 @@ def _unsplit(
     notes: tuple[str, ...] = (),
 ) -> DataSplits:
     calibration = images if calibration is None else calibration
-    name = path.resolve().name
+    # A file name need not be UTF-8, but the text in a checkpoint must be.
+    name = path.resolve().name.encode(errors="backslashreplace").decode()
     if name in DATASETS:
         # Otherwise a later `run` or `report` would mistake it for the benchmark set.
         name = f"./{name}"

@@ -111,6 +111,8 @@ def _of_checkpoint(path: Path, given: Given) -> CnnFile:
                 f"found {value!r} without `arch`", where=parameter, hint=f"{path.name} already records it."
             )
     model, trained = load_model(path)
+    # A file of an earlier version may record others, which that version took.
+    mean, std = (trained.mean, trained.std) if given.mean is None else (given.mean, given.std)
     model.load_state_dict(rounded_state(model, model.state_dict(), trained.weight_bits))
     described = {
         "architecture": trained.architecture,
@@ -119,7 +121,7 @@ def _of_checkpoint(path: Path, given: Given) -> CnnFile:
         "seed": trained.seed,
         "test_accuracy": trained.test_accuracy,
     }
-    return CnnFile(model, trained.input_shape, trained.classes, given.mean, given.std, described, trained)
+    return CnnFile(model, trained.input_shape, trained.classes, mean, std, described, trained)
 
 
 def _of_users_code(path: Path, arch: str, given: Given) -> CnnFile:
