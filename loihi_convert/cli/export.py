@@ -26,9 +26,15 @@ from loihi_convert.choices import (
 )
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log, on_interrupt, say_json
-from loihi_convert.cli.export_output import NextRun, exported_json, say_exported, say_rewritten
+from loihi_convert.cli.export_output import (
+    NextRun,
+    exported_json,
+    graded_json,
+    say_exported,
+    say_graded_export,
+    say_rewritten,
+)
 from loihi_convert.cli.flags import flags_of, option_words
-from loihi_convert.cli.graded import graded_json, say_graded_export
 from loihi_convert.cli.images import validation_images
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
 from loihi_convert.cli.wrong_files import is_netx, require_cnn

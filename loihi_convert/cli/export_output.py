@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -13,7 +14,9 @@ from loihi_convert.cli.flags import option_words
 if TYPE_CHECKING:
     from loihi_convert.conversion.quantization_report import QuantizationReport
     from loihi_convert.pipeline.exporting import ExportResult
+    from loihi_convert.pipeline.graded import GradedExport
     from loihi_convert.pipeline.nir_files import NirFile
+    from loihi_convert.report.table import Table
 
 GOOD_AGREEMENT: Final = 0.98
 """From here on, potentials that clip on some images cost nothing that is worth a line."""
@@ -169,8 +172,6 @@ def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
 
 def exported_json(item: ExportResult) -> dict[str, Any]:
     """Return one file's digest, results, notes and provenance as JSON."""
-    from dataclasses import asdict
-
     from loihi_convert.files import sha256
 
     return {
@@ -178,6 +179,62 @@ def exported_json(item: ExportResult) -> dict[str, Any]:
         "sha256": sha256(item.path),
         "target": item.network.target,
         "account": asdict(item.report),
+        "notes": item.notes,
+        "verified_images": item.verified_images,
+        "agreement": asdict(item.agreement),
+        "provenance": dict(item.network.provenance),
+    }
+
+
+def say_graded_export(item: GradedExport, next_run: NextRun, *, details: bool) -> None:
+    """Print the written file, its agreement with the CNN, and the next step."""
+    from loihi_convert.conversion.agreement import measure_of
+    from loihi_convert.ir.layered import layer_words
+
+    images = f"{item.agreement.image_count:,} calibration images"
+    agreement = measure_of(item.network.task).words(item.agreement.agreement, "the CNN", images)
+    depth = len(item.network.layers) - 1
+    verified = f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
+    least = min(item.layers, key=lambda layer: layer.weight_bits)
+    facts = [
+        Fact("graded", f"one step of each layer for an image; the output is there {depth} steps after the input"),
+        Fact("bits", f"weights use {least.weight_bits:.1f} bits or more (fewest in {layer_words(least.name)})"),
+        Fact("load", f"unmodified lava-dl: netx.hdf5.Network({str(item.path)!r}, spike_exp={item.network.spike_exp})"),
+        *(Fact("note", flagged(note, "export")) for note in item.notes),
+        *next_run.facts([item.path]),
+        *([] if details else [Fact("", "--details: weight bits and largest message of each layer")]),
+    ]
+    size = f"{item.path.stat().st_size:,} bytes"
+    say_answer(f"wrote {item.path}: graded spikes, {agreement}", [f"{size}, {verified}"], [], facts)
+    if details:
+        say_tables([_layer_table(item)])
+
+
+def _layer_table(item: GradedExport) -> Table:
+    from loihi_convert.report.table import table_of
+
+    rows = [
+        {
+            "layer": layer.name,
+            "weight\nbits": f"{layer.weight_bits:.1f}",
+            "largest\nmessage": f"{layer.largest_message:,}" if layer.largest_message else None,
+        }
+        for layer in item.layers
+    ]
+    caption = f"messages on {item.agreement.image_count:,} calibration images"
+    return table_of(rows, words=("layer",), caption=caption)
+
+
+def graded_json(item: GradedExport) -> dict[str, Any]:
+    """Return the file's digest, its layers, notes and provenance as JSON."""
+    from loihi_convert.files import sha256
+
+    return {
+        "file": str(item.path),
+        "sha256": sha256(item.path),
+        "spikes": "graded",
+        "spike_exp": item.network.spike_exp,
+        "layers": [asdict(layer) for layer in item.layers],
         "notes": item.notes,
         "verified_images": item.verified_images,
         "agreement": asdict(item.agreement),
