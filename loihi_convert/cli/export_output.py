@@ -98,7 +98,7 @@ def _say_details(exported: Sequence[ExportResult]) -> None:
         say_tables([quantization_table(item.report)])
 
 
-def _agreement(item: ExportResult) -> str:
+def _agreement(item: ExportResult | GradedExport) -> str:
     from loihi_convert.conversion.agreement import measure_of
 
     count = item.agreement.image_count
@@ -107,9 +107,11 @@ def _agreement(item: ExportResult) -> str:
 
 
 def _verified(item: ExportResult) -> str:
-    if item.is_read_back:
-        return "every number read back and compared"
-    return f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
+    return "every number read back and compared" if item.is_read_back else _compared(item.verified_images)
+
+
+def _compared(image_count: int) -> str:
+    return f"verified on {image_count} images, every layer" if image_count else "not verified"
 
 
 def _lines(exported: Sequence[ExportResult]) -> list[str]:
@@ -172,29 +174,14 @@ def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
 
 def exported_json(item: ExportResult) -> dict[str, Any]:
     """Return one file's digest, results, notes and provenance as JSON."""
-    from loihi_convert.files import sha256
-
-    return {
-        "file": str(item.path),
-        "sha256": sha256(item.path),
-        "target": item.network.target,
-        "account": asdict(item.report),
-        "notes": item.notes,
-        "verified_images": item.verified_images,
-        "agreement": asdict(item.agreement),
-        "provenance": dict(item.network.provenance),
-    }
+    return {**_file_json(item), "target": item.network.target, "account": asdict(item.report)}
 
 
 def say_graded_export(item: GradedExport, next_run: NextRun, *, details: bool) -> None:
     """Print the written file, its agreement with the CNN, and the next step."""
-    from loihi_convert.conversion.agreement import measure_of
     from loihi_convert.ir.layered import layer_words
 
-    images = f"{item.agreement.image_count:,} calibration images"
-    agreement = measure_of(item.network.task).words(item.agreement.agreement, "the CNN", images)
     depth = len(item.network.layers) - 1
-    verified = f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
     least = min(item.layers, key=lambda layer: layer.weight_bits)
     facts = [
         Fact("graded", f"one step of each layer for an image; the output is there {depth} steps after the input"),
@@ -205,7 +192,8 @@ def say_graded_export(item: GradedExport, next_run: NextRun, *, details: bool) -
         *([] if details else [Fact("", "--details: weight bits and largest message of each layer")]),
     ]
     size = f"{item.path.stat().st_size:,} bytes"
-    say_answer(f"wrote {item.path}: graded spikes, {agreement}", [f"{size}, {verified}"], [], facts)
+    below = f"{size}, {_compared(item.verified_images)}"
+    say_answer(f"wrote {item.path}: graded spikes, {_agreement(item)}", [below], [], facts)
     if details:
         say_tables([_layer_table(item)])
 
@@ -227,14 +215,16 @@ def _layer_table(item: GradedExport) -> Table:
 
 def graded_json(item: GradedExport) -> dict[str, Any]:
     """Return the file's digest, its layers, notes and provenance as JSON."""
+    layers = [asdict(layer) for layer in item.layers]
+    return {**_file_json(item), "spikes": "graded", "spike_exp": item.network.spike_exp, "layers": layers}
+
+
+def _file_json(item: ExportResult | GradedExport) -> dict[str, Any]:
     from loihi_convert.files import sha256
 
     return {
         "file": str(item.path),
         "sha256": sha256(item.path),
-        "spikes": "graded",
-        "spike_exp": item.network.spike_exp,
-        "layers": [asdict(layer) for layer in item.layers],
         "notes": item.notes,
         "verified_images": item.verified_images,
         "agreement": asdict(item.agreement),
