@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
@@ -27,6 +27,18 @@ class Fact(NamedTuple):
 
     label: str
     text: str
+
+
+def told_once(facts: Iterable[tuple[str, Fact]], count: int) -> Iterator[Fact]:
+    """Yield each of ``facts``, given with the name of its file, once.
+
+    The names of its files precede it, unless it is true of all ``count`` files.
+    """
+    names_of: dict[Fact, list[str]] = {}
+    for name, fact in facts:
+        names_of.setdefault(fact, []).append(name)
+    for fact, names in names_of.items():
+        yield fact if len(names) == count else fact._replace(text=f"{', '.join(names)}: {fact.text}")
 
 
 LABEL_COLUMNS: Final = 10

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from loihi_convert.cli.console import Fact, aligned, echo, flagged, say_answer, say_tables
+from loihi_convert.cli.console import Fact, aligned, echo, flagged, say_answer, say_tables, told_once
 from loihi_convert.cli.flags import option_words
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def say_exported(exported: Sequence[ExportResult], next_run: NextRun, *, details
     closing = [] if details else [Fact("", "--details: weight bits, thresholds and clipping of each layer")]
     is_nir = exported[0].file_format == "nir"
     following = [] if is_nir else next_run.facts(item.path for item in exported)
-    facts = [*_facts(exported), *following, *closing]
+    facts = [*told_once(_facts(exported), len(exported)), *following, *closing]
     if len(exported) == 1:
         (item,) = exported
         size = f"{item.path.stat().st_size:,} bytes"
@@ -126,19 +126,15 @@ def _lines(exported: Sequence[ExportResult]) -> list[str]:
     return aligned(cells, (2, 3))
 
 
-def _facts(exported: Sequence[ExportResult]) -> Iterator[Fact]:
-    """Return possible causes of accuracy loss, and notes; each appears once even if several files share it."""
+def _facts(exported: Sequence[ExportResult]) -> Iterator[tuple[str, Fact]]:
+    """Yield possible causes of accuracy loss, and notes, each with the T of its file."""
     from loihi_convert.conversion.flow import CHOICE_NOTE
 
-    by_fact: dict[Fact, list[str]] = {}
     for item in exported:
-        found = [*_ranges(item.report, item.agreement.agreement)]
-        found += [Fact("note", flagged(note, "export")) for note in item.notes if not note.startswith(CHOICE_NOTE)]
-        for fact in found:
-            by_fact.setdefault(fact, []).append(f"T = {item.network.timesteps}")
-    for fact, whose in by_fact.items():
-        where = "" if len(whose) == len(exported) else f"{', '.join(whose)}: "
-        yield fact._replace(text=where + fact.text)
+        when = f"T = {item.network.timesteps}"
+        yield from ((when, fact) for fact in _ranges(item.report, item.agreement.agreement))
+        notes = (note for note in item.notes if not note.startswith(CHOICE_NOTE))
+        yield from ((when, Fact("note", flagged(note, "export"))) for note in notes)
 
 
 def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:

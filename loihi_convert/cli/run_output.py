@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from loihi_convert.choices import DatasetName
-from loihi_convert.cli.console import Fact, echo, log, say_answer, say_tables
+from loihi_convert.cli.console import Fact, echo, log, say_answer, say_tables, told_once
 
 if TYPE_CHECKING:
     from loihi_convert.metrics.evaluation import Evaluation
@@ -164,12 +164,12 @@ def _facts(done: RunFolder, scene: RunScene) -> Iterator[Fact]:
         yield from remarks(ran, scene)
         yield from run_summary.facts(ran.evaluation)
         return
-    by_fact: dict[Fact, list[str]] = {}
-    for ran in done.runs:
-        for fact in (*remarks(ran, scene), *run_summary.warnings(ran.evaluation)):
-            by_fact.setdefault(fact, []).append(ran.path.name)
-    for fact, names in by_fact.items():
-        yield fact._replace(text=run_summary.of_files(names, len(done.runs)) + fact.text)
+    every = (
+        (ran.path.name, fact)
+        for ran in done.runs
+        for fact in (*remarks(ran, scene), *run_summary.warnings(ran.evaluation))
+    )
+    yield from told_once(every, len(done.runs))
 
 
 def remarks(ran: FileRun | GradedRun, scene: RunScene) -> Iterator[Fact]:

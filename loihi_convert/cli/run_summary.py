@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from loihi_convert.cli.console import Fact, aligned
+from loihi_convert.cli.console import Fact, aligned, told_once
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.report.formats import count, number, percent, points, quantity_range, r_squared, signed_points
@@ -289,17 +289,9 @@ def facts(evaluation: Evaluation) -> Iterator[Fact]:
 
 def doubts(figures: Figures) -> list[str]:
     """Return the notes that a CNN is not better than a constant answer, without which the verdict would mislead."""
-    by_note: dict[str, list[str]] = {}
-    for name, evaluation in figures:
-        for note in evaluation.notes:
-            if note.startswith(POOR_CNN):
-                by_note.setdefault(note, []).append(name)
-    return [of_files(names, len(figures)) + note for note, names in by_note.items()]
-
-
-def of_files(names: Sequence[str], count: int) -> str:
-    """Return the start of a sentence about the files ``names``; empty if it is true of all ``count`` files."""
-    return "" if len(names) == count else f"{', '.join(names)}: "
+    notes = ((name, Fact("", note)) for name, evaluation in figures for note in evaluation.notes)
+    poor = ((name, fact) for name, fact in notes if fact.text.startswith(POOR_CNN))
+    return [fact.text for fact in told_once(poor, len(figures))]
 
 
 def warnings(evaluation: Evaluation) -> Iterator[Fact]:
