@@ -19,12 +19,13 @@ from loihi_convert.errors import InputError, NetxError, escape_control
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
-from loihi_convert.ir.synapse import PixelBias, Synapse
+from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.netx.stock import StockFile, StockLayer, stock_file
 from loihi_convert.records import Record
 
 BINS: Final = 16
 _MAX_TEXT_LENGTH: Final = 80
+_GRADED: Final = "graded (sigma-delta neurons)"
 _GEOMETRY: Final = ("stride", "padding", "dilation")
 _NEURON_NUMBERS: Final = ("neuron/iDecay", "neuron/vDecay", "neuron/vThMant")
 _DESCRIBED: Final = frozenset(
@@ -174,7 +175,8 @@ def describe(path: str | Path) -> Contents:
 
 
 def _layers(file: StockFile, network: QuantizedNetwork | GradedNetwork | None) -> Iterator[LayerContents]:
-    native = iter(_own_layers(network))
+    own: tuple[QuantizedLayer | GradedLayer, ...] = () if network is None else network.layers
+    native = (layer for layer in own if not isinstance(layer.synapse, PixelBias))
     for index, (_, stock) in enumerate(file.layers):
         layer = next(native, None) if stock.kind in ("conv", "dense") else None
         weight = stock.numbers("weight") if "weight" in stock.datasets else stock.numbers("weight/real")
@@ -182,8 +184,8 @@ def _layers(file: StockFile, network: QuantizedNetwork | GradedNetwork | None) -
         yield LayerContents(
             index=index,
             type=stock.kind[:_MAX_TEXT_LENGTH] or "no type",
-            name=None if layer is None else layer[0],
-            pool=None if layer is None or layer[1].pool == (1, 1) else layer[1].pool,
+            name=None if layer is None else layer.name,
+            pool=None if layer is None or layer.synapse.pool == (1, 1) else layer.synapse.pool,
             shape=stock.stored_shape,
             kernel=None if weight is None or weight.ndim < 4 else (weight.shape[2], weight.shape[3]),
             neuron_type=None if neuron_type is None else neuron_type[:_MAX_TEXT_LENGTH],
@@ -197,19 +199,9 @@ def _layers(file: StockFile, network: QuantizedNetwork | GradedNetwork | None) -
             others={
                 escape_control(name): brief(value) for name, value in stock.datasets.items() if name not in _DESCRIBED
             },
-            relay_count=layer[2] if layer is not None else None,
+            relay_count=None if layer is None else relay_count(layer.relay_of) or None,
             **{name: stock.integers(name) for name in (*_GEOMETRY, "groups")},
         )
-
-
-def _own_layers(network: QuantizedNetwork | GradedNetwork | None) -> list[tuple[str, Synapse, int | None]]:
-    """Name, synapse and number of relays of each layer of a native file."""
-    layers: tuple[QuantizedLayer | GradedLayer, ...] = () if network is None else network.layers
-    return [
-        (layer.name, layer.synapse, relay_count(layer.relay_of) or None)
-        for layer in layers
-        if not isinstance(layer.synapse, PixelBias)
-    ]
 
 
 def _synapse_count(layer: StockLayer, weight: Array | None) -> int | None:
@@ -270,39 +262,33 @@ def _refusal(file: StockFile) -> str | None:
 
 
 def _simulation(file: StockFile) -> dict[str, str]:
-    graded = {"spikes": "graded (sigma-delta neurons)"} if file.is_graded else {}
+    graded = {"spikes": _GRADED} if file.is_graded else {}
     return graded | {escape_control(name): brief(value) for name, value in file.simulation.items()}
 
 
 def _about(network: QuantizedNetwork | GradedNetwork) -> dict[str, str]:
-    if isinstance(network, GradedNetwork):
-        return _about_graded(network)
-    method, model = network.provenance.balance.method, network.provenance.model
-    named = model.architecture or model.arch
-    about = {
-        "timesteps": str(network.timesteps),
-        "largest T": str(network.max_timesteps),
-        "input": f"pixels of {network.pixel_bits} bits"
-        if network.poisson_seed is None
-        else f"Poisson spikes, seed {network.poisson_seed}",
-        "reset": network.reset,
-        "readout": network.readout
-        + (f" in two digits, the low one of {network.low_bits} bits" * (network.low_bits > 0)),
-        "task": network.task if network.task != "classification" else None,
-        "balance": method,
-        "model": named,
-        "data": model.data,
-    }
-    return {name: escape_control(text)[:_MAX_TEXT_LENGTH] for name, text in about.items() if text is not None}
-
-
-def _about_graded(network: GradedNetwork) -> dict[str, str]:
     model = network.provenance.model
-    about = {
-        "spikes": "graded (sigma-delta neurons)",
-        "spike_exp": str(network.spike_exp),
-        "timesteps": f"1 for an image, output {len(network.layers) - 1} steps later",
+    about: dict[str, str | None]
+    if isinstance(network, GradedNetwork):
+        about = {
+            "spikes": _GRADED,
+            "spike_exp": str(network.spike_exp),
+            "timesteps": f"1 for an image, output {len(network.layers) - 1} steps later",
+        }
+    else:
+        digits = f" in two digits, the low one of {network.low_bits} bits" if network.low_bits else ""
+        about = {
+            "timesteps": str(network.timesteps),
+            "largest T": str(network.max_timesteps),
+            "input": f"pixels of {network.pixel_bits} bits"
+            if network.poisson_seed is None
+            else f"Poisson spikes, seed {network.poisson_seed}",
+            "reset": network.reset,
+            "readout": network.readout + digits,
+        }
+    about |= {
         "task": network.task if network.task != "classification" else None,
+        "balance": network.provenance.balance.method,
         "model": model.architecture or model.arch,
         "data": model.data,
     }
