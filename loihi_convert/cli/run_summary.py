@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from loihi_convert.cli.console import Fact, aligned, told_once
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.metrics.regression import means
 from loihi_convert.report.formats import count, number, percent, points, quantity_range, r_squared, signed_points
 from loihi_convert.report.run_tables import Figures, worst_output
 from loihi_convert.statistics import POOR_CNN, Z_SCORE
@@ -148,8 +149,8 @@ def _level(evaluation: Evaluation) -> float | None:
     if evaluation.regression is None:
         return point.agreement_with_cnn if point.accuracy is None else point.accuracy
     here = evaluation.regression.at(point.timesteps)
-    errors = here.to_targets or here.to_cnn
-    return None if errors is None else -errors.mean.rmse
+    rmse, _ = means(here.to_targets or here.to_cnn)
+    return None if rmse is None else -rmse
 
 
 class _Row(NamedTuple):
@@ -230,18 +231,17 @@ def _regression_lines(points: _Points, *, several: bool) -> list[str]:
     for name, evaluation, point in points:
         regression = evaluation.regression
         at = regression.at(point.timesteps) if regression else None
-        errors = (at.to_targets or at.to_cnn) if at else None
-        cnn = regression.cnn if regression else None
+        rmse, r2 = means((at.to_targets or at.to_cnn) if at else None)
         numbers = (
-            *([number(cnn.mean.rmse if cnn else None) or ""] * own_cnns),
-            r_squared(errors.mean.r2 if errors else None) or "",
+            *([number(evaluation.cnn_rmse) or ""] * own_cnns),
+            r_squared(r2) or "",
             count(point.synaptic_operations),
         )
         words, mark = _words(name, point, several=several), _mark(evaluation, point, several=several)
-        rows.append(_Row(words, errors.mean.rmse if errors else None, numbers, mark))
+        rows.append(_Row(words, rmse, numbers, mark))
     if known and not own_cnns:
-        r2 = r_squared(known[0].mean.r2) or ""
-        rows.append(_Row(("CNN", *([""] * several)), known[0].mean.rmse, (r2, ""), is_cnn=True))
+        numbers = (r_squared(known[0].mean.r2) or "", "")
+        rows.append(_Row(("CNN", *([""] * several)), known[0].mean.rmse, numbers, is_cnn=True))
     scale = Scale(0.0, max((row.value for row in rows if row.value is not None), default=0.0))
     is_judged = any(evaluation.is_judged for _, evaluation, _ in points)
     drawn = _Drawn("RMSE" if is_judged else "to CNN", "bars from 0", scale, lambda value: number(value) or "")

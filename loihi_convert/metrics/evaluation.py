@@ -17,7 +17,7 @@ from loihi_convert.chip.energy import Energy
 from loihi_convert.choices import Readout
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.layer_size import LayerSize
-from loihi_convert.metrics.regression import Regression
+from loihi_convert.metrics.regression import Regression, means
 from loihi_convert.records import Record
 from loihi_convert.statistics import Interval
 
@@ -157,7 +157,7 @@ class Evaluation(Record):
     @property
     def cnn_rmse(self) -> float | None:
         """The RMSE of the CNN, mean over outputs; None if unknown, and for a classification."""
-        return None if self.regression is None or self.regression.cnn is None else self.regression.cnn.mean.rmse
+        return None if self.regression is None else means(self.regression.cnn)[0]
 
     @property
     def is_judged(self) -> bool:

@@ -176,12 +176,16 @@ def errors(found: Array | None, expected: Array | None, *, relative_noise: float
     return Errors(mean=mean, outputs=outputs)
 
 
+def means(found: Errors | None) -> tuple[float | None, float | None]:
+    """Return RMSE and R^2, means over outputs; None if unknown."""
+    return (None, None) if found is None else (found.mean.rmse, found.mean.r2)
+
+
 def mean_errors(point: RegressionPoint) -> dict[str, float | None]:
     """Return the means over outputs by column name: ``rmse``, ``r2``, ``rmse_to_cnn``, ..., ``r2_float``."""
     columns: dict[str, float | None] = {}
     for suffix, found in (("", point.to_targets), ("_to_cnn", point.to_cnn), ("_float", point.float_to_targets)):
-        rmse, r2 = (None, None) if found is None else (found.mean.rmse, found.mean.r2)
-        columns |= {f"rmse{suffix}": rmse, f"r2{suffix}": r2}
+        columns[f"rmse{suffix}"], columns[f"r2{suffix}"] = means(found)
     return columns
 
 

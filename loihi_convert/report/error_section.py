@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint
+from loihi_convert.metrics.regression import Regression, RegressionPoint, means
 from loihi_convert.report.axes import error_frame, timestep_range, timestep_ticks
 from loihi_convert.report.beside_the_paper import families
 from loihi_convert.report.charts import Axes, Chart, CnnLevels, Mark, Series, curve_chart
@@ -49,10 +49,10 @@ def card(entry: Entry, *, is_short: bool) -> Card:
     measured = "RMSE" if at.to_targets else "RMSE to the CNN's outputs; no targets"
     unit = f"{measured} at T = {at.timesteps}" if judged else f"no targets, no CNN; T = {at.timesteps}"
     facts = [
-        ("R\N{SUPERSCRIPT TWO}", r_squared(_mean(at.to_targets)[1])),
-        ("CNN", number(_mean(regression.cnn)[0])),
-        ("CNN's R\N{SUPERSCRIPT TWO}", r_squared(_mean(regression.cnn)[1])),
-        ("to the CNN", number(_mean(at.to_cnn)[0])),
+        ("R\N{SUPERSCRIPT TWO}", r_squared(means(at.to_targets)[1])),
+        ("CNN", number(means(regression.cnn)[0])),
+        ("CNN's R\N{SUPERSCRIPT TWO}", r_squared(means(regression.cnn)[1])),
+        ("to the CNN", number(means(at.to_cnn)[0])),
     ]
     if not is_short:
         if judged and len(judged.outputs) > 1:
@@ -60,14 +60,14 @@ def card(entry: Entry, *, is_short: bool) -> Card:
             text = f"{regression.output_names[judged.worst]}, RMSE {number(worst.rmse)}"
             facts.append(("worst output", text))
         facts += [
-            ("float SNN", number(_mean(at.float_to_targets)[0])),
+            ("float SNN", number(means(at.float_to_targets)[0])),
             ("synaptic operations per image", count(entry.point.synaptic_operations)),
             (f"{entry.sent} per image", count(entry.point.spikes_per_image)),
         ]
         if entry.evaluation.timesteps != at.timesteps:
             facts.append(("balanced for", f"T = {entry.evaluation.timesteps}"))
     known = tuple((name, text) for name, text in facts if text is not None)
-    return Card(entry.label, entry.style, entry.context, number(_mean(judged)[0]) or "\N{EN DASH}", unit, known)
+    return Card(entry.label, entry.style, entry.context, number(means(judged)[0]) or "\N{EN DASH}", unit, known)
 
 
 def words(entries: Sequence[Entry]) -> str:
@@ -89,10 +89,6 @@ def _at_own(entry: Entry) -> RegressionPoint:
     return _regression(entry).at(entry.point.timesteps)
 
 
-def _mean(errors: Errors | None) -> tuple[float | None, float | None]:
-    return (None, None) if errors is None else (errors.mean.rmse, errors.mean.r2)
-
-
 def _output_table(entry: Entry) -> Table | None:
     table = output_table(entry.evaluation)
     is_one = len(_regression(entry).output_names) == 1
@@ -108,7 +104,7 @@ def _anytime_chart(entries: Sequence[Entry], levels: CnnLevels, measure: str, ha
         real = tuple(
             Mark(p.timesteps, rmse, f"float SNN, T = {p.timesteps}: RMSE {number(rmse)}")
             for p in _regression(entries[0]).points
-            if (rmse := _mean(p.float_to_targets)[0]) is not None
+            if (rmse := means(p.float_to_targets)[0]) is not None
         )
         series += [Series("float SNN", NEUTRAL, real, "dashed")] * bool(real)
     if not any(one.marks for one in series):
@@ -120,7 +116,7 @@ def _anytime_chart(entries: Sequence[Entry], levels: CnnLevels, measure: str, ha
 def _marks(entry: Entry, points: Sequence[RegressionPoint], *, has_targets: bool) -> tuple[Mark, ...]:
     marks = []
     for point in points:
-        rmse, r2 = _mean(point.to_targets if has_targets else point.to_cnn)
+        rmse, r2 = means(point.to_targets if has_targets else point.to_cnn)
         if rmse is not None:
             text = f"{entry.label}, T = {point.timesteps}: RMSE {number(rmse)}, R^2 {r_squared(r2) or 'unknown'}"
             marks.append(Mark(point.timesteps, rmse, text))
