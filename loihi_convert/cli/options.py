@@ -6,7 +6,7 @@ it can be shown with the flag: ``method`` is ``--balance``. Numbers of images ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -50,7 +50,7 @@ def choice(choices: object, flag: str, panel: str, help: str, *, metavar: str | 
     known: tuple[str, ...] = get_args(choices)
     return typer.Option(
         flag,
-        parser=_parser(known, flag),
+        parser=lambda text: one_choice(known, flag, text),
         metavar=metavar or f"[{'|'.join(known)}]",
         autocompletion=lambda incomplete: [name for name in known if name.startswith(incomplete)],
         help=help,
@@ -58,13 +58,12 @@ def choice(choices: object, flag: str, panel: str, help: str, *, metavar: str | 
     )
 
 
-def _parser(known: tuple[str, ...], flag: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text in known:
-            return text
-        raise UsageError(f"found {text!r}", where=flag, expected=one_of(known), hint=did_you_mean(text, known))
-
-    return parse
+def one_choice(known: Sequence[str], where: str, value: object) -> str:
+    """Return ``value``, one of the names ``known``; raise the `UsageError` of ``where`` for any other."""
+    if isinstance(value, str) and value in known:
+        return value
+    hint = did_you_mean(str(value), known)
+    raise UsageError(f"found {value!r}", where=where, expected=one_of(known), hint=hint)
 
 
 def is_given(ctx: typer.Context, name: str) -> bool:

@@ -88,8 +88,8 @@ def sweep(
     place = cluster.chosen_place(workers, scheduler, slurm, shard)
     costs = None if against is None else _parse_costs(against)
     parameters = {flag.removeprefix("--"): name for name, flag in flags_of(ctx.command.params).items()}
-    values = {key: ctx.params[parameters[key]] for key in KEYS}
-    grid = read_grid(files, {key: None if value is None else str(value) for key, value in values.items()})
+    flags = {key: str(value) for key in KEYS if (value := ctx.params[parameters[key]]) is not None}
+    grid = read_grid(files, flags)
     from loihi_convert.cells.flow import compute_missing, missing
     from loihi_convert.cells.store import Store
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept

@@ -21,7 +21,7 @@ from loihi_convert.choices import (
     Task,
 )
 from loihi_convert.cli import options
-from loihi_convert.errors import InputError, PlatformError, UsageError, did_you_mean, one_of
+from loihi_convert.errors import InputError, PlatformError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from loihi_convert.sweep.grid import Grid
@@ -38,15 +38,12 @@ class _Axis(NamedTuple):
 
 
 def _whole(where: str, value: object) -> int:
-    found = value
-    if isinstance(value, str):
-        try:
-            found = int(value)
-        except ValueError:
-            found = value
-    if isinstance(found, bool) or not isinstance(found, int):
-        raise UsageError(f"found {value!r}", where=where, expected="must be a whole number")
-    return found
+    try:
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return int(value)
+    except ValueError:
+        pass
+    raise UsageError(f"found {value!r}", where=where, expected="must be a whole number")
 
 
 def _number(where: str, value: object) -> float:
@@ -66,15 +63,7 @@ def _yes(where: str, value: object) -> bool:
 
 
 def _one_of(choices: object) -> _Parse:
-    known: tuple[str, ...] = get_args(choices)
-
-    def parse(where: str, value: object) -> Any:
-        if isinstance(value, str) and value in known:
-            return value
-        hint = did_you_mean(str(value), known)
-        raise UsageError(f"found {value!r}", where=where, expected=one_of(known), hint=hint)
-
-    return parse
+    return lambda where, value: options.one_choice(get_args(choices), where, value)
 
 
 AXES: Final = {
@@ -104,8 +93,8 @@ KEYS: Final = (*AXES, *_NETWORK, *_IMAGES)
 """Keys of a TOML file, and flags without dashes."""
 
 
-def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
-    """Return the grid in ``files``, either one TOML file or the networks, with ``flags`` by name without dashes.
+def read_grid(files: list[Path], flags: Mapping[str, str]) -> Grid:
+    """Return the grid in ``files``, either one TOML file or the networks, with the given ``flags``, without dashes.
 
     Raises
     ------
@@ -135,12 +124,10 @@ def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
             if name in given:
                 raise UsageError(f"found {key} again", where=given[name][0], expected="must be given once")
             given[name] = f"{tables[0].name}: {key}", value
-        of_file = {key for key in given if flags.get(key) is None}
+        of_file = given.keys() - flags.keys()
         # Flags override a network's own table, too.
-        networks = [{key: value for key, value in own.items() if flags.get(key) is None} for own in networks]
-    for key, text in flags.items():
-        if text is not None:
-            given[key] = (_parameter(key), text)
+        networks = [{key: value for key, value in own.items() if key not in flags} for own in networks]
+    given |= {key: (f"--{key}", text) for key, text in flags.items()}
     values: dict[str, list[Any]] = {}
     for key, axis in AXES.items():
         if key in given:
@@ -157,13 +144,6 @@ def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
         values,
         ImageChoice(split, count, calibration),
     )
-
-
-def _parameter(key: str) -> str:
-    """The parameter of the verb that has the flag ``key``, for errors."""
-    if key in AXES:
-        return AXES[key].option
-    return {"images": "image_count"}.get(key, key.replace("-", "_"))
 
 
 def _without_repeats(where: str, values: list[Any]) -> list[Any]:
