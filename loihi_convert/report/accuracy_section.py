@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from loihi_convert.metrics.evaluation import Point
 from loihi_convert.report.axes import FramePoint, decade_ticks, frame, timestep_range
@@ -12,9 +13,9 @@ from loihi_convert.report.entries import Entry, stoppable
 from loihi_convert.report.formats import GRADED_WORK, count, percent, percent_ends
 from loihi_convert.report.neuron_section import blocks as neuron_blocks
 from loihi_convert.report.page import Details, PageBlock, Paragraph, Picture
-from loihi_convert.report.page_tables import anytime_table
-from loihi_convert.report.run_tables import anytime_caption
+from loihi_convert.report.run_tables import accuracy_table, anytime_caption, page_cells
 from loihi_convert.report.svg import NEUTRAL
+from loihi_convert.report.table import Table, table_of
 from loihi_convert.report.timestep_chart import timestep_chart
 
 
@@ -39,7 +40,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[PageBlock]:
         of_kind = [entry for entry in entries if entry.evaluation.is_graded == is_graded]
         if (chart := _work_chart(of_kind, levels, measure, has_accuracy)) is not None:
             yield Picture(chart)
-    tables = tuple(anytime_table(entry) for entry in entries)
+    tables = tuple(_anytime_table(entry) for entry in entries)
     yield from tables if len(tables) == 1 else [Details("The curves as tables", tables)]
 
 
@@ -115,6 +116,16 @@ def _work_chart(entries: Sequence[Entry], levels: CnnLevels, measure: str, has_a
         levels,
     )
     return curve_chart("What accuracy costs", caption, series, axes)
+
+
+def _anytime_table(entry: Entry) -> Table:
+    """Return one row per reported T of one run."""
+    evaluation = entry.evaluation
+    cells = [page_cells(evaluation, point) for point in evaluation.points]
+    rows = [{"T": row["T"], **{header: text for header, text in row.items() if header != "T"}} for row in cells]
+    measured = accuracy_table(evaluation, is_balanced=entry.is_balanced)
+    caption = f"{measured.title}; {measured.caption}".replace("\n", "; ")
+    return replace(table_of(rows, words=("T",), caption=caption), title=entry.label, text_columns=0)
 
 
 def _marks(entry: Entry, x: Callable[[Point], float], has_accuracy: bool) -> tuple[Mark, ...]:

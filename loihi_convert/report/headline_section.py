@@ -9,7 +9,7 @@ from loihi_convert.report import error_section
 from loihi_convert.report.entries import Entry, LeftOut
 from loihi_convert.report.formats import GRADED_WORK, count, percent, percent_interval, points
 from loihi_convert.report.page import Card, Cards, PageBlock, Paragraph
-from loihi_convert.report.page_tables import page_cells
+from loihi_convert.report.run_tables import page_cells
 from loihi_convert.report.table import Table, table_of
 
 MAX_CARDS: Final = 8

@@ -56,6 +56,23 @@ def point_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
     }
 
 
+def page_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
+    """Return the known results of one file at one T, by column header."""
+    accuracy = (percent(point.accuracy), percent_interval(point.accuracy_interval))
+    return {
+        "accuracy %\n95 % interval": "\n".join(text for text in accuracy if text) or None,
+        **error_cells(evaluation.regression, point),
+        "loss,\npoints": points(point.conversion_loss_points),
+        "T": str(point.timesteps),
+        "SynOps\n/image": count(point.synaptic_operations),
+        "spikes\n/image": count(point.spikes_per_image),
+        "CNN\n%": percent(evaluation.cnn_accuracy),
+        "float\nSNN %": percent(point.float_accuracy),
+        "same as\nCNN %": percent(point.agreement_with_cnn),
+        "steps\non Lava": str(point.global_steps),
+    }
+
+
 def error_cells(regression: Regression | None, point: Point) -> dict[str, str | None]:
     """Return the errors of a regression: means over outputs, and the worst output; all None for a classifier."""
     at = None if regression is None else regression.at(point.timesteps)
