@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from loihi_convert.metrics.evaluation import Point
 from loihi_convert.report.axes import FramePoint, decade_ticks, frame, timestep_range
@@ -121,11 +120,10 @@ def _work_chart(entries: Sequence[Entry], levels: CnnLevels, measure: str, has_a
 def _anytime_table(entry: Entry) -> Table:
     """Return one row per reported T of one run."""
     evaluation = entry.evaluation
-    cells = [page_cells(evaluation, point) for point in evaluation.points]
-    rows = [{"T": row["T"], **{header: text for header, text in row.items() if header != "T"}} for row in cells]
+    rows = [{"T": str(point.timesteps), **page_cells(evaluation, point)} for point in evaluation.points]
     measured = accuracy_table(evaluation, is_balanced=entry.is_balanced)
     caption = f"{measured.title}; {measured.caption}".replace("\n", "; ")
-    return replace(table_of(rows, words=("T",), caption=caption), title=entry.label, text_columns=0)
+    return table_of(rows, words=(), title=entry.label, caption=caption)
 
 
 def _marks(entry: Entry, x: Callable[[Point], float], has_accuracy: bool) -> tuple[Mark, ...]:

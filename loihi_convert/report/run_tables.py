@@ -57,7 +57,7 @@ def point_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
 
 
 def page_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
-    """Return the known results of one file at one T, by column header."""
+    """Return the same for a page: accuracy first, with its interval in the same cell."""
     accuracy = (percent(point.accuracy), percent_interval(point.accuracy_interval))
     return {
         "accuracy %\n95 % interval": "\n".join(text for text in accuracy if text) or None,
