@@ -81,6 +81,11 @@ class Rule(Generic[_Subject]):
     severity: Mapping[Target, Severity]
 
 
+def claim_words(claim: Callable[..., Violation | None]) -> str:
+    """Return a claim in words: the name of its function."""
+    return claim.__name__.replace("_", " ")
+
+
 def findings(
     rules: Iterable[Rule[_Subject]], subjects: Iterable[tuple[str | None, _Subject]], target: Target
 ) -> Iterator[Finding]:
@@ -95,7 +100,7 @@ def findings(
             if broken is not None:
                 yield Finding(
                     severity=severity,
-                    rule=rule.claim.__name__.replace("_", " "),
+                    rule=claim_words(rule.claim),
                     layer=layer,
                     found=broken.found,
                     limit=broken.allowed,

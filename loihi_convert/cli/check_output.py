@@ -55,16 +55,13 @@ def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> No
 
 def _remedied_by_target(found: Sequence[Finding]) -> set[str]:
     """Return the rules whose errors an export for the chip removes; empty unless the file was exported for Lava."""
+    from loihi_convert.checks.finding import claim_words
     from loihi_convert.checks.integer_rules import CIRCUIT_RULES, neurons_reset_as_stock_neurons_do
 
-    reset = _name(neurons_reset_as_stock_neurons_do.__name__)
+    reset = claim_words(neurons_reset_as_stock_neurons_do)
     if not any(finding.rule == reset and finding.severity == "error" for finding in found):
         return set()
-    return {reset, *(_name(rule.claim.__name__) for rule in CIRCUIT_RULES)}
-
-
-def _name(function: str) -> str:
-    return function.replace("_", " ")
+    return {reset, *(claim_words(rule.claim) for rule in CIRCUIT_RULES)}
 
 
 def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
