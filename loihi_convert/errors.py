@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -128,6 +128,12 @@ def low_to_high(values: Iterable[Any], text: Callable[[Any], str] = str) -> str:
 def one_of(values: Iterable[object]) -> str:
     """Return the clause "must be one of ..." for an error's ``expected``."""
     return f"must be one of {', '.join(map(str, values))}"
+
+
+def first_few(names: Sequence[object], most: int) -> str:
+    """Return the first ``most`` of ``names``, and the number of the others: "a, b and 3 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits, rules
 from loihi_convert.choices import Reset
 from loihi_convert.conversion.chip_scales import current_bounds, potential_bounds
+from loihi_convert.errors import first_few
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
 
@@ -237,10 +238,8 @@ def idle(chosen: Array, own: Array, what: str, fix: str, is_readout: bool) -> Vi
 
 def channels(chosen: Array, own: Array, name: str = "channels") -> str:
     """Return the number and indices of the ``chosen`` channels among ``own``, both bool ``(C,)``, in words."""
-    indices = np.flatnonzero(chosen)
-    named = ", ".join(map(str, indices[:_MAX_CHANNELS]))
-    more = f" and {len(indices) - _MAX_CHANNELS} more" if len(indices) > _MAX_CHANNELS else ""
-    return f"{len(indices)} of {np.count_nonzero(own)} {name} ({named}{more})"
+    indices = np.flatnonzero(chosen).tolist()
+    return f"{len(indices)} of {np.count_nonzero(own)} {name} ({first_few(indices, _MAX_CHANNELS)})"
 
 
 def _of_the_circuit(rule: rules.LayerRule) -> Rule[LayerRun]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from loihi_convert.cli.console import Fact, echo, flagged, say_answer, say_tables
+from loihi_convert.errors import first_few
 
 if TYPE_CHECKING:
     from loihi_convert.checks.finding import Finding
@@ -75,10 +76,7 @@ def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
         first = same[0]
         layers = [layer_words(finding.layer) for finding in same[1:] if finding.layer is not None]
         where = "" if first.layer is None else f"{layer_words(first.layer)}: "
-        also = ""
-        if layers:
-            more = f" and {len(layers) - _NAMED_LAYERS} more" if len(layers) > _NAMED_LAYERS else ""
-            also = f" (also {', '.join(layers[:_NAMED_LAYERS])}{more})"
+        also = f" (also {first_few(layers, _NAMED_LAYERS)})" if layers else ""
         if severity == "error" and rule in remedied:
             yield Fact(severity, f"{where}{first.found}{also}")
             continue

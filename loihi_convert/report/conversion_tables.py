@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from loihi_convert.chip import limits
-from loihi_convert.errors import low_to_high
+from loihi_convert.errors import first_few, low_to_high
 from loihi_convert.ir.layered import layer_words
 from loihi_convert.ir.relays import own_channels, relay_count
 from loihi_convert.neurocores.savings import span
@@ -107,7 +107,7 @@ def obstacle_table(obstacles: Sequence[Finding], name: str) -> Table:
     rows = [
         {
             "operation": found.split()[0],
-            "places": _first_names(layers),
+            "places": first_few(layers, _MAX_PLACES),
             "found": " ".join(found.split()[1:]),
             "instead": fix,
         }
@@ -115,12 +115,6 @@ def obstacle_table(obstacles: Sequence[Finding], name: str) -> Table:
     ]
     words = ("operation", "places", "found", "instead")
     return table_of(rows, words=words, caption=f"{name}: {len(obstacles)} parts have no spiking equivalent")
-
-
-def _first_names(names: Sequence[str]) -> str:
-    if len(names) <= _MAX_PLACES:
-        return ", ".join(names)
-    return f"{', '.join(names[:_MAX_PLACES])} and {len(names) - _MAX_PLACES} more"
 
 
 def _identity(layer: LayerReport) -> str | None:
