@@ -13,13 +13,16 @@ from hypothesis.extra import numpy as arrays
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ir.task import classes_of
 from loihi_convert.metrics.early_exit import (
     CURVE_POINTS,
     TOLERANCE_POINTS,
     MarginChoice,
+    _at,
+    _highest_leads,
+    _steps,
     choose_margin,
     evaluate_early_exit,
-    exit_steps,
 )
 from loihi_convert.statistics import wilson_interval
 
@@ -42,6 +45,12 @@ def run(outputs: Array, operations: Array | None = None) -> RunResult:
     """One hidden layer whose spikes reach ``operations`` (N, T) synapses."""
     operations = np.ones(outputs.shape[:2], int) if operations is None else operations
     return RunResult(outputs, operations[:, :, None], operations[:, :, None], seconds=0.5, startup_seconds=0.25)
+
+
+def exit_steps(outputs: Array, margin: int | None) -> tuple[Array, Array]:
+    """The step after which each image stops, and its class then."""
+    steps = _steps(_highest_leads(outputs), margin)
+    return steps, _at(classes_of(outputs), steps)
 
 
 def margin_of(outputs: Array, labels: Array | None, tolerance_points: float = TOLERANCE_POINTS) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+from loihi_convert.choices import PaperTable
 from loihi_convert.report import paper
 
 
 def test_every_table_has_its_cells() -> None:
-    sizes = {name: len(paper.table(name)) for name in paper.TABLES}
+    sizes = {name: len(paper.table(name)) for name in get_args(PaperTable)}
     assert sizes == {"2": 20, "3": 32, "A2": 20, "A3": 32, "A4": 50, "headline": 8}
     assert sum(sizes.values()) == len(paper.cells())
 

@@ -3,8 +3,9 @@
 The margin rule (the Top-K cutoff of D. Wu et al., Front. Neurosci. 2025, 19, 1522788): stop after the first step at
 which the output of the best class leads that of the second by at least the margin, at the latest after T. Outputs are
 those of `RunResult.outputs`: potentials in weight units of the last layer, which has one scale for all classes, or
-spike counts; so leads and margins are integers in that unit. The lead of a single output, a logit, is its magnitude.
-Early exit is for classes: a regression has no lead.
+spike counts; so leads and margins are integers in that unit. Classes with equal outputs have a lead of 0: margin 0
+stops every image after step 1. The lead of a single output, a logit, is its magnitude. Early exit is for classes: a
+regression has no lead.
 
 The margin is chosen on images that are not part of the run. Everything is computed from the recorded outputs of
 complete runs of T steps: no step is skipped, only counted. Steps are those of one layer; on Lava every layer adds one,
@@ -133,31 +134,6 @@ class EarlyExit(Record):
         return next(point for point in self.points if point.margin == self.choice.margin)
 
 
-def exit_steps(outputs: Array, margin: int | None) -> tuple[Array, Array]:
-    """Return the step 1..T after which each image stops, int64 ``(N,)``, and its class then, int64 ``(N,)``.
-
-    The step is min {t : lead(t) >= margin}, at most T, where lead(t) >= 0 is the largest output minus the second
-    largest after step t, or the magnitude of a single output. Classes with equal outputs have a lead of 0: margin 0
-    stops every image after step 1, and any larger margin waits until one class leads. The class is that of
-    `RunResult.predictions`.
-
-    Parameters
-    ----------
-    outputs
-        Integers ``(N, T, outputs)``.
-    margin
-        Whole number >= 0, or None: no image stops before T.
-
-    Raises
-    ------
-    DataError
-        If ``outputs`` have a wrong shape, or the margin is negative.
-    """
-    highest = _highest_leads(outputs)
-    steps = _steps(highest, margin)
-    return steps, _at(classes_of(outputs), steps)
-
-
 def choose_margin(
     outputs: Array, labels: Array | None, *, split: HeldOutSplit, tolerance_points: float = TOLERANCE_POINTS
 ) -> MarginChoice:
@@ -179,7 +155,7 @@ def choose_margin(
     UsageError
         If the tolerance is out of range.
     DataError
-        As in `exit_steps`, and if there is not one label per image.
+        If ``outputs`` have a wrong shape, or there is not one label per image.
     """
     require_tolerance(tolerance_points)
     trade = _trade(outputs, labels)
@@ -333,7 +309,7 @@ def _highest_leads(outputs: Array) -> Array:
 
 
 def _steps(highest: Array, margin: int | None) -> Array:
-    """The step after which each image stops: 1 + the number of steps before T with too small a lead so far."""
+    """int64 ``(N,)``: the step after which each image stops, 1 + the number before T with too small a lead so far."""
     if margin is not None and margin < 0:
         raise DataError(f"found {margin}", where="margin", expected="must be a whole number from 0, or None")
     too_small = highest < (math.inf if margin is None else margin)

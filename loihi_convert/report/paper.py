@@ -11,12 +11,7 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Final, get_args
-
-from loihi_convert.choices import PaperTable
-
-TABLES: Final = get_args(PaperTable)
-"""See `choices.PaperTable`."""
+from typing import Final
 
 CNN: Final = "cnn"
 """The method of a row that is the CNN's own accuracy."""
@@ -29,7 +24,7 @@ class Cell:
     Parameters
     ----------
     table
-        One of `TABLES`.
+        See `choices.PaperTable`.
     data
         ``"mnist"``, ``"fashion-mnist"`` or ``"cifar10"`` (there VGG-16).
     method
@@ -72,7 +67,7 @@ def cells() -> tuple[Cell, ...]:
 
 
 def table(name: str) -> tuple[Cell, ...]:
-    """Return the cells of one of `TABLES`, in the order of the paper."""
+    """Return the cells of one table, in the order of the paper."""
     return tuple(cell for cell in cells() if cell.table == name)
 
 
