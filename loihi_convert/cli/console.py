@@ -118,10 +118,8 @@ def say(text: str) -> None:
         return
     from rich.text import Text
 
-    console = _console()
-    with console.capture() as capture:
+    with _drawn() as console:
         console.print(Text(text))
-    echo("\n".join(line.rstrip() for line in capture.get().removesuffix("\n").split("\n")))
 
 
 def log(message: str) -> None:
@@ -160,7 +158,6 @@ def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: 
     from rich.table import Table as Grid
     from rich.text import Text
 
-    console = _console()
     # Versions of rich differ in whether a width includes the padding.
     grid = Grid.grid(padding=0)
     grid.add_column(no_wrap=True, min_width=LABEL_COLUMNS + 2)
@@ -170,7 +167,7 @@ def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: 
             Text(f"{fact.label}  ", style="bold yellow" if fact.label == "warning" else "dim"),
             Text(escape_control(fact.text)),
         )
-    with console.capture() as capture:
+    with _drawn() as console:
         console.print(Text(escape_control(verdict), style="bold"))
         for line in below:
             console.print(Text(escape_control(line)))
@@ -182,18 +179,22 @@ def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: 
         if facts:
             console.print()
             console.print(grid)
-    echo("\n".join(line.rstrip() for line in capture.get().split("\n")).removesuffix("\n"))
 
 
-def _console() -> Console:
-    """Return a console as wide as the terminal, or 110 columns without one; stdout is None if it is closed."""
+@contextlib.contextmanager
+def _drawn() -> Iterator[Console]:
+    """Print with `echo` what is printed on a console as wide as the terminal, or 110 columns without one."""
     from rich.console import Console
 
+    # It is None if it is closed.
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     # Not to stdout itself: `echo` handles its errors.
-    return Console(
+    console = Console(
         width=None if is_terminal else 110, highlight=False, file=io.StringIO(), force_terminal=is_terminal or None
     )
+    with console.capture() as capture:
+        yield console
+    echo("\n".join(line.rstrip() for line in capture.get().split("\n")).removesuffix("\n"))
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
@@ -211,11 +212,9 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
 
 def say_tables(tables: Sequence[Table]) -> None:
     """Print ``tables`` on stdout, as wide as the terminal, or 110 columns without one."""
-    console = _console()
-    with console.capture() as capture:
+    with _drawn() as console:
         for table in tables:
             console.print(table)
-    echo(capture.get().removesuffix("\n"))
 
 
 def flagged(text: str, *verbs: str) -> str:
