@@ -46,12 +46,10 @@ def workers(*, of_shards: bool = False) -> Option:
 
 
 def scheduler() -> Option:
-    """Return the option ``--scheduler``."""
     return options.named("--scheduler", PANEL, _SCHEDULER, metavar="ADDRESS")
 
 
 def slurm() -> Option:
-    """Return the option ``--slurm``."""
     return options.named("--slurm", PANEL, _SLURM, metavar="KEY=VALUE,...")
 
 

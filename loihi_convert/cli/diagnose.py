@@ -118,7 +118,6 @@ def _say(diagnosed: DiagnosisReport, *, details: bool) -> None:
 
 
 def _json(diagnosed: DiagnosisReport) -> dict[str, Any]:
-    """Return the same as JSON."""
     return {
         **diagnosed.diagnosis.model_dump(),
         "file": str(diagnosed.path),

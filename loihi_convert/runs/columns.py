@@ -27,22 +27,11 @@ from loihi_convert.records import Record
 from loihi_convert.runs.csv_files import CsvRow, Rows
 from loihi_convert.statistics import Interval
 
-POTENTIAL = "potential"
+POTENTIAL: Final = "potential"
 """Prefix of the columns of output potentials in predictions.csv: ``potential_0``, ``potential_1``, ..."""
-
-SPIKE_COUNT = "spike_count"
-"""Prefix of the columns of output spike counts, if the class is read from spikes."""
-
-
-OUTPUT_PREFIX = "output"
-"""Prefix of the columns of a regression's outputs, in the CNN's units."""
-
-TARGET_PREFIX = "target"
-"""Prefix of the columns of its targets."""
 
 _BLOCK: Final = 1_000
 """Images whose rows are in memory at once."""
-
 
 _OrEmpty = BeforeValidator(lambda value: None if value == "" else value)
 """An empty cell is None."""
@@ -221,14 +210,17 @@ def number_rows(
     targets: Array | None,
     paths: Sequence[str] | None = None,
 ) -> Iterator[Rows]:
-    """Yield the rows of predictions.csv for one file of a regression: each image, each reported T."""
+    """Yield the rows of predictions.csv for one file of a regression: each image, each reported T.
+
+    Outputs and targets are in the CNN's units.
+    """
     steps = np.array([point.timesteps for point in evaluation.points])
     for first, images in _blocks(result):
         read = result.potentials[images][:, steps - 1]
         columns = _keys(name, first, len(read), steps, paths)
-        columns |= _numbered(OUTPUT_PREFIX, network.real_outputs(read, steps[:, None]))
+        columns |= _numbered("output", network.real_outputs(read, steps[:, None]))
         if targets is not None:
-            columns |= _numbered(TARGET_PREFIX, np.repeat(targets[images][:, None], len(steps), axis=1))
+            columns |= _numbered("target", np.repeat(targets[images][:, None], len(steps), axis=1))
         yield columns | _numbered(POTENTIAL, read)
 
 
@@ -254,7 +246,7 @@ def prediction_rows(
         columns |= _numbered(POTENTIAL, read)
         if result.output_spikes is not None:
             counts = result.output_spikes[images].cumsum(axis=1, dtype=np.int64)
-            columns |= _numbered(SPIKE_COUNT, counts[:, steps - 1])
+            columns |= _numbered("spike_count", counts[:, steps - 1])
         yield columns
 
 
