@@ -40,7 +40,8 @@ def data(
         there = {name: found.is_there for name, found in states.items()}
         say_json({"data_root": str(root), "there": there, "downloaded": downloaded, "data_sets": _described(states)})
         return
-    verdict = _downloaded(states, downloaded) if names else _listed(states)
+    here = sum(found.is_there for found in states.values())
+    verdict = _downloaded(states, downloaded) if names else f"{here} of {len(states)} data sets are here"
     problems = [Fact("damaged", rendered(found.problem, {})) for found in states.values() if found.problem]
     say_answer(verdict, (f"folder: {root}",), _table(states), [*problems, *_next(states, data_root)])
 
@@ -51,11 +52,6 @@ def _downloaded(states: Collection[str], downloaded: Collection[str]) -> str:
         return f"{' and '.join(states)}: already here; nothing was downloaded"
     others = [name for name in states if name not in downloaded]
     return f"downloaded {' and '.join(downloaded)}" + (f"; {' and '.join(others)}: already here" if others else "")
-
-
-def _listed(states: Mapping[str, DataState]) -> str:
-    count = sum(found.is_there for found in states.values())
-    return f"{count} of {len(states)} data sets are here"
 
 
 def _table(states: Mapping[str, DataState]) -> list[str]:

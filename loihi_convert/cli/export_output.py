@@ -50,6 +50,8 @@ class NextRun(NamedTuple):
 
 def say_exported(exported: Sequence[ExportResult], next_run: NextRun, *, details: bool) -> None:
     """Print one line per file, possible causes of accuracy loss, and the next steps."""
+    from loihi_convert.report.conversion_tables import quantization_table
+
     closing = [] if details else [Fact("", "--details: weight bits, thresholds and clipping of each layer")]
     is_nir = exported[0].file_format == "nir"
     following = [] if is_nir else next_run.facts(item.path for item in exported)
@@ -73,8 +75,9 @@ def say_exported(exported: Sequence[ExportResult], next_run: NextRun, *, details
             _lines(exported),
             facts,
         )
-    if details:
-        _say_details(exported)
+    for item in exported if details else ():
+        echo(f"\n{item.path}")
+        say_tables([quantization_table(item.report)])
 
 
 def say_rewritten(file: NirFile, *, as_json: bool) -> None:
@@ -88,14 +91,6 @@ def say_rewritten(file: NirFile, *, as_json: bool) -> None:
     size = f"{file.path.stat().st_size:,} bytes"
     notes = [Fact("note", flagged(note, "export")) for note in file.notes]
     say_answer(f"wrote {file.path}: {file.network.summary}", [size], [], notes)
-
-
-def _say_details(exported: Sequence[ExportResult]) -> None:
-    from loihi_convert.report.conversion_tables import quantization_table
-
-    for item in exported:
-        echo(f"\n{item.path}")
-        say_tables([quantization_table(item.report)])
 
 
 def _agreement(item: ExportResult | GradedExport) -> str:

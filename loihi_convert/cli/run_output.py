@@ -71,7 +71,8 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
     figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
     more = "layers, intervals, early exit, energy at each T"
     facts = [*missing, *_facts(done, scene), *_closing(done, more, next_steps, details=details)]
-    _say_figures(figures, scene, facts, _input(done.runs[0]))
+    seed = done.runs[0].network.poisson_seed
+    _say_figures(figures, scene, facts, "" if seed is None else f", Poisson input (seed {seed})")
     if details:
         _say_details(done.figures)
 
@@ -149,10 +150,6 @@ def _say_details(figures: Sequence[tuple[str, Evaluation]], *, is_balanced: bool
     more = (tables.early_exit_table(figures), tables.energy_table(figures))
     echo("")
     say_tables([*shown, *(table for table in more if table is not None)])
-
-
-def _input(ran: FileRun) -> str:
-    return "" if ran.network.poisson_seed is None else f", Poisson input (seed {ran.network.poisson_seed})"
 
 
 def _facts(done: RunFolder, scene: RunScene) -> Iterator[Fact]:
