@@ -106,47 +106,41 @@ def read_grid(files: list[Path], flags: Mapping[str, str]) -> Grid:
     from loihi_convert.sweep.grid import Grid
     from loihi_convert.sweep.setting import ImageChoice
 
-    tables = [path for path in files if path.suffix == ".toml"]
-    if tables and len(files) > 1:
+    file = next((path for path in files if path.suffix == ".toml"), None)
+    if file is not None and len(files) > 1:
         raise UsageError(f"found {len(files)} files", where="files", expected="must be one TOML file, or networks")
     given: dict[str, tuple[str, object]] = {}
     of_file: set[str] = set()
     networks: list[Mapping[str, object]] = [{"model": path} for path in files]
-    folder = Path()
-    if tables:
-        content = _read_toml(tables[0])
-        folder = tables[0].parent
-        listed = content.pop("network", None)
-        models = content.pop("model", None)
-        networks = _listed_networks(tables[0], listed, models)
+    if file is not None:
+        content = _read_toml(file)
+        networks = _listed_networks(file, content.pop("network", None), content.pop("model", None))
         for key, value in content.items():
-            name = _known(key, KEYS, tables[0])
+            name = _known(key, KEYS, file)
             if name in given:
                 raise UsageError(f"found {key} again", where=given[name][0], expected="must be given once")
-            given[name] = f"{tables[0].name}: {key}", value
+            given[name] = f"{file.name}: {key}", value
         of_file = given.keys() - flags.keys()
         # Flags override a network's own table, too.
         networks = [{key: value for key, value in own.items() if key not in flags} for own in networks]
     given |= {key: (f"--{key}", text) for key, text in flags.items()}
-    values: dict[str, list[Any]] = {}
-    for key, axis in AXES.items():
-        if key in given:
-            where, found = given[key]
-            parts = found.split(",") if isinstance(found, str) else found if isinstance(found, list) else [found]
-            values[axis.option] = _without_repeats(where, [axis.parse(where, part) for part in parts])
+    values = {axis.option: _values(*given[key], axis.parse) for key, axis in AXES.items() if key in given}
     choice = {key: given[key] for key in _IMAGES if key in given}
     split: Any = _one_of(SweepSplit)(*choice["split"]) if "split" in choice else "validation"
     count = _whole(*choice["images"]) if "images" in choice else None
     calibration = str(choice["calibration"][1]) if "calibration" in choice else "split"
     shared: dict[str, tuple[str, object]] = {key: given[key] for key in _NETWORK if key in given}
     return Grid(
-        tuple(_network(own, shared, of_file, folder, tables[0] if tables else None) for own in networks),
+        tuple(_network(own, shared, of_file, file) for own in networks),
         values,
         ImageChoice(split, count, calibration),
     )
 
 
-def _without_repeats(where: str, values: list[Any]) -> list[Any]:
+def _values(where: str, found: object, parse: _Parse) -> list[Any]:
+    """Return the values of an option: one, or several without repeats."""
+    parts = found.split(",") if isinstance(found, str) else found if isinstance(found, list) else [found]
+    values = [parse(where, part) for part in parts]
     if len(set(values)) < len(values):
         raise UsageError(f"found {', '.join(map(str, values))}", where=where, expected="must be without repeats")
     return values
@@ -199,7 +193,6 @@ def _network(
     own: Mapping[str, object],
     shared: Mapping[str, tuple[str, object]],
     of_file: Set[str],
-    folder: Path,
     file: Path | None,
 ) -> NetworkFile:
     """Return a network with the options of its own table, or else those of all networks.
@@ -209,6 +202,8 @@ def _network(
     from loihi_convert.cli.wrong_files import require_cnn
     from loihi_convert.file_kinds import is_nir
     from loihi_convert.sweep.setting import NetworkFile
+
+    folder = Path() if file is None else file.parent
 
     def text(key: str) -> str | None:
         if key in own:
