@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from loihi_convert.metrics.evaluation import Point
-from loihi_convert.report.axes import FramePoint, decade_ticks, frame, timestep_range
+from loihi_convert.report.axes import decade_ticks, frame, timestep_range
 from loihi_convert.report.beside_the_paper import paper_remarks, paper_table, per_t_chart
 from loihi_convert.report.charts import Axes, Chart, CnnLevels, Mark, Series, curve_chart
 from loihi_convert.report.entries import Entry, stoppable
@@ -99,7 +99,7 @@ def _work_chart(entries: Sequence[Entry], levels: CnnLevels, measure: str, has_a
     if len(every) < 2 or min(mark.x for mark in every) == max(mark.x for mark in every):
         return None
     main = {(mark.x, mark.y) for one in series for mark in one.marks if mark.x == one.emphasised}
-    shown = frame([FramePoint(m.x, m.y, m.y, m.y) for m in every], [value for value, _ in levels], main)
+    shown = frame([mark.frame_point for mark in every], [value for value, _ in levels], main)
     left, right = timestep_range(shown.left, max(mark.x for mark in every))
     caption = "The same points against the work they take: every T of each run, the large mark at the file's own T."
     if entries[0].evaluation.is_graded:

@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
-from loihi_convert.report.axes import nice_ticks, tick_label
+from loihi_convert.report.axes import FramePoint, nice_ticks, tick_label
 from loihi_convert.report.svg import BOTTOM, LEFT, RIGHT, TOP, picture, shape_path, style_class, text_at, y_axis
 from loihi_convert.runs.csv_files import csv_bytes
 
@@ -36,6 +36,12 @@ class Mark(NamedTuple):
     low: float | None = None
     high: float | None = None
     key: str = ""
+
+    @property
+    def frame_point(self) -> FramePoint:
+        """The same for `axes.frame`."""
+        low, high = (self.y, self.y) if self.low is None or self.high is None else (self.low, self.high)
+        return FramePoint(self.x, self.y, low, high)
 
 
 class Series(NamedTuple):

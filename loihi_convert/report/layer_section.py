@@ -94,7 +94,7 @@ def _layer_table(entry: Entry) -> Table:
     table = layer_table(
         entry.evaluation,
         entry.point,
-        rates=lambda layer: _own_rates(entry, layer),
+        rates=lambda layer: _without_relays(entry, layer, _rates(entry, layer)),
         thresholds=lambda layer: _own_thresholds(entry, layer),
     )
     return replace(table, title=entry.full_label)
@@ -125,8 +125,9 @@ def _relays(entry: Entry, layer: str) -> Set[int]:
     return entry.run.relays.get((entry.file, layer), set())
 
 
-def _without(values: Sequence[_Value], relays: Set[int]) -> tuple[_Value, ...]:
-    return tuple(value for channel, value in enumerate(values) if channel not in relays)
+def _without_relays(entry: Entry, layer: str, values: Sequence[_Value] | None) -> list[_Value] | None:
+    relays = _relays(entry, layer)
+    return None if values is None else [value for channel, value in enumerate(values) if channel not in relays]
 
 
 def _rates(entry: Entry, layer: str) -> tuple[float, ...] | None:
@@ -137,14 +138,9 @@ def _neurons(entry: Entry, layer: str) -> ChannelThresholds | None:
     return None if entry.run.thresholds is None else entry.run.thresholds.get((entry.file, layer))
 
 
-def _own_rates(entry: Entry, layer: str) -> tuple[float, ...] | None:
-    rates = _rates(entry, layer)
-    return None if rates is None else _without(rates, _relays(entry, layer))
-
-
-def _own_thresholds(entry: Entry, layer: str) -> tuple[int, ...] | None:
+def _own_thresholds(entry: Entry, layer: str) -> list[int] | None:
     neurons = _neurons(entry, layer)
-    return None if neurons is None else _without(neurons.integers, _relays(entry, layer))
+    return None if neurons is None else _without_relays(entry, layer, neurons.integers)
 
 
 def _real_thresholds(neurons: ChannelThresholds) -> Iterator[float | None]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loihi_convert.report.axes import FramePoint, frame, timestep_range, timestep_ticks
-from loihi_convert.report.charts import Axes, Chart, CnnLevels, Mark, Series, curve_chart
+from loihi_convert.report.axes import frame, timestep_range, timestep_ticks
+from loihi_convert.report.charts import Axes, Chart, CnnLevels, Series, curve_chart
 
 
 def timestep_chart(
@@ -18,7 +18,7 @@ def timestep_chart(
 ) -> Chart:
     """Return the chart, in per cent. The frame fits the files; marks of the paper may be outside it."""
     framing = [one for one in series if one.style >= 0]
-    points = [FramePoint(m.x, m.y, *_interval(m)) for one in framing for m in one.marks]
+    points = [mark.frame_point for one in framing for mark in one.marks]
     own = {(m.x, m.y) for one in framing for m in one.marks if m.x == one.emphasised}
     shown = frame(points, [value for value, _ in levels], own)
     steps = sorted({mark.x for one in series for mark in one.marks})
@@ -35,7 +35,3 @@ def timestep_chart(
         levels,
     )
     return curve_chart(title, caption, series, axes)
-
-
-def _interval(mark: Mark) -> tuple[float, float]:
-    return (mark.y, mark.y) if mark.low is None or mark.high is None else (mark.low, mark.high)

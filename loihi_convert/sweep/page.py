@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 from loihi_convert.choices import SweepCost
 from loihi_convert.errors import low_to_high
 from loihi_convert.files import write_atomically
-from loihi_convert.report.axes import FramePoint, decade_ticks, error_frame, frame, timestep_ticks
+from loihi_convert.report.axes import decade_ticks, error_frame, frame, timestep_ticks
 from loihi_convert.report.charts import Axes, Chart, Mark, Series, curve_chart
 from loihi_convert.report.formats import count, percent_interval, quantity_range
 from loihi_convert.report.page import Page, Paragraph, Pictures, Section, html
@@ -131,7 +131,7 @@ def _axes(series: Sequence[Series], kind: SweepCost, label: str, measure: _Measu
     left, right = min(mark.x for mark in marks), max(mark.x for mark in marks)
     if measure.best == "highest":
         best = {(mark.x, mark.y) for one in series if one.front for mark in one.marks}
-        shown = frame([FramePoint(mark.x, mark.y, mark.y, mark.y) for mark in marks], (), best)
+        shown = frame([mark.frame_point for mark in marks], (), best)
     else:
         shown = error_frame([([mark.x for mark in marks], [mark.y for mark in marks])], [])
     # Room for marks at both ends, also if all cells cost the same.
