@@ -130,17 +130,17 @@ def run(
     on_board = options.board_of(backend, partition, board, loihi_gen, dry_run=dry_run)
     backend_options = BackendOptions(run_options.device, lava_python, lava_layout, neuron, leak, on_board, profile)
     request = RunRequest(
-        paths,
-        output,
-        images,
-        image_count,
-        run_options,
-        open_backend(backend, backend_options),
-        model,
-        arch,
-        normalization,
-        stream,
-        {
+        paths=paths,
+        output=output,
+        data=images,
+        image_count=image_count,
+        options=run_options,
+        backend=open_backend(backend, backend_options),
+        model=model,
+        arch=arch,
+        normalization=normalization,
+        is_stream=stream,
+        given={
             "trace": trace,
             "float_snn": float_snn,
             "early_exit": early_exit and options.is_given(ctx, "early_exit"),
@@ -150,9 +150,9 @@ def run(
             "device": device == "cuda",
             **shared,
         },
-        started,
-        as_json,
-        details,
+        started=started,
+        as_json=as_json,
+        details=details,
     )
     network = external.read_any(paths[0])
     if isinstance(network, GradedNetwork) and network.is_converted:
