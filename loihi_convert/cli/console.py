@@ -1,4 +1,4 @@
-"""Output for the user: text on stdout, notes on stderr (errors there are ignored), tables, JSON, result sentences."""
+"""Output for the user: text on stdout, notes on stderr (errors there are ignored), tables, JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from loihi_convert.errors import PlatformError, escape_control, with_flags
@@ -18,7 +17,6 @@ from loihi_convert.errors import PlatformError, escape_control, with_flags
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from loihi_convert.cnn.checkpoint import Checkpoint
     from loihi_convert.report.table import Table
 
 
@@ -27,18 +25,6 @@ class Fact(NamedTuple):
 
     label: str
     text: str
-
-
-def told_once(facts: Iterable[tuple[str, Fact]], count: int) -> Iterator[Fact]:
-    """Yield each of ``facts``, given with the name of its file, once.
-
-    The names of its files precede it, unless it is true of all ``count`` files.
-    """
-    names_of: dict[Fact, list[str]] = {}
-    for name, fact in facts:
-        names_of.setdefault(fact, []).append(name)
-    for fact, names in names_of.items():
-        yield fact if len(names) == count else fact._replace(text=f"{', '.join(names)}: {fact.text}")
 
 
 LABEL_COLUMNS: Final = 10
@@ -197,6 +183,18 @@ def _drawn() -> Iterator[Console]:
     echo("\n".join(line.rstrip() for line in capture.get().split("\n")).removesuffix("\n"))
 
 
+def told_once(facts: Iterable[tuple[str, Fact]], count: int) -> Iterator[Fact]:
+    """Yield each of ``facts``, given with the name of its file, once.
+
+    The names of its files precede it, unless it is true of all ``count`` files.
+    """
+    names_of: dict[Fact, list[str]] = {}
+    for name, fact in facts:
+        names_of.setdefault(fact, []).append(name)
+    for fact, names in names_of.items():
+        yield fact if len(names) == count else fact._replace(text=f"{', '.join(names)}: {fact.text}")
+
+
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
     """Return ``rows`` as indented lines: the columns of the indices ``left`` left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -224,24 +222,6 @@ def flagged(text: str, *verbs: str) -> str:
     known = {name: flag for verb in verbs for name, flag in verb_flags([verb]).items()}
     where, colon, rest = text.partition(": ")
     return with_flags(f"{known.get(where, where)}{colon}{rest}", known)
-
-
-def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
-    """Return a sentence on the trained network, its accuracy, and its file."""
-    test = "" if checkpoint.test_accuracy is None else f", test accuracy {100 * checkpoint.test_accuracy:.2f} %"
-    return (
-        f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, validation accuracy "
-        f"{100 * checkpoint.validation_accuracy:.2f} %{test}{_spiking_part(checkpoint)}"
-    )
-
-
-def _spiking_part(checkpoint: Checkpoint) -> str:
-    """Return the accuracy of its spiking network, if that was trained."""
-    found, timesteps = checkpoint.recipe.get("spiking_accuracy"), checkpoint.recipe.get("timesteps")
-    if not isinstance(found, dict):
-        return ""
-    figures = ", ".join(f"{name} {100 * float(str(share)):.2f} %" for name, share in found.items())
-    return f"; as a spiking network after {timesteps} steps: {figures}"
 
 
 def _silence(stream: TextIO) -> None:

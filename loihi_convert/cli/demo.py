@@ -10,8 +10,9 @@ from typing import Annotated
 
 from loihi_convert.choices import BackendName
 from loihi_convert.cli import options
-from loihi_convert.cli.console import Fact, log, trained_sentence
+from loihi_convert.cli.console import Fact, log
 from loihi_convert.cli.run_output import RunScene, say_run
+from loihi_convert.cli.train import trained_sentence
 from loihi_convert.dependencies import is_lava_at_hand
 from loihi_convert.files import make_folder, require_new_or_empty
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from loihi_convert.choices import Architecture, Device, RecipeName, WeightDtype
 from loihi_convert.cli import options
-from loihi_convert.cli.console import echo, flagged, log, on_interrupt, say_json, trained_sentence
+from loihi_convert.cli.console import echo, flagged, log, on_interrupt, say_json
 from loihi_convert.cli.flags import option_words
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN, TRAINING, choice, named, switch
 from loihi_convert.cli.wrong_files import require_cnn
@@ -173,6 +173,24 @@ def train(
             "--input-shape": None if arch is None else input_shape,
         }
         echo(f"next: {shlex.join(['loihi-convert', 'export', str(output), *option_words(given)])}")
+
+
+def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
+    """Return a sentence on the trained network, its accuracy, and its file."""
+    test = "" if checkpoint.test_accuracy is None else f", test accuracy {100 * checkpoint.test_accuracy:.2f} %"
+    return (
+        f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, validation accuracy "
+        f"{100 * checkpoint.validation_accuracy:.2f} %{test}{_spiking_part(checkpoint)}"
+    )
+
+
+def _spiking_part(checkpoint: Checkpoint) -> str:
+    """Return the accuracy of its spiking network, if that was trained."""
+    found, timesteps = checkpoint.recipe.get("spiking_accuracy"), checkpoint.recipe.get("timesteps")
+    if not isinstance(found, dict):
+        return ""
+    figures = ", ".join(f"{name} {100 * float(str(share)):.2f} %" for name, share in found.items())
+    return f"; as a spiking network after {timesteps} steps: {figures}"
 
 
 def _design(chosen: TrainOptions, splits: DataSplits, start: Checkpoint | None) -> Design:
