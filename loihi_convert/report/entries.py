@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.metrics.evaluation import Evaluation, Point
@@ -122,30 +122,6 @@ class Entry:
         return self.point.timesteps == self.evaluation.timesteps and self.point.accuracy is not None
 
 
-class _Contents(NamedTuple):
-    """The contents of one run of one file, the most important first; a run with more of them is preferred."""
-
-    is_judged: bool
-    reaches_own_timesteps: bool
-    image_count: int
-    has_cnn: bool
-    has_float_network: bool
-    has_early_exit: bool
-    utc_time: str
-
-
-_BEHIND: Final = {
-    "is_judged": "without labels, unlike {}",
-    "reaches_own_timesteps": "ended before the T of the file, unlike {}",
-    "image_count": "fewer images than {}",
-    "has_cnn": "without the CNN, unlike {}",
-    "has_float_network": "without the float SNN, unlike {}",
-    "has_early_exit": "without early exit, unlike {}",
-    "utc_time": "older than {}",
-}
-"""Why a run is omitted, by the first of `_Contents` that differs from the run that is shown."""
-
-
 class LeftOut(NamedTuple):
     """A file of an omitted run: its stem, the run, and the reason, which names the run that is shown."""
 
@@ -157,7 +133,7 @@ class LeftOut(NamedTuple):
 def most_complete_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[LeftOut]]:
     """Return ``runs`` reduced to the most complete run of each file, the newest among equals, and the omitted files.
 
-    The order is that of `_Contents`: a later run on fewer images, or without the CNN, does not replace an earlier one.
+    The order is that of `_contents`: a later run on fewer images, or without the CNN, does not replace an earlier one.
     Two files are the same if their SHA-256, data, backend and `Manifest.options` are equal. A run without remaining
     files is omitted.
     """
@@ -165,7 +141,7 @@ def most_complete_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[L
     for run in runs:
         for file in run.evaluations:
             key = _identity(run, file)
-            if key is not None and (key not in best or _contents(run, file) > _contents(best[key], file)):
+            if key is not None and (key not in best or _completeness(run, file) > _completeness(best[key], file)):
                 best[key] = run
     kept, left_out = [], []
     for run in runs:
@@ -181,26 +157,31 @@ def most_complete_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[L
     return kept, left_out
 
 
-def _contents(run: StoredRun, file: str) -> _Contents:
+def _contents(run: StoredRun, file: str) -> dict[str, Any]:
+    """Return what a run of a file contains, the most important first, by why another run with more is preferred."""
     evaluation = run.evaluations[file]
     point, regression = evaluation.nominal_point, evaluation.regression
     errors = None if regression is None else regression.at(point.timesteps)
-    has_float_network = point.agreement_with_float if errors is None else errors.float_to_targets
-    return _Contents(
-        is_judged=evaluation.is_judged,
-        reaches_own_timesteps=point.timesteps == evaluation.timesteps,
-        image_count=evaluation.image_count,
-        has_cnn=evaluation.is_compared_with_cnn,
-        has_float_network=has_float_network is not None,
-        has_early_exit=evaluation.early_exit is not None,
-        utc_time=run.manifest.utc_time,
-    )
+    of_float_network = point.agreement_with_float if errors is None else errors.float_to_targets
+    return {
+        "without labels, unlike {}": evaluation.is_judged,
+        "ended before the T of the file, unlike {}": point.timesteps == evaluation.timesteps,
+        "fewer images than {}": evaluation.image_count,
+        "without the CNN, unlike {}": evaluation.is_compared_with_cnn,
+        "without the float SNN, unlike {}": of_float_network is not None,
+        "without early exit, unlike {}": evaluation.early_exit is not None,
+        "older than {}": run.manifest.utc_time,
+    }
+
+
+def _completeness(run: StoredRun, file: str) -> tuple[Any, ...]:
+    return tuple(_contents(run, file).values())
 
 
 def _reason(file: str, run: StoredRun, shown: StoredRun) -> str:
-    pairs = zip(_BEHIND.values(), _contents(run, file), _contents(shown, file), strict=True)
-    reason = next((reason for reason, found, most in pairs if found != most), "as old and as complete as {}")
-    return reason.format(shown.name)
+    most = _contents(shown, file)
+    reasons = (reason for reason, found in _contents(run, file).items() if found != most[reason])
+    return next(reasons, "as old and as complete as {}").format(shown.name)
 
 
 def _identity(run: StoredRun, file: str) -> tuple[object, ...] | None:
