@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -158,16 +158,16 @@ def choose_margin(
         If ``outputs`` have a wrong shape, or there is not one label per image.
     """
     require_tolerance(tolerance_points)
-    trade = _trade(outputs, labels)
+    margins, average_timesteps, correct_counts = _trade(outputs, labels)
     image_count, timesteps, _ = outputs.shape
     # The last margin exceeds every lead before T, and loses nothing.
-    lost = trade.correct_counts[-1] - trade.correct_counts
+    lost = correct_counts[-1] - correct_counts
     # Exact: 1.14 x 5,000 is less than 57 x 100 in floating point.
     most_lost = math.floor(Fraction(repr(float(tolerance_points))) * image_count / 100)
     averages = [timesteps ** (k / CURVE_POINTS) for k in range(CURVE_POINTS)]
     return MarginChoice(
-        margin=int(trade.margins[np.argmax(lost <= most_lost)]),
-        curve_margins=tuple(sorted(set(trade.margins[np.searchsorted(trade.average_timesteps, averages)].tolist()))),
+        margin=int(margins[np.argmax(lost <= most_lost)]),
+        curve_margins=tuple(sorted(set(margins[np.searchsorted(average_timesteps, averages)].tolist()))),
         tolerance_points=tolerance_points,
         timesteps=timesteps,
         split=split,
@@ -263,20 +263,12 @@ def _exit_point(
     )
 
 
-class _Trade(NamedTuple):
-    """Latency against accuracy at all margins where an image's exit changes, ascending from 0."""
+def _trade(outputs: Array, labels: Array | None) -> tuple[Array, Array, Array]:
+    """Margins, ascending from 0, average T, and number of correct classes, wherever the exit of an image changes.
 
-    margins: Array
-    average_timesteps: Array
-    correct_counts: Array
-
-
-def _trade(outputs: Array, labels: Array | None) -> _Trade:
-    """Values at each such margin; they hold up to the next one.
-
-    An image stops after step t for m in (h(t - 1), h(t)], where h(t) is its highest lead in steps 1..t. At m = h(t) + 1
-    it continues to t + 1, and the number of correct classes changes by one unless both classes are correct or both
-    wrong.
+    The values at a margin hold up to the next one. An image stops after step t for m in (h(t - 1), h(t)], where h(t) is
+    its highest lead in steps 1..t. At m = h(t) + 1 it continues to t + 1, and the number of correct classes changes by
+    one unless both classes are correct or both wrong.
     """
     highest = _highest_leads(outputs)
     _require_one_each("labels", labels, outputs)
@@ -286,11 +278,8 @@ def _trade(outputs: Array, labels: Array | None) -> _Trade:
     place = place.ravel()
     later = np.bincount(place)
     gained = np.bincount(place, weights=np.diff(right, axis=1).ravel()).astype(np.int64)
-    return _Trade(
-        margins=np.append(0, margins),
-        average_timesteps=1 + np.append(0, later).cumsum() / len(outputs),
-        correct_counts=right[:, 0].sum() + np.append(0, gained).cumsum(),
-    )
+    average_timesteps = 1 + np.append(0, later).cumsum() / len(outputs)
+    return np.append(0, margins), average_timesteps, right[:, 0].sum() + np.append(0, gained).cumsum()
 
 
 def _highest_leads(outputs: Array) -> Array:
