@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -70,19 +70,20 @@ def evaluate(
     _check_shape("float_predictions", float_predictions, (image_count, run_timesteps))
     _check_label_range(labels, class_count(network.shapes[-1][0]))
     layers = layer_sizes(network)
-    compared = _Compared(result, network, layers, labels, cnn_predictions, float_predictions, circuit)
+    cnn_correct = _matches(cnn_predictions, labels)
     own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
     further = (min(own_timesteps, run_timesteps), *(steps for steps in timesteps if steps <= run_timesteps))
-    points = tuple(compared.point(steps) for steps in sorted({*reported_timesteps(run_timesteps), *further}))
+    reported = sorted({*reported_timesteps(run_timesteps), *further})
+    points = tuple(_points(result, network, layers, labels, cnn_predictions, float_predictions, circuit, reported))
     return Evaluation(
         image_count=image_count,
         timesteps=own_timesteps,
-        depth=compared.depth,
+        depth=_depth(network),
         readout=network.readout,
         layers=layers,
         multiply_accumulates=multiply_accumulates,
-        cnn_accuracy=_fraction(compared.cnn_correct, image_count),
-        cnn_accuracy_interval=_interval(compared.cnn_correct, image_count),
+        cnn_accuracy=_fraction(cnn_correct, image_count),
+        cnn_accuracy_interval=_interval(cnn_correct, image_count),
         points=points,
         early_exit=early_exit,
         saturated_images=_saturated_images(result, network),
@@ -96,71 +97,64 @@ def evaluate(
             *(_notes(labels, cnn_predictions) if numbers is None else regression_notes(numbers)),
             *_range_notes(result, network),
         ),
-        regression=None if numbers is None else evaluate_regression(numbers, [point.timesteps for point in points]),
+        regression=None if numbers is None else evaluate_regression(numbers, reported),
         is_graded=isinstance(network, GradedNetwork),
     )
 
 
-class _Compared:
-    """A run, and the classes to compare it with; shapes as in `evaluate`."""
-
-    def __init__(
-        self,
-        result: RunResult,
-        network: AnyNetwork,
-        layers: Sequence[LayerSize],
-        labels: Array | None,
-        cnn_predictions: Array | None,
-        float_predictions: Array | None,
-        circuit: CircuitWork | None,
-    ) -> None:
-        self._result, self._labels = result, labels
-        self._cnn_predictions, self._float_predictions = cnn_predictions, float_predictions
-        self._predictions = result.predictions
-        self._circuit = circuit
-        self._relays = relay_work(result, network)
-        neurons = [layer.neuron_count for layer in layers[: len(network.spiking_layers)]]
-        self._own_neurons = np.array(neurons, np.int64) - self._relays.neurons
-        self.cnn_correct = _matches(cnn_predictions, labels)
-        # Input neurons have no synapse before them, for which Lava would add a step.
-        self.depth = sum(not isinstance(layer.synapse, PixelBias) for layer in network.layers)
-
-    def point(self, timesteps: int) -> Point:
-        """Return the figures after ``timesteps`` steps."""
-        image_count = len(self._predictions)
-        fixed = self._predictions[:, timesteps - 1]
-        floating = None if self._float_predictions is None else self._float_predictions[:, timesteps - 1]
-        correct, float_correct = _matches(fixed, self._labels), _matches(floating, self._labels)
-        lost = None if self.cnn_correct is None or correct is None else self.cnn_correct - correct
-        spikes = self._result.spike_counts[:, :timesteps].sum(axis=(0, 1))
-        operations = self._result.synaptic_operations[:, :timesteps].sum(axis=(0, 1)) / image_count
-        relay_spikes, relay_operations = (work[timesteps - 1] for work in self._relays[1:])
-        circuit = None if self._circuit is None else self._circuit.events(timesteps).synaptic_operations
+def _points(
+    result: RunResult,
+    network: AnyNetwork,
+    layers: Sequence[LayerSize],
+    labels: Array | None,
+    cnn_predictions: Array | None,
+    float_predictions: Array | None,
+    circuit: CircuitWork | None,
+    timesteps: Iterable[int],
+) -> Iterator[Point]:
+    """Yield the figures after each of ``timesteps``; shapes are as in `evaluate`."""
+    predictions, image_count, depth = result.predictions, len(result.potentials), _depth(network)
+    cnn_correct, relays = _matches(cnn_predictions, labels), relay_work(result, network)
+    neurons = np.array([layer.neuron_count for layer in layers[: len(network.spiking_layers)]], np.int64)
+    for steps in timesteps:
+        fixed = predictions[:, steps - 1]
+        floating = None if float_predictions is None else float_predictions[:, steps - 1]
+        correct, float_correct = _matches(fixed, labels), _matches(floating, labels)
+        lost = None if cnn_correct is None or correct is None else cnn_correct - correct
+        spikes = result.spike_counts[:, :steps].sum(axis=(0, 1))
+        operations = result.synaptic_operations[:, :steps].sum(axis=(0, 1)) / image_count
+        relay_spikes, relay_operations = (work[steps - 1] for work in relays[1:])
+        of_circuit = None if circuit is None else circuit.events(steps).synaptic_operations
         # In the circuit, a spike of a relay also reaches the synapse that resets it.
         relay_operations = relay_operations + (0 if circuit is None else relay_spikes)
-        own, possible = (spikes - relay_spikes) / image_count, self._own_neurons * timesteps
+        own, possible = (spikes - relay_spikes) / image_count, (neurons - relays.neurons) * steps
         rates = np.divide(own, possible, out=np.full_like(own, np.nan), where=possible > 0)
         sparsity = 1 - float(own.sum()) / int(possible.sum()) if possible.sum() else None
-        return Point(
-            timesteps=timesteps,
-            global_steps=timesteps + self.depth,
+        yield Point(
+            timesteps=steps,
+            global_steps=steps + depth,
             correct_count=correct,
             accuracy=_fraction(correct, image_count),
             accuracy_interval=_interval(correct, image_count),
             float_accuracy=_fraction(float_correct, image_count),
             float_accuracy_interval=_interval(float_correct, image_count),
             conversion_loss_points=None if lost is None else 100 * lost / image_count,
-            agreement_with_cnn=_fraction(_matches(fixed, self._cnn_predictions), image_count),
+            agreement_with_cnn=_fraction(_matches(fixed, cnn_predictions), image_count),
             agreement_with_float=_fraction(_matches(fixed, floating), image_count),
             spikes_per_image=float((spikes / image_count).sum()),
-            synaptic_operations=float(operations.sum()) + (circuit or 0.0),
+            synaptic_operations=float(operations.sum()) + (of_circuit or 0.0),
             synaptic_operations_per_layer=tuple(operations.tolist()),
             firing_rate=tuple(map(known, rates.tolist())),
             activation_sparsity=None if sparsity is None else known(sparsity),
             relay_spikes_per_image=known(float(relay_spikes.sum()) / image_count),
             relay_synaptic_operations=known(float(relay_operations.sum()) / image_count),
-            circuit_synaptic_operations=circuit,
+            circuit_synaptic_operations=of_circuit,
         )
+
+
+def _depth(network: AnyNetwork) -> int:
+    # Input neurons have no synapse before them, for which Lava would add a step.
+    return sum(not isinstance(layer.synapse, PixelBias) for layer in network.layers)
 
 
 def _energy(
