@@ -277,7 +277,7 @@ def facts(evaluation: Evaluation) -> Iterator[Fact]:
         means = f"means over {len(regression.output_names)} outputs"
         yield Fact("errors", f"{means}; {worst}" if worst else means)
     if evaluation.early_exit is not None:
-        yield Fact("early exit", _exit_sentence(evaluation.early_exit) + _exit_loss(evaluation))
+        yield Fact("early exit", _exit_sentence(evaluation.early_exit, _last(evaluation).accuracy))
     timesteps = _last(evaluation).timesteps
     if evaluation.energy is not None:
         one = next((one for one in evaluation.energy.estimates if one.timesteps == timesteps), None)
@@ -313,18 +313,8 @@ def warnings(evaluation: Evaluation) -> Iterator[Fact]:
         yield Fact("note", note)
 
 
-def _exit_loss(evaluation: Evaluation) -> str:
-    """A remark if early exit loses more than was tolerated on the images that chose the margin."""
-    early_exit, last = evaluation.early_exit, _last(evaluation).accuracy
-    if early_exit is None or last is None or early_exit.chosen_point.accuracy is None:
-        return ""
-    lost, choice = 100 * (last - early_exit.chosen_point.accuracy), early_exit.choice
-    if lost <= choice.tolerance_points + _NOTABLE_POINTS:
-        return ""
-    return f"; loses {lost:.2f} points here"
-
-
-def _exit_sentence(early_exit: EarlyExit) -> str:
+def _exit_sentence(early_exit: EarlyExit, last: float | None) -> str:
+    """Return the results of early exit; ``last`` is the accuracy after all steps."""
     point = early_exit.chosen_point
     found = f"{point.average_timesteps:.2f} of {early_exit.choice.timesteps} steps on average: "
     if point.accuracy is None:
@@ -332,4 +322,10 @@ def _exit_sentence(early_exit: EarlyExit) -> str:
     else:
         found += f"{percent(point.accuracy)} %"
     saved = early_exit.synaptic_operations_saved
-    return found if saved is None else f"{found}, {100 * saved:.0f} % fewer SynOps"
+    if saved is not None:
+        found += f", {100 * saved:.0f} % fewer SynOps"
+    lost = 0.0 if last is None or point.accuracy is None else 100 * (last - point.accuracy)
+    # More than was tolerated on the images that chose the margin.
+    if lost > early_exit.choice.tolerance_points + _NOTABLE_POINTS:
+        found += f"; loses {lost:.2f} points here"
+    return found
