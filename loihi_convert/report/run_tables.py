@@ -14,7 +14,7 @@ from loihi_convert.chip.energy import Energy, Estimate
 from loihi_convert.errors import low_to_high
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint
+from loihi_convert.metrics.regression import Regression, RegressionPoint
 from loihi_convert.report.formats import (
     RELAYS,
     count,
@@ -97,25 +97,23 @@ def output_table(evaluation: Evaluation) -> Table | None:
     if regression is None:
         return None
     at = regression.at(evaluation.nominal_point.timesteps)
-    rows = []
-    for index, name in enumerate((*regression.output_names, "mean")):
-
-        def cell(errors: Errors | None, index: int = index) -> tuple[str | None, str | None]:
-            one = None if errors is None else (*errors.outputs, errors.mean)[index]
-            return (number(one.rmse), r_squared(one.r2)) if one else (None, None)
-
-        (cnn, cnn_r2), (found, r2), (to_cnn, r2_to_cnn) = map(cell, (regression.cnn, at.to_targets, at.to_cnn))
-        rows.append(
-            {
-                "output": name,
-                "CNN\nRMSE": cnn,
-                "fixed point\nRMSE": found,
-                f"CNN\n{_R2}": cnn_r2,
-                f"fixed point\n{_R2}": r2,
-                "RMSE\nto CNN": to_cnn,
-                f"{_R2}\nto CNN": r2_to_cnn,
-            }
-        )
+    names = (*regression.output_names, "mean")
+    every = [
+        (None,) * len(names) if errors is None else (*errors.outputs, errors.mean)
+        for errors in (regression.cnn, at.to_targets, at.to_cnn)
+    ]
+    rows = [
+        {
+            "output": name,
+            "CNN\nRMSE": number(cnn and cnn.rmse),
+            "fixed point\nRMSE": number(found and found.rmse),
+            f"CNN\n{_R2}": r_squared(cnn and cnn.r2),
+            f"fixed point\n{_R2}": r_squared(found and found.r2),
+            "RMSE\nto CNN": number(to_cnn and to_cnn.rmse),
+            f"{_R2}\nto CNN": r_squared(to_cnn and to_cnn.r2),
+        }
+        for name, cnn, found, to_cnn in zip(names, *every, strict=True)
+    ]
     caption = f"errors of each output at T = {at.timesteps}"
     return table_of(rows, words=("output",), caption=caption, has_total=True)
 
