@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class Graph:
         """The parts without a spiking equivalent, in order of computation."""
         return tuple(node.obstacle for node in self.nodes if node.obstacle is not None)
 
-    @property
+    @cached_property
     def users(self) -> list[list[int]]:
         """The indices of the nodes that take each node; twice if they take it twice."""
         found: list[list[int]] = [[] for _ in self.nodes]

@@ -20,9 +20,9 @@ from loihi_convert.frontend.lower.groups import Grouping, grouped
 from loihi_convert.frontend.lower.levels import Levels
 from loihi_convert.frontend.lower.pieces import Piece, pieces_of
 from loihi_convert.frontend.lower.populations import Population
-from loihi_convert.frontend.lower.relays import Relays, Sample, offsets_of
+from loihi_convert.frontend.lower.relays import Relays, Sample
 from loihi_convert.frontend.lower.value import Term
-from loihi_convert.frontend.lower.window import Window
+from loihi_convert.frontend.lower.window import Window, pooled_size
 from loihi_convert.ir.network import ReluLayer
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
@@ -59,7 +59,7 @@ class Layer:
 
     @property
     def is_dense(self) -> bool:
-        return self._levels.is_dense(self.level)
+        return self._levels.is_dense[self.level]
 
     @property
     def plain_term(self) -> Term | None:
@@ -104,12 +104,11 @@ class Layer:
 
     def _own(self, window: Window, size: Pair, bias: Array | None) -> Synapse:
         """A window that is the whole layer, with its own geometry; ``size`` is that of its input."""
-        extent = (size[0] // window.pool[0], size[1] // window.pool[1])
+        extent = pooled_size(size, window.pool)
         if self.is_dense:
-            kernel = window.weight
-            if window.groups > 1 or kernel.shape[2:] != extent or window.padding != (0, 0) or window.dilation != (1, 1):
-                kernel = _over_map(window.ungrouped(), extent)
-            return _dense(kernel, bias, window.pool)
+            own = (window.groups, window.weight.shape[2:], window.padding, window.dilation)
+            is_plain = own == (1, extent, (0, 0), (1, 1))
+            return _dense(window.weight, bias, window.pool) if is_plain else self._common(1, bias)
         # A convolution pads both ends equally; pixels that do not fill a stride are left over at the second.
         ends = zip(window.padding, window.after((window.inputs, *extent)), window.stride, strict=True)
         if min(window.padding) < 0 or not all(0 <= pad - after < stride for pad, after, stride in ends):
@@ -120,8 +119,7 @@ class Layer:
         """All terms and relays in one kernel."""
         pool = self._pool()
         pieces = self._pieces(pool)
-        size = self._levels.size(self.level - 1)
-        extent = (size[0] // pool[0], size[1] // pool[1])
+        extent = pooled_size(self._levels.size(self.level - 1), pool)
         if self.is_dense:
             weight = np.zeros((len(self.outputs), len(self.inputs), *extent))
             _write(weight, pieces, (0, 0))
@@ -220,16 +218,6 @@ def _padding_and_kernel(shifts: set[int], stride: int, count: int, extent: int) 
     last = stride * (count - 1)
     padding = max(0, -min(shifts), max(shifts) + 1 - extent + last)
     return padding, max(max(shifts) + padding + 1, extent + 2 * padding - stride * count + 1)
-
-
-def _over_map(window: Window, extent: Pair) -> Array:
-    """A window with a single output position as a kernel of the whole map."""
-    weight = np.zeros((window.outputs, window.inputs, *extent))
-    for a, row in enumerate(offsets_of(window, 0)):
-        for b, column in enumerate(offsets_of(window, 1)):
-            if 0 <= row < extent[0] and 0 <= column < extent[1]:
-                weight[:, :, row, column] += window.weight[:, :, a, b]
-    return weight
 
 
 def _dense(kernel: Array, bias: Array | None, pool: Pair) -> Dense:

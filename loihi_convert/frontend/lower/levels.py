@@ -66,12 +66,9 @@ class Levels:
         """Return the populations of a level."""
         return [number for number in range(len(self.populations)) if self.of[number] == level]
 
-    def is_dense(self, level: int) -> bool:
-        """Return whether a level becomes a dense layer: the last level, vectors, and levels after a dense layer."""
-        return self._is_dense[level]
-
     @cached_property
-    def _is_dense(self) -> list[bool]:
+    def is_dense(self) -> list[bool]:
+        """Whether each level becomes a dense layer: the last level, vectors, and levels after a dense layer."""
         found = [False]
         for level in range(1, self.depth + 1):
             terms = [term for number in self.on(level) for term in self.populations[number].value.terms]

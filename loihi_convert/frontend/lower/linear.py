@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Value, shifted, summed
+from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value, shifted, summed
 from loihi_convert.frontend.lower.window import Window, composed
 from loihi_convert.frontend.operations import refuse
 from loihi_convert.ir.synapse import Conv, Dense
@@ -47,14 +47,16 @@ def connected(features: tuple[Features, ...], dense: Dense, name: str) -> Value:
     return replace(_biased(value, bias), name=name)
 
 
-def as_vector(features: tuple[Features, ...]) -> Value:
-    """Return ``features`` as a value ``(N, 1, 1)``, using a dense layer of ones if they come from larger maps."""
-    if len(features) == 1 and features[0].is_vector:
-        return features[0].value
-    count = sum(part.count for part in features)
-    if count * max(int(np.prod(part.value.shape)) for part in features) > _MAX_WEIGHTS:
+def as_vector(tensor: Tensor) -> Value:
+    """Return features as a value ``(N, 1, 1)``, using a dense layer of ones if they come from larger maps."""
+    if isinstance(tensor, Value):
+        return tensor
+    if len(tensor) == 1 and tensor[0].is_vector:
+        return tensor[0].value
+    count = sum(part.count for part in tensor)
+    if count * max(int(np.prod(part.value.shape)) for part in tensor) > _MAX_WEIGHTS:
         refuse(f"treats {count} numbers of flattened maps individually", supported="at most a few thousand")
-    return connected(features, Dense(np.eye(count)), "")
+    return connected(tensor, Dense(np.eye(count)), "")
 
 
 def through(value: Value, window: Window) -> Value:

@@ -15,7 +15,7 @@ import numpy as np
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.lower.linear import through
 from loihi_convert.frontend.lower.value import Value
-from loihi_convert.frontend.lower.window import Window
+from loihi_convert.frontend.lower.window import Window, pooled_size
 from loihi_convert.frontend.operations import AveragePool
 
 
@@ -25,7 +25,7 @@ def averaged(value: Value, pool: AveragePool, shape: Shape) -> Value:
     if pool.kernel == (1, 1) and pool.tiles:
         return value
     # With ceil_mode the last window may reach beyond the map.
-    covers = size == tuple(extent // kernel for extent, kernel in zip(value.size, pool.kernel, strict=True))
+    covers = size == pooled_size(value.size, pool.kernel)
     if pool.tiles and covers and all(term.window.is_pointwise and not term.window.is_dense for term in value.terms):
         window = replace(Window.identity(channels, size), pool=pool.kernel)
     else:

@@ -128,8 +128,8 @@ class Relays:
         Each is the tap of its row, that of its column, its weights ``(C_out, C_in / groups)``, and the input channels
         that it reads: int64. A pixel without weight may lie where no relay could carry it.
         """
-        for a, row in enumerate(offsets_of(window, 0)):
-            for b, column in enumerate(offsets_of(window, 1)):
+        for a, row in enumerate(_offsets(window, 0)):
+            for b, column in enumerate(_offsets(window, 1)):
                 if (used := window.inputs_at(a, b)).size:
                     taps = self._tap(level, source, row, 0), self._tap(level, source, column, 1)
                     yield *taps, window.weight[:, :, a, b], used
@@ -166,6 +166,6 @@ class Relays:
         return Tap(0, offset)
 
 
-def offsets_of(window: Window, axis: int) -> list[int]:
-    """Return the offset of each kernel tap from the output position, in pixels of the input."""
+def _offsets(window: Window, axis: int) -> list[int]:
+    """The offset of each kernel tap from the output position, in pixels of the input."""
     return [place * window.dilation[axis] - window.padding[axis] for place in range(window.weight.shape[2 + axis])]

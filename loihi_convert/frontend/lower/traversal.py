@@ -201,9 +201,9 @@ class _Traversal:
                 "with nn.Flatten().",
             )
         try:
-            value = _as_vector(tensor)
+            value = as_vector(tensor)
         except MustBeCarriedError:
-            value = _as_vector(self._carried(tensor, node.name))
+            value = as_vector(self._carried(tensor, node.name))
         if len(value.terms) == 0:
             raise UnsupportedModelError(
                 "the model ends here, with constants", where=node.name, expected="must depend on the image"
@@ -239,10 +239,6 @@ def ending_of(graph: Graph) -> Node | None:
     while isinstance(node.operation, Move):
         node = graph.nodes[node.inputs[0]]
     return node if isinstance(node.operation, Ending) else None
-
-
-def _as_vector(tensor: Tensor) -> Value:
-    return tensor if isinstance(tensor, Value) else as_vector(tensor)
 
 
 def _values(tensor: Tensor) -> list[Value]:

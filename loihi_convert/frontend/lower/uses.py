@@ -42,14 +42,10 @@ class Uses:
     graph: Graph
 
     @cached_property
-    def _users(self) -> list[list[int]]:
-        return self.graph.users
-
-    @cached_property
     def _is_head(self) -> list[bool]:
         """Whether each node is a vector from which only linear maps lead to the output."""
         found = [len(node.shape) == 1 for node in self.graph.nodes]
-        for number, users in reversed(list(enumerate(self._users))):
+        for number, users in reversed(list(enumerate(self.graph.users))):
             found[number] &= all(
                 found[user] and isinstance(self._operation(user), _LINEAR_OF_VECTORS) for user in users
             )
@@ -64,13 +60,13 @@ class Uses:
         ReLUs of it do not count, since each of their populations has exactly this map; nor does the head, where all
         maps are composed into the last layer.
         """
-        return len(self._users[number]) > 1 and not self._is_head[number] and not self._feeds_relus(number)
+        return len(self.graph.users[number]) > 1 and not self._is_head[number] and not self._feeds_relus(number)
 
     def _feeds_relus(self, number: int) -> bool:
         """Whether only ReLUs use it, possibly after a batch norm."""
-        for user in self._users[number]:
+        for user in self.graph.users[number]:
             operation = self._operation(user)
-            is_norm = isinstance(operation, Affine) and len(self._users[user]) == 1
+            is_norm = isinstance(operation, Affine) and len(self.graph.users[user]) == 1
             if not isinstance(operation, Relu | LeakyRelu) and not (is_norm and self._feeds_relus(user)):
                 return False
         return True
@@ -82,14 +78,14 @@ class Uses:
             return False
         (before,) = node.inputs
         is_smaller = math.prod(node.shape) < math.prod(self.graph.nodes[before].shape)
-        beside = (self.graph.nodes[user] for user in self._users[before])
+        beside = (self.graph.nodes[user] for user in self.graph.users[before])
         return is_smaller and any(
             isinstance(other.operation, MaxPool) and as_map(other.shape) == as_map(node.shape) for other in beside
         )
 
     def _is_joined(self, number: int) -> bool:
         """Whether it goes into nothing but sums and concatenations."""
-        users = self._users[number]
+        users = self.graph.users[number]
         return bool(users) and all(
             isinstance(self._operation(user), Add | Cat)
             or (isinstance(self._operation(user), Move) and self._is_joined(user))
@@ -98,4 +94,4 @@ class Uses:
 
     def is_end(self, number: int) -> bool:
         """Return whether only moves follow."""
-        return all(isinstance(self._operation(user), Move) and self.is_end(user) for user in self._users[number])
+        return all(isinstance(self._operation(user), Move) and self.is_end(user) for user in self.graph.users[number])

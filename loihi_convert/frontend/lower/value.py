@@ -181,16 +181,12 @@ Tensor = Value | tuple[Features, ...]
 
 def summed(values: Sequence[Value], factors: Sequence[float], name: str = "") -> Value:
     """Return the sum of ``values``, each times its factor; all have the same shape."""
-    terms: list[Term] = []
-    constants: list[Array] = []
-    for value, factor in zip(values, factors, strict=True):
-        of_one = scaled(value, factor)
-        terms += of_one.terms
-        if of_one.constant is not None:
-            constants.append(of_one.constant)
+    parts = [scaled(value, factor) for value, factor in zip(values, factors, strict=True)]
+    terms = tuple(term for part in parts for term in part.terms)
+    constants = [part.constant for part in parts if part.constant is not None]
     if len({constant.ndim for constant in constants}) > 1:
-        constants = [scaled(value, factor).map_of_constant() for value, factor in zip(values, factors, strict=True)]
-    return Value(values[0].shape, tuple(terms), sum(constants) if constants else None, name)  # type: ignore[arg-type]
+        constants = [part.map_of_constant() for part in parts]
+    return Value(values[0].shape, terms, sum(constants) if constants else None, name)  # type: ignore[arg-type]
 
 
 def scaled(value: Value, gains: float | Array) -> Value:

@@ -8,7 +8,6 @@ composition.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -169,8 +168,7 @@ def composed(first: Window, second: Window, size: Pair) -> Window | None:
             first, second = pooled
     if second.is_diagonal and second.size == first.size:
         return first.scaled(second.weight)
-    axes = zip(_axes(first), _axes(second), first.pool, size, strict=True)
-    if not all(_continues(*axis) for axis in axes):
+    if not all(_continues(first, second, axis, size[axis]) for axis in (0, 1)):
         return None
     if first.is_diagonal:
         weight = second.weight.reshape(second.groups, -1, *second.weight.shape[1:])
@@ -195,46 +193,35 @@ def _pooling_first(first: Window, second: Window, size: Pair) -> tuple[Window, W
     ``None`` if ``first`` adds zeros to its input, of ``size`` before pooling: an average may read some of them.
     """
     bare = replace(second, pool=(1, 1))
-    if not first.is_pointwise or first.is_dense or np.greater(first.size, _tiles(size, first.pool)).any():
+    if not first.is_pointwise or first.is_dense or np.greater(first.size, pooled_size(size, first.pool)).any():
         return None
     pool = (first.pool[0] * second.pool[0], first.pool[1] * second.pool[1])
-    return replace(first, pool=pool, size=_tiles(first.size, second.pool)), bare
+    return replace(first, pool=pool, size=pooled_size(first.size, second.pool)), bare
 
 
-def _tiles(size: Pair, pool: Pair) -> Pair:
+def pooled_size(size: Pair, pool: Pair) -> Pair:
+    """Return (H, W) of a map of ``size`` after a pooling, which drops incomplete windows."""
     return size[0] // pool[0], size[1] // pool[1]
 
 
-class _Axis(NamedTuple):
-    """A window along one axis."""
-
-    stride: int
-    padding: int
-    dilation: int
-    places: int
-    taps: Array
-
-
-def _axes(window: Window) -> tuple[_Axis, _Axis]:
-    """A window along both axes, with its nonzero taps."""
-    down, across = (np.flatnonzero(np.abs(window.weight).sum(axis=others)) for others in ((0, 1, 3), (0, 1, 2)))
-    return (
-        _Axis(window.stride[0], window.padding[0], window.dilation[0], window.size[0], down),
-        _Axis(window.stride[1], window.padding[1], window.dilation[1], window.size[1], across),
-    )
-
-
-def _continues(first: _Axis, second: _Axis, pool: int, extent: int) -> bool:
-    """Whether ``first`` would give 0 wherever ``second`` reads outside its output map.
+def _continues(first: Window, second: Window, axis: int, extent: int) -> bool:
+    """Whether, along ``axis``, ``first`` would give 0 wherever ``second`` reads outside its output map.
 
     ``extent`` is the size of the input of ``first``, before its pooling.
     """
-    places = np.arange(second.places) * second.stride - second.padding
-    looked_at = (places[:, None] + second.taps * second.dilation).ravel()
-    outside = looked_at[(looked_at < 0) | (looked_at >= first.places)]
-    read = (outside[:, None] * first.stride - first.padding + first.taps * first.dilation) * pool
+    looked_at = _places_read(second, np.arange(second.size[axis]), axis)
+    outside = looked_at[(looked_at < 0) | (looked_at >= first.size[axis])]
+    pool = first.pool[axis]
+    read = _places_read(first, outside, axis) * pool
     # Rows of an incomplete pooling window are dropped by the pooling, but would be read if it continued.
     return not bool(((read > -pool) & (read < extent)).any())
+
+
+def _places_read(window: Window, outputs: Array, axis: int) -> Array:
+    """The places along ``axis``, also beyond the border, that the ``outputs`` at these places read."""
+    taps = np.flatnonzero(np.abs(window.weight).sum(axis=(0, 1, 3 - axis)))
+    start = outputs[:, None] * window.stride[axis] - window.padding[axis]
+    return np.asarray(start + taps * window.dilation[axis]).ravel()
 
 
 def _composed_weights(first: Window, second: Window) -> tuple[int, Array]:
