@@ -84,12 +84,11 @@ def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_f
             expected=f"supported: {', '.join(SUPPORTED)}",
             hint=_remedy(unknown),
         )
-    reader = _Reader(content, path, is_for_one=is_for_one)
-    module = reader.read(input_name, layout)
+    module = _Reader(content, path, is_for_one=is_for_one).read(input_name, layout)
     # In a file for one image, sizes are those of one.
     if not is_for_one and any(node.op_type == "Shape" for node in content.graph.node):
-        other = _Reader(content, path, is_for_one=False, batch=_BATCH + 1)
-        if other.read(input_name, layout).code != module.code or not other.has_parts_of(reader):
+        other = _Reader(content, path, is_for_one=False, batch=_BATCH + 1).read(input_name, layout)
+        if not _are_alike(module, other):
             raise UnsupportedModelError(
                 "computes with the number of images",
                 where=path,
@@ -97,6 +96,16 @@ def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_f
                 hint="Use x.size(0) only in view and reshape.",
             )
     return module
+
+
+def _are_alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether both have the same code and modules, which are part of the text, and the same weights and constants."""
+    own, theirs = one.state_dict(), other.state_dict()
+    return (
+        str(one) == str(other)
+        and own.keys() == theirs.keys()
+        and all(np.array_equal(tensor, theirs[name], equal_nan=True) for name, tensor in own.items())
+    )
 
 
 def _described(node: Any) -> str:
@@ -162,25 +171,6 @@ class _Reader:
             each.meta.clear()
         return fx.GraphModule(self._parts, self._graph)
 
-    def has_parts_of(self, other: _Reader) -> bool:
-        """Whether both have the same modules and constants."""
-        own, theirs = self._settings(), other._settings()
-        return own.keys() == theirs.keys() and all(
-            found == theirs[name] if isinstance(found, str) else np.array_equal(found, theirs[name], equal_nan=True)
-            for name, found in own.items()
-        )
-
-    def _settings(self) -> dict[str, Any]:
-        """Every weight and constant, and each module as text."""
-        found: dict[str, Any] = {}
-        for name, part in self._parts.items():
-            if isinstance(part, Tensor):
-                found[name] = part.numpy()
-            else:
-                found[name] = repr(part)
-                found |= {f"{name}.{key}": tensor.numpy() for key, tensor in part.state_dict().items()}
-        return found
-
     def _in_order(self) -> list[Any]:
         """The nodes, each after those that make its inputs; otherwise in the order of the file."""
         nodes = without_stacks(self._content.graph)
@@ -207,6 +197,7 @@ class _Reader:
 
     def _compute(self, node: Any) -> None:
         """Compute values that do not depend on the image."""
+        from onnx import helper
         from onnx.reference import ReferenceEvaluator
 
         if node.op_type not in _COMPUTED:
@@ -215,7 +206,9 @@ class _Reader:
             inputs = {name: self._constants[name] for name in node.input if name}
             if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
                 self._require_few(node.op_type, *(inputs[name] for name in node.input))
-            found = ReferenceEvaluator(self._alone(node)).run(None, inputs)
+            outputs = [name for name in node.output if name]
+            alone = helper.make_function("", "alone", list(inputs), outputs, [node], self._content.opset_import)
+            found = ReferenceEvaluator(alone).run(None, inputs, attributes={})
         except UnknownError as error:
             self._refuse(node, str(error), error.hint)
         # The reference implementation may raise any exception.
@@ -233,17 +226,6 @@ class _Reader:
         count = shape.prod(dtype=np.float64) * (repeated[0].size if kind == "Tile" else 1)
         if count > largest:
             raise UnknownError(f"makes more than {largest:,} numbers")
-
-    def _alone(self, node: Any) -> Any:
-        """A model of only ``node``, with the same operator versions."""
-        from onnx import TensorProto, helper
-
-        inputs, outputs = (
-            [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in names if name]
-            for names in (node.input, node.output)
-        )
-        graph = helper.make_graph([node], "alone", inputs, outputs)
-        return helper.make_model(graph, opset_imports=list(self._content.opset_import))
 
     def _take(self, node: Any) -> None:
         """Convert an operator on values that depend on the image."""
@@ -306,9 +288,9 @@ class _Reader:
         )
         if isinstance(call.target, nn.Module):
             module = call.target.float().eval()
-            found = self._graph.call_module(
-                self._part(_module_name(node) if call.has_weights else _name(node), module), arguments
-            )
+            has_weights = next(module.parameters(), None) is not None
+            name = self._part(_module_name(node) if has_weights else _name(node), module)
+            found = self._graph.call_module(name, arguments)
         else:
             found = self._graph.call_function(call.target, arguments)
         with torch.no_grad():

@@ -112,9 +112,9 @@ class OnnxNode:
         found = self.constant(index) if name not in self.attributes else self.attributes[name]
         return None if found is None else float(np.ravel(found)[0])
 
-    def called(self, module: nn.Module, *, has_weights: bool = False) -> Calls:
+    def called(self, module: nn.Module) -> Calls:
         """Return the call of ``module`` on the first input, which must depend on the image."""
-        return [Call(module, self.image, has_weights=has_weights)]
+        return [Call(module, self.image)]
 
     def axis(self, value: int) -> int:
         """Return axis ``value`` of the file as a nonnegative index into the example; 0 is the batch axis."""
@@ -156,8 +156,6 @@ class Call:
     arguments
         A name stands for a value, a list of names for several values, a tensor for a constant; anything else is
         literal.
-    has_weights
-        Whether the module has weights, which give it its name.
     lacks_batch
         Whether the value lacks the batch axis in the file; None if it does so where an input does.
     """
@@ -165,14 +163,8 @@ class Call:
     PREVIOUS: ClassVar[object] = object()
     """As an argument: the value of the previous call."""
 
-    def __init__(
-        self,
-        target: Callable[..., Any],
-        *arguments: Any,
-        has_weights: bool = False,
-        lacks_batch: bool | None = None,
-    ) -> None:
-        self.target, self.arguments, self.has_weights, self.lacks_batch = target, arguments, has_weights, lacks_batch
+    def __init__(self, target: Callable[..., Any], *arguments: Any, lacks_batch: bool | None = None) -> None:
+        self.target, self.arguments, self.lacks_batch = target, arguments, lacks_batch
 
 
 Calls = Sequence[Call]

@@ -59,7 +59,7 @@ def _conv(node: OnnxNode) -> Calls:
     module = made(
         weight.shape[1] * groups, weight.shape[0], kernel, stride, padding, dilation, groups, bias=bias is not None
     )
-    return node.called(_loaded(module, weight=weight, bias=None if bias is None else as_tensor(bias)), has_weights=True)
+    return node.called(_loaded(module, weight=weight, bias=None if bias is None else as_tensor(bias)))
 
 
 def _window(node: OnnxNode, kernel: Shape) -> tuple[Shape, Shape, Shape, Shape, Shape]:
@@ -131,10 +131,7 @@ def _batch_norm(node: OnnxNode) -> Calls:
     weight, bias, mean, variance = (node.weights(index) for index in (1, 2, 3, 4))
     kind = nn.BatchNorm2d if len(node.shape) == 3 else nn.BatchNorm1d
     module = kind(len(weight), float(node.attributes.get("epsilon", 1e-5)))
-    return node.called(
-        _loaded(module, weight=weight, bias=bias, running_mean=mean, running_var=variance),
-        has_weights=True,
-    )
+    return node.called(_loaded(module, weight=weight, bias=bias, running_mean=mean, running_var=variance))
 
 
 def _gemm(node: OnnxNode) -> Calls:
@@ -154,7 +151,7 @@ def _matmul(node: OnnxNode) -> Calls:
 
 def _linear(node: OnnxNode, weight: Tensor, bias: Tensor | None) -> Calls:
     module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    return node.called(_loaded(module, weight=weight.contiguous(), bias=bias), has_weights=True)
+    return node.called(_loaded(module, weight=weight.contiguous(), bias=bias))
 
 
 _ARITHMETIC: Final[Mapping[str, Callable[..., Any]]] = {
@@ -271,7 +268,7 @@ def _prelu(node: OnnxNode) -> Calls:
     if math.prod(shape) > 1 and (1, *shape)[-len(node.shape) :] != (channels, *(1,) * (len(node.shape) - 1)):
         raise UnknownError(f"has slopes of shape {shape}; supported: one, or one per channel")
     slope = node.weights(1).reshape(-1)
-    return node.called(_loaded(nn.PReLU(len(slope)), weight=slope), has_weights=True)
+    return node.called(_loaded(nn.PReLU(len(slope)), weight=slope))
 
 
 def _softmax(node: OnnxNode) -> Calls:
