@@ -9,7 +9,9 @@ torch writes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +52,10 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
         If the graph has more than one input or output, or does not accept images of this shape.
     """
     onnx, inliner = (optional_module(name, f"{path.name} is an ONNX file") for name in ("onnx", "onnx.inliner"))
-    # On damaged files parsers raise many exceptions, some specific to protobuf.
-    try:
+    with _reading(path):
         content: Any = onnx.load(str(path))
         if content.functions:
             content = inliner.inline_local_functions(content)
-    except Exception as error:
-        if is_lack_of_memory(error):
-            raise
-        raise _damaged(path, error) from error
     # The standard operators have two names.
     for named in (*content.opset_import, *content.graph.node):
         named.domain = "" if named.domain == "ai.onnx" else named.domain
@@ -99,20 +96,24 @@ def onnx_sha256(path: Path) -> str:
     """
     import onnx
 
-    try:
+    with _reading(path):
         content = onnx.load(str(path), load_external_data=False)
         entries = (entry for tensor in content.graph.initializer for entry in tensor.external_data)
         names = sorted({entry.value for entry in entries if entry.key == "location"})
         digest = hashlib.sha256(path.read_bytes())
         for name in names:
             digest.update((path.parent / name).read_bytes())
-    except Exception as error:
-        if is_lack_of_memory(error):
-            raise
-        raise _damaged(path, error) from error
     return digest.hexdigest()
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    found, hint = f"damaged, or not an ONNX file ({first_line(error)})", "Export it again, with its weight files."
-    return CheckpointError(found, where=path, hint=hint)
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise a `CheckpointError` if the file cannot be read."""
+    try:
+        yield
+    # On damaged files parsers raise many exceptions, some specific to protobuf.
+    except Exception as error:
+        if is_lack_of_memory(error):
+            raise
+        found, hint = f"damaged, or not an ONNX file ({first_line(error)})", "Export it again, with its weight files."
+        raise CheckpointError(found, where=path, hint=hint) from error

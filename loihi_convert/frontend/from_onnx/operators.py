@@ -154,16 +154,12 @@ def _linear(node: OnnxNode, weight: Tensor, bias: Tensor | None) -> Calls:
     return node.called(_loaded(module, weight=weight.contiguous(), bias=bias))
 
 
-_ARITHMETIC: Final[Mapping[str, Callable[..., Any]]] = {
+_ARITHMETIC: Final[dict[str, Callable[..., Any]]] = {
     "Add": operator.add,
     "Sub": operator.sub,
     "Mul": operator.mul,
     "Div": operator.truediv,
 }
-
-
-def _arithmetic(node: OnnxNode) -> Calls:
-    return [Call(_ARITHMETIC[node.kind], *_operands(node))]
 
 
 def _operands(node: OnnxNode) -> list[str | float | Tensor]:
@@ -177,17 +173,17 @@ def _number(values: Array) -> float | Tensor:
     return float(values.reshape(-1)[0]) if values.size == 1 else as_tensor(values)
 
 
-_COMPARISONS: Final[Mapping[str, Callable[..., Any]]] = {
+_COMPARISONS: Final[dict[str, Callable[..., Any]]] = {
     "Greater": operator.gt,
     "GreaterOrEqual": operator.ge,
     "Less": operator.lt,
     "LessOrEqual": operator.le,
 }
+"""Conditions, as in where(x > 0, x, 0), a ReLU; the front end refuses other uses."""
 
 
-def _compare(node: OnnxNode) -> Calls:
-    """A condition, as in where(x > 0, x, 0), a ReLU; the front end refuses other uses."""
-    return [Call(_COMPARISONS[node.kind], *_operands(node))]
+def _of_two(node: OnnxNode) -> Calls:
+    return [Call((_ARITHMETIC | _COMPARISONS)[node.kind], *_operands(node))]
 
 
 def _where(node: OnnxNode) -> Calls:
@@ -210,12 +206,6 @@ def _of_several(node: OnnxNode) -> Calls:
     first, *others = (name if name in node.examples else as_tensor(node.for_each_image(name)) for name in node.inputs)
     if not others:
         return node.called(nn.Identity())
-    if node.kind in ("Max", "Min") and len(node.inputs) == 2 and len(node.examples) == len(node.constants) == 1:
-        (name,), (constant,) = node.examples, node.constants.values()
-        if constant.size == 1 and (bound := float(constant.reshape(-1)[0])) != 0:
-            low = 0.0 if name in node.nonnegative and bound > 0 else None
-            limits = (bound, None) if node.kind == "Max" else (low, bound)
-            return [Call(torch.clamp, name, *limits)]
     calls = [Call(_OF_SEVERAL[node.kind], first, others[0])]
     calls += [Call(_OF_SEVERAL[node.kind], Call.PREVIOUS, other) for other in others[1:]]
     return [*calls, Call(operator.truediv, Call.PREVIOUS, len(node.inputs))] if node.kind == "Mean" else calls
@@ -322,9 +312,9 @@ OPERATORS: Final[Mapping[str, Callable[[OnnxNode], Calls]]] = {
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
     **dict.fromkeys(_REDUCTIONS, _reduction),
-    **dict.fromkeys(_ARITHMETIC, _arithmetic),
+    **dict.fromkeys(_ARITHMETIC, _of_two),
     **dict.fromkeys(_OF_SEVERAL, _of_several),
-    **dict.fromkeys(_COMPARISONS, _compare),
+    **dict.fromkeys(_COMPARISONS, _of_two),
     "Not": lambda node: [Call(torch.logical_not, node.image)],
     "Where": _where,
     "Neg": lambda node: [Call(torch.neg, node.image)],

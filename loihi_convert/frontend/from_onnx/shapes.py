@@ -41,9 +41,8 @@ def concat(node: OnnxNode) -> Calls:
         raise UnknownError("joins constants between values of the image, or constants that differ between images")
     # Zeros beside the values, and the constants in their place.
     front, back = (sum(constants[name].shape[axis] for name in names) for names in (before, after))
-    sizes = (1, *node.examples[of_image[0]].shape[1:])
-    zeros = np.zeros((*sizes[:axis], sum(node.examples[name].shape[axis] for name in of_image), *sizes[axis + 1 :]))
-    whole = np.concatenate([*(constants[name] for name in before), zeros, *(constants[name] for name in after)], axis)
+    zeros = {name: np.zeros((1, *node.examples[name].shape[1:])) for name in of_image}
+    whole = np.concatenate([(constants | zeros)[name] for name in node.inputs], axis)
     pad = Call(functional.pad, Call.PREVIOUS, (0, 0) * (rank - 1 - axis) + (front, back))
     return [joined, pad, Call(operator.add, Call.PREVIOUS, as_tensor(whole))]
 
@@ -160,17 +159,16 @@ def flatten(node: OnnxNode) -> Calls:
 
 
 def squeeze(node: OnnxNode) -> Calls:
-    axes = node.numbers("axes", 1)
-    if node.is_for_one:
-        own = node.shape_of_one
-        chosen = {node.axis(axis) - node.lacks_batch for axis in axes} if axes else set(range(len(own)))
-        if axes and any(own[axis] != 1 for axis in chosen):
-            raise UnknownError(f"drops axes {axes} of {own}, whose sizes are not 1")
-        return _shaped_of_one(node, [size for axis, size in enumerate(own) if axis not in chosen or size != 1])
-    dropped = {node.axis(axis) for axis in axes} if axes else {i for i, size in enumerate(node.shape, 1) if size == 1}
-    if 0 in dropped:
+    axes, own = node.numbers("axes", 1), node.shape_of_one
+    if axes:
+        dropped = {node.axis(axis) - node.lacks_batch for axis in axes}
+    else:
+        dropped = {axis for axis, size in enumerate(own) if size == 1 and (axis > 0 or node.is_for_one)}
+    if 0 in dropped and not node.is_for_one:
         raise UnknownError("drops the batch axis", BATCH_HINT)
-    return _shaped(node, tuple(size for index, size in enumerate(node.shape, 1) if index not in dropped))
+    if any(own[axis] != 1 for axis in dropped):
+        raise UnknownError(f"drops axes {axes} of {own}, whose sizes are not 1")
+    return _shaped_of_one(node, [size for axis, size in enumerate(own) if axis not in dropped])
 
 
 def unsqueeze(node: OnnxNode) -> Calls:
@@ -180,21 +178,18 @@ def unsqueeze(node: OnnxNode) -> Calls:
         if axis == 0 and not node.is_for_one:
             raise UnknownError("adds an axis before the batch")
         shape.insert(axis, 1)
-    return _shaped_of_one(node, shape) if node.is_for_one else _shaped(node, tuple(shape[1:]))
+    return _shaped_of_one(node, shape)
 
 
 def transpose(node: OnnxNode) -> Calls:
     order = tuple(node.attributes.get("perm", reversed(range(node.rank))))
     if order[0] != 0:
         raise UnknownError("moves the batch axis", BATCH_HINT)
-    moved = [axis for axis in order[1:] if node.shape[axis - 1] != 1]
-    if moved == sorted(moved):
-        return _shaped(node, tuple(node.shape[axis - 1] for axis in order[1:]))
     return [Call(torch.permute, node.image, order)]
 
 
 def _shaped_of_one(node: OnnxNode, sizes: Sequence[int]) -> Calls:
-    """The values of a single image in the shape ``sizes`` of the file, with or without the batch axis."""
+    """The image's values in the shape ``sizes`` of a file for one, with or without the batch axis."""
     has_batch = bool(sizes) and sizes[0] == 1
     return _shaped(node, tuple(sizes[has_batch:]), lacks_batch=not has_batch)
 
@@ -203,8 +198,6 @@ def _shaped(node: OnnxNode, shape: Shape, *, lacks_batch: bool = False) -> Calls
     """The image's values in another shape, with the same number of elements, without mixing images."""
     if math.prod(shape) != math.prod(node.shape) or min(shape, default=0) < 1:
         raise UnknownError(f"changes {node.shape} of each image into {shape}: it mixes or splits images")
-    if shape == node.shape:
-        return [Call(nn.Identity(), node.image, lacks_batch=lacks_batch)]
     if len(shape) == 1:
         return [Call(torch.flatten, node.image, 1, lacks_batch=lacks_batch)]
     return [Call(torch.reshape, node.image, (-1, *shape), lacks_batch=lacks_batch)]
