@@ -87,20 +87,12 @@ def read_cnn(path: Path, given: Given) -> CnnFile:
         kind = "an ONNX" if is_onnx else "a NIR"
         raise UsageError(f"given for {kind} file", where="arch", hint="Omit it: the file contains the CNN.")
     if is_nir(path):
-        return _of_nir(path, given)
+        model, shape, readout, notes = read_nir(path, given.input_shape)
+        return CnnFile(model, shape, given.classes, given.mean, given.std, neurons=readout, notes=notes)
     if is_onnx:
-        return _of_onnx(path, given)
+        model, shape, notes = read_onnx(path, given.input_shape)
+        return CnnFile(model, shape, given.classes, given.mean, given.std, notes=notes)
     return _of_checkpoint(path, given) if arch is None else _of_users_code(path, arch, given)
-
-
-def _of_nir(path: Path, given: Given) -> CnnFile:
-    model, shape, readout, notes = read_nir(path, given.input_shape)
-    return CnnFile(model, shape, given.classes, given.mean, given.std, neurons=readout, notes=notes)
-
-
-def _of_onnx(path: Path, given: Given) -> CnnFile:
-    model, shape, notes = read_onnx(path, given.input_shape)
-    return CnnFile(model, shape, given.classes, given.mean, given.std, notes=notes)
 
 
 def _of_checkpoint(path: Path, given: Given) -> CnnFile:

@@ -82,8 +82,7 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
     if name == "addmm" and len(args) == 3 and set(kwargs) <= {"alpha", "beta"}:
         return _addmm(create, *args, **kwargs)
     if name in CAT_CALLED:
-        joined = _with_constants(create, *args, **kwargs)
-        return _along_pixels(create, *args, **kwargs) if joined is None else joined
+        return _joined(create, *args, **kwargs)
     if name in ("pad", "_pad"):
         return _pad(create, *args, **kwargs)
     if name in _WITH_INDICES:
@@ -118,15 +117,13 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
 
 def _extreme(create: Create, name: str, x: Any, other: Any) -> Any:
     """A clamp for a maximum or minimum of a tensor and a repeated number; ``None`` for a ReLU, or two tensors."""
-    if not isinstance(x, fx.Proxy) or x.node.meta["is_constant"]:
+    if not _depends_on_image(x):
         x, other = other, x
-    value = other.node.meta["value"] if isinstance(other, fx.Proxy) and other.node.meta["is_constant"] else other
-    # A traced value is an instance of both.
-    is_tensor = isinstance(value, torch.Tensor) and not isinstance(value, fx.Proxy)
-    if not isinstance(x, fx.Proxy) or not is_tensor or not value.numel():
+    value = _value_of(other)
+    if not _depends_on_image(x) or _depends_on_image(other) or not isinstance(value, torch.Tensor):
         return None
-    bound, before = value.flatten()[0].item(), x.node.meta["value"].shape
-    if bool((value != bound).any()) or np.broadcast_shapes(before, value.shape) != before:
+    bound, before = repeated_number(value), x.node.meta["value"].shape
+    if bound is None or np.broadcast_shapes(before, value.shape) != before:
         return None
     return create(torch.clamp, x, *((bound, None) if name.startswith("max") else (None, bound)))
 
@@ -156,10 +153,8 @@ def _pad(create: Create, x: Any, pad: Any, mode: str = "constant", value: Any = 
 def _einsum(create: Create, equation: Any, *operands: Any) -> Any:
     """A linear map of each image, found by what it makes of an identity matrix; ``None`` if it is not such a map."""
     tensors = operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
-    known = [each.node.meta["value"] if isinstance(each, fx.Proxy) else each for each in tensors]
-    traced = [
-        place for place, each in enumerate(tensors) if isinstance(each, fx.Proxy) and not each.node.meta["is_constant"]
-    ]
+    known = [_value_of(each) for each in tensors]
+    traced = [place for place, each in enumerate(tensors) if _depends_on_image(each)]
     given, arrow, result = str(equation).replace(" ", "").partition("->")
     if len(traced) != 1 or not arrow or "." in equation or known[traced[0]].ndim < 2:
         return None
@@ -181,17 +176,21 @@ def _einsum(create: Create, equation: Any, *operands: Any) -> Any:
     return create(torch.conv2d if len(pixels) == 2 else torch.conv1d, tensors[place], kernel)
 
 
-def _with_constants(create: Create, tensors: Any, dim: Any = 0, **named: Any) -> Any:
+def _joined(create: Create, tensors: Any, dim: Any = 0, **named: Any) -> Any:
+    axis = named.get("axis", dim)
+    if not isinstance(tensors, list | tuple) or not set(named) <= {"axis"}:
+        return None
+    joined = _with_constants(create, tensors, axis)
+    return _along_pixels(create, tensors, axis) if joined is None else joined
+
+
+def _with_constants(create: Create, tensors: Sequence[Any], axis: Any) -> Any:
     """``None`` without constants, and for zeros and one tensor.
 
     Also if the constants stand between tensors of the image, differ between images, or are images of the batch.
     """
-    axis = named.get("axis", dim)
-    if not isinstance(tensors, list | tuple) or not set(named) <= {"axis"}:
-        return None
     groups = [(own, list(parts)) for own, parts in groupby(tensors, _depends_on_image)]
-    constants = [part for own, parts in groups if not own for part in parts]
-    values = [part.node.meta["value"] if isinstance(part, fx.Proxy) else part for part in constants]
+    values = [_value_of(part) for own, parts in groups if not own for part in parts]
     if not values or sum(own for own, _ in groups) != 1 or axis in (0, -values[0].ndim):
         return None
     (image,) = (parts for own, parts in groups if own)
@@ -209,12 +208,9 @@ def _with_constants(create: Create, tensors: Any, dim: Any = 0, **named: Any) ->
     return found if are_zeros else create(operator.add, found, create(torch.cat, of_constants, axis))
 
 
-def _along_pixels(create: Create, tensors: Any, dim: Any = 0, **named: Any) -> Any:
+def _along_pixels(create: Create, tensors: Sequence[Any], axis: Any) -> Any:
     """``None`` if it runs along another axis, or joins less than two tensors of the image."""
-    axis = named.get("axis", dim)
-    if not isinstance(tensors, list | tuple) or not set(named) <= {"axis"} or not isinstance(axis, int):
-        return None
-    if not all(map(_depends_on_image, tensors)) or len(tensors) < 2:
+    if not isinstance(axis, int) or not all(map(_depends_on_image, tensors)) or len(tensors) < 2:
         return None
     shapes = [tensor.node.meta["value"].shape for tensor in tensors]
     rank = len(shapes[0])
@@ -228,6 +224,16 @@ def _along_pixels(create: Create, tensors: Any, dim: Any = 0, **named: Any) -> A
 
 def _depends_on_image(tensor: Any) -> bool:
     return isinstance(tensor, fx.Proxy) and not tensor.node.meta["is_constant"]
+
+
+def _value_of(tensor: Any) -> Any:
+    return tensor.node.meta["value"] if isinstance(tensor, fx.Proxy) else tensor
+
+
+def repeated_number(value: torch.Tensor) -> float | None:
+    """Return the number that ``value`` repeats; None if it holds several or none."""
+    numbers: list[float] = torch.unique(value).tolist()
+    return float(numbers[0]) if len(numbers) == 1 else None
 
 
 def _of_stacked(create: Create, name: Any, given: Mapping[str, Any]) -> Any:

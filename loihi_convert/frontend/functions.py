@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.frontend.decompositions import CAT_CALLED, LARGEST_PADDING
+from loihi_convert.frontend.decompositions import CAT_CALLED, LARGEST_PADDING, repeated_number
 from loihi_convert.frontend.layers import ARGUMENTS, operation_of
 from loihi_convert.frontend.model_runs import version
-from loihi_convert.frontend.moved import Moved
+from loihi_convert.frontend.moved import Moved, positions_of
 from loihi_convert.frontend.operations import PRODUCTS, Add, Affine, AveragePool, Cat, MaxPool, Operation, refuse
 from loihi_convert.frontend.pools import adaptive_pool
 from loihi_convert.frontend.tracing import LIKE_CALLED, SHAPED_CALLED, TRACED_IMAGES
@@ -82,8 +82,7 @@ def _number(node: fx.Node, argument: Any) -> float | None:
     value = argument.meta["value"]
     is_constant = argument.meta["is_constant"] and isinstance(value, Tensor)
     is_current = is_constant and version(value) == node.meta["versions"].get(argument)
-    numbers = value.unique().tolist() if is_current else []
-    return float(numbers[0]) if len(numbers) == 1 else None
+    return repeated_number(value) if is_current else None
 
 
 def relu_input(node: fx.Node) -> fx.Node | None:
@@ -134,8 +133,7 @@ def takes_whole_maps(node: fx.Node, positions: Tensor, maps: Shape) -> bool:
     others = [axis for axis in range(positions.ndim) if axis not in axes]
     pixels = math.prod(positions.shape[axis] for axis in axes)
     grouped = positions.permute(*others, *axes).reshape(-1, pixels).sort(dim=1).values
-    every = torch.arange(1, 1 + TRACED_IMAGES * math.prod(maps), dtype=positions.dtype)
-    return torch.equal(grouped, every.reshape(TRACED_IMAGES * maps[0], -1))
+    return torch.equal(grouped, positions_of(maps).reshape(TRACED_IMAGES * maps[0], -1))
 
 
 def over_maps(
@@ -249,11 +247,6 @@ def require_two_alike(node: fx.Node) -> None:
 def operands(node: fx.Node) -> tuple[fx.Node, ...]:
     found = (*node.args[:2], *(node.kwargs[each] for each in ("input", "other") if each in node.kwargs))
     return tuple(each for each in found if isinstance(each, fx.Node))
-
-
-def is_doubled(node: fx.Node, first: fx.Node) -> bool:
-    """Whether ``node`` is x + x or x * x."""
-    return len(node.args) > 1 and node.args[0] is first and node.args[1] is first
 
 
 def affine(

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.cnn.qcfs import Qcfs
+from loihi_convert.frontend.decompositions import repeated_number
 from loihi_convert.frontend.from_nir import FiringRate
 from loihi_convert.frontend.operations import (
     BEFORE_QUANTIZATION,
@@ -224,10 +225,9 @@ def _bound(given: Any) -> Any:
     """A bound of a clamp: a number, also as a tensor that repeats it, or None."""
     if not isinstance(given, Tensor):
         return given
-    numbers: list[float] = torch.unique(given).tolist()
-    if len(numbers) != 1:
+    if (bound := repeated_number(given)) is None:
         refuse("clips to bounds that differ between numbers", supported="one bound for all")
-    return float(numbers[0])
+    return bound
 
 
 def _clamp(low: Any, high: Any) -> Relu:

@@ -186,8 +186,9 @@ def require_same_again(model: nn.Module, example: Tensor, before: ModelState) ->
     UnsupportedModelError
         If two outputs for the same random images like ``example`` differ.
     """
-    now = state_of(model)
-    changed = next((name for name, held in now.items() if name not in before or not _is_same(held, before[name])), None)
+    known = {(name, id(tensor), count) for name, (tensor, count) in before.items()}
+    now = state_of(model).items()
+    changed = next((name for name, (tensor, count) in now if (name, id(tensor), count) not in known), None)
     if changed is not None and _differs_again(model, example):
         raise UnsupportedModelError(
             f"its forward changes {changed}, and thereby the outputs of its next call",
@@ -219,10 +220,6 @@ def _differs_again(model: nn.Module, example: Tensor) -> bool:
     with torch.no_grad(), users_code():
         first, second = (scores_of(model(images.clone())) for _ in range(2))
     return _differ(first, second)
-
-
-def _is_same(one: tuple[Tensor, int], other: tuple[Tensor, int]) -> bool:
-    return one[0] is other[0] and one[1] == other[1]
 
 
 def version(tensor: Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,11 @@ def stored_as(value: Tensor, positions: Tensor) -> Tensor:
     like = torch.empty(value.shape) if value.is_quantized else value
     found = torch.empty_like(like, dtype=torch.float64, device="cpu")
     return found.copy_(positions.reshape(value.shape))
+
+
+def positions_of(shape: Shape) -> Tensor:
+    """Return the positions of `TRACED_IMAGES` maps of ``shape`` in order, from 1, as in `Moved.tensor`."""
+    return torch.arange(1, TRACED_IMAGES * math.prod(shape) + 1, dtype=torch.float64).reshape(TRACED_IMAGES, *shape)
 
 
 def shape_of(tensor: Tensor) -> Shape:

@@ -55,7 +55,6 @@ from loihi_convert.frontend.functions import (
     arithmetic_of,
     called,
     concatenation,
-    is_doubled,
     joins_one,
     name_of,
     operands,
@@ -367,14 +366,16 @@ class _Reader:
             before, after, rank = before[-1:], (1,) if is_vector else after[-1:], 2
         if module is not None:
             return operation_of_module(module, before, after, rank), (first,)
-        arithmetic, inputs = arithmetic_of(node), [each for each in node.all_input_nodes if each in self.tensors.moved]
-        if arithmetic is not None and (len(inputs) > 1 or is_doubled(node, first)):
+        arithmetic = arithmetic_of(node)
+        # Both may be one tensor.
+        taken = [each for each in node.args if isinstance(each, fx.Node) and each in self.tensors.moved]
+        if arithmetic is not None and len(taken) > 1:
             return sum_of_two(node, arithmetic), operands(node)
         if arithmetic is not None:
             return affine(node, arithmetic, first, self.tensors.constants, moved.tensor.shape), (first,)
         if called(node) in CAT_CALLED:
             return concatenation(node, self.tensors.moved)
-        if len(inputs) > 1:
+        if sum(each in self.tensors.moved for each in node.all_input_nodes) > 1:
             refuse("has no spiking equivalent here")
         return operation_of_call(node, before, after, rank), (first,)
 

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Array, Shape, by_channel
 from loihi_convert.frontend.functions import called
-from loihi_convert.frontend.moved import Moved, shape_of
+from loihi_convert.frontend.moved import Moved, positions_of, shape_of
 from loihi_convert.frontend.operations import Add, Affine, Ending, Operation, Relu, refuse
 from loihi_convert.frontend.tracing import TRACED_IMAGES
 from loihi_convert.ir.synapse import Conv, Dense
@@ -49,7 +49,7 @@ def channels_are_last(moved: Moved, base: Shape) -> bool:
     """Return whether ``moved`` is a whole map ``base``, ``(C, H, W)``, with channels last; the pixels in any shape."""
     if moved.tensor.ndim < 3 or len(base) != 3 or moved.tensor.shape[-1] != base[0]:
         return False
-    return torch.equal(moved.tensor.movedim(-1, 1).flatten(), _positions(base).flatten())
+    return torch.equal(moved.tensor.movedim(-1, 1).flatten(), positions_of(base).flatten())
 
 
 def on_map(operation: Operation, inputs: Sequence[Moved], bases: Sequence[Shape]) -> OnMap | None:
@@ -60,7 +60,7 @@ def on_map(operation: Operation, inputs: Sequence[Moved], bases: Sequence[Shape]
     if isinstance(operation, Dense) and channels_are_last(moved, base):
         shape = (len(operation.weight), *base[1:])
         pixels = moved.tensor.shape[1:-1]
-        positions = _positions(shape).reshape(TRACED_IMAGES, shape[0], *pixels).movedim(1, -1)
+        positions = positions_of(shape).reshape(TRACED_IMAGES, shape[0], *pixels).movedim(1, -1)
         return OnMap(Conv(operation.weight[:, :, None, None], operation.bias), shape, positions)
     if not isinstance(operation, Add | Affine | Relu | Ending) or not _is_reordered(moved, base):
         return None
@@ -85,7 +85,7 @@ def as_vector(output: Moved, base: Shape) -> tuple[Moved, tuple[str, ...]]:
     shape = tuple(output.tensor.shape[1:])
     if len(shape) < 2 or shape_of(output.tensor) == base or math.prod(base) > base[0]:
         return output, ()
-    is_in_order = torch.equal(output.tensor.flatten(), _positions(base).flatten())
+    is_in_order = torch.equal(output.tensor.flatten(), positions_of(base).flatten())
     if math.prod(shape) == max(shape):
         notes = list[str]()
     elif is_in_order:
@@ -115,8 +115,3 @@ def _is_reordered(moved: Moved, base: Shape) -> bool:
     if shape_of(moved.tensor) == base and np.array_equal(order, every):
         return False
     return np.array_equal(np.sort(order), every) and moved.keeps_images_apart(len(every))
-
-
-def _positions(shape: Shape) -> Tensor:
-    """The positions of `TRACED_IMAGES` maps of ``shape`` in order, from 1, as in `Moved.tensor`."""
-    return torch.arange(1, TRACED_IMAGES * math.prod(shape) + 1, dtype=torch.float64).reshape(TRACED_IMAGES, *shape)

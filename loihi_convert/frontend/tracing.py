@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final
 
 import torch
@@ -230,10 +231,7 @@ def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any],
     """
     args, kwargs = fx.node.map_arg(node.args, value_of), fx.node.map_arg(node.kwargs, value_of)
     if node.op == "get_attr":
-        found: Any = root
-        for part in str(node.target).split("."):
-            found = getattr(found, part)
-        return found
+        return attrgetter(str(node.target))(root)
     if node.op == "call_module":
         return root.get_submodule(str(node.target))(*args, **kwargs)
     if node.op == "call_method":

@@ -116,7 +116,7 @@ def run_users_code(arch: str, doing: str, call: Callable[[], _Result]) -> _Resul
     # SystemExit: a script without `if __name__ == "__main__"`.
     except (Exception, SystemExit) as error:
         module_name = arch.partition(":")[0]
-        if isinstance(error, ModuleNotFoundError) and error.name in _parents(module_name):
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise UsageError(
                 f"no module {error.name} in the current folder or the installed packages",
                 where="arch",
@@ -143,11 +143,6 @@ def _callables(target: object, module_name: str, meant: str) -> list[str]:
     }
     own = [name for name, value in public.items() if getattr(value, "__module__", None) == module_name]
     return own or difflib.get_close_matches(meant, public, n=_MAX_NAMES)
-
-
-def _parents(module_name: str) -> list[str]:
-    parts = module_name.split(".")
-    return [".".join(parts[: length + 1]) for length in range(len(parts))]
 
 
 def _arguments(text: str) -> tuple[list[object], dict[str, object]]:

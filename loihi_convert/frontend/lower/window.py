@@ -126,19 +126,11 @@ class Window:
         """Return the output for one pooled input ``(C_in, H, W)``: float64 ``(C_out, H', W')``."""
         if self.is_dense:
             return np.asarray(self.weight.reshape(self.outputs, -1) @ maps.ravel()).reshape(-1, 1, 1)
-        margins = list(zip(self.padding, self.after(maps.shape), strict=True))
-        padded = np.pad(maps, ((0, 0), *((max(before, 0), max(after, 0)) for before, after in margins)))
-        for axis, (before, after) in enumerate(margins, 1):
-            padded = padded.take(range(max(-before, 0), padded.shape[axis] - max(-after, 0)), axis)
-        found = functional.conv2d(
-            torch.from_numpy(padded[None]),
-            torch.from_numpy(self.weight.copy()),
-            None,
-            self.stride,
-            (0, 0),
-            self.dilation,
-            self.groups,
-        )
+        (top, left), (below, right) = self.padding, self.after(maps.shape)
+        # Negative padding leaves out pixels.
+        padded = functional.pad(torch.from_numpy(maps[None]), (left, right, top, below))
+        weight = torch.from_numpy(self.weight.copy())
+        found = functional.conv2d(padded, weight, None, self.stride, 0, self.dilation, self.groups)
         return np.asarray(found[0].numpy())
 
     def after(self, shape: Shape) -> Pair:
