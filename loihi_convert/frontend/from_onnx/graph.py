@@ -16,7 +16,7 @@ import heapq
 import operator
 import re
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from torch import Tensor, fx, nn
 from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.layout import Layout
-from loihi_convert.frontend.from_onnx.node import Call, OnnxNode, UnknownError, attributes_of
+from loihi_convert.frontend.from_onnx.node import Call, OnnxNode, attributes_of, unknown
 from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, QUANTIZED, SUPPORTED, WITHOUT_BATCH
 from loihi_convert.frontend.from_onnx.shapes import BATCH_HINT
 from loihi_convert.frontend.from_onnx.signs import is_nonnegative
 from loihi_convert.frontend.from_onnx.stacks import without_stacks
+from loihi_convert.frontend.operations import placed_at
 from loihi_convert.frontend.users_code import listed
 
 _BATCH: Final = 2
@@ -48,9 +49,6 @@ _COMPUTED: Final = (
 
 _LARGEST: Final = 1_000
 """Numbers that ConstantOfShape, Expand and Tile may make, or as many as the largest tensor before them has."""
-
-_HINTS: Final = {"NonZero": "Write x.masked_fill(x < 0, 0) or relu(x) in place of x[x < 0] = 0, and export it again."}
-"""What to do about operators that are not read."""
 
 
 def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_for_one: bool = False) -> nn.Module:
@@ -158,10 +156,11 @@ class _Reader:
         image.meta |= {"example": example, "lacks_batch": False, "is_nonnegative": False}
         self._nodes[input_name] = image
         for node in self._in_order():
-            if any(name in self._nodes for name in node.input):
-                self._take(node)
-            else:
-                self._compute(node)
+            with placed_at(_name(node), node.op_type):
+                if any(name in self._nodes for name in node.input):
+                    self._take(node)
+                else:
+                    self._compute(node)
         output = self._content.graph.output[0].name
         if output not in self._nodes:
             raise InputError(f"the output {output} does not depend on the image", where=self._path)
@@ -201,7 +200,7 @@ class _Reader:
         from onnx.reference import ReferenceEvaluator
 
         if node.op_type not in _COMPUTED:
-            self._refuse(node, "is not supported on constants")
+            raise unknown("is not supported on constants")
         try:
             inputs = {name: self._constants[name] for name in node.input if name}
             if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
@@ -209,13 +208,11 @@ class _Reader:
             outputs = [name for name in node.output if name]
             alone = helper.make_function("", "alone", list(inputs), outputs, [node], self._content.opset_import)
             found = ReferenceEvaluator(alone).run(None, inputs, attributes={})
-        except UnknownError as error:
-            self._refuse(node, str(error), error.hint)
         # The reference implementation may raise any exception.
         except Exception as error:
-            if is_lack_of_memory(error):
+            if is_lack_of_memory(error) or isinstance(error, UnsupportedModelError):
                 raise
-            self._refuse(node, f"cannot be computed ({first_line(error)})")
+            raise unknown(f"cannot be computed ({first_line(error)})") from error
         self._constants |= dict(zip(node.output, map(np.asarray, found), strict=False))
 
     def _require_few(self, kind: str, *inputs: Array) -> None:
@@ -225,7 +222,7 @@ class _Reader:
         shape = np.array(np.broadcast_shapes(repeated[0].shape, tuple(sizes))) if kind == "Expand" else sizes
         count = shape.prod(dtype=np.float64) * (repeated[0].size if kind == "Tile" else 1)
         if count > largest:
-            raise UnknownError(f"makes more than {largest:,} numbers")
+            raise unknown(f"makes more than {largest:,} numbers")
 
     def _take(self, node: Any) -> None:
         """Convert an operator on values that depend on the image."""
@@ -238,12 +235,15 @@ class _Reader:
             shape = shape[value.meta["lacks_batch"] :]
             self._constants[node.output[0]] = shape[attributes.get("start", 0) : attributes.get("end")]
             return
+        if node.op_type == "NonZero":
+            hint = "Write x.masked_fill(x < 0, 0) or relu(x) in place of x[x < 0] = 0, and export it again."
+            raise unknown("is not supported", hint)
         if node.op_type not in OPERATORS:
-            self._refuse(node, "is not supported", _HINTS.get(node.op_type, UnknownError.HINT))
+            raise unknown("is not supported")
         values = {name: self._nodes[name] for name in node.input if name in self._nodes}
         without_batch = frozenset(name for name, value in values.items() if value.meta["lacks_batch"])
         if without_batch and node.op_type not in WITHOUT_BATCH:
-            self._refuse(node, "follows an operator that drops the batch axis", BATCH_HINT)
+            raise unknown("follows an operator that drops the batch axis", BATCH_HINT)
         read = OnnxNode(
             node.op_type,
             tuple(node.input),
@@ -263,8 +263,6 @@ class _Reader:
                 result.meta["lacks_batch"] = bool(without_batch) if call.lacks_batch is None else call.lacks_batch
             assert result is not None
             self._store(node, result)
-        except UnknownError as error:
-            self._refuse(node, str(error), error.hint)
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
             raise InputError(
                 f"{_name(node)}: {node.op_type} cannot be applied to "
@@ -320,9 +318,6 @@ class _Reader:
             chosen = f"{name}_{number}"
         self._parts[chosen] = part
         return chosen
-
-    def _refuse(self, node: Any, why: str, hint: str = UnknownError.HINT) -> NoReturn:
-        raise UnsupportedModelError(f"{node.op_type} {why}", where=_name(node), hint=hint)
 
 
 def _name(node: Any) -> str:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from loihi_convert.arrays import Array, Shape
+from loihi_convert.errors import UnsupportedModelError
 
 
-class UnknownError(ValueError):
-    """An operator is used in an unsupported way, given in the message; ``hint`` says what to do."""
-
-    HINT: Final = "Remove it, or train without it."
-
-    def __init__(self, why: str, hint: str = HINT) -> None:
-        super().__init__(why)
-        self.hint = hint
+def unknown(why: str, hint: str = "Remove it, or train without it.") -> UnsupportedModelError:
+    """Return an error about an operator, whose place and kind `operations.placed_at` adds."""
+    return UnsupportedModelError(why, hint=hint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +61,7 @@ class OnnxNode:
     def image(self) -> str:
         """The first input, which must depend on the image."""
         if self.inputs[0] not in self.examples:
-            raise UnknownError("does not have its image as the first input")
+            raise unknown("does not have its image as the first input")
         return self.inputs[0]
 
     @property
@@ -92,14 +88,14 @@ class OnnxNode:
         """Return input ``index``, which must not depend on the image; None if omitted."""
         name = self.inputs[index] if index < len(self.inputs) else ""
         if name in self.examples:
-            raise UnknownError(f"computes its input {index} from the image")
+            raise unknown(f"computes its input {index} from the image")
         return self.constants[name] if name else None
 
     def weights(self, index: int) -> Tensor:
         """Return input ``index`` as weights, float32."""
         found = self.constant(index)
         if found is None:
-            raise UnknownError(f"lacks its input {index}")
+            raise unknown(f"lacks its input {index}")
         return as_tensor(found)
 
     def numbers(self, name: str, index: int) -> tuple[int, ...] | None:
@@ -119,7 +115,7 @@ class OnnxNode:
     def axis(self, value: int) -> int:
         """Return axis ``value`` of the file as a nonnegative index into the example; 0 is the batch axis."""
         if not -self.rank <= value < self.rank:
-            raise UnknownError(f"names axis {value} of {self.rank}")
+            raise unknown(f"names axis {value} of {self.rank}")
         return value % self.rank + self.lacks_batch
 
     def for_each_image(self, name: str) -> Array:
@@ -131,12 +127,12 @@ class OnnxNode:
     def require_aligned(self) -> None:
         """Refuse inputs whose broadcast would move the batch axis, or repeat images."""
         if len({(found.ndim, name in self.without_batch) for name, found in self.examples.items()}) != 1:
-            raise UnknownError("joins values of the image with different numbers of axes")
+            raise unknown("joins values of the image with different numbers of axes")
         found = next(iter(self.examples.values()))
         rank = found.ndim - bool(self.without_batch)
         for constant in map(self.for_each_image, self.constants):
             if constant.ndim > rank or (constant.ndim == found.ndim and constant.shape[0] != 1):
-                raise UnknownError(f"moves the batch axis: joins a constant of shape {constant.shape} with {rank} axes")
+                raise unknown(f"moves the batch axis: joins a constant of shape {constant.shape} with {rank} axes")
 
 
 def attributes_of(node: Any) -> dict[str, Any]:

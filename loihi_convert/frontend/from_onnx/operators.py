@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.from_onnx import shapes
-from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, UnknownError, as_tensor
+from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, as_tensor, unknown
 from loihi_convert.frontend.layers import equally_padded
 
 QUANTIZED: Final = (
@@ -49,7 +49,7 @@ def _conv(node: OnnxNode) -> Calls:
     weight, bias = node.weights(1), node.constant(2)
     rank = weight.ndim - 2
     if rank not in (1, 2):
-        raise UnknownError(f"has {rank} axes; supported: 1 and 2")
+        raise unknown(f"has {rank} axes; supported: 1 and 2")
     kernel, stride, dilation, begin, end = _window(node, tuple(weight.shape[2:]))
     padded, dilation, padding = equally_padded(weight.numpy(), dilation, begin, end)
     weight, kernel = as_tensor(padded), padded.shape[2:]
@@ -86,7 +86,7 @@ def _window(node: OnnxNode, kernel: Shape) -> tuple[Shape, Shape, Shape, Shape, 
 def _pool(node: OnnxNode) -> Calls:
     rank = len(node.shape) - 1
     if rank not in (1, 2) or node.output_count > 1:
-        raise UnknownError(f"pools {rank} axes with {node.output_count} outputs; supported: 1 or 2 axes, one output")
+        raise unknown(f"pools {rank} axes with {node.output_count} outputs; supported: 1 or 2 axes, one output")
     kernel, stride, dilation, begin, end = _window(node, tuple(node.attributes["kernel_shape"]))
     ceil_mode, counts = (bool(node.attributes.get(name, 0)) for name in ("ceil_mode", "count_include_pad"))
     padded: list[Call] = []
@@ -94,7 +94,7 @@ def _pool(node: OnnxNode) -> Calls:
         is_same = node.image in node.nonnegative if node.kind == "MaxPool" else counts
         longest = max(map(operator.sub, (*begin, *end), kernel * 2))
         if not is_same or ceil_mode or set(dilation) != {1} or longest >= 0:
-            raise UnknownError(
+            raise unknown(
                 f"has padding {begin} and {end}; supported: equal padding at both ends, or a max pooling after Relu, "
                 "Clip or Max",
                 "Train with padding='valid', or maps of an odd size.",
@@ -107,7 +107,7 @@ def _pool(node: OnnxNode) -> Calls:
         made = (nn.MaxPool1d, nn.MaxPool2d)[rank - 1]
         pool = made(kernel, stride, begin, dilation, ceil_mode=ceil_mode)
     elif set(dilation) != {1}:
-        raise UnknownError(f"has dilations {dilation}; supported: 1")
+        raise unknown(f"has dilations {dilation}; supported: 1")
     else:
         made = (nn.AvgPool1d, nn.AvgPool2d)[rank - 1]
         pool = made(kernel, stride, begin, ceil_mode=ceil_mode, count_include_pad=counts)
@@ -117,7 +117,7 @@ def _pool(node: OnnxNode) -> Calls:
 def _global_pool(node: OnnxNode) -> Calls:
     rank = len(node.shape) - 1
     if rank not in (1, 2):
-        raise UnknownError(f"pools {rank} axes; supported: 1 and 2")
+        raise unknown(f"pools {rank} axes; supported: 1 and 2")
     kinds: Any = {
         "GlobalAveragePool": (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
         "GlobalMaxPool": (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
@@ -127,7 +127,7 @@ def _global_pool(node: OnnxNode) -> Calls:
 
 def _batch_norm(node: OnnxNode) -> Calls:
     if node.attributes.get("training_mode", 0):
-        raise UnknownError("is in training mode", "Export the CNN in eval mode.")
+        raise unknown("is in training mode", "Export the CNN in eval mode.")
     weight, bias, mean, variance = (node.weights(index) for index in (1, 2, 3, 4))
     kind = nn.BatchNorm2d if len(node.shape) == 3 else nn.BatchNorm1d
     module = kind(len(weight), float(node.attributes.get("epsilon", 1e-5)))
@@ -136,7 +136,7 @@ def _batch_norm(node: OnnxNode) -> Calls:
 
 def _gemm(node: OnnxNode) -> Calls:
     if node.attributes.get("transA", 0):
-        raise UnknownError("transposes its image")
+        raise unknown("transposes its image")
     weight, bias = node.weights(1) * node.attributes.get("alpha", 1.0), node.constant(2)
     weight = weight if node.attributes.get("transB", 0) else weight.T
     shift = None if bias is None else as_tensor(np.broadcast_to(np.squeeze(bias), (len(weight),)))
@@ -145,7 +145,7 @@ def _gemm(node: OnnxNode) -> Calls:
 
 def _matmul(node: OnnxNode) -> Calls:
     if node.weights(1).ndim != 2:
-        raise UnknownError("is not a product with a single weight matrix")
+        raise unknown("is not a product with a single weight matrix")
     return _linear(node, node.weights(1).T, None)
 
 
@@ -189,7 +189,7 @@ def _of_two(node: OnnxNode) -> Calls:
 def _where(node: OnnxNode) -> Calls:
     arguments = _operands(node)
     if node.examples[node.image].dtype != torch.bool:
-        raise UnknownError("chooses by a value that is not a comparison")
+        raise unknown("chooses by a value that is not a comparison")
     return [Call(torch.where, *arguments)]
 
 
@@ -221,9 +221,9 @@ _REDUCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
 def _reduction(node: OnnxNode) -> Calls:
     axes = tuple(map(node.axis, node.numbers("axes", 1) or ()))
     if not axes:
-        raise UnknownError("reduces all axes, the batch too")
+        raise unknown("reduces all axes, the batch too")
     if 0 in axes:
-        raise UnknownError("reduces the batch axis", shapes.BATCH_HINT)
+        raise unknown("reduces the batch axis", shapes.BATCH_HINT)
     return [Call(_REDUCTIONS[node.kind], node.image, axes, bool(node.attributes.get("keepdims", 1)))]
 
 
@@ -235,7 +235,7 @@ def _clip(node: OnnxNode) -> Calls:
         return node.called(nn.ReLU())
     if low is not None and high is not None:
         if low >= high:
-            raise UnknownError(f"clips to {low}..{high}")
+            raise unknown(f"clips to {low}..{high}")
         return node.called(nn.ReLU6() if (low, high) == (0, 6) else nn.Hardtanh(low, high))
     return [Call(torch.clamp, node.image, low, high)]
 
@@ -249,14 +249,14 @@ def _hard_sigmoid(node: OnnxNode) -> Calls:
 def _shrink(node: OnnxNode) -> Calls:
     limit, bias = (float(node.attributes.get(name, default)) for name, default in (("lambd", 0.5), ("bias", 0.0)))
     if limit != bias or limit < 0:
-        raise UnknownError(f"has bias {bias:g} and lambd {limit:g}; supported: the same number, as of Softshrink")
+        raise unknown(f"has bias {bias:g} and lambd {limit:g}; supported: the same number, as of Softshrink")
     return node.called(nn.Softshrink(limit))
 
 
 def _prelu(node: OnnxNode) -> Calls:
     shape, channels = tuple(node.weights(1).shape), node.shape[0]
     if math.prod(shape) > 1 and (1, *shape)[-len(node.shape) :] != (channels, *(1,) * (len(node.shape) - 1)):
-        raise UnknownError(f"has slopes of shape {shape}; supported: one, or one per channel")
+        raise unknown(f"has slopes of shape {shape}; supported: one, or one per channel")
     slope = node.weights(1).reshape(-1)
     return node.called(_loaded(nn.PReLU(len(slope)), weight=slope))
 
@@ -264,9 +264,9 @@ def _prelu(node: OnnxNode) -> Calls:
 def _softmax(node: OnnxNode) -> Calls:
     axis = node.axis(int(node.attributes.get("axis", -1 if node.opset >= 13 else 1)))
     if axis == 0:
-        raise UnknownError("normalizes over the batch", shapes.BATCH_HINT)
+        raise unknown("normalizes over the batch", shapes.BATCH_HINT)
     if node.opset < 13 and math.prod(node.shape[axis:]) > 1:
-        raise UnknownError(f"normalizes over all axes of {node.shape} from axis {axis} on", "Export it with opset 13.")
+        raise unknown(f"normalizes over all axes of {node.shape} from axis {axis} on", "Export it with opset 13.")
     return node.called(nn.Softmax(axis) if node.kind == "Softmax" else nn.LogSoftmax(axis))
 
 
@@ -277,14 +277,14 @@ def _nothing(node: OnnxNode) -> Calls:
 def _dropout(node: OnnxNode) -> Calls:
     is_training = node.constant(2)
     if is_training is not None and is_training.any():
-        raise UnknownError("is in training mode", "Export the CNN in eval mode.")
+        raise unknown("is in training mode", "Export the CNN in eval mode.")
     return _nothing(node)
 
 
 def _cast(node: OnnxNode) -> Calls:
     wanted, is_condition = int(node.attributes["to"]), node.examples[node.image].dtype == torch.bool
     if wanted not in FLOATS and not (is_condition and wanted == _BOOL):
-        raise UnknownError("casts to another type; supported: floating point")
+        raise unknown("casts to another type; supported: floating point")
     return [Call(torch.clone, node.image)] if is_condition else _nothing(node)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.decompositions import LARGEST_PADDING
-from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, UnknownError, as_tensor
+from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, as_tensor, unknown
 
 BATCH_HINT: Final = (
     "Keep the batch axis: squeeze(-1) or flatten(1) in place of squeeze(), x[:, 0] in place of x[0], "
@@ -27,7 +27,7 @@ def concat(node: OnnxNode) -> Calls:
     of_image = [name for name in node.inputs if name in node.examples]
     axis = replace(node, inputs=tuple(of_image)).axis(int(node.attributes["axis"]))
     if axis == 0:
-        raise UnknownError("joins images of the batch", BATCH_HINT)
+        raise unknown("joins images of the batch", BATCH_HINT)
     joined = Call(torch.cat, of_image, axis)
     if len(of_image) == len(node.inputs):
         return [joined]
@@ -38,7 +38,7 @@ def concat(node: OnnxNode) -> Calls:
     if len(constants) < len({*before, *after}) or any(
         each.ndim != rank or len(each) != 1 for each in constants.values()
     ):
-        raise UnknownError("joins constants between values of the image, or constants that differ between images")
+        raise unknown("joins constants between values of the image, or constants that differ between images")
     # Zeros beside the values, and the constants in their place.
     front, back = (sum(constants[name].shape[axis] for name in names) for names in (before, after))
     zeros = {name: np.zeros((1, *node.examples[name].shape[1:])) for name in of_image}
@@ -50,7 +50,7 @@ def concat(node: OnnxNode) -> Calls:
 def split(node: OnnxNode) -> Calls:
     axis = node.axis(int(node.attributes.get("axis", 0)))
     if axis == 0:
-        raise UnknownError("splits the batch", BATCH_HINT)
+        raise unknown("splits the batch", BATCH_HINT)
     size, sizes = node.shape[axis - 1], node.numbers("split", 1)
     if sizes is None:
         part = math.ceil(size / node.output_count)
@@ -67,7 +67,7 @@ def sliced(node: OnnxNode) -> Calls:
         size = _size(node, axis)
         chosen = range(size)[start:end:step]
         if (axis == 0 and len(chosen) < size) or not chosen:
-            raise UnknownError("takes some images of the batch" if axis == 0 else "takes nothing", BATCH_HINT)
+            raise unknown("takes some images of the batch" if axis == 0 else "takes nothing", BATCH_HINT)
         if list(chosen) != list(range(size)):
             calls.append(Call(torch.index_select, Call.PREVIOUS, axis, torch.tensor(chosen)))
     return calls
@@ -76,7 +76,7 @@ def sliced(node: OnnxNode) -> Calls:
 def gather(node: OnnxNode) -> Calls:
     axis, indices = node.axis(int(node.attributes.get("axis", 0))), node.constant(1)
     if axis == 0 or indices is None or indices.ndim > 1:
-        raise UnknownError("gathers other than along one axis of each image", BATCH_HINT)
+        raise unknown("gathers other than along one axis of each image", BATCH_HINT)
     places = indices.reshape(-1) % _size(node, axis)
     if indices.ndim == 0:
         return [Call(torch.select, node.image, axis, int(places[0]))]
@@ -87,7 +87,7 @@ def expand(node: OnnxNode) -> Calls:
     wanted, own = node.numbers("shape", 1) or (), (1, *node.shape)
     batches = (1,) if node.is_for_one else (1, _size(node, 0))
     if len(wanted) > len(own) or (len(wanted) == len(own) and wanted[0] not in batches):
-        raise UnknownError("repeats images")
+        raise unknown("repeats images")
     rest = (1,) * (len(own) - len(wanted)) + tuple(wanted)
     return [Call(torch.broadcast_to, node.image, (-1, *(max(pair) for pair in zip(own[1:], rest[1:], strict=True))))]
 
@@ -95,7 +95,7 @@ def expand(node: OnnxNode) -> Calls:
 def tile(node: OnnxNode) -> Calls:
     repeats = node.numbers("repeats", 1) or ()
     if len(repeats) != len(node.shape) + 1 or repeats[0] != 1:
-        raise UnknownError("repeats images")
+        raise unknown("repeats images")
     return [Call(torch.tile, node.image, repeats)]
 
 
@@ -105,11 +105,11 @@ def pad(node: OnnxNode) -> Calls:
     if mode != "constant" or not abs(fill) <= LARGEST_PADDING:
         found = fill if mode == "constant" else f"mode {mode}"
         supported = f"numbers in -{LARGEST_PADDING:,}..{LARGEST_PADDING:,}"
-        raise UnknownError(f"pads with {found}; supported: {supported}", "Train with zeros.")
+        raise unknown(f"pads with {found}; supported: {supported}", "Train with zeros.")
     axes = tuple(map(node.axis, node.numbers("axes", 3) or range(rank)))
     amounts = {axis: (pads[index], pads[index + len(axes)]) for index, axis in enumerate(axes)}
     if any(amounts.get(0, (0, 0))):
-        raise UnknownError("adds images to the batch")
+        raise unknown("adds images to the batch")
     if not any(pads):
         return node.called(nn.Identity())
     # From the last axis to the first.
@@ -136,7 +136,7 @@ def _size(node: OnnxNode, axis: int) -> int:
 def reshape(node: OnnxNode) -> Calls:
     sizes = node.numbers("shape", 1)
     if not sizes:
-        raise UnknownError("has no target shape")
+        raise unknown("has no target shape")
     own = node.shape_of_one if node.is_for_one else node.shape
     found = list(sizes if node.is_for_one else sizes[1:])
     if not node.attributes.get("allowzero", 0):
@@ -154,7 +154,7 @@ def flatten(node: OnnxNode) -> Calls:
         place = axis % rank if axis < rank else rank
         return _shaped_of_one(node, (math.prod(own[:place]), math.prod(own[place:])))
     if node.axis(axis) != 1:
-        raise UnknownError("does not flatten each image to one axis")
+        raise unknown("does not flatten each image to one axis")
     return _shaped(node, (math.prod(node.shape),))
 
 
@@ -165,9 +165,9 @@ def squeeze(node: OnnxNode) -> Calls:
     else:
         dropped = {axis for axis, size in enumerate(own) if size == 1 and (axis > 0 or node.is_for_one)}
     if 0 in dropped and not node.is_for_one:
-        raise UnknownError("drops the batch axis", BATCH_HINT)
+        raise unknown("drops the batch axis", BATCH_HINT)
     if any(own[axis] != 1 for axis in dropped):
-        raise UnknownError(f"drops axes {axes} of {own}, whose sizes are not 1")
+        raise unknown(f"drops axes {axes} of {own}, whose sizes are not 1")
     return _shaped_of_one(node, [size for axis, size in enumerate(own) if axis not in dropped])
 
 
@@ -176,7 +176,7 @@ def unsqueeze(node: OnnxNode) -> Calls:
     shape = list(node.shape_of_one)
     for axis in sorted(axis % (len(node.shape_of_one) + len(axes)) for axis in axes):
         if axis == 0 and not node.is_for_one:
-            raise UnknownError("adds an axis before the batch")
+            raise unknown("adds an axis before the batch")
         shape.insert(axis, 1)
     return _shaped_of_one(node, shape)
 
@@ -184,7 +184,7 @@ def unsqueeze(node: OnnxNode) -> Calls:
 def transpose(node: OnnxNode) -> Calls:
     order = tuple(node.attributes.get("perm", reversed(range(node.rank))))
     if order[0] != 0:
-        raise UnknownError("moves the batch axis", BATCH_HINT)
+        raise unknown("moves the batch axis", BATCH_HINT)
     return [Call(torch.permute, node.image, order)]
 
 
@@ -197,7 +197,7 @@ def _shaped_of_one(node: OnnxNode, sizes: Sequence[int]) -> Calls:
 def _shaped(node: OnnxNode, shape: Shape, *, lacks_batch: bool = False) -> Calls:
     """The image's values in another shape, with the same number of elements, without mixing images."""
     if math.prod(shape) != math.prod(node.shape) or min(shape, default=0) < 1:
-        raise UnknownError(f"changes {node.shape} of each image into {shape}: it mixes or splits images")
+        raise unknown(f"changes {node.shape} of each image into {shape}: it mixes or splits images")
     if len(shape) == 1:
         return [Call(torch.flatten, node.image, 1, lacks_batch=lacks_batch)]
     return [Call(torch.reshape, node.image, (-1, *shape), lacks_batch=lacks_batch)]
