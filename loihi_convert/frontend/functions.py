@@ -54,8 +54,6 @@ _NOT_CALLED: Final = ("invert", "logical_not", "bitwise_not")
 
 OVER_MAPS_CALLED: Final = ("mean", "sum", "amax")
 
-IN_PLACE_OPERATORS: Final = tuple(name for name in _ARITHMETIC if name.startswith("i"))
-
 
 def operation_of_call(node: fx.Node, before: Shape, after: Shape, rank: int) -> Operation:
     """The operation of a function or method on one tensor; shapes and rank as in `operation_of`."""
@@ -183,7 +181,7 @@ def returned_input(node: fx.Node, module: object) -> fx.Node | None:
         "out" in node.kwargs
         or getattr(module, "inplace", False)
         or node.kwargs.get("inplace", False)
-        or (module is None and (name.endswith("_") or name in IN_PLACE_OPERATORS))
+        or (module is None and (name.endswith("_") or (name in _ARITHMETIC and name.startswith("i"))))
     )
     first = node.kwargs.get("out", node.args[0] if node.args else node.kwargs.get("input"))
     if not isinstance(first, fx.Node):

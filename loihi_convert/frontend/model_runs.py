@@ -179,47 +179,28 @@ def state_of(model: nn.Module) -> ModelState:
 
 
 def require_same_again(model: nn.Module, example: Tensor, before: ModelState) -> None:
-    """Refuse a model that computes something else at the next call, since it has changed its state ``before``.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If two outputs for the same random images like ``example`` differ.
-    """
+    """Refuse a model that computes something else at the next call, since it has changed its state ``before``."""
     known = {(name, id(tensor), count) for name, (tensor, count) in before.items()}
     now = state_of(model).items()
     changed = next((name for name, (tensor, count) in now if (name, id(tensor), count) not in known), None)
-    if changed is not None and _differs_again(model, example):
-        raise UnsupportedModelError(
-            f"its forward changes {changed}, and thereby the outputs of its next call",
-            where=type(model).__name__,
-            expected="must compute the same outputs for the same images at each call",
-            hint=f"Let it work on a copy: self.{changed}.clone().",
-        )
+    if changed is not None:
+        found = f"its forward changes {changed}, and thereby the outputs of its next call"
+        _require_same_outputs(model, example, found, f"Let it work on a copy: self.{changed}.clone().")
 
 
 def require_not_random(model: nn.Module, example: Tensor) -> None:
-    """Refuse a model whose outputs for the same random images like ``example`` differ between two calls.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If they do.
-    """
-    if _differs_again(model, example):
-        raise UnsupportedModelError(
-            "its outputs for the same images differ from call to call",
-            where=type(model).__name__,
-            expected="must compute the same outputs for the same images at each call",
-            hint="Leave random numbers out of its forward in eval mode: make them only if self.training.",
-        )
+    """Refuse a model whose outputs for the same random images like ``example`` differ between two calls."""
+    hint = "Leave random numbers out of its forward in eval mode: make them only if self.training."
+    _require_same_outputs(model, example, "its outputs for the same images differ from call to call", hint)
 
 
-def _differs_again(model: nn.Module, example: Tensor) -> bool:
+def _require_same_outputs(model: nn.Module, example: Tensor, found: str, hint: str) -> None:
     images = _random_like(example)
     with torch.no_grad(), users_code():
         first, second = (scores_of(model(images.clone())) for _ in range(2))
-    return _differ(first, second)
+    if _differ(first, second):
+        expected = "must compute the same outputs for the same images at each call"
+        raise UnsupportedModelError(found, where=type(model).__name__, expected=expected, hint=hint)
 
 
 def version(tensor: Tensor) -> int:

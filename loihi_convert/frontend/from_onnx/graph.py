@@ -26,7 +26,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.layout import Layout
 from loihi_convert.frontend.from_onnx.node import Call, OnnxNode, attributes_of, unknown
-from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, QUANTIZED, SUPPORTED, WITHOUT_BATCH
+from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS, SUPPORTED, WITHOUT_BATCH
 from loihi_convert.frontend.from_onnx.shapes import BATCH_HINT
 from loihi_convert.frontend.from_onnx.signs import is_nonnegative
 from loihi_convert.frontend.from_onnx.stacks import without_stacks
@@ -74,13 +74,13 @@ def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_f
     InputError
         If it does not accept images of this shape.
     """
-    unknown = [node for node in content.graph.node if node.op_type in NOT_SUPPORTED or node.domain]
-    if unknown:
+    others = [node for node in content.graph.node if node.op_type in NOT_SUPPORTED or node.domain]
+    if others:
         raise UnsupportedModelError(
-            f"holds {listed([_described(node) for node in unknown])}",
+            f"holds {listed([_described(node) for node in others])}",
             where=path,
             expected=f"supported: {', '.join(SUPPORTED)}",
-            hint=_remedy(unknown),
+            hint=_remedy(others),
         )
     module = _Reader(content, path, is_for_one=is_for_one).read(input_name, layout)
     # In a file for one image, sizes are those of one.
@@ -111,9 +111,9 @@ def _described(node: Any) -> str:
     return f"{domain}{node.op_type} ({node.name or node.output[0]})"
 
 
-def _remedy(unknown: list[Any]) -> str:
-    domains = {node.domain for node in unknown}
-    if any(node.op_type in QUANTIZED or re.search("QLinear|Quantize|Integer", node.op_type) for node in unknown):
+def _remedy(others: list[Any]) -> str:
+    domains = {node.domain for node in others}
+    if any(re.search("QLinear|[Qq]uantize|Integer", node.op_type) for node in others):
         return "Give the file from before its quantization."
     if domains & {"com.microsoft", "com.microsoft.nchwc"}:
         return "Give the file from before onnxruntime optimized it."

@@ -21,15 +21,11 @@ from loihi_convert.frontend.from_onnx import shapes
 from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, as_tensor, unknown
 from loihi_convert.frontend.layers import equally_padded
 
-QUANTIZED: Final = (
-    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
-    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
-)
-"""Operators of quantized files."""
-
 NOT_SUPPORTED: Final = (
     *("LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention", "Einsum", "ConvTranspose", "Resize", "Upsample"),
-    *("LayerNormalization", "InstanceNormalization", "GroupNormalization", *QUANTIZED),
+    *("LayerNormalization", "InstanceNormalization", "GroupNormalization"),
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
 )
 """Operators without a spiking equivalent; a file with one of them is refused before anything is read."""
 
@@ -50,44 +46,42 @@ def _conv(node: OnnxNode) -> Calls:
     rank = weight.ndim - 2
     if rank not in (1, 2):
         raise unknown(f"has {rank} axes; supported: 1 and 2")
-    kernel, stride, dilation, begin, end = _window(node, tuple(weight.shape[2:]))
+    stride, dilation, begin, end = _window(node, tuple(weight.shape[2:]))
     padded, dilation, padding = equally_padded(weight.numpy(), dilation, begin, end)
     weight, kernel = as_tensor(padded), padded.shape[2:]
     groups = int(node.attributes.get("group", 1))
-    kind = (nn.Conv1d, nn.Conv2d)[rank - 1]
-    made: Any = kind  # Both differ only in the number of axes.
+    made: Any = (nn.Conv1d, nn.Conv2d)[rank - 1]
     module = made(
         weight.shape[1] * groups, weight.shape[0], kernel, stride, padding, dilation, groups, bias=bias is not None
     )
     return node.called(_loaded(module, weight=weight, bias=None if bias is None else as_tensor(bias)))
 
 
-def _window(node: OnnxNode, kernel: Shape) -> tuple[Shape, Shape, Shape, Shape, Shape]:
-    """Kernel, stride, dilation, and the padding at the start and end of each axis."""
+def _window(node: OnnxNode, kernel: Shape) -> tuple[Shape, Shape, Shape, Shape]:
+    """Stride, dilation, and the padding at the start and end of each axis."""
     rank, attributes = len(kernel), node.attributes
     stride = tuple(attributes.get("strides", (1,) * rank))
     dilation = tuple(attributes.get("dilations", (1,) * rank))
     mode = attributes.get("auto_pad", b"NOTSET")
     if mode in (b"NOTSET", b""):
         pads = tuple(attributes.get("pads", (0,) * 2 * rank))
-        return kernel, stride, dilation, pads[:rank], pads[rank:]
+        return stride, dilation, pads[:rank], pads[rank:]
     if mode == b"VALID":
-        return kernel, stride, dilation, (0,) * rank, (0,) * rank
+        return stride, dilation, (0,) * rank, (0,) * rank
     totals = [
         max(0, (math.ceil(size / step) - 1) * step + (length - 1) * spread + 1 - size)
         for size, length, step, spread in zip(node.shape[1:], kernel, stride, dilation, strict=True)
     ]
     small, large = tuple(total // 2 for total in totals), tuple(total - total // 2 for total in totals)
-    return (
-        (kernel, stride, dilation, large, small) if mode == b"SAME_LOWER" else (kernel, stride, dilation, small, large)
-    )
+    return (stride, dilation, large, small) if mode == b"SAME_LOWER" else (stride, dilation, small, large)
 
 
 def _pool(node: OnnxNode) -> Calls:
     rank = len(node.shape) - 1
     if rank not in (1, 2) or node.output_count > 1:
         raise unknown(f"pools {rank} axes with {node.output_count} outputs; supported: 1 or 2 axes, one output")
-    kernel, stride, dilation, begin, end = _window(node, tuple(node.attributes["kernel_shape"]))
+    kernel = tuple(node.attributes["kernel_shape"])
+    stride, dilation, begin, end = _window(node, kernel)
     ceil_mode, counts = (bool(node.attributes.get(name, 0)) for name in ("ceil_mode", "count_include_pad"))
     padded: list[Call] = []
     if begin != end:
