@@ -298,15 +298,12 @@ def _batch_norm(given: Mapping[str, Any]) -> Affine:
 
 def _is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether ``module`` is one of ``kinds`` and computes the same; fake-quantized layers, for example, do not."""
+    methods = ("forward", "_conv_forward")
     return any(
-        isinstance(module, kind) and all(getattr(type(module), each) is getattr(kind, each) for each in _methods(kind))
+        isinstance(module, kind)
+        and all(getattr(type(module), each, None) is getattr(kind, each, None) for each in methods)
         for kind in kinds
     )
-
-
-def _methods(kind: type[nn.Module]) -> tuple[str, ...]:
-    """The methods that compute, which a subclass may override."""
-    return ("forward", "_conv_forward") if kind in _CONVOLUTIONS else ("forward",)
 
 
 def _is_normalize(module: nn.Module) -> bool:
