@@ -19,8 +19,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from loihi_convert.errors import InputError, UnsupportedModelError
+from loihi_convert.frontend.from_torch.tracing import trace
 from loihi_convert.frontend.lower import obstacles, to_relu_network
-from loihi_convert.frontend.tracing import trace
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 

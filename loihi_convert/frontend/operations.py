@@ -1,6 +1,6 @@
 """The operations that a CNN is read as; all others are refused, with the layer and advice.
 
-`layers.py` finds the operation of a module or function, `reader.py` those of a whole CNN.
+`from_torch.layers` finds the operation of a module or function, `from_torch.reader` those of a whole CNN.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from torch.nn import functional
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.from_onnx import shapes
 from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, as_tensor, unknown
-from loihi_convert.frontend.layers import equally_padded
+from loihi_convert.frontend.from_torch.layers import equally_padded
 
 NOT_SUPPORTED: Final = (
     *("LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention", "Einsum", "ConvTranspose", "Resize", "Upsample"),

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from loihi_convert.arrays import Shape
-from loihi_convert.frontend.decompositions import LARGEST_PADDING
 from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, as_tensor, unknown
+from loihi_convert.frontend.from_torch.decompositions import LARGEST_PADDING
 
 BATCH_HINT: Final = (
     "Keep the batch axis: squeeze(-1) or flatten(1) in place of squeeze(), x[:, 0] in place of x[0], "

@@ -12,6 +12,7 @@ from torch import nn
 from loihi_convert.arrays import Shape
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, require_kind
+from loihi_convert.frontend.from_torch.reader import read_graph
 from loihi_convert.frontend.graph import Graph
 from loihi_convert.frontend.lower.affine import normalization_of
 from loihi_convert.frontend.lower.chain import Chain, to_chain
@@ -21,7 +22,6 @@ from loihi_convert.frontend.lower.populations import Populations
 from loihi_convert.frontend.lower.relays import Relays
 from loihi_convert.frontend.lower.traversal import ending_of, populated
 from loihi_convert.frontend.operations import Affine
-from loihi_convert.frontend.reader import read_graph
 from loihi_convert.frontend.users_code import require_weights, without_wrappers
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.normalization import channel_normalization

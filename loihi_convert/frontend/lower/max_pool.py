@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from loihi_convert.arrays import Pair, Shape
-from loihi_convert.frontend.decompositions import LARGEST_PADDING
+from loihi_convert.frontend.from_torch.decompositions import LARGEST_PADDING
 from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.linear import through
 from loihi_convert.frontend.lower.populations import Population, Populations

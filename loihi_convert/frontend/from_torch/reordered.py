@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Array, Shape, by_channel
-from loihi_convert.frontend.functions import called
-from loihi_convert.frontend.moved import Moved, positions_of, shape_of
+from loihi_convert.frontend.from_torch.functions import called
+from loihi_convert.frontend.from_torch.moved import Moved, positions_of, shape_of
+from loihi_convert.frontend.from_torch.tracing import TRACED_IMAGES
 from loihi_convert.frontend.operations import Add, Affine, Ending, Operation, Relu, refuse
-from loihi_convert.frontend.tracing import TRACED_IMAGES
 from loihi_convert.ir.synapse import Conv, Dense
 
 

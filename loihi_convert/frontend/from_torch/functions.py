@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.frontend.decompositions import CAT_CALLED, LARGEST_PADDING, repeated_number
-from loihi_convert.frontend.layers import ARGUMENTS, operation_of
+from loihi_convert.frontend.from_torch.decompositions import CAT_CALLED, LARGEST_PADDING, repeated_number
+from loihi_convert.frontend.from_torch.layers import ARGUMENTS, operation_of
+from loihi_convert.frontend.from_torch.moved import Moved, positions_of
+from loihi_convert.frontend.from_torch.pools import adaptive_pool
+from loihi_convert.frontend.from_torch.tracing import LIKE_CALLED, SHAPED_CALLED, TRACED_IMAGES
 from loihi_convert.frontend.model_runs import version
-from loihi_convert.frontend.moved import Moved, positions_of
 from loihi_convert.frontend.operations import PRODUCTS, Add, Affine, AveragePool, Cat, MaxPool, Operation, refuse
-from loihi_convert.frontend.pools import adaptive_pool
-from loihi_convert.frontend.tracing import LIKE_CALLED, SHAPED_CALLED, TRACED_IMAGES
 from loihi_convert.ir.synapse import Conv, Dense
 
 _OTHER_PRODUCTS: Final = ("addmm", "bmm", "einsum", "tensordot")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from loihi_convert.arrays import Shape
-from loihi_convert.frontend.tracing import TRACED_IMAGES
+from loihi_convert.frontend.from_torch.tracing import TRACED_IMAGES
 
 
 @dataclass(frozen=True, eq=False)

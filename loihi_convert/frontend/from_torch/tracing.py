@@ -20,8 +20,9 @@ from torch import Tensor, fx, nn
 from loihi_convert.arrays import Shape
 from loihi_convert.cnn.class_scores import scores_name, scores_of
 from loihi_convert.errors import UnsupportedModelError, first_line
-from loihi_convert.frontend.decompositions import decomposed
-from loihi_convert.frontend.layers import is_one_operation
+from loihi_convert.frontend.from_torch.decompositions import decomposed
+from loihi_convert.frontend.from_torch.layers import is_one_operation
+from loihi_convert.frontend.from_torch.traced_value import TracedValue, traced_as_tensors
 from loihi_convert.frontend.model_runs import (
     dtype_of,
     place_of,
@@ -34,7 +35,6 @@ from loihi_convert.frontend.model_runs import (
     version,
 )
 from loihi_convert.frontend.operations import BEFORE_QUANTIZATION, SUPPORTED
-from loihi_convert.frontend.traced_value import TracedValue, traced_as_tensors
 
 TRACED_IMAGES: Final = 2
 """Number of images in the traced batch: two, so that mixing them is detected."""

@@ -44,8 +44,8 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.decompositions import CAT_CALLED, EXTREMES_CALLED
-from loihi_convert.frontend.functions import (
+from loihi_convert.frontend.from_torch.decompositions import CAT_CALLED, EXTREMES_CALLED
+from loihi_convert.frontend.from_torch.functions import (
     DROPOUT_CALLED,
     MOVES_CALLED,
     NOTHING_CALLED,
@@ -71,10 +71,14 @@ from loihi_convert.frontend.functions import (
     takes_pixels,
     takes_whole_maps,
 )
+from loihi_convert.frontend.from_torch.layers import DROPOUTS, MOVES, operation_of_module
+from loihi_convert.frontend.from_torch.moved import Moved, shape_of, stored_as
+from loihi_convert.frontend.from_torch.quantized_relu import rounded_relu
+from loihi_convert.frontend.from_torch.reordered import as_vector, channels_are_last, is_dense, on_map
+from loihi_convert.frontend.from_torch.tensors import Tensors
+from loihi_convert.frontend.from_torch.tracing import TRACED_IMAGES, computed, numbers_taken, trace
 from loihi_convert.frontend.graph import Graph, Node, clipped_once, pruned
-from loihi_convert.frontend.layers import DROPOUTS, MOVES, operation_of_module
 from loihi_convert.frontend.model_runs import require_forward_alone, require_not_random
-from loihi_convert.frontend.moved import Moved, shape_of, stored_as
 from loihi_convert.frontend.operations import (
     Add,
     Affine,
@@ -85,10 +89,6 @@ from loihi_convert.frontend.operations import (
     placed_at,
     refuse,
 )
-from loihi_convert.frontend.quantized_relu import rounded_relu
-from loihi_convert.frontend.reordered import as_vector, channels_are_last, is_dense, on_map
-from loihi_convert.frontend.tensors import Tensors
-from loihi_convert.frontend.tracing import TRACED_IMAGES, computed, numbers_taken, trace
 
 
 @torch.no_grad()

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
-from loihi_convert.frontend.functions import name_of
+from loihi_convert.frontend.from_torch.functions import name_of
+from loihi_convert.frontend.from_torch.moved import Moved, same_storage
 from loihi_convert.frontend.model_runs import version
-from loihi_convert.frontend.moved import Moved, same_storage
 from loihi_convert.frontend.operations import refuse
 
 
