@@ -145,7 +145,8 @@ class _Reader:
                 raise InputError(f"{initializer.name} cannot be read ({first_line(error)})", where=path) from error
         self._graph = fx.Graph()
         self._parts: dict[str, nn.Module | Tensor] = {}
-        # With the ``meta``: "example", the value for the example; "lacks_batch", in the file; "is_nonnegative".
+        # With the ``meta``: "example", the value for the example; "lacks_batch", whether it does in the file, which has
+        # dropped the axis with size 1, and the example keeps it; "is_nonnegative", for all images.
         self._nodes: dict[str, fx.Node] = {}
 
     def read(self, input_name: str, layout: Layout) -> nn.Module:
@@ -241,26 +242,24 @@ class _Reader:
         if node.op_type not in OPERATORS:
             raise unknown("is not supported")
         values = {name: self._nodes[name] for name in node.input if name in self._nodes}
-        without_batch = frozenset(name for name, value in values.items() if value.meta["lacks_batch"])
-        if without_batch and node.op_type not in WITHOUT_BATCH:
+        lacks_batch = any(value.meta["lacks_batch"] for value in values.values())
+        if lacks_batch and node.op_type not in WITHOUT_BATCH:
             raise unknown("follows an operator that drops the batch axis", BATCH_HINT)
         read = OnnxNode(
             node.op_type,
             tuple(node.input),
             attributes,
             {name: self._constants[name] for name in node.input if name in self._constants},
-            {name: value.meta["example"] for name, value in values.items()},
+            values,
             self._opsets.get("", 1),
             len(node.output),
             self._is_for_one,
-            without_batch,
-            frozenset(name for name, value in values.items() if value.meta["is_nonnegative"]),
         )
         try:
             result: fx.Node | None = None
             for call in OPERATORS[node.op_type](read):
                 result = self._add(node, call, result)
-                result.meta["lacks_batch"] = bool(without_batch) if call.lacks_batch is None else call.lacks_batch
+                result.meta["lacks_batch"] = lacks_batch if call.lacks_batch is None else call.lacks_batch
             assert result is not None
             self._store(node, result)
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:

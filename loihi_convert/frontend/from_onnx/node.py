@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import UnsupportedModelError
@@ -31,36 +31,34 @@ class OnnxNode:
         The names of its inputs; empty for omitted optional inputs.
     attributes
         Plain values by name.
-    constants, examples
-        Inputs that do not depend on the image, and those that do, evaluated for two images.
+    constants, values
+        Inputs that do not depend on the image, and those that do: with the ``meta`` that `graph` describes.
     opset
         The version of ONNX's operator set.
     output_count
         Number of its outputs.
     is_for_one
         Whether the file is made for a single image: its input has the batch size 1.
-    without_batch
-        Those of ``examples`` whose value in the file lacks the batch axis, which was dropped with size 1. The examples
-        keep it.
-    nonnegative
-        Those of ``examples`` that are never negative.
     """
 
     kind: str
     inputs: tuple[str, ...]
     attributes: Mapping[str, Any]
     constants: Mapping[str, Array]
-    examples: Mapping[str, Tensor]
+    values: Mapping[str, fx.Node]
     opset: int
     output_count: int
-    is_for_one: bool = False
-    without_batch: frozenset[str] = frozenset()
-    nonnegative: frozenset[str] = frozenset()
+    is_for_one: bool
+
+    @property
+    def examples(self) -> dict[str, Tensor]:
+        """The inputs that depend on the image, evaluated for two images, also where the file dropped the batch axis."""
+        return {name: value.meta["example"] for name, value in self.values.items()}
 
     @property
     def image(self) -> str:
         """The first input, which must depend on the image."""
-        if self.inputs[0] not in self.examples:
+        if self.inputs[0] not in self.values:
             raise unknown("does not have its image as the first input")
         return self.inputs[0]
 
@@ -72,7 +70,7 @@ class OnnxNode:
     @property
     def lacks_batch(self) -> bool:
         """Whether the first input lacks the batch axis in the file."""
-        return self.image in self.without_batch
+        return bool(self.values[self.image].meta["lacks_batch"])
 
     @property
     def rank(self) -> int:
@@ -87,7 +85,7 @@ class OnnxNode:
     def constant(self, index: int) -> Array | None:
         """Return input ``index``, which must not depend on the image; None if omitted."""
         name = self.inputs[index] if index < len(self.inputs) else ""
-        if name in self.examples:
+        if name in self.values:
             raise unknown(f"computes its input {index} from the image")
         return self.constants[name] if name else None
 
@@ -126,12 +124,13 @@ class OnnxNode:
 
     def require_aligned(self) -> None:
         """Refuse inputs whose broadcast would move the batch axis, or repeat images."""
-        if len({(found.ndim, name in self.without_batch) for name, found in self.examples.items()}) != 1:
+        axes = {(value.meta["example"].ndim, bool(value.meta["lacks_batch"])) for value in self.values.values()}
+        if len(axes) != 1:
             raise unknown("joins values of the image with different numbers of axes")
-        found = next(iter(self.examples.values()))
-        rank = found.ndim - bool(self.without_batch)
+        ((count, lacks_batch),) = axes
+        rank = count - lacks_batch
         for constant in map(self.for_each_image, self.constants):
-            if constant.ndim > rank or (constant.ndim == found.ndim and constant.shape[0] != 1):
+            if constant.ndim > rank or (constant.ndim == count and constant.shape[0] != 1):
                 raise unknown(f"moves the batch axis: joins a constant of shape {constant.shape} with {rank} axes")
 
 

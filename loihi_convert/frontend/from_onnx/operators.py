@@ -85,7 +85,7 @@ def _pool(node: OnnxNode) -> Calls:
     ceil_mode, counts = (bool(node.attributes.get(name, 0)) for name in ("ceil_mode", "count_include_pad"))
     padded: list[Call] = []
     if begin != end:
-        is_same = node.image in node.nonnegative if node.kind == "MaxPool" else counts
+        is_same = node.values[node.image].meta["is_nonnegative"] if node.kind == "MaxPool" else counts
         longest = max(map(operator.sub, (*begin, *end), kernel * 2))
         if not is_same or ceil_mode or set(dilation) != {1} or longest >= 0:
             raise unknown(
@@ -159,7 +159,7 @@ _ARITHMETIC: Final[dict[str, Callable[..., Any]]] = {
 def _operands(node: OnnxNode) -> list[str | float | Tensor]:
     """All inputs, aligned, as arguments of a call."""
     node.require_aligned()
-    return [name if name in node.examples else _number(node.for_each_image(name)) for name in node.inputs]
+    return [name if name in node.values else _number(node.for_each_image(name)) for name in node.inputs]
 
 
 def _number(values: Array) -> float | Tensor:
@@ -197,7 +197,7 @@ _OF_SEVERAL: Final[Mapping[str, Callable[..., Any]]] = {
 
 def _of_several(node: OnnxNode) -> Calls:
     node.require_aligned()
-    first, *others = (name if name in node.examples else as_tensor(node.for_each_image(name)) for name in node.inputs)
+    first, *others = (name if name in node.values else as_tensor(node.for_each_image(name)) for name in node.inputs)
     if not others:
         return node.called(nn.Identity())
     calls = [Call(_OF_SEVERAL[node.kind], first, others[0])]

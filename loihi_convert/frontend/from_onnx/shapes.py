@@ -24,7 +24,7 @@ BATCH_HINT: Final = (
 
 
 def concat(node: OnnxNode) -> Calls:
-    of_image = [name for name in node.inputs if name in node.examples]
+    of_image = [name for name in node.inputs if name in node.values]
     axis = replace(node, inputs=tuple(of_image)).axis(int(node.attributes["axis"]))
     if axis == 0:
         raise unknown("joins images of the batch", BATCH_HINT)
