@@ -35,6 +35,7 @@ from loihi_convert.errors import (
     is_lack_of_memory,
 )
 from loihi_convert.files import asked
+from loihi_convert.frontend.operations import placed_at
 
 _SUPPORTED: Final = "Conv2d, Linear, Affine, AvgPool2d, SumPool2d, Flatten, IF, and I before the Output"
 
@@ -81,10 +82,12 @@ def read_nir(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, R
             hint="Run the .net file of the same network, or export its CNN again.",
         )
     (first, start), *nodes = _chain(graph)
-    shape, is_flat = _input_shape(path, first, start, input_shape)
+    with placed_at(first):
+        shape, is_flat = _input_shape(path, start, input_shape)
     reading = _Reading(OrderedDict({"flatten_input": nn.Flatten()}) if is_flat else OrderedDict())
     for index, (name, node) in enumerate(nodes[:-1]):
-        reading.take(name, node, is_last=index == len(nodes) - 2)
+        with placed_at(name):
+            reading.take(name, node, is_last=index == len(nodes) - 2)
     model, readout, notes = reading.done()
     return model.float().requires_grad_(False).eval(), shape, readout, notes
 
@@ -144,9 +147,9 @@ def _chain(graph: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def _input_shape(path: Path, name: str, node: Any, given: Shape | None) -> tuple[Shape, bool]:
+def _input_shape(path: Path, node: Any, given: Shape | None) -> tuple[Shape, bool]:
     """The shape of an image, and whether the file takes it flat."""
-    recorded: Shape = _integers(name, node.input_type["input"])
+    recorded: Shape = _integers(node.input_type["input"])
     if len(recorded) == 4 and recorded[0] == 1:
         # With the batch axis, as some tools write it.
         recorded = recorded[1:]
@@ -159,7 +162,7 @@ def _input_shape(path: Path, name: str, node: Any, given: Shape | None) -> tuple
             )
         return given, True
     if len(recorded) != 3 or min(recorded) < 1:
-        raise UnsupportedModelError(f"takes inputs of shape {recorded}", where=name, expected="must be (C, H, W)")
+        raise UnsupportedModelError(f"takes inputs of shape {recorded}", expected="must be (C, H, W)")
     if given not in (None, recorded):
         raise UsageError(f"found {given}", where="input_shape", expected=f"must be {recorded}, as in {path.name}")
     return recorded, False
@@ -180,16 +183,16 @@ class _Reading:
         """Add one node."""
         kind = type(node).__name__
         if kind in ("Conv2d", "Linear", "Affine"):
-            self._synapse = _convolution(name, node) if kind == "Conv2d" else _dense(name, node)
+            self._synapse = _convolution(node) if kind == "Conv2d" else _dense(node)
             self._synapse.weight.data *= self._factor
             self._factor = 1.0
             self._add(name, self._synapse)
         elif kind in ("AvgPool2d", "SumPool2d"):
-            self._add(name, self._pooling(name, node, kind))
+            self._add(name, self._pooling(node, kind))
         elif kind == "Flatten":
             self._add(name, nn.Flatten())
         elif kind == "IF":
-            self._fold(name, _thresholds(name, node))
+            self._fold(_thresholds(node))
             self._record_resistance(name, node)
             self._ends_in_neurons = is_last
             if not is_last:
@@ -198,13 +201,13 @@ class _Reading:
         elif kind == "I" and is_last:
             self._record_resistance(name, node)
         else:
-            raise UnsupportedModelError(
-                f"is {_article(kind)}", where=name, expected=f"supported: {_SUPPORTED}", hint=_HINTS.get(kind, "")
-            )
+            hint = _HINTS.get(kind, "")
+            raise UnsupportedModelError(f"is {_article(kind)}", expected=f"supported: {_SUPPORTED}", hint=hint)
 
     def done(self) -> tuple[nn.Module, Readout, tuple[str, ...]]:
         if not self._ends_in_neurons:
-            self._fold("Output", np.ones(1))
+            with placed_at("Output"):
+                self._fold(np.ones(1))
         if not any(isinstance(module, FiringRate) for module in self._modules.values()) and not self._ends_in_neurons:
             raise UnsupportedModelError(
                 "has no IF neurons",
@@ -232,12 +235,12 @@ class _Reading:
             chosen = f"{name.replace('.', '_')}_{number}"
         self._modules[chosen] = module
 
-    def _fold(self, name: str, thresholds: Array) -> None:
-        """Divide the synapse before ``name`` by ``thresholds``, one per neuron."""
+    def _fold(self, thresholds: Array) -> None:
+        """Divide the last synapse by ``thresholds``, one per neuron."""
         synapse = self._synapse
         if synapse is None:
             raise UnsupportedModelError(
-                "does not follow a synapse", where=name, expected="must come after Conv2d, Linear or Affine"
+                "does not follow a synapse", expected="must come after Conv2d, Linear or Affine"
             )
         channels = synapse.weight.shape[0]
         is_single = thresholds.size == 1
@@ -247,13 +250,12 @@ class _Reading:
         if not is_single and (thresholds.ndim not in (1, 3) or len(thresholds) != channels):
             raise UnsupportedModelError(
                 f"has thresholds {thresholds.shape}",
-                where=name,
                 expected=f"must be one, ({channels},) or ({channels}, H, W), after {channels} channels",
             )
         rows = thresholds.reshape(1 if is_single else channels, -1)
         if not (rows == rows[:, :1]).all():
             raise UnsupportedModelError(
-                "has thresholds that differ within a channel", where=name, expected="must be one threshold per channel"
+                "has thresholds that differ within a channel", expected="must be one threshold per channel"
             )
         gain = torch.from_numpy(np.array(self._factor / rows[:, 0], np.float64))
         self._factor = 1.0
@@ -265,16 +267,15 @@ class _Reading:
     def _record_resistance(self, name: str, node: Any) -> None:
         values = np.unique(np.asarray(node.r, np.float64))
         if len(values) != 1 or not np.isfinite(values[0]) or values[0] <= 0:
-            raise UnsupportedModelError(
-                f"has r from {values.min():g} to {values.max():g}", where=name, expected="must be one positive number"
-            )
+            found = f"has r from {values.min():g} to {values.max():g}"
+            raise UnsupportedModelError(found, expected="must be one positive number")
         self._resistances[name] = float(values[0])
 
-    def _pooling(self, name: str, node: Any, kind: str) -> nn.AvgPool2d:
-        kernel, stride = _pair(name, node.kernel_size, 1), _pair(name, node.stride, 1)
+    def _pooling(self, node: Any, kind: str) -> nn.AvgPool2d:
+        kernel, stride = _pair(node.kernel_size, 1), _pair(node.stride, 1)
         if kind == "SumPool2d":
             self._factor *= math.prod(kernel)
-        return nn.AvgPool2d(kernel, stride, _pair(name, node.padding, 0))
+        return nn.AvgPool2d(kernel, stride, _pair(node.padding, 0))
 
 
 _HINTS: Final[Mapping[str, str]] = {
@@ -292,91 +293,81 @@ def _article(kind: str) -> str:
     return f"an {kind}" if kind[0] in "AEIOL" and kind[:3] != "Lin" else f"a {kind}"
 
 
-def _convolution(name: str, node: Any) -> nn.Conv2d:
-    weight = _weight(name, node, 4, "(outputs, inputs / groups, height, width)")
-    stride, dilation = _pair(name, node.stride, 1), _pair(name, node.dilation, 1)
-    groups, *_ = _integers(name, node.groups)
+def _convolution(node: Any) -> nn.Conv2d:
+    weight = _weight(node, 4, "(outputs, inputs / groups, height, width)")
+    stride, dilation = _pair(node.stride, 1), _pair(node.dilation, 1)
+    groups, *_ = _integers(node.groups)
     if groups < 1 or len(weight) % groups:
-        raise UnsupportedModelError(
-            f"has {groups} groups for {len(weight)} outputs", where=name, expected="must divide the outputs"
-        )
+        found = f"has {groups} groups for {len(weight)} outputs"
+        raise UnsupportedModelError(found, expected="must divide the outputs")
     kernel: Pair = (weight.shape[2], weight.shape[3])
     conv = nn.Conv2d(
         weight.shape[1] * groups,
         weight.shape[0],
         kernel,
         stride=stride,
-        padding=_padding(name, node.padding, kernel, stride, dilation),
+        padding=_padding(node.padding, kernel, stride, dilation),
         dilation=dilation,
         groups=groups,
     )
-    return _filled(name, conv, weight, node.bias)
+    return _filled(conv, weight, node.bias)
 
 
-def _padding(name: str, given: Any, kernel: Pair, stride: Pair, dilation: Pair) -> Pair:
+def _padding(given: Any, kernel: Pair, stride: Pair, dilation: Pair) -> Pair:
     if not isinstance(given, str):
-        return _pair(name, given, 0)
+        return _pair(given, 0)
     if given == "valid":
         return 0, 0
     if stride != (1, 1) or not all(side % 2 for side in kernel):
-        raise UnsupportedModelError(
-            "has padding 'same' with a stride or an even kernel", where=name, expected="must be numbers"
-        )
+        raise UnsupportedModelError("has padding 'same' with a stride or an even kernel", expected="must be numbers")
     return dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2)
 
 
-def _dense(name: str, node: Any) -> nn.Linear:
-    weight = _weight(name, node, 2, "(outputs, inputs)")
+def _dense(node: Any) -> nn.Linear:
+    weight = _weight(node, 2, "(outputs, inputs)")
     bias = getattr(node, "bias", None)
-    return _filled(name, nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None), weight, bias)
+    return _filled(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None), weight, bias)
 
 
-def _weight(name: str, node: Any, axes: int, expected: str) -> torch.Tensor:
+def _weight(node: Any, axes: int, expected: str) -> torch.Tensor:
     weight = torch.from_numpy(np.array(node.weight, np.float32))
     if weight.ndim != axes or not weight.numel():
-        raise UnsupportedModelError(
-            f"has a weight of shape {tuple(weight.shape)}", where=name, expected=f"must be {expected}, each at least 1"
-        )
+        found = f"has a weight of shape {tuple(weight.shape)}"
+        raise UnsupportedModelError(found, expected=f"must be {expected}, each at least 1")
     return weight
 
 
-def _filled(name: str, synapse: _Synapse, weight: torch.Tensor, bias: Any) -> _Synapse:
+def _filled(synapse: _Synapse, weight: torch.Tensor, bias: Any) -> _Synapse:
     synapse.weight.data = weight
     if synapse.bias is not None:
         values = np.zeros(len(weight)) if bias is None else np.asarray(bias)
         if values.size != 1 and values.shape != (len(weight),):
-            raise UnsupportedModelError(
-                f"has a bias of shape {values.shape}", where=name, expected=f"must be ({len(weight)},)"
-            )
+            raise UnsupportedModelError(f"has a bias of shape {values.shape}", expected=f"must be ({len(weight)},)")
         values = np.broadcast_to(values.reshape(-1), len(weight))
         synapse.bias.data = torch.from_numpy(np.array(values, np.float32))
     return synapse
 
 
-def _pair(name: str, value: Any, least: int) -> Pair:
-    found = _integers(name, value)
+def _pair(value: Any, least: int) -> Pair:
+    found = _integers(value)
     if len(found) not in (1, 2) or min(found) < least:
-        raise UnsupportedModelError(
-            f"has {found} as sizes", where=name, expected=f"must be one number or two, at least {least}"
-        )
+        raise UnsupportedModelError(f"has {found} as sizes", expected=f"must be one number or two, at least {least}")
     return found[0], found[-1]
 
 
-def _integers(name: str, value: Any) -> tuple[int, ...]:
+def _integers(value: Any) -> tuple[int, ...]:
     found = np.atleast_1d(value)
     if found.dtype.kind not in "iuf" or not np.isfinite(found).all():
-        raise UnsupportedModelError(f"has {found.tolist()} as sizes", where=name, expected="must be numbers")
+        raise UnsupportedModelError(f"has {found.tolist()} as sizes", expected="must be numbers")
     return tuple(int(number) for number in found.flat)
 
 
-def _thresholds(name: str, node: Any) -> Array:
+def _thresholds(node: Any) -> Array:
     thresholds, resets = np.asarray(node.v_threshold, np.float64), np.asarray(node.v_reset, np.float64)
     if not (np.isfinite(thresholds).all() and (thresholds > 0).all()):
-        raise UnsupportedModelError(
-            f"has a threshold of {thresholds.min():g}", where=name, expected="must be finite and above 0"
-        )
+        found = f"has a threshold of {thresholds.min():g}"
+        raise UnsupportedModelError(found, expected="must be finite and above 0")
     if resets.any():
-        raise UnsupportedModelError(
-            f"resets to {resets.flat[np.abs(resets).argmax()]:g}", where=name, expected="must reset to 0"
-        )
+        found = f"resets to {resets.flat[np.abs(resets).argmax()]:g}"
+        raise UnsupportedModelError(found, expected="must reset to 0")
     return thresholds

@@ -149,7 +149,7 @@ def refuse(why: str, *, supported: str = SUPPORTED, hint: str = "") -> NoReturn:
 
 
 @contextlib.contextmanager
-def placed_at(name: str, kind: str) -> Iterator[None]:
+def placed_at(name: str, kind: str = "") -> Iterator[None]:
     """Add the layer to an error that does not say where it is: its ``name``, its ``kind``, and advice on that kind."""
     try:
         yield
@@ -157,5 +157,5 @@ def placed_at(name: str, kind: str) -> Iterator[None]:
         if error.where:
             raise
         hint = error.hint or _ADVICE.get(kind.lower().replace("_", ""), "")
-        found = f"{kind} {error.found}"
+        found = f"{kind} {error.found}".lstrip()
         raise UnsupportedModelError(found, where=name, expected=error.expected, hint=hint) from error
