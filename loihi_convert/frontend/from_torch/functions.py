@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
+from loihi_convert.frontend.from_torch.calls import ARITHMETIC, arguments_of, arithmetic_of, called, operands
 from loihi_convert.frontend.from_torch.decompositions import CAT_CALLED, LARGEST_PADDING, repeated_number
 from loihi_convert.frontend.from_torch.layers import ARGUMENTS, operation_of
 from loihi_convert.frontend.from_torch.moved import Moved, positions_of
@@ -37,13 +38,6 @@ MOVES_CALLED: Final = (
     "unflatten", "channel_shuffle", "pixel_unshuffle", "pad", "_pad", "index_select", "contiguous",
     "repeat", "tile", "repeat_interleave", "expand", "broadcast_to", "flip", "roll", *SHAPED_CALLED,
 )  # fmt: skip
-# x + c is operator.add, x += c operator.iadd, x.add(c) the method add, x.add_(c) the method add_.
-_ARITHMETIC: Final = {
-    spelling: name
-    for name, others in (("add", ()), ("sub", ("subtract",)), ("mul", ("multiply",)), ("truediv", ("div", "divide")))
-    for each in (name, *others)
-    for spelling in (each, f"i{each}", f"{each}_")
-}
 
 _COMPARISONS: Final = {
     **dict.fromkeys(("gt", "ge", "greater", "greater_equal"), 1),
@@ -181,7 +175,7 @@ def returned_input(node: fx.Node, module: object) -> fx.Node | None:
         "out" in node.kwargs
         or getattr(module, "inplace", False)
         or node.kwargs.get("inplace", False)
-        or (module is None and (name.endswith("_") or (name in _ARITHMETIC and name.startswith("i"))))
+        or (module is None and (name.endswith("_") or (name in ARITHMETIC and name.startswith("i"))))
     )
     first = node.kwargs.get("out", node.args[0] if node.args else node.kwargs.get("input"))
     if not isinstance(first, fx.Node):
@@ -242,11 +236,6 @@ def require_two_alike(node: fx.Node) -> None:
         )
 
 
-def operands(node: fx.Node) -> tuple[fx.Node, ...]:
-    found = (*node.args[:2], *(node.kwargs[each] for each in ("input", "other") if each in node.kwargs))
-    return tuple(each for each in found if isinstance(each, fx.Node))
-
-
 def affine(
     node: fx.Node, arithmetic: str, first: fx.Node, constants: Mapping[fx.Node, Tensor], shape: torch.Size
 ) -> Affine:
@@ -295,13 +284,6 @@ def affine(
     return Affine(1 / c, zero)
 
 
-def positional(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of arithmetic, with both operands among the first ones."""
-    named = dict(node.kwargs)
-    first, second = ([named.pop(name)] if name in named else [] for name in ("input", "other"))
-    return (*first, *node.args, *second), named
-
-
 def require_factor_per_channel(operation: Operation) -> None:
     """Refuse an `Affine` whose gain differs between the pixels of a channel."""
     if isinstance(operation, Affine) and operation.gain.ndim > 1:
@@ -343,49 +325,3 @@ def require_padding_with_zeros(node: fx.Node) -> None:
         found = arguments["value"] if mode == "constant" else f"mode {mode}"
         supported = f"numbers in -{LARGEST_PADDING:,}..{LARGEST_PADDING:,}"
         refuse(f"pads with {found}", supported=supported, hint="Train with zeros.")
-
-
-def arguments_of(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
-    """The arguments after the tensor, by name."""
-    return {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
-
-
-def called(node: fx.Node) -> str:
-    """The name of the function or method; empty for a module."""
-    return "" if node.op == "call_module" else str(getattr(node.target, "__name__", node.target))
-
-
-def arithmetic_of(node: fx.Node) -> str | None:
-    """``"add"``, ``"sub"``, ``"mul"`` or ``"truediv"`` if ``node`` is one of them, in any spelling."""
-    if node.op == "call_method" or getattr(node.target, "__module__", None) in ("_operator", "torch", None):
-        return _ARITHMETIC.get(called(node))
-    return None
-
-
-def name_of(node: fx.Node) -> str:
-    """The module's name in the CNN; for a function, or a module called again, also the module that it follows.
-
-    If that is outside the user's module that calls the function, the latter's name.
-    """
-    name, before = node.name, _producer(node)
-    if node.op == "call_module":
-        name = str(node.target)
-        if node is next(each for each in node.graph.nodes if (each.op, each.target) == (node.op, node.target)):
-            return name
-    while before is not None and before.op != "call_module":
-        before = _producer(before)
-    after = "" if before is None else str(before.target)
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    caller = stack[-1][0] if stack else ""
-    if node.op != "call_module" and caller and not after.startswith(f"{caller}."):
-        return f"{name} (in {caller})"
-    return f"{name} (after {after})" if after else name
-
-
-def _producer(node: fx.Node) -> fx.Node | None:
-    """The last of the nodes that ``node`` takes and that depend on the image; None if there is none."""
-    inputs = [each for each in node.all_input_nodes if not each.meta["is_constant"]]
-    before = node.prev
-    while inputs and before not in inputs:
-        before = before.prev
-    return before if inputs else None

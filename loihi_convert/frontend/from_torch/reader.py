@@ -44,6 +44,14 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.from_torch.calls import (
+    arguments_of,
+    arithmetic_of,
+    called,
+    name_of,
+    operands,
+    positional,
+)
 from loihi_convert.frontend.from_torch.decompositions import CAT_CALLED, EXTREMES_CALLED
 from loihi_convert.frontend.from_torch.functions import (
     DROPOUT_CALLED,
@@ -51,16 +59,10 @@ from loihi_convert.frontend.from_torch.functions import (
     NOTHING_CALLED,
     OVER_MAPS_CALLED,
     affine,
-    arguments_of,
-    arithmetic_of,
-    called,
     concatenation,
     joins_one,
-    name_of,
-    operands,
     operation_of_call,
     over_maps,
-    positional,
     relu_input,
     repeats_pixels,
     require_factor_per_channel,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Array, Shape, by_channel
-from loihi_convert.frontend.from_torch.functions import called
+from loihi_convert.frontend.from_torch.calls import called
 from loihi_convert.frontend.from_torch.moved import Moved, positions_of, shape_of
 from loihi_convert.frontend.from_torch.tracing import TRACED_IMAGES
 from loihi_convert.frontend.operations import Add, Affine, Ending, Operation, Relu, refuse
