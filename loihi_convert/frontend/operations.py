@@ -21,6 +21,10 @@ SUPPORTED: Final = (
     "Flatten, Dropout, Identity, + - * / by constants, a last Softmax, Sigmoid or Tanh"
 )
 
+LARGEST_PADDING: Final = 1_000
+"""Largest magnitude of a number to pad with: activations that are shifted by more would lose too many digits."""
+PADDINGS: Final = f"numbers in -{LARGEST_PADDING:,}..{LARGEST_PADDING:,}"
+
 BEFORE_QUANTIZATION: Final = "Convert the CNN as it was before its quantization."
 PRODUCTS: Final = "Products of activations (attention, gates, x * sigmoid(x)) are not supported; train without them."
 _ADVICES: Final = (

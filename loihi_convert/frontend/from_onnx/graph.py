@@ -51,7 +51,7 @@ _LARGEST: Final = 1_000
 """Numbers that ConstantOfShape, Expand and Tile may make, or as many as the largest tensor before them has."""
 
 
-def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_for_one: bool = False) -> nn.Module:
+def to_module(content: Any, input_name: str, layout: Layout, path: Path, *, is_for_one: bool) -> nn.Module:
     """Return the graph of ``content``, an ``onnx.ModelProto``, as a module.
 
     Parameters

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, as_tensor, unknown
-from loihi_convert.frontend.from_torch.decompositions import LARGEST_PADDING
+from loihi_convert.frontend.operations import LARGEST_PADDING, PADDINGS
 
 BATCH_HINT: Final = (
     "Keep the batch axis: squeeze(-1) or flatten(1) in place of squeeze(), x[:, 0] in place of x[0], "
@@ -104,8 +104,7 @@ def pad(node: OnnxNode) -> Calls:
     mode = node.attributes.get("mode", b"constant").decode()
     if mode != "constant" or not abs(fill) <= LARGEST_PADDING:
         found = fill if mode == "constant" else f"mode {mode}"
-        supported = f"numbers in -{LARGEST_PADDING:,}..{LARGEST_PADDING:,}"
-        raise unknown(f"pads with {found}; supported: {supported}", "Train with zeros.")
+        raise unknown(f"pads with {found}; supported: {PADDINGS}", "Train with zeros.")
     axes = tuple(map(node.axis, node.numbers("axes", 3) or range(rank)))
     amounts = {axis: (pads[index], pads[index + len(axes)]) for index, axis in enumerate(axes)}
     if any(amounts.get(0, (0, 0))):

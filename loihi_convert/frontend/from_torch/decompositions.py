@@ -36,11 +36,10 @@ import torch
 from torch import fx
 from torch.nn import functional
 
+from loihi_convert.frontend.operations import LARGEST_PADDING
+
 _MOST_INPUTS: Final = 5_000
 """Most inputs of an einsum whose weights are found: they are as many outputs of an identity matrix."""
-
-LARGEST_PADDING: Final = 1_000
-"""Largest magnitude of a number to pad with: activations that are shifted by more would lose too many digits."""
 
 CAT_CALLED: Final = ("cat", "concat", "concatenate")
 EXTREMES_CALLED: Final = ("maximum", "minimum", "max", "min")

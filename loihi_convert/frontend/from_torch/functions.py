@@ -13,13 +13,23 @@ from torch import Tensor, fx, nn
 
 from loihi_convert.arrays import Shape
 from loihi_convert.frontend.from_torch.calls import ARITHMETIC, arguments_of, arithmetic_of, called, operands
-from loihi_convert.frontend.from_torch.decompositions import CAT_CALLED, LARGEST_PADDING, repeated_number
+from loihi_convert.frontend.from_torch.decompositions import CAT_CALLED, repeated_number
 from loihi_convert.frontend.from_torch.layers import ARGUMENTS, operation_of
 from loihi_convert.frontend.from_torch.moved import Moved, positions_of
 from loihi_convert.frontend.from_torch.pools import adaptive_pool
 from loihi_convert.frontend.from_torch.tracing import LIKE_CALLED, SHAPED_CALLED, TRACED_IMAGES
 from loihi_convert.frontend.model_runs import version
-from loihi_convert.frontend.operations import PRODUCTS, Add, Affine, AveragePool, Cat, MaxPool, Operation, refuse
+from loihi_convert.frontend.operations import (
+    PADDINGS,
+    PRODUCTS,
+    Add,
+    Affine,
+    AveragePool,
+    Cat,
+    MaxPool,
+    Operation,
+    refuse,
+)
 from loihi_convert.ir.synapse import Conv, Dense
 
 _OTHER_PRODUCTS: Final = ("addmm", "bmm", "einsum", "tensordot")
@@ -323,5 +333,4 @@ def require_padding_with_zeros(node: fx.Node) -> None:
     if arguments.get("mode", "constant") != "constant" or arguments.get("value"):
         mode = arguments.get("mode", "constant")
         found = arguments["value"] if mode == "constant" else f"mode {mode}"
-        supported = f"numbers in -{LARGEST_PADDING:,}..{LARGEST_PADDING:,}"
-        refuse(f"pads with {found}", supported=supported, hint="Train with zeros.")
+        refuse(f"pads with {found}", supported=PADDINGS, hint="Train with zeros.")

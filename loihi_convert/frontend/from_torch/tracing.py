@@ -223,7 +223,7 @@ def numbers_taken(node: fx.Node) -> list[fx.Node]:
     return taken[:1] if function in ("to", "type_as", *SHAPED_CALLED) else taken
 
 
-def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any], *, is_view: bool = False) -> Any:
+def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any], *, is_view: bool) -> Any:
     """Return the value of ``node``, in a graph of ``root``, from the values ``value_of`` its inputs.
 
     Functions get copies of them, since they might change them in place, except if ``is_view``: views of them are then

@@ -41,7 +41,7 @@ class Chain:
     channels: tuple[tuple[Sample, ...], ...]
 
 
-def to_chain(relays: Relays, image_shape: Shape, notes: tuple[str, ...] = ()) -> Chain:
+def to_chain(relays: Relays, image_shape: Shape, notes: tuple[str, ...]) -> Chain:
     """Return levels and their ``relays`` as a chain for images ``(C, H, W)``."""
     channels, groups = _in_groups(relays, image_shape[0])
     layers: list[ReluLayer] = []

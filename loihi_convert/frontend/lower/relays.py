@@ -69,7 +69,7 @@ class Relays:
     """
 
     levels: Levels
-    skip_copies: int = 1
+    skip_copies: int
     _taps: dict[tuple[int, int, int, int], Tap] = field(default_factory=dict)
 
     def by_level(self) -> list[list[Sample]]:
