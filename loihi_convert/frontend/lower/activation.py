@@ -22,7 +22,7 @@ import numpy as np
 
 from loihi_convert.frontend.lower.linear import as_vector
 from loihi_convert.frontend.lower.populations import Population, Populations
-from loihi_convert.frontend.lower.value import Features, Tensor, Value, scaled, shifted, summed
+from loihi_convert.frontend.lower.value import IMAGE, Features, Tensor, Value, scaled, shifted, summed
 from loihi_convert.frontend.operations import LeakyRelu, Relu
 
 
@@ -46,9 +46,8 @@ def _of_value(populations: Populations, value: Value, activation: Relu | LeakyRe
         negative = populations.add(Population(f"{called} (negative)", scaled(value, -1.0)))
         return summed((positive, scaled(negative, slope)), (1.0, -1.0))
     if activation.threshold is None:
-        if value.is_population and activation.floor == 0 and activation.ceiling == np.inf:
-            return value
-        if value.is_image and activation.floor <= 0 and activation.ceiling >= 1:
+        most = 1.0 if value.copied_source == IMAGE else np.inf
+        if value.copied_source is not None and activation.floor <= 0 and activation.ceiling >= most:
             return value
         if (activation.floor, activation.ceiling) != (0, np.inf):
             return _clipped(populations, value, activation, called)

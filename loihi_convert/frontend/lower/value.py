@@ -93,18 +93,8 @@ class Value:
         return all(term.window.is_diagonal for term in self.terms)
 
     @property
-    def is_population(self) -> bool:
-        """Whether it is exactly one population."""
-        return self._copies is not None and self._copies != IMAGE
-
-    @property
-    def is_image(self) -> bool:
-        """Whether it is exactly the image, whose pixels are in 0..1."""
-        return self._copies == IMAGE
-
-    @property
-    def _copies(self) -> int | None:
-        """The source of which it is a copy."""
+    def copied_source(self) -> int | None:
+        """The source that it is, if it is exactly one."""
         if len(self.terms) != 1 or self.constant is not None:
             return None
         (term,) = self.terms
