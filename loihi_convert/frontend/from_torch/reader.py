@@ -76,7 +76,7 @@ from loihi_convert.frontend.from_torch.functions import (
 from loihi_convert.frontend.from_torch.layers import DROPOUTS, MOVES, operation_of_module
 from loihi_convert.frontend.from_torch.moved import Moved, shape_of, stored_as
 from loihi_convert.frontend.from_torch.quantized_relu import rounded_relu
-from loihi_convert.frontend.from_torch.reordered import as_vector, channels_are_last, is_dense, on_map
+from loihi_convert.frontend.from_torch.reordered import as_output, channels_are_last, is_over_last_axis, on_map
 from loihi_convert.frontend.from_torch.tensors import Tensors
 from loihi_convert.frontend.from_torch.tracing import TRACED_IMAGES, computed, numbers_taken, trace
 from loihi_convert.frontend.graph import Graph, Node, clipped_once, pruned
@@ -153,7 +153,7 @@ class _Reader:
             self.tensors.require_current(output)
         with placed_at(name_of(returned), self._kind(returned)):
             moved = self.tensors.moved[returned]
-            self.tensors.moved[returned], notes = as_vector(moved, self.nodes[moved.base].shape)
+            self.tensors.moved[returned], notes = as_output(moved, self.nodes[moved.base].shape)
             if entry := output.meta["scores_name"]:
                 notes = (f"the entry {entry!r} of what its forward returns is used.", *notes)
             return pruned(self.nodes, (self._input(returned), *self.views), notes)
@@ -363,7 +363,7 @@ class _Reader:
             refuse("has no spiking equivalent here: it returns several tensors")
         module, moved = self._module(node), self.tensors.moved[first]
         before, after, rank = shape_of(moved.tensor), shape_of(node.meta["value"]), moved.tensor.ndim
-        if is_dense(node, module) and channels_are_last(moved, self.nodes[moved.base].shape):
+        if is_over_last_axis(node, module) and channels_are_last(moved, self.nodes[moved.base].shape):
             is_vector = node.meta["value"].ndim < rank
             before, after, rank = before[-1:], (1,) if is_vector else after[-1:], 2
         if module is not None:

@@ -40,7 +40,7 @@ class OnMap(NamedTuple):
     positions: Tensor
 
 
-def is_dense(node: fx.Node, module: nn.Module | None) -> bool:
+def is_over_last_axis(node: fx.Node, module: nn.Module | None) -> bool:
     """Return whether ``node`` multiplies the last axis by a matrix."""
     return isinstance(module, nn.Linear) or called(node) in ("linear", "matmul")
 
@@ -77,7 +77,7 @@ def on_map(operation: Operation, inputs: Sequence[Moved], bases: Sequence[Shape]
     return OnMap(operation, base, moved.tensor)
 
 
-def as_vector(output: Moved, base: Shape) -> tuple[Moved, tuple[str, ...]]:
+def as_output(output: Moved, base: Shape) -> tuple[Moved, tuple[str, ...]]:
     """Return an ``output`` of the numbers of ``base``, a vector, as a vector; and a note if it has several axes.
 
     Others stay as they are. Refuses one of several axes whose numbers are in another order.
