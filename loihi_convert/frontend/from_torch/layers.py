@@ -38,15 +38,7 @@ from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.frontend.from_nir import FiringRate
 from loihi_convert.frontend.from_torch.decompositions import repeated_number
 from loihi_convert.frontend.from_torch.pools import adaptive_pool, average_pool, interpolated, max_pool, pair
-from loihi_convert.frontend.operations import (
-    BEFORE_QUANTIZATION,
-    Affine,
-    Ending,
-    LeakyRelu,
-    Operation,
-    Relu,
-    refuse,
-)
+from loihi_convert.frontend.operations import BEFORE_QUANTIZATION, Affine, Ending, LeakyRelu, Operation, Relu, refuse
 from loihi_convert.ir.synapse import Conv, Dense
 
 DROPOUTS: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)

@@ -44,14 +44,7 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.from_torch.calls import (
-    arguments_of,
-    arithmetic_of,
-    called,
-    name_of,
-    operands,
-    positional,
-)
+from loihi_convert.frontend.from_torch.calls import arguments_of, arithmetic_of, called, name_of, operands, positional
 from loihi_convert.frontend.from_torch.decompositions import CAT_CALLED, EXTREMES_CALLED
 from loihi_convert.frontend.from_torch.functions import (
     DROPOUT_CALLED,
@@ -81,16 +74,7 @@ from loihi_convert.frontend.from_torch.tensors import Tensors
 from loihi_convert.frontend.from_torch.tracing import TRACED_IMAGES, computed, numbers_taken, trace
 from loihi_convert.frontend.graph import Graph, Node, clipped_once, pruned
 from loihi_convert.frontend.model_runs import require_forward_alone, require_not_random
-from loihi_convert.frontend.operations import (
-    Add,
-    Affine,
-    Ending,
-    Move,
-    Operation,
-    Relu,
-    placed_at,
-    refuse,
-)
+from loihi_convert.frontend.operations import Add, Affine, Ending, Move, Operation, Relu, placed_at, refuse
 
 
 @torch.no_grad()
