@@ -156,11 +156,16 @@ class _Reader:
             example = layout.function(example, *layout.arguments)
         image.meta |= {"example": example, "lacks_batch": False, "is_nonnegative": False}
         self._nodes[input_name] = image
+        # First the constants: `without_stacks` looks for axes among them.
+        for node in self._content.graph.node:
+            if node.op_type == "Constant":
+                with placed_at(_name(node), node.op_type):
+                    self._compute(node)
         for node in self._in_order():
             with placed_at(_name(node), node.op_type):
                 if any(name in self._nodes for name in node.input):
                     self._take(node)
-                else:
+                elif node.op_type != "Constant":
                     self._compute(node)
         output = self._content.graph.output[0].name
         if output not in self._nodes:
@@ -173,7 +178,7 @@ class _Reader:
 
     def _in_order(self) -> list[Any]:
         """The nodes, each after those that make its inputs; otherwise in the order of the file."""
-        nodes = without_stacks(self._content.graph)
+        nodes = without_stacks(self._content.graph, self._constants)
         makers: dict[str, int] = {}
         for index, node in enumerate(nodes):
             for name in filter(None, node.output):

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from loihi_convert.arrays import Array
 from loihi_convert.frontend.from_onnx.node import attributes_of
 
 _OF_SEVERAL: Final[Mapping[str, str]] = {
@@ -21,15 +22,18 @@ _OF_SEVERAL: Final[Mapping[str, str]] = {
 }
 
 
-def without_stacks(graph: Any) -> list[Any]:
-    """Return the nodes of ``graph``, an ``onnx.GraphProto``, with one operator for each stack that is reduced."""
+def without_stacks(graph: Any, constants: Mapping[str, Array]) -> list[Any]:
+    """Return the nodes of ``graph``, an ``onnx.GraphProto``, with one operator for each stack that is reduced.
+
+    ``constants`` are the values, by name, of the initializers and of all Constant nodes.
+    """
     from onnx import helper
 
-    stacks = _Stacks(graph)
+    makers = {name: node for node in graph.node for name in node.output}
     nodes: list[Any] = []
     left_out: list[Any] = []
     for node in graph.node:
-        joined = stacks.joined_before(node) if node.op_type in _OF_SEVERAL else []
+        joined = _joined_before(node, makers, constants) if node.op_type in _OF_SEVERAL else []
         if joined:
             values = [part.input[0] for part in joined[1:]]
             nodes.append(helper.make_node(_OF_SEVERAL[node.op_type], values, node.output, name=node.name))
@@ -44,37 +48,18 @@ def without_stacks(graph: Any) -> list[Any]:
     return nodes
 
 
-class _Stacks:
-    def __init__(self, graph: Any) -> None:
-        from onnx import numpy_helper
+def _joined_before(node: Any, makers: Mapping[str, Any], constants: Mapping[str, Array]) -> list[Any]:
+    """The Concat that ``node`` reduces, and each Unsqueeze before it; empty if it is not a stack along one axis."""
+    stack = makers.get(node.input[0]) if node.input else None
+    if stack is None or stack.op_type != "Concat" or attributes_of(node).get("keepdims", 1):
+        return []
+    parts = [makers.get(name) for name in stack.input]
+    axis = attributes_of(stack).get("axis")
+    is_stack = all(part is not None and part.op_type == "Unsqueeze" and part.input for part in parts)
+    return [stack, *parts] if is_stack and all(_axes(each, constants) == [axis] for each in (node, *parts)) else []
 
-        self._makers = {name: node for node in graph.node for name in node.output}
-        self._constants = {each.name: each for each in graph.initializer}
-        self._array = numpy_helper.to_array
 
-    def joined_before(self, node: Any) -> list[Any]:
-        """The Concat that ``node`` reduces, and each Unsqueeze before it; empty if it is not a stack along one axis."""
-        stack = self._makers.get(node.input[0]) if node.input else None
-        if stack is None or stack.op_type != "Concat" or attributes_of(node).get("keepdims", 1):
-            return []
-        parts = [self._makers.get(name) for name in stack.input]
-        axis = attributes_of(stack).get("axis")
-        is_stack = all(part is not None and part.op_type == "Unsqueeze" and part.input for part in parts)
-        return [stack, *parts] if is_stack and all(self._axes(each) == [axis] for each in (node, *parts)) else []
-
-    def _axes(self, node: Any) -> list[int]:
-        """The axes of ``node``, an attribute or its second input; empty if unknown."""
-        if "axes" in (attributes := attributes_of(node)):
-            return list(np.atleast_1d(attributes["axes"]))
-        name = node.input[1] if len(node.input) > 1 else ""
-        if name in self._constants:
-            return list(np.atleast_1d(self._array(self._constants[name])))
-        maker = self._makers.get(name)
-        if maker is None or maker.op_type != "Constant":
-            return []
-        try:
-            (value,) = attributes_of(maker).values()
-            return list(np.atleast_1d(self._array(value) if hasattr(value, "raw_data") else value))
-        # It is damaged, which is said where it is computed.
-        except (ValueError, TypeError, KeyError):
-            return []
+def _axes(node: Any, constants: Mapping[str, Array]) -> list[int]:
+    """The axes of ``node``, an attribute or its second input; empty if unknown."""
+    name = node.input[1] if len(node.input) > 1 else ""
+    return list(np.ravel(attributes_of(node).get("axes", constants.get(name, ()))))
