@@ -142,6 +142,17 @@ def measure_of(task: Task) -> Measure:
     return _MEASURES[task]
 
 
+def rounding_notes(measure: Measure, share: float, whose: str, image_count: int) -> tuple[str, ...]:
+    """Return a warning if rounding changes many classes or outputs; a single huge weight or bias can cause it."""
+    if share >= measure.least_share:
+        return ()
+    agrees = measure.words(share, whose, f"{image_count} calibration images")
+    return (
+        f"the quantized network only {agrees}; look for layers with few weight bits, and for single weights or biases "
+        "far larger than the others.",
+    )
+
+
 def measured_agreement(
     cnn: ReluNetwork, network: QuantizedNetwork, images: ImageArray, *, device: str = "cpu"
 ) -> Agreement:

@@ -10,7 +10,14 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.conversion.agreement import Agreement, Measure, measure_of, measured_agreement, rounded_share
+from loihi_convert.conversion.agreement import (
+    Agreement,
+    Measure,
+    measure_of,
+    measured_agreement,
+    rounded_share,
+    rounding_notes,
+)
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import Trial, choose_method, trial_images
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
@@ -116,12 +123,13 @@ def to_integers(
         report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
     compared = np.asarray(images[:COMPARED_IMAGES])
     measure = measure_of(cnn.task)
+    share = rounded_share(measure, spiking, quantized, compared, device=device)
     notes = (
         *choice,
         *_agreement_notes(measure, made.agreement, balance_options),
         *_bias_notes(spiking),
         *_readout_notes(spiking, quantized, report, quantize_options, compared, device),
-        *_rounding_notes(measure, spiking, quantized, compared, device),
+        *rounding_notes(measure, share, "the float SNN", len(compared)),
     )
     return Conversion(spiking, quantized, report, trials, made.agreement, notes)
 
@@ -255,17 +263,3 @@ def _split_bits(network: SpikingNetwork, options: QuantizeOptions, images: Array
         return 0
     bits = report_quantization(split, network, images, device=device).layers[-1].weight_bits
     return bits[-1] if split.low_bits and bits is not None else 0
-
-
-def _rounding_notes(
-    measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Array, device: str
-) -> tuple[str, ...]:
-    """A warning if rounding changes many classes or outputs; a single huge weight can cause it."""
-    share = rounded_share(measure, network, quantized, images, device=device)
-    if share >= measure.least_share:
-        return ()
-    agrees = measure.words(share, "the float SNN", f"{len(images)} calibration images")
-    return (
-        f"the quantized network only {agrees}; look for layers with few weight bits, and for single weights or biases "
-        "far larger than the others.",
-    )

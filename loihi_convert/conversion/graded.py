@@ -9,11 +9,11 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.conversion.agreement import Agreement, agreement_of, measure_of
+from loihi_convert.conversion.agreement import Agreement, agreement_of, measure_of, rounding_notes
 from loihi_convert.conversion.calibration import MOST, require_calibration
 from loihi_convert.conversion.graded_rounding import BATCH, Rounding, largest_magnitudes, reaches_of
 from loihi_convert.conversion.scales import HEADROOM
-from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.errors import RangeError, UnsupportedModelError
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import PixelBias, Synapse
@@ -42,7 +42,7 @@ class GradedLayerReport:
         The layer.
     weight_bits
         Bits that the weights use: log2 of the number of steps between the largest weight and its negative, mean over
-        channels without relays.
+        channels without relays. Without the weights that carry the biases of the last layer.
     largest_message
         Largest message on the calibration images; 0 for the last layer.
     """
@@ -64,11 +64,14 @@ class GradedConversion:
         Report on each layer with a synapse.
     agreement
         Agreement with the CNN on calibration images.
+    notes
+        A warning if that is low.
     """
 
     network: GradedNetwork
     layers: tuple[GradedLayerReport, ...]
     agreement: Agreement
+    notes: tuple[str, ...]
 
 
 def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progress) -> GradedConversion:
@@ -88,7 +91,8 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
     UnsupportedModelError
         If an activation is not a plain ReLU, or the CNN is a single layer.
     RangeError
-        If the CNN's activations are not finite, or an output's bias is beyond 8-bit weights and a 16-bit message.
+        If the CNN's activations are not finite, or an output's bias is beyond 8-bit weights and a 16-bit message, or
+        leaves the last layer no weights.
     DataError
         If the images do not fit.
     """
@@ -103,16 +107,19 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
         progress(done + 1, len(_ENDS))
     final = Rounding(cnn, plain, images[:_SAMPLE], reaches, compensates=True)
     network, _ = final.network(min(errors, key=lambda end: errors[end]))
+    _require_weights(network.layers[-1], cnn.layers[-1])
     compared = images[:_COMPARED]
     outputs, largest = _run(network, compared)
     scores = cnn_scores(cnn, compared).reshape(len(compared), -1)
     found = network.real_outputs(outputs)
-    agreement = agreement_of(found, scores, measure_of(cnn.task))
+    measure = measure_of(cnn.task)
+    agreement = agreement_of(found, scores, measure)
     reports = tuple(
-        GradedLayerReport(name=layer.name, weight_bits=_weight_bits(layer, source.relay_of), largest_message=message)
+        GradedLayerReport(name=layer.name, weight_bits=_weight_bits(layer, source), largest_message=message)
         for layer, source, message in zip(network.layers[1:], cnn.layers, largest[1:], strict=True)
     )
-    return GradedConversion(network, reports, agreement)
+    notes = rounding_notes(measure, agreement.agreement, "the CNN", agreement.image_count)
+    return GradedConversion(network, reports, agreement, notes)
 
 
 def require_relu(cnn: ReluNetwork) -> None:
@@ -146,9 +153,27 @@ def _run(network: GradedNetwork, images: Array) -> tuple[Array, list[int]]:
     return np.concatenate(outputs), largest
 
 
-def _weight_bits(layer: GradedLayer, relay_of: Array | None) -> float:
+def _require_weights(last: GradedLayer, source: ReluLayer) -> None:
+    """Raise a `RangeError` if all weights of the last layer are rounded to 0."""
+    if source.synapse.weight.any() and not _own_weights(last, source).any():
+        bias = source.synapse.bias
+        largest = 0.0 if bias is None else float(np.abs(bias).max())
+        raise RangeError(
+            f"all weights are rounded to 0: its biases, up to {largest:.3g}, take the whole range",
+            where=last.name,
+            hint="Give a class that must never win a bias nearer to 0.",
+        )
+
+
+def _own_weights(layer: GradedLayer, source: ReluLayer) -> Array:
+    """Its weights without those from a constant channel, which the last layer alone has."""
     assert not isinstance(layer.synapse, PixelBias)
-    largest = largest_magnitudes(layer.synapse.weight)
+    weight = layer.synapse.weight
+    return weight if layer.sends else weight[:, : source.synapse.weight.shape[1]]
+
+
+def _weight_bits(layer: GradedLayer, source: ReluLayer) -> float:
+    largest, relay_of = largest_magnitudes(_own_weights(layer, source)), source.relay_of
     if relay_of is not None:
         # A constant channel, which would be the last, has no weights.
         largest = largest[: len(relay_of)][relay_of < 0]

@@ -49,7 +49,7 @@ class GradedExport:
     agreement
         Agreement of ``network`` with the CNN, on calibration images.
     notes
-        What was dropped from the CNN, one sentence each.
+        Notes for the user, one sentence each: what was dropped from the CNN, and whether much is lost.
     verified_images
         Number of images on which the file was compared with the network in memory.
     """
@@ -117,7 +117,7 @@ def export_graded(
     network = replace(made.network, provenance=provenance)
     netx.write_graded(network, output, overwrite=overwrite)
     verified = _verify(output, network, calibration[:VERIFIED_IMAGES]) if verify else 0
-    return GradedExport(output, network, made.layers, made.agreement, source.notes, verified)
+    return GradedExport(output, network, made.layers, made.agreement, (*source.notes, *made.notes), verified)
 
 
 def _verify(path: Path, network: GradedNetwork, images: Array) -> int:
