@@ -170,23 +170,26 @@ def test_an_output_bias_of_any_size_fits(bias: float) -> None:
 
 
 def threshold(*biases: float) -> tuple[Source, Array]:
-    """A class that wins where a pixel x is above 1/2, and one that wins elsewhere: x, 1/2 and ``biases`` are the
-    outputs. 240 images, half of each class."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2 + len(biases)))
+    """Outputs of ``biases``, a pixel x added to the first: the second is 1/2 larger and wins if x is below. 240 images,
+    half of each class."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, len(biases)))
     with torch.no_grad():
         model[1].weight[:], model[1].bias[:], model[3].weight[:] = 1.0, 0.0, 0.0
-        model[3].weight[0], model[3].bias[:] = 1.0, torch.tensor([0, 0.5, *biases])
+        model[3].weight[0], model[3].bias[:] = 1.0, torch.tensor(biases)
     return Source.from_module(model, (1, 1, 1)), np.r_[:120, 136:256].astype(np.uint8).reshape(240, 1, 1, 1)
 
 
-@pytest.mark.parametrize(("masked", "agreement"), [(-1.0, 1.0), (-1000.0, 0.5), (-1e6, None)])
+@pytest.mark.parametrize(
+    ("biases", "agreement"),
+    [((0, 0.5, -1), 1.0), ((0, 0.5, -1000), 0.5), ((0, 0.5, -1e6), None), ((-1e4, -1e4 + 0.5), 1.0)],
+)
 def test_a_bias_far_from_the_others_is_warned_of_or_refused(
-    masked: float, agreement: float | None, tmp_path: Path
+    biases: tuple[float, ...], agreement: float | None, tmp_path: Path
 ) -> None:
     """The largest bias is 127 messages of the constant channel, so those below 1000 / 254 are lost: 1/2 becomes 0, and
     all pixels get the first class. At 1e6 sigma = 1 is at least 1.25e6 / 2^23 = 0.15, and a message 1.25 / 127 = 0.01
-    or less: its weight is below 1/2."""
-    cnn, shown = threshold(masked)
+    or less: its weight is below 1/2. What all classes share costs nothing."""
+    cnn, shown = threshold(*biases)
     if agreement is None:
         with pytest.raises(RangeError, match="3: all weights are rounded to 0: its biases, up to 1e\\+06") as refused:
             export_graded(cnn, tmp_path / "model.net", shown)
@@ -198,6 +201,9 @@ def test_a_bias_far_from_the_others_is_warned_of_or_refused(
     assert [f"agrees with the CNN on {100 * agreement:.2f} %" in note for note in made.notes] == [True] * (
         agreement < 1
     )
+    scores = cnn_scores(cnn.network, shown).reshape(240, -1)
+    found = made.network.real_outputs(run_graded(made.network, shown).potentials[:, 0])
+    assert np.abs(found - scores).max() < np.ptp(biases) / 254 + 0.01
     last = made.network.layers[-1].synapse
     assert isinstance(last, Dense)
     # Without the weights of the constant channel, of which the largest is 127.

@@ -98,15 +98,7 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
     """
     require_calibration(cnn, images)
     require_relu(cnn)
-    # The same objects throughout: what is known of a synapse's structure is kept as long as it lives.
-    plain: list[Synapse] = [replace(layer.synapse, bias=None) for layer in cnn.layers]
-    reaches = reaches_of(cnn, plain, images[:MOST])
-    trial, errors = Rounding(cnn, plain, images[:_TRIED], reaches), {}
-    for done, end in enumerate(_ENDS):
-        _, errors[end] = trial.network(end)
-        progress(done + 1, len(_ENDS))
-    final = Rounding(cnn, plain, images[:_SAMPLE], reaches, compensates=True)
-    network, _ = final.network(min(errors, key=lambda end: errors[end]))
+    network = _rounded(cnn, images, progress)
     _require_weights(network.layers[-1], cnn.layers[-1])
     compared = images[:_COMPARED]
     outputs, largest = _run(network, compared)
@@ -120,6 +112,39 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
     )
     notes = rounding_notes(measure, agreement.agreement, "the CNN", agreement.image_count)
     return GradedConversion(network, reports, agreement, notes)
+
+
+def _rounded(cnn: ReluNetwork, images: Array, progress: Progress) -> GradedNetwork:
+    """The network with the largest messages of the last hidden layer with which its outputs are nearest to the CNN's.
+
+    Biases of classes that are all positive, or all negative, would be rounded to steps of their largest. As only their
+    differences choose a class, their middle is then an offset outside.
+    """
+    middle, last = _middle_of_biases(cnn), cnn.layers[-1]
+    offset = np.full(last.synapse.channels, middle)
+    if middle:
+        last = replace(last, synapse=last.synapse.with_added_bias(-offset))
+        cnn = replace(cnn, layers=(*cnn.layers[:-1], last))
+    # The same objects throughout: what is known of a synapse's structure is kept as long as it lives.
+    plain: list[Synapse] = [replace(layer.synapse, bias=None) for layer in cnn.layers]
+    reaches = reaches_of(cnn, plain, images[:MOST])
+    trial, errors = Rounding(cnn, plain, images[:_TRIED], reaches), {}
+    for done, end in enumerate(_ENDS):
+        _, errors[end] = trial.network(end)
+        progress(done + 1, len(_ENDS))
+    final = Rounding(cnn, plain, images[:_SAMPLE], reaches, compensates=True)
+    network, _ = final.network(min(errors, key=lambda end: errors[end]))
+    if not middle:
+        return network
+    return replace(network, layers=(*network.layers[:-1], replace(network.layers[-1], offset=offset)))
+
+
+def _middle_of_biases(cnn: ReluNetwork) -> float:
+    """The middle of the biases of several classes that are all positive or all negative; otherwise 0."""
+    bias = cnn.layers[-1].synapse.bias
+    if cnn.task != "classification" or bias is None or len(bias) < 2 or bias.min() <= 0 <= bias.max():
+        return 0.0
+    return (float(bias.min()) + float(bias.max())) / 2
 
 
 def require_relu(cnn: ReluNetwork) -> None:

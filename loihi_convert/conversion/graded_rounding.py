@@ -28,8 +28,9 @@ subtracted from the bias (Nagel et al., "Data-free quantization through weight e
 2019).
 
 Lava's Sigma, the output, has no bias. That of a regression is an offset, added outside, as the outputs often lie far
-from 0 compared with their spread. Otherwise the last layer's bias is the weight of a synapse from a neuron of the layer
-before, in a channel without weights whose bias makes it constant (`_with_constant`).
+from 0 compared with their spread (`conversion.graded` does the same with what the biases of classes share). Otherwise
+the last layer's bias is the weight of a synapse from a neuron of the layer before, in a channel without weights whose
+bias makes it constant (`_with_constant`).
 """
 
 from __future__ import annotations

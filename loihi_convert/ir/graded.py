@@ -106,7 +106,7 @@ class GradedLayer:
         For networks made from a CNN: the real value of sigma = 1, float64 ``(C_out,)``. A message counts 64 times as
         much. None for input neurons.
     offset
-        For the outputs of a regression made from a CNN: added to sigma x scale, float64 ``(C_out,)``. None: 0.
+        For outputs of a CNN: added to sigma x scale, float64 ``(C_out,)``. None: 0.
     relay_of
         As in `network.ReluLayer`: a relay repeats each message.
     """
