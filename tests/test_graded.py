@@ -12,6 +12,7 @@ from support.external_files import LayerData, lava_dl_file, write_external
 
 from loihi_convert import external
 from loihi_convert.arrays import Array
+from loihi_convert.backends.graded import run_graded
 from loihi_convert.errors import LoihiConvertError, NetxError, RangeError
 from loihi_convert.external.sdnn_run import run_sdnn
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
@@ -119,6 +120,13 @@ def test_values_beyond_24_bits_or_16_message_bits_are_found() -> None:
     assert input_step.leaves_range.tolist() == [False, True, True, True]
     # 127 x 70,000 is above 2^23.
     assert output.leaves_range.tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("bias", "wrapped"), [(32_767, 0), (32_768, 3)])
+def test_a_message_beyond_16_bits_while_the_network_settles_concerns_every_image(bias: int, wrapped: int) -> None:
+    """The bias is sent once, before the first image, and images of 0 send nothing."""
+    network = GradedNetwork((1,), (PIXELS, dense([1], bias=integers(bias)), dense([1], sends=False)), spike_exp=0)
+    assert run_graded(network, np.zeros((3, 1), np.int32)).wrapped_images == wrapped
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.source import Source
 from loihi_convert.inspection.contents import describe
 from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.relays import is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.metrics.layer_size import layer_sizes, multiplications
@@ -208,6 +209,31 @@ def test_a_bias_far_from_the_others_is_warned_of_or_refused(
     assert isinstance(last, Dense)
     # Without the weights of the constant channel, of which the largest is 127.
     assert made.layers[-1].weight_bits == np.log2(2 * int(last.weight[0, 0]) + 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "first", "second", "least"),
+    [
+        # Bright pixels leave the activations at 1/17 or less; the answer to black pixels is 1.
+        (50, (-1, 1), (1, 0), 240),
+        # Always x / 20, but 1 before the first layer has sent anything.
+        (200, (-0.05, 1), (-1, 1), 0),
+    ],
+)
+def test_what_a_network_settles_to_fits_as_well(
+    count: int, first: tuple[float, float], second: tuple[float, float], least: int
+) -> None:
+    """Neurons and their mean, each with a weight and a bias."""
+    (weight, bias), (factor, added) = first, second
+    layers = (
+        ReluLayer("first", Dense(np.full((count, 1), weight), np.full(count, float(bias)))),
+        ReluLayer("mean", Dense(np.full((1, count), factor / count), np.array([float(added)]))),
+        ReluLayer("fc", Dense(np.array([[1.0], [0.0]]), np.array([0.0, 0.05]))),
+    )
+    shown = np.arange(least, 256, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    made = to_graded(ReluNetwork((1, 1, 1), layers), shown)
+    assert made.agreement.agreement > 0.99
+    assert run_graded(made.network, shown).wrapped_images == 0
 
 
 def test_outputs_of_a_regression_far_from_0_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

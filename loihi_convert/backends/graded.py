@@ -45,7 +45,8 @@ def run_graded(
     RunResult
         T = 1. Potentials are the outputs, spike counts the messages that are not 0, of the input neurons first;
         synaptic operations the synapses they reach. ``wrapped_images`` counts the images on which a value does not fit
-        its 24 bits, or a message its 16. In ``traces`` the spikes are the messages, int32.
+        its 24 bits, or a message its 16; all images if one does not while the network settles. In ``traces`` the spikes
+        are the messages, int32.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def run_graded(
     require_result_size(network, len(inputs), 1, trace=trace)
     count, sending, outputs = len(inputs), len(network.spiking_layers), math.prod(network.shapes[-1])
     fan_outs = [fan_out.reshape(-1) for fan_out in network.fan_outs]
-    potentials, leaves_range = np.empty((count, 1, outputs), np.int32), np.zeros(count, np.bool_)
+    potentials = np.empty((count, 1, outputs), np.int32)
     messages_sent, operations = np.empty((2, count, 1, sending), np.int64)
     channels = [np.zeros((1, shape[0]), np.int64) for shape in network.shapes[:sending]]
     traces = [
@@ -66,6 +67,7 @@ def run_graded(
         for shape in (network.shapes if trace else ())
     ]
     start = settled_state(network)
+    leaves_range = np.full(count, any(layer.leaves_range.any() for layer in start))
     ready = time.perf_counter()
     at_once = 1 if is_stream else max(1, _BLOCK // max(math.prod(shape) for shape in network.shapes))
     state = start
@@ -73,7 +75,7 @@ def run_graded(
         rows = slice(first, min(first + at_once, count))
         state = next(frame_steps(network, [inputs[rows]], state if is_stream else start))
         potentials[rows, 0] = state[-1].activation.reshape(-1, outputs)
-        leaves_range[rows] = np.any([layer.leaves_range for layer in state], axis=0)
+        leaves_range[rows] |= np.any([layer.leaves_range for layer in state], axis=0)
         for index, (layer, fan_out) in enumerate(zip(state, fan_outs, strict=False)):
             is_sent = (layer.messages != 0).reshape(len(layer.messages), -1)
             messages_sent[rows, 0, index] = is_sent.sum(axis=1)

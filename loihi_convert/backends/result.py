@@ -54,8 +54,8 @@ class RunResult:
     traces
         One per layer with ``trace``, else empty.
     wrapped_images
-        Number of images on which u of a stock neuron wrapped, so that the potential is wrong. Counted by `ref`;
-        ``None`` unless the neurons are stock.
+        Number of images on which u of a stock neuron wrapped, so that the potential is wrong; for graded spikes, on
+        which a value leaves its range, see `run_graded`. Counted by `ref`; ``None`` for other neurons.
     saturated_images
         Number of images on which a digit of a readout in two digits reached the end of its range; ``None`` for one
         digit, as ``potentials`` show it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.conversion.agreement import Agreement, agreement_of, measure_of, rounding_notes
 from loihi_convert.conversion.calibration import MOST, require_calibration
-from loihi_convert.conversion.graded_rounding import BATCH, Rounding, largest_magnitudes, reaches_of
+from loihi_convert.conversion.graded_rounding import BATCH, Reach, Rounding, largest_magnitudes, reaches_of
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError, UnsupportedModelError
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
@@ -98,24 +98,31 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
     """
     require_calibration(cnn, images)
     require_relu(cnn)
-    network = _rounded(cnn, images, progress)
+    network, ran = _rounded(cnn, images, progress)
     _require_weights(network.layers[-1], cnn.layers[-1])
-    compared = images[:_COMPARED]
-    outputs, largest = _run(network, compared)
-    scores = cnn_scores(cnn, compared).reshape(len(compared), -1)
-    found = network.real_outputs(outputs)
+    scores = cnn_scores(cnn, images[:_COMPARED]).reshape(len(ran.outputs), -1)
+    found = network.real_outputs(ran.outputs)
     measure = measure_of(cnn.task)
     agreement = agreement_of(found, scores, measure)
     reports = tuple(
         GradedLayerReport(name=layer.name, weight_bits=_weight_bits(layer, source), largest_message=message)
-        for layer, source, message in zip(network.layers[1:], cnn.layers, largest[1:], strict=True)
+        for layer, source, message in zip(network.layers[1:], cnn.layers, ran.largest[1:], strict=True)
     )
     notes = rounding_notes(measure, agreement.agreement, "the CNN", agreement.image_count)
     return GradedConversion(network, reports, agreement, notes)
 
 
-def _rounded(cnn: ReluNetwork, images: Array, progress: Progress) -> GradedNetwork:
-    """The network with the largest messages of the last hidden layer with which its outputs are nearest to the CNN's.
+class _Ran(NamedTuple):
+    """The outputs of a network, int32 ``(N, outputs)``, the largest message of each layer, and whether a value does not
+    fit, on an image or while the network settles."""
+
+    outputs: Array
+    largest: list[int]
+    leaves_range: bool
+
+
+def _rounded(cnn: ReluNetwork, images: Array, progress: Progress) -> tuple[GradedNetwork, _Ran]:
+    """The network and its run.
 
     Biases of classes that are all positive, or all negative, would be rounded to steps of their largest. As only their
     differences choose a class, their middle is then an offset outside.
@@ -127,16 +134,27 @@ def _rounded(cnn: ReluNetwork, images: Array, progress: Progress) -> GradedNetwo
         cnn = replace(cnn, layers=(*cnn.layers[:-1], last))
     # The same objects throughout: what is known of a synapse's structure is kept as long as it lives.
     plain: list[Synapse] = [replace(layer.synapse, bias=None) for layer in cnn.layers]
-    reaches = reaches_of(cnn, plain, images[:MOST])
+    network, ran = _best(cnn, plain, images, reaches_of(cnn, plain, images[:MOST]), progress)
+    if ran.leaves_range:
+        reaches = reaches_of(cnn, plain, images[:MOST], while_settling=True)
+        network, ran = _best(cnn, plain, images, reaches, no_progress)
+    if middle:
+        network = replace(network, layers=(*network.layers[:-1], replace(network.layers[-1], offset=offset)))
+    return network, ran
+
+
+def _best(
+    cnn: ReluNetwork, plain: list[Synapse], images: Array, reaches: list[Reach], progress: Progress
+) -> tuple[GradedNetwork, _Ran]:
+    """The network with the largest messages of the last hidden layer with which its outputs are nearest to the CNN's,
+    and its run."""
     trial, errors = Rounding(cnn, plain, images[:_TRIED], reaches), {}
     for done, end in enumerate(_ENDS):
         _, errors[end] = trial.network(end)
         progress(done + 1, len(_ENDS))
     final = Rounding(cnn, plain, images[:_SAMPLE], reaches, compensates=True)
     network, _ = final.network(min(errors, key=lambda end: errors[end]))
-    if not middle:
-        return network
-    return replace(network, layers=(*network.layers[:-1], replace(network.layers[-1], offset=offset)))
+    return network, _run(network, images[:_COMPARED])
 
 
 def _middle_of_biases(cnn: ReluNetwork) -> float:
@@ -168,14 +186,15 @@ def _is_clipped(layer: ReluLayer) -> bool:
     return layer.ceiling is not None and bool(np.isfinite(layer.ceiling).any())
 
 
-def _run(network: GradedNetwork, images: Array) -> tuple[Array, list[int]]:
-    """The outputs, int32 ``(N, outputs)``, and the largest message of each layer."""
+def _run(network: GradedNetwork, images: Array) -> _Ran:
     start, outputs, largest = settled_state(network), [], [0] * len(network.layers)
+    leaves_range = any(layer.leaves_range.any() for layer in start)
     for first in range(0, len(images), BATCH):
         state = next(frame_steps(network, [images[first : first + BATCH]], start))
         outputs.append(state[-1].activation)
         largest = [max(most, int(np.abs(layer.messages).max())) for most, layer in zip(largest, state, strict=True)]
-    return np.concatenate(outputs), largest
+        leaves_range |= any(layer.leaves_range.any() for layer in state)
+    return _Ran(np.concatenate(outputs), largest, leaves_range)
 
 
 def _require_weights(last: GradedLayer, source: ReluLayer) -> None:

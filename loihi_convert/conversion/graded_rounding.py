@@ -11,7 +11,9 @@ Messages have 16 bits, one of them the sign, and weights 8: u_k is the smallest 
     headroom x (largest activation of channel k on calibration images) <= M_l u_k
     headroom x (its largest current, of any sign) <= 2^23 u_k / 64
 
-up to the factor `_FACTORS`, with which the weights round best. M_l, the largest message of layer l, divides the bits
+up to the factor `_FACTORS`, with which the weights round best. A message is the change from the settled state, the
+answer to black pixels. If that is so large that a value leaves its range, activations and currents while the network
+settles count too. M_l, the largest message of layer l, divides the bits
 among the layers: a large one leaves few weight bits to the next layer, a small one few bits to activations. With n_l
 inputs, and <x> a mean square over the largest square, the rounding of weights and of messages in layer l adds an error,
 relative to the square of its activations, of
@@ -83,11 +85,17 @@ class Reach(NamedTuple):
     current: Array
 
 
-def reaches_of(cnn: ReluNetwork, plain_synapses: list[Synapse], images: Array) -> list[Reach]:
+def reaches_of(
+    cnn: ReluNetwork, plain_synapses: list[Synapse], images: Array, *, while_settling: bool = False
+) -> list[Reach]:
+    """The largest values on ``images`` and, if wanted, in each step while the network settles."""
     found = [Reach(np.zeros(shape[0]), np.zeros(shape[0])) for shape in cnn.shapes]
     for first in range(0, len(images), BATCH):
         maps: Array = images[first : first + BATCH] / np.float32(MAX_PIXEL)
         for index, (layer, synapse, reach) in enumerate(zip(cnn.layers, plain_synapses, found, strict=True)):
+            if while_settling:
+                # A layer receives nothing until the layer before it has sent something.
+                maps = np.concatenate([maps, np.zeros_like(maps[:1])])
             plain = _currents(synapse, maps)
             bias = None if index == len(cnn.layers) - 1 and cnn.task == "regression" else layer.synapse.bias
             shape = (-1, *(1,) * (plain.ndim - 2)) if bias is None or bias.ndim == 1 else bias.shape

@@ -79,11 +79,12 @@ def global_steps(
 def settled_state(network: GradedNetwork) -> GradedState:
     """Return the state, B = 1, in which no message is sent: after an input of 0 for as many steps as there are layers.
 
-    Until then the biases of each layer still change the layers after it.
+    Until then the biases of each layer still change the layers after it. ``leaves_range`` is of all these steps.
     """
     blank = np.zeros((1, *network.input_shape), np.int32)
-    *_, state = global_steps(network, [blank] * (len(network.layers) + 1))
-    return state
+    steps = list(global_steps(network, [blank] * (len(network.layers) + 1)))
+    left = np.any([[layer.leaves_range for layer in step] for step in steps], axis=0)
+    return tuple(layer._replace(leaves_range=found) for layer, found in zip(steps[-1], left, strict=True))
 
 
 def frame_steps(network: GradedNetwork, frames: Iterable[Array], start: GradedState) -> Iterator[GradedState]:
