@@ -20,8 +20,9 @@ change once more. After as many steps as there are layers, with an input of 0, a
 which images are counted and timed here.
 
 **One step.** From the settled state each layer receives all changes of an image in one step, and sends each of its own
-once. Without thresholds a neuron's messages then add up to a >> 6, at most one less: the output, one step of each layer
-after the image, is that of a CNN with integer weights and activations.
+once. Without thresholds a neuron's messages then add up to a >> 6, in layer l at most l - 1 less, as each message sent
+while settling is rounded down, too. The output, one step of each layer after the image, is that of a CNN with integer
+weights and activations.
 
 **Later steps.** r does not hold the e bits that ``>> e`` cuts off, so each further message of a neuron may lose up to
 one unit. Lava resets none of these neurons (netx ignores its ``reset_interval`` for them); before a new image, the host

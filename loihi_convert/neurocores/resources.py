@@ -49,7 +49,7 @@ class LayerResources(Record):
     fan_in
         Largest number of nonzero synapses that reach one of its neurons.
     fan_out
-        Largest number of synapses from one of its neurons; 0 for the last layer.
+        Largest number of synapses from one of its neurons; of the last layer only those to its own neurons.
     synapses
         Number of nonzero synapses, including those repeated by a pooling.
     weights
