@@ -170,19 +170,21 @@ def test_few_pixel_bits_where_many_steps_leave_no_weights() -> None:
     assert bits[0] > bits[1] > bits[2]
 
 
-def test_no_weights_left_is_an_error() -> None:
-    """At T = 2048 a single black weight of 1 and 8-bit white is 255 x 2048 = 522240 below 0."""
+@pytest.mark.parametrize(("count", "timesteps"), [(1, 2048), (2048, 1)])
+def test_no_weights_left_is_an_error(count: int, timesteps: int) -> None:
+    """At T = 2048 a single black weight of 1 and 8-bit white is 255 x 2048 = 522240 below 0, or at T = 1 2048 such."""
     neuron = IntegrateAndFire(np.array([1.0]), np.array([1.0]), np.zeros(1))
     layers = (
-        SpikingLayer("hidden", Dense(np.array([[1.0, -1.0]])), neuron),
+        SpikingLayer("hidden", Dense(np.array([[1.0, *[-1.0] * count]])), neuron),
         SpikingLayer("output", Dense(np.array([[1.0]])), None),
     )
-    images = np.array([[255, 0]], np.uint8).reshape(1, 2, 1, 1)
-    spiking = SpikingNetwork((2, 1, 1), layers, 2048, "soft")
+    images = np.array([[255, *[0] * count]], np.uint8).reshape(1, -1, 1, 1)
+    spiking = SpikingNetwork((1 + count, 1, 1), layers, timesteps, "soft")
     with pytest.raises(RangeError) as raised:
         quantize(spiking, images, QuantizeOptions(pixel_bits=8, target="loihi2"))
-    assert raised.value.where == "hidden"
-    assert "`pixel_bits`" in raised.value.hint
+    assert (raised.value.where, raised.value.found.endswith(f"at T = {timesteps}")) == ("hidden", True)
+    steps = "fewer `timesteps`, or " if timesteps > 1 else ""
+    assert raised.value.hint == f"Use {steps}fewer `pixel_bits`, or `target='lava'`."
     # 5 bits: 31 x 2048 = 63488, and two units fit.
     assert np.abs(quantize(spiking, images, QuantizeOptions(pixel_bits=5, target="loihi2")).layers[0].weight).max() == 2
 

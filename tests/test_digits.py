@@ -129,6 +129,21 @@ def test_a_split_that_changes_nothing_is_not_hinted_at() -> None:
         assert "`timesteps`" in note
 
 
+@pytest.mark.parametrize(("timesteps", "bias"), [(1, 1.0), (1, 6.4e6), (64, 1e5)])
+def test_biases_that_take_the_range_of_the_readout_are_named(timesteps: int, bias: float) -> None:
+    """With headroom, T x bias is 61 x 131071: a weight of 1 is 1 / 61, which two digits cannot make 127."""
+    layers = (ReluLayer("hidden", Dense(np.eye(4))), ReluLayer("fc", Dense(np.eye(4), np.array([0, bias, 0, 0]))))
+    network, shown = ReluNetwork((4, 1, 1), layers), np.random.default_rng(0).integers(0, 256, (20, 4, 1, 1))
+    options = QuantizeOptions(split_readout=True)
+    made = to_integers(network, shown.astype(np.uint8), timesteps, BalanceOptions(method="percentile"), options)
+    if bias == 1:
+        assert not made.notes
+        return
+    (note,) = made.notes
+    assert f"because its biases, up to {bias:.3g}, take the range. Leave out what all share" in note
+    assert ("Fewer `timesteps`" in note) == (timesteps > 1)
+
+
 def test_only_the_readout_differs() -> None:
     one, two = quantized(split_readout=False), quantized()
     assert np.array_equal(one.layers[0].weight, two.layers[0].weight)

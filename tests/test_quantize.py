@@ -449,13 +449,15 @@ def test_a_readout_without_weight_bits_is_refused() -> None:
     assert "`timesteps`" in caught.value.hint
 
 
-def test_a_bias_that_leaves_no_weight_bits_is_named() -> None:
+@pytest.mark.parametrize("target", ["lava", "loihi2"])
+def test_a_bias_that_leaves_no_weight_bits_is_named(target: Target) -> None:
     """A class that must never win, as masked classes are."""
     dense = Dense(np.eye(3), np.array([0.0, -1e9, 0.0]))
     network = SpikingNetwork((1, 3, 1), (SpikingLayer("fc", dense, None),), 8, "soft")
     with pytest.raises(RangeError) as caught:
-        quantize(network, np.full((1, 1, 3, 1), 255, np.uint8))
+        quantize(network, np.full((1, 1, 3, 1), 255, np.uint8), QuantizeOptions(target=target))
     assert (caught.value.where, "biases, up to 1e+09," in caught.value.hint) == ("fc", True)
+    assert caught.value.hint.endswith("a class that must never win a smaller one.")
 
 
 @pytest.mark.parametrize("target", ["lava", "loihi2"])

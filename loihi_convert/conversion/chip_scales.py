@@ -23,7 +23,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits, rules
 from loihi_convert.conversion.float_layer import FloatLayer, initial_integers
-from loihi_convert.conversion.scales import HEADROOM, largest_of, nearest
+from loihi_convert.conversion.scales import HEADROOM, for_larger_weights, largest_of, nearest
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
 
@@ -73,7 +73,7 @@ def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, 
     least = [nearest(real), *(values / real.unit / limit for values, limit in bounds)]
     if held is None:
         return _fitting(real, largest_of(least, real), timesteps, is_constant=is_constant)
-    free = _fitting(real, largest_of(least, real), None, is_constant=is_constant)
+    free = _fitting(real, largest_of(least, real), timesteps, is_constant=is_constant, is_for_all=False)
     if is_proven(free, timesteps, is_constant=is_constant):
         return free
     lowest, rises = held.lowest, HEADROOM * np.maximum(held.highest, 0)
@@ -83,7 +83,7 @@ def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, 
         beyond = np.maximum(held.highest - real.threshold, 0)
         rises = real.threshold + HEADROOM * (np.maximum(held.largest_current, 0) + beyond)
     least.append(np.maximum(-HEADROOM * lowest, rises * real.is_alive) / real.unit / limits.POTENTIAL_LIMIT)
-    return _fitting(real, largest_of(least, real), None, is_constant=is_constant)
+    return _fitting(real, largest_of(least, real), timesteps, is_constant=is_constant, is_for_all=False)
 
 
 def _largest_threshold(real: FloatLayer) -> int:
@@ -157,14 +157,17 @@ def snap_to_chip_grid(layer: QuantizedLayer) -> QuantizedLayer:
     return replace(layer, synapse=synapse, neuron=neuron)
 
 
-def _fitting(real: FloatLayer, scale: Array, timesteps: int | None, *, is_constant: bool) -> QuantizedLayer:
-    """The layer on the smallest scales >= ``scale`` at which its integers fit and, unless T is None, u cannot wrap."""
+def _fitting(
+    real: FloatLayer, scale: Array, timesteps: int, *, is_constant: bool, is_for_all: bool = True
+) -> QuantizedLayer:
+    """The layer on the smallest scales >= ``scale`` at which its integers fit and, if it is for all inputs, u cannot
+    wrap."""
     own = real.is_alive & ~real.is_relay
     has_weights = bool(real.magnitudes[own].any())
     for _ in range(_ATTEMPTS):
         layer = snap_to_chip_grid(real.quantize(scale))
         excess = np.maximum(_largest_current(layer), _level_excess(layer))
-        if timesteps is not None:
+        if is_for_all:
             excess = np.maximum(excess, _wrapping(layer, timesteps, is_constant=is_constant))
         if has_weights and not layer.weight[own].any():
             break
@@ -173,9 +176,9 @@ def _fitting(real: FloatLayer, scale: Array, timesteps: int | None, *, is_consta
         growth = np.where(excess > 1, np.maximum(excess, _GROWTH), 1)
         scale = scale * (growth.max() if real.one_scale else growth)
     raise RangeError(
-        "no weight bits are left at any scale at which u of Loihi 2's neurons cannot wrap in T steps",
+        f"no weight bits are left at any scale at which u of Loihi 2's neurons cannot wrap at T = {timesteps}",
         where=real.layer.name,
-        hint="Use fewer `timesteps`, fewer `pixel_bits`, or `target='lava'`.",
+        hint=for_larger_weights(real, timesteps, "`target='lava'`"),
     )
 
 

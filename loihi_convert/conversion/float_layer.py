@@ -31,6 +31,16 @@ from loihi_convert.ir.synapse import Synapse
 _HUGE: Final = 2.0**30
 
 
+def excessive_bias(synapse: Synapse) -> float:
+    """Return the largest magnitude of a bias if it exceeds the sum of any channel's weights, otherwise 0.
+
+    It then takes more of a potential's range than inputs of 1 can.
+    """
+    sums = np.abs(synapse.weight).reshape(synapse.channels, -1).sum(axis=1)
+    largest = 0.0 if synapse.bias is None else float(np.abs(synapse.bias).max())
+    return largest if largest > sums.max() else 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class FloatLayer:
     """A layer before rounding.

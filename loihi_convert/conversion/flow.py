@@ -20,9 +20,11 @@ from loihi_convert.conversion.agreement import (
 )
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import Trial, choose_method, trial_images
+from loihi_convert.conversion.float_layer import excessive_bias
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import QuantizationReport, report_quantization
+from loihi_convert.conversion.scales import FOR_SMALLER_BIASES
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.layered import layer_words
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
@@ -242,17 +244,23 @@ def _readout_notes(
     can_split = quantized.readout == "potential" and options.target == "lava"
     if not can_split or bits is None or bits[-1] > options.weight_bits - _LOST_BITS:
         return ()
-    remedy = "Fewer `timesteps` leave more."
+    synapse, amplitude = spiking.layers[-1].synapse, quantized.received_amplitudes[-1]
+    received = synapse if amplitude is None else synapse.with_input_factors(amplitude)
+    # The biases of a regression are offsets.
+    largest = excessive_bias(received) if spiking.task == "classification" else 0.0
+    remedies = [FOR_SMALLER_BIASES] if largest else []
+    if report.timesteps > 1:
+        remedies.append("Fewer `timesteps` leave more.")
     if not options.split_readout:
         split_bits = _split_bits(spiking, options, images, device)
         if split_bits > bits[-1]:
-            remedy = f"`split_readout` stores the weights in two digits and keeps {split_bits}."
+            remedies = [f"`split_readout` stores the weights in two digits and keeps {split_bits}."]
     elif not quantized.low_bits:
-        remedy = "`split_readout` has no effect: it would keep no more. Fewer `timesteps` do."
-    return (
-        f"{layer_words(report.layers[-1].name)}: weights keep only {bits[-1]} of {options.weight_bits} bits, because "
-        f"the output potentials add up {report.timesteps} steps. {remedy}",
-    )
+        remedies.insert(0, "`split_readout` has no effect: it would keep no more.")
+    found = f"{layer_words(report.layers[-1].name)}: weights keep only {bits[-1]} of {options.weight_bits} bits"
+    summed = f"the output potentials add up {report.timesteps} steps"
+    cause = f"its biases, up to {largest:.3g}, take the range" if largest else summed
+    return (" ".join([f"{found}, because {cause}.", *remedies]),)
 
 
 def _split_bits(network: SpikingNetwork, options: QuantizeOptions, images: Array, device: str) -> int:

@@ -33,7 +33,7 @@ from loihi_convert.conversion.chip_scales import ObservedRange, chip_layer
 from loihi_convert.conversion.float_layer import FloatLayer
 from loihi_convert.conversion.options import QuantizeOptions
 from loihi_convert.conversion.output_growth import max_timesteps
-from loihi_convert.conversion.scales import HEADROOM, lava_scales
+from loihi_convert.conversion.scales import HEADROOM, for_larger_weights, lava_scales
 from loihi_convert.conversion.split_readout import with_split_readout
 from loihi_convert.errors import RangeError, require_kind
 from loihi_convert.ir.network import SpikingNetwork
@@ -192,21 +192,10 @@ def _require_weights(layer: QuantizedLayer, real: FloatLayer, timesteps: int) ->
     if lost.any():
         of_output = "" if real.one_scale else f" of output {int(np.flatnonzero(lost)[0])}"
         raise RangeError(
-            f"all weights{of_output} are rounded to 0: the potentials of {timesteps} steps need the whole range",
+            f"all weights{of_output} are rounded to 0: its potentials after T = {timesteps} need the whole range",
             where=layer.name,
-            hint=_for_larger_weights(real),
+            hint=for_larger_weights(real, timesteps),
         )
-
-
-def _for_larger_weights(readout: FloatLayer) -> str:
-    """What to do if the weights of ``readout`` are rounded to 0."""
-    largest = readout.largest_bias.max()
-    if largest > readout.magnitudes.sum(axis=1).max():
-        return (
-            f"Its biases, up to {largest:.3g}, are larger than the sum of its weights: leave out what all share, "
-            "and give a class that must never win a smaller one."
-        )
-    return "Use fewer `timesteps`, or fewer `pixel_bits` if it is the only layer."
 
 
 class _Rounding:

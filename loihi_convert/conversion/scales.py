@@ -29,13 +29,32 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.choices import Reset
-from loihi_convert.conversion.float_layer import FloatLayer
+from loihi_convert.conversion.float_layer import FloatLayer, excessive_bias
 from loihi_convert.conversion.scalar_threshold import scalar_scales
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.rounding import nearest_scales
 
 HEADROOM: Final = 1.25
 """Factor by which a current or output potential may exceed its maximum on calibration images without clipping."""
+
+
+FOR_SMALLER_BIASES: Final = "Leave out what all share, and give a class that must never win a smaller one."
+"""What to do about the biases of classes."""
+
+
+def for_larger_weights(real: FloatLayer, timesteps: int, *other: str) -> str:
+    """Return a hint if T steps leave ``real`` no weight bits: on its biases if they are excessive, and remedies."""
+    hint = ""
+    if largest := excessive_bias(real.synapse):
+        hint = f"Its biases, up to {largest:.3g}, are larger than the sum of its weights."
+        if real.one_scale:
+            return f"{hint} {FOR_SMALLER_BIASES}"
+    # Spikes are inputs of 1.
+    remedies = [
+        f"fewer `{name}`" for name, most in (("timesteps", timesteps), ("pixel_bits", real.largest_input)) if most > 1
+    ]
+    remedies += other
+    return f"{hint} Use {', or '.join(remedies)}.".strip() if remedies else hint
 
 
 def lava_scales(real: FloatLayer, reach: Array, reset: Reset, *, is_scalar: bool = False) -> Array:
