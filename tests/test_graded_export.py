@@ -170,45 +170,53 @@ def test_an_output_bias_of_any_size_fits(bias: float) -> None:
     assert np.abs(found - cnn_scores(cnn, shown.astype(np.uint8)).reshape(64, 1)).max() < 0.001 * abs(bias) + 0.01
 
 
-def threshold(*biases: float) -> tuple[Source, Array]:
-    """Outputs of ``biases``, a pixel x added to the first: the second is 1/2 larger and wins if x is below. 240 images,
-    half of each class."""
+def threshold(weight: float, *biases: float) -> tuple[Source, Array]:
+    """A pixel x times the weights 1, ``weight``, 0, ..., plus ``biases``. 240 images."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, len(biases)))
     with torch.no_grad():
         model[1].weight[:], model[1].bias[:], model[3].weight[:] = 1.0, 0.0, 0.0
-        model[3].weight[0], model[3].bias[:] = 1.0, torch.tensor(biases)
+        model[3].weight[:2, 0], model[3].bias[:] = torch.tensor([1.0, weight]), torch.tensor(biases)
     return Source.from_module(model, (1, 1, 1)), np.r_[:120, 136:256].astype(np.uint8).reshape(240, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
-    ("biases", "agreement"),
-    [((0, 0.5, -1), 1.0), ((0, 0.5, -1000), 0.5), ((0, 0.5, -1e6), None), ((-1e4, -1e4 + 0.5), 1.0)],
+    ("biases", "constants"),
+    [((0, 0.5, -1), 1), ((0, 0.5, -1000), 2), ((-1e4, -1e4 + 0.5), 1), ((1000, 1000.5, 999), 1)],
 )
-def test_a_bias_far_from_the_others_is_warned_of_or_refused(
-    biases: tuple[float, ...], agreement: float | None, tmp_path: Path
-) -> None:
-    """The largest bias is 127 messages of the constant channel, so those below 1000 / 254 are lost: 1/2 becomes 0, and
-    all pixels get the first class. At 1e6 sigma = 1 is at least 1.25e6 / 2^23 = 0.15, and a message 1.25 / 127 = 0.01
-    or less: its weight is below 1/2. What all classes share costs nothing."""
-    cnn, shown = threshold(*biases)
-    if agreement is None:
-        with pytest.raises(RangeError, match="3: all weights are rounded to 0: its biases, up to 1e\\+06") as refused:
-            export_graded(cnn, tmp_path / "model.net", shown)
-        assert refused.value.hint == "Give a class that must never win a bias nearer to 0."
-        assert not list(tmp_path.iterdir())
-        return
-    made = export_graded(cnn, tmp_path / "model.net", shown)
-    assert made.agreement.agreement == agreement
-    assert [f"agrees with the CNN on {100 * agreement:.2f} %" in note for note in made.notes] == [True] * (
-        agreement < 1
-    )
-    scores = cnn_scores(cnn.network, shown).reshape(240, -1)
+def test_a_bias_far_from_the_others_needs_two_constants(biases: tuple[float, ...], constants: int) -> None:
+    """The largest is 127 messages of a constant channel, so those below 1000 / 254 need another, as they decide whether
+    the first class wins: x = 1/2. What all classes share does not count."""
+    cnn, shown = threshold(0, *biases)
+    made = to_graded(cnn.network, shown)
     found = made.network.real_outputs(run_graded(made.network, shown).potentials[:, 0])
-    assert np.abs(found - scores).max() < np.ptp(biases) / 254 + 0.01
-    last = made.network.layers[-1].synapse
+    assert np.abs(found - cnn_scores(cnn.network, shown).reshape(240, -1)).max() < 0.02
+    previous, last = (layer.synapse for layer in made.network.layers[1:])
+    assert isinstance(previous, Dense)
     assert isinstance(last, Dense)
-    # Without the weights of the constant channel, of which the largest is 127.
+    assert previous.weight[1:].tolist() == [[0]] * constants
+    # Without the weights of the constant channels, of which the largest is 127.
     assert made.layers[-1].weight_bits == np.log2(2 * int(last.weight[0, 0]) + 1)
+
+
+def test_little_agreement_is_warned_of(tmp_path: Path) -> None:
+    """sigma = 1 is at least 1.25 x 4e4 / (127 x 32767) = 0.012, so with a message of 1.25 / 127 = 0.01 the weights 1
+    and 0.4 become 1 and 0. On average, x = 1/2, the biases compensate that, so the first class wins where x exceeds
+    about 0.54 + 0.4 / 2 = 0.74 instead of 0.54 / 0.6 = 0.9."""
+    cnn, shown = threshold(0.4, 0, 0.54, -4e4)
+    made = export_graded(cnn, tmp_path / "model.net", shown)
+    assert made.agreement.agreement < 0.9
+    (note,) = made.notes
+    assert f"only agrees with the CNN on {100 * made.agreement.agreement:.2f} % of 240 calibration images" in note
+
+
+def test_a_bias_that_leaves_no_weights_is_refused(tmp_path: Path) -> None:
+    """sigma = 1 is at least 1.25 x 1e6 / (127 x 32767) = 0.3, and a message at most 1.25 / 127 = 0.01: its weight is
+    below 1/2."""
+    cnn, shown = threshold(0, 0, 0.5, -1e6)
+    with pytest.raises(RangeError, match="3: all weights are rounded to 0: its biases, up to 1e\\+06") as refused:
+        export_graded(cnn, tmp_path / "model.net", shown)
+    assert refused.value.hint == "Give a class that must never win a bias nearer to 0."
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

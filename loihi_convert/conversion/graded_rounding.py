@@ -32,7 +32,8 @@ subtracted from the bias (Nagel et al., "Data-free quantization through weight e
 Lava's Sigma, the output, has no bias. That of a regression is an offset, added outside, as the outputs often lie far
 from 0 compared with their spread (`conversion.graded` does the same with what the biases of classes share). Otherwise
 the last layer's bias is the weight of a synapse from a neuron of the layer before, in a channel without weights whose
-bias makes it constant (`_with_constant`).
+bias makes it constant (`_with_constant`); of two such neurons if one bias is so large that it would round the others
+coarsely.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ BATCH: Final = 64
 
 _SHIFT: Final = limits.SIGMA_DELTA_STATE_EXP
 _FACTORS: Final = np.geomspace(1, 1.4, 13)
+_NEGLIGIBLE: Final = 1 / 8
+"""Error of an output's bias, as a fraction of the standard deviation of outputs, that needs no second channel."""
 _LEAST_MESSAGE: Final = 15.0
 """Smallest M_l: 4 bits for activations."""
 
@@ -277,14 +280,18 @@ class Rounding:
         bias -= self._mean_error(len(self._cnn.layers) - 1, last, messages, real)
         if is_regression:
             return replace(last, offset=bias), previous, messages
-        return _with_constant(last, previous, messages, bias)
+        last, previous, messages, left = _with_constant(last, previous, messages, bias)
+        if np.abs(left).max() > _NEGLIGIBLE * self._real[-1].std(axis=0).max():
+            last, previous, messages, _ = _with_constant(last, previous, messages, left)
+        return last, previous, messages
 
 
 def _with_constant(
     last: GradedLayer, previous: GradedLayer, messages: Array, bias: Array
-) -> tuple[GradedLayer, GradedLayer, Array]:
-    """Add to ``previous`` channels without weights whose bias is the message B, and to ``last`` weights from the first
-    of their neurons, or their window of a pooling of k inputs: B k x weight is the bias, up to rounding."""
+) -> tuple[GradedLayer, GradedLayer, Array, Array]:
+    """Add to ``previous`` a channel without weights whose bias is the message B, and to ``last`` weights from the first
+    of its neurons, or its window of a pooling of k inputs: B k x weight is the bias, up to rounding. Return them, the
+    messages, and the part of the bias that rounding leaves."""
     before, after = previous.synapse, last.synapse
     assert isinstance(before, Conv | Dense)
     assert isinstance(after, Dense)
@@ -299,7 +306,8 @@ def _with_constant(
             where=last.name,
             expected="must be within the reach of 8-bit weights and a 16-bit message",
         )
-    before, after = with_constant_channel(before, after, message, np.rint(wanted / (message * inputs)))
+    weights = np.rint(wanted / (message * inputs))
+    before, after = with_constant_channel(before, after, message, weights)
     previous = replace(
         previous,
         synapse=before,
@@ -308,7 +316,8 @@ def _with_constant(
     )
     last = replace(last, synapse=after)
     wide = np.full((len(messages), 1, *messages.shape[2:]), message, np.int32)
-    return last, previous, np.concatenate([messages, wide], axis=1)
+    left = bias - weights * (message * inputs) * last.scale
+    return last, previous, np.concatenate([messages, wide], axis=1), left
 
 
 def _state(units: Array | float) -> Array:

@@ -297,7 +297,7 @@ def neuron_costs(network: ReluNetwork | QuantizedNetwork) -> tuple[NeuronCost, .
 def _graded_resources(network: ReluNetwork | QuantizedNetwork) -> Chips:
     """Return the resources with sigma-delta neurons, see ``conversion.graded_rounding``.
 
-    In a classification, biases of the outputs are synapses from one more channel before them.
+    In a classification, biases of the outputs are synapses from one more channel before them (seldom two).
     """
     layers = [(layer.name, layer.synapse) for layer in network.layers]
     relays = [layer.relay_of for layer in network.layers]
