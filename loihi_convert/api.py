@@ -129,6 +129,8 @@ def convert(
     require_convertible(source, dataset.images, balancing, quantization, skip_copies)
     own = own_accuracy(source, dataset, "calibration images", expect)
     implausible = unjudged(source, dataset) if own is None else own.warning
+    if dataset.rounding_note not in implausible:
+        warnings.warn(dataset.rounding_note, stacklevel=2)
     if implausible:
         warnings.warn(implausible, stacklevel=2)
     done = converted(

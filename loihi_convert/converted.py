@@ -151,7 +151,8 @@ class Converted:
         cnn = None if self.source is None else comparable_scores(self.source.compared, data.images)
         evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
         compared = () if self.source is None else self.source.notes_on_compared
-        notes = (*notes_on_images(network, data.fingerprint), *compared, *evaluation.notes)
+        rounding = filter(None, [data.rounding_note])
+        notes = (*notes_on_images(network, data.fingerprint), *rounding, *compared, *evaluation.notes)
         evaluation = evaluation.model_copy(update={"notes": notes})
         return Result(network, result, evaluation, backend, is_equal)
 

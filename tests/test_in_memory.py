@@ -125,6 +125,36 @@ def test_the_axes_of_a_dataset_are_known() -> None:
     assert not as_dataset(guessed, input_shape=(4, 6, 5)).are_guessed
 
 
+RAMP = np.arange(256).reshape(1, 16, 16) / 255
+DARK = np.zeros((1, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("images", "levels"),
+    [
+        # 256 values of standard deviation 73.9 levels; times 0.02 these are 1.48, around 25.5 to 30.6.
+        (0.1 + 0.02 * RAMP, "1.5"),
+        ((0.1 + 0.02 * RAMP).astype(np.float32), "1.5"),
+        (0.1 + 0.04 * RAMP, ""),
+        # On the levels of 8 bits, nothing is lost; float16 is exact enough.
+        (np.rint(5 * RAMP) / 255, ""),
+        ((np.rint(5 * RAMP) / 255).astype(np.float16), ""),
+        (np.rint(5 * RAMP).astype(np.uint8), ""),
+        # One image in three is an outlier, or the others are constant.
+        (np.stack([RAMP, 0.1 + 0.02 * RAMP, 0.1 + 0.02 * RAMP]), "1.5"),
+        (np.stack([0.3 + 0.5 * RAMP, DARK, DARK]), ""),
+        (0.1 + 0.001 * RAMP, "0"),
+        (RAMP.reshape(256, 1, 1), ""),
+        # One channel of two.
+        (np.stack([0.9 * RAMP, 0.1 + 0.02 * RAMP], 1), "1.5"),
+    ],
+)
+def test_rounding_to_few_levels_is_noted(images: Any, levels: str) -> None:
+    found = as_dataset(images)
+    assert f"(standard deviation {levels} levels)" in found.rounding_note if levels else found.rounding_note == ""
+    assert found[:1].are_rounded == as_dataset([*images]).are_rounded == found.are_rounded
+
+
 def test_booleans_are_black_and_white() -> None:
     assert np.array_equal(as_images(GREY > 127), np.where(GREY > 127, 255, 0))
 

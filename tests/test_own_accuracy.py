@@ -351,6 +351,18 @@ def test_convert_says_it_in_python() -> None:
         lc.convert(classifier(), images, labels, expect=95)
 
 
+def test_convert_and_run_say_that_rounding_to_8_bits_loses_accuracy() -> None:
+    contrast = DIGITS.train.images[:300] / 255 * 0.01 + 0.1
+    labels, normal = DIGITS.train.known_labels[:300].copy(), {"mean": 0.1, "std": 0.01, "timesteps": 4}
+    with pytest.warns(UserWarning, match="floats are rounded to 8 bits") as warned:
+        snn = lc.convert(classifier(), contrast, labels, **normal)  # type: ignore[arg-type]
+    assert len(warned) == 1
+    assert "floats are rounded to 8 bits" in snn.run(contrast[:10]).notes[0]
+    with pytest.warns(UserWarning, match=r"99\.5 % are expected\. A possible cause: floats are rounded") as warned:
+        lc.convert(classifier(), contrast, labels, expect=0.995, **normal)  # type: ignore[arg-type]
+    assert len(warned) == 1
+
+
 def test_a_loader_of_something_else_than_labels() -> None:
     pairs = [(image, image / 255) for image in DIGITS.train.images[:20].copy()]
     assert lc.convert(classifier(), pairs, timesteps=4).cnn_accuracy is None

@@ -119,6 +119,15 @@ def test_an_npz_file(digits: DataSplits, tmp_path: Path, convert: Callable[[Arra
     assert later.notes == ()
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_note_says_that_rounding_changes_an_npz_file(digits: DataSplits, tmp_path: Path, at_once: bool) -> None:
+    path, images = tmp_path / "images.npz", digits.test.images[:90] / 255
+    for contrast, is_noted in ((0.01, True), (0.9, False)):
+        np.savez(path, images=0.1 + contrast * images)
+        notes = load_data(path, input_shape=SHAPE, at_once=at_once).notes
+        assert [note.startswith("floats are rounded to 8 bits") for note in notes] == [True] * is_noted
+
+
 @pytest.mark.parametrize(
     "save",
     [

@@ -20,6 +20,9 @@ _ONE_IMAGE: Final = "Pass [image] for a single image."
 _VALUES: Final = "must be uint8 (0..255), or floats in 0..1"
 # float16, the coarsest common type, has errors of 2^-12 below 1; a step of 8-bit pixels is 16 times that.
 _ROUNDING: Final = 1e-3
+# As above, in levels of 8-bit pixels, with a margin.
+_ON_LEVEL: Final = 0.1
+_COMPARED: Final = 10_000
 _SCALE_PIXELS: Final = "Divide them by 255. If the CNN was trained on 0..255, also pass `mean=0` and `std=0.00392157`."
 
 
@@ -62,6 +65,14 @@ def pixels_of(array: Array, where: str) -> NDArray[np.uint8]:
     if low < 0 or high > 255:
         raise _out_of_range(array.dtype, array.shape, low, high, where)
     return array.astype(np.uint8)
+
+
+def is_rounded(array: Array) -> bool:
+    """Return whether `pixels_of` rounds the values, floats between the levels of 8-bit pixels; a part is compared."""
+    if array.dtype.kind != "f":
+        return False
+    levels = array.reshape(-1)[:: -(-array.size // _COMPARED)].astype(np.float64) * 255
+    return bool((np.abs(levels - np.rint(levels)) > _ON_LEVEL).any())
 
 
 def require_bright(pixels: NDArray[np.uint8], arrays: Sequence[Array], where: str) -> None:

@@ -12,12 +12,14 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike, NDArray
 
 from loihi_convert.arrays import Array
-from loihi_convert.data.array_pixels import channels_first, is_guessed, pixels_of, require_bright
+from loihi_convert.data.array_pixels import channels_first, is_guessed, is_rounded, pixels_of, require_bright
 from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.image_files import PILLOW_ERRORS
 from loihi_convert.errors import DataError
 
 _PIL_MODES: Final = ("1", "L", "RGB")
+# Arrays in which `is_rounded` is looked for.
+_COMPARED: Final = 256
 
 
 @runtime_checkable
@@ -46,13 +48,15 @@ class Collected(NamedTuple):
     """Pixels with their original axes, N first, and what comes with them.
 
     ``others`` are the labels or targets of each image or, if ``is_batch``, of each batch; empty unless all have some.
-    ``source`` is what they were, if that is a `Dataset`, whose images are ``(N, C, H, W)``.
+    ``source`` is what they were, if that is a `Dataset`, whose images are ``(N, C, H, W)``. ``are_rounded`` is as in
+    `Dataset`.
     """
 
     pixels: NDArray[np.uint8]
     others: Sequence[object] = ()
     is_batch: bool = False
     source: Dataset | None = None
+    are_rounded: bool = False
 
     def images(self, input_shape: tuple[int, int, int] | None, where: str = "images") -> NDArray[np.uint8]:
         """The pixels as ``(N, C, H, W)``."""
@@ -65,7 +69,7 @@ class Collected(NamedTuple):
             guessed = self.source.are_guessed
         else:
             guessed = is_guessed(self.pixels.shape, input_shape)
-        return Dataset(self.images(input_shape), None, are_guessed=guessed)
+        return Dataset(self.images(input_shape), None, are_guessed=guessed, are_rounded=self.are_rounded)
 
     def own(self, kind: str) -> Array | None:
         """The labels or targets, which ``kind`` names, N first; None if there are none."""
@@ -83,9 +87,9 @@ def collected_from(images: Images, where: str, *, is_whole: bool = True) -> Coll
     """The images, in pixels, and what comes with them; an iterator is read once."""
     if isinstance(images, Dataset):
         own = images.labels if images.targets is None else images.targets
-        return Collected(np.asarray(images.images), () if own is None else (own,), True, images)
+        return Collected(np.asarray(images.images), () if own is None else (own,), True, images, images.are_rounded)
     if is_pair(images):
-        return Collected(collected_from(images[0], where, is_whole=is_whole).pixels, images[1:], is_batch=True)
+        return collected_from(images[0], where, is_whole=is_whole)._replace(others=images[1:], is_batch=True)
     if _is_array(images):
         arrays = [array_of(images, where)]
         collected = Collected(pixels_of(arrays[0], where))
@@ -108,7 +112,7 @@ def collected_from(images: Images, where: str, *, is_whole: bool = True) -> Coll
         )
     if is_whole:
         require_bright(collected.pixels, arrays, where)
-    return collected
+    return collected._replace(are_rounded=any(map(is_rounded, arrays[:: -(-len(arrays) // _COMPARED)])))
 
 
 def _parts(item: object, where: str, *, may_be_rows: bool) -> Sequence[object]:

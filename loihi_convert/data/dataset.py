@@ -21,6 +21,8 @@ HeldOutSplit = Literal["validation", "calibration"]
 _SPLIT_SEED: Final = 0
 # Few, because images of a large folder are read one by one.
 _SAMPLED: Final = 256
+# Rounding has an error of 0.29 levels, 14 % of this standard deviation; an accuracy of 91 % begins to fall there.
+_FEW_LEVELS: Final = 2.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,6 +42,8 @@ class Dataset:
     are_guessed
         Whether they were taken for ``(N, H, W, C)`` only because few channels are likely. A network of convolutions
         confirms it by its number of input channels, see `require_known_axes`.
+    are_rounded
+        Whether they were floats between the levels of 8-bit pixels.
     """
 
     images: NDArray[np.uint8]
@@ -47,6 +51,7 @@ class Dataset:
     targets: NDArray[np.float64] | None = None
     paths: tuple[str, ...] | None = None
     are_guessed: bool = False
+    are_rounded: bool = False
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
@@ -87,6 +92,7 @@ class Dataset:
             None if self.targets is None else self.targets[index],
             None if self.paths is None else tuple(self.paths[one] for one in np.arange(len(self))[index]),
             self.are_guessed,
+            self.are_rounded,
         )
 
     @property
@@ -150,6 +156,26 @@ class Dataset:
                 hint=f"If that is (N, H, W, C), pass `input_shape` {height},{width},{channels}; if the CNN was trained "
                 f"on (N, C, H, W), pass `input_shape` {channels},{height},{width}.",
             )
+
+    @cached_property
+    def rounding_note(self) -> str:
+        """A note if rounding to 8 bits changes the images much, because a channel spreads over few levels; else empty.
+
+        Images in which the channel is constant do not count, unless all are.
+        """
+        if not self.are_rounded or not len(self):
+            return ""
+        some = [*self.images[:: -(-len(self) // _SAMPLED)]]
+        spreads, means = (np.array([measure(image, (1, 2)) for image in some]).T for measure in (np.std, np.mean))
+        found = min((np.median(spread[spread > 0]) for spread in spreads if spread.any()), default=means.std())
+        if found >= _FEW_LEVELS:
+            return ""
+        return (
+            f"floats are rounded to 8 bits, and these images use few of the 256 levels (standard deviation {found:.2g} "
+            "levels), so the rounding may lower the CNN's accuracy: clip outliers, stretch the remaining range "
+            "low..high to 0..1 by (x - low) / (high - low), and change mean and std with it, to "
+            "(mean - low) / (high - low) and std / (high - low)"
+        )
 
     @cached_property
     def fingerprint(self) -> str:

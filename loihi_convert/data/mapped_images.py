@@ -102,7 +102,7 @@ class MappedImages(StoredImages):
             )
         if not len(self.rows):
             return np.empty(self.shape, np.uint8)
-        every = self._map()
+        every = self.mapped()
         first, last = int(self.rows[0]), int(self.rows[-1]) + 1
         is_slice = np.array_equal(self.rows, np.arange(first, last))
         return as_images(
@@ -115,11 +115,12 @@ class MappedImages(StoredImages):
 
     def is_almost_black(self) -> bool:
         """Return whether no pixel of the whole array is above 1; the first brighter one ends the search."""
-        every = self._map()
+        every = self.mapped()
         chunks = (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))
         return all(pixels_of(chunk, str(self.path)).max() <= 1 for chunk in chunks)
 
-    def _map(self) -> NDArray[np.generic]:
+    def mapped(self) -> NDArray[np.generic]:
+        """Return the whole array as it is in the file."""
         return np.memmap(self.path, self.member.dtype, "r", self.member.offset, self.member.shape)
 
 

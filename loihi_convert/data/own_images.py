@@ -17,14 +17,14 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from loihi_convert.data.array_pixels import is_guessed
+from loihi_convert.data.array_pixels import is_guessed, is_rounded
 from loihi_convert.data.benchmarks import DATASETS
 from loihi_convert.data.class_folders import ClassMap, classes_of_folders
 from loihi_convert.data.class_order import in_turns, is_in_class_order
 from loihi_convert.data.dataset import Dataset, DataSplits, dtype_and_shape
 from loihi_convert.data.image_files import FolderImages, stacked
 from loihi_convert.data.in_memory import as_images, as_labels, as_targets
-from loihi_convert.data.mapped_images import NPZ_ERRORS, mapped_images, require_loadable, require_whole
+from loihi_convert.data.mapped_images import NPZ_ERRORS, MappedImages, mapped_images, require_loadable, require_whole
 from loihi_convert.data.stored_images import StoredImages, is_large
 from loihi_convert.errors import DataError, UsageError, first_line, is_lack_of_memory
 from loihi_convert.files import asked, cannot_read
@@ -197,9 +197,11 @@ def load_npz(
     elif "classes" in arrays and classes and not set(names) <= set(classes):
         notes = (*notes, "the labels keep their numbers: the network's classes have no names to match the file's with")
     guessed = "images" not in stored and is_guessed(arrays["images"].shape, input_shape)
-    everything = Dataset(images, labels, targets, are_guessed=guessed)
+    raw = images.mapped() if isinstance(images, MappedImages) else arrays["images"]
+    everything = Dataset(images, labels, targets, are_guessed=guessed, are_rounded=is_rounded(raw))
     if labels is not None and is_in_class_order(labels):
         notes = (*notes, _IN_CLASS_ORDER)
+    notes = (*notes, *filter(None, [everything.rounding_note]))
     if "calibration" not in arrays:
         return _unsplit(path, names, everything, notes=notes)
     calibration = _npz_images(path, "calibration", arrays["calibration"], input_shape)

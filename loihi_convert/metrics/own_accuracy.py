@@ -274,7 +274,11 @@ def _remedy(source: Source, images: Dataset, accuracy: float, data: str | None, 
         least = min(max(least, (accuracy + known) / 2), reached)
     # One not better than a constant answer explains nothing.
     least = max(least, accuracy, constant_accuracy(0.0, images.known_labels) or 0.0)
-    return _better_with(source, images, least, _accuracy, _percent) or (
+    if better := _better_with(source, images, least, _accuracy, _percent):
+        return better
+    if images.rounding_note:
+        return f"A possible cause: {images.rounding_note}."
+    return (
         f"No usual normalization explains it: check the brightness of the images{_brightest(images)}, the class order, "
         "the image size, and that these are the trained weights."
     )
