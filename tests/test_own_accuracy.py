@@ -332,6 +332,48 @@ def test_images_without_labels_tell_nothing() -> None:
         own_accuracy(source(classifier()), beyond, KIND)
 
 
+@pytest.mark.parametrize(
+    ("order", "expect", "said"),
+    [
+        ([0, 1, 3, 2], None, "labelled c as d, d as c. Number the labels in the order"),
+        ([0, 1, 3, 2], 0.9, "90 % are expected. With the classes in another order it is 80.00 % of 50"),
+        ([1, 2, 3, 0], None, "labelled a as d, b as a, c as b, d as c"),
+        ([0, 1, 2, 3], None, ""),
+        # The CNN itself takes many images of a class for another one.
+        ([0, 1, 3, 3], None, ""),
+    ],
+)
+def test_classes_in_another_order_are_named(order: list[int], expect: float | None, said: str) -> None:
+    """Each pixel is the score of a class; one image in five shows another one. The first image is of class 0, ..."""
+    shown = np.arange(100) % 4
+    labels = np.array(order)[np.where(np.arange(100) // 4 % 5 < 4, shown, (shown + 1) % 4)]
+    images = np.eye(4, dtype=np.uint8)[shown].reshape(100, 1, 2, 2) * 255
+    identity = nn.Linear(4, 4)
+    identity.load_state_dict({"weight": torch.eye(4), "bias": torch.zeros(4)})
+    cnn = Source.from_module(nn.Sequential(nn.Flatten(), identity), (1, 2, 2), classes=["a", "b", "c", "d"])
+    found = own_accuracy(cnn, Dataset(images, labels), "images", expect)
+    assert found is not None
+    assert said in found.warning if said else "another order" not in found.warning
+    if expect is None and order == [0, 1, 3, 2]:
+        assert found.warning.startswith("the CNN classifies 45.00 % of 100 images correctly. With the classes")
+
+
+def test_chance_is_not_taken_for_another_order_of_colours() -> None:
+    """Of 100 images with two labels, an untrained CNN classifies 40 % as they are, and 55 % with reverse colours."""
+    images = np.zeros((100, 3, 1, 1), np.uint8)
+    labels = np.arange(100) % 2
+    right, reverse = (np.random.default_rng(seed).permutation(100) for seed in (0, 1))
+    images[:, 0, 0, 0] = 255 * np.where(np.isin(np.arange(100), right[:40]), labels, 1 - labels)
+    images[:, 2, 0, 0] = 255 * np.where(np.isin(np.arange(100), reverse[:55]), labels, 1 - labels)
+    red = nn.Linear(3, 2)
+    red.load_state_dict({"weight": torch.tensor([[-1.0, 0, 0], [1, 0, 0]]), "bias": torch.tensor([0.5, -0.5])})
+    cnn = Source.from_module(nn.Sequential(nn.Flatten(), red), (3, 1, 1))
+    found = own_accuracy(cnn, Dataset(images, labels), "images")
+    assert found is not None
+    assert "classifies 40.00 % of 100 images" in found.warning
+    assert "No usual normalization explains it" in found.warning
+
+
 def test_convert_says_it_in_python() -> None:
     images, labels = DIGITS.train.images[:300].copy(), DIGITS.train.known_labels[:300].copy()
     snn = lc.convert(classifier(), images, labels, timesteps=4)

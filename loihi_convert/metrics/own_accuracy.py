@@ -15,22 +15,25 @@ from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 
+from loihi_convert.arrays import Array
 from loihi_convert.data import Dataset
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.task import class_count, classes_of
+from loihi_convert.metrics.other_order import OtherOrder, other_order
 from loihi_convert.metrics.regression import errors
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.statistics import FEWEST_JUDGED, constant_accuracy
+from loihi_convert.statistics import FEWEST_JUDGED, constant_accuracy, mcnemar_p_value
 
 CHECKED_IMAGES: Final = 1_000
 """Most images on which the CNN is evaluated: this takes seconds, with an error of about one point."""
-
 _TRIED_IMAGES: Final = 200
 _STANDARD_ERRORS: Final = 2
 # Gain in accuracy required of another normalization if the accuracy is too low.
 _BETTER: Final = 0.05
+# A gain with a p-value below this is not chance, although up to nine changes are tried.
+_NOT_CHANCE: Final = 0.001
 # Share of the unexplained variance that another normalization must remove, for a regression.
 _REMOVED: Final = 0.5
 # Images whose pixels, 0..1, spread less than this are nearly constant: their statistics suggest no normalization.
@@ -119,7 +122,8 @@ def own_accuracy(
     below ``expect``. By default, if it is below what any CNN reaches on ``data`` (mnist 95 %, fashion-mnist and digits
     85 %, cifar10 60 %). On other data, if it is not above always predicting the most frequent class, or if another
     usual normalization, or none, or the reverse order of colours, gains 10 points on 200 images, more on fewer. A
-    regression is implausible if its R² is not above 0, or if such a change halves the unexplained variance.
+    regression is implausible if its R² is not above 0, or if such a change halves the unexplained variance. On any
+    data, a classification is implausible if its classes seem to be in another order, see `other_order`.
 
     Parameters
     ----------
@@ -148,18 +152,23 @@ def own_accuracy(
             raise UsageError("found images without labels", where="expect", expected="needs labelled images")
         return None if is_classifier or images.targets is None or not len(images) else _own_fit(source, images, kind)
     some = _evenly(images, CHECKED_IMAGES)
-    accuracy = _accuracy(source.network, some)
+    classes = _classes(source.network, some)
+    accuracy = float(np.mean(classes == some.known_labels))
     found = OwnAccuracy(accuracy, len(some), _of_all(kind, some, images))
+    order = other_order(classes, some.known_labels, source.recorded.names)
     reason = _too_low(accuracy, some, data, expect)
     if reason:
-        return replace(found, warning=f"{found.sentence}; {reason}. {_remedy(source, some, accuracy, data, expect)}")
+        remedy = _remedy(source, some, accuracy, data, expect, order)
+        return replace(found, warning=f"{found.sentence}; {reason}. {remedy}")
+    if order:
+        return replace(found, warning=f"{found.sentence}. {order.sentence}")
     few = _evenly(some, _TRIED_IMAGES)
     # The largest standard error of the difference of two accuracies.
     gain = _STANDARD_ERRORS * math.sqrt(0.5 / len(few))
     if expect is not None or data in _USUAL or accuracy > 1 - gain:
         return found
     # No accuracy is known for this data, but a CNN that is better with another normalization was trained with it.
-    if better := _better_with(source, few, _accuracy(source.network, few) + gain, _accuracy, _percent):
+    if better := _more_accurate(source, few, _accuracy(source.network, few) + gain):
         return replace(found, warning=f"{found.sentence}. {better}")
     return found
 
@@ -238,7 +247,8 @@ def require_expectation(expect: float | None) -> None:
         raise UsageError(f"found {expect:g}", where="expect", expected=expected, hint=hint)
 
 
-def _accuracy(network: ReluNetwork, images: Dataset) -> float:
+def _classes(network: ReluNetwork, images: Dataset) -> Array:
+    """The class of each image, ``(N,)``; a `DataError` if a label is not an output."""
     labels, classes = images.known_labels, class_count(network.shapes[-1][0])
     if labels.max() >= classes:
         raise DataError(
@@ -247,7 +257,11 @@ def _accuracy(network: ReluNetwork, images: Dataset) -> float:
             expected=f"must be in 0..{classes - 1}, the network's output for each image",
             hint="Number the classes from 0.",
         )
-    return float(np.mean(classes_of(cnn_scores(network, images.images)) == labels))
+    return classes_of(cnn_scores(network, images.images))
+
+
+def _accuracy(network: ReluNetwork, images: Dataset) -> float:
+    return float(np.mean(_classes(network, images) == images.known_labels))
 
 
 def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float | None) -> str:
@@ -263,8 +277,10 @@ def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float |
     return "" if share is None else f"always predicting the most frequent class is as accurate ({_percent(share)})"
 
 
-def _remedy(source: Source, images: Dataset, accuracy: float, data: str | None, expect: float | None) -> str:
-    """The change of `_trials` that makes the CNN better, if there is one; otherwise other possible causes."""
+def _remedy(
+    source: Source, images: Dataset, accuracy: float, data: str | None, expect: float | None, order: OtherOrder | None
+) -> str:
+    """The change of `_trials`, or the ``order``, that makes the CNN better, if there is one; otherwise other causes."""
     known = _USUAL[data].accuracy if expect is None and data in _USUAL else expect
     least = accuracy + _BETTER
     if known is not None:
@@ -272,12 +288,11 @@ def _remedy(source: Source, images: Dataset, accuracy: float, data: str | None, 
         # however small it is.
         reached = known - _STANDARD_ERRORS * math.sqrt(known * (1 - known) / len(images))
         least = min(max(least, (accuracy + known) / 2), reached)
-    # One not better than a constant answer explains nothing.
-    least = max(least, accuracy, constant_accuracy(0.0, images.known_labels) or 0.0)
-    if better := _better_with(source, images, least, _accuracy, _percent):
+    least = max(least, accuracy, order.accuracy if order else 0.0)
+    if better := _more_accurate(source, images, least, is_known=known is not None):
         return better
-    if images.rounding_note:
-        return f"A possible cause: {images.rounding_note}."
+    if order or images.rounding_note:
+        return order.sentence if order else f"A possible cause: {images.rounding_note}."
     return (
         f"No usual normalization explains it: check the brightness of the images{_brightest(images)}, the class order, "
         "the image size, and that these are the trained weights."
@@ -299,18 +314,32 @@ class _Trial(NamedTuple):
     images: Dataset
 
 
+def _more_accurate(source: Source, images: Dataset, least: float, *, is_known: bool = False) -> str:
+    """`_better_with` for a classification; unless ``least`` is known, no gain that chance or a constant answer has."""
+    labels = images.known_labels
+    before = _classes(source.network, images) == labels
+
+    def is_proven(trial: _Trial) -> bool:
+        after = _classes(trial.network, trial.images) == labels
+        p_value = mcnemar_p_value(int((before & ~after).sum()), int((after & ~before).sum()))
+        return is_known or (p_value < _NOT_CHANCE and constant_accuracy(float(after.mean()), labels) is None)
+
+    return _better_with(source, images, least, _accuracy, _percent, is_proven)
+
+
 def _better_with(
     source: Source,
     images: Dataset,
     least: float,
     measure: Callable[[ReluNetwork, Dataset], float],
     words: Callable[[float], str],
+    is_proven: Callable[[_Trial], bool] = lambda trial: True,
 ) -> str:
-    """A sentence on the best of `_trials` if its ``measure`` exceeds ``least``; otherwise empty."""
+    """A sentence on the best of `_trials` if its ``measure`` exceeds ``least`` and it is proven; otherwise empty."""
     reached = [(measure(trial.network, trial.images), trial) for trial in _trials(source, images)]
     # Of equal ones the first: the more usual.
     best, trial = max(reached, key=lambda found: found[0], default=(least, None))
-    if trial is None or best <= least:
+    if trial is None or best <= least or not is_proven(trial):
         return ""
     return f"{trial.given} it is {words(best)} of {len(images):,}: {trial.advice}."
 
