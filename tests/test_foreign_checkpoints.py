@@ -20,6 +20,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from loihi_convert.cnn.checkpoint import load, load_states
 from loihi_convert.cnn.inert_pickle import Skipped
@@ -286,7 +287,35 @@ def test_what_is_left_out_is_said() -> None:
     torch.save(lightning(**{"criterion.weight": torch.ones(3)}), "m.ckpt")
     assert opened(Path("m.ckpt")).notes == ("m.ckpt: the CNN is the part 'model'; criterion ignored.",)
     torch.save({"ema": state(), "model": state()}, "m.pt")
-    assert opened(Path("m.pt")).notes == ("m.pt: the weights under 'model' are used; 'ema' would fit too.",)
+    (note,) = opened(Path("m.pt")).notes
+    assert note == (
+        "m.pt: the weights under 'model' are used; 'ema' would fit too. To use others, save them alone: "
+        "torch.save(torch.load('m.pt')['ema'], 'other.pt')."
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
+def test_the_masks_of_a_pruned_cnn_are_applied(prefix: str) -> None:
+    model = net()
+    for layer in (model[0], model[4]):
+        prune.l1_unstructured(layer, "weight", 0.3)  # type: ignore[no-untyped-call]
+    torch.save({prefix + name: tensor for name, tensor in model.state_dict().items()}, "m.pt")
+    source = opened(Path("m.pt"))
+    assert (source.model[4].weight == 0).sum() == 7, "0.3 of 3 x 8"  # type: ignore[index]
+    assert torch.equal(source.model[4].weight, model[4].weight)  # type: ignore[index]
+    assert source.notes[-1] == "m.pt: the masks of its pruning are applied to the weights."
+
+
+# torch.ao.quantization is deprecated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantize")
+@pytest.mark.parametrize("saved", [lambda model: model.state_dict(), lambda model: model])
+def test_a_quantized_cnn_is_refused(saved: Callable[[nn.Module], object]) -> None:
+    quantized = torch.ao.quantization.quantize_dynamic(net(), {nn.Linear}, dtype=torch.qint8)
+    torch.save(saved(quantized), "m.pt")
+    with pytest.raises(CheckpointError) as caught:
+        opened(Path("m.pt"))
+    assert caught.value.found == "holds a quantized CNN"
+    assert caught.value.hint == "Convert the CNN as it was before its quantization."
 
 
 def test_the_weights_that_fit_are_taken() -> None:

@@ -23,7 +23,7 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.safetensors_file import as_safetensors, signature
 from loihi_convert.cnn.safetensors_file import digest as digest
-from loihi_convert.cnn.stored_states import described, read_file, states_in
+from loihi_convert.cnn.stored_states import described, is_quantized, read_file, states_in
 from loihi_convert.cnn.torch_zip import ForeignObjectError, write_pt
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError, one_of
@@ -240,12 +240,11 @@ def load_states(path: str | Path) -> dict[str, dict[str, Tensor]]:
         )
     states = states_in(content)
     if not states:
-        raise CheckpointError(
-            f"holds {described(content)}",
-            where=path,
-            expected="must contain a state dict, at the top level or in a dict",
-            hint="Write it with torch.save(model.state_dict(), path).",
-        )
+        found, hint = described(content), "Write it with torch.save(model.state_dict(), path)."
+        if is_quantized(content):
+            found, hint = "a quantized CNN", "Convert the CNN as it was before its quantization."
+        expected = "must contain a state dict of floats, at the top level or in a dict"
+        raise CheckpointError(f"holds {found}", where=path, expected=expected, hint=hint)
     return states
 
 

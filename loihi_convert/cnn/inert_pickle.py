@@ -337,6 +337,9 @@ def _module_state(module: Skipped) -> dict[str, object] | None:
         # A module may occur several times and, in a forged file, inside itself.
         if places > _MAX_MODULES or prefix.count(".") > _DEEPEST:
             raise ValueError(f"more than {_MAX_MODULES:,} modules, or {_DEEPEST} levels of them")
+        if place.kind.startswith("torch.") and ".quantized." in place.kind:
+            # It packs its weights into an object. In its state dict, this name follows them.
+            found[f"{prefix}zero_point"] = None
         attributes = place.state if isinstance(place.state, dict) else {}
         parameters, buffers, modules = (attributes.get(key) for key in ("_parameters", "_buffers", "_modules"))
         if not (isinstance(parameters, dict) and isinstance(buffers, dict) and isinstance(modules, dict)):

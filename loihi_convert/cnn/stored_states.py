@@ -90,6 +90,13 @@ def _states(content: object, key: str, depth: int) -> Iterator[tuple[str, int, i
         yield from _states(item, f"{key}.{name}" if key else str(name), depth + 1)
 
 
+def is_quantized(content: object) -> bool:
+    """Return whether ``content`` has integers of ``torch.ao.quantization``, with a scale and a ``zero_point``."""
+    if not isinstance(content, dict):
+        return False
+    return any(str(name).endswith("zero_point") or is_quantized(item) for name, item in content.items())
+
+
 def described(content: object) -> str:
     """Return a description of a file's content, for a message."""
     if isinstance(content, dict):

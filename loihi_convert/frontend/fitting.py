@@ -18,6 +18,8 @@ from loihi_convert.frontend.users_code import listed, run_users_code
 _COMPILED: Final = "_orig_mod."
 # Added to names by torch.compile, activation checkpointing and FSDP, also to those of parts of a CNN.
 _INFIXES: Final = (_COMPILED, "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+# Ends of the names of a pruned tensor and its mask.
+_OF_PRUNING: Final = ("_orig", "_mask")
 # Prefixes that DistributedDataParallel, torch.compile, Lightning modules and other wrappers add to every name.
 _PREFIXES: Final = ("module.", _COMPILED, "model.", "net.", "network.")
 
@@ -60,7 +62,11 @@ def fill(
     notes = [f"{path.name}: {note}" for note in chosen.notes]
     if len(fitting) > 1:
         others = listed([repr(other) for other in fitting[1:]])
-        notes.append(f"{path.name}: the weights under {key!r} are used; {others} would fit too.")
+        second = "".join(f"[{part!r}]" for part in fitting[1].split("."))
+        notes.append(
+            f"{path.name}: the weights under {key!r} are used; {others} would fit too. To use others, save them alone: "
+            f"torch.save(torch.load({path.name!r}){second}, 'other.pt')."
+        )
     require_finite(chosen.tensors, path)
     filled = {name: _as_float32(name, tensor, wanted[name], arch, path) for name, tensor in chosen.tensors.items()}
     dtypes = sorted({_dtype(tensor) for tensor in chosen.tensors.values() if tensor.is_floating_point()} - {"float32"})
@@ -131,6 +137,10 @@ def _renamed(state: Mapping[str, Tensor], wanted: Set[str]) -> _Candidate:
         if any(infix in name for name in found) and not any(infix in name for name in wanted):
             found = {name.replace(infix, ""): tensor for name, tensor in found.items()}
             notes.append(f"dropped {infix!r} from the tensor names.")
+    if pruned := _pruned(found, wanted):
+        found |= pruned
+        found = {name: tensor for name, tensor in found.items() if not name.endswith(_OF_PRUNING)}
+        notes.append("the masks of its pruning are applied to the weights.")
     if not _needed(wanted) <= found.keys() and (prefix := _prefix_of_wrapper(found.keys(), wanted)):
         found = {prefix + name: tensor for name, tensor in found.items()}
         notes.append(f"added the prefix {prefix!r}, which all tensors of the CNN have, to the tensor names.")
@@ -140,6 +150,16 @@ def _renamed(state: Mapping[str, Tensor], wanted: Set[str]) -> _Candidate:
         rest = f"; {listed(others)} ignored" if others else ""
         notes.append(f"the CNN is the part {prefix.removesuffix('.')!r}{rest}.")
     return _Candidate(found, tuple(notes))
+
+
+def _pruned(state: Mapping[str, Tensor], wanted: Set[str]) -> dict[str, Tensor]:
+    """The tensors that ``torch.nn.utils.prune`` stores as another one and a mask; empty if the CNN has masks itself."""
+    original, mask = _OF_PRUNING
+    if any(name.endswith(mask) for name in wanted):
+        return {}
+    stems = [name.removesuffix(mask) for name in state if name.endswith(mask)]
+    parts = {stem: (state.get(stem + original), state[stem + mask]) for stem in stems}
+    return {stem: one * kept for stem, (one, kept) in parts.items() if one is not None and one.shape == kept.shape}
 
 
 def _common_prefix(found: Set[str], wanted: Set[str]) -> str | None:
