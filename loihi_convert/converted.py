@@ -214,7 +214,7 @@ class Converted:
             If the CNN is not available, or the network is a regression.
         """
         if self.source is None:
-            raise UsageError("the CNN is not available", where="model", hint="Pass `model` to `load`.")
+            raise UsageError("the CNN is not available", where="model", hint="Pass it to `load` as `model=`, by name.")
         require_classification(self.network)
         data, steps = self._dataset(images, labels), self._steps(timesteps)
         chosen = chosen_device(device)

@@ -20,13 +20,14 @@ from support.networks import random_network
 from torch import Tensor, nn
 
 import loihi_convert as lc
-from loihi_convert.cnn.checkpoint import Checkpoint, save
+from loihi_convert.cnn.checkpoint import Checkpoint, load_model, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.data import as_dataset, split_for_training
 from loihi_convert.data.class_order import in_turns
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.frontend.own_cnn import own_design
+from loihi_convert.metrics.advice import verdict
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.pipeline.origin import doubt
 
@@ -295,13 +296,16 @@ def test_another_cnn_than_that_of_the_file_is_said(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert lc.load(file, model=paths[0]).notes == ()
+    module, _ = load_model(paths[0])
+    with pytest.warns(UserWarning, match=r"records only its checkpoint, so pass the path of 0\.pt as `model` to check"):
+        lc.load(file, model=module)
     with pytest.warns(UserWarning, match=r"model\.net: The file was not made from this CNN"):
         other = lc.load(file, model=paths[1])
     (note,) = other.notes
     assert "was not made from this CNN" in note
     found = other.diagnose(images, labels)
     assert note.startswith(found.doubt)
-    assert found.verdict.startswith("The file was not made from this CNN as it is now: ")
+    assert found.verdict == f"{note.replace('as conversion loss', 'as loss')}. {verdict(found.diagnosis)}"
     assert any("the CNN classifies" in each for each in found.notes)
 
 

@@ -55,7 +55,7 @@ class DiagnosisReport:
         found = verdict(self.diagnosis)
         if not self.doubt:
             return found
-        return f"{self.doubt}: differences between the two CNNs are counted as loss, mostly under weight bits. {found}"
+        return f"{self.doubt}: differences between the two CNNs are counted as loss. {found}"
 
     def tables(self) -> tuple[Table, Table]:
         """Return tables of the loss by cause and by layer."""

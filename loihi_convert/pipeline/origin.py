@@ -62,6 +62,8 @@ def doubt(
         is_same = source.recorded.sha256 == recorded.sha256
     elif recorded.state_sha256 is not None:
         is_same = digest(source.model.state_dict()) == recorded.state_sha256
+    elif recorded.sha256 is not None:
+        return f"{file} records only its checkpoint, so pass the path of {recorded.file} as `model` to check {cnn}"
     else:
         return f"{file} does not record the weights of its CNN, so it cannot be checked whether it was made from {cnn}"
     return "" if is_same else f"{file} was not made from {cnn} as it is now"
