@@ -22,6 +22,8 @@ _VALUES: Final = "must be uint8 (0..255), or floats in 0..1"
 _ROUNDING: Final = 1e-3
 # As above, in levels of 8-bit pixels, with a margin.
 _ON_LEVEL: Final = 0.1
+# Of so many arrays, so many values each are compared with the levels.
+_COMPARED_ARRAYS: Final = 256
 _COMPARED: Final = 10_000
 _SCALE_PIXELS: Final = "Divide them by 255. If the CNN was trained on 0..255, also pass `mean=0` and `std=0.00392157`."
 
@@ -67,12 +69,14 @@ def pixels_of(array: Array, where: str) -> NDArray[np.uint8]:
     return array.astype(np.uint8)
 
 
-def is_rounded(array: Array) -> bool:
-    """Return whether `pixels_of` rounds the values, floats between the levels of 8-bit pixels; a part is compared."""
-    if array.dtype.kind != "f":
-        return False
-    levels = array.reshape(-1)[:: -(-array.size // _COMPARED)].astype(np.float64) * 255
-    return bool((np.abs(levels - np.rint(levels)) > _ON_LEVEL).any())
+def are_rounded(arrays: Sequence[Array]) -> bool:
+    """Return whether `pixels_of` rounds values, floats between the levels of 8-bit pixels; a part is compared."""
+    for array in arrays[:: -(-len(arrays) // _COMPARED_ARRAYS)]:
+        if array.dtype.kind == "f":
+            levels = array.reshape(-1)[:: -(-array.size // _COMPARED)].astype(np.float64) * 255
+            if (np.abs(levels - np.rint(levels)) > _ON_LEVEL).any():
+                return True
+    return False
 
 
 def require_bright(pixels: NDArray[np.uint8], arrays: Sequence[Array], where: str) -> None:

@@ -12,14 +12,12 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike, NDArray
 
 from loihi_convert.arrays import Array
-from loihi_convert.data.array_pixels import channels_first, is_guessed, is_rounded, pixels_of, require_bright
+from loihi_convert.data.array_pixels import are_rounded, channels_first, is_guessed, pixels_of, require_bright
 from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.image_files import PILLOW_ERRORS
 from loihi_convert.errors import DataError
 
 _PIL_MODES: Final = ("1", "L", "RGB")
-# Arrays in which `is_rounded` is looked for.
-_COMPARED: Final = 256
 
 
 @runtime_checkable
@@ -112,7 +110,7 @@ def collected_from(images: Images, where: str, *, is_whole: bool = True) -> Coll
         )
     if is_whole:
         require_bright(collected.pixels, arrays, where)
-    return collected._replace(are_rounded=any(map(is_rounded, arrays[:: -(-len(arrays) // _COMPARED)])))
+    return collected._replace(are_rounded=are_rounded(arrays))
 
 
 def _parts(item: object, where: str, *, may_be_rows: bool) -> Sequence[object]:

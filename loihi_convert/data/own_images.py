@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from loihi_convert.data.array_pixels import is_guessed, is_rounded
+from loihi_convert.data.array_pixels import are_rounded, is_guessed
 from loihi_convert.data.benchmarks import DATASETS
 from loihi_convert.data.class_folders import ClassMap, classes_of_folders
 from loihi_convert.data.class_order import in_turns, is_in_class_order
@@ -198,7 +198,7 @@ def load_npz(
         notes = (*notes, "the labels keep their numbers: the network's classes have no names to match the file's with")
     guessed = "images" not in stored and is_guessed(arrays["images"].shape, input_shape)
     raw = images.mapped() if isinstance(images, MappedImages) else arrays["images"]
-    everything = Dataset(images, labels, targets, are_guessed=guessed, are_rounded=is_rounded(raw))
+    everything = Dataset(images, labels, targets, are_guessed=guessed, are_rounded=are_rounded([raw]))
     if labels is not None and is_in_class_order(labels):
         notes = (*notes, _IN_CLASS_ORDER)
     notes = (*notes, *filter(None, [everything.rounding_note]))
