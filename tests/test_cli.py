@@ -32,7 +32,7 @@ from loihi_convert.cli.images import DataRequest
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.choice import Trial
 from loihi_convert.conversion.options import BalanceOptions
-from loihi_convert.data import load_data
+from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import (
     BackendError,
     CheckpointError,
@@ -46,8 +46,11 @@ from loihi_convert.errors import (
     UsageError,
     VerificationError,
 )
+from loihi_convert.files import sha256
+from loihi_convert.frontend.source import Source
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import golden_check
+from loihi_convert.pipeline.graded import export_graded
 from loihi_convert.runs import run_folder
 
 
@@ -281,29 +284,50 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in folder.iterdir()} == contents
 
 
-@pytest.mark.parametrize("is_external", [False, True])
-@pytest.mark.parametrize("words", [(), ("--json",)])
-def test_results_that_cannot_be_written_are_printed(
-    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, is_external: bool, words: tuple[str, ...]
-) -> None:
+@pytest.fixture(params=["binary", "graded", "external"])
+def file(request: pytest.FixtureRequest, invoke: Invoke) -> Path:
+    """The golden network, one of graded spikes, or one of another tool, in the current folder."""
+    if request.param == "binary":
+        return Path(shutil.copy(golden_check.folder() / golden_check.NETWORK, Path("binary.net")))
+    if request.param == "graded":
+        cnn = Source.from_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 10)), (1, 8, 8))
+        return export_graded(cnn, "graded.net", load_data("digits").calibration.images[:8]).path
     layers = [
         {"type": "input", "shape": [1, 8, 8]},
         {"type": "flatten", "shape": [1, 1, 64]},
         {"type": "dense", "shape": [10], "weight": np.eye(10, 64, dtype=np.float32), "neuron": NEURON},
     ]
-    external = write_external(Path("external.net"), layers)
-    file = external if is_external else golden_check.folder() / golden_check.NETWORK
+    return write_external(Path("external.net"), layers)
 
+
+def test_the_manifest_has_the_digest_of_the_file_as_it_was_read(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    load, expected = DataRequest.load, sha256(file)
+
+    def replacing(*arguments: Any, **options: Any) -> DataSplits:
+        file.write_bytes(b"")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(DataRequest, "load", replacing)
+    assert invoke("run", file, "--data", "digits", "--images", 3, "-o", "here").code == 0
+    assert json.loads(Path("here/manifest.json").read_text())["files"] == [{"name": file.name, "sha256": expected}]
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_results_that_cannot_be_written_are_printed(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, file: Path, words: tuple[str, ...]
+) -> None:
     def full(path: Path, content: bytes) -> None:
         raise InputError("cannot be written (No space left on device)", where=path)
 
     monkeypatch.setattr(run_folder, "write_atomically", full)
-    done = invoke("run", file, "--data", "digits", "--images", 3, "-o", "here", *words)
+    done = invoke("run", file, "--data", "digits", "--images", 3, "-o", "kept", *words)
     assert done.code == 3
     assert json.loads(done.out) if words else done.out.startswith(f"{file.name} on digits: ")
-    assert "here" not in done.out
-    assert done.err.endswith("error: here/accuracy.csv: cannot be written (No space left on device).\n")
-    assert not Path("here").exists()
+    assert "kept" not in done.out
+    assert done.err.endswith("error: kept/accuracy.csv: cannot be written (No space left on device).\n")
+    assert not Path("kept").exists()
 
 
 @pytest.mark.slow

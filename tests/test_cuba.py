@@ -369,7 +369,7 @@ def test_what_is_refused_names_the_layer(
 
 def test_a_dense_network_needs_no_input_layer(tmp_path: Path) -> None:
     path = write_external(tmp_path / "model.net", small_layers()[3:4])
-    network = external.read_any(path)
+    network, _ = external.read_any(path)
     assert isinstance(network, CubaNetwork)
     assert (network.input_shape, network.shapes, network.readout, network.timesteps) == ((54,), ((7,),), "spikes", 6)
 

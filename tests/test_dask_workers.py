@@ -77,7 +77,7 @@ def test_an_error_in_a_shard_is_the_users_error(workers: DaskWorkers, folder: Pa
     opened, digits = pipeline.open_file(path), load_data("digits")
     work = replace(shards.file_work(opened, open_backend("ref"), pipeline.RunOptions()), backend="sim")
     path.write_bytes((folder / "poisson.net").read_bytes())
-    with pytest.raises(InputError, match=r"model\.net: is not there, or another file, on ") as raised:
+    with pytest.raises(InputError, match=r"model\.net: missing or replaced on .* since it was opened") as raised:
         workers.map(shards.run_work, work, divided(digits.test.images, 4, "cpu"))
     assert raised.value.where == str(path)
 

@@ -443,7 +443,7 @@ def test_a_file_holds_the_network(network: GradedNetwork, tmp_path: Path) -> Non
         for mine, theirs in ((one.synapse.bias, other.synapse.bias), (one.scale, other.scale)):
             assert (mine is None) == (theirs is None)
             assert mine is None or np.array_equal(mine, theirs)  # type: ignore[arg-type]
-    assert isinstance(external.read_any(path), GradedNetwork)
+    assert isinstance(external.read_any(path)[0], GradedNetwork)
     with pytest.raises(NetxError, match="holds graded spikes"):
         netx.read(path)
     with pytest.raises(InputError):

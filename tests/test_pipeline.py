@@ -456,9 +456,9 @@ def test_a_run_opens_its_file_and_its_cnn_once(
     for module in (hdf5, native):
         monkeypatch.setattr(module, "read_content", counted_read)
     monkeypatch.setattr(origin, "reopen_source", counted_source)
-    network = external.read_any(folder / "model.net")
+    network, digest = external.read_any(folder / "model.net")
     assert isinstance(network, QuantizedNetwork)
-    opened = pipeline.open_file(folder / "model.net", network=network)
+    opened = pipeline.open_file(folder / "model.net", read=(network, digest))
     with open_backend("ref") as backend:
         done = pipeline.run_into_folder(tmp_path / "run", [opened], backend, digits, digits.test[:5])
     assert done.runs[0].evaluation.cnn_accuracy is not None

@@ -29,7 +29,7 @@ from loihi_convert.report.charts import Axes, Mark, Series, outside
 from loihi_convert.report.entries import by_network, most_complete_of
 from loihi_convert.report.formats import percent, quantity, quantity_range
 from loihi_convert.report.page import Cards, Facts, Picture, markdown
-from loihi_convert.runs.manifest import Manifest, new_manifest, read_file
+from loihi_convert.runs.manifest import Manifest, ReadFile, new_manifest
 from loihi_convert.runs.run_folder import FileResults
 from loihi_convert.runs.stored_run import read_run
 
@@ -521,7 +521,7 @@ def manifest_of(file: Path, utc_time: str, data: str = "mnist") -> dict[str, obj
         data=data,
         data_fingerprint="",
         backend="ref",
-        files=[read_file(file)],
+        files=[ReadFile(name=file.name, sha256=sha256(file))],
         command_line=["run"],
         seed=None,
     )

@@ -172,7 +172,7 @@ def test_a_worker_needs_no_file_on_ref_and_the_same_file_on_sim(
         shards.run_work(on_sim, shard)
     assert raised.value.where == str(path)
     path.unlink()
-    with pytest.raises(InputError, match="is not there, or another file"):
+    with pytest.raises(InputError, match="missing or replaced"):
         shards.run_work(on_sim, shard)
     expected = run_network(netx.read(folder / "model.net"), shard.images, 8)
     assert_equal(shards.run_work(on_ref, shard).result, expected)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from loihi_convert.pipeline.external_run import ExternalRun
 
 
-def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork) -> None:
-    """Run the only file, which contains ``network``, on `ref`.
+def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork, sha256: str) -> None:
+    """Run the only file, which contains ``network``, on `ref`; ``sha256`` is its digest.
 
     Raises
     ------
@@ -45,6 +45,7 @@ def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork) -> N
             request.output,
             path,
             network,
+            sha256,
             splits,
             request.images(splits),
             timesteps=request.options.timesteps,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from loihi_convert.pipeline.graded import GradedRun
 
 
-def run_graded(request: RunRequest, network: GradedNetwork) -> None:
-    """Run the only file, which contains ``network``.
+def run_graded(request: RunRequest, network: GradedNetwork, sha256: str) -> None:
+    """Run the only file, which contains ``network``; ``sha256`` is its digest.
 
     Raises
     ------
@@ -44,6 +44,7 @@ def run_graded(request: RunRequest, network: GradedNetwork) -> None:
             request.output,
             path,
             network,
+            sha256,
             splits,
             request.images(splits),
             request.backend,

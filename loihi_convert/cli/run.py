@@ -154,16 +154,16 @@ def run(
         as_json=as_json,
         details=details,
     )
-    network = external.read_any(paths[0])
+    network, sha256 = external.read_any(paths[0])
     if isinstance(network, GradedNetwork) and network.is_converted:
-        run_graded(request, network)
+        run_graded(request, network, sha256)
         return
     if stream and not isinstance(network, GradedNetwork):
         raise UsageError(
             "given for binary spikes", where="stream", expected="must be off: such a network is reset before each image"
         )
     if not isinstance(network, QuantizedNetwork):
-        run_external(request, network)
+        run_external(request, network, sha256)
         return
     found = f"given, but {paths[0]} already has its normalization"
     options.refuse_given(normalization._asdict(), found, "is only for netx files written by other tools")
@@ -174,17 +174,17 @@ def run(
     if backend == "loihi2":
         # Checked before the images are loaded.
         require_extension(other_interpreter(lava_python))
-    _run_exported(request, network, place)
+    _run_exported(request, (network, sha256), place)
 
 
-def _run_exported(request: RunRequest, network: QuantizedNetwork, place: Place) -> None:
-    """Run files that `export` wrote; ``network`` is in the first."""
+def _run_exported(request: RunRequest, read: tuple[QuantizedNetwork, str], place: Place) -> None:
+    """Run files that `export` wrote; ``read`` are the network and the SHA-256 of the first."""
     from loihi_convert import pipeline
     from loihi_convert.progress import progress_bar
 
     run_options = request.options
     opened = [
-        pipeline.open_file(path, network=None if index else network, model=request.model, arch=request.arch)
+        pipeline.open_file(path, read=None if index else read, model=request.model, arch=request.arch)
         for index, path in enumerate(request.paths)
     ]
     if run_options.float_snn and all(file.spiking is None for file in opened):

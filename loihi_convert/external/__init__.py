@@ -31,8 +31,8 @@ AnyNetwork = QuantizedNetwork | CubaNetwork | GradedNetwork
 __all__ = ["AnyNetwork", "decode_external", "dense_weights", "read_any", "read_external"]
 
 
-def read_any(path: str | Path) -> AnyNetwork:
-    """Return the network in the netx file at ``path``, native or external.
+def read_any(path: str | Path) -> tuple[AnyNetwork, str]:
+    """Return the network in the netx file at ``path``, native or external, and the SHA-256 of the file.
 
     Raises
     ------
@@ -42,9 +42,9 @@ def read_any(path: str | Path) -> AnyNetwork:
     path = Path(path)
     stored = netx.read_stored(path)
     if stored.network is not None:
-        return stored.network
+        return stored.network, stored.sha256
     with netx.errors_that_name(path):
-        return decode_external(stock_file(stored.datasets))
+        return decode_external(stock_file(stored.datasets)), stored.sha256
 
 
 def read_external(path: str | Path) -> CubaNetwork | GradedNetwork:

@@ -5,7 +5,6 @@ The file is described as it is, whether it can be run or not: see `netx.stock`.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,7 +164,7 @@ def describe(path: str | Path) -> Contents:
     return Contents(
         file=path.name,
         byte_count=len(stored.content),
-        sha256=hashlib.sha256(stored.content).hexdigest(),
+        sha256=stored.sha256,
         written_by_us=stored.network is not None,
         about=_simulation(file) if stored.network is None else _about(stored.network),
         provenance={} if stored.network is None else dict(stored.network.provenance),

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx import hdf5
 from loihi_convert.netx.graded import decode_graded, write_graded
 from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, SUFFIX, Datasets, errors_that_name
-from loihi_convert.netx.native import SPIKES, decode, read, write
+from loihi_convert.netx.native import SPIKES, decode, read, read_with_digest, write
 from loihi_convert.netx.stock import StockFile, stock_file
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "read",
     "read_stock",
     "read_stored",
+    "read_with_digest",
     "write",
     "write_graded",
 ]
@@ -42,6 +44,11 @@ class Stored(NamedTuple):
     content: bytes
     datasets: Datasets
     network: QuantizedNetwork | GradedNetwork | None
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file."""
+        return hashlib.sha256(self.content).hexdigest()
 
 
 def read_stored(path: str | Path) -> Stored:

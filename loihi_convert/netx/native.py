@@ -27,6 +27,7 @@ After reading, the network is encoded again; if the result differs from the file
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +96,13 @@ def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = Fals
 
 
 def read(path: str | Path) -> QuantizedNetwork:
-    """Return the network in the netx file at ``path``, checked against its digests and the exactness rules.
+    """As `read_with_digest`, without the digest."""
+    return read_with_digest(path)[0]
+
+
+def read_with_digest(path: str | Path) -> tuple[QuantizedNetwork, str]:
+    """Return the network in the netx file at ``path``, checked against its digests and the exactness rules, and the
+    SHA-256 of the file.
 
     Raises
     ------
@@ -105,7 +112,7 @@ def read(path: str | Path) -> QuantizedNetwork:
     path = Path(path)
     content = read_content(path)
     with errors_that_name(path, hint=EXPORT_AGAIN):
-        return decode(read_datasets(content))
+        return decode(read_datasets(content)), hashlib.sha256(content).hexdigest()
 
 
 def require_format(datasets: Datasets) -> None:

@@ -114,7 +114,7 @@ def diagnose(
         If Lava's integers differ from those of `ref`.
     """
     path = Path(path)
-    network = netx.read(path)
+    network, sha256 = netx.read_with_digest(path)
     source = reopen_source(Path(model), network.provenance.model, network.input_shape, arch)
     steps = network.timesteps if timesteps is None else timesteps
     reason = doubt(network, source, path.name, str(model))
@@ -134,7 +134,7 @@ def diagnose(
         return report
     with lava:
         options = RunOptions(timesteps=(steps,), trace=True, device=device)
-        ran = run(OpenedFile(path, network), images[:lava_images], lava, options, bars=bars)
+        ran = run(OpenedFile(path, network, sha256), images[:lava_images], lava, options, bars=bars)
     return replace(report, equal_on_lava=ran.equal_to_reference)
 
 

@@ -19,7 +19,7 @@ from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.pipeline.run_results import not_lost, write_results
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import read_file
+from loihi_convert.runs.manifest import ReadFile
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,7 @@ def run_external_into_folder(
     output: str | Path | None,
     path: Path,
     network: CubaNetwork | GradedNetwork,
+    sha256: str,
     splits: DataSplits,
     images: Dataset,
     *,
@@ -59,8 +60,8 @@ def run_external_into_folder(
     ----------
     output
         The run folder, which must be new or empty; None: a new ``runs/<file>-ref-<UTC time>``.
-    path, network
-        The file, and the network that `external.read_any` read from it.
+    path, network, sha256
+        The file, and its network and SHA-256 from `external.read_any`.
     timesteps
         The T to report; the run ends at the largest. Empty: the time steps per sample in the file.
     is_stream
@@ -93,7 +94,6 @@ def run_external_into_folder(
         mean, std = mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
     images.require_fit(network.task, network.shapes[-1][0], "data")
     run_folder.require_class_names(path.stem, network, splits.classes or None)
-    read = read_file(path)
     with run_folder.run_folder(output, f"{path.stem}-ref") as folder:
         with bars(f"{path.name}: running on ref") as progress:
             if isinstance(network, GradedNetwork):
@@ -109,7 +109,7 @@ def run_external_into_folder(
                 [run_folder.FileResults(path.stem, evaluation, result, network)],
                 splits,
                 images,
-                files=(read,),
+                files=[ReadFile(name=path.name, sha256=sha256)],
                 backend="ref",
                 command_line=command_line,
                 more={"mean": mean, "std": std, **stream},

@@ -31,7 +31,7 @@ from loihi_convert.pipeline.run_results import not_lost, write_results
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import read_file
+from loihi_convert.runs.manifest import ReadFile
 from loihi_convert.simulation.cnn_classes import comparable_scores
 from loihi_convert.simulation.inputs import require_images
 
@@ -163,6 +163,7 @@ def run_graded_into_folder(
     output: str | Path | None,
     path: Path,
     network: GradedNetwork,
+    sha256: str,
     splits: DataSplits,
     images: Dataset,
     backend: Backend,
@@ -180,8 +181,8 @@ def run_graded_into_folder(
     ----------
     output
         The run folder, which must be new or empty; None: a new ``runs/<file>-<backend>-<UTC time>``.
-    path, network
-        The file, and the network in it.
+    path, network, sha256
+        The file, and its network and SHA-256 from `external.read_any`.
     splits, images
         The data set, and those of its images to run.
     backend
@@ -209,7 +210,7 @@ def run_graded_into_folder(
     images.require_fit(network.task, network.shapes[-1][0], "data")
     require_images(network.input_shape, images.images)
     run_folder.require_class_names(path.stem, network, splits.classes or None)
-    source, read = source_of(path, network, model, arch), read_file(path)
+    source = source_of(path, network, model, arch)
     if source is not None:
         require_layers_of(network, source.network)
     with run_folder.run_folder(output, f"{path.stem}-{backend.name}") as folder:
@@ -235,7 +236,7 @@ def run_graded_into_folder(
                 [run_folder.FileResults(path.stem, evaluation, result, network)],
                 splits,
                 images,
-                files=(read,),
+                files=[ReadFile(name=path.name, sha256=sha256)],
                 backend=backend.name,
                 command_line=command_line,
                 more={

@@ -21,6 +21,8 @@ class OpenedFile:
         The ``.net`` file.
     network
         Its network.
+    sha256
+        SHA-256 of the file when ``network`` was read.
     cnn
         The CNN it is compared with, `Source.compared`; None if the CNN it was made from is not available.
     spiking
@@ -31,6 +33,7 @@ class OpenedFile:
 
     path: Path
     network: QuantizedNetwork
+    sha256: str
     cnn: ReluNetwork | None = None
     spiking: SpikingNetwork | None = None
     notes: tuple[str, ...] = ()
@@ -39,7 +42,7 @@ class OpenedFile:
 def open_file(
     path: str | Path,
     *,
-    network: QuantizedNetwork | None = None,
+    read: tuple[QuantizedNetwork, str] | None = None,
     model: str | Path | None = None,
     arch: str | None = None,
 ) -> OpenedFile:
@@ -49,8 +52,8 @@ def open_file(
     ----------
     path
         The ``.net`` file.
-    network
-        The network in the file, if already read.
+    read
+        The network in the file and the file's SHA-256, if already read.
     model
         The checkpoint the file was made from; by default the one next to the file, if unchanged.
     arch
@@ -64,9 +67,9 @@ def open_file(
     """
     path = Path(path)
     model = None if model is None else Path(model)
-    network = netx.read(path) if network is None else network
+    network, sha256 = netx.read_with_digest(path) if read is None else read
     source = source_of(path, network, model, arch)
     if source is None:
-        return OpenedFile(path, network)
+        return OpenedFile(path, network, sha256)
     spiking = float_network(network, source.network)
-    return OpenedFile(path, network, source.compared, spiking, notes_on(path, network, source))
+    return OpenedFile(path, network, sha256, source.compared, spiking, notes_on(path, network, source))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loihi_convert.data import Dataset, DataSplits
-from loihi_convert.runs.manifest import new_manifest
+from loihi_convert.runs.manifest import ReadFile, new_manifest
 from loihi_convert.runs.run_folder import FileResults, write_run
 
 _Done = TypeVar("_Done")
@@ -31,7 +31,7 @@ def write_results(
     splits: DataSplits,
     images: Dataset,
     *,
-    files: Sequence[Mapping[str, str]],
+    files: Sequence[ReadFile],
     backend: str,
     command_line: Sequence[str],
     seed: int | None = None,

@@ -34,7 +34,7 @@ from loihi_convert.pipeline.shards import (
 )
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import read_file
+from loihi_convert.runs.manifest import ReadFile
 from loihi_convert.simulation.image_shards import DividedImages, Shard, Workers, shards
 
 EXIT_IMAGES: Final = 2_000
@@ -247,9 +247,7 @@ def run_into_folder(
     held_out = splits.held_out
     if held_out is not None:
         held_out = held_out._replace(images=held_out.images.mixed[:EXIT_IMAGES])
-    paths = [opened.path for opened in files]
-    read = [read_file(path) for path in paths]
-    with run_folder.run_folder(output, f"{paths[0].stem}-{backend.name}") as folder:
+    with run_folder.run_folder(output, f"{files[0].path.stem}-{backend.name}") as folder:
         with backend:
             runs = tuple(
                 _noted(run(opened, images, backend, options, held_out=held_out, workers=workers, bars=bars), splits)
@@ -263,7 +261,7 @@ def run_into_folder(
                 [run_folder.FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
                 splits,
                 images,
-                files=read,
+                files=[ReadFile(name=opened.path.name, sha256=opened.sha256) for opened in files],
                 backend=backend.name,
                 command_line=command_line,
                 seed=seeds.pop() if len(seeds) == 1 else None,

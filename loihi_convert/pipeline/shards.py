@@ -64,6 +64,8 @@ def run_shard(
 
     Raises
     ------
+    InputError
+        If ``backend`` reads the file, and it is missing here or was replaced since it was opened.
     VerificationError
         If the backend's integers differ from those of `ref`.
     """
@@ -75,6 +77,7 @@ def run_shard(
         # Of the network in memory: the file may have been replaced since it was opened.
         result = run_reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
     else:
+        _require_unchanged(opened)
         with bars(described) as progress:
             result = backend.run(
                 opened.path, images, steps, trace=options.trace, first_image=shard.first, progress=progress
@@ -91,6 +94,15 @@ def run_shard(
             )
     place = f"{platform.node()} {os.getpid()} {threading.get_ident()}"
     return ImagesRun(result, equal, cnn_outputs, float_outputs, backend.versions, place)
+
+
+def _require_unchanged(opened: OpenedFile) -> None:
+    if not opened.path.is_file() or sha256(opened.path) != opened.sha256:
+        raise InputError(
+            f"missing or replaced on {platform.node()} since it was opened",
+            where=opened.path,
+            hint="The backend reads it again: leave it in place, where all workers find it under this path.",
+        )
 
 
 def run_reference(
@@ -150,14 +162,11 @@ class FileWork:
     ----------
     opened
         The file; only `sim` reads it again.
-    sha256
-        Of the file.
     backend, backend_options, options
         As in `run_shard`.
     """
 
     opened: OpenedFile
-    sha256: str
     backend: BackendName
     backend_options: BackendOptions
     options: RunOptions
@@ -180,24 +189,11 @@ def file_work(opened: OpenedFile, backend: Backend, options: RunOptions) -> File
         )
     # Workers may run in another folder, and the float SNN may be as large as all else.
     slim = replace(opened, path=opened.path.absolute(), spiking=opened.spiking if options.float_snn else None)
-    return FileWork(slim, sha256(opened.path), backend.name, backend.options, options)
+    return FileWork(slim, backend.name, backend.options, options)
 
 
 def run_work(work: FileWork, shard: Shard) -> ImagesRun:
-    """Do `run_shard` in a worker.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or another one here.
-    """
-    path = work.opened.path
-    if work.backend != "ref" and (not path.is_file() or sha256(path) != work.sha256):
-        raise InputError(
-            f"is not there, or another file, on {platform.node()}",
-            where=path,
-            hint="Workers of `sim` read the file: put it where all of them find it under the same path.",
-        )
+    """Do `run_shard` in a worker."""
     with open_backend(work.backend, work.backend_options) as backend:
         return run_shard(work.opened, backend, work.options, shard)
 

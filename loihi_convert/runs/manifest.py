@@ -8,13 +8,11 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
 from loihi_convert.dependencies import installed_version
-from loihi_convert.files import sha256
 
 VERSIONED_PACKAGES: Final = ("loihi-convert", "torch", "numpy", "lava-nc", "lava-dl")
 """Packages whose versions are recorded in a manifest, because they can change a result."""
@@ -66,18 +64,13 @@ class Manifest(BaseModel):
         return self.data_fingerprint, self.neuron, self.leak, self.stream, self.mean, self.std
 
 
-def read_file(path: Path) -> dict[str, str]:
-    """Return the fields of a `ReadFile`. Called before a run, because the file may be replaced meanwhile."""
-    return {"name": path.name, "sha256": sha256(path)}
-
-
 def new_manifest(
     *,
     network: str,
     data: str,
     data_fingerprint: str,
     backend: str,
-    files: Sequence[Mapping[str, str]],
+    files: Sequence[ReadFile],
     command_line: Sequence[str],
     seed: int | None,
 ) -> dict[str, Any]:
@@ -92,7 +85,7 @@ def new_manifest(
     data_fingerprint
         `DataSplits.fingerprint`.
     files
-        The input files, exported networks and models, from `read_file`.
+        The input files, exported networks and models, as they were when they were read.
     command_line
         ``sys.argv``. The program is recorded as ``loihi-convert``, however it was started.
     seed
@@ -103,7 +96,7 @@ def new_manifest(
         "data": data,
         "data_fingerprint": data_fingerprint,
         "backend": backend,
-        "files": list(files),
+        "files": [file.model_dump() for file in files],
         "command_line": _without_folders(command_line),
         "seed": seed,
         "utc_time": datetime.now(timezone.utc).isoformat(timespec="seconds"),

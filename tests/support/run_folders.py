@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from loihi_convert.files import sha256
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import new_manifest, read_file
+from loihi_convert.runs.manifest import ReadFile, new_manifest
 from support.evaluations import LABELS
 
 CLASSES = ("zero", "one", "two")
@@ -23,7 +24,7 @@ def write_runs(root: Path, *runs: run_folder.FileResults, data: str = "mnist", *
         data=data,
         data_fingerprint="c0ffee",
         backend="ref",
-        files=[read_file(file)],
+        files=[ReadFile(name=file.name, sha256=sha256(file))],
         command_line=["loihi-convert", "run"],
         seed=None,
     )
