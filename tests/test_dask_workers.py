@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import mmap
+import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -31,7 +33,7 @@ from support.shard_runs import write_files, written
 from loihi_convert import pipeline
 from loihi_convert.backends import open_backend
 from loihi_convert.cells import dask_executors, dask_workers
-from loihi_convert.cells.dask_executors import local_cluster, standing_cluster
+from loihi_convert.cells.dask_executors import SlurmJobs, local_cluster, slurm_cluster, standing_cluster
 from loihi_convert.cells.dask_workers import DaskWorkers
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError, InputError, PlatformError
@@ -273,3 +275,22 @@ def test_a_cell_that_kills_its_workers_fails_with_the_reason(monkeypatch: pytest
     assert outcome.error.startswith("Dask: every worker that computed it died, the last at tcp://")
     assert "memory" in outcome.error
     assert not outcome.is_final
+
+
+def test_a_job_of_slurm_quotes_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sbatch` reads quotes as a shell does; this one keeps the script and refuses it."""
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/job.sh\nexit 1\n')
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(sys, "executable", "/my venv/bin/python")
+    logs = tmp_path / "my sweep" / "slurm"
+    with pytest.raises(PlatformError, match="refuses the jobs"), slurm_cluster(SlurmJobs(1), logs):
+        pass
+    lines = [shlex.split(line) for line in (tmp_path / "job.sh").read_text().splitlines()]
+    assert [words[2] for words in lines if words[1:2] in (["-o"], ["-e"])] == [
+        f"{logs}/dask-worker-%J.out",
+        f"{logs}/dask-worker-%J.err",
+    ]
+    assert lines[-1][:3] == ["/my venv/bin/python", "-m", "distributed.cli.dask_worker"]
+    assert logs.is_dir()

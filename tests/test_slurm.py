@@ -84,8 +84,8 @@ def started(*words: object) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_jobs_compute_the_cells_of_a_sweep() -> None:
-    succeed(*GRID, "--slurm", JOBS, "-o", "there")
-    require_same_sweep("here", "there")
+    succeed(*GRID, "--slurm", JOBS, "-o", "a folder")
+    require_same_sweep("here", "a folder")
 
 
 def test_an_array_of_shards_is_the_whole_sweep() -> None:

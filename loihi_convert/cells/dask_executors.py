@@ -7,6 +7,7 @@ They read the checkpoints and images, under the same paths.
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 import sys
 import threading
@@ -212,6 +213,7 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
         If dask-jobqueue is not installed, or SLURM refuses.
     """
     with _dask("dask_jobqueue"):
+        import dask
         from dask_jobqueue import SLURMCluster
         from dask_jobqueue.slurm import SLURMJob
         from distributed import Client, Status
@@ -237,8 +239,12 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
     _silence()
     options: dict[str, Any] = {} if jobs.interface is None else {"interface": jobs.interface}
     scheduler = {"dashboard_address": ":0", **options}
+    # dask-jobqueue does not quote paths: its `log_directory` must not contain a space.
+    log_path = shlex.quote(f"{logs}/dask-worker-%J")
+    directives = [*dask.config.get("jobqueue.slurm.job-extra-directives"), f"-o {log_path}.out", f"-e {log_path}.err"]
     with ExitStack() as stack:
         try:
+            logs.mkdir(parents=True, exist_ok=True)
             cluster = stack.enter_context(
                 SLURMCluster(
                     job_cls=Job,
@@ -248,8 +254,8 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
                     memory=jobs.memory,
                     cores=1,
                     processes=1,
-                    python=sys.executable,
-                    log_directory=str(logs),
+                    python=shlex.quote(sys.executable),
+                    job_extra_directives=directives,
                     scheduler_options=scheduler,
                     job_script_prologue=[f"export {name}={value}" for name, value in _ENVIRONMENT.items()],
                     **options,
