@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -107,9 +109,11 @@ def command(checkpoint: Path, tmp_path: Path, made_up: None, monkeypatch: pytest
 
 
 def test_a_table_contains_the_accuracy_of_the_integers(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command.checkpoint = Path(shutil.copy(command.checkpoint, command.folder / os.fsdecode(b"m\xe9.safetensors")))
     assert command("table", "2", "--no-best") == 0
     printed = capsys.readouterr()
     page = (command.folder / "table-2.md").read_text()
+    assert r"`m\udce9.safetensors`" in page
     assert printed.out.startswith("Table 2: methods on MNIST: accuracy, % ")
     assert "| " not in printed.out
     assert f"wrote {command.folder / 'table-2.md'}" in printed.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -249,9 +250,11 @@ def test_without_the_images_of_both_cells_the_interval_decides() -> None:
     assert "inside the 95 % interval of the best on 16 images" in verdict(results.front, ("weight_bits",))
 
 
-@pytest.mark.parametrize("cells", [(("one", 1, 8, None),), (("one", 1, 8, accurate(0.9)),)])
-def test_a_sweep_of_one_cell_has_a_page(cells: Any) -> None:
-    assert html(sweep_page(results_of(*cells))).startswith("<!DOCTYPE html>")
+@pytest.mark.parametrize("name", ["one", os.fsdecode(b"on\xe9")])
+@pytest.mark.parametrize("result", [None, accurate(0.9)])
+def test_a_sweep_of_one_cell_has_a_page(tmp_path: Path, name: str, result: dict[str, Any] | None) -> None:
+    write_page(tmp_path / "sweep.html", results_of((name, 1, 8, result)))
+    assert f"Sweep of {name}" in (tmp_path / "sweep.html").read_text().replace(r"\udce9", "\udce9")
 
 
 @pytest.fixture(scope="module")

@@ -165,7 +165,7 @@ def _written(request: Request, part: PlannedExhibit, results: Results) -> Reprod
         return Reproduced(exhibit, files, entries, bests, warnings=warnings)
     notes = tuple(_notes(results, part, entries))
     page = markdown_page(exhibit.title, entries, bests, notes=notes, warnings=warnings)
-    files = _write(stem, {".md": page.encode(), ".csv": numbers.encode()})
+    files = _write(stem, {".md": page.encode(errors="backslashreplace"), ".csv": numbers.encode()})
     return Reproduced(exhibit, files, entries, bests, notes, warnings)
 
 

@@ -50,7 +50,7 @@ def write_page(path: Path, results: SweepResults) -> None:
     InputError
         If the file cannot be written.
     """
-    write_atomically(path, html(sweep_page(results)).encode())
+    write_atomically(path, html(sweep_page(results)).encode(errors="backslashreplace"))
 
 
 def sweep_page(results: SweepResults) -> Page:
