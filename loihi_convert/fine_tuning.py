@@ -103,7 +103,8 @@ def fine_tune(
         A ``.pt`` or ``.safetensors`` file to write the CNN to, with its thresholds, ``mean`` and ``std``. `convert`
         takes its path with ``arch``. Finished epochs are kept in ``<output>.resume.pt`` until it is written.
     resume
-        Continue the interrupted training of ``output``.
+        Continue the interrupted training of ``output``, with the same images in the same order: a DataLoader must have
+        ``shuffle=False`` and no random transforms.
     overwrite
         Replace ``output``, or start its interrupted training over.
 

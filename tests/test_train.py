@@ -335,16 +335,18 @@ def test_resume_refuses_a_different_training(few: DataSplits, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
-@pytest.mark.parametrize("changed", ["images", "labels"])
+@pytest.mark.parametrize("changed", ["images", "labels", "order"])
 def test_resume_refuses_other_data(few: DataSplits, tmp_path: Path, part: str, changed: str) -> None:
     output = tmp_path / "model.pt"
     with pytest.raises(KeyboardInterrupt):
         run(few, output, progress=StopAfter(5))
     own: Dataset = getattr(few, part)
-    other = Dataset(255 - own.images, own.labels) if changed == "images" else Dataset(own.images, 9 - own.known_labels)
+    images, labels = own.images, own.known_labels
+    other = {"images": (255 - images, labels), "labels": (images, 9 - labels), "order": (images[::-1], labels[::-1])}
     with pytest.raises(CheckpointError) as caught:
-        run(dataclasses.replace(few, **{part: other}), output, resume=True)
+        run(dataclasses.replace(few, **{part: Dataset(*other[changed])}), output, resume=True)
     assert "its digest of images and labels is" in caught.value.found
+    assert "the same images in the same order (a DataLoader with shuffle=False" in (caught.value.hint or "")
 
 
 def test_a_state_without_the_fields_that_were_added_later_is_resumed(

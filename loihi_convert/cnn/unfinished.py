@@ -19,6 +19,10 @@ from loihi_convert.errors import CheckpointError, InputError, UsageError
 from loihi_convert.files import asked, refuse_to_overwrite
 
 _START_ANEW: Final = "Delete it and train without `resume=True`."
+_RESUME: Final = (
+    "Resume with the same options and the same images in the same order (a DataLoader with shuffle=False and without "
+    "random transforms), or start over with `overwrite=True`."
+)
 _DIGEST: Final = "digest of images and labels"
 _MODULES: Final = "digest of the CNN's modules"
 _ADDED_LATER: Final = ("teacher", "classes", "mean", "std", _DIGEST, _MODULES)
@@ -81,7 +85,7 @@ class UnfinishedTraining:
                     f"belongs to another training: its {name} is {found!r}",
                     where=self.path,
                     expected=f"must be {expected!r}",
-                    hint="Resume with the same options and images, or start over with `overwrite=True`.",
+                    hint=_RESUME,
                 )
         try:
             training.restore(state)
