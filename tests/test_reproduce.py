@@ -699,7 +699,8 @@ def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch
 
 
 def test_fewer_images_at_large_t() -> None:
-    some = images.PaperImages("digits", None, images.Counts("all", 300, 50))
+    some = images.PaperImages("digits", Path("root"), images.Counts("all", 300, 50))
+    assert some.test(64).data_root == Path("root").absolute()
     assert (some.test(64).count, some.test(128).count, some.test(None).count) == (300, 50, 300)
     assert (some.calibration(64).count, some.calibration(128).count) == (1397, 1197)
     assert some.calibration(64, is_subset=True).count == 1197

@@ -88,6 +88,8 @@ class PaperImages:
     """
 
     def __init__(self, data: str, data_root: Path | None, counts: Counts) -> None:
+        # Workers may run in another folder.
+        data_root = None if data_root is None else data_root.absolute()
         self._data, self._data_root, self._counts = data, data_root, counts
         self._found: dict[tuple[Split, int | None], Selection] = {}
         splits = _splits(data, data_root)
