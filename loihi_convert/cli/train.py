@@ -46,8 +46,8 @@ _TEACHER = (
     "`train` or, with --arch, your own."
 )
 _DATA = (
-    "Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file; default: digits, or that "
-    "of --from."
+    "Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file; default: digits, or the "
+    "data set of --from."
 )
 _VALIDATION = "Validation images for your own images: a folder or an .npz file; default: a tenth of --data."
 _DEVICE = "Where to train: cpu, cuda (a GPU), or auto (a GPU if there is one)."
@@ -98,6 +98,7 @@ def train(
     from loihi_convert.devices import chosen_device
     from loihi_convert.files import refuse_to_replace
     from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher
+    from loihi_convert.pipeline.opening import benchmark_of
     from loihi_convert.progress import progress_bar
 
     for file in (start, teacher):
@@ -109,7 +110,7 @@ def train(
     )
     begun = None if start is None or arch is not None else _started(start)
     recorded = begun if arch is None or start is None else load_if_ours(start)
-    named_data = data or (recorded.data if recorded else "digits")
+    named_data = data or ("digits" if start is None or recorded is None else benchmark_of(start, recorded))
     if arch is None:
         # Before own images are read.
         chosen_architecture(named_data, chosen, begun)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from loihi_convert.arrays import Shape
 from loihi_convert.choices import Task
-from loihi_convert.cnn.checkpoint import load, load_if_ours
+from loihi_convert.cnn.checkpoint import Checkpoint, load, load_if_ours
 from loihi_convert.data import DATASETS, ClassMap, DataSplits, load_data
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.own_cnn import recorded_normalization
@@ -41,14 +41,14 @@ def open_cnn(
         As in `source.open_source`; for a CNN that is not described by its file, shape and classes are by default those
         of the data.
     data, data_root, class_map
-        As in `load_data`; by default the data set named by the checkpoint.
+        As in `load_data`; by default the benchmark set named by the checkpoint.
     tell
         Called with each note on how the images were read.
 
     Raises
     ------
     UsageError
-        If no data set is named.
+        As in `benchmark_of`, if ``data`` is not given.
     InputError
         If the CNN or the data cannot be used.
     """
@@ -58,14 +58,9 @@ def open_cnn(
     if trained is not None:
         recorded_normalization(trained, mean, std)
     known = classes or (ours.classes if ours else ())
-    if trained is None and data is None and ours is not None and ours.is_benchmark:
-        data = ours.data
-    if trained is None and data is None:
-        found = "does not record its training data" if ours is None else "was trained on your own images"
-        hint = f"{model.name} {found}: pass `data`."
-        raise UsageError("not given", where="data", expected="is needed with `arch` and for ONNX files", hint=hint)
+    data = data or benchmark_of(model, ours)
     splits = load_data(
-        data or (trained.data if trained else ""),
+        data,
         data_root,
         classes=known,
         class_map=class_map,
@@ -76,7 +71,7 @@ def open_cnn(
     if trained is None:
         input_shape, classes = splits.input_shape, known or splits.classes or None
     # Only the name is recorded, because the path of a user's own images is private.
-    recorded = data if data is None or data in DATASETS else splits.name
+    recorded = data if data in DATASETS else splits.name
     source = open_source(
         model, arch=arch, input_shape=input_shape, classes=classes, data=recorded, mean=mean, std=std, task=task
     )
@@ -91,6 +86,21 @@ def open_cnn(
         # Those of `train` were read in the same order.
         splits.test.require_known_axes("data")
     return source, splits
+
+
+def benchmark_of(file: Path, trained: Checkpoint | None) -> str:
+    """Return the benchmark set that the CNN in ``file`` was trained on; ``trained`` is its record, if it has one.
+
+    Raises
+    ------
+    UsageError
+        If it is not known, or was the user's own images: others may have the same path here.
+    """
+    if trained is not None and trained.is_benchmark:
+        return trained.data
+    found = "does not record its training data" if trained is None else "was trained on your own images"
+    expected = "is needed unless the file was trained on a benchmark set"
+    raise UsageError("not given", where="data", expected=expected, hint=f"{file.name} {found}: pass `data`.")
 
 
 def open_model(
