@@ -1023,18 +1023,36 @@ def test_a_built_in_cnn_is_trained_on_own_images(folder: Path, invoke: Invoke, d
 
 
 def test_a_class_map_is_for_folders_alone(folder: Path, invoke: Invoke, digits: DataSplits) -> None:
-    part = digits.train[:40]
-    for number, (image, label) in enumerate(zip(part.images, part.known_labels, strict=True)):
-        path = folder / "photos" / f"digit{label}" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[0]).save(path)
-    names = ",".join(f"digit{label}={label}" for label in range(10))
-    given = ("--data", "photos", "--class-map", names, "--validation", "test.npz", "--epochs", 1, "-o", "mapped.pt")
-    done = invoke("train", "--arch", "fine_tuned_nets:Net", *given)
-    assert done.code == 0, done.err
+    def save(parent: str, name: str, labels: int) -> None:
+        part = digits.train[:40]
+        for number, (image, label) in enumerate(zip(part.images, part.known_labels, strict=True)):
+            path = folder / parent / f"{name}{label}" / f"{number}.png"
+            if label < labels:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image[0]).save(path)
+
+    save("photos", "digit", 10)
+    save("fewer", "digit", 8)
+    save("others", "number", 10)
+    names, others = (",".join(f"{name}{label}={label}" for label in range(10)) for name in ("digit", "number"))
+    training = ("train", "--arch", "fine_tuned_nets:Net", "--epochs", 1, "-o", "mapped.pt", "--overwrite")
+    for data, validation, class_map in (
+        ("photos", "test.npz", names),
+        ("own.npz", "photos", names),
+        ("photos", "fewer", names),
+        ("photos", "others", f"{names},{others}"),
+    ):
+        done = invoke(*training, "--data", data, "--validation", validation, "--class-map", class_map)
+        assert done.code == 0, done.err
+    for data, validation, error in (
+        ("own.npz", "test.npz", "--class-map: own.npz has no class folders"),
+        ("photos", "fewer", "--class-map: found 'number0'; must name folders of photos: "),
+        ("own.npz", "fewer", "--class-map: found 'digit8'; must name folders of fewer: "),
+    ):
+        done = invoke(*training, "--data", data, "--validation", validation, "--class-map", f"{names},{others}")
+        assert (done.code, error in done.err) == (2, True), done.err
     # The names of the folders say nothing about the numbers in own.npz.
-    given = ("--data", "own.npz", "--validation", "photos", "--epochs", 1, "-o", "unnamed.pt")
-    done = invoke("train", "--arch", "fine_tuned_nets:Net", *given)
+    done = invoke(*training, "--data", "own.npz", "--validation", "photos")
     assert "validation: class folders are assigned to outputs of the network, in sorted order" in done.err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -257,6 +258,9 @@ def _images(
     from loihi_convert.data import DATASETS, load_data, split_for_training
     from loihi_convert.data.dataset import shared_count
 
+    its_map = None
+    if validation is not None:
+        class_map, its_map = _part(class_map, data, validation), _part(class_map, validation, data)
     splits = load_data(data, root, classes=classes, class_map=class_map, input_shape=input_shape)
     for note in splits.notes:
         log(note)
@@ -268,8 +272,6 @@ def _images(
         return splits
     if validation is None:
         return split_for_training(splits)
-    # Only class folders need a map; it may be that of the training images, or of the validation images, or of both.
-    its_map = class_map if validation.is_dir() else None
     held_out = load_data(validation, root, classes=splits.classes, class_map=its_map, input_shape=splits.input_shape)
     for note in held_out.notes:
         log(f"validation: {note}")
@@ -279,6 +281,17 @@ def _images(
             "may be too high"
         )
     return split_for_training(splits, held_out.test)
+
+
+def _part(class_map: ClassMap | None, own: str | Path, other: str | Path) -> ClassMap | None:
+    """Return ``class_map`` without the folders that only ``other`` has; None if ``own`` needs none."""
+    folders, others = (next(os.walk(path), ("", [], []))[1] for path in (own, other))
+    if not folders:
+        # Refused if it is for neither.
+        return None if others else class_map
+    if class_map is None or isinstance(class_map, str):
+        return class_map
+    return {name: wanted for name, wanted in class_map.items() if name in folders or name not in others} or None
 
 
 def _epoch_line(epochs: int) -> Callable[[int, float], None] | None:
