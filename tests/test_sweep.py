@@ -313,6 +313,8 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["bad.toml"], 3, "error: bad.toml: not TOML ("),
         (["typo.toml"], 2, "error: typo.toml: found the unknown key 'weigth-bits'. Did you mean weight-bits?"),
         (["type.toml"], 2, "error: type.toml: timesteps: found True; must be a whole number."),
+        (["comma.toml"], 2, "error: comma.toml: classes: found ['a, b', 'c']; must contain texts without commas."),
+        (["table.toml"], 2, "error: table.toml: class-map: found {'a,b': 0}; must contain texts without commas."),
         (["twice.toml"], 2, "error: twice.toml: weight_bits: found weight-bits again; must be given once."),
         (["empty.toml"], 2, "error: empty.toml: found no networks; must have model ="),
         (["bad.toml", "model.pt"], 2, "found 2 files; must be one TOML file, or networks."),
@@ -325,6 +327,8 @@ def test_mistakes(sweep: Sweep, words: list[str], code: int, message: str) -> No
         "type": 'model = "model.pt"\ntimesteps = [1, true]',
         "twice": 'model = "model.pt"\nweight_bits = [4]\nweight-bits = [8]',
         "empty": "timesteps = 4",
+        "comma": 'model = "model.pt"\nclasses = ["a, b", "c"]',
+        "table": 'model = "model.pt"\nclass-map = {"a,b" = 0}',
     }.items():
         Path(f"{name}.toml").write_text(text)
     done = sweep(*words)
@@ -574,7 +578,7 @@ class TestDigits:
         words = ("model.pt", "-T", "1,2,4", "--balance", "percentile", *HERE[2:])
         first = sweep(*words, "--shard", "1/2")
         assert not Path("sweep/sweep.csv").exists()
-        assert "1 cells; the same command without --shard" in first.out
+        assert "1 cell; the same command without --shard" in first.out
         sweep(*words, "--shard", "2/2")
         assert [row["timesteps"] for row in rows()] == ["1", "2", "4"]
         assert sorted(exports) == [1, 2, 4]

@@ -243,10 +243,12 @@ def _network(
 
 def _text(where: str, value: object) -> str:
     """One value as the text of its flag: lists are joined by commas, tables are folder=class pairs."""
-    if isinstance(value, list):
-        return ",".join(_text(where, part) for part in value)
-    if isinstance(value, dict):
-        return ",".join(f"{key}={part}" for key, part in value.items())
+    if isinstance(value, list | dict):
+        texts = [f"{key}={part}" for key, part in value.items()] if isinstance(value, dict) else value
+        parts = [_text(where, part) for part in texts]
+        if "," in "".join(parts):
+            raise UsageError(f"found {value!r}", where=where, expected="must contain texts without commas")
+        return ",".join(parts)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UsageError(f"found {value!r}", where=where, expected="must be a text, a number or a list of them")
     return str(value)

@@ -52,7 +52,7 @@ def say_swept(results: SweepResults, folder: Path, *, computed: int, is_saved: b
         )
         return
     before = len(results.cells) - results.missing - computed
-    lines = [f"{len(results.cells)} cells on {_images(results.cells)}; {computed} computed now, {before} before"]
+    lines = [f"{_cells(len(results.cells))} on {_images(results.cells)}; {computed} computed now, {before} before"]
     facts = [*_failures(results), *_next(results, folder, is_saved=is_saved)]
     say_answer(verdict(best, names), lines, _table(best, names), facts)
 
@@ -110,6 +110,10 @@ def say_dry_run(
     )
 
 
+def _cells(count: int) -> str:
+    return f"{count} cell{'s' * (count != 1)}"
+
+
 def _images(cells: Sequence[PlannedCell]) -> str:
     """The images of the cells in words."""
     return ", ".join(dict.fromkeys(planned.images for planned in cells))
@@ -144,16 +148,15 @@ def _failures(results: SweepResults) -> Iterator[Fact]:
     """The errors, the most frequent first."""
     errors = Counter(outcome.error for _, outcome in results.computed if outcome.error is not None)
     for error, times in errors.most_common(_ERRORS):
-        yield Fact("failed", f"{times} {'cell' if times == 1 else 'cells'}: {flagged(error, 'export')}")
+        yield Fact("failed", f"{_cells(times)}: {flagged(error, 'export')}")
     if len(errors) > _ERRORS:
         yield Fact("", f"and {len(errors) - _ERRORS} other errors, see {CSV_NAME}")
 
 
 def _next(results: SweepResults, folder: Path, *, is_saved: bool) -> Iterator[Fact]:
     if results.missing:
-        yield Fact(
-            "missing", f"{results.missing} cells; the same command without --shard shows all when all parts are done"
-        )
+        told = f"{_cells(results.missing)}; the same command without --shard shows all when all parts are done"
+        yield Fact("missing", told)
         return
     if is_saved:
         yield Fact("saved", f"{folder / CSV_NAME}: every cell, option and figure")
