@@ -99,6 +99,20 @@ def test_intervals_markers_and_labels() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({128: "500", 64: "100"}, "n = 100 test images (500 from T = 128 on); "),
+        ({256: "50", 64: "100", 128: "500"}, "n = 100 test images (500 from T = 128 on, 50 from T = 256 on); "),
+        ({64: "100", 128: "100"}, "n = 100 test images; "),
+    ],
+)
+def test_the_number_of_images_is_that_of_the_fewest_steps(counts: dict[int, str], said: str) -> None:
+    rows = [row(timesteps, 98.0, test_images=count) for timesteps, count in counts.items()]
+    (found,) = panels(rows, FIGURES["9"], ["literal"])
+    assert found.note.startswith(said)
+
+
 def test_figures_that_compare_methods_show_our_best_one() -> None:
     rows = [row(64, 98.0, data="mnist", alpha="1.0"), row(64, 99.0, data="mnist", alpha="1.0", variant="best")]
     for name, labels in (("6", ["ngu-lee", "our best"]), ("9", ["alpha 1"])):

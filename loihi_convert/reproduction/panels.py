@@ -246,18 +246,17 @@ def _papers(rows: Sequence[TableRow]) -> tuple[tuple[int, float], ...]:
 
 def _note(rows: Sequence[TableRow]) -> str:
     """Return the number of images and the CNN's training seed of a panel."""
-    measured = [row for row in rows if row["test_images"] is not None]
+    measured = [row for row in rows if None not in (row["test_images"], row["timesteps"])]
     if not measured:
         return "the paper's values only"
-    steps: dict[int, list[int]] = {}
-    for row in measured:
-        steps.setdefault(row["test_images"], []).append(row["timesteps"])
-    most = max(steps)
-    fewer = [f"{count:,} from T = {min(steps[count])} on" for count in sorted(steps) if count != most]
-    some = f" ({', '.join(fewer)})" if fewer else ""
+    since: dict[int, int] = {}
+    for row in sorted(measured, key=lambda row: row["timesteps"]):
+        since.setdefault(row["test_images"], row["timesteps"])
+    first, *others = since
+    some = f" ({', '.join(f'{count:,} from T = {since[count]} on' for count in others)})" if others else ""
     calibration = sorted({row["calibration_images"] for row in measured} - {None})
     seeds = sorted({row["training_seed"] for row in measured} - {""})
     return (
-        f"n = {most:,} test images{some}; {' or '.join(f'{n:,}' for n in calibration)} calibration images; "
+        f"n = {first:,} test images{some}; {' or '.join(f'{n:,}' for n in calibration)} calibration images; "
         f"training seed {' or '.join(seeds)}"
     )
