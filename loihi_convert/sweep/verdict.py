@@ -35,14 +35,11 @@ def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
     share = cheap.result.synaptic_operations / first.result.synaptic_operations
     lower = points(100 * ((first.result.accuracy or 0) - (cheap.result.accuracy or 0)))
     count = first.result.image_count
-    images = f"{count:,} image{'s' * (count > 1)}"
     p_value = _p_value(first.result, cheap.result)
-    reason = f"inside the 95 % interval of the best on {images}"
-    if p_value is not None:
-        reason = f"no significant difference on the same {images} (p = {p_value:.2f}, McNemar's test)"
     return (
         f"{answer}; at {100 * share:.0f} % of its SynOps: {quality_words(cheap.result)} with "
-        f"{cell_words(cheap.planned, names)}, {lower} points lower, {reason}"
+        f"{cell_words(cheap.planned, names)}, {lower} points lower, no significant difference on the same {count:,} "
+        f"image{'s' * (count > 1)} (p = {p_value:.2f}, McNemar's test)"
     )
 
 
@@ -70,16 +67,15 @@ def _fewest_synops(best: Sequence[Found]) -> Found:
 def _is_worse(result: CellResult, first: CellResult) -> bool:
     """Whether ``result`` is less accurate than ``first``: below its interval, or by McNemar's test, at 95 % confidence.
 
-    The test alone would not do: it is never significant if fewer than six images differ.
+    Without labels it is. The test alone would not do: it is never significant if fewer than six images differ.
     """
-    interval, p_value = first.accuracy_interval, _p_value(first, result)
-    is_significant = p_value is not None and p_value < 1 - CONFIDENCE
-    return interval is None or (result.accuracy or 0) < interval[0] or is_significant
+    interval = first.accuracy_interval
+    return interval is None or (result.accuracy or 0) < interval[0] or _p_value(first, result) < 1 - CONFIDENCE
 
 
-def _p_value(first: CellResult, second: CellResult) -> float | None:
-    """The p-value of McNemar's test of two cells on the same images; None if the correct images are unknown."""
-    if first.correct is None or second.correct is None:
-        return None
+def _p_value(first: CellResult, second: CellResult) -> float:
+    """The p-value of McNemar's test of two cells on the same images, whose labels are known."""
+    assert first.correct is not None
+    assert second.correct is not None
     one, other = int(first.correct, 16), int(second.correct, 16)
     return mcnemar_p_value((one & ~other).bit_count(), (other & ~one).bit_count())
