@@ -136,7 +136,7 @@ def test_a_folder_is_built_and_its_files_give_what_its_card_says(
     assert "mean difference" in tool.mean_table([card, card])
 
 
-def test_a_file_of_another_checkpoint_is_refused(
+def test_a_file_of_another_command_or_checkpoint_is_refused(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "digits"
@@ -148,8 +148,13 @@ def test_a_file_of_another_checkpoint_is_refused(
     cnn = Checkpoint("digits-cnn", state, "digits", (1, 8, 8), tuple("0123456789"), 0, 0.5, 0.5, recipe)
     save(cnn, folder / "cnn.safetensors")
     assert build(tool, monkeypatch, folder) == 0
-    save(replace(cnn, state={name: -tensor for name, tensor in state.items()}), folder / "cnn.safetensors")
+    (folder / "build.toml").write_text(SMALL_PLAN.replace("--epochs 1", "--epochs 2"))
     capsys.readouterr()
+    assert build(tool, monkeypatch, folder) == InputError.exit_code
+    refused = r"error: .*cnn\.safetensors: was trained by `loihi-convert train --data digits --epochs 1 --store "
+    assert re.search(refused, capsys.readouterr().err)
+    (folder / "build.toml").write_text(SMALL_PLAN)
+    save(replace(cnn, state={name: -tensor for name, tensor in state.items()}), folder / "cnn.safetensors")
     assert build(tool, monkeypatch, folder) == InputError.exit_code
     refused = r"error: .*cnn-T1-balancepercentile\.net: was not exported from cnn\.safetensors as it is"
     assert re.search(refused, capsys.readouterr().err)

@@ -197,11 +197,22 @@ def train_words(item: Trained, plan: Plan) -> str:
 
 
 def train(item: Trained, folder: Path, plan: Plan, data_root: Path | None) -> None:
-    """Train a checkpoint if it is missing; continue if that was interrupted."""
-    path = folder / item.file
+    """Train a checkpoint if it is missing; continue if that was interrupted.
+
+    Raises
+    ------
+    InputError
+        If it was trained by another command, as the card of the folder has it.
+    """
+    path, words = folder / item.file, train_words(item, plan)
     if not path.exists():
-        unfinished = resume_path(path).exists()
-        _command(f"{train_words(item, plan)}{' --resume' if unfinished else ''}", folder, data_root)
+        _command(f"{words}{' --resume' if resume_path(path).exists() else ''}", folder, data_root)
+    elif (folder / "card.json").exists():
+        card = read_card(folder)
+        for one in (*card["checkpoints"], *card.get("further_checkpoints", ())):
+            is_it = (one["file"], one["sha256"]) == (item.file, sha256(path))
+            if is_it and one["command"] != f"loihi-convert {words}":
+                raise InputError(f"was trained by `{one['command']}`", where=path, hint="Delete it to train it again.")
 
 
 def export_words(candidate: Candidate, name: str) -> str:
