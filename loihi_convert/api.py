@@ -14,7 +14,7 @@ from loihi_convert import netx
 from loihi_convert.arrays import Shape
 from loihi_convert.choices import Device, Task
 from loihi_convert.conversion.agreement import measure_of
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options, require_timesteps
 from loihi_convert.converted import Converted
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.in_memory import Images, Labels, Targets, as_calibration
@@ -111,6 +111,7 @@ def convert(
     require_expectation(expect)
     require_options(balancing, quantization)
     timesteps = int(timesteps) if isinstance(timesteps, np.integer) else timesteps
+    require_timesteps((timesteps,))
     image_shape = None if input_shape is None else as_input_shape(input_shape)
     dataset = as_calibration(images, labels, targets, task=task, input_shape=image_shape)
     shape = dataset.images.shape[1:]

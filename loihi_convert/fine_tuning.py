@@ -78,7 +78,7 @@ def fine_tune(
     qcfs_levels
         L, in 1..256.
     timesteps
-        T, at least 1.
+        T, in 1..256.
     teacher
         A trained CNN for the same images and classes whose scores are learned, too (distillation): usually the one
         before fine-tuning. It may have layers that do not convert. It is not changed.

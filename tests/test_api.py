@@ -85,6 +85,10 @@ RELU = lc.to_relu_network(MODULE, (1, 6, 6))
         (lambda snn, images: snn.run(images, timesteps=[1, 2]), "timesteps"),
         (lambda snn, images: snn.run(images, timesteps=2.0), "timesteps"),
         (lambda snn, images: snn.run(images, device="gpu"), "device"),
+        *(
+            (lambda snn, images, given=given: lc.convert(MODULE, IMAGES, timesteps=given), "timesteps")
+            for given in (0, -1, 2.5, "8", None, [1, 4], True, 2**21)
+        ),
         (lambda snn, images: lc.convert(MODULE, IMAGES, mean="a", std=1), "mean"),
         (lambda snn, images: lc.convert(MODULE, IMAGES, mean=0.5), "std"),
         (lambda snn, images: lc.convert(MODULE, IMAGES, arch="nets:make"), "arch"),

@@ -408,6 +408,8 @@ def test_a_diverged_training_is_refused(few: DataSplits, tmp_path: Path) -> None
         ("scaling", 1.0, "in 0..1, below 1"),
         ("shear", math.nan, "at least 0 and finite"),
         ("translation", 4.0, "in 0..1, a share of the width and height"),
+        ("timesteps", 0, "in 1..256"),
+        ("timesteps", 2**21, "in 1..256"),
         ("cutout", -1, "at least 0"),
         ("dropout", 1.0, "in 0..1, below 1"),
         ("schedule", "cosine", "one of one-cycle, step"),

@@ -15,6 +15,9 @@ OPTIMIZERS: Final = ("adamw", "muon", "sgd")
 RECIPES: Final[tuple[str, ...]] = get_args(RecipeName)
 """The recipes by name: this package's, and that of Ngu & Lee 2022."""
 
+MAX_STEPS: Final = 256
+"""Most steps of the spiking network that is trained: each takes as much memory as the first."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -54,7 +57,7 @@ class Recipe:
     weight_bits
         Train with weights rounded to this many bits, 2..8, as in the exported file; only with QCFS activations.
     timesteps
-        Train the spiking network for this many steps T (`through_spikes`); only with QCFS activations.
+        Train the spiking network for this many steps T (`through_spikes`), 1..256; only with QCFS activations.
     optimizer
         One of `OPTIMIZERS`: AdamW; `muon.Muon` for the weights of convolutions, AdamW for the rest; or stochastic
         gradient descent with Nesterov momentum 0.9.
@@ -93,7 +96,7 @@ class Recipe:
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in 0..1, below 1"),
             ("weight_bits", self.weight_bits is None or 2 <= self.weight_bits <= 8, "in 2..8"),
-            ("timesteps", self.timesteps is None or self.timesteps >= 1, "at least 1"),
+            ("timesteps", self.timesteps is None or 1 <= self.timesteps <= MAX_STEPS, f"in 1..{MAX_STEPS}"),
             ("averaging", 0 <= self.averaging < 1, "in 0..1, below 1"),
             ("rotation", 0 <= self.rotation <= 180, "in 0..180, in degrees"),
             ("scaling", 0 <= self.scaling < 1, "in 0..1, below 1"),
