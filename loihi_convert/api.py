@@ -150,7 +150,7 @@ def convert(
         where = "`notes`, and `diagnose`" if measure.is_diagnosed else "`notes`"
         warnings.warn(f"the quantized network only {agrees}; see its {where}", stacklevel=2)
     used = source.with_skip_copies(done.quantized.provenance.model.skip_copies)
-    return Converted(done.quantized, used, done, own)
+    return Converted(done.quantized, used, done, own, dataset.digests)
 
 
 def load(

@@ -61,12 +61,15 @@ class Converted:
     own
         Accuracy or error of the CNN on the calibration images; None without labels and targets, or if loaded from a
         file.
+    calibrated_on
+        `Dataset.digests` of the calibration images; empty if loaded from a file.
     """
 
     network: QuantizedNetwork
     source: Source | None = None
     conversion: Conversion | None = None
     own: OwnAccuracy | OwnFit | None = None
+    calibrated_on: frozenset[bytes] = frozenset()
 
     @property
     def timesteps(self) -> int:
@@ -152,7 +155,7 @@ class Converted:
         evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
         compared = () if self.source is None else self.source.notes_on_compared
         rounding = filter(None, [data.rounding_note])
-        notes = (*notes_on_images(network, data.fingerprint), *rounding, *compared, *evaluation.notes)
+        notes = (*self._notes_on(data), *rounding, *compared, *evaluation.notes)
         evaluation = evaluation.model_copy(update={"notes": notes})
         return Result(network, result, evaluation, backend, is_equal)
 
@@ -223,6 +226,15 @@ class Converted:
     def _doubt(self) -> str:
         """The reason to doubt that a loaded file was made from ``source``."""
         return "" if self.source is None or self.conversion is not None else doubt(self.network, self.source)
+
+    def _notes_on(self, data: Dataset) -> tuple[str, ...]:
+        """A note if ``data`` are the calibration images, or, for a network in memory, if more than 1 % are some."""
+        notes = notes_on_images(self.network, data.fingerprint)
+        shared = data.count_among(self.calibrated_on)
+        if notes or 100 * shared <= len(data):
+            return notes
+        others = "other images may have a lower accuracy"
+        return (f"the network was calibrated on {shared:,} of these {len(data):,} images: {others}",)
 
     def _steps(self, timesteps: int | None) -> int:
         """The T of a run; `check_run` checks its upper bound."""

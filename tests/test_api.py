@@ -156,11 +156,24 @@ def test_a_checkpoint_is_shown_in_one_line() -> None:
     assert shown == "Checkpoint(digits-cnn on digits, seed 0: validation accuracy 10.00 %, test accuracy 10.00 %)"
 
 
-def test_the_images_that_chose_the_thresholds_are_noted() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (6, 6, 6)).astype(np.uint8)
+def test_the_images_that_chose_the_thresholds_are_noted(tmp_path: Path) -> None:
+    images, others = np.split(np.random.default_rng(0).integers(0, 256, (206, 6, 6)).astype(np.uint8), [6])
     snn = lc.convert(MODULE, images, timesteps=2)
     assert "was calibrated on these images" in snn.run(images / 255).notes[0]
-    assert not any("calibrated" in note for note in snn.run(images[:5]).notes)
+    for ran, count in (
+        (images[::-1], "6 of these 6 images"),
+        (images[:5], "5 of these 5 images"),
+        # 3 of 203 are more than 1 %, 2 of 202 are not.
+        (np.concatenate([others, images[:3]]), "3 of these 203 images"),
+        (np.concatenate([others, images[:2]]), ""),
+    ):
+        notes = [note for note in snn.run(ran).notes if "calibrated" in note]
+        others_may = "other images may have a lower accuracy"
+        assert notes == [f"the network was calibrated on {count}: {others_may}"] * bool(count)
+    # A file records only the fingerprint of all of them.
+    loaded = lc.load(snn.save(tmp_path / "model.net"))
+    for ran, is_noted in ((images, True), (images[::-1], False)):
+        assert any("calibrated" in note for note in loaded.run(ran).notes) == is_noted
     # The CNN may have been trained on these, too.
     for count, is_warned in ((6, True), (5, False)):
         notes = snn.diagnose(images[:count]).notes

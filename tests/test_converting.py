@@ -273,6 +273,16 @@ def test_max_cores_out_of_range(most: int) -> None:
     assert raised.value.where == "max_cores"
 
 
+@pytest.mark.parametrize(("count", "words"), [(1, "1 calibration image:"), (99, "99 calibration images:"), (100, "")])
+def test_few_calibration_images_are_noted(count: int, words: str) -> None:
+    flat = Source.from_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8))
+    images = np.tile(pixels(), (3, 1, 1, 1))[:count]
+    made = converted(flat, images, 4, BalanceOptions(method="percentile"), QuantizeOptions())
+    assert [note.split(" other ")[0] for note in made.notes if "calibration image" in note] == [f"only {words}"] * bool(
+        words
+    )
+
+
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (4, 1, 7, 7), (4, 2, 8, 8)])
 def test_calibration_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError) as caught:

@@ -230,6 +230,17 @@ def test_a_shuffled_loader_keeps_images_and_labels_together() -> None:
     assert np.array_equal(dataset.images[:, 0, 0, 0], dataset.known_labels)
 
 
+def test_a_shuffled_loader_of_images_alone_takes_no_labels() -> None:
+    dataset = TensorDataset(torch.from_numpy(GREY))
+    assert as_dataset(DataLoader(dataset, batch_size=2), LABELS).known_labels.tolist() == LABELS
+    loader = DataLoader(dataset, batch_size=2, shuffle=True)
+    assert len(as_dataset(loader)) == 5
+    for given in ({"labels": LABELS}, {"targets": TARGETS}):
+        with pytest.raises(DataError, match="a DataLoader that shuffles") as caught:
+            (as_dataset if "labels" in given else as_regression_dataset)(loader, **given)  # type: ignore[operator]
+        assert [caught.value.where] == list(given)
+
+
 @pytest.mark.parametrize(
     "labels", [LABELS, np.array(LABELS, np.uint8), torch.tensor(LABELS), tuple(LABELS), np.array(LABELS)[:, np.newaxis]]
 )

@@ -256,7 +256,6 @@ def _images(
 ) -> DataSplits:
     """Return the training and validation images; ``classes`` are those of the CNN, if known."""
     from loihi_convert.data import DATASETS, load_data, split_for_training
-    from loihi_convert.data.dataset import shared_count
 
     its_map = None
     if validation is not None:
@@ -275,7 +274,7 @@ def _images(
     held_out = load_data(validation, root, classes=splits.classes, class_map=its_map, input_shape=splits.input_shape)
     for note in held_out.notes:
         log(f"validation: {note}")
-    if shared := shared_count(held_out.test, splits.test):
+    if shared := held_out.test.count_among(splits.test.digests):
         log(
             f"{shared} of the {len(held_out.test)} validation images are also training images; the validation accuracy "
             "may be too high"

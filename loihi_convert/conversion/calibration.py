@@ -26,6 +26,9 @@ SAMPLES: Final = 32_768
 FEWEST_FITTED: Final = 128
 """Fewest images of `fitted_images`: positions of one image are alike."""
 
+_TOO_FEW: Final = 100
+"""Fewer calibration images than these give a note."""
+
 
 def calibration_subset(images: ImageArray, timesteps: int) -> ImageArray:
     """Return the first of ``images``: the more ``timesteps``, the fewer images, see `STEPS`."""
@@ -35,6 +38,17 @@ def calibration_subset(images: ImageArray, timesteps: int) -> ImageArray:
 def fitted_images(network: ReluNetwork) -> tuple[int, ...]:
     """Return, for each layer, the most images on which rates are fitted and means taken, see `SAMPLES`."""
     return tuple(max(FEWEST_FITTED, SAMPLES // math.prod(shape[1:])) for shape in network.shapes)
+
+
+def count_notes(images: ImageArray) -> tuple[str, ...]:
+    """Return a note if there are so few calibration ``images`` that the loss on others may be far larger."""
+    if len(images) >= _TOO_FEW:
+        return ()
+    found = "1 calibration image" if len(images) == 1 else f"{len(images)} calibration images"
+    return (
+        f"only {found}: other images may lose more accuracy than the agreement on these shows. Give at least "
+        f"{_TOO_FEW}, better thousands.",
+    )
 
 
 def overflow(found: str, layer: str) -> RangeError:

@@ -153,6 +153,11 @@ def is_pair(value: object) -> TypeGuard[Sequence[ArrayLike]]:
     return axes in ([2, 1], [3, 1], [4, 1], [4, 2])
 
 
+def is_shuffled(images: object) -> bool:
+    """Whether ``images`` are a DataLoader with ``shuffle=True``, or another of torch's random samplers."""
+    return "Random" in type(getattr(images, "sampler", None)).__name__
+
+
 def _is_array(value: object) -> bool:
     """Whether ``value`` is an array, a tensor, or nested lists of numbers, not a collection of them."""
     if hasattr(value, "__array__") or _is_picture(value):

@@ -186,6 +186,15 @@ class Dataset:
         found.update(np.asarray(self.images[::apart]).tobytes())
         return found.hexdigest()
 
+    @cached_property
+    def digests(self) -> frozenset[bytes]:
+        """A digest of each image, in any order."""
+        return frozenset(map(_digest, self.images))
+
+    def count_among(self, digests: frozenset[bytes]) -> int:
+        """Return how many of the images are among those with these ``digests``, pixel by pixel."""
+        return sum(_digest(image) in digests for image in self.images)
+
 
 class HeldOut(NamedTuple):
     """Images that may be used to choose a setting of a run, as they are not part of it, and their split."""
@@ -250,7 +259,7 @@ class DataSplits:
             return HeldOut("validation", self.validation)
         if self.calibration is self.test:
             return None
-        test = set(map(_digest, self.test.images))
+        test = self.test.digests
         others = [index for index, image in enumerate(self.calibration.images) if _digest(image) not in test]
         return HeldOut("calibration", self.calibration[np.array(others)]) if others else None
 
@@ -314,12 +323,6 @@ def split_for_training(own: DataSplits, validation: Dataset | None = None) -> Da
         validation, everything = split(everything, count)
     everything = everything.mixed
     return replace(own, train=everything, validation=validation, calibration=everything, test=everything[:0])
-
-
-def shared_count(images: Dataset, others: Dataset) -> int:
-    """Return how many of ``images`` are also among ``others``, pixel by pixel."""
-    known = set(map(_digest, others.images))
-    return sum(_digest(image) in known for image in images.images)
 
 
 def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:

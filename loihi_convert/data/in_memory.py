@@ -13,7 +13,7 @@ from loihi_convert.choices import Task
 from loihi_convert.data.containers import Images as Images
 from loihi_convert.data.containers import Labels as Labels
 from loihi_convert.data.containers import Targets as Targets
-from loihi_convert.data.containers import array_of, collected_from, is_pair
+from loihi_convert.data.containers import array_of, collected_from, is_pair, is_shuffled
 from loihi_convert.data.dataset import Dataset, dtype_and_shape
 from loihi_convert.errors import DataError, UsageError
 
@@ -222,6 +222,13 @@ def _with_own(
     own = collected.own(kind)
     if own is not None and given is not None:
         raise DataError(f"found {kind} also in `images`", where=kind, hint=f"Omit `{kind}`.")
+    if given is not None and is_shuffled(images):
+        raise DataError(
+            "found a DataLoader that shuffles `images`",
+            where=kind,
+            expected="must be in the order of the images",
+            hint=f"Pass the DataLoader's Dataset, or let its Dataset return the images with their {kind}.",
+        )
     return collected.dataset(input_shape), given if own is None else own
 
 

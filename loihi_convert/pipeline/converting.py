@@ -8,7 +8,7 @@ from numbers import Integral
 import numpy as np
 
 from loihi_convert.choices import Readout
-from loihi_convert.conversion.calibration import require_calibration
+from loihi_convert.conversion.calibration import count_notes, require_calibration
 from loihi_convert.conversion.flow import Conversion, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_readout
 from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
@@ -79,7 +79,7 @@ def converted(
     return replace(
         done,
         quantized=replace(done.quantized, provenance=provenance),
-        notes=(*trained_notes, *notes, *done.notes, *cores),
+        notes=(*count_notes(images), *trained_notes, *notes, *done.notes, *cores),
     )
 
 

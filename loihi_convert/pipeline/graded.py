@@ -15,7 +15,7 @@ from loihi_convert.backends.difference import as_reference, first_difference
 from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.result import RunResult
 from loihi_convert.conversion.agreement import Agreement
-from loihi_convert.conversion.calibration import MOST, require_calibration
+from loihi_convert.conversion.calibration import MOST, count_notes, require_calibration
 from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.data import Dataset, DataSplits
@@ -117,7 +117,8 @@ def export_graded(
     network = replace(made.network, provenance=provenance)
     netx.write_graded(network, output, overwrite=overwrite)
     verified = _verify(output, network, calibration[:VERIFIED_IMAGES]) if verify else 0
-    return GradedExport(output, network, made.layers, made.agreement, (*source.notes, *made.notes), verified)
+    notes = (*source.notes, *count_notes(calibration), *made.notes)
+    return GradedExport(output, network, made.layers, made.agreement, notes, verified)
 
 
 def _verify(path: Path, network: GradedNetwork, images: Array) -> int:
