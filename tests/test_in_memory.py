@@ -362,7 +362,13 @@ FLOATS = (GREY / 255).astype(np.float32)
     [
         ((FLOATS - 0.1307) / 0.3081, "float32 (5, 1, 8, 6) of -0.4242..2.821", "`mean` and `std`"),
         (GREY.astype(np.float32), "of 0..255", "Divide them by 255"),
-        (np.minimum(GREY, 16).astype(np.float32), "of 0..16", "Divide them by 16"),
+        (np.minimum(GREY, 16).astype(np.float32), "of 0..16", "divide them by 16"),
+        # Signals beyond the range of the calibration signals, and a CNN trained on (s - m) / d.
+        (FLOATS * np.float32(1.5), "of 0..1.5", "of the calibration signals"),
+        (FLOATS - np.float32(0.5), "of -0.5..0.5", "`mean` is (m - low) / (high - low), `std` d / (high - low)"),
+        (FLOATS * np.float32(1.02) - np.float32(0.01), "of -0.01..1.01", "Clip them to 0..1"),
+        # Centred signals of low amplitude must not be clipped.
+        (FLOATS / 10 - np.float32(0.05), "of -0.05..0.05", "Signals s"),
         (np.where(GREY == 0, np.nan, FLOATS), "NaN", ""),
         (np.where(GREY == 0, np.inf, FLOATS), "NaN or infinity", ""),
         (GREY.astype(np.int16) - 1, "int16 (5, 1, 8, 6) of -1..254", "Scale them"),
@@ -434,7 +440,7 @@ def test_axes_that_cannot_be_used(shape: tuple[int, ...], input_shape: tuple[int
     with pytest.raises(DataError) as caught:
         as_images(np.zeros(shape, np.uint8), input_shape)
     assert caught.value.where == "images"
-    assert str(shape) in caught.value.found
+    assert caught.value.found == f"found {shape}"
     assert hint in caught.value.hint
 
 

@@ -27,6 +27,14 @@ _COMPARED_ARRAYS: Final = 256
 _COMPARED: Final = 10_000
 _SCALE_PIXELS: Final = "Divide them by 255. If the CNN was trained on 0..255, also pass `mean=0` and `std=0.00392157`."
 
+_SCALE_SIGNALS: Final = (
+    "Signals s: pass (s - low) / (high - low), clipped to 0..1, always with low and high of the calibration signals. "
+    "If the CNN was trained on (s - m) / d, `mean` is (m - low) / (high - low), `std` d / (high - low); if on s, m is "
+    "0 and d is 1."
+)
+# At an edge, bicubic interpolation goes up to about a tenth of it beyond both sides.
+_OVERSHOOT: Final = 0.1
+
 
 def as_input_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     """Return ``(C, H, W)`` unchanged, and ``(C, L)``, the shape of a signal, as ``(C, 1, L)``.
@@ -101,17 +109,21 @@ def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[n
     if not (math.isfinite(low) and math.isfinite(high)):
         raise DataError(f"found {dtype_and_shape(array)} with NaN or infinity", where=where, expected=_VALUES)
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        hint = (
-            "Images: remove transforms.Normalize and pass its values as `mean` and `std`. Signals s: pass (s - low) / "
-            "(high - low), `mean` -low / (high - low), `std` 1 / (high - low). Both become part of the network."
-        )
-        if low >= 0:
-            hint = _SCALE_PIXELS if 16 < high <= 255 else f"Divide them by {high:g}, if that is white."
-        raise DataError(
-            f"found {dtype_and_shape(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint
-        )
+        found = f"found {dtype_and_shape(array)} of {low:.4g}..{high:.4g}"
+        raise DataError(found, where=where, expected=_VALUES, hint=_range_hint(low, high))
     pixels = np.clip(array.astype(np.float32), 0, 1) * np.float32(255)
     return np.asarray(np.rint(pixels), np.uint8)
+
+
+def _range_hint(low: float, high: float) -> str:
+    """What to do with floats of ``low..high``."""
+    if low >= -_OVERSHOOT and abs(high - 1) <= _OVERSHOOT:
+        return "Clip them to 0..1; a resize with bicubic interpolation goes beyond."
+    if low < 0:
+        return f"Images: remove transforms.Normalize and pass its values as `mean` and `std`. {_SCALE_SIGNALS}"
+    if 16 < high <= 255:
+        return _SCALE_PIXELS
+    return f"Images: divide them by {high:g}, if that is white. {_SCALE_SIGNALS}"
 
 
 def is_guessed(shape: tuple[int, ...], input_shape: tuple[int, int, int] | None) -> bool:
@@ -139,7 +151,7 @@ def channels_first(
     if pixels.ndim == 4 and shape[1:] == (height, width, channels):
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     raise DataError(
-        f"found {dtype_and_shape(pixels)}",
+        f"found {shape}",
         where=where,
         expected=f"must be (N, {channels}, {height}, {width})"
         + (f" or (N, {channels}, {width})" if height == 1 else ""),
@@ -181,7 +193,7 @@ def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
         hint = _last_axis_hint(shape)
         if not hint:
             return pixels
-    raise DataError(f"found {dtype_and_shape(pixels)}", where=where, expected=f"must be {_AXES}", hint=hint)
+    raise DataError(f"found {shape}", where=where, expected=f"must be {_AXES}", hint=hint)
 
 
 def _last_axis_hint(shape: tuple[int, ...]) -> str:
