@@ -254,9 +254,6 @@ def test_labels_of_a_loader_that_cannot_be_used_are_named() -> None:
     loader = torch.utils.data.DataLoader([(torch.from_numpy(image), float(label)) for image, label in pairs])
     with pytest.warns(UserWarning, match="the labels in `images` are left out: found float64"):
         lc.convert(MODULE, loader, timesteps=2)
-    one_hot = [(torch.from_numpy(image), np.eye(2)[label]) for image, label in pairs]
-    with pytest.warns(UserWarning, match=r"the labels in `images` are left out: found .*labels.argmax\(1\)"):
-        lc.convert(MODULE, one_hot, timesteps=2)
 
 
 @pytest.mark.parametrize("classes", ["ab", ["a", "a"]])

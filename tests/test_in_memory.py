@@ -193,6 +193,15 @@ def test_floats_are_rounded_to_the_nearest_pixel() -> None:
         [torch.from_numpy(COLOUR), torch.tensor(LABELS)],
         list(DataLoader(TensorDataset(torch.from_numpy(COLOUR), torch.tensor(LABELS)), batch_size=2)),
         OwnDataset(COLOUR, np.array(LABELS)),
+        list(zip(COLOUR, np.eye(3)[LABELS], strict=True)),
+        [{"img": image, "label": label, "id": 7} for image, label in zip(COLOUR, LABELS, strict=True)],
+        DataLoader(
+            [
+                {"pixel_values": torch.from_numpy(image), "labels": label}
+                for image, label in zip(COLOUR, LABELS, strict=True)
+            ],  # type: ignore[arg-type]
+            batch_size=2,
+        ),
     ],
 )
 def test_labels_come_with_their_images(images: Any) -> None:
@@ -202,6 +211,16 @@ def test_labels_come_with_their_images(images: Any) -> None:
     with pytest.raises(DataError) as caught:
         as_dataset(images, LABELS)
     assert (caught.value.where, caught.value.hint) == ("labels", "Omit `labels`.")
+
+
+def test_an_image_that_cannot_be_read_is_named() -> None:
+    def of_files() -> Iterator[Array]:
+        yield GREY[0]
+        raise OSError("image file is truncated")
+
+    with pytest.raises(DataError) as caught:
+        as_images(of_files())
+    assert (caught.value.where, caught.value.found) == ("images", "item 1 cannot be read (image file is truncated)")
 
 
 def test_labels_of_an_iterator_are_kept() -> None:
@@ -242,7 +261,16 @@ def test_a_shuffled_loader_of_images_alone_takes_no_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    "labels", [LABELS, np.array(LABELS, np.uint8), torch.tensor(LABELS), tuple(LABELS), np.array(LABELS)[:, np.newaxis]]
+    "labels",
+    [
+        LABELS,
+        np.array(LABELS, np.uint8),
+        torch.tensor(LABELS),
+        tuple(LABELS),
+        np.array(LABELS)[:, np.newaxis],
+        np.eye(3, dtype=int)[LABELS],
+        torch.eye(3)[LABELS],
+    ],
 )
 def test_labels_of_every_form(labels: Any) -> None:
     found = as_labels(labels, 5, 3)
@@ -251,11 +279,16 @@ def test_labels_of_every_form(labels: Any) -> None:
     assert as_dataset(GREY).labels is None
 
 
+def test_labels_of_two_classes_may_be_booleans() -> None:
+    assert as_labels([True, False], 2, 2).tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("labels", "found", "hint"),
     [
-        (np.eye(5, dtype=int), "int64 (5, 5)", "argmax"),
-        (np.zeros(5), "float64 (5,)", "astype(int)"),
+        (np.eye(5, dtype=int)[:, ::-1] + np.eye(5, dtype=int), "int64 (5, 5)", "give one class per image"),
+        (np.full((5, 5), 0.2), "float64 (5, 5)", "give one class per image"),
+        (np.zeros(5), "float64 (5,)", "labels.long() of a tensor"),
         (np.array([0, 1, 2, 3, 4.5]), "float64 (5,)", "`targets`"),
         (np.array([0, 1, 2, 3, np.nan]), "float64 (5,)", "`targets`"),
         (LABELS[:4], "int64 (4,)", "Omit them"),
@@ -350,7 +383,7 @@ def test_signals(channels: int) -> None:
         as_images(signals[:, :, :8], shape)
     assert f"(N, {channels}, 9)" in caught.value.expected
     if channels == 3:
-        with pytest.raises(DataError, match=r"transpose\(0, 2, 1\)"):
+        with pytest.raises(DataError, match=r"swapaxes\(1, 2\)"):
             as_images(signals.transpose(0, 2, 1), shape)
 
 
@@ -388,7 +421,9 @@ FLOATS = (GREY / 255).astype(np.float32)
         ([Image.fromarray(GREY[0, 0].astype(np.uint16))], "mode I;16", "/ 65535"),
         (7, "type int", ""),
         ("mnist", "type str", ""),
-        ([{"image": GREY[0], "label": 1}], "keys ['image', 'label']", "Return (image, label)"),
+        ([{"left": GREY[0], "label": 1}], "keys ['left', 'label']", "Return (image, label)"),
+        ([{"image": GREY[0], "img": GREY[0]}], "keys ['image', 'img']", "Return (image, label)"),
+        (torch.from_numpy(FLOATS).to_sparse(), "torch.float32, which is not an array", ".to_dense()"),
         ({"image": GREY, "label": LABELS}, "keys ['image', 'label']", "two arguments"),
         ((GREY, LABELS), "different shapes", "two arguments"),
         ([(GREY[:3, 0], np.arange(3)), (GREY[3:, 0], np.arange(2))], "different shapes", "DataLoader itself"),
@@ -424,7 +459,7 @@ def test_labels_beyond_int64_are_refused() -> None:
         ((5,), (1, 8, 6), "Resize or crop"),
         ((5, 1, 9, 6), (1, 8, 6), "Resize or crop"),
         ((3, 8, 6, 50), (3, 8, 6), "(C, H, W, N): pass images.transpose(3, 0, 1, 2)"),
-        ((8, 6, 3, 50), (3, 8, 6), "(H, W, C, N): pass images.transpose(3, 2, 0, 1)"),
+        ((8, 6, 3, 50), (3, 8, 6), "(H, W, C, N): pass images.transpose(3, 2, 0, 1), or .permute(3, 2, 0, 1) of"),
         ((1, 5, 1, 8, 6), (1, 8, 6), "Resize or crop"),
         ((8, 6), None, "Pass [image]"),
         ((8, 6), None, "`input_shape=(1, 6)`"),

@@ -164,11 +164,11 @@ def _axes_hint(shape: tuple[int, ...], input_shape: tuple[int, int, int]) -> str
     if shape in (input_shape, (height, width), (height, width, channels)):
         return _ONE_IMAGE
     if height == 1 and shape[1:] == (width, channels):
-        return "The axes are (N, L, C): pass images.transpose(0, 2, 1)."
+        return "The axes are (N, L, C): pass images.swapaxes(1, 2)."
     if shape[:3] == input_shape:
-        return "The axes are (C, H, W, N): pass images.transpose(3, 0, 1, 2)."
+        return "The axes are (C, H, W, N): pass images.transpose(3, 0, 1, 2), or .permute(3, 0, 1, 2) of a tensor."
     if shape[:3] == (height, width, channels):
-        return "The axes are (H, W, C, N): pass images.transpose(3, 2, 0, 1)."
+        return "The axes are (H, W, C, N): pass images.transpose(3, 2, 0, 1), or .permute(3, 2, 0, 1) of a tensor."
     counts = {shape[1:]: 1}
     if len(shape) == 4:
         counts |= {shape[1:3]: shape[3], shape[2:]: shape[1]}
@@ -199,7 +199,11 @@ def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
 def _last_axis_hint(shape: tuple[int, ...]) -> str:
     """The hint if the last axis seems to be N; empty otherwise."""
     if shape[0] <= _MAX_CHANNELS < shape[1]:
-        return "The axes look like (C, H, W, N): pass images.transpose(3, 0, 1, 2)."
+        return (
+            "The axes look like (C, H, W, N): pass images.transpose(3, 0, 1, 2), or .permute(3, 0, 1, 2) of a tensor."
+        )
     if shape[2] <= _MAX_CHANNELS < shape[0] == shape[1]:
-        return "The axes look like (H, W, C, N): pass images.transpose(3, 2, 0, 1)."
+        return (
+            "The axes look like (H, W, C, N): pass images.transpose(3, 2, 0, 1), or .permute(3, 2, 0, 1) of a tensor."
+        )
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from loihi_convert.arrays import Array
 from loihi_convert.data.array_pixels import are_rounded, channels_first, is_guessed, pixels_of, require_bright
 from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.image_files import PILLOW_ERRORS
-from loihi_convert.errors import DataError
+from loihi_convert.errors import DataError, first_line
 
 _PIL_MODES: Final = ("1", "L", "RGB")
+_IMAGE_KEYS: Final = ("image", "img", "pixel_values")
+_LABEL_KEYS: Final = ("label", "labels")
 
 
 @runtime_checkable
@@ -119,10 +122,20 @@ def _parts(item: object, where: str, *, may_be_rows: bool) -> Sequence[object]:
     A list of arrays of one shape, with one axis or two, is an image, given by its rows or channels; but not a list that
     a DataLoader makes of the tuples of its Dataset.
     """
+    item = _without_keys(item)
     _refuse_mapping(item, where)
     if may_be_rows and isinstance(item, list) and [len(shape) for shape in set(map(_shape, item))] in ([1], [2]):
         return (np.stack([array_of(part, where) for part in item]),)
     return item if isinstance(item, (tuple, list)) else (item,)
+
+
+def _without_keys(item: object) -> object:
+    """(image, label) or (image,) of a dict, as from Hugging Face's data sets; anything else as it is."""
+    if not isinstance(item, Mapping):
+        return item
+    images, labels = ([name for name in names if name in item] for names in (_IMAGE_KEYS, _LABEL_KEYS))
+    is_clear = len(images) == 1 and len(labels) <= 1
+    return tuple(item[name] for name in (*images, *labels)) if is_clear else item
 
 
 def _shape(value: object) -> tuple[int, ...]:
@@ -188,7 +201,17 @@ def _items(images: object, where: str) -> Iterator[object]:
         if isinstance(images, DataSplits):
             hint = "Pass `calibration` of it to `convert`, and `test.images` to `run`."
         raise DataError(f"found an object of type {type(images).__name__}", where=where, expected=expected, hint=hint)
-    return iter(images) if isinstance(images, Iterable) else (images[index] for index in range(len(images)))
+    items = iter(images) if isinstance(images, Iterable) else (images[index] for index in range(len(images)))
+    for index in itertools.count():
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except OSError as error:
+            # A file that a Dataset reads.
+            found = f"item {index:,} cannot be read ({first_line(error)})"
+            raise DataError(found, where=where, hint="Replace or remove its file.") from error
+        yield item
 
 
 def _is_picture(value: object) -> bool:
@@ -220,8 +243,9 @@ def array_of(value: object, where: str) -> Array:
     except PILLOW_ERRORS as error:
         # NumPy has no bfloat16, and lists may be ragged.
         kind = getattr(value, "dtype", type(value).__name__)
-        raise DataError(
-            f"found {kind}, which is not an array ({error})",
-            where=where,
-            hint="Pass the tensor's .float()." if isinstance(value, _Tensor) else "Pass a NumPy array.",
-        ) from error
+        hint = "Pass a NumPy array."
+        if isinstance(value, _Tensor):
+            hint = (
+                f"Pass the tensor's {'.to_dense()' if 'sparse' in str(getattr(value, 'layout', '')) else '.float()'}."
+            )
+        raise DataError(f"found {kind}, which is not an array ({error})", where=where, hint=hint) from error

@@ -30,8 +30,9 @@ def as_images(
     =====================  =============================================================================================
     container              `Dataset`, with its labels or targets; NumPy array, torch tensor (any device), nested list;
                            list of images (arrays, tensors, lists of their rows or channels, PIL, turned as their EXIF
-                           data say); torch Dataset or DataLoader of images or of (image, label, ...); an iterable of
-                           batches with four axes, or of (batch, labels); a pair of arrays (images, labels)
+                           data say); torch Dataset or DataLoader of images, of (image, label, ...), or of dicts with
+                           ``image``, ``img`` or ``pixel_values`` and ``label`` or ``labels``; an iterable of batches
+                           with four axes, or of (batch, labels); a pair of arrays (images, labels)
     axes                   ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; ``(N, C, L)`` or, with one channel,
                            ``(N, L)`` for a network of signals, whose ``input_shape`` is ``(C, 1, L)``
     uint8, other integers  pixels, 0..255
@@ -65,8 +66,8 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
     Parameters
     ----------
     labels
-        A list, NumPy array or torch tensor of whole numbers from 0, ``(count,)`` or, as in Keras and MedMNIST,
-        ``(count, 1)``: the network's output for each image.
+        A list, NumPy array or torch tensor of whole numbers from 0, or booleans, ``(count,)`` or, as in Keras and
+        MedMNIST, ``(count, 1)``: the network's output for each image; or one-hot rows ``(count, outputs)``.
     count
         Number of images.
     class_count
@@ -80,8 +81,8 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
         For an invalid type, shape or range.
     """
     array = array_of(labels, where)
-    array = array[:, 0] if array.shape == (count, 1) else array
-    if array.dtype.kind not in "iu" or array.shape != (count,):
+    array = array[:, 0] if array.shape == (count, 1) else array.argmax(1) if _is_one_hot(array) else array
+    if array.dtype.kind not in "biu" or array.shape != (count,):
         raise DataError(
             f"found {dtype_and_shape(array)}",
             where=where,
@@ -208,7 +209,7 @@ def as_calibration(
         return dataset(found, own)
     except DataError as error:
         # Not the pictures or boxes that a Dataset may also return.
-        if own is not None and (own.ndim == 1 or _is_one_hot(own)):
+        if own is not None and own.ndim == 1:
             hint = f". {error.hint}" if error.hint else ""
             warnings.warn(f"the {kind} in `images` are left out: {error.found}{hint}", stacklevel=3)
         return found
@@ -238,10 +239,10 @@ def _is_one_hot(array: Array) -> bool:
 
 def _labels_hint(array: Array, count: int) -> str:
     if array.ndim == 2 and len(array) == count:
-        return "For one-hot rows, pass labels.argmax(1)."
+        return "Rows with several classes, or shares of them, are not labels: give one class per image, or omit them."
     if array.dtype.kind == "f" and array.shape == (count,):
         if np.array_equal(array, np.rint(array)):
-            return "Pass labels.astype(int)."
+            return "Pass labels.astype(int), or labels.long() of a tensor."
         return "Number the classes from 0. Values to be predicted are `targets`, of a regression."
     if array.dtype.kind in "US":
         return "Number them in the order of the CNN's outputs, `names`: [names.index(label) for label in labels]."
