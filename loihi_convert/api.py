@@ -29,6 +29,7 @@ from loihi_convert.pipeline.origin import source_of
 from loihi_convert.progress import progress_bar
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 _LEAST_AGREEMENT: Final = 0.8
@@ -51,7 +52,7 @@ def convert(
     balancing: BalanceOptions | None = None,
     quantization: QuantizeOptions = QuantizeOptions(),
     skip_copies: int | None = None,
-    device: Device = "auto",
+    device: Device | torch.device = "auto",
     expect: float | None = None,
 ) -> Converted:
     """Return ``model`` as a spiking network in Loihi's integers, balanced for ``timesteps`` steps.
@@ -94,7 +95,7 @@ def convert(
         Relays that carry each value of a skip connection, 1..8; by default as few as the agreement with the CNN on
         ``images`` allows.
     device
-        Where to simulate: ``"cpu"``, ``"cuda"``, or ``"auto"`` (a GPU if torch finds one).
+        Where to simulate: ``"cpu"``, ``"cuda"``, ``"auto"`` (a GPU if torch finds one), or a `torch.device`.
     expect
         The known accuracy of the CNN, in (0, 1]; a lower one on ``images`` gives a warning. By default the CNN only has
         to be better than always predicting the most frequent class.

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
@@ -42,6 +42,9 @@ from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
 from loihi_convert.result import Result
 from loihi_convert.simulation.cnn_classes import comparable_scores
+
+if TYPE_CHECKING:
+    import torch
 
 _FILE: Final = f"model{netx.SUFFIX}"
 
@@ -106,7 +109,7 @@ class Converted:
         targets: Targets | None = None,
         timesteps: int | None = None,
         backend: BackendName = "ref",
-        device: Device = "auto",
+        device: Device | torch.device = "auto",
     ) -> Result:
         """Run each of ``images`` for ``timesteps`` steps and return the result, with the CNN's for comparison.
 
@@ -198,7 +201,7 @@ class Converted:
         labels: Labels | None = None,
         *,
         timesteps: int | None = None,
-        device: Device = "auto",
+        device: Device | torch.device = "auto",
     ) -> DiagnosisReport:
         """Return where accuracy is lost between the CNN and the integers, and what to try.
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from loihi_convert.choices import Device
 from loihi_convert.errors import UsageError, one_of
 
+if TYPE_CHECKING:
+    import torch
 
-def chosen_device(name: str) -> str:
-    """Return the device for ``name``: ``auto`` is a GPU if torch finds one.
+
+def chosen_device(device: str | torch.device) -> str:
+    """Return the name of ``device``: ``auto`` is a GPU if torch finds one, ``cuda:0`` is the same as ``cuda``.
 
     Raises
     ------
     UsageError
-        If the name is unknown, or this machine lacks the device.
+        If it is another device, or this machine lacks it.
     """
+    name = "cuda" if str(device) == "cuda:0" else str(device)
     if name not in get_args(Device):
-        raise UsageError(f"found {name}", where="device", expected=one_of(get_args(Device)))
+        hint = "Choose a GPU by the variable CUDA_VISIBLE_DEVICES." if name.startswith("cuda:") else ""
+        raise UsageError(f"found {name}", where="device", expected=one_of(get_args(Device)), hint=hint)
     has_gpu = name != "cpu" and _has_gpu()
     if name == "cuda" and not has_gpu:
         raise UsageError(

@@ -50,7 +50,7 @@ def fine_tune(
     learning_rate: float | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
-    device: Device = "auto",
+    device: Device | torch.device = "auto",
     output: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -98,7 +98,7 @@ def fine_tune(
     seed
         Seed of image order and augmentation.
     device
-        Where to train: ``"cpu"``, ``"cuda"``, or ``"auto"`` (a GPU if torch finds one).
+        Where to train: ``"cpu"``, ``"cuda"``, ``"auto"`` (a GPU if torch finds one), or a `torch.device`.
     output
         A ``.pt`` or ``.safetensors`` file to write the CNN to, with its thresholds, ``mean`` and ``std``. `convert`
         takes its path with ``arch``. Finished epochs are kept in ``<output>.resume.pt`` until it is written.

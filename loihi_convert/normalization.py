@@ -29,7 +29,7 @@ def require_both(mean: object, std: object) -> None:
 
 
 def per_channel(values: float | Sequence[float] | None, channels: int, where: str) -> tuple[float, ...] | None:
-    """Return one number per channel: ``values``, or a single number repeated.
+    """Return one number per channel: ``values``, of any shape, or a single number repeated.
 
     Raises
     ------
@@ -42,14 +42,17 @@ def per_channel(values: float | Sequence[float] | None, channels: int, where: st
     import numpy as np
 
     try:
-        given = (float(values),) if np.ndim(values) == 0 else tuple(map(float, values))  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+        given = tuple(np.asarray(values, np.float64).ravel().tolist())
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"found {values!r}", where=where, expected="must be a number, or one per channel") from error
     return given * channels if len(given) == 1 else given
 
 
-def require_valid(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
-    """Raise a `UsageError` unless both are finite, one or one per channel, ``std`` above 0, and not those of 0..255."""
+def require_valid(mean: Sequence[float], std: Sequence[float], channels: int, hint: str = "") -> None:
+    """Raise a `UsageError` unless both are finite, one or one per channel, ``std`` above 0, and not those of 0..255.
+
+    ``hint`` is that of the error, except of the last kind.
+    """
     for where, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
             expected = f"must be one number, or one per channel ({channels})"
@@ -57,7 +60,7 @@ def require_valid(mean: Sequence[float], std: Sequence[float], channels: int) ->
             expected = f"must be {'finite and above 0' if where == 'std' else 'finite'}"
         else:
             continue
-        raise UsageError(f"found {tuple(values)}", where=where, expected=expected)
+        raise UsageError(f"found {tuple(values)}", where=where, expected=expected, hint=hint)
     # Signals below 0 have a `mean` above 1, such as 80 / 60 for -80..-20, but then a `std` of 1 / 60.
     if max(mean) > _OFFSET and max(std) >= 1:
         raise UsageError(
@@ -83,5 +86,8 @@ def channel_normalization(
     means, deviations = per_channel(mean, channels, "mean"), per_channel(std, channels, "std")
     if means is None or deviations is None:
         return None
-    require_valid(means, deviations, channels)
+    given = len(means)
+    # Signals whose shape is unknown are taken for images of one channel.
+    hint = f"For signals (N, {given}, L), give `input_shape` ({given}, L)." if given > channels == 1 else ""
+    require_valid(means, deviations, channels, hint)
     return means, deviations

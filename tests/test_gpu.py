@@ -71,7 +71,15 @@ def test_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "`device='cpu'`" in raised.value.hint
 
 
-def test_an_unknown_device() -> None:
+def test_a_device_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen_device(torch.device("cpu")) == "cpu"
+    assert [chosen_device(one) for one in ("cuda:0", torch.device("cuda"), torch.device("cuda", 0))] == ["cuda"] * 3
+
+
+@pytest.mark.parametrize(("device", "hint"), [("tpu", ""), (torch.device("cuda", 1), "CUDA_VISIBLE_DEVICES")])
+def test_an_unknown_device(device: str | torch.device, hint: str) -> None:
     with pytest.raises(UsageError) as raised:
-        chosen_device("tpu")
+        chosen_device(device)
     assert (raised.value.where, raised.value.expected) == ("device", "must be one of auto, cpu, cuda")
+    assert hint in raised.value.hint

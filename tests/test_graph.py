@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,12 @@ from support.refusals import refused
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from loihi_convert.errors import InputError, UnsupportedModelError
+from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.from_torch.tracing import trace
 from loihi_convert.frontend.lower import obstacles, to_relu_network
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.normalization import channel_normalization
 
 SHAPE = (1, 6, 6)
 
@@ -668,6 +670,18 @@ def test_normalization_outside_the_model() -> None:
 def test_wrong_normalization(options: dict[str, list[float]], where: str, found: str, expected: str) -> None:
     with refused(where, found, expected):
         to_relu_network(Modern(), (2, 12, 10), **options)
+
+
+def test_a_mean_for_each_channel_of_signals_needs_their_shape() -> None:
+    with pytest.raises(UsageError) as caught:
+        channel_normalization([0.5, 0.4, 0.3], 1.0, 1)
+    assert (caught.value.where, caught.value.found) == ("mean", "found (0.5, 0.4, 0.3)")
+    assert caught.value.hint == "For signals (N, 3, L), give `input_shape` (3, L)."
+
+
+@pytest.mark.parametrize("mean", [np.array([[[0.25]], [[0.5]]]), torch.tensor([0.25, 0.5]).view(1, 2, 1, 1)])
+def test_a_mean_may_have_the_shape_that_torch_broadcasts(mean: Any) -> None:
+    assert channel_normalization(mean, torch.tensor(0.5), 2) == ((0.25, 0.5), (0.5, 0.5))
 
 
 def test_layers_carry_names_geometry_and_pooling() -> None:
