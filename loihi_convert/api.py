@@ -12,13 +12,13 @@ import numpy as np
 
 from loihi_convert import netx
 from loihi_convert.arrays import Shape
-from loihi_convert.choices import Device, Task
+from loihi_convert.choices import Task
 from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options, require_timesteps
 from loihi_convert.converted import Converted
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.in_memory import Images, Labels, Targets, as_calibration
-from loihi_convert.devices import chosen_device
+from loihi_convert.devices import AnyDevice, chosen_device
 from loihi_convert.files import as_path
 from loihi_convert.frontend.users_code import named
 from loihi_convert.metrics.own_accuracy import own_accuracy, require_expectation, unjudged
@@ -29,7 +29,6 @@ from loihi_convert.pipeline.origin import source_of
 from loihi_convert.progress import progress_bar
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 _LEAST_AGREEMENT: Final = 0.8
@@ -52,7 +51,7 @@ def convert(
     balancing: BalanceOptions | None = None,
     quantization: QuantizeOptions = QuantizeOptions(),
     skip_copies: int | None = None,
-    device: Device | torch.device = "auto",
+    device: AnyDevice = "auto",
     expect: float | None = None,
 ) -> Converted:
     """Return ``model`` as a spiking network in Loihi's integers, balanced for ``timesteps`` steps.

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
@@ -18,12 +18,12 @@ from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import RunResult
-from loihi_convert.choices import BackendName, Device, Target
+from loihi_convert.choices import BackendName, Target
 from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.flow import Conversion
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.data.in_memory import Images, Labels, Targets, as_dataset, as_images, as_regression_dataset
-from loihi_convert.devices import chosen_device
+from loihi_convert.devices import AnyDevice, chosen_device
 from loihi_convert.errors import UsageError
 from loihi_convert.files import as_path
 from loihi_convert.frontend.source import Source
@@ -42,9 +42,6 @@ from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
 from loihi_convert.result import Result
 from loihi_convert.simulation.cnn_classes import comparable_scores
-
-if TYPE_CHECKING:
-    import torch
 
 _FILE: Final = f"model{netx.SUFFIX}"
 
@@ -109,7 +106,7 @@ class Converted:
         targets: Targets | None = None,
         timesteps: int | None = None,
         backend: BackendName = "ref",
-        device: Device | torch.device = "auto",
+        device: AnyDevice = "auto",
     ) -> Result:
         """Run each of ``images`` for ``timesteps`` steps and return the result, with the CNN's for comparison.
 
@@ -201,7 +198,7 @@ class Converted:
         labels: Labels | None = None,
         *,
         timesteps: int | None = None,
-        device: Device | torch.device = "auto",
+        device: AnyDevice = "auto",
     ) -> DiagnosisReport:
         """Return where accuracy is lost between the CNN and the integers, and what to try.
 

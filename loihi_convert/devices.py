@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from loihi_convert.choices import Device
 from loihi_convert.errors import UsageError, one_of
 
 if TYPE_CHECKING:
     import torch
+
+
+AnyDevice: TypeAlias = "Device | torch.device"
 
 
 def chosen_device(device: str | torch.device) -> str:

@@ -13,7 +13,6 @@ from pydantic import JsonValue
 from torch import nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.choices import Device
 from loihi_convert.cnn.checkpoint import digest
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
@@ -24,7 +23,7 @@ from loihi_convert.data import as_dataset, split_for_training
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.in_memory import Images, Labels
-from loihi_convert.devices import chosen_device
+from loihi_convert.devices import AnyDevice, chosen_device
 from loihi_convert.errors import UsageError
 from loihi_convert.files import as_path
 from loihi_convert.frontend.own_cnn import copies_of, design_of, teacher_of
@@ -50,7 +49,7 @@ def fine_tune(
     learning_rate: float | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
-    device: Device | torch.device = "auto",
+    device: AnyDevice = "auto",
     output: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
