@@ -73,10 +73,12 @@ def test_a_name_that_is_too_long() -> None:
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "images.csv").write_text("0,0,0")
     os.mkfifo(tmp_path / "pipe.npz")
-    for path in (tmp_path / "images.csv", tmp_path / "pipe.npz"):
+    np.save(tmp_path / "pixels.npy", np.zeros(3))
+    for path in (tmp_path / "images.csv", tmp_path / "pipe.npz", tmp_path / "pixels.npy"):
         with pytest.raises(DataError) as caught:
             load_data(path)
         assert (caught.value.where, caught.value.found) == (str(path), "found a file of another type")
+        assert ("images=numpy.load('pixels.npy')" in caught.value.hint) == (path.suffix == ".npy")
 
 
 def test_a_name_is_a_data_set_and_a_path_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

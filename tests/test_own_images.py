@@ -498,9 +498,9 @@ IMAGES = np.zeros((3, 4, 4), np.uint8)
         ({"image": IMAGES}, "", "contains image"),
         ({"images": IMAGES, "lables": np.zeros(3, int)}, "", "contains images, lables"),
         ({"images": IMAGES + 1.5}, "images", "float64 (3, 1, 4, 4) of 1.5..1.5"),
-        ({"images": IMAGES[0]}, "images", "uint8 (4, 4)"),
+        ({"images": IMAGES[0]}, "images", "found (4, 4)"),
         ({"images": IMAGES[:0]}, "images", "uint8 (0, 1, 4, 4)"),
-        ({"images": np.zeros((3, 9, 9, 50), np.uint8), "labels": np.zeros(50, int)}, "images", "uint8 (3, 9, 9, 50)"),
+        ({"images": np.zeros((3, 9, 9, 50), np.uint8), "labels": np.zeros(50, int)}, "images", "found (3, 9, 9, 50)"),
         ({"images": IMAGES, "calibration": IMAGES.astype(int) - 1}, "calibration", "int64 (3, 1, 4, 4) of -1..-1"),
         ({"images": IMAGES, "calibration": IMAGES[:, :2]}, "", "calibration images of (1, 2, 4)"),
         ({"images": IMAGES, "labels": np.zeros(2, int)}, "labels", "int64 (2,)"),
@@ -519,6 +519,7 @@ def test_npz_that_cannot_be_used(tmp_path: Path, arrays: dict[str, Array], key: 
         load_npz(path)
     assert caught.value.where == (f"{path}: {key}" if key else str(path))
     assert found in caught.value.found
+    assert ("images=images, labels=labels" in caught.value.hint) == found.startswith(("no arrays", "contains image"))
 
 
 def test_npz_of_floats_and_of_the_networks_shape(tmp_path: Path) -> None:
@@ -647,6 +648,7 @@ def test_a_bare_array_is_not_an_npz_file(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_npz(path)
     assert (caught.value.where, caught.value.found) == (str(path), "contains an unnamed array")
+    assert "images=images, labels=labels" in caught.value.hint
 
 
 def zipped(path: Path, content: bytes, compression: int = zipfile.ZIP_STORED) -> Path:

@@ -11,7 +11,7 @@ from loihi_convert.data.benchmarks import DATASETS, DESCRIPTIONS, default_root, 
 from loihi_convert.data.class_folders import ClassMap
 from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
 from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
-from loihi_convert.data.own_images import load_image_folder, load_npz, require_class_folders
+from loihi_convert.data.own_images import NPZ_HINT, load_image_folder, load_npz, require_class_folders
 from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError, UsageError, did_you_mean, one_of
 from loihi_convert.files import asked
@@ -94,7 +94,8 @@ def load_data(
         return load_npz(path, classes, input_shape=shape, at_once=at_once)
     own = "a folder of images or an .npz file"
     if path.exists():
-        raise DataError("found a file of another type", where=path, expected=f"must be {own}")
+        hint = NPZ_HINT.replace("images=images", f"images=numpy.load({path.name!r})") if path.suffix == ".npy" else ""
+        raise DataError("found a file of another type", where=path, expected=f"must be {own}", hint=hint)
     if path.suffix or str(data) != path.name:
         raise DataError("no such file or folder", where=path, expected=f"must be {own}")
     raise UsageError(

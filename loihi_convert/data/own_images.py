@@ -47,6 +47,7 @@ _IN_CLASS_ORDER: Final = (
     "numpy.savez"
 )
 _NPZ_FORM: Final = f"must contain images, and may contain {', '.join(NPZ_KEYS[1:])}"
+NPZ_HINT: Final = "Write it with numpy.savez('new.npz', images=images, labels=labels)."
 
 
 def load_image_folder(
@@ -177,7 +178,8 @@ def load_npz(
     arrays = {**_read_npz(path, tuple(stored)), **stored}
     unknown = sorted(arrays.keys() - set(NPZ_KEYS))
     if unknown or "images" not in arrays:
-        raise DataError(f"contains {', '.join(sorted(arrays)) or 'no arrays'}", where=path, expected=_NPZ_FORM)
+        found = f"contains {', '.join(sorted(arrays)) or 'no arrays'}"
+        raise DataError(found, where=path, expected=_NPZ_FORM, hint=NPZ_HINT)
     images = _npz_images(path, "images", arrays["images"], input_shape)
     notes = () if at_once or "images" in stored or not is_large(len(images), images.shape[1:]) else (_IN_MEMORY,)
     names = _class_names(path, arrays["classes"]) if "classes" in arrays else tuple(classes)
@@ -337,12 +339,7 @@ def _read_npz(path: Path, without: Sequence[str]) -> Mapping[str, NDArray[np.gen
         raise DataError(
             f"damaged, or not an .npz file ({reason})", where=path, hint="Write it again with numpy.savez."
         ) from error
-    raise DataError(
-        "contains an unnamed array",
-        where=path,
-        expected=_NPZ_FORM,
-        hint="Write it with numpy.savez(path, images=images).",
-    )
+    raise DataError("contains an unnamed array", where=path, expected=_NPZ_FORM, hint=NPZ_HINT)
 
 
 def _stated_count(stream: BinaryIO) -> int:
