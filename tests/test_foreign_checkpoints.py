@@ -507,6 +507,9 @@ def test_what_holds_no_weights_is_named() -> None:
     with pytest.raises(UsageError, match="found an ExportedProgram") as refused:
         Source.from_module(exported, SHAPE)  # type: ignore[arg-type]
     assert "`state_dict`" in refused.value.hint
+    with pytest.raises(UsageError, match="found an OrderedDict") as refused:
+        Source.from_module(nn.Linear(2, 2).state_dict(), SHAPE)  # type: ignore[arg-type]
+    assert "cnn.load_state_dict(state)" in refused.value.hint
     assert kind_of(Path("absent.pt")) is None
     os.mkfifo("pipe.pt")
     assert kind_of(Path("pipe.pt")) is None

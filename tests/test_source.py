@@ -268,9 +268,12 @@ def test_the_counters_of_batch_norm_may_be_missing() -> None:
         ("nets:Net(**{})", "found the arguments"),
         ("nets:Net(", "must be package.module:factory"),
         ("nets:broken", r"calling broken fails: KeyError: 'depth' \(nets.py, line \d+\)"),
-        ("failing:Net", r"importing failing fails: .*: No module named 'timmm' \(failing.py, line 1\)"),
+        ("failing:Net", r"importing failing fails: .*: No module named 'timmm' \(failing.py, line 1\)\. Install timmm"),
+        ("net:Net", r"no module net in .*\. Did you mean nets\?"),
+        ("parser:Net", r"importing parser fails: SystemExit: 2 \(parser.py, line 2\)\. .*__main__"),
+        ("weights:Net", r"importing weights fails: FileNotFoundError: .* \(weights.py, line 2\)"),
         ("syntax:Net", r"importing syntax fails: SyntaxError: .*\(syntax.py, line 2\)"),
-        ("script:Net", r"importing script fails: SystemExit: 3 \(script.py, line 2\)"),
+        ("script:Net", r"importing script fails: SystemExit: 3 \(script.py, line 2\)\. .*__main__"),
     ],
 )  # fmt: skip
 def test_an_arch_that_cannot_be_imported(folder: Path, arch: str, message: str) -> None:
@@ -278,6 +281,8 @@ def test_an_arch_that_cannot_be_imported(folder: Path, arch: str, message: str) 
     (folder / "syntax.py").write_text("x = 1\ndef f(:\n")
     (folder / "script.py").write_text("import sys\nsys.exit(3)\n")
     (folder / "zoo.py").write_text("from nets import Net, make\n")
+    (folder / "parser.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--lr'])\n")
+    (folder / "weights.py").write_text("import torch\ntorch.load('absent.pt')\n")
     with pytest.raises(UsageError, match=message) as caught:
         opened(saved(net().state_dict()), arch)
     assert "\n" not in str(caught.value)

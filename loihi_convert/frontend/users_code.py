@@ -11,6 +11,7 @@ import inspect
 import itertools
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +23,17 @@ from torch._ops import OpOverload
 from torch.nn.parameter import is_lazy
 
 from loihi_convert.choices import Architecture
-from loihi_convert.errors import UnsupportedModelError, UsageError, is_lack_of_memory
+from loihi_convert.errors import UnsupportedModelError, UsageError, did_you_mean, is_lack_of_memory
 from loihi_convert.frontend.model_runs import users_code
 
 _MAX_NAMES: Final = 4
+
+# The beginnings of the files of Python, of installed packages, and of this one.
+_NOT_THE_USERS: Final = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    str(Path(__file__).parents[1]),
+    "<frozen ",
+)
 
 _ARCH: Final = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<name>\w+(\.\w+)*)(?P<arguments>\(.*\))?", re.DOTALL)
 
@@ -117,21 +125,36 @@ def run_users_code(arch: str, doing: str, call: Callable[[], _Result]) -> _Resul
     except (Exception, SystemExit) as error:
         module_name = arch.partition(":")[0]
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            near = did_you_mean(str(error.name), [path.stem for path in Path.cwd().glob("*.py")])
             raise UsageError(
                 f"no module {error.name} in the current folder or the installed packages",
                 where="arch",
                 hint=f"Write {module_name.removesuffix('.py')}, without .py."
                 if module_name.endswith(".py")
-                else f'Start Python where "import {module_name}" works.',
+                else near or f'Start Python where "import {module_name}" works.',
             ) from error
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}, line {frame.lineno}"
-        if isinstance(error, SyntaxError) and error.filename:
-            place = f"{Path(error.filename).name}, line {error.lineno}"
+        place = _place(error)
         # The text of a SyntaxError ends with its place.
         text = error.msg if isinstance(error, SyntaxError) else str(error)
         reason = (text or "without a message").splitlines()[0]
-        raise UsageError(f"{doing} fails: {type(error).__name__}: {reason} ({place})", where="arch") from error
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            hint = f"Install {error.name.partition('.')[0]} in this Python or, if it is yours, start where it is found."
+        elif isinstance(error, SystemExit):
+            hint = 'Put the part that runs as a script under if __name__ == "__main__".'
+        raise UsageError(
+            f"{doing} fails: {type(error).__name__}: {reason} ({place})", where="arch", hint=hint
+        ) from error
+
+
+def _place(error: BaseException) -> str:
+    """The file and line of a SyntaxError, or the last of the user's own in which ``error`` was raised."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
+    frame = (own or frames)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
 def _callables(target: object, module_name: str, meant: str) -> list[str]:
@@ -240,6 +263,8 @@ def plain_copy(module: object) -> nn.Module:
     if not isinstance(module, nn.Module):
         is_exported = type(module).__name__ == "ExportedProgram"
         hint = "Pass the module that was exported, with the weights in its `state_dict`." if is_exported else ""
+        if isinstance(module, Mapping):
+            hint = "Load it into the CNN, cnn.load_state_dict(state), and pass that; or pass its path, with `arch`."
         raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module", hint=hint)
     module = unwrapped(module)
     require_weights(module)

@@ -154,9 +154,9 @@ def over_maps(
         return Conv(weight) if size else Dense(weight), (1, *size)
     if not is_whole and (len(maps) != 3 or not axes or not axes <= set(range(2, rank))):
         what = {"mean": "averages", "sum": "sums", "amax": "takes the maximum"}[function]
-        given = _given_axes(node)
-        over = "all axes" if given is None else f"axes {given}"
-        refuse(f"{what} over {over}", supported=supported)
+        over = "all axes" if (given := _given_axes(node)) is None else f"axes {given}"
+        hint = "Normalize with a fixed mean and std, not those of each image, and train again."
+        refuse(f"{what} over {over}", supported=supported, hint=hint if axes == {1, 2, 3} else "")
     channels, height, width = maps
     if is_whole or len(axes) == rank - 2:
         height = width = 1
