@@ -476,6 +476,7 @@ def test_a_changed_file_is_refused(
 def test_verification_and_provenance(tmp_path: Path) -> None:
     done = export_graded(source(Skip()), tmp_path / "model.net", images())
     assert done.verified_images == 32
+    assert done.notes[-1].startswith("only 60 calibration images: ")
     assert done.network.provenance["graded"] == {"headroom": 1.25, "calibration_images": 60}
     assert [layer.name for layer in done.layers] == [layer.name for layer in done.network.layers[1:]]
     with h5py.File(done.path) as file:

@@ -213,14 +213,20 @@ def test_labels_come_with_their_images(images: Any) -> None:
     assert (caught.value.where, caught.value.hint) == ("labels", "Omit `labels`.")
 
 
-def test_an_image_that_cannot_be_read_is_named() -> None:
-    def of_files() -> Iterator[Array]:
-        yield GREY[0]
-        raise OSError("image file is truncated")
+class Damaged(Pairs):
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        if index == 3:
+            raise OSError("Caught OSError in DataLoader worker process 0.\nOSError: image file is truncated")
+        return super().__getitem__(index)
 
-    with pytest.raises(DataError) as caught:
-        as_images(of_files())
-    assert (caught.value.where, caught.value.found) == ("images", "item 1 cannot be read (image file is truncated)")
+
+def test_an_image_that_cannot_be_read_is_named() -> None:
+    damaged = Damaged(list(COLOUR))
+    for images, place in ((damaged, "item 3"), (DataLoader(damaged, batch_size=2), "batch 1")):
+        with pytest.raises(DataError) as caught:
+            as_images(images)
+        assert caught.value.where == "images"
+        assert caught.value.found == f"{place} cannot be read (OSError: image file is truncated)"
 
 
 def test_labels_of_an_iterator_are_kept() -> None:

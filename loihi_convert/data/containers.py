@@ -16,7 +16,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.data.array_pixels import are_rounded, channels_first, is_guessed, pixels_of, require_bright
 from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.image_files import PILLOW_ERRORS
-from loihi_convert.errors import DataError, first_line
+from loihi_convert.errors import DataError
 
 _PIL_MODES: Final = ("1", "L", "RGB")
 _IMAGE_KEYS: Final = ("image", "img", "pixel_values")
@@ -209,7 +209,9 @@ def _items(images: object, where: str) -> Iterator[object]:
             return
         except OSError as error:
             # A file that a Dataset reads.
-            found = f"item {index:,} cannot be read ({first_line(error)})"
+            kind = "batch" if hasattr(images, "batch_size") else "item"
+            # The last line: the others are the traceback of a DataLoader's worker.
+            found = f"{kind} {index:,} cannot be read ({str(error).strip().splitlines()[-1]})"
             raise DataError(found, where=where, hint="Replace or remove its file.") from error
         yield item
 

@@ -151,7 +151,7 @@ def load_npz(
     ===============  ===============================================================================================
     ``images``       ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``, uint8 or floats in 0..1, see `as_images`;
                      signals ``(N, C, L)``, or ``(N, L)`` for one channel, if the network's input is ``(C, 1, L)``
-    ``labels``       optional; integers ``(N,)`` or ``(N, 1)`` from 0, the class index of each image
+    ``labels``       optional; integers ``(N,)`` or ``(N, 1)`` from 0, the class index of each image, see `as_labels`
     ``targets``      optional, instead of labels; numbers ``(N,)`` or ``(N, K)``, the targets of a regression
     ``classes``      optional; strings ``(K,)``, the name of each class, or of each output of a regression; labels are
                      numbered anew if the network's classes have another order

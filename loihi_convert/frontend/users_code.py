@@ -139,7 +139,8 @@ def run_users_code(arch: str, doing: str, call: Callable[[], _Result]) -> _Resul
         reason = (text or "without a message").splitlines()[0]
         hint = ""
         if isinstance(error, ModuleNotFoundError) and error.name:
-            hint = f"Install {error.name.partition('.')[0]} in this Python or, if it is yours, start where it is found."
+            missing = error.name.partition(".")[0]
+            hint = f"Install {missing} in this Python environment; if it is your own, start Python in its folder."
         elif isinstance(error, SystemExit):
             hint = 'Put the part that runs as a script under if __name__ == "__main__".'
         raise UsageError(
