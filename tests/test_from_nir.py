@@ -17,7 +17,7 @@ from support.nir_graphs import executed
 import loihi_convert as lc
 from loihi_convert import netx
 from loihi_convert.arrays import Array
-from loihi_convert.choices import Reset
+from loihi_convert.choices import Readout, Reset
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
@@ -203,6 +203,50 @@ def test_the_files_thresholds_are_kept_by_default() -> None:
     ]
     plain = Source.from_module(source.model, SHAPE)
     assert stored_neurons(plain, BalanceOptions()) == BalanceOptions()
+
+
+@pytest.mark.filterwarnings("ignore:the quantized network only agrees")
+@pytest.mark.parametrize(("threshold", "is_raised"), [(1.0, False), (1 / 300, True)])
+def test_thresholds_that_are_raised_to_one_are_named(threshold: float, is_raised: bool) -> None:
+    """Two weights of 1 and 0.5 at the most have units of 1 / 127 or more: 1 / 300 is less than half of that."""
+    nodes = [
+        nir.Input({"input": np.array([1, 1, 1])}),
+        flatten(),
+        nir.Linear(np.array([[1.0]])),
+        neurons([1.0], (1,)),
+        nir.Linear(np.array([[1.0], [0.5]])),
+        neurons([threshold, 1.0], (2,)),
+        nir.Linear(np.eye(2)),
+    ]
+    source = open_source(written(nodes), data="mine", task="classification")
+    white = np.full((40, 1, 1, 1), 255, np.uint8)
+    done = converted(source, white, 4, stored_neurons(source, BalanceOptions()), lc.QuantizeOptions())
+    raised = [note for note in done.notes if "raised to 1: n4 up to " in note]
+    assert len(raised) == is_raised
+
+
+@pytest.mark.parametrize("readout", ["spikes", "potential"])
+def test_the_potentials_of_output_neurons_are_expected_spike_counts(readout: Readout) -> None:
+    """Currents of 1 and 1 a step, thresholds 0.5 and 2: the potentials after 4 steps are 4 / 0.5 and 4 / 2."""
+    nodes = [
+        nir.Input({"input": np.array([1, 1, 1])}),
+        flatten(),
+        nir.Linear(np.array([[1.0]])),
+        neurons([1.0], (1,)),
+        nir.Linear(np.array([[1.0], [1.0]])),
+        neurons([0.5, 2.0], (2,)),
+    ]
+    source = open_source(written(nodes), data="mine", task="classification")
+    white = np.full((40, 1, 1, 1), 255, np.uint8)
+    options = stored_neurons(source, BalanceOptions(readout=readout))
+    done = converted(source, white, 4, options, lc.QuantizeOptions())
+    said = any("potentials are divided by its thresholds: the expected spike counts" in note for note in done.notes)
+    assert said == (readout == "potential")
+    if said:
+        from loihi_convert.backends.reference import run_network
+
+        potentials = run_network(done.quantized, white[:1], 4).potentials[0, -1]
+        np.testing.assert_allclose(potentials * done.quantized.layers[-1].scale, [8, 2], rtol=0.02)
 
 
 def test_layers_that_have_no_neurons_in_the_file_are_named() -> None:

@@ -79,7 +79,14 @@ def converted(
     return replace(
         done,
         quantized=replace(done.quantized, provenance=provenance),
-        notes=(*count_notes(images), *trained_notes, *notes, *done.notes, *cores),
+        notes=(
+            *count_notes(images),
+            *trained_notes,
+            *notes,
+            *done.notes,
+            *(_raised(done) if source.neurons else ()),
+            *cores,
+        ),
     )
 
 
@@ -140,7 +147,12 @@ def _as_stored(source: Source, readout: Readout, options: BalanceOptions) -> tup
         initial_potential=options.initial_potential or "zero",
         bias_correction=bool(options.bias_correction),
     )
-    dropped = "" if options.readout == readout else f" The file itself ends with `readout='{readout}'`."
+    dropped = ""
+    if options.readout != readout:
+        dropped = f" The file itself ends with `readout='{readout}'`"
+        dropped += (
+            "; potentials are divided by its thresholds: the expected spike counts." if readout == "spikes" else "."
+        )
     note = (
         "the file holds a spiking network: its thresholds are kept, up to rounding; neurons start at "
         f"{chosen.first_potential}, {chosen.neuron_reset} reset. Accuracy and agreement are compared with its firing "
@@ -154,6 +166,19 @@ def _as_stored(source: Source, readout: Readout, options: BalanceOptions) -> tup
         "layers without neurons in the file are given neurons, whose thresholds are balanced: "
         f"{', '.join(added)}. They cannot be part of the next layer's weights: for example, a pooling that drops the "
         "border before a convolution with padding. Other sizes of maps avoid this.",
+    )
+
+
+def _raised(done: Conversion) -> tuple[str, ...]:
+    """Thresholds of a file with a spiking network that are below half a unit of its integers, which become 1."""
+    # An error above 100 % has no other cause: thresholds from half a unit on are rounded to the nearest integer.
+    raised = [(layer.name, 1 + layer.threshold_error) for layer in done.report.layers if layer.threshold_error > 1]
+    if not raised:
+        return ()
+    layers = ", ".join(f"{layer_words(name)} up to {factor:.3g} times" for name, factor in raised)
+    return (
+        f"thresholds too small for the weights were raised to 1: {layers}. A spike of these channels adds that many "
+        "times as much to the next layer as in the file. Larger thresholds, or smaller weights, avoid this.",
     )
 
 
