@@ -29,6 +29,7 @@ from loihi_convert.checks.activity import (
     Activity,
     NetworkActivity,
     cnn_activity,
+    network_activity,
 )
 from loihi_convert.checks.finding import Finding, findings
 from loihi_convert.checks.integer_rules import (
@@ -57,6 +58,7 @@ from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockLayer
 from loihi_convert.neurocores.resources import Chips, network_resources, neuron_costs, resources
 from loihi_convert.pipeline.loaded_file import CheckpointFile
+from loihi_convert.pipeline.nir_files import changed_by_clipping
 
 Datasets = dict[str, Any]
 
@@ -725,6 +727,13 @@ def test_clipping_is_reported_where_it_may_change_spikes(check_network: Callable
     # 5 x 127 x 255 = 161,925, which is clipped to the threshold: the reset leaves 0 instead of 30,854.
     found = check_network(one_neuron(127, 0, limits.POTENTIAL_LIMIT), images=white)
     assert_says(found["no potential meets the upper end"], "warning", "hidden", ["2 of 2 images", " 131,071"])
+    # 127 x 255 + 100,000 = 132,385 a step: clipped at once, and above each of these thresholds, so each step fires.
+    for threshold, is_reported in ((64, False), (65_535, False), (65_536, True)):
+        network = one_neuron(127, 100_000, threshold)
+        clips = network_activity(network, white, 8).layers[0][1].high_clipped
+        reported = "no potential meets the upper end" in check_network(network, images=white)
+        assert (clips, reported) == (2, is_reported)
+        assert changed_by_clipping(network, white) == 0
     # -20,000 in each of eight steps. With a constant current the neuron never fires; after a spike it might.
     assert "no potential meets the lower end" not in check_network(one_neuron(0, -20_000, 64), images=white)
     found = check_network(one_neuron(1, -20_000, 64, poisson_seed=0), images=white)
