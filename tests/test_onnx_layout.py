@@ -23,18 +23,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def keras_cnn(shape: Any) -> Path:
-    """As Keras exports a convolution, ReLU, Flatten in the order (H, W, C) and a dense layer, for images of 5 x 7."""
+def keras_cnn(shape: Any, pixels: int = 15) -> Path:
+    """As Keras exports a normalization, a convolution, ReLU, Flatten in the order (H, W, C) and a dense layer.
+
+    ``pixels``: of a map after the convolution, 3 x 5 for images of 5 x 7.
+    """
     return onnx_graph(
         [
-            node("Transpose", "x", outputs=("t",), perm=[0, 3, 1, 2]),
+            node("Shape", "x", outputs=("s",)),
+            node("Mul", "x", "half", outputs=("n",)),
+            node("Transpose", "n", outputs=("t",), perm=[0, 3, 1, 2]),
             node("Conv", "t", "w", outputs=("c",)),
             node("Relu", "c", outputs=("r",)),
             node("Transpose", "r", outputs=("l",), perm=[0, 2, 3, 1]),
             node("Flatten", "l", outputs=("f",)),
             node("MatMul", "f", "d"),
         ],
-        {"w": random(4, 3, 3, 3), "d": random(60, 6)},
+        {"half": np.float32(0.5), "w": random(4, 3, 3, 3), "d": random(4 * pixels, 6)},
         shape,
     )
 
@@ -54,6 +59,24 @@ def assert_network_equals(path: Path, given: tuple[int, ...], to_file: Any) -> t
 def test_channels_last(shape: Any) -> None:
     notes = assert_network_equals(keras_cnn(shape), (3, 5, 7), lambda images: images.transpose(0, 2, 3, 1))
     assert any("channels last, (5, 7, 3): the conversion takes (3, 5, 7)" in note for note in notes)
+
+
+@pytest.mark.parametrize("shape", [("N", 3, 3, 3), ("N", "H", "W", "C")])
+def test_channels_are_last_if_the_file_moves_them_first(shape: Any) -> None:
+    cnn = keras_cnn(shape, pixels=1)
+    assert assert_network_equals(cnn, (3, 3, 3), lambda images: images.transpose(0, 2, 3, 1))
+
+
+def test_the_file_alone_gives_the_layout() -> None:
+    assert read_onnx(keras_cnn(("N", 5, 7, 3)), None)[1] == (3, 5, 7)
+    # A convolution takes channels first.
+    conv = [node("Conv", "x", "w", outputs=("c",)), node("Relu", "c", outputs=("r",)), node("Flatten", "r")]
+    assert read_onnx(onnx_graph(conv, {"w": random(4, 9, 5, 1)}, ("N", 9, 12, 1)), None)[1] == (9, 12, 1)
+    flat = [node("Flatten", "x", outputs=("f",)), node("MatMul", "f", "w")]
+    with pytest.raises(UsageError) as caught:
+        read_onnx(onnx_graph(flat, {"w": random(35, 4)}, ("N", 5, 7, 1)), None)
+    assert caught.value.where == "input_shape"
+    assert caught.value.expected == "must be (C, H, W): (1, 5, 7), or (5, 7, 1) if channels are first"
 
 
 def test_signals_with_channels_last(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from loihi_convert.arrays import Shape
 from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import CheckpointError, InputError, first_line, is_lack_of_memory
 from loihi_convert.frontend.from_onnx.graph import to_module
-from loihi_convert.frontend.from_onnx.layout import layout_of
+from loihi_convert.frontend.from_onnx.layout import are_channels_last, layout_of
 from loihi_convert.frontend.from_onnx.operators import FLOATS
 
 
@@ -79,7 +79,8 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
         )
     sizes = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
     # An open size is 0; the first size is that of the batch. Some files do not record the number of axes.
-    layout = layout_of(tuple(sizes[1:]) or (0, 0, 0), input_shape, path)
+    are_last = are_channels_last(content.graph, inputs[0].name)
+    layout = layout_of(tuple(sizes[1:]) or (0, 0, 0), input_shape, path, are_last)
     module = to_module(content, inputs[0].name, layout, path, is_for_one=sizes[:1] == [1])
     shape = layout.input_shape
     shape = shape if len(shape) == 3 else (shape[0], 1, shape[1])
