@@ -419,6 +419,13 @@ def test_a_graph_without_an_order_is_refused(nodes: list[Any], message: str) -> 
         read_onnx(graph(nodes, {}), None)
 
 
+def test_unused_operators_are_left_out() -> None:
+    unused = [node("Sqrt", "x", outputs=("a",)), node("LSTM", "a", "absent", outputs=("b",))]
+    module, *_ = read_onnx(graph([*unused, node("Relu", "x")], {}), None)
+    images = torch.rand(3, *SHAPE) - 0.5
+    assert torch.equal(module(images), images.relu())
+
+
 def test_padding_of_some_axes() -> None:
     """From opset 18 on; onnx's reference of earlier ones does not know it."""
     path = graph([node("Pad", "x", "p", "", "axes")], {"p": np.array([1, 2, 3, 0]), "axes": np.array([3, -2])})

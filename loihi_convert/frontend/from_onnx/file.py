@@ -23,6 +23,7 @@ from loihi_convert.errors import CheckpointError, InputError, first_line, is_lac
 from loihi_convert.frontend.from_onnx.graph import to_module
 from loihi_convert.frontend.from_onnx.layout import are_channels_last, layout_of
 from loihi_convert.frontend.from_onnx.operators import FLOATS
+from loihi_convert.frontend.from_onnx.stacks import drop_unused
 
 
 def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, tuple[str, ...]]:
@@ -79,6 +80,7 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
         )
     sizes = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
     # An open size is 0; the first size is that of the batch. Some files do not record the number of axes.
+    drop_unused(content.graph)
     are_last = are_channels_last(content.graph, inputs[0].name)
     layout = layout_of(tuple(sizes[1:]) or (0, 0, 0), input_shape, path, are_last)
     module = to_module(content, inputs[0].name, layout, path, is_for_one=sizes[:1] == [1])

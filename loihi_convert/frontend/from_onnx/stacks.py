@@ -1,4 +1,6 @@
-"""Sums, means, maxima and minima of stacked values: one operator on the values themselves, in place of the stack.
+"""ONNX graphs without unused nodes, and without stacks, before they are read.
+
+Sums, means, maxima and minima of stacked values become one operator on the values themselves, in place of the stack.
 
 Unsqueeze of each, Concat and ReduceSum become Sum, ReduceMean Mean, ReduceMax Max, and ReduceMin Min: ensembles of
 CNNs, often stacked before the batch axis, and maxout.
@@ -46,6 +48,21 @@ def without_stacks(graph: Any, constants: Mapping[str, Array]) -> list[Any]:
         if node in nodes and not used & {*node.output}:
             nodes.remove(node)
     return nodes
+
+
+def drop_unused(graph: Any) -> None:
+    """Remove from ``graph`` the nodes on which its outputs do not depend."""
+    makers: dict[str, list[int]] = {}
+    for index, node in enumerate(graph.node):
+        for name in node.output:
+            makers.setdefault(name, []).append(index)
+    wanted, used = [value.name for value in graph.output], set[int]()
+    while wanted:
+        found = {*makers.get(wanted.pop(), ())} - used
+        used |= found
+        wanted += [name for index in found for name in graph.node[index].input if name]
+    for index in sorted({*range(len(graph.node))} - used, reverse=True):
+        del graph.node[index]
 
 
 def _joined_before(node: Any, makers: Mapping[str, Any], constants: Mapping[str, Array]) -> list[Any]:
