@@ -368,6 +368,7 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
             ("ReduceMin", 2, (), {"axes": [2]}),
         )
     },
+    "Einsum": ([node("Einsum", "x", "w", equation="bchw,oc->bohw")], {"w": random(2, 2)}),
     "LogSoftmax": ([node("LogSoftmax", "x", axis=1)], {}),
     "Tanh": ([node("Tanh", "x")], {}),
     "Dropout": ([node("Dropout", "x", outputs=("d",)), node("Cast", "d", to=TensorProto.FLOAT)], {}),
@@ -483,6 +484,7 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
 @pytest.mark.parametrize(
     ("nodes", "weights", "message"),
     [
+        ([node("Transpose", "x", perm=[2, 3, 0, 1])], {}, "moves the batch axis.*adaptive pooling"),
         ([node("LSTM", "x", "w", "r")], {}, r"holds LSTM \(y\)"),
         ([node("Resize", "x", "", "s", name="up/Resize")], {"s": random(4)}, r"holds Resize \(up/Resize\)"),
         ([node("QuantizeLinear", "x", "s")], {"s": np.float32(1)}, "before its quantization"),
@@ -521,7 +523,7 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
         (
             [node("MaxPool", "x", kernel_shape=[2, 2], pads=[0, 0, 1, 1])],
             {},
-            "or a max pooling after Relu, Clip or Max",
+            r"a max pooling after Relu, Clip or Max, or an average pooling that counts the padding\. Train with",
         ),
         (
             [
@@ -530,12 +532,12 @@ def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> N
                 node("MaxPool", "s", kernel_shape=[2, 2], pads=[0, 0, 1, 1]),
             ],
             {"h": np.float32(0.5)},
-            "or a max pooling after Relu, Clip or Max",
+            r"a max pooling after Relu, Clip or Max, or an average pooling that counts the padding\. Train with",
         ),
         (
             [node("Relu", "x", outputs=("r",)), node("MaxPool", "r", kernel_shape=[2, 2], pads=[0, 0, 2, 2])],
             {},
-            "or a max pooling after Relu, Clip or Max",
+            r"a max pooling after Relu, Clip or Max, or an average pooling that counts the padding\. Train with",
         ),
         ([node("AveragePool", "x", kernel_shape=[2, 2], pads=[0, 0, 1, 1])], {}, "has padding"),
         ([node("Tile", "x", "r")], {"r": np.array([2, 1, 1, 1])}, "y: Tile repeats images"),
@@ -610,6 +612,7 @@ SPELLINGS: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "Where": CASES["Where"],
     "Min after Max": CASES["Min after Max"],
     "SpaceToDepth": CASES["SpaceToDepth"],
+    "Einsum": CASES["Einsum"],
     "Mean": ([node("Relu", "x", outputs=("r",)), node("Mean", "x", "r")], {}),
     "HardSigmoid": ([node("Mul", "x", "c", outputs=("s",)), node("HardSigmoid", "s")], {"c": np.float32(4)}),
     "HardSigmoid of torch": ([node("HardSigmoid", "x", alpha=1 / 6, beta=0.4)], {}),
@@ -660,6 +663,7 @@ def test_one_of_several_outputs() -> None:
     with pytest.raises(InputError) as caught:
         read_onnx(path, None)
     assert caught.value.hint.startswith("Keep one of y, z: onnx.utils.extract_model(")
+    assert caught.value.found == "the graph has 1 input and 2 outputs"
 
 
 @pytest.mark.parametrize("name", ["graph", "float", "training", "block.forward"])
@@ -690,6 +694,12 @@ def test_what_cannot_be_read_is_named() -> None:
         read_onnx(path, None)
     path = graph([node("Identity", "w")], {"w": random(3)})
     with pytest.raises(InputError, match="does not depend on the image"):
+        read_onnx(path, None)
+    content = onnx.load(graph([node("MatMul", "x", "w")], {}))
+    values, places = numpy_helper.from_array(random(1), "w"), numpy_helper.from_array(np.array([0]))
+    content.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [8, 4]))
+    onnx.save(content, path)
+    with pytest.raises(InputError, match=r"sparse weights are not read\. Store them as dense"):
         read_onnx(path, None)
 
 

@@ -63,7 +63,10 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     weights = {initializer.name for initializer in content.graph.initializer}
     inputs = [value for value in content.graph.input if value.name not in weights]
     if len(inputs) != 1 or len(content.graph.output) != 1:
-        counts = f"{len(inputs)} inputs and {len(content.graph.output)} outputs"
+        counts = " and ".join(
+            f"{len(values)} {kind}{'s' * (len(values) != 1)}"
+            for values, kind in ((inputs, "input"), (content.graph.output, "output"))
+        )
         hint = ""
         if len(inputs) == 1:
             names = ", ".join(value.name for value in content.graph.output)
@@ -81,6 +84,8 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     sizes = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
     # An open size is 0; the first size is that of the batch. Some files do not record the number of axes.
     drop_unused(content.graph)
+    if content.graph.sparse_initializer:
+        raise InputError("sparse weights are not read", where=path, hint="Store them as dense initializers.")
     are_last = are_channels_last(content.graph, inputs[0].name)
     layout = layout_of(tuple(sizes[1:]) or (0, 0, 0), input_shape, path, are_last)
     module = to_module(content, inputs[0].name, layout, path, is_for_one=sizes[:1] == [1])

@@ -304,7 +304,7 @@ class _Reader:
         if isinstance(argument, list):
             return [self._nodes[name] for name in argument]
         if isinstance(argument, str):
-            return self._nodes[argument]
+            return self._nodes.get(argument, argument)
         if not isinstance(argument, Tensor):
             return argument
         constant = self._graph.get_attr(self._part(f"{_name(node)}_constant", argument))

@@ -149,8 +149,8 @@ class Call:
     target
         The module or function.
     arguments
-        A name stands for a value, a list of names for several values, a tensor for a constant; anything else is
-        literal.
+        The name of a value stands for it, a list of names for several values, a tensor for a constant; anything else
+        is literal.
     lacks_batch
         Whether the value lacks the batch axis in the file; None if it does so where an input does.
     """

@@ -22,13 +22,12 @@ from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, as_tens
 from loihi_convert.frontend.from_torch.layers import equally_padded
 
 NOT_SUPPORTED: Final = (
-    *("LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention", "Einsum", "ConvTranspose", "Resize", "Upsample"),
+    *("LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention", "ConvTranspose", "Resize", "Upsample"),
     *("LayerNormalization", "InstanceNormalization", "GroupNormalization"),
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
     *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
 )
 """Operators without a spiking equivalent; a file with one of them is refused before anything is read."""
-
 
 FLOATS: Final = (1, 10, 11, 16)
 """FLOAT, FLOAT16, DOUBLE, BFLOAT16 of ``onnx.TensorProto``."""
@@ -89,9 +88,9 @@ def _pool(node: OnnxNode) -> Calls:
         longest = max(map(operator.sub, (*begin, *end), kernel * 2))
         if not is_same or ceil_mode or set(dilation) != {1} or longest >= 0:
             raise unknown(
-                f"has padding {begin} and {end}; supported: equal padding at both ends, or a max pooling after Relu, "
-                "Clip or Max",
-                "Train with padding='valid', or maps of an odd size.",
+                f"has padding {begin} and {end}; supported: equal padding at both ends, a max pooling after Relu, "
+                "Clip or Max, or an average pooling that counts the padding",
+                "Train with padding='valid'.",
             )
         # Zeros change no maximum of values that are never negative. From the last axis to the first.
         sides = tuple(side for pair in reversed(tuple(zip(begin, end, strict=True))) for side in pair)
@@ -141,6 +140,11 @@ def _matmul(node: OnnxNode) -> Calls:
     if node.weights(1).ndim != 2:
         raise unknown("is not a product with a single weight matrix")
     return _linear(node, node.weights(1).T, None)
+
+
+def _einsum(node: OnnxNode) -> Calls:
+    operands = [name if name in node.examples else node.weights(place) for place, name in enumerate(node.inputs)]
+    return [Call(torch.einsum, node.attributes["equation"].decode(), *operands)]
 
 
 def _linear(node: OnnxNode, weight: Tensor, bias: Tensor | None) -> Calls:
@@ -296,6 +300,7 @@ OPERATORS: Final[Mapping[str, Callable[[OnnxNode], Calls]]] = {
     "Conv": _conv,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Einsum": _einsum,
     "BatchNormalization": _batch_norm,
     "Relu": lambda node: node.called(nn.ReLU()),
     "Clip": _clip,

@@ -183,7 +183,11 @@ def unsqueeze(node: OnnxNode) -> Calls:
 def transpose(node: OnnxNode) -> Calls:
     order = tuple(node.attributes.get("perm", reversed(range(node.rank))))
     if order[0] != 0:
-        raise unknown("moves the batch axis", BATCH_HINT)
+        raise unknown(
+            "moves the batch axis",
+            "Keep the batch axis first. Torch's newer exporter moves it for adaptive pooling with overlapping windows: "
+            "then give the CNN itself, not an ONNX file.",
+        )
     return [Call(torch.permute, node.image, order)]
 
 
