@@ -78,6 +78,11 @@ def bu(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
     return (x * levels + 0.5).floor() / levels * threshold
 
 
+def ramp(x: Tensor, *shape: int) -> Tensor:
+    """Constants from -0.3 to 0.3."""
+    return torch.linspace(-0.3, 0.3, int(np.prod(shape))).reshape(shape).to(x)
+
+
 def with_numbers_set_later(x: Tensor) -> Tensor:
     floor = torch.full_like(x, 0.1)
     y = torch.maximum(x, floor)
@@ -163,6 +168,10 @@ CASES = {
     "minimum with a number": of(
         lambda m, x: m.two(torch.minimum(m.one(x).relu(), torch.full((1, 1, 1), 0.1))), one=CONV(4, 3), two=CONV(3, 3)
     ),
+    "maximum with a number per channel": of(lambda m, x: torch.maximum(m.conv(x), ramp(x, 4, 1, 1)), conv=CONV(4, 3)),
+    "minimum with a number per pixel": of(
+        lambda m, x: m.two(torch.min(ramp(x, 1, 6, 6), m.one(x))), one=CONV(4, 3), two=CONV(3, 3)
+    ),
     "maximum with numbers set later": of(lambda m, x: with_numbers_set_later(m.conv(x)), conv=CONV(4, 3)),
     "clamp, all by keyword": of(lambda m, x: torch.clamp(input=m.conv(x), min=0, max=0.2), conv=CONV(4, 3)),
     "clamp up to the largest float": of(lambda m, x: m.conv(x).clamp(-LARGEST, 0.2), conv=CONV(4, 3)),
@@ -215,7 +224,6 @@ def of_an_earlier_sign(x: Tensor) -> Tensor:
         lambda x: x * ~(x > 0),
         lambda x: torch.maximum(x, ZERO, out=x + 1),
         lambda x: x * (x > 0).to(x.dtype) + (x > 0),
-        lambda x: torch.maximum(x, torch.tensor([[[1.0]], [[0.5]]])),
         lambda x: functional.threshold(x, 0.5, 0),
         lambda x: x.clamp(min=torch.tensor([[[0.0]], [[0.1]]])),
         lambda x: x.clamp(0.2, 0.1),

@@ -13,6 +13,7 @@ the same of ``(N, C, k, H, W)``        the same of its ``k`` parts
 ``cat`` of tensors and constants       ``cat`` of the tensors and zeros, ``+`` of the constants
 ``cat`` along height or width          ``pad`` of each with zeros, ``+`` of all
 ``maximum``, ``minimum`` with numbers  ``clamp``, except ``maximum`` with 0, a ReLU
+the same with other constants          ``-`` the constants, ``relu``, ``+`` the constants
 ``torch.batch_norm``                   ``functional.batch_norm``, whose arguments are in another order
 ``hardsigmoid``                        ``/ 6``, ``+ 0.5``, ``clamp(0, 1)``
 ``softshrink(x, bound)``               ``relu`` of ``x - bound``, ``-`` ``relu`` of ``-bound - x``
@@ -115,16 +116,22 @@ def decomposed(create: Create, target: Any, args: Sequence[Any], kwargs: Mapping
 
 
 def _extreme(create: Create, name: str, x: Any, other: Any) -> Any:
-    """A clamp for a maximum or minimum of a tensor and a repeated number; ``None`` for a ReLU, or two tensors."""
+    """A clamp for a maximum or minimum of a tensor and a repeated number, a ReLU for other constants.
+
+    ``None`` for two tensors of the image, and for constants that repeat images or maps.
+    """
     if not _depends_on_image(x):
         x, other = other, x
     value = _value_of(other)
     if not _depends_on_image(x) or _depends_on_image(other) or not isinstance(value, torch.Tensor):
         return None
-    bound, before = repeated_number(value), x.node.meta["value"].shape
-    if bound is None or np.broadcast_shapes(before, value.shape) != before:
+    before, is_max = x.node.meta["value"].shape, name.startswith("max")
+    if np.broadcast_shapes(before, value.shape) != before:
         return None
-    return create(torch.clamp, x, *((bound, None) if name.startswith("max") else (None, bound)))
+    if (bound := repeated_number(value)) is not None:
+        return create(torch.clamp, x, *((bound, None) if is_max else (None, bound)))
+    beyond = create(torch.relu, create(operator.sub, *((x, other) if is_max else (other, x))))
+    return create(operator.add, beyond, other) if is_max else create(operator.sub, other, beyond)
 
 
 def _addmm(create: Create, bias: Any, x: Any, weight: Any, *, alpha: float = 1, beta: float = 1) -> Any:
