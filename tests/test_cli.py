@@ -486,7 +486,11 @@ def test_target_loihi2(invoke: Invoke, model: Path) -> None:
 def test_what_target_loihi2_refuses(invoke: Invoke, model: Path) -> None:
     assert invoke("export", model, "-T", 4, "-o", "plain.net", "--balance", "percentile").code == 0
     for words, message in [
-        (["run", "plain.net", "--neuron", "stock"], "neuron: the file was exported for target lava"),
+        (["run", "plain.net", "--neuron", "stock"], "error: the file was exported for target lava"),
+        (
+            ["run", "plain.net", "--backend", "loihi2", "--dry-run"],
+            "or run it on --backend ref or sim without --neuron stock.",
+        ),
         (["run", "plain.net", "--leak"], "leak: this run uses soft-reset neurons"),
         (["export", model, "--target", "chip"], "--target: found 'chip'; must be one of lava, loihi2."),
         (
@@ -1064,7 +1068,10 @@ def test_choices_are_completed_by_the_shell(tmp_path: Path) -> None:
         (["export", "empty"], "empty: is a folder. Name a checkpoint"),
         (["check", "empty"], "empty: is a folder. Name a .net file"),
         (["run", "model.safetensors"], "model.safetensors: is a checkpoint."),
-        (["run", "net.onnx"], "net.onnx: is an ONNX file. Export it first"),
+        (
+            ["run", "net.onnx"],
+            "net.onnx: is an ONNX file. Export it first: `loihi-convert export net.onnx --data IMAGES`.",
+        ),
         (["train", "--from", "model.net"], "model.net: is exported already."),
     ],
 )
@@ -1114,7 +1121,7 @@ def test_errors_of_the_library_are_shown_with_the_flags_of_the_verb(invoke: Invo
     invoke("export", model, "-T", 2, "--balance", "percentile", "-o", "plain.net")
     done = invoke("run", "plain.net", "--neuron", "stock")
     assert done.code == 2
-    assert "error: --neuron: " in done.err
+    assert "run it on --backend ref or sim without --neuron stock." in done.err
     assert "--target loihi2" in done.err or "`target='loihi2'`" in done.err
 
 

@@ -695,6 +695,9 @@ def test_what_cannot_be_read_is_named() -> None:
     path = graph([node("Identity", "w")], {"w": random(3)})
     with pytest.raises(InputError, match="does not depend on the image"):
         read_onnx(path, None)
+    Path("text.onnx").write_bytes(b"abc")
+    with pytest.raises(CheckpointError, match=r"text\.onnx: damaged, or not an ONNX file"):
+        open_source(Path("text.onnx"))
     content = onnx.load(graph([node("MatMul", "x", "w")], {}))
     values, places = numpy_helper.from_array(random(1), "w"), numpy_helper.from_array(np.array([0]))
     content.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [8, 4]))

@@ -151,6 +151,7 @@ def test_plain_cnns_do_not_have_trained_thresholds(tmp_path: Path) -> None:
         balance(network, np.zeros((1, 1, 8, 8), np.uint8), 2, BalanceOptions(method="qcfs"))
     assert raised.value.where == "method"
     assert "not trained with thresholds" in raised.value.found
+    assert "`loihi-convert train --qcfs 4`" in raised.value.hint
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (3, 7, 4, 6)])

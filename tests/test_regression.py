@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import class_count, classes_of
 from loihi_convert.metrics.regression import errors
 from loihi_convert.netx.native import encode
+from loihi_convert.pipeline.origin import notes_on_images
 from loihi_convert.simulation.relu import cnn_scores
 
 pytestmark = pytest.mark.slow
@@ -91,6 +93,13 @@ def test_auto_compares_outputs(position: nn.Module) -> None:
     assert f"the quantized network explains {100 * made.agreement.agreement:.3f} % of the variance" in made.notes[0]
     coarse = to_integers(cnn, calibration, 1, BalanceOptions(method="percentile"))
     assert coarse.agreement.agreement < 0.9
+
+
+@pytest.mark.parametrize(("task", "worse"), [("classification", "a lower accuracy"), ("regression", "a larger error")])
+def test_what_other_images_may_have(task: str, worse: str) -> None:
+    record = SimpleNamespace(model=SimpleNamespace(calibration_fingerprint="f"))
+    network: Any = SimpleNamespace(task=task, provenance=record)
+    assert [note.endswith(f"other images may have {worse}") for note in notes_on_images(network, "f")] == [True]
 
 
 @pytest.mark.parametrize("convert", [to_integers, balance])

@@ -26,7 +26,9 @@ def require_netx(path: Path) -> None:
         )
     if is_cnn(path):
         found = "is an ONNX file" if kind_of(path) == "onnx" else "is a NIR file" if is_nir(path) else "is a checkpoint"
-        raise InputError(found, where=path, hint=f"Export it first: `loihi-convert export {path}`.")
+        # Only a checkpoint may record its images.
+        images = "" if found == "is a checkpoint" else " --data IMAGES"
+        raise InputError(found, where=path, hint=f"Export it first: `loihi-convert export {path}{images}`.")
 
 
 def require_cnn(path: Path) -> None:

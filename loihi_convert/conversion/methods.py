@@ -107,7 +107,7 @@ def _require_method(network: ReluNetwork, options: BalanceOptions) -> None:
         raise UsageError(
             "found 'qcfs' for a CNN that was not trained with thresholds",
             where="method",
-            hint="Train it with `qcfs`, or use `method='auto'`.",
+            hint="Train it with `loihi-convert train --qcfs 4`, or use `method='auto'`.",
         )
 
 

@@ -82,10 +82,15 @@ class CnnFile:
 
 def read_cnn(path: Path, given: Given) -> CnnFile:
     """Return the CNN whose weights are in ``path``; errors are those of `source.open_source`."""
-    arch, is_onnx = given.arch, kind_of(path) == "onnx"
+    arch, kind = given.arch, kind_of(path)
+    # A damaged one has lost its signature.
+    is_onnx = kind == "onnx" or (kind in ("text", "unknown") and path.suffix.lower() == ".onnx")
     if arch is not None and (is_onnx or is_nir(path)):
-        kind = "an ONNX" if is_onnx else "a NIR"
-        raise UsageError(f"given for {kind} file", where="arch", hint="Omit it: the file contains the CNN.")
+        raise UsageError(
+            f"given for {'an ONNX' if is_onnx else 'a NIR'} file",
+            where="arch",
+            hint="Omit it: the file contains the CNN.",
+        )
     if is_nir(path):
         model, shape, readout, notes = read_nir(path, given.input_shape)
         return CnnFile(model, shape, given.classes, given.mean, given.std, neurons=readout, notes=notes)

@@ -113,9 +113,7 @@ def neuron_model(network: QuantizedNetwork, neuron: Neuron | None = None, *, lea
     if is_circuit and network.target != "loihi2":
         raise UsageError(
             f"the file was exported for target {network.target}: stock Loihi 2 neurons cannot hold its parameters",
-            where="neuron",
-            expected="must be own for this file",
-            hint="Export it with `target='loihi2'`.",
+            hint="Export it with `target='loihi2'`, or run it on `backend` ref or sim without `neuron='stock'`.",
         )
     if leak and not is_circuit:
         raise UsageError(

@@ -46,7 +46,8 @@ def notes_on_images(network: QuantizedNetwork | GradedNetwork, fingerprint: str)
     """Return a note if the images with this `DataSplits` or `Dataset` fingerprint were its calibration images."""
     if network.provenance.model.calibration_fingerprint != fingerprint:
         return ()
-    return ("the file was calibrated on these images: other images may have a lower accuracy",)
+    worse = "a lower accuracy" if network.task == "classification" else "a larger error"
+    return (f"the file was calibrated on these images: other images may have {worse}",)
 
 
 def doubt(
