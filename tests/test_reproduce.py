@@ -114,7 +114,7 @@ def test_a_table_contains_the_accuracy_of_the_integers(command: Command, capsys:
     printed = capsys.readouterr()
     page = (command.folder / "table-2.md").read_text()
     assert r"`m\udce9.safetensors`" in page
-    assert printed.out.startswith("Table 2: methods on MNIST: accuracy, % ")
+    assert printed.out.startswith("Table 2: methods on MNIST: accuracy, %\n")
     assert "| " not in printed.out
     assert f"wrote {command.folder / 'table-2.md'}" in printed.out
     assert "ngu-lee (soft, literal), T = 8: " in printed.err
