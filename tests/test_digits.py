@@ -140,7 +140,7 @@ def test_biases_that_take_the_range_of_the_readout_are_named(timesteps: int, bia
         assert not made.notes
         return
     (note,) = made.notes
-    assert f"because its biases, up to {bias:.3g}, take the range. Leave out what all share" in note
+    assert f"because its biases, up to {bias:.3g}, take the range. Subtract what all classes share" in note
     assert ("Fewer `timesteps`" in note) == (timesteps > 1)
 
 

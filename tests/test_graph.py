@@ -203,6 +203,10 @@ REFUSED = [
         calls(lambda x: x - x.mean((-3, 2, 3), keepdim=True)),
         r"mean \(after conv\): mean averages over axes \(-3, 2, 3\); .* Normalize with a fixed mean and std",
     ),
+    (
+        calls(lambda x: x + x.mean((1, 2, 3), keepdim=True)),
+        r"mean \(after conv\): .* axes \(1, 2, 3\); .*; or the channels\.$",
+    ),
     (calls(lambda x: x.amax(1)), r"amax \(after conv\): amax takes the maximum over axes 1; supported: height, width"),
     (calls(lambda x: functional.conv2d(x, x[:1])), r"conv2d \(after conv\): conv2d has no spiking equivalent here"),
     (

@@ -357,7 +357,9 @@ def process_table() -> dict[int, tuple[str, int, int]]:
 def session_in(temporary: Path) -> Session:
     """The host whose folder lies in ``temporary``."""
     for pid, (state, _, group) in process_table().items():
-        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0") if pid == group and state != "Z" else []
+        # Arguments of other programs may be any bytes.
+        line = Path(f"/proc/{pid}/cmdline").read_bytes() if pid == group and state != "Z" else b""
+        arguments = os.fsdecode(line).split("\0")
         if "loihi_convert.backends.lava.host" in arguments and Path(arguments[-3]).parent == temporary:
             return Session(pid, arguments[-2])
     raise AssertionError("no Lava host is running")

@@ -399,7 +399,7 @@ def test_convert_and_run_say_that_rounding_to_8_bits_loses_accuracy() -> None:
     with pytest.warns(UserWarning, match="floats are rounded to 8 bits") as warned:
         snn = lc.convert(classifier(), contrast, labels, **normal)  # type: ignore[arg-type]
     assert len(warned) == 1
-    assert "floats are rounded to 8 bits" in snn.run(contrast[:10]).notes[0]
+    assert "floats are rounded to 8 bits" in " ".join(snn.run(contrast[:10]).notes)
     with pytest.warns(UserWarning, match=r"99\.5 % are expected\. A possible cause: floats are rounded") as warned:
         lc.convert(classifier(), contrast, labels, expect=0.995, **normal)  # type: ignore[arg-type]
     assert len(warned) == 1

@@ -457,7 +457,7 @@ def test_a_bias_that_leaves_no_weight_bits_is_named(target: Target) -> None:
     with pytest.raises(RangeError) as caught:
         quantize(network, np.full((1, 1, 3, 1), 255, np.uint8), QuantizeOptions(target=target))
     assert (caught.value.where, "biases, up to 1e+09," in caught.value.hint) == ("fc", True)
-    assert caught.value.hint.endswith("a class that must never win a smaller one.")
+    assert caught.value.hint.endswith("a class that must never win a bias nearer to 0.")
 
 
 @pytest.mark.parametrize("target", ["lava", "loihi2"])

@@ -273,6 +273,7 @@ def test_the_counters_of_batch_norm_may_be_missing() -> None:
         ("parser:Net", r"importing parser fails: SystemExit: 2 \(parser.py, line 2\)\. .*__main__"),
         ("weights:Net", r"importing weights fails: FileNotFoundError: .* \(weights.py, line 2\)"),
         ("syntax:Net", r"importing syntax fails: SyntaxError: .*\(syntax.py, line 2\)"),
+        ("quits:make", r"calling make fails: SystemExit: 3 \(quits.py, line 3\)\. It must not end the program"),
         ("script:Net", r"importing script fails: SystemExit: 3 \(script.py, line 2\)\. .*__main__"),
     ],
 )  # fmt: skip
@@ -281,6 +282,7 @@ def test_an_arch_that_cannot_be_imported(folder: Path, arch: str, message: str) 
     (folder / "syntax.py").write_text("x = 1\ndef f(:\n")
     (folder / "script.py").write_text("import sys\nsys.exit(3)\n")
     (folder / "zoo.py").write_text("from nets import Net, make\n")
+    (folder / "quits.py").write_text("import sys\ndef make():\n    sys.exit(3)\n")
     (folder / "parser.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--lr'])\n")
     (folder / "weights.py").write_text("import torch\ntorch.load('absent.pt')\n")
     with pytest.raises(UsageError, match=message) as caught:

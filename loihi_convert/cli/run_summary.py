@@ -274,8 +274,8 @@ def facts(evaluation: Evaluation) -> Iterator[Fact]:
     if regression is not None and len(regression.output_names) > 1:
         here = regression.at(_last(evaluation).timesteps)
         worst = worst_output(regression, here)
-        means = f"means over {len(regression.output_names)} outputs"
-        yield Fact("errors", f"{means}; {worst}" if worst else means)
+        counted = f"means over {len(regression.output_names)} outputs"
+        yield Fact("errors", f"{counted}; {worst}" if worst else counted)
     if evaluation.early_exit is not None:
         yield Fact("early exit", _exit_sentence(evaluation.early_exit, _last(evaluation).accuracy))
     timesteps = _last(evaluation).timesteps

@@ -46,8 +46,8 @@ def count_notes(images: ImageArray) -> tuple[str, ...]:
         return ()
     found = "1 calibration image" if len(images) == 1 else f"{len(images)} calibration images"
     return (
-        f"only {found}: other images may lose more accuracy than the agreement on these shows. Give at least "
-        f"{_TOO_FEW}, better thousands.",
+        f"only {found}: the results on other images may be worse than on these. Give at least {_TOO_FEW}, better "
+        "thousands.",
     )
 
 

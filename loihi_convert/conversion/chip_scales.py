@@ -175,8 +175,9 @@ def _fitting(
             return layer
         growth = np.where(excess > 1, np.maximum(excess, _GROWTH), 1)
         scale = scale * (growth.max() if real.one_scale else growth)
+    fits = f"u of Loihi 2's neurons cannot wrap at T = {timesteps}" if is_for_all else "its integers fit Loihi 2"
     raise RangeError(
-        f"no weight bits are left at any scale at which u of Loihi 2's neurons cannot wrap at T = {timesteps}",
+        f"no weight bits are left at any scale at which {fits}",
         where=real.layer.name,
         hint=for_larger_weights(real, timesteps, "`target='lava'`"),
     )

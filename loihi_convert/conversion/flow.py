@@ -258,8 +258,12 @@ def _readout_notes(
     elif not quantized.low_bits:
         remedies.insert(0, "`split_readout` has no effect: it would keep no more.")
     found = f"{layer_words(report.layers[-1].name)}: weights keep only {bits[-1]} of {options.weight_bits} bits"
-    summed = f"the output potentials add up {report.timesteps} steps"
-    cause = f"its biases, up to {largest:.3g}, take the range" if largest else summed
+    if largest:
+        cause = f"its biases, up to {largest:.3g}, take the range"
+    elif report.timesteps > 1:
+        cause = f"the output potentials add up {report.timesteps} steps"
+    else:
+        cause = "its inputs add up to large potentials"
     return (" ".join([f"{found}, because {cause}.", *remedies]),)
 
 

@@ -37,9 +37,8 @@ from loihi_convert.ir.rounding import nearest_scales
 HEADROOM: Final = 1.25
 """Factor by which a current or output potential may exceed its maximum on calibration images without clipping."""
 
-
-FOR_SMALLER_BIASES: Final = "Leave out what all share, and give a class that must never win a smaller one."
-"""What to do about the biases of classes."""
+FOR_SMALLER_BIASES: Final = "Subtract what all classes share, and give a class that must never win a bias nearer to 0."
+"""The remedy for large biases of classes."""
 
 
 def for_larger_weights(real: FloatLayer, timesteps: int, *other: str) -> str:

@@ -141,8 +141,10 @@ def run_users_code(arch: str, doing: str, call: Callable[[], _Result]) -> _Resul
         if isinstance(error, ModuleNotFoundError) and error.name:
             missing = error.name.partition(".")[0]
             hint = f"Install {missing} in this Python environment; if it is your own, start Python in its folder."
-        elif isinstance(error, SystemExit):
+        elif isinstance(error, SystemExit) and doing.startswith("importing "):
             hint = 'Put the part that runs as a script under if __name__ == "__main__".'
+        elif isinstance(error, SystemExit):
+            hint = "It must not end the program or read the command line, as parse_args() does."
         raise UsageError(
             f"{doing} fails: {type(error).__name__}: {reason} ({place})", where="arch", hint=hint
         ) from error

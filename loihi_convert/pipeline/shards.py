@@ -101,7 +101,7 @@ def _require_unchanged(opened: OpenedFile) -> None:
         raise InputError(
             f"missing or replaced on {platform.node()} since it was opened",
             where=opened.path,
-            hint="The backend reads it again: leave it in place, where all workers find it under this path.",
+            hint="The backend reads it again: leave it in place; workers, if any, must find it under the same path.",
         )
 
 

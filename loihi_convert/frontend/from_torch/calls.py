@@ -1,4 +1,4 @@
-"""What a node of a traced graph calls: its name, its arguments, and its place in the CNN."""
+"""The call at a node of a traced graph: its name, its arguments, and its place in the CNN."""
 
 from __future__ import annotations
 

@@ -155,8 +155,9 @@ def over_maps(
     if not is_whole and (len(maps) != 3 or not axes or not axes <= set(range(2, rank))):
         what = {"mean": "averages", "sum": "sums", "amax": "takes the maximum"}[function]
         over = "all axes" if (given := _given_axes(node)) is None else f"axes {given}"
+        is_normalization = axes == {1, 2, 3} and any(arithmetic_of(user) in ("sub", "truediv") for user in node.users)
         hint = "Normalize with a fixed mean and std, not those of each image, and train again."
-        refuse(f"{what} over {over}", supported=supported, hint=hint if axes == {1, 2, 3} else "")
+        refuse(f"{what} over {over}", supported=supported, hint=hint if is_normalization else "")
     channels, height, width = maps
     if is_whole or len(axes) == rank - 2:
         height = width = 1
