@@ -13,10 +13,12 @@ from support.external_files import LayerData, lava_dl_file, write_external
 from loihi_convert import external
 from loihi_convert.arrays import Array
 from loihi_convert.backends.graded import run_graded
+from loihi_convert.data import Dataset
 from loihi_convert.errors import LoihiConvertError, NetxError, RangeError
 from loihi_convert.external.sdnn_run import run_sdnn
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
+from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.runs.stored_run import read_run
 from loihi_convert.simulation.graded import GradedState, frame_steps, global_steps, settled_state
 
@@ -126,7 +128,11 @@ def test_values_beyond_24_bits_or_16_message_bits_are_found() -> None:
 def test_a_message_beyond_16_bits_while_the_network_settles_concerns_every_image(bias: int, wrapped: int) -> None:
     """The bias is sent once, before the first image, and images of 0 send nothing."""
     network = GradedNetwork((1,), (PIXELS, dense([1], bias=integers(bias)), dense([1], sends=False)), spike_exp=0)
-    assert run_graded(network, np.zeros((3, 1), np.int32)).wrapped_images == wrapped
+    result = run_graded(network, np.zeros((3, 1), np.int32))
+    assert result.wrapped_images == wrapped
+    notes = evaluate_images(result, network, Dataset(np.zeros((3, 1, 1, 1), np.uint8), None)).notes
+    said = "On 3 of 3 images, a current or state exceeds 24 bits, or a message 16 bits; all images count"
+    assert any(note.startswith(said) for note in notes) == bool(wrapped)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.chip import limits
 from loihi_convert.choices import Task
+from loihi_convert.conversion import graded_rounding
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.graded import to_graded
 from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError, UsageError
@@ -242,6 +243,33 @@ def test_what_a_network_settles_to_fits_as_well(
     made = to_graded(ReluNetwork((1, 1, 1), layers), shown)
     assert made.agreement.agreement > 0.99
     assert run_graded(made.network, shown).wrapped_images == 0
+
+
+@pytest.mark.parametrize("before", [(), ((-0.1, 1.0), (-0.4, 1.0))])
+def test_changes_of_a_current_fit_as_well(
+    before: tuple[tuple[float, float], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """+-100 (relu(x) - relu(1 - x)) changes from -+100 for black to +-100 for white pixels, by twice its largest value.
+    With y = 1 - x / 10 and z = 1 - 0.4 y before it, it changes while the network settles: z is 0, then 1, then 0.6. A
+    weight of 127 and messages of 506 are 127 x 506 x 200 > 2^23."""
+    signs = np.repeat([-1.0, 1.0], 100)
+    layers = (
+        *(ReluLayer("before", Dense(np.array([[weight]]), np.array([bias]))) for weight, bias in before),
+        ReluLayer("ends", Dense(signs[:, np.newaxis], np.repeat([1.0, 0.0], 100))),
+        ReluLayer("fc", Dense(np.stack([signs, -signs]), np.zeros(2))),
+    )
+    cnn, shown = ReluNetwork((1, 1, 1), layers), np.arange(256, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    done: list[int] = []
+    made = to_graded(cnn, shown, progress=lambda count, _: done.append(count))
+    assert (made.agreement.agreement > 0.99, made.notes) == (True, ())
+    assert run_graded(made.network, shown).wrapped_images == 0
+    # The trials are repeated, and counted again.
+    assert done == 2 * list(range(1, 9))
+    monkeypatch.setattr(graded_rounding, "HEADROOM", 0.6)
+    (note,) = to_graded(cnn, shown).notes
+    assert note.startswith(
+        "on some of 256 calibration images, or while the network settles, a current or state exceeds"
+    )
 
 
 def test_outputs_of_a_regression_far_from_0_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

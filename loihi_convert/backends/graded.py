@@ -44,9 +44,9 @@ def run_graded(
     -------
     RunResult
         T = 1. Potentials are the outputs, spike counts the messages that are not 0, of the input neurons first;
-        synaptic operations the synapses they reach. ``wrapped_images`` counts the images on which a value does not fit
-        its 24 bits, or a message its 16; all images if one does not while the network settles. In ``traces`` the spikes
-        are the messages, int32.
+        synaptic operations the synapses they reach. ``wrapped_images`` counts the images on which a current or state
+        does not fit its 24 bits, or a message its 16; all images if one does not while the network settles. In
+        ``traces`` the spikes are the messages, int32.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from loihi_convert.conversion.calibration import MOST, require_calibration
 from loihi_convert.conversion.graded_rounding import BATCH, Reach, Rounding, largest_magnitudes, reaches_of
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError, UnsupportedModelError
-from loihi_convert.ir.graded import GradedLayer, GradedNetwork
+from loihi_convert.ir.graded import OUT_OF_RANGE, GradedLayer, GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import PixelBias, Synapse
 from loihi_convert.progress import Progress, no_progress
@@ -65,7 +65,7 @@ class GradedConversion:
     agreement
         Agreement with the CNN on calibration images.
     notes
-        A warning if that is low.
+        A warning if that is low, and one if a value does not fit the chip.
     """
 
     network: GradedNetwork
@@ -84,7 +84,7 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
     images
         Calibration images, uint8 ``(N, C, H, W)``.
     progress
-        Counts the largest messages tried.
+        Counts the largest messages tried; twice if the first integers leave their range.
 
     Raises
     ------
@@ -109,6 +109,9 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
         for layer, source, message in zip(network.layers[1:], cnn.layers, ran.largest[1:], strict=True)
     )
     notes = rounding_notes(measure, agreement.agreement, "the CNN", agreement.image_count)
+    if ran.leaves_range:
+        where = f"on some of {agreement.image_count} calibration images, or while the network settles,"
+        notes = (*notes, f"{where} {OUT_OF_RANGE}; a chip may give other outputs.")
     return GradedConversion(network, reports, agreement, notes)
 
 
@@ -137,7 +140,7 @@ def _rounded(cnn: ReluNetwork, images: Array, progress: Progress) -> tuple[Grade
     network, ran = _best(cnn, plain, images, reaches_of(cnn, plain, images[:MOST]), progress)
     if ran.leaves_range:
         reaches = reaches_of(cnn, plain, images[:MOST], while_settling=True)
-        network, ran = _best(cnn, plain, images, reaches, no_progress)
+        network, ran = _best(cnn, plain, images, reaches, progress)
     if middle:
         network = replace(network, layers=(*network.layers[:-1], replace(network.layers[-1], offset=offset)))
     return network, ran

@@ -13,7 +13,7 @@ Messages have 16 bits, one of them the sign, and weights 8: u_k is the smallest 
 
 up to the factor `_FACTORS`, with which the weights round best. A message is the change from the settled state, the
 answer to black pixels. If that is so large that a value leaves its range, activations and currents while the network
-settles count too. M_l, the largest message of layer l, divides the bits
+settles, and the changes of currents, count too. M_l, the largest message of layer l, divides the bits
 among the layers: a large one leaves few weight bits to the next layer, a small one few bits to activations. With n_l
 inputs, and <x> a mean square over the largest square, the rounding of weights and of messages in layer l adds an error,
 relative to the square of its activations, of
@@ -81,7 +81,8 @@ class Reach(NamedTuple):
     activation
         After the ReLU; of the last layer the largest magnitude.
     current
-        Magnitude before the ReLU, with or without the bias; of an output of a regression without.
+        Magnitude before the ReLU, with or without the bias; of an output of a regression without. Also its changes if
+        what happens while the network settles counts.
     """
 
     activation: Array
@@ -91,15 +92,20 @@ class Reach(NamedTuple):
 def reaches_of(
     cnn: ReluNetwork, plain_synapses: list[Synapse], images: Array, *, while_settling: bool = False
 ) -> list[Reach]:
-    """The largest values on ``images`` and, if wanted, in each step while the network settles."""
+    """The largest values on ``images`` and, if wanted, in each step while the network settles, and their changes."""
     found = [Reach(np.zeros(shape[0]), np.zeros(shape[0])) for shape in cnn.shapes]
     for first in range(0, len(images), BATCH):
         maps: Array = images[first : first + BATCH] / np.float32(MAX_PIXEL)
+        count = len(maps)
         for index, (layer, synapse, reach) in enumerate(zip(cnn.layers, plain_synapses, found, strict=True)):
             if while_settling:
                 # A layer receives nothing until the layer before it has sent something.
                 maps = np.concatenate([maps, np.zeros_like(maps[:1])])
             plain = _currents(synapse, maps)
+            if while_settling:
+                # After the images: the settled state, then each step before it.
+                changes = np.concatenate([plain[:count] - plain[count], np.diff(plain[count:], axis=0)])
+                np.maximum(reach.current, _per_channel(changes), out=reach.current)
             bias = None if index == len(cnn.layers) - 1 and cnn.task == "regression" else layer.synapse.bias
             shape = (-1, *(1,) * (plain.ndim - 2)) if bias is None or bias.ndim == 1 else bias.shape
             before = plain if bias is None else plain + bias.astype(np.float32).reshape(shape)

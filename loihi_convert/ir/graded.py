@@ -56,6 +56,9 @@ MAX_SPIKE_EXP: Final = 8
 INPUT: Final = "input"
 """Name of the input neurons of a network made from a CNN."""
 
+OUT_OF_RANGE: Final = "a current or state exceeds 24 bits, or a message 16 bits"
+"""The part of a note that says how values do not fit the chip."""
+
 
 def with_constant_channel(
     before: Conv | Dense, last: Dense, constant: int, weights: Array

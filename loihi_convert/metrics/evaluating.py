@@ -12,7 +12,7 @@ from loihi_convert.backends.result import RunResult, are_saturated
 from loihi_convert.chip.energy import Energy, Estimate, RelayEvents, energy, estimate
 from loihi_convert.errors import DataError
 from loihi_convert.external import AnyNetwork
-from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.graded import OUT_OF_RANGE, GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.ir.task import class_count
@@ -225,8 +225,8 @@ def _range_notes(result: RunResult, network: AnyNetwork) -> Iterator[str]:
     """A note if values of a graded network do not fit the chip."""
     if isinstance(network, GradedNetwork) and result.wrapped_images:
         yield (
-            f"On {result.wrapped_images:,} of {len(result.potentials):,} images a state exceeds 24 bits, or a message "
-            "16 bits: Lava's CPU models do not check this, but a chip may give other classes."
+            f"On {result.wrapped_images:,} of {len(result.potentials):,} images, {OUT_OF_RANGE}; all images count if "
+            "this happens while the network settles. Lava's CPU models do not check it; a chip may give other outputs."
         )
 
 
