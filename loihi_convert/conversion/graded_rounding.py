@@ -68,7 +68,7 @@ BATCH: Final = 64
 _SHIFT: Final = limits.SIGMA_DELTA_STATE_EXP
 _FACTORS: Final = np.geomspace(1, 1.4, 13)
 _NEGLIGIBLE: Final = 1 / 8
-"""Error of an output's bias, as a fraction of the standard deviation of outputs, that needs no second channel."""
+"""Error of an output's bias that needs no second channel: a fraction of the largest standard deviation of an output."""
 _LEAST_MESSAGE: Final = 15.0
 """Smallest M_l: 4 bits for activations."""
 
@@ -287,7 +287,9 @@ class Rounding:
         if is_regression:
             return replace(last, offset=bias), previous, messages
         last, previous, messages, left = _with_constant(last, previous, messages, bias)
-        if np.abs(left).max() > _NEGLIGIBLE * self._real[-1].std(axis=0).max():
+        outputs = self._real[-1].astype(np.float64)
+        # Of equal images, the standard deviation is 0: then the smallest output.
+        if np.abs(left).max() > _NEGLIGIBLE * (outputs.std(axis=0).max() or np.abs(outputs).min()):
             last, previous, messages, _ = _with_constant(last, previous, messages, left)
         return last, previous, messages
 
