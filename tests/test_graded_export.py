@@ -220,13 +220,15 @@ def test_little_agreement_is_warned_of(tmp_path: Path) -> None:
     assert f"only agrees with the CNN on {100 * made.agreement.agreement:.2f} % of 240 calibration images" in note
 
 
-def test_a_bias_that_leaves_no_weights_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("biases", "middle"), [((0, 0.5, -1e6), "0"), ((1, 2, 2e6), r"1e\+06")])
+def test_a_bias_that_leaves_no_weights_is_refused(tmp_path: Path, biases: tuple[float, ...], middle: str) -> None:
     """sigma = 1 is at least 1.25 x 1e6 / (127 x 32767) = 0.3, and a message at most 1.25 / 127 = 0.01: its weight is
     below 1/2."""
-    cnn, shown = threshold(0, 0, 0.5, -1e6)
-    with pytest.raises(RangeError, match="3: all weights are rounded to 0: its biases, up to 1e\\+06") as refused:
+    cnn, shown = threshold(0, *biases)
+    with pytest.raises(RangeError, match=rf"3: all weights .* its biases, up to 1e\+06 from {middle}, take") as refused:
         export_graded(cnn, tmp_path / "model.net", shown)
-    assert refused.value.hint == "Give a class that must never win a bias nearer to 0."
+    assert refused.value.hint is not None
+    assert refused.value.hint.startswith("Bring the biases nearer to each other")
     assert not list(tmp_path.iterdir())
 
 

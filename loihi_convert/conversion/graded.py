@@ -99,7 +99,7 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
     require_calibration(cnn, images)
     require_relu(cnn)
     network, ran = _rounded(cnn, images, progress)
-    _require_weights(network.layers[-1], cnn.layers[-1])
+    _require_weights(network.layers[-1], cnn)
     scores = cnn_scores(cnn, images[:_COMPARED]).reshape(len(ran.outputs), -1)
     found = network.real_outputs(ran.outputs)
     measure = measure_of(cnn.task)
@@ -200,15 +200,16 @@ def _run(network: GradedNetwork, images: Array) -> _Ran:
     return _Ran(np.concatenate(outputs), largest, leaves_range)
 
 
-def _require_weights(last: GradedLayer, source: ReluLayer) -> None:
+def _require_weights(last: GradedLayer, cnn: ReluNetwork) -> None:
     """Raise a `RangeError` if all weights of the last layer are rounded to 0."""
+    source, middle = cnn.layers[-1], _middle_of_biases(cnn)
     if source.synapse.weight.any() and not _own_weights(last, source).any():
         bias = source.synapse.bias
-        largest = 0.0 if bias is None else float(np.abs(bias).max())
+        largest = 0.0 if bias is None else float(np.abs(bias - middle).max())
         raise RangeError(
-            f"all weights are rounded to 0: its biases, up to {largest:.3g}, take the whole range",
+            f"all weights are rounded to 0: its biases, up to {largest:.3g} from {middle:.3g}, take the whole range",
             where=last.name,
-            hint="Give a class that must never win a bias nearer to 0.",
+            hint="Bring the biases nearer to each other, or that of a single output nearer to 0.",
         )
 
 
