@@ -214,19 +214,37 @@ def test_labels_come_with_their_images(images: Any) -> None:
 
 
 class Damaged(Pairs):
+    def __init__(self, images: list[object], error: OSError) -> None:
+        super().__init__(images)
+        self.error = error
+
     def __getitem__(self, index: int) -> tuple[object, int]:
         if index == 3:
-            raise OSError("Caught OSError in DataLoader worker process 0.\nOSError: image file is truncated")
+            raise self.error
         return super().__getitem__(index)
 
 
-def test_an_image_that_cannot_be_read_is_named() -> None:
-    damaged = Damaged(list(COLOUR))
+@pytest.mark.parametrize(
+    ("error", "cause", "hint"),
+    [
+        (
+            OSError("Caught OSError in DataLoader worker process 0.\nOSError: image file is truncated"),
+            "OSError: image file is truncated",
+            "Replace or remove its file.",
+        ),
+        (OSError(), "OSError", "Replace or remove its file."),
+        (ConnectionError("reset by peer"), "reset by peer", ""),
+        (TimeoutError("timed out"), "timed out", ""),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_named(error: OSError, cause: str, hint: str) -> None:
+    damaged = Damaged(list(COLOUR), error)
     for images, place in ((damaged, "item 3"), (DataLoader(damaged, batch_size=2), "batch 1")):
         with pytest.raises(DataError) as caught:
             as_images(images)
         assert caught.value.where == "images"
-        assert caught.value.found == f"{place} cannot be read (OSError: image file is truncated)"
+        assert caught.value.found == f"{place} cannot be read ({cause})"
+        assert caught.value.hint == hint
 
 
 def test_labels_of_an_iterator_are_kept() -> None:

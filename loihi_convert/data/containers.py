@@ -211,8 +211,9 @@ def _items(images: object, where: str) -> Iterator[object]:
             # A file that a Dataset reads.
             kind = "batch" if hasattr(images, "batch_size") else "item"
             # The last line: the others are the traceback of a DataLoader's worker.
-            found = f"{kind} {index:,} cannot be read ({str(error).strip().splitlines()[-1]})"
-            raise DataError(found, where=where, hint="Replace or remove its file.") from error
+            cause = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            hint = "" if isinstance(error, (ConnectionError, TimeoutError)) else "Replace or remove its file."
+            raise DataError(f"{kind} {index:,} cannot be read ({cause})", where=where, hint=hint) from error
         yield item
 
 
