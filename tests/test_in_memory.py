@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 
 from loihi_convert.arrays import Array
 from loihi_convert.data import Dataset as OwnDataset
@@ -273,10 +283,31 @@ def test_a_shuffled_loader_keeps_images_and_labels_together() -> None:
     assert np.array_equal(dataset.images[:, 0, 0, 0], dataset.known_labels)
 
 
-def test_a_shuffled_loader_of_images_alone_takes_no_labels() -> None:
-    dataset = TensorDataset(torch.from_numpy(GREY))
-    assert as_dataset(DataLoader(dataset, batch_size=2), LABELS).known_labels.tolist() == LABELS
-    loader = DataLoader(dataset, batch_size=2, shuffle=True)
+GREYS = TensorDataset(torch.from_numpy(GREY))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 2},
+        {"sampler": DistributedSampler(GREYS, num_replicas=1, rank=0, shuffle=False)},
+        {"batch_sampler": BatchSampler(SequentialSampler(GREYS), 2, drop_last=False)},
+    ],
+)
+def test_a_loader_of_images_alone_takes_labels(options: Any) -> None:
+    assert as_dataset(DataLoader(GREYS, **options), LABELS).known_labels.tolist() == LABELS
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 2, "shuffle": True},
+        {"sampler": DistributedSampler(GREYS, num_replicas=1, rank=0)},
+        {"batch_sampler": BatchSampler(RandomSampler(GREYS), 2, drop_last=False)},
+    ],
+)
+def test_a_shuffled_loader_of_images_alone_takes_no_labels(options: Any) -> None:
+    loader = DataLoader(GREYS, **options)
     assert len(as_dataset(loader)) == 5
     for given in ({"labels": LABELS}, {"targets": TARGETS}):
         with pytest.raises(DataError, match="a DataLoader that shuffles") as caught:

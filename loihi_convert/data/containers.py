@@ -167,8 +167,10 @@ def is_pair(value: object) -> TypeGuard[Sequence[ArrayLike]]:
 
 
 def is_shuffled(images: object) -> bool:
-    """Whether ``images`` are a DataLoader with ``shuffle=True``, or another of torch's random samplers."""
-    return "Random" in type(getattr(images, "sampler", None)).__name__
+    """Whether ``images`` are a DataLoader with ``shuffle=True``, or another of torch's shuffling samplers."""
+    samplers = [getattr(one, "sampler", None) for one in (images, getattr(images, "batch_sampler", None))]
+    # `DistributedSampler` has `shuffle`.
+    return any("Random" in type(one).__name__ or getattr(one, "shuffle", False) is True for one in samplers)
 
 
 def _is_array(value: object) -> bool:
