@@ -273,6 +273,7 @@ def test_labels_of_a_pair_of_arrays_must_fit() -> None:
     with pytest.raises(DataError) as caught:
         as_calibration((GREY, np.array(LABELS[:4])), None, None, task="classification", input_shape=None)
     assert (caught.value.where, caught.value.found) == ("labels", "found int64 (4,)")
+    assert caught.value.expected == "must be integers or booleans (5,), one per image, or one-hot rows (5, outputs)"
 
 
 def test_a_shuffled_loader_keeps_images_and_labels_together() -> None:
@@ -346,6 +347,7 @@ def test_labels_of_two_classes_may_be_booleans() -> None:
         (np.zeros(5), "float64 (5,)", "labels.long() of a tensor"),
         (np.array([0, 1, 2, 3, 4.5]), "float64 (5,)", "`targets`"),
         (np.array([0, 1, 2, 3, np.nan]), "float64 (5,)", "`targets`"),
+        (np.eye(6, dtype=int)[LABELS], "int64 (5, 6)", "Omit them"),
         (LABELS[:4], "int64 (4,)", "Omit them"),
         (["cat"] * 5, "<U3 (5,)", "order of the CNN's outputs"),
         ([[1], [1, 2]], "list", "NumPy"),

@@ -81,12 +81,16 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
         For an invalid type, shape or range.
     """
     array = array_of(labels, where)
-    array = array[:, 0] if array.shape == (count, 1) else array.argmax(1) if _is_one_hot(array) else array
+    if array.shape == (count, 1):
+        array = array[:, 0]
+    elif _is_one_hot(array) and array.shape[1] == (class_count or array.shape[1]):
+        array = array.argmax(1)
     if array.dtype.kind not in "biu" or array.shape != (count,):
+        one_hot = f"one-hot rows ({count}, {class_count or 'outputs'})"
         raise DataError(
             f"found {dtype_and_shape(array)}",
             where=where,
-            expected=f"must be integers ({count},), one per image",
+            expected=f"must be integers or booleans ({count},), one per image, or {one_hot}",
             hint=_labels_hint(array, count),
         )
     low, high = (int(array.min()), int(array.max())) if count else (0, 0)
@@ -238,7 +242,7 @@ def _is_one_hot(array: Array) -> bool:
 
 
 def _labels_hint(array: Array, count: int) -> str:
-    if array.ndim == 2 and len(array) == count:
+    if array.ndim == 2 and len(array) == count and not _is_one_hot(array):
         return "Rows with several classes, or shares of them, are not labels: give one class per image, or omit them."
     if array.dtype.kind == "f" and array.shape == (count,):
         if np.array_equal(array, np.rint(array)):
