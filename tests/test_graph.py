@@ -671,11 +671,14 @@ def test_normalization_outside_the_model() -> None:
     ("options", "where", "found", "expected"),
     [
         ({"mean": [0.5, 0.5, 0.5], "std": [1, 1]}, "mean", "(0.5, 0.5, 0.5)", "one per channel (2)"),
+        ({"mean": [0.5] * 9, "std": 1}, "mean", "9 numbers", "one per channel (2)"),
+        ({"mean": np.zeros((2, 12, 10)), "std": 1}, "mean", "an array (2, 12, 10)", "one per channel (2)"),
+        ({"mean": [0.5, None], "std": 1}, "mean", "[0.5, None]", "one per channel (2)"),
         ({"mean": [0, 0], "std": [1.0, float("nan")]}, "std", "(1.0, nan)", "finite and above 0"),
         ({"mean": [0, 0], "std": [1.0, 0.0]}, "std", "(1.0, 0.0)", "finite and above 0"),
     ],
 )
-def test_wrong_normalization(options: dict[str, list[float]], where: str, found: str, expected: str) -> None:
+def test_wrong_normalization(options: dict[str, Any], where: str, found: str, expected: str) -> None:
     with refused(where, found, expected):
         to_relu_network(Modern(), (2, 12, 10), **options)
 
@@ -684,11 +687,20 @@ def test_a_mean_for_each_channel_of_signals_needs_their_shape() -> None:
     with pytest.raises(UsageError) as caught:
         channel_normalization([0.5, 0.4, 0.3], 1.0, 1)
     assert (caught.value.where, caught.value.found) == ("mean", "found (0.5, 0.4, 0.3)")
-    assert caught.value.hint == "For signals (N, 3, L), give `input_shape` (3, L)."
+    assert caught.value.hint == "Grey images have one mean. Signals (N, 3, L) need `input_shape`."
 
 
-@pytest.mark.parametrize("mean", [np.array([[[0.25]], [[0.5]]]), torch.tensor([0.25, 0.5]).view(1, 2, 1, 1)])
-def test_a_mean_may_have_the_shape_that_torch_broadcasts(mean: Any) -> None:
+@pytest.mark.parametrize(
+    "mean",
+    [
+        np.array([[[0.25]], [[0.5]]]),
+        torch.tensor([0.25, 0.5]).view(1, 2, 1, 1),
+        [torch.tensor(0.25), torch.tensor(0.5)],
+        {"red": 0.25, "green": 0.5}.values(),
+        (value / 4 for value in (1, 2)),
+    ],
+)
+def test_a_mean_may_have_the_forms_of_other_packages(mean: Any) -> None:
     assert channel_normalization(mean, torch.tensor(0.5), 2) == ((0.25, 0.5), (0.5, 0.5))
 
 
