@@ -153,7 +153,7 @@ def export(
     std: Annotated[str | None, options.std(OWN_CNN)] = None,
     input_shape: Annotated[str | None, options.input_shape()] = None,
     classes: Annotated[str | None, named("--classes", OWN_CNN, _CLASSES, metavar="NAMES")] = None,
-    data: Annotated[str | None, options.data(DATA)] = None,
+    data: Annotated[str | None, options.data(DATA, "the benchmark set the CNN was trained on")] = None,
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
     class_map: Annotated[str | None, options.class_map(DATA)] = None,
     calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION, metavar="IMAGES")] = "split",

@@ -101,9 +101,9 @@ def number(flag: str, panel: str, help: str, *, metavar: str) -> Option:
     return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel)
 
 
-def data(panel: str) -> Option:
+def data(panel: str, default: str = "the data recorded in the file") -> Option:
     names = ", ".join(get_args(DatasetName))
-    help = f"Data set ({names}), a folder of images, or an .npz file; default: the data set of the CNN."
+    help = f"Data set ({names}), a folder of images, or an .npz file; default: {default}."
     return named("--data", panel, help, metavar="DATA")
 
 

@@ -71,7 +71,7 @@ def sweep(
     calibration: Annotated[
         str | None, named("--calibration", DATA, "As for `export`; default: split.", metavar="IMAGES")
     ] = None,
-    data: Annotated[str | None, options.data(DATA)] = None,
+    data: Annotated[str | None, options.data(DATA, "the benchmark set the CNN was trained on")] = None,
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
     class_map: Annotated[str | None, options.class_map(DATA)] = None,
     arch: Annotated[str | None, options.arch(OWN_CNN)] = None,

@@ -48,7 +48,7 @@ _TEACHER = (
 )
 _DATA = (
     "Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file; default: digits, or the "
-    "data set of --from."
+    "benchmark set of --from."
 )
 _VALIDATION = "Validation images for your own images: a folder or an .npz file; default: a tenth of --data."
 _DEVICE = "Where to train: cpu, cuda (a GPU), or auto (a GPU if there is one)."
