@@ -228,7 +228,7 @@ class Converted:
         return "" if self.source is None or self.conversion is not None else doubt(self.network, self.source)
 
     def _notes_on(self, data: Dataset) -> tuple[str, ...]:
-        """A note if ``data`` are the calibration images, or, for a network in memory, if more than 1 % are some."""
+        """A note if ``data`` are the calibration images or, for a network in memory, over 1 % of ``data`` are."""
         notes = notes_on_images(self.network, data.fingerprint)
         shared = data.count_among(self.calibrated_on)
         if notes or 100 * shared <= len(data):

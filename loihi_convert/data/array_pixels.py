@@ -22,11 +22,10 @@ _VALUES: Final = "must be uint8 (0..255), or floats in 0..1"
 _ROUNDING: Final = 1e-3
 # As above, in levels of 8-bit pixels, with a margin.
 _ON_LEVEL: Final = 0.1
-# Of so many arrays, so many values each are compared with the levels.
+# The number of arrays, and of values of each, that are compared with the levels.
 _COMPARED_ARRAYS: Final = 256
 _COMPARED: Final = 10_000
 _SCALE_PIXELS: Final = "Divide them by 255. If the CNN was trained on 0..255, also pass `mean=0` and `std=0.00392157`."
-
 _SCALE_SIGNALS: Final = (
     "Signals s: pass (s - low) / (high - low), clipped to 0..1, always with low and high of the calibration signals. "
     "If the CNN was trained on (s - m) / d, `mean` is (m - low) / (high - low), `std` d / (high - low); if on s, m is "
