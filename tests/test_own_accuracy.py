@@ -19,6 +19,7 @@ from loihi_convert.__main__ import main
 from loihi_convert.data import Dataset, load_data
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.source import Source
+from loihi_convert.metrics.other_order import other_order
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, unjudged
 
 DIGITS = load_data("digits")
@@ -335,9 +336,9 @@ def test_images_without_labels_tell_nothing() -> None:
 @pytest.mark.parametrize(
     ("order", "expect", "said"),
     [
-        ([0, 1, 3, 2], None, "labelled c as d, d as c. Number the labels in the order"),
+        ([0, 1, 3, 2], None, "with label 2 as 3 (d), 3 as 2 (c). Number the labels in the order"),
         ([0, 1, 3, 2], 0.9, "90 % are expected. With the classes in another order it is 80.00 % of 50"),
-        ([1, 2, 3, 0], None, "labelled a as d, b as a, c as b, d as c"),
+        ([1, 2, 3, 0], None, "with label 0 as 3 (d), 1 as 0 (a), 2 as 1 (b), 3 as 2 (c)"),
         ([0, 1, 2, 3], None, ""),
         # The CNN itself takes many images of a class for another one.
         ([0, 1, 3, 3], None, ""),
@@ -356,6 +357,30 @@ def test_classes_in_another_order_are_named(order: list[int], expect: float | No
     assert said in found.warning if said else "another order" not in found.warning
     if expect is None and order == [0, 1, 3, 2]:
         assert found.warning.startswith("the CNN classifies 45.00 % of 100 images correctly. With the classes")
+
+
+@pytest.mark.parametrize(
+    ("given", "accuracy"),
+    [
+        # Two labels are swapped, and the CNN does not know the third: 48 of 60 images.
+        ([[0, 20, 0], [20, 0, 0], [6, 6, 8]], 0.8),
+        # Two thirds of the labels in the wrong place are not reached: an untrained CNN.
+        ([[0, 20, 0, 0], [0, 0, 20, 0], [5, 5, 5, 5], [5, 5, 5, 5]], None),
+        # A single label.
+        ([[20, 0, 0, 0], [0, 20, 0, 0], [0, 0, 6, 14]], None),
+        ([[4, 16]], None),
+        # 140 of 240 images; always predicting label 2 is right for 200.
+        ([[0, 20, 0], [20, 0, 0], [50, 50, 100]], None),
+    ],
+)
+def test_labels_are_in_another_order_only_if_most_have_another_place(
+    given: list[list[int]], accuracy: float | None
+) -> None:
+    """``given`` is how many images of each label the CNN gives each class."""
+    labels = np.repeat(np.arange(len(given)), np.sum(given, axis=1))
+    classes = np.concatenate([np.repeat(np.arange(len(row)), row) for row in given])
+    found = other_order(classes, labels, ())
+    assert (found and found.accuracy) == accuracy
 
 
 def test_chance_is_not_taken_for_another_order_of_colours() -> None:
