@@ -155,6 +155,8 @@ DARK = np.zeros((1, 16, 16))
         (np.stack([0.3 + 0.5 * RAMP, DARK, DARK]), ""),
         (0.1 + 0.001 * RAMP, "0"),
         (RAMP.reshape(256, 1, 1), ""),
+        # Of 40,000 values, about every fourth is compared, not always a corner on a level: 26, 26, 25 and 27 levels.
+        (np.tile(np.array([[26, 26], [24.6, 26.6]]) / 255, (10_000, 1, 1)), "0.71"),
         # One channel of two.
         (np.stack([0.9 * RAMP, 0.1 + 0.02 * RAMP], 1), "1.5"),
     ],

@@ -80,7 +80,11 @@ def are_rounded(arrays: Sequence[Array]) -> bool:
     """Return whether `pixels_of` rounds values, floats between the levels of 8-bit pixels; a part is compared."""
     for array in arrays[:: -(-len(arrays) // _COMPARED_ARRAYS)]:
         if array.dtype.kind == "f":
-            levels = array.reshape(-1)[:: -(-array.size // _COMPARED)].astype(np.float64) * 255
+            step, pixels = -(-array.size // _COMPARED), math.prod(array.shape[1:])
+            # Otherwise only some places in the images are compared, such as their corners.
+            while math.gcd(step, pixels) > 1:
+                step += 1
+            levels = array.reshape(-1)[::step].astype(np.float64) * 255
             if (np.abs(levels - np.rint(levels)) > _ON_LEVEL).any():
                 return True
     return False
