@@ -130,10 +130,8 @@ def convert(
     require_convertible(source, dataset.images, balancing, quantization, skip_copies)
     own = own_accuracy(source, dataset, "calibration images", expect)
     implausible = unjudged(source, dataset) if own is None else own.warning
-    if dataset.rounding_note not in implausible:
-        warnings.warn(dataset.rounding_note, stacklevel=2)
-    if implausible:
-        warnings.warn(implausible, stacklevel=2)
+    for warning in filter(None, (dataset.rounding_note, implausible)):
+        warnings.warn(warning, stacklevel=2)
     done = converted(
         source,
         dataset.images,

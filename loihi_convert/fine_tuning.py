@@ -181,9 +181,8 @@ def fine_tune(
         design = replace(design, teacher=taught)
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=True)
     before = accuracy_before(design, splits)
-    for warning in dict.fromkeys((everything.rounding_note, "" if before is None else before.warning)):
-        if warning:
-            warnings.warn(warning, stacklevel=2)
+    for warning in filter(None, (everything.rounding_note, "" if before is None else before.warning)):
+        warnings.warn(warning, stacklevel=2)
     if design.teacher is not None:
         of_teacher = accuracy_of_teacher(design, splits, before)
         if of_teacher.warning:
