@@ -120,10 +120,15 @@ def test_an_npz_file(digits: DataSplits, tmp_path: Path, convert: Callable[[Arra
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_note_says_that_rounding_changes_an_npz_file(digits: DataSplits, tmp_path: Path, at_once: bool) -> None:
+@pytest.mark.parametrize("calibration", [None, 0.01, 0.9])
+def test_a_note_says_that_rounding_changes_an_npz_file(
+    digits: DataSplits, tmp_path: Path, at_once: bool, calibration: float | None
+) -> None:
     path, images = tmp_path / "images.npz", digits.test.images[:90] / 255
-    for contrast, is_noted in ((0.01, True), (0.9, False)):
-        np.savez(path, images=0.1 + contrast * images)
+    for contrast in (0.01, 0.9):
+        own = {} if calibration is None else {"calibration": 0.1 + calibration * images}
+        is_noted = 0.01 in (contrast, calibration)
+        np.savez(path, images=0.1 + contrast * images, **own)
         notes = load_data(path, input_shape=SHAPE, at_once=at_once).notes
         assert [note.startswith("floats are rounded to 8 bits") for note in notes] == [True] * is_noted
 

@@ -199,21 +199,24 @@ def load_npz(
     elif "classes" in arrays and classes and not set(names) <= set(classes):
         notes = (*notes, "the labels keep their numbers: the network's classes have no names to match the file's with")
     guessed = "images" not in stored and is_guessed(arrays["images"].shape, input_shape)
-    raw = images.mapped() if isinstance(images, MappedImages) else arrays["images"]
-    everything = Dataset(images, labels, targets, are_guessed=guessed, are_rounded=are_rounded([raw]))
+    rounded = _are_rounded(images, arrays["images"])
+    everything = Dataset(images, labels, targets, are_guessed=guessed, are_rounded=rounded)
     if labels is not None and is_in_class_order(labels):
         notes = (*notes, _IN_CLASS_ORDER)
-    notes = (*notes, *filter(None, [everything.rounding_note]))
     if "calibration" not in arrays:
-        return _unsplit(path, names, everything, notes=notes)
-    calibration = _npz_images(path, "calibration", arrays["calibration"], input_shape)
-    if calibration.shape[1:] != images.shape[1:]:
+        return _unsplit(path, names, everything, notes=(*notes, *filter(None, [everything.rounding_note])))
+    pixels = _npz_images(path, "calibration", arrays["calibration"], input_shape)
+    if pixels.shape[1:] != images.shape[1:]:
         raise DataError(
-            f"found calibration images of {calibration.shape[1:]} and images of {images.shape[1:]} (C, H, W)",
+            f"found calibration images of {pixels.shape[1:]} and images of {images.shape[1:]} (C, H, W)",
             where=path,
             expected="must have the same shape",
         )
-    return _unsplit(path, names, everything, Dataset(calibration, None, are_guessed=guessed), notes)
+    rounded = _are_rounded(pixels, arrays["calibration"])
+    calibration = Dataset(pixels, None, are_guessed=guessed, are_rounded=rounded)
+    # The notes on both differ at most in a number.
+    rounding = everything.rounding_note or calibration.rounding_note
+    return _unsplit(path, names, everything, calibration, (*notes, *filter(None, [rounding])))
 
 
 def _deeper(folders: Sequence[Path]) -> str:
@@ -239,6 +242,11 @@ def _npz_images(
     # Here three grey images cannot be mistaken for one with three channels: a file always has N images.
     stacked = images[:, np.newaxis] if images.ndim == 3 and input_shape is None else images
     return as_images(stacked, input_shape, where=f"{path}: {key}")
+
+
+def _are_rounded(images: NDArray[np.uint8], array: NDArray[np.generic]) -> bool:
+    """Whether the ``array`` that was read as ``images`` was rounded; mapped images are their own ``array``."""
+    return are_rounded([images.mapped() if isinstance(images, MappedImages) else array])
 
 
 def _unsplit(
