@@ -289,8 +289,8 @@ def test_what_is_left_out_is_said() -> None:
     torch.save({"ema": state(), "model": state()}, "m.pt")
     (note,) = opened(Path("m.pt")).notes
     assert note == (
-        "m.pt: the weights under 'model' are used; 'ema' would fit too. To use others, save them alone: "
-        "torch.save(torch.load('m.pt')['ema'], 'other.pt')."
+        "m.pt: the weights under 'model' are used; 'ema' would fit too. To use others, save them in a "
+        "file of their own."
     )
 
 

@@ -62,10 +62,9 @@ def fill(
     notes = [f"{path.name}: {note}" for note in chosen.notes]
     if len(fitting) > 1:
         others = listed([repr(other) for other in fitting[1:]])
-        second = "".join(f"[{part!r}]" for part in fitting[1].split("."))
         notes.append(
-            f"{path.name}: the weights under {key!r} are used; {others} would fit too. To use others, save them alone: "
-            f"torch.save(torch.load({path.name!r}){second}, 'other.pt')."
+            f"{path.name}: the weights under {key!r} are used; {others} would fit too. To use others, save them in a "
+            "file of their own."
         )
     require_finite(chosen.tensors, path)
     filled = {name: _as_float32(name, tensor, wanted[name], arch, path) for name, tensor in chosen.tensors.items()}
