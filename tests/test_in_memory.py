@@ -164,6 +164,7 @@ DARK = np.zeros((1, 16, 16))
 def test_rounding_to_few_levels_is_noted(images: Any, levels: str) -> None:
     found = as_dataset(images)
     assert f"(standard deviation {levels} levels)" in found.rounding_note if levels else found.rounding_note == ""
+    assert ("(0 and 1 if there are none)" in found.rounding_note) == bool(levels)
     assert found[:1].are_rounded == as_dataset([*images]).are_rounded == found.are_rounded
 
 

@@ -173,8 +173,8 @@ class Dataset:
         return (
             f"floats are rounded to 8 bits, and these images use few of the 256 levels (standard deviation {found:.2g} "
             "levels), so the rounding may lower the CNN's accuracy: clip outliers, stretch the remaining range "
-            "low..high to 0..1 by (x - low) / (high - low), and change mean and std with it, to "
-            "(mean - low) / (high - low) and std / (high - low)"
+            "low..high to 0..1 by (x - low) / (high - low), and change mean and std (0 and 1 if there are "
+            "none) with it, to (mean - low) / (high - low) and std / (high - low)"
         )
 
     @cached_property
