@@ -8,9 +8,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.statistics import constant_accuracy, mcnemar_p_value
+from loihi_convert.statistics import NOT_CHANCE, constant_accuracy, mcnemar_p_value
 
-_NOT_CHANCE: Final = 0.01
 # Share of the labels that are not in their own place for which another place must be found.
 _FOUND: Final = 2 / 3
 _MOST_NAMED: Final = 4
@@ -52,7 +51,7 @@ def other_order(classes: Array, labels: Array, names: Sequence[str]) -> OtherOrd
     after = np.array([moved.get(label, label) for label in before.tolist()], np.int64)
     accuracy = float(np.mean(found == after))
     only_before, only_after = ((found == one) & (found != other) for one, other in ((before, after), (after, before)))
-    is_chance = mcnemar_p_value(int(only_before.sum()), int(only_after.sum())) > _NOT_CHANCE
+    is_chance = mcnemar_p_value(int(only_before.sum()), int(only_after.sum())) > NOT_CHANCE
     if is_chance or constant_accuracy(accuracy, before) is not None:
         return None
     named = {number: f"{number} ({name})" for number, name in enumerate(names) if name != str(number)}

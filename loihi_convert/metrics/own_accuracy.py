@@ -24,7 +24,7 @@ from loihi_convert.ir.task import class_count, classes_of
 from loihi_convert.metrics.other_order import OtherOrder, other_order
 from loihi_convert.metrics.regression import errors
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.statistics import FEWEST_JUDGED, constant_accuracy, mcnemar_p_value
+from loihi_convert.statistics import FEWEST_JUDGED, NOT_CHANCE, constant_accuracy, mcnemar_p_value
 
 CHECKED_IMAGES: Final = 1_000
 """Most images on which the CNN is evaluated: this takes seconds, with an error of about one point."""
@@ -32,8 +32,6 @@ _TRIED_IMAGES: Final = 200
 _STANDARD_ERRORS: Final = 2
 # Gain in accuracy required of another normalization if the accuracy is too low.
 _BETTER: Final = 0.05
-# A gain with a p-value below this is not chance, although up to nine changes are tried.
-_NOT_CHANCE: Final = 0.001
 # Share of the unexplained variance that another normalization must remove, for a regression.
 _REMOVED: Final = 0.5
 # Images whose pixels, 0..1, spread less than this are nearly constant: their statistics suggest no normalization.
@@ -121,7 +119,7 @@ def own_accuracy(
     Uses at most `CHECKED_IMAGES` of them, evenly spaced. The accuracy is too low if it is more than 2 standard errors
     below ``expect``. By default, if it is below what any CNN reaches on ``data`` (mnist 95 %, fashion-mnist and digits
     85 %, cifar10 60 %). On other data, if it is not above always predicting the most frequent class, or if another
-    usual normalization, or none, or the reverse order of colours, gains 10 to 17 points on 200 images, more on fewer.
+    usual normalization, or none, or the reverse order of colours, gains 10 to 14 points on 200 images, more on fewer.
     A regression is implausible if its R² is not above 0, or if such a change halves the unexplained variance. On any
     data, a classification is implausible if its classes seem to be in another order, see `other_order`.
 
@@ -322,7 +320,7 @@ def _more_accurate(source: Source, images: Dataset, least: float, *, is_known: b
     def is_proven(trial: _Trial) -> bool:
         after = _classes(trial.network, trial.images) == labels
         p_value = mcnemar_p_value(int((before & ~after).sum()), int((after & ~before).sum()))
-        return is_known or (p_value < _NOT_CHANCE and constant_accuracy(float(after.mean()), labels) is None)
+        return is_known or (p_value < NOT_CHANCE and constant_accuracy(float(after.mean()), labels) is None)
 
     return _better_with(source, images, least, _accuracy, _percent, is_proven)
 
