@@ -79,7 +79,7 @@ def pixels_of(array: Array, where: str) -> NDArray[np.uint8]:
 def are_rounded(arrays: Sequence[Array]) -> bool:
     """Return whether `pixels_of` rounds values, floats between the levels of 8-bit pixels; a part is compared."""
     for array in arrays[:: -(-len(arrays) // _COMPARED_ARRAYS)]:
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" and array.size:
             step, pixels = -(-array.size // _COMPARED), math.prod(array.shape[1:])
             # Otherwise only some places in the images are compared, such as their corners.
             while math.gcd(step, pixels) > 1:
