@@ -757,7 +757,10 @@ class TestProcesses:
         assert "Traceback" not in err
         kept = stored(Path("sweep"))
         assert 1 <= len(kept) < 6
-        assert not list(Path("sweep/cells").glob("*.lock"))
+        for left in Path("sweep/cells").glob("*.lock"):
+            # If the signal comes just after the file is made, it stays; the lock is free all the same.
+            with left.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert sweep("model.pt", *self.WORDS, "--workers", "0").code == 0
         assert kept.items() < stored(Path("sweep")).items()
 
