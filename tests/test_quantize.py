@@ -306,15 +306,22 @@ def test_the_report_gives_the_error_of_the_weights() -> None:
     assert last.weight_error == pytest.approx(0, abs=1e-12)
 
 
-def test_the_lower_limit_is_harmless_to_neurons_with_a_constant_current() -> None:
-    for poisson_seed, harmless in ((None, [True, False]), (0, [False, False])):
+def test_where_clipping_is_harmless() -> None:
+    """With a constant current below threshold, potentials stay below 2 x threshold, above it every step fires."""
+    for poisson_seed, threshold, harmless in ((None, 65_535, (True, True)), (None, 65_536, (True, False)),
+                                              (0, 65_535, (False, False))):  # fmt: skip
         options = BalanceOptions(method="ngu-lee", poisson_seed=poisson_seed)
         spiking = balance(random_cnn(3), digits_like(3), 8, options)
-        report = report_quantization(quantize(spiking, digits_like(3)), spiking, digits_like(3))
-        assert [layer.is_low_harmless for layer in report.layers[:2]] == harmless
+        network = quantize(spiking, digits_like(3))
+        first, *others = network.layers
+        assert first.neuron is not None
+        neuron = replace(first.neuron, threshold=np.full_like(first.neuron.threshold, threshold))
+        network = replace(network, layers=(replace(first, neuron=neuron), *others))
+        report = report_quantization(network, spiking, digits_like(3))
+        assert [layer.harmless_ends for layer in report.layers[:2]] == [harmless, (False, False)]
     clipped = replace(report.layers[0], low_clipped=5, high_clipped=2, either_clipped=6)
-    assert clipped.harmful_clips == 6
-    assert replace(clipped, is_low_harmless=True).harmful_clips == 2
+    for harmless, images in (((False, False), 6), ((True, False), 2), ((True, True), 0)):
+        assert replace(clipped, harmless_ends=harmless).harmful_clips == images
 
 
 def test_an_image_that_clips_at_either_limit_is_counted_once() -> None:

@@ -33,10 +33,8 @@ class Activity:
         bool ``(C,)``: whether any image can make it fire; `integer_rules.every_channel_can_fire` reports the others.
     low_clipped, high_clipped
         Number of images on which a potential reached the lower or upper limit of Loihi's range.
-    is_constant
-        Whether its current is the same in every step.
-    largest_threshold
-        The largest threshold of the channels that can fire at all.
+    harmless_ends
+        Whether clipping at the lower, and at the upper, limit changes no spike; see `QuantizedNetwork.harmless_ends`.
     is_readout
         Whether its channels are the outputs.
     is_relay
@@ -49,8 +47,7 @@ class Activity:
     can_fire: Array
     low_clipped: int = 0
     high_clipped: int = 0
-    is_constant: bool = False
-    largest_threshold: int = limits.POTENTIAL_LIMIT
+    harmless_ends: tuple[bool, bool] = (False, False)
     is_readout: bool = False
     is_relay: Array | None = None
 
@@ -109,15 +106,13 @@ def network_activity(
     for index, layer in enumerate(network.spiking_layers):
         low, high = clipped[index].sum(axis=0)
         positions = math.prod(network.shapes[index][1:])
-        threshold = np.zeros(1, np.int32) if layer.threshold is None else layer.threshold
         activity = Activity(
             image_count=len(images),
             firing_rate=spikes[index] / (moments * positions),
             can_fire=runs[index].can_fire,
             low_clipped=int(low),
             high_clipped=int(high),
-            is_constant=runs[index].is_constant,
-            largest_threshold=int(threshold[threshold < limits.NEVER_FIRES].max(initial=0)),
+            harmless_ends=network.harmless_ends(index),
             is_readout=runs[index].is_readout,
             is_relay=~runs[index].own,
         )
@@ -159,16 +154,12 @@ def no_channel_is_active_at_every_step(activity: Activity) -> Violation | None:
 
 
 def no_potential_meets_the_upper_end(activity: Activity) -> Violation | None:
-    # With a constant current I >= threshold a neuron fires in every step, clipped or not; with a smaller one, its
-    # potential stays below threshold + I.
-    is_harmless = activity.is_constant and 2 * activity.largest_threshold <= limits.POTENTIAL_LIMIT
-    images = 0 if is_harmless else activity.high_clipped
+    images = 0 if activity.harmless_ends[1] else activity.high_clipped
     return _clipped(activity, images, f"{limits.POTENTIAL_LIMIT:,}; spikes may be lost")
 
 
 def no_potential_meets_the_lower_end(activity: Activity) -> Violation | None:
-    # With a constant negative current a neuron never fires, clipped or not.
-    images = 0 if activity.is_constant else activity.low_clipped
+    images = 0 if activity.harmless_ends[0] else activity.low_clipped
     return _clipped(activity, images, f"{-limits.POTENTIAL_LIMIT:,}; inhibition may be lost")
 
 

@@ -17,7 +17,7 @@ from loihi_convert.ir.relays import is_relay
 from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import ImageArray
-from loihi_convert.simulation.simulator import clipped_images
+from loihi_convert.simulation.simulator import clipped_images, harmful_clips
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class LayerReport:
     identity_ratio
         If skip connections enter: the weight of a skip divided by the largest other weight of the same channel, the
         median over the channels that a skip enters; see `identity_ratio`. ``None`` without skips.
-    is_low_harmless
-        Whether the lower limit changes nothing: a neuron with a constant negative current never fires.
+    harmless_ends
+        Whether clipping at the lower, and at the upper, limit changes no spike; see `QuantizedNetwork.harmless_ends`.
     is_proven
         For target loihi2: True if no image can make u wrap; False if it only stays in range on the calibration images.
         ``None`` for target lava, whose potentials clip.
@@ -64,12 +64,12 @@ class LayerReport:
     threshold_error: float = 0.0
     is_proven: bool | None = None
     identity_ratio: float | None = None
-    is_low_harmless: bool = False
+    harmless_ends: tuple[bool, bool] = (False, False)
 
     @property
     def harmful_clips(self) -> int:
         """Calibration images on which clipping may have changed spikes or outputs."""
-        return self.high_clipped if self.is_low_harmless else self.either_clipped
+        return harmful_clips(self.harmless_ends, (self.low_clipped, self.high_clipped, self.either_clipped))
 
     @property
     def identity_bits(self) -> float | None:
@@ -128,8 +128,7 @@ def report_quantization(
             proven = is_proven(layer, network.timesteps, is_constant=network.has_constant_current(index))
         skips = identity_ratio(synapse, network.layers[index - 1].relay_of if index else None)
         report = _layer_report(layer, synapse.weight, counts, proven, skips)
-        never_fires_there = layer.neuron is not None and network.has_constant_current(index)
-        layers.append(replace(report, is_low_harmless=never_fires_there))
+        layers.append(replace(report, harmless_ends=network.harmless_ends(index)))
     return QuantizationReport(
         tuple(layers), len(images), network.timesteps, network.max_timesteps, network.target, network.pixel_bits
     )

@@ -32,7 +32,7 @@ from loihi_convert.progress import Progress, no_progress
 from loihi_convert.records import Record
 from loihi_convert.simulation.intermediate import Cause, intermediate_networks
 from loihi_convert.simulation.relu import ReluChain
-from loihi_convert.simulation.simulator import clipped_images
+from loihi_convert.simulation.simulator import clipped_images, harmful_clips
 
 SMALL_LOSS: Final = {"accuracy": 0.2, "agreement": 1.0}
 """Percentage points up to which a loss is not a problem, for any number of images."""
@@ -97,8 +97,8 @@ class LayerLoss(Record):
         Bits of the widest weight of a channel, sign included, the median over channels except relays; None if all are
         relays.
     saturated_images
-        Number of images on which a potential passed a limit of its range; in a first layer that gets the same current
-        in every step, only the upper limit. That is harmless if the neuron spikes at every step, or never, anyway.
+        Number of images on which a potential passed a limit of its range, where that may have changed spikes or
+        outputs.
     """
 
     name: str
@@ -271,10 +271,9 @@ def _layer_losses(
             threshold_to_largest=None if layer_range is None else layer_range.threshold_to_largest,
             share_above_threshold=None if layer_range is None else layer_range.share_above_threshold,
             weight_bits=_weight_bits(layer),
-            # At the lower limit, a neuron with a constant negative current never fires, clipped or not.
-            saturated_images=int(high if layer.neuron and network.has_constant_current(index) else either),
+            saturated_images=harmful_clips(network.harmless_ends(index), clips),
         )
-        for index, (layer, layer_range, (before, after), (_, high, either)) in enumerate(
+        for index, (layer, layer_range, (before, after), clips) in enumerate(
             zip(network.layers, compared.ranges, itertools.pairwise(right), saturated, strict=True)
         )
     )

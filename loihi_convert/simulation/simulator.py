@@ -307,6 +307,14 @@ def clipped_images(
     return np.asarray(sum(on_shards(_clipped_images, _Run(network, timesteps, device), images, progress=progress)))
 
 
+def harmful_clips(harmless_ends: tuple[bool, bool], clipped: Sequence[int]) -> int:
+    """Return, of a row of `clipped_images`, the images on which clipping may have changed spikes or outputs."""
+    is_low_harmless, is_high_harmless = harmless_ends
+    _, high, either = clipped
+    # Where the upper end is harmless, the lower end is so, too.
+    return 0 if is_high_harmless else int(high if is_low_harmless else either)
+
+
 def _clipped_images(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
     images = np.asarray(shard.images)
     seen = np.zeros((len(run.network.layers), len(images), 2), np.bool_)
