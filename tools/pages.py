@@ -166,6 +166,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
         [
             ("**ngu-lee**, the paper", "ngu-lee", "soft", "1.0", "paper"),
             *((f"ngu-lee, {way}", "ngu-lee", "soft", "1.0", way) for way in ("literal", "compensated")),
+            _BEST,
         ],
     ),
 }
