@@ -17,7 +17,7 @@ from loihi_convert.cli.run_output import RunScene, remarks, say_run
 from loihi_convert.cli.run_summary import BAR_CELLS, accuracy_scale, loss_margin, table, verdict
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import RegressionOutputs, evaluate_regression
-from loihi_convert.pipeline.running import FileRun, RunFolder
+from loihi_convert.pipeline.run_results import FileRun, RunFolder
 from loihi_convert.statistics import POOR_CNN, Z_SCORE
 
 CURVE = (120, 190, 194, 196)

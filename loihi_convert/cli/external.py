@@ -11,12 +11,11 @@ from loihi_convert.cli.run_output import say_single
 from loihi_convert.cli.run_request import RunRequest
 
 if TYPE_CHECKING:
-    from loihi_convert.external.cuba import CubaNetwork
-    from loihi_convert.ir.graded import GradedNetwork
-    from loihi_convert.pipeline.external_run import ExternalRun
+    from loihi_convert.pipeline.external_run import ExternalNetwork
+    from loihi_convert.pipeline.run_results import RunFolder
 
 
-def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork, sha256: str) -> None:
+def run_external(request: RunRequest, network: ExternalNetwork, sha256: str) -> None:
     """Run the only file, which contains ``network``, on `ref`; ``sha256`` is its digest.
 
     Raises
@@ -27,6 +26,7 @@ def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork, sha2
     from loihi_convert import pipeline
     from loihi_convert.external.cuba import CubaNetwork
     from loihi_convert.ir.provenance import ModelRecord
+    from loihi_convert.pipeline.external_run import used_normalization
     from loihi_convert.progress import progress_bar
 
     path, normalization = request.require_one_file("another tool wrote it"), request.normalization
@@ -34,11 +34,12 @@ def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork, sha2
     refuse_given(given, f"given, but another tool wrote {path}", "must be left out: such a file runs on ref")
     splits = request.load(ModelRecord(), network.input_shape)
 
-    def say(ran: ExternalRun) -> None:
+    def say(done: RunFolder[ExternalNetwork]) -> None:
         kind = "CUBA" if isinstance(network, CubaNetwork) else "sigma-delta"
         log(f"{path.name}: another tool wrote it; its {kind} neurons run as in Lava, without early exit")
-        pixels, scene = _pixels(ran, is_default=normalization.mean is None), request.scene(splits)
-        say_single(ran, scene, pixels, as_json=request.as_json, details=request.details)
+        used = used_normalization(network, *normalization)
+        pixels = _pixels(*used, is_default=normalization.mean is None)
+        say_single(done, request.scene(splits), pixels, as_json=request.as_json, details=request.details)
 
     say(
         pipeline.run_external_into_folder(
@@ -59,11 +60,11 @@ def run_external(request: RunRequest, network: CubaNetwork | GradedNetwork, sha2
     )
 
 
-def _pixels(ran: ExternalRun, *, is_default: bool) -> list[Fact]:
+def _pixels(mean: tuple[float, ...] | None, std: tuple[float, ...] | None, *, is_default: bool) -> list[Fact]:
     """How pixels enter: ``as (x - 0.5) / 0.5``; nothing for a network without input neurons."""
-    if ran.mean is None or ran.std is None:
+    if mean is None or std is None:
         return []
-    means, stds = (", ".join(f"{number:g}" for number in numbers) for numbers in (ran.mean, ran.std))
-    mean, std = (f"({text})" if "," in text else text for text in (means, stds))
+    texts = (", ".join(f"{number:g}" for number in numbers) for numbers in (mean, std))
+    subtracted, divisor = (f"({text})" if "," in text else text for text in texts)
     origin = " (default; --mean and --std for others)" if is_default else ""
-    return [Fact("pixels", f"as (x - {mean}) / {std} with x = pixel / 255{origin}")]
+    return [Fact("pixels", f"as (x - {subtracted}) / {divisor} with x = pixel / 255{origin}")]

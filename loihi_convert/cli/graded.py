@@ -13,7 +13,7 @@ from loihi_convert.cli.run_request import RunRequest
 
 if TYPE_CHECKING:
     from loihi_convert.ir.graded import GradedNetwork
-    from loihi_convert.pipeline.graded import GradedRun
+    from loihi_convert.pipeline.run_results import FileRun, RunFolder
 
 
 def run_graded(request: RunRequest, network: GradedNetwork, sha256: str) -> None:
@@ -34,10 +34,11 @@ def run_graded(request: RunRequest, network: GradedNetwork, sha256: str) -> None
     )
     splits = request.load(network.provenance.model, network.input_shape)
 
-    def say(ran: GradedRun) -> None:
+    def say(done: RunFolder[GradedNetwork]) -> None:
         scene = request.scene(splits)
+        (ran,) = done.runs
         facts = [*remarks(ran, scene), *_message_facts(ran, is_stream=request.is_stream)]
-        say_single(ran, scene, facts, as_json=request.as_json, details=request.details)
+        say_single(done, scene, facts, as_json=request.as_json, details=request.details)
 
     say(
         run_graded_into_folder(
@@ -58,7 +59,7 @@ def run_graded(request: RunRequest, network: GradedNetwork, sha256: str) -> None
     )
 
 
-def _message_facts(ran: GradedRun, *, is_stream: bool) -> Iterator[Fact]:
+def _message_facts(ran: FileRun[GradedNetwork], *, is_stream: bool) -> Iterator[Fact]:
     """Return what an event is, and how many there are."""
     point, depth = ran.evaluation.nominal_point, ran.evaluation.depth
     neurons = sum(layer.neuron_count for layer in ran.evaluation.layers[: len(ran.network.spiking_layers)])

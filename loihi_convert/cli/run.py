@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from loihi_convert.data import DataSplits
     from loihi_convert.ir.quantized import QuantizedNetwork
     from loihi_convert.pipeline.opened_file import OpenedFile
-    from loihi_convert.pipeline.running import RunFolder
+    from loihi_convert.pipeline.run_results import RunFolder
 
 _FILES = typer.Argument(
     help="Exported .net files, or names of `loihi-convert models`; default: the newest file in this folder.",
@@ -194,7 +194,7 @@ def _run_exported(request: RunRequest, read: tuple[QuantizedNetwork, str], place
     images = request.images(splits)
     splits, no_early_exit = _with_held_out(request, opened, splits)
 
-    def say(done: RunFolder) -> None:
+    def say(done: RunFolder[QuantizedNetwork]) -> None:
         say_run(done, request.scene(splits, no_early_exit), as_json=request.as_json, details=request.details)
 
     with place.shard_workers() as shard_workers:

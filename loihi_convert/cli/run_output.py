@@ -5,17 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from loihi_convert.choices import DatasetName
 from loihi_convert.cli.console import Fact, echo, log, say_answer, say_tables, told_once
 
 if TYPE_CHECKING:
+    from loihi_convert.external import AnyNetwork
+    from loihi_convert.ir.graded import GradedNetwork
+    from loihi_convert.ir.quantized import QuantizedNetwork
     from loihi_convert.metrics.evaluation import Evaluation
-    from loihi_convert.pipeline.external_run import ExternalRun
-    from loihi_convert.pipeline.graded import GradedRun
-    from loihi_convert.pipeline.running import FileRun, RunFolder
+    from loihi_convert.pipeline.run_results import FileRun, RunFolder
     from loihi_convert.report.run_tables import Figures
 
 _BACKENDS = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)", "loihi2": "Loihi 2 (loihi2)"}
@@ -56,7 +56,14 @@ class RunScene:
         return f"{images}, {_BACKENDS[self.backend]}{remark}: {seconds:.1f} s, {self.seconds:.0f} s in all"
 
 
-def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, next_steps: Sequence[Fact] = ()) -> None:
+def say_run(
+    done: RunFolder[QuantizedNetwork],
+    scene: RunScene,
+    *,
+    as_json: bool,
+    details: bool,
+    next_steps: Sequence[Fact] = (),
+) -> None:
     """Print the answer of a run, or its results as JSON, and the folder they are written to, if ``done`` has files.
 
     ``next_steps`` are the last lines; by default they suggest the report and ``--details``.
@@ -65,44 +72,37 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
     if as_json:
         for fact in missing:
             log(f"{fact.label}: {fact.text}")
-        results = [(ran.path, ran.evaluation, remarks(ran, scene)) for ran in done.runs]
-        _say_results(results, done.folder, done.files)
+        _say_results(done, [remarks(ran, scene) for ran in done.runs])
         return
-    figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
     more = "layers, intervals, early exit, energy at each T"
     facts = [*missing, *_facts(done, scene), *_closing(done, more, next_steps, details=details)]
     seed = done.runs[0].network.poisson_seed
-    _say_figures(figures, scene, facts, "" if seed is None else f", Poisson input (seed {seed})")
+    _say_figures(done, scene, facts, "" if seed is None else f", Poisson input (seed {seed})")
     if details:
         _say_details(done.figures)
 
 
 def say_single(
-    ran: GradedRun | ExternalRun,
-    scene: RunScene,
-    facts: Sequence[Fact],
-    *,
-    as_json: bool,
-    details: bool,
+    done: RunFolder[AnyNetwork], scene: RunScene, facts: Sequence[Fact], *, as_json: bool, details: bool
 ) -> None:
     """Print the answer of the run of one file, with ``facts`` about it, or its results as JSON, as `say_run`."""
     from loihi_convert.cli import run_summary
 
     if as_json:
-        _say_results([(ran.path, ran.evaluation, facts)], ran.folder, ran.files)
+        _say_results(done, [facts])
         return
-    figures = [(ran.path.name, ran.evaluation)]
-    closing = _closing(ran, "layers, intervals", details=details)
-    _say_figures(figures, scene, [*facts, *run_summary.facts(ran.evaluation), *closing])
+    closing = _closing(done, "layers, intervals", details=details)
+    _say_figures(done, scene, [*facts, *run_summary.facts(done.runs[0].evaluation), *closing])
     if details:
         # Graded spikes have no thresholds, and other tools do not record how theirs were balanced.
-        _say_details(figures, is_balanced=False)
+        _say_details(done.figures, is_balanced=False)
 
 
-def _say_figures(figures: Figures, scene: RunScene, facts: Iterable[Fact], remark: str = "") -> None:
+def _say_figures(done: RunFolder[AnyNetwork], scene: RunScene, facts: Iterable[Fact], remark: str = "") -> None:
     """Print verdict, what makes it doubtful, the table, and ``facts``; ``remark`` is as in `RunScene.line`."""
     from loihi_convert.cli import run_summary
 
+    figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
     doubts = run_summary.doubts(figures)
     say_answer(
         run_summary.verdict(figures, scene.data),
@@ -112,9 +112,7 @@ def _say_figures(figures: Figures, scene: RunScene, facts: Iterable[Fact], remar
     )
 
 
-def _closing(
-    done: RunFolder | GradedRun | ExternalRun, more: str, next_steps: Sequence[Fact] = (), *, details: bool
-) -> list[Fact]:
+def _closing(done: RunFolder[AnyNetwork], more: str, next_steps: Sequence[Fact] = (), *, details: bool) -> list[Fact]:
     """Return the place of the results, if written, and what to do with them; ``more`` is what ``--details`` prints."""
     if not done.files:
         return []
@@ -123,22 +121,20 @@ def _closing(
     return [Fact("saved", f"{done.folder}/"), *(next_steps or usual)]
 
 
-def _say_results(runs: Iterable[tuple[Path, Evaluation, Iterable[Fact]]], folder: Path, files: Sequence[Path]) -> None:
-    """Print the results of each file as JSON; on stderr, the facts about it, warnings, and what was written."""
+def _say_results(done: RunFolder[AnyNetwork], facts: Sequence[Iterable[Fact]]) -> None:
+    """Print the results of each file as JSON; on stderr, the ``facts`` about it, warnings, and what was written."""
     from loihi_convert.cli.run_summary import warnings
     from loihi_convert.runs.run_folder import results_json
 
-    figures = []
-    for path, evaluation, facts in runs:
-        figures.append((path.stem, evaluation))
-        for fact in (*facts, *warnings(evaluation)):
-            log(f"{path.name}: {fact.label}: {fact.text}")
-    echo(results_json(figures))
-    if files:
-        log(f"wrote {folder}/ ({', '.join(path.name for path in files)})")
+    for ran, about in zip(done.runs, facts, strict=True):
+        for fact in (*about, *warnings(ran.evaluation)):
+            log(f"{ran.path.name}: {fact.label}: {fact.text}")
+    echo(results_json(done.figures))
+    if done.files:
+        log(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
 
 
-def _say_details(figures: Sequence[tuple[str, Evaluation]], *, is_balanced: bool = True) -> None:
+def _say_details(figures: Figures, *, is_balanced: bool = True) -> None:
     """Print every table of a run."""
     from loihi_convert.report import run_tables as tables
 
@@ -152,7 +148,7 @@ def _say_details(figures: Sequence[tuple[str, Evaluation]], *, is_balanced: bool
     say_tables([*shown, *(table for table in more if table is not None)])
 
 
-def _facts(done: RunFolder, scene: RunScene) -> Iterator[Fact]:
+def _facts(done: RunFolder[QuantizedNetwork], scene: RunScene) -> Iterator[Fact]:
     """Return the facts about each file; for several files, only the facts that differ."""
     from loihi_convert.cli import run_summary
 
@@ -169,7 +165,7 @@ def _facts(done: RunFolder, scene: RunScene) -> Iterator[Fact]:
     yield from told_once(every, len(done.runs))
 
 
-def remarks(ran: FileRun | GradedRun, scene: RunScene) -> Iterator[Fact]:
+def remarks(ran: FileRun[QuantizedNetwork | GradedNetwork], scene: RunScene) -> Iterator[Fact]:
     """Return how a run compares with `ref`, and why it cannot be compared with the CNN."""
     from loihi_convert.ir.graded import GradedNetwork
 
@@ -196,7 +192,7 @@ def remarks(ran: FileRun | GradedRun, scene: RunScene) -> Iterator[Fact]:
         yield Fact("warning", f"every image gets class {classes[0]}; accuracy and agreement carry little information")
 
 
-def _without_cnn(ran: FileRun | GradedRun, arch: str | None) -> str:
+def _without_cnn(ran: FileRun[QuantizedNetwork | GradedNetwork], arch: str | None) -> str:
     """Return why a run cannot be compared with the CNN, and what to do."""
     recorded = ran.network.provenance.model
     if recorded.arch is not None and arch is None:
@@ -206,7 +202,7 @@ def _without_cnn(ran: FileRun | GradedRun, arch: str | None) -> str:
     return f"{recorded.file} is not in the folder of the file, or has changed; pass --model to compare with the CNN"
 
 
-def _without_labels(ran: FileRun | GradedRun) -> str:
+def _without_labels(ran: FileRun[AnyNetwork]) -> str:
     """Return a sentence on what is compared if accuracy, or the error, is unknown."""
     is_regression = ran.evaluation.regression is not None
     missing = "targets, so the error is" if is_regression else "labels, so accuracy is"

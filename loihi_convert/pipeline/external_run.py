@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loihi_convert.data import Dataset, DataSplits
@@ -15,33 +14,29 @@ from loihi_convert.external.sdnn_run import run_sdnn
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.metrics.evaluating import evaluate
-from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.pipeline.run_results import not_lost, write_results
+from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import ReadFile
+
+ExternalNetwork = CubaNetwork | GradedNetwork
+
+_Numbers = tuple[float, ...] | None
 
 
-@dataclass(frozen=True, eq=False)
-class ExternalRun:
-    """A complete run folder, its files, and the run of ``path``.
+def used_normalization(network: ExternalNetwork, mean: _Numbers, std: _Numbers) -> tuple[_Numbers, _Numbers]:
+    """Return ``mean`` and ``std``, by default `pixels.DEFAULT_NORMALIZATION` if ``network`` has input neurons.
 
-    ``mean`` and ``std`` are the normalization that was used; None for a network without input neurons, which gets the
-    pixels as they are.
+    A network without them gets the pixels as they are.
     """
-
-    folder: Path
-    files: tuple[Path, ...]
-    path: Path
-    evaluation: Evaluation
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
+    if isinstance(network.layers[0].synapse, PixelBias):
+        return mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
+    return mean, std
 
 
 def run_external_into_folder(
     output: str | Path | None,
     path: Path,
-    network: CubaNetwork | GradedNetwork,
+    network: ExternalNetwork,
     sha256: str,
     splits: DataSplits,
     images: Dataset,
@@ -51,9 +46,9 @@ def run_external_into_folder(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     command_line: Sequence[str] = (),
-    unwritten: Callable[[ExternalRun], None] | None = None,
+    unwritten: Callable[[RunFolder[ExternalNetwork]], None] | None = None,
     bars: ProgressFactory = no_progress_bar,
-) -> ExternalRun:
+) -> RunFolder[ExternalNetwork]:
     """Run the netx file ``path`` on ``images``, some of ``splits``, and write the results into a run folder.
 
     Parameters
@@ -67,8 +62,8 @@ def run_external_into_folder(
     is_stream
         For graded spikes: whether the images are frames of one sequence, see `backends.graded.run_graded`.
     mean, std
-        Normalization of pixels / 255 in training, one number for all channels or one per channel; by default
-        `pixels.DEFAULT_NORMALIZATION`.
+        Normalization of pixels / 255 in training, one number for all channels or one per channel; by default that of
+        `used_normalization`.
     command_line
         The command line typed by the user, for the manifest.
     unwritten
@@ -90,8 +85,7 @@ def run_external_into_folder(
     if isinstance(network, GradedNetwork) and steps != 1:
         expected = "must be 1: graded spikes take one step of each layer for an image"
         raise UsageError(f"found {steps}", where="timesteps", expected=expected)
-    if isinstance(network.layers[0].synapse, PixelBias):
-        mean, std = mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
+    mean, std = used_normalization(network, mean, std)
     images.require_fit(network.task, network.shapes[-1][0], "data")
     run_folder.require_class_names(path.stem, network, splits.classes or None)
     with run_folder.run_folder(output, f"{path.stem}-ref") as folder:
@@ -102,16 +96,13 @@ def run_external_into_folder(
                 result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
         evaluation = evaluate(result, network, labels=images.labels, timesteps=timesteps)
         stream = {"stream": is_stream} if isinstance(network, GradedNetwork) else {}
-        done = ExternalRun(folder, (), path, evaluation, mean, std)
-        with not_lost(done, unwritten):
-            files = write_results(
-                folder,
-                [run_folder.FileResults(path.stem, evaluation, result, network)],
-                splits,
-                images,
-                files=[ReadFile(name=path.name, sha256=sha256)],
-                backend="ref",
-                command_line=command_line,
-                more={"mean": mean, "std": std, **stream},
-            )
-    return replace(done, files=files)
+        return written(
+            RunFolder(folder, (), (FileRun(path, network, result, evaluation, 0),)),
+            [sha256],
+            splits,
+            images,
+            backend="ref",
+            command_line=command_line,
+            unwritten=unwritten,
+            more={"mean": mean, "std": std, **stream},
+        )

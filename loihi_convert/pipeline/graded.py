@@ -13,7 +13,6 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
 from loihi_convert.backends.difference import as_reference, first_difference
 from loihi_convert.backends.graded import run_graded
-from loihi_convert.backends.result import RunResult
 from loihi_convert.conversion.agreement import Agreement
 from loihi_convert.conversion.calibration import MOST, count_notes, require_calibration
 from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
@@ -23,15 +22,13 @@ from loihi_convert.errors import InputError, UnsupportedModelError, Verification
 from loihi_convert.files import require_output
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
 from loihi_convert.pipeline.origin import notes_on, notes_on_images, require_layers_of, source_of
-from loihi_convert.pipeline.run_results import not_lost, write_results
+from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import ReadFile
 from loihi_convert.simulation.cnn_classes import comparable_scores
 from loihi_convert.simulation.inputs import require_images
 
@@ -147,19 +144,6 @@ def read_graded(path: str | Path) -> GradedNetwork:
     return network
 
 
-@dataclass(frozen=True, eq=False)
-class GradedRun:
-    """A complete run folder, its files, and the run of ``path``; on how many images it was equal to `ref`."""
-
-    folder: Path
-    files: tuple[Path, ...]
-    path: Path
-    network: GradedNetwork
-    result: RunResult
-    evaluation: Evaluation
-    equal_to_reference: int
-
-
 def run_graded_into_folder(
     output: str | Path | None,
     path: Path,
@@ -173,9 +157,9 @@ def run_graded_into_folder(
     model: Path | None = None,
     arch: str | None = None,
     command_line: Sequence[str] = (),
-    unwritten: Callable[[GradedRun], None] | None = None,
+    unwritten: Callable[[RunFolder[GradedNetwork]], None] | None = None,
     bars: ProgressFactory = no_progress_bar,
-) -> GradedRun:
+) -> RunFolder[GradedNetwork]:
     """Run the netx file ``path``, which `export_graded` wrote, on ``images``, and write a run folder.
 
     Parameters
@@ -230,21 +214,19 @@ def run_graded_into_folder(
         of_cnn = () if source is None else notes_on(path, network, source)
         notes = (*notes_on_images(network, splits.test.fingerprint), *of_cnn, *evaluation.notes)
         evaluation = evaluation.model_copy(update={"notes": notes})
-        done = GradedRun(folder, (), path, network, result, evaluation, len(pixels) if is_compared else 0)
-        with not_lost(done, unwritten):
-            files = write_results(
-                folder,
-                [run_folder.FileResults(path.stem, evaluation, result, network)],
-                splits,
-                images,
-                files=[ReadFile(name=path.name, sha256=sha256)],
-                backend=backend.name,
-                command_line=command_line,
-                more={
-                    "spikes": "graded",
-                    "stream": is_stream,
-                    "backend_versions": versions,
-                    "provenance": {path.stem: dict(network.provenance)},
-                },
-            )
-    return replace(done, files=files)
+        ran = FileRun(path, network, result, evaluation, len(pixels) if is_compared else 0, versions)
+        return written(
+            RunFolder(folder, (), (ran,)),
+            [sha256],
+            splits,
+            images,
+            backend=backend.name,
+            command_line=command_line,
+            unwritten=unwritten,
+            more={
+                "spikes": "graded",
+                "stream": is_stream,
+                "backend_versions": versions,
+                "provenance": {path.stem: dict(network.provenance)},
+            },
+        )

@@ -2,62 +2,95 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+from loihi_convert.backends.result import RunResult
 from loihi_convert.data import Dataset, DataSplits
+from loihi_convert.external import AnyNetwork
+from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs.manifest import ReadFile, new_manifest
 from loihi_convert.runs.run_folder import FileResults, write_run
 
-_Done = TypeVar("_Done")
+_Network_co = TypeVar("_Network_co", bound=AnyNetwork, covariant=True)
 
 
-@contextlib.contextmanager
-def not_lost(done: _Done, unwritten: Callable[[_Done], None] | None) -> Iterator[None]:
-    """While the files of the run ``done`` are written: if that fails, call ``unwritten`` with it before the error."""
+@dataclass(frozen=True, eq=False)
+class FileRun(Generic[_Network_co]):
+    """Run of one file: its integers, its figures, the number of images on which it was equal to `ref`, and the versions
+    of Python, NumPy and Lava in the backend's own processes, see `Backend.versions`."""
+
+    path: Path
+    network: _Network_co
+    result: RunResult
+    evaluation: Evaluation
+    equal_to_reference: int
+    backend_versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder(Generic[_Network_co]):
+    """A complete run folder: its path, its files, and the runs in it."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    runs: tuple[FileRun[_Network_co], ...]
+
+    @property
+    def figures(self) -> list[tuple[str, Evaluation]]:
+        """The name, without suffix, and the figures of each file."""
+        return [(ran.path.stem, ran.evaluation) for ran in self.runs]
+
+
+def written(
+    done: RunFolder[_Network_co],
+    digests: Sequence[str],
+    splits: DataSplits,
+    images: Dataset,
+    *,
+    backend: str,
+    command_line: Sequence[str],
+    unwritten: Callable[[RunFolder[_Network_co]], None] | None,
+    seed: int | None = None,
+    more: Mapping[str, Any],
+) -> RunFolder[_Network_co]:
+    """Write the results of ``done`` on ``images``, some of ``splits``, into its folder; return it with its files.
+
+    Parameters
+    ----------
+    digests
+        SHA-256 of each file that was run.
+    backend, command_line, seed
+        As in `new_manifest`.
+    unwritten
+        Called with ``done``, whose results would be lost, if they cannot be written, before the error.
+    more
+        Further entries of the manifest.
+    """
+    classes = splits.classes or None
     try:
-        yield
+        manifest = new_manifest(
+            network=done.runs[0].path.stem,
+            data=splits.name,
+            data_fingerprint=splits.fingerprint,
+            backend=backend,
+            files=[ReadFile(name=ran.path.name, sha256=one) for ran, one in zip(done.runs, digests, strict=True)],
+            command_line=command_line,
+            seed=seed,
+        )
+        files = write_run(
+            done.folder,
+            [FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in done.runs],
+            labels=images.labels,
+            paths=images.paths,
+            targets=images.targets,
+            classes=classes,
+            manifest={**manifest, "classes": classes, **more},
+        )
     except Exception:
         if unwritten is not None:
             unwritten(done)
         raise
-
-
-def write_results(
-    folder: Path,
-    runs: Sequence[FileResults],
-    splits: DataSplits,
-    images: Dataset,
-    *,
-    files: Sequence[ReadFile],
-    backend: str,
-    command_line: Sequence[str],
-    seed: int | None = None,
-    more: Mapping[str, Any],
-) -> tuple[Path, ...]:
-    """Write the results of ``runs`` on ``images``, some of ``splits``, as `write_run`; return the files.
-
-    ``files``, ``backend``, ``command_line`` and ``seed`` are as in `new_manifest`; ``more`` are further entries of the
-    manifest.
-    """
-    classes = splits.classes or None
-    manifest = new_manifest(
-        network=runs[0].name,
-        data=splits.name,
-        data_fingerprint=splits.fingerprint,
-        backend=backend,
-        files=files,
-        command_line=command_line,
-        seed=seed,
-    )
-    return write_run(
-        folder,
-        runs,
-        labels=images.labels,
-        paths=images.paths,
-        targets=images.targets,
-        classes=classes,
-        manifest={**manifest, "classes": classes, **more},
-    )
+    return replace(done, files=files)

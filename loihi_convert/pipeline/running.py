@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -12,16 +12,14 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
 from loihi_convert.backends.request import check_run
-from loihi_convert.backends.result import RunResult
 from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
-from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.opened_file import OpenedFile, open_file
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import notes_on_images
-from loihi_convert.pipeline.run_results import not_lost, write_results
+from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
 from loihi_convert.pipeline.shards import (
     FileWork,
     ImagesRun,
@@ -34,7 +32,6 @@ from loihi_convert.pipeline.shards import (
 )
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import ReadFile
 from loihi_convert.simulation.image_shards import DividedImages, Shard, Workers, shards
 
 EXIT_IMAGES: Final = 2_000
@@ -43,33 +40,6 @@ EXIT_IMAGES: Final = 2_000
 _DEFAULT: Final = RunOptions()
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, eq=False)
-class FileRun:
-    """Run of one file: its integers, its figures, the number of images on which it was equal to `ref`, and the versions
-    of Python, NumPy and Lava in the backend's own processes, see `Backend.versions`."""
-
-    path: Path
-    network: QuantizedNetwork
-    result: RunResult
-    evaluation: Evaluation
-    equal_to_reference: int
-    backend_versions: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class RunFolder:
-    """A complete run folder: its path, its files, and the runs in it."""
-
-    folder: Path
-    files: tuple[Path, ...]
-    runs: tuple[FileRun, ...]
-
-    @property
-    def figures(self) -> list[tuple[str, Evaluation]]:
-        """The name, without suffix, and the figures of each file."""
-        return [(ran.path.stem, ran.evaluation) for ran in self.runs]
 
 
 def run(
@@ -81,7 +51,7 @@ def run(
     held_out: HeldOut | None = None,
     workers: Workers | None = None,
     bars: ProgressFactory = no_progress_bar,
-) -> FileRun:
+) -> FileRun[QuantizedNetwork]:
     """Run one netx file on ``images`` and compare it with the CNN and the float SNN.
 
     Parameters
@@ -208,9 +178,9 @@ def run_into_folder(
     *,
     workers: Workers | None = None,
     command_line: Sequence[str] = (),
-    unwritten: Callable[[RunFolder], None] | None = None,
+    unwritten: Callable[[RunFolder[QuantizedNetwork]], None] | None = None,
     bars: ProgressFactory = no_progress_bar,
-) -> RunFolder:
+) -> RunFolder[QuantizedNetwork]:
     """Run netx files on ``images``, as in `run`, and write the results and their origin into a run folder.
 
     If anything fails, no folder is left. All files are checked before the first run.
@@ -254,29 +224,26 @@ def run_into_folder(
                 for opened in files
             )
         seeds = {opened.network.poisson_seed for opened in files}
-        done = RunFolder(folder, (), runs)
-        with not_lost(done, unwritten):
-            written = write_results(
-                folder,
-                [run_folder.FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
-                splits,
-                images,
-                files=[ReadFile(name=opened.path.name, sha256=opened.sha256) for opened in files],
-                backend=backend.name,
-                command_line=command_line,
-                seed=seeds.pop() if len(seeds) == 1 else None,
-                more=_made_by(backend, runs),
-            )
-    return replace(done, files=written)
+        return written(
+            RunFolder(folder, (), runs),
+            [opened.sha256 for opened in files],
+            splits,
+            images,
+            backend=backend.name,
+            command_line=command_line,
+            unwritten=unwritten,
+            seed=seeds.pop() if len(seeds) == 1 else None,
+            more=_made_by(backend, runs),
+        )
 
 
-def _noted(ran: FileRun, splits: DataSplits) -> FileRun:
+def _noted(ran: FileRun[QuantizedNetwork], splits: DataSplits) -> FileRun[QuantizedNetwork]:
     """Add the note on images that the file was calibrated on."""
     notes = (*notes_on_images(ran.network, splits.test.fingerprint), *ran.evaluation.notes)
     return replace(ran, evaluation=ran.evaluation.model_copy(update={"notes": notes}))
 
 
-def _made_by(backend: Backend, runs: Sequence[FileRun]) -> dict[str, Any]:
+def _made_by(backend: Backend, runs: Sequence[FileRun[QuantizedNetwork]]) -> dict[str, Any]:
     """The manifest's entries on the backend and on each file."""
     return {
         "lava_layout": backend.layout,
