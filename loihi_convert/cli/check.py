@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loihi_convert.choices import Device, Target
+from loihi_convert.choices import Target
 from loihi_convert.cli import options
 from loihi_convert.cli.check_output import checked_json, say_checked
 from loihi_convert.cli.console import log, say_json
@@ -48,13 +48,13 @@ def check(
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
     chips: Annotated[int, options.number("--chips", BASICS, _CHIPS, metavar="N")] = 1,
     compare: Annotated[bool, options.switch("--compare", BASICS, _COMPARE)] = False,
-    device: Annotated[Device, options.device()] = "auto",
+    device: options.ToSimulateOn = "auto",
     details: Annotated[bool, options.details("Also print resources of each layer and all sources.")] = False,
-    as_json: Annotated[bool, options.as_json()] = False,
+    as_json: options.AsJson = False,
     arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
     mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
     std: Annotated[str | None, options.std(OWN_CNN)] = None,
-    input_shape: Annotated[str | None, options.input_shape()] = None,
+    input_shape: options.InputShape = None,
     data: Annotated[str | None, options.data(DATA)] = None,
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
 ) -> None:

@@ -7,10 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from loihi_convert.cli import options
-from loihi_convert.cli.options import Option
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.threads import usable_core_count
 
@@ -40,17 +39,11 @@ _SLURM = (
 _SLURM_KEYS: Final = ("workers", "partition", "walltime", "memory", "account", "interface")
 
 
-def workers(*, of_shards: bool = False) -> Option:
-    """Return the option ``--workers``, for cells or for shards of images."""
-    return options.named("--workers", PANEL, _SHARDS if of_shards else _WORKERS, metavar="N")
-
-
-def scheduler() -> Option:
-    return options.named("--scheduler", PANEL, _SCHEDULER, metavar="ADDRESS")
-
-
-def slurm() -> Option:
-    return options.named("--slurm", PANEL, _SLURM, metavar="KEY=VALUE,...")
+# The types of parameters of several verbs.
+CellWorkers = Annotated[int | None, options.named("--workers", PANEL, _WORKERS, metavar="N")]
+ShardWorkers = Annotated[int | None, options.named("--workers", PANEL, _SHARDS, metavar="N")]
+Scheduler = Annotated[str | None, options.named("--scheduler", PANEL, _SCHEDULER, metavar="ADDRESS")]
+Slurm = Annotated[str | None, options.named("--slurm", PANEL, _SLURM, metavar="KEY=VALUE,...")]
 
 
 @dataclass(frozen=True)

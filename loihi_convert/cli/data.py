@@ -24,7 +24,7 @@ _HEADS = ("data set", "", "size", "training", "test", "pixels")
 def data(
     names: Annotated[list[str] | None, typer.Argument(help=_NAMES, metavar="NAME", show_default=False)] = None,
     data_root: Annotated[Path | None, options.data_root(options.BASICS)] = None,
-    as_json: Annotated[bool, options.as_json()] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Download benchmark data sets, or list them; every file is checked by its SHA-256."""
     from loihi_convert.data import DATASETS, default_root

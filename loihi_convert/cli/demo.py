@@ -22,8 +22,8 @@ def demo(
     timesteps: Annotated[int, options.timesteps("Latency T in time steps; default: 32.")] = 32,
     seed: Annotated[int, options.seed(options.BASICS)] = 0,
     overwrite: Annotated[bool, options.overwrite()] = False,
-    as_json: Annotated[bool, options.as_json()] = False,
-    lava_python: Annotated[str | None, options.lava_python()] = None,
+    as_json: options.AsJson = False,
+    lava_python: options.LavaPython = None,
 ) -> None:
     """Train, export and run a small CNN on 8x8 digits, on Lava if it is installed: everything in about a minute."""
     started = time.monotonic()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loihi_convert.choices import Device, LavaLayout
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, say, say_json, say_tables
 from loihi_convert.cli.images import DataRequest, first_images, validation_images
@@ -37,16 +36,16 @@ def diagnose(
     file: Annotated[Path, _FILE],
     timesteps: Annotated[int | None, options.timesteps()] = None,
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
-    device: Annotated[Device, options.device()] = "auto",
+    device: options.ToSimulateOn = "auto",
     details: Annotated[bool, options.details("Also print the difference of each layer from the CNN.")] = False,
-    as_json: Annotated[bool, options.as_json()] = False,
+    as_json: options.AsJson = False,
     data: Annotated[str | None, options.data(DATA_AND_CNN)] = None,
     data_root: Annotated[Path | None, options.data_root(DATA_AND_CNN)] = None,
     class_map: Annotated[str | None, options.class_map(DATA_AND_CNN)] = None,
     arch: Annotated[str | None, options.arch(DATA_AND_CNN)] = None,
     sim: Annotated[int, options.number("--sim", LAVA, _SIM, metavar="N")] = 0,
-    lava_python: Annotated[str | None, options.lava_python()] = None,
-    lava_layout: Annotated[LavaLayout | None, options.lava_layout()] = None,
+    lava_python: options.LavaPython = None,
+    lava_layout: options.OnLava = None,
 ) -> None:
     """Show where accuracy was lost between a CNN and its exported file, by cause and by layer, and what to try."""
     file = file_of(file)

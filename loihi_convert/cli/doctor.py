@@ -20,8 +20,8 @@ _INDENT = "\n        "
 
 def doctor(
     run_lava: Annotated[bool, options.switch("--lava", options.BASICS, _LAVA)] = False,
-    lava_python: Annotated[str | None, options.lava_python()] = None,
-    as_json: Annotated[bool, options.as_json()] = False,
+    lava_python: options.LavaPython = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what is installed, what is missing, and how to install it (packages, Lava, Loihi)."""
     from loihi_convert.checks.environment import examine

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loihi_convert.choices import BackendName, Generation, LavaLayout, Neuron
+from loihi_convert.choices import BackendName
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json
 from loihi_convert.cli.dry_run import options_given, plan_run
@@ -24,14 +24,14 @@ def golden(
     folder: Annotated[Path | None, _FOLDER] = None,
     backend: Annotated[BackendName, options.choice(BackendName, "--backend", options.BASICS, _BACKEND)] = "ref",
     output: Annotated[Path, options.output("Report file to write.")] = Path("golden-report.json"),
-    as_json: Annotated[bool, options.as_json()] = False,
-    lava_python: Annotated[str | None, options.lava_python()] = None,
-    lava_layout: Annotated[LavaLayout | None, options.lava_layout()] = None,
-    neuron: Annotated[Neuron | None, options.neuron()] = None,
-    leak: Annotated[bool, options.leak()] = False,
-    partition: Annotated[str | None, options.partition()] = None,
-    board: Annotated[str | None, options.board()] = None,
-    loihi_gen: Annotated[Generation | None, options.loihi_gen()] = None,
+    as_json: options.AsJson = False,
+    lava_python: options.LavaPython = None,
+    lava_layout: options.OnLava = None,
+    neuron: options.OfNeuron = None,
+    leak: options.Leak = False,
+    partition: options.Partition = None,
+    board: options.BoardName = None,
+    loihi_gen: options.LoihiGen = None,
     dry_run: Annotated[bool, options.switch("--dry-run", options.BOARD, _DRY_RUN)] = False,
     overwrite: Annotated[bool, options.overwrite("Replace an existing script.", options.BOARD)] = False,
 ) -> None:

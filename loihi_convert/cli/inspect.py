@@ -23,7 +23,7 @@ def inspect(
         Path | None, typer.Argument(help="A second file: show what differs.", metavar="OTHER", show_default=False)
     ] = None,
     details: Annotated[bool, options.details(_DETAILS)] = False,
-    as_json: Annotated[bool, options.as_json()] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what is in a .net file of any tool, or how two files differ (exit code 5 if they do)."""
     file, other = file_of(file), None if other is None else file_of(other)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def models(
-    as_json: Annotated[bool, options.as_json()] = False,
+    as_json: options.AsJson = False,
     details: Annotated[
         bool, options.details("Also print layers of each CNN, and size and place of each file.")
     ] = False,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 import typer
 
@@ -146,15 +146,6 @@ def arch(panel: str) -> Option:
     return named("--arch", panel, help, metavar="MODULE:FACTORY")
 
 
-def input_shape() -> Option:
-    return named(
-        "--input-shape",
-        OWN_CNN,
-        "Shape of an image, or C,L of a signal, with --arch; default: the shape of the images in --data.",
-        metavar="C,H,W",
-    )
-
-
 def mean(panel: str, default: str) -> Option:
     help = f"Normalization of the input, (pixel/255 - mean) / std: one number, or one per channel; default: {default}."
     return named("--mean", panel, help, metavar="A,B,C")
@@ -177,14 +168,6 @@ def output(help: str) -> Option:
     return typer.Option("-o", "--output", metavar="PATH", help=help, rich_help_panel=BASICS)
 
 
-def as_json() -> Option:
-    return switch(
-        "--json",
-        BASICS,
-        "Print one JSON object to stdout, and nothing else; empty if the command fails before it has a result.",
-    )
-
-
 def details(help: str) -> Option:
     return switch("--details", BASICS, help)
 
@@ -197,54 +180,38 @@ def seed(panel: str, help: str = "Seed of all random numbers.") -> Option:
     return typer.Option("--seed", metavar="N", help=help, rich_help_panel=panel)
 
 
-def device() -> Option:
-    return choice(Device, "--device", BASICS, "Where to simulate: cpu, cuda (a GPU), or auto (a GPU if there is one).")
-
-
 def weight_bits(panel: str) -> Option:
     return number("--weight-bits", panel, "Bits of a weight, 2..8, sign included.", metavar="BITS")
 
 
-def lava_python() -> Option:
-    help = "Python interpreter with Lava, if not this one; default: LOIHI_CONVERT_LAVA_PYTHON."
-    return named("--lava-python", LAVA, help, metavar="PATH")
+_AS_JSON = "Print one JSON object to stdout, and nothing else; empty if the command fails before it has a result."
+_INPUT_SHAPE = "Shape of an image, or C,L of a signal, with --arch; default: the shape of the images in --data."
+_DEVICE = "Where to simulate: cpu, cuda (a GPU), or auto (a GPU if there is one)."
+_LAVA_PYTHON = "Python interpreter with Lava, if not this one; default: LOIHI_CONVERT_LAVA_PYTHON."
+_LAVA_LAYOUT = (
+    "Layout on Lava's simulator. processes (default): Lava's own Conv and Dense, one image at a time. layers: one "
+    "custom Process per layer, images in batches; faster."
+)
+_NEURON = (
+    "own: the file's neuron model. stock: emulate it with Lava's LIF, as on the chip; needs a file for target loihi2, "
+    "where it is the default."
+)
+_LEAK = "Stock neurons with du = 0 instead of -1: u decays by 1/4096 in each step."
+_PARTITION = "SLURM partition, unless one board is named; default: PARTITION."
+_BOARD = "SLURM name of one board; default: BOARD. Without partition and board: NXSDKHOST, the address of a board."
+_LOIHI_GEN = "Chip generation; default: LOIHI_GEN, or N3B3."
 
-
-def lava_layout() -> Option:
-    help = (
-        "Layout on Lava's simulator. processes (default): Lava's own Conv and Dense, one image at a time. layers: one "
-        "custom Process per layer, images in batches; faster."
-    )
-    return choice(LavaLayout, "--lava-layout", LAVA, help)
-
-
-def neuron() -> Option:
-    help = (
-        "own: the file's neuron model. stock: emulate it with Lava's LIF, as on the chip; needs a file for target "
-        "loihi2, where it is the default."
-    )
-    return choice(Neuron, "--neuron", LAVA, help)
-
-
-def leak() -> Option:
-    return switch("--leak", LAVA, "Stock neurons with du = 0 instead of -1: u decays by 1/4096 in each step.")
-
-
-_ONE_BOARD = "SLURM name of one board; default: BOARD. Without partition and board: NXSDKHOST, the address of a board."
-
-
-def partition() -> Option:
-    return named(
-        "--partition", BOARD, "SLURM partition, unless one board is named; default: PARTITION.", metavar="NAME"
-    )
-
-
-def board() -> Option:
-    return named("--board", BOARD, _ONE_BOARD, metavar="NAME")
-
-
-def loihi_gen() -> Option:
-    return choice(Generation, "--loihi-gen", BOARD, "Chip generation; default: LOIHI_GEN, or N3B3.")
+# The types of parameters that are the same in every verb.
+AsJson = Annotated[bool, switch("--json", BASICS, _AS_JSON)]
+InputShape = Annotated[str | None, named("--input-shape", OWN_CNN, _INPUT_SHAPE, metavar="C,H,W")]
+ToSimulateOn = Annotated[Device, choice(Device, "--device", BASICS, _DEVICE)]
+LavaPython = Annotated[str | None, named("--lava-python", LAVA, _LAVA_PYTHON, metavar="PATH")]
+OnLava = Annotated[LavaLayout | None, choice(LavaLayout, "--lava-layout", LAVA, _LAVA_LAYOUT)]
+OfNeuron = Annotated[Neuron | None, choice(Neuron, "--neuron", LAVA, _NEURON)]
+Leak = Annotated[bool, switch("--leak", LAVA, _LEAK)]
+Partition = Annotated[str | None, named("--partition", BOARD, _PARTITION, metavar="NAME")]
+BoardName = Annotated[str | None, named("--board", BOARD, _BOARD, metavar="NAME")]
+LoihiGen = Annotated[Generation | None, choice(Generation, "--loihi-gen", BOARD, _LOIHI_GEN)]
 
 
 def parse_timesteps(text: str) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ def report(
     output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     opens: Annotated[bool, options.switch("--open", options.BASICS, "Open the page in your browser.")] = False,
     overwrite: Annotated[bool, options.overwrite()] = False,
-    as_json: Annotated[bool, options.as_json()] = False,
+    as_json: options.AsJson = False,
     figure: Annotated[Path | None, options.named("--figure", options.OUTPUT, _FIGURE, metavar="PATH")] = None,
     width: Annotated[Width | None, options.choice(Width, "--width", options.OUTPUT, _WIDTH)] = None,
 ) -> None:

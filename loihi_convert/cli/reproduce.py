@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 import typer
 
-from loihi_convert.choices import Device, PaperFigure, PaperTable
+from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import echo, log, on_interrupt, say_json, say_tables
 from loihi_convert.cli.options import BASICS, DATA, named, number, switch
@@ -65,11 +65,11 @@ def reproduce(
     ] = None,
     image_count: Annotated[int | None, options.images("test images; default: all.")] = None,
     output: Annotated[Path, options.output("Folder to write; results in it are reused.")] = Path("reproduced"),
-    device: Annotated[Device, options.device()] = "cpu",
-    as_json: Annotated[bool, options.as_json()] = False,
-    workers: Annotated[int | None, cluster.workers()] = None,
-    scheduler: Annotated[str | None, cluster.scheduler()] = None,
-    slurm: Annotated[str | None, cluster.slurm()] = None,
+    device: options.ToSimulateOn = "cpu",
+    as_json: options.AsJson = False,
+    workers: cluster.CellWorkers = None,
+    scheduler: cluster.Scheduler = None,
+    slurm: cluster.Slurm = None,
     calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION, metavar="IMAGES")] = "all",
     long_images: Annotated[int | None, named("--long-images", DATA, _LONG_IMAGES, metavar="N")] = None,
     long_calibration: Annotated[

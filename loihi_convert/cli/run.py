@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loihi_convert.choices import BackendName, Device, Generation, LavaLayout, Neuron
+from loihi_convert.choices import BackendName
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.external import run_external
@@ -66,13 +66,13 @@ def run(
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
     trace: Annotated[bool, options.switch("--trace", options.BASICS, "Record and compare every layer.")] = False,
     stream: Annotated[bool, options.switch("--stream", options.BASICS, _STREAM)] = False,
-    device: Annotated[Device, options.device()] = "auto",
+    device: options.ToSimulateOn = "auto",
     output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     details: Annotated[bool, options.details(_DETAILS)] = False,
-    as_json: Annotated[bool, options.as_json()] = False,
-    workers: Annotated[int | None, cluster.workers(of_shards=True)] = None,
-    scheduler: Annotated[str | None, cluster.scheduler()] = None,
-    slurm: Annotated[str | None, cluster.slurm()] = None,
+    as_json: options.AsJson = False,
+    workers: cluster.ShardWorkers = None,
+    scheduler: cluster.Scheduler = None,
+    slurm: cluster.Slurm = None,
     data: Annotated[str | None, options.data(options.DATA_AND_CNN)] = None,
     data_root: Annotated[Path | None, options.data_root(options.DATA_AND_CNN)] = None,
     class_map: Annotated[str | None, options.class_map(options.DATA_AND_CNN)] = None,
@@ -83,13 +83,13 @@ def run(
     exit_tolerance: Annotated[
         float, options.number("--exit-tolerance", options.EARLY_EXIT, _TOLERANCE, metavar="POINTS")
     ] = 0.1,
-    lava_python: Annotated[str | None, options.lava_python()] = None,
-    lava_layout: Annotated[LavaLayout | None, options.lava_layout()] = None,
-    neuron: Annotated[Neuron | None, options.neuron()] = None,
-    leak: Annotated[bool, options.leak()] = False,
-    partition: Annotated[str | None, options.partition()] = None,
-    board: Annotated[str | None, options.board()] = None,
-    loihi_gen: Annotated[Generation | None, options.loihi_gen()] = None,
+    lava_python: options.LavaPython = None,
+    lava_layout: options.OnLava = None,
+    neuron: options.OfNeuron = None,
+    leak: options.Leak = False,
+    partition: options.Partition = None,
+    board: options.BoardName = None,
+    loihi_gen: options.LoihiGen = None,
     profile: Annotated[bool, options.switch("--profile", options.BOARD, _PROFILE)] = False,
     dry_run: Annotated[bool, options.switch("--dry-run", options.BOARD, _DRY_RUN)] = False,
     overwrite: Annotated[bool, options.overwrite("Replace an existing FILE.sbatch or FILE.sh.", options.BOARD)] = False,

@@ -47,10 +47,10 @@ def sweep(
     output: Annotated[Path, options.output(_OUTPUT)] = Path("sweep"),
     against: Annotated[str | None, named("--against", BASICS, _AGAINST, metavar="COSTS")] = None,
     dry_run: Annotated[bool, options.switch("--dry-run", BASICS, _DRY_RUN)] = False,
-    as_json: Annotated[bool, options.as_json()] = False,
-    workers: Annotated[int | None, cluster.workers()] = None,
-    scheduler: Annotated[str | None, cluster.scheduler()] = None,
-    slurm: Annotated[str | None, cluster.slurm()] = None,
+    as_json: options.AsJson = False,
+    workers: cluster.CellWorkers = None,
+    scheduler: cluster.Scheduler = None,
+    slurm: cluster.Slurm = None,
     shard: Annotated[str | None, named("--shard", cluster.PANEL, _SHARD, metavar="K/N")] = None,
     method: Annotated[str | None, _values("--balance", BALANCING, "Balancing methods, see `export`.")] = None,
     percentile: Annotated[str | None, _values("--percentile", BALANCING, "With percentile, such as 99,99.9.")] = None,
@@ -77,7 +77,7 @@ def sweep(
     arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
     mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
     std: Annotated[str | None, options.std(OWN_CNN)] = None,
-    input_shape: Annotated[str | None, options.input_shape()] = None,
+    input_shape: options.InputShape = None,
     classes: Annotated[str | None, named("--classes", OWN_CNN, "As for `export`.", metavar="NAMES")] = None,
     task: Annotated[
         str | None, named("--task", OWN_CNN, "As for `export`.", metavar="[classification|regression]")
