@@ -48,9 +48,8 @@ The same in stages; each takes the value that the one before returned::
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any, Final
-
-from loihi_convert.lazy import on_first_use
 
 if TYPE_CHECKING:
     from loihi_convert.api import convert, load
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
     from loihi_convert.netx import read, write
     from loihi_convert.result import Result
 
+# Imported on first use, so that a command loads only what it needs.
 _HOMES: Final = {
     "BalanceOptions": "conversion.options",
     "Converted": "converted",
@@ -85,7 +85,6 @@ _HOMES: Final = {
     "train_cnn": "cnn.training",
     "write": "netx",
 }
-_on_first_use = on_first_use(__name__, _HOMES)
 
 __all__ = [
     "BalanceOptions",
@@ -113,7 +112,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("loihi-convert")
-    return _on_first_use(name)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

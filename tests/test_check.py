@@ -20,7 +20,7 @@ from support.strategies import Case, loihi2_networks, networks
 from torch import nn
 from typer.testing import CliRunner
 
-from loihi_convert import cli, netx, pipeline
+from loihi_convert import cli, netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.activity import (
@@ -57,7 +57,8 @@ from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockLayer
 from loihi_convert.neurocores.resources import Chips, network_resources, neuron_costs, resources
-from loihi_convert.pipeline.loaded_file import CheckpointFile
+from loihi_convert.pipeline import checking
+from loihi_convert.pipeline.loaded_file import CheckpointFile, load_file
 from loihi_convert.pipeline.nir_files import changed_by_clipping
 
 Datasets = dict[str, Any]
@@ -108,7 +109,7 @@ def circuit() -> QuantizedNetwork:
 
 def found_in(path: Path, target: Target = "lava", **options: Any) -> dict[str, Finding]:
     """Return the findings by rule; each rule has at most one finding in these networks."""
-    checked = pipeline.check(pipeline.load_file(path), target=target, **options)
+    checked = checking.check(load_file(path), target=target, **options)
     return {finding.rule: finding for finding in checked.findings}
 
 
@@ -349,7 +350,7 @@ def test_nothing_is_found_in_a_good_file_of_another_program(tmp_path: Path) -> N
 
 
 def chips_of(path: Path) -> Chips | None:
-    return pipeline.check(pipeline.load_file(path)).chips
+    return checking.check(load_file(path)).chips
 
 
 def dense(neurons: int, inputs: int) -> LayerData:
@@ -570,9 +571,9 @@ def test_each_kind_of_neuron_side_by_side() -> None:
 def test_the_comparison_is_made_on_request(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     netx.write(good(), path)
-    loaded = pipeline.load_file(path)
-    assert pipeline.check(loaded).compared == ()
-    assert pipeline.check(loaded, compare=True).compared == neuron_costs(good())
+    loaded = load_file(path)
+    assert checking.check(loaded).compared == ()
+    assert checking.check(loaded, compare=True).compared == neuron_costs(good())
 
 
 BROKEN_SIZES = [
@@ -778,7 +779,7 @@ def test_a_channel_of_the_cnn_that_is_always_positive_is_not_saturated() -> None
     kernel = np.array([[[[1.0]]], [[[-1.0]]]])
     layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
     cnn = CheckpointFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers))
-    (finding,) = pipeline.check(cnn, np.full((3, 1, 2, 2), 255, np.uint8)).findings
+    (finding,) = checking.check(cnn, np.full((3, 1, 2, 2), 255, np.uint8)).findings
     assert_says(finding, "warning", "conv", ["1 of 2 channels (1)", "3 images"])
 
 
@@ -789,7 +790,7 @@ def test_only_neurons_that_can_compute_the_network_are_compared() -> None:
     clipped = replace(hidden, ceiling=np.array([6.0]))
     for layers, can_be_graded in (((hidden, dense), True), ((clipped, dense), False), ((dense,), False)):
         cnn = CheckpointFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers))
-        kinds = [cost.neurons for cost in pipeline.check(cnn, compare=True).compared]
+        kinds = [cost.neurons for cost in checking.check(cnn, compare=True).compared]
         assert kinds == ["own", "circuit", "LIF", *(["graded"] if can_be_graded else [])]
 
 
@@ -808,8 +809,8 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     torch.save(WithTanh().state_dict(), "tanh.pt")
-    candidate = pipeline.load_file(Path("tanh.pt"), arch="candidates:tanh", input_shape=(1, 4, 4))
-    (finding,) = pipeline.check(candidate, compare=True).findings
+    candidate = load_file(Path("tanh.pt"), arch="candidates:tanh", input_shape=(1, 4, 4))
+    (finding,) = checking.check(candidate, compare=True).findings
     assert finding.severity == "error"
     assert "Tanh" in finding.line
     # The options for its images do not hide it.
@@ -819,15 +820,15 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     assert "Tanh" in out
     torch.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).state_dict(), "plain.pt")
     with pytest.raises(InputError, match=r"does not accept images of shape \(4, 4, 1\)") as refused:
-        pipeline.load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(4, 4, 1))
+        load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(4, 4, 1))
     assert "It accepts (1, 4, 4): if that is (C, H, W), pass it as `input_shape`." in refused.value.hint
-    candidate = pipeline.load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
-    checked = pipeline.check(candidate, target="loihi2")
+    candidate = load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
+    checked = checking.check(candidate, target="loihi2")
     assert checked.findings == ()
     assert checked.chips is not None
     assert [layer.neurons for layer in checked.chips.layers] == [8, 3]
     with pytest.raises(UsageError, match="found 4") as caught:
-        pipeline.check(candidate, timesteps=4)
+        checking.check(candidate, timesteps=4)
     assert caught.value.where == "timesteps"
 
 
@@ -835,7 +836,7 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
 def test_a_checkpoint_is_known_by_its_content_and_a_missing_option_is_not_a_verdict(tmp_path: Path, name: str) -> None:
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / name)
     with pytest.raises(CheckpointError, match="holds only weights") as caught:
-        pipeline.load_file(tmp_path / name)
+        load_file(tmp_path / name)
     assert "`arch=" in caught.value.hint
 
 
@@ -900,7 +901,7 @@ def test_a_file_is_checked_for_its_own_target(tmp_path: Path) -> None:
     for name, target in (("chip.net", "loihi2"), ("lava.net", "lava")):
         _, out, _ = invoke(tmp_path / name, "--images", 0, "--json")
         assert json.loads(out)["target"] == target
-        assert pipeline.check(pipeline.load_file(tmp_path / name)).target == target
+        assert checking.check(load_file(tmp_path / name)).target == target
 
 
 def test_own_images_are_not_called_validation_images(tmp_path: Path) -> None:

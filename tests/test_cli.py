@@ -25,7 +25,7 @@ from support.external_files import NEURON, write_external
 from support.training import train
 from torch import nn
 
-from loihi_convert import cli, netx, pipeline
+from loihi_convert import cli, netx
 from loihi_convert.backends import request
 from loihi_convert.cli import wrong_files
 from loihi_convert.cli.images import DataRequest
@@ -49,7 +49,7 @@ from loihi_convert.errors import (
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.provenance import ModelRecord
-from loihi_convert.pipeline import golden_check
+from loihi_convert.pipeline import exporting, golden_check
 from loihi_convert.pipeline.graded import export_graded
 from loihi_convert.runs import run_folder
 
@@ -73,7 +73,7 @@ def exported(model: Path) -> Path:
     """A file for T = 2; what only reads it shares it."""
     path = model.with_name("exported.net")
     percentile = BalanceOptions(method="percentile")
-    pipeline.export(model, path, (2,), load_data("digits").calibration_images(40), balance_options=percentile)
+    exporting.export(model, path, (2,), load_data("digits").calibration_images(40), balance_options=percentile)
     return path
 
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loihi_convert import pipeline
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import DataError, InputError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx import read
+from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.converting import converted
 from loihi_convert.pipeline.core_limit import copies_that_fit
 from loihi_convert.pipeline.same_outputs import require_same_outputs
@@ -160,7 +160,7 @@ def test_a_file_is_compared_with_the_network_of_its_copies(tmp_path: Path) -> No
     path = tmp_path / "block.pt"
     torch.save(Block().state_dict(), path)
     opened = Source.from_module(Block(), (1, 8, 8))
-    (done,) = pipeline.export(
+    (done,) = exporting.export(
         opened, tmp_path / "block.net", (4,), pixels(), balance_options=BalanceOptions(method="percentile"),
         skip_copies=2,
     )  # fmt: skip
@@ -192,7 +192,7 @@ def test_a_network_of_too_many_neurocores_is_refused_before_any_work(tmp_path: P
     """
     wrong = pixels()[:, :, :4]
     with pytest.raises(InputError) as raised:
-        pipeline.export(source(), tmp_path / "block.net", (4, 8), wrong, quantize_options=QuantizeOptions(max_cores=3))
+        exporting.export(source(), tmp_path / "block.net", (4, 8), wrong, quantize_options=QuantizeOptions(max_cores=3))
     assert raised.value.found == "the network needs 4 neurocores"
     assert raised.value.expected == "must be at most 3"
     assert "The largest layers: stem (1), conv1 (1), conv2 (1)." in raised.value.hint

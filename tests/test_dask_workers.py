@@ -30,14 +30,15 @@ from support.dask_functions import (
 )
 from support.shard_runs import write_files, written
 
-from loihi_convert import pipeline
 from loihi_convert.backends import open_backend
 from loihi_convert.cells import dask_executors, dask_workers
 from loihi_convert.cells.dask_executors import SlurmJobs, local_cluster, slurm_cluster, standing_cluster
 from loihi_convert.cells.dask_workers import DaskWorkers
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError, InputError, PlatformError
-from loihi_convert.pipeline import shards
+from loihi_convert.pipeline import running, shards
+from loihi_convert.pipeline.opened_file import open_file
+from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.simulation.image_shards import shards as divided
 
 pytestmark = pytest.mark.slow
@@ -62,11 +63,11 @@ def test_two_workers_write_the_bytes_of_one_process(
     workers: DaskWorkers, folder: Path, tmp_path: Path, name: str
 ) -> None:
     digits = load_data("digits")
-    opened = pipeline.open_file(folder / f"{name}.net", model=folder / "model.pt")
-    options = pipeline.RunOptions(float_snn=True)
+    opened = open_file(folder / f"{name}.net", model=folder / "model.pt")
+    options = RunOptions(float_snn=True)
     for output, at in (("here", None), ("there", workers)):
         with open_backend("ref") as backend:
-            pipeline.run_into_folder(tmp_path / output, [opened], backend, digits, digits.test, options, workers=at)
+            running.run_into_folder(tmp_path / output, [opened], backend, digits, digits.test, options, workers=at)
     here, there = written(tmp_path / "here"), written(tmp_path / "there")
     assert {"accuracy.csv", "predictions.csv", "early_exit.csv", "firing_rates.csv"} <= set(here)
     assert here == there
@@ -76,8 +77,8 @@ def test_an_error_in_a_shard_is_the_users_error(workers: DaskWorkers, folder: Pa
     """`sim` reads the file itself; here another one is in its place."""
     path = tmp_path / "model.net"
     path.write_bytes((folder / "model.net").read_bytes())
-    opened, digits = pipeline.open_file(path), load_data("digits")
-    work = replace(shards.file_work(opened, open_backend("ref"), pipeline.RunOptions()), backend="sim")
+    opened, digits = open_file(path), load_data("digits")
+    work = replace(shards.file_work(opened, open_backend("ref"), RunOptions()), backend="sim")
     path.write_bytes((folder / "poisson.net").read_bytes())
     with pytest.raises(InputError, match=r"model\.net: missing or replaced on .* since it was opened") as raised:
         workers.map(shards.run_work, work, divided(digits.test.images, 4, "cpu"))

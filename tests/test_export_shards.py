@@ -12,11 +12,11 @@ from support.modules import Of, prepared
 from support.shard_runs import Elsewhere
 from torch import Tensor, nn
 
-from loihi_convert import pipeline
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import PlatformError
 from loihi_convert.frontend.source import Source
+from loihi_convert.pipeline import exporting
 from loihi_convert.simulation import image_shards, layerwise, layerwise_part
 from loihi_convert.simulation.image_shards import DividedImages, Shard
 
@@ -71,7 +71,7 @@ def test_a_file_is_the_same_in_every_split(tmp_path: Path, balance: BalanceOptio
     found = {}
     for count in (0, 1, 2, 7):
         workers = Elsewhere(count) if count else None
-        (done,) = pipeline.export(
+        (done,) = exporting.export(
             source(),
             tmp_path / f"{count}.net",
             (6,),
@@ -93,7 +93,7 @@ def test_what_a_worker_keeps_may_be_lost(tmp_path: Path, monkeypatch: pytest.Mon
     options = BalanceOptions(method="least-squares", bias_correction=True)
 
     def content(name: str) -> bytes:
-        pipeline.export(source(), tmp_path / name, (6,), images(), balance_options=options, workers=Elsewhere(7))
+        exporting.export(source(), tmp_path / name, (6,), images(), balance_options=options, workers=Elsewhere(7))
         return (tmp_path / name).read_bytes()
 
     simulated: list[int] = []
@@ -128,5 +128,5 @@ def test_an_error_of_workers_leaves_no_file(tmp_path: Path) -> None:
             raise PlatformError("no worker is left", where="Dask")
 
     with pytest.raises(PlatformError, match="no worker is left"):
-        pipeline.export(source(), tmp_path / "model.net", (4,), images(), workers=Dead(2))
+        exporting.export(source(), tmp_path / "model.net", (4,), images(), workers=Dead(2))
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,6 @@ GOLDEN = PACKAGE / "golden" / "model.net"
 ORDER = (
     (
         "choices",
-        "lazy",
         "errors",
         "arrays",
         "records",

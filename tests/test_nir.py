@@ -24,7 +24,7 @@ from support.relay_networks import residual
 from support.strategies import Case, networks
 from torch import nn
 
-from loihi_convert import netx, nir, pipeline
+from loihi_convert import netx, nir
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip.limits import NEVER_FIRES, POTENTIAL_LIMIT
@@ -39,6 +39,7 @@ from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedN
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.nir import file
 from loihi_convert.nir.graph import to_graph
+from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.nir_files import nir_notes, rewritten_as_nir
 
 GOLDEN = Path(netx.__file__).parents[1] / "golden" / "model.net"
@@ -343,7 +344,7 @@ def test_a_cnn_is_exported_as_nir(tmp_path: Path) -> None:
     source = Source.from_module(cnn, (1, 8, 8))
     balancing = BalanceOptions(method="percentile")
     netx_file, nir_files = (
-        pipeline.export(source, tmp_path / name, steps, pixels, balance_options=balancing, file_format=file_format)
+        exporting.export(source, tmp_path / name, steps, pixels, balance_options=balancing, file_format=file_format)
         for name, steps, file_format in (("a.net", (STEPS,), "netx"), ("a.nir", (STEPS, 2), "nir"))
     )
     assert [item.path.name for item in nir_files] == [f"a-T{STEPS}.nir", "a-T2.nir"]
@@ -404,7 +405,7 @@ def test_the_command_line_refuses(
 def test_export_refuses_before_it_starts(tmp_path: Path) -> None:
     def refused(**options: Any) -> UsageError:
         with pytest.raises(UsageError) as caught:
-            pipeline.export(
+            exporting.export(
                 tmp_path / "missing.pt", options.pop("output"), (4,), np.zeros((1, 1, 8, 8), np.uint8), **options
             )
         return caught.value

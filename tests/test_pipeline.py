@@ -16,7 +16,7 @@ from support.training import train
 from test_netx import small_network
 from torch import nn
 
-from loihi_convert import external, netx, pipeline
+from loihi_convert import external, netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
@@ -34,7 +34,9 @@ from loihi_convert.frontend.source import Source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin
 from loihi_convert.netx import hdf5, native
-from loihi_convert.pipeline import RunOptions, exporting, origin, running
+from loihi_convert.pipeline import exporting, origin, running
+from loihi_convert.pipeline.opened_file import open_file
+from loihi_convert.pipeline.options import RunOptions
 
 TRACED = RunOptions(trace=True)
 
@@ -49,13 +51,13 @@ def folder(digits: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A folder with a briefly trained model.pt and a model.net balanced for T = 16."""
     path = tmp_path_factory.mktemp("pipeline")
     train("digits-cnn", digits, replace(default_recipe("digits"), epochs=8), seed=0, output=path / "model.pt")
-    pipeline.export(path / "model.pt", None, (16,), digits.calibration_images())
+    exporting.export(path / "model.pt", None, (16,), digits.calibration_images())
     return path
 
 
 def test_export_writes_one_file_per_t(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     images = digits.calibration_images()[:100]
-    exported = pipeline.export(folder / "model.pt", tmp_path / "out.net", (1, 4), images)
+    exported = exporting.export(folder / "model.pt", tmp_path / "out.net", (1, 4), images)
     assert [item.path.name for item in exported] == ["out-T1.net", "out-T4.net"]
     for item, steps in zip(exported, (1, 4), strict=True):
         network = netx.read(item.path)
@@ -86,7 +88,7 @@ def test_an_existing_folder_takes_the_files(
 
 
 def test_export_into_a_folder(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
-    (done,) = pipeline.export(folder / "model.pt", tmp_path, (1,), digits.calibration_images()[:20])
+    (done,) = exporting.export(folder / "model.pt", tmp_path, (1,), digits.calibration_images()[:20])
     assert done.path == tmp_path / "model.net"
     assert netx.read(done.path).timesteps == 1
 
@@ -94,13 +96,13 @@ def test_export_into_a_folder(digits: DataSplits, folder: Path, tmp_path: Path) 
 def test_export_refuses_before_it_starts(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out-T4.net").write_bytes(b"precious")
     with pytest.raises(InputError, match=r"out-T4.net: exists already"):
-        pipeline.export(folder / "model.pt", tmp_path / "out.net", (1, 4), digits.calibration_images()[:50])
+        exporting.export(folder / "model.pt", tmp_path / "out.net", (1, 4), digits.calibration_images()[:50])
     assert [path.name for path in tmp_path.iterdir()] == ["out-T4.net"]
 
 
 def test_run_gives_cnn_float_and_fixed_point(digits: DataSplits, folder: Path) -> None:
     with open_backend("ref") as backend:
-        ran = pipeline.run(folder / "model.net", digits.test, backend, RunOptions(float_snn=True))
+        ran = running.run(folder / "model.net", digits.test, backend, RunOptions(float_snn=True))
     point = ran.evaluation.nominal_point
     assert (point.timesteps, ran.evaluation.image_count, ran.equal_to_reference) == (16, 400, 0)
     assert ran.evaluation.cnn_accuracy is not None
@@ -116,11 +118,11 @@ def test_run_gives_cnn_float_and_fixed_point(digits: DataSplits, folder: Path) -
 @pytest.mark.lava
 def test_run_on_lava_is_compared_with_ref(digits: DataSplits, folder: Path) -> None:
     with open_backend("sim") as backend:
-        ran = pipeline.run(folder / "model.net", digits.test[:10], backend, TRACED, held_out=digits.held_out)
+        ran = running.run(folder / "model.net", digits.test[:10], backend, TRACED, held_out=digits.held_out)
     assert ran.equal_to_reference == 10
     assert len(ran.result.traces) == 3
     with open_backend("ref") as backend:
-        reference = pipeline.run(folder / "model.net", digits.test[:10], backend, held_out=digits.held_out)
+        reference = running.run(folder / "model.net", digits.test[:10], backend, held_out=digits.held_out)
     assert ran.evaluation.early_exit is not None
     assert ran.evaluation.early_exit == reference.evaluation.early_exit
     per_layer = ran.result.spike_counts.sum(axis=0).T
@@ -135,18 +137,18 @@ def test_run_on_lava_is_compared_with_ref(digits: DataSplits, folder: Path) -> N
 def test_a_spiking_readout_from_export_to_lava(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "spikes.net"
     options = BalanceOptions(readout="spikes")
-    pipeline.export(folder / "model.pt", path, (16,), digits.calibration_images(), balance_options=options)
+    exporting.export(folder / "model.pt", path, (16,), digits.calibration_images(), balance_options=options)
     assert netx.read(path).readout == "spikes"
     with open_backend("ref") as backend:
-        opened = pipeline.open_file(path, model=folder / "model.pt")
-        point = pipeline.run(opened, digits.test, backend, RunOptions(float_snn=True)).evaluation.nominal_point
+        opened = open_file(path, model=folder / "model.pt")
+        point = running.run(opened, digits.test, backend, RunOptions(float_snn=True)).evaluation.nominal_point
     assert point.agreement_with_cnn is not None
     assert point.agreement_with_float is not None
     assert point.agreement_with_cnn > 0.9
     assert point.agreement_with_float > 0.97
     assert len(point.firing_rate) == 3
     with open_backend("sim") as backend:
-        ran = pipeline.run(path, digits.test[:10], backend, TRACED)
+        ran = running.run(path, digits.test[:10], backend, TRACED)
     assert ran.equal_to_reference == 10
     assert ran.result.output_spikes is not None
 
@@ -159,7 +161,7 @@ def test_only_held_out_images_choose_the_margin(digits: DataSplits, folder: Path
     assert (expected.image_count, expected.timesteps) == (200, 16)
     with open_backend("ref") as backend:
         evaluations = [
-            pipeline.run(folder / "model.net", images, backend, held_out=held_out).evaluation
+            running.run(folder / "model.net", images, backend, held_out=held_out).evaluation
             for images in (digits.test, digits.test[:7], Dataset(digits.test.images, None))
         ]
     for evaluation in evaluations:
@@ -184,8 +186,8 @@ def test_images_of_all_classes_choose_the_margin(
     others, none = Dataset(by_class.images, None), digits.validation[:0]
     splits = DataSplits("own", (), none, none, others, digits.test)
     with open_backend("ref") as backend:
-        opened = [pipeline.open_file(folder / "model.net")]
-        done = pipeline.run_into_folder(tmp_path / "run", opened, backend, splits, digits.test[:20])
+        opened = [open_file(folder / "model.net")]
+        done = running.run_into_folder(tmp_path / "run", opened, backend, splits, digits.test[:20])
     outputs = run_network(netx.read(folder / "model.net"), others.mixed[:40].images, 16).outputs
     early_exit = done.runs[0].evaluation.early_exit
     assert early_exit is not None
@@ -199,7 +201,7 @@ def test_early_exit_needs_two_steps_other_images_and_a_tolerance(
 ) -> None:
     def evaluated(held_out: HeldOut | None, exit_tolerance: float | None) -> bool:
         with open_backend("ref") as backend:
-            ran = pipeline.run(
+            ran = running.run(
                 folder / "model.net",
                 digits.test[:5],
                 backend,
@@ -228,7 +230,7 @@ def test_a_backend_that_disagrees_is_an_error(digits: DataSplits, folder: Path) 
     with pytest.raises(
         VerificationError, match=r"sim and ref disagree: output potential of image 4 at T = 3, index \(9,\)"
     ):
-        pipeline.run(folder / "model.net", digits.test[:5], Wrong(), RunOptions((3,)))
+        running.run(folder / "model.net", digits.test[:5], Wrong(), RunOptions((3,)))
 
 
 class Unused(ReferenceBackend):
@@ -271,10 +273,10 @@ def test_invalid_requests_are_refused_before_anything_runs(
     save(wider, tmp_path / "wide.pt")
     paths = [tmp_path / name for name in ("model.net", changes.get("second")) if name]
     with pytest.raises(LoihiConvertError, match=message):
-        pipeline.run_into_folder(
+        running.run_into_folder(
             tmp_path / "runs",
             [
-                pipeline.open_file(
+                open_file(
                     path,
                     model=tmp_path / changes["model"] if "model" in changes else None,
                     arch=changes.get("arch"),
@@ -329,7 +331,7 @@ def test_many_steps_are_verified_in_parts(
     monkeypatch.setattr(exporting, "run_network", run)
     at = 4 if wrong == "output potential" else steps
     with pytest.raises(VerificationError, match=f"{wrong} of image {exporting.VERIFIED_IMAGES - 1} at T = {at}, "):
-        pipeline.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images())
+        exporting.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images())
     traced = [(count, timesteps) for count, timesteps, trace in runs if trace]
     assert {timesteps for _, timesteps in traced} == {steps}
     assert max(count for count, _ in traced) == images_at_once
@@ -351,9 +353,9 @@ def test_a_file_that_computes_something_else_is_an_error(
 
     monkeypatch.setattr(netx, "write", careless)
     with pytest.raises(VerificationError, match=exporting.NOT_THE_SAME):
-        pipeline.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50])
+        exporting.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50])
     assert not (tmp_path / "out.net").exists()
-    exported = pipeline.export(
+    exported = exporting.export(
         folder / "model.pt",
         tmp_path / "out.net",
         (4,),
@@ -367,14 +369,14 @@ def test_a_file_that_computes_something_else_is_an_error(
 def test_without_its_model_a_file_still_runs(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     alone = Path(shutil.copy(folder / "model.net", tmp_path))
     with open_backend("ref") as backend:
-        ran = pipeline.run(alone, digits.test[:20], backend, RunOptions((4,)))
+        ran = running.run(alone, digits.test[:20], backend, RunOptions((4,)))
         assert ran.evaluation.cnn_accuracy is None
         assert ran.evaluation.points[-1].accuracy is not None
         # Another checkpoint with the same name is not used.
         (tmp_path / "model.pt").write_bytes(b"something else")
         assert origin.source_model(alone, ran.network) is None
-        with_model = pipeline.run(
-            pipeline.open_file(alone, model=folder / "model.pt"), digits.test[:20], backend, RunOptions((4,))
+        with_model = running.run(
+            open_file(alone, model=folder / "model.pt"), digits.test[:20], backend, RunOptions((4,))
         )
         assert with_model.evaluation.cnn_accuracy is not None
 
@@ -413,9 +415,9 @@ def test_accuracies_of_literal_and_compensated_differ(digits: DataSplits, folder
     for amplitude in ("compensated", "literal"):
         options = BalanceOptions(amplitude=amplitude)  # type: ignore[arg-type]
         path = tmp_path / f"{amplitude}.net"
-        pipeline.export(folder / "model.pt", path, (32,), digits.calibration_images(), balance_options=options)
+        exporting.export(folder / "model.pt", path, (32,), digits.calibration_images(), balance_options=options)
         with open_backend("ref") as backend:
-            ran = pipeline.run(pipeline.open_file(path, model=folder / "model.pt"), digits.test, backend)
+            ran = running.run(open_file(path, model=folder / "model.pt"), digits.test, backend)
         agreement[amplitude] = ran.evaluation.nominal_point.agreement_with_cnn
     assert np.all(agreement["compensated"] > agreement["literal"])
 
@@ -430,7 +432,7 @@ def test_literal_spikes_before_a_layer_with_biases_give_a_warning(
     source = Source(tmp_path / "model.pt", model, to_relu_network(model, (1, 8, 8)), {}, ())
     options = BalanceOptions(method="ngu-lee", amplitude=amplitude)
     images = digits.calibration_images()[:50]
-    (exported,) = pipeline.export(source, tmp_path / "out.net", (4,), images, balance_options=options)
+    (exported,) = exporting.export(source, tmp_path / "out.net", (4,), images, balance_options=options)
     warned = [
         note for note in exported.notes if note.startswith("`amplitude='literal'`: amplitudes of 1 change the scale")
     ]
@@ -458,17 +460,17 @@ def test_a_run_opens_its_file_and_its_cnn_once(
     monkeypatch.setattr(origin, "reopen_source", counted_source)
     network, digest = external.read_any(folder / "model.net")
     assert isinstance(network, QuantizedNetwork)
-    opened = pipeline.open_file(folder / "model.net", read=(network, digest))
+    opened = open_file(folder / "model.net", read=(network, digest))
     with open_backend("ref") as backend:
-        done = pipeline.run_into_folder(tmp_path / "run", [opened], backend, digits, digits.test[:5])
+        done = running.run_into_folder(tmp_path / "run", [opened], backend, digits, digits.test[:5])
     assert done.runs[0].evaluation.cnn_accuracy is not None
     assert (reads, cnns) == ([folder / "model.net"], [folder / "model.pt"])
 
 
 def test_one_run_reports_every_requested_t(digits: DataSplits, folder: Path) -> None:
     with open_backend("ref") as backend:
-        ran = pipeline.run(folder / "model.net", digits.test[:20], backend, RunOptions((6, 3)))
-        last = pipeline.run(folder / "model.net", digits.test[:20], backend, RunOptions((3,)))
+        ran = running.run(folder / "model.net", digits.test[:20], backend, RunOptions((6, 3)))
+        last = running.run(folder / "model.net", digits.test[:20], backend, RunOptions((3,)))
     points = {point.timesteps: point for point in ran.evaluation.points}
     assert list(points) == [1, 2, 3, 4, 6]
     assert points[3] == last.evaluation.points[-1]
@@ -486,8 +488,8 @@ def test_a_module_in_memory_is_exported_to_a_named_file(digits: DataSplits, tmp_
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     source = Source.from_module(model, (1, 8, 8))
     images = digits.calibration_images()[:50]
-    (exported,) = pipeline.export(source, tmp_path / "out.net", (4,), images)
+    (exported,) = exporting.export(source, tmp_path / "out.net", (4,), images)
     assert origin.source_model(exported.path, netx.read(exported.path)) is None
     with pytest.raises(UsageError) as raised:
-        pipeline.export(source, None, (4,), images)
+        exporting.export(source, None, (4,), images)
     assert raised.value.where == "output"

@@ -10,7 +10,7 @@ import pytest
 from support import relay_networks
 from support.residual import OWN_CHANNELS, RELAYS, float_networks, residual_images, residual_network
 
-from loihi_convert import netx, pipeline
+from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.activity import CNN_ACTIVITY_RULES, cnn_activity
@@ -30,6 +30,8 @@ from loihi_convert.metrics.advice import CAUSES, advice
 from loihi_convert.metrics.diagnosis import diagnose
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.neurocores.resources import resources
+from loihi_convert.pipeline import checking
+from loihi_convert.pipeline.loaded_file import load_file
 from loihi_convert.report.conversion_tables import network_table, resource_table
 from loihi_convert.simulation.intermediate import intermediate_networks
 from loihi_convert.simulation.relu import ReluChain, currents
@@ -291,7 +293,7 @@ def with_dead_relay(network: QuantizedNetwork) -> QuantizedNetwork:
 
 def findings_of(network: QuantizedNetwork, folder: Path, images: Array) -> list[tuple[str, str | None, str]]:
     netx.write(network, folder / "model.net")
-    checked = pipeline.check(pipeline.load_file(folder / "model.net"), images, 8)
+    checked = checking.check(load_file(folder / "model.net"), images, 8)
     return [(finding.rule, finding.layer, finding.found) for finding in checked.findings]
 
 
@@ -347,7 +349,7 @@ def test_own_channels_are_counted_in_findings() -> None:
 
 def test_check_lists_relays_separately(tmp_path: Path) -> None:
     netx.write(residual_network(), tmp_path / "model.net")
-    checked = pipeline.check(pipeline.load_file(tmp_path / "model.net"))
+    checked = checking.check(load_file(tmp_path / "model.net"))
     assert checked.chips is not None
     assert [layer.relay_neurons for layer in checked.chips.layers] == [0, RELAYS * 36, 0, 0]
     assert [row[1] for row in resource_table(checked.chips).rows] == ["144", "108 + 144", "144", "3"]

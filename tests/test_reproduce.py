@@ -19,7 +19,7 @@ import pytest
 import torch
 from support.training import train
 
-from loihi_convert import cli, devices, netx, pipeline
+from loihi_convert import cli, devices, netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import arrays_digest
 from loihi_convert.backends.reference import run_network
@@ -37,6 +37,7 @@ from loihi_convert.errors import CheckpointError, InputError, PlatformError, Ran
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.pipeline import exporting
 from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
 from loihi_convert.reproduction import flow, images, measurements, networks, order, page, request, tables, variants
@@ -385,9 +386,9 @@ def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: 
 
     def export(source: Any, path: Path, timesteps: tuple[int], images: np.ndarray, **others: Any) -> Any:
         asked.append((*timesteps, others["balance_options"].method, others["balance_options"].bias_correction))
-        return pipeline.export(source, path, timesteps, images, **others)
+        return exporting.export(source, path, timesteps, images, **others)
 
-    monkeypatch.setattr(measurements, "pipeline", SimpleNamespace(export=export))
+    monkeypatch.setattr(measurements, "exporting", SimpleNamespace(export=export))
     assert command("table", "2", "--variants", "literal", "-T", "8", "--methods", "ngu-lee") == 0
     files = {network.timesteps: network for network in command.files}
     chosen, used = files[4].provenance, files[8].provenance

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from support.networks import random_network
 from support.shard_runs import Elsewhere, write_files, written
 
-from loihi_convert import netx, pipeline
+from loihi_convert import netx
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult, concatenated
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
-from loihi_convert.pipeline import RunOptions, shards
+from loihi_convert.pipeline import running, shards
+from loihi_convert.pipeline.opened_file import open_file
+from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.shards import ImagesRun, joined_runs
 from loihi_convert.simulation import image_shards
 from loihi_convert.simulation.blocks import block_multiple
@@ -47,12 +49,12 @@ def test_a_run_folder_is_the_same_in_every_split(
     digits: DataSplits, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(image_shards, "SHARDS_PER_WORKER", 1)
-    opened = pipeline.open_file(folder / f"{name}.net", model=folder / "model.pt")
+    opened = open_file(folder / f"{name}.net", model=folder / "model.pt")
     found = {}
     for count in (0, 1, 2, 7):
         workers = Elsewhere(count) if count else None
         with open_backend("ref") as backend:
-            pipeline.run_into_folder(
+            running.run_into_folder(
                 tmp_path / str(count),
                 [opened],
                 backend,
@@ -72,7 +74,7 @@ def test_a_run_folder_is_the_same_in_every_split(
 
 
 def test_float_outputs_do_not_depend_on_the_number_of_threads(digits: DataSplits, folder: Path) -> None:
-    opened = pipeline.open_file(folder / "model.net", model=folder / "model.pt")
+    opened = open_file(folder / "model.net", model=folder / "model.pt")
     runs = []
     before = torch.get_num_threads()
     try:
@@ -164,7 +166,7 @@ def test_a_worker_needs_no_file_on_ref_and_the_same_file_on_sim(
 ) -> None:
     path = tmp_path / "model.net"
     path.write_bytes((folder / "model.net").read_bytes())
-    opened, shard = pipeline.open_file(path), Shard(0, digits.test.images[:2])
+    opened, shard = open_file(path), Shard(0, digits.test.images[:2])
     on_ref = shards.file_work(opened, open_backend("ref"), RunOptions())
     on_sim = replace(on_ref, backend="sim")
     path.write_bytes((folder / "poisson.net").read_bytes())
@@ -183,7 +185,7 @@ def test_workers_are_refused_for_a_board(folder: Path) -> None:
         name = "loihi2"
 
     with pytest.raises(UsageError) as raised:
-        shards.file_work(pipeline.open_file(folder / "model.net"), Board(), RunOptions())  # type: ignore[arg-type]
+        shards.file_work(open_file(folder / "model.net"), Board(), RunOptions())  # type: ignore[arg-type]
     assert raised.value.where == "backend"
 
 
@@ -200,7 +202,7 @@ def test_images_of_a_shard_keep_their_numbers(digits: DataSplits, folder: Path) 
             result.potentials[3, 1, 0] += 1
             return result
 
-    opened = pipeline.open_file(folder / "poisson.net")
+    opened = open_file(folder / "poisson.net")
     with pytest.raises(VerificationError, match=r"output potential of image 67 at T = 2, index \(0,\)"):
         shards.run_shard(opened, Wrong(), RunOptions(), Shard(64, digits.test.images[64:70]))  # type: ignore[arg-type]
 
@@ -210,7 +212,7 @@ def test_images_of_a_shard_keep_their_numbers(digits: DataSplits, folder: Path) 
 def test_a_shard_on_lava_has_the_poisson_spikes_of_its_place(
     digits: DataSplits, folder: Path, options: BackendOptions
 ) -> None:
-    opened = pipeline.open_file(folder / "poisson.net")
+    opened = open_file(folder / "poisson.net")
     shard = Shard(64, digits.test.images[64:68])
     with open_backend("sim", options) as backend:
         # Compared with `ref`, which has the spikes of the undivided run.

@@ -35,7 +35,7 @@ from loihi_convert.frontend.model_runs import shape_taken
 from loihi_convert.frontend.source import Source, open_source, reopen_source
 from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ir.provenance import ModelRecord
-from loihi_convert.pipeline import load_file
+from loihi_convert.pipeline.loaded_file import load_file
 from loihi_convert.pipeline.same_outputs import require_same_outputs
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
 

@@ -14,12 +14,13 @@ from support.command_line import invoker
 from support.shard_runs import write_files, written
 from test_shards import Elsewhere
 
-from loihi_convert import pipeline
 from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.data import DataSplits, StoredImages, load_data, stored_images
 from loihi_convert.errors import DataError
-from loihi_convert.pipeline import RunOptions
+from loihi_convert.pipeline import running
+from loihi_convert.pipeline.opened_file import open_file
+from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.simulation import image_shards
 
 SHAPE = (1, 8, 8)
@@ -249,14 +250,14 @@ def test_a_run_folder_is_that_of_images_in_memory(digits: DataSplits, files: Pat
         # 100 of the images for calibration are also run, and so choose no margin.
         calibration = np.concatenate([digits.test.images[:100], digits.validation.images])
         np.savez(data, images=digits.test.images, labels=digits.test.known_labels, calibration=calibration)
-    opened = pipeline.open_file(files / "model.net")
+    opened = open_file(files / "model.net")
     found = []
     for name, at_once, workers in (("memory", True, None), ("here", False, None), ("there", False, Counted(7))):
         splits = load_data(data, input_shape=SHAPE, at_once=at_once)
         options = RunOptions(float_snn=True)
         with open_backend("ref") as backend:
             folder = tmp_path / "runs" / name
-            pipeline.run_into_folder(folder, [opened], backend, splits, splits.test, options, workers=workers)
+            running.run_into_folder(folder, [opened], backend, splits, splits.test, options, workers=workers)
         found.append(written(folder))
         if workers is not None:
             # Places of 64 images, which have 4096 bytes of pixels.

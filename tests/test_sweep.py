@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.training import train
 
-from loihi_convert import cli, netx, pipeline
+from loihi_convert import cli, netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends import open_backend
 from loihi_convert.cells.cell import compute
@@ -39,6 +39,8 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.frontend.source import open_source
+from loihi_convert.pipeline import exporting, running
+from loihi_convert.pipeline.opened_file import open_file
 from loihi_convert.sweep import conversion
 from loihi_convert.sweep.conversion import CellResult, ConversionCell
 from loihi_convert.sweep.front import COSTS, Found, cost, front, quality
@@ -273,13 +275,13 @@ def stored(folder: Path) -> dict[str, bytes]:
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The T of every export."""
     counted: list[int] = []
-    export = pipeline.export
+    export = exporting.export
 
     def counting(*args: Any, **keywords: Any) -> Any:
         counted.extend(args[2])
         return export(*args, **keywords)
 
-    monkeypatch.setattr(conversion.pipeline, "export", counting)
+    monkeypatch.setattr(conversion.exporting, "export", counting)
     return counted
 
 
@@ -454,12 +456,12 @@ def test_own_cnns_beside_checkpoints(sweep: Sweep, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 class TestDigits:
     def test_a_cell_is_an_export_and_a_run(self, sweep: Sweep) -> None:
-        """Accuracy and work are those of `pipeline.run` on the file that `pipeline.export` writes."""
+        """Accuracy and work are those of `running.run` on the file that `exporting.export` writes."""
         assert sweep("model.pt", "-T", "4", "--balance", "percentile", "--weight-bits", "5", *HERE).code == 0
         (row,) = rows()
         digits = load_data("digits")
         balance, quantize = ConversionSetting(method="percentile", weight_bits=5).options()
-        pipeline.export(
+        exporting.export(
             Path("model.pt"),
             Path("model.net"),
             [4],
@@ -468,7 +470,7 @@ class TestDigits:
             quantize_options=quantize,
         )
         with open_backend("ref") as backend:
-            ran = pipeline.run(pipeline.open_file("model.net"), digits.validation[:30], backend)
+            ran = running.run(open_file("model.net"), digits.validation[:30], backend)
         point = ran.evaluation.nominal_point
         assert netx.read(Path("model.net")).timesteps == 4
         assert float(row["accuracy"]) == point.accuracy
@@ -628,7 +630,7 @@ class TestDigits:
         assert balance == BalanceOptions(reset="soft", readout="potential", input_coding="constant")
         assert sweep("model.pt", "-T", "2", *HERE).code == 0
         (row,) = rows()
-        pipeline.export(Path("model.pt"), Path("auto.net"), (2,), load_data("digits").calibration_images(40))
+        exporting.export(Path("model.pt"), Path("auto.net"), (2,), load_data("digits").calibration_images(40))
         done = open_backend("ref").run(Path("auto.net"), load_data("digits").validation.images[:30], 2)
         correct = int((done.predictions[:, -1] == load_data("digits").validation.known_labels[:30]).sum())
         assert float(row["accuracy"]) == correct / 30

@@ -14,11 +14,14 @@ import pytest
 import torch
 from support import SUPPORT
 
-from loihi_convert import netx, pipeline
+from loihi_convert import netx
 from loihi_convert.__main__ import main
 from loihi_convert.backends import open_backend
 from loihi_convert.data import load_data
 from loihi_convert.frontend.source import open_source
+from loihi_convert.pipeline import exporting, running
+from loihi_convert.pipeline.opened_file import open_file
+from loihi_convert.pipeline.options import RunOptions
 
 NAMES = ("Sequential", "Tutorial", "Separable", "Shapes", "Normalizing", "PreNorm")
 pytestmark = pytest.mark.slow
@@ -58,12 +61,12 @@ def test_a_users_cnn_keeps_its_classes(users: ModuleType, name: str, tmp_path: P
     torch.save(model.state_dict(), tmp_path / "user.pt")
     arch, normalization = f"user_models:{name}", users.NORMALIZATIONS[kind]
     source = open_source(tmp_path / "user.pt", arch=arch, input_shape=(1, 8, 8), data="digits", **normalization)
-    pipeline.export(source, None, (64,), digits.calibration_images()[:200])
+    exporting.export(source, None, (64,), digits.calibration_images()[:200])
     test = digits.test[:50]
     with torch.no_grad():
         scores = model(users.prepared(kind, test))
     with open_backend("ref") as ref:
-        ran = pipeline.run(pipeline.open_file(tmp_path / "user.net", arch=arch), test, ref)
+        ran = running.run(open_file(tmp_path / "user.net", arch=arch), test, ref)
     classes = scores.argmax(1).numpy()
     # A briefly trained CNN has near ties; after 15 epochs on all images, 390 to 400 of 400 classes are equal.
     assert np.mean(classes == test.labels) > 0.7
@@ -71,10 +74,7 @@ def test_a_users_cnn_keeps_its_classes(users: ModuleType, name: str, tmp_path: P
     assert ran.evaluation.cnn_accuracy == pytest.approx(float(np.mean(classes == test.labels)))
     if name in ON_LAVA:
         with open_backend("sim") as sim:
-            assert (
-                pipeline.run(tmp_path / "user.net", test[:3], sim, pipeline.RunOptions(trace=True)).equal_to_reference
-                == 3
-            )
+            assert running.run(tmp_path / "user.net", test[:3], sim, RunOptions(trace=True)).equal_to_reference == 3
 
 
 def test_a_file_does_not_name_the_code_that_runs(

@@ -52,7 +52,7 @@ from typing import Any, Final
 
 from netx_cards import card_page, mean_table, read_card
 
-from loihi_convert import netx, pipeline
+from loihi_convert import netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import run_network
@@ -63,6 +63,8 @@ from loihi_convert.cnn.unfinished import resume_path
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import InputError
 from loihi_convert.files import sha256, write_atomically
+from loihi_convert.pipeline import running
+from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.progress import progress_bar
 from loihi_convert.report import paper
 from loihi_convert.statistics import wilson_interval
@@ -421,8 +423,8 @@ def _sim(one: Exported, count: int, splits: DataSplits) -> dict[str, Any]:
         with open_backend("sim", BackendOptions(lava_layout="layers")) as lava:
             part = splits.test[:count]
             # Raises an error if any potential differs.
-            options = pipeline.RunOptions((one.candidate.timesteps,))
-            ran = pipeline.run(one.path, part, lava, options, bars=progress_bar)
+            options = RunOptions((one.candidate.timesteps,))
+            ran = running.run(one.path, part, lava, options, bars=progress_bar)
             right = int((ran.result.predictions[:, -1] == part.known_labels).sum())
             return {"images": len(part), "equal_to_ref": ran.equal_to_reference, "correct": right}
 

@@ -61,9 +61,9 @@ def check(
     """Check whether a network can run on the target: unsupported layers, overflow, resources."""
     file = file_of(file)
     shape, normalization = options.parse_shape(input_shape), options.parse_normalization(mean, std)
-    from loihi_convert import pipeline
     from loihi_convert.devices import chosen_device
-    from loihi_convert.pipeline.loaded_file import NativeFile
+    from loihi_convert.pipeline import checking
+    from loihi_convert.pipeline.loaded_file import NativeFile, load_file
     from loihi_convert.progress import progress_bar
 
     if shape is None and data is not None:
@@ -72,9 +72,9 @@ def check(
 
         if arch is not None or is_self_contained(file):
             shape = load_data(data, data_root).input_shape
-    candidate = pipeline.load_file(file, arch=arch, input_shape=shape, mean=normalization.mean, std=normalization.std)
+    candidate = load_file(file, arch=arch, input_shape=shape, mean=normalization.mean, std=normalization.std)
     images, skipped = _images(ctx, candidate, image_count, data, data_root)
-    checked = pipeline.check(
+    checked = checking.check(
         candidate,
         images,
         timesteps,

@@ -29,12 +29,13 @@ def demo(
     started = time.monotonic()
     if not overwrite:
         require_new_or_empty(output, "Pass `overwrite=True`, or choose a new or an empty folder with `output`.")
-    from loihi_convert import pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.cnn.train_options import TrainOptions
     from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.options import require_timesteps
     from loihi_convert.data import load_data
+    from loihi_convert.pipeline import exporting, running
+    from loihi_convert.pipeline.opened_file import open_file
     from loihi_convert.progress import progress_bar
     from loihi_convert.report.pictures import write_figure
     from loihi_convert.runs.run_folder import RUNS, dated_name
@@ -51,15 +52,15 @@ def demo(
         trained = train_cnn(splits, model, TrainOptions(seed=seed), overwrite=True, progress=progress)
     log(trained_sentence(model, trained))
     log(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
-    exported = pipeline.export(
+    exported = exporting.export(
         model, None, (timesteps,), splits.calibration_images(), overwrite=True, bars=progress_bar
     )
     log(f"wrote {exported[0].path}")
     log("3/3  run it on " + ("Lava's CPU simulator" if backend == "sim" else "ref, the exact integers of Loihi"))
     runner = open_backend(backend, BackendOptions(lava_python=lava_python))
-    opened = [pipeline.open_file(exported[0].path)]
+    opened = [open_file(exported[0].path)]
     folder = output / RUNS / dated_name(f"{model.stem}-{backend}")
-    done = pipeline.run_into_folder(
+    done = running.run_into_folder(
         folder, opened, runner, splits, splits.test, command_line=sys.argv, bars=progress_bar
     )
     picture = write_figure([done.folder], output / "accuracy.png", overwrite=True)

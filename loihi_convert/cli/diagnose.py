@@ -58,9 +58,10 @@ def diagnose(
         if value is not None and not sim:
             raise UsageError("given, but no images run on Lava", where=name, expected="needs `sim`")
     request = DataRequest(data, data_root, options.parse_class_map(class_map))
-    from loihi_convert import netx, pipeline
+    from loihi_convert import netx
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.devices import chosen_device
+    from loihi_convert.pipeline import diagnosing
     from loihi_convert.progress import progress_bar
 
     chosen = chosen_device(device)
@@ -73,7 +74,7 @@ def diagnose(
         raise UsageError(f"found {sim}", where="sim", expected=f"must be 0..{count}, the number of images in use")
     log(f"looking at the first {count:,} of {len(known):,} {kind} of {splits.name}{_remark(kind, recorded)}")
     lava_options = BackendOptions(lava_python=lava_python, lava_layout=lava_layout)
-    done = pipeline.diagnose(
+    done = diagnosing.diagnose(
         model,
         file,
         known[:count],

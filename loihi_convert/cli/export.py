@@ -222,9 +222,9 @@ def export(
         raise UsageError(f"found {expect:g}", where="expect", expected="must be in percent, in (1, 100]", hint=hint)
     if method != "percentile":
         _refuse_if_given(ctx, "percentile", "is only for `method='percentile'`")
-    from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
     from loihi_convert.metrics.own_accuracy import own_accuracy, unjudged
+    from loihi_convert.pipeline import exporting
     from loihi_convert.pipeline.bundle import BUNDLED_IMAGES, SCRIPT, require_bundle, require_new_bundle, write_bundle
     from loihi_convert.pipeline.converting import require_convertible
     from loihi_convert.pipeline.exporting import output_paths
@@ -298,7 +298,7 @@ def export(
     if len(steps) > 1:
         on_interrupt(lambda: "no partial files were left; files of finished T are complete")
     with place.shard_workers() as shard_workers:
-        exported = pipeline.export(
+        exported = exporting.export(
             source,
             output,
             steps,

@@ -23,9 +23,9 @@ def run_external(request: RunRequest, network: ExternalNetwork, sha256: str) -> 
     UsageError
         If there are several files, or an option was given that such a file does not support.
     """
-    from loihi_convert import pipeline
     from loihi_convert.external.cuba import CubaNetwork
     from loihi_convert.ir.provenance import ModelRecord
+    from loihi_convert.pipeline import external_run
     from loihi_convert.pipeline.external_run import used_normalization
     from loihi_convert.progress import progress_bar
 
@@ -42,7 +42,7 @@ def run_external(request: RunRequest, network: ExternalNetwork, sha256: str) -> 
         say_single(done, request.scene(splits), pixels, as_json=request.as_json, details=request.details)
 
     say(
-        pipeline.run_external_into_folder(
+        external_run.run_external_into_folder(
             request.output,
             path,
             network,

@@ -114,13 +114,14 @@ def run(
     if backend == "loihi2":
         expected = "must be left out: a board is used by one process"
         options.refuse_given(shared, "given, but the backend is loihi2", expected)
-    from loihi_convert import external, pipeline
+    from loihi_convert import external
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import require_extension
     from loihi_convert.ir.graded import GradedNetwork
     from loihi_convert.ir.quantized import QuantizedNetwork
+    from loihi_convert.pipeline.options import RunOptions
 
-    run_options = pipeline.RunOptions(
+    run_options = RunOptions(
         steps,
         exit_tolerance if early_exit else None,
         trace,
@@ -179,12 +180,13 @@ def run(
 
 def _run_exported(request: RunRequest, read: tuple[QuantizedNetwork, str], place: Place) -> None:
     """Run files that `export` wrote; ``read`` are the network and the SHA-256 of the first."""
-    from loihi_convert import pipeline
+    from loihi_convert.pipeline import running
+    from loihi_convert.pipeline.opened_file import open_file
     from loihi_convert.progress import progress_bar
 
     run_options = request.options
     opened = [
-        pipeline.open_file(path, read=None if index else read, model=request.model, arch=request.arch)
+        open_file(path, read=None if index else read, model=request.model, arch=request.arch)
         for index, path in enumerate(request.paths)
     ]
     if run_options.float_snn and all(file.spiking is None for file in opened):
@@ -198,7 +200,7 @@ def _run_exported(request: RunRequest, read: tuple[QuantizedNetwork, str], place
         say_run(done, request.scene(splits, no_early_exit), as_json=request.as_json, details=request.details)
 
     with place.shard_workers() as shard_workers:
-        done = pipeline.run_into_folder(
+        done = running.run_into_folder(
             request.output,
             opened,
             request.backend,

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from loihi_convert import netx, pipeline
+from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cells.cell import Cell, R, opened_before, require_unchanged
 from loihi_convert.conversion.methods import balance_each
@@ -27,6 +27,7 @@ from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.network import SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.pipeline import exporting
 from loihi_convert.records import Record
 from loihi_convert.reproduction.images import Selection
 from loihi_convert.reproduction.stored import (
@@ -231,7 +232,7 @@ class Exporting(Cell[ExportedFile]):
     Parameters
     ----------
     checkpoint, calibration, timesteps, weight_bits
-        As in `pipeline.export`.
+        As in `exporting.export`.
     validation
         Images to run; None: none.
     chosen_by
@@ -262,7 +263,7 @@ class Exporting(Cell[ExportedFile]):
             )
         with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
             path = Path(folder, f"cell{netx.SUFFIX}")
-            pipeline.export(
+            exporting.export(
                 self.checkpoint.source(),
                 path,
                 (self.timesteps,),

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from loihi_convert import netx, pipeline
+from loihi_convert import netx
 from loihi_convert.arrays import Array, arrays_digest
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cells.cell import Cell, opened_before, require_unchanged
@@ -24,6 +24,7 @@ from loihi_convert.frontend.source import Source, checkpoint_sha256
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.neurocores.resources import network_resources
+from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.records import Record
 from loihi_convert.simulation.cnn_classes import comparable_scores
@@ -198,7 +199,7 @@ class ConversionCell(Cell[CellResult]):
         timesteps = self.setting.timesteps
         with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
             path = Path(folder, f"cell{netx.SUFFIX}")
-            (exported,) = pipeline.export(
+            (exported,) = exporting.export(
                 opened.source,
                 path,
                 [timesteps],

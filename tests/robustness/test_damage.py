@@ -16,7 +16,7 @@ import torch
 from support.networks import random_network
 from torch import nn
 
-from loihi_convert import netx, pipeline
+from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import check_run
@@ -28,6 +28,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import InputError, LoihiConvertError, NetxError, RangeError, UsageError
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ir.quantized import MAX_TIMESTEPS
+from loihi_convert.pipeline import exporting
 from loihi_convert.simulation.simulator import outputs
 
 HERE = Path(__file__).parent
@@ -238,7 +239,7 @@ def test_export_says_that_rounding_changes_the_classes(tmp_path: Path) -> None:
     def notes(state: dict[str, torch.Tensor], name: str) -> str:
         path = tmp_path / f"{name}.pt"
         save(Checkpoint("digits-cnn", state, "digits", (1, 8, 8), tuple("0123456789"), 0, 0.5, 0.5, {}), path)
-        return " ".join(pipeline.export(path, None, (8,), images)[0].notes)
+        return " ".join(exporting.export(path, None, (8,), images)[0].notes)
 
     assert "agrees with the float SNN" not in notes(state, "good")
     weight = state["fc.weight"].clone()

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert import netx, nir, pipeline
+from loihi_convert import netx, nir
 from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
@@ -31,6 +31,7 @@ from loihi_convert.data import default_root, load_data
 from loihi_convert.errors import PlatformError
 from loihi_convert.files import write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.pipeline import exporting
 from loihi_convert.runs.csv_files import as_csv
 
 _HERE: Final = Path(__file__).resolve().parent
@@ -128,7 +129,7 @@ def files(folder: Path, timesteps: int, calibration: Array) -> Iterator[File]:
         path = folder / f"{reset}-{thresholds}-{initial}.net"
         balance = BalanceOptions(reset=reset, initial_potential=initial)
         quantize = QuantizeOptions(thresholds=thresholds)
-        pipeline.export(_CNN, path, (timesteps,), calibration, balance_options=balance, quantize_options=quantize)
+        exporting.export(_CNN, path, (timesteps,), calibration, balance_options=balance, quantize_options=quantize)
         return netx.read(path)
 
     def file(name: str, network: QuantizedNetwork, *, hard_reset: bool = False) -> File:
