@@ -201,8 +201,7 @@ def fine_tune(
             resume=resume,
             progress=progress,
         )
-    figures = trained.recipe.get("spiking_accuracy")
-    ended_spiking = float(str(figures["validation"])) if isinstance(figures, dict) else None
+    ended_spiking = trained.spiking_accuracy.get("validation")
     first = "" if before is None else f"{before.sentence}{_as_spiking(timesteps, begun_spiking)}; "
     last = f"after training: validation accuracy {100 * trained.validation_accuracy:.2f} %"
     tell(f"{first}{last}{_as_spiking(timesteps, ended_spiking)}")

@@ -93,6 +93,7 @@ def train(
     if arch is not None and architecture is not None:
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
     from loihi_convert.cnn.checkpoint import load_if_ours
+    from loihi_convert.cnn.design import built_in
     from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
     from loihi_convert.cnn.training import train_design
     from loihi_convert.cnn.unfinished import require_free, resume_path
@@ -112,9 +113,8 @@ def train(
     begun = None if start is None or arch is not None else _started(start)
     recorded = begun if arch is None or start is None else load_if_ours(start)
     named_data = data or ("digits" if start is None or recorded is None else benchmark_of(start, recorded))
-    if arch is None:
-        # Before own images are read.
-        chosen_architecture(named_data, chosen, begun)
+    # Before own images are read.
+    built = "" if arch is not None else chosen_architecture(named_data, chosen, begun)
     splits = _images(
         named_data,
         data_root,
@@ -123,7 +123,10 @@ def train(
         validation,
         recorded.classes if recorded else (),
     )
-    design = _design(chosen, splits, begun) if arch is None else _own(arch, start, splits, chosen, normalization)
+    if arch is None:
+        design = built_in(built, splits, qcfs_levels, begun, timesteps=timesteps)
+    else:
+        design = _own(arch, start, splits, chosen, normalization)
     before = accuracy_before(design, splits)
     if before is not None:
         _say(before)
@@ -179,29 +182,9 @@ def train(
 
 def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
     """Return a sentence on the trained network, its accuracy, and its file."""
-    test = "" if checkpoint.test_accuracy is None else f", test accuracy {100 * checkpoint.test_accuracy:.2f} %"
-    return (
-        f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, validation accuracy "
-        f"{100 * checkpoint.validation_accuracy:.2f} %{test}{_spiking_part(checkpoint)}"
-    )
-
-
-def _spiking_part(checkpoint: Checkpoint) -> str:
-    """Return the accuracy of its spiking network, if that was trained."""
-    found, timesteps = checkpoint.recipe.get("spiking_accuracy"), checkpoint.recipe.get("timesteps")
-    if not isinstance(found, dict):
-        return ""
-    figures = ", ".join(f"{name} {100 * float(str(share)):.2f} %" for name, share in found.items())
-    return f"; as a spiking network after {timesteps} steps: {figures}"
-
-
-def _design(chosen: TrainOptions, splits: DataSplits, start: Checkpoint | None) -> Design:
-    """Return the design of a built-in CNN."""
-    from loihi_convert.cnn.design import built_in
-    from loihi_convert.cnn.train_options import chosen_architecture
-
-    architecture = chosen_architecture(splits.name, chosen, start)
-    return built_in(architecture, splits, chosen.qcfs_levels, start, timesteps=chosen.timesteps)
+    figures = ", ".join(f"{name} {100 * share:.2f} %" for name, share in checkpoint.spiking_accuracy.items())
+    spiking = f"; as a spiking network after {checkpoint.spiking_timesteps} steps: {figures}" if figures else ""
+    return f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, {checkpoint.accuracies}{spiking}"
 
 
 def _own(

@@ -87,9 +87,13 @@ class Checkpoint:
     std: tuple[float, ...] | None = None
 
     def __repr__(self) -> str:
+        return f"Checkpoint({self.architecture} on {self.data}, seed {self.seed}: {self.accuracies})"
+
+    @property
+    def accuracies(self) -> str:
+        """The accuracies of its weights in words."""
         test = "" if self.test_accuracy is None else f", test accuracy {100 * self.test_accuracy:.2f} %"
-        accuracy = f"validation accuracy {100 * self.validation_accuracy:.2f} %{test}"
-        return f"Checkpoint({self.architecture} on {self.data}, seed {self.seed}: {accuracy})"
+        return f"validation accuracy {100 * self.validation_accuracy:.2f} %{test}"
 
     @property
     def is_own(self) -> bool:
@@ -101,6 +105,12 @@ class Checkpoint:
         """The T for which its spiking network was trained (`through_spikes`); None if it was not."""
         found = self.recipe.get("timesteps")
         return found if isinstance(found, int) else None
+
+    @property
+    def spiking_accuracy(self) -> dict[str, float]:
+        """The accuracies of its spiking network, 0..1, by split; empty if it was not trained."""
+        found = self.recipe.get("spiking_accuracy")
+        return {name: float(str(share)) for name, share in found.items()} if isinstance(found, dict) else {}
 
     @property
     def weight_bits(self) -> int | None:
