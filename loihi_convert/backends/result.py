@@ -50,7 +50,7 @@ class RunResult:
         bool ``(N, T, classes)``: the last layer's spikes in each step; ``None`` if it only integrates.
     channel_spikes
         Per spiking layer, int64 ``(T, C)``: spikes of each channel in each step, summed over images. Only counted by
-        `ref`; empty from `sim`, for which `pipeline.run` adds the counts of the equal `ref` run.
+        `ref`; empty from `sim`, for which `running.run` adds the counts of the equal `ref` run.
     traces
         One per layer with ``trace``, else empty.
     wrapped_images

@@ -53,8 +53,8 @@ def run_external_into_folder(
 
     Parameters
     ----------
-    output
-        The run folder, which must be new or empty; None: a new ``runs/<file>-ref-<UTC time>``.
+    output, splits, images, command_line, unwritten
+        As in `running.run_into_folder`.
     path, network, sha256
         The file, and its network and SHA-256 from `external.read_any`.
     timesteps
@@ -64,10 +64,6 @@ def run_external_into_folder(
     mean, std
         Normalization of pixels / 255 in training, one number for all channels or one per channel; by default that of
         `used_normalization`.
-    command_line
-        The command line typed by the user, for the manifest.
-    unwritten
-        Called with the run, without files, if its files cannot be written, before the error.
 
     Raises
     ------

@@ -164,23 +164,17 @@ def run_graded_into_folder(
 
     Parameters
     ----------
-    output
-        The run folder, which must be new or empty; None: a new ``runs/<file>-<backend>-<UTC time>``.
+    output, splits, images, command_line, unwritten
+        As in `running.run_into_folder`.
     path, network, sha256
         The file, and its network and SHA-256 from `external.read_any`.
-    splits, images
-        The data set, and those of its images to run.
     backend
         From `backends.open_backend`, started and stopped here: `ref` or `sim`. What `sim` gives is compared with `ref`,
         every message and activation of every layer.
     is_stream
         Whether the images are the frames of one sequence, see `run_graded`.
     model, arch
-        The CNN, as in `pipeline.open_file`.
-    command_line
-        The command line typed by the user, for the manifest.
-    unwritten
-        Called with the run, without files, if its files cannot be written, before the error.
+        The CNN, as in `opened_file.open_file`.
 
     Raises
     ------
