@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from loihi_convert import cli, netx
 from loihi_convert.__main__ import exit_code
@@ -209,6 +210,20 @@ def test_where_no_file_fits_for_all_t_a_card_names_none(
     monkeypatch.setattr(tool.netx, "read", lambda _: Proven)
     exported = [tool.Exported(tmp_path / "a.net", tool.Candidate("cnn.pt", 8, ""), 1)]
     assert tool.best_single(exported, (1, 8), load_data("digits").validation) is None
+
+
+def test_layers_are_written_as_in_the_literature(tool: ModuleType) -> None:
+    random_state = torch.random.get_rng_state()
+    assert tool.notation("mnist-cnn", (1, 28, 28), 10) == "28x28-12c5-2ap-64c5-2ap-10o"
+    assert tool.notation("vgg16", (3, 32, 64), 7) == (
+        "32x64x3-64c3-64c3-2ap-128c3-128c3-2ap-256c3-256c3-256c3-2ap-512c3-512c3-512c3-2ap-512c3-512c3-512c3-2ap"
+        "-512fc-512fc-7o"
+    )
+    assert tool.notation("resnet20", (3, 32, 32), 10) == (
+        "32x32x3-16c3" + 3 * "-[16c3-16c3]" + 3 * "-[32c3-32c3]" + 3 * "-[64c3-64c3]" + "-gap-10o"
+    )
+    assert tool.notation("conv3-max", (1, 28, 28), 10) == "28x28-32c3-2mp-64c3-2mp-128c3-10o"
+    assert torch.equal(torch.random.get_rng_state(), random_state)
 
 
 def test_recipes_in_words(cards: ModuleType) -> None:

@@ -50,7 +50,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from netx_cards import card_page, mean_table, read_card
+from torch import nn
 
 from loihi_convert import netx
 from loihi_convert.__main__ import exit_code
@@ -58,7 +60,7 @@ from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
-from loihi_convert.cnn.models import notation, paper_architecture
+from loihi_convert.cnn.models import ResidualBlock, build_model, paper_architecture
 from loihi_convert.cnn.unfinished import resume_path
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import InputError
@@ -311,6 +313,33 @@ def _described_cnn(cnn: Checkpoint, splits: DataSplits) -> dict[str, Any]:
         "test_images": len(splits.test),
         "validation_images": len(splits.validation),
     }
+
+
+def notation(architecture: str, input_shape: tuple[int, int, int], classes: int) -> str:
+    """Return the CNN's layers in the notation of the literature: ``28x28-12c5-2ap-64c5-2ap-10o``.
+
+    ``12c5`` is a convolution with 12 channels and a 5 x 5 kernel, ``2ap`` 2 x 2 average pooling, ``2mp`` max pooling,
+    ``[16c3-16c3]`` a residual block, ``gap`` the mean of each map, ``512fc`` a hidden dense layer and ``10o`` the
+    outputs; ReLU follows every layer but the last.
+    """
+    channels, height, width = input_shape
+    parts = [f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")]
+    with torch.device("meta"):
+        modules = list(build_model(architecture, input_shape, classes).children())
+    for module in modules:
+        if isinstance(module, nn.Conv2d):
+            parts.append(f"{module.out_channels}c{module.kernel_size[0]}")
+        elif isinstance(module, nn.AvgPool2d):
+            parts.append(f"{module.kernel_size}ap")
+        elif isinstance(module, nn.MaxPool2d):
+            parts.append(f"{module.kernel_size}mp")
+        elif isinstance(module, nn.AdaptiveAvgPool2d):
+            parts.append("gap")
+        elif isinstance(module, ResidualBlock):
+            parts.append(f"[{module.conv1.out_channels}c3-{module.conv2.out_channels}c3]")
+        elif isinstance(module, nn.Linear):
+            parts.append(f"{module.out_features}{'o' if module is modules[-1] else 'fc'}")
+    return "-".join(parts)
 
 
 def _network(
