@@ -48,7 +48,7 @@ def check(
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
     chips: Annotated[int, options.number("--chips", BASICS, _CHIPS, metavar="N")] = 1,
     compare: Annotated[bool, options.switch("--compare", BASICS, _COMPARE)] = False,
-    device: options.ToSimulateOn = "auto",
+    device: options.OnDevice = "auto",
     details: Annotated[bool, options.details("Also print resources of each layer and all sources.")] = False,
     as_json: options.AsJson = False,
     arch: Annotated[str | None, options.arch(OWN_CNN)] = None,

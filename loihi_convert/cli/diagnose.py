@@ -36,7 +36,7 @@ def diagnose(
     file: Annotated[Path, _FILE],
     timesteps: Annotated[int | None, options.timesteps()] = None,
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
-    device: options.ToSimulateOn = "auto",
+    device: options.OnDevice = "auto",
     details: Annotated[bool, options.details("Also print the difference of each layer from the CNN.")] = False,
     as_json: options.AsJson = False,
     data: Annotated[str | None, options.data(DATA_AND_CNN)] = None,
@@ -45,7 +45,7 @@ def diagnose(
     arch: Annotated[str | None, options.arch(DATA_AND_CNN)] = None,
     sim: Annotated[int, options.number("--sim", LAVA, _SIM, metavar="N")] = 0,
     lava_python: options.LavaPython = None,
-    lava_layout: options.OnLava = None,
+    lava_layout: options.LayoutOnLava = None,
 ) -> None:
     """Show where accuracy was lost between a CNN and its exported file, by cause and by layer, and what to try."""
     file = file_of(file)

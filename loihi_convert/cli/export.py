@@ -165,7 +165,7 @@ def export(
     file_format: Annotated[FileFormat, choice(FileFormat, "--format", BASICS, _FORMAT)] = "netx",
     allow_hard_reset: Annotated[bool, switch("--allow-hard-reset", BASICS, _ALLOW_HARD_RESET)] = False,
     weight_bits: Annotated[int, options.weight_bits(BASICS)] = 8,
-    device: options.ToSimulateOn = "auto",
+    device: options.OnDevice = "auto",
     max_cores: Annotated[int | None, named("--max-cores", BASICS, _MAX_CORES, metavar="N")] = None,
     chips: Annotated[int | None, named("--chips", BASICS, _CHIPS, metavar="N")] = None,
     verify: Annotated[bool, switch("--verify/--no-verify", BASICS, "Read the file back and compare.")] = True,

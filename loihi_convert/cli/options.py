@@ -204,10 +204,10 @@ _LOIHI_GEN = "Chip generation; default: LOIHI_GEN, or N3B3."
 # The types of parameters that are the same in every verb.
 AsJson = Annotated[bool, switch("--json", BASICS, _AS_JSON)]
 InputShape = Annotated[str | None, named("--input-shape", OWN_CNN, _INPUT_SHAPE, metavar="C,H,W")]
-ToSimulateOn = Annotated[Device, choice(Device, "--device", BASICS, _DEVICE)]
+OnDevice = Annotated[Device, choice(Device, "--device", BASICS, _DEVICE)]
 LavaPython = Annotated[str | None, named("--lava-python", LAVA, _LAVA_PYTHON, metavar="PATH")]
-OnLava = Annotated[LavaLayout | None, choice(LavaLayout, "--lava-layout", LAVA, _LAVA_LAYOUT)]
-OfNeuron = Annotated[Neuron | None, choice(Neuron, "--neuron", LAVA, _NEURON)]
+LayoutOnLava = Annotated[LavaLayout | None, choice(LavaLayout, "--lava-layout", LAVA, _LAVA_LAYOUT)]
+NeuronOnLava = Annotated[Neuron | None, choice(Neuron, "--neuron", LAVA, _NEURON)]
 Leak = Annotated[bool, switch("--leak", LAVA, _LEAK)]
 Partition = Annotated[str | None, named("--partition", BOARD, _PARTITION, metavar="NAME")]
 BoardName = Annotated[str | None, named("--board", BOARD, _BOARD, metavar="NAME")]

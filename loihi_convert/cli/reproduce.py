@@ -65,7 +65,7 @@ def reproduce(
     ] = None,
     image_count: Annotated[int | None, options.images("test images; default: all.")] = None,
     output: Annotated[Path, options.output("Folder to write; results in it are reused.")] = Path("reproduced"),
-    device: options.ToSimulateOn = "cpu",
+    device: options.OnDevice = "cpu",
     as_json: options.AsJson = False,
     workers: cluster.CellWorkers = None,
     scheduler: cluster.Scheduler = None,
