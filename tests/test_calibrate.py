@@ -78,6 +78,34 @@ def test_by_hand() -> None:
     assert first.correction is None
     assert last.correction == pytest.approx([1.6 / 3 - 2 / 3, 2 / 3 - 1.6 / 3], abs=1e-6)
     assert outputs(corrected, pixels, 1)[:, -1, 0] == pytest.approx([-0.4 / 3, 2.6 / 3, 2.6 / 3], abs=1e-6)
+    assert corrected.provenance["calibration"] == 3
+
+
+def test_an_initial_potential_is_that_of_the_corrected_bias() -> None:
+    """As `test_by_hand`, with a second neuron of threshold 1 and bias 0.4, whose activations are 0.6, 1.0 and 1.2.
+
+    Its bias is corrected by 1.6/3 - 2/3 = -2/15, so spikes 0, 1, 1 give currents of 4/15 and 19/15. It should fire for
+    all three pixels, which takes an initial potential of 11/15 or more: 0.75. With the CNN's bias 0.65 would do.
+    """
+    cnn, network = one_hidden_neuron()
+    second = Dense(np.array([[1.0]]), np.array([0.4]))
+    cnn = replace(cnn, layers=(cnn.layers[0], ReluLayer("second", second), cnn.layers[1]))
+    neuron = network.layers[0].neuron
+    layers = (network.layers[0], SpikingLayer("second", second, neuron), network.layers[1])
+    pixels = np.array([51, 153, 204], np.uint8).reshape(3, 1, 1, 1)
+    shown: list[tuple[int, int]] = []
+    corrected = correct_biases(
+        cnn, replace(network, layers=layers), pixels, progress=lambda done, total: shown.append((done, total))
+    )
+    _, middle, last = corrected.layers
+    assert middle.correction == pytest.approx([-2 / 15], abs=1e-6)
+    assert middle.neuron is not None
+    assert middle.neuron.initial_potential.tolist() == [0.75]
+    # It fires for all, by 1; the mean activation is 2.8/3.
+    assert last.correction == pytest.approx([-0.2 / 3, 0.2 / 3], abs=1e-6)
+    # Two passes for each layer but the first, which needs one. The last ends at the total.
+    assert shown[-1] == (15, 15)
+    assert shown == sorted(shown)
 
 
 @pytest.mark.parametrize("reset", ["soft", "hard"])

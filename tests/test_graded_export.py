@@ -284,6 +284,20 @@ def test_changes_of_a_current_fit_as_well(
     )
 
 
+def test_currents_of_many_pixels_fit_24_bits() -> None:
+    """Minus the sum of 300 pixels, which is never active: with weights of 127 it would be -127 x 255 x 300 < -2^23."""
+    layers = (
+        ReluLayer("fc1", Dense(np.stack([np.full(300, -1.0), np.full(300, 1 / 300)]))),
+        ReluLayer("fc2", Dense(np.array([[1.0, -1.0], [0.0, 1.0]]))),
+    )
+    shown = np.repeat(np.array([0, 100, 255], np.uint8), 300).reshape(3, 1, 15, 20)
+    made = to_graded(ReluNetwork((1, 15, 20), layers), shown)
+    hidden = made.network.layers[1].synapse
+    assert not isinstance(hidden, PixelBias)
+    assert 2**23 / 1.4 / graded_rounding.HEADROOM < 255 * np.abs(hidden.weight).sum(axis=1).max() < 2**23
+    assert run_graded(made.network, shown).wrapped_images == 0
+
+
 def test_outputs_of_a_regression_far_from_0_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their bias is an offset outside the integers, also in the file; 4096 is 10,000 times their spread."""
     held_out, networks, errors = images(100, seed=1), [], []

@@ -18,6 +18,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.choices import Amplitude, Method, Reset, Target
+from loihi_convert.conversion import quantization
 from loihi_convert.conversion.agreement import explained_share
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
@@ -245,6 +246,31 @@ def test_a_scale_leaves_room_for_the_currents_that_occur(bright: int, scale: flo
     assert network.layers[1].scale == pytest.approx([scale])
 
 
+def one_neuron(weight: Array, bias: float, threshold: float, reset: Reset) -> SpikingNetwork:
+    neuron = IntegrateAndFire(np.array([threshold]), np.array([threshold]), np.zeros(1))
+    layers = (
+        SpikingLayer("fc1", Dense(weight, np.array([bias])), neuron),
+        SpikingLayer("fc2", Dense(np.array([[1.0], [-1.0]])), None),
+    )
+    return SpikingNetwork((1, 1, weight.size), layers, 2, reset)
+
+
+def test_a_bias_and_many_pixels_fit_24_bits_together() -> None:
+    """10,830 weights of 1: |w_q| may be (2^23 - 1 - 131071) / 255 / 10830 - 1/2 = 2.49. Without the place of a bias it
+    would be 2.54, rounded to 3, and 3 x 255 x 10830 + 200 x 255 x 2.54 > 2^23."""
+    network = quantize(one_neuron(np.ones((1, 10_830)), -200, 1, "soft"), np.full((1, 1, 1, 10_830), 1, np.uint8))
+    assert (network.layers[0].weight == 2).all()
+    assert network.layers[0].largest_current < 2**23
+
+
+def test_a_bias_fits_the_16_bits_of_lavas_lif() -> None:
+    """Bias 2, weight 1: s = 2 x 255 / 32767, so that the weight is 32767 / 510 = 64.2. At 127 the bias is 64,770."""
+    images, options = np.full((1, 1, 1, 1), 255, np.uint8), QuantizeOptions(pixel_bits=8)
+    network = quantize(one_neuron(np.ones((1, 1)), 2, 4, "hard"), images, options)
+    assert network.layers[0].bias is not None
+    assert (network.layers[0].weight.tolist(), network.layers[0].bias.tolist()) == ([[64]], [32_767])
+
+
 def test_currents_of_thousands_of_pixels_fit_24_bits() -> None:
     """12,288 equal weights and 8-bit pixels: |w_q| may be (2^23 - 1 - 131071) / 255 / 12288 - 1/2 = 2.1."""
     layers = (ReluLayer("fc1", Dense(np.ones((2, 12_288)))), ReluLayer("fc2", Dense(np.array([[1.0, -1.0]]))))
@@ -415,6 +441,14 @@ def test_outputs_of_a_regression_may_lie_far_from_0(target: Target) -> None:
     assert one.offset is not None
     assert other.offset == pytest.approx(one.offset + 2.0**10, abs=0.1)
     assert np.abs(other.weight).max(axis=1).tolist() == np.abs(one.weight).max(axis=1).tolist()
+
+
+@pytest.mark.parametrize("shares", [(0.2, 0.9), (0.9, 0.2)])
+def test_the_offset_that_explains_more_is_used(monkeypatch: pytest.MonkeyPatch, shares: tuple[float, float]) -> None:
+    trials = iter([(share, f"explains {share}") for share in shares])
+    monkeypatch.setattr(quantization, "_with_offset", lambda *_: next(trials))
+    images, cnn = digits_like(0, 2), replace(random_cnn(5), task="regression")
+    assert quantize(balance(cnn, images, 2, BalanceOptions(method="ngu-lee")), images) == "explains 0.9"
 
 
 def test_outputs_beyond_float32_have_no_offset() -> None:
