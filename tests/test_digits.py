@@ -293,6 +293,12 @@ def test_digits_of_another_size_are_refused(tmp_path: Path) -> None:
         netx.read(path)
 
 
+def test_an_odd_number_of_stored_outputs_is_not_digits() -> None:
+    with pytest.raises(RangeError) as caught:
+        joined_synapse(Dense(np.ones((3, 4), np.int32)), 2)
+    assert (caught.value.where, caught.value.found) == ("weight", "found 3 outputs")
+
+
 def test_only_a_dense_readout_has_digits() -> None:
     network = quantized(split_readout=False)
     for index, low_bits in ((0, 3), (1, 8), (1, -1)):

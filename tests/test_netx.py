@@ -23,9 +23,12 @@ from loihi_convert import netx
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.errors import InputError, NetxError
+from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.netx import native
 from loihi_convert.netx.hdf5 import content_sha256, file_content
+from loihi_convert.netx.native import encode
 
 
 def assert_same(found: object, expected: object, name: str = "network") -> None:
@@ -105,6 +108,19 @@ def test_what_stands_in_the_file(tmp_path: Path) -> None:
         # Dense after pooling: every weight is repeated for the four inputs of its window; 2 channels x 2 x 6 inputs.
         expected = np.arange(-9, 9).reshape(3, 2, 1, 3).repeat(2, 2).repeat(2, 3).reshape(3, 24)
         assert np.array_equal(layers["3/weight"][()], expected)
+
+
+def test_a_readout_with_a_bias_is_a_lif_that_never_fires() -> None:
+    """netx's own integrator, of a layer without neurons, would add the bias only once."""
+    datasets = dict(encode(with_bias(small_network())))
+    neuron = {name.removeprefix("layer/3/neuron/"): value for name, value in datasets.items() if "3/neuron/" in name}
+    assert neuron.pop("type") == b"CUBA"
+    assert {name: value.tolist() for name, value in neuron.items()} == {
+        "iDecay": 4096,
+        "vDecay": 0,
+        "vThMant": 131_071,
+    }
+    assert datasets["layer/3/bias"].tolist() == [5, 0, -5]
 
 
 def with_spiking_readout(network: QuantizedNetwork) -> QuantizedNetwork:
@@ -235,6 +251,36 @@ def test_weights_that_a_pooling_repeats_are_read_however_well_they_compress(tmp_
     assert np.array_equal(found.layers[1].weight, network.layers[1].weight)
 
 
+@pytest.mark.parametrize(
+    ("index", "fields", "found"),
+    [
+        (1, {"offset": np.array([0.0, np.nan, 0.0])}, "offset float64 [0.0, nan, 0.0]"),
+        (1, {"scale": np.array([1.0, 1.0, 0.0])}, "scale float64 [1.0, 1.0, 0.0]"),
+        (0, {"balanced": ([1.0, 0.0], [1.0, 1.0], [0.0, 0.0])}, "balanced threshold float64 [1.0, 0.0]"),
+        (0, {"balanced": ([1.0, 1.0], [1.0, np.inf], [0.0, 0.0])}, "balanced amplitude float64 [1.0, inf]"),
+        (0, {"balanced": ([1.0, 1.0], [1.0, -1.0], [0.0, 0.0])}, "balanced amplitude float64 [1.0, -1.0]"),
+        (0, {"balanced": ([1.0, 0.5], [1.0, 1.0], [0.0, 0.5])}, "balanced V0 float64 [0.0, 0.5]"),
+    ],
+)
+def test_numbers_that_are_not_valid_are_neither_written_nor_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: int, fields: dict[str, Any], found: str
+) -> None:
+    if "balanced" in fields:
+        fields = {"balanced": IntegrateAndFire(*map(np.array, fields["balanced"]))}
+    layers = list(small_network().layers)
+    layers[index] = replace(layers[index], **fields)
+    network, path = replace(small_network(), layers=tuple(layers)), tmp_path / "model.net"
+    with pytest.raises(NetxError) as refused:
+        netx.write(network, path)
+    assert (refused.value.where, refused.value.found) == (layers[index].name, found)
+    with monkeypatch.context() as patched:
+        patched.setattr(native, "_require_sound", lambda layer, shape: None)
+        netx.write(network, path)
+    with pytest.raises(NetxError) as refused:
+        netx.read(path)
+    assert (refused.value.where, refused.value.found) == (f"{path}: {layers[index].name}", found)
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NetxError, match="no such file") as caught:
         netx.read(tmp_path / "model.net")
@@ -329,6 +375,9 @@ def test_truncated_files(tmp_path: Path, keep: int) -> None:
         ("format", 2, r"format: written by a newer version of loihi-convert \(format 2\). Update loihi-convert."),
         ("reset", b"sofa", "reset: .*'sofa'; must be one of soft, hard"),
         ("layer/0/scale", [0, 1], "conv: scale"),
+        # The same bytes, which lava-dl reads as another shape or other numbers.
+        ("/layer/1/shape", np.array([[2], [2], [6]], np.int32), "layer/1/shape: .*inconsistent"),
+        ("/layer/1/shape", np.array([2, 2, 6, 0], np.int32)[:3].view(np.float32), "layer/1/shape: .*inconsistent"),
     ],
 )
 def test_numbers_that_break_a_rule_are_refused_with_the_path(
