@@ -134,6 +134,33 @@ def test_a_relay_has_one_positive_weight_at_its_source(taps: dict[tuple[int, int
         ReluLayer("conv", Conv(weight, padding=(1, 1)), relay_of=np.array([-1, 0, 1]))
 
 
+@pytest.mark.parametrize(
+    ("relay_of", "bias", "pool", "found"),
+    [
+        ([-1, 0, 1], [5.0, 0.0, 0.0], (1, 1), ""),
+        ([-1, 0, 1], [0.0, 0.0, 0.1], (1, 1), "a relay has a bias"),
+        ([-1, 0, 1], [0.0, 0.0, 0.0], (1, 2), r"has relays after a pooling of \(1, 2\)"),
+        ([-1, -1, -1], [0.0, 0.0, 0.1], (1, 2), ""),
+        ([-1, 0], [0.0, 0.0, 0.0], (1, 1), r"found int64 \(2,\)"),
+        ([-1.0, 0.0, 1.0], [0.0, 0.0, 0.0], (1, 1), r"found float64 \(3,\)"),
+    ],
+)
+def test_a_relay_has_no_bias_and_no_pooling(
+    relay_of: list[int], bias: list[float], pool: tuple[int, int], found: str
+) -> None:
+    synapse = Dense(np.array([[2.0, 3.0], [1.0, 0.0], [0.0, 1.0]]), np.array(bias), pool)
+    with pytest.raises(RangeError, match=found) if found else contextlib.nullcontext():
+        ReluLayer("fc", synapse, relay_of=np.array(relay_of))
+
+
+@pytest.mark.parametrize(("relay_of", "found"), [([-1, 0, -1, 1], ""), ([-1, 0, -1, 0], "channel 3 repeats 1")])
+def test_a_relay_in_a_group_repeats_a_channel_of_that_group(relay_of: list[int], found: str) -> None:
+    """Channels 2 and 3 are the second group, which has input 1."""
+    synapse = Conv(np.ones((4, 1, 1, 1)), groups=2)
+    with pytest.raises(RangeError, match=found) if found else contextlib.nullcontext():
+        ReluLayer("conv", synapse, relay_of=np.array(relay_of))
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match=r"input of a convolution: found \(3, 8, 8\); must have 2 channels"):
         Conv(np.ones((1, 2, 3, 3))).output_shape((3, 8, 8))
@@ -152,6 +179,19 @@ def network_of(weight: int = 1, bias: int = 0, threshold: int = 10, initial: int
         QuantizedLayer("fc2", output, None, np.ones(2)),
     )
     return QuantizedNetwork((1, 2, 2), layers, timesteps=4, max_timesteps=8, pixel_bits=8, reset="soft")
+
+
+@pytest.mark.parametrize(("bias", "fits"), [(None, True), (130_432, True), (130_433, False)])
+def test_a_current_of_24_bits_includes_the_bias(bias: int | None, fits: bool) -> None:
+    """127 x 255 x 255 + 130,432 = 2^23 - 1."""
+    weight = np.full((1, 255), 127, np.int32)
+    hidden = Dense(weight, None if bias is None else np.array([-bias], np.int32))
+    layers = (
+        QuantizedLayer("fc1", hidden, IntegerNeuron(np.array([9]), np.array([0])), np.ones(1), 255),
+        QuantizedLayer("fc2", Dense(np.ones((1, 1), np.int32)), None, np.ones(1)),
+    )
+    with contextlib.nullcontext() if fits else pytest.raises(RangeError, match="a current that can reach 8388608"):
+        QuantizedNetwork((1, 15, 17), layers, timesteps=1, max_timesteps=1, pixel_bits=8, reset="soft")
 
 
 def test_the_lowest_number_of_a_dtype_is_no_small_one() -> None:

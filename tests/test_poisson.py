@@ -36,6 +36,13 @@ def test_a_spike_depends_only_on_seed_image_and_step() -> None:
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.2
 
 
+@pytest.mark.parametrize(("pool", "dtype"), [((15, 17), np.uint8), ((16, 16), np.float32)])
+def test_the_spikes_of_a_window_are_bytes_only_if_they_fit(pool: tuple[int, int], dtype: type) -> None:
+    white = np.full((1, 1, *pool), 255, np.uint8)
+    found = Inputs(pool, poisson_seed=0)(white, 0, 0, 2)
+    assert (found.dtype, found.ravel().tolist()) == (dtype, [pool[0] * pool[1]] * 2)
+
+
 def test_the_stream_of_spikes_never_changes() -> None:
     """From Philox-4x64-10's first words for key (7, 0): later versions must run a file in the same way."""
     words = np.random.Philox(key=[7, 0], counter=[0, 0, 0, 0]).random_raw(4)
