@@ -94,14 +94,16 @@ def test_a_regression_from_state_dict_to_report(invoke: Invoke, folder: Path, tm
     assert float(table[0]["rmse"]) == at["to_targets"]["mean"]["rmse"]
     assert float(table[2]["r2_to_cnn"]) == at["to_cnn"]["outputs"][1]["r2"]
     assert float(table[0]["rmse_cnn"]) == result["regression"]["cnn"]["mean"]["rmse"]
-    predictions = [row for row in rows(run / "predictions.csv") if row["timesteps"] == "16"]
-    assert len(predictions) == 100
-    assert "class" not in predictions[0]
-    found, wanted = (
-        np.array([[float(row[f"{kind}_{index}"]) for index in (0, 1)] for row in predictions])
-        for kind in ("output", "target")
-    )
-    assert np.sqrt(np.square(found - wanted).mean(axis=0)).mean() == pytest.approx(at["to_targets"]["mean"]["rmse"])
+    for point in result["regression"]["points"]:
+        predictions = [row for row in rows(run / "predictions.csv") if row["timesteps"] == str(point["timesteps"])]
+        assert len(predictions) == 100
+        assert "class" not in predictions[0]
+        found, wanted = (
+            np.array([[float(row[f"{kind}_{index}"]) for index in (0, 1)] for row in predictions])
+            for kind in ("output", "target")
+        )
+        rmse = np.sqrt(np.square(found - wanted).mean(axis=0)).mean()
+        assert rmse == pytest.approx(point["to_targets"]["mean"]["rmse"])
 
     code, out, err = invoke("run", *files, *known, "-o", tmp_path / "both")
     assert code == 0, err

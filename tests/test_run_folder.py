@@ -29,7 +29,7 @@ from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.runs import manifest, run_folder
+from loihi_convert.runs import columns, manifest, run_folder
 from loihi_convert.runs.manifest import ReadFile, new_manifest
 from loihi_convert.runs.stored_run import read_run
 
@@ -150,7 +150,11 @@ def test_early_exit_csv_holds_every_margin_exactly(tmp_path: Path) -> None:
     assert [row["margin"] for row in found] == ["0", "5", "9", ""] * 2
 
 
-def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [1_000, 64])
+def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(columns, "_BLOCK", block)
     run = entry([20, 150, 190])
     write(tmp_path, run, paths=[f"{index}.png" for index in range(200)])
     result = run.result
@@ -211,13 +215,14 @@ def test_a_row_ends_with_a_line_feed(tmp_path: Path) -> None:
 
 
 def test_predictions_csv_of_files_with_other_columns(tmp_path: Path) -> None:
-    run, other = entry([20, 150]), entry([30], name="other")
+    run, other = entry([20, 150]), entry([30, 40], name="other")
     fires = replace(other.result, output_spikes=np.ones(other.result.potentials.shape, np.bool_))
     write(tmp_path, run, other._replace(result=fires))
     first, *_, last = read_csv(tmp_path / "predictions.csv")
     assert list(first)[-6:] == [f"{name}_{k}" for name in ("potential", "spike_count") for k in range(3)]
     assert [first[f"spike_count_{k}"] for k in range(3)] == [""] * 3
-    assert [last[f"spike_count_{k}"] for k in range(3)] == ["1"] * 3
+    # Up to T = 2.
+    assert [last[f"spike_count_{k}"] for k in range(3)] == ["2"] * 3
 
 
 def test_predictions_csv_is_created_row_by_row(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support.evaluations import entry
+from support.evaluations import LABELS, entry
 from support.run_folders import CLASSES, write_runs
 
 from loihi_convert.errors import InputError
@@ -18,6 +19,19 @@ def test_confusions_are_read_at_the_files_own_t(tmp_path: Path) -> None:
     confusion = run.confusions["model"]
     assert (confusion.timesteps, int(confusion.counts.trace()), int(confusion.counts.sum())) == (4, 180, 200)
     assert confusion.classes == CLASSES
+    # True classes are rows. The last 20 of 200 images have labels 0, 1, 2, 0, ... and the class after their label.
+    wrong = np.bincount((LABELS[180:] * 3 + (LABELS[180:] + 1) % 3), minlength=9).reshape(3, 3)
+    assert (confusion.counts - np.diag(confusion.counts.diagonal())).tolist() == wrong.tolist()
+
+
+def test_an_image_that_is_missing_is_noticed_although_its_class_was_wrong(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([20, 150, 190, 180]))
+    path = folder / "predictions.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    assert lines[-1].startswith("model,199,4,")
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match="the images or correct classes of model"):
+        read_run(folder)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +75,7 @@ def test_classes_have_the_names_of_the_data_or_of_the_cnn(
         ("predictions.csv", "\nmodel,0,3,", "\nmodel,0,2,", "the images or correct classes of model"),
         ("predictions.csv", ",label,", ",lable,", "class 0 for an image of class None"),
         ("predictions.csv", "\nmodel,0,3,0,zero,0", "\nmodel,0,3,7,zero,0", "class 7 for an image of class 0, of 3"),
+        ("predictions.csv", "\nmodel,0,3,0,zero,0", "\nmodel,0,3,0,zero,9", "class 0 for an image of class 9, of 3"),
         ("predictions.csv", "\nmodel,0,3,0,zero,0,", "\nmodel,0,3,0,zero,0,1,2,3,4,", "line 4: more fields than"),
         ("predictions.csv", "\nmodel,0,3,0,", "\nmodel,0,3,x,", "line 4: class: Input should be a valid integer"),
         ("firing_rates.csv", ",0.25\n", ",1.25\n", "line 3: firing_rate: Input should be less than or equal to 1"),
