@@ -7,10 +7,12 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
 from support.dask_functions import Number, Numbered
 
 from loihi_convert.cells import flow
@@ -19,7 +21,9 @@ from loihi_convert.cells.cell import Cell, Outcome, compute, opened_before
 from loihi_convert.cells.executors import InThisProcess
 from loihi_convert.cells.flow import compute_missing, duration, missing
 from loihi_convert.cells.store import Store
+from loihi_convert.devices import torch_threads
 from loihi_convert.errors import InputError, RangeError, UnsupportedModelError
+from loihi_convert.records import Record
 
 CELL = Numbered(0, package="1.0")
 RESULT = Number(value=1)
@@ -42,6 +46,39 @@ def test_what_an_earlier_format_computed_is_computed_again(monkeypatch: pytest.M
     before = Numbered(0, package="1.0").name
     monkeypatch.setattr(Numbered, "format", Numbered.format + 1)
     assert Numbered(0, package="1.0").name != before
+
+
+@dataclass(frozen=True)
+class One(Cell[Number]):
+    """A cell whose key are its fields."""
+
+    result_type: ClassVar[type[Record]] = Number
+
+    number: int
+
+    def compute(self, needed: Sequence[Number]) -> Number:
+        return Number(value=torch.get_num_threads())
+
+
+class Other(One):
+    """Another kind."""
+
+
+class Exact(One):
+    """One that is the same on any number of threads."""
+
+    is_exact: ClassVar[bool] = True
+
+
+def test_cells_of_different_kinds_have_different_names() -> None:
+    assert One(1).key == {"kind": "One", "number": 1}
+    assert len({cell(number).name for cell in (One, Other) for number in (1, 2)}) == 4
+
+
+@pytest.mark.parametrize(("cell", "is_alone", "threads"), [(One, True, 1), (Exact, False, 1), (Exact, True, 2)])
+def test_only_exact_cells_take_all_threads_and_only_alone(cell: type[One], is_alone: bool, threads: int) -> None:
+    with torch_threads(2):
+        assert compute(cell(1), is_alone=is_alone).result == Number(value=threads)
 
 
 class TestStore:
@@ -73,6 +110,16 @@ class TestStore:
         with pytest.raises(InputError) as caught:
             store.get(CELL)
         assert (caught.value.where, caught.value.hint) == (str(path), "Delete it to compute it again.")
+
+    def test_a_file_under_the_name_of_another_cell_is_refused(self, tmp_path: Path) -> None:
+        store, other = Store(tmp_path), replace(CELL, package="2")
+        store.create()
+        store.put(CELL, Outcome(RESULT))
+        path = tmp_path / "cells" / f"{other.name}.json"
+        (tmp_path / "cells" / f"{CELL.name}.json").rename(path)
+        with pytest.raises(InputError) as caught:
+            store.get(other)
+        assert (caught.value.where, caught.value.found) == (str(path), "its contents do not match its name")
 
     def test_one_command_has_a_cell(self, tmp_path: Path) -> None:
         one, other = Store(tmp_path), Store(tmp_path)
