@@ -124,7 +124,14 @@ def check_network(tmp_path: Path) -> Callable[..., dict[str, Finding]]:
 
 @pytest.mark.parametrize(
     ("network", "target"),
-    [(good(pixel_bits=8), "lava"), (good(pixel_bits=8), "loihi2"), (circuit(), "loihi2"), (circuit(), "lava")],
+    [
+        (good(pixel_bits=8), "lava"),
+        # As many steps as are proven.
+        (good(pixel_bits=8, proven=4), "lava"),
+        (good(pixel_bits=8), "loihi2"),
+        (circuit(), "loihi2"),
+        (circuit(), "lava"),
+    ],
 )
 def test_nothing_is_found_in_a_good_network(
     check_network: Callable[..., dict[str, Finding]], network: QuantizedNetwork, target: Target
@@ -284,6 +291,8 @@ BROKEN_FILES = [
      "layer/3", ["-300..300", "-256..254"]),
     ("dense weights fit a synapse", {"layer__3__weight": weight(1, 256)}, "lava", "error",
      "layer/3", ["1..256", "-255..255"]),
+    ("dense weights fit a synapse", {"layer__3__weight": weight(-256, -1)}, "lava", "error",
+     "layer/3", ["-256..-1", "-255..255"]),
     ("kernels fit a synapse", {"layer__1__weight": np.array([[[[300]]], [[[-2]]]]).repeat(4, 1).reshape(2, 1, 2, 2)},
      "loihi2", "error", "layer/1", ["-2..300", "-256..254", "8 bits"]),
     ("dense layers follow a flatten", without_flatten(), "lava", "error",
@@ -660,6 +669,13 @@ def test_the_highest_potential_by_hand() -> None:
     faint = replace(layer, synapse=Dense(np.array([[1]], np.int32)))
     assert LayerRun(faint, "soft", 2).highest_potential == [52]
     assert LayerRun(faint, "soft", 2, is_circuit=True, is_constant=True).range == (-50, 100)
+
+
+def test_a_potential_that_clips_never_reaches_the_threshold_of_a_dead_channel() -> None:
+    """200 x 1000 is beyond 131,072, the threshold, but a potential ends at 131,071."""
+    neuron = IntegerNeuron(np.array([131_072, 131_071], np.int32), np.zeros(2, np.int32))
+    layer = QuantizedLayer("fc", Dense(np.full((2, 2), 100, np.int32)), neuron, np.ones(2))
+    assert LayerRun(layer, "soft", 1000).can_fire.tolist() == [False, True]
 
 
 BROKEN_ACTIVITIES = [

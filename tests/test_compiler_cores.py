@@ -173,6 +173,8 @@ def one(layer: ConvLayer | DenseLayer) -> Partition:
         (ConvLayer(4, 45, Kernel(1, 1, 13)), 1, None),
         # 3,136 neurons, in columns of 8: PilotNet's fifth layer.
         (ConvLayer(14, 14, Kernel(1, 1, 16)), 2, "tile width"),
+        # 4,095 neurons fit a core, but not 63 columns.
+        (ConvLayer(63, 65, Kernel(1, 1, 1)), 2, "tile width"),
         # 8 x 8 x 64 are 4,096 neurons, one too many; with 63 channels it is one core.
         (ConvLayer(8, 8, Kernel(9, 1, 64)), 2, "neurons"),
         (ConvLayer(8, 8, Kernel(9, 1, 63)), 1, None),
@@ -199,6 +201,8 @@ def test_what_no_core_holds() -> None:
     dense, conv = one(DenseLayer(10, 16_001)), one(ConvLayer(7, 7, Kernel(36, 512, 512)))
     assert (dense.fits, dense.limit) == (False, "axons")
     assert (conv.fits, conv.limit) == (False, "synaptic memory")
+    # Each neuron, and each channel of each of seven columns, counts as two cores.
+    assert (dense.cores, conv.cores) == (2 * 10, 2 * 7 * 512)
 
 
 def test_the_circuit_takes_memory() -> None:

@@ -350,10 +350,30 @@ def test_a_cnn_no_better_than_a_constant_is_noted() -> None:
     assert evaluate(run, small_network(), labels=labels, cnn_predictions=labels).notes == ()
 
 
-@pytest.mark.parametrize(("accuracy", "expected"), [(0.58, 0.5), (0.62, None)])
-def test_the_margin_over_a_constant_is_two_standard_errors(accuracy: float, expected: float | None) -> None:
-    """Two classes of 50 images: sqrt(0.5 x 0.5 / 100) = 0.05."""
-    assert constant_accuracy(accuracy, np.repeat([0, 1], 50)) == expected
+@pytest.mark.parametrize(
+    ("accuracy", "counts", "expected"),
+    [
+        # Two standard errors: 2 sqrt(0.5 x 0.5 / 100) = 0.1.
+        (0.58, (50, 50), 0.5),
+        (0.62, (50, 50), None),
+        # 2 sqrt(0.5 x 0.5 / 50) = 0.14; with fewer images anything higher will do.
+        (0.6, (25, 25), 0.5),
+        (0.6, (24, 24), None),
+        (0.5, (24, 24), 0.5),
+        # 59/60 and two standard errors are more than 1, which nothing exceeds.
+        (1.0, (59, 1), None),
+        (59 / 60, (59, 1), 59 / 60),
+        # One class only, or too few images.
+        (0.3, (60,), None),
+        (0.3, (5, 5), 0.5),
+        (0.3, (5, 4), None),
+    ],
+)
+def test_an_accuracy_is_clearly_above_that_of_a_constant_or_not(
+    accuracy: float, counts: tuple[int, ...], expected: float | None
+) -> None:
+    """``counts`` are the images of each class."""
+    assert constant_accuracy(accuracy, np.repeat(np.arange(len(counts)), counts)) == expected
 
 
 def test_one_image_is_not_said_to_have_one_class() -> None:
