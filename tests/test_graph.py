@@ -688,6 +688,9 @@ def test_a_mean_for_each_channel_of_signals_needs_their_shape() -> None:
         channel_normalization([0.5, 0.4, 0.3], 1.0, 1)
     assert (caught.value.where, caught.value.found) == ("mean", "found (0.5, 0.4, 0.3)")
     assert caught.value.hint == "Grey images have one mean. Signals (N, 3, L) need `input_shape`."
+    with pytest.raises(UsageError) as caught:
+        channel_normalization([0.5, 0.4, 0.3], 1.0, 2)
+    assert caught.value.hint == ""
 
 
 @pytest.mark.parametrize(

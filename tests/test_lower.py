@@ -181,6 +181,16 @@ def test_names_are_printable_and_short() -> None:
 NAMES = ["a\n", "b" * 500, "c" * 500]
 
 
+@pytest.mark.parametrize(("count", "name"), [(1, "a"), (3, "a + b + c"), (4, "a + b + 2 more"), (5, "a + b + 3 more")])
+def test_a_layer_is_named_after_its_first_populations(count: int, name: str) -> None:
+    names = "abcde"[:count]
+    model = Of(lambda m, x: m.head(torch.cat([getattr(m, one)(x).relu() for one in names], 1).flatten(1)))
+    for one in names:
+        model.add_module(one, same(2))
+    model.add_module("head", LINEAR(3))
+    assert to_relu_network(prepared(model, (2, 8, 8)), (2, 8, 8)).layers[0].name == name
+
+
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
 def test_a_lazy_module_without_weights_is_refused_and_stays_lazy() -> None:
     model = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))

@@ -120,6 +120,12 @@ CASES = {
     "hardtanh before a ReLU": of(lambda m, x: functional.hardtanh(m.conv(x), -1, 0.3).relu(), conv=CONV(5, 3)),
     "clamp above 0": of(lambda m, x: torch.clip(m.conv(x), min=0.1, max=0.4), conv=CONV(4, 3)),
     "clamp_min below 0": of(lambda m, x: m.conv(x).clamp_min(-0.1), conv=CONV(4, 3)),
+    "clamp above the lower bounds of some channels": of(
+        lambda m, x: (m.conv(x).relu() + ramp(x, 4, 1, 1)).clamp(min=0.2), conv=CONV(4, 3)
+    ),
+    "clamp of a ReLU below 0": of(
+        lambda m, x: m.conv(x).relu().clamp(max=-0.1) + m.two(x), conv=CONV(4, 1), two=same(4)
+    ),
     "clamp from above": of(lambda m, x: m.two(m.one(x).clamp(max=0.1)), one=CONV(4, 3), two=CONV(3, 3, padding=1)),
     "clamp_max below 0": of(lambda m, x: m.conv(x).clamp_max(-0.1), conv=CONV(4, 3)),
     "clamp of a ReLU whose input changed in place": of(changed_input, one=CONV(4, 3), two=CONV(3, 3, padding=1)),
@@ -321,3 +327,24 @@ def test_ceilings_and_thresholds_stand_beside_channels_without() -> None:
     assert layer.ceiling is not None
     assert sorted(layer.threshold[~np.isnan(layer.threshold)].tolist()) == pytest.approx([0.2, 0.4])
     assert np.sort(layer.ceiling)[:3].tolist() == [0.2, 0.2, np.inf]
+
+
+def test_other_numbers_of_levels_in_one_layer_are_refused() -> None:
+    model = Of(
+        lambda m, x: m.head(torch.cat([m.few(m.a(x)), m.many(m.b(x))], 1).flatten(1)),
+        a=nn.Conv2d(2, 2, 3),
+        b=nn.Conv2d(2, 2, 3),
+        few=Qcfs(2, 4),
+        many=Qcfs(2, 8),
+        head=nn.Linear(4 * 36, 3),
+    )
+    with pytest.raises(UnsupportedModelError) as caught:
+        to_relu_network(model, (2, 8, 8))
+    assert caught.value.found == "has Qcfs activations with 4 and 8 levels in one layer"
+
+
+def test_a_ceiling_is_above_0() -> None:
+    """A threshold of 0 or less could not stand for it: min(relu(x), -0.1) is a constant."""
+    case = CASES["clamp of a ReLU below 0"]
+    network = to_relu_network(prepared(case.make(), case.shape), case.shape)
+    assert all(layer.ceiling is None or (layer.ceiling > 0).all() for layer in network.layers)

@@ -58,6 +58,9 @@ CASES = {
         conv=CONV(3, 3, padding=1),
     ),
     "norm of maps with flattened pixels": of(lambda m, x: m.norm(x.flatten(2)).flatten(1), norm=nn.LazyBatchNorm1d()),
+    "two norms of flattened maps": of(
+        lambda m, x: m.two(m.one(x.flatten(1))), one=nn.LazyBatchNorm1d(), two=nn.LazyBatchNorm1d()
+    ),
     "operands by keyword": of(
         lambda m, x: torch.mul(torch.add(input=m.conv(x), other=0.3), other=0.5), conv=CONV(3, 3)
     ),

@@ -21,6 +21,7 @@ CASES = {
         )
     },
     "Upsample to a smaller map": stack(nn.Upsample(scale_factor=0.25), same(3), nn.ReLU()),
+    "a stride alone": stack(nn.AvgPool2d(1, 2), CONV(5, 3), nn.ReLU()),
     "overlapping": stack(nn.AvgPool2d(3, 1), CONV(5, 3), nn.ReLU()),
     "overlapping and strided": stack(nn.AvgPool2d(3, 2), CONV(5, 2), nn.ReLU(), shape=(2, 9, 9)),
     "padded": stack(nn.AvgPool2d(3, 2, padding=1), CONV(5, 3, padding=1), nn.ReLU()),
