@@ -322,6 +322,6 @@ def _decode_low_bits(extra: Datasets) -> int:
     if "low_bits" not in extra:
         return 0
     found = integer(extra["low_bits"])
-    if not 1 <= found <= MAX_LOW_BITS or len(extra["scale"]) < 1:
+    if not 1 <= found <= MAX_LOW_BITS:
         raise NetxError(f"found {found}", where="low_bits", expected=f"must be in 1..{MAX_LOW_BITS}")
     return found

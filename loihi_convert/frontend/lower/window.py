@@ -203,10 +203,9 @@ def _continues(first: Window, second: Window, axis: int, extent: int) -> bool:
     """
     looked_at = _places_read(second, np.arange(second.size[axis]), axis)
     outside = looked_at[(looked_at < 0) | (looked_at >= first.size[axis])]
-    pool = first.pool[axis]
-    read = _places_read(first, outside, axis) * pool
+    read = _places_read(first, outside, axis) * first.pool[axis]
     # Rows of an incomplete pooling window are dropped by the pooling, but would be read if it continued.
-    return not bool(((read > -pool) & (read < extent)).any())
+    return not bool(((read >= 0) & (read < extent)).any())
 
 
 def _places_read(window: Window, outputs: Array, axis: int) -> Array:
