@@ -866,6 +866,26 @@ def test_biases_of_sigma_delta_neurons_are_shifted_by_the_exponents_of_the_file(
     assert biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer) is not None
 
 
+def test_a_geometry_that_is_not_finite_or_too_large_is_none() -> None:
+    layer = StockLayer("conv", {"shape": np.array([np.nan, -np.inf, 2.0**40, 3.7])}, None)
+    assert layer.stored_shape == (-1, -1, -1, 3)
+
+
+def test_a_padding_beyond_memory_is_refused_although_few_neurons_read_it() -> None:
+    """Two positions along each axis, 2^21 apart."""
+    geometry = {"weight": np.ones((1, 1, 1, 1)), "stride": 2**21, "padding": 2**20, "dilation": 1, "groups": 1}
+    layer = StockLayer("conv", {name: np.array(value) for name, value in geometry.items()}, (1, 4, 4))
+    with pytest.raises(InputError, match=r"padding \(1048576, 1048576\), stride"):
+        _ = layer.output_shape
+
+
+def test_input_neurons_have_a_threshold_also_beside_sigma_output() -> None:
+    given = ("shape", "neuron/type", "neuron/sigma_output")
+    datasets = {**dict.fromkeys(given, np.array(1)), "neuron/type": np.array(b"SDNN")}
+    assert StockLayer("input", datasets, None).missing == ("neuron/vThMant",)
+    assert StockLayer("dense", {**datasets, "weight": np.ones((1, 1))}, None).missing == ()
+
+
 def test_a_netx_file_may_have_another_suffix(tmp_path: Path) -> None:
     netx.write(good(pixel_bits=8), tmp_path / "model.h5")
     assert found_in(tmp_path / "model.h5") == {}

@@ -104,6 +104,14 @@ def white(count: int) -> Array:
     return np.full((1, count, 1, 1), 255, np.uint8)
 
 
+def test_biases_of_distant_levels_start_at_the_largest_by_hand() -> None:
+    """Levels 0 and 5119 (threshold - V0 - 1): biases of 13 bits end at 4095 and -4096, so vth is 4095."""
+    neuron = IntegerNeuron(np.array([5120, 5120], np.int32), np.array([5119, 0], np.int32))
+    found = circuit(QuantizedLayer("fc", Dense(np.ones((2, 1), np.int32)), neuron, np.ones(2)))
+    assert (found.vth, found.bias_exp, found.bias_mant.tolist()) == (4095, 6, [4095, -1024])
+    assert [self_weight << found.self_weight_exp for self_weight in found.self_weight_mant] == [5120, 5120]
+
+
 def test_six_steps_by_hand() -> None:
     """Weight 3, bias 2 (I = 5), theta = 8, V0 = 4: u must exceed 8 - 4 - 1 = 3.
 

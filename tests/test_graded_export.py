@@ -712,7 +712,11 @@ def test_unmodified_lava_dl_sends_the_same_messages(network: GradedNetwork, tmp_
 
 @pytest.mark.parametrize(
     ("changes", "found"),
-    [({"scale": np.array([1.0, np.nan, 1.0])}, "scale float64"), ({"weight": 200}, "weights 200..200")],
+    [
+        ({"scale": np.array([1.0, np.nan, 1.0])}, "scale float64"),
+        ({"weight": 200}, "weights 200..200"),
+        ({"weight": -129}, "weights -129..-129"),
+    ],
 )
 def test_what_could_not_be_read_is_not_written(
     network: GradedNetwork, changes: dict[str, Any], found: str, tmp_path: Path

@@ -288,6 +288,8 @@ def test_timesteps_and_pixel_bits_are_checked() -> None:
         replace(network_of(), timesteps=9)
     with pytest.raises(RangeError, match=r"pixel_bits: found 9; must be in 1\.\.8"):
         replace(network_of(), pixel_bits=9)
+    with pytest.raises(RangeError, match="pixel_bits: found 4 for Poisson input; must be 8"):
+        replace(network_of(), pixel_bits=4, poisson_seed=0)
 
 
 def test_the_largest_input_is_that_of_the_pixels_or_of_spikes() -> None:

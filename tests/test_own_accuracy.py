@@ -366,6 +366,8 @@ def test_classes_in_another_order_are_named(order: list[int], expect: float | No
         ([[0, 20, 0], [20, 0, 0], [6, 6, 8]], 0.8),
         # Two thirds of the labels in the wrong place are not reached: an untrained CNN.
         ([[0, 20, 0, 0], [0, 0, 20, 0], [5, 5, 5, 5], [5, 5, 5, 5]], None),
+        # Exactly half of the images of label 0 is not most of them.
+        ([[5, 10, 5], [20, 0, 0], [0, 0, 20]], None),
         # A single label.
         ([[20, 0, 0, 0], [0, 20, 0, 0], [0, 0, 8, 40]], None),
         ([[8, 40]], None),

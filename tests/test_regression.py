@@ -221,6 +221,11 @@ def test_targets_far_from_zero_have_an_r2() -> None:
     computed = errors(noisy, noisy, relative_noise=1e-6)
     assert computed is not None
     assert computed.mean.r2 is None
+    # Smaller than the values by far, but not noise.
+    small = 1 + 1e-4 * np.array([[-1.0], [0.0], [1.0]])
+    computed = errors(small, small, relative_noise=1e-6)
+    assert computed is not None
+    assert computed.mean.r2 == 1
 
 
 def test_constant_targets_have_no_r2(converted: lc.Converted) -> None:

@@ -29,6 +29,7 @@ from loihi_convert.metrics.activation_errors import ErrorSums
 from loihi_convert.metrics.advice import CAUSES, advice
 from loihi_convert.metrics.diagnosis import diagnose
 from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.metrics.relay_work import relay_work
 from loihi_convert.neurocores.resources import resources
 from loihi_convert.pipeline import checking
 from loihi_convert.pipeline.loaded_file import load_file
@@ -189,6 +190,15 @@ def test_operations_of_relays_before_a_padded_kernel_are_an_estimate() -> None:
     # 4 kernels at each of 36 positions: 4 x 16 x 16 of 36 x 36 taps; the rest lies outside the map.
     assert point.relay_synaptic_operations == pytest.approx(repeated.sum() / 5 * 4 * 16 * 16 / 36)
     assert point.relay_synaptic_operations == pytest.approx(exact, rel=0.1)
+
+
+def test_operations_of_relays_are_never_more_than_those_of_the_layer() -> None:
+    """Their estimate may be, if only neurons at the border, which reach fewer synapses, have fired."""
+    network = residual_network()
+    result = run_network(network, residual_images(2), 4)
+    work = relay_work(replace(result, synaptic_operations=np.full_like(result.synaptic_operations, 1)), network)
+    assert work.spikes[-1, 1] > 8
+    assert work.synaptic_operations[-1].tolist() == [0, 8, 0]
 
 
 def test_macs_of_the_cnn_ignore_relays() -> None:
