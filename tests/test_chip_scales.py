@@ -207,6 +207,20 @@ def test_onto_the_grids_by_hand() -> None:
     assert found.bias.tolist() == [-300, 4, 0, 0]
 
 
+def test_levels_far_apart_become_all_odd_by_hand() -> None:
+    """Thresholds 101 x 2^7 and 2^7 with V0 101 and 0: levels 12826 and 127 are beyond 8191 apart, so only every second
+    one is possible. With V0 100 both are odd."""
+    threshold = np.array([12_928, 128])
+    real = IntegrateAndFire(threshold.astype(float), np.ones(2), np.array([101.0, 0.0]))
+    layer = QuantizedLayer(
+        "hidden", Dense(np.ones((2, 1), int)), IntegerNeuron(threshold, np.array([101, 0])), np.ones(2), balanced=real
+    )
+    found = snap_to_chip_grid(layer)
+    assert found.threshold is not None
+    assert found.initial_potential is not None
+    assert (found.threshold.tolist(), found.initial_potential.tolist()) == ([12_928, 128], [100, 0])
+
+
 def test_levels_of_a_layer_are_brought_together() -> None:
     """Thresholds 30000 and 100 units: levels 29900 apart, of which 16382 are possible. The larger one gives way."""
     threshold = np.array([30000.0, 100.0])

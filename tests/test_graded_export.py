@@ -451,6 +451,16 @@ def test_later_weights_compensate_earlier_ones() -> None:
     assert int(np.rint(np.full(4, 0.4)).sum()) == 0
 
 
+def test_weights_of_a_group_compensate_errors_of_its_own_inputs() -> None:
+    """The inputs of the first group are independent, those of the second equal: only there 4 x 0.4 becomes 2."""
+    rng = np.random.default_rng(0)
+    messages = np.concatenate([rng.integers(0, 100, (500, 4)), rng.integers(0, 100, (500, 1)).repeat(4, axis=1)], 1)
+    rounded = compensated(
+        Conv(np.zeros((2, 4, 1, 1)), groups=2), np.full((2, 4, 1, 1), 0.4), messages.reshape(500, 8, 1, 1)
+    )
+    assert rounded.sum(axis=(1, 2, 3)).tolist() == [0, 2]
+
+
 def test_max_pooling_before_the_output() -> None:
     cnn, shown = to_relu_network(pooled_last(), SHAPE), images()
     made = to_graded(cnn, shown).network
