@@ -359,6 +359,15 @@ def test_an_image_that_clips_at_either_limit_is_counted_once() -> None:
     assert clipped_images(network, images, 4).tolist() == [[0, 0, 0]]
 
 
+@pytest.mark.parametrize(("sign", "beyond"), [(-1, [1, 0, 1]), (1, [0, 1, 1])])
+def test_a_potential_at_a_limit_has_not_passed_it(sign: int, beyond: list[int]) -> None:
+    """A bias of +-131,071: the potential is at the limit after one step, and clips in the second."""
+    synapse = Dense(np.array([[1]], np.int32), np.array([sign * limits.POTENTIAL_LIMIT], np.int32))
+    network = QuantizedNetwork((1, 1, 1), (QuantizedLayer("out", synapse, None, np.ones(1), 255),), 2, 2, 8, "soft")
+    black = np.zeros((1, 1, 1, 1), np.uint8)
+    assert [clipped_images(network, black, steps).tolist() for steps in (1, 2)] == [[[0, 0, 0]], [beyond]]
+
+
 def test_the_report_counts_images_that_clip() -> None:
     spiking = balance(random_cnn(3), digits_like(3), 8, BalanceOptions(method="ngu-lee"))
     network = quantize(spiking, digits_like(3))
