@@ -656,6 +656,23 @@ class TestDigits:
         assert outcome.is_final is False
         assert "model.pt, its code or its images: has changed since the command began" in str(outcome.error)
 
+    @pytest.mark.usefixtures("sweep")
+    def test_corrected_labels_or_targets_are_other_cells(self) -> None:
+        import numpy as np
+
+        digits = load_data("digits").test[:20]
+        found = []
+        for task, answers in (
+            ("classification", {"labels": digits.known_labels}),
+            ("classification", {"labels": digits.known_labels[::-1]}),
+            ("regression", {"targets": np.zeros((20, 10))}),
+            ("regression", {"targets": np.ones((20, 10))}),
+        ):
+            np.savez("own.npz", images=digits.images, **answers)
+            (one,) = planned_cells(read_grid([Path("model.pt")], {"data": "own.npz", "task": task, "timesteps": "1"}))
+            found.append(one.cell.digests.images)
+        assert len(set(found)) == 4
+
     def test_a_regression_is_compared_by_its_error(self, sweep: Sweep, tmp_path: Path) -> None:
         import numpy as np
 
