@@ -13,14 +13,11 @@ from hypothesis.extra import numpy as arrays
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.ir.task import classes_of
 from loihi_convert.metrics.early_exit import (
     CURVE_POINTS,
     TOLERANCE_POINTS,
+    ExitPoint,
     MarginChoice,
-    _at,
-    _highest_leads,
-    _steps,
     choose_margin,
     evaluate_early_exit,
 )
@@ -47,10 +44,31 @@ def run(outputs: Array, operations: Array | None = None) -> RunResult:
     return RunResult(outputs, operations[:, :, None], operations[:, :, None], seconds=0.5, startup_seconds=0.25)
 
 
-def exit_steps(outputs: Array, margin: int | None) -> tuple[Array, Array]:
-    """The step after which each image stops, and its class then."""
-    steps = _steps(_highest_leads(outputs), margin)
-    return steps, _at(classes_of(outputs), steps)
+def choice_of(timesteps: int, *margins: int) -> MarginChoice:
+    return MarginChoice(
+        margin=margins[0],
+        curve_margins=margins,
+        tolerance_points=TOLERANCE_POINTS,
+        timesteps=timesteps,
+        split="validation",
+        image_count=1,
+        by_labels=False,
+    )
+
+
+def points_of(outputs: Array, *margins: int, labels: Array | None = None) -> list[ExitPoint]:
+    """The results with each of ``margins``, ascending, then of complete runs."""
+    return list(evaluate_early_exit(run(outputs), choice_of(outputs.shape[1], *margins), labels=labels).points)
+
+
+def exit_of(image: Array, margin: int | None) -> tuple[float, int]:
+    """The step after which an image, outputs ``(T, classes)``, stops, and its class then: the label that is right."""
+    for label in range(max(image.shape[1], 2)):
+        points = points_of(image[np.newaxis], margin or 0, labels=np.array([label]))
+        point = points[-1] if margin is None else points[0]
+        if point.correct_count:
+            return point.average_timesteps, label
+    raise AssertionError("no class is right")
 
 
 def margin_of(outputs: Array, labels: Array | None, tolerance_points: float = TOLERANCE_POINTS) -> int:
@@ -77,9 +95,7 @@ def outputs_of(classes: list[list[int]], leads: list[list[int]]) -> Array:
     ],
 )
 def test_exit_steps_by_hand(margin: int | None, steps: list[int], classes: list[int]) -> None:
-    found_steps, found_classes = exit_steps(OUTPUTS, margin)
-    assert found_steps.tolist() == steps
-    assert found_classes.tolist() == classes
+    assert [exit_of(image, margin) for image in OUTPUTS] == list(zip(steps, classes, strict=True))
 
 
 def test_chosen_margin_by_hand() -> None:
@@ -139,16 +155,7 @@ def test_figures_by_hand() -> None:
 def test_95_percent_of_the_images_exit_within_this_step(late: int, expected: int) -> None:
     """19 of 20 images are 95 %."""
     outputs = outputs_of([[0, 0]] * 20, [[9, 9]] * (20 - late) + [[1, 9]] * late)
-    choice = MarginChoice(
-        margin=5,
-        curve_margins=(),
-        tolerance_points=0.1,
-        timesteps=2,
-        split="validation",
-        image_count=1,
-        by_labels=False,
-    )
-    assert evaluate_early_exit(run(outputs), choice).chosen_point.percentile_95_timesteps == expected
+    assert points_of(outputs, 5)[0].percentile_95_timesteps == expected
 
 
 def test_only_held_out_images_choose() -> None:
@@ -171,8 +178,8 @@ def test_spikes_are_counted_up_to_each_step() -> None:
     spikes = np.zeros((1, 4, 3), bool)
     spikes[:, :, 2] = True
     fired = replace(run(np.zeros((1, 4, 3), np.int32)), output_spikes=spikes)
-    steps, classes = exit_steps(fired.outputs, 2)
-    assert (steps.tolist(), classes.tolist()) == ([2], [2])
+    found = evaluate_early_exit(fired, choice_of(4, 2), labels=np.array([2])).chosen_point
+    assert (found.average_timesteps, found.accuracy) == (2, 1)
 
 
 def test_a_network_without_hidden_neurons_saves_no_synaptic_operations() -> None:
@@ -191,34 +198,33 @@ any_outputs = st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(2, 4))
 @settings(deadline=None)
 @given(any_outputs)
 def test_the_ends_of_the_margins(outputs: Array) -> None:
-    steps, classes = exit_steps(outputs, 0)
-    assert (steps == 1).all()
-    assert (classes == outputs[:, 0].argmax(axis=1)).all()
-    steps, classes = exit_steps(outputs, None)
-    assert (steps == outputs.shape[1]).all()
-    assert (classes == outputs[:, -1].argmax(axis=1)).all()
+    first, _ = points_of(outputs, 0, labels=outputs[:, 0].argmax(axis=1))
+    assert (first.average_timesteps, first.accuracy) == (1, 1)
+    *_, last = points_of(outputs, 0, labels=outputs[:, -1].argmax(axis=1))
+    assert (last.average_timesteps, last.accuracy) == (outputs.shape[1], 1)
 
 
 @settings(deadline=None)
-@given(any_outputs, st.integers(0, 13), st.integers(0, 13))
-def test_no_image_stops_earlier_with_a_larger_margin(outputs: Array, margin: int, other: int) -> None:
-    small, large = (exit_steps(outputs, m)[0] for m in sorted((margin, other)))
-    assert (small <= large).all()
+@given(any_outputs)
+def test_no_image_stops_earlier_with_a_larger_margin(outputs: Array) -> None:
+    for image in outputs:
+        steps = [point.average_timesteps for point in points_of(image[np.newaxis], *range(14))]
+        assert steps == sorted(steps)
 
 
 @settings(deadline=None)
 @given(any_outputs, st.sampled_from([0.0, 10.0, 20.0, 100.0]), st.integers(0, 99))
 def test_the_chosen_margin_is_the_smallest_of_all_that_are_tried(outputs: Array, loss: float, seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, outputs.shape[2], len(outputs))
-    right = [int((exit_steps(outputs, margin)[1] == labels).sum()) for margin in range(14)]
-    allowed = [margin for margin, count in enumerate(right) if 100 * (right[-1] - count) <= loss * len(outputs)]
-    assert margin_of(outputs, labels, loss) == allowed[0]
+    *points, last = points_of(outputs, *range(14), labels=labels)
+    lost = [(last.correct_count or 0) - (point.correct_count or 0) for point in points]
+    assert margin_of(outputs, labels, loss) == next(m for m in range(14) if 100 * lost[m] <= loss * len(outputs))
 
 
 @settings(deadline=None)
 @given(any_outputs)
 def test_the_margins_of_the_curve_are_the_smallest_that_reach_their_average(outputs: Array) -> None:
-    averages = [exit_steps(outputs, margin)[0].mean() for margin in range(14)]
+    averages = [point.average_timesteps for point in points_of(outputs, *range(14))]
     timesteps = outputs.shape[1]
     wanted = [timesteps ** (k / CURVE_POINTS) for k in range(CURVE_POINTS)]
     expected = {next(m for m, average in enumerate(averages) if average >= target) for target in wanted}
@@ -228,20 +234,20 @@ def test_the_margins_of_the_curve_are_the_smallest_that_reach_their_average(outp
 @pytest.mark.parametrize("shape", [(0, 3, 3), (2, 0, 3), (2, 3, 0), (2, 3)])
 def test_outputs_without_a_lead(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError) as caught:
-        exit_steps(np.zeros(shape, np.int32), 1)
+        margin_of(np.zeros(shape, np.int32), None)
     assert caught.value.where == "outputs"
     assert str(shape) in caught.value.found
 
 
 def test_the_lead_of_one_output_is_its_magnitude() -> None:
     outputs = np.array([[-1, -4, 2], [3, 1, 9]], np.int32)[:, :, np.newaxis]
-    found = {margin: [array.tolist() for array in exit_steps(outputs, margin)] for margin in (0, 3, 4, None)}
-    assert found == {0: [[1, 1], [0, 1]], 3: [[2, 1], [0, 1]], 4: [[2, 3], [0, 1]], None: [[3, 3], [1, 1]]}
+    found = {margin: [exit_of(image, margin) for image in outputs] for margin in (0, 3, 4, None)}
+    assert found == {0: [(1, 0), (1, 1)], 3: [(2, 0), (1, 1)], 4: [(2, 0), (3, 1)], None: [(3, 1), (3, 1)]}
 
 
 def test_what_does_not_belong_together() -> None:
     with pytest.raises(DataError) as caught:
-        exit_steps(OUTPUTS, -1)
+        points_of(OUTPUTS, -1)
     assert (caught.value.where, caught.value.found) == ("margin", "found -1")
     choice = choose_margin(OUTPUTS, LABELS, split="validation")
     with pytest.raises(DataError) as caught:
