@@ -302,10 +302,17 @@ REFUSED = [
     ),
     (chain(), r"0: the model ends here, with \(2, 4, 4\); must end with a vector: one number per class, or the"),
     (chain(nn.ReLU(), nn.AvgPool2d(2)), r"2: the model ends here, .* global average pooling or, .* nn.Flatten\(\)"),
+    (
+        returns(lambda y: [y, y]),
+        r"Of: its forward returns a list, not one tensor; .* the class scores or, for a regression, .* torch.cat",
+    ),
     (returns(lambda y: (y, y)), "Of: its forward returns a tuple, not one tensor; must return one tensor. Wrap it"),
     (returns(lambda y: {"one": y, "other": y}), "Of: its forward returns a dict, not one tensor"),
     (returns(lambda y: {"logits": (y,), "other": y}), "Of: its forward returns a dict, not one tensor"),
-    (Of(lambda m, x: torch.zeros(2, 3)), "Of: its forward returns a Tensor|does not depend on the image"),
+    (
+        Of(lambda m, x: torch.zeros(2, 3)),
+        r"Of: its output does not depend on the image; must return one tensor\.$",
+    ),
 ]
 
 

@@ -161,6 +161,8 @@ NAMED = [
     lambda y, x: ModelOutput(logits=y),
     lambda y, x: ModelOutput(logits=y, hidden_states=(x,)),
     lambda y, x: Scores(logits=y, features=x),
+    lambda y, x: [y],
+    lambda y, x: (y, None),
 ]
 
 
@@ -173,7 +175,7 @@ def named(function: Callable[[Tensor, Tensor], Any]) -> nn.Module:
 def test_class_scores_may_have_a_name(function: Callable[[Tensor, Tensor], Any]) -> None:
     model = named(function)
     source = Source.from_module(model, SHAPE)
-    name = "scores" if function is NAMED[0] else "logits"
+    name = {0: "scores", 5: 0, 6: 0}.get(NAMED.index(function), "logits")
     assert source.notes == (f"the entry {name!r} of what its forward returns is used.",)
     require_same_outputs(source)
     images = torch.rand(3, *SHAPE, dtype=torch.float64)

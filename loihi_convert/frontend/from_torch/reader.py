@@ -125,20 +125,24 @@ class _Reader:
             # The obstacles say why.
             return pruned(self.nodes, (self.tensors.lost[returned], *self.views))
         if not isinstance(returned, fx.Node) or returned not in self.tensors.moved:
+            is_one = isinstance(returned, fx.Node)
             raise UnsupportedModelError(
-                f"its forward returns a {type(returned).__name__.removeprefix('immutable_')}, not one tensor"
-                if not isinstance(returned, fx.Node)
-                else "its output does not depend on the image",
+                "its output does not depend on the image"
+                if is_one
+                else f"its forward returns a {type(returned).__name__.removeprefix('immutable_')}, not one tensor",
                 where=type(self.model).__name__,
                 expected="must return one tensor",
-                hint="Wrap it in a module that returns only the class scores, or names them 'logits' in a dict.",
+                hint=""
+                if is_one
+                else "Wrap it in a module that returns only the class scores or, for a regression, all outputs as "
+                "torch.cat(outputs, 1).",
             )
         with placed_at(type(self.model).__name__, "its output"):
             self.tensors.require_current(output)
         with placed_at(name_of(returned), self._kind(returned)):
             moved = self.tensors.moved[returned]
             self.tensors.moved[returned], notes = as_output(moved, self.nodes[moved.base].shape)
-            if entry := output.meta["scores_name"]:
+            if (entry := output.meta["scores_name"]) is not None:
                 notes = (f"the entry {entry!r} of what its forward returns is used.", *notes)
             return pruned(self.nodes, (self._input(returned), *self.views), notes)
 

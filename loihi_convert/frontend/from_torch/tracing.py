@@ -50,7 +50,7 @@ SHAPED_CALLED: Final = ("view_as", "reshape_as", "expand_as")
 def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     """Return the graph of ``model``, each node with its value for `TRACED_IMAGES` black images as ``meta["value"]``.
 
-    If forward returns a mapping, the output has the name of the entry that is used as ``meta["scores_name"]``.
+    If forward returns several values, the output has the name of the one that is used as ``meta["scores_name"]``.
     ``meta["versions"]`` has the `version` of each tensor that it takes, at the time it was computed.
     For a model that takes signals ``(C, L)``, ``input_shape`` is ``(C, 1, L)``.
 
@@ -132,7 +132,7 @@ class _Tracer(fx.Tracer):
         self._example = example
         # If set, modules are called normally, although torch.fx has replaced their call.
         self._computes = False
-        self._scores_name: str | None = None
+        self._scores_name: str | int | None = None
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         def scores(*args: Any) -> Any:
