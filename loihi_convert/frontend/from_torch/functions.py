@@ -155,9 +155,12 @@ def over_maps(
     if not is_whole and (len(maps) != 3 or not axes or not axes <= set(range(2, rank))):
         what = {"mean": "averages", "sum": "sums", "amax": "takes the maximum"}[function]
         over = "all axes" if (given := _given_axes(node)) is None else f"axes {given}"
-        is_normalization = axes == {1, 2, 3} and any(arithmetic_of(user) in ("sub", "truediv") for user in node.users)
-        hint = "Normalize with a fixed mean and std, not those of each image, and train again."
-        refuse(f"{what} over {over}", supported=supported, hint=hint if is_normalization else "")
+        hint = ""
+        if not axes or 0 in axes:
+            hint = "This mixes the images of the batch: reduce each image, as in x.mean(1, keepdim=True) of vectors."
+        elif axes == {1, 2, 3} and any(arithmetic_of(user) in ("sub", "truediv") for user in node.users):
+            hint = "Normalize with a fixed mean and std, not those of each image, and train again."
+        refuse(f"{what} over {over}", supported=supported, hint=hint)
     channels, height, width = maps
     if is_whole or len(axes) == rank - 2:
         height = width = 1
