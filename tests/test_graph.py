@@ -276,7 +276,7 @@ REFUSED = [
     (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(0)), "4: Softmax runs over axis 0; supported: "),
     (
         chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(1), nn.ReLU()),
-        "4: Softmax is before other layers",
+        "4: Softmax is before other layers; .* After the last layer, leave it out: .* apply it yourself",
     ),
     (chain(nn.ReLU(), nn.Flatten(), Quantized(32, 2)), "3: Quantized is quantized; .* before its quantization"),
     (chain(nn.ReLU(), nn.Linear(4, 2)), "2: Linear is applied to feature maps; supported: Linear after Flatten"),

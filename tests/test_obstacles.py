@@ -50,6 +50,25 @@ def test_what_follows_a_last_sigmoid_is_left_out_with_it() -> None:
     assert product.hint == "After the last layer, leave both out, and apply them to the outputs yourself."
 
 
+@pytest.mark.parametrize(
+    ("join", "others"),
+    [
+        (lambda y: torch.cat([y[:, :1], y[:, 1:].softmax(1)], 1), ()),
+        (lambda y: torch.cat([y[:, :1], y[:, 1:].softmax(1)], 1), (nn.GELU(),)),
+        (lambda y: torch.stack([y[:, 0], y[:, 1].sigmoid()], 1), ()),
+        (lambda y: torch.stack([y.sigmoid()[:, 0], y[:, 1]], 1)[:, [1, 0]], ()),
+    ],
+)
+def test_an_activation_of_some_outputs_is_left_out(
+    join: Callable[[Tensor], Tensor], others: tuple[nn.Module, ...]
+) -> None:
+    model = Of(lambda m, x: join(m.fc(x.flatten(1))), fc=nn.Sequential(nn.Linear(36, 3), *others))
+    *_, error = found = obstacles(model.eval(), (1, 6, 6))
+    assert len(found) == 1 + len(others)
+    assert error.found.endswith("is applied to a part of the outputs")
+    assert error.hint == "Leave it out, and apply it to these outputs yourself."
+
+
 def logs_a_norm(m: nn.Module, x: Tensor) -> Tensor:
     y = m.fc(x.flatten(1))
     m.norm = y.norm()

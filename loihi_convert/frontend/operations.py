@@ -27,6 +27,10 @@ PADDINGS: Final = f"numbers in -{LARGEST_PADDING:,}..{LARGEST_PADDING:,}"
 
 BEFORE_QUANTIZATION: Final = "Convert the CNN as it was before its quantization."
 PRODUCTS: Final = "Products of activations (attention, gates, x * sigmoid(x)) are not supported; train without them."
+ONLY_LAST: Final = (
+    "Train with ReLU. After the last layer, leave it out: the class of the largest output stays the same; to the "
+    "outputs of a regression, apply it yourself."
+)
 _ADVICES: Final = (
     (
         BEFORE_QUANTIZATION,
@@ -36,11 +40,7 @@ _ADVICES: Final = (
     ("Convert the CNN as it was before its quantization, or use `fine_tune`.", "round floor ceil trunc"),
     ("Use it without inplace=True.", "Hardsigmoid"),
     ("Train with ReLU.", "GELU SiLU Mish Hardswish Hardtanh Hardshrink GLU pow square"),
-    (
-        "Train with ReLU. After the last layer, leave it out: the class of the largest output stays the same; to the "
-        "outputs of a regression, apply it yourself.",
-        "ELU SELU CELU Softplus Sigmoid LogSigmoid Tanh Softsign exp expm1 atan arctan erf",
-    ),
+    (ONLY_LAST, "ELU SELU CELU Softplus Sigmoid LogSigmoid Tanh Softsign exp expm1 atan arctan erf"),
     (
         "Leave it out, and return the scores of the classes: the class is that of the largest.",
         "argmax topk log normalize one_hot",

@@ -32,6 +32,7 @@ from loihi_convert.frontend.lower.uses import Uses, as_map
 from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value
 from loihi_convert.frontend.operations import (
     ENDINGS,
+    ONLY_LAST,
     Add,
     Affine,
     AveragePool,
@@ -125,7 +126,10 @@ class _Traversal:
     def _require_no_ending_before(self, node: Node) -> None:
         for before in node.inputs:
             source = self.graph.nodes[before]
-            if isinstance(source.operation, Ending) and not _is_permutation(node, source):
+            if not isinstance(source.operation, Ending) or _is_permutation(node, source):
+                continue
+            # If something else follows, the ending itself is refused.
+            if not isinstance(node.operation, Move | Cat) or self.uses.is_end(before):
                 refuse(
                     f"follows a {source.kind}",
                     supported=f"{source.kind} at the end",
@@ -155,7 +159,7 @@ class _Traversal:
                 return moved(tensor, node.operation)
             case Ending():
                 if number != self.graph.output and not self.uses.is_end(number):
-                    _refuse_before_others(node)
+                    _refuse_before_others(self.uses, number)
                 return tensor
             case Dense() if not isinstance(tensor, Value):
                 return (Features(connected(tensor, node.operation, node.name)),)
@@ -215,8 +219,9 @@ class _Traversal:
 
 def _obstacles_of(graph: Graph) -> Iterator[UnsupportedModelError]:
     """The obstacles of a graph, and the endings before layers that are none."""
-    for node, users in zip(graph.nodes, graph.users, strict=True):
-        others = [graph.nodes[user] for user in users]
+    uses = Uses(graph)
+    for number, node in enumerate(graph.nodes):
+        others = [graph.nodes[user] for user in graph.users[number]]
         if node.obstacle is not None:
             yield node.obstacle
         elif node.kind.lower().replace("_", "") in ENDINGS and any(
@@ -224,13 +229,17 @@ def _obstacles_of(graph: Graph) -> Iterator[UnsupportedModelError]:
         ):
             try:
                 with placed_at(node.name, node.kind):
-                    _refuse_before_others(node)
+                    _refuse_before_others(uses, number)
             except UnsupportedModelError as error:
                 yield error
 
 
-def _refuse_before_others(node: Node) -> NoReturn:
-    refuse("is before other layers", supported=f"{node.kind} at the end, ReLU before it")
+def _refuse_before_others(uses: Uses, number: int) -> NoReturn:
+    kind = uses.graph.nodes[number].kind
+    if uses.is_end(number, (Move, Cat)):
+        hint = "Leave it out, and apply it to these outputs yourself."
+        refuse("is applied to a part of the outputs", supported=f"{kind} of all outputs", hint=hint)
+    refuse("is before other layers", supported=f"{kind} at the end, ReLU before it", hint=ONLY_LAST)
 
 
 def ending_of(graph: Graph) -> Node | None:

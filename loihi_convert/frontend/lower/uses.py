@@ -92,6 +92,7 @@ class Uses:
             for user in users
         )
 
-    def is_end(self, number: int) -> bool:
-        """Return whether only moves follow."""
-        return all(isinstance(self._operation(user), Move) and self.is_end(user) for user in self.graph.users[number])
+    def is_end(self, number: int, kinds: tuple[type, ...] = (Move,)) -> bool:
+        """Return whether only operations of ``kinds`` follow."""
+        users = self.graph.users[number]
+        return all(isinstance(self._operation(user), kinds) and self.is_end(user, kinds) for user in users)
