@@ -424,6 +424,8 @@ def test_commands_ask_for_the_order_of_axes_too(tmp_path: Path, monkeypatch: pyt
     [
         (lambda m, x: m.fc((x + torch.zeros(1, device="cuda")).flatten(1)), "asks for a GPU"),
         (lambda m, x: m.two(m.fc(x.flatten(1))), "a module whose forward takes the images alone"),
+        (lambda m, x: m.fc(dict(x)["input"].flatten(1)), "a module whose forward takes the images alone"),
+        (lambda m, x: m.fc(x["input"].flatten(1)), "a module whose forward takes the images alone"),
     ],
 )
 def test_why_a_forward_fails(forward: Callable[[Any, Tensor], Tensor], hint: str) -> None:

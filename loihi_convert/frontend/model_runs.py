@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import linecache
+import re
 import sys
 import threading
 import traceback
@@ -22,6 +23,9 @@ from loihi_convert.errors import InputError, UnsupportedModelError, first_line, 
 
 # In errors of torch's convolutions and matrix products.
 _OTHER_DTYPE: Final = ("Input type (", "same dtype", "expected scalar type")
+
+# In errors of shapes, or in the line that raises them.
+_OF_SHAPES: Final = re.compile(r"shape|size|channel|dim|\dD\b", re.IGNORECASE)
 
 # In the error of a module without one.
 _NO_FORWARD: Final = 'required "forward" function'
@@ -112,8 +116,11 @@ def _advice(failure: Exception) -> str:
     message = str(failure)
     if "cuda" in message.lower() or "NVIDIA" in message:
         return "Its forward asks for a GPU: make tensors by x.new_zeros(...) or device=x.device, and leave out .cuda()."
-    if isinstance(failure, TypeError) and "positional argument" in message:
-        return "Wrap it in a module whose forward takes the images alone."
+    is_index = isinstance(failure, TypeError) or "too many indices" in message
+    if is_index or not _OF_SHAPES.search(place_of(failure) + message):
+        return (
+            "If its forward takes a dict or several inputs, wrap it in a module whose forward takes the images alone."
+        )
     return "Use images of the size, and with the channels, that it was trained on."
 
 
