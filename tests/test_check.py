@@ -966,8 +966,14 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     netx.write(made, tmp_path / "own.net")
     code, _, err = invoke(tmp_path / "own.net")
     assert code == 0
-    assert "own.net: was exported with photos, which is not in this folder" in " ".join(err.split())
+    assert "own.net: was exported with photos, which is neither in this folder nor beside" in " ".join(err.split())
     assert "found 'photos'" not in err
+    (tmp_path / "photos").mkdir()
+    np.savez(tmp_path / "photos" / "all.npz", images=np.zeros((9, 4, 4), np.uint8))
+    made = replace(good(), provenance=good().provenance.with_parts(model={"data": "all.npz"}))
+    netx.write(made, tmp_path / "photos" / "own.net")
+    _, out, _ = invoke(tmp_path / "photos" / "own.net", "--json")
+    assert json.loads(out)["image_count"] == 9
     code, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--json")
     assert code == 3
     found = json.loads(out)

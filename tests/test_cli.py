@@ -1224,7 +1224,9 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     assert "run m.net --data TEST\n" in invoke("export", model, "-T", 2, "-o", "m.net", "--data", "folders.2024").out
     done = invoke("run", "n.net")
     assert (done.code, done.out) == (3, "")
-    assert "error: n.net: was exported with own.npz, which is not in this folder. Pass its path" in done.err
+    assert (
+        "error: n.net: was exported with own.npz, which is neither in this folder nor beside the file. Pass" in done.err
+    )
     done = invoke("run", "n.net", "--data", "inside/own.npz", "-o", "run")
     assert "the file was calibrated on these images: other images may have a lower accuracy" in done.out
     assert "the file was calibrated on these images" in Path("run/result.json").read_text()

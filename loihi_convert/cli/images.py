@@ -79,7 +79,9 @@ class DataRequest:
 
 
 def recorded_data(path: Path, recorded: ModelRecord) -> str:
-    """Return the name of the data set, or of images in the current folder, that the file at ``path`` was made with.
+    """Return the name of the data set, or the path of the images, that the file at ``path`` was made with.
+
+    The images are looked for in the current folder, then beside the file.
 
     Raises
     ------
@@ -91,10 +93,16 @@ def recorded_data(path: Path, recorded: ModelRecord) -> str:
     if recorded.data is None:
         raise UsageError("the file does not record its data set", where=path, hint="Pass `data`.")
     named = str(recorded.data)
-    if named not in get_args(DatasetName) and not asked(Path(named), Path.exists):
-        hint = "Pass its path, or that of other images, as `data`."
-        raise InputError(f"was exported with {named}, which is not in this folder", where=path, hint=hint)
-    return named
+    if named in get_args(DatasetName):
+        return named
+    for candidate in (Path(named), path.parent / named):
+        if asked(candidate, Path.exists):
+            return str(candidate)
+    raise InputError(
+        f"was exported with {named}, which is neither in this folder nor beside the file",
+        where=path,
+        hint="Pass its path, or that of other images, as `data`.",
+    )
 
 
 def validation_images(splits: DataSplits) -> tuple[Dataset, str]:
