@@ -21,7 +21,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from typer.testing import CliRunner
 
+from loihi_convert import cli
 from loihi_convert.cnn.checkpoint import load, load_states
 from loihi_convert.cnn.inert_pickle import Skipped
 from loihi_convert.cnn.stored_states import read_file
@@ -292,6 +294,16 @@ def test_what_is_left_out_is_said() -> None:
         "m.pt: the weights under 'model' are used; 'ema' would fit too. To use others, save them in a "
         "file of their own."
     )
+
+
+def test_check_says_how_the_weights_were_read() -> None:
+    torch.save({"ema": prefixed("module."), "model": prefixed("module.")}, "m.pt")
+    words = ["check", "m.pt", "--arch", "nets:Net", "--input-shape", "1,4,4"]
+    done = CliRunner().invoke(cli.app, words)
+    said = " ".join(done.stdout.split())
+    assert "note m.pt: dropped the prefix 'module.' from all tensor names." in said
+    assert "note m.pt: the weights under 'model' are used; 'ema' would fit too." in said
+    assert "file of their own.." not in said
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "module.model."])

@@ -66,13 +66,14 @@ def _remedied_by_target(found: Sequence[Finding]) -> set[str]:
 
 
 def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
-    """Return one fact per violated rule, with the layers that violate it."""
+    """Return one fact per violated rule, with the layers that violate it; each finding on the whole network."""
     from loihi_convert.ir.layered import layer_words
 
-    by_rule: dict[tuple[str, str], list[Finding]] = {}
+    by_rule: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in found:
-        by_rule.setdefault((finding.severity, finding.rule), []).append(finding)
-    for (severity, rule), same in by_rule.items():
+        of_network = finding.found if finding.layer is None else ""
+        by_rule.setdefault((finding.severity, finding.rule, of_network), []).append(finding)
+    for (severity, rule, _), same in by_rule.items():
         first = same[0]
         layers = [layer_words(finding.layer) for finding in same[1:] if finding.layer is not None]
         where = "" if first.layer is None else f"{layer_words(first.layer)}: "

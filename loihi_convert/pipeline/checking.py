@@ -185,8 +185,18 @@ def _refusal(loaded: LoadedFile) -> Iterator[Finding]:
 
 
 def _file_findings(loaded: LoadedFile, steps: int | None, target: Target) -> Iterator[Finding]:
-    """Findings of the rules on layers and integers."""
+    """Findings of the rules on layers and integers; for a CNN, the notes on how it was read."""
     if isinstance(loaded, CheckpointFile):
+        for note in loaded.notes:
+            yield Finding(
+                severity="note",
+                rule="the CNN is read as it is in the file",
+                layer=None,
+                found=note.removesuffix("."),
+                limit="",
+                source="",
+                fix="",
+            )
         return
     stock = loaded.stock
     if stock is not None:

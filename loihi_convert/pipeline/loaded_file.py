@@ -19,11 +19,12 @@ from loihi_convert.netx.stock import StockFile
 
 @dataclass(frozen=True, eq=False)
 class CheckpointFile:
-    """A checkpoint: the CNN before export. ``recorded`` is its own record."""
+    """A checkpoint: the CNN before export. ``recorded`` is its own record, ``notes`` are those of `Source`."""
 
     path: Path
     network: ReluNetwork
     recorded: ModelRecord = field(default_factory=ModelRecord)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ def load_file(
             require_same_outputs(source)
         except UnsupportedModelError as error:
             return RefusedFile(path, error)
-        return CheckpointFile(path, source.network, source.recorded)
+        return CheckpointFile(path, source.network, source.recorded, source.notes)
     if any(option is not None for option in (arch, input_shape, mean, std)):
         raise UsageError(
             "`arch`, `input_shape`, `mean` and `std` given for a netx file",
