@@ -319,6 +319,9 @@ def test_another_cnn_than_that_of_the_file_is_said(tmp_path: Path) -> None:
     assert "was not made from this CNN" in note
     found = other.diagnose(images, labels)
     assert note.startswith(found.doubt)
+    assert found.advice == (
+        "Diagnose the file with the CNN that it was made from: no advice on its options can be drawn from another one.",
+    )
     assert found.verdict == f"{note.replace('as conversion loss', 'as loss')}. {verdict(found.diagnosis)}"
     assert any("the CNN classifies" in each for each in found.notes)
 

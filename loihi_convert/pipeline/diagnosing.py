@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from loihi_convert import netx
 from loihi_convert.backends import Backend
@@ -17,11 +18,15 @@ from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.own_accuracy import own_accuracy
 from loihi_convert.pipeline.opened_file import OpenedFile
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import doubt, float_network
+from loihi_convert.pipeline.origin import doubt, float_network, is_made_from
 from loihi_convert.pipeline.running import run
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
 from loihi_convert.report.table import Table, notebook_html
+
+_OTHER_CNN: Final = (
+    "Diagnose the file with the CNN that it was made from: no advice on its options can be drawn from another one."
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,7 +40,7 @@ class DiagnosisReport:
     diagnosis
         The figures.
     advice, notes
-        One sentence each.
+        One sentence each. With a CNN that the file was not made from, ``advice`` says only that.
     doubt
         The reason to doubt that the file was made from this CNN (`origin.doubt`); empty if it was.
     equal_on_lava
@@ -170,4 +175,6 @@ def diagnosed(
             progress=progress,
         )
     notes = image_notes(network, fingerprint or images.fingerprint)
-    return DiagnosisReport(path, found, advice(found, network), (*warned, *notes), doubt)
+    is_other = bool(doubt) and is_made_from(network, source) is False
+    advised = (_OTHER_CNN,) if is_other else advice(found, network)
+    return DiagnosisReport(path, found, advised, (*warned, *notes), doubt)

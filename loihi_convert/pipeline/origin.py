@@ -50,24 +50,33 @@ def notes_on_images(network: QuantizedNetwork | GradedNetwork, fingerprint: str)
     return (f"the file was calibrated on these images: other images may have {worse}",)
 
 
+def is_made_from(network: QuantizedNetwork | GradedNetwork, source: Source) -> bool | None:
+    """Return whether ``network`` was made from ``source``; None if that is not recorded.
+
+    The checkpoints are compared or, for a network made from a CNN in memory, the tensors.
+    """
+    recorded = network.provenance.model
+    if recorded.sha256 is not None and source.path is not None:
+        return source.recorded.sha256 == recorded.sha256
+    if recorded.state_sha256 is not None:
+        return digest(source.model.state_dict()) == recorded.state_sha256
+    return None
+
+
 def doubt(
     network: QuantizedNetwork | GradedNetwork, source: Source, file: str = "The file", cnn: str = "this CNN"
 ) -> str:
     """Return the reason to doubt that ``network`` was made from ``source``, without a full stop; empty if it was.
 
-    The checkpoints are compared or, for a network made from a CNN in memory, the tensors. ``file`` and ``cnn`` are the
-    names of the two in the sentence.
+    ``file`` and ``cnn`` are the names of the two in the sentence.
     """
+    is_same = is_made_from(network, source)
+    if is_same is not None:
+        return "" if is_same else f"{file} was not made from {cnn} as it is now"
     recorded = network.provenance.model
-    if recorded.sha256 is not None and source.path is not None:
-        is_same = source.recorded.sha256 == recorded.sha256
-    elif recorded.state_sha256 is not None:
-        is_same = digest(source.model.state_dict()) == recorded.state_sha256
-    elif recorded.sha256 is not None:
+    if recorded.sha256 is not None:
         return f"{file} records only its checkpoint, so pass the path of {recorded.file} as `model` to check {cnn}"
-    else:
-        return f"{file} does not record the weights of its CNN, so it cannot be checked whether it was made from {cnn}"
-    return "" if is_same else f"{file} was not made from {cnn} as it is now"
+    return f"{file} does not record the weights of its CNN, so it cannot be checked whether it was made from {cnn}"
 
 
 def notes_on(path: Path, network: QuantizedNetwork | GradedNetwork, source: Source) -> tuple[str, ...]:
