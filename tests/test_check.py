@@ -966,7 +966,9 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     netx.write(made, tmp_path / "own.net")
     code, _, err = invoke(tmp_path / "own.net")
     assert code == 0
-    assert "own.net: was exported with photos, which is neither in this folder nor beside" in " ".join(err.split())
+    assert "own.net: was exported with photos, which is neither in the current folder nor beside" in " ".join(
+        err.split()
+    )
     assert "found 'photos'" not in err
     (tmp_path / "photos").mkdir()
     np.savez(tmp_path / "photos" / "all.npz", images=np.zeros((9, 4, 4), np.uint8))

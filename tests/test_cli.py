@@ -1225,7 +1225,8 @@ def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, o
     done = invoke("run", "n.net")
     assert (done.code, done.out) == (3, "")
     assert (
-        "error: n.net: was exported with own.npz, which is neither in this folder nor beside the file. Pass" in done.err
+        "error: n.net: was exported with own.npz, which is neither in the current folder nor beside the file. Pass"
+        in done.err
     )
     done = invoke("run", "n.net", "--data", "inside/own.npz", "-o", "run")
     assert "the file was calibrated on these images: other images may have a lower accuracy" in done.out

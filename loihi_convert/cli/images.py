@@ -99,7 +99,7 @@ def recorded_data(path: Path, recorded: ModelRecord) -> str:
         if asked(candidate, Path.exists):
             return str(candidate)
     raise InputError(
-        f"was exported with {named}, which is neither in this folder nor beside the file",
+        f"was exported with {named}, which is neither in the current folder nor beside the file",
         where=path,
         hint="Pass its path, or that of other images, as `data`.",
     )
