@@ -32,6 +32,7 @@ from loihi_convert.ir.synapse import Dense
 from loihi_convert.metrics import activation_errors, advice, diagnosis
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
+from loihi_convert.simulation.clipping import clipped_images
 from loihi_convert.simulation.intermediate import intermediate_networks
 
 pytestmark = pytest.mark.slow
@@ -279,7 +280,17 @@ def test_saturation_is_named(digits: Digits) -> None:
     network = quantize(spiking, 0 * digits.splits.calibration_images())
     found = diagnosed(digits, (spiking, network))
     assert found.main_cause == "saturation"
-    assert re.search(r"a potential reached \+-131,071", advice.advice(found, network)[0])
+    most = max(layer.saturated_images for layer in found.layers)
+    assert f"on {most:,} of 1,797 images a potential reached +-131,071" in advice.advice(found, network)[0]
+
+
+def test_only_clips_that_may_change_spikes_are_counted(digits: Digits) -> None:
+    """The first layer's current is constant, and its thresholds are below half the range."""
+    spiking, network = rounded(digits, 64)
+    images = digits.splits.train.images
+    found = diagnosis.diagnose(digits.cnn, spiking, network, images, None, 64)
+    assert [(row > 0).tolist() for row in clipped_images(network, images, 64)[:2, :2]] == [[True, True], [True, False]]
+    assert [layer.saturated_images > 0 for layer in found.layers] == [False, True, False]
 
 
 def test_uneven_timing_is_named() -> None:

@@ -313,7 +313,7 @@ def test_the_note_says_whether_clipping_matters() -> None:
     network = one_neuron(NEVER_FIRES - 1, 0, weight=127)
     images = np.array([255, 0], np.uint8).reshape(2, 1, 1, 1)
     layers = (
-        LayerReport("a", None, 0.0, None, (), 9, 0, 9, harmless_ends=(True, False)),
+        LayerReport("a", None, 0.0, None, (), 9, 0, 9, is_low_harmless=True),
         LayerReport("b", None, 0.0, None, (), 2, 3, 5),
     )
     report = QuantizationReport(layers, 50, 16, 64, "lava", 8)

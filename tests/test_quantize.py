@@ -30,7 +30,7 @@ from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, S
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.rounding import nearest_scales
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation.clipping import clipped_images
+from loihi_convert.simulation.clipping import HarmlessLimits, clipped_images, harmless_limits
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import currents
 from loihi_convert.simulation.simulator import Block, Simulator, last_outputs, outputs
@@ -335,8 +335,8 @@ def test_the_report_gives_the_error_of_the_weights() -> None:
 
 def test_where_clipping_is_harmless() -> None:
     """With a constant current below threshold, potentials stay below 2 x threshold, above it every step fires."""
-    for poisson_seed, threshold, harmless in ((None, 65_535, (True, True)), (None, 65_536, (True, False)),
-                                              (0, 65_535, (False, False))):  # fmt: skip
+    none, low, both = HarmlessLimits(), HarmlessLimits(True), HarmlessLimits(True, True)
+    for poisson_seed, threshold, harmless in ((None, 65_535, both), (None, 65_536, low), (0, 65_535, none)):
         options = BalanceOptions(method="ngu-lee", poisson_seed=poisson_seed)
         spiking = balance(random_cnn(3), digits_like(3), 8, options)
         network = quantize(spiking, digits_like(3))
@@ -345,10 +345,15 @@ def test_where_clipping_is_harmless() -> None:
         neuron = replace(first.neuron, threshold=np.full_like(first.neuron.threshold, threshold))
         network = replace(network, layers=(replace(first, neuron=neuron), *others))
         report = report_quantization(network, spiking, digits_like(3))
-        assert [layer.harmless_ends for layer in report.layers[:2]] == [harmless, (False, False)]
+        found = [HarmlessLimits(layer.is_low_harmless, layer.is_high_harmless) for layer in report.layers[:2]]
+        assert found == [harmless, none]
+    # The circuit wraps there.
+    spiking = balance(random_cnn(3), digits_like(3), 8, BalanceOptions(method="ngu-lee"))
+    chip = quantize(spiking, digits_like(3), QuantizeOptions(target="loihi2"))
+    assert harmless_limits(chip, 0) == none
     clipped = replace(report.layers[0], low_clipped=5, high_clipped=2, either_clipped=6)
-    for harmless, images in (((False, False), 6), ((True, False), 2), ((True, True), 0)):
-        assert replace(clipped, harmless_ends=harmless).harmful_clips == images
+    for harmless, images in ((none, 6), (low, 2), (both, 0)):
+        assert replace(clipped, **harmless._asdict()).harmful_clips == images
 
 
 def test_an_image_that_clips_at_either_limit_is_counted_once() -> None:

@@ -181,7 +181,7 @@ def test_names_with_markup_are_printed_as_they_are() -> None:
 def test_quantization_table() -> None:
     account = QuantizationReport(
         layers=(
-            LayerReport("conv[1]", (5, 7, 8), 0.0061, (900, 1100), (2, 9), 1200, 3, 1200, harmless_ends=(True, False)),
+            LayerReport("conv[1]", (5, 7, 8), 0.0061, (900, 1100), (2, 9), 1200, 3, 1200, is_low_harmless=True),
             LayerReport("fc1", (8, 8, 8), 0.12, (64, 64), (), low_clipped=0, high_clipped=0, either_clipped=0),
             LayerReport("fc2", None, 0.0, None, (0, 1), low_clipped=0, high_clipped=0, either_clipped=0),
             LayerReport("classes", (6, 7, 8), 0.0, None, (), low_clipped=0, high_clipped=41, either_clipped=41),
@@ -210,7 +210,7 @@ def test_quantization_table() -> None:
     ) in " ".join(text.split())
     numbered = replace(account, layers=(replace(account.layers[0], name="0"),))
     assert "; low is harmless in layer 0. " in quantization_table(numbered).caption
-    both = replace(account, layers=(replace(account.layers[0], harmless_ends=(True, True)),))
+    both = replace(account, layers=(replace(account.layers[0], is_high_harmless=True),))
     assert "; low and high are harmless in conv[1]. " in quantization_table(both).caption
 
 

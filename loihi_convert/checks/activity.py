@@ -33,8 +33,8 @@ class Activity:
         bool ``(C,)``: whether any image can make it fire; `integer_rules.every_channel_can_fire` reports the others.
     low_clipped, high_clipped
         Number of images on which a potential reached the lower or upper limit of Loihi's range.
-    harmless_ends
-        Whether clipping at the lower, and at the upper, limit changes no spike; see `QuantizedNetwork.harmless_ends`.
+    is_low_harmless, is_high_harmless
+        Whether clipping at that limit changes no spike, see `clipping.HarmlessLimits`.
     is_readout
         Whether its channels are the outputs.
     is_relay
@@ -47,7 +47,8 @@ class Activity:
     can_fire: Array
     low_clipped: int = 0
     high_clipped: int = 0
-    harmless_ends: tuple[bool, bool] = (False, False)
+    is_low_harmless: bool = False
+    is_high_harmless: bool = False
     is_readout: bool = False
     is_relay: Array | None = None
 
@@ -82,6 +83,7 @@ def network_activity(
     """Return the activity of ``network`` on uint8 ``images``, ``(N, C, H, W)``, over T steps."""
     # The simulator loads torch, which a check without images does not need.
     from loihi_convert.backends.request import check_run
+    from loihi_convert.simulation.clipping import harmless_limits
     from loihi_convert.simulation.layer_spec import Recording
     from loihi_convert.simulation.simulator import Block, Simulator
 
@@ -112,7 +114,7 @@ def network_activity(
             can_fire=runs[index].can_fire,
             low_clipped=int(low),
             high_clipped=int(high),
-            harmless_ends=network.harmless_ends(index),
+            **harmless_limits(network, index)._asdict(),
             is_readout=runs[index].is_readout,
             is_relay=~runs[index].own,
         )
@@ -154,12 +156,12 @@ def no_channel_is_active_at_every_step(activity: Activity) -> Violation | None:
 
 
 def no_potential_meets_the_upper_end(activity: Activity) -> Violation | None:
-    images = 0 if activity.harmless_ends[1] else activity.high_clipped
+    images = 0 if activity.is_high_harmless else activity.high_clipped
     return _clipped(activity, images, f"{limits.POTENTIAL_LIMIT:,}; spikes may be lost")
 
 
 def no_potential_meets_the_lower_end(activity: Activity) -> Violation | None:
-    images = 0 if activity.harmless_ends[0] else activity.low_clipped
+    images = 0 if activity.is_low_harmless else activity.low_clipped
     return _clipped(activity, images, f"{-limits.POTENTIAL_LIMIT:,}; inhibition may be lost")
 
 

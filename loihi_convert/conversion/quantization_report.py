@@ -16,7 +16,7 @@ from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.clipping import clipped_images, harmful_clips
+from loihi_convert.simulation.clipping import HarmlessLimits, clipped_images, harmless_limits
 from loihi_convert.simulation.image_shards import ImageArray
 
 
@@ -46,8 +46,8 @@ class LayerReport:
     identity_ratio
         If skip connections enter: the weight of a skip divided by the largest other weight of the same channel, the
         median over the channels that a skip enters; see `identity_ratio`. ``None`` without skips.
-    harmless_ends
-        Whether clipping at the lower, and at the upper, limit changes no spike; see `QuantizedNetwork.harmless_ends`.
+    is_low_harmless, is_high_harmless
+        Whether clipping at that limit changes no spike, see `HarmlessLimits`.
     is_proven
         For target loihi2: True if no image can make u wrap; False if it only stays in range on the calibration images.
         ``None`` for target lava, whose potentials clip.
@@ -64,12 +64,14 @@ class LayerReport:
     threshold_error: float = 0.0
     is_proven: bool | None = None
     identity_ratio: float | None = None
-    harmless_ends: tuple[bool, bool] = (False, False)
+    is_low_harmless: bool = False
+    is_high_harmless: bool = False
 
     @property
     def harmful_clips(self) -> int:
         """Calibration images on which clipping may have changed spikes or outputs."""
-        return harmful_clips(self.harmless_ends, (self.low_clipped, self.high_clipped, self.either_clipped))
+        harmless = HarmlessLimits(self.is_low_harmless, self.is_high_harmless)
+        return harmless.harmful(self.low_clipped, self.high_clipped, self.either_clipped)
 
     @property
     def identity_bits(self) -> float | None:
@@ -128,7 +130,7 @@ def report_quantization(
             proven = is_proven(layer, network.timesteps, is_constant=network.has_constant_current(index))
         skips = identity_ratio(synapse, network.layers[index - 1].relay_of if index else None)
         report = _layer_report(layer, synapse.weight, counts, proven, skips)
-        layers.append(replace(report, harmless_ends=network.harmless_ends(index)))
+        layers.append(replace(report, **harmless_limits(network, index)._asdict()))
     return QuantizationReport(
         tuple(layers), len(images), network.timesteps, network.max_timesteps, network.target, network.pixel_bits
     )

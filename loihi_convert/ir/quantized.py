@@ -286,18 +286,6 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
         """Whether the neurons of layer ``index`` get the same current in every step: pixels that are not spikes."""
         return index == 0 and self.poisson_seed is None
 
-    def harmless_ends(self, index: int) -> tuple[bool, bool]:
-        """Whether clipping at the lower, and at the upper, end of the range changes no spike of layer ``index``.
-
-        With a constant current I < 0 a neuron never fires, with I >= threshold it fires in every step, clipped or not;
-        with I in between, its potential stays below threshold + I.
-        """
-        neuron = self.layers[index].neuron
-        if neuron is None or self.target == "loihi2" or not self.has_constant_current(index):
-            return False, False
-        firing = neuron.threshold[neuron.threshold < limits.NEVER_FIRES]
-        return True, 2 * int(firing.max(initial=0)) <= limits.POTENTIAL_LIMIT
-
     @property
     def readout(self) -> Readout:
         """The output: the last layer's membrane potential, or its spike counts."""

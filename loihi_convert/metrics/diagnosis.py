@@ -30,7 +30,7 @@ from loihi_convert.metrics.activation_errors import ComparedActivations, ErrorSu
 from loihi_convert.metrics.evaluating import same_class_notes
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.records import Record
-from loihi_convert.simulation.clipping import clipped_images, harmful_clips
+from loihi_convert.simulation.clipping import clipped_images, harmless_limits
 from loihi_convert.simulation.intermediate import Cause, intermediate_networks
 from loihi_convert.simulation.relu import ReluChain
 
@@ -271,7 +271,7 @@ def _layer_losses(
             threshold_to_largest=None if layer_range is None else layer_range.threshold_to_largest,
             share_above_threshold=None if layer_range is None else layer_range.share_above_threshold,
             weight_bits=_weight_bits(layer),
-            saturated_images=harmful_clips(network.harmless_ends(index), clips),
+            saturated_images=harmless_limits(network, index).harmful(*map(int, clips)),
         )
         for index, (layer, layer_range, (before, after), clips) in enumerate(
             zip(network.layers, compared.ranges, itertools.pairwise(right), saturated, strict=True)

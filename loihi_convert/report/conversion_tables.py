@@ -84,9 +84,9 @@ def quantization_table(report: QuantizationReport) -> Table:
         )
     else:
         harmless = "".join(
-            f"; {'low and high are' if layer.harmless_ends[1] else 'low is'} harmless in {layer_words(layer.name)}"
+            f"; {'low and high are' if layer.is_high_harmless else 'low is'} harmless in {layer_words(layer.name)}"
             for layer in report.layers
-            if layer.harmless_ends[0]
+            if layer.is_low_harmless
         )
         caption = (
             f"clipping in {report.timesteps} steps of {report.image_count:,} calibration images{harmless}. "

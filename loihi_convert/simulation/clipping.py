@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
@@ -48,9 +48,27 @@ def _clipped_images(run: _Run, shard: Shard, *, progress: Progress = no_progress
     return np.stack([images.sum(axis=1, dtype=np.int64) for images in counted], axis=1)
 
 
-def harmful_clips(harmless_ends: tuple[bool, bool], clipped: Sequence[int]) -> int:
-    """Return, of a row of `clipped_images`, the images on which clipping may have changed spikes or outputs."""
-    is_low_harmless, is_high_harmless = harmless_ends
-    _, high, either = clipped
-    # Where the upper end is harmless, the lower end is so, too.
-    return 0 if is_high_harmless else int(high if is_low_harmless else either)
+class HarmlessLimits(NamedTuple):
+    """Limits at which clipping changes no spike of a layer; where the upper one is harmless, so is the lower."""
+
+    is_low_harmless: bool = False
+    is_high_harmless: bool = False
+
+    def harmful(self, low: int, high: int, either: int) -> int:
+        """Return the images, of a row of `clipped_images`, on which clipping may have changed spikes or outputs."""
+        if self.is_low_harmless:
+            return 0 if self.is_high_harmless else high
+        return either
+
+
+def harmless_limits(network: QuantizedNetwork, index: int) -> HarmlessLimits:
+    """Return the harmless limits of layer ``index``.
+
+    With a constant current I < 0 a neuron never fires, with I >= threshold it fires in every step, clipped or not; with
+    I in between, its potential stays below threshold + I.
+    """
+    neuron = network.layers[index].neuron
+    if neuron is None or network.target == "loihi2" or not network.has_constant_current(index):
+        return HarmlessLimits()
+    firing = neuron.threshold[neuron.threshold < limits.NEVER_FIRES]
+    return HarmlessLimits(True, 2 * int(firing.max(initial=0)) <= limits.POTENTIAL_LIMIT)
