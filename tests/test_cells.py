@@ -50,7 +50,7 @@ def test_what_an_earlier_format_computed_is_computed_again(monkeypatch: pytest.M
 
 @dataclass(frozen=True)
 class One(Cell[Number]):
-    """A cell whose key are its fields."""
+    """A cell whose key is its fields."""
 
     result_type: ClassVar[type[Record]] = Number
 

@@ -866,7 +866,7 @@ def test_biases_of_sigma_delta_neurons_are_shifted_by_the_exponents_of_the_file(
     assert biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer) is not None
 
 
-def test_a_geometry_that_is_not_finite_or_too_large_is_none() -> None:
+def test_a_geometry_that_is_not_finite_or_too_large_is_read_as_minus_1() -> None:
     layer = StockLayer("conv", {"shape": np.array([np.nan, -np.inf, 2.0**40, 3.7])}, None)
     assert layer.stored_shape == (-1, -1, -1, 3)
 

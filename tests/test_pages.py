@@ -137,6 +137,12 @@ def test_numbers_in_sentences_are_those_of_the_tables() -> None:
     (four,) = (one for one in cards["cifar10-vgg16"]["networks"] if one["timesteps"] == 4)
     assert four["balance"]["method"] == "qcfs"
     assert f"four steps ([{100 * four['test'][-1]['accuracy']:.2f} % of all test images]" in page
+    with (ROOT / "netx_models/cifar10-vgg16/paper/figure-11.csv").open(newline="") as source:
+        best = {int(row["timesteps"]): row["method"] for row in csv.DictReader(source) if row["variant"] == "best"}
+    methods = [method for _, method in sorted(best.items())]
+    assert methods == ["qcfs"] * 3 + ["least-squares, corrected"] * 5
+    (long,) = (one for one in cards["cifar10-vgg16"]["networks"] if one["timesteps"] == 64)
+    assert f"two digits: {100 * long['sim']['correct'] / long['sim']['images']:.2f} % of the same 1,000 images" in page
     neurons = (ROOT / "netx_models/mnist/paper/table-A4.md").read_text()
     for variant in ("spikes", "compensated", "literal"):
         (found,) = re.findall(rf"- \*\*{variant}\*\*: (\d+) of 119 in the paper's order", neurons)

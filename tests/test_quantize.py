@@ -257,7 +257,7 @@ def one_neuron(weight: Array, bias: float, threshold: float, reset: Reset) -> Sp
 
 
 def test_a_bias_and_many_pixels_fit_24_bits_together() -> None:
-    """10,830 weights of 1: |w_q| may be (2^23 - 1 - 131071) / 255 / 10830 - 1/2 = 2.49. Without the place of a bias it
+    """10,830 weights of 1: |w_q| may be (2^23 - 1 - 131071) / 255 / 10830 - 1/2 = 2.49. Without room for the bias it
     would be 2.54, rounded to 3, and 3 x 255 x 10830 + 200 x 255 x 2.54 > 2^23."""
     network = quantize(one_neuron(np.ones((1, 10_830)), -200, 1, "soft"), np.full((1, 1, 1, 10_830), 1, np.uint8))
     assert (network.layers[0].weight == 2).all()

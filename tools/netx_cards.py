@@ -42,7 +42,7 @@ _SYMBOLS: Final = {
     r"\d+fc": "`512fc`: dense layer",
     r"\d+o": "`10o`: outputs",
 }
-"""What the symbols of `cnn.models.notation` mean, by pattern."""
+"""Meanings of the symbols of `netx_models.notation`, by pattern."""
 
 
 def _notation(layers: str) -> str:

@@ -114,7 +114,7 @@ def train(
     recorded = begun if arch is None or start is None else load_if_ours(start)
     named_data = data or ("digits" if start is None or recorded is None else benchmark_of(start, recorded))
     # Before own images are read.
-    built = "" if arch is not None else chosen_architecture(named_data, chosen, begun)
+    chosen_name = None if arch is not None else chosen_architecture(named_data, chosen, begun)
     splits = _images(
         named_data,
         data_root,
@@ -123,10 +123,11 @@ def train(
         validation,
         recorded.classes if recorded else (),
     )
-    if arch is None:
-        design = built_in(built, splits, qcfs_levels, begun, timesteps=timesteps)
-    else:
+    if arch is not None:
         design = _own(arch, start, splits, chosen, normalization)
+    else:
+        assert chosen_name is not None
+        design = built_in(chosen_name, splits, qcfs_levels, begun, timesteps=timesteps)
     before = accuracy_before(design, splits)
     if before is not None:
         _say(before)
@@ -183,7 +184,8 @@ def train(
 def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
     """Return a sentence on the trained network, its accuracy, and its file."""
     figures = ", ".join(f"{name} {100 * share:.2f} %" for name, share in checkpoint.spiking_accuracy.items())
-    spiking = f"; as a spiking network after {checkpoint.spiking_timesteps} steps: {figures}" if figures else ""
+    steps = checkpoint.spiking_timesteps
+    spiking = f"; as a spiking network after {steps} step{'s' * (steps != 1)}: {figures}" if figures else ""
     return f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, {checkpoint.accuracies}{spiking}"
 
 

@@ -24,9 +24,9 @@ _Numbers = tuple[float, ...] | None
 
 
 def used_normalization(network: ExternalNetwork, mean: _Numbers, std: _Numbers) -> tuple[_Numbers, _Numbers]:
-    """Return ``mean`` and ``std``, by default `pixels.DEFAULT_NORMALIZATION` if ``network`` has input neurons.
+    """Return the normalization that a run uses: the given one, or `pixels.DEFAULT_NORMALIZATION`.
 
-    A network without them gets the pixels as they are.
+    A network without input neurons takes none: its pixels enter as they are.
     """
     if isinstance(network.layers[0].synapse, PixelBias):
         return mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
@@ -53,8 +53,10 @@ def run_external_into_folder(
 
     Parameters
     ----------
-    output, splits, images, command_line, unwritten
+    output, command_line, unwritten
         As in `running.run_into_folder`.
+    splits, images
+        The data set, and those of its images to run.
     path, network, sha256
         The file, and its network and SHA-256 from `external.read_any`.
     timesteps

@@ -164,8 +164,10 @@ def run_graded_into_folder(
 
     Parameters
     ----------
-    output, splits, images, command_line, unwritten
+    output, command_line, unwritten
         As in `running.run_into_folder`.
+    splits, images
+        The data set, and those of its images to run.
     path, network, sha256
         The file, and its network and SHA-256 from `external.read_any`.
     backend

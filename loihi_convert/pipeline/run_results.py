@@ -19,8 +19,18 @@ _Network_co = TypeVar("_Network_co", bound=AnyNetwork, covariant=True)
 
 @dataclass(frozen=True, eq=False)
 class FileRun(Generic[_Network_co]):
-    """Run of one file: its integers, its figures, the number of images on which it was equal to `ref`, and the versions
-    of Python, NumPy and Lava in the backend's own processes, see `Backend.versions`."""
+    """Run of one file: its integers and its figures.
+
+    Parameters
+    ----------
+    path, network, result, evaluation
+        The file, its network, the integers, and the figures computed from them.
+    equal_to_reference
+        Number of images compared with `ref` and found equal; 0 if `ref` itself ran.
+    backend_versions
+        Versions of Python, NumPy and Lava in the backend's own processes, see `Backend.versions`; empty if there are
+        none.
+    """
 
     path: Path
     network: _Network_co
@@ -65,7 +75,7 @@ def written(
     backend, command_line, seed
         As in `new_manifest`.
     unwritten
-        Called with ``done``, whose results would be lost, if they cannot be written, before the error.
+        Called with ``done`` before the error is raised, if the files cannot be written.
     more
         Further entries of the manifest.
     """
