@@ -25,6 +25,7 @@ from support.modules import Of, prepared, stepped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from loihi_convert.arrays import by_channel
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
@@ -76,6 +77,22 @@ LARGEST = torch.finfo(torch.float32).max
 def bu(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
     x = torch.clamp(x / threshold, 0, 1)
     return (x * levels + 0.5).floor() / levels * threshold
+
+
+def bu_clamped_last(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
+    x = (x / threshold * levels + 0.5).floor() / levels
+    return torch.clamp(x, 0, 1) * threshold
+
+
+ROUNDED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "QCFS": (lambda x: bu(x, torch.tensor(0.4), 8), lambda x: bu_clamped_last(x, torch.tensor(0.4), 8)),
+    "LSQ": (lambda x: (x / 0.05).clamp(0, 15).round() * 0.05, lambda x: (x / 0.05).round().clamp(0, 15) * 0.05),
+    "ReLU, then a minimum": (
+        lambda x: (x / 0.05).clamp(0, 15).round() * 0.05,
+        lambda x: torch.minimum((x / 0.05).round().relu(), torch.tensor(15)) * 0.05,
+    ),
+}
+"""Each clamped before it is rounded, and after."""
 
 
 def ramp(x: Tensor, *shape: int) -> Tensor:
@@ -183,6 +200,9 @@ CASES = {
     "clamp up to the largest float": of(lambda m, x: m.conv(x).clamp(-LARGEST, 0.2), conv=CONV(4, 3)),
     # Bu et al. (ICLR 2022), module IF of the official code: floor of a multiple of 1 / 8.
     "QCFS": of(lambda m, x: m.two(bu(m.one(x), torch.tensor(0.4), 8)), one=CONV(4, 3), two=CONV(3, 3, padding=1)),
+    "QCFS, clamped last, thresholds per channel": of(
+        lambda m, x: m.two(bu_clamped_last(m.one(x), ramp(x, 2, 1, 1) + 0.5, 8)), one=CONV(2, 3), two=CONV(3, 3)
+    ),
     "LSQ": of(lambda m, x: (m.one(x) / 0.05).clamp(0, 15).round() * 0.05, one=CONV(4, 3)),
     "two of one value": of(lambda m, x: torch.cat([(y := m.conv(x)).relu(), (-1 * y).relu()], 1), conv=CONV(4, 3)),
 }
@@ -191,6 +211,45 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_chain_equals_the_module(name: str) -> None:
     assert_equals_module(CASES[name])
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_clamping_after_rounding_is_clamping_before(name: str) -> None:
+    before, after = ROUNDED[name]
+    # The middles between levels, where they round up, and the floats beside them; numbers on both sides of the bounds.
+    middles = (torch.arange(-20, 40) + 0.5) * 0.05
+    beside = [torch.nextafter(middles, torch.tensor(bound)) for bound in (-9.0, 9.0)]
+    points = torch.cat([torch.linspace(-1, 2, 100_001), middles, *beside])
+    assert torch.equal(before(points), after(points))
+    case, other = (
+        of(lambda m, x, function=function: m.two(function(m.one(x))), one=CONV(4, 3), two=CONV(3, 3))
+        for function in (after, before)
+    )
+    assert_equals_module(case)
+    layers = [lowered_case(each).layers[1] for each in (case, other)]
+    assert layers[0].levels == layers[1].levels is not None
+    # In units of the threshold.
+    weights = [each.synapse.weight / by_channel(np.array(each.threshold), 4) for each in layers]
+    np.testing.assert_allclose(*weights, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: (x / 0.1).round().clamp(0, 3.4),
+        lambda x: (x / 0.1).round().clamp(1, 4),
+        lambda x: ((x / 0.1).round() + 0.2).clamp(0, 4),
+        lambda x: (x / 0.1).floor().clamp(0, 4),
+        lambda x: (x / -0.1).round().clamp(0, 4),
+        lambda x: (-(x / 0.1).round()).clamp(0, 4),
+        lambda x: (y := (x / 0.1).round()).clamp(0, 4) + y,
+        lambda x: (x / 0.1).round().relu(),
+    ],
+)
+def test_other_rounding_is_refused(function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        lowered_case(of(lambda m, x: function(m.conv(x)), conv=same(2)))
+    assert raised.value.found.endswith("rounds something else than a clipped ReLU")
 
 
 @pytest.mark.parametrize("name", RELUS)

@@ -85,6 +85,11 @@ class Relu:
     floor: float = 0.0
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """``floor(x)`` or ``round(x)``: an obstacle, unless a clipped ReLU of it follows, see `quantized_relu.py`."""
+
+
 @dataclass(frozen=True, eq=False)
 class LeakyRelu:
     """``y = max(x, 0) - slope max(-x, 0)``; ``slope`` is float64 ``(C,)``, or ``(1,)`` for all channels."""
@@ -144,7 +149,7 @@ class Ending:
 ENDINGS: Final = ("softmax", "logsoftmax", "sigmoid", "logsigmoid", "tanh")
 """Their kinds, in lower case and without underscores."""
 
-Operation = Conv | Dense | Affine | Relu | LeakyRelu | AveragePool | MaxPool | Move | Add | Cat | Ending
+Operation = Conv | Dense | Affine | Relu | LeakyRelu | AveragePool | MaxPool | Move | Add | Cat | Ending | Rounding
 
 
 def refuse(why: str, *, supported: str = SUPPORTED, hint: str = "") -> NoReturn:

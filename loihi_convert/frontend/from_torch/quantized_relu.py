@@ -1,8 +1,8 @@
 """Rounded, clipped activations of quantization-aware training, read as QCFS.
 
-Bu et al. (ICLR 2022), whose official code is ``floor(clamp(x / theta, 0, 1) L + 1/2) / L * theta``, and LSQ
-(``round(clamp(x / s, 0, L)) s``) train networks whose activations have L levels. Both are
-``g qcfs(x)`` of one clamp, with a factor g.
+Bu et al. (ICLR 2022) and LSQ train networks whose activations have L levels: ``floor(clamp(x / theta, 0, 1) L + 1/2) /
+L * theta`` and ``round(clamp(x / s, 0, L)) s``. Both are ``g qcfs(x)`` of one clamp, with a factor g. So are they if
+they are clipped after rounding, ``clamp(floor(x / theta L + 1/2) / L, 0, 1) * theta``: both bounds are levels.
 """
 
 from __future__ import annotations
@@ -14,37 +14,69 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.frontend.graph import Node
-from loihi_convert.frontend.operations import Affine, Relu, refuse
+from loihi_convert.frontend.operations import Affine, Relu, Rounding, refuse
 
 # Of the number of levels, and of the half that floor needs to round.
 _TOLERANCE: Final = 1e-4
 
+QuantizedRelu = tuple[int, Relu, float]
+"""The QCFS activation of an earlier node, times a factor: the index of that node, the activation, the factor."""
 
-def rounded_relu(nodes: Sequence[Node], rounded: int, function: str) -> tuple[int, Relu, float]:
-    """Return ``function``, ``floor`` or ``round``, of a node; refuse it unless that is a clipped ReLU, scaled.
 
-    It is the QCFS activation of an earlier node, times a factor: the index of that node, the activation, the factor.
-    """
-    gain, shift, number = 1.0, 0.0, rounded
-    while isinstance(affine := nodes[number].operation, Affine):
-        if len(np.unique(affine.gain)) > 1 or len(np.unique(affine.shift)) > 1:
-            break
-        gain, shift = gain * float(affine.gain.flat[0]), shift + gain * float(affine.shift.flat[0])
-        (number,) = nodes[number].inputs
+def rounded_relu(nodes: Sequence[Node], rounded: int, function: str) -> QuantizedRelu:
+    """Return ``function``, ``floor`` or ``round``, of a node; refuse it unless that is a clipped ReLU, scaled."""
+    gain, shift, number = _scaled(nodes, rounded)
     clipped = nodes[number].operation
-    half = 0.5 if function == "floor" else 0.0
-    is_plain = isinstance(clipped, Relu) and clipped.threshold is None and clipped.floor == 0
-    if not isinstance(clipped, Relu) or not is_plain or not math.isfinite(clipped.ceiling):
+    if not isinstance(clipped, Relu) or not _is_clipped(clipped):
         refuse(
             "rounds something else than a clipped ReLU",
-            supported="floor(clamp(x, 0, 1) L + 0.5), round(clamp(x, 0, L))",
+            supported="floor(clamp(x, 0, 1) L + 0.5), round(clamp(x, 0, L)), or the clamp after rounding",
         )
     levels = clipped.ceiling * gain
-    if levels < 0.5 or abs(levels - round(levels)) > _TOLERANCE * levels or abs(shift - half) > _TOLERANCE:
+    if not _is_whole(levels) or not _rounds_to_nearest(shift, function):
         refuse(
             f"rounds a clipped ReLU with {levels:g} levels and an offset of {shift:g}",
             supported="a whole number of levels, and 0.5 before floor",
         )
     (source,) = nodes[number].inputs
-    threshold = np.full(nodes[number].shape[0], clipped.ceiling)
-    return source, Relu(threshold, round(levels)), gain
+    return source, _qcfs(nodes[number], clipped.ceiling, levels), gain
+
+
+def clipped_rounding(nodes: Sequence[Node], clip: Relu, clipped: int) -> QuantizedRelu | None:
+    """Return ``clip`` of a node; None unless it is a clipped ReLU of numbers that were rounded, scaled."""
+    factor, offset, number = _scaled(nodes, clipped)
+    rounding = nodes[number]
+    if not isinstance(rounding.operation, Rounding) or not _is_clipped(clip) or factor <= 0 or abs(offset) > _TOLERANCE:
+        return None
+    gain, shift, source = _scaled(nodes, rounding.inputs[0])
+    levels = clip.ceiling / factor
+    if gain <= 0 or not _is_whole(levels) or not _rounds_to_nearest(shift, rounding.kind):
+        return None
+    return source, _qcfs(rounding, levels / gain, levels), factor * gain
+
+
+def _scaled(nodes: Sequence[Node], number: int) -> tuple[float, float, int]:
+    """The gain, the shift and x of a node that is ``gain x + shift``, each one number; x is the earliest such node."""
+    gain, shift = 1.0, 0.0
+    while isinstance(affine := nodes[number].operation, Affine):
+        if len(np.unique(affine.gain)) > 1 or len(np.unique(affine.shift)) > 1:
+            break
+        gain, shift = gain * float(affine.gain.flat[0]), shift + gain * float(affine.shift.flat[0])
+        (number,) = nodes[number].inputs
+    return gain, shift, number
+
+
+def _is_clipped(relu: Relu) -> bool:
+    return relu.threshold is None and relu.floor == 0 and math.isfinite(relu.ceiling)
+
+
+def _is_whole(levels: float) -> bool:
+    return levels >= 0.5 and abs(levels - round(levels)) <= _TOLERANCE * levels
+
+
+def _rounds_to_nearest(shift: float, function: str) -> bool:
+    return abs(shift - (0.5 if function == "floor" else 0.0)) <= _TOLERANCE
+
+
+def _qcfs(node: Node, threshold: float, levels: float) -> Relu:
+    return Relu(np.full(node.shape[0], threshold), round(levels))

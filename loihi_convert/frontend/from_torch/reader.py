@@ -16,7 +16,7 @@ poolings; ``interpolate`` to smaller maps;              `AveragePool`, `MaxPool`
 ``mean``, ``sum``, ``amax``, ``max(dim)``
 of whole maps, or over their height or width
 ``mean``, ``sum`` over the channels, or of a vector     `Conv`, `Dense`
-``floor``, ``round`` of a clipped ReLU                  `Relu` with levels: see `quantized_relu.py`
+``floor``, ``round``, before or after a clipped ReLU     `Relu` with levels: see `quantized_relu.py`
 ``softmax``, ``log_softmax``, ``sigmoid``, ``tanh``     `Ending`
 rearrangements: ``flatten``, ``view``, slices,          `Move`; none if every number keeps its place
 ``chunk``, ``permute``, zero padding, ...
@@ -68,13 +68,13 @@ from loihi_convert.frontend.from_torch.functions import (
 )
 from loihi_convert.frontend.from_torch.layers import DROPOUTS, MOVES, operation_of_module
 from loihi_convert.frontend.from_torch.moved import Moved, shape_of, stored_as
-from loihi_convert.frontend.from_torch.quantized_relu import rounded_relu
+from loihi_convert.frontend.from_torch.quantized_relu import clipped_rounding, rounded_relu
 from loihi_convert.frontend.from_torch.reordered import as_output, channels_are_last, is_over_last_axis, on_map
 from loihi_convert.frontend.from_torch.tensors import Tensors
 from loihi_convert.frontend.from_torch.tracing import TRACED_IMAGES, computed, numbers_taken, trace
 from loihi_convert.frontend.graph import Graph, Node, clipped_once, pruned
 from loihi_convert.frontend.model_runs import require_forward_alone, require_not_random
-from loihi_convert.frontend.operations import Add, Affine, Ending, Move, Operation, Relu, placed_at, refuse
+from loihi_convert.frontend.operations import Add, Affine, Ending, Move, Operation, Relu, Rounding, placed_at, refuse
 
 
 @torch.no_grad()
@@ -240,11 +240,7 @@ class _Reader:
         elif function == "copy_" and (copied := self._copied_by(node)) is not None:
             self.tensors.moved[node] = copied
         elif function in ("floor", "round") and len(node.args) == 1 and not node.kwargs:
-            source, relu, factor = rounded_relu(self.nodes, self._input(first), function)
-            shape = self.nodes[source].shape
-            self.nodes.append(self._made(node, relu, (source,), shape))
-            gain = np.full(shape[0], factor)
-            self._add(node, self._made(node, Affine(gain, 0 * gain), (len(self.nodes) - 1,), shape))
+            self._round(node, self._input(first))
         elif function in EXTREMES_CALLED and len(operands(node)) == 2:
             self._extreme_of_two(node)
         else:
@@ -261,6 +257,21 @@ class _Reader:
         if module is not None:
             require_forward_alone(name_of(node), module, first.meta["value"])
 
+    def _round(self, node: fx.Node, number: int) -> None:
+        try:
+            with placed_at(name_of(node), self._kind(node)):
+                self._add(node, self._quantized(node, *rounded_relu(self.nodes, number, self._kind(node))))
+        except UnsupportedModelError as obstacle:
+            # It may be clipped later.
+            self._add(node, replace(self._made(node, Rounding(), (number,)), obstacle=obstacle))
+
+    def _quantized(self, node: fx.Node, source: int, relu: Relu, factor: float) -> Node:
+        """``factor`` times ``relu`` of the node ``source``."""
+        shape = self.nodes[source].shape
+        self.nodes.append(Node(name_of(node), self._kind(node), relu, (source,), shape))
+        gain = np.full(shape[0], factor)
+        return replace(self.nodes[-1], operation=Affine(gain, 0 * gain), inputs=(len(self.nodes) - 1,))
+
     def _extreme_of_two(self, node: fx.Node) -> None:
         """Read max(a, b) as b + relu(a - b), and min(a, b) as b - relu(b - a)."""
         if not all(each in self.tensors.moved for each in operands(node)):
@@ -275,6 +286,8 @@ class _Reader:
     def _made(self, node: fx.Node, operation: Operation, inputs: tuple[int, ...], shape: Shape | None = None) -> Node:
         if isinstance(operation, Relu):
             operation, inputs = clipped_once(operation, inputs, self.nodes)
+            if (quantized := clipped_rounding(self.nodes, operation, inputs[0])) is not None:
+                return self._quantized(node, *quantized)
         return Node(name_of(node), self._kind(node), operation, inputs, shape or shape_of(node.meta["value"]))
 
     def _add(self, node: fx.Node, made: Node, positions: Tensor | None = None) -> None:
