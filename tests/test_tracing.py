@@ -111,6 +111,18 @@ def test_a_module_without_forward_is_to_be_wrapped() -> None:
     assert "whose forward calls" in raised.value.hint
 
 
+class OwnParameters(nn.Sequential):
+    """As in MAML: the parameters as a list."""
+
+    def parameters(self) -> Any:  # type: ignore[override]
+        return list(super().parameters())
+
+
+def test_a_model_may_have_a_method_parameters_of_its_own() -> None:
+    network = to_relu_network(OwnParameters(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)), SHAPE)
+    assert len(network.layers) == 2
+
+
 def test_places_are_named_by_what_they_take() -> None:
     """Not by the module that was called before; also those where a module is called again."""
 

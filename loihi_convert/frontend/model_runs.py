@@ -176,7 +176,7 @@ def require_not_of_machine(error: Exception) -> None:
 
 def dtype_of(model: nn.Module) -> torch.dtype:
     """Return the dtype of the images that a model takes: that of its weights."""
-    return next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+    return next((each.dtype for each in nn.Module.parameters(model) if each.is_floating_point()), torch.float32)
 
 
 def state_of(model: nn.Module) -> ModelState:

@@ -8,12 +8,11 @@ import copy
 import difflib
 import importlib
 import inspect
-import itertools
 import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
@@ -290,7 +289,7 @@ def plain_copy(module: object) -> nn.Module:
 def require_weights(model: nn.Module) -> None:
     """Raise the errors of `require_layers`, and an `UnsupportedModelError` if lazy modules have no weights yet."""
     require_layers(model)
-    if any(map(is_lazy, itertools.chain(model.parameters(), model.buffers()))):
+    if any(map(is_lazy, _tensors(model.modules()))):
         raise UnsupportedModelError(
             "has lazy modules with uninitialized weights",
             where=type(model).__name__,
@@ -326,13 +325,19 @@ def require_layers(model: nn.Module) -> None:
                 "comes from torch.export",
                 "Convert the module that was exported; state_dict() has its weights.",
             )
-        elif any(tensor.is_meta for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False))):
+        elif any(tensor.is_meta for tensor in _tensors([part])):
             found, hint = "is on the meta device", "Build it on the CPU, and load its state dict."
         else:
             continue
         raise UnsupportedModelError(
             found, where=name or type(part).__name__, expected="must be an nn.Module of layers with weights", hint=hint
         )
+
+
+def _tensors(parts: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """The own parameters and buffers of ``parts``, whose classes may have a method ``parameters`` of their own."""
+    for part in parts:
+        yield from (each for each in (*part._parameters.values(), *part._buffers.values()) if each is not None)
 
 
 def with_plain_parts(model: nn.Module) -> nn.Module:

@@ -278,7 +278,11 @@ def _dense(weight: Tensor, bias: Tensor | None, before: Shape) -> Dense:
 def _batch_norm(given: Mapping[str, Any]) -> Affine:
     mean, variance, gamma, beta = map(given.get, ("running_mean", "running_var", "weight", "bias"))
     if given.get("training"):
-        refuse("takes its statistics from the batch", supported="running statistics, in eval mode")
+        refuse(
+            "takes its statistics from the batch",
+            supported="running statistics, in eval mode",
+            hint="Let eval mode switch it: F.batch_norm needs training=self.training, and running statistics.",
+        )
     if mean is None or variance is None:
         refuse("has no running statistics; train with track_running_stats=True")
     gain = 1 / np.sqrt(_array(variance) + given.get("eps", 1e-5))
