@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.modules import Of, outputs, prepared
@@ -59,6 +60,27 @@ def assert_is_read(model: nn.Module) -> None:
 )
 def test_a_forward_may_give_its_values_to_autograd(function: Callable[[Tensor], Tensor]) -> None:
     assert_is_read(calls(function))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: x[:, np.array([1, 0])],
+        lambda m, x: x[:, np.array([True, False])].expand(-1, 2, -1, -1),
+        lambda m, x: torch.cat([x[:, : np.int64(1)], x[:, np.int64(1) :]], 1) * np.float32(0.5),
+        lambda m, x: np.float32(0.5) * x + np.float64(0.25) * x,
+        lambda m, x: np.sqrt(m.one.item()) * x - m.pair[np.array([[1], [0]])].reshape(2, 1, 1),
+        lambda m, x: x * float(m.pair[1]) + int(m.one) / 2,
+        lambda m, x: x[:, np.argwhere(m.pair.data.cpu().numpy() > 1)[:, 0]].expand(-1, 2, -1, -1),
+        lambda m, x: x[:, np.squeeze(np.argwhere(np.asarray(m.pair.detach()) > 1))].unsqueeze(1).repeat(1, 2, 1, 1),
+        lambda m, x: sum(x * each for each in range(m.one.long() + 1)),
+    ],
+)
+def test_a_forward_may_use_numpy_and_read_its_parameters(function: Callable[[Any, Tensor], Tensor]) -> None:
+    model = Of(lambda m, x: m.fc(function(m, m.conv(x)).flatten(1)), conv=nn.Conv2d(1, 2, 3), fc=nn.Linear(32, 3))
+    model.pair = nn.Parameter(torch.tensor([0.5, 2.5]), requires_grad=True)
+    model.register_buffer("one", torch.tensor(1.0))
+    assert_is_read(model)
 
 
 OF_DTYPE = {torch.float32: torch.FloatTensor, torch.float64: torch.DoubleTensor}
@@ -180,8 +202,9 @@ def test_a_shape_that_a_forward_does_not_take_is_said_with_its_line() -> None:
     ("function", "found"),
     [
         (lambda x: normalize(x, [0.5, 0.5], [0.2, 0.2]), "got a traced tensor instead"),
-        (lambda x: x * float(x.mean()), "not a traced tensor)"),
-        (lambda x: torch.from_numpy(x.numpy()), "(got a traced tensor)"),
+        (lambda x: x * float(x.mean()), "': float() of a traced tensor that depends on the image"),
+        (lambda x: torch.from_numpy(x.numpy()), "': numpy() of a traced tensor that"),
+        (lambda x: torch.from_numpy(np.sort(x)), "'(lambda x: torch.from_numpy(np.sort(x))"),
         (lambda x: x if x.mean() > 0 else -x, "'(lambda x: x if x.mean() > 0 else -x"),
     ],
 )

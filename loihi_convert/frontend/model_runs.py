@@ -127,9 +127,9 @@ def _advice(failure: Exception) -> str:
 def place_of(error: Exception) -> str:
     """Return the file, the line and its text, then a colon, of the user's code, or of a library of models, that fails.
 
-    Empty if the error comes from a file of torch or of Python alone.
+    Empty if the error comes from a file of torch, NumPy or Python alone.
     """
-    others = {"torch", "loihi_convert", *sys.stdlib_module_names} - {"__main__"}
+    others = {"torch", "numpy", "loihi_convert", *sys.stdlib_module_names} - {"__main__"}
     places = [
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(error.__traceback__)

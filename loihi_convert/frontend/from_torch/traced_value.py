@@ -10,13 +10,23 @@ from collections.abc import Callable, Iterator
 from types import GetSetDescriptorType
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.autograd.variable import VariableMeta
 
 
 class TracedValue(fx.Proxy):
-    """A value whose shape is known during tracing."""
+    """A value whose shape is known during tracing, and its numbers if they are the same for all images."""
+
+    # NumPy's numbers and arrays leave arithmetic with it to it, as with tensors.
+    __array_priority__: Final = Tensor.__array_priority__
+
+    def __getattr__(self, name: str) -> fx.proxy.Attribute:
+        # NumPy asks for these before `__array__`; torch.fx would record that they are read.
+        if name.startswith("__array_"):
+            raise AttributeError(name)
+        return super().__getattr__(name)
 
     @property
     def _value(self) -> Any:
@@ -62,6 +72,21 @@ def _in_place(function: Callable[[Any, Any], Any]) -> Callable[[TracedValue, Any
 def _asking(name: str) -> property:
     return property(lambda known: getattr(known._value, name))
 
+
+def _known(method: str) -> Callable[..., Any]:
+    """The method of the value: ``__float__`` of a tensor, ``__array__`` also of a number."""
+
+    def call(known: TracedValue, *args: Any, **kwargs: Any) -> Any:
+        if not known.node.meta["is_constant"]:
+            raise TypeError(f"{method.strip('_')}() of a traced tensor that depends on the image")
+        value = known._value
+        return getattr(value if hasattr(value, method) else np.asarray(value), method)(*args, **kwargs)
+
+    return call
+
+
+for _name in ("numpy", "__array__", "__float__", "__int__", "__index__"):
+    setattr(TracedValue, _name, _known(_name))
 
 # torch.fx records x += y as x = x + y, but other names of the tensor see the change, too.
 for _name in ("__iadd__", "__isub__", "__imul__", "__itruediv__"):

@@ -14,6 +14,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -167,6 +168,12 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return TracedValue(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        # torch takes NumPy's numbers and arrays, too, arrays as tensors.
+        if isinstance(a, np.generic):
+            return a.item()
+        return super().create_arg(torch.from_numpy(a) if isinstance(a, np.ndarray) else a)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         found, record = None, super().create_proxy
