@@ -226,6 +226,9 @@ def test_relays_carry_the_mean_beside_a_maximum() -> None:
     ("name", "layer", "groups"),
     [
         ("in front of batch norm and ReLU", 1, 5),
+        # Of each map, differences beside relays: as many in each group.
+        ("kernel 3, stride 2", 2, 4),
+        ("adaptive, overlapping", 5, 4),
     ],
 )
 def test_groups_are_kept_beside_relays(name: str, layer: int, groups: int) -> None:

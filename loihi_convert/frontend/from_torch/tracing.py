@@ -170,10 +170,10 @@ class _Tracer(fx.Tracer):
         return TracedValue(node, self)
 
     def create_arg(self, a: Any) -> Any:
-        # torch takes NumPy's numbers and arrays, too, arrays as tensors.
+        # torch takes NumPy's numbers and arrays, too, arrays as tensors. A copy: forward may change them later.
         if isinstance(a, np.generic):
             return a.item()
-        return super().create_arg(torch.from_numpy(a) if isinstance(a, np.ndarray) else a)
+        return super().create_arg(torch.tensor(a) if isinstance(a, np.ndarray) else a)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         found, record = None, super().create_proxy

@@ -7,11 +7,14 @@ are merged until they have that size.
 Example: a layer has the outputs 0 to 3 of a depthwise convolution, and relays 4 to 7 of its inputs 0 to 3. Output c and
 relay 4 + c read input c, so these are a *component* with one input and two outputs. There are 4 groups, with the
 outputs in the order 0, 4, 1, 5, 2, 6, 3, 7. Components of unequal sizes are merged to *packs*, which become the groups:
-one of 2 inputs and 2 outputs beside four relays gives 3 packs, of which two have two relays each.
+one of 2 inputs and 2 outputs beside four relays gives 3 packs, of which two have two relays each. If sizes do not fill
+the largest, all packs are alike: 4 components of 2 inputs and 1 output beside 8 relays give 4 packs, each with two
+relays.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,7 +52,7 @@ def grouped(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int, blo
     """
     label = _components(links, inputs, outputs)
     packs = _packs(label[:inputs], label[inputs:])
-    if packs is None or packs.max(initial=0) == 0:
+    if packs.max(initial=0) == 0:
         return None
     pack_of_input, pack_of_output = packs[label[:inputs]], packs[label[inputs:]]
     order = np.lexsort((pack_of_input, blocks))
@@ -79,22 +82,28 @@ def _components(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int)
     return np.asarray(sparse.csgraph.connected_components(graph, directed=False)[1])
 
 
-def _packs(inputs: Array, outputs: Array) -> Array | None:
-    """The pack of each component; all packs have as many inputs and outputs as the largest component.
+def _packs(inputs: Array, outputs: Array) -> Array:
+    """The pack of each component; all packs have as many inputs and outputs as the largest component, or are alike.
 
-    ``None`` if impossible. ``inputs`` and ``outputs`` are the component of each.
+    ``inputs`` and ``outputs`` are the component of each.
     """
     count = int(max(inputs.max(initial=-1), outputs.max(initial=-1))) + 1
     sizes = np.stack([np.bincount(labels, minlength=count) for labels in (inputs, outputs)], axis=1)
-    largest = sizes.max(axis=0)
-    packs, used = np.empty(count, np.int64), 0
-    for size in np.unique(sizes, axis=0):
-        members = np.flatnonzero((sizes == size).all(axis=1))
-        if not size.all() or (largest % size).any() or len({*(largest // size)}) > 1:
-            return None
-        at_once = int(largest[0] // size[0])
-        if len(members) % at_once:
-            return None
-        packs[members] = used + np.arange(len(members)) // at_once
-        used += len(members) // at_once
+    kinds = np.unique(sizes, axis=0)
+    members = [np.flatnonzero((sizes == size).all(axis=1)) for size in kinds]
+    packs, used, largest = np.empty(count, np.int64), 0, sizes.max(axis=0)
+    for size, own in zip(kinds, members, strict=True):
+        at_once = int(largest[0] // max(size[0], 1))
+        if (size * at_once != largest).any() or len(own) % at_once:
+            return _alike_packs(count, members)
+        packs[own] = used + np.arange(len(own)) // at_once
+        used += len(own) // at_once
+    return packs
+
+
+def _alike_packs(count: int, members: Sequence[Array]) -> Array:
+    """The pack of each of ``count`` components; each pack has as many ``members`` of each size."""
+    packs, alike = np.empty(count, np.int64), math.gcd(*map(len, members))
+    for own in members:
+        packs[own] = np.arange(len(own)) * alike // len(own)
     return packs
