@@ -84,6 +84,10 @@ def bu_clamped_last(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
     return torch.clamp(x, 0, 1) * threshold
 
 
+def straight_through(x: Tensor) -> Tensor:
+    return (x.round() - x).detach() + x
+
+
 ROUNDED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "QCFS": (lambda x: bu(x, torch.tensor(0.4), 8), lambda x: bu_clamped_last(x, torch.tensor(0.4), 8)),
     "LSQ": (lambda x: (x / 0.05).clamp(0, 15).round() * 0.05, lambda x: (x / 0.05).round().clamp(0, 15) * 0.05),
@@ -204,6 +208,12 @@ CASES = {
         lambda m, x: m.two(bu_clamped_last(m.one(x), ramp(x, 2, 1, 1) + 0.5, 8)), one=CONV(2, 3), two=CONV(3, 3)
     ),
     "LSQ": of(lambda m, x: (m.one(x) / 0.05).clamp(0, 15).round() * 0.05, one=CONV(4, 3)),
+    "LSQ, straight-through gradient": of(
+        lambda m, x: straight_through((m.one(x) / 0.05).clamp(0, 15)) * 0.05, one=CONV(4, 3)
+    ),
+    "LSQ, straight-through gradient, clamped last": of(
+        lambda m, x: straight_through(m.one(x) / 0.05).clamp(0, 15) * 0.05, one=CONV(4, 3)
+    ),
     "two of one value": of(lambda m, x: torch.cat([(y := m.conv(x)).relu(), (-1 * y).relu()], 1), conv=CONV(4, 3)),
 }
 
@@ -317,6 +327,8 @@ def test_what_looks_like_a_relu_is_refused(function: Callable[[Tensor], Tensor])
         ("guard between linear layers", 1, "2x8x8-4c3-3"),
         ("guard of signed pixels", 1, "2x8x8-4c3-3"),
         ("clamp of a sum of ReLUs", 1, "2x8x8-4c3-4c3+4r-4c1-3"),
+        ("LSQ, straight-through gradient", 1, "2x8x8-4c3-4c3-3"),
+        ("LSQ, straight-through gradient, clamped last", 1, "2x8x8-4c3-4c3-3"),
     ],
 )
 def test_layers(name: str, copies: int, expected: str) -> None:

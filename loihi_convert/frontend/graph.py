@@ -10,7 +10,7 @@ import numpy as np
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.operations import Operation, Relu
+from loihi_convert.frontend.operations import Add, Operation, Relu
 from loihi_convert.ir.synapse import Conv, Dense
 
 
@@ -96,6 +96,19 @@ def clipped_once(outer: Relu, inputs: tuple[int, ...], nodes: Sequence[Node]) ->
     if changes_nothing or both.floor >= both.ceiling:
         return outer, inputs
     return both, nodes[inputs[0]].inputs
+
+
+def left_by_sum(outer: Add, inputs: tuple[int, ...], nodes: Sequence[Node]) -> int | None:
+    """Return the index of x if ``outer``, of ``inputs``, is ``(x - y) + y``, as in straight-through gradients."""
+    for place, other in ((0, 1), (1, 0)):
+        inner = nodes[inputs[place]]
+        if not isinstance(inner.operation, Add) or inputs[other] not in inner.inputs or len(inner.inputs) != 2:
+            continue
+        cancelled = inner.inputs.index(inputs[other])
+        factors = [outer.factors[place] * factor for factor in inner.operation.factors]
+        if factors[cancelled] == -outer.factors[other] and factors[1 - cancelled] == 1:
+            return inner.inputs[1 - cancelled]
+    return None
 
 
 def pruned(nodes: list[Node], used: Sequence[int], notes: Iterable[str] = ()) -> Graph:

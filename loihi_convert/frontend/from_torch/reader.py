@@ -72,7 +72,7 @@ from loihi_convert.frontend.from_torch.quantized_relu import clipped_rounding, r
 from loihi_convert.frontend.from_torch.reordered import as_output, channels_are_last, is_over_last_axis, on_map
 from loihi_convert.frontend.from_torch.tensors import Tensors
 from loihi_convert.frontend.from_torch.tracing import TRACED_IMAGES, computed, numbers_taken, trace
-from loihi_convert.frontend.graph import Graph, Node, clipped_once, pruned
+from loihi_convert.frontend.graph import Graph, Node, clipped_once, left_by_sum, pruned
 from loihi_convert.frontend.model_runs import require_forward_alone, require_not_random
 from loihi_convert.frontend.operations import Add, Affine, Ending, Move, Operation, Relu, Rounding, placed_at, refuse
 
@@ -288,6 +288,9 @@ class _Reader:
             operation, inputs = clipped_once(operation, inputs, self.nodes)
             if (quantized := clipped_rounding(self.nodes, operation, inputs[0])) is not None:
                 return self._quantized(node, *quantized)
+        elif isinstance(operation, Add) and (left := left_by_sum(operation, inputs, self.nodes)) is not None:
+            one = np.ones(self.nodes[left].shape[0])
+            operation, inputs, shape = Affine(one, 0 * one), (left,), self.nodes[left].shape
         return Node(name_of(node), self._kind(node), operation, inputs, shape or shape_of(node.meta["value"]))
 
     def _add(self, node: fx.Node, made: Node, positions: Tensor | None = None) -> None:
