@@ -422,6 +422,10 @@ def test_commands_ask_for_the_order_of_axes_too(tmp_path: Path, monkeypatch: pyt
         assert source.network.input_shape == splits.input_shape == shape
 
 
+def _refuse(message: str) -> Tensor:
+    raise ValueError(message)
+
+
 @pytest.mark.parametrize(
     ("forward", "hint"),
     [
@@ -429,6 +433,8 @@ def test_commands_ask_for_the_order_of_axes_too(tmp_path: Path, monkeypatch: pyt
         (lambda m, x: m.two(m.fc(x.flatten(1))), "a module whose forward takes the images alone"),
         (lambda m, x: m.fc(dict(x)["input"].flatten(1)), "a module whose forward takes the images alone"),
         (lambda m, x: m.fc(x["input"].flatten(1)), "a module whose forward takes the images alone"),
+        (lambda m, x: _refuse("Input height (8) doesn't match model (32)."), "images of the size"),
+        (lambda m, x: _refuse("expected 32x32 input"), "images of the size"),
     ],
 )
 def test_why_a_forward_fails(forward: Callable[[Any, Tensor], Tensor], hint: str) -> None:

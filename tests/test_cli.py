@@ -395,7 +395,16 @@ def test_early_exit_with_own_images_needs_others(invoke: Invoke, model: Path, ow
 
 @pytest.mark.parametrize(
     ("case", "is_found"),
-    [("same", True), ("two CNNs", True), ("changed", False), ("two sets", False), ("large", False), ("folder", False)],
+    [
+        ("same", True),
+        ("two CNNs", True),
+        ("beside the file", True),
+        ("elsewhere", False),
+        ("changed", False),
+        ("two sets", False),
+        ("large", False),
+        ("folder", False),
+    ],
 )
 def test_calibration_images_of_the_file_are_looked_up(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str, is_found: bool
@@ -420,7 +429,12 @@ def test_calibration_images_of_the_file_are_looked_up(
     splits = load_data("test.npz")
     if case == "large":
         monkeypatch.setattr("loihi_convert.data.stored_images.LARGE_BYTES", Path("cal.npz").stat().st_size - 1)
-    found = DataRequest("test.npz", None).with_calibration(splits, records)
+    path = Path("file.net")
+    if case in ("beside the file", "elsewhere"):
+        Path("sub").mkdir()
+        Path("cal.npz").rename("sub/cal.npz")
+        path = Path("sub/file.net") if case == "beside the file" else path
+    found = DataRequest("test.npz", None).with_calibration(splits, path, records)
     assert (found is not splits) == is_found
     if is_found:
         assert found.held_out is not None
@@ -725,7 +739,9 @@ def test_files_of_different_data_are_not_run_on_those_of_the_first(
     invoke("export", model, "-T", 2, "-o", "a.net", "--balance", "percentile")
     network = netx.read(Path("a.net"))
     made = network.provenance["model"]
-    for name, change in (("b", {"data": "mnist"}), ("c", {"classes": made["classes"][::-1]})):
+    changes = {"b": {"data": "mnist"}, "c": {"classes": made["classes"][::-1]}, "d": {"data_fingerprint": "one"}}
+    changes["e"] = {"data_fingerprint": "two"}
+    for name, change in changes.items():
         netx.write(
             replace(network, provenance={**network.provenance, "model": {**made, **change}}), Path(f"{name}.net")
         )
@@ -743,6 +759,9 @@ def test_files_of_different_data_are_not_run_on_those_of_the_first(
         done = invoke("run", "a.net", *words)
         assert (done.code, done.out) == (2, "")
         assert message in done.err
+    done = invoke("run", "d.net", "e.net")
+    assert (done.code, done.out) == (2, "")
+    assert "e.net: the images of its CNN differ from those of d.net. Run them one by one, or pass --data." in done.err
     assert not Path("runs").exists()
     assert invoke("run", "a.net", "b.net", "--data", "./folders", "-o", "own").code == 0
     # A data set defines its own classes.

@@ -6,7 +6,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -143,6 +143,11 @@ class Scores:
     features: Tensor
 
 
+class Pair(NamedTuple):
+    logits: Tensor
+    features: Tensor
+
+
 class Named(nn.Module):
     """A CNN that returns its class scores under a name."""
 
@@ -161,6 +166,7 @@ NAMED = [
     lambda y, x: ModelOutput(logits=y),
     lambda y, x: ModelOutput(logits=y, hidden_states=(x,)),
     lambda y, x: Scores(logits=y, features=x),
+    lambda y, x: Pair(y, x),
     lambda y, x: [y],
     lambda y, x: (y, None),
 ]
@@ -175,7 +181,7 @@ def named(function: Callable[[Tensor, Tensor], Any]) -> nn.Module:
 def test_class_scores_may_have_a_name(function: Callable[[Tensor, Tensor], Any]) -> None:
     model = named(function)
     source = Source.from_module(model, SHAPE)
-    name = {0: "scores", 5: 0, 6: 0}.get(NAMED.index(function), "logits")
+    name = {0: "scores", 6: 0, 7: 0}.get(NAMED.index(function), "logits")
     assert source.notes == (f"the entry {name!r} of what its forward returns is used.",)
     require_same_outputs(source)
     images = torch.rand(3, *SHAPE, dtype=torch.float64)

@@ -141,10 +141,10 @@ def test_a_module_without_forward_is_to_be_wrapped() -> None:
 
 
 class OwnParameters(nn.Sequential):
-    """As in MAML: the parameters as a list."""
+    """As in MAML, where it gives those of one task."""
 
-    def parameters(self) -> Any:  # type: ignore[override]
-        return list(super().parameters())
+    def parameters(self, task: int) -> Any:  # type: ignore[override]
+        return [task]
 
 
 def test_a_model_may_have_a_method_parameters_of_its_own() -> None:

@@ -58,10 +58,11 @@ class DataRequest:
             )
         return splits
 
-    def with_calibration(self, splits: DataSplits, records: Sequence[ModelRecord]) -> DataSplits:
+    def with_calibration(self, splits: DataSplits, path: Path, records: Sequence[ModelRecord]) -> DataSplits:
         """Return ``splits`` with the calibration images of the files to run, for choices before a run on other images.
 
-        ``records`` are those of the CNNs. They must all name the same ``.npz`` file, small, in this folder, unchanged.
+        ``records`` are those of the CNNs. They must all name the same ``.npz`` file, small, unchanged, in the current
+        folder or beside ``path``, the first of the files.
         """
         from loihi_convert.data import StoredImages, load_data
         from loihi_convert.data.stored_images import LARGE_BYTES
@@ -70,9 +71,10 @@ class DataRequest:
         if others or name is None or self.data is None or isinstance(splits.test.images, StoredImages):
             return splits
         try:
-            if not asked(Path(name), lambda path: path.is_file() and path.stat().st_size <= LARGE_BYTES):
+            own = _own_images(path, name)
+            if own is None or not asked(own, lambda file: file.is_file() and file.stat().st_size <= LARGE_BYTES):
                 return splits
-            found = load_data(name, classes=records[0].names, input_shape=splits.input_shape).calibration
+            found = load_data(str(own), classes=records[0].names, input_shape=splits.input_shape).calibration
         except (InputError, UsageError):
             return splits
         return replace(splits, calibration=found) if found.fingerprint == fingerprint else splits
@@ -95,14 +97,19 @@ def recorded_data(path: Path, recorded: ModelRecord) -> str:
     named = str(recorded.data)
     if named in get_args(DatasetName):
         return named
-    for candidate in (Path(named), path.parent / named):
-        if asked(candidate, Path.exists):
-            return str(candidate)
-    raise InputError(
-        f"was exported with {named}, which is neither in the current folder nor beside the file",
-        where=path,
-        hint="Pass its path, or that of other images, as `data`.",
-    )
+    found = _own_images(path, named)
+    if found is None:
+        raise InputError(
+            f"was exported with {named}, which is neither in the current folder nor beside the file",
+            where=path,
+            hint="Pass its path, or that of other images, as `data`.",
+        )
+    return str(found)
+
+
+def _own_images(path: Path, named: str) -> Path | None:
+    """Return the images ``named`` in the current folder, or else beside ``path``; None if there are none."""
+    return next((each for each in (Path(named), path.parent / named) if asked(each, Path.exists)), None)
 
 
 def validation_images(splits: DataSplits) -> tuple[Dataset, str]:

@@ -228,7 +228,8 @@ def _with_held_out(request: RunRequest, opened: Sequence[OpenedFile], splits: Da
         is_given = request.given["early_exit"] or request.given["exit_tolerance"]
         return splits, "does not apply to one time step" if is_given else ""
     if splits.held_out is None:
-        splits = request.data.with_calibration(splits, [file.network.provenance.model for file in opened])
+        records = [file.network.provenance.model for file in opened]
+        splits = request.data.with_calibration(splits, opened[0].path, records)
     if splits.held_out is not None:
         return splits, ""
     return splits, "not evaluated: it needs other images as `calibration` in an .npz file"
@@ -253,15 +254,19 @@ def _splits(opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:
     from loihi_convert.data import DATASETS
 
     first, recorded = opened[0], opened[0].network.provenance.model
-    names = ("data", "classes") if request.data is None else () if request.data in DATASETS else ("classes",)
+    names = {"data": "data", "classes": "classes", "data_fingerprint": "images"}
+    if request.data is not None:
+        names = {} if request.data in DATASETS else {"classes": "classes"}
     for file in opened[1:]:
         other = file.network.provenance.model
-        for name in names:
-            if getattr(other, name) != getattr(recorded, name):
-                values = f" ({other.data!r}, {recorded.data!r})" if name == "data" else ""
+        for name, words in names.items():
+            both = getattr(other, name), getattr(recorded, name)
+            # Not every file records which images they were.
+            if both[0] != both[1] and not (name == "data_fingerprint" and None in both):
+                values = f" ({both[0]!r}, {both[1]!r})" if name == "data" else ""
                 raise UsageError(
-                    f"the {name} of its CNN differ from those of {first.path}{values}",
+                    f"the {words} of its CNN differ from those of {first.path}{values}",
                     where=file.path,
-                    hint="Run them one by one" + (", or pass `data`." if name == "data" else "."),
+                    hint="Run them one by one" + ("." if name == "classes" else ", or pass `data`."),
                 )
     return request.load(first.path, recorded, first.network.input_shape, at_once=False)

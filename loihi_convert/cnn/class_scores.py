@@ -29,6 +29,7 @@ def _entries(returned: Any) -> dict[str | int, Any]:
     if dataclasses.is_dataclass(returned) and not isinstance(returned, type | Mapping):
         returned = {entry.name: getattr(returned, entry.name) for entry in dataclasses.fields(returned)}
     if isinstance(returned, list | tuple):
-        returned = dict(enumerate(returned))
+        # A named tuple has names.
+        returned = returned._asdict() if hasattr(returned, "_asdict") else dict(enumerate(returned))
     entries = returned.items() if isinstance(returned, Mapping) else ()
     return {name: value for name, value in entries if value is not None}

@@ -108,7 +108,7 @@ def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
     ]
     was_training = model.training
-    like = next(model.parameters())
+    like = next(nn.Module.parameters(model))
     # Not in one line: a user's `train`, which it calls, may return nothing.
     model.eval()
     with torch.no_grad():

@@ -25,7 +25,7 @@ from loihi_convert.errors import InputError, UnsupportedModelError, first_line, 
 _OTHER_DTYPE: Final = ("Input type (", "same dtype", "expected scalar type")
 
 # In errors of shapes, or in the line that raises them.
-_OF_SHAPES: Final = re.compile(r"shape|size|channel|dim|\dD\b", re.IGNORECASE)
+_OF_SHAPES: Final = re.compile(r"shape|size|channel|dim|height|width|pixel|\dD\b|\d ?x ?\d", re.IGNORECASE)
 
 # In the error of a module without one.
 _NO_FORWARD: Final = 'required "forward" function'

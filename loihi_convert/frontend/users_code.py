@@ -271,7 +271,9 @@ def plain_copy(module: object) -> nn.Module:
     module = unwrapped(module)
     require_weights(module)
     try:
-        found = with_plain_parts(copied(module)).cpu().float().requires_grad_(False)
+        found = with_plain_parts(copied(module)).cpu().float()
+        for parameter in _tensors(found.modules(), with_buffers=False):
+            parameter.requires_grad_(False)
         # A user's `train`, which it calls, may return nothing.
         found.eval()
         return found
@@ -334,10 +336,11 @@ def require_layers(model: nn.Module) -> None:
         )
 
 
-def _tensors(parts: Iterable[nn.Module]) -> Iterator[Tensor]:
+def _tensors(parts: Iterable[nn.Module], *, with_buffers: bool = True) -> Iterator[Tensor]:
     """The own parameters and buffers of ``parts``, whose classes may have a method ``parameters`` of their own."""
     for part in parts:
-        yield from (each for each in (*part._parameters.values(), *part._buffers.values()) if each is not None)
+        found = (*part._parameters.values(), *(part._buffers.values() if with_buffers else ()))
+        yield from (each for each in found if each is not None)
 
 
 def with_plain_parts(model: nn.Module) -> nn.Module:

@@ -190,7 +190,7 @@ def _file_findings(loaded: LoadedFile, steps: int | None, target: Target) -> Ite
         for note in loaded.notes:
             yield Finding(
                 severity="note",
-                rule="the CNN is read as it is in the file",
+                rule="the CNN can be read in only one way",
                 layer=None,
                 found=note.removesuffix("."),
                 limit="",

@@ -157,7 +157,7 @@ def over_maps(
         over = "all axes" if (given := _given_axes(node)) is None else f"axes {given}"
         hint = ""
         if not axes or 0 in axes:
-            hint = "This mixes the images of the batch: reduce each image, as in x.mean(1, keepdim=True) of vectors."
+            hint = "This mixes the images of the batch: reduce each image, as in x.flatten(1).mean(1, True)."
         elif axes == {1, 2, 3} and any(arithmetic_of(user) in ("sub", "truediv") for user in node.users):
             hint = "Normalize with a fixed mean and std, not those of each image, and train again."
         refuse(f"{what} over {over}", supported=supported, hint=hint)
