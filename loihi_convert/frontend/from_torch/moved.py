@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from loihi_convert.arrays import Shape
-from loihi_convert.frontend.from_torch.tracing import TRACED_IMAGES
+from loihi_convert.frontend.from_torch.tracing import TRACED_IMAGES, same_storage
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +52,6 @@ class Moved:
             return False
         first, second = positions
         return bool(np.array_equal(np.where(first > 0, first + count, 0), second) and first.max(initial=0) <= count)
-
-
-def same_storage(one: Tensor, other: Tensor) -> bool:
-    """Return whether both are kept in the same memory, as views of one tensor are."""
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def stored_as(value: Tensor, positions: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, fx
 
 from loihi_convert.frontend.from_torch.calls import name_of
-from loihi_convert.frontend.from_torch.moved import Moved, same_storage
+from loihi_convert.frontend.from_torch.moved import Moved
+from loihi_convert.frontend.from_torch.tracing import same_storage
 from loihi_convert.frontend.model_runs import version
 from loihi_convert.frontend.operations import refuse
 

@@ -230,6 +230,11 @@ def numbers_taken(node: fx.Node) -> list[fx.Node]:
     return taken[:1] if function in ("to", "type_as", *SHAPED_CALLED) else taken
 
 
+def same_storage(one: Tensor, other: Tensor) -> bool:
+    """Return whether both are kept in the same memory, as views of one tensor are."""
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
 def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any], *, is_view: bool) -> Any:
     """Return the value of ``node``, in a graph of ``root``, from the values ``value_of`` its inputs.
 
