@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import operator
 import re
 import sys
 from collections.abc import Callable
@@ -205,12 +206,27 @@ def test_a_shape_that_a_forward_does_not_take_is_said_with_its_line() -> None:
     assert re.search(f"does not accept images of shape .* {place}", raised.value.found)
 
 
+def changed(constant: Tensor, x: Tensor) -> Tensor:
+    constant.copy_(x.amax())
+    return constant
+
+
+def of_a_changed_view(x: Tensor) -> Tensor:
+    zeros = x.new_zeros(2)
+    first = zeros[0]
+    operator.iadd(zeros, x.amax((0, 2, 3)))
+    return first
+
+
 @pytest.mark.parametrize(
     ("function", "found"),
     [
         (lambda x: normalize(x, [0.5, 0.5], [0.2, 0.2]), "got a traced tensor instead"),
         (lambda x: x * float(x.mean()), "': float() of a traced tensor that depends on the image"),
         (lambda x: torch.from_numpy(x.numpy()), "': numpy() of a traced tensor that"),
+        (lambda x: x * float(changed(x.new_zeros(()), x).sqrt()), "': float() of a traced tensor that depends"),
+        (lambda x: x * float(of_a_changed_view(x)), "': float() of a traced tensor that depends"),
+        (lambda x: x * float(changed(torch.ones(()).to(x), x).numpy()), "': numpy() of a traced tensor that depends"),
         (lambda x: torch.from_numpy(np.sort(x)), "'(lambda x: torch.from_numpy(np.sort(x))"),
         (lambda x: x if x.mean() > 0 else -x, "'(lambda x: x if x.mean() > 0 else -x"),
     ],

@@ -194,7 +194,7 @@ def returned_input(node: fx.Node, module: object) -> fx.Node | None:
     first = node.kwargs.get("out", node.args[0] if node.args else node.kwargs.get("input"))
     if not isinstance(first, fx.Node):
         return None
-    # `tracing.computed` gives functions a copy.
+    # The tracer gives functions a copy.
     is_same = node.meta["value"] is first.meta["value"] or name in (*DROPOUT_CALLED, "detach")
     return first if is_in_place or is_same else None
 

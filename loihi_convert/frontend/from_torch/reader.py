@@ -311,11 +311,11 @@ class _Reader:
         def positions(before: fx.Node, where: str) -> Any:
             return getattr(self.tensors.moved[before], where) if before in self.tensors.moved else before.meta["value"]
 
-        tensor = computed(self.model, node, partial(positions, where="tensor"), is_view=True)
+        tensor = computed(self.model, node, partial(positions, where="tensor"))
         if all(moved.memory is moved.tensor for moved in taken):
             memory = tensor
         else:
-            memory = computed(self.model, node, partial(positions, where="memory"), is_view=True)
+            memory = computed(self.model, node, partial(positions, where="memory"))
         self.tensors.moved[node] = Moved(bases.pop(), tensor, memory)
 
     def _copied_by(self, node: fx.Node) -> Moved | None:

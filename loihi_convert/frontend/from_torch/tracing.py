@@ -10,7 +10,6 @@ import copy
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
@@ -203,10 +202,18 @@ class _Tracer(fx.Tracer):
             before: version(before.meta["value"]) for before in inputs if isinstance(before.meta["value"], Tensor)
         }
 
+        taken: dict[fx.Node, Tensor] = {}
+        copies: dict[int, Any] = {}
+
         def value_of(before: fx.Node) -> Any:
             value = before.meta["value"]
-            # A method may change it in place. Of constants alone, that is what the model computes.
-            return _copied(value, {}) if before.meta["is_constant"] and not is_constant else value
+            # A function may change it in place. Of constants alone, that is what the model computes.
+            if is_constant or not (before.meta["is_constant"] or kind == "call_function"):
+                return value
+            copied = _copied(value, copies)
+            if before.meta["is_constant"] and isinstance(value, Tensor) and value.layout == torch.strided:
+                taken[before] = copied
+            return copied
 
         if kind == "placeholder":
             node.meta["value"] = self._example
@@ -215,9 +222,17 @@ class _Tracer(fx.Tracer):
         else:
             self._computes = True
             try:
-                node.meta["value"] = computed(self.root, node, value_of, is_view=is_constant)
+                node.meta["value"] = computed(self.root, node, value_of)
             finally:
                 self._computes = False
+            for before in [each for each, copied in taken.items() if version(copied)]:
+                # Its numbers, and those of its views, now depend on the image.
+                memory = before.meta["value"]
+                del taken[before]
+                for each in self.graph.nodes:
+                    value = each.meta.get("value")
+                    if isinstance(value, Tensor) and same_storage(value, memory):
+                        each.meta["is_constant"] = False
         return node
 
 
@@ -235,12 +250,8 @@ def same_storage(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
-def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any], *, is_view: bool) -> Any:
-    """Return the value of ``node``, in a graph of ``root``, from the values ``value_of`` its inputs.
-
-    Functions get copies of them, since they might change them in place, except if ``is_view``: views of them are then
-    views.
-    """
+def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
+    """Return the value of ``node``, in a graph of ``root``, from the values ``value_of`` its inputs."""
     args, kwargs = fx.node.map_arg(node.args, value_of), fx.node.map_arg(node.kwargs, value_of)
     if node.op == "get_attr":
         return attrgetter(str(node.target))(root)
@@ -249,9 +260,12 @@ def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any],
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     assert callable(node.target)
-    return node.target(*(args if is_view else fx.node.map_aggregate(args, partial(_copied, copies={}))), **kwargs)
+    return node.target(*args, **kwargs)
 
 
 def _copied(value: Any, copies: dict[int, Any]) -> Any:
-    """A tensor kept like ``value``, so that it has the same views; its storage is taken from ``copies``, if there."""
-    return copy.deepcopy(value.detach(), copies) if isinstance(value, Tensor) else value
+    """A tensor kept like ``value``, so that it has the same views; its storage is taken from ``copies``, if there.
+
+    Its `version` is 0.
+    """
+    return copy.deepcopy(value.detach(), copies).data if isinstance(value, Tensor) else value
