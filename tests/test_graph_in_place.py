@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from support.lowering import Case, assert_equals_module
@@ -192,6 +193,20 @@ def constant_of_the_forward(m: nn.Module, x: Tensor) -> Tensor:
     return m.fc((y * ones).flatten(1))
 
 
+def changed_by_numpy(m: nn.Module, x: Tensor) -> Tensor:
+    scale = m.conv.bias.detach().clone()
+    y = m.conv(x) * scale.reshape(4, 1, 1)
+    scale.numpy()[:] = 7
+    return m.fc(y.flatten(1))
+
+
+def index_of_numpy(m: nn.Module, x: Tensor) -> Tensor:
+    index = np.array([1, 0, 2, 3])
+    y = m.conv(x)[:, torch.from_numpy(index)]
+    index[:] = 0
+    return m.fc(y.flatten(1))
+
+
 def view_that_takes_numbers_of_the_image(m: nn.Module, x: Tensor) -> Tensor:
     scores = torch.zeros(len(x), 3, dtype=x.dtype)
     first = scores[:, :1]
@@ -204,6 +219,8 @@ def view_that_takes_numbers_of_the_image(m: nn.Module, x: Tensor) -> Tensor:
     [
         (used_before, "mul_1 (after conv)"),
         (constant_of_the_forward, "mul (after conv)"),
+        (changed_by_numpy, "mul (after conv)"),
+        (index_of_numpy, "getitem (after conv)"),
         (view_that_takes_numbers_of_the_image, "add (after fc)"),
     ],
 )

@@ -17,8 +17,7 @@ from loihi_convert.frontend.from_torch.decompositions import CAT_CALLED, repeate
 from loihi_convert.frontend.from_torch.layers import ARGUMENTS, operation_of
 from loihi_convert.frontend.from_torch.moved import Moved, positions_of
 from loihi_convert.frontend.from_torch.pools import adaptive_pool
-from loihi_convert.frontend.from_torch.tracing import LIKE_CALLED, SHAPED_CALLED, TRACED_IMAGES
-from loihi_convert.frontend.model_runs import version
+from loihi_convert.frontend.from_torch.tracing import LIKE_CALLED, SHAPED_CALLED, TRACED_IMAGES, is_as_taken
 from loihi_convert.frontend.operations import (
     PADDINGS,
     PRODUCTS,
@@ -83,8 +82,7 @@ def _number(node: fx.Node, argument: Any) -> float | None:
         return argument if isinstance(argument, int | float) else None
     value = argument.meta["value"]
     is_constant = argument.meta["is_constant"] and isinstance(value, Tensor)
-    is_current = is_constant and version(value) == node.meta["versions"].get(argument)
-    return repeated_number(value) if is_current else None
+    return repeated_number(value) if is_constant and is_as_taken(argument, node) else None
 
 
 def relu_input(node: fx.Node) -> fx.Node | None:

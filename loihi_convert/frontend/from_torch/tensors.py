@@ -8,8 +8,7 @@ from torch import Tensor, fx
 
 from loihi_convert.frontend.from_torch.calls import name_of
 from loihi_convert.frontend.from_torch.moved import Moved
-from loihi_convert.frontend.from_torch.tracing import same_storage
-from loihi_convert.frontend.model_runs import version
+from loihi_convert.frontend.from_torch.tracing import is_as_taken, same_storage
 from loihi_convert.frontend.operations import refuse
 
 
@@ -50,8 +49,7 @@ class Tensors:
 
     def require_current(self, node: fx.Node) -> None:
         """Refuse ``node`` if it takes numbers that were changed in place through another view, or constants later."""
-        constants = [before for before in node.all_input_nodes if before in self.constants]
-        if any(version(self.constants[each]) != node.meta["versions"][each] for each in constants):
+        if not all(is_as_taken(before, node) for before in node.all_input_nodes if before in self.constants):
             refuse(
                 "takes a constant that is changed in place afterwards",
                 supported="constants that keep their numbers",

@@ -51,7 +51,8 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     """Return the graph of ``model``, each node with its value for `TRACED_IMAGES` black images as ``meta["value"]``.
 
     If forward returns several values, the output has the name of the one that is used as ``meta["scores_name"]``.
-    ``meta["versions"]`` has the `version` of each tensor that it takes, at the time it was computed.
+    ``meta["versions"]`` has the `version` of each tensor that it takes, at the time it was computed, and
+    ``meta["copies"]`` copies of the constants, see `is_as_taken`.
     For a model that takes signals ``(C, L)``, ``input_shape`` is ``(C, 1, L)``.
 
     Raises
@@ -233,6 +234,7 @@ class _Tracer(fx.Tracer):
                     value = each.meta.get("value")
                     if isinstance(value, Tensor) and same_storage(value, memory):
                         each.meta["is_constant"] = False
+            node.meta["copies"] = taken
         return node
 
 
@@ -243,6 +245,15 @@ def numbers_taken(node: fx.Node) -> list[fx.Node]:
         return taken[1:]
     # Of another tensor they take the type or shape.
     return taken[:1] if function in ("to", "type_as", *SHAPED_CALLED) else taken
+
+
+def is_as_taken(before: fx.Node, node: fx.Node) -> bool:
+    """Return whether the tensor ``before`` has not been changed in place since ``node`` took it."""
+    value, copied = before.meta["value"], node.meta.get("copies", {}).get(before)
+    if version(value) != node.meta["versions"].get(before):
+        return False
+    # NumPy does not count its changes of memory that it shares. NaN differs from itself.
+    return copied is None or bool(((value == copied) | (value != value)).all())
 
 
 def same_storage(one: Tensor, other: Tensor) -> bool:
