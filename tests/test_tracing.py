@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import operator
 import re
 import sys
@@ -70,6 +71,12 @@ def by_an_array_set_later(m: Any, x: Tensor) -> Tensor:
     return y
 
 
+def with_an_error_that_it_catches(m: Any, x: Tensor) -> Tensor:
+    with contextlib.suppress(RuntimeError):
+        return x.reshape(7)
+    return x * 2
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -79,6 +86,9 @@ def by_an_array_set_later(m: Any, x: Tensor) -> Tensor:
         lambda m, x: np.float32(0.5) * x + np.float64(0.25) * x,
         lambda m, x: np.sqrt(m.one.item()) * x - m.pair[np.array([[1], [0]])].reshape(2, 1, 1),
         lambda m, x: x * float(m.pair[1]) + int(m.one) / 2,
+        lambda m, x: x * np.clip(m.pair[1].item(), 0, 1.5) + np.round(m.pair[1].item() + 0.2),
+        lambda m, x: x[:, m.pair.long().clamp(max=1).tolist()],
+        with_an_error_that_it_catches,
         lambda m, x: x[:, np.argwhere(m.pair.data.cpu().numpy() > 1)[:, 0]].expand(-1, 2, -1, -1),
         lambda m, x: x[:, np.squeeze(np.argwhere(np.asarray(m.pair.detach()) > 1))].unsqueeze(1).repeat(1, 2, 1, 1),
         lambda m, x: sum(x * each for each in range(m.one.long() + 1)),

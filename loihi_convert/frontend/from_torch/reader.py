@@ -146,16 +146,7 @@ class _Reader:
                 notes = (f"the entry {entry!r} of what its forward returns is used.", *notes)
             return pruned(self.nodes, (self._input(returned), *self.views), notes)
 
-    def _number(self, node: fx.Node) -> Any:
-        """The number that ``node`` computes from weights, such as ``weight.item()``, or ``node``."""
-        value = node.meta.get("value")
-        depends = node in self.tensors.moved or node in self.tensors.lost
-        return value if isinstance(value, int | float) and not depends else node
-
     def _take(self, node: fx.Node) -> None:
-        if node.op in ("call_function", "call_method"):
-            node.args = fx.node.map_arg(node.args, self._number)
-            node.kwargs = fx.node.map_arg(node.kwargs, self._number)
         if arithmetic_of(node) is not None:
             node.args, node.kwargs = positional(node)
         if (x := relu_input(node)) is not None:

@@ -85,6 +85,20 @@ def _known(method: str) -> Callable[..., Any]:
     return call
 
 
+def _number(method: str) -> Callable[[TracedValue], Any]:
+    """Python's numbers of constants; of what depends on the image, torch.fx records the method."""
+
+    def call(known: TracedValue) -> Any:
+        if known.node.meta["is_constant"]:
+            return getattr(known._value, method)()
+        return known.tracer.create_proxy("call_method", method, (known,), {})
+
+    return call
+
+
+for _name in ("item", "tolist"):
+    setattr(TracedValue, _name, _number(_name))
+
 for _name in ("numpy", "__array__", "__float__", "__int__", "__index__"):
     setattr(TracedValue, _name, _known(_name))
 

@@ -224,6 +224,10 @@ class _Tracer(fx.Tracer):
             self._computes = True
             try:
                 node.meta["value"] = computed(self.root, node, value_of)
+            except Exception:
+                # Callers such as NumPy catch it and go on.
+                self.graph.erase_node(node)
+                raise
             finally:
                 self._computes = False
             for before in [each for each, copied in taken.items() if version(copied)]:
