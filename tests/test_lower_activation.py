@@ -249,6 +249,8 @@ def test_clamping_after_rounding_is_clamping_before(name: str) -> None:
         lambda x: (x / 0.1).round().clamp(0, 3.4),
         lambda x: (x / 0.1).round().clamp(1, 4),
         lambda x: ((x / 0.1).round() + 0.2).clamp(0, 4),
+        # An offset of 0.9 levels.
+        lambda x: ((x / 1e-4).round() * 1e-4 + 0.9e-4).clamp(0, 4e-4),
         lambda x: (x / 0.1).floor().clamp(0, 4),
         lambda x: (x / -0.1).round().clamp(0, 4),
         lambda x: (-(x / 0.1).round()).clamp(0, 4),

@@ -16,7 +16,7 @@ import numpy as np
 from loihi_convert.frontend.graph import Node
 from loihi_convert.frontend.operations import Affine, Relu, Rounding, refuse
 
-# Of the number of levels, and of the half that floor needs to round.
+# Of the number of levels, and of the half that floor needs to round; of an offset, in levels.
 _TOLERANCE: Final = 1e-4
 
 QuantizedRelu = tuple[int, Relu, float]
@@ -46,7 +46,9 @@ def clipped_rounding(nodes: Sequence[Node], clip: Relu, clipped: int) -> Quantiz
     """Return ``clip`` of a node; None unless it is a clipped ReLU of numbers that were rounded, scaled."""
     factor, offset, number = _scaled(nodes, clipped)
     rounding = nodes[number]
-    if not isinstance(rounding.operation, Rounding) or not _is_clipped(clip) or factor <= 0 or abs(offset) > _TOLERANCE:
+    if not isinstance(rounding.operation, Rounding) or not _is_clipped(clip) or factor <= 0:
+        return None
+    if abs(offset) > _TOLERANCE * factor:
         return None
     gain, shift, source = _scaled(nodes, rounding.inputs[0])
     levels = clip.ceiling / factor
