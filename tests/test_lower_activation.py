@@ -264,6 +264,57 @@ def test_other_rounding_is_refused(function: Callable[[Tensor], Tensor]) -> None
     assert raised.value.found.endswith("rounds something else than a clipped ReLU")
 
 
+def lsq(x: Tensor, scale: float) -> Tensor:
+    return (x / scale).round().clamp(0, 15) * scale
+
+
+def lsq_clamped_before(x: Tensor, scale: float) -> Tensor:
+    return (x / scale).clamp(0, 15).round() * scale
+
+
+def of_the_image(function: Callable[..., Tensor], quantized: Callable[[Tensor, float], Tensor]) -> Case:
+    modules = {"conv": same(2), "head": LINEAR(3)}
+    return bare(lambda m, x: m.head(function(m, x, quantized).relu().flatten(1)), **modules)
+
+
+@pytest.mark.parametrize("quantized", [lsq, lsq_clamped_before])
+@pytest.mark.parametrize(
+    "function",
+    [
+        # Quarters, and halves, of a level.
+        lambda m, x, q: q(functional.avg_pool2d(q(m.conv(x), 1 / 16), 2), 1 / 16),
+        lambda m, x, q: q((y := q(m.conv(x), 0.1)) + q(m.conv(y), 0.1), 0.2),
+        lambda m, x, q: q(functional.max_pool2d(q(m.conv(x), 0.1).flip(1).relu(), 2), 0.2),
+        # Pixels, halves of a level.
+        lambda m, x, q: m.conv(q(x, 2 / 255)),
+        lambda m, x, q: m.conv(q(x * 3 - 1, 6 / 255)),
+    ],
+)
+def test_rounding_to_even_is_refused_where_numbers_are_often_halfway(
+    function: Callable[..., Tensor], quantized: Callable[[Tensor, float], Tensor]
+) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        lowered_case(of_the_image(function, quantized))
+    assert raised.value.found.endswith("rounds numbers that often lie halfway between two levels, to the even one")
+
+
+@pytest.mark.parametrize("quantized", [lsq, lsq_clamped_before])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x, q: m.conv(q(functional.max_pool2d(q(m.conv(x), 0.1), 2), 0.1)),
+        lambda m, x, q: m.conv(q(m.conv(q(m.conv(x), 0.1)), 0.2)),
+        # 5 pixels are a level, a middle between two would be 2.5.
+        lambda m, x, q: m.conv(q((x * 255).round().clamp(0, 255) / 255, 5 / 255)),
+        lambda m, x, q: m.conv(bu(functional.avg_pool2d(q(m.conv(x), 1 / 16), 2), torch.tensor(1.0), 16)),
+    ],
+)
+def test_other_rounding_of_rounded_numbers_is_read(
+    function: Callable[..., Tensor], quantized: Callable[[Tensor, float], Tensor]
+) -> None:
+    assert_equals_module(of_the_image(function, quantized))
+
+
 @pytest.mark.parametrize("name", RELUS)
 def test_a_relu_by_another_name_is_a_relu(name: str) -> None:
     case = of(lambda m, x: m.last(RELUS[name](m.conv(x))), conv=same(3), last=CONV(2, 3))

@@ -3,6 +3,9 @@
 Bu et al. (ICLR 2022) and LSQ train networks whose activations have L levels: ``floor(clamp(x / theta, 0, 1) L + 1/2) /
 L * theta`` and ``round(clamp(x / s, 0, L)) s``. Both are ``g qcfs(x)`` of one clamp, with a factor g. So are they if
 they are clipped after rounding, ``clamp(floor(x / theta L + 1/2) / L, 0, 1) * theta``: both bounds are levels.
+
+Neurons round up what lies halfway between two levels, `torch.round` takes the even one of them. Weighted sums are
+hardly ever there, but pixels and earlier levels may often be, also after pooling: such a ``round`` is refused.
 """
 
 from __future__ import annotations
@@ -14,10 +17,23 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.frontend.graph import Node
-from loihi_convert.frontend.operations import Affine, Relu, Rounding, refuse
+from loihi_convert.frontend.operations import (
+    Add,
+    Affine,
+    AveragePool,
+    Cat,
+    LeakyRelu,
+    MaxPool,
+    Move,
+    Relu,
+    Rounding,
+    refuse,
+)
 
 # Of the number of levels, and of the half that floor needs to round; of an offset, in levels.
 _TOLERANCE: Final = 1e-4
+# Distance from the middle between two levels, in levels.
+_TIE: Final = 1e-5
 
 QuantizedRelu = tuple[int, Relu, float]
 """The QCFS activation of an earlier node, times a factor: the index of that node, the activation, the factor."""
@@ -26,6 +42,12 @@ QuantizedRelu = tuple[int, Relu, float]
 def rounded_relu(nodes: Sequence[Node], rounded: int, function: str) -> QuantizedRelu:
     """Return ``function``, ``floor`` or ``round``, of a node; refuse it unless that is a clipped ReLU, scaled."""
     gain, shift, number = _scaled(nodes, rounded)
+    if function == "round" and _has_ties(nodes, gain, shift, number):
+        refuse(
+            "rounds numbers that often lie halfway between two levels, to the even one",
+            supported="what rounds them up, as neurons do",
+            hint="Use torch.floor(x + 0.5) instead of round.",
+        )
     clipped = nodes[number].operation
     if not isinstance(clipped, Relu) or not _is_clipped(clipped):
         refuse(
@@ -54,6 +76,8 @@ def clipped_rounding(nodes: Sequence[Node], clip: Relu, clipped: int) -> Quantiz
     levels = clip.ceiling / factor
     if gain <= 0 or not _is_whole(levels) or not _rounds_to_nearest(shift, rounding.kind):
         return None
+    if rounding.kind == "round" and _has_ties(nodes, gain, shift, source):
+        return None
     return source, _qcfs(rounding, levels / gain, levels), factor * gain
 
 
@@ -66,6 +90,35 @@ def _scaled(nodes: Sequence[Node], number: int) -> tuple[float, float, int]:
         gain, shift = gain * float(affine.gain.flat[0]), shift + gain * float(affine.shift.flat[0])
         (number,) = nodes[number].inputs
     return gain, shift, number
+
+
+def _has_ties(nodes: Sequence[Node], gain: float, shift: float, number: int) -> bool:
+    """Whether ``gain x + shift`` of a node x may lie halfway between whole numbers.
+
+    Only the pixels and levels that reach x without weights are tried, those of each path alone.
+    """
+    paths, seen = [(gain, shift, number)], set()
+    while paths:
+        gain, shift, number = path = paths.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        factor, offset, number = _scaled(nodes, number)
+        gain, shift = gain * factor, shift + gain * offset
+        operation, inputs = nodes[number].operation, nodes[number].inputs
+        largest, count = np.ones(1), 255
+        if isinstance(operation, Relu) and operation.levels is not None and operation.threshold is not None:
+            largest, count, operation = operation.threshold, operation.levels, None
+        if operation is None:
+            numbers = gain * np.outer(np.unique(largest), np.arange(count + 1) / count) + shift
+            if np.isclose(numbers % 1, 0.5, rtol=0, atol=_TIE).any():
+                return True
+        elif isinstance(operation, Relu | LeakyRelu | MaxPool | AveragePool | Move | Cat):
+            factor = operation.factor if isinstance(operation, AveragePool) else 1
+            paths += [(gain * factor, shift, each) for each in inputs]
+        elif isinstance(operation, Add):
+            paths += [(gain * factor, shift, each) for factor, each in zip(operation.factors, inputs, strict=True)]
+    return False
 
 
 def _is_clipped(relu: Relu) -> bool:
