@@ -230,8 +230,8 @@ class _Tracer(fx.Tracer):
                 raise
             finally:
                 self._computes = False
-            for before in [each for each, copied in taken.items() if version(copied)]:
-                # Its numbers, and those of its views, now depend on the image.
+            # What it changed in place, maybe into the same numbers, and its views: they now depend on the image.
+            for before in [each for each in taken if version(taken[each]) or not _is_equal(each, taken[each])]:
                 memory = before.meta["value"]
                 del taken[before]
                 for each in self.graph.nodes:
@@ -256,8 +256,14 @@ def is_as_taken(before: fx.Node, node: fx.Node) -> bool:
     value, copied = before.meta["value"], node.meta.get("copies", {}).get(before)
     if version(value) != node.meta["versions"].get(before):
         return False
-    # NumPy does not count its changes of memory that it shares. NaN differs from itself.
-    return copied is None or bool(((value == copied) | (value != value)).all())
+    # NumPy does not count its changes of memory that it shares.
+    return copied is None or _is_equal(before, copied)
+
+
+def _is_equal(node: fx.Node, copied: Tensor) -> bool:
+    """Whether ``node`` has the numbers ``copied``, or NaN, which differs from itself."""
+    value = node.meta["value"]
+    return bool(((value == copied) | (value != value)).all())
 
 
 def same_storage(one: Tensor, other: Tensor) -> bool:
