@@ -84,6 +84,10 @@ def bu_clamped_last(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
     return torch.clamp(x, 0, 1) * threshold
 
 
+def lsq(x: Tensor, scale: float) -> Tensor:
+    return (x / scale).round().clamp(0, 15) * scale
+
+
 def straight_through(x: Tensor) -> Tensor:
     return (x.round() - x).detach() + x
 
@@ -214,6 +218,14 @@ CASES = {
     "LSQ, straight-through gradient, clamped last": of(
         lambda m, x: straight_through(m.one(x) / 0.05).clamp(0, 15) * 0.05, one=CONV(4, 3)
     ),
+    "LSQ, clamped last, after batch norm of one channel": of(
+        lambda m, x: lsq(-m.norm(m.one(x)), 0.2), one=CONV(1, 3), norm=nn.BatchNorm2d(1)
+    ),
+    "LSQ, clamped last, of the negative part": of(lambda m, x: lsq(-m.one(x), 0.05), one=CONV(4, 3)),
+    "LSQ, a ReLU and a maximum": of(lambda m, x: (m.one(x).relu() / 0.05).round().clamp(max=15) * 0.05, one=CONV(4, 3)),
+    "QCFS, clamped last, after batch norm of one channel": of(
+        lambda m, x: bu_clamped_last(-m.norm(m.one(x)), torch.tensor(2.4), 8), one=CONV(1, 3), norm=nn.BatchNorm2d(1)
+    ),
     "two of one value": of(lambda m, x: torch.cat([(y := m.conv(x)).relu(), (-1 * y).relu()], 1), conv=CONV(4, 3)),
 }
 
@@ -252,20 +264,16 @@ def test_clamping_after_rounding_is_clamping_before(name: str) -> None:
         # An offset of 0.9 levels.
         lambda x: ((x / 1e-4).round() * 1e-4 + 0.9e-4).clamp(0, 4e-4),
         lambda x: (x / 0.1).floor().clamp(0, 4),
-        lambda x: (x / -0.1).round().clamp(0, 4),
         lambda x: (-(x / 0.1).round()).clamp(0, 4),
         lambda x: (y := (x / 0.1).round()).clamp(0, 4) + y,
         lambda x: (x / 0.1).round().relu(),
+        lambda x: (x / 0.1).round().clamp(max=4),
     ],
 )
 def test_other_rounding_is_refused(function: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         lowered_case(of(lambda m, x: function(m.conv(x)), conv=same(2)))
     assert raised.value.found.endswith("rounds something else than a clipped ReLU")
-
-
-def lsq(x: Tensor, scale: float) -> Tensor:
-    return (x / scale).round().clamp(0, 15) * scale
 
 
 def lsq_clamped_before(x: Tensor, scale: float) -> Tensor:

@@ -11,7 +11,8 @@ hardly ever there, but pixels and earlier levels may often be, also after poolin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -41,7 +42,7 @@ QuantizedRelu = tuple[int, Relu, float]
 
 def rounded_relu(nodes: Sequence[Node], rounded: int, function: str) -> QuantizedRelu:
     """Return ``function``, ``floor`` or ``round``, of a node; refuse it unless that is a clipped ReLU, scaled."""
-    gain, shift, number = _scaled(nodes, rounded)
+    *_, (gain, shift, number) = _scaled(nodes, rounded)
     if function == "round" and _has_ties(nodes, gain, shift, number):
         refuse(
             "rounds numbers that often lie halfway between two levels, to the even one",
@@ -66,30 +67,39 @@ def rounded_relu(nodes: Sequence[Node], rounded: int, function: str) -> Quantize
 
 def clipped_rounding(nodes: Sequence[Node], clip: Relu, clipped: int) -> QuantizedRelu | None:
     """Return ``clip`` of a node; None unless it is a clipped ReLU of numbers that were rounded, scaled."""
-    factor, offset, number = _scaled(nodes, clipped)
+    *_, (factor, offset, number) = _scaled(nodes, clipped)
     rounding = nodes[number]
-    if not isinstance(rounding.operation, Rounding) or not _is_clipped(clip) or factor <= 0:
+    if not isinstance(rounding.operation, Rounding) or factor <= 0 or abs(offset) > _TOLERANCE * factor:
         return None
-    if abs(offset) > _TOLERANCE * factor:
-        return None
-    gain, shift, source = _scaled(nodes, rounding.inputs[0])
     levels = clip.ceiling / factor
-    if gain <= 0 or not _is_whole(levels) or not _rounds_to_nearest(shift, rounding.kind):
+    # Affine operations before these, such as batch norm of one channel, are not part of the activation.
+    scaled = [
+        (gain, shift, source)
+        for gain, shift, source in _scaled(nodes, rounding.inputs[0])
+        if gain > 0 and _rounds_to_nearest(shift, rounding.kind)
+    ]
+    if not scaled or not _is_whole(levels):
         return None
+    gain, shift, source = scaled[-1]
     if rounding.kind == "round" and _has_ties(nodes, gain, shift, source):
         return None
-    return source, _qcfs(rounding, levels / gain, levels), factor * gain
+    inner = nodes[source].operation
+    if isinstance(inner, Relu) and inner.threshold is None and (inner.floor, inner.ceiling) == (0, np.inf):
+        # Rounded numbers of a ReLU need no lower bound.
+        clip, (source,) = replace(clip, floor=max(clip.floor, 0)), nodes[source].inputs
+    return (source, _qcfs(rounding, levels / gain, levels), factor * gain) if _is_clipped(clip) else None
 
 
-def _scaled(nodes: Sequence[Node], number: int) -> tuple[float, float, int]:
-    """The gain, the shift and x of a node that is ``gain x + shift``, each one number; x is the earliest such node."""
+def _scaled(nodes: Sequence[Node], number: int) -> Iterator[tuple[float, float, int]]:
+    """Each gain, shift and x of a node that is ``gain x + shift``, with one number each; the earliest x last."""
     gain, shift = 1.0, 0.0
+    yield gain, shift, number
     while isinstance(affine := nodes[number].operation, Affine):
         if len(np.unique(affine.gain)) > 1 or len(np.unique(affine.shift)) > 1:
             break
         gain, shift = gain * float(affine.gain.flat[0]), shift + gain * float(affine.shift.flat[0])
         (number,) = nodes[number].inputs
-    return gain, shift, number
+        yield gain, shift, number
 
 
 def _has_ties(nodes: Sequence[Node], gain: float, shift: float, number: int) -> bool:
@@ -103,7 +113,7 @@ def _has_ties(nodes: Sequence[Node], gain: float, shift: float, number: int) -> 
         if path in seen:
             continue
         seen.add(path)
-        factor, offset, number = _scaled(nodes, number)
+        *_, (factor, offset, number) = _scaled(nodes, number)
         gain, shift = gain * factor, shift + gain * offset
         operation, inputs = nodes[number].operation, nodes[number].inputs
         largest, count = np.ones(1), 255
@@ -126,7 +136,7 @@ def _is_clipped(relu: Relu) -> bool:
 
 
 def _is_whole(levels: float) -> bool:
-    return levels >= 0.5 and abs(levels - round(levels)) <= _TOLERANCE * levels
+    return 0.5 <= levels < math.inf and abs(levels - round(levels)) <= _TOLERANCE * levels
 
 
 def _rounds_to_nearest(shift: float, function: str) -> bool:
