@@ -16,7 +16,7 @@ poolings; ``interpolate`` to smaller maps;              `AveragePool`, `MaxPool`
 ``mean``, ``sum``, ``amax``, ``max(dim)``
 of whole maps, or over their height or width
 ``mean``, ``sum`` over the channels, or of a vector     `Conv`, `Dense`
-``floor``, ``round``, before or after a clipped ReLU     `Relu` with levels: see `quantized_relu.py`
+``floor``, ``round``, before or after a clipped ReLU    `Relu` with levels: see `quantized_relu.py`
 ``softmax``, ``log_softmax``, ``sigmoid``, ``tanh``     `Ending`
 rearrangements: ``flatten``, ``view``, slices,          `Move`; none if every number keeps its place
 ``chunk``, ``permute``, zero padding, ...
