@@ -665,14 +665,13 @@ def test_a_cnn_for_few_bits_computes_with_its_rounded_weights(
     trained = run(few, tmp_path / "model.pt", qcfs_levels=2, start=plain, recipe=recipe)
     images, labels = few.validation.images, few.validation.known_labels
     network = open_source(tmp_path / "model.pt").network
-    found = float((cnn_scores(network, images).argmax(axis=1) == labels).mean())
-    assert found == pytest.approx(trained.validation_accuracy, abs=1.5 / len(labels))
     weight = network.layers[0].synapse.weight
     levels = [np.unique(np.abs(row).round(6)).size for row in weight.reshape(len(weight), -1)]
     assert max(levels) <= 2
-    teacher = built_in_teacher(trained, few, few.classes).network
-    taught = float((teacher(pixels(images)).argmax(1).numpy() == labels).mean())
-    assert taught == pytest.approx(trained.validation_accuracy, abs=1.5 / len(labels))
+    taught = built_in_teacher(trained, few, few.classes).network(pixels(images)).detach().numpy()
+    assert float((taught.argmax(1) == labels).mean()) == pytest.approx(trained.validation_accuracy)
+    # Not the classes: with so few different weights, scores are often equal but for rounding.
+    assert np.allclose(cnn_scores(network, images), taught, atol=1e-5)
 
 
 def test_invalid_fine_tuning_is_refused(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:
