@@ -22,7 +22,7 @@ from loihi_convert.devices import AnyDevice, chosen_device
 from loihi_convert.files import as_path
 from loihi_convert.frontend.users_code import named
 from loihi_convert.metrics.own_accuracy import own_accuracy, require_expectation, unjudged
-from loihi_convert.normalization import per_channel, require_both
+from loihi_convert.normalization import channel_normalization
 from loihi_convert.pipeline.converting import converted, require_convertible
 from loihi_convert.pipeline.opening import open_model
 from loihi_convert.pipeline.origin import source_of
@@ -115,10 +115,13 @@ def convert(
     image_shape = None if input_shape is None else as_input_shape(input_shape)
     dataset = as_calibration(images, labels, targets, task=task, input_shape=image_shape)
     shape = dataset.images.shape[1:]
-    require_both(mean, std)
-    means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")
     source = open_model(
-        model, shape, arch=arch if arch is None else named(arch), classes=classes, mean=means, std=deviations, task=task
+        model,
+        shape,
+        arch=arch if arch is None else named(arch),
+        classes=classes,
+        normalization=channel_normalization(mean, std, shape[0]),
+        task=task,
     )
     source = replace(source, provenance={**source.provenance, "calibration_fingerprint": dataset.fingerprint})
     dataset = dataset.mixed

@@ -1,10 +1,10 @@
-"""Checks of the image normalization (pixel / 255 - mean) / std, for Python and the command line."""
+"""The normalization of images, (pixel / 255 - mean) / std, and its checks, for Python and the command line."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from loihi_convert.errors import UsageError
 
@@ -14,6 +14,46 @@ _OFFSET: Final = 10
 
 _SHOWN: Final = 8
 """Of more numbers, an error gives only the count."""
+
+
+class Normalization(NamedTuple):
+    """What a CNN was trained on, ``(pixel / 255 - mean) / std``: for each one number, or one per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def per_channel(self, channels: int) -> Normalization:
+        """Return the same with one number per channel each.
+
+        Raises
+        ------
+        UsageError
+            If there is not one finite number, or one per channel; if a number of ``std`` is not above 0; or if both
+            are those of pixels in 0..255.
+        """
+        for where, values in zip(self._fields, self, strict=True):
+            found, hint = f"found {values}", ""
+            if len(values) not in (1, channels):
+                found = f"found {len(values)} numbers" if len(values) > _SHOWN else found
+                expected = _expected(channels)
+                if len(values) > channels == 1:
+                    # Signals whose shape is unknown are taken for images of one channel.
+                    hint = f"Grey images have one mean. Signals (N, {len(values)}, L) need `input_shape`."
+            elif not all(map(math.isfinite, values)) or (where == "std" and min(values) <= 0):
+                expected = f"must be {'finite and above 0' if where == 'std' else 'finite'}"
+            else:
+                continue
+            raise UsageError(found, where=where, expected=expected, hint=hint)
+        # Signals below 0 have a `mean` above 1, such as 80 / 60 for -80..-20, but then a `std` of 1 / 60.
+        if max(self.mean) > _OFFSET and max(self.std) >= 1:
+            raise UsageError(
+                f"found {self.mean}, with a `std` of {self.std}",
+                where="mean",
+                expected="must be those of pixels in 0..1: pixels are divided by 255 first",
+                hint="Divide `mean` and `std` by 255, too.",
+            )
+        mean, std = (values * channels if len(values) == 1 else values for values in self)
+        return Normalization(mean, std)
 
 
 def require_both(mean: object, std: object) -> None:
@@ -32,20 +72,29 @@ def require_both(mean: object, std: object) -> None:
     )
 
 
-def per_channel(values: float | Sequence[float] | None, channels: int, where: str) -> tuple[float, ...] | None:
-    """Return one number per channel: ``values``, with any axes of length 1 beside, or a single number repeated.
+def channel_normalization(
+    mean: float | Sequence[float] | None, std: float | Sequence[float] | None, channels: int
+) -> Normalization | None:
+    """Return ``mean`` and ``std``, one number per channel each; ``None`` if neither is given.
+
+    Each is a number, a list or an array, with any axes of length 1 beside that of the channels.
 
     Raises
     ------
     UsageError
-        If ``values``, of the parameter ``where``, are not numbers, or have several axes longer than 1.
+        If only one is given, or is not numbers, or as in `Normalization.per_channel`.
     """
-    if values is None:
+    require_both(mean, std)
+    if mean is None or std is None:
         return None
+    return Normalization(_numbers(mean, channels, "mean"), _numbers(std, channels, "std")).per_channel(channels)
+
+
+def _numbers(values: float | Sequence[float], channels: int, where: str) -> tuple[float, ...]:
     # Here, because the command line starts without NumPy.
     import numpy as np
 
-    expected = f"must be one number, or one per channel ({channels})"
+    expected = _expected(channels)
     try:
         is_collection = isinstance(values, Iterable) and not hasattr(values, "__array__")
         array = np.asarray([*cast(Iterable[float], values)] if is_collection else values)
@@ -56,52 +105,8 @@ def per_channel(values: float | Sequence[float] | None, channels: int, where: st
     if sum(size > 1 for size in array.shape) > 1:
         hint = "Subtract a mean image in the CNN's `forward`." if where == "mean" else ""
         raise UsageError(f"found an array {array.shape}", where=where, expected=expected, hint=hint)
-    given = tuple(array.astype(np.float64).ravel().tolist())
-    return given * channels if len(given) == 1 else given
+    return tuple(array.astype(np.float64).ravel().tolist())
 
 
-def require_valid(mean: Sequence[float], std: Sequence[float], channels: int, hint: str = "") -> None:
-    """Raise a `UsageError` unless both are finite, one or one per channel, ``std`` above 0, and not those of 0..255.
-
-    ``hint`` is that of the error, except of the last kind.
-    """
-    for where, values in (("mean", mean), ("std", std)):
-        found = f"found {tuple(values)}"
-        if len(values) not in (1, channels):
-            found = f"found {len(values)} numbers" if len(values) > _SHOWN else found
-            expected = f"must be one number, or one per channel ({channels})"
-        elif not all(map(math.isfinite, values)) or (where == "std" and min(values) <= 0):
-            expected = f"must be {'finite and above 0' if where == 'std' else 'finite'}"
-        else:
-            continue
-        raise UsageError(found, where=where, expected=expected, hint=hint)
-    # Signals below 0 have a `mean` above 1, such as 80 / 60 for -80..-20, but then a `std` of 1 / 60.
-    if max(mean) > _OFFSET and max(std) >= 1:
-        raise UsageError(
-            f"found {tuple(mean)}, with a `std` of {tuple(std)}",
-            where="mean",
-            expected="must be those of pixels in 0..1: pixels are divided by 255 first",
-            hint="Divide `mean` and `std` by 255, too.",
-        )
-
-
-def channel_normalization(
-    mean: float | Sequence[float] | None, std: float | Sequence[float] | None, channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return ``mean`` and ``std``, one number per channel each; ``None`` if neither is given.
-
-    Raises
-    ------
-    UsageError
-        If only one is given, they do not have one finite value per channel, ``std`` above 0, or are those of
-        pixels in 0..255.
-    """
-    require_both(mean, std)
-    means, deviations = per_channel(mean, channels, "mean"), per_channel(std, channels, "std")
-    if means is None or deviations is None:
-        return None
-    given = len(means)
-    # Signals whose shape is unknown are taken for images of one channel.
-    hint = f"Grey images have one mean. Signals (N, {given}, L) need `input_shape`." if given > channels == 1 else ""
-    require_valid(means, deviations, channels, hint)
-    return means, deviations
+def _expected(channels: int) -> str:
+    return f"must be one number, or one per channel ({channels})"

@@ -245,13 +245,19 @@ def test_any_flipped_byte_is_noticed_or_harmless(tmp_path: Path, suffix: str) ->
         {"validation_accuracy": 98.5},
         {"test_accuracy": None},
         {"recipe": []},
-        {"mean": (0.5,)},
-        {"mean": (0.5, 0.5), "std": (0.5, 0.5)},
     ],
 )
 def test_a_field_that_is_not_valid_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
     save(digits_checkpoint(**changes), tmp_path / "model.pt")
     assert f"the field '{next(iter(changes))}'" in refused(tmp_path / "model.pt").found
+
+
+@pytest.mark.parametrize("changes", [{"mean": [0.5]}, {"mean": [0.5, 0.5], "std": [0.5, 0.5]}])
+def test_a_normalization_that_is_not_valid_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
+    save(digits_checkpoint(), tmp_path / "model.pt")
+    content: Any = read_pt(tmp_path / "model.pt")
+    write_pt({**content, **changes}, tmp_path / "model.pt")
+    assert "the field 'mean'" in refused(tmp_path / "model.pt").found
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -17,6 +17,7 @@ from loihi_convert.errors import DataError, InputError, UnsupportedModelError, U
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx import read
+from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.converting import converted
 from loihi_convert.pipeline.core_limit import copies_that_fit
@@ -130,7 +131,7 @@ def test_calibration_images_need_not_show_a_misreading() -> None:
 @pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid(), nn.LogSigmoid(), nn.Tanh()])
 def test_outputs_are_compared_after_a_softmax_or_sigmoid(ending: nn.Module) -> None:
     torch.manual_seed(0)
-    ended = Source.from_module(nn.Sequential(Block(), ending), (1, 8, 8), mean=(0.3,), std=(0.2,))
+    ended = Source.from_module(nn.Sequential(Block(), ending), (1, 8, 8), normalization=Normalization((0.3,), (0.2,)))
     require_same_outputs(ended, pixels())
     with pytest.raises(UnsupportedModelError):
         require_same_outputs(replace(ended, provenance=source().provenance), pixels())
@@ -149,7 +150,7 @@ def test_a_cnn_whose_outputs_overflow_is_refused() -> None:
 
 def test_normalization_is_part_of_the_comparison() -> None:
     torch.manual_seed(0)
-    normalized = Source.from_module(Block(), (1, 8, 8), mean=(0.3,), std=(0.2,))
+    normalized = Source.from_module(Block(), (1, 8, 8), normalization=Normalization((0.3,), (0.2,)))
     require_same_outputs(normalized, pixels())
     with pytest.raises(UnsupportedModelError):
         require_same_outputs(replace(normalized, provenance=source().provenance), pixels())

@@ -24,8 +24,9 @@ from loihi_convert.errors import DataError, InputError, NetxError, RangeError, U
 from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
 from loihi_convert.external.cuba_run import run_cuba
 from loihi_convert.external.cuba_simulation import LayerStep, lif_step, simulate
-from loihi_convert.external.pixels import pixel_inputs
+from loihi_convert.external.pixels import DEFAULT_NORMALIZATION, pixel_inputs
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
+from loihi_convert.normalization import Normalization
 
 
 def neuron(i_decay: int, v_decay: int, v_th_mant: int) -> CubaNeuron:
@@ -293,17 +294,17 @@ def test_pixels_become_biases_cut_towards_zero() -> None:
     network = CubaNetwork((2, 1, 1), (CubaLayer("layer 0", PixelBias(10, -3), neuron(4096, 0, 5)),))
     images = np.array([0, 255], np.uint8).reshape(1, 2, 1, 1)
     # (0 - 0.25) / 0.5 = -0.5 and (1 - 0.5) / 0.3 = 1.67: 10 x - 3 = -8 and 13.67.
-    found = pixel_inputs(network, images, np.array([0.25, 0.5]), np.array([0.5, 0.3]))
+    found = pixel_inputs(network, images, Normalization((0.25, 0.5), (0.5, 0.3)))
     assert found.tolist() == [[[[-8]], [[13]]]]
 
 
 def test_pixels_become_biases_that_fit_lavas_sixteen_bits() -> None:
     network = CubaNetwork((1, 1, 1), (CubaLayer("layer 0", PixelBias(32_000, 0), neuron(4096, 0, 5)),))
-    white, zero = np.full((1, 1, 1, 1), 255, np.uint8), np.zeros(1)
+    white, zero = np.full((1, 1, 1, 1), 255, np.uint8), (0.0,)
     # 32,000 / 0.97655 = 32,768.4 and 32,000 / 0.97659 = 32,767.08.
-    assert pixel_inputs(network, white, zero, np.array([0.97659])).item() == 32_767
+    assert pixel_inputs(network, white, Normalization(zero, (0.97659,))).item() == 32_767
     with pytest.raises(RangeError, match="32,768") as caught:
-        pixel_inputs(network, white, zero, np.array([0.97655]))
+        pixel_inputs(network, white, Normalization(zero, (0.97655,)))
     assert (caught.value.where, "32,767" in caught.value.expected) == ("layer 0", True)
     assert "`std`" in caught.value.hint
 
@@ -378,7 +379,7 @@ def test_results_count_spikes_and_the_synapses_they_reach(tmp_path: Path) -> Non
     network = external.read_external(write_external(tmp_path / "model.net", small_layers()))
     images = np.random.default_rng(0).integers(0, 256, (3, 2, 5, 4)).astype(np.uint8)
     result = run_cuba(network, images, 6)
-    steps = list(simulate(network, pixel_inputs(network, images, np.array([0.5]), np.array([0.5])), 6))
+    steps = list(simulate(network, pixel_inputs(network, images, DEFAULT_NORMALIZATION), 6))
     assert bytes_of(result) == result_size(network, 3, 6)
     assert result.potentials[:, 5].tolist() == (steps[5][3].v // 64).tolist()
     for index, layer in enumerate(network.layers[:3]):
@@ -399,8 +400,8 @@ def test_images_and_options_that_do_not_fit(tmp_path: Path) -> None:
     assert (shape.value.where, "(N, 2, 5, 4)" in shape.value.expected) == ("images", True)
     for option, run in {
         "timesteps": lambda: run_cuba(network, images, 0),
-        "std": lambda: run_cuba(network, images, 1, std=(0.0,)),
-        "mean": lambda: run_cuba(network, images, 1, mean=(0.1, 0.2, 0.3)),
+        "std": lambda: run_cuba(network, images, 1, normalization=Normalization((0.5,), (0.0,))),
+        "mean": lambda: run_cuba(network, images, 1, normalization=Normalization((0.1, 0.2, 0.3), (0.5,))),
     }.items():
         with pytest.raises(UsageError) as usage:
             run()
@@ -411,7 +412,7 @@ def test_images_and_options_that_do_not_fit(tmp_path: Path) -> None:
     assert last.value.where == "layer 1"
     graded = external.read_external(write_external(tmp_path / "graded.net", small_layers()[3:]))
     with pytest.raises(UsageError, match="`mean` and `std`"):
-        run_cuba(graded, np.zeros((1, 1, 6, 9), np.uint8), 1, mean=(0.5,))
+        run_cuba(graded, np.zeros((1, 1, 6, 9), np.uint8), 1, normalization=DEFAULT_NORMALIZATION)
 
 
 def test_states_start_from_zero_for_every_image(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from torch import nn
 
 import loihi_convert as lc
 from loihi_convert.__main__ import main
+from loihi_convert.choices import Task
 from loihi_convert.data import Dataset, load_data
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.metrics.other_order import other_order
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, unjudged
+from loihi_convert.normalization import channel_normalization
 
 DIGITS = load_data("digits")
 USUAL = ((0.3059,), (0.3763,))
@@ -45,8 +47,11 @@ def coloured(grey: Dataset) -> Dataset:
     return replace(grey, images=np.concatenate([first, 255 - first, np.zeros_like(first)], axis=1))
 
 
-def source(model: nn.Module, data: str | None = "digits", **normalization: Any) -> Source:
-    return Source.from_module(model, (1, 8, 8), data=data, **normalization)
+def source(
+    model: nn.Module, data: str | None = "digits", mean: Any = None, std: Any = None, task: Task = "classification"
+) -> Source:
+    normalization = channel_normalization(mean, std, 1)
+    return Source.from_module(model, (1, 8, 8), data=data, normalization=normalization, task=task)
 
 
 def test_the_accuracy_is_that_of_the_module() -> None:

@@ -48,6 +48,7 @@ from loihi_convert.frontend.train_mode import require_training
 from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.task import classes_of
+from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline.opened_file import open_file
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -55,6 +56,7 @@ from loihi_convert.simulation.relu import cnn_scores
 pytestmark = pytest.mark.filterwarnings("ignore:the CNN classifies:UserWarning")
 
 MEAN, STD = 0.3, 0.4
+NORMALIZATION = Normalization((MEAN,), (STD,))
 
 CODE = """
 import torch
@@ -323,7 +325,7 @@ def test_a_train_that_returns_nothing(digits: DataSplits) -> None:
     options = {"qcfs_levels": 2, "epochs": 1, "device": "cpu"}
     tuned = lc.fine_tune(cnn, images, labels, validation=(images, labels), teacher=cnn, **options)  # type: ignore[arg-type]
     assert lc.convert(tuned, images, timesteps=2).run(images, labels).cnn_accuracy is not None
-    design = design_of(lambda: cnn, "own", digits, mean=None, std=None, qcfs_levels=None, timesteps=None, start=None)
+    design = design_of(lambda: cnn, "own", digits, normalization=None, qcfs_levels=None, timesteps=None, start=None)
     require_training(design, digits)
     assert multiply_adds(cnn, (1, 8, 8)) == 36 * 36 + 1440
 
@@ -347,8 +349,7 @@ def test_a_forward_that_fails_in_training_is_told_before(digits: DataSplits) -> 
             lambda: Of(forward, **PADDED),
             "own",
             digits,
-            mean=None,
-            std=None,
+            normalization=None,
             qcfs_levels=levels,
             timesteps=None,
             start=None,
@@ -655,17 +656,18 @@ def test_one_number_normalizes_all_channels(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     images = Dataset(random.integers(0, 256, (20, 3, 4, 4)).astype(np.uint8), np.arange(20) % 2)
     splits = split_for_training(DataSplits("mine", (), images, images[:0], images, images))
+    given = Normalization((0.5,), (0.2,))
     made = copies_of(nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.ReLU(), nn.Linear(4, 2)))
     design = design_of(
-        made, "nets:make", splits, mean=(0.5,), std=(0.2,), qcfs_levels=2, timesteps=None, start={"sha256": None}
+        made, "nets:make", splits, normalization=given, qcfs_levels=2, timesteps=None, start={"sha256": None}
     )
     recipe = replace(own_recipe(20, is_fine_tuning=True, is_spiking=False), epochs=1)
     train_design(design, splits, recipe, seed=0, output=tmp_path / "own.pt")
     found = checkpoint.load(tmp_path / "own.pt")
-    assert (found.mean, found.std) == ((0.5,) * 3, (0.2,) * 3)
-    assert recorded_normalization(found, (0.5,), (0.2,)) == (found.mean, found.std)
+    assert found.normalization == ((0.5,) * 3, (0.2,) * 3)
+    assert recorded_normalization(found, given) == found.normalization
     with pytest.raises(UsageError):
-        recorded_normalization(found, (0.4,), (0.2,))
+        recorded_normalization(found, given._replace(mean=(0.4,)))
 
 
 def test_fine_tuning_needs_something_to_do(own: tuple[Path, nn.Module], digits: DataSplits) -> None:
@@ -795,7 +797,7 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     assert "test accuracy" not in done.out
     assert "next: loihi-convert export tuned.pt --arch fine_tuned_nets:Net --data own.npz" in done.out
     found = checkpoint.load("tuned.pt")
-    assert (found.architecture, found.qcfs_levels, found.mean, found.std) == ("fine_tuned_nets:Net", 2, (MEAN,), (STD,))
+    assert (found.architecture, found.qcfs_levels, found.normalization) == ("fine_tuned_nets:Net", 2, NORMALIZATION)
     assert (found.test_accuracy, found.data, found.classes) == (None, "own.npz", tuple("0123456789"))
     assert found.recipe["start"]["file"] == "own.pt"  # type: ignore[index,call-overload]
 
@@ -803,7 +805,7 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     assert done.code == 0, done.err
     assert "as a spiking network after 2 steps: validation" in done.out
     read = checkpoint.load("spiking.safetensors")
-    assert (read.qcfs_levels, read.mean) == (2, (MEAN,))
+    assert (read.qcfs_levels, read.normalization) == (2, NORMALIZATION)
 
     # The normalization is recorded: it need not be given again, and another one is refused.
     exporting = ("export", "spiking.safetensors", "--arch", "fine_tuned_nets:Net", "--data", "own.npz", "-T", 2)
@@ -826,7 +828,7 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
         assert cnn is not None
         return cnn
 
-    own = open_source("own.pt", arch="fine_tuned_nets:Net", input_shape=(1, 8, 8), mean=(MEAN,), std=(STD,)).network
+    own = open_source("own.pt", arch="fine_tuned_nets:Net", input_shape=(1, 8, 8), normalization=NORMALIZATION).network
     images = load_data("test.npz").test.images
     np.testing.assert_array_equal(cnn_scores(compared("spiking.net"), images), cnn_scores(own, images))
     for file in ("spiking.net", "spiking.safetensors"):
@@ -896,7 +898,7 @@ def test_a_fine_tuned_cnn_is_written(folder: Path, digits: DataSplits, capsys: p
     shown = f"after training: validation accuracy {100 * tuned.validation_accuracy:.2f} %"
     assert shown in capsys.readouterr().err
     found = checkpoint.load("written.pt")
-    assert (found.architecture, found.qcfs_levels, found.mean) == ("fine_tuned_nets:Net", 2, (MEAN,))
+    assert (found.architecture, found.qcfs_levels, found.normalization) == ("fine_tuned_nets:Net", 2, NORMALIZATION)
     assert found.validation_accuracy == tuned.validation_accuracy
     snn = lc.convert("written.pt", images, timesteps=2, arch=kind)
     assert snn.network.provenance.model.arch == "fine_tuned_nets:Net"
@@ -976,7 +978,7 @@ def test_a_training_of_an_own_cnn_is_resumed(folder: Path, digits: DataSplits, t
     splits = split_for_training(load_data(folder / "own.npz"))
     splits = replace(splits, train=splits.train[:100], validation=splits.validation[:40])
     recipe = replace(own_recipe(100, is_fine_tuning=True, is_spiking=False), epochs=3)
-    design = own_design("fine_tuned_nets:Net", folder / "own.pt", splits, mean=(MEAN,), std=(STD,), qcfs_levels=2)
+    design = own_design("fine_tuned_nets:Net", folder / "own.pt", splits, normalization=NORMALIZATION, qcfs_levels=2)
     straight = train_design(design, splits, recipe, seed=0, output=tmp_path / "straight.pt")
 
     def stop(epoch: int, found: float) -> None:
@@ -986,8 +988,11 @@ def test_a_training_of_an_own_cnn_is_resumed(folder: Path, digits: DataSplits, t
     output = tmp_path / "resumed.pt"
     with pytest.raises(KeyboardInterrupt):
         train_design(design, splits, recipe, seed=0, output=output, on_epoch=stop)
-    for name, changed in {"mean": (0.5,), "std": (0.5,), "classes": tuple("9876543210")}.items():
-        other = replace(design, **{name: changed})  # type: ignore[arg-type]
+    for name, other in {
+        "mean": replace(design, normalization=NORMALIZATION._replace(mean=(0.5,))),
+        "std": replace(design, normalization=NORMALIZATION._replace(std=(0.5,))),
+        "classes": replace(design, classes=tuple("9876543210")),
+    }.items():
         with pytest.raises(CheckpointError, match=f"belongs to another training: its {name} is"):
             train_design(other, splits, recipe, seed=0, output=output, resume=True)
 

@@ -35,7 +35,7 @@ from loihi_convert.frontend.model_runs import shape_taken
 from loihi_convert.frontend.source import Source, open_source, reopen_source
 from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ir.provenance import ModelRecord
-from loihi_convert.pipeline.loaded_file import load_file
+from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline.same_outputs import require_same_outputs
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
 
@@ -99,6 +99,9 @@ def net() -> nn.Sequential:
 def saved(content: object, name: str = "user.pt") -> Path:
     torch.save(content, name)
     return Path(name)
+
+
+HALVED = Normalization((0.5,), (0.25,))
 
 
 def opened(path: Path, arch: str = "nets:Net", **options: object) -> Source:
@@ -292,7 +295,7 @@ def test_an_arch_that_cannot_be_imported(folder: Path, arch: str, message: str) 
 
 def test_the_record_gives_the_same_cnn_again() -> None:
     path = saved(net().state_dict())
-    source = opened(path, classes=("cat", "dog", "bird"), data="pets", mean=[0.4], std=[0.2])
+    source = opened(path, classes=("cat", "dog", "bird"), data="pets", normalization=Normalization((0.4,), (0.2,)))
     assert {key: source.provenance[key] for key in ("file", "arch", "data", "classes", "mean", "std")} == {
         "file": "user.pt", "arch": "nets:Net", "data": "pets", "classes": ["cat", "dog", "bird"],
         "mean": [0.4], "std": [0.2]
@@ -397,19 +400,16 @@ def test_options_that_exclude_each_other() -> None:
         opened(Path("ours.pt"))
     with pytest.raises(UsageError, match=r"input_shape: found .* without `arch`"):
         open_source(Path("ours.pt"), input_shape=SHAPE)
-    assert open_source(Path("ours.pt"), mean=[0.5], std=[1.0]).provenance["mean"] == [0.5]
+    assert open_source(Path("ours.pt"), normalization=Normalization((0.5,), (1.0,))).provenance["mean"] == [0.5]
     with pytest.raises(DataError, match=r"images: found images of \(1, 9, 8\); must be \(1, 8, 8\)"):
         convert("ours.pt", np.zeros((4, 9, 8), np.uint8))
 
 
 @pytest.mark.parametrize(("given", "missing", "value"), [("mean", "std", "1"), ("std", "mean", "0")])
 def test_mean_and_std_must_be_given_together(given: str, missing: str, value: str) -> None:
-    path = saved(net().state_dict())
     for use in (
-        lambda: opened(path, **{given: [0.5]}),
-        lambda: Source.from_module(net(), SHAPE, **{given: [0.5]}),
         lambda: convert(net(), np.zeros((2, *SHAPE), np.uint8), **{given: 0.5}),
-        lambda: load_file(path, arch="nets:Net", input_shape=SHAPE, **{given: [0.5]}),
+        lambda: to_relu_network(net(), SHAPE, **{given: [0.5]}),
         lambda: parse_normalization(**{"mean": None, "std": None, given: "0.5"}),
     ):
         with pytest.raises(UsageError) as raised:
@@ -462,7 +462,7 @@ def test_a_compiled_module_is_lowered_like_what_it_compiles(wrap: Callable[[nn.M
 def test_a_module_in_memory_is_copied(wrap: Callable[[nn.Module], nn.Module]) -> None:
     module = net().double().train()
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    source = Source.from_module(wrap(module), SHAPE, mean=[0.5], std=[0.25], classes=("a", "b", "c"), data="mine")
+    source = Source.from_module(wrap(module), SHAPE, normalization=HALVED, classes=("a", "b", "c"), data="mine")
     assert module.training
     assert all(parameter.requires_grad for parameter in module.parameters())
     assert all(tensor.equal(state[name]) for name, tensor in module.state_dict().items())
@@ -471,7 +471,7 @@ def test_a_module_in_memory_is_copied(wrap: Callable[[nn.Module], nn.Module]) ->
     described = {"data": "mine", "classes": ["a", "b", "c"], "mean": [0.5], "std": [0.25]}
     described["state_sha256"] = digest(source.model.state_dict())
     assert source.provenance == {**described, "multiply_accumulates": source.network.multiply_accumulates}
-    expected = open_source(saved(module.state_dict()), arch="nets:Net", input_shape=SHAPE, mean=[0.5], std=[0.25])
+    expected = open_source(saved(module.state_dict()), arch="nets:Net", input_shape=SHAPE, normalization=HALVED)
     for found, wanted in zip(source.network.layers, expected.network.layers, strict=True):
         assert np.array_equal(found.synapse.weight, wanted.synapse.weight)
 
@@ -551,11 +551,6 @@ def test_a_regression_keeps_its_numbers(ending: str) -> None:
         Source.from_module(ended, SHAPE, task="regression")
 
 
-def test_normalization_may_be_numbers() -> None:
-    number, listed = (Source.from_module(net(), SHAPE, mean=m, std=s) for m, s in ((0.5, 0.25), ([0.5], [0.25])))  # type: ignore[arg-type]
-    assert number.provenance == listed.provenance
-
-
 # Newer versions of torch deprecate TorchScript, and what its own export uses.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("is_part", [False, True])
@@ -622,7 +617,13 @@ def test_a_full_memory_is_no_fault_of_the_module(error: Exception) -> None:
         (Uncopyable(nn.Flatten()), {}, UnsupportedModelError, "Uncopyable", "only one of me"),
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), {}, UnsupportedModelError, "Sequential", "uninitialized"),
         *(
-            (nn.Flatten(), {"mean": [mean], "std": [std]}, UsageError, "mean", f"found ({mean},), with a `std`")
+            (
+                nn.Flatten(),
+                {"normalization": Normalization((mean,), (std,))},
+                UsageError,
+                "mean",
+                f"found ({mean},), with a `std`",
+            )
             for mean, std in ((127.5, 63.0), (123.675, 58.395), (128.0, 1.0))
         ),
     ],

@@ -39,6 +39,7 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.frontend.source import open_source
+from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline import exporting, running
 from loihi_convert.pipeline.opened_file import open_file
 from loihi_convert.sweep import conversion
@@ -118,8 +119,8 @@ class TestIdentity:
                     {"arch": "nets:make"},
                     {"input_shape": (1, 8, 8)},
                     {"classes": ("a", "b")},
-                    {"mean": (0.5,)},
-                    {"std": (0.5,)},
+                    {"normalization": Normalization((0.5,), (1.0,))},
+                    {"normalization": Normalization((0.0,), (0.5,))},
                     {"task": "regression"},
                     {"class_map": "sorted"},
                 )
@@ -398,8 +399,8 @@ def test_paths_given_as_flags_are_relative_to_the_current_folder(
     )
     (of_table,) = read_grid([Path("sub/tables.toml")], {}).networks
     (of_flag,) = read_grid([Path("sub/tables.toml")], {"data": "own.npz", "mean": "0.1"}).networks
-    assert (of_table.data, of_table.mean, of_table.std) == (str(tmp_path / "sub" / "own.npz"), (0.5,), (0.5,))
-    assert (of_flag.data, of_flag.mean, of_flag.std) == (str(tmp_path / "own.npz"), (0.1,), (0.5,))
+    assert (of_table.data, of_table.normalization) == (str(tmp_path / "sub" / "own.npz"), ((0.5,), (0.5,)))
+    assert (of_flag.data, of_flag.normalization) == (str(tmp_path / "own.npz"), ((0.1,), (0.5,)))
 
 
 def test_a_percentile_of_0_is_not_the_default() -> None:

@@ -31,6 +31,7 @@ from loihi_convert.cnn.unfinished import resume_path
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
 from loihi_convert.frontend.source import open_source
+from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -622,7 +623,7 @@ def test_a_checkpoint_keeps_the_records_of_the_latest_fine_tunings(plain: Checkp
 def test_a_recorded_normalization_is_part_of_the_cnn(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:
     """(pixel / 255 - mean) / std of the first layer, moved into its weights, or not moved and recorded."""
     mean, std = 0.25, 0.5
-    trained = dataclasses.replace(plain, mean=(mean,), std=(std,))
+    trained = dataclasses.replace(plain, normalization=Normalization((mean,), (std,)))
     checkpoint.save(trained, tmp_path / "model.pt")
     images = few.validation.images[:8]
     model = build_model(plain.architecture, plain.input_shape, len(plain.classes))
@@ -635,7 +636,7 @@ def test_a_recorded_normalization_is_part_of_the_cnn(few: DataSplits, plain: Che
     ):
         assert np.allclose(network(pixels(images)).detach().numpy(), wanted, atol=1e-5)
     with pytest.raises(UsageError, match="Omit `mean` and `std`: it records them"):
-        open_cnn(tmp_path / "model.pt", mean=[0.5], std=[std])
+        open_cnn(tmp_path / "model.pt", normalization=Normalization((0.5,), (std,)))
 
 
 @pytest.mark.slow

@@ -60,7 +60,9 @@ def test_a_users_cnn_keeps_its_classes(users: ModuleType, name: str, tmp_path: P
     model = users.trained(kind, digits.train[:600], epochs=12)
     torch.save(model.state_dict(), tmp_path / "user.pt")
     arch, normalization = f"user_models:{name}", users.NORMALIZATIONS[kind]
-    source = open_source(tmp_path / "user.pt", arch=arch, input_shape=(1, 8, 8), data="digits", **normalization)
+    source = open_source(
+        tmp_path / "user.pt", arch=arch, input_shape=(1, 8, 8), data="digits", normalization=normalization
+    )
     exporting.export(source, None, (64,), digits.calibration_images()[:200])
     test = digits.test[:50]
     with torch.no_grad():

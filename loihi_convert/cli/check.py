@@ -72,7 +72,7 @@ def check(
 
         if arch is not None or is_self_contained(file):
             shape = load_data(data, data_root).input_shape
-    candidate = load_file(file, arch=arch, input_shape=shape, mean=normalization.mean, std=normalization.std)
+    candidate = load_file(file, arch=arch, input_shape=shape, normalization=normalization)
     images, skipped = _images(ctx, candidate, image_count, data, data_root)
     checked = checking.check(
         candidate,

@@ -260,14 +260,12 @@ def export(
     quantize_options = QuantizeOptions(
         weight_bits, pixel_bits, target, thresholds, split_readout, _most_cores(max_cores, chips)
     )
-    normalization = options.parse_normalization(mean, std)
     source, splits = open_cnn(
         model,
         arch=arch,
         input_shape=options.parse_shape(input_shape),
         classes=options.parse_class_names(classes),
-        mean=normalization.mean,
-        std=normalization.std,
+        normalization=options.parse_normalization(mean, std),
         data=data,
         data_root=data_root,
         class_map=options.parse_class_map(class_map),

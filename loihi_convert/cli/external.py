@@ -11,6 +11,7 @@ from loihi_convert.cli.run_output import say_single
 from loihi_convert.cli.run_request import RunRequest
 
 if TYPE_CHECKING:
+    from loihi_convert.normalization import Normalization
     from loihi_convert.pipeline.external_run import ExternalNetwork
     from loihi_convert.pipeline.run_results import RunFolder
 
@@ -37,8 +38,7 @@ def run_external(request: RunRequest, network: ExternalNetwork, sha256: str) -> 
     def say(done: RunFolder[ExternalNetwork]) -> None:
         kind = "CUBA" if isinstance(network, CubaNetwork) else "sigma-delta"
         log(f"{path.name}: another tool wrote it; its {kind} neurons run as in Lava, without early exit")
-        used = used_normalization(network, *normalization)
-        pixels = _pixels(*used, is_default=normalization.mean is None)
+        pixels = _pixels(used_normalization(network, normalization), is_default=normalization is None)
         say_single(done, request.scene(splits), pixels, as_json=request.as_json, details=request.details)
 
     say(
@@ -51,8 +51,7 @@ def run_external(request: RunRequest, network: ExternalNetwork, sha256: str) -> 
             request.images(splits),
             timesteps=request.options.timesteps,
             is_stream=request.is_stream,
-            mean=normalization.mean,
-            std=normalization.std,
+            normalization=normalization,
             command_line=sys.argv,
             unwritten=say,
             bars=progress_bar,
@@ -60,11 +59,11 @@ def run_external(request: RunRequest, network: ExternalNetwork, sha256: str) -> 
     )
 
 
-def _pixels(mean: tuple[float, ...] | None, std: tuple[float, ...] | None, *, is_default: bool) -> list[Fact]:
+def _pixels(normalization: Normalization | None, *, is_default: bool) -> list[Fact]:
     """How pixels enter: ``as (x - 0.5) / 0.5``; nothing for a network without input neurons."""
-    if mean is None or std is None:
+    if normalization is None:
         return []
-    texts = (", ".join(f"{number:g}" for number in numbers) for numbers in (mean, std))
+    texts = (", ".join(f"{number:g}" for number in numbers) for numbers in normalization)
     subtracted, divisor = (f"({text})" if "," in text else text for text in texts)
     origin = " (default; --mean and --std for others)" if is_default else ""
     return [Fact("pixels", f"as (x - {subtracted}) / {divisor} with x = pixel / 255{origin}")]

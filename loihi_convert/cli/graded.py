@@ -28,7 +28,7 @@ def run_graded(request: RunRequest, network: GradedNetwork, sha256: str) -> None
     from loihi_convert.progress import progress_bar
 
     path = request.require_one_file("its spikes are graded")
-    given = {"timesteps": request.options.timesteps not in ((), (1,)), "mean": request.normalization.mean}
+    given = {"timesteps": request.options.timesteps not in ((), (1,)), "mean": request.normalization}
     refuse_given(
         {**given, **request.given}, "given for graded spikes", "must be left out: they take one step, on the CPU"
     )

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from loihi_convert.choices import BackendName, DatasetName, Device, Generation, LavaLayout, Neuron
 from loihi_convert.errors import UsageError, did_you_mean, one_of
 from loihi_convert.files import asked
-from loihi_convert.normalization import require_both
+from loihi_convert.normalization import Normalization, require_both
 
 if TYPE_CHECKING:
     from loihi_convert.backends.loihi2.board import Board
@@ -36,13 +36,6 @@ EXTERNAL = "Files of other tools"
 
 # `typer.Option` returns the metadata of a parameter, declared as Any.
 Option = Any
-
-
-class Normalization(NamedTuple):
-    """Normalization of the training images, after pixel / 255; None if not given."""
-
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
 
 
 def choice(choices: object, flag: str, panel: str, help: str, *, metavar: str | None = None) -> Option:
@@ -239,11 +232,11 @@ def parse_numbers(where: str, text: str | None) -> tuple[float, ...] | None:
         ) from None
 
 
-def parse_normalization(mean: str | None, std: str | None) -> Normalization:
+def parse_normalization(mean: str | None, std: str | None) -> Normalization | None:
     """Return the numbers of ``--mean`` and ``--std``, which must be given together."""
-    numbers = Normalization(parse_numbers("mean", mean), parse_numbers("std", std))
-    require_both(*numbers)
-    return numbers
+    means, deviations = parse_numbers("mean", mean), parse_numbers("std", std)
+    require_both(means, deviations)
+    return None if means is None or deviations is None else Normalization(means, deviations)
 
 
 def board_of(

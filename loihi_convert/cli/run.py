@@ -167,7 +167,7 @@ def run(
         run_external(request, network, sha256)
         return
     found = f"given, but {paths[0]} already has its normalization"
-    options.refuse_given(normalization._asdict(), found, "is only for netx files written by other tools")
+    options.refuse_given({"mean": normalization}, found, "is only for netx files written by other tools")
     if dry_run:
         count = len(request.images(request.load(network.provenance.model, network.input_shape)))
         show_run_plan(ctx, paths, network, count, steps, backend_options, overwrite=overwrite, as_json=as_json)

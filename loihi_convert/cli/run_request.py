@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from loihi_convert.cli.console import log
 from loihi_convert.cli.images import DataRequest, first_images
-from loihi_convert.cli.options import Normalization
 from loihi_convert.cli.run_output import RunScene
 from loihi_convert.errors import UsageError
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from loihi_convert.backends import Backend
     from loihi_convert.data import Dataset, DataSplits
     from loihi_convert.ir.provenance import ModelRecord
+    from loihi_convert.normalization import Normalization
     from loihi_convert.pipeline.options import RunOptions
 
 SIM_IMAGES = 100
@@ -45,7 +45,7 @@ class RunRequest:
     model, arch
         The CNN; None: the one recorded in each file.
     normalization
-        For files of other tools.
+        For files of other tools; None: the default.
     is_stream
         For graded spikes: whether the images are frames of one sequence.
     given
@@ -64,7 +64,7 @@ class RunRequest:
     backend: Backend
     model: Path | None
     arch: str | None
-    normalization: Normalization
+    normalization: Normalization | None
     is_stream: bool
     given: Mapping[str, object]
     started: float

@@ -179,12 +179,13 @@ def _export_command(found: Found) -> str:
             words.append(f"--{flag}" if chosen else f"--no-{flag}")
         else:
             words += [f"--{flag}", _text(chosen)]
+    mean, std = network.normalization or (None, None)
     pairs, calibration = network.class_map, found.planned.cell.images.calibration
     given = {
         "--arch": network.arch,
         "--data": network.data,
-        "--mean": _listed(network.mean),
-        "--std": _listed(network.std),
+        "--mean": _listed(mean),
+        "--std": _listed(std),
         "--data-root": network.data_root,
         "--input-shape": _listed(network.input_shape),
         "--classes": _listed(network.classes),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from loihi_convert.cnn.train_options import TrainOptions
     from loihi_convert.data import ClassMap, DataSplits
     from loihi_convert.metrics.own_accuracy import OwnAccuracy
+    from loihi_convert.normalization import Normalization
 
 _ARCHITECTURE = "Built-in network to train; default: the one for the data set, or that of --from."
 _STORE = "float16 halves the file size; reported accuracies use the rounded weights."
@@ -88,7 +89,7 @@ def train(
             require_cnn(file)
     options.require_data(data)
     normalization = options.parse_normalization(mean, std)
-    if arch is None and normalization.mean is not None:
+    if arch is None and normalization is not None:
         raise UsageError("given without `arch`", where="mean", expected="is for your own CNN")
     if arch is not None and architecture is not None:
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
@@ -190,7 +191,7 @@ def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
 
 
 def _own(
-    arch: str, start: Path | None, splits: DataSplits, chosen: TrainOptions, normalization: options.Normalization
+    arch: str, start: Path | None, splits: DataSplits, chosen: TrainOptions, normalization: Normalization | None
 ) -> Design:
     """Return the design of the user's own CNN."""
     from loihi_convert.frontend.own_cnn import own_design
@@ -200,8 +201,7 @@ def _own(
         arch,
         start,
         splits,
-        mean=normalization.mean,
-        std=normalization.std,
+        normalization=normalization,
         qcfs_levels=chosen.qcfs_levels,
         timesteps=chosen.timesteps,
     )

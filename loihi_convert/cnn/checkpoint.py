@@ -28,6 +28,7 @@ from loihi_convert.cnn.torch_zip import ForeignObjectError, write_pt
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError, one_of
 from loihi_convert.files import write_atomically
+from loihi_convert.normalization import Normalization
 
 SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
 
@@ -55,7 +56,7 @@ class Checkpoint:
     data
         The data set it was trained on, one of `loihi_convert.data.DATASETS`, or the name of the user's own.
     input_shape
-        ``(C, H, W)``; inputs are pixel / 255, or normalized by ``mean`` and ``std``.
+        ``(C, H, W)``; inputs are pixel / 255, or normalized.
     classes
         The name of each output.
     seed
@@ -68,8 +69,8 @@ class Checkpoint:
         L of its activations, if they are `qcfs.Qcfs`; ``None``: ReLU.
     stored_as
         One of `STORES`. ``"float16"``: every weight is exactly representable in float16, see `float16.in_float16`.
-    mean, std
-        Per channel, if it was trained on ``(pixel / 255 - mean) / std``; both or none.
+    normalization
+        What it was trained on, one number per channel each; None: pixel / 255.
     """
 
     architecture: str
@@ -83,8 +84,7 @@ class Checkpoint:
     recipe: dict[str, JsonValue]
     qcfs_levels: int | None = None
     stored_as: str = "float32"
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    normalization: Normalization | None = None
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.architecture} on {self.data}, seed {self.seed}: {self.accuracies})"
@@ -186,9 +186,9 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.state.items()}
     if checkpoint.stored_as == "float16":
         state = {name: _halved(name, tensor, path) for name, tensor in state.items()}
-    description = {
-        field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(Checkpoint) if field.name != "state"
-    }
+    description = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(Checkpoint)}
+    del description["state"]
+    description["mean"], description["std"] = description.pop("normalization") or (None, None)
     # Through JSON, so that only plain types are written: torch.__version__, for example, is a subclass of str.
     text = json.dumps({"format": _FORMAT, **description}, sort_keys=True)
     if path.suffix == ".pt":
@@ -327,6 +327,8 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
     if field:
         raise CheckpointError(f"the field {field!r} is missing or invalid", where=path, hint=_SAVE_INSTEAD)
     fields = dict(stored)
+    mean, std = fields.pop("mean"), fields.pop("std")
+    fields["normalization"] = None if mean is None else Normalization(mean, std)
     require_finite(fields["state"], path)
     if stored.stored_as == "float16":
         fields["state"] = {

@@ -21,6 +21,7 @@ from loihi_convert.cnn.qcfs import set_thresholds
 from loihi_convert.cnn.teacher import Teacher
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.normalization import Normalization
 
 FIRST_IMAGES: Final = 200
 """Training images on which the initial thresholds are set."""
@@ -42,8 +43,8 @@ class Design:
         The name of each class.
     qcfs_levels
         L of its activations, if they are `qcfs.Qcfs`.
-    mean, std
-        Per channel, if the network takes ``(pixel / 255 - mean) / std``; both or none.
+    normalization
+        What the network takes, one number per channel each; None: pixel / 255.
     image_shape
         The shape in which it takes an image, such as ``(C, L)`` of a signal; None: ``(C, H, W)``.
     start
@@ -60,8 +61,7 @@ class Design:
     build: Callable[[], nn.Module]
     classes: tuple[str, ...]
     qcfs_levels: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    normalization: Normalization | None = None
     image_shape: Shape | None = None
     start: dict[str, JsonValue] | None = None
     trained: Callable[[], nn.Module] | None = None
@@ -76,7 +76,7 @@ class Design:
         with torch.random.fork_rng(devices=[]):
             network = self.build()
         network.register_forward_pre_hook(
-            lambda module, images: inputs_of(images[0], self.mean, self.std, self.image_shape)
+            lambda module, images: inputs_of(images[0], self.normalization, self.image_shape)
         )
         network.register_forward_hook(
             lambda module, images, returned: scores_before_ending(class_scores.scores_of(returned), self.ending)
@@ -157,7 +157,7 @@ def built_in(
 
     if start is None:
         return Design(architecture, build, classes, qcfs_levels)
-    return Design(architecture, build, classes, qcfs_levels, start.mean, start.std, start=record_of(start))
+    return Design(architecture, build, classes, qcfs_levels, start.normalization, start=record_of(start))
 
 
 def built_in_teacher(trained: Checkpoint, splits: DataSplits, classes: Sequence[str]) -> Teacher:
@@ -237,13 +237,11 @@ def recent(record: dict[str, JsonValue], count: int = _RECENT) -> dict[str, Json
     return {**own, "start": recent(earlier, count - 1)} if count > 1 and isinstance(earlier, dict) else own
 
 
-def inputs_of(
-    images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None, image_shape: Shape | None
-) -> Tensor:
+def inputs_of(images: Tensor, normalization: Normalization | None, image_shape: Shape | None) -> Tensor:
     """Return pixels / 255, ``(N, C, H, W)``, as a CNN takes them: normalized, and each of ``image_shape``, if any."""
-    if mean is not None and std is not None:
-        means, deviations = (images.new_tensor(values).reshape(-1, 1, 1) for values in (mean, std))
-        images = (images - means) / deviations
+    if normalization is not None:
+        mean, std = (images.new_tensor(values).reshape(-1, 1, 1) for values in normalization)
+        images = (images - mean) / std
     return images if image_shape is None else images.reshape(len(images), *image_shape)
 
 
@@ -274,4 +272,4 @@ def _begin_with(model: nn.Module, start: Checkpoint, images: Tensor) -> None:
     if model.load_state_dict(start.state, strict=False).missing_keys:
         plain = build_model(start.architecture, start.input_shape, len(start.classes))
         plain.load_state_dict(start.state)
-        set_thresholds(model, plain, inputs_of(images, start.mean, start.std, None))
+        set_thresholds(model, plain, inputs_of(images, start.normalization, None))

@@ -204,8 +204,7 @@ class Training:
             validation_accuracy=correct(splits.validation),
             test_accuracy=correct(splits.test) if len(splits.test) else None,
             qcfs_levels=design.qcfs_levels,
-            mean=design.mean,
-            std=design.std,
+            normalization=design.normalization,
             recipe={
                 **recipe.recorded(),
                 **({} if design.start is None else {"start": recent(design.start)}),

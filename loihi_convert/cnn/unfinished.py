@@ -40,6 +40,7 @@ class UnfinishedTraining:
 
     def __init__(self, output: Path, design: Design, splits: DataSplits, recipe: Recipe, seed: int) -> None:
         self.path = resume_path(output)
+        mean, std = design.normalization or (None, None)
         self._run: dict[str, JsonValue] = {
             "architecture": design.name,
             "data": splits.name,
@@ -49,8 +50,8 @@ class UnfinishedTraining:
             "start": None if design.start is None else design.start["sha256"],
             "teacher": None if design.teacher is None else design.teacher.record["sha256"],
             "classes": list(design.classes),
-            "mean": None if design.mean is None else list(design.mean),
-            "std": None if design.std is None else list(design.std),
+            "mean": None if mean is None else list(mean),
+            "std": None if std is None else list(std),
             _DIGEST: _digest(splits),
         }
         if design.name not in ARCHITECTURES:

@@ -17,6 +17,7 @@ from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.cuba_simulation import simulate
 from loihi_convert.external.pixels import DEFAULT_NORMALIZATION, pixel_inputs, require_images
 from loihi_convert.ir.synapse import PixelBias
+from loihi_convert.normalization import Normalization
 from loihi_convert.progress import Progress, no_progress
 
 # Largest number of images x neurons of the largest layer simulated at once.
@@ -28,13 +29,12 @@ def run_cuba(
     images: Array,
     timesteps: int,
     *,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    normalization: Normalization | None = None,
     progress: Progress = no_progress,
 ) -> RunResult:
     """Run uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each.
 
-    ``mean`` and ``std`` are as in `pixel_inputs`, by default `DEFAULT_NORMALIZATION`. The result has the same form as
+    ``normalization`` is by default `DEFAULT_NORMALIZATION`. The result has the same form as
     from other backends; ``potentials`` are in whole weight units, rounded down.
 
     Raises
@@ -47,14 +47,14 @@ def run_cuba(
         one number per channel, or are given for a network without input neurons.
     """
     has_input_neurons = isinstance(network.layers[0].synapse, PixelBias)
-    if not has_input_neurons and (mean is not None or std is not None):
+    if not has_input_neurons and normalization is not None:
         raise UsageError(
             "`mean` and `std` given for a network without input neurons", expected="its pixels enter as 0..255"
         )
-    mean, std = mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
+    normalization = normalization or DEFAULT_NORMALIZATION
     if timesteps < 1:
         raise UsageError(f"found {timesteps}", where="timesteps", expected="must be at least 1")
-    require_images(network, images, mean, std)
+    require_images(network, images, normalization)
     require_result_size(network, len(images), timesteps)
     started = time.perf_counter()
     count, outputs, spiking = len(images), math.prod(network.shapes[-1]), len(network.spiking_layers)
@@ -68,7 +68,7 @@ def run_cuba(
     ready = time.perf_counter()
     for first in range(0, count, images_at_once):
         rows = slice(first, min(first + images_at_once, count))
-        inputs = pixel_inputs(network, images[rows], np.array(mean), np.array(std))
+        inputs = pixel_inputs(network, images[rows], normalization)
         for step, layers in enumerate(simulate(network, inputs, timesteps)):
             potentials[rows, step] = (layers[-1].v >> limits.UNIT_EXP).reshape(len(inputs), -1)
             if output_spikes is not None:

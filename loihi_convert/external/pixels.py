@@ -13,23 +13,21 @@ from loihi_convert.errors import DataError, InputError, RangeError
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
-from loihi_convert.normalization import require_valid
+from loihi_convert.normalization import Normalization
 
-DEFAULT_NORMALIZATION: Final = (0.5,)
-"""Mean and standard deviation of pixels / 255, so that x is in -1..1, as in lava-dl's test networks."""
+DEFAULT_NORMALIZATION: Final = Normalization((0.5,), (0.5,))
+"""To -1..1, as in lava-dl's test networks."""
 
 
-def require_images(
-    network: CubaNetwork | GradedNetwork, images: Array, mean: tuple[float, ...], std: tuple[float, ...]
-) -> None:
-    """Raise unless ``images`` can be run on ``network``.
+def require_images(network: CubaNetwork | GradedNetwork, images: Array, normalization: Normalization) -> None:
+    """Raise unless ``images`` can be run on ``network`` with this ``normalization``.
 
     Raises
     ------
     InputError
         If the images do not fit the network, or the last layer has maps, which give no class.
     UsageError
-        As in `normalization.require_valid`.
+        As in `Normalization.per_channel`.
     """
     shape = network.input_shape
     found = images.shape[1:]
@@ -45,15 +43,15 @@ def require_images(
             where=network.layers[-1].name,
             expected="must have one neuron per class",
         )
-    require_valid(mean, std, found[0])
+    normalization.per_channel(found[0])
 
 
-def pixel_inputs(network: CubaNetwork | GradedNetwork, images: Array, mean: Array, std: Array) -> Array:
+def pixel_inputs(network: CubaNetwork | GradedNetwork, images: Array, normalization: Normalization) -> Array:
     """Return uint8 images ``(N, C, H, W)`` as inputs for `simulate`, or for sigma-delta neurons: int32
     ``(N, *input_shape)``.
 
-    Input neurons get ``trunc(weight x + bias)`` with x = (pixel / 255 - mean) / std, one mean and std for all channels
-    or one per channel. A synapse gets the pixels, 0..255, as 8-bit graded spikes.
+    Input neurons get ``trunc(weight x + bias)`` with x = (pixel / 255 - mean) / std. A synapse gets the pixels, 0..255,
+    as 8-bit graded spikes.
 
     Raises
     ------
@@ -63,7 +61,8 @@ def pixel_inputs(network: CubaNetwork | GradedNetwork, images: Array, mean: Arra
     synapse = network.layers[0].synapse
     values = images.astype(np.float64)
     if isinstance(synapse, PixelBias):
-        x = (values / 255 - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
+        mean, std = (np.array(numbers).reshape(-1, 1, 1) for numbers in normalization)
+        x = (values / 255 - mean) / std
         values = np.trunc(synapse.weight * x + synapse.bias)
         limit = limits.LIF_BIAS_LIMIT
         if isinstance(network, GradedNetwork):

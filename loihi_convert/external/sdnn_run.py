@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from loihi_convert.arrays import Array
 from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.result import RunResult
 from loihi_convert.external.pixels import DEFAULT_NORMALIZATION, pixel_inputs, require_images
 from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.normalization import Normalization
 from loihi_convert.progress import Progress, no_progress
 
 
@@ -17,13 +16,12 @@ def run_sdnn(
     images: Array,
     *,
     is_stream: bool = False,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    normalization: Normalization | None = None,
     progress: Progress = no_progress,
 ) -> RunResult:
     """Run uint8 ``images``, ``(N, C, H, W)``, one step of each layer for each image, as in `run_graded`.
 
-    ``mean`` and ``std`` are as in `pixel_inputs`, by default `DEFAULT_NORMALIZATION`.
+    ``normalization`` is by default `DEFAULT_NORMALIZATION`.
 
     Raises
     ------
@@ -32,7 +30,7 @@ def run_sdnn(
     RangeError
         As in `pixel_inputs`.
     """
-    mean, std = mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
-    require_images(network, images, mean, std)
-    inputs = pixel_inputs(network, images, np.array(mean), np.array(std))
+    normalization = normalization or DEFAULT_NORMALIZATION
+    require_images(network, images, normalization)
+    inputs = pixel_inputs(network, images, normalization)
     return run_graded(network, inputs, is_stream=is_stream, progress=progress)

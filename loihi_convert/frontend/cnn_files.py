@@ -34,6 +34,7 @@ from loihi_convert.frontend.from_nir import read_nir
 from loihi_convert.frontend.from_onnx.file import read_onnx
 from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
 from loihi_convert.frontend.users_code import build_cnn, with_plain_parts
+from loihi_convert.normalization import Normalization
 
 
 class Given(NamedTuple):
@@ -43,8 +44,7 @@ class Given(NamedTuple):
     input_shape: Shape | None
     classes: Sequence[str] | None
     data: str | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
+    normalization: Normalization | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class CnnFile:
         The CNN, in eval mode.
     input_shape
         ``(C, H, W)``; for signals ``(C, L)``.
-    classes, mean, std
+    classes, normalization
         Those given, or those that the file records.
     described
         What the file records for the provenance, JSON values.
@@ -72,8 +72,7 @@ class CnnFile:
     model: nn.Module
     input_shape: Shape
     classes: Sequence[str] | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
+    normalization: Normalization | None
     described: Mapping[str, Any] = field(default_factory=dict)
     trained: Checkpoint | None = None
     neurons: Readout | None = None
@@ -93,10 +92,10 @@ def read_cnn(path: Path, given: Given) -> CnnFile:
         )
     if is_nir(path):
         model, shape, readout, notes = read_nir(path, given.input_shape)
-        return CnnFile(model, shape, given.classes, given.mean, given.std, neurons=readout, notes=notes)
+        return CnnFile(model, shape, given.classes, given.normalization, neurons=readout, notes=notes)
     if is_onnx:
         model, shape, notes = read_onnx(path, given.input_shape)
-        return CnnFile(model, shape, given.classes, given.mean, given.std, notes=notes)
+        return CnnFile(model, shape, given.classes, given.normalization, notes=notes)
     return _of_checkpoint(path, given) if arch is None else _of_users_code(path, arch, given)
 
 
@@ -109,7 +108,7 @@ def _of_checkpoint(path: Path, given: Given) -> CnnFile:
             )
     model, trained = load_model(path)
     # A file of an earlier version may record others, which that version took.
-    mean, std = (trained.mean, trained.std) if given.mean is None else (given.mean, given.std)
+    normalization = given.normalization or trained.normalization
     model.load_state_dict(rounded_state(model, model.state_dict(), trained.weight_bits))
     described = {
         "architecture": trained.architecture,
@@ -118,7 +117,7 @@ def _of_checkpoint(path: Path, given: Given) -> CnnFile:
         "seed": trained.seed,
         "test_accuracy": trained.test_accuracy,
     }
-    return CnnFile(model, trained.input_shape, trained.classes, mean, std, described, trained)
+    return CnnFile(model, trained.input_shape, trained.classes, normalization, described, trained)
 
 
 def _of_users_code(path: Path, arch: str, given: Given) -> CnnFile:
@@ -130,11 +129,11 @@ def _of_users_code(path: Path, arch: str, given: Given) -> CnnFile:
             expected="must be (C, H, W), such as 3,32,32",
             hint="Data in this shape state it, too: `data`.",
         )
-    classes, mean, std = given.classes, given.mean, given.std
+    classes, normalization = given.classes, given.normalization
     trained = load_if_ours(path)
     notes: tuple[str, ...] = ()
     if trained is not None and trained.is_own:
-        mean, std = recorded_normalization(trained, mean, std)
+        normalization = recorded_normalization(trained, normalization)
         model = rebuilt(trained, arch, path).requires_grad_(False)
         model.eval()
         classes = trained.classes if classes is None else classes
@@ -145,4 +144,4 @@ def _of_users_code(path: Path, arch: str, given: Given) -> CnnFile:
     described: dict[str, Any] = {"arch": arch}
     if trained is not None:
         described["seed"] = trained.seed
-    return CnnFile(model, given.input_shape, classes, mean, std, described, trained, notes=notes)
+    return CnnFile(model, given.input_shape, classes, normalization, described, trained, notes=notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,12 +30,12 @@ from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, UsageError, first_line
 from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.from_torch.reader import read_graph
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.lower import lowered
 from loihi_convert.frontend.model_runs import shape_taken, users_code
 from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
 from loihi_convert.frontend.users_code import build_cnn, copied, unwrapped, with_plain_parts
 from loihi_convert.ir.task import class_count
-from loihi_convert.normalization import per_channel
+from loihi_convert.normalization import Normalization
 
 
 def own_design(
@@ -43,8 +43,7 @@ def own_design(
     weights: Path | None,
     splits: DataSplits,
     *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    normalization: Normalization | None = None,
     qcfs_levels: int | None = None,
     timesteps: int | None = None,
 ) -> Design:
@@ -59,8 +58,8 @@ def own_design(
         those that the code gives it.
     splits
         The images to train on.
-    mean, std
-        Per channel, if it takes ``(pixel / 255 - mean) / std``; by default those in the checkpoint, or none.
+    normalization
+        What it takes; by default that in the checkpoint, or pixel / 255.
     qcfs_levels, timesteps
         As in `train_options.TrainOptions`.
 
@@ -79,7 +78,7 @@ def own_design(
     made: Callable[[], nn.Module]
     start: dict[str, JsonValue] | None = None
     if weights is not None and trained is not None:
-        mean, std = recorded_normalization(trained, mean, std)
+        normalization = recorded_normalization(trained, normalization)
         if splits.classes:
             require_classes(trained, splits.classes)
         made, start = partial(rebuilt, trained, arch, weights), record_of(trained)
@@ -91,8 +90,7 @@ def own_design(
         made,
         arch,
         splits,
-        mean=mean,
-        std=std,
+        normalization=normalization,
         qcfs_levels=qcfs_levels,
         timesteps=timesteps,
         start=start,
@@ -123,7 +121,7 @@ def own_teacher(arch: str, weights: Path, splits: DataSplits, design: Design) ->
         return teacher_of(_made(arch, weights)(), arch, splits, design)
     if splits.classes:
         require_classes(trained, splits.classes, "teacher")
-    normalized = replace(design, mean=trained.mean, std=trained.std)
+    normalized = replace(design, normalization=trained.normalization)
     return teacher_of(rebuilt(trained, arch, weights), arch, splits, normalized)
 
 
@@ -144,7 +142,7 @@ def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) ->
     image_shape = shape_taken(cnn, splits.input_shape)
     first = pixels(splits.train.images[:FIRST_IMAGES])
     with torch.no_grad():
-        returned = scores_of(cnn(inputs_of(first, design.mean, design.std, image_shape)))
+        returned = scores_of(cnn(inputs_of(first, design.normalization, image_shape)))
         if not isinstance(returned, Tensor):
             raise UsageError(
                 f"found a CNN that returns a {type(returned).__name__}",
@@ -166,8 +164,7 @@ def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) ->
         name,
         lambda: cnn,
         design.classes,
-        mean=design.mean,
-        std=design.std,
+        normalization=design.normalization,
         image_shape=image_shape,
         ending=_ending(outputs),
     )
@@ -189,8 +186,7 @@ def design_of(
     name: str,
     splits: DataSplits,
     *,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    normalization: Normalization | None,
     qcfs_levels: int | None,
     timesteps: int | None,
     start: dict[str, JsonValue] | None,
@@ -212,21 +208,22 @@ def design_of(
                 hint="Omit it, or start from the CNN with ReLUs.",
             )
         qcfs_levels = cnn.levels
-    mean, std = (per_channel(each, splits.input_shape[0], where) for each, where in ((mean, "mean"), (std, "std")))
+    if normalization is not None:
+        normalization = normalization.per_channel(splits.input_shape[0])
     image_shape = shape_taken(cnn, splits.input_shape)
-    network = to_relu_network(cnn, splits.input_shape, mean=mean, std=std)
+    network = lowered(cnn, splits.input_shape, normalization).network
     if is_trained_elsewhere and network.takes_any_order:
         splits.train.require_known_axes(splits.name)
     if timesteps is not None:
         _require_spiking(cnn, splits)
         two = pixels(splits.train.images[:2])
-        _require_results_used(cnn, inputs_of(two, mean, std, image_shape))
+        _require_results_used(cnn, inputs_of(two, normalization, image_shape))
 
     def build() -> nn.Module:
         model = made().float()
         if qcfs_levels is not None and not isinstance(model, WithQcfs):
             first = pixels(splits.train.images[:FIRST_IMAGES])
-            return WithQcfs(model, inputs_of(first, mean, std, image_shape), qcfs_levels)
+            return WithQcfs(model, inputs_of(first, normalization, image_shape), qcfs_levels)
         return model
 
     count = class_count(network.shapes[-1][0])
@@ -241,8 +238,7 @@ def design_of(
         build,
         splits.classes or tuple(map(str, range(count))),
         qcfs_levels,
-        mean,
-        std,
+        normalization,
         image_shape,
         start,
         None if start is None else made,
@@ -278,19 +274,20 @@ def rebuilt(trained: Checkpoint, arch: str, path: Path) -> nn.Module:
     return cnn
 
 
-def recorded_normalization(
-    trained: Checkpoint, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Return ``trained.mean`` and ``trained.std``; others that are given are refused."""
-    for where, given, recorded in (("mean", mean, trained.mean), ("std", std, trained.std)):
-        if given is not None and recorded != per_channel(given, trained.input_shape[0], where):
-            raise UsageError(
-                f"found {tuple(given)}",
-                where=where,
-                expected=f"the checkpoint was trained with {recorded or 'no normalization'}",
-                hint="Omit `mean` and `std`: it records them.",
-            )
-    return trained.mean, trained.std
+def recorded_normalization(trained: Checkpoint, given: Normalization | None) -> Normalization | None:
+    """Return ``trained.normalization``; another that is given is refused."""
+    recorded = trained.normalization
+    if given is not None:
+        wanted = given.per_channel(trained.input_shape[0])
+        for where, found, expected in zip(Normalization._fields, wanted, recorded or (None, None), strict=True):
+            if found != expected:
+                raise UsageError(
+                    f"found {found}",
+                    where=where,
+                    expected=f"the checkpoint was trained with {expected or 'no normalization'}",
+                    hint="Omit `mean` and `std`: it records them.",
+                )
+    return recorded
 
 
 def copies_of(module: nn.Module) -> Callable[[], nn.Module]:

@@ -25,13 +25,13 @@ from loihi_convert.files import sha256
 from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
 from loihi_convert.frontend.cnn_files import Given, read_cnn
 from loihi_convert.frontend.from_onnx.file import onnx_sha256
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.lower import lowered
 from loihi_convert.frontend.model_runs import shape_taken, users_code
 from loihi_convert.frontend.users_code import plain_copy
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.ir.task import name_count
-from loihi_convert.normalization import require_both
+from loihi_convert.normalization import Normalization
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class Source:
         recorded, shape = self.recorded, self.network.input_shape
         if self.path is None:
             before = self.model.before if isinstance(self.model, WithQcfs) else ()
-            return to_relu_network(before[0], shape, mean=recorded.mean, std=recorded.std) if before else None
+            return lowered(before[0], shape, recorded.normalization).network if before else None
         file, plain = before_fine_tuning(self.path, recorded.arch), replace(recorded, skip_copies=1)
         return None if file is None else reopen_source(file, plain, shape, recorded.arch).network
 
@@ -106,23 +106,22 @@ class Source:
     def module_outputs(self, images: Array) -> Array:
         """Return the outputs of ``model`` itself, float32 ``(N, outputs)``, for uint8 ``images`` ``(N, C, H, W)``."""
         recorded, shape = self.recorded, shape_taken(self.model, self.network.input_shape)
-        inputs = inputs_of(pixels(images), recorded.mean, recorded.std, shape)
+        inputs = inputs_of(pixels(images), recorded.normalization, shape)
         with torch.no_grad(), users_code():
             outputs: Array = scores_of(self.model(inputs)).reshape(len(images), -1).float().numpy()
         return outputs
 
-    def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> ReluNetwork:
-        """Return ``network`` with another normalization of its images, one number per channel."""
-        return to_relu_network(self.model, self.network.input_shape, mean=mean, std=std)
+    def with_normalization(self, normalization: Normalization) -> ReluNetwork:
+        """Return ``network`` with another normalization of its images."""
+        return lowered(self.model, self.network.input_shape, normalization).network
 
     def with_skip_copies(self, copies: int) -> Source:
         """Return the same CNN with ``copies`` relays per value of a skip connection, see `lower.to_relu_network`."""
         recorded = self.recorded
         if copies == recorded.skip_copies:
             return self
-        network = to_relu_network(
-            self.model, self.network.input_shape, mean=recorded.mean, std=recorded.std, skip_copies=copies
-        )
+        shape = self.network.input_shape
+        network = lowered(self.model, shape, recorded.normalization, skip_copies=copies).network
         provenance = {name: value for name, value in self.provenance.items() if name != "skip_copies"}
         return replace(
             self,
@@ -136,8 +135,7 @@ class Source:
         module: nn.Module,
         input_shape: Shape,
         *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        normalization: Normalization | None = None,
         classes: Sequence[str] | None = None,
         data: str | None = None,
         task: Task = "classification",
@@ -150,8 +148,8 @@ class Source:
             Takes images, float ``(N, C, H, W)``, or signals ``(N, C, L)``; returns class scores ``(N, classes)``.
         input_shape
             ``(C, H, W)``; for signals ``(C, L)``.
-        mean, std
-            Per channel, if it was trained on ``(pixel / 255 - mean) / std``; both or none.
+        normalization
+            What it was trained on; None: pixel / 255.
         classes
             The name of each output; by default 0, 1, ...
         data
@@ -169,11 +167,10 @@ class Source:
             If it does not accept such images, or contains NaN or infinity.
         """
         input_shape = as_input_shape(input_shape)
-        require_both(mean, std)
         model = plain_copy(module)
-        network = _completed(to_relu_network(model, input_shape, mean=mean, std=std), task)
+        network = _completed(lowered(model, input_shape, normalization).network, task)
         described = {"data": data, "classes": _class_names(network, classes)}
-        provenance = {"state_sha256": digest(model.state_dict()), **described, **_recorded(network, mean, std)}
+        provenance = {"state_sha256": digest(model.state_dict()), **described, **_recorded(network, normalization)}
         is_fine_tuned = isinstance(model, WithQcfs)
         timesteps = model.timesteps if isinstance(model, WithQcfs) else None
         return cls(None, model, network, provenance, network.notes, timesteps, is_fine_tuned=is_fine_tuned)
@@ -186,8 +183,7 @@ def open_source(
     input_shape: Shape | None = None,
     classes: Sequence[str] | None = None,
     data: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    normalization: Normalization | None = None,
     task: Task = "classification",
 ) -> Source:
     """Return the CNN whose weights are in ``path``.
@@ -208,8 +204,8 @@ def open_source(
         The name of each output, only with ``arch`` or for an ONNX or NIR file; by default 0, 1, ...
     data
         Name of the data set, for the record; by default that in the checkpoint.
-    mean, std
-        Per channel, if the CNN was trained on ``(pixel / 255 - mean) / std``; both or none.
+    normalization
+        What the CNN was trained on; by default that in the checkpoint, or pixel / 255.
     task
         Meaning of the outputs, see `ir.task`.
 
@@ -226,14 +222,13 @@ def open_source(
     """
     path = Path(path)
     input_shape = None if input_shape is None else as_input_shape(input_shape)
-    require_both(mean, std)
-    read = read_cnn(path, Given(arch, input_shape, classes, data, mean, std))
-    network = to_relu_network(read.model, read.input_shape, mean=read.mean, std=read.std)
+    read = read_cnn(path, Given(arch, input_shape, classes, data, normalization))
+    network = lowered(read.model, read.input_shape, read.normalization).network
     network = _completed(network, task, read.neurons)
     described = dict(read.described)
     if "classes" not in described:
         described |= {"data": data, "classes": _class_names(network, read.classes)}
-    recorded = _recorded(network, read.mean, read.std)
+    recorded = _recorded(network, read.normalization)
     provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described, **recorded}
     return Source(
         path,
@@ -279,14 +274,11 @@ def _completed(network: ReluNetwork, task: Task, neurons: Readout | None = None)
     return replace(network, task=task)
 
 
-def _recorded(network: ReluNetwork, mean: Sequence[float] | None, std: Sequence[float] | None) -> dict[str, Any]:
+def _recorded(network: ReluNetwork, normalization: Normalization | None) -> dict[str, Any]:
     """What the provenance holds of ``network``; the task is left out for classification, as by earlier versions."""
-    given = {name: values for name, values in (("mean", mean), ("std", std)) if values is not None}
-    normalization = {
-        name: list(values) if np.ndim(values) else np.ravel(values).tolist() for name, values in given.items()
-    }
+    given = {} if normalization is None else {name: list(of) for name, of in normalization._asdict().items()}
     task = {} if network.task == "classification" else {"task": network.task}
-    return {**normalization, "multiply_accumulates": network.multiply_accumulates, **task}
+    return {**given, "multiply_accumulates": network.multiply_accumulates, **task}
 
 
 def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[str]:
@@ -329,13 +321,10 @@ def reopen_source(
     InputError, UsageError
         As in `open_source`.
     """
-    mean, std, task = recorded.mean, recorded.std, recorded.task
-    if (mean is None) != (std is None):
-        # Earlier versions accepted only one of the two.
-        mean, std = mean or (0.0,) * input_shape[0], std or (1.0,) * input_shape[0]
+    normalization, task = recorded.normalization, recorded.task
     if isinstance(model, Path):
         shape = None if is_described(model, arch) else input_shape
-        found = open_source(model, arch=arch, input_shape=shape, mean=mean, std=std, task=task)
+        found = open_source(model, arch=arch, input_shape=shape, normalization=normalization, task=task)
     else:
-        found = Source.from_module(model, input_shape, classes=recorded.classes, mean=mean, std=std, task=task)
+        found = Source.from_module(model, input_shape, classes=recorded.classes, normalization=normalization, task=task)
     return found.with_skip_copies(recorded.skip_copies)

@@ -37,7 +37,7 @@ def require_training(design: Design, splits: DataSplits) -> None:
         return
     model = design.build()
     model.train()
-    shown = inputs_of(pixels(splits.train.images[:_SHOWN]), design.mean, design.std, design.image_shape)
+    shown = inputs_of(pixels(splits.train.images[:_SHOWN]), design.normalization, design.image_shape)
     try:
         with users_code(), torch.random.fork_rng(devices=[]):
             cnn = model.cnn if isinstance(model, WithQcfs) else model

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, get_args
 
 from loihi_convert.choices import Task
 from loihi_convert.errors import InputError, one_of
+from loihi_convert.normalization import Normalization
 
 _Record = TypeVar("_Record", bound="ModelRecord | BalanceRecord | QuantizeRecord")
 
@@ -73,6 +74,14 @@ class ModelRecord:
             raise InputError(f"found {self.skip_copies}", where="skip_copies", expected="must be at least 1")
         if self.task not in get_args(Task):
             raise InputError(f"found {self.task!r}", where="task", expected=one_of(get_args(Task)))
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """``mean`` and ``std``; None if images were not normalized."""
+        if self.mean is None and self.std is None:
+            return None
+        # Earlier versions accepted only one of the two.
+        return Normalization(self.mean or (0.0,), self.std or (1.0,))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.task import class_count, classes_of
 from loihi_convert.metrics.other_order import OtherOrder, other_order
 from loihi_convert.metrics.regression import errors
+from loihi_convert.normalization import Normalization
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.statistics import FEWEST_JUDGED, NOT_CHANCE, constant_accuracy, mcnemar_p_value
 
@@ -44,17 +45,16 @@ class _Usual(NamedTuple):
     """The accuracy any CNN reaches on a data set after an epoch or two, and its usual normalization."""
 
     accuracy: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    normalization: Normalization
 
 
 _USUAL: Final = {
-    "mnist": _Usual(0.95, (0.1307,), (0.3081,)),
-    "fashion-mnist": _Usual(0.85, (0.2860,), (0.3530,)),
-    "digits": _Usual(0.85, (0.3059,), (0.3763,)),
-    "cifar10": _Usual(0.60, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "mnist": _Usual(0.95, Normalization((0.1307,), (0.3081,))),
+    "fashion-mnist": _Usual(0.85, Normalization((0.2860,), (0.3530,))),
+    "digits": _Usual(0.85, Normalization((0.3059,), (0.3763,))),
+    "cifar10": _Usual(0.60, Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
 }
-_IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_IMAGENET: Final = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _COLOURS: Final = 3
 
 
@@ -345,14 +345,15 @@ def _better_with(
 def _trials(source: Source, images: Dataset) -> Iterator[_Trial]:
     # `train` records what it normalizes.
     if source.recorded.architecture is None:
-        for mean, std, is_guess in _normalizations(images, source.recorded.data):
+        for normalization, is_guess in _normalizations(images, source.recorded.data):
+            mean, std = normalization
             given = f"With `mean` {_numbers(mean)} and `std` {_numbers(std)}"
             advice = "give the normalization the CNN was trained with"
             if is_guess:
                 advice = "a guess from these images, so look up the values in your training code"
-            elif source.recorded.mean is not None and not any(mean) and set(std) == {1.0}:
+            elif source.recorded.normalization is not None and not any(mean) and set(std) == {1.0}:
                 given, advice = "Without `mean` and `std`", "the CNN may normalize its images itself"
-            yield _Trial(given, advice, source.with_normalization(mean, std), images)
+            yield _Trial(given, advice, source.with_normalization(normalization), images)
     if images.images.shape[1] == _COLOURS:
         advice = "give the images in the order that the CNN was trained on, usually R, G, B (OpenCV reads B, G, R)"
         reverse = replace(images, images=np.asarray(images.images)[:, ::-1])
@@ -368,28 +369,32 @@ def _r_squared(network: ReluNetwork, images: Dataset) -> float:
     return -math.inf if found is None or found.mean.r2 is None else found.mean.r2
 
 
-def _normalizations(images: Dataset, data: str | None) -> Iterator[tuple[tuple[float, ...], tuple[float, ...], bool]]:
+def _normalizations(images: Dataset, data: str | None) -> Iterator[tuple[Normalization, bool]]:
     """Normalizations that the CNN may have been trained with, the more usual first, and whether one is only a guess.
 
     None, that of ``data``, those of other data sets, to -1..1, ImageNet's, that from these images' statistics, to
     0..255, and the brightest pixel of dark images to 1.
     """
     channels = images.images.shape[1]
-    zero = (0.0,) * channels
-    yield zero, (1.0,) * channels, False
+
+    def of(mean: float, std: float) -> Normalization:
+        return Normalization((mean,) * channels, (std,) * channels)
+
+    yield of(0.0, 1.0), False
     for name in sorted(_USUAL, key=lambda name: name != data):
-        if len(_USUAL[name].mean) == channels:
-            yield _USUAL[name].mean, _USUAL[name].std, False
-    yield (0.5,) * channels, (0.5,) * channels, False
+        if len(_USUAL[name].normalization.mean) == channels:
+            yield _USUAL[name].normalization, False
+    yield of(0.5, 0.5), False
     if channels == _COLOURS:
-        yield *_IMAGENET, False
+        yield _IMAGENET, False
     pixels = images.images / 255
     spread = pixels.std((0, 2, 3))
     if spread.min() > _LEAST_SPREAD:
-        yield tuple(pixels.mean((0, 2, 3)).round(4).tolist()), tuple(spread.round(4).tolist()), True
-    yield zero, (1 / 255,) * channels, False
+        mean, std = (tuple(values.round(4).tolist()) for values in (pixels.mean((0, 2, 3)), spread))
+        yield Normalization(mean, std), True
+    yield of(0.0, 1 / 255), False
     if 0 < (largest := float(pixels.max())) < _BRIGHT / 255:
-        yield zero, (largest,) * channels, False
+        yield of(0.0, largest), False
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -43,7 +43,7 @@ def require_same_training(design: Design, splits: DataSplits) -> None:
     for number, module in enumerate(module for module in model.modules() if isinstance(module, Qcfs)):
         _require_trainable(module, number, design.name)
         module.levels = MAX_LEVELS
-    source = Source.from_module(model, splits.input_shape, mean=design.mean, std=design.std)
+    source = Source.from_module(model, splits.input_shape, normalization=design.normalization)
     require_same_outputs(source, np.asarray(splits.train.images[:COMPARED]), qcfs_tolerance=_FINE_QCFS_TOLERANCE)
 
 
@@ -67,7 +67,7 @@ def accuracy_before(design: Design, splits: DataSplits) -> OwnAccuracy | None:
     if design.trained is None:
         return None
     source = Source.from_module(
-        design.trained(), splits.input_shape, mean=design.mean, std=design.std, data=splits.name
+        design.trained(), splits.input_shape, normalization=design.normalization, data=splits.name
     )
     found = own_accuracy(source, splits.validation, "validation images", data=splits.name)
     assert not isinstance(found, OwnFit)

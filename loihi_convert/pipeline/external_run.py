@@ -14,23 +14,22 @@ from loihi_convert.external.sdnn_run import run_sdnn
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 
 ExternalNetwork = CubaNetwork | GradedNetwork
 
-_Numbers = tuple[float, ...] | None
 
-
-def used_normalization(network: ExternalNetwork, mean: _Numbers, std: _Numbers) -> tuple[_Numbers, _Numbers]:
+def used_normalization(network: ExternalNetwork, given: Normalization | None) -> Normalization | None:
     """Return the normalization that a run uses: the given one, or `pixels.DEFAULT_NORMALIZATION`.
 
     A network without input neurons takes none: its pixels enter as they are.
     """
     if isinstance(network.layers[0].synapse, PixelBias):
-        return mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
-    return mean, std
+        return given or DEFAULT_NORMALIZATION
+    return given
 
 
 def run_external_into_folder(
@@ -43,8 +42,7 @@ def run_external_into_folder(
     *,
     timesteps: Sequence[int] = (),
     is_stream: bool = False,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    normalization: Normalization | None = None,
     command_line: Sequence[str] = (),
     unwritten: Callable[[RunFolder[ExternalNetwork]], None] | None = None,
     bars: ProgressFactory = no_progress_bar,
@@ -63,16 +61,15 @@ def run_external_into_folder(
         The T to report; the run ends at the largest. Empty: the time steps per sample in the file.
     is_stream
         For graded spikes: whether the images are frames of one sequence, see `backends.graded.run_graded`.
-    mean, std
-        Normalization of pixels / 255 in training, one number for all channels or one per channel; by default that of
-        `used_normalization`.
+    normalization
+        That of the training; by default that of `used_normalization`.
 
     Raises
     ------
     InputError
         If the file cannot be run, the images do not fit it, or ``output`` is not empty or cannot be written.
     UsageError
-        If neither the file nor ``timesteps`` gives T, it is not 1 for graded spikes, or ``mean`` and ``std`` are
+        If neither the file nor ``timesteps`` gives T, it is not 1 for graded spikes, or ``normalization`` is
         invalid.
     """
     steps = max(timesteps, default=network.timesteps)
@@ -83,15 +80,15 @@ def run_external_into_folder(
     if isinstance(network, GradedNetwork) and steps != 1:
         expected = "must be 1: graded spikes take one step of each layer for an image"
         raise UsageError(f"found {steps}", where="timesteps", expected=expected)
-    mean, std = used_normalization(network, mean, std)
+    used = used_normalization(network, normalization)
     images.require_fit(network.task, network.shapes[-1][0], "data")
     run_folder.require_class_names(path.stem, network, splits.classes or None)
     with run_folder.run_folder(output, f"{path.stem}-ref") as folder:
         with bars(f"{path.name}: running on ref") as progress:
             if isinstance(network, GradedNetwork):
-                result = run_sdnn(network, images.images, is_stream=is_stream, mean=mean, std=std, progress=progress)
+                result = run_sdnn(network, images.images, is_stream=is_stream, normalization=used, progress=progress)
             else:
-                result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
+                result = run_cuba(network, images.images, steps, normalization=used, progress=progress)
         evaluation = evaluate(result, network, labels=images.labels, timesteps=timesteps)
         stream = {"stream": is_stream} if isinstance(network, GradedNetwork) else {}
         return written(
@@ -102,5 +99,5 @@ def run_external_into_folder(
             backend="ref",
             command_line=command_line,
             unwritten=unwritten,
-            more={"mean": mean, "std": std, **stream},
+            more={**({} if used is None else used._asdict()), **stream},
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx.stock import StockFile
+from loihi_convert.normalization import Normalization
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +75,11 @@ def load_file(
     *,
     arch: str | None = None,
     input_shape: Shape | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    normalization: Normalization | None = None,
 ) -> LoadedFile:
     """Return the readable part of a ``.net`` file, checkpoint or ONNX file; the type is detected from its content.
 
-    ``arch``, ``input_shape``, ``mean`` and ``std`` are for a checkpoint, as in `source.open_source`.
+    ``arch``, ``input_shape`` and ``normalization`` are for a checkpoint, as in `source.open_source`.
 
     Raises
     ------
@@ -101,12 +100,12 @@ def load_file(
         from loihi_convert.pipeline.same_outputs import require_same_outputs
 
         try:
-            source = open_source(path, arch=arch, input_shape=input_shape, mean=mean, std=std)
+            source = open_source(path, arch=arch, input_shape=input_shape, normalization=normalization)
             require_same_outputs(source)
         except UnsupportedModelError as error:
             return RefusedFile(path, error)
         return CheckpointFile(path, source.network, source.recorded, source.notes)
-    if any(option is not None for option in (arch, input_shape, mean, std)):
+    if any(option is not None for option in (arch, input_shape, normalization)):
         raise UsageError(
             "`arch`, `input_shape`, `mean` and `std` given for a netx file",
             where=path,

@@ -14,6 +14,7 @@ from loihi_convert.data import DATASETS, ClassMap, DataSplits, load_data
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.own_cnn import recorded_normalization
 from loihi_convert.frontend.source import Source, is_described, is_self_contained, open_source
+from loihi_convert.normalization import Normalization
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,8 +26,7 @@ def open_cnn(
     arch: str | None = None,
     input_shape: tuple[int, int, int] | None = None,
     classes: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    normalization: Normalization | None = None,
     data: str | None = None,
     data_root: Path | None = None,
     class_map: ClassMap | None = None,
@@ -37,7 +37,7 @@ def open_cnn(
 
     Parameters
     ----------
-    model, arch, input_shape, classes, mean, std, task
+    model, arch, input_shape, classes, normalization, task
         As in `source.open_source`; for a CNN that is not described by its file, shape and classes are by default those
         of the data.
     data, data_root, class_map
@@ -56,7 +56,7 @@ def open_cnn(
     # A checkpoint of the user's own code, too, names its classes.
     ours = trained or (None if arch is None or is_self_contained(model) else load_if_ours(model))
     if trained is not None:
-        recorded_normalization(trained, mean, std)
+        recorded_normalization(trained, normalization)
     known = classes or (ours.classes if ours else ())
     data = data or benchmark_of(model, ours)
     splits = load_data(
@@ -73,7 +73,13 @@ def open_cnn(
     # Only the name is recorded, because the path of a user's own images is private.
     recorded = data if data in DATASETS else splits.name
     source = open_source(
-        model, arch=arch, input_shape=input_shape, classes=classes, data=recorded, mean=mean, std=std, task=task
+        model,
+        arch=arch,
+        input_shape=input_shape,
+        classes=classes,
+        data=recorded,
+        normalization=normalization,
+        task=task,
     )
     if splits.name not in DATASETS:
         digests = {
@@ -109,8 +115,7 @@ def open_model(
     *,
     arch: str | None,
     classes: Sequence[str] | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    normalization: Normalization | None,
     task: Task,
 ) -> Source:
     """Return a CNN in memory, or the one in a file, for images of ``shape``, ``(C, H, W)``.
@@ -127,11 +132,11 @@ def open_model(
     if not isinstance(model, str | Path):
         if arch is not None:
             raise UsageError("given with a module", where="arch", expected="must come with the path of a state dict")
-        return Source.from_module(model, shape, classes=classes, mean=mean, std=std, task=task)
+        return Source.from_module(model, shape, classes=classes, normalization=normalization, task=task)
     path, given = Path(model), None if is_described(Path(model), arch) else shape
     if given is None:
-        recorded_normalization(load(path), mean, std)
-    source = open_source(path, arch=arch, input_shape=given, classes=classes, mean=mean, std=std, task=task)
+        recorded_normalization(load(path), normalization)
+    source = open_source(path, arch=arch, input_shape=given, classes=classes, normalization=normalization, task=task)
     if shape != source.network.input_shape:
         raise DataError(f"found images of {shape}", where="images", expected=f"must be {source.network.input_shape}")
     return source

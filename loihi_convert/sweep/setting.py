@@ -19,6 +19,7 @@ from loihi_convert.choices import (
     Task,
 )
 from loihi_convert.conversion.options import PERCENTILE, BalanceOptions, QuantizeOptions, published_neurons
+from loihi_convert.normalization import Normalization
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class NetworkFile:
     arch: str | None = None
     input_shape: tuple[int, int, int] | None = None
     classes: tuple[str, ...] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    normalization: Normalization | None = None
     task: Task = "classification"
     data: str | None = None
     data_root: Path | None = None

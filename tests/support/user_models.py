@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as users write it)
 
 from loihi_convert.data import Dataset
+from loihi_convert.normalization import Normalization
 
 
 class Sequential(nn.Sequential):
@@ -117,21 +118,20 @@ class PreNorm(nn.Module):
         return F.log_softmax(self.classifier(x.reshape(x.shape[0], -1)), dim=1)
 
 
-NORMALIZATIONS: Mapping[type[nn.Module], dict[str, tuple[float]]] = {
-    Sequential: {},
-    Tutorial: {"mean": (0.5,), "std": (0.5,)},
-    Separable: {},
-    Shapes: {},
-    Normalizing: {},
-    PreNorm: {"mean": (0.3,), "std": (0.37,)},
+NORMALIZATIONS: Mapping[type[nn.Module], Normalization | None] = {
+    Sequential: None,
+    Tutorial: Normalization((0.5,), (0.5,)),
+    Separable: None,
+    Shapes: None,
+    Normalizing: None,
+    PreNorm: Normalization((0.3,), (0.37,)),
 }
 """The six, and what their user subtracts and divides by before the CNN."""
 
 
 def prepared(kind: type[nn.Module], data: Dataset) -> Tensor:
     """Return the images as the user of ``kind`` prepares them: float32 ``(N, C, H, W)``."""
-    normalization = NORMALIZATIONS[kind]
-    (mean,), (std,) = normalization.get("mean", (0.0,)), normalization.get("std", (1.0,))
+    (mean,), (std,) = NORMALIZATIONS[kind] or ((0.0,), (1.0,))
     return (torch.from_numpy(data.images.copy()).float() / 255 - mean) / std
 
 

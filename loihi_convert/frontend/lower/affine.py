@@ -7,13 +7,13 @@ the shift does not reach the border, and the constant becomes one per neuron: ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from loihi_convert.frontend.lower.value import Features, Tensor, Value, scaled, shifted
 from loihi_convert.frontend.operations import Affine
+from loihi_convert.normalization import Normalization
 
 
 def normalized(tensor: Tensor, affine: Affine) -> Tensor:
@@ -40,7 +40,8 @@ def _of_features(features: Features, affine: Affine) -> Features:
     return replace(features, gain=gain, shift=shift)
 
 
-def normalization_of(mean: Sequence[float], std: Sequence[float]) -> Affine:
+def affine_of(normalization: Normalization) -> Affine:
     """Return ``(x - mean) / std``, given one number per channel each."""
-    gain = 1 / np.array(std, np.float64)
-    return Affine(gain, -np.array(mean, np.float64) * gain)
+    mean, std = (np.array(values, np.float64) for values in normalization)
+    gain = 1 / std
+    return Affine(gain, -mean * gain)

@@ -14,7 +14,7 @@ from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, require_kind
 from loihi_convert.frontend.from_torch.reader import read_graph
 from loihi_convert.frontend.graph import Graph
-from loihi_convert.frontend.lower.affine import normalization_of
+from loihi_convert.frontend.lower.affine import affine_of
 from loihi_convert.frontend.lower.chain import Chain, to_chain
 from loihi_convert.frontend.lower.levels import placed
 from loihi_convert.frontend.lower.max_pool import pooled_after_relu
@@ -24,7 +24,7 @@ from loihi_convert.frontend.lower.traversal import ending_of, populated
 from loihi_convert.frontend.operations import Affine
 from loihi_convert.frontend.users_code import require_weights, without_wrappers
 from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.normalization import channel_normalization
+from loihi_convert.normalization import Normalization, channel_normalization
 
 
 def to_relu_network(
@@ -61,15 +61,16 @@ def to_relu_network(
         If ``input_shape`` is not such a shape, only one of ``mean`` and ``std`` is given, they do not have one finite
         value per channel, or ``std`` is not positive; or if ``skip_copies`` is below 1.
     """
-    return lowered(model, input_shape, mean=mean, std=std, skip_copies=skip_copies).network
+    input_shape = as_input_shape(input_shape)
+    normalization = channel_normalization(mean, std, input_shape[0])
+    return lowered(model, input_shape, normalization, skip_copies=skip_copies).network
 
 
 def lowered(
     model: nn.Module,
     input_shape: Shape,
+    normalization: Normalization | None = None,
     *,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
     skip_copies: int = 1,
 ) -> Chain:
     """Return the same as `to_relu_network`, with a description of each channel."""
@@ -77,12 +78,11 @@ def lowered(
     if isinstance(skip_copies, bool) or not isinstance(skip_copies, Integral) or skip_copies < 1:
         raise UsageError(f"found {skip_copies!r}", where="skip_copies", expected="must be a whole number, at least 1")
     input_shape = as_input_shape(input_shape)
-    given = channel_normalization(mean, std, input_shape[0])
-    normalization = None if given is None else normalization_of(*given)
+    affine = None if normalization is None else affine_of(normalization.per_channel(input_shape[0]))
     # Non-finite numbers are reported below, with the layer they end up in.
     with np.errstate(all="ignore"):
         graph = _graph(model, input_shape)
-        chain = _chain(graph, input_shape, normalization, skip_copies)
+        chain = _chain(graph, input_shape, affine, skip_copies)
     for layer in chain.network.layers:
         arrays = (layer.synapse.weight, layer.synapse.bias)
         if not all(array is None or np.isfinite(array).all() for array in arrays):
