@@ -346,12 +346,12 @@ def _trials(source: Source, images: Dataset) -> Iterator[_Trial]:
     # `train` records what it normalizes.
     if source.recorded.architecture is None:
         for normalization, is_guess in _normalizations(images, source.recorded.data):
-            mean, std = normalization
-            given = f"With `mean` {_numbers(mean)} and `std` {_numbers(std)}"
+            mean, std = map(_numbers, normalization)
+            given = f"With `mean` {mean} and `std` {std}"
             advice = "give the normalization the CNN was trained with"
             if is_guess:
                 advice = "a guess from these images, so look up the values in your training code"
-            elif source.recorded.normalization is not None and not any(mean) and set(std) == {1.0}:
+            elif source.recorded.normalization is not None and normalization == ((0.0,), (1.0,)):
                 given, advice = "Without `mean` and `std`", "the CNN may normalize its images itself"
             yield _Trial(given, advice, source.with_normalization(normalization), images)
     if images.images.shape[1] == _COLOURS:
@@ -376,15 +376,11 @@ def _normalizations(images: Dataset, data: str | None) -> Iterator[tuple[Normali
     0..255, and the brightest pixel of dark images to 1.
     """
     channels = images.images.shape[1]
-
-    def of(mean: float, std: float) -> Normalization:
-        return Normalization((mean,) * channels, (std,) * channels)
-
-    yield of(0.0, 1.0), False
+    yield Normalization((0.0,), (1.0,)), False
     for name in sorted(_USUAL, key=lambda name: name != data):
         if len(_USUAL[name].normalization.mean) == channels:
             yield _USUAL[name].normalization, False
-    yield of(0.5, 0.5), False
+    yield Normalization((0.5,), (0.5,)), False
     if channels == _COLOURS:
         yield _IMAGENET, False
     pixels = images.images / 255
@@ -392,9 +388,9 @@ def _normalizations(images: Dataset, data: str | None) -> Iterator[tuple[Normali
     if spread.min() > _LEAST_SPREAD:
         mean, std = (tuple(values.round(4).tolist()) for values in (pixels.mean((0, 2, 3)), spread))
         yield Normalization(mean, std), True
-    yield of(0.0, 1 / 255), False
+    yield Normalization((0.0,), (1 / 255,)), False
     if 0 < (largest := float(pixels.max())) < _BRIGHT / 255:
-        yield of(0.0, largest), False
+        yield Normalization((0.0,), (largest,)), False
 
 
 def _numbers(values: Sequence[float]) -> str:
