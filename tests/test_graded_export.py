@@ -665,7 +665,8 @@ def test_the_command_line_runs_a_file_on_lava(exported: Path, invoke: Invoke, mo
     assert "running the first 5 of 30 test images" in done.err
     assert "Lava equals ref in every message and activation of every layer, all 5 images" in " ".join(done.out.split())
     manifest = json.loads(Path("run/manifest.json").read_text())
-    assert (manifest["backend"], "lava-nc" in manifest["backend_versions"]) == ("sim", True)
+    assert (manifest["backend"], manifest["equal_to_ref"]) == ("sim", {exported.stem: 5})
+    assert "lava-nc" in manifest["backend_versions"]
     for words in (("--lava-layout", "layers"), ("--neuron", "own")):
         assert invoke("run", exported, "--data", "own.npz", "--backend", "sim", *words).code == 2
 

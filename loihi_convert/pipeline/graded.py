@@ -222,7 +222,6 @@ def run_graded_into_folder(
             more={
                 "spikes": "graded",
                 "stream": is_stream,
-                "backend_versions": versions,
                 "provenance": {path.stem: dict(network.provenance)},
             },
         )

@@ -80,6 +80,11 @@ def written(
         Further entries of the manifest.
     """
     classes = splits.classes or None
+    made_by: dict[str, Any] = {
+        "backend_versions": {name: version for ran in done.runs for name, version in ran.backend_versions.items()}
+    }
+    if backend != "ref":
+        made_by["equal_to_ref"] = {ran.path.stem: ran.equal_to_reference for ran in done.runs}
     try:
         manifest = new_manifest(
             network=done.runs[0].path.stem,
@@ -97,7 +102,7 @@ def written(
             paths=images.paths,
             targets=images.targets,
             classes=classes,
-            manifest={**manifest, "classes": classes, **more},
+            manifest={**manifest, "classes": classes, **made_by, **more},
         )
     except Exception:
         if unwritten is not None:

@@ -249,8 +249,6 @@ def _made_by(backend: Backend, runs: Sequence[FileRun[QuantizedNetwork]]) -> dic
         "lava_layout": backend.layout,
         "neuron": backend.options.neuron,
         "leak": backend.options.leak,
-        "backend_versions": {name: version for ran in runs for name, version in ran.backend_versions.items()},
-        **({} if backend.name == "ref" else {"equal_to_ref": {ran.path.stem: ran.equal_to_reference for ran in runs}}),
         "measured": {ran.path.stem: dict(ran.result.measured) for ran in runs},
         "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs},
     }
