@@ -281,7 +281,7 @@ def lsq_clamped_before(x: Tensor, scale: float) -> Tensor:
 
 
 def of_the_image(function: Callable[..., Tensor], quantized: Callable[[Tensor, float], Tensor]) -> Case:
-    modules = {"conv": same(2), "head": LINEAR(3)}
+    modules = {"conv": same(2), "norm": nn.BatchNorm2d(2), "head": LINEAR(3)}
     return bare(lambda m, x: m.head(function(m, x, quantized).relu().flatten(1)), **modules)
 
 
@@ -293,6 +293,9 @@ def of_the_image(function: Callable[..., Tensor], quantized: Callable[[Tensor, f
         lambda m, x, q: q(functional.avg_pool2d(q(m.conv(x), 1 / 16), 2), 1 / 16),
         lambda m, x, q: q((y := q(m.conv(x), 0.1)) + q(m.conv(y), 0.1), 0.2),
         lambda m, x, q: q(functional.max_pool2d(q(m.conv(x), 0.1).flip(1).relu(), 2), 0.2),
+        # Sums of up to 64 levels, and of 4, with a constant of half a level.
+        lambda m, x, q: q(functional.avg_pool2d(q(m.conv(x), 1 / 16), 8), 1 / 16),
+        lambda m, x, q: q(functional.avg_pool2d(q(m.conv(x), 1 / 16) * 4 + 1 / 32, 2), 1 / 16),
         # Pixels, halves of a level.
         lambda m, x, q: m.conv(q(x, 2 / 255)),
         lambda m, x, q: m.conv(q(x * 3 - 1, 6 / 255)),
@@ -312,6 +315,8 @@ def test_rounding_to_even_is_refused_where_numbers_are_often_halfway(
     [
         lambda m, x, q: m.conv(q(functional.max_pool2d(q(m.conv(x), 0.1), 2), 0.1)),
         lambda m, x, q: m.conv(q(m.conv(q(m.conv(x), 0.1)), 0.2)),
+        # Halves of a level, plus weighted sums.
+        lambda m, x, q: q(m.norm(m.conv(y := q(m.conv(x), 1 / 16))) / 8 + y, 1 / 8),
         # 5 pixels are a level, a middle between two would be 2.5.
         lambda m, x, q: m.conv(q((x * 255).round().clamp(0, 255) / 255, 5 / 255)),
         lambda m, x, q: m.conv(bu(functional.avg_pool2d(q(m.conv(x), 1 / 16), 2), torch.tensor(1.0), 16)),

@@ -30,11 +30,15 @@ from loihi_convert.frontend.operations import (
     Rounding,
     refuse,
 )
+from loihi_convert.ir.synapse import Conv, Dense
 
 # Of the number of levels, and of the half that floor needs to round; of an offset, in levels.
 _TOLERANCE: Final = 1e-4
 # Distance from the middle between two levels, in levels.
 _TIE: Final = 1e-5
+# More of the numbers than that are ties, unless two scales are multiples of each other by chance.
+_OFTEN: Final = 1 / 200
+_MOST_SUMS: Final = 10_000
 
 QuantizedRelu = tuple[int, Relu, float]
 """The QCFS activation of an earlier node, times a factor: the index of that node, the activation, the factor."""
@@ -103,32 +107,42 @@ def _scaled(nodes: Sequence[Node], number: int) -> Iterator[tuple[float, float, 
 
 
 def _has_ties(nodes: Sequence[Node], gain: float, shift: float, number: int) -> bool:
-    """Whether ``gain x + shift`` of a node x may lie halfway between whole numbers.
+    """Whether ``gain x + shift`` of a node x often lies halfway between whole numbers.
 
-    Only the pixels and levels that reach x without weights are tried, those of each path alone.
+    Only the pixels and levels that reach x without weights are tried, and their sums in the windows of poolings; those
+    of each path alone.
     """
-    paths, seen = [(gain, shift, number)], set()
+    paths, seen = [(gain, shift, number, 1)], set()
     while paths:
-        gain, shift, number = path = paths.pop()
+        gain, shift, number, terms = path = paths.pop()
         if path in seen:
             continue
         seen.add(path)
         *_, (factor, offset, number) = _scaled(nodes, number)
-        gain, shift = gain * factor, shift + gain * offset
+        gain, shift = gain * factor, shift + gain * terms * offset
         operation, inputs = nodes[number].operation, nodes[number].inputs
         largest, count = np.ones(1), 255
         if isinstance(operation, Relu) and operation.levels is not None and operation.threshold is not None:
             largest, count, operation = operation.threshold, operation.levels, None
         if operation is None:
-            numbers = gain * np.outer(np.unique(largest), np.arange(count + 1) / count) + shift
-            if np.isclose(numbers % 1, 0.5, rtol=0, atol=_TIE).any():
+            sums = np.arange(min(count * terms, _MOST_SUMS) + 1) / count
+            numbers = gain * np.outer(np.unique(largest), sums) + shift
+            if (np.isclose(numbers % 1, 0.5, rtol=0, atol=_TIE).mean(axis=1) > _OFTEN).any():
                 return True
-        elif isinstance(operation, Relu | LeakyRelu | MaxPool | AveragePool | Move | Cat):
-            factor = operation.factor if isinstance(operation, AveragePool) else 1
-            paths += [(gain * factor, shift, each) for each in inputs]
-        elif isinstance(operation, Add):
-            paths += [(gain * factor, shift, each) for factor, each in zip(operation.factors, inputs, strict=True)]
+        elif isinstance(operation, AveragePool):
+            paths.append((gain * operation.factor, shift, inputs[0], terms * math.prod(operation.kernel)))
+        elif isinstance(operation, Relu | LeakyRelu | MaxPool | Move | Cat):
+            paths += [(gain, shift, each, terms) for each in inputs]
+        elif isinstance(operation, Add) and not any(_is_weighted(nodes, each) for each in inputs):
+            paths += [(gain * sign, shift, each, terms) for sign, each in zip(operation.factors, inputs, strict=True)]
     return False
+
+
+def _is_weighted(nodes: Sequence[Node], number: int) -> bool:
+    """Whether a node is a weighted sum, such as a convolution, maybe after batch norm."""
+    while isinstance(nodes[number].operation, Affine):
+        (number,) = nodes[number].inputs
+    return isinstance(nodes[number].operation, Conv | Dense)
 
 
 def _is_clipped(relu: Relu) -> bool:
