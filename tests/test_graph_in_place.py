@@ -134,6 +134,31 @@ def test_a_constant_that_takes_numbers_of_the_image_changes_under_all_its_names(
     assert_equals_module(Case(lambda: Of(forward, fc=nn.Linear(64, 3)), (1, 8, 8)))
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        lambda total: total,
+        lambda total: total.contiguous(),
+        lambda total: total.type_as(total),
+        nn.Identity(),
+        lambda total: total.clone(),
+    ],
+)
+def test_a_constant_may_take_numbers_of_the_image_again(named: Callable[[Tensor], Tensor]) -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        total = torch.ones_like(y := m.conv(x))
+        before = y * total
+        total.add_(y)
+        m.relu(total)
+        other = named(total)
+        other.mul_(2)
+        total.add_(y)
+        return m.fc((total + 3 * other + before).flatten(1))
+
+    relu = nn.ReLU(inplace=True)
+    assert_equals_module(Case(lambda: Of(forward, conv=nn.Conv2d(1, 4, 3), relu=relu, fc=nn.Linear(144, 3)), (1, 8, 8)))
+
+
 def test_a_constant_cast_to_the_type_of_the_image_stays_a_constant() -> None:
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         return m.fc((x - m.mean.type_as(x) + m.mean.to(x)).flatten(1))

@@ -203,18 +203,17 @@ class _Tracer(fx.Tracer):
             before: version(before.meta["value"]) for before in inputs if isinstance(before.meta["value"], Tensor)
         }
 
-        taken: dict[fx.Node, Tensor] = {}
+        given: dict[fx.Node, Any] = {}
         copies: dict[int, Any] = {}
 
         def value_of(before: fx.Node) -> Any:
-            value = before.meta["value"]
             # A function may change it in place. Of constants alone, that is what the model computes.
-            if is_constant or not (before.meta["is_constant"] or kind == "call_function"):
-                return value
-            copied = _copied(value, copies)
-            if before.meta["is_constant"] and isinstance(value, Tensor) and value.layout == torch.strided:
-                taken[before] = copied
-            return copied
+            is_kept = before.meta["is_constant"] or "was_constant" in before.meta
+            if is_constant or not (is_kept or kind == "call_function"):
+                return before.meta["value"]
+            if before not in given:
+                given[before] = _copied(before.meta["value"], copies)
+            return given[before]
 
         if kind == "placeholder":
             node.meta["value"] = self._example
@@ -230,6 +229,15 @@ class _Tracer(fx.Tracer):
                 raise
             finally:
                 self._computes = False
+            for before, copied in given.items():
+                if "was_constant" in before.meta and copied is node.meta["value"]:
+                    # Another name of the same tensor.
+                    node.meta.update(value=before.meta["value"], was_constant=True)
+            taken = {
+                before: copied
+                for before, copied in given.items()
+                if before.meta["is_constant"] and isinstance(copied, Tensor) and copied.layout == torch.strided
+            }
             # What it changed in place, maybe into the same numbers, and its views: they now depend on the image.
             for before in [each for each in taken if version(taken[each]) or not _is_equal(each, taken[each])]:
                 memory = before.meta["value"]
@@ -237,7 +245,7 @@ class _Tracer(fx.Tracer):
                 for each in self.graph.nodes:
                     value = each.meta.get("value")
                     if isinstance(value, Tensor) and same_storage(value, memory):
-                        each.meta["is_constant"] = False
+                        each.meta.update(is_constant=False, was_constant=True)
             node.meta["copies"] = taken
         return node
 
