@@ -159,6 +159,16 @@ def test_a_constant_may_take_numbers_of_the_image_again(named: Callable[[Tensor]
     assert_equals_module(Case(lambda: Of(forward, conv=nn.Conv2d(1, 4, 3), relu=relu, fc=nn.Linear(144, 3)), (1, 8, 8)))
 
 
+@pytest.mark.parametrize("changed", [lambda y: y.relu_(), lambda y: operator.iadd(torch.zeros_like(y), y)])
+def test_a_sparse_constant_stays_what_it_is_beside_a_change(changed: Callable[[Tensor], Tensor]) -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        weight = m.conv.weight.flatten(1).relu().to_sparse()
+        y = changed(m.conv(x))
+        return m.fc((y + functional.conv2d(x, weight.to_dense().reshape(4, 1, 3, 3))).flatten(1))
+
+    assert_equals_module(Case(lambda: Of(forward, conv=nn.Conv2d(1, 4, 3), fc=nn.Linear(144, 3)), (1, 8, 8)))
+
+
 def test_a_constant_cast_to_the_type_of_the_image_stays_a_constant() -> None:
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         return m.fc((x - m.mean.type_as(x) + m.mean.to(x)).flatten(1))

@@ -275,8 +275,9 @@ def _is_equal(node: fx.Node, copied: Tensor) -> bool:
 
 
 def same_storage(one: Tensor, other: Tensor) -> bool:
-    """Return whether both are kept in the same memory, as views of one tensor are."""
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    """Return whether both are kept in the same memory, as views of one tensor are; sparse tensors have no views."""
+    is_dense = one.layout == other.layout == torch.strided
+    return is_dense and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
