@@ -215,6 +215,12 @@ CASES = {
     "LSQ, straight-through gradient": of(
         lambda m, x: straight_through((m.one(x) / 0.05).clamp(0, 15)) * 0.05, one=CONV(4, 3)
     ),
+    "a sum plus one of its numbers": of(
+        lambda m, x: (m.one(x).relu() + (y := m.two(x))) + y, one=CONV(4, 3), two=CONV(4, 3)
+    ),
+    "a number minus its sum with a ReLU": of(
+        lambda m, x: (y := m.one(x)) - (y + m.two(x).relu()), one=CONV(4, 3), two=CONV(4, 3)
+    ),
     "LSQ, straight-through gradient, clamped last": of(
         lambda m, x: straight_through(m.one(x) / 0.05).clamp(0, 15) * 0.05, one=CONV(4, 3)
     ),
