@@ -102,7 +102,7 @@ def left_by_sum(outer: Add, inputs: tuple[int, ...], nodes: Sequence[Node]) -> i
     """Return the index of x if ``outer``, of ``inputs``, is ``(x - y) + y``, as in straight-through gradients."""
     for place, other in ((0, 1), (1, 0)):
         inner = nodes[inputs[place]]
-        if not isinstance(inner.operation, Add) or inputs[other] not in inner.inputs or len(inner.inputs) != 2:
+        if not isinstance(inner.operation, Add) or inputs[other] not in inner.inputs:
             continue
         cancelled = inner.inputs.index(inputs[other])
         factors = [outer.factors[place] * factor for factor in inner.operation.factors]
