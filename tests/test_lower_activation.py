@@ -286,6 +286,11 @@ def lsq_clamped_before(x: Tensor, scale: float) -> Tensor:
     return (x / scale).clamp(0, 15).round() * scale
 
 
+def fixed_point(conv: nn.Module, x: Tensor, bits: int) -> Tensor:
+    weight, bias = (torch.round(each * 2**bits) / 2**bits for each in (conv.weight, conv.bias))
+    return functional.conv2d(x, weight, bias, padding=1)
+
+
 def of_the_image(function: Callable[..., Tensor], quantized: Callable[[Tensor, float], Tensor]) -> Case:
     modules = {"conv": same(2), "norm": nn.BatchNorm2d(2), "head": LINEAR(3)}
     return bare(lambda m, x: m.head(function(m, x, quantized).relu().flatten(1)), **modules)
@@ -302,6 +307,9 @@ def of_the_image(function: Callable[..., Tensor], quantized: Callable[[Tensor, f
         # Sums of up to 64 levels, and of 4, with a constant of half a level.
         lambda m, x, q: q(functional.avg_pool2d(q(m.conv(x), 1 / 16), 8), 1 / 16),
         lambda m, x, q: q(functional.avg_pool2d(q(m.conv(x), 1 / 16) * 4 + 1 / 32, 2), 1 / 16),
+        # Fixed point weights and biases.
+        lambda m, x, q: q(fixed_point(m.conv, q(m.conv(x), 1 / 16), bits=5), 1 / 16),
+        lambda m, x, q: q(fixed_point(m.conv, y := q(m.conv(x), 1 / 16), bits=8) + y, 1 / 16),
         # Pixels, halves of a level.
         lambda m, x, q: m.conv(q(x, 2 / 255)),
         lambda m, x, q: m.conv(q(x * 3 - 1, 6 / 255)),
@@ -323,6 +331,9 @@ def test_rounding_to_even_is_refused_where_numbers_are_often_halfway(
         lambda m, x, q: m.conv(q(m.conv(q(m.conv(x), 0.1)), 0.2)),
         # Halves of a level, plus weighted sums.
         lambda m, x, q: q(m.norm(m.conv(y := q(m.conv(x), 1 / 16))) / 8 + y, 1 / 8),
+        # Fixed point weights with other biases, or on other levels.
+        lambda m, x, q: q(fixed_point(m.conv, q(m.conv(x), 1 / 16), bits=5) + m.conv.bias[:, None, None], 1 / 16),
+        lambda m, x, q: q(fixed_point(m.conv, q(m.conv(x), 1 / 16), bits=5), 0.07),
         # 5 pixels are a level, a middle between two would be 2.5.
         lambda m, x, q: m.conv(q((x * 255).round().clamp(0, 255) / 255, 5 / 255)),
         lambda m, x, q: m.conv(bu(functional.avg_pool2d(q(m.conv(x), 1 / 16), 2), torch.tensor(1.0), 16)),

@@ -5,7 +5,8 @@ L * theta`` and ``round(clamp(x / s, 0, L)) s``. Both are ``g qcfs(x)`` of one c
 they are clipped after rounding, ``clamp(floor(x / theta L + 1/2) / L, 0, 1) * theta``: both bounds are levels.
 
 Neurons round up what lies halfway between two levels, `torch.round` takes the even one of them. Weighted sums are
-hardly ever there, but pixels and earlier levels may often be, also after pooling: such a ``round`` is refused.
+hardly ever there, but pixels and earlier levels may often be, also after pooling or times fixed point weights: such a
+``round`` is refused.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ _TOLERANCE: Final = 1e-4
 # Distance from the middle between two levels, in levels.
 _TIE: Final = 1e-5
 # More of the numbers than that are ties, unless two scales are multiples of each other by chance.
-_OFTEN: Final = 1 / 200
+_OFTEN: Final = 1 / 300
 _MOST_SUMS: Final = 10_000
+# Of weights. With more, ties are rare.
+_FRACTION_BITS: Final = 12
 
 QuantizedRelu = tuple[int, Relu, float]
 """The QCFS activation of an earlier node, times a factor: the index of that node, the activation, the factor."""
@@ -109,8 +112,8 @@ def _scaled(nodes: Sequence[Node], number: int) -> Iterator[tuple[float, float, 
 def _has_ties(nodes: Sequence[Node], gain: float, shift: float, number: int) -> bool:
     """Whether ``gain x + shift`` of a node x often lies halfway between whole numbers.
 
-    Only the pixels and levels that reach x without weights are tried, and their sums in the windows of poolings; those
-    of each path alone.
+    Only the pixels and levels that reach x without weights, or with fixed point weights, are tried, and their sums;
+    those of each path alone.
     """
     paths, seen = [(gain, shift, number, 1)], set()
     while paths:
@@ -131,6 +134,11 @@ def _has_ties(nodes: Sequence[Node], gain: float, shift: float, number: int) -> 
                 return True
         elif isinstance(operation, AveragePool):
             paths.append((gain * operation.factor, shift, inputs[0], terms * math.prod(operation.kernel)))
+        elif isinstance(operation, Conv | Dense):
+            if step := _fixed_point(operation):
+                terms *= round(np.abs(operation.weight).reshape(len(operation.weight), -1).sum(axis=1).max() / step)
+                biases = np.zeros(1) if operation.bias is None else np.unique(operation.bias)
+                paths += [(gain * step, shift + gain * float(bias), inputs[0], terms) for bias in biases]
         elif isinstance(operation, Relu | LeakyRelu | MaxPool | Move | Cat):
             paths += [(gain, shift, each, terms) for each in inputs]
         elif isinstance(operation, Add) and not any(_is_weighted(nodes, each) for each in inputs):
@@ -139,10 +147,19 @@ def _has_ties(nodes: Sequence[Node], gain: float, shift: float, number: int) -> 
 
 
 def _is_weighted(nodes: Sequence[Node], number: int) -> bool:
-    """Whether a node is a weighted sum, such as a convolution, maybe after batch norm."""
+    """Whether a node is a weighted sum, such as a convolution, maybe after batch norm; not by fixed point weights."""
     while isinstance(nodes[number].operation, Affine):
         (number,) = nodes[number].inputs
-    return isinstance(nodes[number].operation, Conv | Dense)
+    operation = nodes[number].operation
+    return isinstance(operation, Conv | Dense) and not _fixed_point(operation)
+
+
+def _fixed_point(synapse: Conv | Dense) -> float:
+    """The largest number of which all weights are multiples, if they have few fraction bits; otherwise 0."""
+    mantissas = synapse.weight * 2**_FRACTION_BITS
+    if not np.array_equal(mantissas, np.round(mantissas)):
+        return 0.0
+    return float(np.gcd.reduce(np.abs(mantissas).astype(np.int64).ravel())) / 2**_FRACTION_BITS
 
 
 def _is_clipped(relu: Relu) -> bool:
