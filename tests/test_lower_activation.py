@@ -229,6 +229,9 @@ CASES = {
     ),
     "LSQ, clamped last, of the negative part": of(lambda m, x: lsq(-m.one(x), 0.05), one=CONV(4, 3)),
     "LSQ, a ReLU and a maximum": of(lambda m, x: (m.one(x).relu() / 0.05).round().clamp(max=15) * 0.05, one=CONV(4, 3)),
+    "LSQ, clamps before and after": of(
+        lambda m, x: (m.one(x).clamp(0, 0.23) / 0.1).round().clamp(0, 4) * 0.1, one=CONV(4, 3)
+    ),
     "QCFS, clamped last, after batch norm of one channel": of(
         lambda m, x: bu_clamped_last(-m.norm(m.one(x)), torch.tensor(2.4), 8), one=CONV(1, 3), norm=nn.BatchNorm2d(1)
     ),
@@ -272,6 +275,8 @@ def test_clamping_after_rounding_is_clamping_before(name: str) -> None:
         lambda x: (x / 0.1).floor().clamp(0, 4),
         lambda x: (-(x / 0.1).round()).clamp(0, 4),
         lambda x: (y := (x / 0.1).round()).clamp(0, 4) + y,
+        lambda x: ((x / 0.1).round() * 0).clamp(0, 4),
+        lambda x: (x.relu() / 0.1).round().clamp(1, 4),
         lambda x: (x / 0.1).round().relu(),
         lambda x: (x / 0.1).round().clamp(max=4),
     ],
@@ -329,6 +334,7 @@ def test_rounding_to_even_is_refused_where_numbers_are_often_halfway(
     [
         lambda m, x, q: m.conv(q(functional.max_pool2d(q(m.conv(x), 0.1), 2), 0.1)),
         lambda m, x, q: m.conv(q(m.conv(q(m.conv(x), 0.1)), 0.2)),
+        lambda m, x, q: m.conv(q(q(m.conv(x), 0.1), 0.3)),
         # Halves of a level, plus weighted sums.
         lambda m, x, q: q(m.norm(m.conv(y := q(m.conv(x), 1 / 16))) / 8 + y, 1 / 8),
         # Fixed point weights with other biases, or on other levels.
@@ -337,12 +343,19 @@ def test_rounding_to_even_is_refused_where_numbers_are_often_halfway(
         # 5 pixels are a level, a middle between two would be 2.5.
         lambda m, x, q: m.conv(q((x * 255).round().clamp(0, 255) / 255, 5 / 255)),
         lambda m, x, q: m.conv(bu(functional.avg_pool2d(q(m.conv(x), 1 / 16), 2), torch.tensor(1.0), 16)),
+        lambda m, x, q: m.conv(bu_clamped_last(functional.avg_pool2d(q(m.conv(x), 1 / 16), 2), torch.tensor(1.0), 16)),
     ],
 )
 def test_other_rounding_of_rounded_numbers_is_read(
     function: Callable[..., Tensor], quantized: Callable[[Tensor, float], Tensor]
 ) -> None:
     assert_equals_module(of_the_image(function, quantized))
+
+
+def test_thresholds_of_negated_numbers_are_positive() -> None:
+    first = lowered_case(CASES["LSQ, clamped last, of the negative part"]).layers[1]
+    assert first.threshold is not None
+    assert (first.threshold > 0).all()
 
 
 @pytest.mark.parametrize("name", RELUS)
