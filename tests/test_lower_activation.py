@@ -296,6 +296,10 @@ def fixed_point(conv: nn.Module, x: Tensor, bits: int) -> Tensor:
     return functional.conv2d(x, weight, bias, padding=1)
 
 
+def sums_of_channels(x: Tensor, bias: float) -> Tensor:
+    return functional.conv2d(x, torch.ones(1, 2, 1, 1).to(x), torch.full((1,), bias).to(x))
+
+
 def of_the_image(function: Callable[..., Tensor], quantized: Callable[[Tensor, float], Tensor]) -> Case:
     modules = {"conv": same(2), "norm": nn.BatchNorm2d(2), "head": LINEAR(3)}
     return bare(lambda m, x: m.head(function(m, x, quantized).relu().flatten(1)), **modules)
@@ -315,6 +319,7 @@ def of_the_image(function: Callable[..., Tensor], quantized: Callable[[Tensor, f
         # Fixed point weights and biases.
         lambda m, x, q: q(fixed_point(m.conv, q(m.conv(x), 1 / 16), bits=5), 1 / 16),
         lambda m, x, q: q(fixed_point(m.conv, y := q(m.conv(x), 1 / 16), bits=8) + y, 1 / 16),
+        lambda m, x, q: q(sums_of_channels(q(m.conv(x), 1 / 16), 1 / 32), 1 / 16),
         # Pixels, halves of a level.
         lambda m, x, q: m.conv(q(x, 2 / 255)),
         lambda m, x, q: m.conv(q(x * 3 - 1, 6 / 255)),
@@ -334,7 +339,7 @@ def test_rounding_to_even_is_refused_where_numbers_are_often_halfway(
     [
         lambda m, x, q: m.conv(q(functional.max_pool2d(q(m.conv(x), 0.1), 2), 0.1)),
         lambda m, x, q: m.conv(q(m.conv(q(m.conv(x), 0.1)), 0.2)),
-        lambda m, x, q: m.conv(q(q(m.conv(x), 0.1), 0.3)),
+        lambda m, x, q: m.conv(q(q(m.conv(x), 0.1), 0.27)),
         # Halves of a level, plus weighted sums.
         lambda m, x, q: q(m.norm(m.conv(y := q(m.conv(x), 1 / 16))) / 8 + y, 1 / 8),
         # Fixed point weights with other biases, or on other levels.

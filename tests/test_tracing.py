@@ -235,6 +235,8 @@ def of_a_changed_view(x: Tensor) -> Tensor:
         (lambda x: x * float(x.mean()), "': float() of a traced tensor that depends on the image"),
         (lambda x: torch.from_numpy(x.numpy()), "': numpy() of a traced tensor that"),
         (lambda x: x * float(changed(x.new_zeros(()), x).sqrt()), "': float() of a traced tensor that depends"),
+        # Of black images, too, that is 0.
+        (lambda x: x * float(changed(x.new_zeros(()), 0 * x)), "': float() of a traced tensor that depends"),
         (lambda x: x * float(of_a_changed_view(x)), "': float() of a traced tensor that depends"),
         (lambda x: x * float(changed(torch.ones(()).to(x), x).numpy()), "': numpy() of a traced tensor that depends"),
         (lambda x: torch.from_numpy(np.sort(x)), "'(lambda x: torch.from_numpy(np.sort(x))"),
