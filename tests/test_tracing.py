@@ -130,6 +130,12 @@ def test_a_traced_value_is_not_a_tensor_for_c(function: Callable[[Tensor], Tenso
     assert builtins.isinstance is before
 
 
+@pytest.mark.parametrize("number", [lambda x: x.amax().item(), lambda x: x.amax((2, 3)).tolist()[0][0]])
+def test_a_number_of_the_image_is_not_a_constant(number: Callable[[Tensor], float]) -> None:
+    with pytest.raises(UnsupportedModelError):
+        to_relu_network(calls(lambda x: x * number(x)).eval(), SHAPE)
+
+
 class CompiledForward(nn.Module):
     def __init__(self) -> None:
         super().__init__()
