@@ -2,7 +2,7 @@
 
     python tools/peers/peers_table.py                     # all networks; --threads 1: on one core
     python tools/peers/peers_table.py --columns VGG-16    # continue: measure some networks; keep the other rows
-    ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI python tools/peers/peers_table.py -o docs/results/peers-without-amx.csv
+    python tools/peers/peers_table.py -o docs/results/peers-without-amx.csv    # on a processor without AMX
 
 Each network is one run of `benchmark.py peers`: same images, same integers, repeats in turn. `tools/pages.py` makes
 the table of docs/results/benchmarks.md from the file, unless its rows were measured with different threads, machines
