@@ -131,6 +131,12 @@ class TestIdentity:
         assert other.name != CELL.name
         assert len(other.name) == 64
 
+    def test_a_normalization_has_the_names_by_which_finished_cells_are_found(self) -> None:
+        rest = {"arch": None, "input_shape": None, "classes": None, "task": "classification", "class_map": None}
+        assert CELL.key["network"] == {**rest, "mean": None, "std": None}
+        normalized = replace(CELL, network=replace(NETWORK, normalization=Normalization((0.5,), (0.25,))))
+        assert normalized.key["network"] == {**rest, "mean": (0.5,), "std": (0.25,)}
+
     def test_places_do_not(self) -> None:
         moved = NetworkFile(Path("/elsewhere/low.pt"), data="digits", data_root=Path("/data"))
         assert replace(CELL, network=moved).name == CELL.name

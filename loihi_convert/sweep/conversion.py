@@ -180,9 +180,11 @@ class ConversionCell(Cell[CellResult]):
     @property
     def key(self) -> Mapping[str, Any]:
         """See `Cell.key`."""
-        network = {
-            name: value for name, value in asdict(self.network).items() if name not in ("model", "data", "data_root")
-        }
+        network = asdict(self.network)
+        for name in ("model", "data", "data_root"):
+            del network[name]
+        # By these names, as earlier, so that finished cells are found.
+        network["mean"], network["std"] = network.pop("normalization") or (None, None)
         return {
             "digests": asdict(self.digests),
             "split": self.images.split,
