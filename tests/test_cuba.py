@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import SUPPORT, oracle, stock_lava_dl
+from support.command_line import invoker
 from support.evaluations import bytes_of
 from support.external_files import NEURON, lava_dl_file, small_layers, write_external
 from support.strategies import Case, networks
@@ -413,6 +415,18 @@ def test_images_and_options_that_do_not_fit(tmp_path: Path) -> None:
     graded = external.read_external(write_external(tmp_path / "graded.net", small_layers()[3:]))
     with pytest.raises(UsageError, match="`mean` and `std`"):
         run_cuba(graded, np.zeros((1, 1, 6, 9), np.uint8), 1, normalization=DEFAULT_NORMALIZATION)
+
+
+def test_a_run_without_input_neurons_records_that_its_pixels_were_not_normalized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_external(tmp_path / "graded.net", small_layers()[3:])
+    images = np.random.default_rng(0).integers(0, 256, (6, 1, 6, 9)).astype(np.uint8)
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(6) % 3)
+    invoke = invoker(monkeypatch, capsys)
+    assert invoke("run", path, "--data", tmp_path / "own.npz", "-o", tmp_path / "run").code == 0
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert (manifest["mean"], manifest["std"]) == (None, None)
 
 
 def test_states_start_from_zero_for_every_image(tmp_path: Path) -> None:

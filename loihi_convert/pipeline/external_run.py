@@ -90,6 +90,7 @@ def run_external_into_folder(
             else:
                 result = run_cuba(network, images.images, steps, normalization=used, progress=progress)
         evaluation = evaluate(result, network, labels=images.labels, timesteps=timesteps)
+        mean, std = used or (None, None)
         stream = {"stream": is_stream} if isinstance(network, GradedNetwork) else {}
         return written(
             RunFolder(folder, (), (FileRun(path, network, result, evaluation, 0),)),
@@ -99,5 +100,5 @@ def run_external_into_folder(
             backend="ref",
             command_line=command_line,
             unwritten=unwritten,
-            more={**({} if used is None else used._asdict()), **stream},
+            more={"mean": mean, "std": std, **stream},
         )
