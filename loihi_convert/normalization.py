@@ -22,8 +22,10 @@ class Normalization(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def per_channel(self, channels: int) -> Normalization:
+    def per_channel(self, channels: int, *, is_shape_known: bool = False) -> Normalization:
         """Return the same with one number per channel each.
+
+        If not ``is_shape_known``, one channel may be that of signals taken for grey images.
 
         Raises
         ------
@@ -36,8 +38,7 @@ class Normalization(NamedTuple):
             if len(values) not in (1, channels):
                 found = f"found {len(values)} numbers" if len(values) > _SHOWN else found
                 expected = _expected(channels)
-                if len(values) > channels == 1:
-                    # Signals whose shape is unknown are taken for images of one channel.
+                if where == "mean" and len(values) > channels == 1 and not is_shape_known:
                     hint = f"Grey images have one mean. Signals (N, {len(values)}, L) need `input_shape`."
             elif not all(map(math.isfinite, values)) or (where == "std" and min(values) <= 0):
                 expected = f"must be {'finite and above 0' if where == 'std' else 'finite'}"

@@ -697,6 +697,9 @@ def test_a_mean_for_each_channel_of_signals_needs_their_shape() -> None:
     assert (caught.value.where, caught.value.found) == ("mean", "found (0.5, 0.4, 0.3)")
     assert caught.value.hint == "Grey images have one mean. Signals (N, 3, L) need `input_shape`."
     with pytest.raises(UsageError) as caught:
+        channel_normalization(0.5, [1.0, 0.9, 0.8], 1)
+    assert (caught.value.where, caught.value.hint) == ("std", "")
+    with pytest.raises(UsageError) as caught:
         channel_normalization([0.5, 0.4, 0.3], 1.0, 2)
     assert caught.value.hint == ""
 

@@ -303,7 +303,7 @@ def test_run_takes_an_external_file(
             "0,0",
             "--std",
             "1",
-        ): "mean: found \\(0.0, 0.0\\); must be one number, or one per channel \\(1\\)",
+        ): "mean: found \\(0.0, 0.0\\); must be one number, or one per channel \\(1\\).\n$",
         (
             "--mean",
             "127.5",

@@ -43,7 +43,7 @@ def require_images(network: CubaNetwork | GradedNetwork, images: Array, normaliz
             where=network.layers[-1].name,
             expected="must have one neuron per class",
         )
-    normalization.per_channel(found[0])
+    normalization.per_channel(found[0], is_shape_known=True)
 
 
 def pixel_inputs(network: CubaNetwork | GradedNetwork, images: Array, normalization: Normalization) -> Array:
