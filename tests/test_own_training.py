@@ -666,8 +666,9 @@ def test_one_number_normalizes_all_channels(tmp_path: Path) -> None:
     found = checkpoint.load(tmp_path / "own.pt")
     assert found.normalization == ((0.5,) * 3, (0.2,) * 3)
     assert recorded_normalization(found, given) == found.normalization
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as refused:
         recorded_normalization(found, given._replace(mean=(0.4,)))
+    assert (refused.value.where, refused.value.found) == ("mean", "found (0.4,)")
 
 
 def test_fine_tuning_needs_something_to_do(own: tuple[Path, nn.Module], digits: DataSplits) -> None:

@@ -279,8 +279,9 @@ def recorded_normalization(trained: Checkpoint, given: Normalization | None) -> 
     recorded = trained.normalization
     if given is not None:
         wanted = given.per_channel(trained.input_shape[0])
-        for where, found, expected in zip(Normalization._fields, wanted, recorded or (None, None), strict=True):
-            if found != expected:
+        each = zip(Normalization._fields, given, wanted, recorded or (None, None), strict=True)
+        for where, found, numbers, expected in each:
+            if numbers != expected:
                 raise UsageError(
                     f"found {found}",
                     where=where,
