@@ -34,8 +34,8 @@ def run_cuba(
 ) -> RunResult:
     """Run uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each.
 
-    ``normalization`` is by default `DEFAULT_NORMALIZATION`. The result has the same form as
-    from other backends; ``potentials`` are in whole weight units, rounded down.
+    ``normalization`` is by default `DEFAULT_NORMALIZATION`. The result has the same form as from other backends;
+    ``potentials`` are in whole weight units, rounded down.
 
     Raises
     ------
@@ -43,8 +43,8 @@ def run_cuba(
         If the images do not fit the network, pixels give biases beyond int16, or the last layer has maps, which give no
         class.
     UsageError
-        If ``timesteps`` is less than 1, the result would be too large, or ``mean`` and ``std`` are not one number or
-        one number per channel, or are given for a network without input neurons.
+        If ``timesteps`` is less than 1, the result would be too large, or ``normalization`` is invalid or given for a
+        network without input neurons.
     """
     has_input_neurons = isinstance(network.layers[0].synapse, PixelBias)
     if not has_input_neurons and normalization is not None:
