@@ -28,7 +28,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.files import as_path
 from loihi_convert.frontend.own_cnn import copies_of, design_of, teacher_of
 from loihi_convert.frontend.users_code import article, named, unwrapped
-from loihi_convert.normalization import channel_normalization
+from loihi_convert.normalization import channel_normalization, require_both
 from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher, require_same_training
 from loihi_convert.progress import progress_bar, tell
 
@@ -157,6 +157,7 @@ def fine_tune(
             expected="`timesteps` takes what `fine_tune` returned",
             hint="Call `fine_tune` with `qcfs_levels` first.",
         )
+    require_both(mean, std)
     shape = None if input_shape is None else as_input_shape(input_shape)
     everything = as_dataset(images, labels, input_shape=shape)
     held_out = None if validation is None else _held_out(validation, everything.images.shape[1:])

@@ -684,6 +684,10 @@ def test_fine_tuning_needs_something_to_do(own: tuple[Path, nn.Module], digits: 
     with pytest.raises(DataError) as missing:
         lc.fine_tune(cnn, images, qcfs_levels=2)
     assert missing.value.where == "labels"
+    # Before the images are read, which may take long.
+    with pytest.raises(UsageError) as one:
+        lc.fine_tune(cnn, images, qcfs_levels=2, mean=0.5)
+    assert one.value.where == "std"
 
 
 def test_a_tuned_cnn_keeps_its_levels(own: tuple[Path, nn.Module], digits: DataSplits) -> None:
