@@ -637,6 +637,10 @@ def test_a_recorded_normalization_is_part_of_the_cnn(few: DataSplits, plain: Che
         assert np.allclose(network(pixels(images)).detach().numpy(), wanted, atol=1e-5)
     with pytest.raises(UsageError, match="Omit `mean` and `std`: it records them"):
         open_cnn(tmp_path / "model.pt", normalization=Normalization((0.5,), (std,)))
+    # No hint of signals: the checkpoint has a shape.
+    with pytest.raises(UsageError) as two:
+        open_cnn(tmp_path / "model.pt", normalization=Normalization((0.5, 0.4), (std,)))
+    assert (two.value.where, two.value.hint) == ("mean", "")
 
 
 @pytest.mark.slow

@@ -278,7 +278,7 @@ def recorded_normalization(trained: Checkpoint, given: Normalization | None) -> 
     """Return ``trained.normalization``; another that is given is refused."""
     recorded = trained.normalization
     if given is not None:
-        wanted = given.per_channel(trained.input_shape[0])
+        wanted = given.per_channel(trained.input_shape[0], is_shape_known=True)
         each = zip(Normalization._fields, given, wanted, recorded or (None, None), strict=True)
         for where, found, numbers, expected in each:
             if numbers != expected:
