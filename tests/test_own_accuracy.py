@@ -22,7 +22,7 @@ from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.metrics.other_order import other_order
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, unjudged
-from loihi_convert.normalization import channel_normalization
+from loihi_convert.normalization import Normalization, channel_normalization
 
 DIGITS = load_data("digits")
 USUAL = ((0.3059,), (0.3763,))
@@ -157,6 +157,16 @@ def test_a_cnn_trained_on_pixels_up_to_255_is_found() -> None:
     found = own_accuracy(source(classifier(0, 1 / 255), None), DIGITS.validation, KIND)
     assert found is not None
     assert "With `mean` 0 and `std` 0.00392157 it is 9" in found.warning
+
+
+def test_a_normalization_that_is_the_same_for_all_colours_is_one_number() -> None:
+    images = coloured(DIGITS.validation)
+    forgotten = Source.from_module(classifier(0.5, 0.5, is_colour=True), (3, 8, 8))
+    needless = Source.from_module(classifier(is_colour=True), (3, 8, 8), normalization=Normalization((0.5,), (0.5,)))
+    for found, suggested in ((forgotten, "With `mean` 0.5 and `std` 0.5"), (needless, "Without `mean` and `std`")):
+        own = own_accuracy(found, images, KIND)
+        assert isinstance(own, OwnAccuracy)
+        assert f"{suggested} it is 94.00 % of 200" in own.warning
 
 
 def test_a_wrong_normalization_is_found() -> None:
