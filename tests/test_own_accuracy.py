@@ -138,10 +138,11 @@ def test_the_least_accuracy_is_that_of_the_images_not_of_the_training_data() -> 
     assert "any CNN reaches 85 % on digits" in named.warning
 
 
-def test_a_cnn_that_train_built_records_its_normalization() -> None:
+@pytest.mark.parametrize("recorded", [{"architecture": "digits-cnn", "seed": 0}, {"arch": "nets:Net", "seed": 0}])
+def test_a_cnn_that_train_wrote_records_its_normalization(recorded: dict[str, Any]) -> None:
     (mean,), (std,) = USUAL
     found = source(classifier(mean, std))
-    found = replace(found, provenance={**found.provenance, "architecture": "digits-cnn"})
+    found = replace(found, provenance={**found.provenance, **recorded})
     own = own_accuracy(found, DIGITS.validation, KIND, data="digits")
     assert own is not None
     assert "No usual normalization explains it" in own.warning

@@ -343,8 +343,8 @@ def _better_with(
 
 
 def _trials(source: Source, images: Dataset) -> Iterator[_Trial]:
-    # `train` records what it normalizes.
-    if source.recorded.architecture is None:
+    # A checkpoint of `train` or `fine_tune` records a seed, and its normalization, beside which no other is accepted.
+    if source.recorded.seed is None:
         for normalization, is_guess in _normalizations(images, source.recorded.data):
             mean, std = map(_numbers, normalization)
             given = f"With `mean` {mean} and `std` {std}"
