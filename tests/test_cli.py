@@ -759,7 +759,8 @@ def test_files_of_different_data_are_not_run_on_those_of_the_first(
         done = invoke("run", "a.net", *words)
         assert (done.code, done.out) == (2, "")
         assert message in done.err
-    done = invoke("run", "d.net", "e.net")
+    # The first does not record its images.
+    done = invoke("run", "a.net", "d.net", "e.net")
     assert (done.code, done.out) == (2, "")
     assert "e.net: the images of its CNN differ from those of d.net. Run them one by one, or pass --data." in done.err
     assert not Path("runs").exists()

@@ -253,20 +253,22 @@ def _splits(opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:
     """Return the data of the first file; unless the options name them, all CNNs must have the same data and classes."""
     from loihi_convert.data import DATASETS
 
-    first, recorded = opened[0], opened[0].network.provenance.model
+    first = opened[0]
     names = {"data": "data", "classes": "classes", "data_fingerprint": "images"}
     if request.data is not None:
         names = {} if request.data in DATASETS else {"classes": "classes"}
-    for file in opened[1:]:
-        other = file.network.provenance.model
-        for name, words in names.items():
-            both = getattr(other, name), getattr(recorded, name)
+    for name, words in names.items():
+        recorded = [(file.path, getattr(file.network.provenance.model, name)) for file in opened]
+        if name == "data_fingerprint":
             # Not every file records which images they were.
-            if both[0] != both[1] and not (name == "data_fingerprint" and None in both):
-                values = f" ({both[0]!r}, {both[1]!r})" if name == "data" else ""
+            recorded = [(path, value) for path, value in recorded if value is not None]
+        for path, value in recorded[1:]:
+            other, expected = recorded[0]
+            if value != expected:
+                values = f" ({value!r}, {expected!r})" if name == "data" else ""
                 raise UsageError(
-                    f"the {words} of its CNN differ from those of {first.path}{values}",
-                    where=file.path,
+                    f"the {words} of its CNN differ from those of {other}{values}",
+                    where=path,
                     hint="Run them one by one" + ("." if name == "classes" else ", or pass `data`."),
                 )
-    return request.load(first.path, recorded, first.network.input_shape, at_once=False)
+    return request.load(first.path, first.network.provenance.model, first.network.input_shape, at_once=False)
