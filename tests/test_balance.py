@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from support.refusals import refused
 
 from loihi_convert.choices import Method, Reset
-from loihi_convert.conversion import calibration
-from loihi_convert.conversion import methods
+from loihi_convert.conversion import calibration, methods
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.choice import choose_method
