@@ -260,11 +260,11 @@ def _training_item(item: dict[str, Any]) -> str:
     """Return a line on one checkpoint: file, accuracies, training."""
     size = f"{_size(item)}, {item['stored_as']}" if "stored_as" in item else _size(item)
     recipe = recipe_in_words(item["recipe"], item["qcfs_levels"])
-    time = f" {_time(item['recipe'])}." if "seconds" in item["recipe"] else ""
+    arithmetic = f" {_arithmetic(item['recipe'])}." if "arithmetic" in item["recipe"] else ""
     return (
         f"- `{item['file']}` ({size}): {100 * item['validation_accuracy']:.2f} % of the validation images, "
         f"{100 * item['test_accuracy']:.2f} % of the test images{_as_spiking(item['recipe'])}. "
-        f"{recipe[:1].upper()}{recipe[1:]}.{time}"
+        f"{recipe[:1].upper()}{recipe[1:]}.{arithmetic}"
     )
 
 
@@ -328,11 +328,10 @@ def recipe_in_words(record: dict[str, Any], qcfs_levels: int | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _time(recipe: dict[str, Any]) -> str:
-    """Return the time of all epochs, including validation, the number of threads, and the arithmetic."""
-    seconds = recipe["seconds"]
-    time = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
-    return f"{time}, threads: {recipe['threads']}, {recipe['arithmetic']}"
+def _arithmetic(recipe: dict[str, Any]) -> str:
+    """Return the number of threads and the arithmetic; of an older checkpoint, first the minutes of all epochs."""
+    minutes = f"{recipe['seconds'] / 60:.0f} min, " if "seconds" in recipe else ""
+    return f"{minutes}threads: {recipe['threads']}, {recipe['arithmetic']}"
 
 
 def _measured(card: dict[str, Any]) -> str:
