@@ -529,21 +529,31 @@ def test_the_order_counts_pairs_that_differ_by_more_than_chance() -> None:
         entry(cell("ngu-lee", 99.0), 9700),
         entry(cell("rmp", 98.9), 9000),
         entry(cell("act-norm", 90.0), 9710),
+        entry(cell("act-norm-channelwise", 80.0), 9000),
         entry(cell("robust-norm", None), 5000),
         entry(cell("act-norm", 50.0, timesteps=4), 5000),
     ]
-    # ngu-lee and rmp are within chance, robust-norm has no value, and T = 4 has one row.
+    # ngu-lee and rmp are within chance in the paper, robust-norm has no value, and T = 4 has one row.
     found = order.pairs(entries, entries[0].variant)
-    described = [(pair.better.cell.method, pair.worse.cell.method, pair.is_same, pair.is_chance) for pair in found]
-    assert described == [("ngu-lee", "act-norm", False, True), ("rmp", "act-norm", False, False)]
+    assert [(pair.better.cell.method, pair.worse.cell.method, pair.order) for pair in found] == [
+        ("ngu-lee", "act-norm", "within chance"),
+        ("ngu-lee", "act-norm-channelwise", "same order"),
+        ("rmp", "act-norm", "opposite"),
+        # A tie: not the paper's order.
+        ("rmp", "act-norm-channelwise", "within chance"),
+        ("act-norm", "act-norm-channelwise", "same order"),
+    ]
     first, *others = order.order_lines(entries, entries[0].variant)
-    assert first == "- **literal**: 0 of 2 in the paper's order."
-    assert others[0].endswith("paper 99.00 and 90.00, ours 97.00 and 97.10, within chance")
-    assert others[1].endswith("paper 98.90 and 90.00, ours 90.00 and 97.10")
+    assert first == "- **literal**: 5 pairs of rows: 2 same order, 2 within chance, 1 opposite."
+    (only,) = others
+    assert only.endswith("paper 98.90 and 90.00, ours 90.00 and 97.10")
     # Pairs that were not measured are not counted; their number is printed.
     entries[1] = replace(entries[1], outcome=None)
     first, *_ = order.order_lines(entries, entries[0].variant)
-    assert first == "- **literal**: 0 of 1 in the paper's order; 1 more are not measured here."
+    expected = "3 pairs of rows: 2 same order, 1 within chance, 0 opposite; 2 more are not measured here"
+    assert first == f"- **literal**: {expected}."
+    assert page.order_sentences(entries) == [f"literal, order of the paper: {expected}"]
+    assert order.order_lines(entries[-1:], entries[0].variant) == []
 
 
 def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is_rmp() -> None:
