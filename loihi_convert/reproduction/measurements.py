@@ -10,12 +10,15 @@ import base64
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cells.cell import Cell, R, opened_before, require_unchanged
 from loihi_convert.conversion.methods import balance_each
@@ -24,9 +27,10 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.devices import torch_threads
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, open_source
-from loihi_convert.ir.network import SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.relays import is_relay
 from loihi_convert.pipeline import exporting
 from loihi_convert.records import Record
 from loihi_convert.reproduction.images import Selection
@@ -120,9 +124,10 @@ class PaperConversion:
     @property
     def key(self) -> dict[str, Any]:
         """What determines the integers."""
-        # No method of the paper has a percentile; it stays in the key so that stored results are found.
+        # So that stored results are found: a percentile, which no method of the paper has, and no new name if false.
         setting = {**asdict(self.setting), "percentile": 99.9}
-        del setting["is_subset"]
+        for name in ("is_subset", *(() if self.setting.is_alpha_last else ("is_alpha_last",))):
+            del setting[name]
         balancing = self.balancing
         return {"checkpoint": balancing.checkpoint.key, "calibration": balancing.calibration.key, "setting": setting}
 
@@ -131,10 +136,13 @@ class PaperConversion:
         balancing, setting = self.balancing, self.setting
         source, device = balancing.checkpoint.source(), balancing.checkpoint.device
         found = row.network(setting)
+        factor = setting.alpha / balancing.options.alpha
         layers = tuple(
             SpikingLayer(layer.name, layer.synapse, None)
             if stored is None
-            else SpikingLayer(layer.name, layer.synapse, stored.neuron, relay_of=layer.relay_of)
+            else SpikingLayer(
+                layer.name, layer.synapse, _scaled(stored.neuron, layer.relay_of, factor), relay_of=layer.relay_of
+            )
             for layer, stored in zip(source.network.layers, found.layers, strict=True)
         )
         spiking = SpikingNetwork(
@@ -305,6 +313,12 @@ class Choosing(Cell[Best]):
         network, checkpoint = needed[chosen].network(), self.candidates[chosen].checkpoint
         found = _correct(network, self.test, checkpoint.device)
         return Best(network=checkpoint.path.name, method=network.provenance.method, correct=found.correct)
+
+
+def _scaled(neuron: IntegrateAndFire, relay_of: Array | None, factor: float) -> IntegrateAndFire:
+    """Return neurons with thresholds x ``factor``, except relays, which repeat spikes."""
+    relays = is_relay(relay_of, len(neuron.threshold))
+    return replace(neuron, threshold=np.where(relays, 1.0, factor) * neuron.threshold)
 
 
 @lru_cache(maxsize=4)
