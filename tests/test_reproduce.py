@@ -25,6 +25,7 @@ from loihi_convert.arrays import arrays_digest
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cells import executors
 from loihi_convert.cells.cell import compute
+from loihi_convert.cells.store import Store
 from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -40,7 +41,18 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.pipeline import exporting
 from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
-from loihi_convert.reproduction import flow, images, measurements, networks, order, page, request, tables, variants
+from loihi_convert.reproduction import (
+    fingerprint,
+    flow,
+    images,
+    measurements,
+    networks,
+    order,
+    page,
+    request,
+    tables,
+    variants,
+)
 from loihi_convert.reproduction.exhibits import EXHIBITS
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -511,6 +523,54 @@ def test_differences_and_losses_by_hand() -> None:
     numbers = ("accuracy", "difference", "conversion_loss", "paper_conversion_loss", "loss_difference")
     assert [row[name] for name in numbers] == ["98.50", "-0.48", "0.50", "0.33", "0.17"]
     assert (row["interval_low"], row["interval_high"]) == ("98.24", "98.72")
+
+
+def test_a_row_has_the_fingerprint_of_its_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [Cell("A2", "mnist", "ngu-lee", "soft", alpha, 8, 99.0) for alpha in (1.0, 0.4)]
+    cells += [Cell("A4", "mnist", "spike-norm", reset, 1.0, 8, 99.0) for reset in ("soft", "hard")]
+    kinds = ("literal", "compensated", "half", "poisson", "alpha-afterwards")
+    entries = [
+        replace(entry(cell, 9900), variant=variant, setting=variants.setting(cell, variant, weight_bits=6))
+        for cell in (*cells, CELLS[0])
+        for variant in (variants.VARIANTS[kind] for kind in kinds)
+    ]
+
+    def found() -> list[dict[str, str]]:
+        fingerprint._of.cache_clear()
+        return list(csv.DictReader(tables.csv_table(entries).splitlines()))
+
+    rows = found()
+    assert [row["conversion"] for row in rows] == [fingerprint.row_fingerprint(row) for row in rows]
+    # One for each conversion: neither T nor a variant without effect changes it, all else does.
+    settings = {replace(one.setting, timesteps=8) for one in entries if one.setting}
+    assert len({row["conversion"] for row in rows} - {""}) == len(settings)
+
+    def rounded(*given: Any, **options: Any) -> QuantizedNetwork:
+        made = quantize(*given, **options)
+        first, *others = made.layers
+        assert first.neuron is not None
+        neuron = replace(first.neuron, threshold=first.neuron.threshold + 1)
+        return replace(made, layers=(replace(first, neuron=neuron), *others))
+
+    monkeypatch.setattr(measurements, "quantize", rounded)
+    assert not {row["conversion"] for row in rows} & {row["conversion"] for row in found()} - {""}
+
+
+def test_alpha_afterwards_scales_the_thresholds_of_alpha_1(checkpoint: Path) -> None:
+    some = images.PaperImages("digits", None, images.Counts(calibration="60", image_count=40))
+    network, cell = networks.Network(checkpoint, some, "cpu"), replace(CELLS[1], alpha=0.5)
+    both = [variants.setting(cell, variants.VARIANTS[name]) for name in ("literal", "alpha-afterwards")]
+    whole = variants.setting(CELLS[1], variants.VARIANTS["literal"])
+    found = network.conversions([one for one in (*both, whole) if one], Store(Path("none")))
+    assert found[both[1]].balancing == found[whole].balancing != found[both[0]].balancing
+    thresholds = {}
+    for one, conversion in found.items():
+        made = conversion.quantized(compute(conversion.balancing).result)
+        thresholds[one] = [layer.balanced.threshold for layer in made.layers if layer.balanced is not None]
+    each, afterwards, full = (thresholds[one] for one in (*both, whole))
+    # The first layer's current is that of the pixels, which alpha does not change; that of the next layers is.
+    assert [np.array_equal(one, other) for one, other in zip(each, afterwards, strict=True)] == [True, False]
+    assert all(np.array_equal(one, 0.5 * other) for one, other in zip(afterwards, full, strict=True))
 
 
 def test_a_network_that_does_not_fit_loihi_is_a_dash_with_a_reason() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.devices import torch_threads
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, open_source
-from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
@@ -43,6 +43,7 @@ from loihi_convert.reproduction.stored import (
     Rates,
 )
 from loihi_convert.reproduction.variants import PaperSetting
+from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 
 
@@ -134,34 +135,49 @@ class PaperConversion:
     def quantized(self, row: BalancedRow) -> QuantizedNetwork:
         """Return the network; a file if the setting says so."""
         balancing, setting = self.balancing, self.setting
-        source, device = balancing.checkpoint.source(), balancing.checkpoint.device
-        found = row.network(setting)
-        factor = setting.alpha / balancing.options.alpha
-        layers = tuple(
-            SpikingLayer(layer.name, layer.synapse, None)
-            if stored is None
-            else SpikingLayer(
-                layer.name, layer.synapse, _scaled(stored.neuron, layer.relay_of, factor), relay_of=layer.relay_of
-            )
-            for layer, stored in zip(source.network.layers, found.layers, strict=True)
-        )
-        spiking = SpikingNetwork(
-            source.network.input_shape,
-            layers,
-            setting.timesteps,
-            setting.reset,
-            provenance=Provenance({**found.provenance, "model": dict(source.provenance)}),
-            poisson_seed=setting.poisson_seed,
-            task=source.network.task,
-        )
-        images, options = balancing.calibration.read().images, QuantizeOptions(weight_bits=setting.weight_bits)
+        source, images = balancing.checkpoint.source(), balancing.calibration.read().images
+        made = {"model": dict(source.provenance)}
         with torch_threads(1), tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
-            network = quantize(spiking, images, options, device=device)
+            network = to_integers(
+                source.network, row.network(setting), setting, images, made, device=balancing.checkpoint.device
+            )
             if not setting.is_exported:
                 return network
             path = Path(folder, f"cell{netx.SUFFIX}")
             netx.write(network, path)
             return netx.read(path)
+
+
+def to_integers(
+    network: ReluNetwork,
+    balanced: BalancedNetwork,
+    setting: PaperSetting,
+    images: ImageArray,
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    device: str = "cpu",
+) -> QuantizedNetwork:
+    """Return a balanced network in Loihi's integers; thresholds with output neurons also serve for potentials."""
+    balanced = balanced.for_readout(setting.readout)
+    factor = setting.alpha / setting.balancing.alpha
+    layers = tuple(
+        SpikingLayer(layer.name, layer.synapse, None)
+        if stored is None
+        else SpikingLayer(
+            layer.name, layer.synapse, _scaled(stored.neuron, layer.relay_of, factor), relay_of=layer.relay_of
+        )
+        for layer, stored in zip(network.layers, balanced.layers, strict=True)
+    )
+    spiking = SpikingNetwork(
+        network.input_shape,
+        layers,
+        setting.timesteps,
+        setting.reset,
+        provenance=Provenance({**balanced.provenance, **(provenance or {})}),
+        poisson_seed=setting.poisson_seed,
+        task=network.task,
+    )
+    return quantize(spiking, images, QuantizeOptions(weight_bits=setting.weight_bits), device=device)
 
 
 @dataclass(frozen=True)
