@@ -286,11 +286,10 @@ def _training_item(item: dict[str, Any]) -> str:
     """Return a line on one checkpoint: file, accuracies, training."""
     size = f"{_size(item)}, {item['stored_as']}" if "stored_as" in item else _size(item)
     recipe = recipe_in_words(item["recipe"], item["qcfs_levels"])
-    time = f" {_time(item)}."
     return (
         f"- `{item['file']}` ({size}): {100 * item['validation_accuracy']:.2f} % of the validation images, "
         f"{100 * item['test_accuracy']:.2f} % of the test images{_as_spiking(item['recipe'])}. "
-        f"{recipe[:1].upper()}{recipe[1:]}.{time}"
+        f"{recipe[:1].upper()}{recipe[1:]}. {_conditions(item)}."
     )
 
 
@@ -354,14 +353,14 @@ def recipe_in_words(record: dict[str, Any], qcfs_levels: int | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _time(item: dict[str, Any]) -> str:
-    """Return what the weights depend on besides the recipe, and the time of all epochs where an older card has it."""
+def _conditions(item: dict[str, Any]) -> str:
+    """Return what the weights depend on besides the recipe; of an older checkpoint, first the minutes of all epochs."""
     recipe = item["recipe"]
     parts = (
         f"{recipe['seconds'] / 60:.0f} min" if "seconds" in recipe else "",
-        f"threads: {recipe['threads']}",
+        f"{recipe['threads']} thread{'s' * (recipe['threads'] > 1)}",
         recipe.get("arithmetic", ""),
-        f"on an {item['processor']}" if "processor" in item else "",
+        item.get("processor", ""),
     )
     return ", ".join(part for part in parts if part)
 

@@ -93,6 +93,7 @@ def train(
         raise UsageError("given without `arch`", where="mean", expected="is for your own CNN")
     if arch is not None and architecture is not None:
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
+    from loihi_convert.cells.flow import duration
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.design import built_in
     from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
@@ -137,7 +138,7 @@ def train(
         _say(accuracy_of_teacher(design, splits, before))
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=design.start is not None)
     log(f"{design.name} on {splits.name}: {used.words}")
-    state = resume_path(output)
+    state, began = resume_path(output), time.monotonic()
     on_interrupt(lambda: f"{state} keeps the finished epochs; continue with --resume" if state.exists() else "")
     # What the user's code prints is not output of the command.
     with progress_bar(f"training {design.name} on {splits.name}") as progress, redirect_stdout(sys.stderr):
@@ -153,6 +154,7 @@ def train(
             progress=progress,
             on_epoch=_epoch_line(used.epochs),
         )
+    log(f"trained in {duration(time.monotonic() - began)}")
     if as_json:
         say_json(
             {

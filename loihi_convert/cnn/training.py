@@ -5,8 +5,8 @@ per step of the Fashion-MNIST CNN and of `vgg-small`.
 
 All random numbers come from generators keyed by (seed, epoch), and the learning rate is a function of the step, so the
 training state is just tensors and the number of finished epochs. It is written after each epoch to
-``<output>.resume.pt``; a run that was interrupted and resumed ends with the same weights, bit for bit, as an
-uninterrupted one, on the same kind of processor, with the same torch version and number of threads. `training_threads`
+``<output>.resume.pt``; a run that was interrupted and resumed writes the same file, byte for byte, as an uninterrupted
+one, on the same kind of processor, with the same torch version and number of threads. `training_threads`
 gives small networks one thread on every machine, and large ones at most torch's number (``OMP_NUM_THREADS``).
 """
 
