@@ -219,7 +219,7 @@ def test_a_file_of_another_command_or_checkpoint_is_refused(
     (folder / "build.toml").write_text(SMALL_PLAN.replace("--epochs 1", "--epochs 2"))
     capsys.readouterr()
     assert build(tool, monkeypatch, folder) == InputError.exit_code
-    refused = r"error: .*cnn\.safetensors: was trained by `loihi-convert train --data digits --epochs 1 --store "
+    refused = r"error: .*cnn\.safetensors: was trained by `loihi-convert train --data digits --epochs 1 --test --store "
     assert re.search(refused, capsys.readouterr().err)
     (folder / "build.toml").write_text(SMALL_PLAN)
     save(replace(cnn, state={name: -tensor for name, tensor in state.items()}), folder / "cnn.safetensors")
