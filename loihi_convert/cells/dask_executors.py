@@ -202,11 +202,13 @@ def standing_cluster(address: str) -> Iterator[OnDask]:
         )
     try:
         client = Client(address, timeout=_CONNECT_SECONDS)
-    except (OSError, ValueError, TimeoutError) as error:
+    # TypeError: TLS without keys.
+    except (OSError, ValueError, TypeError, TimeoutError) as error:
         raise PlatformError(
             f"no Dask scheduler answers within {_CONNECT_SECONDS} s ({first_line(error)})",
             where=address,
-            hint="Start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`.",
+            hint="Start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`. "
+            "For tls://, Dask's settings name the keys.",
         ) from error
     with client:
         if not client.nthreads():
