@@ -130,7 +130,7 @@ def test_a_folder_is_built_and_its_files_give_what_its_card_says(
     assert (card["cnn_test_accuracy"], cnn.stored_as) == (cnn.test_accuracy, "float16")
     assert card["layers"] == "8x8-16c3-2ap-32c3-2ap-10o"
     assert card["checkpoints"][0]["command"] == (
-        "OMP_NUM_THREADS=1 loihi-convert train --data digits --epochs 2 --store float16 --seed 0 -o cnn.safetensors"
+        "OMP_NUM_THREADS=1 loihi-convert train --data digits --epochs 2 --test --store float16 --seed 0 -o cnn.safetensors"
     )
     page = tool.card_page(card)
     assert all(f"{sha256(folder / item['file'])}  {item['file']}\n" in page for item in card["networks"])
@@ -238,7 +238,7 @@ def test_an_interrupted_training_is_continued(
     for name in ("other", "cnn.safetensors.resume.pt", "cnn.safetensors"):
         (tmp_path / name).touch()
         tool.train(item, tmp_path, plan, None)
-    words = "train --data digits --store float16 --seed 3 -o cnn.safetensors"
+    words = "train --data digits --test --store float16 --seed 3 -o cnn.safetensors"
     assert commands == [words, f"{words} --resume"]
 
 
@@ -316,13 +316,13 @@ def test_a_checkpoint_may_have_its_own_seed(tool: ModuleType) -> None:
     plan = tool.Plan((), (), seed=0, store="float16", sim_images=1)
     again = tool.Trained("again.pt", "--from cnn.pt -T 4 --seed 1")
     assert tool.train_words(tool.Trained("cnn.pt", "--data mnist"), plan).endswith("--store float16 --seed 0 -o cnn.pt")
-    assert tool.train_words(again, plan) == "train --from cnn.pt -T 4 --seed 1 --store float16 -o again.pt"
+    assert tool.train_words(again, plan) == "train --from cnn.pt -T 4 --seed 1 --test --store float16 -o again.pt"
 
 
 def test_names_with_spaces_are_quoted(tool: ModuleType) -> None:
     plan = tool.Plan((), (), seed=0, store="float32", sim_images=1)
     assert tool.train_words(tool.Trained("my cnn.pt", "--data mnist"), plan) == (
-        "train --data mnist --seed 0 -o 'my cnn.pt'"
+        "train --data mnist --test --seed 0 -o 'my cnn.pt'"
     )
     words = tool.export_words(tool.Candidate("my cnn.pt", 4, "--bias-correction", "converted"), "/my folder/a.net")
     assert words == "export 'my cnn.pt' -T 4 --bias-correction -o '/my folder/a.net'"

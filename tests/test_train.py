@@ -90,6 +90,34 @@ def test_the_file_contains_the_returned_checkpoint(few: DataSplits, tmp_path: Pa
     assert list(tmp_path.iterdir()) == [tmp_path / "model.safetensors"]
 
 
+@pytest.mark.parametrize("options", [TrainOptions(), TrainOptions(qcfs_levels=2, timesteps=1, store="float16")])
+def test_test_images_are_evaluated_only_on_request(few: DataSplits, tmp_path: Path, options: TrainOptions) -> None:
+    """Else options would be chosen with their accuracy in view."""
+    options = dataclasses.replace(options, recipe=RECIPE, epochs=1)
+    start = None
+    if options.timesteps is not None:
+        start = train_cnn(few, tmp_path / "start.pt", dataclasses.replace(options, timesteps=None))
+    blank = dataclasses.replace(few, test=Dataset(np.zeros_like(few.test.images), few.test.labels))
+    plain = train_cnn(few, tmp_path / "a.pt", options, start=start)
+    train_cnn(blank, tmp_path / "b.pt", options, start=start)
+    assert plain.test_accuracy is None
+    assert plain.spiking_accuracy.keys() <= {"validation"}
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    tested = train_cnn(few, tmp_path / "tested.pt", dataclasses.replace(options, test=True), start=start)
+    assert tested.test_accuracy is not None
+    assert same_weights(plain, tested)
+    read = load(tmp_path / "tested.pt")
+    assert (read.test_accuracy, read.spiking_accuracy) == (tested.test_accuracy, tested.spiking_accuracy)
+    assert len(tested.spiking_accuracy) == 2 * (start is not None)
+
+
+def test_images_without_test_images_cannot_be_tested(few: DataSplits, tmp_path: Path) -> None:
+    untested = dataclasses.replace(few, name="mine.npz", test=few.test[:0])
+    with pytest.raises(UsageError) as caught:
+        run(untested, tmp_path / "model.pt", test=True)
+    assert (caught.value.where, list(tmp_path.iterdir())) == ("test", [])
+
+
 def test_a_seed_determines_the_training(few: DataSplits, straight: Checkpoint, tmp_path: Path) -> None:
     torch.manual_seed(99)
     state = torch.random.get_rng_state()

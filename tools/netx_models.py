@@ -244,7 +244,7 @@ def train_words(item: Trained, plan: Plan) -> str:
     """Return the command that trains a checkpoint, without the name of the program."""
     store = "" if plan.store == "float32" else f" --store {plan.store}"
     seed = "" if "--seed" in shlex.split(item.options) else f" --seed {plan.seed}"
-    return f"train {item.options}{store}{seed} -o {shlex.quote(item.file)}"
+    return f"train {item.options} --test{store}{seed} -o {shlex.quote(item.file)}"
 
 
 def train(item: Trained, folder: Path, plan: Plan, data_root: Path | None) -> None:

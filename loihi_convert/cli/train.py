@@ -51,6 +51,9 @@ _DATA = (
     "Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file; default: digits, or the "
     "benchmark set of --from."
 )
+_TEST = (
+    "Also measure the accuracy on test images, at the end; by default only on validation images, to choose options by."
+)
 _VALIDATION = "Validation images for your own images: a folder or an .npz file; default: a tenth of --data."
 _DEVICE = "Where to train: cpu, cuda (a GPU), or auto (a GPU if there is one)."
 
@@ -68,6 +71,7 @@ def train(
     std: Annotated[str | None, options.std(OWN_CNN)] = None,
     input_shape: options.InputShape = None,
     validation: Annotated[Path | None, named("--validation", DATA, _VALIDATION, metavar="PATH")] = None,
+    test: Annotated[bool, switch("--test", DATA, _TEST)] = False,
     class_map: Annotated[str | None, options.class_map(DATA)] = None,
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
     recipe: Annotated[RecipeName, choice(RecipeName, "--recipe", TRAINING, _RECIPE)] = "best",
@@ -110,7 +114,7 @@ def train(
             refuse_to_replace(file, output)
     require_free(output, resume=resume, overwrite=overwrite)
     chosen = TrainOptions(
-        architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device, learning_rate
+        architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device, learning_rate, test
     )
     begun = None if start is None or arch is not None else _started(start)
     recorded = begun if arch is None or start is None else load_if_ours(start)
@@ -150,6 +154,7 @@ def train(
             output=output,
             store=store,
             device=chosen_device(device),
+            test=test,
             resume=resume,
             progress=progress,
             on_epoch=_epoch_line(used.epochs),
