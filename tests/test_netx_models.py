@@ -130,7 +130,8 @@ def test_a_folder_is_built_and_its_files_give_what_its_card_says(
     assert (card["cnn_test_accuracy"], cnn.stored_as) == (cnn.test_accuracy, "float16")
     assert card["layers"] == "8x8-16c3-2ap-32c3-2ap-10o"
     assert card["checkpoints"][0]["command"] == (
-        "OMP_NUM_THREADS=1 loihi-convert train --data digits --epochs 2 --test --store float16 --seed 0 -o cnn.safetensors"
+        "OMP_NUM_THREADS=1 loihi-convert train --data digits --epochs 2 --test --store float16 --seed 0 "
+        "-o cnn.safetensors"
     )
     page = tool.card_page(card)
     assert all(f"{sha256(folder / item['file'])}  {item['file']}\n" in page for item in card["networks"])
@@ -315,7 +316,9 @@ def test_recipes_in_words(cards: ModuleType) -> None:
 def test_a_checkpoint_may_have_its_own_seed(tool: ModuleType) -> None:
     plan = tool.Plan((), (), seed=0, store="float16", sim_images=1)
     again = tool.Trained("again.pt", "--from cnn.pt -T 4 --seed 1")
-    assert tool.train_words(tool.Trained("cnn.pt", "--data mnist"), plan).endswith("--store float16 --seed 0 -o cnn.pt")
+    assert tool.train_words(tool.Trained("cnn.pt", "--data mnist"), plan).endswith(
+        "--test --store float16 --seed 0 -o cnn.pt"
+    )
     assert tool.train_words(again, plan) == "train --from cnn.pt -T 4 --seed 1 --test --store float16 -o again.pt"
 
 

@@ -46,6 +46,11 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+def is_best(network: dict[str, Any]) -> bool:
+    """Whether a file is the better of both kinds, or the only one, for its T."""
+    return str(network["file"]).startswith("model-")
+
+
 _SYMBOLS: Final = {
     r"\d+c\d": "`12c5`: convolution, 12 channels, 5 x 5",
     r"\[": "`[16c3-16c3]`: residual block",
@@ -68,8 +73,7 @@ def card_page(card: dict[str, Any]) -> str:
     Front matter and sections follow the model-card template of the Hugging Face hub.
     """
     single = card.get("best_single_file")
-    models = [network for network in card["networks"] if network["file"].startswith("model-")]
-    first = min(models, key=lambda network: abs(network["timesteps"] - 4))["file"]
+    first = min(filter(is_best, card["networks"]), key=lambda network: abs(network["timesteps"] - 4))["file"]
     lines = [
         *_front_matter(card),
         f"# {card['data']}: {card['architecture']}, seed {card['seed']}",
@@ -251,15 +255,13 @@ def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) ->
 
 
 def _network_rows(card: dict[str, Any]) -> list[dict[str, str]]:
-    cnn, single = 100 * card["cnn_test_accuracy"], card.get("best_single_file")
-    of_single = {
-        point["timesteps"]: f"{100 * point['accuracy']:.2f}" for point in ([] if single is None else single["test"])
-    }
+    cnn, single = 100 * card["cnn_test_accuracy"], card.get("best_single_file", {"file": "", "test": ()})
+    of_single = {point["timesteps"]: f"{100 * point['accuracy']:.2f}" for point in single["test"]}
     rows = []
     for network in card["networks"]:
         (test,) = network["test"]
         accuracy, (low, high) = 100 * test["accuracy"], (100 * bound for bound in test["interval"])
-        sim, paper, is_best = network.get("sim"), network.get("paper"), network["file"].startswith("model-")
+        sim, paper = network.get("sim"), network.get("paper")
         rows.append(
             {
                 "T": str(network["timesteps"]),
@@ -267,11 +269,7 @@ def _network_rows(card: dict[str, Any]) -> list[dict[str, str]]:
                 "accuracy, %": f"{accuracy:.2f} ({low:.2f}..{high:.2f})",
                 "to the CNN": f"{accuracy - cnn:+.2f}",
                 "paper, %": f"{paper['accuracy']:.2f} (alpha {paper['alpha']:g})" if paper else "",
-                **(
-                    {}
-                    if single is None
-                    else {f"`{single['file']}`, %": of_single[network["timesteps"]] if is_best else ""}
-                ),
+                f"`{single['file']}`, %": of_single.get(network["timesteps"], "") if is_best(network) else "",
                 "thresholds": _method(network["balance"]) + (", corrected" if network["is_corrected"] else ""),
                 "weight bits": str(network["weight_bits"]),
                 "from": network["checkpoint"],
