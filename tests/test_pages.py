@@ -152,7 +152,7 @@ def test_numbers_in_sentences_are_those_of_the_tables() -> None:
     most = max(loss for steps, loss in recipe.items() if steps >= 8)
     assert f"loses at most {most:.2f} points from T = 8 on, but {recipe[4]:.2f} at T = 4" in page
     for file, variant, steps in (
-        ("mnist/paper/table-2.csv", "compensated", ("4", "8")),
+        ("mnist/paper/few-steps/table-2.csv", "compensated", ("4", "8")),
         ("fashion-mnist/paper/table-3.csv", "literal", ("4", "8", "16")),
     ):
         rows = importlib.import_module("stored_results").read_rows(ROOT / "netx_models" / file)

@@ -128,6 +128,9 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "paper-A4": paper_tables.orders,
     "paper-2": paper_rows("mnist/paper/table-2.csv", _compared(_METHODS, ("literal", "spikes", "compensated"))),
     "paper-2-recipe": paper_rows("mnist/paper/recipe/table-2.csv", _compared(_METHODS, ("published",))),
+    "paper-2-few-steps": paper_rows(
+        "mnist/paper/few-steps/table-2.csv", _compared(_METHODS[:2], ("literal", "compensated"))
+    ),
     "paper-A2-recipe": paper_rows("mnist/paper/recipe/table-A2.csv", _factors(("literal", "alpha-afterwards"))),
     "paper-3": paper_rows(
         "fashion-mnist/paper/table-3.csv",

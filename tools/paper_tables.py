@@ -24,10 +24,12 @@ _RECIPE: Final = "--model netx_models/mnist/cnn-paper-recipe.safetensors --no-be
 _MNIST: Final = "--model mnist --no-best --calibration 10000"
 _FASHION: Final = "-T 4,8,16,32,64 --calibration 10000"
 COMMANDS: Final = {
-    "mnist/paper/table-2.csv": f"table 2 {_MNIST}",
-    "mnist/paper/table-A2.csv": f"table A2 {_MNIST} --variants literal,alpha-afterwards,compensated",
-    "mnist/paper/table-A4.csv": f"table A4 {_MNIST}",
-    "mnist/paper/recipe/table-2.csv": f"table 2 {_RECIPE} --variants published",
+    "mnist/paper/table-2.csv": f"table 2 {_MNIST} --images 2000",
+    "mnist/paper/few-steps/table-2.csv": f"table 2 {_MNIST} -T 4,8,16 --methods ngu-lee,act-norm-channelwise "
+    "--variants literal,compensated",
+    "mnist/paper/table-A2.csv": f"table A2 {_MNIST} --images 2000 --variants literal,alpha-afterwards",
+    "mnist/paper/table-A4.csv": f"table A4 {_MNIST} --images 2000",
+    "mnist/paper/recipe/table-2.csv": f"table 2 {_RECIPE} --variants literal,spikes,published,compensated",
     "mnist/paper/recipe/table-A2.csv": f"table A2 {_RECIPE} --variants literal,alpha-afterwards",
     "fashion-mnist/paper/table-3.csv": f"table 3 --model fashion-mnist {_FASHION} "
     "--variants literal,published,compensated",
