@@ -91,6 +91,33 @@ def test_a_table_differs_as_soon_as_its_csv_file_does(
             assert [path.name for path in pages.outdated()] == [page]
 
 
+def test_a_table_of_another_conversion_is_named_with_its_command(
+    pages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands, file = importlib.import_module("paper_tables"), "mnist/paper/table-A2.csv"
+    rows = importlib.import_module("stored_results").read_rows(commands.MODELS / file)
+    monkeypatch.setattr(pages, "outdated", list)
+    monkeypatch.setattr(commands, "MODELS", tmp_path)
+    monkeypatch.setattr(commands, "COMMANDS", {file: "table A2 --model mnist"})
+    monkeypatch.setattr(sys, "argv", ["", "--check"])
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    for one, code, said in (
+        (rows[-1]["conversion"], 0, ("", "")),
+        (
+            "unknown (commit 1234567)",
+            0,
+            (f"warning: netx_models/{file}: measured with an unknown (commit 1234567)", ""),
+        ),
+        ("0" * 12, 5, ("", f"netx_models/{file}: the conversion has changed since; run: loihi-convert reproduce ta")),
+    ):
+        path.write_bytes(as_csv([*rows[:-1], {**rows[-1], "conversion": one}]))
+        assert pages.main() == code
+        printed = capsys.readouterr()
+        assert (printed.out.startswith(said[0]), printed.err.startswith(said[1])) == (True, True)
+        assert (bool(printed.out), bool(printed.err)) == (bool(said[0]), bool(said[1]))
+
+
 @pytest.mark.parametrize("name", ["peers.csv", "cost.csv"])
 def test_rows_that_were_measured_differently_make_no_table(
     pages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
@@ -125,26 +152,27 @@ def test_numbers_in_sentences_are_those_of_the_tables() -> None:
     recipe = losses("recipe/table-2.csv", "published")
     most = max(loss for steps, loss in recipe.items() if steps >= 8)
     assert f"loses at most {most:.2f} points from T = 8 on, but {recipe[4]:.2f} at T = 4" in page
-    cards = {
-        name: json.loads((ROOT / f"netx_models/{name}/card.json").read_text())
-        for name in ("fashion-mnist", "cifar10-vgg16")
-    }
-    counts = {network["balance"]["calibration_images"] for network in cards["fashion-mnist"]["networks"]}
-    images = " or ".join(f"{count:,}" for count in sorted(counts))
-    assert f"The files of `netx_models/` have thresholds from {images} images" in page
-    (four,) = (one for one in cards["cifar10-vgg16"]["networks"] if one["timesteps"] == 4)
+    for file, variant, steps in (
+        ("mnist/paper/few-steps/table-2.csv", "compensated", ("4", "8")),
+        ("fashion-mnist/paper/table-3.csv", "literal", ("4", "8", "16")),
+    ):
+        rows = importlib.import_module("stored_results").read_rows(ROOT / "netx_models" / file)
+        found = {(row["method"], row["variant"], row["timesteps"]): row["accuracy"] for row in rows}
+        other, own = (
+            [found[method, variant, count] for count in steps] for method in ("act-norm-channelwise", "ngu-lee")
+        )
+        assert all(float(one) > float(two) for one, two in zip(other, own, strict=True))
+        assert f"({' / '.join(other)} against {' / '.join(own)})" in page
+    card = json.loads((ROOT / "netx_models/cifar10-vgg16/card.json").read_text())
+    (four,) = (one for one in card["networks"] if one["timesteps"] == 4)
     assert four["balance"]["method"] == "qcfs"
     assert f"four steps ([{100 * four['test'][-1]['accuracy']:.2f} % of all test images]" in page
     with (ROOT / "netx_models/cifar10-vgg16/paper/figure-11.csv").open(newline="") as source:
         best = {int(row["timesteps"]): row["method"] for row in csv.DictReader(source) if row["variant"] == "best"}
     methods = [method for _, method in sorted(best.items())]
     assert methods == ["qcfs"] * 3 + ["least-squares, corrected"] * 5
-    (long,) = (one for one in cards["cifar10-vgg16"]["networks"] if one["timesteps"] == 64)
+    (long,) = (one for one in card["networks"] if one["timesteps"] == 64)
     assert f"two digits: {100 * long['sim']['correct'] / long['sim']['images']:.2f} % of the same 1,000 images" in page
-    neurons = (ROOT / "netx_models/mnist/paper/table-A4.md").read_text()
-    for variant in ("spikes", "compensated", "literal"):
-        (found,) = re.findall(rf"- \*\*{variant}\*\*: (\d+) of 119 in the paper's order", neurons)
-        assert re.search(rf"\b{found} (have its order )?with `{variant}`", page)
     with (ROOT / "docs/results/commands.csv").open(newline="") as source:
         rows = [row for row in csv.DictReader(source) if not row["command"].startswith("inspect")]
     longer = [float(row["first_seconds"]) - float(row["median_seconds"]) for row in rows]

@@ -135,7 +135,7 @@ def test_a_figure_has_the_width_of_a_paper(width: str) -> None:
 
 
 def test_a_figure_is_drawn_from_the_tables_of_the_repository(tmp_path: Path) -> None:
-    tables = [TABLES / "fashion-mnist" / "paper" / "earlier-cnn" / f"table-{name}.csv" for name in ("3", "A3")]
+    tables = [TABLES / "fashion-mnist" / "paper" / f"table-{name}.csv" for name in ("3", "A3")]
     words = [word for path in tables for word in ("--from", str(path))]
     done = CliRunner().invoke(cli.app, ["reproduce", "figure", "9", *words, "-o", str(tmp_path), "--width", "column"])
     assert done.exit_code == 0, done.output

@@ -246,11 +246,8 @@ def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) ->
         f"{_KINDS_IN_WORDS} Accuracies are those of the integer networks on all 10,000 test images. **None of these "
         "files has run on a chip.** Each folder has a model card with intervals, training, commands and digests. "
         f"`python tools/pages.py` writes this page.\n\n{_table(rows)}\n\n"
-        "The folders `paper/` and the files `table-headline.*` hold tables and figures of Ngu & Lee 2022, see [the "
-        "paper's tables](../docs/results/paper.md). They were measured on these CNNs: MNIST on "
-        "`mnist/cnn.safetensors`, Fashion-MNIST on `fashion-mnist/cnn.safetensors`; those in `paper/recipe/` on "
-        "`mnist/cnn-paper-recipe.safetensors` and `fashion-mnist/paper-20-epochs.safetensors`, those in "
-        "`paper/earlier-cnn/`, those of VGG-16, and the headline's of Fashion-MNIST, on earlier CNNs.\n"
+        "The folders `paper/` hold tables and figures of Ngu & Lee 2022, see [the paper's "
+        "tables](../docs/results/paper.md).\n"
     )
 
 

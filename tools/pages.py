@@ -1,7 +1,7 @@
 """Write the tables and pictures of README.md, docs/ and the model cards from stored results (cards and CSV files).
 
     python tools/pages.py            # writes them
-    python tools/pages.py --check    # exit code 5 if a file differs from its source
+    python tools/pages.py --check    # exit code 5 if a file differs from its source, or the conversion has changed
 
 A table is between ``<!-- table NAME -->`` and ``<!-- end of table -->``. The accuracies come from
 ``netx_models/*/card.json`` and ``netx_models/*/paper/*.csv``, the paper's from ``loihi_convert/report/paper.csv``,
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import paper_tables
 import stored_results
 from drawings import accuracy_picture, graded_picture, peers_picture, reset_picture, staircase_picture
 from netx_cards import (
@@ -98,23 +99,6 @@ def paper_rows(file: str, rows: Sequence[tuple[str, str, str, str, str]]) -> Cal
     return table
 
 
-def paper_headline() -> str:
-    """Return the numbers of the paper's abstract, compared with those of exported files."""
-    stored = [row for row in stored_results.read_rows(MODELS / "table-headline.csv") if row["timesteps"]]
-    found = {(row["data"], row["timesteps"], row["alpha"], row["variant"]): row for row in stored}
-    cells = [
-        (
-            f"{DATA[data]}, T = {steps}" + ("" if alpha == "1.0" else f", alpha {alpha}"),
-            literal["paper_accuracy"],
-            literal["accuracy"],
-            found[data, steps, alpha, "compensated"]["accuracy"],
-        )
-        for (data, steps, alpha, variant), literal in found.items()
-        if variant == "literal"
-    ]
-    return markdown_table(("%", "the paper", "literal", "compensated"), cells)
-
-
 def _compared(methods: Sequence[tuple[str, str]], variants: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
     """Return the paper's row of each method, followed by those of ``variants``."""
     return [
@@ -152,24 +136,20 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "seeds": lambda: seeds_table(cards()["mnist"]),
     **stored_results.TABLES,
     **{f"data-{folder}": _of_folder(folder) for folder in cards()},
-    "paper-headline": paper_headline,
-    "paper-2": paper_rows(
-        "mnist/paper/table-2.csv", [*_compared(_METHODS, ("literal", "spikes", "compensated")), _BEST]
-    ),
+    "paper-commands": paper_tables.commands,
+    "paper-A4": paper_tables.orders,
+    "paper-2": paper_rows("mnist/paper/table-2.csv", _compared(_METHODS, ("literal", "spikes", "compensated"))),
     "paper-2-recipe": paper_rows("mnist/paper/recipe/table-2.csv", _compared(_METHODS, ("published",))),
-    "paper-A2": paper_rows("mnist/paper/table-A2.csv", _factors(("literal", "compensated"))),
+    "paper-2-few-steps": paper_rows(
+        "mnist/paper/few-steps/table-2.csv", _compared(_METHODS[:2], ("literal", "compensated"))
+    ),
+    "paper-A2-recipe": paper_rows("mnist/paper/recipe/table-A2.csv", _factors(("literal", "alpha-afterwards"))),
     "paper-3": paper_rows(
         "fashion-mnist/paper/table-3.csv",
         [
             *_compared(_METHODS[:1], ("literal", "compensated")),
             *_compared(_METHODS[1:], ("literal", "published")),
-            _BEST,
         ],
-    ),
-    "paper-3-earlier": paper_rows("fashion-mnist/paper/earlier-cnn/table-3.csv", _compared(_METHODS, ("literal",))),
-    "paper-3-long": paper_rows(
-        "fashion-mnist/paper/earlier-cnn/calibration-1000/table-3.csv",
-        [("ngu-lee, compensated", "ngu-lee", "soft", "1.0", "compensated"), _BEST],
     ),
     "paper-3-recipe": paper_rows("fashion-mnist/paper/recipe/table-3.csv", _compared(_METHODS[:2], ("published",))),
     "paper-A3": paper_rows("fashion-mnist/paper/table-A3.csv", _factors(("literal",))),
@@ -227,11 +207,15 @@ def main() -> int:
 
 
 def check() -> int:
-    """Name the files that differ from their sources; return the exit code."""
-    differing = outdated()
-    for path in differing:
-        print(f"{path.relative_to(ROOT)}: differs from its source; run: python tools/pages.py", file=sys.stderr)
-    return VerificationError.exit_code if differing else 0
+    """Name the files that differ from their sources, and those of another conversion; return the exit code."""
+    wrong = [f"{path.relative_to(ROOT)}: differs from its source; run: python tools/pages.py" for path in outdated()]
+    for sentence, is_wrong in paper_tables.stale():
+        if is_wrong:
+            wrong.append(sentence)
+        else:
+            print(f"warning: {sentence}")
+    print("".join(f"{sentence}\n" for sentence in wrong), end="", file=sys.stderr)
+    return VerificationError.exit_code if wrong else 0
 
 
 def write() -> None:
