@@ -31,7 +31,7 @@ def models(
     here = [model for model in known if model.path is not None]
     say_tables([_accuracies(known, is_whole=len(here) == len(known))])
     if here:
-        example = next((model for model in here if model.timesteps == 4), here[0])
+        example = next((model for model in here if model.timesteps == 4 and model.is_best), here[0])
         echo(f"run one: loihi-convert run {example.name}" + ("" if details else "; --details: layers and files"))
     if details:
         _say_details(known)
