@@ -1,6 +1,6 @@
 """How many random networks go through the Lava runtime (few in every run, more on demand), how random tests are, also
 PyTorch's weights in them, and which signals the commands under test can be sent; which tests are slow; the tool that a
-test file is named after."""
+test file is named after; the networks that must stay as they are."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from types import ModuleType
 import hypothesis
 import pytest
 import torch
+from support.known_networks import KnownNetworks
 
 # On a developer's machine every run tries new examples; in CI the same commit gives the same result. A busy machine may
 # take its time for one.
@@ -28,6 +29,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--networks", type=int, default=15, help="random networks compared on Lava, ref and the oracle")
+    parser.addoption("--record-networks", action="store_true", help="store each converted network, see known_networks")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(KnownNetworks(config))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -45,15 +45,8 @@ COMMANDS: Final[Mapping[str, int | None]] = {
 """What follows ``loihi-convert``, and the number of threads; None: all cores."""
 
 FIELDS: Final = (
-    "command",
-    "threads",
-    "first_seconds",
-    "median_seconds",
-    "minimum_seconds",
-    "maximum_seconds",
-    "peak_mib",
+    *("command", "threads", "first_seconds", "median_seconds", "minimum_seconds", "maximum_seconds", "peak_mib"),
 )
-
 
 LAUNCHER: Final = """
 import resource, subprocess, sys, time

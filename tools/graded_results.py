@@ -25,15 +25,8 @@ ROOT: Final = Path(__file__).parents[1]
 OUTPUT: Final = ROOT / "docs" / "results" / "graded.csv"
 TIMESTEPS: Final = (1, 4, 8, 64)
 COLUMNS: Final = (
-    "network",
-    "neurons",
-    "timesteps",
-    "accuracy",
-    "cnn_accuracy",
-    "events",
-    "synaptic_operations",
-    "images",
-    "steps_to_output",
+    *("network", "neurons", "timesteps", "accuracy", "cnn_accuracy"),
+    *("events", "synaptic_operations", "images", "steps_to_output"),
 )
 """``events`` are messages or spikes of an image; ``images`` those over which they are counted."""
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import paper_tables
 import stored_results
-from drawings import accuracy_picture, graded_picture, peers_picture, reset_picture, staircase_picture
+from drawings import accuracy_picture, graded_picture, peers_picture
 from netx_cards import (
     CONVERTED,
     KINDS,
@@ -114,17 +114,10 @@ _ALPHAS: Final = ("0.8", "0.6", "0.4", "0.2")
 
 
 def _factors(variants: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
-    return [
-        (
-            f"**alpha {alpha}**, the paper" if variant == "paper" else f"alpha {alpha}, {variant}",
-            "ngu-lee",
-            "soft",
-            alpha,
-            variant,
-        )
-        for alpha in _ALPHAS
-        for variant in ("paper", *variants)
-    ]
+    paper = [(f"**alpha {alpha}**, the paper", alpha, "paper") for alpha in _ALPHAS]
+    ours = [(f"alpha {alpha}, {variant}", alpha, variant) for alpha in _ALPHAS for variant in variants]
+    rows = sorted((*paper, *ours), key=lambda row: _ALPHAS.index(row[1]))
+    return [(title, "ngu-lee", "soft", alpha, variant) for title, alpha, variant in rows]
 
 
 def _of_folder(folder: str) -> Callable[[], str]:
@@ -175,8 +168,6 @@ def pictures() -> dict[str, str]:
         names = {row["network"]: FOLDERS[row["network"]] for row in graded}
         drawn[f"graded-{shade}.svg"] = graded_picture(graded, names, dark=dark)
         drawn[f"peers-{shade}.svg"] = peers_picture(stored_results.rows_of("peers.csv"), dark=dark)
-        drawn[f"reset-{shade}.svg"] = reset_picture(dark=dark)
-        drawn[f"staircase-{shade}.svg"] = staircase_picture(dark=dark)
     return drawn
 
 

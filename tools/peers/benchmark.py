@@ -47,12 +47,8 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         verb.add_argument("model", nargs="?", type=Path, metavar="MODEL.net", help="an exported file; or --network")
         verb.add_argument("--network", choices=NETWORKS, help="a network with random weights, exported for this run")
         verb.add_argument("--data", help=f"data set, folder or .npz of images, or {NOISE}; default: the network's")
-        verb.add_argument(
-            "--input-shape",
-            type=_shape,
-            default=(3, 224, 224),
-            help="of noise, as --arch gets; default: 3,224,224",
-        )
+        shape = "of noise, as --arch gets; default: 3,224,224"
+        verb.add_argument("--input-shape", type=_shape, default=(3, 224, 224), help=shape)
         verb.add_argument("--data-root", type=Path, default=default_root(), help="default: %(default)s")
         verb.add_argument("--images", type=int, default=images, help="test images; default: %(default)s")
         verb.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
@@ -64,44 +60,22 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             verb.add_argument("-T", "--timesteps", type=int, help="default: what the file is balanced for, or 8")
             verb.add_argument("--batch-sizes", type=_numbers, default=(4, 16, 64, 256), help="default: 4,16,64,256")
             verb.add_argument("--lava-images", type=int, default=2, help="for lava-dl; default: %(default)s")
-            verb.add_argument(
-                "--at-least",
-                type=float,
-                metavar="RATIO",
-                help="fail unless ref is at least this much faster than each other program, each at its best",
-            )
+            ratio = "fail unless ref is at least this much faster than each other program, each at its best"
+            verb.add_argument("--at-least", type=float, metavar="RATIO", help=ratio)
             names = ",".join(peer.module for peer in PEERS)
             verb.add_argument("--only", default=names, help="a selection from %(default)s; ref is always included")
         else:
-            verb.add_argument(
-                "-T",
-                "--timesteps",
-                type=int,
-                help="where T does not vary; default: 8, or the largest that the file allows",
-            )
-            doubling = tuple(2**power for power in range(10))
-            verb.add_argument("--sweep-timesteps", type=_numbers, default=doubling, help="default: 1,2,4,...,512")
-            verb.add_argument(
-                "--sweep-images", type=_numbers, default=(10, 100, 1000, 10_000), help="default: 10,...,10000"
-            )
-            verb.add_argument(
-                "--sweep-calls", type=_numbers, default=(1, 10, 100, 1000), help="images in one call of ref"
-            )
-            verb.add_argument(
-                "--sweep-widths",
-                type=_numbers,
-                default=(8, 16, 32, 64, 128),
-                help="c of a network c5-2ap-(2c)5-2ap-classes with random weights; 128: the paper's for Fashion-MNIST",
-            )
-            verb.add_argument(
-                "--sweep-depths",
-                type=_numbers,
-                default=(1, 2, 4, 8, 16),
-                help=f"number of convolutions {DEPTH_CHANNELS}c3 before 2ap-classes, with random weights",
-            )
-            verb.add_argument(
-                "--sweep-threads", type=_numbers, default=_some_cores(), help="default: 1,2,4,... up to all cores"
-            )
+            steps = "where T does not vary; default: 8, or the largest that the file allows"
+            verb.add_argument("-T", "--timesteps", type=int, help=steps)
+            for curve, default, values in (
+                ("timesteps", tuple(2**power for power in range(10)), "T"),
+                ("images", (10, 100, 1000, 10_000), "numbers of images"),
+                ("widths", (8, 16, 32, 64, 128), "c of networks c5-2ap-(2c)5-2ap-classes with random weights"),
+                ("depths", (1, 2, 4, 8, 16), f"numbers of convolutions {DEPTH_CHANNELS}c3 before 2ap-classes"),
+                ("threads", _some_cores(), "numbers of threads"),
+            ):
+                shown = f"{values}; default: {','.join(map(str, default))}"
+                verb.add_argument(f"--sweep-{curve}", type=_numbers, default=default, help=shown)
     options = parser.parse_args(arguments)
     if options.arch is not None and getattr(options, "at_least", None) is not None:
         parser.error("--at-least needs a file or --network: with --arch some programs run the CNN, not the file")

@@ -77,11 +77,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(source))
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``rows``, at least one, to a CSV file."""
-    write_atomically(path, as_csv(rows))
-
-
 def publish(folder: Path | None, name: str, report: str, records: Sequence[Mapping[str, Any]]) -> None:
     """Print ``report``; with ``folder``, also write it and its ``records`` there, as ``name``.md and .csv."""
     print(report)
@@ -89,4 +84,4 @@ def publish(folder: Path | None, name: str, report: str, records: Sequence[Mappi
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{name}.md", f"{report}\n".encode())
-    write_rows(folder / f"{name}.csv", records)
+    write_atomically(folder / f"{name}.csv", as_csv(records))

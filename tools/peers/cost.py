@@ -34,7 +34,7 @@ DEPTH_CHANNELS: Final = 32
 class Setting:
     """One point of one curve of `cost`: the file, and how many images are run for how many steps, on how many threads.
 
-    ``images_per_call`` and ``threads`` are None if the command line decides.
+    ``threads`` is None if the command line decides.
     """
 
     curve: str
@@ -42,7 +42,6 @@ class Setting:
     path: Path
     images: Array
     timesteps: int
-    images_per_call: int | None = None
     threads: int | None = None
 
 
@@ -52,14 +51,13 @@ def measure_cost(options: argparse.Namespace) -> None:
     with subject(options, longest) as chosen, tempfile.TemporaryDirectory() as temporary:
         settings = list(_settings(options, chosen, Path(temporary)))
         for setting in settings:
-            check_run(netx.read(setting.path), setting.images[: setting.images_per_call], setting.timesteps)
+            check_run(netx.read(setting.path), setting.images, setting.timesteps)
         seconds: dict[Setting, list[float]] = {setting: [] for setting in settings}
         peaks: dict[Setting, list[float]] = {setting: [] for setting in settings}
         idle: list[float] = []
         for number in range(options.repeats):
             for setting in settings:
                 log(f"repeat {number + 1} of {options.repeats}: {setting.curve} {setting.value}")
-                sizes = () if setting.images_per_call is None else (setting.images_per_call,)
                 request = request_for(
                     options,
                     REF,
@@ -67,7 +65,6 @@ def measure_cost(options: argparse.Namespace) -> None:
                     Path(temporary),
                     setting.images,
                     setting.timesteps,
-                    batch_sizes=sizes,
                     threads=setting.threads or options.threads,
                 )
                 with Worker(PEERS[REF], request, options.patience) as worker:
@@ -115,8 +112,6 @@ def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> 
             log(f"{value} images: left out; there are {len(images)}")
         else:
             yield Setting("images", value, chosen.path, images[:value], steps)
-    for value in options.sweep_calls:
-        yield Setting("images in a call", value, chosen.path, some, steps, images_per_call=value)
     for value in options.sweep_threads:
         yield Setting("threads", value, chosen.path, some, steps, threads=value)
     if not (options.sweep_widths or options.sweep_depths):

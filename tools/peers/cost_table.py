@@ -20,15 +20,17 @@ from pathlib import Path
 from typing import Final
 
 from benchmark import read_options
-from benchmark_tables import CONDITIONS, conditions, read_rows, three_digits, write_rows
+from benchmark_tables import CONDITIONS, conditions, read_rows, three_digits
 
 from loihi_convert.__main__ import exit_code
 from loihi_convert.errors import UsageError, one_of
+from loihi_convert.files import write_atomically
+from loihi_convert.runs.csv_files import as_csv
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "docs/results/cost.csv"
 
-CURVES: Final = ("timesteps", "images", "calls", "widths", "depths", "threads")
+CURVES: Final = ("timesteps", "images", "widths", "depths", "threads")
 NETWORKS: Final[Mapping[str, str]] = {
     "MNIST CNN": "--network mnist-cnn --repeats 3 --sweep-timesteps 1,8,64,512 --sweep-images 100,1000,10000 "
     "--sweep-widths 16,32,64 --sweep-depths 1,2,4,8 --sweep-threads 1,2",
@@ -67,7 +69,7 @@ def measure(names: Sequence[str], output: Path) -> None:
             measured = list(medians(name, read_rows(Path(folder, "cost.csv"))))
         stored = read_rows(output)
         known = {each: [row for row in stored if row["network"] == each] for each in NETWORKS} | {name: measured}
-        write_rows(output, [row for rows in known.values() for row in rows])
+        write_atomically(output, as_csv(row for rows in known.values() for row in rows))
 
 
 def medians(network: str, rows: Sequence[Mapping[str, str]]) -> Iterator[dict[str, str]]:

@@ -43,19 +43,7 @@ _NIRTORCH: Final = "nirtorch==2.6"
 
 @dataclass(frozen=True)
 class Reader:
-    """A library that reads NIR files.
-
-    Parameters
-    ----------
-    name
-        Name in tables.
-    module
-        Its function in `nir_reader_process`.
-    requirements
-        Pinned requirements of its environment.
-    newer
-        Packages that replace the versions it asks for.
-    """
+    """A library that reads NIR files, by its function in `nir_reader_process`; ``newer`` replaces what it asks for."""
 
     name: str
     module: str
@@ -87,24 +75,9 @@ class File:
 class Row:
     """One file in one library; counts are over all images, layers and steps.
 
-    Parameters
-    ----------
-    file, reader, versions
-        What was run.
-    stage, failure
-        If an exception ended it: the stage, import or run, and the exception.
-    images, timesteps, spikes
-        Of `ref`.
-    reader_spikes
-        The sum of the outputs of the library's neurons.
-    different
-        Outputs of neurons that differ, neuron by neuron and step by step.
-    equal_images
-        Images without a difference.
-    largest_error
-        Largest difference of an output after the last step, in weight units.
-    same_class
-        Images with the same class after the last step.
+    ``spikes`` are those of `ref`, ``reader_spikes`` the sum of the outputs of the library's neurons; ``different``
+    are neurons and steps, ``equal_images`` those without one; ``largest_error`` and ``same_class``, after the last
+    step. ``stage`` (import or run) and ``failure`` name the exception that ended it.
     """
 
     file: str

@@ -22,12 +22,14 @@ from typing import Final, NamedTuple
 import torch
 from against_peers import Row, timed_peers
 from benchmark import read_options
-from benchmark_tables import CONDITIONS, conditions, machine, read_rows, three_digits, write_rows
+from benchmark_tables import CONDITIONS, conditions, machine, read_rows, three_digits
 from simulators import Peer
 
 from loihi_convert.__main__ import exit_code
 from loihi_convert.cli.console import log
 from loihi_convert.errors import UsageError, VerificationError, one_of
+from loihi_convert.files import write_atomically
+from loihi_convert.runs.csv_files import as_csv
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "docs/results/peers.csv"
@@ -77,7 +79,7 @@ def measure(names: Sequence[str] | None, threads: int, output: Path) -> None:
         arguments = (ROOT / part if part.startswith("netx_models/") else part for part in shlex.split(column.arguments))
         title, rows = timed_peers(read_options(["peers", *map(str, arguments), "--threads", str(threads)]))
         log(f"{title}: measured")
-        write_rows(output, with_column(read_rows(output), column, records(column, rows, threads)))
+        write_atomically(output, as_csv(with_column(read_rows(output), column, records(column, rows, threads))))
     print(f"wrote {output.name}: {machine(threads)}")
 
 

@@ -34,18 +34,10 @@ _MAX_SIGNAL: Final = 2**28
 
 @dataclass(frozen=True)
 class Job:
-    """The work of one process.
+    """The work of one process: an exported file and T.
 
-    Parameters
-    ----------
-    path
-        The exported file.
-    timesteps
-        T.
-    batch_sizes
-        Batch sizes to choose from; if empty, the program chooses.
-    arch
-        ``package.module:factory`` that builds the CNN, if the file was made from a CNN with random weights.
+    If ``batch_sizes`` is empty, the program chooses. ``arch``, ``package.module:factory``, builds the CNN of a file
+    made from random weights.
     """
 
     path: Path
@@ -67,25 +59,12 @@ Batch = Callable[[Tensor], Tensor | None]
 
 @dataclass(frozen=True)
 class Peer:
-    """A program to compare with.
+    """A program to compare with, by its module in this folder.
 
-    Parameters
-    ----------
-    name
-        Name in tables.
-    module
-        Its module in this folder.
-    requirement
-        Pinned requirement to install; ``None`` if the project's own environment has it.
-    note
-        How the network is built, and any differences.
-    tries_batch_sizes
-        Whether the fastest of `Job.batch_sizes` is chosen before the measurement.
-    runs_few_images
-        Whether it is too slow for all images; each repeat then has a new process, because the program's own
-        processes stay busy between repeats.
-    limit
-        The operations that it runs instead of a network, such as ``float32 matrix products``; empty: it runs one.
+    ``requirement`` is what to install, pinned; ``None`` if the project's own environment has it. One that
+    ``tries_batch_sizes`` is measured at the fastest. One that ``runs_few_images`` is too slow for all, and has a new
+    process for each repeat, because its own processes stay busy between them. ``limit`` names the operations that it
+    runs instead of a network, such as ``float32 matrix products``.
     """
 
     name: str

@@ -26,20 +26,10 @@ _WARM_UP_IMAGES: Final = 16
 
 @dataclass(frozen=True)
 class Request:
-    """The request of `benchmark.py` to this process.
+    """The request of `benchmark.py` to this process: a `Job` of ``PEERS[peer]``, and its threads.
 
-    Parameters
-    ----------
-    peer
-        Index in `PEERS`.
-    network, images
-        Files: the exported network; uint8 images ``(N, C, H, W)``, ``.npy``.
-    potentials
-        File for output potentials after step T, ``.npy``; not written by programs without potentials.
-    timesteps, batch_sizes, arch
-        See `Job`.
-    threads
-        Number of threads of torch and of other numerical libraries.
+    Files are the exported network, the images, uint8 ``(N, C, H, W)`` in ``.npy``, and, where the program has them, the
+    output potentials after step T.
     """
 
     peer: int
