@@ -50,6 +50,11 @@ class Stored(NamedTuple):
         """SHA-256 of the file."""
         return hashlib.sha256(self.content).hexdigest()
 
+    @property
+    def integers_sha256(self) -> str:
+        """`hdf5.integers_sha256` of the datasets."""
+        return hdf5.integers_sha256(self.datasets)
+
 
 def read_stored(path: str | Path) -> Stored:
     """Return the contents of the netx file at ``path``, whether it can be run or not.

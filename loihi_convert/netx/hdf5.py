@@ -229,6 +229,20 @@ def content_sha256(datasets: Datasets) -> str:
     return digest.hexdigest()
 
 
+def integers_sha256(datasets: Datasets) -> str:
+    """Return the digest of all datasets but floating-point numbers and provenance.
+
+    Files with this digest in common give the same spikes and potentials, whoever made them.
+    """
+    return content_sha256(
+        {
+            name: value
+            for name, value in datasets.items()
+            if value.dtype.kind != "f" and name != f"{NATIVE_GROUP}/provenance"
+        }
+    )
+
+
 def _require_plain_group(group: h5py.Group) -> None:
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
