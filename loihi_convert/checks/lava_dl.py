@@ -60,7 +60,9 @@ class LavaDl(Record):
     def loss(self) -> float:
         """Accuracy that `ref` has and lava-dl does not; without labels, the share on which they disagree."""
         known = self.accuracy is not None and self.ref_accuracy is not None
-        return (self.ref_accuracy or 0) - (self.accuracy or 0) if known else 1 - self.agreement
+        loss = (self.ref_accuracy or 0) - (self.accuracy or 0) if known else 1 - self.agreement
+        # 1 - 0.99 exceeds 0.01 by a rounding error.
+        return round(loss, 9)
 
 
 def lava_dl(
