@@ -16,14 +16,12 @@ from loihi_convert.checks.stock_rules import (
 )
 from loihi_convert.chip import limits, rules
 from loihi_convert.choices import Target
-from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import classes_of
 from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockFile, StockLayer, stock_file
 from loihi_convert.records import Record
-from loihi_convert.simulation.simulator import last_outputs
 
 LOSS: Final = 0.01
 """Largest loss that is not worth a warning."""
@@ -74,6 +72,10 @@ def lava_dl(
     """
     if any(findings(_LAYER_RULES, _stock(network).layers, "lava")):
         return None
+    # Loads torch, which a netx file does not need.
+    from loihi_convert.conversion.agreement import measure_of
+    from loihi_convert.simulation.simulator import last_outputs
+
     found, expected = (
         last_outputs(network, images, timesteps, device=device, neuron=neuron)
         for neuron in (NeuronModel.STOCK_LIF, None)
@@ -106,6 +108,8 @@ def lava_dl_findings(network: QuantizedNetwork, measured: LavaDl | None, target:
 
 
 def _words(network: QuantizedNetwork, measured: LavaDl) -> str:
+    from loihi_convert.conversion.agreement import measure_of
+
     measure, images = measure_of(network.task), f"{measured.image_count:,} images"
     if measured.accuracy is None or measured.ref_accuracy is None:
         return f"unmodified lava-dl {measure.words(measured.agreement, '`ref`', images)}"
