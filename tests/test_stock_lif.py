@@ -97,6 +97,18 @@ def wild(rng: np.random.Generator, *, has_bias: bool) -> QuantizedNetwork:
     )
 
 
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_the_layers_of_a_gpu_give_the_same(has_bias: bool) -> None:
+    """On torch's CPU under another name."""
+    made = wild(np.random.default_rng(1), has_bias=has_bias)
+    images = np.random.default_rng(2).integers(0, 256, (4, 2, 6, 6)).astype(np.uint8)
+    one, other = (
+        run_network(made, images, T, neuron=NeuronModel.STOCK_LIF, device=device).potentials
+        for device in ("cpu", "cpu:0")
+    )
+    assert np.array_equal(one, other)
+
+
 @pytest.mark.lava
 def test_unmodified_lava_dl_gives_the_same_potentials(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -92,9 +92,13 @@ def lava_dl_findings(network: QuantizedNetwork, measured: LavaDl | None, target:
     Nothing for a file of hard reset, which it computes exactly.
     """
 
+    is_loss = measured is not None and measured.loss > LOSS
+
     def unmodified_lava_dl_computes_the_same(network: QuantizedNetwork) -> Violation | None:
         if network.reset == "hard":
             return None
+        if measured is not None and not is_loss:
+            return Violation(_words(network, measured), "it is exact with `reset='hard'`", "", "")
         return Violation(
             "unmodified lava-dl computes another network" if measured is None else _words(network, measured),
             f"its neurons {', '.join(_differences(network))}",
@@ -103,7 +107,7 @@ def lava_dl_findings(network: QuantizedNetwork, measured: LavaDl | None, target:
             + (" and `target='lava'`." if network.target == "loihi2" else "."),
         )
 
-    severity: Severity = "warning" if measured is not None and measured.loss > LOSS else "note"
+    severity: Severity = "warning" if is_loss else "note"
     yield from findings([Rule(unmodified_lava_dl_computes_the_same, {target: severity})], [(None, network)], target)
 
 
