@@ -40,7 +40,7 @@ from loihi_convert.checks.integer_rules import (
     NetworkRun,
     layer_runs,
 )
-from loihi_convert.checks.lava_dl_notes import lava_dl_notes
+from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_findings, lava_dl_notes
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import (
     FILE_RULES,
@@ -52,6 +52,7 @@ from loihi_convert.chip import limits
 from loihi_convert.choices import Reset, Target
 from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
@@ -107,6 +108,9 @@ def circuit() -> QuantizedNetwork:
     return good("loihi2", reset="soft")
 
 
+BY_LAVA_DL = "unmodified lava dl computes the same"
+
+
 def found_in(path: Path, target: Target = "lava", **options: Any) -> dict[str, Finding]:
     """Return the findings by rule; each rule has at most one finding in these networks."""
     checked = checking.check(load_file(path), target=target, **options)
@@ -129,8 +133,6 @@ def check_network(tmp_path: Path) -> Callable[..., dict[str, Finding]]:
         # As many steps as are proven.
         (good(pixel_bits=8, proven=4), "lava"),
         (good(pixel_bits=8), "loihi2"),
-        (circuit(), "loihi2"),
-        (circuit(), "lava"),
     ],
 )
 def test_nothing_is_found_in_a_good_network(
@@ -143,7 +145,7 @@ def test_the_sixteen_bits_of_lavas_lif_do_not_limit_soft_reset(
     check_network: Callable[..., dict[str, Finding]],
 ) -> None:
     found = check_network(good(reset="soft", bias=[40_000, 0], threshold=(64, 65)))
-    assert "neurons reset as stock neurons do" in found
+    assert_says(found[BY_LAVA_DL], "note", None, ["unmodified lava-dl", "wrap biases beyond 32,767"])
     assert "biases fit sixteen bits" not in found
 
 
@@ -715,7 +717,7 @@ def test_a_finding_is_one_line(name: str, words: str) -> None:
 def test_channels_are_looked_at_by_running_the_network(check_network: Callable[..., dict[str, Finding]]) -> None:
     """Black images: no input, so no channel fires. White images: (3 - 1 - 2 + 1) x 15 = 15 per step, 60 in four."""
     black = np.zeros((2, 1, 4, 4), np.uint8)
-    assert set(check_network(circuit(), "loihi2", images=black)) == {"every channel is active"}
+    assert set(check_network(circuit(), "loihi2", images=black)) == {"every channel is active", BY_LAVA_DL}
     silent = check_network(good(), images=black)["every channel is active"]
     assert_says(silent, "warning", "conv", ["2 of 2 channels (0, 1)", "2 images"])
     lower = good(threshold=(15, 15))
@@ -892,13 +894,11 @@ def test_a_netx_file_may_have_another_suffix(tmp_path: Path) -> None:
 
 
 def test_export_prints_what_concerns_unmodified_lava_dl() -> None:
-    assert lava_dl_notes(good("loihi2", reset="soft")) == ()
+    assert lava_dl_notes(circuit()) == ()
     assert lava_dl_notes(good(pixel_bits=8)) == ()
     (pixels,) = lava_dl_notes(good())
     assert pixels.startswith("pixels of 4 bits; netx does not round them.")
     assert "round(pixel / 255 x 15)" in pixels
-    (soft,) = lava_dl_notes(good(reset="soft", threshold=(64, 65)))
-    assert "soft reset" in soft
     (thresholds,) = lava_dl_notes(good(threshold=(64, 65), bias=[0, 4096], pixel_bits=8))
     assert thresholds.startswith("not usable on Loihi 2: conv: 2 different thresholds")
     # Each of these is a file of hard reset, which target loihi2 refuses.
@@ -908,8 +908,62 @@ def test_export_prints_what_concerns_unmodified_lava_dl() -> None:
     assert biases.endswith("Export with `target='loihi2'` and `reset='soft'`, where a bias has an exponent.")
     (poisson,) = lava_dl_notes(good(poisson_seed=0, pixel_bits=8))
     assert "Poisson" in poisson
-    (positive,) = lava_dl_notes(good(reset="soft", bias=[40_000, 0], readout=Dense(np.ones((4, 18), np.int32))))[1:]
+    (positive,) = lava_dl_notes(good(reset="soft", bias=[40_000, 0], readout=Dense(np.ones((4, 18), np.int32))))
     assert positive.startswith("fc: a dense layer without a negative weight")
+
+
+@pytest.mark.parametrize("target", ["lava", "loihi2"])
+def test_without_images_a_note_says_what_unmodified_lava_dl_does_otherwise(
+    check_network: Callable[..., dict[str, Finding]], target: Target
+) -> None:
+    (finding,) = check_network(circuit(), target).values()
+    fix = "export with `reset='hard'` and `target='lava'`"
+    assert_says(finding, "note", None, ["another network", "reset to 0", "lava/proc/lif/models.py", fix])
+    assert not any(word in finding.limit for word in ("start at 0", "wrap"))
+
+
+def test_unmodified_lava_dl_is_measured_beside_ref(check_network: Callable[..., dict[str, Finding]]) -> None:
+    """Threshold 64, V0 63 and 3 x 15 = 45 a step: soft reset fires in steps 1, 2 and 3, Lava's LIF in 2 and 4."""
+    readout = Dense(np.tile([[1, 0], [-1, 1]], (2, 16)).astype(np.int32))
+    network = good(reset="soft", kernel=[[[[3]]], [[[-1]]]], readout=readout)
+    conv = replace(network.layers[0], neuron=IntegerNeuron(np.array([64, 64], np.int32), np.array([63, 0], np.int32)))
+    network = replace(network, layers=(conv, network.layers[1]))
+    images = np.full((3, 1, 4, 4), 255, np.uint8)
+    soft, stock = (run_network(network, images, 4, neuron=neuron) for neuron in (None, NeuronModel.STOCK_LIF))
+    assert (soft.potentials[0, -1, 0], stock.potentials[0, -1, 0]) == (3 * 8, 2 * 8)
+    assert lava_dl(network, images, 4) == LavaDl(image_count=3, agreement=1.0)
+    labels = soft.predictions[:, -1]
+    found = check_network(network, images=images, labels=labels)
+    assert_says(found[BY_LAVA_DL], "note", None, ["100.00 % of 3 images", "`ref` 100.00 %"])
+
+
+@pytest.mark.parametrize(
+    ("measured", "severity", "words"),
+    [
+        (LavaDl(image_count=200, agreement=0.99), "note", "agrees with `ref` on 99.00 % of 200 images"),
+        (LavaDl(image_count=200, agreement=0.985), "warning", "agrees with `ref` on 98.50 % of 200 images"),
+        (
+            LavaDl(image_count=200, agreement=0.5, accuracy=0.9, ref_accuracy=0.905),
+            "note",
+            "classifies 90.00 % of 200 images correctly, `ref` 90.50 %",
+        ),
+        (
+            LavaDl(image_count=200, agreement=0.99, accuracy=0.9, ref_accuracy=0.915),
+            "warning",
+            "classifies 90.00 % of 200 images correctly, `ref` 91.50 %",
+        ),
+    ],
+)
+def test_a_loss_of_more_than_a_point_is_a_warning(measured: LavaDl, severity: str, words: str) -> None:
+    (finding,) = lava_dl_findings(good(reset="soft", bias=[40_000, 0]), measured, "lava")
+    assert_says(finding, severity, None, [words, "`reset='hard'`"])
+    assert ("wrap biases" in finding.limit) == (severity == "warning")
+    assert list(lava_dl_findings(good(), measured, "lava")) == []
+
+
+def test_weights_that_lava_dl_changes_are_not_measured() -> None:
+    positive = good(reset="soft", readout=Dense(np.ones((4, 18), np.int32)))
+    assert lava_dl(positive, np.zeros((1, 1, 4, 4), np.uint8), 4) is None
 
 
 def invoke(*words: object) -> tuple[int, str, str]:
@@ -979,7 +1033,10 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     code, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--json")
     assert code == 3
     found = json.loads(out)
-    assert set(found) == {"file", "target", "timesteps", "image_count", "is_usable", "findings", "layers", "neurocores"}
+    assert set(found) == {
+        *("file", "target", "timesteps", "image_count", "lava_dl", "is_usable", "findings", "layers", "neurocores")
+    }
+    assert found["lava_dl"] is None
     assert (found["target"], found["timesteps"], found["image_count"], found["is_usable"]) == ("loihi2", 4, 0, False)
     assert [finding["severity"] for finding in found["findings"]] == ["error", "warning", "note"]
     assert set(found["findings"][0]) == {"severity", "rule", "layer", "found", "limit", "source", "fix"}

@@ -234,6 +234,7 @@ def test_what_a_run_computes_follows_from_the_file_and_the_request() -> None:
     assert [(model.reset, model.is_circuit, model.leaks, model.fraction_bits) for model in NeuronModel] == [
         ("soft", False, False, 0),
         ("hard", False, False, 6),
+        ("hard", False, False, 6),
         ("soft", True, False, 6),
         ("soft", True, True, 6),
     ]

@@ -622,6 +622,7 @@ def test_methods_bring_their_neurons_and_input(
     network = netx.read(Path("other.net"))
     assert (network.reset, network.poisson_seed) == (reset, poisson_seed)
     assert ("pixels enter as Poisson spikes" in done.out + done.err) == (poisson_seed is not None)
+    assert ("unmodified lava-dl agrees with `ref`" in " ".join(done.out.split())) == (reset == "soft")
 
 
 @pytest.mark.slow
@@ -633,6 +634,7 @@ def test_hard_reset_with_one_threshold_a_layer(invoke: Invoke, model: Path) -> N
     assert all(low == high for low, high in (layer["thresholds"] for layer in file["account"]["layers"][:-1]))
     assert file["provenance"]["quantize"]["thresholds"] == "scalar"
     assert not any("lava-dl" in note for note in file["notes"])
+    assert file["lava_dl"] == {"image_count": 200, "agreement": 1.0, "accuracy": None, "ref_accuracy": None}
     network = netx.read(Path("other.net"))
     assert (network.reset, network.thresholds) == ("hard", "scalar")
     done = invoke("run", "other.net", "--images", 20, "--no-early-exit", "--json")

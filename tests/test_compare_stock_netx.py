@@ -16,6 +16,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense, PixelBias
 
@@ -30,26 +31,35 @@ def test_a_missing_file_is_one_sentence(
     assert message.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("reset", "poisson_seed", "message"),
-    [
-        ("soft", None, "stock netx knows hard reset only. Export it with --reset hard."),
-        ("hard", 0, "stock netx takes pixels, not Poisson spikes. Export it with --input constant."),
-    ],
-)
-def test_what_stock_netx_does_not_do_is_refused(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    reset: str,
-    poisson_seed: int | None,
-    message: str,
+def test_poisson_spikes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    message = "stock netx takes pixels, not Poisson spikes. Export it with --input constant."
     monkeypatch.setattr(tool, "_by_stock_netx", lambda *arguments: pytest.fail("run"))
-    netx.write(network(reset=reset, poisson_seed=poisson_seed), tmp_path / "model.net")
+    netx.write(network(poisson_seed=0), tmp_path / "model.net")
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "model.net")])
     assert tool.main() == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/model.net: {message}\n"
+
+
+@pytest.mark.parametrize("wrong", [0, 3])
+def test_a_file_of_soft_reset_is_compared_with_stock_neurons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: int
+) -> None:
+    exported = network(reset="soft", integrates=False)
+    netx.write(exported, tmp_path / "model.net")
+
+    def stock(python: str, file: Path, pixels: Array, timesteps: int) -> Array:
+        found = run_network(exported, pixels, timesteps, neuron=NeuronModel.STOCK_LIF).potentials
+        assert not np.array_equal(found, run_network(exported, pixels, timesteps).potentials)
+        found.reshape(-1)[:wrong] += 1
+        return found
+
+    monkeypatch.setattr(tool, "_by_stock_netx", stock)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "model.net")])
+    assert tool.main() == (wrong > 0)
+    *_, row = capsys.readouterr().out.splitlines()
+    assert row.split()[:4] == ["8", "10", "800", str(wrong)]
 
 
 @pytest.mark.parametrize("integrates", [True, False])

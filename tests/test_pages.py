@@ -76,6 +76,7 @@ def test_a_table_differs_as_soon_as_its_csv_file_does(
         "graded.csv": "graded-spikes.md",
         "pilotnet.csv": "energy.md",
         "early-exit.csv": "early-exit.md",
+        "stock-lava-dl.csv": "stock-lava-dl.md",
     }
     assert {path.name for path in stored.RESULTS.glob("*.csv")} == set(shown)
     for name, page in shown.items():
@@ -88,7 +89,8 @@ def test_a_table_differs_as_soon_as_its_csv_file_does(
         (folder / name).write_text("\n".join([head, *rows[:-1], changed]) + "\n")
         with monkeypatch.context() as patched:
             patched.setattr(stored, "RESULTS", folder)
-            assert [path.name for path in pages.outdated()] == [page]
+            # A model card shows the row of its file, too.
+            assert {path.name for path in pages.outdated()} - {"README.md"} == {page}
 
 
 def test_a_table_of_another_conversion_is_named_with_its_command(

@@ -10,6 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from stored_results import Row, rows_of
+
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.errors import InputError
 from loihi_convert.report.formats import markdown_table
@@ -99,6 +101,8 @@ def card_page(card: dict[str, Any]) -> str:
         "- Accuracies are those of `ref`, the exact integer simulator, and of Lava's CPU simulator.",
         "- These files have target `lava`: soft-reset neurons, which Loihi 2 would need in microcode. For its stock "
         "neurons, export again with `--target loihi2`.",
+        "- Unmodified lava-dl loads these files, but its neurons compute another network. For a file that it computes "
+        "exactly, export again with `--reset hard`.",
         "- Each file is balanced for its own T. At another T it is usually less accurate than the file for that T.",
         "",
         "## Evaluation",
@@ -272,9 +276,18 @@ def _network_rows(card: dict[str, Any]) -> list[dict[str, str]]:
                 "from": network["checkpoint"],
                 "file": f"{network['file']}, {_size(network)}",
                 "Lava, %": f"{100 * sim['correct'] / sim['images']:.2f} of {sim['images']:,}" if sim else "",
+                "unmodified lava-dl, %": ", ".join(
+                    f"{row['lava_dl_accuracy']} of {int(row['images']):,} (`ref`: {row['ref_accuracy']})"
+                    for row in by_lava_dl(network)
+                ),
             }
         )
     return rows
+
+
+def by_lava_dl(network: Mapping[str, Any]) -> list[Row]:
+    """Return what `stock_results` measured of a card's file, if it did: one row, or none."""
+    return rows_of("stock-lava-dl.csv", sha256=network["sha256"])
 
 
 def _training_item(item: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from netx_cards import (
     CONVERTED,
     KINDS,
     accuracies,
+    by_lava_dl,
     card_page,
     card_table,
     index_page,
@@ -71,6 +72,23 @@ def headline() -> str:
                 cells = (f"{papers[steps]:.2f}" if steps in papers else "" for steps in _README_STEPS)
                 rows.append(["Ngu & Lee 2022, converted", f"{card['paper_cnn_accuracy']:.2f}", *cells])
     return markdown_table(("test accuracy, %", "CNN", *(f"T = {steps}" for steps in _README_STEPS)), rows)
+
+
+def stock_lava_dl() -> str:
+    """Return the accuracies of unmodified lava-dl, with those of `ref` on the same images, by network, kind and T."""
+    rows = [
+        {**row, "name": FOLDERS[folder] + ("" if kind == "model" else f", {kind}")}
+        for folder, card in cards().items()
+        for network in card["networks"]
+        for row in by_lava_dl(network)
+        if (kind := network["file"].partition("-T")[0])
+    ]
+    return stored_results.crossed(
+        sorted(rows, key=lambda row: int(row["timesteps"])),
+        lambda row: row["name"],
+        lambda row: f"T = {row['timesteps']}",
+        lambda row: f"{row['lava_dl_accuracy']} ({row['ref_accuracy']})",
+    )
 
 
 def paper_rows(file: str, rows: Sequence[tuple[str, str, str, str, str]]) -> Callable[[], str]:
@@ -127,6 +145,7 @@ def _of_folder(folder: str) -> Callable[[], str]:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "headline": headline,
     "seeds": lambda: seeds_table(cards()["mnist"]),
+    "stock-lava-dl": stock_lava_dl,
     **stored_results.TABLES,
     **{f"data-{folder}": _of_folder(folder) for folder in cards()},
     "paper-commands": paper_tables.commands,

@@ -3,8 +3,8 @@
 A CSV file has one measurement per row. ``torchvision.csv`` is written by `torchvision_models.py`, ``nir.csv`` by
 `peers/nir_readers.py`, ``peers.csv`` and ``peers-without-amx.csv`` by `peers/peers_table.py`, ``cost.csv`` by
 `peers/cost_table.py`, ``graded.csv`` by `graded_results.py`, ``pilotnet.csv`` by `pilotnet_cost.py`, ``commands.csv``
-by `command_times.py`; the others were copied from what the commands that the page names print or write
-(``early-exit.csv``: the chosen margins in the ``early_exit.csv`` of a run).
+by `command_times.py`, ``stock-lava-dl.csv`` by `stock_results.py`; the others were copied from what the commands that
+the page names print or write (``early-exit.csv``: the chosen margins in the ``early_exit.csv`` of a run).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 ``integer_rules``     a native network over T steps: overflow, channels that cannot fire, the chip's reset
 ``activity``          channels of a network or CNN that are silent, or fire at every step, on given images
 ``resource_rules``    neurocores and memory
-``lava_dl_notes``     the findings that `export` prints for users of unmodified lava-dl
+``lava_dl``           what unmodified lava-dl makes of a file, and what that costs
 ``environment``       the checks of `doctor`
 ====================  ==========================================================================================
 

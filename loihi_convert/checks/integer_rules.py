@@ -156,9 +156,9 @@ def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Violation | None:
         return None
     return Violation(
         "soft reset, by custom neurons",
-        "a chip needs microcode for it; unmodified lava-dl uses Lava's LIF, which starts at 0 and resets to 0",
+        "a chip needs microcode for it",
         _LIF,
-        "`loihi-convert run` uses soft reset; for a chip, export with `target='loihi2'`.",
+        "Export with `target='loihi2'`.",
     )
 
 
@@ -257,7 +257,7 @@ def _of_the_circuit(rule: rules.LayerRule) -> Rule[LayerRun]:
 NETWORK_RULES: Final[tuple[Rule[NetworkRun], ...]] = (
     Rule(output_potentials_fit_for_the_timesteps, {"lava": "error", "loihi2": "error"}),
     Rule(thresholds_are_balanced_for_the_timesteps, {"lava": "warning", "loihi2": "warning"}),
-    Rule(neurons_reset_as_stock_neurons_do, {"lava": "note", "loihi2": "error"}),
+    Rule(neurons_reset_as_stock_neurons_do, {"loihi2": "error"}),
     Rule(pixels_enter_as_numbers, {"lava": "note", "loihi2": "note"}),
     Rule(pixels_enter_with_eight_bits, {"lava": "note", "loihi2": "note"}),
     Rule(the_reset_interval_is_a_power_of_two, {"loihi2": "warning"}),

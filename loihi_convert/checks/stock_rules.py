@@ -283,4 +283,4 @@ STOCK_LIF_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(one_threshold_per_population, {"loihi2": "error"}),
     Rule(biases_fit_thirteen_bits, {"loihi2": "error"}),
 )
-"""Rules on Lava's LIF: not for soft reset, where unmodified lava-dl computes something else in any case."""
+"""Rules on Lava's LIF: not for soft reset, for which `lava_dl` measures what unmodified lava-dl computes."""

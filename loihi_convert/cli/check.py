@@ -18,7 +18,7 @@ from loihi_convert.errors import InputError, UsageError, rendered
 from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
-    from loihi_convert.arrays import Array
+    from loihi_convert.data import Dataset
     from loihi_convert.pipeline.loaded_file import LoadedFile
 
 _ACTIVITY_IMAGES = 100
@@ -73,11 +73,13 @@ def check(
         if arch is not None or is_self_contained(file):
             shape = load_data(data, data_root).input_shape
     candidate = load_file(file, arch=arch, input_shape=shape, normalization=normalization)
-    images, skipped = _images(ctx, candidate, image_count, data, data_root)
+    known, skipped = _images(ctx, candidate, image_count, data, data_root)
+    images = None if known is None else known.images
     checked = checking.check(
         candidate,
         images,
         timesteps,
+        labels=None if known is None else known.labels,
         target=target,
         chips=chips,
         compare=compare,
@@ -97,7 +99,7 @@ def check(
 
 def _images(
     ctx: typer.Context, candidate: LoadedFile, count: int | None, data: str | None, data_root: Path | None
-) -> tuple[Array | None, str]:
+) -> tuple[Dataset | None, str]:
     """Return the first validation images (for a user's own data, any images). If there are none and the user did not
     request any, also a note on the checks that are skipped."""
     from loihi_convert.data import load_data
@@ -123,4 +125,4 @@ def _images(
             raise
         return None, f"silent and saturated channels are not checked: {rendered(error, flags_of(ctx.command.params))}"
     known, kind = validation_images(splits)
-    return known[: first_images(count, _ACTIVITY_IMAGES, len(known), f"{kind} of {splits.name}")].images, ""
+    return known[: first_images(count, _ACTIVITY_IMAGES, len(known), f"{kind} of {splits.name}")], ""

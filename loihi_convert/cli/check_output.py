@@ -120,6 +120,7 @@ def checked_json(checked: CheckReport) -> dict[str, Any]:
         "target": checked.target,
         "timesteps": checked.timesteps,
         "image_count": checked.image_count,
+        "lava_dl": None if checked.lava_dl is None else checked.lava_dl.model_dump(),
         "is_usable": checked.is_usable,
         "findings": [finding.model_dump() for finding in checked.findings],
         "layers": [] if chips is None else [layer.model_dump() for layer in chips.layers],

@@ -123,6 +123,7 @@ def _lines(exported: Sequence[ExportResult]) -> list[str]:
 
 def _facts(exported: Sequence[ExportResult]) -> Iterator[tuple[str, Fact]]:
     """Yield possible causes of accuracy loss, and notes, each with the T of its file."""
+    from loihi_convert.checks.lava_dl import lava_dl_findings
     from loihi_convert.conversion.flow import CHOICE_NOTE
 
     for item in exported:
@@ -130,6 +131,9 @@ def _facts(exported: Sequence[ExportResult]) -> Iterator[tuple[str, Fact]]:
         yield from ((when, fact) for fact in _ranges(item.report, item.agreement.agreement))
         notes = (note for note in item.notes if not note.startswith(CHOICE_NOTE))
         yield from ((when, Fact("note", flagged(note, "export"))) for note in notes)
+        if item.file_format == "netx":
+            found = lava_dl_findings(item.network, item.lava_dl, "lava")
+            yield from ((when, Fact(finding.severity, flagged(finding.text, "export"))) for finding in found)
 
 
 def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
@@ -165,7 +169,13 @@ def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
 
 def exported_json(item: ExportResult) -> dict[str, Any]:
     """Return one file's digest, results, notes and provenance as JSON."""
-    return {**_file_json(item), "target": item.network.target, "account": asdict(item.report)}
+    by_lava_dl = None if item.lava_dl is None else item.lava_dl.model_dump()
+    return {
+        **_file_json(item),
+        "target": item.network.target,
+        "account": asdict(item.report),
+        "lava_dl": by_lava_dl,
+    }
 
 
 def say_graded_export(item: GradedExport, next_run: NextRun, *, details: bool) -> None:

@@ -14,6 +14,14 @@ With I(t) the weighted inputs of step t, b the bias, theta the threshold, V0 the
     s(t) = [V(t) > theta - 1]
     V(t) = 0 where s(t)
 
+**Stock LIF** (`NeuronModel.STOCK_LIF`; what unmodified lava-dl builds from any file of this package)::
+
+    V(t) = clip(V(t-1) + wrap(I(t)) + int16(b), -limit, limit)     V(0) = 0, and the rest as with hard reset
+
+where wrap(x) is into (-2^17, 2^17]. A last layer that only integrates is a LIF with theta = 2^17 if it has a bias, and
+otherwise Lava's integrator, u(t) = wrap(u(t-1) + I(t)). For a file of hard reset nothing wraps, and V0 is 0, so that
+both are the same while the output's potentials stay in range.
+
 **Circuit** (`NeuronModel.CIRCUIT`, `NeuronModel.LEAKY_CIRCUIT`; stock Lava Processes, see `ir.circuit`), with the
 current u of Lava's LIF as the membrane, u(0) = 0::
 
@@ -45,6 +53,7 @@ class NeuronModel(Enum):
 
     SOFT = "soft"
     HARD = "hard"
+    STOCK_LIF = "stock LIF"
     CIRCUIT = "stock circuit"
     LEAKY_CIRCUIT = "leaky stock circuit"
 
@@ -66,7 +75,7 @@ class NeuronModel(Enum):
     @property
     def reset(self) -> Reset:
         """Reset after a spike: subtract the threshold, or set the potential to 0."""
-        return "hard" if self is NeuronModel.HARD else "soft"
+        return "hard" if self in (NeuronModel.HARD, NeuronModel.STOCK_LIF) else "soft"
 
     @property
     def du(self) -> int:
@@ -87,6 +96,7 @@ class NeuronModel(Enum):
 _LIMITS: Final[dict[NeuronModel, float]] = {
     NeuronModel.SOFT: limits.POTENTIAL_LIMIT,
     NeuronModel.HARD: limits.LIF_POTENTIAL_LIMIT,
+    NeuronModel.STOCK_LIF: limits.LIF_POTENTIAL_LIMIT,
     NeuronModel.CIRCUIT: limits.WRAPS_ABOVE,
     NeuronModel.LEAKY_CIRCUIT: limits.WRAPS_ABOVE,
 }

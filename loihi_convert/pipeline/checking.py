@@ -19,6 +19,7 @@ from loihi_convert.checks.activity import (
 )
 from loihi_convert.checks.finding import SEVERITIES, Finding, findings
 from loihi_convert.checks.integer_rules import CIRCUIT_RULES, LAYER_RULES, NETWORK_RULES, NetworkRun, layer_runs
+from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_findings
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES
 from loihi_convert.choices import Target
@@ -56,6 +57,8 @@ class CheckReport:
         The layers and the chips available for them; None if the layers are not readable.
     compared
         Resources with each kind of neuron, if requested and the network is this package's or a CNN.
+    lava_dl
+        Unmodified lava-dl beside `ref` on the images, for a file with thresholds that `export` wrote.
     """
 
     path: Path
@@ -65,6 +68,7 @@ class CheckReport:
     findings: tuple[Finding, ...]
     chips: Chips | None
     compared: tuple[NeuronCost, ...] = ()
+    lava_dl: LavaDl | None = None
 
     @property
     def is_usable(self) -> bool:
@@ -92,6 +96,7 @@ def check(
     images: Array | None = None,
     timesteps: int | None = None,
     *,
+    labels: Array | None = None,
     target: Target | None = None,
     chips: int = 1,
     compare: bool = False,
@@ -108,6 +113,8 @@ def check(
         uint8 ``(N, C, H, W)``, to find channels that stay silent or fire at every step; None: skip this.
     timesteps
         T; by default the one the file was balanced for.
+    labels
+        The class of each image, if known.
     target
         Platform to run the network on; by default the one that the file was exported for, ``"lava"`` if unknown.
     chips
@@ -141,7 +148,7 @@ def check(
     if isinstance(loaded, NativeFile):
         steps = loaded.network.timesteps if timesteps is None else timesteps
     found = [*_refusal(loaded), *_file_findings(loaded, steps, target)]
-    image_count = 0
+    image_count, by_lava_dl = 0, None
     if images is not None and isinstance(loaded, CheckpointFile | NativeFile):
         if images.shape[1:] != loaded.network.input_shape:
             expected = f"{loaded.path} takes {loaded.network.input_shape}"
@@ -151,13 +158,24 @@ def check(
             image_count = len(images)
             with bars(f"{loaded.path.name}: measuring channel activity") as progress:
                 found += _activity_findings(loaded, images, steps, target, device, progress)
+            if isinstance(loaded, NativeFile) and steps is not None:
+                by_lava_dl = lava_dl(loaded.network, images, steps, labels=labels, device=device)
+    if isinstance(loaded, NativeFile):
+        found += lava_dl_findings(loaded.network, by_lava_dl, target)
     on_chips = _resources(loaded, target, chips)
     if on_chips is not None:
         found += findings(MEMORY_RULES, ((layer.name, layer) for layer in on_chips.layers), target)
         found += findings(NEUROCORE_RULES, [(None, on_chips)], target)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return CheckReport(
-        loaded.path, target, steps, image_count, tuple(found), on_chips, _compared(loaded) if compare else ()
+        loaded.path,
+        target,
+        steps,
+        image_count,
+        tuple(found),
+        on_chips,
+        _compared(loaded) if compare else (),
+        by_lava_dl,
     )
 
 

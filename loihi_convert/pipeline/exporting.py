@@ -15,7 +15,7 @@ from loihi_convert.backends import open_backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import result_size
-from loihi_convert.checks.lava_dl_notes import lava_dl_notes
+from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes
 from loihi_convert.choices import FileFormat
 from loihi_convert.conversion.agreement import Agreement
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
@@ -32,6 +32,9 @@ from loihi_convert.simulation.image_shards import DividedImages, Workers
 
 VERIFIED_IMAGES: Final = 32
 """Number of calibration images on which an exported file is compared, layer by layer, with the network in memory."""
+
+LAVA_DL_IMAGES: Final = 200
+"""Number of calibration images on which `ref` is compared with unmodified lava-dl."""
 
 TRACED_BYTES: Final = 2**29
 """Most bytes of spikes and potentials compared at once."""
@@ -51,7 +54,7 @@ class ExportResult:
     report
         Cost of rounding.
     notes
-        What was dropped, chosen or lost, and where unmodified lava-dl differs; one sentence each.
+        What was dropped, chosen or lost, and what unmodified lava-dl needs; one sentence each.
     verified_images
         Number of images on which the file was compared with the network in memory; 0 for NIR files.
     agreement
@@ -60,6 +63,8 @@ class ExportResult:
         ``"netx"`` or ``"nir"``.
     is_read_back
         Whether every number of a NIR file was read back and compared.
+    lava_dl
+        Unmodified lava-dl beside `ref`, on calibration images; None for NIR files, or as in `checks.lava_dl.lava_dl`.
     """
 
     path: Path
@@ -70,6 +75,7 @@ class ExportResult:
     agreement: Agreement
     file_format: FileFormat = "netx"
     is_read_back: bool = False
+    lava_dl: LavaDl | None = None
 
 
 def output_paths(
@@ -169,7 +175,8 @@ def export(
     for path in paths:
         require_output(path, overwrite, checkpoint)
     source = model if isinstance(model, Source) else open_source(model)
-    compared = np.asarray(calibration[:VERIFIED_IMAGES])
+    some = np.asarray(calibration[:LAVA_DL_IMAGES])
+    compared = some[:VERIFIED_IMAGES]
     # Each pass over the images would read stored ones again.
     images = np.asarray(calibration) if workers is None else DividedImages(calibration, workers, device)
     exported = []
@@ -194,7 +201,8 @@ def export(
             netx.write(network, path, overwrite=overwrite)
             verified = _verify(path, network, compared) if verify else 0
             notes = (*notes, *lava_dl_notes(network))
-            result = ExportResult(path, network, made.report, notes, verified, made.agreement)
+            by_lava_dl = lava_dl(network, some, steps, device=device)
+            result = ExportResult(path, network, made.report, notes, verified, made.agreement, lava_dl=by_lava_dl)
         exported.append(result)
     return tuple(exported)
 

@@ -26,6 +26,8 @@ from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 _KINDS: Final = {
     NeuronModel.SOFT: kernels.SOFT,
     NeuronModel.HARD: kernels.HARD,
+    # Its currents have wrapped before.
+    NeuronModel.STOCK_LIF: kernels.HARD,
     NeuronModel.CIRCUIT: kernels.CIRCUIT,
     NeuronModel.LEAKY_CIRCUIT: kernels.LEAKY_CIRCUIT,
 }

@@ -34,6 +34,7 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
 from loihi_convert.ir.digits import joined_digits
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
@@ -102,6 +103,7 @@ class Simulator:
         else:
             specs = float_specs(network)
         self._inputs = inputs_of(network)
+        self._wraps = [spec.neuron is NeuronModel.STOCK_LIF for spec in specs]
         self._layers = layers_on(device, specs)
         self._device = device
         self._largest = max(math.prod(network.input_shape), *(spec.size for spec in specs))
@@ -146,19 +148,27 @@ class Simulator:
             count = min(steps_at_once, timesteps - first)
             if current is None or not self._inputs.is_constant:
                 inputs = torch.from_numpy(self._inputs(images, first_image + rows.start, first, count))
-                current = self._layers[0].currents_of(inputs)
+                current = self._currents_of(0, inputs)
             received, done = current, list[LayerBlock]()
             for index, (layer, state) in enumerate(zip(self._layers, states, strict=True)):
                 pooled, block = layer.fire(state, received, count, self._recordings[index])
                 done.append(block)
                 if index + 1 < len(self._layers):
-                    received = self._layers[index + 1].currents_of(pooled)
+                    received = self._currents_of(index + 1, pooled)
             digits = None
             if self._low_bits:
                 # As recorded on Lava: each digit is rounded down before they are joined.
                 digits = np.floor(done[-1].potentials.astype(np.float64))
                 done[-1] = replace(done[-1], potentials=joined_digits(digits, self._low_bits))
             yield Block(rows, slice(first, first + count), tuple(done), digits)
+
+    def _currents_of(self, index: int, inputs: Tensor) -> Tensor:
+        """The currents of a layer, wrapped once as the u of Lava's LIF, where that is the neuron model."""
+        currents = self._layers[index].currents_of(inputs)
+        if self._wraps[index]:
+            currents[currents > limits.WRAPS_ABOVE] -= 2 * limits.WRAPS_ABOVE
+            currents[currents <= -limits.WRAPS_ABOVE] += 2 * limits.WRAPS_ABOVE
+        return currents
 
 
 class _Run(NamedTuple):
@@ -169,6 +179,7 @@ class _Run(NamedTuple):
     device: str
     first_image: int = 0
     records_potentials: bool = False
+    neuron: NeuronModel | None = None
 
 
 def outputs(
@@ -203,10 +214,18 @@ def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Ar
 
 
 def last_outputs(
-    network: SpikingNetwork | QuantizedNetwork, images: ImageArray, timesteps: int, *, device: str = "cpu"
+    network: SpikingNetwork | QuantizedNetwork,
+    images: ImageArray,
+    timesteps: int,
+    *,
+    device: str = "cpu",
+    neuron: NeuronModel | None = None,
 ) -> Array:
-    """Return `outputs` after the last step, ``(N, classes)``, without holding those of other steps."""
-    return joined_parts(on_shards(_last_outputs, _Run(network, timesteps, device), images))
+    """Return `outputs` after the last step, ``(N, classes)``, without holding those of other steps.
+
+    ``neuron`` is as in `Simulator`.
+    """
+    return joined_parts(on_shards(_last_outputs, _Run(network, timesteps, device, neuron=neuron), images))
 
 
 def _last_outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
@@ -221,7 +240,8 @@ def _last_outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) 
             # Blocks of the same images come in the order of their steps.
             found[block.images] = last.potentials[:, -1, 0, 0]
 
-    Simulator(network, device=run.device).run(images, run.timesteps, take, first_image=shard.first, progress=progress)
+    simulator = Simulator(network, device=run.device, neuron=run.neuron)
+    simulator.run(images, run.timesteps, take, first_image=shard.first, progress=progress)
     return found
 
 
@@ -312,7 +332,18 @@ def _integer_specs(network: QuantizedNetwork, neuron: NeuronModel, *, saturates:
     limit = neuron.limit if saturates else math.inf
     synapses = [layer.synapse for layer in network.layers]
     fan_outs = [*network.fan_outs, None][: len(synapses)]
-    return _specs(network, synapses, fan_outs, limit=limit, neuron=neuron, is_integer=True)
+    specs = _specs(network, synapses, fan_outs, limit=limit, neuron=neuron, is_integer=True)
+    return [_by_stock_lif(spec) for spec in specs] if neuron is NeuronModel.STOCK_LIF else specs
+
+
+def _by_stock_lif(spec: LayerSpec) -> LayerSpec:
+    """The layer as unmodified lava-dl reads it, see `ir.neuron_model`."""
+    if spec.threshold is None and spec.synapse.bias is None:
+        return replace(spec, neuron=NeuronModel.CIRCUIT, limit=limits.WRAPS_ABOVE)
+    bias = None if spec.synapse.bias is None else spec.synapse.bias.astype(np.int16)
+    threshold = np.array([limits.NEVER_FIRES] * spec.shape[0]) if spec.threshold is None else spec.threshold
+    synapse = replace(spec.synapse, bias=bias)
+    return replace(spec, synapse=synapse, threshold=threshold, initial_potential=None)
 
 
 def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:

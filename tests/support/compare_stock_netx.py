@@ -1,13 +1,13 @@
 """Compare unmodified lava-dl with `ref`: python tests/support/compare_stock_netx.py MODEL.net [-T 4,16,64] [--images N]
 
+Each of the first N test images is run by `ref`, with the neurons of unmodified lava-dl (`NeuronModel.STOCK_LIF`, for a
+file of hard reset its own), and by `run_stock_netx.py`, which uses only lava-dl. The script prints the number of
+compared output potentials (one per class, step and image) and how many differ. It also prints how many images are
+correctly classified at the last step, by the potentials. For a file of `--readout spikes` it uses the spikes of `ref`,
+because those of stock netx are not recorded.
+
 A file of graded spikes takes the first N test images as the frames of one sequence, which nothing resets. Compared are
 all messages and outputs, printed by layer; `run_stock_graded.py` runs lava-dl.
-
-Otherwise, MODEL.net was written by `export --reset hard`, with pixels as constant currents. Each of the first N test
-images is run by `ref` and by `run_stock_netx.py`, which uses only lava-dl. The script prints the number of compared
-output potentials (one per class, step and image) and how many differ. It also prints how many images are correctly
-classified at the last step, by the potentials. For a file of `--readout spikes` it uses the spikes of `ref`, because
-those of stock netx are not recorded.
 
 lava-dl runs in the interpreter given by --python: Python 3.10, with the versions that Lava requires, from
 `pip install '.[lava]'`.
@@ -35,7 +35,9 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.data import Dataset, load_data
 from loihi_convert.errors import InputError, PlatformError, UsageError
+from loihi_convert.ir.digits import joined_digits
 from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 _FOLDER = Path(__file__).parent
@@ -46,9 +48,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare unmodified lava-dl with ref.")
     parser.add_argument("file", type=Path, metavar="MODEL.net")
     parser.add_argument(
-        "-T", "--timesteps", default="4,16,64", help="latencies, not for graded spikes; default: 4,16,64"
+        "-T", "--timesteps", help="latencies, not for graded spikes; default: the one that the file is balanced for"
     )
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--python", default=sys.executable, help="interpreter that has lava-dl")
     parser.add_argument("--data-root", type=Path)
     arguments = parser.parse_args()
@@ -60,8 +62,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     if isinstance(stored, GradedNetwork):
         return _compare_graded(stored, arguments)
     network = netx.read(arguments.file)
-    if network.reset != "hard":
-        raise UsageError("stock netx knows hard reset only", where=arguments.file, hint="Export it with --reset hard.")
     if network.poisson_seed is not None:
         raise UsageError(
             "stock netx takes pixels, not Poisson spikes", where=arguments.file, hint="Export it with --input constant."
@@ -69,9 +69,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     test = _test_images(network, arguments)
     differing = 0
     print(f"{'T':>4} {'images':>7} {'potentials':>11} {'differ':>7} {'correct':>8}")
-    for timesteps in parse_timesteps(arguments.timesteps):
-        reference = run_network(network, test.images, timesteps)
+    neuron = None if network.reset == "hard" else NeuronModel.STOCK_LIF
+    for timesteps in parse_timesteps(arguments.timesteps or str(network.timesteps)):
+        reference = run_network(network, test.images, timesteps, neuron=neuron)
         found = _by_stock_netx(arguments.python, arguments.file, network.pixels(test.images), timesteps)
+        found = joined_digits(found, network.low_bits) if network.low_bits else found
         different = int((found != reference.potentials).sum())
         outputs = found if network.readout == "potential" else reference.outputs
         correct = int((outputs[:, -1].argmax(axis=1) == test.labels).sum()) if test.labels is not None else 0
