@@ -16,17 +16,19 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.options import BackendOptions
-from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName, LavaLayout
 from loihi_convert.errors import UsageError, one_of
-from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.progress import Progress, no_progress
 
-__all__ = ["Backend", "BackendOptions", "RunResult", "open_backend"]
+if TYPE_CHECKING:
+    from loihi_convert.arrays import Array
+    from loihi_convert.backends.result import RunResult
+    from loihi_convert.ir.graded import GradedNetwork
+
+__all__ = ["Backend", "BackendOptions", "open_backend"]
 
 
 class Backend(Protocol):

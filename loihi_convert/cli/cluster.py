@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-from loihi_convert.cli import options
 from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.options import Flag
 from loihi_convert.threads import usable_core_count
 
 if TYPE_CHECKING:
@@ -23,27 +23,43 @@ PANEL: Final = "Parallel execution"
 FAILED: Final = PlatformError.exit_code
 """The exit code if a cell failed for a reason outside the network and its options."""
 
-_WORKERS = (
-    "Number of worker processes on this machine, one core each; 0: compute in this process. Default: one per core if "
-    "Dask is installed, else 0."
-)
-_SHARDS = "Divide the images among N processes on this machine, one core each; default: this process, on all cores."
-_SCHEDULER = (
-    "Address of a Dask scheduler, such as tcp://host:8786; its workers must see the same files, except small data "
-    "sets and images of `export`, which are sent to them."
-)
-_SLURM = (
-    "Submit workers to SLURM, with commas between: workers=N (required), partition=NAME, walltime=HH:MM:SS, "
-    "memory=4GB, account=NAME, interface=ib0."
-)
 _SLURM_KEYS: Final = ("workers", "partition", "walltime", "memory", "account", "interface")
 
 
-# The types of parameters of several verbs.
-CellWorkers = Annotated[int | None, options.named("--workers", PANEL, _WORKERS, metavar="N")]
-ShardWorkers = Annotated[int | None, options.named("--workers", PANEL, _SHARDS, metavar="N")]
-Scheduler = Annotated[str | None, options.named("--scheduler", PANEL, _SCHEDULER, metavar="ADDRESS")]
-Slurm = Annotated[str | None, options.named("--slurm", PANEL, _SLURM, metavar="KEY=VALUE,...")]
+# Options of several verbs.
+CellWorkers = Annotated[
+    int | None,
+    Flag(
+        panel=PANEL,
+        help="Number of worker processes on this machine, one core each; 0: compute in this process. Default: one per "
+        "core if Dask is installed, else 0.",
+    ),
+]
+ShardWorkers = Annotated[
+    int | None,
+    Flag(
+        panel=PANEL,
+        help="Divide the images among N processes on this machine, one core each. Default: this process, on all cores.",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    Flag(
+        "ADDRESS",
+        panel=PANEL,
+        help="Address of a Dask scheduler, such as tcp://host:8786; its workers must see the same files, except small "
+        "data sets and images of `export`, which are sent to them.",
+    ),
+]
+Slurm = Annotated[
+    str | None,
+    Flag(
+        "KEY=VALUE,...",
+        panel=PANEL,
+        help="Submit workers to SLURM, with commas between: workers=N (required), partition=NAME, walltime=HH:MM:SS, "
+        "memory=4GB, account=NAME, interface=ib0.",
+    ),
+]
 
 
 @dataclass(frozen=True)
