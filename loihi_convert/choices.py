@@ -22,7 +22,10 @@ MAX_SEED: Final = 2**31 - 1
 WeightBits = Annotated[int, Field(ge=2, le=8)]
 """Bits of a weight, sign included."""
 
-QcfsLevels = Annotated[int, Field(ge=1, le=256)]
+MAX_LEVELS: Final = 256
+"""Largest L."""
+
+QcfsLevels = Annotated[int, Field(ge=1, le=MAX_LEVELS)]
 """Levels of the activation `cnn.qcfs.Qcfs`."""
 
 Method = Literal[

@@ -141,7 +141,7 @@ def options_of(owner: Any) -> dict[str, Option]:
 
 def meanings(docstring: str | None) -> dict[str, str]:
     """Return the first paragraph of each entry of a NumPy docstring, in one line, without quotes around values."""
-    found = {}
+    found: dict[str, str] = {}
     for names, text in _MEANING.findall(inspect.cleandoc(docstring or "")):
         line = " ".join(part.strip() for part in text.splitlines()).replace("``", "")
         found |= dict.fromkeys(names.split(", "), line)
@@ -160,13 +160,14 @@ def declared(panel: str = "") -> Callable[[type[T]], type[T]]:
         rules = getattr(owner, "__post_init__", None)
 
         def checked(self: T) -> None:
+            kind: Any = type(self)
             for name, value in list(vars(self).items()):
                 if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
                     object.__setattr__(self, name, value.item())
             try:
-                _validator(type(self))(**vars(self))
+                _validator(kind)(**vars(self))
             except ValidationError as error:
-                raise _usage_error(error, options_of(type(self))) from None
+                raise _usage_error(error, options_of(kind)) from None
             if rules is not None:
                 rules(self)
 
@@ -186,11 +187,11 @@ def declared(panel: str = "") -> Callable[[type[T]], type[T]]:
 
 
 @functools.cache
-def _validator(owner: type) -> type[BaseModel]:
+def _validator(owner: Any) -> type[BaseModel]:
     """Return the pydantic model of the fields of a declared class; building it takes milliseconds."""
     config = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=())
     hints = get_type_hints(owner, include_extras=True)
-    kinds: Any = {field.name: (hints[field.name], ...) for field in fields(cast("Any", owner))}
+    kinds: Any = {field.name: (hints[field.name], ...) for field in fields(owner)}
     return create_model(owner.__name__, __config__=config, **kinds)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from loihi_convert.choices import DatasetName, FileFormat, SpikeKind
-from loihi_convert.cli import cluster, options
+from loihi_convert.cli import options
+from loihi_convert.cli.cluster import NO_SHARD, PlaceOptions
 from loihi_convert.cli.console import log, on_interrupt, say_json
 from loihi_convert.cli.export_output import (
     NextRun,
@@ -68,9 +69,7 @@ def export(
     as_json: options.AsJson = False,
     bundle: Annotated[Path | None, Flag("FOLDER")] = None,
     skip_copies: Annotated[int | None, Flag(panel="Balancing")] = None,
-    workers: cluster.ShardWorkers = None,
-    scheduler: cluster.Scheduler = None,
-    slurm: cluster.Slurm = None,
+    place_options: Annotated[PlaceOptions, Flag(only=NO_SHARD)],
 ) -> None:
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx or NIR file.
 
@@ -126,7 +125,7 @@ def export(
     if spikes == "graded":
         binary = "must be left out: it is for binary spikes, or not supported for graded ones"
         options.refuse_others(ctx, _OF_GRADED_SPIKES, "given with `spikes='graded'`", expected=binary)
-    place = cluster.chosen_place(workers, scheduler, slurm, default=0)
+    place = place_options.chosen(default=0)
     if expect is not None and not 1 < expect <= 100:
         hint = f"Write {100 * expect:g} for {expect:g}." if 0 < expect <= 1 else ""
         raise UsageError(f"found {expect:g}", where="expect", expected="must be in percent, in (1, 100]", hint=hint)

@@ -33,6 +33,7 @@ _REDRAWN: Final = frozenset({"what", "variants", "tables", "output", "width", "a
 def reproduce(
     ctx: typer.Context,
     what: Annotated[list[str] | None, Flag("WHAT", is_argument=True)] = None,
+    *,
     models: Annotated[list[str] | None, Flag("MODEL", "--model")] = None,
     variants: Annotated[str | None, Flag("A,B")] = None,
     timesteps: Annotated[tuple[int, ...] | None, Flag("T", "-T,--timesteps", parse=parse_timesteps)] = None,
@@ -41,14 +42,11 @@ def reproduce(
     output: options.Output = Path("reproduced"),
     device: options.OnDevice = "cpu",
     as_json: options.AsJson = False,
-    workers: cluster.CellWorkers = None,
-    scheduler: cluster.Scheduler = None,
-    slurm: cluster.Slurm = None,
+    place_options: Annotated[cluster.PlaceOptions, Flag(only=cluster.NO_SHARD)],
     calibration: Annotated[str, Flag("IMAGES", panel=options.DATA)] = "all",
     long_images: Annotated[int | None, Flag(panel=options.DATA)] = None,
     long_calibration: Annotated[int | None, Flag(panel=options.DATA)] = None,
     rate_images: Annotated[int | None, Flag(panel=options.DATA)] = None,
-    *,
     images: Annotated[DataRequest, Flag(only=("data_root",))],
     quantization: Annotated[QuantizeOptions, Flag(panel=MEASURING, only=("weight_bits",))],
     poisson_seed: Annotated[int, Flag(name="--seed", panel=MEASURING)] = 0,
@@ -80,6 +78,9 @@ def reproduce(
         Use the first N test images. Default: all.
     output
         Folder to write; results in it are reused.
+    workers
+        Number of worker processes on this machine, one core each; 0: compute in this process. Default: one per core if
+        Dask is installed, else 0.
     calibration
         Calibration images: all (training and validation images), split, or a number (first N of the split).
     long_images
@@ -135,10 +136,9 @@ def reproduce(
     from loihi_convert.reproduction.request import Request
     from loihi_convert.reproduction.variants import chosen_variants
 
-    is_default = workers is None and scheduler is None and slurm is None
     # Several processes on one GPU would not be faster.
-    is_alone = is_default and chosen_device(device) != "cpu"
-    place = cluster.chosen_place(workers, scheduler, slurm, default=0 if is_alone else None)
+    is_alone = not place_options.given and chosen_device(device) != "cpu"
+    place = place_options.chosen(default=0 if is_alone else None)
     request = Request(
         exhibits=tuple(EXHIBITS.values()) if one is None else (one,),
         models=tuple(models or _READY_MADE),

@@ -13,7 +13,8 @@ import typer
 
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.choices import BackendName
-from loihi_convert.cli import cluster, options
+from loihi_convert.cli import options
+from loihi_convert.cli.cluster import NO_SHARD, PlaceOptions
 from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.external import run_external
 from loihi_convert.cli.graded import run_graded
@@ -51,9 +52,7 @@ def run(
     output: Annotated[Path | None, Flag(name="-o,--output")] = None,
     details: bool = False,
     as_json: options.AsJson = False,
-    workers: cluster.ShardWorkers = None,
-    scheduler: cluster.Scheduler = None,
-    slurm: cluster.Slurm = None,
+    place_options: Annotated[PlaceOptions, Flag(only=NO_SHARD)],
     images: DataRequest,
     model: Annotated[Path | None, Flag("FILE", panel=options.OWN_CNN)] = None,
     cnn: Annotated[CnnOptions, Flag(only=("arch", "mean", "std"))],
@@ -93,11 +92,10 @@ def run(
         raise UsageError("given, but early exit is off", where="exit_tolerance", expected="needs early exit")
     if output is not None:
         require_new_or_empty(output)
-    shared = {"workers": workers, "scheduler": scheduler, "slurm": slurm}
-    place = cluster.chosen_place(workers, scheduler, slurm, default=0)
+    place = place_options.chosen(default=0)
     if backend == "loihi2":
         expected = "must be left out: a board is used by one process"
-        options.refuse_given(shared, "given, but the backend is loihi2", expected)
+        options.refuse_given(place_options.given, "given, but the backend is loihi2", expected)
     from loihi_convert import external
     from loihi_convert.backends.loihi2.board import require_extension
     from loihi_convert.ir.graded import GradedNetwork
@@ -125,7 +123,7 @@ def run(
             "neuron": backend_options.neuron,
             "leak": backend_options.leak,
             "device": device == "cuda",
-            **shared,
+            **place_options.given,
         },
         started=started,
         as_json=as_json,

@@ -31,10 +31,7 @@ def sweep(
     against: Annotated[str | None, Flag("COSTS")] = None,
     dry_run: bool = False,
     as_json: options.AsJson = False,
-    workers: cluster.CellWorkers = None,
-    scheduler: cluster.Scheduler = None,
-    slurm: cluster.Slurm = None,
-    shard: Annotated[str | None, Flag("K/N", panel=cluster.PANEL)] = None,
+    place_options: cluster.PlaceOptions,
     settings: Annotated[dict[str, str], Flag("A,B,C", texts_of=(BalanceOptions, QuantizeOptions), only=OPTIONS)],
     skip_copies: Annotated[str | None, Flag("A,B,C", panel="Balancing")] = None,
     split: Annotated[str | None, Flag("[validation|test]", panel=options.DATA)] = None,
@@ -56,10 +53,9 @@ def sweep(
         Costs of the Pareto front, a list of timesteps,synops,energy,cores. Default: all.
     dry_run
         List the cells and an estimate of the time; compute nothing.
-    shard
-        Compute only part K of N, in this process, as in an array job of SLURM.
-    poisson_seed
-        Seeds of the Poisson input. Default: 0.
+    workers
+        Number of worker processes on this machine, one core each; 0: compute in this process. Default: one per core if
+        Dask is installed, else 0.
     skip_copies
         Relays for each value of a skip connection, 1..8.
     split
@@ -73,8 +69,8 @@ def sweep(
         Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: the benchmark
         set the CNN was trained on.
     """
-    part = None if shard is None else _parse_shard(shard)
-    place = cluster.chosen_place(workers, scheduler, slurm, shard)
+    part = None if place_options.shard is None else _parse_shard(place_options.shard)
+    place = place_options.chosen()
     costs = None if against is None else _parse_costs(against)
     texts = {name: str(value) for name, value in ctx.params.items() if value is not None}
     flags = {key: texts[name] for key, name in KEYS.items() if name in texts}

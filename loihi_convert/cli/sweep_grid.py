@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -20,35 +20,27 @@ if TYPE_CHECKING:
     from loihi_convert.sweep.setting import NetworkFile
 
 
-def _whole(where: str, value: object) -> int:
+_READ: Final[dict[type, tuple[str, Any, Callable[[Any], Any]]]] = {
+    int: ("a whole number", str | int, int),
+    float: ("a number", str | int | float, float),
+    bool: (
+        "yes or no (in a TOML file true or false)",
+        str | bool,
+        {"yes": True, "no": False, True: True, False: False}.__getitem__,
+    ),
+}
+"""What a value of a type must be, the types of its texts and TOML values, and how they are read."""
+
+
+def _read(kind: type, where: str, value: object) -> Any:
+    """Return ``value``, of a TOML file or a flag, as a ``kind``."""
+    noun, kinds, read = _READ[kind]
     try:
-        if isinstance(value, str | int) and not isinstance(value, bool):
-            return int(value)
-    except ValueError:
+        if isinstance(value, kinds) and isinstance(value, bool) <= (kind is bool):
+            return read(value)
+    except (ValueError, KeyError):
         pass
-    raise UsageError(f"found {value!r}", where=where, expected="must be a whole number")
-
-
-def _number(where: str, value: object) -> float:
-    try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return float(value)
-    except ValueError:
-        pass
-    raise UsageError(f"found {value!r}", where=where, expected="must be a number")
-
-
-def _yes(where: str, value: object) -> bool:
-    found = {"yes": True, "no": False}.get(value) if isinstance(value, str) else value
-    if not isinstance(found, bool):
-        raise UsageError(f"found {value!r}", where=where, expected="must be yes or no (in a TOML file true or false)")
-    return found
-
-
-def _parsed(option: Option, where: str, value: object) -> Any:
-    """Return one ``value`` of ``option``, which ``where`` gives."""
-    read = {int: _whole, float: _number, bool: _yes}.get(option.kind)
-    return one_choice(option.choices, where, value) if read is None else read(where, value)
+    raise UsageError(f"found {value!r}", where=where, expected=f"must be {noun}")
 
 
 _OF_CONVERSION: Final = options_of(BalanceOptions) | options_of(QuantizeOptions)
@@ -104,7 +96,7 @@ def read_grid(files: list[Path], flags: Mapping[str, str]) -> Grid:
     values = {option.name: _values(*given[key], option) for key, option in AXES.items() if key in given}
     choice = {key: given[key] for key in _IMAGES if key in given}
     split: Any = one_choice(get_args(SweepSplit), *choice["split"]) if "split" in choice else "validation"
-    count = _whole(*choice["images"]) if "images" in choice else None
+    count = _read(int, *choice["images"]) if "images" in choice else None
     calibration = str(choice["calibration"][1]) if "calibration" in choice else "split"
     shared: dict[str, tuple[str, object]] = {key: given[key] for key in _NETWORK if key in given}
     return Grid(
@@ -117,7 +109,8 @@ def read_grid(files: list[Path], flags: Mapping[str, str]) -> Grid:
 def _values(where: str, found: object, option: Option) -> list[Any]:
     """Return the values of an option: one, or several without repeats."""
     parts = found.split(",") if isinstance(found, str) else found if isinstance(found, list) else [found]
-    values = [_parsed(option, where, part) for part in parts]
+    known = option.choices
+    values = [one_choice(known, where, part) if known else _read(option.kind, where, part) for part in parts]
     if len(set(values)) < len(values):
         raise UsageError(f"found {', '.join(map(str, values))}", where=where, expected="must be without repeats")
     return values
@@ -196,7 +189,7 @@ def _network(
         hint = "`loihi-convert export` keeps them."
         raise InputError("holds a spiking network, whose thresholds are not balanced again", where=model, hint=hint)
     typed = {name: text(key) for key, name in _NETWORK.items()}
-    values = {
+    values: dict[str, Any] = {
         name: parse(value) if (parse := _OF_NETWORK[name].flag.parse) else value
         for name, value in typed.items()
         if value is not None

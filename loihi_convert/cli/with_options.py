@@ -51,6 +51,7 @@ def _members(option: Option) -> dict[str, Option]:
     """Return the options of the class, or the classes, that ``option`` stands for."""
     flag = option.flag
     members = {}
+    owner: Any
     for owner in flag.texts_of or ((option.kind,) if is_dataclass(option.kind) else ()):
         for name, each in options_of(owner).items():
             if each.flag.name != "" and (not flag.only or name in flag.only):
