@@ -91,10 +91,9 @@ def _parameter(option: Option, flags: dict[str, str]) -> inspect.Parameter:
         text += f" One of {', '.join(known)}." if metavar else ""
         metavar = metavar or f"[{'|'.join(known)}]"
         typed = {
-            "parser": partial(one_choice, known, names[-1]),
+            "parser": lambda text: one_choice(known, names[-1], text),
             "autocompletion": lambda incomplete: [name for name in known if name.startswith(incomplete)],
         }
-    return make(
-        annotation=optional,
-        default=typer.Option(default, *names, help=text, metavar=metavar, rich_help_panel=option.flag.panel, **typed),
-    )
+    typed |= {"help": text, "metavar": metavar, "show_default": default is not None}
+    option_info = typer.Option(default, *names, rich_help_panel=option.flag.panel, **typed)
+    return make(annotation=optional, default=option_info)
