@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    ctx: typer.Context,
     files: Annotated[list[Path], Flag("GRID.toml|MODEL...", is_argument=True)],
     *,
     timesteps: Annotated[str | None, Flag("T", "-T,--timesteps")] = None,
@@ -72,7 +71,14 @@ def sweep(
     part = None if place_options.shard is None else _parse_shard(place_options.shard)
     place = place_options.chosen()
     costs = None if against is None else _parse_costs(against)
-    texts = {name: str(value) for name, value in ctx.params.items() if value is not None}
+    own = {
+        "timesteps": timesteps,
+        "skip_copies": skip_copies,
+        "split": split,
+        "image_count": image_count,
+        "calibration": calibration,
+    }
+    texts = {**settings, **network, **{name: text for name, text in own.items() if text is not None}}
     flags = {key: texts[name] for key, name in KEYS.items() if name in texts}
     grid = read_grid(files, flags)
     from loihi_convert.cells.flow import compute_missing, missing
