@@ -1,14 +1,13 @@
 """All sets of options a user chooses from: types for the library, choices for the command line.
 
-Imports no NumPy, so that a wrong choice is refused before it or torch is loaded.
+Imports only the standard library: a wrong choice is refused before NumPy or torch is loaded, and the Python that runs
+Lava may have no other package.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, TypeAlias
-
-from pydantic import Field
+from typing import Final, Literal, TypeAlias
 
 MAX_TIMESTEPS: Final = 2**20
 """Largest T: at larger T an output weight of 1 exceeds Loihi's potential range within an eighth of the steps."""
@@ -19,14 +18,8 @@ TOLERANCE_POINTS: Final = 0.1
 MAX_SEED: Final = 2**31 - 1
 """Largest seed."""
 
-WeightBits = Annotated[int, Field(ge=2, le=8)]
-"""Bits of a weight, sign included."""
-
 MAX_LEVELS: Final = 256
 """Largest L."""
-
-QcfsLevels = Annotated[int, Field(ge=1, le=MAX_LEVELS)]
-"""Levels of the activation `cnn.qcfs.Qcfs`."""
 
 Method = Literal[
     "ngu-lee",

@@ -29,10 +29,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from typing_extensions import dataclass_transform
 
+from loihi_convert.choices import MAX_LEVELS
 from loihi_convert.errors import UsageError, did_you_mean, one_of
 
 T = TypeVar("T")
@@ -42,6 +43,12 @@ BASICS: Final = "Basics"
 
 BOARD: Final = "Loihi 2 board"
 """Heading of those of a board."""
+
+WeightBits = Annotated[int, Field(ge=2, le=8)]
+"""Bits of a weight, sign included."""
+
+QcfsLevels = Annotated[int, Field(ge=1, le=MAX_LEVELS)]
+"""Levels of the activation `cnn.qcfs.Qcfs`."""
 
 _MEANING: Final = re.compile(r"^(\w+(?:, \w+)*)\n((?:    .+(?:\n|$))+)", re.MULTILINE)
 """An entry of a NumPy docstring: its names, and its first paragraph."""

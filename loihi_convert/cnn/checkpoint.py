@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, PositiveInt, Strict, ValidationError
 from torch import Tensor, nn
 
-from loihi_convert.choices import QcfsLevels, WeightDtype
+from loihi_convert.choices import WeightDtype
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.safetensors_file import as_safetensors, signature
 from loihi_convert.cnn.safetensors_file import digest as digest
@@ -28,6 +28,7 @@ from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError, one_of
 from loihi_convert.files import write_atomically
 from loihi_convert.normalization import Normalization
+from loihi_convert.options import QcfsLevels
 
 SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
 

@@ -12,9 +12,7 @@ from loihi_convert.choices import (
     Architecture,
     DatasetName,
     Device,
-    QcfsLevels,
     RecipeName,
-    WeightBits,
     WeightDtype,
 )
 from loihi_convert.cnn.recipe import (
@@ -29,7 +27,7 @@ from loihi_convert.cnn.recipe import (
     spiking_recipe,
 )
 from loihi_convert.errors import UsageError
-from loihi_convert.options import BASICS, Flag, declared
+from loihi_convert.options import BASICS, Flag, QcfsLevels, WeightBits, declared
 
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint

@@ -22,10 +22,9 @@ from loihi_convert.choices import (
     Reset,
     Target,
     Task,
-    WeightBits,
 )
 from loihi_convert.errors import UsageError
-from loihi_convert.options import BASICS, Flag, declared
+from loihi_convert.options import BASICS, Flag, WeightBits, declared
 
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 AUTO: Final = "auto"
