@@ -146,3 +146,10 @@ def test_the_help_has_no_marks_of_the_docstring() -> None:
     for verb, command in VERBS.items():
         for parameter in command.params:
             assert not re.search(r"``|\n|  ", parameter.help), (verb, parameter.name)
+
+
+@pytest.mark.parametrize("given", [{"seed": -1}, {"qcfs_levels": 0}, {"qcfs_levels": 257}, {"store": "int8"}])
+def test_a_training_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        lc.TrainOptions(**given)
+    assert [caught.value.where] == list(given)

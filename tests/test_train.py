@@ -375,9 +375,7 @@ def test_a_read_only_output_is_refused_before_the_first_batch(few: DataSplits, t
         run(few, tmp_path / "absent" / "model.pt", progress=StopAfter(1))
     for name, options, where in (
         ("model.onnx", {}, str(tmp_path / "model.onnx")),
-        ("model.pt", {"seed": -1}, "seed"),
         ("model.pt", {"store": "int8"}, "store"),
-        ("model.pt", {"qcfs_levels": 0}, "qcfs_levels"),
     ):
         with pytest.raises(UsageError) as caught:
             run(few, tmp_path / name, progress=StopAfter(1), **options)
