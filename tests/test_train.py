@@ -373,10 +373,7 @@ def test_a_folder_in_place_of_the_output_is_refused_before_the_first_batch(few: 
 def test_a_read_only_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         run(few, tmp_path / "absent" / "model.pt", progress=StopAfter(1))
-    for name, options, where in (
-        ("model.onnx", {}, str(tmp_path / "model.onnx")),
-        ("model.pt", {"store": "int8"}, "store"),
-    ):
+    for name, options, where in (("model.onnx", {}, str(tmp_path / "model.onnx")),):
         with pytest.raises(UsageError) as caught:
             run(few, tmp_path / name, progress=StopAfter(1), **options)
         assert caught.value.where == where
