@@ -1,11 +1,25 @@
 """All sets of options a user chooses from: types for the library, choices for the command line.
 
-Imports only `typing`, so that a wrong choice is refused before NumPy or torch is loaded.
+Imports only the standard library: a wrong choice is refused before NumPy or torch is loaded, and the Python that runs
+Lava may have no other package.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
+
+MAX_TIMESTEPS: Final = 2**20
+"""Largest T: at larger T an output weight of 1 exceeds Loihi's potential range within an eighth of the steps."""
+
+TOLERANCE_POINTS: Final = 0.1
+"""Percentage points of accuracy that early exit may lose against T, on the images used to choose its margin."""
+
+MAX_SEED: Final = 2**31 - 1
+"""Largest seed."""
+
+MAX_LEVELS: Final = 256
+"""Largest L."""
 
 Method = Literal[
     "ngu-lee",
@@ -69,6 +83,11 @@ Device = Literal["auto", "cpu", "cuda"]
 
 Generation = Literal["N3B2", "N3B3", "N3C1", "N3D1"]
 """Loihi 2 chips (``ChipGeneration`` in ``lava/utils/loihi.py``; N2A2 is Loihi 1). Most chips at INRC are N3B3."""
+
+ClassMap: TypeAlias = Mapping[str, str | int] | Literal["sorted", "names"]
+"""Folder to class, by the class's name or number: ``{"zero": 0, "one": 1}``. ``"names"``: folders are named after the
+classes. ``"sorted"``: the order of torchvision's ``ImageFolder``, in which names are sorted as text, so that ``10``
+comes before ``2``."""
 
 DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 """The benchmark sets."""

@@ -145,7 +145,7 @@ def test_items_of_a_place_return_to_the_worker_that_had_them(monkeypatch: pytest
     ("words", "message"),
     [
         (["--workers", "2", "--scheduler", "tcp://x:1"], "--workers: given; must not be given with --scheduler."),
-        (["--workers", "-1"], "error: --workers: found -1; must be at least 0."),
+        (["--workers", "-1"], "error: --workers: found -1; must be a whole number >= 0."),
         (["--slurm", "partition=a"], "must contain workers=N, the number of jobs."),
         (["--workers", "2", "--backend", "loihi2"], "error: --workers: given, but the backend is loihi2; must be left"),
     ],

@@ -18,7 +18,7 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.unfinished import resume_path
 from loihi_convert.data import DataSplits, load_data
-from loihi_convert.errors import CheckpointError, UsageError
+from loihi_convert.errors import CheckpointError
 
 RECIPE = Recipe(epochs=3, batch_size=64, learning_rate=1e-2, averaging=0.9)
 OUTPUT = Path("model.pt")
@@ -99,10 +99,3 @@ def test_what_is_beyond_float16_is_refused(few: DataSplits, full: Checkpoint) ->
             rounded(large, few)
         assert caught.value.where == str(OUTPUT)
         assert caught.value.found.startswith("fc.weight holds ")
-
-
-def test_other_formats_are_refused_before_training(few: DataSplits, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as caught:
-        run(few, tmp_path / "model.pt", store="int8")
-    assert (caught.value.where, caught.value.expected) == ("store", "must be one of float32, float16")
-    assert list(tmp_path.iterdir()) == []

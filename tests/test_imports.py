@@ -19,6 +19,7 @@ ORDER = (
     (
         "choices",
         "errors",
+        "options",
         "arrays",
         "records",
         "statistics",

@@ -19,7 +19,7 @@ from torch.nn.utils import prune
 
 from loihi_convert import convert
 from loihi_convert.arrays import Shape
-from loihi_convert.cli.options import parse_normalization
+from loihi_convert.cli.options import CnnOptions
 from loihi_convert.cnn.checkpoint import Checkpoint, digest, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import (
@@ -426,7 +426,7 @@ def test_mean_and_std_must_be_given_together(given: str, missing: str, value: st
     for use in (
         lambda: convert(net(), np.zeros((2, *SHAPE), np.uint8), **{given: 0.5}),
         lambda: to_relu_network(net(), SHAPE, **{given: [0.5]}),
-        lambda: parse_normalization(**{"mean": None, "std": None, given: "0.5"}),
+        lambda: CnnOptions(**{given: (0.5,)}),
     ):
         with pytest.raises(UsageError) as raised:
             use()

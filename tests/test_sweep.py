@@ -102,7 +102,7 @@ def numbered(count: int) -> list[PlannedCell]:
 
 class TestIdentity:
     def test_every_option_changes_the_name(self) -> None:
-        assert set(OTHER_VALUES) == set(OPTIONS) == {axis.option for axis in AXES.values()}
+        assert set(OTHER_VALUES) == set(OPTIONS) == {option.name for option in AXES.values()}
         settings = [ConversionSetting(), *(ConversionSetting(**values) for values in OTHER_VALUES.values())]
         names = {replace(CELL, setting=setting.normalized).name for setting in settings}
         assert len(names) == len(settings)
@@ -298,7 +298,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["model.pt", "--shard", "0/3"], 2, "error: --shard: found 0/3; must be K/N with 1 <= K <= N, such as 3/20."),
         (["model.pt", "--shard", "3"], 2, "error: --shard: found '3'; must be K/N"),
         (["model.pt", "--shard", "1/2", "--workers", "2"], 2, "--workers: given; must not be given with --shard."),
-        (["model.pt", "--workers", "-1"], 2, "error: --workers: found -1; must be at least 0."),
+        (["model.pt", "--workers", "-1"], 2, "error: --workers: found -1; must be a whole number >= 0."),
         (["model.pt", "--balance", "lest-squares"], 2, "Did you mean least-squares?"),
         (["model.pt", "--weight-bits", "4,9"], 2, "error: --weight-bits: found 9; must be a whole number in 2..8."),
         (["model.pt", "-T", "4,x"], 2, "error: --timesteps: found 'x'; must be a whole number."),

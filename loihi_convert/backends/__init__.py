@@ -16,17 +16,19 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
-from loihi_convert.arrays import Array
-from loihi_convert.backends.options import BackendOptions
-from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName, LavaLayout
 from loihi_convert.errors import UsageError, one_of
-from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.progress import Progress, no_progress
 
-__all__ = ["Backend", "BackendOptions", "RunResult", "open_backend"]
+if TYPE_CHECKING:
+    from loihi_convert.arrays import Array
+    from loihi_convert.backends.options import BackendOptions
+    from loihi_convert.backends.result import RunResult
+    from loihi_convert.ir.graded import GradedNetwork
+
+__all__ = ["Backend", "BackendOptions", "open_backend"]
 
 
 class Backend(Protocol):
@@ -88,7 +90,16 @@ class Backend(Protocol):
     ) -> None: ...
 
 
-def open_backend(backend: str, options: BackendOptions = BackendOptions()) -> Backend:
+def __getattr__(name: str) -> Any:
+    # Imported on first use: the Python that runs Lava may lack pydantic.
+    if name == "BackendOptions":
+        from loihi_convert.backends.options import BackendOptions
+
+        return BackendOptions
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def open_backend(backend: str, options: BackendOptions | None = None) -> Backend:
     """Return the backend called ``backend``, not yet started.
 
     Raises
@@ -99,6 +110,9 @@ def open_backend(backend: str, options: BackendOptions = BackendOptions()) -> Ba
     known: dict[str, BackendName] = {name: name for name in get_args(BackendName)}
     if backend not in known:
         raise UsageError(f"found {backend}", where="backend", expected=one_of(known))
+    from loihi_convert.backends.options import BackendOptions
+
+    options = options or BackendOptions()
     options.require_for(known[backend])
     if backend == "ref":
         from loihi_convert.backends.reference import ReferenceBackend

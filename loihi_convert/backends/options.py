@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Annotated
 
+from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.choices import BackendName, LavaLayout, Neuron
-from loihi_convert.errors import UsageError, one_of
-from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
-from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.errors import UsageError
+from loihi_convert.options import BOARD, Flag, declared
 
 if TYPE_CHECKING:
-    from loihi_convert.backends.loihi2.board import Board
+    from loihi_convert.ir.neuron_model import NeuronModel
+    from loihi_convert.ir.quantized import QuantizedNetwork
 
 
-@dataclass(frozen=True)
+@declared("Lava")
 class BackendOptions:
     """Options for running files on a backend; all have defaults, and most belong to one backend.
 
@@ -23,17 +23,23 @@ class BackendOptions:
     device
         ref: ``"cpu"`` or another torch device, such as ``"cuda"``.
     lava_python
-        sim and loihi2: the interpreter with Lava; see `lava_backend.LavaBackend`.
+        Python interpreter with Lava, if not this one. Default: LOIHI_CONVERT_LAVA_PYTHON.
+
+        For sim and loihi2; see `lava_backend.LavaBackend`.
     lava_layout
-        sim: see `choices.LavaLayout`; by default ``"processes"``.
+        Layout on Lava's simulator. processes (default): Lava's own Conv and Dense, one image at a time. layers: one
+        custom Process per layer, images in batches; faster.
     neuron
-        See `choices.Neuron`; by default that of the file's target.
+        own: the file's neuron model. stock: emulate it with Lava's LIF, as on the chip; needs a file for target loihi2,
+        where it is the default.
     leak
-        Whether stock neurons leak: ``du = 0``, the smallest value in Loihi's documents, instead of -1.
+        Stock neurons with du = 0 instead of -1: u decays by 1/4096 in each step.
+
+        0 is the smallest value in Loihi's documents.
     board
         loihi2: where to run; by default what the environment says.
     profile
-        loihi2: measure time and energy in an additional run.
+        Run once more, and measure time and energy with Lava's profiler.
 
     Raises
     ------
@@ -41,19 +47,15 @@ class BackendOptions:
         If a value is unknown, or two options contradict each other.
     """
 
-    device: str = "cpu"
-    lava_python: str | None = None
+    device: Annotated[str, Flag(name="")] = "cpu"
+    lava_python: Annotated[str | None, Flag("PATH")] = None
     lava_layout: LavaLayout | None = None
     neuron: Neuron | None = None
     leak: bool = False
-    board: Board | None = None
-    profile: bool = False
+    board: Annotated[Board | None, Flag(name="")] = None
+    profile: Annotated[bool, Flag(panel=BOARD)] = False
 
     def __post_init__(self) -> None:
-        for name, kind in (("lava_layout", LavaLayout), ("neuron", Neuron)):
-            value, known = getattr(self, name), get_args(kind)
-            if value is not None and value not in known:
-                raise UsageError(f"found {value}", where=name, expected=one_of(known))
         if self.leak and self.neuron == "own":
             raise UsageError(
                 "given with `neuron='own'`; only stock neurons leak",
@@ -64,6 +66,8 @@ class BackendOptions:
 
     def neuron_model(self, network: QuantizedNetwork) -> NeuronModel:
         """Return the neuron model of ``network`` with these options; see `ir.neuron_model.neuron_model`."""
+        from loihi_convert.ir.neuron_model import neuron_model
+
         return neuron_model(network, self.neuron, leak=self.leak)
 
     def require_for(self, backend: BackendName) -> None:

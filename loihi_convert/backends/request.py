@@ -6,10 +6,11 @@ import math
 from typing import Any, Final
 
 from loihi_convert.arrays import Array
+from loihi_convert.choices import MAX_TIMESTEPS
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.layered import Spiking
-from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.simulation.inputs import require_images
 
 MAX_TRACE: Final = 2**32

@@ -27,6 +27,7 @@ from loihi_convert.cli.run import run
 from loihi_convert.cli.sweep import sweep
 from loihi_convert.cli.train import train
 from loihi_convert.cli.verb import Verb, Verbs
+from loihi_convert.cli.with_options import with_options
 from loihi_convert.dependencies import missing_error, missing_packages
 from loihi_convert.errors import InputError
 
@@ -56,7 +57,7 @@ for _verb in (
     reproduce,
     doctor,
 ):
-    app.command(cls=Verb)(_verb)
+    app.command(cls=Verb)(with_options(_verb))
 
 
 def verb_flags(words: Sequence[str]) -> dict[str, str]:

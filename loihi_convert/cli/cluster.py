@@ -9,8 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-from loihi_convert.cli import options
+from pydantic import Field
+
 from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.options import Flag, declared
 from loihi_convert.threads import usable_core_count
 
 if TYPE_CHECKING:
@@ -23,27 +25,7 @@ PANEL: Final = "Parallel execution"
 FAILED: Final = PlatformError.exit_code
 """The exit code if a cell failed for a reason outside the network and its options."""
 
-_WORKERS = (
-    "Number of worker processes on this machine, one core each; 0: compute in this process. Default: one per core if "
-    "Dask is installed, else 0."
-)
-_SHARDS = "Divide the images among N processes on this machine, one core each; default: this process, on all cores."
-_SCHEDULER = (
-    "Address of a Dask scheduler, such as tls://host:8786; its workers must see the same files, except small data "
-    "sets and images of `export`, which are sent to them."
-)
-_SLURM = (
-    "Submit workers to SLURM, with commas between: workers=N (required), partition=NAME, walltime=HH:MM:SS, "
-    "memory=4GB, account=NAME, interface=ib0."
-)
 _SLURM_KEYS: Final = ("workers", "partition", "walltime", "memory", "account", "interface")
-
-
-# The types of parameters of several verbs.
-CellWorkers = Annotated[int | None, options.named("--workers", PANEL, _WORKERS, metavar="N")]
-ShardWorkers = Annotated[int | None, options.named("--workers", PANEL, _SHARDS, metavar="N")]
-Scheduler = Annotated[str | None, options.named("--scheduler", PANEL, _SCHEDULER, metavar="ADDRESS")]
-Slurm = Annotated[str | None, options.named("--slurm", PANEL, _SLURM, metavar="KEY=VALUE,...")]
 
 
 @dataclass(frozen=True)
@@ -108,40 +90,62 @@ class Place:
             yield executor.workers
 
 
-def chosen_place(
-    workers: int | None, scheduler: str | None, slurm: str | None, shard: str | None = None, default: int | None = None
-) -> Place:
-    """Return the place that a user chose.
+@declared(PANEL)
+class PlaceOptions:
+    """Where a verb computes; at most one of them.
 
     Parameters
     ----------
-    workers, scheduler, slurm
-        Values of the options; at most one.
+    workers
+        Divide the images among N processes on this machine, one core each. Default: this process, on all cores.
+    scheduler
+        Address of a Dask scheduler, such as tls://host:8786; its workers must see the same files, except small data
+        sets and images of `export`, which are sent to them.
+    slurm
+        Submit workers to SLURM, with commas between: workers=N (required), partition=NAME, walltime=HH:MM:SS,
+        memory=4GB, account=NAME, interface=ib0.
     shard
-        A part of the cells, for this process; instead of the others.
-    default
-        Number of processes if nothing is given; None: one for each core if Dask is installed.
-
-    Raises
-    ------
-    UsageError
-        If more than one is given, or a value is impossible.
+        Compute only part K of N, in this process, as in an array job of SLURM.
     """
-    every = {"workers": workers, "scheduler": scheduler, "slurm": slurm, "shard": shard}
-    given = [name for name, value in every.items() if value is not None]
-    if len(given) > 1:
-        raise UsageError("given", where=given[0], expected=f"must not be given with `{given[1]}`")
-    if workers is not None and workers < 0:
-        raise UsageError(f"found {workers}", where="workers", expected="must be at least 0")
-    if slurm is not None:
-        jobs = _parse_slurm(slurm)
-        return Place(jobs.workers, jobs=jobs)
-    if shard is not None:
-        return Place(0)
-    if default is None:
-        is_installed = all(map(find_spec, ("distributed", "cryptography")))
-        default = usable_core_count() if scheduler or is_installed else 0
-    return Place(default if workers is None else workers, scheduler)
+
+    workers: Annotated[int | None, Field(ge=0)] = None
+    scheduler: Annotated[str | None, Flag("ADDRESS")] = None
+    slurm: Annotated[str | None, Flag("KEY=VALUE,...")] = None
+    shard: Annotated[str | None, Flag("K/N")] = None
+
+    def __post_init__(self) -> None:
+        if len(self.given) > 1:
+            first, second = list(self.given)[:2]
+            raise UsageError("given", where=first, expected=f"must not be given with `{second}`")
+
+    @property
+    def given(self) -> dict[str, object]:
+        """Those that are given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def chosen(self, default: int | None = None) -> Place:
+        """Return the place that a user chose.
+
+        ``default`` is the number of processes if nothing is given; None: one for each core if Dask is installed.
+
+        Raises
+        ------
+        UsageError
+            If a value is impossible.
+        """
+        if self.slurm is not None:
+            jobs = _parse_slurm(self.slurm)
+            return Place(jobs.workers, jobs=jobs)
+        if self.shard is not None:
+            return Place(0)
+        if default is None:
+            is_installed = all(map(find_spec, ("distributed", "cryptography")))
+            default = usable_core_count() if self.scheduler or is_installed else 0
+        return Place(default if self.workers is None else self.workers, self.scheduler)
+
+
+NO_SHARD: Final = ("workers", "scheduler", "slurm")
+"""Those of `PlaceOptions` for a verb that computes everything."""
 
 
 def _parse_slurm(text: str) -> SlurmJobs:

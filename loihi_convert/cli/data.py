@@ -8,30 +8,36 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, aligned, log, say_answer, say_json
+from loihi_convert.cli.images import DataRequest
 from loihi_convert.errors import rendered
+from loihi_convert.options import BASICS, Flag
 
 if TYPE_CHECKING:
     from loihi_convert.data.fetch import DataState
 
-_NAMES = "Data sets to download: mnist, fashion-mnist, cifar10. Default: list all data sets."
 _HEADS = ("data set", "", "size", "training", "test", "pixels")
 
 
 def data(
-    names: Annotated[list[str] | None, typer.Argument(help=_NAMES, metavar="NAME", show_default=False)] = None,
-    data_root: Annotated[Path | None, options.data_root(options.BASICS)] = None,
+    names: Annotated[list[str] | None, Flag("NAME", is_argument=True)] = None,
+    *,
+    images: Annotated[DataRequest, Flag(panel=BASICS, only=("data_root",))],
     as_json: options.AsJson = False,
 ) -> None:
-    """Download benchmark data sets, or list them; every file is checked by its SHA-256."""
+    """Download benchmark data sets, or list them; every file is checked by its SHA-256.
+
+    Parameters
+    ----------
+    names
+        Data sets to download: mnist, fashion-mnist, cifar10. Default: list all data sets.
+    """
     from loihi_convert.data import DATASETS, default_root
     from loihi_convert.data.benchmarks import require_dataset
     from loihi_convert.data.fetch import fetch, state
 
-    root = data_root or default_root()
+    root = images.data_root or default_root()
     for name in names or ():
         require_dataset(name)
     downloaded = [name for name in dict.fromkeys(names or ()) if fetch(name, root, partial(_say_source, name))]
@@ -43,7 +49,7 @@ def data(
     here = sum(found.is_there for found in states.values())
     verdict = _downloaded(states, downloaded) if names else f"{here} of {len(states)} data sets are here"
     problems = [Fact("damaged", rendered(found.problem, {})) for found in states.values() if found.problem]
-    say_answer(verdict, (f"folder: {root}",), _table(states), [*problems, *_next(states, data_root)])
+    say_answer(verdict, (f"folder: {root}",), _table(states), [*problems, *_next(states, images.data_root)])
 
 
 def _downloaded(states: Collection[str], downloaded: Collection[str]) -> str:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.choices import BackendName
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, log
@@ -15,21 +16,32 @@ from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.train import trained_sentence
 from loihi_convert.dependencies import is_lava_at_hand
 from loihi_convert.files import make_folder, require_new_or_empty
+from loihi_convert.options import Flag
 
 
 def demo(
-    output: Annotated[Path, options.output("Folder to write, new or empty.")] = Path("loihi-convert-demo"),
-    timesteps: Annotated[int, options.timesteps("Latency T in time steps; default: 32.")] = 32,
-    seed: Annotated[int, options.seed(options.BASICS)] = 0,
-    overwrite: Annotated[bool, options.overwrite()] = False,
+    output: options.Output = Path("loihi-convert-demo"),
+    timesteps: Annotated[int, Flag("T", "-T,--timesteps")] = 32,
+    seed: int = 0,
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
-    lava_python: options.LavaPython = None,
+    *,
+    lava: Annotated[BackendOptions, Flag(only=("lava_python",))],
 ) -> None:
-    """Train, export and run a small CNN on 8x8 digits, on Lava if it is installed: everything in about a minute."""
+    """Train, export and run a small CNN on 8x8 digits, on Lava if it is installed: everything in about a minute.
+
+    Parameters
+    ----------
+    output
+        Folder to write, new or empty.
+    timesteps
+        Latency T in time steps.
+    seed
+        Seed of all random numbers.
+    """
     started = time.monotonic()
     if not overwrite:
         require_new_or_empty(output, "Pass `overwrite=True`, or choose a new or an empty folder with `output`.")
-    from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.cnn.train_options import TrainOptions
     from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.options import require_timesteps
@@ -41,7 +53,7 @@ def demo(
     from loihi_convert.runs.run_folder import RUNS, dated_name
 
     require_timesteps((timesteps,))
-    backend: BackendName = "sim" if is_lava_at_hand(lava_python) else "ref"
+    backend: BackendName = "sim" if is_lava_at_hand(lava.lava_python) else "ref"
     if backend == "ref":
         log("Lava is not installed, so the demo runs on ref: the same integers. To install it: loihi-convert doctor")
     model = output / "model.pt"
@@ -57,7 +69,7 @@ def demo(
     )
     log(f"wrote {exported[0].path}")
     log("3/3  run it on " + ("Lava's CPU simulator" if backend == "sim" else "ref, the exact integers of Loihi"))
-    runner = open_backend(backend, BackendOptions(lava_python=lava_python))
+    runner = open_backend(backend, lava)
     opened = [open_file(exported[0].path)]
     folder = output / RUNS / dated_name(f"{model.stem}-{backend}")
     done = running.run_into_folder(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, say, say_json, say_tables
 from loihi_convert.cli.images import DataRequest, first_images, validation_images
-from loihi_convert.cli.options import DATA_AND_CNN, LAVA
+from loihi_convert.cli.options import CnnOptions
 from loihi_convert.cli.wrong_files import is_cnn, is_netx, require_cnn, require_netx
 from loihi_convert.errors import UsageError
 from loihi_convert.files import require_no_pipe
+from loihi_convert.options import Flag
 from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
@@ -23,43 +23,46 @@ if TYPE_CHECKING:
 DIAGNOSED_IMAGES = 1_000
 """Images a diagnosis takes unless told otherwise: seconds, and a few tenths of a point of accuracy."""
 
-_MODEL = typer.Argument(help="Checkpoint that the file was made from.", metavar="MODEL", show_default=False)
-_FILE = typer.Argument(
-    help="Exported .net file, or a name of `loihi-convert models`.", metavar="FILE", show_default=False
-)
-_IMAGES = f"validation images; default: {DIAGNOSED_IMAGES:,}, or all."
-_SIM = "Also run the first N of these images on Lava and compare every layer."
-
 
 def diagnose(
-    model: Annotated[Path, _MODEL],
-    file: Annotated[Path, _FILE],
-    timesteps: Annotated[int | None, options.timesteps()] = None,
-    image_count: Annotated[int | None, options.images(_IMAGES)] = None,
+    model: Annotated[Path, Flag("MODEL", is_argument=True)],
+    file: Annotated[Path, Flag("FILE", is_argument=True)],
+    *,
+    timesteps: options.Timesteps = None,
+    image_count: options.ImageCount = None,
     device: options.OnDevice = "auto",
-    details: Annotated[bool, options.details("Also print the difference of each layer from the CNN.")] = False,
+    details: bool = False,
     as_json: options.AsJson = False,
-    data: Annotated[str | None, options.data(DATA_AND_CNN)] = None,
-    data_root: Annotated[Path | None, options.data_root(DATA_AND_CNN)] = None,
-    class_map: Annotated[str | None, options.class_map(DATA_AND_CNN)] = None,
-    arch: Annotated[str | None, options.arch(DATA_AND_CNN)] = None,
-    sim: Annotated[int, options.number("--sim", LAVA, _SIM, metavar="N")] = 0,
-    lava_python: options.LavaPython = None,
-    lava_layout: options.LayoutOnLava = None,
+    request: DataRequest,
+    cnn: Annotated[CnnOptions, Flag(only=("arch",))],
+    sim: Annotated[int, Flag(panel="Lava")] = 0,
+    lava: Annotated[BackendOptions, Flag(only=("lava_python", "lava_layout"))],
 ) -> None:
-    """Show where accuracy was lost between a CNN and its exported file, by cause and by layer, and what to try."""
+    """Show where accuracy was lost between a CNN and its exported file, by cause and by layer, and what to try.
+
+    Parameters
+    ----------
+    model
+        Checkpoint that the file was made from.
+    file
+        Exported .net file, or a name of `loihi-convert models`.
+    image_count
+        Use the first N validation images. Default: 1,000, or all.
+    details
+        Also print the difference of each layer from the CNN.
+    sim
+        Also run the first N of these images on Lava and compare every layer.
+    """
     file = file_of(file)
     if is_netx(model) and is_cnn(file):
         raise UsageError("the files are in the wrong order", hint=f"Run `loihi-convert diagnose {file} {model}`.")
     require_cnn(model)
     require_netx(file)
     require_no_pipe(file)
-    for name, value in (("lava_python", lava_python), ("lava_layout", lava_layout)):
-        if value is not None and not sim:
+    for name in ("lava_python", "lava_layout"):
+        if getattr(lava, name) is not None and not sim:
             raise UsageError("given, but no images run on Lava", where=name, expected="needs `sim`")
-    request = DataRequest(data, data_root, options.parse_class_map(class_map))
     from loihi_convert import netx
-    from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.devices import chosen_device
     from loihi_convert.pipeline import diagnosing
     from loihi_convert.progress import progress_bar
@@ -73,7 +76,6 @@ def diagnose(
     if not 0 <= sim <= count:
         raise UsageError(f"found {sim}", where="sim", expected=f"must be 0..{count}, the number of images in use")
     log(f"looking at the first {count:,} of {len(known):,} {kind} of {splits.name}{_remark(kind, recorded)}")
-    lava_options = BackendOptions(lava_python=lava_python, lava_layout=lava_layout)
     done = diagnosing.diagnose(
         model,
         file,
@@ -81,8 +83,8 @@ def diagnose(
         timesteps,
         data=splits.name,
         fingerprint=splits.test.fingerprint,
-        arch=arch,
-        lava=open_backend("sim", lava_options) if sim else None,
+        arch=cnn.arch,
+        lava=open_backend("sim", lava) if sim else None,
         lava_images=sim,
         device=chosen,
         bars=progress_bar,

@@ -6,27 +6,35 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
+from loihi_convert.backends import BackendOptions
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, say_json
 from loihi_convert.dependencies import MODULES, OPTIONAL
 from loihi_convert.errors import PlatformError
+from loihi_convert.options import Flag
 
 if TYPE_CHECKING:
     from loihi_convert.checks.environment import Check
 
-_LAVA = "Also run a small network on Lava and compare it with ref; takes some seconds."
 _INDENT = "\n        "
 
 
 def doctor(
-    run_lava: Annotated[bool, options.switch("--lava", options.BASICS, _LAVA)] = False,
-    lava_python: options.LavaPython = None,
+    run_lava: Annotated[bool, Flag(name="--lava")] = False,
+    *,
+    lava: Annotated[BackendOptions, Flag(only=("lava_python",))],
     as_json: options.AsJson = False,
 ) -> None:
-    """Show what is installed, what is missing, and how to install it (packages, Lava, Loihi)."""
+    """Show what is installed, what is missing, and how to install it (packages, Lava, Loihi).
+
+    Parameters
+    ----------
+    run_lava
+        Also run a small network on Lava and compare it with ref; takes some seconds.
+    """
     from loihi_convert.checks.environment import examine
 
-    checks = examine(lava_python, run_lava=run_lava)
+    checks = examine(lava.lava_python, run_lava=run_lava)
     if as_json:
         say_json({"checks": [asdict(check) for check in checks]})
     else:

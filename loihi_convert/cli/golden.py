@@ -2,63 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.choices import BackendName
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json
 from loihi_convert.cli.dry_run import options_given, plan_run
+from loihi_convert.cli.options import BoardOptions
 from loihi_convert.dependencies import other_interpreter
-from loihi_convert.errors import PlatformError, UsageError, VerificationError
-
-_FOLDER = typer.Argument(help="Golden folder; default: the one in this package.", metavar="FOLDER", show_default=False)
-_DRY_RUN = "Run nothing: show what would run on a board, and write golden.sbatch, or golden.sh without SLURM."
-_BACKEND = "Backend to compare: ref (exact integers), sim (Lava's CPU simulator), or loihi2 (a board)."
+from loihi_convert.errors import PlatformError, VerificationError
+from loihi_convert.options import Flag
 
 
 def golden(
     ctx: typer.Context,
-    folder: Annotated[Path | None, _FOLDER] = None,
-    backend: Annotated[BackendName, options.choice(BackendName, "--backend", options.BASICS, _BACKEND)] = "ref",
-    output: Annotated[Path, options.output("Report file to write.")] = Path("golden-report.json"),
+    folder: Annotated[Path | None, Flag("FOLDER", is_argument=True)] = None,
+    backend: BackendName = "ref",
+    output: options.Output = Path("golden-report.json"),
     as_json: options.AsJson = False,
-    lava_python: options.LavaPython = None,
-    lava_layout: options.LayoutOnLava = None,
-    neuron: options.NeuronOnLava = None,
-    leak: options.Leak = False,
-    partition: options.Partition = None,
-    board: options.BoardName = None,
-    loihi_gen: options.LoihiGen = None,
-    dry_run: Annotated[bool, options.switch("--dry-run", options.BOARD, _DRY_RUN)] = False,
-    overwrite: Annotated[bool, options.overwrite("Replace an existing script.", options.BOARD)] = False,
+    *,
+    given: Annotated[BackendOptions, Flag(only=("lava_python", "lava_layout", "neuron", "leak"))],
+    board: BoardOptions,
 ) -> None:
-    """Compare every spike and potential of a tiny network with a golden folder; exit code 5 if any differs."""
-    from loihi_convert.backends import BackendOptions, open_backend
+    """Compare every spike and potential of a tiny network with a golden folder; exit code 5 if any differs.
+
+    Parameters
+    ----------
+    folder
+        Golden folder. Default: the one in this package.
+    backend
+        Backend to compare: ref (exact integers), sim (Lava's CPU simulator), or loihi2 (a board).
+    output
+        Report file to write.
+    """
     from loihi_convert.backends.loihi2.board import require_extension
     from loihi_convert.files import require_writable
     from loihi_convert.pipeline import golden_check
     from loihi_convert.pipeline.golden_check import GoldenRun, require_replaceable, where_to_send, write_report
 
-    if overwrite and not dry_run:
-        raise UsageError("given without a batch script", where="overwrite", expected="needs `dry_run`")
-    on_board = options.board_of(backend, partition, board, loihi_gen, dry_run=dry_run)
-    given = BackendOptions(lava_python=lava_python, lava_layout=lava_layout, neuron=neuron, leak=leak, board=on_board)
+    given = replace(given, board=board.chosen(backend))
     runner = open_backend(backend, given)
     require_replaceable(output)
     require_writable(output)
     path = golden_check.folder() if folder is None else folder
     known = golden_check.read_golden(path)
-    if dry_run:
+    if board.dry_run:
         line = ["golden", *([] if folder is None else [str(folder)]), "--backend", "loihi2", *options_given(ctx)]
         model, count = path / golden_check.NETWORK, len(known.images)
-        plan_run(line, model, known.network, count, known.timesteps, given, overwrite=overwrite, as_json=as_json)
+        plan_run(line, model, known.network, count, known.timesteps, given, overwrite=board.overwrite, as_json=as_json)
         return
     try:
         if backend == "loihi2":
-            require_extension(other_interpreter(lava_python))
+            require_extension(other_interpreter(given.lava_python))
         with runner:
             found = golden_check.check_golden(known, runner)
     except PlatformError as error:
@@ -73,7 +73,7 @@ def golden(
     else:
         words = {True: "pass", False: "FAIL", None: "no neurons"}
         answer = f"pass: every spike and potential of {len(found.layers)} layers is equal" if found.passed else "FAIL"
-        judge = ", leak: compared with ref" if leak else ""
+        judge = ", leak: compared with ref" if given.leak else ""
         echo(f"{answer} ({len(known.images)} images, T = {known.timesteps}, {backend}{judge})")
         for layer in found.layers:
             echo(f"{layer.name}: spikes {words[layer.spikes]}, potentials {words[layer.potentials]}")
@@ -81,5 +81,5 @@ def golden(
     log(f"wrote {output}" + (f"; from a board, please send it to {address}" if backend == "loihi2" and address else ""))
     if not found.passed:
         difference = found.difference or "no difference, so ref differs from the folder, too"
-        other = "ref" if leak else "the folder; compared with ref"
+        other = "ref" if given.leak else "the folder; compared with ref"
         raise VerificationError(f"{backend} differs from {other}: {difference}", where=path)

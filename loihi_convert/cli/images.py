@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
-from loihi_convert.choices import DatasetName
+from loihi_convert.choices import ClassMap, DatasetName
 from loihi_convert.cli.console import log
+from loihi_convert.cli.options import DATA, parse_class_map
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import asked
+from loihi_convert.options import Flag, declared
 
 if TYPE_CHECKING:
     from loihi_convert.arrays import Shape
-    from loihi_convert.data import ClassMap, Dataset, DataSplits
+    from loihi_convert.data import Dataset, DataSplits
     from loihi_convert.ir.provenance import ModelRecord
 
 
-@dataclass(frozen=True)
+@declared(DATA)
 class DataRequest:
-    """The data named by the options: ``--data``, ``--data-root``, ``--class-map``."""
+    """The images of a verb.
 
-    data: str | None
-    data_root: Path | None
-    class_map: ClassMap | None = None
+    Parameters
+    ----------
+    data
+        Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: the data
+        recorded in the file.
+    data_root
+        Folder of the data sets. Default: LOIHI_CONVERT_DATA, or ~/.cache/loihi-convert.
+    class_map
+        Class of each class folder, by name or number: zero=0,one=1. sorted: the sorted folders are 0, 1, ..., as in
+        torchvision's ImageFolder. names, the default if the classes have names: folders are named after the classes, or
+        by their numbers.
+    """
+
+    data: Annotated[str | None, Flag("DATA")] = None
+    data_root: Annotated[Path | None, Flag("FOLDER")] = None
+    class_map: Annotated[ClassMap | None, Flag("FOLDER=CLASS,...", parse=parse_class_map)] = None
 
     def load(self, path: Path, recorded: ModelRecord, input_shape: Shape, *, at_once: bool = True) -> DataSplits:
         """Return the data for the network in the file at ``path``, with the record ``recorded`` of its CNN.

@@ -11,21 +11,27 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say, say_json, say_tables
 from loihi_convert.cli.wrong_files import require_netx
 from loihi_convert.errors import VerificationError
+from loihi_convert.options import Flag
 from loihi_convert.ready_made import file_of
-
-_FILE = typer.Argument(help="A .net file of any tool, or a name of `loihi-convert models`.", metavar="FILE")
-_DETAILS = "Also print histograms of weights and thresholds; with two files, every dataset that differs."
 
 
 def inspect(
-    file: Annotated[Path, _FILE],
-    other: Annotated[
-        Path | None, typer.Argument(help="A second file: show what differs.", metavar="OTHER", show_default=False)
-    ] = None,
-    details: Annotated[bool, options.details(_DETAILS)] = False,
+    file: Annotated[Path, Flag("FILE", is_argument=True)],
+    other: Annotated[Path | None, Flag("OTHER", is_argument=True)] = None,
+    details: bool = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show what is in a .net file of any tool, or how two files differ (exit code 5 if they do)."""
+    """Show what is in a .net file of any tool, or how two files differ (exit code 5 if they do).
+
+    Parameters
+    ----------
+    file
+        A .net file of any tool, or a name of `loihi-convert models`.
+    other
+        A second file: show what differs.
+    details
+        Also print histograms of weights and thresholds; with two files, every dataset that differs.
+    """
     file, other = file_of(file), None if other is None else file_of(other)
     for path in (file, other):
         if path is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, say_json, say_tables
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from loihi_convert.report.table import Table
 
 
-def models(
-    as_json: options.AsJson = False,
-    details: Annotated[
-        bool, options.details("Also print layers of each CNN, and size and place of each file.")
-    ] = False,
-) -> None:
-    """List the networks that run by name, as in `run mnist-T4`, with their accuracy on all test images."""
+def models(as_json: options.AsJson = False, details: bool = False) -> None:
+    """List the networks that run by name, as in `run mnist-T4`, with their accuracy on all test images.
+
+    Parameters
+    ----------
+    details
+        Also print layers of each CNN, and size and place of each file.
+    """
     known = named_models()
     if as_json:
         say_json({"models": [_json(model) for model in known]})

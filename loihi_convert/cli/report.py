@@ -13,28 +13,36 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import asked
+from loihi_convert.options import Flag
 from loihi_convert.report.figure_style import Width
-
-_RUNS = "Run folders, or a folder that holds run folders; default: the newest in runs/."
-_OUTPUT = (
-    "HTML file to write; Markdown of the same name is written beside it. Default: report.html in the run folder, where "
-    "it replaces an earlier report; of several runs, in the current folder."
-)
-_FIGURE = "Write one figure instead of a page: accuracy, or error, against T, as .pdf, .svg or .png."
-_WIDTH = "Width of the figure: a column (85 mm) or a page (178 mm) of a paper, or a screen."
 
 
 def report(
     ctx: typer.Context,
-    runs: Annotated[list[Path] | None, typer.Argument(help=_RUNS, metavar="RUN", show_default=False)] = None,
-    output: Annotated[Path | None, options.output(_OUTPUT)] = None,
-    opens: Annotated[bool, options.switch("--open", options.BASICS, "Open the page in your browser.")] = False,
-    overwrite: Annotated[bool, options.overwrite()] = False,
+    runs: Annotated[list[Path] | None, Flag("RUN", is_argument=True)] = None,
+    output: Annotated[Path | None, Flag(name="-o,--output")] = None,
+    opens: Annotated[bool, Flag(name="--open")] = False,
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
-    figure: Annotated[Path | None, options.named("--figure", options.OUTPUT, _FIGURE, metavar="PATH")] = None,
-    width: Annotated[Width | None, options.choice(Width, "--width", options.OUTPUT, _WIDTH)] = None,
+    figure: Annotated[Path | None, Flag(panel=options.OUTPUT)] = None,
+    width: Annotated[Width | None, Flag(panel=options.OUTPUT)] = None,
 ) -> None:
-    """Write one page about one or more runs: accuracy and latency, layers, confusion matrix, how it was made."""
+    """Write one page about one or more runs: accuracy and latency, layers, confusion matrix, how it was made.
+
+    Parameters
+    ----------
+    runs
+        Run folders, or a folder that holds run folders. Default: the newest in runs/.
+    output
+        HTML file to write; Markdown of the same name is written beside it. Default: report.html in the run folder,
+        where it replaces an earlier report; of several runs, in the current folder.
+    opens
+        Open the page in your browser.
+    figure
+        Write one figure instead of a page: accuracy, or error, against T, as .pdf, .svg or .png.
+    width
+        Width of the figure: a column (85 mm) or a page (178 mm) of a paper, or a screen.
+    """
     if width is not None and figure is None:
         raise UsageError("given without a figure", where="width", hint="Pass `figure`, as in `figure='accuracy.pdf'`.")
     for name in ("output", "opens"):

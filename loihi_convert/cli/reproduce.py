@@ -11,8 +11,10 @@ import typer
 from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import echo, log, on_interrupt, say_json, say_tables
-from loihi_convert.cli.options import BASICS, DATA, named, number, switch
+from loihi_convert.cli.images import DataRequest
+from loihi_convert.conversion.options import QuantizeOptions
 from loihi_convert.errors import UsageError, did_you_mean, one_of
+from loihi_convert.options import Flag, parse_timesteps
 from loihi_convert.report.figure_style import Width
 
 if TYPE_CHECKING:
@@ -23,74 +25,85 @@ _TABLES, _FIGURES = get_args(PaperTable), get_args(PaperFigure)
 _ALL = "all"
 _READY_MADE = ("mnist", "fashion-mnist", "cifar10")
 
-_WHAT = typer.Argument(
-    help=(
-        f"table NAME ({', '.join(_TABLES[:-1])}), figure NAME ({', '.join(_FIGURES)}), headline: the numbers of the "
-        "abstract, or all: every table and figure."
-    ),
-    metavar="WHAT",
-    show_default=False,
-)
-_MODELS = (
-    "A ready-made model of the repository (mnist, fashion-mnist, cifar10), or a checkpoint of `train`. Repeat it "
-    "for tables of several data sets. Default for all: the ready-made ones."
-)
-_TUNED = "Fine-tuned checkpoint that may be the best for some T. Ready-made models bring their own."
-_VARIANTS_HELP = (
-    "Measurement variants, one column each, such as literal,spikes; --variants help explains them. Default: "
-    "literal,spikes,compensated for tables, literal for figures."
-)
-_CALIBRATION = "Calibration images: all (training and validation images), split, or a number (first N of the split)."
-_CACHE = "Folder of computed results, which several commands may share; default: OUTPUT."
-_LONG_IMAGES = (
-    "For T > 64, use the first N test images and balance on the calibration split; default: as for smaller T."
-)
-_WIDTH = "Width of a figure: a column (85 mm) or a page (178 mm) of a paper, or a screen."
-_TABLES_HELP = "Draw the figure from CSV tables written earlier; measure nothing. Repeat for several tables."
-
+MEASURING: Final = "Measuring"
 _REDRAWN: Final = frozenset({"what", "variants", "tables", "output", "width", "as_json"})
 """Parameters that apply to a figure drawn from tables."""
 
 
 def reproduce(
     ctx: typer.Context,
-    what: Annotated[list[str] | None, _WHAT] = None,
-    models: Annotated[list[str] | None, named("--model", BASICS, _MODELS, metavar="MODEL")] = None,
-    variants: Annotated[str | None, named("--variants", BASICS, _VARIANTS_HELP, metavar="A,B")] = None,
-    timesteps: Annotated[
-        str | None, options.timesteps("Only these time steps, as in 4,8; default: the paper's.")
-    ] = None,
-    methods: Annotated[
-        str | None, named("--methods", BASICS, "Only these methods; default: the paper's.", metavar="A,B")
-    ] = None,
-    image_count: Annotated[int | None, options.images("test images; default: all.")] = None,
-    output: Annotated[Path, options.output("Folder to write; results in it are reused.")] = Path("reproduced"),
+    what: Annotated[list[str] | None, Flag("WHAT", is_argument=True)] = None,
+    *,
+    models: Annotated[list[str] | None, Flag("MODEL", "--model")] = None,
+    variants: Annotated[str | None, Flag("A,B")] = None,
+    timesteps: Annotated[tuple[int, ...] | None, Flag("T", "-T,--timesteps", parse=parse_timesteps)] = None,
+    methods: Annotated[str | None, Flag("A,B")] = None,
+    image_count: options.ImageCount = None,
+    output: options.Output = Path("reproduced"),
     device: options.OnDevice = "cpu",
     as_json: options.AsJson = False,
-    workers: cluster.CellWorkers = None,
-    scheduler: cluster.Scheduler = None,
-    slurm: cluster.Slurm = None,
-    calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION, metavar="IMAGES")] = "all",
-    long_images: Annotated[int | None, named("--long-images", DATA, _LONG_IMAGES, metavar="N")] = None,
-    long_calibration: Annotated[
-        int | None, named("--long-calibration", DATA, "Use N calibration images for T > 64.", metavar="N")
-    ] = None,
-    rate_images: Annotated[
-        int | None, named("--rate-images", DATA, "Test images of figure 7; default: at most 1,000.", metavar="N")
-    ] = None,
-    data_root: Annotated[Path | None, options.data_root(DATA)] = None,
-    weight_bits: Annotated[int, options.weight_bits("Measuring")] = 8,
-    poisson_seed: Annotated[int, options.seed("Measuring", "Seed of the Poisson input.")] = 0,
-    width: Annotated[Width, options.choice(Width, "--width", options.OUTPUT, _WIDTH)] = "screen",
-    tables: Annotated[list[Path] | None, named("--from", options.OUTPUT, _TABLES_HELP, metavar="CSV")] = None,
-    with_best: Annotated[bool, switch("--best/--no-best", "Measuring", "Also measure this package's best.")] = True,
-    tuned: Annotated[list[Path] | None, named("--tuned", "Measuring", _TUNED, metavar="MODEL")] = None,
-    cache: Annotated[Path | None, named("--cache", "Measuring", _CACHE, metavar="FOLDER")] = None,
-    computed_only: Annotated[
-        bool, switch("--computed-only", "Measuring", "Show computed results; compute nothing.")
-    ] = False,
+    place_options: Annotated[cluster.PlaceOptions, Flag(only=cluster.NO_SHARD)],
+    calibration: Annotated[str, Flag("IMAGES", panel=options.DATA)] = "all",
+    long_images: Annotated[int | None, Flag(panel=options.DATA)] = None,
+    long_calibration: Annotated[int | None, Flag(panel=options.DATA)] = None,
+    rate_images: Annotated[int | None, Flag(panel=options.DATA)] = None,
+    images: Annotated[DataRequest, Flag(only=("data_root",))],
+    quantization: Annotated[QuantizeOptions, Flag(panel=MEASURING, only=("weight_bits",))],
+    poisson_seed: Annotated[int, Flag(name="--seed", panel=MEASURING)] = 0,
+    width: Annotated[Width, Flag(panel=options.OUTPUT)] = "screen",
+    tables: Annotated[list[Path] | None, Flag("CSV", "--from", options.OUTPUT)] = None,
+    with_best: Annotated[bool, Flag(name="--best", panel=MEASURING)] = True,
+    tuned: Annotated[list[Path] | None, Flag("MODEL", panel=MEASURING)] = None,
+    cache: Annotated[Path | None, Flag("FOLDER", panel=MEASURING)] = None,
+    computed_only: Annotated[bool, Flag(panel=MEASURING)] = False,
 ) -> None:
-    """Measure tables and figures of Ngu & Lee 2022 on your networks, beside the paper's numbers."""
+    """Measure tables and figures of Ngu & Lee 2022 on your networks, beside the paper's numbers.
+
+    Parameters
+    ----------
+    what
+        table NAME (2, 3, A2, A3, A4), figure NAME (6, 7, 8, 9, 11, 12, A4, A5), headline: the numbers of the abstract,
+        or all: every table and figure.
+    models
+        A ready-made model of the repository (mnist, fashion-mnist, cifar10), or a checkpoint of `train`. Repeat it for
+        tables of several data sets. Default for all: the ready-made ones.
+    variants
+        Measurement variants, one column each, such as literal,spikes; `variants='help'` explains them. Default:
+        literal,spikes,compensated for tables, literal for figures.
+    timesteps
+        Only these time steps, as in 4,8. Default: the paper's.
+    methods
+        Only these methods. Default: the paper's.
+    image_count
+        Use the first N test images. Default: all.
+    output
+        Folder to write; results in it are reused.
+    workers
+        Number of worker processes on this machine, one core each; 0: compute in this process. Default: one per core if
+        Dask is installed, else 0.
+    calibration
+        Calibration images: all (training and validation images), split, or a number (first N of the split).
+    long_images
+        For T > 64, use the first N test images and balance on the calibration split. Default: as for smaller T.
+    long_calibration
+        Use N calibration images for T > 64.
+    rate_images
+        Test images of figure 7. Default: at most 1,000.
+    poisson_seed
+        Seed of the Poisson input.
+    width
+        Width of a figure: a column (85 mm) or a page (178 mm) of a paper, or a screen.
+    tables
+        Draw the figure from CSV tables written earlier; measure nothing. Repeat for several tables.
+    with_best
+        Also measure this package's best.
+    tuned
+        Fine-tuned checkpoint that may be the best for some T. Ready-made models bring their own.
+    cache
+        Folder of computed results, which several commands may share. Default: OUTPUT.
+    computed_only
+        Show computed results; compute nothing.
+    """
     if variants == "help":
         _say_variants(as_json=as_json)
         return
@@ -116,7 +129,6 @@ def reproduce(
             raise UsageError(f"given for {one}", where="rate_images", expected=f"is for {usable}")
     if tuned and not with_best:
         raise UsageError("given without the best", where="tuned", expected="needs `best`")
-    steps = None if timesteps is None else options.parse_timesteps(timesteps)
     from loihi_convert.devices import chosen_device
     from loihi_convert.progress import progress_bar
     from loihi_convert.reproduction.flow import reproduce as reproduced
@@ -124,10 +136,9 @@ def reproduce(
     from loihi_convert.reproduction.request import Request
     from loihi_convert.reproduction.variants import chosen_variants
 
-    is_default = workers is None and scheduler is None and slurm is None
     # Several processes on one GPU would not be faster.
-    is_alone = is_default and chosen_device(device) != "cpu"
-    place = cluster.chosen_place(workers, scheduler, slurm, default=0 if is_alone else None)
+    is_alone = not place_options.given and chosen_device(device) != "cpu"
+    place = place_options.chosen(default=0 if is_alone else None)
     request = Request(
         exhibits=tuple(EXHIBITS.values()) if one is None else (one,),
         models=tuple(models or _READY_MADE),
@@ -136,14 +147,14 @@ def reproduce(
         cache=cache,
         variants=None if names is None else chosen_variants(names),
         methods=None if methods is None else tuple(methods.split(",")),
-        timesteps=steps,
+        timesteps=timesteps,
         counts=Counts(calibration, image_count, long_images, long_calibration, rate_images),
-        weight_bits=weight_bits,
+        weight_bits=quantization.weight_bits,
         poisson_seed=poisson_seed,
         with_best=with_best,
         computed_only=computed_only,
         device=place.device(device),
-        data_root=data_root,
+        data_root=images.data_root,
         width=width,
     )
     on_interrupt(lambda: "finished results are kept; run the same command again to continue")

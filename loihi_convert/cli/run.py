@@ -5,23 +5,29 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.choices import BackendName
-from loihi_convert.cli import cluster, options
+from loihi_convert.cli import options
+from loihi_convert.cli.cluster import NO_SHARD, PlaceOptions
 from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.external import run_external
 from loihi_convert.cli.graded import run_graded
 from loihi_convert.cli.images import DataRequest
+from loihi_convert.cli.options import BoardOptions, CnnOptions
 from loihi_convert.cli.run_output import say_run
-from loihi_convert.cli.run_request import CHIP_IMAGES, SIM_IMAGES, RunRequest
+from loihi_convert.cli.run_request import RunRequest
 from loihi_convert.cli.wrong_files import NETX, require_netx
 from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import require_new_or_empty
+from loihi_convert.options import Flag
+from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
@@ -31,105 +37,73 @@ if TYPE_CHECKING:
     from loihi_convert.pipeline.opened_file import OpenedFile
     from loihi_convert.pipeline.run_results import RunFolder
 
-_FILES = typer.Argument(
-    help="Exported .net files, or names of `loihi-convert models`; default: the newest file in this folder.",
-    metavar="FILE",
-)
-_BACKEND = (
-    "ref: exact integers, fast. sim: Lava's CPU simulator. loihi2: a board, through Lava's extension for Loihi; never "
-    "tested on one."
-)
-_TIMESTEPS = (
-    "Time steps; default: the T that the file was balanced for. A list such as 1,4 gives one run to the largest T, "
-    "with results at each."
-)
-_IMAGES = f"test images; default: all on ref, {SIM_IMAGES} on sim, {CHIP_IMAGES} on loihi2."
-_OUTPUT = "Run folder to write, new or empty; default: runs/FILE-BACKEND-TIME."
-_MODEL = "Checkpoint of the CNN; default: the one in the folder of the file, if it is unchanged."
-_DETAILS = "Also print all tables: layers, intervals, early exit, energy at each T."
-_FLOAT = "Also run the same network in floating point (float SNN) for comparison; takes as long as the run itself."
-_EARLY_EXIT = "Evaluate early exit: stop when one class leads clearly. The margin is chosen on held-out images."
-_TOLERANCE = "Accuracy that early exit may lose on these images, in percentage points."
-_STREAM = (
-    "For graded spikes: treat the images as frames of one sequence, and send only the change from the frame before. "
-    "Default: send each image as the change from a blank image."
-)
-_PROFILE = "Run once more, and measure time and energy with Lava's profiler."
-_DRY_RUN = "Run nothing: show what would run, and write FILE.sbatch, or FILE.sh without SLURM."
+EARLY_EXIT: Final = "Early exit"
 
 
 def run(
     ctx: typer.Context,
-    files: Annotated[list[Path] | None, _FILES] = None,
-    backend: Annotated[BackendName, options.choice(BackendName, "--backend", options.BASICS, _BACKEND)] = "ref",
-    timesteps: Annotated[str | None, options.timesteps(_TIMESTEPS)] = None,
-    image_count: Annotated[int | None, options.images(_IMAGES)] = None,
-    trace: Annotated[bool, options.switch("--trace", options.BASICS, "Record and compare every layer.")] = False,
-    stream: Annotated[bool, options.switch("--stream", options.BASICS, _STREAM)] = False,
+    files: Annotated[list[Path] | None, Flag("FILE", is_argument=True)] = None,
+    backend: BackendName = "ref",
+    *,
+    run_options: RunOptions,
+    image_count: options.ImageCount = None,
+    stream: bool = False,
     device: options.OnDevice = "auto",
-    output: Annotated[Path | None, options.output(_OUTPUT)] = None,
-    details: Annotated[bool, options.details(_DETAILS)] = False,
+    output: Annotated[Path | None, Flag(name="-o,--output")] = None,
+    details: bool = False,
     as_json: options.AsJson = False,
-    workers: cluster.ShardWorkers = None,
-    scheduler: cluster.Scheduler = None,
-    slurm: cluster.Slurm = None,
-    data: Annotated[str | None, options.data(options.DATA_AND_CNN)] = None,
-    data_root: Annotated[Path | None, options.data_root(options.DATA_AND_CNN)] = None,
-    class_map: Annotated[str | None, options.class_map(options.DATA_AND_CNN)] = None,
-    model: Annotated[Path | None, options.named("--model", options.DATA_AND_CNN, _MODEL, metavar="FILE")] = None,
-    arch: Annotated[str | None, options.arch(options.DATA_AND_CNN)] = None,
-    float_snn: Annotated[bool, options.switch("--float", options.DATA_AND_CNN, _FLOAT)] = False,
-    early_exit: Annotated[bool, options.switch("--early-exit/--no-early-exit", options.EARLY_EXIT, _EARLY_EXIT)] = True,
-    exit_tolerance: Annotated[
-        float, options.number("--exit-tolerance", options.EARLY_EXIT, _TOLERANCE, metavar="POINTS")
-    ] = 0.1,
-    lava_python: options.LavaPython = None,
-    lava_layout: options.LayoutOnLava = None,
-    neuron: options.NeuronOnLava = None,
-    leak: options.Leak = False,
-    partition: options.Partition = None,
-    board: options.BoardName = None,
-    loihi_gen: options.LoihiGen = None,
-    profile: Annotated[bool, options.switch("--profile", options.BOARD, _PROFILE)] = False,
-    dry_run: Annotated[bool, options.switch("--dry-run", options.BOARD, _DRY_RUN)] = False,
-    overwrite: Annotated[bool, options.overwrite("Replace an existing FILE.sbatch or FILE.sh.", options.BOARD)] = False,
-    mean: Annotated[str | None, options.mean(options.EXTERNAL, "0.5, as in lava-dl")] = None,
-    std: Annotated[str | None, options.std(options.EXTERNAL)] = None,
+    place_options: Annotated[PlaceOptions, Flag(only=NO_SHARD)],
+    images: DataRequest,
+    model: Annotated[Path | None, Flag("FILE", panel=options.OWN_CNN)] = None,
+    cnn: Annotated[CnnOptions, Flag(only=("arch", "mean", "std"))],
+    early_exit: Annotated[bool, Flag(panel=EARLY_EXIT)] = True,
+    backend_options: BackendOptions,
+    board: BoardOptions,
 ) -> None:
-    """Run .net files on test images, show accuracy against latency, and write a run folder."""
+    """Run .net files on test images, show accuracy against latency, and write a run folder.
+
+    Parameters
+    ----------
+    files
+        Exported .net files, or names of `loihi-convert models`. Default: the newest file in this folder.
+    backend
+        ref: exact integers, fast. sim: Lava's CPU simulator. loihi2: a board, through Lava's extension for Loihi; never
+        tested on one.
+    image_count
+        Use the first N test images. Default: all on ref, 100 on sim, 10 on loihi2.
+    stream
+        For graded spikes: treat the images as frames of one sequence, and send only the change from the frame before.
+        Default: send each image as the change from a blank image.
+    output
+        Run folder to write, new or empty. Default: runs/FILE-BACKEND-TIME.
+    details
+        Also print all tables: layers, intervals, early exit, energy at each T.
+    model
+        Checkpoint of the CNN. Default: the one in the folder of the file, if it is unchanged.
+    early_exit
+        Evaluate early exit: stop when one class leads clearly. The margin is chosen on held-out images.
+    mean
+        For files of other tools: normalization of the input, (pixel/255 - mean) / std: one number, or one per channel.
+        Default: 0.5, as in lava-dl.
+    """
     started = time.monotonic()
     paths = _paths(files)
-    if overwrite and not dry_run:
-        hint = "A run folder is never replaced: choose another one with `output`."
-        raise UsageError("given without a batch script", where="overwrite", expected="needs `dry_run`", hint=hint)
     if not early_exit and options.is_given(ctx, "exit_tolerance"):
         raise UsageError("given, but early exit is off", where="exit_tolerance", expected="needs early exit")
     if output is not None:
         require_new_or_empty(output)
-    steps = () if timesteps is None else options.parse_timesteps(timesteps)
-    normalization = options.parse_normalization(mean, std)
-    images = DataRequest(data, data_root, options.parse_class_map(class_map))
-    shared = {"workers": workers, "scheduler": scheduler, "slurm": slurm}
-    place = cluster.chosen_place(workers, scheduler, slurm, default=0)
+    place = place_options.chosen(default=0)
     if backend == "loihi2":
         expected = "must be left out: a board is used by one process"
-        options.refuse_given(shared, "given, but the backend is loihi2", expected)
+        options.refuse_given(place_options.given, "given, but the backend is loihi2", expected)
     from loihi_convert import external
-    from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import require_extension
     from loihi_convert.ir.graded import GradedNetwork
     from loihi_convert.ir.quantized import QuantizedNetwork
-    from loihi_convert.pipeline.options import RunOptions
 
-    run_options = RunOptions(
-        steps,
-        exit_tolerance if early_exit else None,
-        trace,
-        place.device(device),
-        float_snn=float_snn,
-    )
-    on_board = options.board_of(backend, partition, board, loihi_gen, dry_run=dry_run)
-    backend_options = BackendOptions(run_options.device, lava_python, lava_layout, neuron, leak, on_board, profile)
+    tolerance = run_options.exit_tolerance if early_exit else None
+    run_options = replace(run_options, exit_tolerance=tolerance, device=place.device(device))
+    backend_options = replace(backend_options, device=run_options.device, board=board.chosen(backend))
     request = RunRequest(
         paths=paths,
         output=output,
@@ -138,18 +112,18 @@ def run(
         options=run_options,
         backend=open_backend(backend, backend_options),
         model=model,
-        arch=arch,
-        normalization=normalization,
+        arch=cnn.arch,
+        normalization=cnn.normalization,
         is_stream=stream,
         given={
-            "trace": trace,
-            "float_snn": float_snn,
+            "trace": run_options.trace,
+            "float_snn": run_options.float_snn,
             "early_exit": early_exit and options.is_given(ctx, "early_exit"),
             "exit_tolerance": options.is_given(ctx, "exit_tolerance"),
-            "neuron": neuron,
-            "leak": leak,
+            "neuron": backend_options.neuron,
+            "leak": backend_options.leak,
             "device": device == "cuda",
-            **shared,
+            **place_options.given,
         },
         started=started,
         as_json=as_json,
@@ -167,14 +141,15 @@ def run(
         run_external(request, network, sha256)
         return
     found = f"given, but {paths[0]} already has its normalization"
-    options.refuse_given({"mean": normalization}, found, "is only for netx files written by other tools")
-    if dry_run:
+    options.refuse_given({"mean": cnn.normalization}, found, "is only for netx files written by other tools")
+    if board.dry_run:
         count = len(request.images(request.load(network.provenance.model, network.input_shape)))
+        steps, overwrite = run_options.timesteps, board.overwrite
         show_run_plan(ctx, paths, network, count, steps, backend_options, overwrite=overwrite, as_json=as_json)
         return
     if backend == "loihi2":
         # Checked before the images are loaded.
-        require_extension(other_interpreter(lava_python))
+        require_extension(other_interpreter(backend_options.lava_python))
     _run_exported(request, (network, sha256), place)
 
 

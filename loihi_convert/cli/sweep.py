@@ -8,89 +8,81 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from loihi_convert.choices import SweepCost, SweepSplit
+from loihi_convert.choices import SweepCost
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import flagged, log, on_interrupt
-from loihi_convert.cli.flags import flags_of
-from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, named
+from loihi_convert.cli.images import DataRequest
 from loihi_convert.cli.sweep_grid import KEYS, read_grid
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import InputError, UsageError, one_of
+from loihi_convert.options import Flag
+from loihi_convert.sweep.setting import OPTIONS
 
 if TYPE_CHECKING:
     from loihi_convert.cells.cell import Cell, Outcome
 
-_FILES = typer.Argument(
-    help="A TOML file with the grid, or trained CNNs: checkpoints, ONNX files.", metavar="GRID.toml|MODEL...",
-    show_default=False,
-)  # fmt: skip
-_OUTPUT = "Folder for the results; finished cells in it are reused, and several sweeps may share it."
-_SPLIT = (
-    "Images that each cell runs: validation (default, so that no setting is chosen on test images) or test. Your own "
-    "images are not split."
-)
-_AGAINST = "Costs of the Pareto front, a list of timesteps,synops,energy,cores. Default: all."
-_TRUST = "Import and execute the code that the grid file names with `arch`."
-_DRY_RUN = "List the cells and an estimate of the time; compute nothing."
-_SHARD = "Compute only part K of N, in this process, as in an array job of SLURM."
-
-
-def _values(flag: str, panel: str, help: str) -> options.Option:
-    """Return an option that may have several values."""
-    return named(flag, panel, help, metavar="A,B,C")
-
 
 def sweep(
-    ctx: typer.Context,
-    files: Annotated[list[Path], _FILES],
-    timesteps: Annotated[str | None, options.timesteps("Latencies T, such as 1,4,16; default: 64.")] = None,
-    weight_bits: Annotated[str | None, _values("--weight-bits", BASICS, "Bits of a weight, such as 4,8.")] = None,
-    target: Annotated[str | None, _values("--target", BASICS, "lava (default), loihi2, or both.")] = None,
-    output: Annotated[Path, options.output(_OUTPUT)] = Path("sweep"),
-    against: Annotated[str | None, named("--against", BASICS, _AGAINST, metavar="COSTS")] = None,
-    dry_run: Annotated[bool, options.switch("--dry-run", BASICS, _DRY_RUN)] = False,
+    files: Annotated[list[Path], Flag("GRID.toml|MODEL...", is_argument=True)],
+    *,
+    timesteps: Annotated[str | None, Flag("T", "-T,--timesteps")] = None,
+    output: options.Output = Path("sweep"),
+    against: Annotated[str | None, Flag("COSTS")] = None,
+    dry_run: bool = False,
     as_json: options.AsJson = False,
-    workers: cluster.CellWorkers = None,
-    scheduler: cluster.Scheduler = None,
-    slurm: cluster.Slurm = None,
-    shard: Annotated[str | None, named("--shard", cluster.PANEL, _SHARD, metavar="K/N")] = None,
-    method: Annotated[str | None, _values("--balance", BALANCING, "Balancing methods, see `export`.")] = None,
-    percentile: Annotated[str | None, _values("--percentile", BALANCING, "With percentile, such as 99,99.9.")] = None,
-    alpha: Annotated[str | None, _values("--alpha", BALANCING, "Factors on the thresholds, in (0, 1].")] = None,
-    thresholds: Annotated[str | None, _values("--thresholds", BALANCING, "channel, scalar, or both.")] = None,
-    bias_correction: Annotated[str | None, _values("--bias-correction", BALANCING, "yes, no, or both.")] = None,
-    skip_copies: Annotated[str | None, _values("--skip-copies", BALANCING, "Relays per skipped value, 1..8.")] = None,
-    split_readout: Annotated[str | None, _values("--split-readout", BALANCING, "yes, no, or both.")] = None,
-    reset: Annotated[str | None, _values("--reset", NEURONS, "soft, hard, or both.")] = None,
-    readout: Annotated[str | None, _values("--readout", NEURONS, "potential, spikes, or both.")] = None,
-    amplitude: Annotated[str | None, _values("--amplitude", NEURONS, "compensated, literal, or both.")] = None,
-    initial_potential: Annotated[str | None, _values("--initial-potential", NEURONS, "zero, half, or both.")] = None,
-    input_coding: Annotated[str | None, _values("--input", NEURONS, "constant, poisson, or both.")] = None,
-    poisson_seed: Annotated[str | None, _values("--seed", NEURONS, "Seeds of Poisson input.")] = None,
-    pixel_bits: Annotated[str | None, _values("--pixel-bits", NEURONS, "Bits of a pixel, 1..8.")] = None,
-    split: Annotated[str | None, named("--split", DATA, _SPLIT, metavar=f"[{'|'.join(get_args(SweepSplit))}]")] = None,
-    image_count: Annotated[str | None, named("--images", DATA, "Use the first N images.", metavar="N")] = None,
-    calibration: Annotated[
-        str | None, named("--calibration", DATA, "As for `export`; default: split.", metavar="IMAGES")
-    ] = None,
-    data: Annotated[str | None, options.data(DATA, "the benchmark set the CNN was trained on")] = None,
-    data_root: Annotated[Path | None, options.data_root(DATA)] = None,
-    class_map: Annotated[str | None, options.class_map(DATA)] = None,
-    arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
-    trust: Annotated[bool, options.switch("--trust", OWN_CNN, _TRUST)] = False,
-    mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
-    std: Annotated[str | None, options.std(OWN_CNN)] = None,
-    input_shape: options.InputShape = None,
-    classes: Annotated[str | None, named("--classes", OWN_CNN, "As for `export`.", metavar="NAMES")] = None,
-    task: Annotated[
-        str | None, named("--task", OWN_CNN, "As for `export`.", metavar="[classification|regression]")
-    ] = None,
+    place_options: cluster.PlaceOptions,
+    settings: Annotated[dict[str, str], Flag("A,B,C", texts_of=(BalanceOptions, QuantizeOptions), only=OPTIONS)],
+    skip_copies: Annotated[str | None, Flag("A,B,C", panel="Balancing")] = None,
+    split: Annotated[str | None, Flag("[validation|test]", panel=options.DATA)] = None,
+    image_count: Annotated[str | None, Flag("N", "--images", options.DATA)] = None,
+    calibration: Annotated[str | None, Flag("IMAGES", panel=options.DATA)] = None,
+    network: Annotated[dict[str, str], Flag(texts_of=(DataRequest, options.CnnOptions))],
+    trust: Annotated[bool, Flag(panel=options.OWN_CNN)] = False,
 ) -> None:
-    """Export and run every combination of options; show the best trade-offs of accuracy and cost."""
-    part = None if shard is None else _parse_shard(shard)
-    place = cluster.chosen_place(workers, scheduler, slurm, shard)
+    """Export and run every combination of options; show the best trade-offs of accuracy and cost.
+
+    Parameters
+    ----------
+    files
+        A TOML file with the grid, or trained CNNs: checkpoints, ONNX files.
+    timesteps
+        Latencies T, such as 1,4,16. Default: 64.
+    output
+        Folder for the results; finished cells in it are reused, and several sweeps may share it.
+    against
+        Costs of the Pareto front, a list of timesteps,synops,energy,cores. Default: all.
+    dry_run
+        List the cells and an estimate of the time; compute nothing.
+    workers
+        Number of worker processes on this machine, one core each; 0: compute in this process. Default: one per core if
+        Dask is installed, else 0.
+    skip_copies
+        Relays for each value of a skip connection, 1..8.
+    split
+        Images that each cell runs: validation (default, so that no setting is chosen on test images) or test. Your own
+        images are not split.
+    image_count
+        Use the first N images.
+    calibration
+        As for `export`. Default: split.
+    trust
+        Import and execute the code that the grid file names with `arch`.
+    data
+        Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: the benchmark
+        set the CNN was trained on.
+    """
+    part = None if place_options.shard is None else _parse_shard(place_options.shard)
+    place = place_options.chosen()
     costs = None if against is None else _parse_costs(against)
-    parameters = {flag.removeprefix("--"): name for name, flag in flags_of(ctx.command.params).items()}
-    flags = {key: str(value) for key in KEYS if (value := ctx.params[parameters[key]]) is not None}
+    own = {
+        "timesteps": timesteps,
+        "skip_copies": skip_copies,
+        "split": split,
+        "image_count": image_count,
+        "calibration": calibration,
+    }
+    texts = {**settings, **network, **{name: text for name, text in own.items() if text is not None}}
+    flags = {key: texts[name] for key, name in KEYS.items() if name in texts}
     grid = read_grid(files, flags, trust=trust)
     from loihi_convert.cells.flow import compute_missing, missing
     from loihi_convert.cells.store import Store

@@ -3,94 +3,63 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
-from loihi_convert.choices import (
-    Amplitude,
-    AnyMethod,
-    DatasetName,
-    Granularity,
-    InitialPotential,
-    InputCoding,
-    Readout,
-    Reset,
-    SweepSplit,
-    Target,
-    Task,
-)
+from loihi_convert.choices import DatasetName, SweepSplit
 from loihi_convert.cli import options
+from loihi_convert.cli.images import DataRequest
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import InputError, PlatformError, UsageError, did_you_mean
+from loihi_convert.options import Option, names_of, one_choice, options_of
+from loihi_convert.sweep.setting import ConversionSetting
 
 if TYPE_CHECKING:
     from loihi_convert.sweep.grid import Grid
     from loihi_convert.sweep.setting import NetworkFile
 
-_Parse = Callable[[str, object], Any]
 
-
-class _Axis(NamedTuple):
-    """An option of a sweep that may have several values: its name in the library, and how one value is read."""
-
-    option: str
-    parse: _Parse
-
-
-def _whole(where: str, value: object) -> int:
-    try:
-        if isinstance(value, str | int) and not isinstance(value, bool):
-            return int(value)
-    except ValueError:
-        pass
-    raise UsageError(f"found {value!r}", where=where, expected="must be a whole number")
-
-
-def _number(where: str, value: object) -> float:
-    try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return float(value)
-    except ValueError:
-        pass
-    raise UsageError(f"found {value!r}", where=where, expected="must be a number")
-
-
-def _yes(where: str, value: object) -> bool:
-    found = {"yes": True, "no": False}.get(value) if isinstance(value, str) else value
-    if not isinstance(found, bool):
-        raise UsageError(f"found {value!r}", where=where, expected="must be yes or no (in a TOML file true or false)")
-    return found
-
-
-def _one_of(choices: object) -> _Parse:
-    return lambda where, value: options.one_choice(get_args(choices), where, value)
-
-
-AXES: Final = {
-    "timesteps": _Axis("timesteps", _whole),
-    "balance": _Axis("method", _one_of(AnyMethod)),
-    "percentile": _Axis("percentile", _number),
-    "alpha": _Axis("alpha", _number),
-    "amplitude": _Axis("amplitude", _one_of(Amplitude)),
-    "initial-potential": _Axis("initial_potential", _one_of(InitialPotential)),
-    "reset": _Axis("reset", _one_of(Reset)),
-    "readout": _Axis("readout", _one_of(Readout)),
-    "input": _Axis("input_coding", _one_of(InputCoding)),
-    "seed": _Axis("poisson_seed", _whole),
-    "bias-correction": _Axis("bias_correction", _yes),
-    "thresholds": _Axis("thresholds", _one_of(Granularity)),
-    "weight-bits": _Axis("weight_bits", _whole),
-    "pixel-bits": _Axis("pixel_bits", _whole),
-    "target": _Axis("target", _one_of(Target)),
-    "split-readout": _Axis("split_readout", _yes),
-    "skip-copies": _Axis("skip_copies", _whole),
+_READ: Final[dict[type, tuple[str, Any, Callable[[Any], Any]]]] = {
+    int: ("a whole number", str | int, int),
+    float: ("a number", str | int | float, float),
+    bool: (
+        "yes or no (in a TOML file true or false)",
+        str | bool,
+        {"yes": True, "no": False, True: True, False: False}.__getitem__,
+    ),
 }
-"""By flag."""
+"""What a value of a type must be, the types of its texts and TOML values, and how they are read."""
 
-_NETWORK: Final = ("arch", "input-shape", "classes", "mean", "std", "task", "data", "data-root", "class-map")
-_IMAGES: Final = ("split", "images", "calibration")
-KEYS: Final = (*AXES, *_NETWORK, *_IMAGES)
-"""Keys of a TOML file, and flags without dashes."""
+
+def _read(kind: type, where: str, value: object) -> Any:
+    """Return ``value``, of a TOML file or a flag, as a ``kind``."""
+    noun, kinds, read = _READ[kind]
+    try:
+        if isinstance(value, kinds) and isinstance(value, bool) <= (kind is bool):
+            return read(value)
+    except (ValueError, KeyError):
+        pass
+    raise UsageError(f"found {value!r}", where=where, expected=f"must be {noun}")
+
+
+_OF_CONVERSION: Final = options_of(BalanceOptions) | options_of(QuantizeOptions)
+_OF_NETWORK: Final = options_of(options.CnnOptions) | options_of(DataRequest)
+
+
+def _key(name: str) -> str:
+    """Return the flag without dashes of a parameter."""
+    option = (_OF_CONVERSION | _OF_NETWORK).get(name)
+    return name.replace("_", "-") if option is None else names_of(option)[-1].removeprefix("--")
+
+
+AXES: Final = {_key(name): option for name, option in options_of(ConversionSetting).items()}
+"""Options of a sweep that may have several values."""
+
+_NETWORK: Final = {_key(name): name for name in _OF_NETWORK}
+_IMAGES: Final = {"split": "split", "images": "image_count", "calibration": "calibration"}
+KEYS: Final = {**{key: option.name for key, option in AXES.items()}, **_NETWORK, **_IMAGES}
+"""Keys of a TOML file, which are flags without dashes, and the parameters that they set."""
 
 
 def read_grid(files: list[Path], flags: Mapping[str, str], *, trust: bool = False) -> Grid:
@@ -130,10 +99,10 @@ def read_grid(files: list[Path], flags: Mapping[str, str], *, trust: bool = Fals
         for arch in (*every, given["arch"][1]) if "arch" in given else every:
             _require_trusted(f"{file.name}: arch", arch, trust=trust)
     given |= {key: (f"--{key}", text) for key, text in flags.items()}
-    values = {axis.option: _values(*given[key], axis.parse) for key, axis in AXES.items() if key in given}
+    values = {option.name: _values(*given[key], option) for key, option in AXES.items() if key in given}
     choice = {key: given[key] for key in _IMAGES if key in given}
-    split: Any = _one_of(SweepSplit)(*choice["split"]) if "split" in choice else "validation"
-    count = _whole(*choice["images"]) if "images" in choice else None
+    split: Any = one_choice(get_args(SweepSplit), *choice["split"]) if "split" in choice else "validation"
+    count = _read(int, *choice["images"]) if "images" in choice else None
     calibration = str(choice["calibration"][1]) if "calibration" in choice else "split"
     shared: dict[str, tuple[str, object]] = {key: given[key] for key in _NETWORK if key in given}
     return Grid(
@@ -157,16 +126,17 @@ def _require_trusted(where: str, arch: object, *, trust: bool) -> None:
         )
 
 
-def _values(where: str, found: object, parse: _Parse) -> list[Any]:
+def _values(where: str, found: object, option: Option) -> list[Any]:
     """Return the values of an option: one, or several without repeats."""
     parts = found.split(",") if isinstance(found, str) else found if isinstance(found, list) else [found]
-    values = [parse(where, part) for part in parts]
+    known = option.choices
+    values = [one_choice(known, where, part) if known else _read(option.kind, where, part) for part in parts]
     if len(set(values)) < len(values):
         raise UsageError(f"found {', '.join(map(str, values))}", where=where, expected="must be without repeats")
     return values
 
 
-def _known(key: str, known: tuple[str, ...], path: Path) -> str:
+def _known(key: str, known: Iterable[str], path: Path) -> str:
     name = key.replace("_", "-")
     if name in known:
         return name
@@ -240,22 +210,25 @@ def _network(
     if is_nir(model):
         hint = "`loihi-convert export` keeps them."
         raise InputError("holds a spiking network, whose thresholds are not balanced again", where=model, hint=hint)
-    normalization = options.parse_normalization(text("mean"), text("std"))
-    data = text("data")
+    typed = {name: text(key) for key, name in _NETWORK.items()}
+    values: dict[str, Any] = {
+        name: parse(value) if (parse := _OF_NETWORK[name].flag.parse) else value
+        for name, value in typed.items()
+        if value is not None
+    }
+    cnn = options.CnnOptions(**{name: values[name] for name in values.keys() & options_of(options.CnnOptions).keys()})
+    data, root, class_map = (values.get(name) for name in ("data", "data_root", "class_map"))
     if data is not None:
         # Workers may run in another folder.
         path = place("data", data)
         data = str(path.absolute()) if path.exists() and data not in get_args(DatasetName) else data
-    class_map = options.parse_class_map(text("class-map"))
-    task = text("task")
-    root = text("data-root")
     return NetworkFile(
         model=model,
-        arch=text("arch"),
-        input_shape=options.parse_shape(text("input-shape")),
-        classes=options.parse_class_names(text("classes")),
-        normalization=normalization,
-        task="classification" if task is None else _one_of(Task)("task", task),
+        arch=cnn.arch,
+        input_shape=cnn.input_shape,
+        classes=cnn.classes,
+        normalization=cnn.normalization,
+        task=cnn.task,
         data=data,
         data_root=None if root is None else place("data-root", root).absolute(),
         class_map=tuple(sorted(class_map.items())) if isinstance(class_map, Mapping) else class_map,

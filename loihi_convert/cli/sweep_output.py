@@ -171,9 +171,9 @@ def _export_command(found: Found) -> str:
     # `export` has other defaults for some methods, but always the same method.
     defaults = replace(ConversionSetting(method=setting.method).normalized, method=ConversionSetting.method)
     words = ["loihi-convert", "export", _shown(network.model), "-T", str(setting.timesteps)]
-    for flag, axis in AXES.items():
-        chosen = getattr(setting, axis.option)
-        if axis.option == "timesteps" or chosen is None or chosen == getattr(defaults, axis.option):
+    for flag, option in AXES.items():
+        chosen = getattr(setting, option.name)
+        if option.name == "timesteps" or chosen is None or chosen == getattr(defaults, option.name):
             continue
         if isinstance(chosen, bool):
             words.append(f"--{flag}" if chosen else f"--no-{flag}")

@@ -12,95 +12,76 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from loihi_convert.choices import Architecture, Device, RecipeName, WeightDtype
+import typer
+
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, on_interrupt, say_json
 from loihi_convert.cli.flags import option_words
-from loihi_convert.cli.options import BASICS, DATA, OWN_CNN, TRAINING, choice, named, switch
+from loihi_convert.cli.images import DataRequest
+from loihi_convert.cli.options import DATA, CnnOptions
 from loihi_convert.cli.wrong_files import require_cnn
+from loihi_convert.cnn.train_options import TrainOptions
 from loihi_convert.errors import UsageError
+from loihi_convert.options import Flag
 
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
     from loihi_convert.cnn.design import Design
     from loihi_convert.cnn.teacher import Teacher
-    from loihi_convert.cnn.train_options import TrainOptions
     from loihi_convert.data import ClassMap, DataSplits
     from loihi_convert.metrics.own_accuracy import OwnAccuracy
     from loihi_convert.normalization import Normalization
 
-_ARCHITECTURE = "Built-in network to train; default: the one for the data set, or that of --from."
-_STORE = "float16 halves the file size; reported accuracies use the rounded weights."
-_RECIPE = (
-    "best: this package's. paper: that of Ngu & Lee 2022, for mnist, fashion-mnist and cifar10 (VGG-16). Its values "
-    "are printed when training starts."
-)
-_LEARNING_RATE = "Largest learning rate; default: that of the recipe."
-_START = "Weights to fine-tune, at a small learning rate: a checkpoint of `train` or, with --arch, your own."
-_QCFS = "Train for few time steps: activations with L levels (quantization-clip-floor-shift) and trained thresholds."
-_WEIGHT_BITS = (
-    "With --qcfs, built-in CNNs without skip connections only: train with weights rounded to 2..8 bits, for export "
-    "with the same --weight-bits."
-)
-_TIMESTEPS = "Fine-tune the spiking network itself for this many time steps; --from names a CNN trained with --qcfs."
-_TEACHER = (
-    "Also learn the scores of this trained CNN (distillation), usually the one before fine-tuning: a checkpoint of "
-    "`train` or, with --arch, your own."
-)
-_DATA = (
-    "Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file; default: digits, or the "
-    "benchmark set of --from."
-)
-_TEST = (
-    "Also measure the accuracy on test images, at the end; by default only on validation images, to choose options by."
-)
-_VALIDATION = "Validation images for your own images: a folder or an .npz file; default: a tenth of --data."
-_DEVICE = "Where to train: cpu, cuda (a GPU), or auto (a GPU if there is one)."
-
 
 def train(
-    data: Annotated[str | None, named("--data", BASICS, _DATA, metavar="DATA")] = None,
-    architecture: Annotated[Architecture | None, choice(Architecture, "--architecture", BASICS, _ARCHITECTURE)] = None,
-    output: Annotated[Path, options.output("Checkpoint to write, .pt or .safetensors.")] = Path("model.pt"),
-    store: Annotated[WeightDtype, choice(WeightDtype, "--store", BASICS, _STORE)] = "float32",
-    device: Annotated[Device, choice(Device, "--device", BASICS, _DEVICE)] = "auto",
-    overwrite: Annotated[bool, options.overwrite()] = False,
+    ctx: typer.Context,
+    *,
+    images: DataRequest,
+    output: options.Output = Path("model.pt"),
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
-    arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
-    mean: Annotated[str | None, options.mean(OWN_CNN, "that of --from, or pixel/255 as it is")] = None,
-    std: Annotated[str | None, options.std(OWN_CNN)] = None,
-    input_shape: options.InputShape = None,
-    validation: Annotated[Path | None, named("--validation", DATA, _VALIDATION, metavar="PATH")] = None,
-    test: Annotated[bool, switch("--test", DATA, _TEST)] = False,
-    class_map: Annotated[str | None, options.class_map(DATA)] = None,
-    data_root: Annotated[Path | None, options.data_root(DATA)] = None,
-    recipe: Annotated[RecipeName, choice(RecipeName, "--recipe", TRAINING, _RECIPE)] = "best",
-    epochs: Annotated[
-        int | None, named("--epochs", TRAINING, "Epochs; default: those of the recipe.", metavar="N")
-    ] = None,
-    learning_rate: Annotated[float | None, named("--learning-rate", TRAINING, _LEARNING_RATE, metavar="RATE")] = None,
-    seed: Annotated[int, options.seed(TRAINING)] = 0,
-    resume: Annotated[bool, switch("--resume", TRAINING, "Continue an interrupted training.")] = False,
-    start: Annotated[Path | None, named("--from", TRAINING, _START, metavar="FILE")] = None,
-    teacher: Annotated[Path | None, named("--teacher", TRAINING, _TEACHER, metavar="FILE")] = None,
-    qcfs_levels: Annotated[int | None, named("--qcfs", TRAINING, _QCFS, metavar="L")] = None,
-    weight_bits: Annotated[int | None, named("--weight-bits", TRAINING, _WEIGHT_BITS, metavar="BITS")] = None,
-    timesteps: Annotated[int | None, named("-T", TRAINING, _TIMESTEPS, metavar="T")] = None,
+    cnn: Annotated[CnnOptions, Flag(only=("arch", "mean", "std", "input_shape"))],
+    validation: Annotated[Path | None, Flag(panel=DATA)] = None,
+    chosen: TrainOptions,
+    resume: Annotated[bool, Flag(panel="Training")] = False,
+    start: Annotated[Path | None, Flag("FILE", "--from", "Training")] = None,
+    teacher: Annotated[Path | None, Flag("FILE", panel="Training")] = None,
 ) -> None:
-    """Train a CNN that converts well, or fine-tune your own for few time steps; write it as model.pt."""
+    """Train a CNN that converts well, or fine-tune your own for few time steps; write it as model.pt.
+
+    Parameters
+    ----------
+    data
+        Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: digits, or the
+        benchmark set of `start`.
+    output
+        Checkpoint to write, .pt or .safetensors.
+    mean
+        Normalization of the input, (pixel/255 - mean) / std: one number, or one per channel. Default: that of `start`,
+        or pixel/255 as it is.
+    validation
+        Validation images for your own images: a folder or an .npz file. Default: a tenth of `data`.
+    resume
+        Continue an interrupted training.
+    start
+        Weights to fine-tune, at a small learning rate: a checkpoint of `train` or, with `arch`, your own.
+    teacher
+        Also learn the scores of this trained CNN (distillation), usually the one before fine-tuning: a checkpoint of
+        `train` or, with `arch`, your own.
+    """
     for file in (start, teacher):
         if file is not None:
             require_cnn(file)
-    options.require_data(data)
-    normalization = options.parse_normalization(mean, std)
+    options.require_data(images.data)
+    arch, normalization = cnn.arch, cnn.normalization
     if arch is None and normalization is not None:
         raise UsageError("given without `arch`", where="mean", expected="is for your own CNN")
-    if arch is not None and architecture is not None:
+    if arch is not None and chosen.architecture is not None:
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
     from loihi_convert.cells.flow import duration
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.design import built_in
-    from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
+    from loihi_convert.cnn.train_options import chosen_architecture, chosen_recipe
     from loihi_convert.cnn.training import train_design
     from loihi_convert.cnn.unfinished import require_free, resume_path
     from loihi_convert.devices import chosen_device
@@ -113,19 +94,16 @@ def train(
         if file is not None:
             refuse_to_replace(file, output)
     require_free(output, resume=resume, overwrite=overwrite)
-    chosen = TrainOptions(
-        architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device, learning_rate, test
-    )
     begun = None if start is None or arch is not None else _started(start)
     recorded = begun if arch is None or start is None else load_if_ours(start)
-    named_data = data or ("digits" if start is None or recorded is None else benchmark_of(start, recorded))
+    named_data = images.data or ("digits" if start is None or recorded is None else benchmark_of(start, recorded))
     # Before own images are read.
     chosen_name = None if arch is not None else chosen_architecture(named_data, chosen, begun)
     splits = _images(
         named_data,
-        data_root,
-        options.parse_class_map(class_map),
-        options.parse_shape(input_shape),
+        images.data_root,
+        images.class_map,
+        cnn.input_shape,
         validation,
         recorded.classes if recorded else (),
     )
@@ -133,7 +111,7 @@ def train(
         design = _own(arch, start, splits, chosen, normalization)
     else:
         assert chosen_name is not None
-        design = built_in(chosen_name, splits, qcfs_levels, begun, timesteps=timesteps)
+        design = built_in(chosen_name, splits, chosen.qcfs_levels, begun, timesteps=chosen.timesteps)
     before = accuracy_before(design, splits)
     if before is not None:
         _say(before)
@@ -150,11 +128,11 @@ def train(
             design,
             splits,
             used,
-            seed=seed,
+            seed=chosen.seed,
             output=output,
-            store=store,
-            device=chosen_device(device),
-            test=test,
+            store=chosen.store,
+            device=chosen_device(chosen.device),
+            test=chosen.test,
             resume=resume,
             progress=progress,
             on_epoch=_epoch_line(used.epochs),
@@ -181,10 +159,10 @@ def train(
             "--weight-bits": trained.weight_bits,
             "--arch": arch,
             "--data": None if trained.is_benchmark else named_data,
-            "--data-root": data_root,
-            "--class-map": class_map,
+            "--data-root": images.data_root,
+            "--class-map": ctx.params["class_map"],
             # Other checkpoints record it.
-            "--input-shape": None if arch is None else input_shape,
+            "--input-shape": None if arch is None else ctx.params["input_shape"],
         }
         echo(f"next: {shlex.join(['loihi-convert', 'export', str(output), *option_words(given)])}")
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, TypeGuard, get_args
+from typing import Annotated, Final, TypeGuard
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, PositiveInt, Strict, ValidationError
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from loihi_convert.choices import WeightDtype
 from loihi_convert.cnn.models import build_model
-from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.safetensors_file import as_safetensors, signature
 from loihi_convert.cnn.safetensors_file import digest as digest
 from loihi_convert.cnn.stored_states import described, is_quantized, read_file, states_in
@@ -29,10 +28,9 @@ from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError, one_of
 from loihi_convert.files import write_atomically
 from loihi_convert.normalization import Normalization
+from loihi_convert.options import QcfsLevels
 
 SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
-
-STORES: Final[tuple[str, ...]] = get_args(WeightDtype)
 
 BATCH_COUNTER: Final = "num_batches_tracked"
 """The end of the name of batch norm's counter of batches, which has no effect at inference."""
@@ -68,7 +66,7 @@ class Checkpoint:
     qcfs_levels
         L of its activations, if they are `qcfs.Qcfs`; ``None``: ReLU.
     stored_as
-        One of `STORES`. ``"float16"``: every weight is exactly representable in float16, see `float16.in_float16`.
+        ``"float16"``: every weight is exactly representable in float16, see `float16.in_float16`.
     normalization
         What it was trained on, one number per channel each; None: pixel / 255.
     """
@@ -147,7 +145,7 @@ class _Stored(BaseModel):
     validation_accuracy: _Fraction
     test_accuracy: _Fraction | None
     recipe: dict[str, JsonValue]
-    qcfs_levels: int | None = Field(None, ge=1, le=MAX_LEVELS)
+    qcfs_levels: QcfsLevels | None = None
     stored_as: WeightDtype = "float32"
     mean: _PerChannel | None = None
     std: _PerChannel | None = None

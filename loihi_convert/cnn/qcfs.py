@@ -20,9 +20,6 @@ from loihi_convert.arrays import Array
 from loihi_convert.cnn.qcfs_kernels import quantize_clip_floor_shift, quantize_clip_floor_shift_backward
 from loihi_convert.threads import on_usable_cores
 
-MAX_LEVELS: Final = 256
-"""Largest L."""
-
 COVERED_SHARE: Final = 0.99
 """Share of a channel's positive activations below its initial threshold."""
 

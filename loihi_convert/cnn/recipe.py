@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Final, get_args
+from dataclasses import asdict, replace
+from typing import Annotated, Final, Literal, get_args
 
-from loihi_convert.arrays import plain_numbers
+from pydantic import Field
+
 from loihi_convert.choices import RecipeName
 from loihi_convert.errors import UsageError, one_of
+from loihi_convert.options import WeightBits, declared
 
-SCHEDULES: Final = ("one-cycle", "step")
-OPTIMIZERS: Final = ("adamw", "muon", "sgd")
 RECIPES: Final[tuple[str, ...]] = get_args(RecipeName)
 """The recipes by name: this package's, and that of Ngu & Lee 2022."""
 
-MAX_STEPS: Final = 256
-"""Most steps of the spiking network that is trained: each takes as much memory as the first."""
+Epochs = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Amount = Annotated[float, Field(ge=0)]
+TrainedSteps = Annotated[int, Field(ge=1, le=256)]
+"""Steps of the spiking network that is trained: each takes as much memory as the first."""
 
 
-@dataclass(frozen=True)
+@declared()
 class Recipe:
     """Hyperparameters of a training.
 
     Parameters
     ----------
     epochs
-        Passes over the training images, >= 1.
+        Passes over the training images.
     batch_size
         Images per step; the last batch of an epoch may be smaller.
     learning_rate
@@ -51,66 +54,36 @@ class Recipe:
         Probability that a channel of a convolution is set to 0 for a whole image in a step (spatial dropout); the
         others are divided by 1 - ``dropout``.
     schedule
-        One of `SCHEDULES`: up and down in one cycle, or constant with one step down to a tenth.
+        Up and down in one cycle, or constant with one step down to a tenth.
     step_at
         Share of the training after which ``"step"`` continues with a tenth of ``learning_rate``; 1: never.
     weight_bits
-        Train with weights rounded to this many bits, 2..8, as in the exported file; only with QCFS activations.
+        Train with weights rounded to this many bits, as in the exported file; only with QCFS activations.
     timesteps
-        Train the spiking network for this many steps T (`through_spikes`), 1..256; only with QCFS activations.
+        Train the spiking network for this many steps T (`through_spikes`); only with QCFS activations.
     optimizer
-        One of `OPTIMIZERS`: AdamW; `muon.Muon` for the weights of convolutions, AdamW for the rest; or stochastic
+        AdamW; `muon.Muon` for the weights of convolutions, AdamW for the rest; or stochastic
         gradient descent with Nesterov momentum 0.9.
     """
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float = 0.02
-    label_smoothing: float = 0.05
-    averaging: float = 0.999
-    rotation: float = 0.0
-    scaling: float = 0.0
-    shear: float = 0.0
-    translation: float = 0.0
+    epochs: Epochs
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: Rate
+    weight_decay: Amount = 0.02
+    label_smoothing: Share = 0.05
+    averaging: Share = 0.999
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    scaling: Share = 0.0
+    shear: Amount = 0.0
+    translation: Annotated[float, Field(ge=0, le=1)] = 0.0
     flip: bool = False
-    cutout: int = 0
-    dropout: float = 0.0
-    schedule: str = "one-cycle"
-    step_at: float = 1.0
-    weight_bits: int | None = None
-    timesteps: int | None = None
-    optimizer: str = "adamw"
-
-    def __post_init__(self) -> None:
-        plain_numbers(self)
-        require_whole_numbers(self, "epochs", "batch_size", "cutout", "weight_bits", "timesteps")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type == "float" and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise UsageError(f"found {value!r}", where=field.name, expected="must be a number")
-        for name, is_valid, allowed in (
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "in 0..1, below 1"),
-            ("weight_bits", self.weight_bits is None or 2 <= self.weight_bits <= 8, "in 2..8"),
-            ("timesteps", self.timesteps is None or 1 <= self.timesteps <= MAX_STEPS, f"in 1..{MAX_STEPS}"),
-            ("averaging", 0 <= self.averaging < 1, "in 0..1, below 1"),
-            ("rotation", 0 <= self.rotation <= 180, "in 0..180, in degrees"),
-            ("scaling", 0 <= self.scaling < 1, "in 0..1, below 1"),
-            ("shear", 0 <= self.shear < math.inf, "at least 0 and finite"),
-            ("translation", 0 <= self.translation <= 1, "in 0..1, a share of the width and height"),
-            ("flip", isinstance(self.flip, bool), "True or False"),
-            ("cutout", self.cutout >= 0, "at least 0"),
-            ("dropout", 0 <= self.dropout < 1, "in 0..1, below 1"),
-            ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            ("step_at", 0 < self.step_at <= 1, "above 0, at most 1"),
-            ("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
-        ):
-            if not is_valid:
-                raise UsageError(f"found {getattr(self, name)}", where=name, expected=f"must be {allowed}")
+    cutout: Annotated[int, Field(ge=0)] = 0
+    dropout: Share = 0.0
+    schedule: Literal["one-cycle", "step"] = "one-cycle"
+    step_at: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weight_bits: WeightBits | None = None
+    timesteps: TrainedSteps | None = None
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
 
     def recorded(self) -> dict[str, bool | int | float | str | None]:
         """Return the record for a checkpoint: all fields, but ``timesteps`` and ``optimizer`` only if set."""
@@ -156,15 +129,6 @@ class Recipe:
     def only_moves(self) -> bool:
         """Whether images are moved, and neither rotated nor scaled nor sheared."""
         return self.translation > 0 and not (self.rotation or self.scaling or self.shear)
-
-
-def require_whole_numbers(instance: object, *names: str) -> None:
-    """Raise a `UsageError` if a field of a dataclass is neither a whole number nor its default, None."""
-    for name in names:
-        value = getattr(instance, name)
-        is_default = value is None and getattr(type(instance), name, 0) is None
-        if not is_default and (isinstance(value, bool) or not isinstance(value, int)):
-            raise UsageError(f"found {value!r}", where=name, expected="must be a whole number")
 
 
 def default_recipe(data: str, architecture: str | None = None) -> Recipe:

@@ -2,90 +2,112 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, get_args
 
-from loihi_convert.arrays import plain_numbers
-from loihi_convert.choices import Architecture, Device, RecipeName, WeightDtype
-from loihi_convert.cnn.checkpoint import Checkpoint
-from loihi_convert.cnn.models import ARCHITECTURES, default_architecture, paper_architecture
+from pydantic import Field
+
+from loihi_convert.choices import (
+    MAX_SEED,
+    Architecture,
+    DatasetName,
+    Device,
+    RecipeName,
+    WeightDtype,
+)
 from loihi_convert.cnn.recipe import (
-    RECIPES,
+    Epochs,
+    Rate,
     Recipe,
+    TrainedSteps,
     default_recipe,
     fine_tuning_recipe,
     own_recipe,
     paper_recipe,
-    require_whole_numbers,
     spiking_recipe,
 )
-from loihi_convert.data import DATASETS, DataSplits
-from loihi_convert.errors import UsageError, one_of
+from loihi_convert.errors import UsageError
+from loihi_convert.options import BASICS, Flag, QcfsLevels, WeightBits, declared
+
+if TYPE_CHECKING:
+    from loihi_convert.cnn.checkpoint import Checkpoint
+    from loihi_convert.data import DataSplits
 
 
-@dataclass(frozen=True)
+@declared("Training")
 class TrainOptions:
     """Options for training a CNN.
 
     Parameters
     ----------
     architecture
-        Default: that of ``start``, or the one for the data set (`models.default_architecture`).
+        Built-in network to train. Default: the one for the data set, or that of `start`.
+
+        The one for the data set is `models.default_architecture`.
     recipe
-        ``"best"``: this package's recipe for the data set or, to fine-tune ``start``, fewer epochs with smaller steps.
-        ``"paper"``: that of Ngu & Lee 2022, with its architecture. Or a `Recipe`.
-    epochs, learning_rate
-        Default: the recipe's.
+        best: this package's. paper: that of Ngu & Lee 2022, for mnist, fashion-mnist and cifar10 (VGG-16). Its values
+        are printed when training starts.
+
+        To fine-tune ``start``, ``"best"`` has fewer epochs with smaller steps. In Python also a `Recipe`.
+    epochs
+        Epochs. Default: those of the recipe.
     seed
-        Seed of initialization, image order, augmentation and dropout, 0..2^31 - 1.
+        Seed of all random numbers.
+
+        That is initialization, image order, augmentation and dropout.
     qcfs_levels
-        Levels L of the activation `qcfs.Qcfs`, which replaces ReLU, in 1..256; None: as in ``start``, or ReLU.
+        Train for few time steps: activations with L levels (quantization-clip-floor-shift) and trained thresholds.
+
+        `qcfs.Qcfs` replaces ReLU; None: as in ``start``, or ReLU.
     weight_bits
-        With ``qcfs_levels``: train with weights rounded to this many bits, 2..8.
+        With `qcfs_levels`, built-in CNNs without skip connections only: train with weights rounded to this many bits,
+        for export with the same `weight_bits`.
     timesteps
-        Fine-tune the spiking network itself for this many steps T (`through_spikes`); ``start`` has QCFS activations.
+        Fine-tune the spiking network itself for this many time steps; `start` is a CNN trained with `qcfs_levels`.
+
+        See `through_spikes`.
     store
-        ``"float16"`` halves the file size; the rounded weights are evaluated.
+        float16 halves the file size; reported accuracies use the rounded weights.
     device
-        ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if torch finds one.
+        Where to train: cpu, cuda (a GPU), or auto (a GPU if there is one).
+    learning_rate
+        Largest learning rate. Default: that of the recipe.
     test
-        Also measure the accuracy on test images, at the end. Off by default, so that options are chosen by that on
-        validation images.
+        Also measure the accuracy on test images, at the end. Default: only on validation images, to choose options by.
 
     Raises
     ------
     UsageError
-        If a number, other than ``learning_rate``, is not a whole number.
+        If a value is out of range.
     """
 
-    architecture: Architecture | None = None
+    architecture: Annotated[Architecture | None, Flag(panel=BASICS)] = None
     recipe: RecipeName | Recipe = "best"
-    epochs: int | None = None
-    seed: int = 0
-    qcfs_levels: int | None = None
-    weight_bits: int | None = None
-    timesteps: int | None = None
-    store: WeightDtype = "float32"
-    device: Device = "auto"
-    learning_rate: float | None = None
-    test: bool = False
-
-    def __post_init__(self) -> None:
-        plain_numbers(self)
-        require_whole_numbers(self, "epochs", "seed", "qcfs_levels", "weight_bits", "timesteps")
+    epochs: Epochs | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    qcfs_levels: Annotated[QcfsLevels | None, Flag("L", "--qcfs")] = None
+    weight_bits: Annotated[WeightBits | None, Flag("BITS")] = None
+    timesteps: Annotated[TrainedSteps | None, Flag("T", "-T")] = None
+    store: Annotated[WeightDtype, Flag(panel=BASICS)] = "float32"
+    device: Annotated[Device, Flag(panel=BASICS)] = "auto"
+    learning_rate: Annotated[Rate | None, Flag("RATE")] = None
+    test: Annotated[bool, Flag(panel="Data")] = False
 
 
 def chosen_architecture(data: str, options: TrainOptions, start: Checkpoint | None) -> str:
     """Return the architecture that ``options`` give for a data set."""
+    from loihi_convert.cnn.models import default_architecture, paper_architecture
+
     if options.architecture is not None:
         return options.architecture
     if start is not None:
         return start.architecture
-    if data not in DATASETS:
+    if data not in get_args(DatasetName):
         raise UsageError(
             "not given",
             where="architecture",
             expected="must be given for your own images",
-            hint=f"Choose a built-in one ({', '.join(ARCHITECTURES)}), or name your own code with `arch`.",
+            hint=f"Choose a built-in one ({', '.join(get_args(Architecture))}), or name your own code with `arch`.",
         )
     return paper_architecture(data) if options.recipe == "paper" else default_architecture(data)
 
@@ -95,20 +117,18 @@ def chosen_recipe(splits: DataSplits, architecture: str, options: TrainOptions, 
     data, is_spiking = splits.name, options.timesteps is not None
     if isinstance(options.recipe, Recipe):
         recipe = options.recipe
-    elif options.recipe == "best" and data not in DATASETS:
+    elif options.recipe == "best" and data not in get_args(DatasetName):
         recipe = own_recipe(len(splits.train), is_fine_tuning=is_fine_tuning, is_spiking=is_spiking)
     elif options.recipe == "best":
         recipe = fine_tuning_recipe(data, architecture) if is_fine_tuning else default_recipe(data, architecture)
         recipe = spiking_recipe(data, architecture) if is_spiking else recipe
-        if architecture not in ARCHITECTURES:
+        if architecture not in get_args(Architecture):
             # A user's own CNN has its own dropout.
             recipe = replace(recipe, dropout=0.0)
-    elif options.recipe == "paper":
+    else:
         if is_fine_tuning:
             raise UsageError("found 'paper', which is not for fine-tuning", where="recipe", hint="Omit `recipe`.")
         recipe = paper_recipe(data)
-    else:
-        raise UsageError(f"found {options.recipe!r}", where="recipe", expected=one_of(RECIPES))
     return replace(
         recipe,
         epochs=recipe.epochs if options.epochs is None else options.epochs,

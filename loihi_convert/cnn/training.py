@@ -22,6 +22,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from loihi_convert.choices import WeightDtype
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -29,7 +30,6 @@ from loihi_convert.cnn.design import Design, built_in, built_in_teacher
 from loihi_convert.cnn.float16 import in_float16
 from loihi_convert.cnn.kept_memory import kept_memory
 from loihi_convert.cnn.models import ARCHITECTURES
-from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.through_spikes import SpikingCnn
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
@@ -119,7 +119,7 @@ def train_design(
     *,
     seed: int,
     output: Path | None,
-    store: str = "float32",
+    store: WeightDtype = "float32",
     device: str = "cpu",
     test: bool = False,
     resume: bool = False,
@@ -157,8 +157,8 @@ def train_design(
     Raises
     ------
     UsageError
-        If ``store`` is unknown, ``splits`` has no validation images, or no test images for ``test``, ``output``
-        has another suffix, or there is nothing to resume.
+        If ``splits`` has no validation images, or no test images for ``test``, ``output`` has another suffix, or there
+        is nothing to resume.
     DataError
         If the images have no labels, or labels that are not classes of the network.
     CheckpointError
@@ -170,7 +170,7 @@ def train_design(
     if output is not None:
         checkpoint.require_suffix(output)
         require_writable(output)
-    _require_sense(design, splits, recipe, seed, store)
+    _require_sense(design, splits, recipe)
     if test and not len(splits.test):
         raise UsageError(
             f"{splits.name} has no test images", where="test", hint="Measure the accuracy with `run`, on other images."
@@ -209,10 +209,8 @@ def train_design(
     return trained
 
 
-def _require_sense(design: Design, splits: DataSplits, recipe: Recipe, seed: int, store: str) -> None:
+def _require_sense(design: Design, splits: DataSplits, recipe: Recipe) -> None:
     """Raise the `UsageError` and the `DataError` of `train_design`."""
-    if store not in checkpoint.STORES:
-        raise UsageError(f"found {store!r}", where="store", expected=one_of(checkpoint.STORES))
     if not len(splits.validation):
         raise UsageError(
             f"{splits.name} is not split into training and validation images",
@@ -226,12 +224,7 @@ def _require_sense(design: Design, splits: DataSplits, recipe: Recipe, seed: int
             where="labels",
             expected=f"must be 0..{len(design.classes) - 1}: the CNN has {len(design.classes)} classes",
         )
-    if not 0 <= seed < 2**31:
-        raise UsageError(f"found {seed}", where="seed", expected=f"must be in 0..{2**31 - 1}")
-    levels = design.qcfs_levels
-    if levels is not None and not 1 <= levels <= MAX_LEVELS:
-        raise UsageError(f"found {levels}", where="qcfs_levels", expected=f"must be in 1..{MAX_LEVELS}")
-    if recipe.weight_bits is not None and levels is None:
+    if recipe.weight_bits is not None and design.qcfs_levels is None:
         raise UsageError(
             "cannot be set without learned thresholds, by which weights are multiplied before rounding",
             where="weight_bits",

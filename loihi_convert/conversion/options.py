@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Final, get_args
+from dataclasses import asdict
+from typing import Annotated, Final, get_args
 
-from loihi_convert.arrays import plain_numbers
+from pydantic import Field
+
 from loihi_convert.chip import limits
 from loihi_convert.choices import (
+    MAX_SEED,
+    MAX_TIMESTEPS,
     Amplitude,
     AnyMethod,
     Granularity,
@@ -21,15 +23,14 @@ from loihi_convert.choices import (
     Target,
     Task,
 )
-from loihi_convert.errors import UsageError, one_of
-from loihi_convert.ir.poisson import MAX_SEED
-from loihi_convert.ir.quantized import MAX_TIMESTEPS
+from loihi_convert.errors import UsageError
+from loihi_convert.options import BASICS, Flag, WeightBits, declared
 
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 AUTO: Final = "auto"
 
-WEIGHT_BITS: Final = (2, 8)
-"""Smallest and largest number of bits of a weight, sign included."""
+NEURONS: Final = "Neurons and input"
+"""Heading of the options of neurons and pixels."""
 
 PERCENTILE: Final = 99.0
 """Default of ``percentile``."""
@@ -48,7 +49,7 @@ def published_neurons(method: str) -> tuple[Reset, InputCoding]:
     return _PUBLISHED.get(method, ("soft", "constant"))
 
 
-@dataclass(frozen=True)
+@declared("Balancing")
 class BalanceOptions:
     """Options for balancing firing thresholds.
 
@@ -83,37 +84,48 @@ class BalanceOptions:
     Parameters
     ----------
     method
-        See the table.
+        Balancing method. auto tries several and takes the one that agrees best with the CNN on calibration images, for
+        each T.
     amplitude
-        Value that a spike adds to the next layer's input. ``compensated``: its threshold, so that rate x threshold
-        approximates the activation, and the SNN converges to the CNN. A hard reset discards the potential above the
-        threshold and restarts at 0: with ``least-squares`` the amplitude is then the threshold times a fitted factor, 2
-        for T = 1. ``literal``: 1, as algorithm 2 is printed; channels keep their rates but lose their relative scale.
+        Amplitude of a spike, which is added to the next layer's input: its threshold (compensated), or 1 (literal).
+
+        With ``compensated``, rate x threshold approximates the activation, and the SNN converges to the CNN. A hard
+        reset discards the potential above the threshold and restarts at 0: with ``least-squares`` the amplitude is then
+        the threshold times a fitted factor, 2 for T = 1. ``literal`` is algorithm 2 as printed: channels keep their
+        rates but lose their relative scale.
     alpha
-        Factor on the thresholds of every method, in (0, 1]. It is applied layer by layer, so that later layers are
-        balanced for the spikes of the scaled thresholds.
+        Factor on the thresholds.
+
+        It is applied layer by layer, so that later layers are balanced for the spikes of the scaled thresholds.
     percentile
-        For method ``percentile``, in percent, in (0, 100]; default: 99.
+        With `method='percentile'`: the percentile of the activations. Default: 99.
     initial_potential
-        Potential before the first step. ``half``: threshold / 2, which rounds spike counts to nearest instead of down;
-        the default with soft reset. ``zero`` (paper): the only choice with hard reset, which returns to 0.
+        Potential before the first step. Default: half of the threshold with soft reset, zero with hard reset.
+
+        ``half`` rounds spike counts to nearest instead of down; ``zero`` is the paper's.
     reset
-        After a spike: ``soft`` (subtract the threshold) or ``hard`` (to 0, as Lava's LIF does). Default: that of the
-        method's paper; for a file that holds a spiking network, ``hard``.
+        Reset after a spike: soft (subtract the threshold) or hard (to 0, as Lava's LIF does). Default: soft, but hard
+        for spike-norm and for NIR files, whose neurons reset to 0 by definition.
     readout
-        The last layer. ``potential``: it only integrates; the class is the argmax of its membrane potential (paper,
+        Read the class from the last layer's potential or spikes. Default: potential, but spikes for a NIR file that
+        ends with neurons.
+
+        ``potential``: the last layer only integrates; the class is the argmax of its membrane potential (paper,
         algorithm 3). ``spikes``: it has neurons with one threshold for all classes, the largest that the method gives
-        for any class, so that spike counts are comparable; the class is the one with the most spikes. Default:
-        ``potential``; for a file that holds a spiking network, what the file ends with.
+        for any class, so that spike counts are comparable; the class is the one with the most spikes.
     input_coding
-        How pixels enter: ``constant``, as a current, or ``poisson``, as random spikes (`ir.poisson`). Default: Poisson
-        if ``poisson_seed`` is given, otherwise that of the method's paper.
+        How pixels enter: constant (the same current in each step) or poisson (random spikes). Default: constant, but
+        poisson for spike-norm and rmp.
+
+        Also Poisson if ``poisson_seed`` is given. See `ir.poisson`.
     poisson_seed
-        Seed of Poisson input; default: 0.
+        Seed of the Poisson input. Default: 0.
     bias_correction
-        Whether to apply `bias_correction.correct_biases`, which sets initial potentials, too, unless
-        ``initial_potential`` is given. ``None``: with ``auto`` if it agrees better and no ``initial_potential`` is
-        given, otherwise no.
+        Correct biases and initial potentials for the error of few time steps (Li et al., 2021). Default: chosen by
+        `method='auto'`.
+
+        See `bias_correction.correct_biases`. It sets initial potentials only if ``initial_potential`` is not given, and
+        ``auto`` chooses it only then.
 
     Raises
     ------
@@ -121,34 +133,18 @@ class BalanceOptions:
         If a value is out of range, or two of them contradict each other; ``where`` is the parameter.
     """
 
-    method: AnyMethod = "auto"
-    amplitude: Amplitude = "compensated"
-    alpha: float = 1.0
-    percentile: float | None = None
-    initial_potential: InitialPotential | None = None
-    reset: Reset | None = None
-    readout: Readout | None = None
-    input_coding: InputCoding | None = None
-    poisson_seed: int | None = None
+    method: Annotated[AnyMethod, Flag("METHOD", "--balance")] = "auto"
+    amplitude: Annotated[Amplitude, Flag(panel=NEURONS)] = "compensated"
+    alpha: Annotated[float, Field(gt=0, le=1), Flag("FACTOR")] = 1.0
+    percentile: Annotated[float | None, Field(gt=0, le=100), Flag("PERCENT")] = None
+    initial_potential: Annotated[InitialPotential | None, Flag(panel=NEURONS)] = None
+    reset: Annotated[Reset | None, Flag(panel=NEURONS)] = None
+    readout: Annotated[Readout | None, Flag(panel=NEURONS)] = None
+    input_coding: Annotated[InputCoding | None, Flag(name="--input", panel=NEURONS)] = None
+    poisson_seed: Annotated[int | None, Field(ge=0, le=MAX_SEED), Flag(name="--seed", panel=NEURONS)] = None
     bias_correction: bool | None = None
 
     def __post_init__(self) -> None:
-        plain_numbers(self)
-        _require_choice("method", self.method, get_args(AnyMethod))
-        _require_choice("amplitude", self.amplitude, get_args(Amplitude))
-        _require_choice("initial_potential", self.initial_potential, (None, *get_args(InitialPotential)))
-        _require_choice("reset", self.reset, (None, *get_args(Reset)))
-        _require_choice("readout", self.readout, (None, *get_args(Readout)))
-        _require_choice("input_coding", self.input_coding, (None, *get_args(InputCoding)))
-        _require_choice("bias_correction", self.bias_correction, (None, True, False))
-        _require_share("alpha", self.alpha, 1)
-        if self.percentile is not None:
-            _require_share("percentile", self.percentile, 100)
-        if self.poisson_seed is not None:
-            _require_integer("poisson_seed", self.poisson_seed, 0, MAX_SEED)
-        self._require_consistent()
-
-    def _require_consistent(self) -> None:
         if self.percentile is not None and self.method != "percentile":
             raise UsageError(
                 f"found {self.percentile!r} with `method={self.method!r}`",
@@ -221,31 +217,39 @@ class BalanceOptions:
         return PERCENTILE if self.percentile is None else self.percentile
 
 
-@dataclass(frozen=True)
+@declared("Balancing")
 class QuantizeOptions:
     """Options for rounding a balanced network to Loihi's integers.
 
     Parameters
     ----------
     weight_bits
-        Bits of a weight, 2..8, sign included.
+        Bits of a weight, sign included.
     pixel_bits
-        Bits of a pixel, 1..8. ``None``: 8; the best of 8..4 with hard reset, and of 8..1 for target loihi2 and for a
-        network of one layer.
+        Bits of a pixel. Default: 8, but chosen automatically with hard reset, for target loihi2, and for a network of
+        one layer.
+
+        The best of 8..4 with hard reset; of 8..1 for target loihi2 and for a network of one layer.
     target
-        ``lava``: with soft reset, for the simulator only. ``loihi2``: restrict parameters to what stock Loihi 2 neurons
-        can represent (`ir.circuit`); needs soft reset, and leaves fewer weight bits.
+        lava: with soft reset, for the simulator only. loihi2: restrict parameters to what stock Loihi 2 neurons can
+        represent (fewer bits).
+
+        ``loihi2`` (`ir.circuit`) needs soft reset.
     thresholds
-        ``channel``: one per channel, which only Lava's CPU models support. ``scalar``: one per layer, with the
-        differences between channels moved into the weights (`scalar_threshold`); for target lava.
+        channel: one threshold per channel. scalar: one per layer, with the differences moved into the weights;
+        unmodified lava-dl needs it on a chip.
+
+        Only Lava's CPU models support ``channel``. ``scalar`` (`scalar_threshold`) is for target lava.
     split_readout
-        Whether to store a last layer that only integrates as two populations, the high and the low digits of its
-        weights (`ir.digits`), if the range of one potential would cost weight bits, as after a global average. For
-        target lava; lava-dl then shows both digits.
+        Store the last layer as high and low digits of its weights. Useful if the range of its potential costs weight
+        bits, as after a global average with many steps. Other tools see both digits.
+
+        A last layer that only integrates is then two populations (`ir.digits`); for target lava.
     max_cores
-        Largest number of Loihi 2 neurocores (estimated; 128 per chip); a larger network is refused before any long
-        computation, except if only a split readout makes it too large. ``None``: no limit. For target loihi2 the
-        estimate includes the stock circuit, also with the biases of a bias correction.
+        Refuse a network that needs more than N Loihi 2 neurocores (estimated, see `check`), and say what would fit.
+
+        It is refused before any long computation, except if only a split readout makes it too large. 128 cores are a
+        chip. For target loihi2 the estimate includes the stock circuit, also with the biases of a bias correction.
 
     Raises
     ------
@@ -253,23 +257,14 @@ class QuantizeOptions:
         If a value is out of range, or two of them contradict each other; ``where`` is the parameter.
     """
 
-    weight_bits: int = 8
-    pixel_bits: int | None = None
-    target: Target = "lava"
+    weight_bits: Annotated[WeightBits, Flag("BITS", panel=BASICS)] = 8
+    pixel_bits: Annotated[int | None, Field(ge=1, le=limits.MAX_PIXEL_BITS), Flag("BITS", panel=NEURONS)] = None
+    target: Annotated[Target, Flag(panel=BASICS)] = "lava"
     thresholds: Granularity = "channel"
     split_readout: bool = False
-    max_cores: int | None = None
+    max_cores: Annotated[int | None, Field(ge=1, le=MOST_CORES), Flag(panel=BASICS)] = None
 
     def __post_init__(self) -> None:
-        plain_numbers(self)
-        if self.max_cores is not None:
-            _require_integer("max_cores", self.max_cores, 1, MOST_CORES)
-        _require_integer("weight_bits", self.weight_bits, *WEIGHT_BITS)
-        if self.pixel_bits is not None:
-            _require_integer("pixel_bits", self.pixel_bits, 1, limits.MAX_PIXEL_BITS)
-        _require_choice("target", self.target, get_args(Target))
-        _require_choice("thresholds", self.thresholds, get_args(Granularity))
-        _require_choice("split_readout", self.split_readout, (True, False))
         if self.target == "loihi2" and self.thresholds == "scalar":
             raise UsageError(
                 "found 'scalar'",
@@ -321,23 +316,10 @@ def require_readout(task: Task, readout: Readout) -> None:
 def require_timesteps(timesteps: Sequence[int]) -> None:
     """Raise a `UsageError` unless ``timesteps`` are valid latencies without repeats."""
     for steps in timesteps:
-        _require_integer("timesteps", steps, 1, MAX_TIMESTEPS)
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_TIMESTEPS:
+            expected = f"must be a whole number in 1..{MAX_TIMESTEPS:,}"
+            raise UsageError(f"found {steps!r}", where="timesteps", expected=expected)
     if not timesteps or len(set(timesteps)) < len(timesteps):
         raise UsageError(
             f"found {tuple(timesteps)}", where="timesteps", expected="must be one or more numbers, without repeats"
         )
-
-
-def _require_choice(where: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        raise UsageError(f"found {value!r}", where=where, expected=one_of(one for one in allowed if one is not None))
-
-
-def _require_share(where: str, value: float, whole: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= whole or math.isnan(value):
-        raise UsageError(f"found {value!r}", where=where, expected=f"must be in (0, {whole}]")
-
-
-def _require_integer(where: str, value: int, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise UsageError(f"found {value!r}", where=where, expected=f"must be a whole number in {least}..{most:,}")

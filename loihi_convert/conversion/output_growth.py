@@ -17,9 +17,10 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
+from loihi_convert.choices import MAX_TIMESTEPS
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
-from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer
+from loihi_convert.ir.quantized import QuantizedLayer
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, on_blocks, unchanged

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loihi_convert.arrays import Shape
+from loihi_convert.choices import ClassMap
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.benchmarks import DATASETS, DESCRIPTIONS, default_root, load_benchmark
-from loihi_convert.data.class_folders import ClassMap
 from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
 from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
 from loihi_convert.data.own_images import NPZ_HINT, load_image_folder, load_npz, require_class_folders

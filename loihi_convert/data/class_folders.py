@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
+from loihi_convert.choices import ClassMap
 from loihi_convert.errors import DataError, UsageError
-
-ClassMap: TypeAlias = Mapping[str, str | int] | Literal["sorted", "names"]
-"""Folder to class, by the class's name or number: ``{"zero": 0, "one": 1}``. ``"names"``: folders are named after the
-classes. ``"sorted"``: the order of torchvision's ``ImageFolder``, in which names are sorted as text, so that ``10``
-comes before ``2``."""
 
 # Names in a note or an error.
 _MOST: Final = 12

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from loihi_convert.choices import ClassMap
 from loihi_convert.data.array_pixels import are_rounded
 from loihi_convert.data.benchmarks import DATASETS
-from loihi_convert.data.class_folders import ClassMap, classes_of_folders
+from loihi_convert.data.class_folders import classes_of_folders
 from loihi_convert.data.class_order import in_turns, is_in_class_order
 from loihi_convert.data.dataset import Dataset, DataSplits, dtype_and_shape
 from loihi_convert.data.image_files import FolderImages, stacked

@@ -11,10 +11,10 @@ import numpy as np
 
 from loihi_convert.arrays import Shape
 from loihi_convert.chip import limits
+from loihi_convert.choices import MAX_TIMESTEPS
 from loihi_convert.errors import NetxError
 from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
 from loihi_convert.external.stock_chain import MAX_SUM, Link, integer, integers, per_neuron, read_chain
-from loihi_convert.ir.quantized import MAX_TIMESTEPS
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.netx.stock import StockFile, StockLayer
 

@@ -15,8 +15,6 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 
-MAX_SEED: Final = 2**31 - 1
-
 # Philox gives 4 words of 64 bits at each count; a pixel takes 16 bits.
 _PIXELS_PER_COUNT: Final = 16
 

@@ -14,18 +14,14 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits, rules
-from loihi_convert.choices import Granularity, Readout, Reset, Target, Task
+from loihi_convert.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target, Task
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.digits import MAX_LOW_BITS, split
 from loihi_convert.ir.layered import Spiking
 from loihi_convert.ir.network import IntegrateAndFire, summary
-from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import relay_count, relayed, require_exact_relays, require_relays
 from loihi_convert.ir.synapse import Dense, Synapse
-
-MAX_TIMESTEPS: Final = 2**20
-"""Largest T: at larger T an output weight of 1 exceeds Loihi's potential range within an eighth of the steps."""
 
 MAX_NAME_LENGTH: Final = 400
 """Longest name of a layer, in characters."""

@@ -24,15 +24,13 @@ from pydantic import Field, model_validator
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
+from loihi_convert.choices import TOLERANCE_POINTS
 from loihi_convert.data.dataset import HeldOutSplit
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.ir.task import classes_of
 from loihi_convert.metrics.circuit_work import CircuitWork
 from loihi_convert.records import Record
 from loihi_convert.statistics import Interval, wilson_interval
-
-TOLERANCE_POINTS: Final = 0.1
-"""Percentage points of accuracy that the chosen margin may lose against T, on the images used to choose it."""
 
 CURVE_POINTS: Final = 16
 """Number of margins of the curve, besides the chosen margin and none: even steps in log T, from 1."""
@@ -157,7 +155,8 @@ def choose_margin(
     DataError
         If ``outputs`` have a wrong shape, or there is not one label per image.
     """
-    require_tolerance(tolerance_points)
+    if not 0 <= tolerance_points <= 100:
+        raise UsageError(f"found {tolerance_points}", where="exit_tolerance", expected="must be in 0..100")
     margins, average_timesteps, correct_counts = _trade(outputs, labels)
     image_count, timesteps, _ = outputs.shape
     # The last margin exceeds every lead before T, and loses nothing.
@@ -174,14 +173,6 @@ def choose_margin(
         image_count=image_count,
         by_labels=labels is not None,
     )
-
-
-def require_tolerance(tolerance_points: float) -> None:
-    """Raise the `UsageError` of `choose_margin` if the tolerance is out of range; called before a run."""
-    if not 0 <= tolerance_points <= 100:
-        raise UsageError(
-            f"found {tolerance_points}", where="exit_tolerance", expected="must be 0..100 percentage points of accuracy"
-        )
 
 
 def evaluate_early_exit(

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
+
+from loihi_convert.choices import TOLERANCE_POINTS
 from loihi_convert.errors import UsageError
-from loihi_convert.metrics.early_exit import TOLERANCE_POINTS, require_tolerance
+from loihi_convert.options import BASICS, Flag, declared, parse_timesteps
 
 
-@dataclass(frozen=True)
+@declared(BASICS)
 class RunOptions:
     """Options for running and evaluating a file.
 
     Parameters
     ----------
     timesteps
-        The T to report, each >= 1; the run ends at the largest. Empty: the T the file was balanced for.
+        Time steps. Default: the T that the file was balanced for. A list such as 1,4 gives one run to the largest T,
+        with results at each.
     exit_tolerance
-        Percentage points of accuracy, 0..100, that early exit may lose; None: early exit is not evaluated.
+        Accuracy that early exit may lose on these images, in percentage points.
+
+        None: early exit is not evaluated.
     trace
-        Whether to record and compare every layer's spikes and potentials.
+        Record and compare every layer.
     device
         Where to simulate `ref` and the float SNN: ``"cpu"`` or another torch device, such as ``"cuda"``.
     float_snn
-        Whether to run the float SNN too, if the CNN is known. It takes as long as the file itself.
+        Also run the same network in floating point (float SNN) for comparison; takes as long as the run itself.
+
+        Only if the CNN is known.
 
     Raises
     ------
@@ -31,17 +39,15 @@ class RunOptions:
         If a number is out of range.
     """
 
-    timesteps: tuple[int, ...] = ()
-    exit_tolerance: float | None = TOLERANCE_POINTS
+    timesteps: Annotated[tuple[int, ...], Flag("T", "-T,--timesteps", parse=parse_timesteps)] = ()
+    exit_tolerance: Annotated[float | None, Field(ge=0, le=100), Flag("POINTS", panel="Early exit")] = TOLERANCE_POINTS
     trace: bool = False
-    device: str = "cpu"
-    float_snn: bool = False
+    device: Annotated[str, Flag(name="")] = "cpu"
+    float_snn: Annotated[bool, Flag(name="--float")] = False
 
     def __post_init__(self) -> None:
         if self.timesteps and min(self.timesteps) < 1:
             raise UsageError(f"found {min(self.timesteps)}", where="timesteps", expected="must be at least 1")
-        if self.exit_tolerance is not None:
-            require_tolerance(self.exit_tolerance)
 
     def last_timestep(self, balanced: int) -> int:
         """Return the last T of a run, for a file balanced for ``balanced`` steps."""

@@ -135,18 +135,7 @@ class ConversionSetting:
             If they contradict each other.
         """
         own = self.normalized
-        balance = BalanceOptions(
-            method=own.method,
-            amplitude=own.amplitude,
-            alpha=own.alpha,
-            percentile=own.percentile,
-            initial_potential=own.initial_potential,
-            reset=own.reset,
-            readout=own.readout,
-            input_coding=own.input_coding,
-            poisson_seed=own.poisson_seed,
-            bias_correction=own.bias_correction,
-        )
+        balance = BalanceOptions(**{one.name: getattr(own, one.name) for one in fields(BalanceOptions)})
         quantize = QuantizeOptions(own.weight_bits, own.pixel_bits, own.target, own.thresholds, own.split_readout)
         quantize.require_neurons(balance.neuron_reset, balance.input_seed, balance.output)
         return balance, quantize
