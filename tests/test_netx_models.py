@@ -213,7 +213,7 @@ def test_a_file_of_another_command_or_checkpoint_is_refused(
     (folder / "build.toml").write_text(SMALL_PLAN)
     state = build_model("digits-cnn", (1, 8, 8), 10).state_dict()
     # Not trained, which would take the most time here.
-    recipe = asdict(paper_recipe("mnist"))
+    recipe = {**asdict(paper_recipe("mnist")), "threads": 1}
     cnn = Checkpoint("digits-cnn", state, "digits", (1, 8, 8), tuple("0123456789"), 0, 0.5, 0.5, recipe)
     save(cnn, folder / "cnn.safetensors")
     assert build(tool, monkeypatch, folder) == 0
