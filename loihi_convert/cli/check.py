@@ -77,7 +77,7 @@ def check(
     known, skipped = _images(ctx, candidate, image_count, images)
     checked = checking.check(
         candidate,
-        known,
+        None if known is None else known.images,
         timesteps,
         labels=None if known is None else known.labels,
         target=target,

@@ -37,8 +37,9 @@ def row_fingerprint(row: Mapping[str, str]) -> str:
     """Return today's `fingerprint` of a row of a CSV table; empty for the CNN."""
     if row["variant"] == "best":
         return fingerprint(None)
-    steps, alpha = (float(row[name]) if row[name] else None for name in ("timesteps", "alpha"))
-    cell = Cell(row["table"], row["data"], row["method"], row["reset"] or None, alpha, steps and int(steps), None)
+    steps = int(row["timesteps"]) if row["timesteps"] else None
+    alpha = float(row["alpha"]) if row["alpha"] else None
+    cell = Cell(row["table"], row["data"], row["method"], row["reset"] or None, alpha, steps, None)
     seed, bits = int(row["poisson_seed"] or 0), int(row["weight_bits"] or 8)
     made = setting(cell, VARIANTS[row["variant"]], seed=seed, weight_bits=bits)
     return "" if made is None else fingerprint(made)
@@ -77,4 +78,5 @@ def _probe() -> tuple[ReluNetwork, Array]:
 def _eighths(*shape: int) -> Array:
     """Multiples of 1/8 in -1..1 that look random."""
     index = np.arange(np.prod(shape)) + 3
-    return ((index * index * index % 101 % 17 - 8) / 8).reshape(shape)
+    found: Array = ((index * index * index % 101 % 17 - 8) / 8).reshape(shape)
+    return found
