@@ -28,6 +28,14 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--networks", type=int, default=15, help="random networks compared on Lava, ref and the oracle")
+    parser.addoption("--compare-readers", type=Path, help="file for the models that the two readers read differently")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if log := config.getoption("--compare-readers"):
+        from support import compare_readers
+
+        compare_readers.install(log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
