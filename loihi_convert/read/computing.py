@@ -88,6 +88,7 @@ def _dense(reader: Reader, call: Call) -> Value:
         refuse("is applied to feature maps", supported="Linear after Flatten, or of channels in the last axis")
     maps = (matrix.shape[1], *base[1:])
     positions = counted((IMAGES, maps[0], base[1] * base[2])).movedim(1, -1).reshape(call.shape)
+    assert x.node is not None
     return reader.add(Conv(matrix.T[:, :, None, None], offset), (x.node,), call.shape, maps, positions)
 
 
@@ -143,14 +144,16 @@ def _interpolated(reader: Reader, call: Call) -> Value:
     if any(many < few for many, few in zip(before, after, strict=True)):
         refuse("has no spiking equivalent here")
     factors = {many / few for many, few in zip(before, after, strict=True)}
-    mode = call.name.removeprefix("upsample_")[:-2]
+    mode = call.name.removeprefix("_").removeprefix("upsample_")[:-2].removesuffix("_exact")
     if mode == "nearest" and all(map(float.is_integer, factors)):
         found = call.target(reader.positions(reader.plain(x)), *call.args[1:])
         return reader.placed(found, x.node)
     if mode in ("linear", "bilinear") and factors <= {1, 2} and not call.args[2]:
         # Half the size: the mean of two pixels.
         number = reader.number(x)
-        return reader.add(adaptive_pool(reader.nodes[number].shape, map_shape(call.shape), is_average=True), (number,), call.shape)
+        return reader.add(
+            adaptive_pool(reader.nodes[number].shape, map_shape(call.shape), is_average=True), (number,), call.shape
+        )
     return refuse(
         f"makes {tuple(after)} of {tuple(before)} by mode {mode}",
         supported="nearest and area by whole factors, bilinear by 2",
@@ -300,15 +303,30 @@ COMPUTING: Final[Mapping[str, Callable[[Any, Call], Any]]] = {
     "convolution": _convolution,
     **dict.fromkeys(("mm", "addmm", "mv", "addmv", "bmm", "baddbmm"), _dense),
     **dict.fromkeys(
-        ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
-         "_native_batch_norm_legit_functional", "_batch_norm_no_update"),
+        (
+            "native_batch_norm",
+            "_native_batch_norm_legit",
+            "_native_batch_norm_legit_no_training",
+            "_native_batch_norm_legit_functional",
+            "_batch_norm_no_update",
+        ),
         _batch_norm,
     ),
     "avg_pool2d": _average_pool,
     "max_pool2d_with_indices": _max_pool,
     "_adaptive_avg_pool2d": _adaptive_pool,
     "adaptive_max_pool2d": _adaptive_pool,
-    **dict.fromkeys(("upsample_nearest2d", "upsample_nearest1d", "upsample_bilinear2d", "upsample_linear1d"), _interpolated),
+    **dict.fromkeys(
+        (
+            "upsample_nearest2d",
+            "upsample_nearest1d",
+            "_upsample_nearest_exact2d",
+            "_upsample_nearest_exact1d",
+            "upsample_bilinear2d",
+            "upsample_linear1d",
+        ),
+        _interpolated,
+    ),
     **dict.fromkeys(("mean", "sum", "amax", "max"), _reduced),
     **dict.fromkeys(("floor", "round"), _rounding),
     **dict.fromkeys(("_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward", "tanh"), _ending),

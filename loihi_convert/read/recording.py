@@ -1,6 +1,6 @@
 """Runs a model once, and reports each functional ATen operation that it takes, with its place in the model.
 
-Changes in place and views are resolved by PyTorch itself (functionalization): every operation here returns a new tensor.
+Changes in place and views are resolved by PyTorch itself (functionalization): each returns a new tensor.
 """
 
 from __future__ import annotations
@@ -48,11 +48,13 @@ _FUNCTIONS: Final = {
     "_unsafe_view": "view",
     "bernoulli": "dropout",
     "rrelu_with_noise": "rrelu",
-    "pow": "pow",
+    "rrelu_with_noise_functional": "rrelu",
+    "_prelu_kernel": "prelu",
+    "_upsample_nearest_exact2d": "interpolate",
 }
 """The functions that users call, by ATen's names."""
 
-_ELEMENTWISE: Final = ("_to_copy",)
+_ELEMENTWISE: Final = ("_to_copy", "_prelu_kernel")
 """Elementwise operations that PyTorch does not mark as such."""
 
 _UNSEEN: Final = ("torch", "numpy", "loihi_convert", *sys.stdlib_module_names)
@@ -142,11 +144,11 @@ class Listener(Protocol):
         """Return whether some tensor in ``tree`` depends on the image."""
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Reports every ATen operation to a listener, in the words of `SIMPLER` where it has some."""
 
     def __init__(self, listener: Listener) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._listener = listener
         self._inside: list[tuple[str, nn.Module, int]] = []
         self._calls = 0
@@ -219,7 +221,7 @@ class Recorder(TorchDispatchMode):
         with contextlib.ExitStack() as stack:
             for name, module in model.named_modules():
                 if isinstance(module, WHOLE):
-                    module.forward = self._standing_for(module)  # type: ignore[method-assign]
+                    module.forward = self._standing_for(module)  # type: ignore[assignment, method-assign]
                     stack.callback(vars(module).pop, "forward")
                 if isinstance(module, torch.jit.ScriptModule):
                     continue
