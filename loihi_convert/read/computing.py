@@ -1,0 +1,334 @@
+"""Operations that compute with several numbers: to support one, add an entry to `COMPUTING`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from loihi_convert.arrays import Array
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.from_torch.pools import adaptive_pool, average_pool, max_pool
+from loihi_convert.frontend.from_torch.quantized_relu import rounded_relu
+from loihi_convert.frontend.operations import (
+    BEFORE_QUANTIZATION,
+    PRODUCTS,
+    AveragePool,
+    Ending,
+    MaxPool,
+    Relu,
+    Rounding,
+    refuse,
+)
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.read.recording import Call
+from loihi_convert.read.values import IMAGES, Value, counted, map_shape
+
+if TYPE_CHECKING:
+    from loihi_convert.read.reader import Reader
+
+
+def _convolution(reader: Reader, call: Call) -> Value:
+    x, weight, bias, stride, padding, dilation, is_transposed, _, groups = reader.of(call.args)
+    if is_transposed:
+        refuse("has no spiking equivalent here")
+    if not isinstance(x, Value) or isinstance(weight, Value) or isinstance(bias, Value):
+        refuse("has no spiking equivalent here", supported="weights that do not depend on the image")
+    is_signal = weight.ndim == 3
+    if x.shape[:1] != (IMAGES,) or len(x.shape) != weight.ndim:
+        refuse(f"is applied to a tensor of shape {tuple(x.shape[1:])}", supported="maps (C, H, W), signals (C, L)")
+
+    def pair(numbers: Sequence[int], one: int) -> tuple[int, int]:
+        return (one, numbers[0]) if is_signal else (numbers[0], numbers[-1])
+
+    kernel = array(weight[:, :, None] if is_signal else weight)
+    synapse = Conv(
+        kernel, None if bias is None else array(bias), pair(stride, 1), pair(padding, 0), pair(dilation, 1), groups
+    )
+    return reader.add(synapse, (reader.number(x),), call.shape)
+
+
+def _dense(reader: Reader, call: Call) -> Value:
+    """``x @ w``, plus a bias; or ``w @ x``, as its transposed."""
+    given = reader.of(call.args)
+    bias, x, weight = given if call.name in ("addmm", "baddbmm", "addmv") else (None, *given)
+    alpha, beta = (float(call.kwargs.get(name, 1)) for name in ("alpha", "beta"))
+    if not isinstance(x, Value) or isinstance(weight, Value) or isinstance(bias, Value):
+        is_two = isinstance(x, Value) and isinstance(weight, Value)
+        refuse(
+            "has no spiking equivalent here",
+            supported="weights that do not depend on the image, as second argument",
+            hint=PRODUCTS if is_two else "Use nn.Linear, or x @ weight with a flattened x.",
+        )
+    matrix = array(weight)
+    if call.name in ("bmm", "baddbmm"):
+        if not (matrix == matrix[:1]).all():
+            refuse("has no spiking equivalent here", hint="Use nn.Linear, or x @ weight with a flattened x.")
+        matrix = matrix[0]
+    matrix = alpha * matrix.reshape(x.shape[-1], -1)
+    offset = None if bias is None else beta * np.broadcast_to(array(bias).reshape(-1), (matrix.shape[1],))
+    rows = x.shape[:-1].numel()
+    x = reader.plain(x)
+    if rows == IMAGES:
+        vector = Value(torch.Size((IMAGES, x.shape[-1])), x.node, reader.positions(x).reshape(IMAGES, -1))
+        found = reader.add(Dense(matrix.T, offset), (reader.number(vector),), torch.Size((IMAGES, matrix.shape[1])))
+        return Value(call.shape, found.node)
+    base = () if x.node is None else reader.nodes[x.node].shape
+    # One row a pixel, with the channels last.
+    is_last = len(base) == 3 and x.shape[-1] == base[0] and rows * base[0] == IMAGES * math.prod(base)
+    if is_last:
+        pixels = reader.positions(x).reshape(IMAGES, -1, base[0])
+        is_last = torch.equal(pixels.movedim(-1, 1).flatten(), counted((x.shape.numel(),)))
+    if not is_last:
+        refuse("is applied to feature maps", supported="Linear after Flatten, or of channels in the last axis")
+    maps = (matrix.shape[1], *base[1:])
+    positions = counted((IMAGES, maps[0], base[1] * base[2])).movedim(1, -1).reshape(call.shape)
+    assert x.node is not None
+    return reader.add(Conv(matrix.T[:, :, None, None], offset), (x.node,), call.shape, maps, positions)
+
+
+def _batch_norm(reader: Reader, call: Call) -> Value:
+    x, weight, bias, mean, variance, *rest = reader.of(call.args)
+    if "no_training" not in call.name and rest[0]:
+        if mean is None:
+            refuse("has no running statistics; train with track_running_stats=True")
+        refuse(
+            "takes its statistics from the batch",
+            supported="running statistics, in eval mode",
+            hint="Let eval mode switch it: F.batch_norm needs training=self.training, and running statistics.",
+        )
+    gain = 1 / np.sqrt(array(variance) + rest[-1])
+    shift = -array(mean) * gain
+    if weight is not None:
+        gain, shift = gain * array(weight), shift * array(weight)
+    if bias is not None:
+        shift = shift + array(bias)
+    ones = (1,) * (len(x.shape) - 2)
+    return reader.affine(gain.reshape(-1, *ones), shift.reshape(-1, *ones), x)
+
+
+def _average_pool(reader: Reader, call: Call) -> Value:
+    number = _maps(reader, call)
+    names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    given = dict(zip(names, call.args, strict=False))
+    pool = average_pool(given, reader.nodes[number].shape, map_shape(call.shape), is_signal=False)
+    return reader.add(pool, (number,), call.shape)
+
+
+def _max_pool(reader: Reader, call: Call) -> Value:
+    number = _maps(reader, call)
+    given = dict(zip(("input", "kernel_size", "stride", "padding", "dilation"), call.args, strict=False))
+    return reader.add(max_pool(given, is_signal=False), (number,), call.shape)
+
+
+def _adaptive_pool(reader: Reader, call: Call) -> Value:
+    x = reader.of(call.args[0])
+    before, after = x.shape[2:], call.shape[2:]
+    if before != after and all(many % few == 0 for few, many in zip(before, after, strict=True)):
+        # Each window is one pixel.
+        positions = functional.interpolate(reader.positions(reader.plain(x)), size=tuple(after), mode="nearest")
+        return reader.placed(positions, x.node)
+    number = _maps(reader, call)
+    pool = adaptive_pool(reader.nodes[number].shape, map_shape(call.shape), is_average="avg" in call.name)
+    return reader.add(pool, (number,), call.shape)
+
+
+def _interpolated(reader: Reader, call: Call) -> Value:
+    x = reader.of(call.args[0])
+    before, after = x.shape[2:], call.shape[2:]
+    if any(many < few for many, few in zip(before, after, strict=True)):
+        refuse("has no spiking equivalent here")
+    factors = {many / few for many, few in zip(before, after, strict=True)}
+    mode = call.name.removeprefix("_").removeprefix("upsample_")[:-2].removesuffix("_exact")
+    if mode == "nearest" and all(map(float.is_integer, factors)):
+        found = call.target(reader.positions(reader.plain(x)), *call.args[1:])
+        return reader.placed(found, x.node)
+    if mode in ("linear", "bilinear") and factors <= {1, 2} and not call.args[2]:
+        # Half the size: the mean of two pixels.
+        number = reader.number(x)
+        return reader.add(
+            adaptive_pool(reader.nodes[number].shape, map_shape(call.shape), is_average=True), (number,), call.shape
+        )
+    return refuse(
+        f"makes {tuple(after)} of {tuple(before)} by mode {mode}",
+        supported="nearest and area by whole factors, bilinear by 2",
+        hint="Use average pooling.",
+    )
+
+
+def _maps(reader: Reader, call: Call) -> int:
+    x = reader.of(call.args[0])
+    if len(x.shape) != 4:
+        refuse(f"is applied to a tensor of shape {tuple(x.shape[1:])}", supported="maps (C, H, W)")
+    if not x.shape.numel():
+        refuse("takes an empty tensor", supported="tensors that hold numbers", hint="Leave it out.")
+    return reader.number(x)
+
+
+def _reduced(reader: Reader, call: Call) -> Value:
+    """Mean, sum or maximum over the height, the width or both; or a mean or sum over the channels."""
+    x = reader.plain(reader.of(call.args[0]))
+    given = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
+    is_all = given is None
+    rank = len(x.shape)
+    axes = {axis % rank for axis in ([given] if isinstance(given, int) else given or ())}
+    kind = {"max": "amax"}.get(call.name, call.name)
+    if not x.shape.numel():
+        refuse("takes an empty tensor", supported="tensors that hold numbers", hint="Leave it out.")
+    if x.node is not None and axes and _are_whole_maps(reader, x, axes):
+        channels = reader.nodes[x.node].shape[0]
+        pool = _window(kind, reader.nodes[x.node].shape[1:], channels)
+        found = reader.add(pool, (x.node,), torch.Size((IMAGES, channels, 1, 1)))
+        return Value(call.shape, found.node)
+    if len(axes) == 1 and (x.node is None or (rank == 5 and axes <= {1, 2})):
+        return _of_parts(reader, call, x, kind, axes.pop())
+    if axes == {1} and kind != "amax":
+        number = reader.number(x)
+        channels, *size = reader.nodes[number].shape
+        weight = np.full((1, channels, *(1 for _ in size)), 1.0 if kind == "sum" else 1 / channels)
+        made = reader.add(Conv(weight) if size else Dense(weight), (number,), torch.Size((IMAGES, 1, *size)))
+        return Value(call.shape, made.node)
+    if not axes or not axes <= set(range(2, rank)) or len(map_shape(x.shape)) != 3:
+        _refuse_axes(kind, given, axes, is_all=is_all)
+    number = reader.number(x)
+    channels, height, width = reader.nodes[number].shape
+    is_signal = rank == 3
+    kernel = (height if 2 in axes and not is_signal else 1, width if rank - 1 in axes else 1)
+    pool = _window(kind, kernel, channels)
+    maps = (channels, height // kernel[0], width // kernel[1])
+    return reader.add(pool, (number,), call.shape, maps if len(map_shape(call.shape)) == 3 else map_shape(call.shape))
+
+
+def _window(kind: str, kernel: Any, channels: int) -> AveragePool | MaxPool:
+    rows, columns = kernel
+    if kind == "amax":
+        return MaxPool((rows, columns), (rows, columns), (0, 0), (1, 1))
+    return AveragePool((rows, columns), (rows, columns), (0, 0), 1.0 if kind == "sum" else 1 / (rows * columns))
+
+
+def _are_whole_maps(reader: Reader, x: Value, axes: set[int]) -> bool:
+    """Whether ``axes``, in any order, are the pixels of each map of its node."""
+    assert x.node is not None
+    maps = reader.nodes[x.node].shape
+    if len(maps) != 3 or x.shape.numel() != IMAGES * math.prod(maps):
+        return False
+    positions = reader.positions(x)
+    others = [axis for axis in range(positions.ndim) if axis not in axes]
+    pixels = math.prod(positions.shape[axis] for axis in axes)
+    grouped = positions.permute(*others, *sorted(axes)).reshape(-1, pixels).sort(dim=1).values
+    wanted = counted((IMAGES * maps[0], maps[1] * maps[2]))
+    return grouped.shape == wanted.shape and torch.equal(grouped, wanted)
+
+
+def _of_parts(reader: Reader, call: Call, x: Value, kind: str, axis: int) -> Value:
+    """Over an axis along which several tensors are stacked, or channels grouped: of these, one after another."""
+    parts = [reader.placed(each.contiguous(), x.node) for each in reader.positions(x).unbind(axis)]
+    found, *others = parts
+    for other in others:
+        shape = found.shape
+        if kind == "amax":
+            above = reader.add(Relu(), (reader.number(reader.total(shape, (found, other), (1.0, -1.0))),), shape)
+            found = reader.total(shape, (other, above), (1.0, 1.0))
+        else:
+            found = reader.total(shape, (found, other), (1.0, 1.0))
+    if kind == "mean":
+        ones = (1,) * (len(found.shape) - 1)
+        found = reader.affine(np.full(ones, 1 / len(parts)), np.zeros(ones), found)
+    return Value(call.shape, found.node, None if found.positions is None else found.positions.reshape(call.shape))
+
+
+def _refuse_axes(kind: str, given: Any, axes: set[int], *, is_all: bool) -> None:
+    what = {"mean": "averages", "sum": "sums", "amax": "takes the maximum"}[kind]
+    hint = ""
+    if not axes or 0 in axes:
+        hint = "This mixes the images of the batch: reduce each image, as in x.flatten(1).mean(1, True)."
+    elif axes == {1, 2, 3}:
+        hint = "Normalize with a fixed mean and std, not those of each image, and train again."
+    shown = given[0] if isinstance(given, list | tuple) and len(given) == 1 else given
+    over = "all axes" if is_all else f"axes {tuple(shown) if isinstance(shown, list) else shown}"
+    refuse(
+        f"{what} over {over}",
+        supported="height, width, or both" + ("" if kind == "amax" else "; or the channels"),
+        hint=hint,
+    )
+
+
+def _rounding(reader: Reader, call: Call) -> Value | None:
+    """A `Rounding`, an obstacle until it is clipped; or part of a QCFS activation."""
+    (x,) = reader.of(call.args)
+    number = reader.number(x)
+    try:
+        with reader.place.named():
+            return reader.quantized(*rounded_relu(reader.nodes, number, call.name), call.shape)
+    except UnsupportedModelError as obstacle:
+        return reader.add(Rounding(), (number,), call.shape, obstacle=obstacle)
+
+
+def _ending(reader: Reader, call: Call) -> Value:
+    x = reader.plain(reader.of(call.args[0]))
+    if "softmax" in call.name:
+        rank, axis = len(x.shape), call.args[1]
+        if axis % rank == 0 or x.shape[axis] != x.shape[1:].numel():
+            over = f"runs over axis {axis}" + (f" of {tuple(x.shape[1:])}" if rank > 2 else "")
+            hint = "End with a Linear layer, or with global average pooling." if (axis, rank) == (1, 4) else ""
+            refuse(over, supported="the class axis; all others but that of the batch have length 1", hint=hint)
+    if x.node is not None and reader.order(x) is not None:
+        return reader.add(Ending(), (x.node,), call.shape, reader.nodes[x.node].shape, reader.positions(x))
+    return reader.add(Ending(), (reader.number(x),), call.shape)
+
+
+def array(tensor: Any) -> Array:
+    """Return a constant as float64."""
+    if not isinstance(tensor, Tensor):
+        refuse(f"has weights of type {type(tensor).__name__}", supported="torch.Tensor", hint=BEFORE_QUANTIZATION)
+    return tensor.detach().cpu().to(torch.float64).numpy()
+
+
+def require_two_alike(whole: torch.Size, shapes: Sequence[torch.Size]) -> None:
+    """Refuse to join anything but tensors of one shape, apart from one channel, or one pixel, for all."""
+    if any(len(shape) != len(whole) or shape[2:] not in (whole[2:], (1,) * len(whole[2:])) for shape in shapes):
+        refuse(
+            f"joins tensors of shapes {' and '.join(str(tuple(shape[1:])) for shape in shapes)}",
+            supported="equal shapes, one channel beside several, or a mean of each channel",
+            hint="Give both the same channels and size, by a convolution or pooling, and train again.",
+        )
+
+
+COMPUTING: Final[Mapping[str, Callable[[Any, Call], Any]]] = {
+    "convolution": _convolution,
+    **dict.fromkeys(("mm", "addmm", "mv", "addmv", "bmm", "baddbmm"), _dense),
+    **dict.fromkeys(
+        (
+            "native_batch_norm",
+            "_native_batch_norm_legit",
+            "_native_batch_norm_legit_no_training",
+            "_native_batch_norm_legit_functional",
+            "_batch_norm_no_update",
+        ),
+        _batch_norm,
+    ),
+    "avg_pool2d": _average_pool,
+    "max_pool2d_with_indices": _max_pool,
+    "_adaptive_avg_pool2d": _adaptive_pool,
+    "adaptive_max_pool2d": _adaptive_pool,
+    **dict.fromkeys(
+        (
+            "upsample_nearest2d",
+            "upsample_nearest1d",
+            "_upsample_nearest_exact2d",
+            "_upsample_nearest_exact1d",
+            "upsample_bilinear2d",
+            "upsample_linear1d",
+        ),
+        _interpolated,
+    ),
+    **dict.fromkeys(("mean", "sum", "amax", "max"), _reduced),
+    **dict.fromkeys(("floor", "round"), _rounding),
+    **dict.fromkeys(("_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward", "tanh"), _ending),
+}
+"""By ATen's name."""

@@ -1,0 +1,288 @@
+"""Runs a model once, and reports each functional ATen operation that it takes, with its place in the model.
+
+Changes in place and views are resolved by PyTorch itself (functionalization): each returns a new tensor.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import linecache
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from loihi_convert.cnn.qcfs import Qcfs
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.from_nir import FiringRate
+from loihi_convert.frontend.operations import Relu, placed_at, refuse
+from loihi_convert.read.simpler import SIMPLER
+
+WHOLE: Final = (Qcfs, FiringRate)
+"""Modules that are one operation, and are not run."""
+
+_FUNCTIONS: Final = {
+    "addmm": "linear",
+    "mm": "matmul",
+    "div": "truediv",
+    "native_batch_norm": "batch_norm",
+    "max_pool2d_with_indices": "max_pool2d",
+    "log_sigmoid_forward": "logsigmoid",
+    "rsub": "sub",
+    "upsample_nearest2d": "interpolate",
+    "upsample_bilinear2d": "interpolate",
+    "upsample_linear1d": "interpolate",
+    "upsample_nearest1d": "interpolate",
+    "constant_pad_nd": "pad",
+    "native_group_norm": "group_norm",
+    "native_layer_norm": "layer_norm",
+    "_to_copy": "to",
+    "_unsafe_view": "view",
+    "bernoulli": "dropout",
+    "rrelu_with_noise": "rrelu",
+    "rrelu_with_noise_functional": "rrelu",
+    "_prelu_kernel": "prelu",
+    "_upsample_nearest_exact2d": "interpolate",
+}
+"""The functions that users call, by ATen's names."""
+
+_ELEMENTWISE: Final = ("_to_copy", "_prelu_kernel")
+"""Elementwise operations that PyTorch does not mark as such."""
+
+_UNSEEN: Final = ("torch", "numpy", "loihi_convert", *sys.stdlib_module_names)
+"""Packages whose lines are not the user's."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an operation is called.
+
+    Parameters
+    ----------
+    name
+        The module's name; of a function, also that of a module near it.
+    kind
+        The class of the module, or the function.
+    module
+        The module's name, or empty for a function.
+    call
+        Counts the calls of modules: equal for operations of one call.
+    line
+        The user's line, ``file, line n: 'text'``, for a function.
+    """
+
+    name: str
+    kind: str
+    module: str
+    call: int
+    line: str
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Add the place to an error that has none."""
+        try:
+            with placed_at(self.name, self.kind):
+                yield
+        except UnsupportedModelError as error:
+            if error.where == self.name and self.line and self.line not in error.found:
+                error.found = f"{error.found} ({self.line})"
+            raise
+
+    def error(self, found: str) -> UnsupportedModelError:
+        """Return an error about an operation there."""
+        try:
+            with self.named():
+                refuse(found)
+        except UnsupportedModelError as error:
+            return error
+
+
+@dataclass(eq=False)
+class Call:
+    """One ATen operation with its arguments and its result; ``whole``: the module that it stands for, of `WHOLE`."""
+
+    target: Any
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    whole: Relu | None = None
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether each number of its result depends on one number of each argument, at the same place."""
+        return torch.Tag.pointwise in self.target.tags or self.name in _ELEMENTWISE
+
+    @property
+    def is_random(self) -> bool:
+        return torch.Tag.nondeterministic_seeded in self.target.tags
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of its first result."""
+        found = self.out
+        while not isinstance(found, Tensor):
+            found = found[0]
+        return found.shape
+
+
+class Listener(Protocol):
+    """What takes the operations."""
+
+    def take(self, call: Call) -> None:
+        """Take the next one."""
+
+    def depends(self, tree: Any) -> bool:
+        """Return whether some tensor in ``tree`` depends on the image."""
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Reports every ATen operation to a listener, in the words of `SIMPLER` where it has some."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._listener = listener
+        self._inside: list[tuple[str, nn.Module, int]] = []
+        self._calls = 0
+        self._names = Counter[str]()
+        # The operation that others stand for.
+        self._place: tuple[Any, str] | None = None
+        self._whole: Relu | None = None
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Skipping would import torch._dynamo, for 1.5 s.
+        return False
+
+    def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name: str = target.overloadpacket._qualified_op_name.split("::")[1]
+        is_outer = self._place is None
+        if is_outer:
+            self._place = (target, name)
+        try:
+            if name in SIMPLER and self._listener.depends((args, kwargs)):
+                with self:
+                    found = SIMPLER[name](self._listener.depends, *args, **kwargs)
+                if found is not NotImplemented:
+                    return found
+            out = target(*args, **kwargs)
+            self._listener.take(Call(target, name, args, kwargs, out, self._whole))
+            return out
+        finally:
+            if is_outer:
+                self._place = None
+
+    def place(self, call: Call, after: str) -> Place:
+        """Return where ``call`` is, whose input comes from the module ``after``."""
+        assert self._place is not None
+        leaf = next((each for each in self._inside if _is_step(each[1])), None)
+        if leaf is not None:
+            path, module, number = leaf
+            count = self._counted(path.replace(".", "_"), number)
+            name = path if count == 0 else f"{path.replace('.', '_')}_{count} (after {after})"
+            return Place(name, type(module).__name__, path, number, "")
+        _, called = self._place
+        kind = _FUNCTIONS.get(called, called.strip("_"))
+        if called == "convolution":
+            kind = f"conv{call.args[1].ndim - 2}d"
+        count = self._counted(kind, id(self._place))
+        name = kind if count == 0 else f"{kind}_{count}"
+        caller = self._inside[-1][0] if self._inside else ""
+        if caller and not after.startswith(f"{caller}."):
+            name = f"{name} (in {caller})"
+        elif after:
+            name = f"{name} (after {after})"
+        return Place(name, kind, "", 0, self.line())
+
+    def line(self) -> str:
+        """Return the user's line that is running, as ``file, line n, 'text'``; empty if there is none."""
+        return _users_line()
+
+    def _counted(self, name: str, call: int) -> int:
+        """How many others have this name; the same for all operations of one call."""
+        key = f"{name} {call}"
+        if key not in self._names:
+            self._names[key] = self._names[name] + (hasattr(builtins, name))
+            self._names[name] += 1
+        return self._names[key]
+
+    @contextlib.contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Notice which modules of ``model`` are called."""
+        with contextlib.ExitStack() as stack:
+            for name, module in model.named_modules():
+                if isinstance(module, WHOLE):
+                    module.forward = self._standing_for(module)  # type: ignore[assignment, method-assign]
+                    stack.callback(vars(module).pop, "forward")
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue
+                stack.callback(module.register_forward_pre_hook(self._entering(name), prepend=True).remove)
+                stack.callback(module.register_forward_hook(self._left, always_call=True).remove)
+            yield
+
+    def _entering(self, name: str) -> Callable[[nn.Module, Any], None]:
+        def enter(module: nn.Module, _: Any) -> None:
+            self._calls += 1
+            self._inside.append((name, module, self._calls))
+
+        return enter
+
+    def _left(self, *_: Any) -> None:
+        self._inside.pop()
+
+    def _standing_for(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            self._whole = _whole(module)
+            try:
+                return x.clone()
+            finally:
+                self._whole = None
+
+        return forward
+
+
+def is_printed() -> bool:
+    """Whether a tensor is being printed, or an assertion checked: what depends on that changes no output."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "torch._tensor_str" or frame.f_code.co_name == "_assert":
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _users_line() -> str:
+    frame = sys._getframe(1)
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        path = frame.f_code.co_filename
+        if (package not in _UNSEEN or package == "__main__") and not path.startswith("<"):
+            text = linecache.getline(path, frame.f_lineno).strip()
+            return f"{Path(path).name}, line {frame.f_lineno}" + (f", {text!r}" if text else "")
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+def _whole(module: nn.Module) -> Relu:
+    """The operation of one of `WHOLE`."""
+    if isinstance(module, Qcfs):
+        return Relu(module.thresholds.detach().double().cpu().numpy(), module.levels)
+    return Relu(np.ones(1), ceiling=1.0)
+
+
+def _is_step(module: nn.Module) -> bool:
+    """Whether ``module`` is named as one step: its forward is PyTorch's own, or it is one operation here."""
+    if isinstance(module, WHOLE):
+        return True
+    defined = getattr(type(module).forward, "__module__", "") or ""
+    is_torch = defined.startswith(("torch.nn.", "torch.ao.nn.", "torchvision.transforms."))
+    return is_torch and not isinstance(module, nn.Sequential | nn.DataParallel)
