@@ -63,7 +63,8 @@ def convert(
         copies of it run, which call its forward hooks.
     images
         Calibration images from the training set, preferably thousands; never test images. NumPy, torch or a DataLoader;
-        uint8, or floats in 0..1; ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; not normalized.
+        uint8, or floats in 0..1, not normalized; ``(N, H, W)`` or ``(N, C, H, W)``, with ``input_shape`` also
+        ``(N, H, W, C)``.
     labels
         The class of each image, from 0; a DataLoader may supply them. With labels, the CNN's accuracy is reported in
         ``cnn_accuracy`` and in the notes, and a Python warning is given if it is too low.
@@ -126,8 +127,6 @@ def convert(
     source = replace(source, provenance={**source.provenance, "calibration_fingerprint": dataset.fingerprint})
     dataset = dataset.mixed
     dataset.require_fit(task, source.network.shapes[-1][0], "images" if targets is None else "targets")
-    if source.network.takes_any_order:
-        dataset.require_known_axes("images")
     balancing = BalanceOptions() if balancing is None else balancing
     skip_copies = int(skip_copies) if isinstance(skip_copies, np.integer) else skip_copies
     require_convertible(source, dataset.images, balancing, quantization, skip_copies)

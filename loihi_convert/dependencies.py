@@ -36,6 +36,7 @@ OPTIONAL: Final = {
     "onnx": "ONNX files are not read",
     "nir": "NIR files are neither read nor written",
     "distributed": "one process computes everything: `--workers` and `--scheduler` do not work",
+    "cryptography": "`--workers` and `--slurm` do not work",
     "dask-jobqueue": "`--slurm` does not work",
 }
 """The packages of the extras, except Lava's, and what is missing without them."""

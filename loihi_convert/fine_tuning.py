@@ -172,7 +172,6 @@ def fine_tune(
         qcfs_levels=levels,
         timesteps=timesteps,
         start=_record_of(made()),
-        is_trained_elsewhere=True,
     )
     require_same_training(design, splits)
     if teacher is not None:

@@ -30,11 +30,14 @@ class NamedModel(NamedTuple):
     Attributes
     ----------
     name
-        A name such as mnist-T4.
+        A name such as mnist-T4, or mnist-T4-converted for the file of that kind if another one is mnist-T4.
     data, layers
         Its data set, and its CNN's layers in the notation 28x28-12c5-2ap-10o.
     timesteps
         The T its thresholds are balanced for.
+    kind
+        ``converted`` from the CNN as it is, or from a checkpoint ``fine-tuned`` for few steps. If there are both, the
+        better one on validation images has the shorter name.
     accuracy, cnn_accuracy
         Accuracy of the file at this T, and of the CNN without few-step training, on all test images; 0..1.
     byte_count
@@ -55,6 +58,7 @@ class NamedModel(NamedTuple):
     data: str
     layers: str
     timesteps: int
+    kind: str
     accuracy: float
     cnn_accuracy: float
     byte_count: int
@@ -63,6 +67,11 @@ class NamedModel(NamedTuple):
     has_checkpoint: bool
     commands: tuple[str, ...]
     path: Path | None
+
+    @property
+    def is_best(self) -> bool:
+        """Whether it is the better of both kinds on validation images, or the only one."""
+        return Path(self.place).name.startswith("model-")
 
     @property
     def folder(self) -> str:
@@ -88,14 +97,16 @@ def named_models() -> tuple[NamedModel, ...]:
         card = json.loads(path.read_text(encoding="utf-8"))
         checkpoints = {item["file"]: item["in_repository"] for item in card["checkpoints"]}
         for network in card["networks"]:
-            timesteps, file = network["timesteps"], path.parent / network["file"]
+            timesteps, kind, file = network["timesteps"], network["kind"], path.parent / network["file"]
+            suffix = "" if network["file"].startswith("model-") else f"-{kind}"
             (own,) = (point for point in network["test"] if point["timesteps"] == timesteps)
             found.append(
                 NamedModel(
-                    name=f"{path.parent.name}-T{timesteps}",
+                    name=f"{path.parent.name}-T{timesteps}{suffix}",
                     data=card["data"],
                     layers=card["layers"],
                     timesteps=timesteps,
+                    kind=kind,
                     accuracy=own["accuracy"],
                     cnn_accuracy=card["cnn_test_accuracy"],
                     byte_count=network["bytes"],
@@ -107,8 +118,9 @@ def named_models() -> tuple[NamedModel, ...]:
                 )
             )
     order = {"mnist": 0, "fashion-mnist": 1, "cifar10": 2}
+    # The sort is stable: files of the same T keep the order of the card.
     found.sort(
-        key=lambda model: (order.get(model.data, len(order)), model.place.count("-"), model.layers, model.timesteps)
+        key=lambda model: (order.get(model.data, len(order)), model.folder.count("-"), model.layers, model.timesteps)
     )
     return tuple(found)
 
@@ -178,9 +190,7 @@ def _almost(text: str) -> str:
     names = {model.name.lower(): model.name for model in named_models()}
     folder, _, steps = text.partition("-t")
     wanted = int(steps) if steps.isdecimal() and int(steps) else 4
-    alike = {
-        model.timesteps: model.name for model in named_models() if model.name.lower().rpartition("-t")[0] == folder
-    }
+    alike = {model.timesteps: model.name for model in named_models() if model.is_best and model.folder == folder}
     if alike and (not steps or steps.isdecimal()):
         return alike[min(alike, key=lambda timesteps: abs(math.log(timesteps / wanted)))]
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.75)

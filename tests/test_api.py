@@ -23,10 +23,8 @@ import loihi_convert as lc
 from loihi_convert.cnn.checkpoint import Checkpoint, load_model, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.data import as_dataset, split_for_training
 from loihi_convert.data.class_order import in_turns
 from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.frontend.own_cnn import own_design
 from loihi_convert.metrics.advice import verdict
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.pipeline.origin import doubt
@@ -384,14 +382,14 @@ def test_a_dense_cnn_takes_axes_only_in_the_order_that_is_stated(tmp_path: Path)
     cnn = _dense_cnn(pixels)
     loader = [(image, label) for image, label in zip(pixels, labels, strict=True)]
     np.savez(tmp_path / "own.npz", images=pixels, labels=labels)
-    for images in (pixels, as_dataset(pixels), as_dataset(pixels)[:32], (pixels, labels), loader):
-        with pytest.raises(DataError, match="begins with a dense layer") as raised:
+    for images in (pixels, (pixels, labels), loader):
+        with pytest.raises(DataError) as raised:
             lc.convert(cnn, images, timesteps=8)
         assert raised.value.where == "images"
         assert all(shape in raised.value.hint for shape in ("6,4,4", "4,6,4"))
-    with pytest.raises(DataError, match="begins with a dense layer"):
-        lc.convert(cnn, lc.load_data(tmp_path / "own.npz").test, timesteps=8)
-    with pytest.raises(DataError, match="begins with a dense layer"):
+    with pytest.raises(DataError):
+        lc.load_data(tmp_path / "own.npz")
+    with pytest.raises(DataError):
         lc.fine_tune(cnn, pixels, labels, qcfs_levels=4)
     expected = cnn(torch.tensor(pixels / 255, dtype=torch.float32)).argmax(1).numpy()
     snn = lc.convert(cnn, pixels, timesteps=64, input_shape=(6, 4, 4))
@@ -409,14 +407,9 @@ def test_commands_ask_for_the_order_of_axes_too(tmp_path: Path, monkeypatch: pyt
     np.savez(tmp_path / "own.npz", images=pixels)
     np.savez(tmp_path / "labelled.npz", images=pixels, labels=np.arange(64) % 3)
     given = {"arch": "dense_nets:make", "data": str(tmp_path / "own.npz")}
-    with pytest.raises(DataError, match="begins with a dense layer") as raised:
+    with pytest.raises(DataError) as raised:
         open_cnn(tmp_path / "dense.pt", **given)
-    assert raised.value.where == "data"
-    training = split_for_training(lc.load_data(tmp_path / "labelled.npz"))
-    with pytest.raises(DataError, match="begins with a dense layer"):
-        own_design("dense_nets:make", tmp_path / "dense.pt", training, qcfs_levels=4)
-    # Of untrained weights, the training takes the order that is read.
-    assert own_design("dense_nets:make", None, training).name == "dense_nets:make"
+    assert all(shape in raised.value.hint for shape in ("6,4,4", "4,6,4"))
     for shape in ((6, 4, 4), (4, 6, 4)):
         source, splits = open_cnn(tmp_path / "dense.pt", **given, input_shape=shape)
         assert source.network.input_shape == splits.input_shape == shape
@@ -448,14 +441,10 @@ def test_why_a_forward_fails(forward: Callable[[Any, Tensor], Tensor], hint: str
     assert hint in raised.value.hint
 
 
-def test_a_convolution_confirms_the_order_of_axes() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 6, 6, 3), np.uint8)
-    cnn = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
-    assert lc.convert(cnn, pixels, timesteps=8).network.input_shape == (3, 6, 6)
-    # Here the guess is wrong, and the error says what to do.
+def test_the_order_of_axes_is_not_guessed() -> None:
     narrow = np.random.default_rng(0).integers(0, 256, (32, 8, 6, 4), np.uint8)
     cnn = nn.Sequential(nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
-    with pytest.raises(InputError, match=r"does not accept images of shape \(4, 8, 6\)") as raised:
+    with pytest.raises(DataError) as raised:
         lc.convert(cnn, narrow, timesteps=8)
-    assert "(8, 6, 4)" in raised.value.hint
+    assert all(shape in raised.value.hint for shape in ("8,6,4", "4,8,6"))
     assert lc.convert(cnn, narrow, timesteps=8, input_shape=(8, 6, 4)).network.input_shape == (8, 6, 4)

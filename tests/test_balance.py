@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from support.refusals import refused
 
 from loihi_convert.choices import Method, Reset
-from loihi_convert.conversion import calibration
-from loihi_convert.conversion import thresholds as thresholds_module
+from loihi_convert.conversion import calibration, methods
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.choice import choose_method
@@ -306,7 +305,7 @@ def test_least_squares_finds_the_best_of_its_candidates(timesteps: int, initial_
     )
     assert balanced.layers[0].neuron is not None
     errors = {}
-    for candidate in np.minimum(thresholds_module._CANDIDATES * activations.max(), ceiling):
+    for candidate in np.minimum(methods._CANDIDATES * activations.max(), ceiling):
         threshold = np.array([candidate])
         initial = threshold / 2 if initial_potential == "half" else 0 * threshold
         neuron = IntegrateAndFire(threshold, threshold, initial)

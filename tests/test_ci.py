@@ -21,19 +21,24 @@ case "$*" in
     *"pip install"*) exit {pip} ;;
     *"ruff check"*) [ {lint} = 0 ] || touch reached; exit {lint} ;;
     *damage.py*) touch reached; exec sleep {damage} ;;
-    *"-m slurm"*) until [ -e reached ]; do sleep 0.01; done; exit {tests} ;;
+    *"-m slurm"*) echo "{skipped}"; until [ -e reached ]; do sleep 0.01; done; exit {tests} ;;
 esac
 """
 
 
-def run(tmp_path: Path, **codes: int) -> subprocess.CompletedProcess[str]:
-    """Run the script with programs that exit with ``codes``; damage.py takes ``damage`` seconds."""
+def run(
+    tmp_path: Path, *, skipped: str = "", old_python: str = "3.10", **codes: int
+) -> subprocess.CompletedProcess[str]:
+    """Run the script with programs that exit with ``codes``; damage.py takes ``damage`` seconds.
+
+    The tests with SLURM print ``skipped``, those with Python 3.10 ``old_python``.
+    """
     programs = {
-        "bin/python3": PYTHON.format(**{"pip": 0, "lint": 0, "tests": 0, "damage": 0, **codes}),
+        "bin/python3": PYTHON.format(**{"pip": 0, "lint": 0, "tests": 0, "damage": 0, "skipped": skipped, **codes}),
         "bin/sinfo": "#!/bin/sh\n",
         # There is nothing to stop.
         "tests/support/slurm_node.sh": "#!/bin/sh\nexit 1\n",
-        "tools/test_python310.sh": "#!/bin/sh\necho 3.10\n",
+        "tools/test_python310.sh": f"#!/bin/sh\necho '{old_python}'\n",
     }
     for name, text in programs.items():
         path = tmp_path / name
@@ -66,8 +71,17 @@ def test_the_log_of_the_checks_is_shown_once_whatever_fails(
     assert "ruff check" in log
     assert "ruff check" not in before
     assert ("mypy" in log) == (lint == 0)
-    assert (log.splitlines()[-1] == "3.10") == (code == 0)
+    assert (log.splitlines()[-2:] == ["3.10", "skipped: nothing"]) == (code == 0)
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_the_last_line_lists_what_was_skipped(tmp_path: Path) -> None:
+    slurm, python = "SKIPPED [2] tests/test_slurm.py:9: sinfo does not answer", "SKIPPED: Python 3.10 | not found"
+    done = run(tmp_path, skipped=slurm, old_python=python)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == (
+        "skipped: [2] tests/test_slurm.py:9: sinfo does not answer; Python 3.10 | not found"
+    )
 
 
 def test_nothing_runs_if_uv_cannot_be_installed(tmp_path: Path) -> None:

@@ -1294,5 +1294,7 @@ def test_the_next_command_has_the_steps_and_bits_of_the_training(invoke: Invoke,
     given = ("train", "--from", model, "--epochs", 1)
     done = invoke(*given, "--qcfs", 2, "--weight-bits", 4, "-o", "few.pt")
     assert done.out.splitlines()[-1] == "next: loihi-convert export few.pt --weight-bits 4"
+    assert "test accuracy" not in done.out
+    assert ", test accuracy " in invoke(*given, "--test", "-o", "tested.pt").out
     done = invoke("train", "--from", "few.pt", "--epochs", 1, "-T", 2, "-o", "spiking.pt")
     assert done.out.splitlines()[-1].startswith("next: loihi-convert export spiking.pt -T 2")

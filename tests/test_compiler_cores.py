@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from loihi_convert import netx
 from loihi_convert.chip import limits
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
@@ -148,6 +150,35 @@ def test_a_dense_layer_takes_about_the_printed_words(row: Row) -> None:
         assert 0.75 <= words_of(row) / dense_words(neurons, int(row["inputs"])) <= 1
         mean = int(row["channels"]) / int(row["cores"])
         assert 0.8 <= words_of(row) / packed_dense_words(mean, int(row["inputs"])) <= 1.02
+
+
+def test_the_input_is_counted_as_the_compiler_does() -> None:
+    """PilotNet's image of 200 x 66 pixels in 3 colours: ceil(200 / 16) tiles of 16 columns."""
+    (row,) = (row for row in ROWS if row["type"] == "input")
+    shape = tuple(int(row[name]) for name in ("channels", "height", "width"))
+    chips = resources(shape, [("conv", Conv(np.ones((24, 3, 3, 3)), stride=(2, 2)))])
+    assert (chips.input_cores, chips.cores) == (int(row["cores"]), (25, 25)) == (13, (25, 25))
+    assert "takes 13 more" in chips.boundary
+
+
+@pytest.mark.slow
+def test_the_page_says_which_ready_made_networks_fit_a_chip() -> None:
+    root = Path(__file__).parents[1]
+    page, readme = (root / "docs/chip/cores.md").read_text(), (root / "README.md").read_text()
+    table = page.partition("## Ready-made networks")[2]
+    folders = {path.parent.name for path in (root / "netx_models").glob("*/card.json")}
+    assert folders == set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE))
+    for folder in folders:
+        (row,) = re.findall(rf"^\| `{folder}` \| (.*) \| (.*) \|$", table, re.MULTILINE)
+        found = [network_resources(netx.read(path)) for path in sorted((root / "netx_models" / folder).glob("*.net"))]
+        counts = {min(chips.cores[0] for chips in found), max(chips.cores[1] for chips in found)}
+        assert row[0] == " to ".join(f"{count:,}" for count in sorted(counts))
+        (needed,) = {chips.needed for chips in found}
+        assert row[1].split(":")[0] == str(needed or "none")
+        (unfit,) = {next((layer.name for layer in chips.layers if not layer.fits), None) for chips in found}
+        assert unfit is None or f"`{unfit}`" in row[1]
+        assert {chips.input_cores for chips in found} == {1 if "cifar10" in folder else 2}
+    assert "MNIST's (7 of 128) and `fashion-mnist-maxpool` (41) fit one chip, and `cifar10-resnet20` fits two" in readme
 
 
 def test_the_totals_of_the_networks() -> None:

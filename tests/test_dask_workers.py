@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dask
+import psutil
 import pytest
 from distributed import Client, LocalCluster
 from support.command_line import Invoke, invoker
@@ -29,6 +31,7 @@ from support.dask_functions import (
     unexpected,
 )
 from support.shard_runs import write_files, written
+from support.strangers import assert_turned_away, listening, said
 
 from loihi_convert.backends import open_backend
 from loihi_convert.cells import dask_executors, dask_workers
@@ -162,11 +165,33 @@ def test_a_missing_extra_is_one_sentence(invoke: Invoke, monkeypatch: pytest.Mon
     assert not Path("out").exists()
 
 
-def test_a_scheduler_without_workers_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_strangers_are_turned_away_from_each_port(tmp_path: Path) -> None:
+    """Scheduler, worker and nanny; only those that have the cluster's certificate are answered."""
+
+    def ports() -> set[tuple[str, int]]:
+        here = psutil.Process()
+        return set(listening([here, *here.children(recursive=True)]))
+
+    before = ports()
+    with local_cluster(1) as executor:
+        opened = ports() - before
+        assert len(opened) >= 3
+        assert {host for host, _ in opened} == {"127.0.0.1"}
+        for _, port in opened:
+            assert b"compression" in said(port, executor._client.security, tmp_path)
+            assert_turned_away(port, tmp_path)
+
+
+def test_a_scheduler_without_workers_or_keys_is_named(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "loihi_convert")
 
     def told() -> list[str]:
-        return [record.getMessage() for record in caplog.records if record.name.startswith("loihi_convert")]
+        found = [record for record in caplog.records if record.name.startswith("loihi_convert")]
+        warnings = [record.getMessage() for record in found if record.levelno == logging.WARNING]
+        assert len(warnings) == 1
+        assert address in warnings[0]
+        assert "can run code as you" in warnings[0]
+        return [record.getMessage() for record in found if record.levelno == logging.INFO]
 
     with LocalCluster(n_workers=0, dashboard_address=":0") as cluster:
         address = cluster.scheduler_address
@@ -237,9 +262,22 @@ def test_an_item_that_kills_its_workers_is_named(
 ) -> None:
     # Dask tries four workers; one is enough here.
     monkeypatch.setattr(workers._client.cluster.scheduler, "allowed_failures", 0)
-    with pytest.raises(PlatformError, match=r"every worker that computed 3 died, the last at tcp://") as raised:
+    with pytest.raises(PlatformError, match=r"every worker that computed 3 died, the last at tls://") as raised:
         workers.map(stumbling, tmp_path, [3])
     assert "memory" in raised.value.hint
+
+
+def test_a_scheduler_with_keys_needs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Its keys are in Dask's settings; without them it does not answer."""
+    with local_cluster(1) as executor:
+        address, keys = executor._client.cluster.scheduler_address, executor._client.security
+        names = {"ca-file": keys.tls_ca_file, "client.key": keys.tls_client_key, "client.cert": keys.tls_client_cert}
+        settings = {f"distributed.comm.tls.{name}": value for name, value in names.items()}
+        with dask.config.set(settings), standing_cluster(address) as standing:
+            assert standing.workers.map(times, 2, [1]) == [2]
+        with pytest.raises(PlatformError, match="no Dask scheduler answers"), standing_cluster(address):
+            pass
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
 @pytest.mark.parametrize("package", dask_workers.SAME_VERSIONS)
@@ -273,7 +311,7 @@ def test_a_cell_that_kills_its_workers_fails_with_the_reason(monkeypatch: pytest
         monkeypatch.setattr(executor._client.cluster.scheduler, "allowed_failures", 0)
         executor.submit(Killing(2))
         _, outcome = executor.next_done()
-    assert outcome.error.startswith("Dask: every worker that computed it died, the last at tcp://")
+    assert outcome.error.startswith("Dask: every worker that computed it died, the last at tls://")
     assert "memory" in outcome.error
     assert not outcome.is_final
 
@@ -294,4 +332,8 @@ def test_a_job_of_slurm_quotes_paths(tmp_path: Path, monkeypatch: pytest.MonkeyP
         f"{logs}/dask-worker-%J.err",
     ]
     assert lines[-1][:3] == ["/my venv/bin/python", "-m", "distributed.cli.dask_worker"]
+    keys = [Path(lines[-1][lines[-1].index(f"--tls-{name}") + 1]) for name in ("ca-file", "cert", "key")]
+    assert {path.parent.parent for path in keys} == {logs}
+    # Deleted with the cluster.
+    assert not any(path.exists() for path in keys)
     assert logs.is_dir()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import nir
 import numpy as np
 import pytest
@@ -463,12 +465,68 @@ def test_files_that_cannot_be_read() -> None:
     assert caught.value.expected == "must hold a nir.NIRGraph"
 
 
+def virtual(file: h5py.File, name: str) -> None:
+    layout = h5py.VirtualLayout((5,), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "x", (5,))
+    file.create_virtual_dataset(name, layout)
+
+
+HOSTILE: dict[str, tuple[Callable[[h5py.File, str], object], str]] = {
+    "external storage": (
+        lambda file, name: file.create_dataset(name, (5,), "u1", external=[("secret", 0, 5)]),
+        "not a dataset of numbers or text in this file",
+    ),
+    "virtual": (virtual, "not a dataset of numbers or text in this file"),
+    "external link": (lambda file, name: file.__setitem__(name, h5py.ExternalLink("other.h5", "x")), "a link;"),
+    "soft link": (lambda file, name: file.__setitem__(name, h5py.SoftLink("/node/nodes/n8/weight")), "a link;"),
+    "cycle": (lambda file, name: file.__setitem__(name, file["node"]), "nested too deeply"),
+    "reference": (
+        lambda file, name: file.create_dataset(name, data=file["node"].ref, dtype=h5py.ref_dtype),
+        "not a dataset of numbers or text in this file",
+    ),
+    "complex": (
+        lambda file, name: file.create_dataset(name, data=np.ones(5, np.complex64)),
+        "not a dataset of numbers or text in this file",
+    ),
+    "bomb": (
+        lambda file, name: file.create_dataset(name, data=np.zeros(2**24), compression="gzip"),
+        "decompression ratio too large",
+    ),
+    "never written": (lambda file, name: file.create_dataset(name, (2**20, 2**20), "f4"), "decompression ratio"),
+    "chunk": (
+        lambda file, name: file.create_dataset(name, (5,), "f4", chunks=(2**28,), maxshape=(None,)),
+        "decompression ratio too large",
+    ),
+    "texts": (
+        lambda file, name: file.create_dataset(name, (2**20,), h5py.string_dtype()),
+        "not a dataset of numbers or text in this file",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files_are_refused_before_nir_reads_them(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, found = HOSTILE[kind]
+    path, name = written(chain(np.random.default_rng(3), is_spiking=False)), "node/nodes/n10/bias"
+    Path("secret").write_bytes(b"abcde")
+    with h5py.File("other.h5", "w") as file:
+        file["x"] = np.ones(5, np.float32)
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        change(file, name)
+    monkeypatch.setattr(nir, "read", lambda *arguments, **options: pytest.fail("nir has read it"))
+    with pytest.raises(CheckpointError) as raised:
+        open_source(path)
+    assert found in raised.value.found
+    assert str(raised.value.where).startswith(f"{path}: {name}" if "ratio" not in found else str(path))
+
+
 def test_a_file_that_may_not_be_read_is_not_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(*_: object, **__: object) -> None:
-        raise PermissionError("[Errno 13] Unable to synchronously open file")
+    def read(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
 
     Path("net.nir").write_bytes(b"")
-    monkeypatch.setattr(nir, "read", read)
+    monkeypatch.setattr(Path, "read_bytes", read)
     with pytest.raises(CheckpointError) as caught:
         read_nir(Path("net.nir"), SHAPE)
     assert (caught.value.where, caught.value.found) == ("net.nir", "cannot be read (Permission denied)")
@@ -478,7 +536,7 @@ def test_a_full_memory_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch) 
     def read(*_: object, **__: object) -> None:
         raise MemoryError
 
-    Path("net.nir").write_bytes(b"")
+    written(chain(np.random.default_rng(3), is_spiking=False), "net.nir")
     monkeypatch.setattr(nir, "read", read)
     with pytest.raises(MemoryError):
         read_nir(Path("net.nir"), SHAPE)

@@ -776,7 +776,7 @@ def test_the_table_takes_binary_spikes_from_the_cards() -> None:
             str(point["timesteps"]): f"{100 * point['accuracy']:.2f}"
             for one in card["networks"]
             for point in one["test"]
-            if point["timesteps"] == one["timesteps"] and point["timesteps"] in (1, 4, 8, 64)
+            if one["file"].startswith("model-") and point["timesteps"] in (1, 4, 8, 64)
         }
         own = [row for row in rows if row["network"] == name]
         assert own[0]["neurons"] == "graded"

@@ -131,6 +131,15 @@ CASES = {
         (2, 5, 6),
         head=LINEAR(3),
     ),
+    **{
+        f"ceil_mode, {relu}, {kernel} x {kernel} of a map of {size} x {size}": stack(
+            CONV(5, 3, padding=1), relu, nn.MaxPool2d(kernel, kernel, ceil_mode=True), shape=(2, size, size)
+        )
+        for relu, (kernel, size) in itertools.product((nn.ReLU(), nn.Identity()), ((4, 2), (5, 1), (5, 3), (7, 3)))
+    },
+    "windows of which all but one pixel lie beyond the border": stack(
+        CONV(5, 3, padding=1), nn.MaxPool2d((2, 1), (2, 4), (1, 0), (2, 1), ceil_mode=True), shape=(2, 2, 3)
+    ),
     "adaptive": stack(nn.AdaptiveMaxPool2d((4, 2)), CONV(5, 2), nn.ReLU()),
     "adaptive, overlapping": stack(nn.AdaptiveMaxPool2d((4, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 9)),
     "whole maps": of(lambda m, x: x.amax((2, 3))),
@@ -244,6 +253,16 @@ def test_poolings_of_one_map_share_their_rounds() -> None:
         pooling.largest(image, pool, (1, size, size), "pool")
     # Each comparison of two pixels leaves one; all of 64 pixels leave the largest.
     assert sum(math.prod(made.shape) for made in populations.made) == 63
+
+
+@pytest.mark.parametrize("relu", [nn.ReLU(), nn.Identity()])
+def test_windows_outside_the_map_are_refused(relu: nn.Module) -> None:
+    """Taps at -1 and 1 of a map of one row: torch gives -inf."""
+    pooling = nn.MaxPool2d((2, 1), (2, 4), (1, 0), (2, 1), ceil_mode=True)
+    with pytest.raises(UnsupportedModelError) as raised:
+        lowered_case(stack(relu, pooling, shape=(2, 1, 3)))
+    assert raised.value.where == "3"
+    assert "has windows that lie outside the map" in raised.value.found
 
 
 def test_branches_of_other_strides_are_refused_by_the_names_of_both() -> None:

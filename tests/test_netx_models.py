@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,8 @@ def cards(tool: ModuleType) -> ModuleType:
 
 PLAN = """
 sim_images = 5
+further_seeds = [1]
+threads = 1
 
 [[checkpoint]]
 file = "cnn.safetensors"
@@ -50,16 +53,36 @@ train = "--from cnn.safetensors --qcfs 2 --epochs 1"
 [[checkpoint]]
 file = "other.safetensors"
 train = "--data digits --epochs 1"
+processor = "abacus"
 further = true
 
 [[export]]
 from = ["cnn.safetensors", "cnn-qcfs-L2.safetensors"]
 timesteps = [1]
+options = "--balance percentile"
 
 [[export]]
 from = ["cnn.safetensors"]
-timesteps = [8]
+timesteps = [1, 8]
 options = "--balance percentile --percentile 50"
+"""
+CHOICE_PLAN = """
+sim_images = 0
+threads = 1
+
+[[checkpoint]]
+file = "cnn.safetensors"
+train = "--data digits --epochs 4"
+
+[[export]]
+from = ["cnn.safetensors"]
+timesteps = [1, 8]
+options = "--balance percentile --percentile 20"
+
+[[export]]
+from = ["cnn.safetensors"]
+timesteps = [1, 8]
+options = "--balance percentile --percentile 99"
 """
 SMALL_PLAN = """
 sim_images = 0
@@ -81,9 +104,10 @@ def build(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> in
     return code
 
 
-def run_here(command: list[str], cwd: Path, check: bool) -> subprocess.CompletedProcess[str]:
+def run_here(command: list[str], cwd: Path, check: bool, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """``subprocess.run`` of ``python -m loihi_convert``, in this process, which need not import torch again."""
     words = command[3:]
+    assert env["OMP_NUM_THREADS"] == "1" or words[0] != "train"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
         patch.chdir(cwd)
         patch.setattr(sys, "argv", ["loihi-convert", *words])
@@ -106,35 +130,79 @@ def test_a_folder_is_built_and_its_files_give_what_its_card_says(
     assert (card["cnn_test_accuracy"], cnn.stored_as) == (cnn.test_accuracy, "float16")
     assert card["layers"] == "8x8-16c3-2ap-32c3-2ap-10o"
     assert card["checkpoints"][0]["command"] == (
-        "loihi-convert train --data digits --epochs 2 --store float16 --seed 0 -o cnn.safetensors"
+        "OMP_NUM_THREADS=1 loihi-convert train --data digits --epochs 2 --test --store float16 --seed 0 "
+        "-o cnn.safetensors"
     )
     page = tool.card_page(card)
     assert all(f"{sha256(folder / item['file'])}  {item['file']}\n" in page for item in card["networks"])
     assert [item["file"] for item in card["checkpoints"]] == ["cnn.safetensors", "cnn-qcfs-L2.safetensors"]
-    assert [item["file"] for item in card["further_checkpoints"]] == ["other.safetensors"]
-    digits = load_data("digits")
-    assert [network["timesteps"] for network in card["networks"]] == [1, 8]
+    (other,) = card["further_checkpoints"]
+    assert (other["file"], other["processor"]) == ("other.safetensors", "abacus")
+    kinds = [(network["timesteps"], network["kind"]) for network in card["networks"]]
+    assert kinds == [(1, "converted"), (1, "fine-tuned"), (8, "converted")]
     for network in card["networks"]:
         every = network["validation_correct_of_all"]
-        assert len(every) == {1: 2, 8: 1}[network["timesteps"]]
+        assert len(every) == {(1, "converted"): 2}.get((network["timesteps"], network["kind"]), 1)
         assert network["validation_correct"] == max(every.values())
-        chosen = network["commands"][0].removeprefix("loihi-convert ")
-        assert chosen == next(words for words, correct in every.items() if correct == max(every.values()))
         assert network["sim"]["equal_to_ref"] == 5
-        result = tool.run_network(netx.read(folder / network["file"]), digits.test.images, network["timesteps"])
-        right = int((result.predictions[:, -1] == digits.test.known_labels).sum())
-        (test,) = network["test"]
-        assert (test["correct"], test["accuracy"]) == (right, right / 400)
+        assert_as_stated(tool, folder, network, network["commands"][0], every)
+    one, two, _ = card["networks"]
+    names = ["model-T1.net", "fine-tuned-T1.net"], ["converted-T1.net", "model-T1.net"]
+    assert [one["file"], two["file"]] == names[one["validation_correct"] < two["validation_correct"]]
+    (again,) = card["further_seeds"]
+    assert again["seed"] == 1
+    assert again["cnn_test_accuracy"] == load(tmp_path / "digits-seed-1/cnn.safetensors").test_accuracy
+    assert [(network["timesteps"], network["kind"]) for network in again["networks"]] == kinds
+    assert not (tmp_path / "digits-seed-1/other.safetensors").exists()
     # What is there is not made or measured again.
     monkeypatch.setattr(tool.subprocess, "run", None)
     monkeypatch.setattr(tool, "correct_at", None)
-    single = card["best_single_file"]["timesteps"]
-    monkeypatch.setattr(
-        tool, "best_single", lambda files, *_: next(one for one in files if one.candidate.timesteps == single)
-    )
     assert build(tool, monkeypatch, folder) == 0
-    assert tool.read_card(folder)["networks"] == card["networks"]
-    assert "mean difference" in tool.mean_table([card, card])
+    assert tool.read_card(folder) == card
+
+
+def assert_as_stated(
+    tool: ModuleType, folder: Path, network: dict[str, Any], command: str, every: dict[str, int]
+) -> None:
+    """The file is that of the first best candidate, and gives the accuracy on the card."""
+    digits = load_data("digits")
+    assert command.removeprefix("loihi-convert ") == max(every, key=lambda words: every[words])
+    result = tool.run_network(netx.read(folder / network["file"]), digits.test.images, network["timesteps"])
+    right = int((result.predictions[:, -1] == digits.test.known_labels).sum())
+    (test,) = network["test"]
+    assert (test["correct"], test["accuracy"]) == (right, right / 400)
+
+
+def test_files_are_chosen_on_validation_images_also_where_test_images_would_choose_others(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each test image has another label than its own: the better a file is, the fewer of them it gets right."""
+    digits = load_data("digits")
+    wrong = replace(digits, test=replace(digits.test, labels=(digits.test.known_labels + 1) % 10))
+    monkeypatch.setattr(tool, "load_data", lambda *_: wrong)
+    monkeypatch.setattr(tool.subprocess, "run", run_here)
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    (folder / "build.toml").write_text(CHOICE_PLAN)
+    assert build(tool, monkeypatch, folder) == 0
+    card = tool.read_card(folder)
+
+    def correct(part: str, percentile: int, balanced: int, *steps: int) -> int:
+        path = tmp_path / f"digits-candidates/cnn-T{balanced}-balancepercentile-percentile{percentile}.net"
+        return sum(tool.correct_at(path, steps or (balanced,), getattr(wrong, part)))
+
+    for network, steps in zip(card["networks"], (1, 8), strict=True):
+        assert correct("validation", 99, steps) > correct("validation", 20, steps)
+        assert correct("test", 99, steps) < correct("test", 20, steps)
+        assert "--percentile 99 " in network["commands"][0]
+    # The label of each test image is now that which the file for the other T gives it.
+    single = card["best_single_file"]["timesteps"]
+    (other,) = {1, 8} - {single}
+    ran = tool.run_network(netx.read(folder / f"model-T{other}.net"), digits.test.images, other)
+    wrong = replace(digits, test=replace(digits.test, labels=ran.predictions[:, -1].astype(np.int64)))
+    assert build(tool, monkeypatch, folder) == 0
+    assert correct("test", 99, other, 1, 8) > correct("test", 99, single, 1, 8)
+    assert tool.read_card(folder)["best_single_file"]["timesteps"] == single
 
 
 def test_a_file_of_another_command_or_checkpoint_is_refused(
@@ -152,7 +220,7 @@ def test_a_file_of_another_command_or_checkpoint_is_refused(
     (folder / "build.toml").write_text(SMALL_PLAN.replace("--epochs 1", "--epochs 2"))
     capsys.readouterr()
     assert build(tool, monkeypatch, folder) == InputError.exit_code
-    refused = r"error: .*cnn\.safetensors: was trained by `loihi-convert train --data digits --epochs 1 --store "
+    refused = r"error: .*cnn\.safetensors: was trained by `loihi-convert train --data digits --epochs 1 --test --store "
     assert re.search(refused, capsys.readouterr().err)
     (folder / "build.toml").write_text(SMALL_PLAN)
     save(replace(cnn, state={name: -tensor for name, tensor in state.items()}), folder / "cnn.safetensors")
@@ -171,7 +239,7 @@ def test_an_interrupted_training_is_continued(
     for name in ("other", "cnn.safetensors.resume.pt", "cnn.safetensors"):
         (tmp_path / name).touch()
         tool.train(item, tmp_path, plan, None)
-    words = "train --data digits --store float16 --seed 3 -o cnn.safetensors"
+    words = "train --data digits --test --store float16 --seed 3 -o cnn.safetensors"
     assert commands == [words, f"{words} --resume"]
 
 
@@ -208,7 +276,7 @@ def test_where_no_file_fits_for_all_t_a_card_names_none(
         max_timesteps = 7
 
     monkeypatch.setattr(tool.netx, "read", lambda _: Proven)
-    exported = [tool.Exported(tmp_path / "a.net", tool.Candidate("cnn.pt", 8, ""), 1)]
+    exported = [tool.Exported(tmp_path / "a.net", tool.Candidate("cnn.pt", 8, "", "converted"), 1)]
     assert tool.best_single(exported, (1, 8), load_data("digits").validation) is None
 
 
@@ -248,58 +316,51 @@ def test_recipes_in_words(cards: ModuleType) -> None:
 def test_a_checkpoint_may_have_its_own_seed(tool: ModuleType) -> None:
     plan = tool.Plan((), (), seed=0, store="float16", sim_images=1)
     again = tool.Trained("again.pt", "--from cnn.pt -T 4 --seed 1")
-    assert tool.train_words(tool.Trained("cnn.pt", "--data mnist"), plan).endswith("--store float16 --seed 0 -o cnn.pt")
-    assert tool.train_words(again, plan) == "train --from cnn.pt -T 4 --seed 1 --store float16 -o again.pt"
+    assert tool.train_words(tool.Trained("cnn.pt", "--data mnist"), plan).endswith(
+        "--test --store float16 --seed 0 -o cnn.pt"
+    )
+    assert tool.train_words(again, plan) == "train --from cnn.pt -T 4 --seed 1 --test --store float16 -o again.pt"
 
 
 def test_names_with_spaces_are_quoted(tool: ModuleType) -> None:
     plan = tool.Plan((), (), seed=0, store="float32", sim_images=1)
     assert tool.train_words(tool.Trained("my cnn.pt", "--data mnist"), plan) == (
-        "train --data mnist --seed 0 -o 'my cnn.pt'"
+        "train --data mnist --test --seed 0 -o 'my cnn.pt'"
     )
-    words = tool.export_words(tool.Candidate("my cnn.pt", 4, "--bias-correction"), "/my folder/a.net")
+    words = tool.export_words(tool.Candidate("my cnn.pt", 4, "--bias-correction", "converted"), "/my folder/a.net")
     assert words == "export 'my cnn.pt' -T 4 --bias-correction -o '/my folder/a.net'"
 
 
-def test_a_mean_takes_the_same_t_in_each_folder(cards: ModuleType) -> None:
-    def card(data: str, seed: int, *accuracies: tuple[int, float]) -> dict[str, Any]:
-        networks = [{"timesteps": steps, "test": [{"accuracy": accuracy}]} for steps, accuracy in accuracies]
-        return {"data": data, "seed": seed, "cnn_test_accuracy": 0.9, "networks": networks}
-
-    first, second = card("digits", 0, (1, 0.8), (4, 0.9)), card("digits", 1, (1, 0.7), (4, 0.88))
-    mean, difference = cards.mean_table([first, second]).splitlines()[-2:]
-    assert [word.strip() for word in mean.split("|")[1:-1]] == ["mean", "90.00", "75.00", "89.00"]
-    assert [word.strip() for word in difference.split("|")[1:-1]] == ["mean difference", "", "-15.00", "-1.00"]
-    for other, found in (
-        (card("digits", 1, (1, 0.7), (8, 0.9)), "digits for T = 1, 8"),
-        (card("digits", 1, (1, 0.7)), "digits for T = 1"),
-        (card("mnist", 1, (1, 0.7), (4, 0.9)), "mnist for T = 1, 4"),
-    ):
-        message = f"^table: folder 2 holds networks of {found}, the first one of digits for T = 1, 4; all folders"
-        with pytest.raises(InputError, match=message):
-            cards.mean_table([first, other])
-
-
-def test_a_card_says_which_files_were_chosen_among_several(cards: ModuleType) -> None:
-    card = cards.read_card(ROOT / "netx_models" / "mnist")
-    for candidates, words in (
-        (dict.fromkeys((1, 2, 4, 8, 16, 64), 1), ""),
-        (
-            {1: 2, 2: 1, 4: 3, 8: 1, 16: 1, 64: 1},
-            "For T = 1, 4 the file was chosen among several on 5,000 validation images.",
-        ),
-        (
-            dict.fromkeys((1, 2, 4, 8, 16, 64), 2),
-            "Each file was chosen among several on 5,000 validation images.",
-        ),
-    ):
+def test_a_mean_is_over_all_seeds_or_not_given(cards: ModuleType) -> None:
+    def seed(number: int, *accuracies: tuple[str, int, float]) -> dict[str, Any]:
         networks = [
-            {**each, "validation_correct_of_all": dict.fromkeys(range(candidates[each["timesteps"]]), 1)}
-            for each in card["networks"]
+            {"kind": kind, "timesteps": steps, "test": [{"accuracy": accuracy}]} for kind, steps, accuracy in accuracies
         ]
-        page = cards.card_page({**card, "networks": networks})
-        assert words in page
-        assert page.count("chosen") == bool(words)
+        return {"seed": number, "cnn_test_accuracy": 0.9 + number / 100, "networks": networks}
+
+    card = seed(0, ("converted", 1, 0.7), ("fine-tuned", 1, 0.8), ("converted", 4, 0.9))
+    assert cards.mean_in_words(cards.accuracies(card, "converted", 4)) == "90.00"
+    card["further_seeds"] = [seed(1, ("converted", 1, 0.72), ("converted", 4, 0.88)), seed(2, ("converted", 1, 0.74))]
+    found = {
+        (kind, steps): cards.mean_in_words(cards.accuracies(card, kind, steps))
+        for kind in cards.KINDS
+        for steps in (None, 1, 4)
+    }
+    assert found == {
+        ("converted", None): "91.00 ± 1.00",
+        ("converted", 1): "72.00 ± 2.00",
+        ("converted", 4): "",
+        ("fine-tuned", None): "91.00 ± 1.00",
+        ("fine-tuned", 1): "",
+        ("fine-tuned", 4): "",
+    }
+    rows = [[word.strip() for word in line.split("|")[1:-1]] for line in cards.seeds_table(card).splitlines()]
+    assert rows[0] == ["%", "seed", "CNN", "T = 1", "T = 4"]
+    assert rows[3:6] == [
+        ["converted", "1", "91.00", "72.00", ""],
+        ["converted", "2", "92.00", "74.00", ""],
+        ["**converted**", "mean", "91.00 ± 1.00", "72.00 ± 2.00", ""],
+    ]
 
 
 def test_the_papers_accuracies_are_its_best_at_each_t(tool: ModuleType) -> None:
@@ -310,14 +371,27 @@ def test_the_papers_accuracies_are_its_best_at_each_t(tool: ModuleType) -> None:
     assert tool.papers_cnn("cifar10") == {"paper_cnn_accuracy": 93.28}
 
 
-def test_most_validation_images_win_and_the_first_among_equals(tool: ModuleType) -> None:
-    names = {"plain1": (1, 90), "plain4": (4, 95), "q1": (1, 90), "q4": (4, 94), "q41": (4, 95)}
+def test_the_better_kind_is_the_model_and_the_first_among_equals_is_taken(tool: ModuleType) -> None:
+    candidates = {
+        "plain1": (1, "converted", 90),
+        "plain4": (4, "converted", 95),
+        "plain8": (8, "converted", 96),
+        "q1": (1, "fine-tuned", 90),
+        "q4": (4, "fine-tuned", 94),
+        "q41": (4, "fine-tuned", 96),
+        "q42": (4, "fine-tuned", 96),
+    }
     files = [
-        tool.Exported(Path(name), tool.Candidate(name, timesteps, ""), correct)
-        for name, (timesteps, correct) in names.items()
+        tool.Exported(Path(name), tool.Candidate(name, timesteps, "", kind), correct)
+        for name, (timesteps, kind, correct) in candidates.items()
     ]
-    assert tool.best_for(files, 1).path.name == "plain1"
-    assert tool.best_for(files, 4).path.name == "plain4"
+    assert {name: one.path.name for name, one in tool.chosen_files(files).items()} == {
+        "model-T1.net": "plain1",
+        "fine-tuned-T1.net": "q1",
+        "converted-T4.net": "plain4",
+        "model-T4.net": "q41",
+        "model-T8.net": "plain8",
+    }
 
 
 def test_a_plan_says_which_large_files_go_into_the_repository_and_which_small_ones_do_not(
@@ -351,7 +425,10 @@ def test_what_lies_in_netx_models_is_what_its_card_says(tool: ModuleType, folder
             assert (sha256(path), path.stat().st_size) == (item["sha256"], item["bytes"])
     for item in card["networks"]:
         if item["in_repository"]:
-            network = netx.read(folder / item["file"])
+            stored = netx.read_stored(folder / item["file"])
+            assert stored.integers_sha256 == item["integers_sha256"]
+            network = stored.network
+            assert network is not None
             assert network.timesteps == item["timesteps"]
             assert network.provenance["model"]["file"] == item["checkpoint"]
     for item in checkpoints:

@@ -20,7 +20,6 @@ from loihi_convert.choices import Task
 from loihi_convert.data import Dataset, load_data
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.source import Source
-from loihi_convert.metrics.other_order import other_order
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, unjudged
 from loihi_convert.normalization import Normalization, channel_normalization
 
@@ -347,58 +346,6 @@ def test_images_without_labels_tell_nothing() -> None:
     beyond = Dataset(DIGITS.validation.images, DIGITS.validation.known_labels + 5)
     with pytest.raises(DataError, match="found the label 14"):
         own_accuracy(source(classifier()), beyond, KIND)
-
-
-@pytest.mark.parametrize(
-    ("order", "expect", "said"),
-    [
-        ([0, 1, 3, 2], None, "with label 2 as 3 (d), 3 as 2 (c). Number the labels in the order"),
-        ([0, 1, 3, 2], 0.9, "90 % are expected. With the classes in another order it is 80.00 % of 50"),
-        ([1, 2, 3, 0], None, "with label 0 as 3 (d), 1 as 0 (a), 2 as 1 (b), 3 as 2 (c)"),
-        ([0, 1, 2, 3], None, ""),
-        # The CNN itself takes many images of a class for another one.
-        ([0, 1, 3, 3], None, ""),
-    ],
-)
-def test_classes_in_another_order_are_named(order: list[int], expect: float | None, said: str) -> None:
-    """Each pixel is the score of a class; one image in five shows another one. The first image is of class 0, ..."""
-    shown = np.arange(100) % 4
-    labels = np.array(order)[np.where(np.arange(100) // 4 % 5 < 4, shown, (shown + 1) % 4)]
-    images = np.eye(4, dtype=np.uint8)[shown].reshape(100, 1, 2, 2) * 255
-    identity = nn.Linear(4, 4)
-    identity.load_state_dict({"weight": torch.eye(4), "bias": torch.zeros(4)})
-    cnn = Source.from_module(nn.Sequential(nn.Flatten(), identity), (1, 2, 2), classes=["a", "b", "c", "d"])
-    found = own_accuracy(cnn, Dataset(images, labels), "images", expect)
-    assert found is not None
-    assert said in found.warning if said else "another order" not in found.warning
-    if expect is None and order == [0, 1, 3, 2]:
-        assert found.warning.startswith("the CNN classifies 45.00 % of 100 images correctly. With the classes")
-
-
-@pytest.mark.parametrize(
-    ("given", "accuracy"),
-    [
-        # Two labels are swapped, and the CNN does not know the third: 48 of 60 images.
-        ([[0, 20, 0], [20, 0, 0], [6, 6, 8]], 0.8),
-        # Two thirds of the labels in the wrong place are not reached: an untrained CNN.
-        ([[0, 20, 0, 0], [0, 0, 20, 0], [5, 5, 5, 5], [5, 5, 5, 5]], None),
-        # Exactly half of the images of label 0 is not most of them.
-        ([[5, 10, 5], [20, 0, 0], [0, 0, 20]], None),
-        # A single label.
-        ([[20, 0, 0, 0], [0, 20, 0, 0], [0, 0, 8, 40]], None),
-        ([[8, 40]], None),
-        # 140 of 240 images; always predicting label 2 is right for 200.
-        ([[0, 20, 0], [20, 0, 0], [50, 50, 100]], None),
-    ],
-)
-def test_labels_are_in_another_order_only_if_most_have_another_place(
-    given: list[list[int]], accuracy: float | None
-) -> None:
-    """``given`` is how many images of each label the CNN gives each class."""
-    labels = np.repeat(np.arange(len(given)), np.sum(given, axis=1))
-    classes = np.concatenate([np.repeat(np.arange(len(row)), row) for row in given])
-    found = other_order(classes, labels, ())
-    assert (found and found.accuracy) == accuracy
 
 
 def test_chance_is_not_taken_for_another_order_of_colours() -> None:

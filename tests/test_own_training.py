@@ -799,6 +799,7 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     assert "fine_tuned_nets:Net on own.npz: 2 epochs, batches of 32, AdamW" in done.err
     assert re.search(r"epoch 1 of 2: validation accuracy \d+\.\d\d %, \d+ s", done.err)
     assert re.search(r"epoch 2 of 2: .* s; measuring the accuracy of the stored weights", done.err)
+    assert re.search(r"trained in \d+ (s|min)", done.err)
     assert "test accuracy" not in done.out
     assert "next: loihi-convert export tuned.pt --arch fine_tuned_nets:Net --data own.npz" in done.out
     found = checkpoint.load("tuned.pt")

@@ -24,7 +24,7 @@ def test_every_file_of_the_cards_has_a_name() -> None:
     models = named_models()
     assert len({model.name for model in models}) == len(models) > 10
     for model in models:
-        assert model.name == f"{model.folder}-T{model.timesteps}"
+        assert model.name == f"{model.folder}-T{model.timesteps}" + ("" if model.is_best else f"-{model.kind}")
         assert model.folder.startswith(model.data)
         if model.is_in_repository:
             assert model.path == ROOT / model.place
@@ -79,6 +79,7 @@ def test_a_name_is_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path = ROOT / "netx_models" / "mnist" / "model-T4.net"
     assert file_of(Path("mnist-T4")) == path
     assert file_of(Path("MNIST-t4")) == path
+    assert file_of(Path("cifar10-T4-converted")) == ROOT / "netx_models/cifar10/converted-T4.net"
     # Paths, and words that are not similar to a name, are passed on unchanged.
     for other in ("absent.net", "model", "a/mnist-T4"):
         assert file_of(Path(other)) == Path(other)
@@ -93,6 +94,7 @@ def test_a_name_is_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("cifar10-T900", "cifar10-T64"),
         ("minst-T4", "mnist-T4"),
         ("cifar10", "cifar10-T4"),
+        ("cifar10-T4-convert", "cifar10-T4-converted"),
     ],
 )
 def test_a_name_that_is_almost_right(word: str, meant: str) -> None:
@@ -125,10 +127,11 @@ def test_a_model_that_the_repository_does_not_include_says_how_to_make_it(monkey
 
 def test_the_verb_lists_them() -> None:
     out = CliRunner().invoke(cli.app, ["models"]).stdout
-    cells = {words[0]: words[1:] for line in out.splitlines() if len(words := line.split()) > 2}
-    mnist = [model for model in named_models() if model.folder == "mnist"]
-    expected = [f"{100 * accuracy:.2f}" for accuracy in (mnist[0].cnn_accuracy, *(one.accuracy for one in mnist))]
-    assert cells["mnist"] == expected
+    cells = {tuple(words[:2]): words[2:] for line in out.splitlines() if len(words := line.split()) > 2}
+    for kind in ("converted", "fine-tuned"):
+        mnist = [model for model in named_models() if (model.folder, model.kind) == ("mnist", kind)]
+        accuracies = [f"{100 * model.accuracy:.2f}{'*' * model.is_best}" for model in mnist]
+        assert cells["mnist", kind] == [f"{100 * mnist[0].cnn_accuracy:.2f}", *accuracies]
     assert "loihi-convert run mnist-T4" in out
     assert len(out.splitlines()) < 24
     shown = CliRunner().invoke(cli.app, ["models", "--details"]).stdout
@@ -144,7 +147,7 @@ def test_a_model_that_is_not_here_is_listed_in_brackets(monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.import_module("loihi_convert.cli.models"), "named_models", lambda: known)
     out = CliRunner().invoke(cli.app, ["models"]).stdout
     absent = next(model for model in known if model.path is None)
-    assert f"({100 * absent.accuracy:.2f})" in out
+    assert f"({100 * absent.accuracy:.2f}{'*' if absent.is_best else ' '})" in out
     assert "not installed" in out
 
 

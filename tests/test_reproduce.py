@@ -25,6 +25,7 @@ from loihi_convert.arrays import arrays_digest
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cells import executors
 from loihi_convert.cells.cell import compute
+from loihi_convert.cells.store import Store
 from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -40,7 +41,18 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.pipeline import exporting
 from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
-from loihi_convert.reproduction import flow, images, measurements, networks, order, page, request, tables, variants
+from loihi_convert.reproduction import (
+    fingerprint,
+    flow,
+    images,
+    measurements,
+    networks,
+    order,
+    page,
+    request,
+    tables,
+    variants,
+)
 from loihi_convert.reproduction.exhibits import EXHIBITS
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -513,6 +525,54 @@ def test_differences_and_losses_by_hand() -> None:
     assert (row["interval_low"], row["interval_high"]) == ("98.24", "98.72")
 
 
+def test_a_row_has_the_fingerprint_of_its_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [Cell("A2", "mnist", "ngu-lee", "soft", alpha, 8, 99.0) for alpha in (1.0, 0.4)]
+    cells += [Cell("A4", "mnist", "spike-norm", reset, 1.0, 8, 99.0) for reset in ("soft", "hard")]
+    kinds = ("literal", "compensated", "half", "poisson", "alpha-afterwards")
+    entries = [
+        replace(entry(cell, 9900), variant=variant, setting=variants.setting(cell, variant, weight_bits=6))
+        for cell in (*cells, CELLS[0])
+        for variant in (variants.VARIANTS[kind] for kind in kinds)
+    ]
+
+    def found() -> list[dict[str, str]]:
+        fingerprint._of.cache_clear()
+        return list(csv.DictReader(tables.csv_table(entries).splitlines()))
+
+    rows = found()
+    assert [row["conversion"] for row in rows] == [fingerprint.row_fingerprint(row) for row in rows]
+    # One for each conversion: neither T nor a variant without effect changes it, all else does.
+    settings = {replace(one.setting, timesteps=8) for one in entries if one.setting}
+    assert len({row["conversion"] for row in rows} - {""}) == len(settings)
+
+    def rounded(*given: Any, **options: Any) -> QuantizedNetwork:
+        made = quantize(*given, **options)
+        first, *others = made.layers
+        assert first.neuron is not None
+        neuron = replace(first.neuron, threshold=first.neuron.threshold + 1)
+        return replace(made, layers=(replace(first, neuron=neuron), *others))
+
+    monkeypatch.setattr(measurements, "quantize", rounded)
+    assert not {row["conversion"] for row in rows} & {row["conversion"] for row in found()} - {""}
+
+
+def test_alpha_afterwards_scales_the_thresholds_of_alpha_1(checkpoint: Path) -> None:
+    some = images.PaperImages("digits", None, images.Counts(calibration="60", image_count=40))
+    network, cell = networks.Network(checkpoint, some, "cpu"), replace(CELLS[1], alpha=0.5)
+    both = [variants.setting(cell, variants.VARIANTS[name]) for name in ("literal", "alpha-afterwards")]
+    whole = variants.setting(CELLS[1], variants.VARIANTS["literal"])
+    found = network.conversions([one for one in (*both, whole) if one], Store(Path("none")))
+    assert found[both[1]].balancing == found[whole].balancing != found[both[0]].balancing
+    thresholds = {}
+    for one, conversion in found.items():
+        made = conversion.quantized(compute(conversion.balancing).result)
+        thresholds[one] = [layer.balanced.threshold for layer in made.layers if layer.balanced is not None]
+    each, afterwards, full = (thresholds[one] for one in (*both, whole))
+    # The first layer's current is that of the pixels, which alpha does not change; that of the next layers is.
+    assert [np.array_equal(one, other) for one, other in zip(each, afterwards, strict=True)] == [True, False]
+    assert all(np.array_equal(one, 0.5 * other) for one, other in zip(afterwards, full, strict=True))
+
+
 def test_a_network_that_does_not_fit_loihi_is_a_dash_with_a_reason() -> None:
     text = page.markdown_page("Title", [entry(Cell("2", "mnist", "ngu-lee", "soft", 1.0, 8, 98.98), None)])
     assert "| 8   | 98.98 | -       |" in text
@@ -529,21 +589,31 @@ def test_the_order_counts_pairs_that_differ_by_more_than_chance() -> None:
         entry(cell("ngu-lee", 99.0), 9700),
         entry(cell("rmp", 98.9), 9000),
         entry(cell("act-norm", 90.0), 9710),
+        entry(cell("act-norm-channelwise", 80.0), 9000),
         entry(cell("robust-norm", None), 5000),
         entry(cell("act-norm", 50.0, timesteps=4), 5000),
     ]
-    # ngu-lee and rmp are within chance, robust-norm has no value, and T = 4 has one row.
+    # ngu-lee and rmp are within chance in the paper, robust-norm has no value, and T = 4 has one row.
     found = order.pairs(entries, entries[0].variant)
-    described = [(pair.better.cell.method, pair.worse.cell.method, pair.is_same, pair.is_chance) for pair in found]
-    assert described == [("ngu-lee", "act-norm", False, True), ("rmp", "act-norm", False, False)]
+    assert [(pair.better.cell.method, pair.worse.cell.method, pair.order) for pair in found] == [
+        ("ngu-lee", "act-norm", "within chance"),
+        ("ngu-lee", "act-norm-channelwise", "same order"),
+        ("rmp", "act-norm", "opposite"),
+        # A tie: not the paper's order.
+        ("rmp", "act-norm-channelwise", "within chance"),
+        ("act-norm", "act-norm-channelwise", "same order"),
+    ]
     first, *others = order.order_lines(entries, entries[0].variant)
-    assert first == "- **literal**: 0 of 2 in the paper's order."
-    assert others[0].endswith("paper 99.00 and 90.00, ours 97.00 and 97.10, within chance")
-    assert others[1].endswith("paper 98.90 and 90.00, ours 90.00 and 97.10")
+    assert first == "- **literal**: 5 pairs of rows: 2 same order, 2 within chance, 1 opposite."
+    (only,) = others
+    assert only.endswith("paper 98.90 and 90.00, ours 90.00 and 97.10")
     # Pairs that were not measured are not counted; their number is printed.
     entries[1] = replace(entries[1], outcome=None)
     first, *_ = order.order_lines(entries, entries[0].variant)
-    assert first == "- **literal**: 0 of 1 in the paper's order; 1 more are not measured here."
+    expected = "3 pairs of rows: 2 same order, 1 within chance, 0 opposite; 2 more are not measured here"
+    assert first == f"- **literal**: {expected}."
+    assert page.order_sentences(entries) == [f"literal, order of the paper: {expected}"]
+    assert order.order_lines(entries[-1:], entries[0].variant) == []
 
 
 def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is_rmp() -> None:

@@ -26,7 +26,7 @@ from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
-from loihi_convert.conversion.scalar_threshold import scalar_scales
+from loihi_convert.conversion.scales import scalar_scales
 from loihi_convert.errors import NetxError, RangeError
 from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork

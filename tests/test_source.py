@@ -350,6 +350,22 @@ def test_a_model_that_takes_signals_and_maps_is_read_as_one_of_signals(
         torch.testing.assert_close(outputs(to_relu_network(model, given), images), expected)
 
 
+@pytest.mark.parametrize("shape", [(900, 4, 6), (900, 1, 6), (5, 1, 6), (1, 6, 900)])
+def test_a_model_is_tried_with_a_few_images(shape: Shape) -> None:
+    """Of any number of channels, rows and columns: as many images as channels took all memory."""
+    counts = []
+
+    def forward(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        counts.append(len(x))
+        return m.fc(x)
+
+    with pytest.raises(InputError):
+        shape_taken(Of(forward, fc=nn.Linear(7, 2)), shape)
+    assert 1 < min(counts) <= max(counts) <= 6
+    # A Conv2d would take as many signals for one image.
+    assert counts[0] != shape[0]
+
+
 @pytest.mark.parametrize(
     ("model", "shape", "taken"),
     [

@@ -360,6 +360,38 @@ def test_a_missing_extra_is_one_sentence(
     assert "Without it, --workers=0" in done.err or "Without it, --workers 0 computes" in done.err
 
 
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+@pytest.mark.parametrize("table", ["", '[[network]]\nmodel = "model.pt"\n'])
+@pytest.mark.parametrize(
+    ("arch", "words", "expected"),
+    [
+        ("os:system('touch PWNED')", (), "without arguments"),
+        ("os:system('touch PWNED')", ("--trust",), "without arguments"),
+        ("touching:make", (), ""),
+    ],
+)
+def test_a_grid_executes_no_code(
+    sweep: Sweep, arch: str, words: tuple[str, ...], expected: str, table: str, dry_run: tuple[str, ...]
+) -> None:
+    Path("touching.py").write_text("from pathlib import Path\nPath('PWNED').touch()\n")
+    text = f'{table}arch = "{arch}"\n'
+    Path("grid.toml").write_text(text if table else f'model = "model.pt"\n{text}')
+    done = sweep("grid.toml", *words, *dry_run)
+    assert (done.code, done.out) == (2, "")
+    assert "grid.toml: arch: found" in done.err
+    assert (expected or "add --trust, or --arch touching:make") in done.err
+    assert not Path("PWNED").exists()
+    assert "touching" not in sys.modules
+    assert not Path("sweep").exists()
+
+
+def test_nesting_without_end_is_one_sentence(sweep: Sweep) -> None:
+    Path("grid.toml").write_text(f"x = {'[' * 5000}")
+    done = sweep("grid.toml", "--dry-run")
+    assert (done.code, done.out) == (3, "")
+    assert "grid.toml: nested too deeply" in done.err
+
+
 def test_every_key_of_a_grid_is_an_option() -> None:
     assert {f"--{key}" for key in KEYS} <= set(cli.verb_flags(["sweep"]).values())
 
@@ -443,19 +475,19 @@ def test_own_cnns_beside_checkpoints(sweep: Sweep, monkeypatch: pytest.MonkeyPat
         '[[network]]\nmodel = "model.pt"\n'
         '[[network]]\nmodel = "own.pt"\narch = "own_nets:make"\ndata = "digits"\nmean = 0.5\nstd = [0.25]\n'
     )
-    assert sweep("grid.toml", "-T", "2", *HERE).code == 0
+    assert sweep("grid.toml", "--trust", "-T", "2", *HERE).code == 0
     assert [(row["network"], row["error"]) for row in rows()] == [("model.pt", ""), ("own.pt", "")]
     before = {row["network"]: row["cell"] for row in rows()}
     # Another file of code is another cell, even with the same weights.
     Path("own_nets.py").write_text(f"{OWN}\n# changed\n")
     forget()
-    assert sweep("grid.toml", "-T", "2", *HERE).code == 0
+    assert sweep("grid.toml", "--trust", "-T", "2", *HERE).code == 0
     after = {row["network"]: row["cell"] for row in rows()}
     assert {name for name in before if before[name] != after[name]} == {"own.pt"}
     # And another CNN, from the same files, whose code imports another part.
     Path("own_parts.py").write_text(PARTS.format("ReLU6"))
     forget()
-    assert sweep("grid.toml", "-T", "2", *HERE).code == 0
+    assert sweep("grid.toml", "--trust", "-T", "2", *HERE).code == 0
     last = {row["network"]: row["cell"] for row in rows()}
     assert {name for name in after if after[name] != last[name]} == {"own.pt"}
 

@@ -59,10 +59,6 @@ def same_weights(one: Checkpoint, other: Checkpoint) -> bool:
     return all(torch.equal(one.state[name], other.state[name]) for name in one.state | other.state)
 
 
-def without_time(trained: Checkpoint) -> dict[str, Any]:
-    return {name: value for name, value in trained.recipe.items() if name != "seconds"}
-
-
 class StopAfter:
     """A progress callable that raises KeyboardInterrupt, as Ctrl-C does, after this number of batches."""
 
@@ -92,6 +88,34 @@ def test_the_file_contains_the_returned_checkpoint(few: DataSplits, tmp_path: Pa
     images = torch.from_numpy(few.test.images / np.float32(255))
     assert np.mean(model(images).argmax(1).numpy() == few.test.labels) == read.test_accuracy
     assert list(tmp_path.iterdir()) == [tmp_path / "model.safetensors"]
+
+
+@pytest.mark.parametrize("options", [TrainOptions(), TrainOptions(qcfs_levels=2, timesteps=1, store="float16")])
+def test_test_images_are_evaluated_only_on_request(few: DataSplits, tmp_path: Path, options: TrainOptions) -> None:
+    """Else options would be chosen with their accuracy in view."""
+    options = dataclasses.replace(options, recipe=RECIPE, epochs=1)
+    start = None
+    if options.timesteps is not None:
+        start = train_cnn(few, tmp_path / "start.pt", dataclasses.replace(options, timesteps=None))
+    blank = dataclasses.replace(few, test=Dataset(np.zeros_like(few.test.images), few.test.labels))
+    plain = train_cnn(few, tmp_path / "a.pt", options, start=start)
+    train_cnn(blank, tmp_path / "b.pt", options, start=start)
+    assert plain.test_accuracy is None
+    assert plain.spiking_accuracy.keys() <= {"validation"}
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    tested = train_cnn(few, tmp_path / "tested.pt", dataclasses.replace(options, test=True), start=start)
+    assert tested.test_accuracy is not None
+    assert same_weights(plain, tested)
+    read = load(tmp_path / "tested.pt")
+    assert (read.test_accuracy, read.spiking_accuracy) == (tested.test_accuracy, tested.spiking_accuracy)
+    assert len(tested.spiking_accuracy) == 2 * (start is not None)
+
+
+def test_images_without_test_images_cannot_be_tested(few: DataSplits, tmp_path: Path) -> None:
+    untested = dataclasses.replace(few, name="mine.npz", test=few.test[:0])
+    with pytest.raises(UsageError) as caught:
+        run(untested, tmp_path / "model.pt", test=True)
+    assert (caught.value.where, list(tmp_path.iterdir())) == ("test", [])
 
 
 def test_a_seed_determines_the_training(few: DataSplits, straight: Checkpoint, tmp_path: Path) -> None:
@@ -259,7 +283,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     done = []
     resumed = run(few, output, resume=True, progress=lambda batch, total: done.append((batch, total)))
     assert same_weights(resumed, straight)
-    assert without_time(resumed) == without_time(straight)
+    assert resumed.recipe == straight.recipe
     assert (resumed.validation_accuracy, resumed.test_accuracy) == (
         straight.validation_accuracy,
         straight.test_accuracy,
@@ -473,18 +497,6 @@ def test_the_papers_recipe_resumes_bit_for_bit_and_stores_the_last_weights(few: 
     assert not same_weights(run(few, tmp_path / "no.pt", recipe=dataclasses.replace(PAPER, dropout=0.0)), straight)
     model, _ = checkpoint.load_model(output)
     assert model.state_dict().keys() == build_model("digits-cnn", (1, 8, 8), 10).state_dict().keys()
-
-
-def test_the_time_of_finished_epochs_is_stored_and_summed_over_resumes(few: DataSplits, tmp_path: Path) -> None:
-    output = tmp_path / "model.pt"
-    with pytest.raises(KeyboardInterrupt):
-        run(few, output, progress=StopAfter(5))
-    content: Any = read_pt(resume_path(output))
-    assert content["seconds"] > 0
-    write_pt({**content, "seconds": 1000.0}, resume_path(output))
-    seconds = run(few, output, resume=True).recipe["seconds"]
-    assert isinstance(seconds, float)
-    assert 1000 <= seconds < 1060
 
 
 def test_whole_channels_of_convolutions_are_dropped_in_training_only() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
+
+from netx_cards import CONVERTED, FINE_TUNED, KINDS, accuracies
 
 Point = tuple[float, float]
 
@@ -99,35 +102,41 @@ def svg(width: int, height: int, title: str, elements: Sequence[str]) -> str:
     )
 
 
-def accuracy_picture(cards: Mapping[str, Mapping[str, Any]], names: Mapping[str, str], *, dark: bool) -> str:
-    """Return accuracy against T: one line per data set, with its CNN dashed and the paper dotted."""
+def accuracy_picture(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str], *, dark: bool) -> str:
+    """Return accuracy against T, converted and fine-tuned: a colour per data set; its CNN dashed, the paper dotted."""
     colours = theme(dark)
     plot = Canvas((52, 34, 520, 270), (0, 6), (75, 100.5), colours)
     plot.axes({exponent: str(2**exponent) for exponent in range(7)}, {y: f"{y} %" for y in range(75, 101, 5)})
     for colour, (data, card) in zip(colours.hues, cards.items(), strict=True):
-        cnn = 100 * card["cnn_test_accuracy"]
+        cnn = statistics.mean(accuracies(card, CONVERTED, None))
         plot.line([(0, cnn), (6, cnn)], colour, width=1, dashes="7 4")
-        points, papers = [], []
-        for network in card["networks"]:
-            x, (test,) = math.log2(network["timesteps"]), network["test"]
-            low, high = (100 * bound for bound in test["interval"])
-            plot.line([(x, low), (x, high)], colour, width=1)
-            points.append((x, 100 * test["accuracy"]))
-            if "paper" in network:
-                papers.append((x, network["paper"]["accuracy"]))
-        plot.line(points, colour, width=2.5)
+        curves = {
+            kind: [
+                (math.log2(steps), statistics.mean(found))
+                for steps in sorted({network["timesteps"] for network in card["networks"]})
+                if (found := accuracies(card, kind, steps))
+            ]
+            for kind in KINDS
+        }
+        papers = [
+            (math.log2(network["timesteps"]), network["paper"]["accuracy"])
+            for network in card["networks"]
+            if "paper" in network
+        ]
+        plot.line(curves[CONVERTED], colour, width=2.5)
+        plot.line(curves[FINE_TUNED], colour, width=1.2)
         plot.line(papers, colour, width=1.5, dashes="1.5 4")
-        for point in points:
+        for point in curves[CONVERTED]:
             plot.dot(*point, colour)
-        for point in papers:
+        for point in (*curves[FINE_TUNED], *papers):
             plot.dot(*point, colour, hollow=True)
         # The curves of CIFAR-10 and Fashion-MNIST end only half a point apart.
-        shift = {"fashion-mnist": -3.0, "cifar10": 12.0}.get(data, 4.0)
-        plot.text(6.12, points[-1][1], f"{names[data]}, {points[-1][1]:.2f} %", colour, dy=shift)
+        shift, last = {"fashion-mnist": -3.0, "cifar10": 12.0}.get(data, 4.0), curves[CONVERTED][-1][1]
+        plot.text(6.12, last, f"{names[data]}, {last:.2f} %", colour, dy=shift)
     plot.text(0, 100.5, "test accuracy of the integers", dy=-14)
     plot.text(3, 75, "time steps T", anchor="middle", dy=36)
-    plot.text(0, 75, "dashed: the CNN; dotted: Ngu &amp; Lee 2022, best alpha", dy=60)
-    plot.text(0, 75, "bars: 95 % intervals; 10,000 test images; training seed 0", dy=78)
+    plot.text(0, 75, "thick line: converted; thin line: fine-tuned; dashed: the CNN; dotted: Ngu &amp; Lee 2022", dy=60)
+    plot.text(0, 75, "10,000 test images; MNIST: mean of training seeds 0, 1, 2; else seed 0", dy=78)
     return svg(740, 394, "Accuracy against the number of time steps, MNIST, Fashion-MNIST and CIFAR-10", plot.elements)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from netx_cards import is_best, read_card
 from stored_results import read_rows
 
 from loihi_convert.files import write_atomically
@@ -45,10 +46,10 @@ def graded_row(name: str, folder: Path) -> dict[str, object]:
 
 
 def spikes_rows(name: str, folder: Path) -> Iterator[dict[str, object]]:
-    """Yield the figures of each file of binary spikes that the card has at a T of `TIMESTEPS`."""
-    card = json.loads((ROOT / "netx_models" / name / "card.json").read_text())
+    """Yield the figures of the better file of binary spikes that the card has at each T of `TIMESTEPS`."""
+    card = read_card(ROOT / "netx_models" / name)
     runs = {found["timesteps"]: found for found in json.loads((folder / "result.json").read_text()).values()}
-    for network in card["networks"]:
+    for network in filter(is_best, card["networks"]):
         timesteps = network["timesteps"]
         if timesteps in TIMESTEPS:
             found = runs[timesteps]

@@ -14,6 +14,19 @@ from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.errors import InputError
 from loihi_convert.report.formats import markdown_table
 
+CONVERTED: Final = "converted"
+"""Kind of a file that was exported from the CNN as it is."""
+
+FINE_TUNED: Final = "fine-tuned"
+"""Kind of a file that was exported from a checkpoint trained further for few steps."""
+
+KINDS: Final = (CONVERTED, FINE_TUNED)
+
+_KINDS_IN_WORDS: Final = (
+    "*Converted* files are exported from the CNN as it is, *fine-tuned* ones from a checkpoint trained further for few "
+    "steps; validation images chose the better kind, `model-T*.net`."
+)
+
 
 def read_card(folder: Path) -> dict[str, Any]:
     """Return the card in ``folder``.
@@ -31,6 +44,11 @@ def read_card(folder: Path) -> dict[str, Any]:
             f"no readable card.json ({reason})", where=folder, hint="Create the folder with the verb build first."
         ) from error
     return card
+
+
+def is_best(network: dict[str, Any]) -> bool:
+    """Whether a file is the better of both kinds, or the only one, for its T."""
+    return str(network["file"]).startswith("model-")
 
 
 _SYMBOLS: Final = {
@@ -55,8 +73,7 @@ def card_page(card: dict[str, Any]) -> str:
     Front matter and sections follow the model-card template of the Hugging Face hub.
     """
     single = card.get("best_single_file")
-    here = [network for network in card["networks"] if network["in_repository"]] or card["networks"]
-    first = here[min(2, len(here) - 1)]["file"]
+    first = min(filter(is_best, card["networks"]), key=lambda network: abs(network["timesteps"] - 4))["file"]
     lines = [
         *_front_matter(card),
         f"# {card['data']}: {card['architecture']}, seed {card['seed']}",
@@ -128,6 +145,7 @@ def card_page(card: dict[str, Any]) -> str:
         ),
         "```",
         "",
+        *_integers(card),
         "## Citation",
         "",
         "Cite this package (`CITATION.cff`) and the paper of the method: H. C. V. Ngu and K. M. Lee, *Effective "
@@ -135,6 +153,19 @@ def card_page(card: dict[str, Any]) -> str:
         "Appl. Sci. 2022, 12, 5749, <https://doi.org/10.3390/app12115749>.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _integers(card: dict[str, Any]) -> list[str]:
+    """Return the digests of the integers; those of files that are not in the repository may be unknown."""
+    return [
+        "Of the integers alone, without floating-point numbers and provenance, as `loihi-convert inspect FILE` prints "
+        "it; files that share it run alike:",
+        "",
+        "```",
+        *(f"{item['integers_sha256']}  {item['file']}" for item in card["networks"] if "integers_sha256" in item),
+        "```",
+        "",
+    ]
 
 
 _HUB_DATASETS: Final = {
@@ -180,24 +211,15 @@ def _evaluation(card: dict[str, Any]) -> str:
         "No file here fits for all T." if single is None else f"The best single file for all T is `{single['file']}`."
     )
     return (
-        f"The CNN before fine-tuning: {cnn:.2f} % of {count:,} test images{paper}. {_choice(card)}"
+        f"The CNN before fine-tuning: {cnn:.2f} % of {count:,} test images{paper}. {_KINDS_IN_WORDS} "
+        f"Among several candidates of a kind, the same {card['validation_images']:,} images chose one. "
         f"Accuracies are those of the integers (`ref`) on all {count:,} test images, with 95 % intervals. On Lava's "
         f"simulator (`sim`) every output potential of the first images is equal to `ref`'s. {best}"
     )
 
 
-def _choice(card: dict[str, Any]) -> str:
-    """Return a sentence on the files that were chosen among several candidates, or nothing."""
-    networks = card["networks"]
-    chosen = [str(each["timesteps"]) for each in networks if len(each.get("validation_correct_of_all", ())) > 1]
-    if not chosen:
-        return ""
-    which = "Each file" if len(chosen) == len(networks) else f"For T = {', '.join(chosen)} the file"
-    return f"{which} was chosen among several on {card['validation_images']:,} validation images. "
-
-
 def card_table(card: dict[str, Any]) -> str:
-    """Return the accuracies of a folder as Markdown, one row per T."""
+    """Return the accuracies of a folder as Markdown, one row per file."""
     return _table(_network_rows(card)) + "\n"
 
 
@@ -208,6 +230,7 @@ def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) ->
             "file": f"[{network['file']}]({folder}/{network['file']})",
             "card": f"[{names[folder]}]({folder}/README.md)",
             "network": card["architecture"],
+            "kind": network["kind"],
             "T": str(network["timesteps"]),
             "accuracy, %": f"{100 * network['test'][0]['accuracy']:.2f}",
             "CNN, %": f"{100 * card['cnn_test_accuracy']:.2f}",
@@ -220,8 +243,8 @@ def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) ->
     return (
         "# Converted networks\n\nNetworks in lava-dl's netx format, ready to run by path (`loihi-convert run FILE`) or "
         "by name (`loihi-convert run mnist-T4`); `loihi-convert models` lists the names. "
-        "Accuracies are those of the integer networks on all 10,000 test images. **None of these files has run on a "
-        "chip.** Each folder has a model card with intervals, training, commands and SHA-256 digests. "
+        f"{_KINDS_IN_WORDS} Accuracies are those of the integer networks on all 10,000 test images. **None of these "
+        "files has run on a chip.** Each folder has a model card with intervals, training, commands and digests. "
         f"`python tools/pages.py` writes this page.\n\n{_table(rows)}\n\n"
         "The folders `paper/` and the files `table-headline.*` hold tables and figures of Ngu & Lee 2022, see [the "
         "paper's tables](../docs/results/paper.md). They were measured on these CNNs: MNIST on "
@@ -232,8 +255,8 @@ def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) ->
 
 
 def _network_rows(card: dict[str, Any]) -> list[dict[str, str]]:
-    cnn, single = 100 * card["cnn_test_accuracy"], card.get("best_single_file")
-    of_single = {} if single is None else {point["timesteps"]: 100 * point["accuracy"] for point in single["test"]}
+    cnn, single = 100 * card["cnn_test_accuracy"], card.get("best_single_file", {"file": "", "test": ()})
+    of_single = {point["timesteps"]: f"{100 * point['accuracy']:.2f}" for point in single["test"]}
     rows = []
     for network in card["networks"]:
         (test,) = network["test"]
@@ -242,14 +265,15 @@ def _network_rows(card: dict[str, Any]) -> list[dict[str, str]]:
         rows.append(
             {
                 "T": str(network["timesteps"]),
+                "kind": network["kind"],
                 "accuracy, %": f"{accuracy:.2f} ({low:.2f}..{high:.2f})",
                 "to the CNN": f"{accuracy - cnn:+.2f}",
                 "paper, %": f"{paper['accuracy']:.2f} (alpha {paper['alpha']:g})" if paper else "",
-                **({} if single is None else {f"`{single['file']}`, %": f"{of_single[network['timesteps']]:.2f}"}),
+                f"`{single['file']}`, %": of_single.get(network["timesteps"], "") if is_best(network) else "",
                 "thresholds": _method(network["balance"]) + (", corrected" if network["is_corrected"] else ""),
                 "weight bits": str(network["weight_bits"]),
                 "from": network["checkpoint"],
-                "file": _size(network),
+                "file": f"{network['file']}, {_size(network)}",
                 "Lava, %": f"{100 * sim['correct'] / sim['images']:.2f} of {sim['images']:,}" if sim else "",
             }
         )
@@ -260,11 +284,10 @@ def _training_item(item: dict[str, Any]) -> str:
     """Return a line on one checkpoint: file, accuracies, training."""
     size = f"{_size(item)}, {item['stored_as']}" if "stored_as" in item else _size(item)
     recipe = recipe_in_words(item["recipe"], item["qcfs_levels"])
-    time = f" {_time(item['recipe'])}." if "seconds" in item["recipe"] else ""
     return (
         f"- `{item['file']}` ({size}): {100 * item['validation_accuracy']:.2f} % of the validation images, "
         f"{100 * item['test_accuracy']:.2f} % of the test images{_as_spiking(item['recipe'])}. "
-        f"{recipe[:1].upper()}{recipe[1:]}.{time}"
+        f"{recipe[:1].upper()}{recipe[1:]}. {_conditions(item)}."
     )
 
 
@@ -328,40 +351,46 @@ def recipe_in_words(record: dict[str, Any], qcfs_levels: int | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _time(recipe: dict[str, Any]) -> str:
-    """Return the time of all epochs, including validation, the number of threads, and the arithmetic."""
-    seconds = recipe["seconds"]
-    time = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
-    return f"{time}, threads: {recipe['threads']}, {recipe['arithmetic']}"
+def _conditions(item: dict[str, Any]) -> str:
+    """Return what the weights depend on besides the recipe; of an older checkpoint, first the minutes of all epochs."""
+    recipe = item["recipe"]
+    parts = (
+        f"{recipe['seconds'] / 60:.0f} min" if "seconds" in recipe else "",
+        f"{recipe['threads']} thread{'s' * (recipe['threads'] > 1)}",
+        recipe.get("arithmetic", ""),
+        item.get("processor", ""),
+    )
+    return ", ".join(part for part in parts if part)
 
 
-def _measured(card: dict[str, Any]) -> str:
-    return f"{card['data']} for T = {', '.join(str(network['timesteps']) for network in card['networks'])}"
-
-
-def mean_table(cards: Sequence[dict[str, Any]]) -> str:
-    """Return the accuracy of several seeds, its mean, and the mean of its difference from the CNN's.
-
-    Raises
-    ------
-    InputError
-        If the cards differ in data set or T.
-    """
-    steps = [network["timesteps"] for network in cards[0]["networks"]]
-    for number, card in enumerate(cards, start=1):
-        if _measured(card) != _measured(cards[0]):
-            raise InputError(
-                f"folder {number} holds networks of {_measured(card)}, the first one of {_measured(cards[0])}",
-                where="table",
-                expected="all folders must have the same data set and the same T",
-            )
-    # The CNN's, followed by those of the networks.
-    accuracies = [
-        [100 * card["cnn_test_accuracy"], *(100 * network["test"][0]["accuracy"] for network in card["networks"])]
-        for card in cards
+def accuracies(card: dict[str, Any], kind: str, timesteps: int | None) -> list[float]:
+    """Return the accuracies in % at T, by training seed, or of the CNN (None); empty unless every seed has one."""
+    seeds = [card, *card.get("further_seeds", ())]
+    if timesteps is None:
+        return [100 * seed["cnn_test_accuracy"] for seed in seeds]
+    found = [
+        100 * network["test"][0]["accuracy"]
+        for seed in seeds
+        for network in seed["networks"]
+        if (network["kind"], network["timesteps"]) == (kind, timesteps)
     ]
-    cnn, *means = map(statistics.mean, zip(*accuracies, strict=True))
-    named = [(f"seed {card['seed']}", row) for card, row in zip(cards, accuracies, strict=True)]
-    rows = [(title, *(f"{value:.2f}" for value in row)) for title, row in (*named, ("mean", [cnn, *means]))]
-    rows.append(("mean difference", "", *(f"{mean - cnn:+.2f}" for mean in means)))
-    return markdown_table((cards[0]["data"], "CNN", *(f"T = {step}" for step in steps)), rows)
+    return found if len(found) == len(seeds) else []
+
+
+def mean_in_words(values: Sequence[float]) -> str:
+    """Return the mean, with the standard deviation if there are several; empty if there are none."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}" if values else ""
+
+
+def seeds_table(card: dict[str, Any]) -> str:
+    """Return the accuracies of each training seed as Markdown."""
+    steps = sorted({network["timesteps"] for network in card["networks"]})
+    rows = []
+    for kind in KINDS:
+        columns = [accuracies(card, kind, count) for count in (None, *steps)]
+        for index, seed in enumerate((card, *card["further_seeds"])):
+            cells = (f"{column[index]:.2f}" if column else "" for column in columns)
+            rows.append((kind, str(seed["seed"]), *cells))
+        rows.append((f"**{kind}**", "mean", *map(mean_in_words, columns)))
+    return markdown_table(("%", "seed", "CNN", *(f"T = {count}" for count in steps)), rows)

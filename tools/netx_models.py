@@ -1,7 +1,6 @@
 """Build a folder of netx_models/ from its plan: train, export, choose on validation images, measure, write the card.
 
     python tools/netx_models.py build FOLDER            # everything that FOLDER/build.toml says and that is missing
-    python tools/netx_models.py table FOLDER [FOLDER ...]
 
 ``build.toml`` holds the options of `loihi-convert train` and `export`::
 
@@ -9,6 +8,9 @@
     store = "float32"                                   # of checkpoints; default: float16
     large_files = ["model-T4.net"]                      # above 3 MB, and yet in the repository; default: none
     omitted_files = ["model-T1.net"]                    # up to 3 MB, and yet not in the repository; default: none
+    further_seeds = [1, 2]                              # everything again with these seeds; default: none
+    threads = 2                                         # of a training; default: all cores
+    processor = "AMD EPYC"                              # that trained the checkpoints; default: not on the card
 
     [[checkpoint]]                                      # the first one is the CNN that accuracies are compared with
     file = "cnn.safetensors"
@@ -17,6 +19,7 @@
     [[checkpoint]]
     file = "cnn-qcfs-L4.safetensors"
     train = "--from cnn.safetensors --qcfs 4"
+    threads = 1                                         # as above, for this one
 
     [[checkpoint]]                                      # a starting point of its own, from which no file is exported
     file = "cnn-paper-recipe.safetensors"
@@ -29,29 +32,31 @@
     options = ""
 
 `build` trains every checkpoint, with seed 0 (or ``seed = 1``, or its own ``--seed``), and exports every candidate to
-FOLDER-candidates. It runs each on the validation images with `ref`, in fixed point. For each T it keeps the candidate
-with the most correct images (if tied, the first in the plan). Among files that allow all T, it names the best one over
+FOLDER-candidates. It runs each on the validation images with `ref`, in fixed point. Candidates from the first
+checkpoint are *converted*, the others *fine-tuned*. For each T and kind it keeps the candidate with the most correct
+images (if tied, the first in the plan): ``model-T4.net`` is the better of the two kinds, the other has the name of its
+kind, such as ``converted-T4.net``. Among the files ``model-T*.net`` that allow all T, it names the best one over
 all T on the first 1,000 of these images. Test images are used only afterwards: all of them by `ref`, and the first ones
-by Lava's simulator, which must give the same output potentials. The results are written to ``card.json`` and, as a
-table, to ``README.md``. An interrupted build continues where it was.
-
-`table` prints the mean over several folders with different, predetermined seeds, as Markdown.
+by Lava's simulator, which must give the same output potentials. Further seeds go to FOLDER-seed-1 and so on; only their
+accuracies are kept. The results are written to ``card.json`` and, as a table, to ``README.md``. An interrupted build
+continues where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from netx_cards import card_page, mean_table, read_card
+from netx_cards import CONVERTED, FINE_TUNED, card_page, read_card
 from torch import nn
 
 from loihi_convert import netx
@@ -93,15 +98,18 @@ class Trained:
     file: str
     options: str
     is_further: bool = False
+    threads: int | None = None
+    processor: str | None = None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file of the plan: its checkpoint, the T it is balanced for, and further options of `export`."""
+    """A file of the plan: its checkpoint, the T it is balanced for, further options of `export`, and its kind."""
 
     source: str
     timesteps: int
     options: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,7 @@ class Plan:
     sim_images: int
     large_files: tuple[str, ...] = ()
     omitted_files: tuple[str, ...] = ()
+    further_seeds: tuple[int, ...] = ()
 
     def stores(self, name: str, size: int) -> bool:
         """Whether a file of ``size`` bytes goes into the repository."""
@@ -137,27 +146,45 @@ def main() -> int:
     build_verb = verbs.add_parser("build")
     build_verb.add_argument("folder", type=Path)
     build_verb.add_argument("--data-root", type=Path)
-    table = verbs.add_parser("table")
-    table.add_argument("folders", type=Path, nargs="+")
     arguments = parser.parse_args()
-    if arguments.verb == "table":
-        return exit_code(lambda: print(mean_table([read_card(folder) for folder in arguments.folders]), end=""))
     return exit_code(lambda: build(arguments.folder, arguments.data_root))
 
 
 def build(folder: Path, data_root: Path | None) -> None:
     """Make everything that is missing in ``folder``, and its card."""
     plan = read_plan(folder)
+    card = measure(folder, plan, *export_all(folder, plan, data_root))
+    if plan.further_seeds:
+        card["further_seeds"] = [again(folder, plan, seed, data_root) for seed in plan.further_seeds]
+    write_atomically(folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+    write_atomically(folder / "README.md", card_page(card).encode())
+    print(card_page(card), end="")
+
+
+def export_all(folder: Path, plan: Plan, data_root: Path | None) -> tuple[list[Exported], DataSplits]:
+    """Train and export everything that is missing; return the candidates and the images."""
     for item in plan.checkpoints:
         train(item, folder, plan, data_root)
     splits = load_data(checkpoint.load(folder / plan.checkpoints[0].file).data, data_root)
     work = folder.with_name(f"{folder.name}-candidates")
-    work.mkdir(parents=True, exist_ok=True)
-    exported = [export(candidate, folder, work, splits, data_root) for candidate in plan.candidates]
-    card = measure(folder, plan, exported, splits)
-    write_atomically(folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
-    write_atomically(folder / "README.md", card_page(card).encode())
-    print(card_page(card), end="")
+    work.mkdir(exist_ok=True)
+    return [export(candidate, folder, work, splits, data_root) for candidate in plan.candidates], splits
+
+
+def again(folder: Path, plan: Plan, seed: int, data_root: Path | None) -> dict[str, Any]:
+    """Do the same with another seed in a folder of its own; return its accuracies for the card."""
+    other = folder.with_name(f"{folder.name}-seed-{seed}")
+    other.mkdir(exist_ok=True)
+    needed = tuple(item for item in plan.checkpoints if not item.is_further)
+    exported, splits = export_all(other, replace(plan, checkpoints=needed, seed=seed), data_root)
+    return {
+        "seed": seed,
+        "cnn_test_accuracy": checkpoint.load(other / needed[0].file).test_accuracy,
+        "networks": [
+            {**_identity(one), "test": _test_results(one, [one.candidate.timesteps], splits)}
+            for one in chosen_files(exported).values()
+        ],
+    }
 
 
 def read_plan(folder: Path) -> Plan:
@@ -166,9 +193,22 @@ def read_plan(folder: Path) -> Plan:
     try:
         text = tomllib.loads(path.read_text())
         plan = Plan(
-            tuple(Trained(item["file"], item["train"], item.get("further", False)) for item in text["checkpoint"]),
             tuple(
-                Candidate(source, timesteps, item.get("options", ""))
+                Trained(
+                    item["file"],
+                    item["train"],
+                    item.get("further", False),
+                    *(item.get(key, text.get(key)) for key in ("threads", "processor")),
+                )
+                for item in text["checkpoint"]
+            ),
+            tuple(
+                Candidate(
+                    source,
+                    timesteps,
+                    item.get("options", ""),
+                    CONVERTED if source == text["checkpoint"][0]["file"] else FINE_TUNED,
+                )
                 for item in text["export"]
                 for source in item["from"]
                 for timesteps in item["timesteps"]
@@ -178,6 +218,7 @@ def read_plan(folder: Path) -> Plan:
             text.get("sim_images", 1_000),
             tuple(text.get("large_files", ())),
             tuple(text.get("omitted_files", ())),
+            tuple(text.get("further_seeds", ())),
         )
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -193,11 +234,17 @@ def read_plan(folder: Path) -> Plan:
     return plan
 
 
+def train_command(item: Trained, plan: Plan) -> str:
+    """Return the command that trains a checkpoint."""
+    threads = "" if item.threads is None else f"OMP_NUM_THREADS={item.threads} "
+    return f"{threads}loihi-convert {train_words(item, plan)}"
+
+
 def train_words(item: Trained, plan: Plan) -> str:
     """Return the command that trains a checkpoint, without the name of the program."""
     store = "" if plan.store == "float32" else f" --store {plan.store}"
     seed = "" if "--seed" in shlex.split(item.options) else f" --seed {plan.seed}"
-    return f"train {item.options}{store}{seed} -o {shlex.quote(item.file)}"
+    return f"train {item.options} --test{store}{seed} -o {shlex.quote(item.file)}"
 
 
 def train(item: Trained, folder: Path, plan: Plan, data_root: Path | None) -> None:
@@ -210,12 +257,12 @@ def train(item: Trained, folder: Path, plan: Plan, data_root: Path | None) -> No
     """
     path, words = folder / item.file, train_words(item, plan)
     if not path.exists():
-        _command(f"{words}{' --resume' if resume_path(path).exists() else ''}", folder, data_root)
+        _command(f"{words}{' --resume' if resume_path(path).exists() else ''}", folder, data_root, item.threads)
     elif (folder / "card.json").exists():
         card = read_card(folder)
         for one in (*card["checkpoints"], *card.get("further_checkpoints", ())):
             is_it = (one["file"], one["sha256"]) == (item.file, sha256(path))
-            if is_it and one["command"] != f"loihi-convert {words}":
+            if is_it and one["command"] != train_command(item, plan):
                 raise InputError(f"was trained by `{one['command']}`", where=path, hint="Delete it to train it again.")
 
 
@@ -238,21 +285,23 @@ def export(candidate: Candidate, folder: Path, work: Path, splits: DataSplits, d
     return Exported(path, candidate, found[0])
 
 
-def _command(words: str, folder: Path, data_root: Path | None) -> None:
+def _command(words: str, folder: Path, data_root: Path | None, threads: int | None = None) -> None:
     """Run ``loihi-convert`` in ``folder``."""
+    variables = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     root = [] if data_root is None else ["--data-root", str(data_root.resolve())]
     print(f"loihi-convert {words}", file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, "-m", "loihi_convert", *shlex.split(words), *root], cwd=folder, check=False)
+    command = [sys.executable, "-m", "loihi_convert", *shlex.split(words), *root]
+    done = subprocess.run(command, cwd=folder, check=False, env={**os.environ, **variables})
     if done.returncode:
         raise InputError(f"loihi-convert {words} failed (exit code {done.returncode})", where=folder)
 
 
 def remembered(path: Path, name: str, measured: Callable[[], Any]) -> Any:
-    """Return the result ``name`` for the file at ``path``, measured once and kept beside it."""
-    kept, digest = path.with_suffix(".json"), sha256(path)
+    """Return the result ``name`` for the integers in the file at ``path``, measured once and kept beside it."""
+    kept, digest = path.with_suffix(".json"), netx.read_stored(path).integers_sha256
     stored = json.loads(kept.read_text()) if kept.exists() else {}
-    if stored.get("sha256") != digest:
-        stored = {"sha256": digest}
+    if stored.get("integers_sha256") != digest:
+        stored = {"integers_sha256": digest}
     if name not in stored:
         stored[name] = measured()
         write_atomically(kept, json.dumps(stored).encode())
@@ -266,9 +315,20 @@ def correct_at(path: Path, timesteps: Sequence[int], images: Dataset) -> list[in
     return [int((predictions[:, t - 1] == images.known_labels).sum()) for t in timesteps]
 
 
-def best_for(exported: Sequence[Exported], timesteps: int) -> Exported:
-    """Return the file balanced for T with the most correct validation images; if tied, the first."""
-    return max((one for one in exported if one.candidate.timesteps == timesteps), key=lambda one: one.correct)
+def chosen_files(exported: Sequence[Exported]) -> dict[str, Exported]:
+    """Return, by name, the file of each T and kind with the most correct validation images; if tied, the first.
+
+    ``model-T4.net`` is the better of both kinds; the other one has the name of its kind, as in ``converted-T4.net``.
+    """
+    chosen = {}
+    for timesteps in sorted({one.candidate.timesteps for one in exported}):
+        at_t = [one for one in exported if one.candidate.timesteps == timesteps]
+        best = max(at_t, key=lambda one: one.correct)
+        for kind in (CONVERTED, FINE_TUNED):
+            if of_kind := [one for one in at_t if one.candidate.kind == kind]:
+                one = max(of_kind, key=lambda one: one.correct)
+                chosen[f"{'model' if one is best else kind}-T{timesteps}.net"] = one
+    return chosen
 
 
 def best_single(files: Sequence[Exported], timesteps: Sequence[int], images: Dataset) -> Exported | None:
@@ -277,14 +337,22 @@ def best_single(files: Sequence[Exported], timesteps: Sequence[int], images: Dat
     None if there is no such file.
     """
     fitting = [one for one in files if netx.read(one.path).max_timesteps >= max(timesteps)]
-    return max(fitting, key=lambda one: sum(correct_at(one.path, timesteps, images)), default=None)
+    return max(fitting, key=lambda one: sum(_on_all(one, timesteps, images)), default=None)
+
+
+def _on_all(one: Exported, timesteps: Sequence[int], images: Dataset) -> list[int]:
+    """Return `correct_at`, measured once."""
+    name = f"validation, first {len(images)}, at {list(timesteps)}"
+    found: list[int] = remembered(one.path, name, lambda: correct_at(one.path, timesteps, images))
+    return found
 
 
 def measure(folder: Path, plan: Plan, exported: Sequence[Exported], splits: DataSplits) -> dict[str, Any]:
     """Copy the chosen files to ``folder``, run them on test images, and return the card."""
     steps = sorted({one.candidate.timesteps for one in exported})
-    chosen = [best_for(exported, timesteps) for timesteps in steps]
-    single = best_single(chosen, steps, splits.validation[:SINGLE_IMAGES])
+    chosen = chosen_files(exported)
+    models = [one for name, one in chosen.items() if name.startswith("model-")]
+    single = best_single(models, steps, splits.validation[:SINGLE_IMAGES])
     cnn = checkpoint.load(folder / plan.checkpoints[0].file)
     checkpoints = {item: _checkpoint(item, folder, plan) for item in plan.checkpoints}
     further = [card for item, card in checkpoints.items() if item.is_further]
@@ -292,8 +360,8 @@ def measure(folder: Path, plan: Plan, exported: Sequence[Exported], splits: Data
         **_described_cnn(cnn, splits),
         "checkpoints": [card for item, card in checkpoints.items() if not item.is_further],
         "networks": [
-            _network(one, exported, folder, plan, splits, steps if one is single else [one.candidate.timesteps])
-            for one in chosen
+            _network(name, one, exported, folder, plan, splits, steps if one is single else [one.candidate.timesteps])
+            for name, one in chosen.items()
         ],
         **({} if single is None else {"best_single_file": _single(single, steps, splits)}),
         **({"further_checkpoints": further} if further else {}),
@@ -342,7 +410,17 @@ def notation(architecture: str, input_shape: tuple[int, int, int], classes: int)
     return "-".join(parts)
 
 
+def _identity(one: Exported) -> dict[str, Any]:
+    """Return the card's fields that tell a file from others, whoever made it."""
+    return {
+        "timesteps": one.candidate.timesteps,
+        "kind": one.candidate.kind,
+        "integers_sha256": netx.read_stored(one.path).integers_sha256,
+    }
+
+
 def _network(
+    name: str,
     one: Exported,
     exported: Sequence[Exported],
     folder: Path,
@@ -351,13 +429,12 @@ def _network(
     steps: Sequence[int],
 ) -> dict[str, Any]:
     """Copy a file, run it on test images up to the last of ``steps``, and return its entry for the card, at its T."""
-    timesteps = one.candidate.timesteps
-    name = f"model-T{timesteps}.net"
+    timesteps, kind = one.candidate.timesteps, one.candidate.kind
     is_papers = checkpoint.load(folder / one.candidate.source).architecture == paper_architecture(splits.name)
     provenance = netx.read(one.path).provenance
     return {
         **_file(one.path, folder, name, plan),
-        "timesteps": timesteps,
+        **_identity(one),
         "checkpoint": one.candidate.source,
         "balance": provenance["balance"],
         "is_corrected": "calibration" in provenance,
@@ -366,11 +443,11 @@ def _network(
         "validation_correct_of_all": {
             export_words(other.candidate, name): other.correct
             for other in exported
-            if other.candidate.timesteps == timesteps
+            if (other.candidate.timesteps, other.candidate.kind) == (timesteps, kind)
         },
         "test": [row for row in _test_results(one, steps, splits) if row["timesteps"] == timesteps],
         **({"sim": _sim(one, plan.sim_images, splits)} if plan.sim_images else {}),
-        **(papers_best(splits.name, timesteps) if is_papers else {}),
+        **(papers_best(splits.name, timesteps) if is_papers and kind == CONVERTED else {}),
         "commands": [f"loihi-convert {export_words(one.candidate, name)}", f"loihi-convert run {name}"],
     }
 
@@ -412,7 +489,8 @@ def _checkpoint(item: Trained, folder: Path, plan: Plan) -> dict[str, Any]:
         "validation_accuracy": found.validation_accuracy,
         "test_accuracy": found.test_accuracy,
         "recipe": {key: value for key, value in found.recipe.items() if key != "validation_accuracy_per_epoch"},
-        "command": f"loihi-convert {train_words(item, plan)}",
+        **({} if item.processor is None else {"processor": item.processor}),
+        "command": train_command(item, plan),
     }
 
 

@@ -19,7 +19,17 @@ from typing import Any, Final
 
 import stored_results
 from drawings import accuracy_picture, graded_picture, peers_picture, reset_picture, staircase_picture
-from netx_cards import card_page, card_table, index_page, read_card
+from netx_cards import (
+    CONVERTED,
+    KINDS,
+    accuracies,
+    card_page,
+    card_table,
+    index_page,
+    mean_in_words,
+    read_card,
+    seeds_table,
+)
 
 from loihi_convert.__main__ import exit_code
 from loihi_convert.errors import VerificationError
@@ -47,17 +57,18 @@ def cards() -> dict[str, dict[str, Any]]:
 
 
 def headline() -> str:
-    """Return the README's table: each data set, followed by the paper's results."""
+    """Return the README's table: a row for each data set and kind, with the paper's results after the converted."""
     rows = []
     for folder, card in cards().items():
-        networks = {network["timesteps"]: network for network in card["networks"]}
-        at_each_t = [networks.get(steps) for steps in _README_STEPS]
-        ours = (f"{100 * network['test'][0]['accuracy']:.2f}" if network else "" for network in at_each_t)
-        rows.append([f"**{FOLDERS[folder]}**", f"{100 * card['cnn_test_accuracy']:.2f}", *ours])
-        papers = [network.get("paper") if network else None for network in at_each_t]
-        if any(papers):
-            cells = (f"{cell['accuracy']:.2f}" if cell else "" for cell in papers)
-            rows.append(["Ngu & Lee 2022", f"{card['paper_cnn_accuracy']:.2f}", *cells])
+        for kind in KINDS:
+            means = [mean_in_words(accuracies(card, kind, steps)) for steps in (None, *_README_STEPS)]
+            rows.append([f"**{FOLDERS[folder]}**, {kind}", *means])
+            papers = {
+                network["timesteps"]: network["paper"]["accuracy"] for network in card["networks"] if "paper" in network
+            }
+            if papers and kind == CONVERTED:
+                cells = (f"{papers[steps]:.2f}" if steps in papers else "" for steps in _README_STEPS)
+                rows.append(["Ngu & Lee 2022, converted", f"{card['paper_cnn_accuracy']:.2f}", *cells])
     return markdown_table(("test accuracy, %", "CNN", *(f"T = {steps}" for steps in _README_STEPS)), rows)
 
 
@@ -138,6 +149,7 @@ def _of_folder(folder: str) -> Callable[[], str]:
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "headline": headline,
+    "seeds": lambda: seeds_table(cards()["mnist"]),
     **stored_results.TABLES,
     **{f"data-{folder}": _of_folder(folder) for folder in cards()},
     "paper-headline": paper_headline,

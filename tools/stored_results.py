@@ -252,7 +252,6 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "cost-widths": cost("channels c of c5-2ap-(2c)5-2ap-classes", "c of c5-2ap-(2c)5-2ap-10"),
     "cost-depths": cost("depth n of n x 32c3-2ap-classes", "n of n x 32c3-2ap-10"),
     "cost-threads": cost_of_threads,
-    "seeds": accuracies("mnist, seeds 0 to 2", lambda row: {"CNN": row["cnn_accuracy"]}),
     "mnist-1d": accuracies("mnist-1d", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
     "conv3-max": accuracies("conv3-max", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
     "graph-peers": graph_peers,

@@ -2,6 +2,9 @@
 
 A worker gets a cell and returns its outcome; only this process writes, so workers need no access to its folder.
 They read the checkpoints and images, under the same paths.
+
+Whoever can talk to a scheduler or worker can run code as its user. Those that are started here therefore open ports
+for TLS alone, with keys made for this cluster: a connection needs the certificate that the command gives its workers.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from loihi_convert.cells.cell import Cell, Outcome, compute
@@ -46,6 +51,9 @@ _ENVIRONMENT: Final = {
 
 Dask's own, 64 KiB, makes a worker return the memory of each map, and so fault its pages in again: a third of the time.
 """
+
+_WORKER_KEYS: Final = ("tls_ca_file", "tls_worker_cert", "tls_worker_key")
+"""What a worker needs of a ``distributed.Security``."""
 
 _CONNECT_SECONDS: Final = 10
 _SUBMIT_SECONDS: Final = 0.1
@@ -147,7 +155,14 @@ def local_cluster(workers: int) -> Iterator[OnDask]:
     """
     with _dask("distributed"):
         import dask
-        from distributed import Client, LocalCluster
+        from distributed import Client, Nanny, SpecCluster
+
+        from loihi_convert.cells.dask_nodes import Scheduler, Worker
+    security = _temporary_keys()
+    node = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
+    # No limit: a worker above a share of the memory would be paused or killed.
+    of_worker = {"nthreads": 1, "memory_limit": 0, "env": _ENVIRONMENT, "worker_class": Worker}
+    worker = {"cls": Nanny, "options": {**node, **of_worker, "silence_logs": logging.CRITICAL}}
     with ExitStack() as stack:
         # glibc reads its thresholds when a process starts, before `env` is set in it.
         with (
@@ -156,16 +171,12 @@ def local_cluster(workers: int) -> Iterator[OnDask]:
             dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}),
         ):
             cluster = stack.enter_context(
-                LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    # No limit: a worker above a share of the memory would be paused or killed.
-                    memory_limit=0,
+                SpecCluster(
+                    workers=dict.fromkeys(range(workers), worker),
                     # Any free port: another cluster may have the usual one.
-                    dashboard_address=":0",
+                    scheduler={"cls": Scheduler, "options": {**node, "port": 0}},
+                    security=security,
                     silence_logs=logging.CRITICAL,
-                    env=_ENVIRONMENT,
                 )
             )
         yield OnDask(stack.enter_context(Client(cluster)))
@@ -173,7 +184,7 @@ def local_cluster(workers: int) -> Iterator[OnDask]:
 
 @contextmanager
 def standing_cluster(address: str) -> Iterator[OnDask]:
-    """Use the cluster whose scheduler is at ``address``, such as tcp://host:8786.
+    """Use the cluster whose scheduler is at ``address``, such as tls://host:8786; keys are those of Dask's settings.
 
     Raises
     ------
@@ -183,13 +194,21 @@ def standing_cluster(address: str) -> Iterator[OnDask]:
     with _dask("distributed"):
         from distributed import Client
     _silence()
+    if not address.startswith("tls://"):
+        logging.getLogger(__name__).warning(
+            "%s is neither encrypted nor authenticated: everyone who can connect to it can run code as you. "
+            "Use a scheduler at tls://",
+            address,
+        )
     try:
         client = Client(address, timeout=_CONNECT_SECONDS)
-    except (OSError, ValueError, TimeoutError) as error:
+    # TypeError: TLS without keys.
+    except (OSError, ValueError, TypeError, TimeoutError) as error:
         raise PlatformError(
             f"no Dask scheduler answers within {_CONNECT_SECONDS} s ({first_line(error)})",
             where=address,
-            hint="Start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`.",
+            hint="Start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`. "
+            "For tls://, Dask's settings name the keys.",
         ) from error
     with client:
         if not client.nthreads():
@@ -217,6 +236,8 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
         from dask_jobqueue import SLURMCluster
         from dask_jobqueue.slurm import SLURMJob
         from distributed import Client, Status
+
+        from loihi_convert.cells.dask_nodes import Scheduler, Worker
     from shutil import which
 
     if which("sbatch") is None:
@@ -225,6 +246,13 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
     log, refused, is_running = logging.getLogger(__name__), list[str](), threading.Event()
 
     class Job(SLURMJob):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, security: Any, **options: Any) -> None:
+            # dask-jobqueue does not quote the paths of the keys.
+            quoted = copy(security)
+            for name in _WORKER_KEYS:
+                setattr(quoted, name, shlex.quote(getattr(security, name)))
+            super().__init__(*arguments, security=quoted, **options)
+
         async def start(self) -> None:
             try:
                 await super().start()
@@ -238,13 +266,18 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
 
     _silence()
     options: dict[str, Any] = {} if jobs.interface is None else {"interface": jobs.interface}
-    scheduler = {"dashboard_address": ":0", **options}
+    security = _temporary_keys()
     # dask-jobqueue does not quote paths: its `log_directory` must not contain a space.
     log_path = shlex.quote(f"{logs}/dask-worker-%J")
     directives = [*dask.config.get("jobqueue.slurm.job-extra-directives"), f"-o {log_path}.out", f"-e {log_path}.err"]
     with ExitStack() as stack:
         try:
             logs.mkdir(parents=True, exist_ok=True)
+            # SLURM's jobs get the keys in files, in a folder that only this user can read.
+            keys = Path(stack.enter_context(TemporaryDirectory(prefix="keys-", dir=logs.absolute())))
+            for name in _WORKER_KEYS:
+                (keys / name).write_text(getattr(security, name))
+                setattr(security, name, str(keys / name))
             cluster = stack.enter_context(
                 SLURMCluster(
                     job_cls=Job,
@@ -256,7 +289,10 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
                     processes=1,
                     python=shlex.quote(sys.executable),
                     job_extra_directives=directives,
-                    scheduler_options=scheduler,
+                    scheduler_cls=Scheduler,
+                    scheduler_options={"dashboard_address": None, "dashboard": False, **options},
+                    worker_extra_args=["--no-dashboard", "--worker-class", f"{Worker.__module__}.{Worker.__name__}"],
+                    security=security,
                     job_script_prologue=[f"export {name}={value}" for name, value in _ENVIRONMENT.items()],
                     **options,
                 )
@@ -273,6 +309,14 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
         is_running.set()
         log.info("SLURM has %s: waiting for one to start", f"{jobs.workers} job{'s' * (jobs.workers > 1)}")
         yield OnDask(stack.enter_context(Client(cluster)))
+
+
+def _temporary_keys() -> Any:
+    """Return a ``distributed.Security`` with keys that exist only in this process."""
+    with _dask("distributed"):
+        from distributed import Security
+    with _dask("cryptography"):
+        return Security.temporary()
 
 
 @contextmanager

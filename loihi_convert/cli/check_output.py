@@ -133,6 +133,7 @@ def checked_json(checked: CheckReport) -> dict[str, Any]:
             "available": chips.available,
             "has_circuit": chips.has_circuit,
             "source_cores": chips.source_cores,
+            "input_cores": chips.input_cores,
             "savings": [saving.model_dump() for saving in chips.savings],
             "boundary": chips.boundary,
         },

@@ -29,7 +29,7 @@ _WORKERS = (
 )
 _SHARDS = "Divide the images among N processes on this machine, one core each; default: this process, on all cores."
 _SCHEDULER = (
-    "Address of a Dask scheduler, such as tcp://host:8786; its workers must see the same files, except small data "
+    "Address of a Dask scheduler, such as tls://host:8786; its workers must see the same files, except small data "
     "sets and images of `export`, which are sent to them."
 )
 _SLURM = (
@@ -139,7 +139,8 @@ def chosen_place(
     if shard is not None:
         return Place(0)
     if default is None:
-        default = usable_core_count() if scheduler or find_spec("distributed") else 0
+        is_installed = all(map(find_spec, ("distributed", "cryptography")))
+        default = usable_core_count() if scheduler or is_installed else 0
     return Place(default if workers is None else workers, scheduler)
 
 

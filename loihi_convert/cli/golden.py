@@ -40,7 +40,7 @@ def golden(
     from loihi_convert.backends.loihi2.board import require_extension
     from loihi_convert.files import require_writable
     from loihi_convert.pipeline import golden_check
-    from loihi_convert.pipeline.golden_report import GoldenRun, require_replaceable, where_to_send, write_report
+    from loihi_convert.pipeline.golden_check import GoldenRun, require_replaceable, where_to_send, write_report
 
     if overwrite and not dry_run:
         raise UsageError("given without a batch script", where="overwrite", expected="needs `dry_run`")

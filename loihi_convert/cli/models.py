@@ -38,34 +38,36 @@ def models(
 
 
 def _accuracies(known: Sequence[NamedModel], *, is_whole: bool) -> Table:
-    """A row for each folder, a column for each T."""
+    """A row for each folder and kind, a column for each T."""
     from loihi_convert.report.table import table_of
 
     rows = []
     for folder, group in groupby(known, key=lambda model: model.folder):
-        at = {model.timesteps: model for model in group}
-        first = next(iter(at.values()))
-        rows.append(
-            {
-                "network": folder,
-                "CNN": f"{100 * first.cnn_accuracy:.2f}",
-                **{
-                    f"T = {steps}": _accuracy(at[steps]) if steps in at else None
-                    for steps in sorted({model.timesteps for model in known})
-                },
-            }
-        )
+        models = list(group)
+        for kind in sorted({model.kind for model in models}):
+            at = {model.timesteps: model for model in models if model.kind == kind}
+            rows.append(
+                {
+                    "network": folder,
+                    "kind": kind,
+                    "CNN": f"{100 * models[0].cnn_accuracy:.2f}",
+                    **{
+                        f"T = {steps}": _accuracy(at[steps]) if steps in at else None
+                        for steps in sorted({model.timesteps for model in known})
+                    },
+                }
+            )
     caption = "" if is_whole else "(in brackets: not installed; `run` with such a name says how to get the file)"
     return table_of(
         rows,
-        words=("network",),
-        title="test accuracy, %; each file runs by its name, such as mnist-T4",
+        words=("network", "kind"),
+        title="test accuracy, %; * by the short name, such as mnist-T4, others by mnist-T4-converted",
         caption=caption,
     )
 
 
 def _accuracy(model: NamedModel) -> str:
-    text = f"{100 * model.accuracy:.2f}"
+    text = f"{100 * model.accuracy:.2f}{'*' if model.is_best else ' '}"
     return f"({text})" if model.path is None else text
 
 

@@ -29,6 +29,7 @@ _SPLIT = (
     "images are not split."
 )
 _AGAINST = "Costs of the Pareto front, a list of timesteps,synops,energy,cores. Default: all."
+_TRUST = "Import and execute the code that the grid file names with `arch`."
 _DRY_RUN = "List the cells and an estimate of the time; compute nothing."
 _SHARD = "Compute only part K of N, in this process, as in an array job of SLURM."
 
@@ -75,6 +76,7 @@ def sweep(
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
     class_map: Annotated[str | None, options.class_map(DATA)] = None,
     arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
+    trust: Annotated[bool, options.switch("--trust", OWN_CNN, _TRUST)] = False,
     mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
     std: Annotated[str | None, options.std(OWN_CNN)] = None,
     input_shape: options.InputShape = None,
@@ -89,7 +91,7 @@ def sweep(
     costs = None if against is None else _parse_costs(against)
     parameters = {flag.removeprefix("--"): name for name, flag in flags_of(ctx.command.params).items()}
     flags = {key: str(value) for key in KEYS if (value := ctx.params[parameters[key]]) is not None}
-    grid = read_grid(files, flags)
+    grid = read_grid(files, flags, trust=trust)
     from loihi_convert.cells.flow import compute_missing, missing
     from loihi_convert.cells.store import Store
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept

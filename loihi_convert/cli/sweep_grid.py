@@ -93,8 +93,10 @@ KEYS: Final = (*AXES, *_NETWORK, *_IMAGES)
 """Keys of a TOML file, and flags without dashes."""
 
 
-def read_grid(files: list[Path], flags: Mapping[str, str]) -> Grid:
+def read_grid(files: list[Path], flags: Mapping[str, str], *, trust: bool = False) -> Grid:
     """Return the grid in ``files``, either one TOML file or the networks, with the given ``flags``, without dashes.
+
+    The code that a TOML file names with ``arch`` is refused unless ``trust`` is set: it would be executed.
 
     Raises
     ------
@@ -123,6 +125,10 @@ def read_grid(files: list[Path], flags: Mapping[str, str]) -> Grid:
         of_file = given.keys() - flags.keys()
         # Flags override a network's own table, too.
         networks = [{key: value for key, value in own.items() if key not in flags} for own in networks]
+    if file is not None and "arch" not in flags:
+        every = [value for own in networks if (value := own.get("arch")) is not None]
+        for arch in (*every, given["arch"][1]) if "arch" in given else every:
+            _require_trusted(f"{file.name}: arch", arch, trust=trust)
     given |= {key: (f"--{key}", text) for key, text in flags.items()}
     values = {axis.option: _values(*given[key], axis.parse) for key, axis in AXES.items() if key in given}
     choice = {key: given[key] for key in _IMAGES if key in given}
@@ -135,6 +141,20 @@ def read_grid(files: list[Path], flags: Mapping[str, str]) -> Grid:
         values,
         ImageChoice(split, count, calibration),
     )
+
+
+def _require_trusted(where: str, arch: object, *, trust: bool) -> None:
+    """Refuse code named in a file: always with arguments, and without them unless the user says ``trust``."""
+    if "(" in str(arch):
+        raise UsageError(
+            f"found {arch!r}", where=where, expected="must be package.module:factory in a file, without arguments"
+        )
+    if not trust:
+        raise UsageError(
+            f"found {arch!r}, code that this would import and execute",
+            where=where,
+            hint=f"If you trust it, add --trust, or --arch {arch} for all networks.",
+        )
 
 
 def _values(where: str, found: object, parse: _Parse) -> list[Any]:
@@ -170,6 +190,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot be read ({reason})", where=path) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"not TOML ({error})", where=path) from error
+    except RecursionError as error:
+        raise InputError("nested too deeply", where=path) from error
 
 
 def _listed_networks(path: Path, listed: object, models: object) -> list[Mapping[str, object]]:

@@ -51,6 +51,9 @@ _DATA = (
     "Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file; default: digits, or the "
     "benchmark set of --from."
 )
+_TEST = (
+    "Also measure the accuracy on test images, at the end; by default only on validation images, to choose options by."
+)
 _VALIDATION = "Validation images for your own images: a folder or an .npz file; default: a tenth of --data."
 _DEVICE = "Where to train: cpu, cuda (a GPU), or auto (a GPU if there is one)."
 
@@ -68,6 +71,7 @@ def train(
     std: Annotated[str | None, options.std(OWN_CNN)] = None,
     input_shape: options.InputShape = None,
     validation: Annotated[Path | None, named("--validation", DATA, _VALIDATION, metavar="PATH")] = None,
+    test: Annotated[bool, switch("--test", DATA, _TEST)] = False,
     class_map: Annotated[str | None, options.class_map(DATA)] = None,
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
     recipe: Annotated[RecipeName, choice(RecipeName, "--recipe", TRAINING, _RECIPE)] = "best",
@@ -93,6 +97,7 @@ def train(
         raise UsageError("given without `arch`", where="mean", expected="is for your own CNN")
     if arch is not None and architecture is not None:
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
+    from loihi_convert.cells.flow import duration
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.design import built_in
     from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
@@ -109,7 +114,7 @@ def train(
             refuse_to_replace(file, output)
     require_free(output, resume=resume, overwrite=overwrite)
     chosen = TrainOptions(
-        architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device, learning_rate
+        architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device, learning_rate, test
     )
     begun = None if start is None or arch is not None else _started(start)
     recorded = begun if arch is None or start is None else load_if_ours(start)
@@ -137,7 +142,7 @@ def train(
         _say(accuracy_of_teacher(design, splits, before))
     used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=design.start is not None)
     log(f"{design.name} on {splits.name}: {used.words}")
-    state = resume_path(output)
+    state, began = resume_path(output), time.monotonic()
     on_interrupt(lambda: f"{state} keeps the finished epochs; continue with --resume" if state.exists() else "")
     # What the user's code prints is not output of the command.
     with progress_bar(f"training {design.name} on {splits.name}") as progress, redirect_stdout(sys.stderr):
@@ -149,10 +154,12 @@ def train(
             output=output,
             store=store,
             device=chosen_device(device),
+            test=test,
             resume=resume,
             progress=progress,
             on_epoch=_epoch_line(used.epochs),
         )
+    log(f"trained in {duration(time.monotonic() - began)}")
     if as_json:
         say_json(
             {

@@ -62,7 +62,7 @@ class Checkpoint:
     seed
         Seed of initialization, image order, and augmentation.
     validation_accuracy, test_accuracy
-        Accuracies of the stored weights, 0..1, computed in float32; None without test images.
+        Accuracies of the stored weights, 0..1, computed in float32; None if not measured.
     recipe
         The training recipe, as JSON values.
     qcfs_levels
@@ -158,8 +158,6 @@ class _Stored(BaseModel):
         channels = self.input_shape[0]
         wrong = {
             "input_shape": math.prod(self.input_shape) > _MOST_PIXELS,
-            # A user's own images are not tested.
-            "test_accuracy": self.test_accuracy is None and self.data in DATASETS,
             "mean": (self.mean is None) != (self.std is None) or (self.mean is not None and len(self.mean) != channels),
             "std": self.std is not None and len(self.std) != channels,
         }

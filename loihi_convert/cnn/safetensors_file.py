@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,11 @@ def as_safetensors(text: str, state: Mapping[str, Tensor], path: Path) -> bytes:
     if (length := _header_length(content)) > _MAX_HEADER:
         found, hint = f"its description has {length:,} bytes", "Shorten the names of the classes."
         raise CheckpointError(found, where=path, expected=f"must be at most {_MAX_HEADER:,}", hint=hint)
-    return content
+    # safetensors writes the metadata in random order; the header ends in spaces, at a multiple of 8 bytes.
+    header = {**json.loads(content[8 : 8 + length]), "__metadata__": metadata}
+    written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    written = written.ljust(8 * math.ceil(len(written) / 8))
+    return len(written).to_bytes(8, "little") + written + content[8 + length :]
 
 
 def _header_length(content: bytes) -> int:

@@ -47,6 +47,9 @@ class TrainOptions:
         ``"float16"`` halves the file size; the rounded weights are evaluated.
     device
         ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if torch finds one.
+    test
+        Also measure the accuracy on test images, at the end. Off by default, so that options are chosen by that on
+        validation images.
 
     Raises
     ------
@@ -64,6 +67,7 @@ class TrainOptions:
     store: WeightDtype = "float32"
     device: Device = "auto"
     learning_rate: float | None = None
+    test: bool = False
 
     def __post_init__(self) -> None:
         plain_numbers(self)

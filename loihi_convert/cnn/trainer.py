@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
@@ -44,7 +43,7 @@ _ROUNDING: Final = 0.01
 
 
 class Training:
-    """A training in progress: weights, their average, the optimizer's state, the number and time of finished epochs."""
+    """A training in progress: weights, their average, the optimizer's state, the number of finished epochs."""
 
     def __init__(
         self,
@@ -85,7 +84,6 @@ class Training:
         self.average = {name: tensor.clone() for name, tensor in self._tensors.items()}
         self.epoch = 0
         self.history: list[float] = []
-        self.seconds = 0.0
 
     @property
     def is_finished(self) -> bool:
@@ -97,7 +95,6 @@ class Training:
 
         With a recipe for ``timesteps``, it is that of the spiking network.
         """
-        begun = time.monotonic()
         key = (self._seed << 20) + self.epoch
         generator = self._generator.manual_seed(key)
         order = torch.randperm(len(self._splits.train), generator=generator)
@@ -132,7 +129,6 @@ class Training:
                 spiking=self._spiking,
             )
         )
-        self.seconds += time.monotonic() - begun
         return self.history[-1]
 
     def _step(self, inputs: Tensor, labels: Tensor, step: int) -> None:
@@ -213,7 +209,6 @@ class Training:
                 "torch": str(torch.__version__),
                 "threads": self.threads,
                 **({} if self._device == "cpu" else {"device": self._device}),
-                "seconds": round(self.seconds, 1),
                 "arithmetic": "bfloat16" if self._is_bfloat16 else "float32",
             },
         )
@@ -247,7 +242,6 @@ class Training:
             "outputs": self._outputs(),
             "epoch": self.epoch,
             "history": list(self.history),
-            "seconds": self.seconds,
             "weights": on_cpu(self._tensors),
             "average": on_cpu(self.average),
             "moments": {
@@ -260,7 +254,7 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a `state`."""
-        self.epoch, self.history, self.seconds = state["epoch"], list(state["history"]), state["seconds"]
+        self.epoch, self.history = state["epoch"], list(state["history"])
         with torch.no_grad():
             for name, tensor in self._tensors.items():
                 tensor.copy_(state["weights"][name])

@@ -5,8 +5,8 @@ per step of the Fashion-MNIST CNN and of `vgg-small`.
 
 All random numbers come from generators keyed by (seed, epoch), and the learning rate is a function of the step, so the
 training state is just tensors and the number of finished epochs. It is written after each epoch to
-``<output>.resume.pt``; a run that was interrupted and resumed ends with the same weights, bit for bit, as an
-uninterrupted one, on the same kind of processor, with the same torch version and number of threads. `training_threads`
+``<output>.resume.pt``; a run that was interrupted and resumed writes the same file, byte for byte, as an uninterrupted
+one, on the same kind of processor, with the same torch version and number of threads. `training_threads`
 gives small networks one thread on every machine, and large ones at most torch's number (``OMP_NUM_THREADS``).
 """
 
@@ -103,6 +103,7 @@ def train_cnn(
             output=file,
             store=chosen.store,
             device=chosen_device(chosen.device),
+            test=chosen.test,
             resume=resume,
             progress=shown,
             on_epoch=on_epoch,
@@ -120,6 +121,7 @@ def train_design(
     output: Path | None,
     store: str = "float32",
     device: str = "cpu",
+    test: bool = False,
     resume: bool = False,
     progress: Progress = no_progress,
     on_epoch: Callable[[int, float], None] | None = None,
@@ -131,8 +133,7 @@ def train_design(
     design
         The network.
     splits
-        It is trained on ``train``; ``validation`` is evaluated after each epoch, ``test``, if there is any, once at the
-        end.
+        It is trained on ``train``; ``validation`` is evaluated after each epoch.
     recipe
         Hyperparameters.
     seed
@@ -144,6 +145,8 @@ def train_design(
         returned.
     device
         ``"cpu"`` or ``"cuda"``.
+    test
+        Also evaluate the images ``test`` of ``splits`` once, at the end.
     resume
         Continue from ``<output>.resume.pt``, left by an interrupted run of the same training.
     progress
@@ -154,8 +157,8 @@ def train_design(
     Raises
     ------
     UsageError
-        If ``store`` is unknown, ``splits`` has no validation images, ``output`` has another suffix, or there is nothing
-        to resume.
+        If ``store`` is unknown, ``splits`` has no validation images, or no test images for ``test``, ``output``
+        has another suffix, or there is nothing to resume.
     DataError
         If the images have no labels, or labels that are not classes of the network.
     CheckpointError
@@ -168,6 +171,12 @@ def train_design(
         checkpoint.require_suffix(output)
         require_writable(output)
     _require_sense(design, splits, recipe, seed, store)
+    if test and not len(splits.test):
+        raise UsageError(
+            f"{splits.name} has no test images", where="test", hint="Measure the accuracy with `run`, on other images."
+        )
+    if not test:
+        splits = replace(splits, test=splits.test[:0])
     where = output or Path("the CNN")
     training = Training(design, splits, recipe, seed, device)
     unfinished = None if output is None else UnfinishedTraining(output, design, splits, recipe, seed)

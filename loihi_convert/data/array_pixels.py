@@ -15,7 +15,7 @@ from loihi_convert.data.dataset import dtype_and_shape
 from loihi_convert.errors import DataError, UsageError
 
 _MAX_CHANNELS: Final = 4
-_AXES: Final = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
+_AXES: Final = "(N, H, W) or (N, C, H, W)"
 _ONE_IMAGE: Final = "Pass [image] for a single image."
 _VALUES: Final = "must be uint8 (0..255), or floats in 0..1"
 # float16, the coarsest common type, has errors of 2^-12 below 1; a step of 8-bit pixels is 16 times that.
@@ -129,19 +129,13 @@ def _range_hint(low: float, high: float) -> str:
     return f"Images: divide them by {high:g}, if that is white. {_SCALE_SIGNALS}"
 
 
-def is_guessed(shape: tuple[int, ...], input_shape: tuple[int, int, int] | None) -> bool:
-    """Return whether `channels_first` takes images of ``shape`` for ``(N, H, W, C)`` only because few channels are
-    likely: another network could mean ``(N, C, H, W)``."""
-    return input_shape is None and len(shape) == 4 and shape[3] <= _MAX_CHANNELS < shape[1]
-
-
 def channels_first(
     pixels: NDArray[np.uint8], input_shape: tuple[int, int, int] | None, where: str
 ) -> NDArray[np.uint8]:
     """Return ``pixels`` as ``(N, C, H, W)``, from any order of axes that can be told."""
     shape = pixels.shape
     if input_shape is None:
-        return _by_guess(pixels, where)
+        return _of_any_size(pixels, where)
     channels, height, width = input_shape
     # A list of (C, L) has gained an axis, like a list of grey images.
     signals = ((channels, width), (1, channels, width), *(((width,),) if channels == 1 else ()))
@@ -180,13 +174,11 @@ def _axes_hint(shape: tuple[int, ...], input_shape: tuple[int, int, int]) -> str
     return "Resize or crop them to the network's input size."
 
 
-def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
-    """The same for an unknown input shape."""
+def _of_any_size(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
+    """The same for an unknown input shape; another order of axes is refused where it seems to be one."""
     shape = pixels.shape
     if pixels.ndim == 3 and shape[0] != 3:
         return pixels[:, np.newaxis]
-    if is_guessed(shape, None):
-        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     hint = _ONE_IMAGE
     if pixels.ndim == 2:
         hint = f"{_ONE_IMAGE} For signals (N, L), pass `input_shape=(1, {shape[1]})`."
@@ -200,7 +192,13 @@ def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
 
 
 def _last_axis_hint(shape: tuple[int, ...]) -> str:
-    """The hint if the last axis seems to be N; empty otherwise."""
+    """The hint if the last axis seems to be C or N; empty otherwise."""
+    if shape[3] <= _MAX_CHANNELS < shape[1]:
+        channels, height, width = shape[3], shape[1], shape[2]
+        return (
+            f"If the axes are (N, H, W, C), pass `input_shape` {channels},{height},{width}; if they are (N, C, H, W), "
+            f"{','.join(map(str, shape[1:]))}."
+        )
     if shape[0] <= _MAX_CHANNELS < shape[1]:
         return (
             "The axes look like (C, H, W, N): pass images.transpose(3, 0, 1, 2), or .permute(3, 0, 1, 2) of a tensor."

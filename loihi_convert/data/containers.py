@@ -13,7 +13,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike, NDArray
 
 from loihi_convert.arrays import Array
-from loihi_convert.data.array_pixels import are_rounded, channels_first, is_guessed, pixels_of, require_bright
+from loihi_convert.data.array_pixels import are_rounded, channels_first, pixels_of, require_bright
 from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.image_files import PILLOW_ERRORS
 from loihi_convert.errors import DataError
@@ -66,11 +66,7 @@ class Collected(NamedTuple):
 
     def dataset(self, input_shape: tuple[int, int, int] | None) -> Dataset:
         """The images alone."""
-        if self.source is not None and input_shape is None:
-            guessed = self.source.are_guessed
-        else:
-            guessed = is_guessed(self.pixels.shape, input_shape)
-        return Dataset(self.images(input_shape), None, are_guessed=guessed, are_rounded=self.are_rounded)
+        return Dataset(self.images(input_shape), None, are_rounded=self.are_rounded)
 
     def own(self, kind: str) -> Array | None:
         """The labels or targets, which ``kind`` names, N first; None if there are none."""
@@ -242,8 +238,9 @@ def array_of(value: object, where: str) -> Array:
         if _is_picture(value):
             from PIL import Image, ImageOps
 
-            # As images in a folder are turned.
-            return np.asarray(ImageOps.exif_transpose(cast(Image.Image, value)))
+            # As images in a folder are turned; colours first.
+            picture = np.asarray(ImageOps.exif_transpose(cast(Image.Image, value)))
+            return picture.transpose(2, 0, 1) if picture.ndim == 3 else picture
         return np.asarray(value)
     except PILLOW_ERRORS as error:
         # NumPy has no bfloat16, and lists may be ragged.

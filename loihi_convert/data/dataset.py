@@ -39,9 +39,6 @@ class Dataset:
         float64 ``(N, outputs)``: the target values of a regression; None if there are none.
     paths
         The file of each image, relative to the folder of the data; None if images are not files of their own.
-    are_guessed
-        Whether they were taken for ``(N, H, W, C)`` only because few channels are likely. A network of convolutions
-        confirms it by its number of input channels, see `require_known_axes`.
     are_rounded
         Whether they were floats between the levels of 8-bit pixels.
     """
@@ -50,7 +47,6 @@ class Dataset:
     labels: NDArray[np.int64] | None
     targets: NDArray[np.float64] | None = None
     paths: tuple[str, ...] | None = None
-    are_guessed: bool = False
     are_rounded: bool = False
 
     def __post_init__(self) -> None:
@@ -91,7 +87,6 @@ class Dataset:
             None if self.labels is None else self.labels[index],
             None if self.targets is None else self.targets[index],
             None if self.paths is None else tuple(self.paths[one] for one in np.arange(len(self))[index]),
-            self.are_guessed,
             self.are_rounded,
         )
 
@@ -142,19 +137,6 @@ class Dataset:
                 f"found targets {self.targets.shape}",
                 where=where,
                 expected=f"must be {(len(self), outputs)}, one per image and output of the network",
-            )
-
-    def require_known_axes(self, where: str | Path) -> None:
-        """Raise a `DataError` if the order of the axes was guessed; for a network that takes any order."""
-        if self.are_guessed:
-            channels, height, width = self.images.shape[1:]
-            raise DataError(
-                f"found {(len(self), height, width, channels)}; the CNN begins with a dense layer, which takes pixels "
-                "in any order",
-                where=where,
-                expected="must be in the order in which it was trained",
-                hint=f"If that is (N, H, W, C), pass `input_shape` {height},{width},{channels}; if the CNN was trained "
-                f"on (N, C, H, W), pass `input_shape` {channels},{height},{width}.",
             )
 
     @cached_property
@@ -265,8 +247,6 @@ class DataSplits:
 
     def calibration_images(self, choice: str | int = "split") -> NDArray[np.uint8]:
         """Return the images to balance thresholds on, uint8 ``(N, C, H, W)``; the first of them show all classes.
-
-        `convert` also takes ``calibration`` itself, with its labels, and knows then whether its axes were guessed.
 
         Parameters
         ----------

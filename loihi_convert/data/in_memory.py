@@ -33,8 +33,8 @@ def as_images(
                            data say); torch Dataset or DataLoader of images, of (image, label, ...), or of dicts with
                            ``image``, ``img`` or ``pixel_values`` and ``label`` or ``labels``; an iterable of batches
                            with four axes, or of (batch, labels); a pair of arrays (images, labels)
-    axes                   ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; ``(N, C, L)`` or, with one channel,
-                           ``(N, L)`` for a network of signals, whose ``input_shape`` is ``(C, 1, L)``
+    axes                   ``(N, H, W)`` or ``(N, C, H, W)``; with ``input_shape``, which tells them apart, also
+                           ``(N, H, W, C)``, and of signals ``(N, C, L)`` or, with one channel, ``(N, L)``
     uint8, other integers  pixels, 0..255
     bool                   False is 0, True is 255
     floats                 pixel / 255, in 0..1; rounded to the nearest pixel value
@@ -43,8 +43,7 @@ def as_images(
     Parameters
     ----------
     images
-        As above. Without ``input_shape``, images are assumed ``(N, H, W, C)`` if the last axis has at most 4 elements
-        and the second one has more, except those of a `Dataset`.
+        As above.
     input_shape
         ``(C, H, W)`` of the network, if known: other images are refused.
     where

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from loihi_convert.data.array_pixels import are_rounded, is_guessed
+from loihi_convert.data.array_pixels import are_rounded
 from loihi_convert.data.benchmarks import DATASETS
 from loihi_convert.data.class_folders import ClassMap, classes_of_folders
 from loihi_convert.data.class_order import in_turns, is_in_class_order
@@ -149,7 +149,7 @@ def load_npz(
     """Return the images in an ``.npz`` file (`numpy.savez`).
 
     ===============  ===============================================================================================
-    ``images``       ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``, uint8 or floats in 0..1, see `as_images`;
+    ``images``       ``(N, H, W)`` or ``(N, C, H, W)``, uint8 or floats in 0..1, see `as_images`;
                      signals ``(N, C, L)``, or ``(N, L)`` for one channel, if the network's input is ``(C, 1, L)``
     ``labels``       optional; integers ``(N,)`` or ``(N, 1)`` from 0, the class index of each image, see `as_labels`
     ``targets``      optional, instead of labels; numbers ``(N,)`` or ``(N, K)``, the targets of a regression
@@ -198,9 +198,8 @@ def load_npz(
         names = tuple(classes)
     elif "classes" in arrays and classes and not set(names) <= set(classes):
         notes = (*notes, "the labels keep their numbers: the network's classes have no names to match the file's with")
-    guessed = "images" not in stored and is_guessed(arrays["images"].shape, input_shape)
     rounded = _are_rounded(images, arrays["images"])
-    everything = Dataset(images, labels, targets, are_guessed=guessed, are_rounded=rounded)
+    everything = Dataset(images, labels, targets, are_rounded=rounded)
     if labels is not None and is_in_class_order(labels):
         notes = (*notes, _IN_CLASS_ORDER)
     if "calibration" not in arrays:
@@ -213,7 +212,7 @@ def load_npz(
             expected="must have the same shape",
         )
     rounded = _are_rounded(pixels, arrays["calibration"])
-    calibration = Dataset(pixels, None, are_guessed=guessed, are_rounded=rounded)
+    calibration = Dataset(pixels, None, are_rounded=rounded)
     # The notes on both differ at most in a number.
     rounding = everything.rounding_note or calibration.rounding_note
     return _unsplit(path, names, everything, calibration, (*notes, *filter(None, [rounding])))

@@ -13,6 +13,7 @@ Loihi at it: another spike only if V equals it exactly.
 
 from __future__ import annotations
 
+import io
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ from loihi_convert.errors import (
 )
 from loihi_convert.files import asked
 from loihi_convert.frontend.operations import placed_at
+from loihi_convert.hdf5 import require_plain
 
 _SUPPORTED: Final = "Conv2d, Linear, Affine, AvgPool2d, SumPool2d, Flatten, IF, and I before the Output"
 
@@ -97,10 +99,14 @@ def _read_graph(path: Path) -> Any:
     if not asked(path, Path.is_file, CheckpointError):
         raise CheckpointError("not found" if not path.exists() else "not a file", where=path)
     try:
+        content = path.read_bytes()
+        require_plain(content)
         # Shapes are not needed, and those of files from older versions are often missing.
-        return nir.read(str(path), type_check=False)
+        return nir.read(io.BytesIO(content), type_check=False)
     except PermissionError as error:
         raise CheckpointError("cannot be read (Permission denied)", where=path, hint="Make it readable.") from error
+    except InputError as error:
+        raise CheckpointError(error.found, where=f"{path}: {error.where}" if error.where else path) from error
     # nir raises many exceptions on damaged files, with assertions among them.
     except Exception as error:
         if is_lack_of_memory(error):

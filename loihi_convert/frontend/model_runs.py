@@ -30,8 +30,8 @@ _OF_SHAPES: Final = re.compile(r"shape|size|channel|dim|height|width|pixel|\dD\b
 # In the error of a module without one.
 _NO_FORWARD: Final = 'required "forward" function'
 
-# Few CNNs have as many input channels.
-_UNLIKE_CHANNELS: Final = 11
+# Few CNNs have as many input channels: torch would take as many signals for one image.
+_UNLIKE_CHANNELS: Final = 5
 
 ModelState = dict[str, tuple[Tensor, int]]
 """The parameters and buffers of a model, by name, with their `version`."""
@@ -63,11 +63,9 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
     """
     channels, height, width = input_shape
     shapes = [input_shape] if height > 1 else [input_shape, (channels, width)]
-    # A Conv2d would take C signals for one image.
-    taken, failures = _outputs(model, shapes, channels + 1)
+    taken, failures = _outputs(model, shapes)
     if channels == 1 and not any(_are_vectors(outputs) for outputs in taken.values()):
-        # Here it would take as many images as it has input channels for one.
-        alone, _ = _outputs(model, [(height, width) if height > 1 else (width,)], _UNLIKE_CHANNELS)
+        alone, _ = _outputs(model, [(height, width) if height > 1 else (width,)])
         if not taken or any(_are_vectors(outputs) for outputs in alone.values()):
             taken = alone
     if taken:
@@ -91,8 +89,8 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
     numbers = channels * height * width
     # (C, H, W) if the shape is (H, W, C), and if images (C, H, W) were taken for (H, W, C).
     others = [(width, channels, height), (height, width, channels)]
-    accepted = [other for other in others if other != input_shape and _outputs(model, [other], other[0] + 1)[0]]
-    if _outputs(model, [(numbers,)], _UNLIKE_CHANNELS)[0]:
+    accepted = [other for other in others if other != input_shape and _outputs(model, [other])[0]]
+    if _outputs(model, [(numbers,)])[0]:
         hint = f"It takes vectors of {numbers} numbers: put nn.Flatten() before it."
     elif accepted:
         hint = f"It accepts {accepted[0]}: if that is (C, H, W), pass it as `input_shape`."
@@ -143,8 +141,9 @@ def place_of(error: Exception) -> str:
     return f"{Path(path).name}, line {line}{f', {text!r}' if text else ''}: "
 
 
-def _outputs(model: nn.Module, shapes: Sequence[Shape], count: int) -> tuple[dict[Shape, Any], list[Exception]]:
-    """The outputs of ``model`` for ``count`` images, by the shapes in which it accepts them, and its other errors."""
+def _outputs(model: nn.Module, shapes: Sequence[Shape]) -> tuple[dict[Shape, Any], list[Exception]]:
+    """The outputs of ``model`` for a few images, by the shapes in which it accepts them, and its other errors."""
+    count = _UNLIKE_CHANNELS if _UNLIKE_CHANNELS not in shapes[0] else _UNLIKE_CHANNELS + 1
     images = _random_like(torch.zeros(count, *shapes[0], dtype=dtype_of(model)))
     # On an error a traced module prints its code, with a traceback, before it raises the error.
     is_traced = any(isinstance(module, fx.GraphModule) for module in model.modules())

@@ -94,7 +94,6 @@ def own_design(
         qcfs_levels=qcfs_levels,
         timesteps=timesteps,
         start=start,
-        is_trained_elsewhere=weights is not None and trained is None,
     )
 
 
@@ -190,12 +189,10 @@ def design_of(
     qcfs_levels: int | None,
     timesteps: int | None,
     start: dict[str, JsonValue] | None,
-    is_trained_elsewhere: bool = False,
 ) -> Design:
     """Return a design of the CNN that ``made`` returns, with the weights to begin with; the rest is as in `own_design`.
 
-    If it is a `WithQcfs`, it keeps its levels. If it is trained, but not by `train`, the order of the images' axes must
-    be known, see `Dataset.require_known_axes`.
+    If it is a `WithQcfs`, it keeps its levels.
     """
     cnn = made().float()
     cnn.eval()
@@ -212,8 +209,6 @@ def design_of(
         normalization = normalization.per_channel(splits.input_shape[0])
     image_shape = shape_taken(cnn, splits.input_shape)
     network = lowered(cnn, splits.input_shape, normalization).network
-    if is_trained_elsewhere and network.takes_any_order:
-        splits.train.require_known_axes(splits.name)
     if timesteps is not None:
         _require_spiking(cnn, splits)
         two = pixels(splits.train.images[:2])

@@ -114,6 +114,8 @@ class Contents(Record):
     ----------
     file, byte_count, sha256
         Its name, size and digest.
+    integers_sha256
+        Digest without floating-point numbers and provenance: equal for files that run alike.
     written_by_us
         Whether it was written by `export`.
     about
@@ -130,6 +132,7 @@ class Contents(Record):
     file: str
     byte_count: int
     sha256: str
+    integers_sha256: str
     written_by_us: bool
     about: dict[str, str]
     provenance: dict[str, Any]
@@ -165,6 +168,7 @@ def describe(path: str | Path) -> Contents:
         file=path.name,
         byte_count=len(stored.content),
         sha256=stored.sha256,
+        integers_sha256=stored.integers_sha256,
         written_by_us=stored.network is not None,
         about=_simulation(file) if stored.network is None else _about(stored.network),
         provenance={} if stored.network is None else dict(stored.network.provenance),

@@ -151,6 +151,7 @@ def summary(contents: Contents) -> str:
         f"{contents.file}: {writer}, {contents.byte_count:,} bytes, {contents.neuron_count:,} neurons, "
         f"{contents.synapse_count:,} nonzero synapses",
         f"SHA-256 {contents.sha256}",
+        f"of its integers alone: {contents.integers_sha256}",
     ]
     if contents.about:
         lines.append(", ".join(f"{name} {value}" for name, value in contents.about.items()))

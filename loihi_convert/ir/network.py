@@ -28,7 +28,7 @@ from loihi_convert.choices import Readout, Reset, Task
 from loihi_convert.ir.layered import Layered, Spiking
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_relays
-from loihi_convert.ir.synapse import Conv, Dense, Synapse
+from loihi_convert.ir.synapse import Conv, Synapse
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +94,6 @@ class ReluNetwork(Layered[ReluLayer]):
     task: Task = "classification"
     ending: str = ""
     multiply_accumulates: int | None = None
-
-    @property
-    def takes_any_order(self) -> bool:
-        """Whether it computes something from an image with its axes in another order, too: it begins densely."""
-        return isinstance(self.layers[0].synapse, Dense)
 
     @property
     def digest(self) -> str:

@@ -21,7 +21,6 @@ from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.task import class_count, classes_of
-from loihi_convert.metrics.other_order import OtherOrder, other_order
 from loihi_convert.metrics.regression import errors
 from loihi_convert.normalization import Normalization
 from loihi_convert.simulation.relu import cnn_scores
@@ -120,8 +119,7 @@ def own_accuracy(
     below ``expect``. By default, if it is below what any CNN reaches on ``data`` (mnist 95 %, fashion-mnist and digits
     85 %, cifar10 60 %). On other data, if it is not above always predicting the most frequent class, or if another
     usual normalization, or none, or the reverse order of colours, gains 10 to 14 points on 200 images, more on fewer.
-    A regression is implausible if its R² is not above 0, or if such a change halves the unexplained variance. On any
-    data, a classification is implausible if its classes seem to be in another order, see `other_order`.
+    A regression is implausible if its R² is not above 0, or if such a change halves the unexplained variance.
 
     Parameters
     ----------
@@ -153,13 +151,10 @@ def own_accuracy(
     classes = _classes(source.network, some)
     accuracy = float(np.mean(classes == some.known_labels))
     found = OwnAccuracy(accuracy, len(some), _of_all(kind, some, images))
-    order = other_order(classes, some.known_labels, source.recorded.names)
     reason = _too_low(accuracy, some, data, expect)
     if reason:
-        remedy = _remedy(source, some, accuracy, data, expect, order)
+        remedy = _remedy(source, some, accuracy, data, expect)
         return replace(found, warning=f"{found.sentence}; {reason}. {remedy}")
-    if order:
-        return replace(found, warning=f"{found.sentence}. {order.sentence}")
     few = _evenly(some, _TRIED_IMAGES)
     # The largest standard error of the difference of two accuracies.
     gain = _STANDARD_ERRORS * math.sqrt(0.5 / len(few))
@@ -275,10 +270,8 @@ def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float |
     return "" if share is None else f"always predicting the most frequent class is as accurate ({_percent(share)})"
 
 
-def _remedy(
-    source: Source, images: Dataset, accuracy: float, data: str | None, expect: float | None, order: OtherOrder | None
-) -> str:
-    """The change of `_trials`, or the ``order``, that makes the CNN better, if there is one; otherwise other causes."""
+def _remedy(source: Source, images: Dataset, accuracy: float, data: str | None, expect: float | None) -> str:
+    """The change of `_trials` that makes the CNN better, if there is one; otherwise other causes."""
     known = _USUAL[data].accuracy if expect is None and data in _USUAL else expect
     least = accuracy + _BETTER
     if known is not None:
@@ -286,11 +279,11 @@ def _remedy(
         # however small it is.
         reached = known - _STANDARD_ERRORS * math.sqrt(known * (1 - known) / len(images))
         least = min(max(least, (accuracy + known) / 2), reached)
-    least = max(least, accuracy, order.accuracy if order else 0.0)
+    least = max(least, accuracy)
     if better := _more_accurate(source, images, least, is_known=known is not None):
         return better
-    if order or images.rounding_note:
-        return order.sentence if order else "A possible cause: the rounding to 8 bits (see the note)."
+    if images.rounding_note:
+        return "A possible cause: the rounding to 8 bits (see the note)."
     return (
         f"No usual normalization explains it: check the brightness of the images{_brightest(images)}, the class order, "
         "the image size, and that these are the trained weights."

@@ -1,7 +1,7 @@
 """Netx files (``.net``), the network format of lava-dl.
 
 ============  ==========================================================================================================
-``hdf5``      the bytes of a file <-> its datasets, safe against damage; the only module that imports h5py
+``hdf5``      the bytes of a file <-> its datasets, safe against damage
 ``native``    datasets <-> `QuantizedNetwork`: the files written by `export`
 ``graded``    datasets <-> `GradedNetwork`: the files written by `export` with graded spikes
 ``synapses``  synapses <-> the datasets of a layer
@@ -50,6 +50,11 @@ class Stored(NamedTuple):
         """SHA-256 of the file."""
         return hashlib.sha256(self.content).hexdigest()
 
+    @property
+    def integers_sha256(self) -> str:
+        """`hdf5.integers_sha256` of the datasets."""
+        return hdf5.integers_sha256(self.datasets)
+
 
 def read_stored(path: str | Path) -> Stored:
     """Return the contents of the netx file at ``path``, whether it can be run or not.
@@ -65,7 +70,7 @@ def read_stored(path: str | Path) -> Stored:
         if not hdf5.is_native(content):
             return Stored(content, hdf5.read_stock_datasets(content), None)
     with errors_that_name(path, hint=EXPORT_AGAIN):
-        datasets = hdf5.read_datasets(content)
+        datasets = hdf5.read_native_datasets(content)
         return Stored(content, datasets, decode_graded(datasets) if SPIKES in datasets else decode(datasets))
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a netx file <-> its datasets; the only file that imports h5py.
+"""The bytes of a netx file <-> its datasets.
 
 HDF5 loads most damage silently, and some damage crashes the process with SIGSEGV. So a native file begins with a
 *seal*, in the 512-byte user block of HDF5: the SHA-256 of all bytes after it, checked before HDF5 reads any of them.
@@ -20,6 +20,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.errors import LoihiConvertError, NetxError, escape_control, is_lack_of_memory
+from loihi_convert.hdf5 import MAX_RATIO, read_datasets
 
 SUFFIX: Final = ".net"
 NATIVE_GROUP: Final = "loihi_convert"
@@ -33,19 +34,12 @@ _IMAGES: Final = itertools.count()
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 
 _MAX_FILE: Final = 2**31
-_MAX_RATIO: Final = 256
-"""Largest ratio of dataset bytes to file bytes: a small file must not fill the memory. Weights repeated by a pooling
-compress 10 to 50 times; those after the average of a large map up to 300 times with gzip, less than 88 times with
-lzf."""
 _LEAST_COMPRESSED: Final = 4096
 """Bytes from which on a dataset is compressed: HDF5's index of its chunks takes a kilobyte or more."""
 _CHUNK: Final = 2**18
 """Most bytes of a chunk, unless one row has more."""
-_DEEPEST: Final = f"{NATIVE_GROUP}/layer/0/balanced/threshold".count("/")
 _MAX_REASON_LENGTH: Final = 400
 _MAX_TEXT_LENGTH: Final = 1000
-_MAX_MEMBERS: Final = 5_000
-"""Most groups and datasets of an external file; the largest networks of lava-dl have a few hundred."""
 _SLAYER_GROUPS: Final = ("layer", "simulation")
 """The groups of a netx file written by slayer; lava-dl reads the first."""
 EXPORT_AGAIN: Final = "Export the file again."
@@ -58,7 +52,7 @@ def file_content(datasets: Datasets) -> bytes:
     """Return the bytes of a native file that holds ``datasets``."""
     for compression in ("gzip", "lzf"):
         image = _image(datasets, compression)
-        if sum(value.nbytes for value in datasets.values()) <= _MAX_RATIO * len(image):
+        if sum(value.nbytes for value in datasets.values()) <= MAX_RATIO * len(image):
             break
     return seal(image) + image
 
@@ -118,34 +112,20 @@ def read_content(path: Path) -> bytes:
     return content
 
 
-def read_datasets(content: bytes) -> Datasets:
-    """Return all datasets of a native HDF5 image; open nothing outside the image, and follow no links."""
-    found: dict[str, h5py.Dataset] = {}
-
-    def visit(name: str, item: object) -> None:
-        if name.count("/") > _DEEPEST:
-            raise NetxError("nested too deeply", where=name, hint=EXPORT_AGAIN)
-        if isinstance(item, h5py.Group):
-            _require_plain_group(item)
-        elif isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external and item.dtype.kind in "iufS":
-            found[name] = item
-        else:
-            raise NetxError("not a dataset of numbers or text in this file", where=name, hint=EXPORT_AGAIN)
-
+def read_native_datasets(content: bytes) -> Datasets:
+    """Return all datasets of a native HDF5 image, which match its digest."""
+    if not is_native(content):
+        raise NetxError(
+            f"not written by loihi-convert (the group '{NATIVE_GROUP}' with thresholds and scales is missing)",
+            hint="Netx files of other tools can be checked, inspected, and run on `ref`, one at a time.",
+        )
     with h5py.File(io.BytesIO(content), "r") as file:
-        _require_plain_group(file)
-        if NATIVE_GROUP not in file:
-            raise NetxError(
-                f"not written by loihi-convert (the group '{NATIVE_GROUP}' with thresholds and scales is missing)",
-                hint="Netx files of other tools can be checked, inspected, and run on `ref`, one at a time.",
-            )
-        if _DIGEST not in file.attrs:
-            raise NetxError(f"written again by another program: {_DIGEST} is missing", hint=EXPORT_AGAIN)
-        file.visititems(visit)
-        _require_size(found, content)
-        datasets = {name: np.asarray(item[()]) for name, item in found.items()}
-        if file.attrs[_DIGEST] != content_sha256(datasets):
-            raise NetxError("damaged: the content does not match its SHA-256", hint=EXPORT_AGAIN)
+        digest = file.attrs.get(_DIGEST)
+    if digest is None:
+        raise NetxError(f"written again by another program: {_DIGEST} is missing", hint=EXPORT_AGAIN)
+    datasets = read_datasets(content)
+    if digest != content_sha256(datasets):
+        raise NetxError("damaged: the content does not match its SHA-256", hint=EXPORT_AGAIN)
     return datasets
 
 
@@ -156,64 +136,17 @@ def is_native(content: bytes) -> bool:
 
 
 def read_stock_datasets(content: bytes) -> Datasets:
-    """Return all datasets of an HDF5 image that lava-dl may read, native or external.
-
-    Numbers and booleans are unchanged, text is bytes. Opens nothing outside the image, and follows no links.
-    """
-    found: dict[str, h5py.Dataset] = {}
-    seen = 0
-
-    def visit(group: h5py.Group, prefix: str) -> None:
-        nonlocal seen
-        for name in group:
-            seen += 1
-            full = f"{prefix}/{name}"
-            if seen > _MAX_MEMBERS or full.count("/") > _DEEPEST:
-                raise NetxError("too many datasets, or nested too deeply, for a netx network", where=full)
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise NetxError("a link; links are not followed", where=full)
-            item = group[name]
-            if isinstance(item, h5py.Group):
-                visit(item, full)
-            elif isinstance(item, h5py.Dataset) and _is_plain(item):
-                found[full] = item
-            else:
-                raise NetxError("not a dataset of numbers or text in this file", where=full)
-
-    with h5py.File(io.BytesIO(content), "r") as file:
-        for name in _SLAYER_GROUPS:
-            if name in file:
-                if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(
-                    file[name], h5py.Group
-                ):
-                    raise NetxError("not a group in this file", where=name)
-                visit(file[name], name)
-        if not any(name.startswith("layer/") for name in found):
-            raise NetxError("not a netx file (HDF5 without layers in a group 'layer')")
-        _require_size(found, content)
-        return {name: _value(name, item) for name, item in found.items()}
-
-
-def _is_plain(item: h5py.Dataset) -> bool:
-    is_text = item.dtype.kind == "O" and h5py.check_string_dtype(item.dtype) is not None and item.size == 1
-    return not item.is_virtual and not item.external and (is_text or item.dtype.kind in "iufbS")
-
-
-def _value(name: str, item: h5py.Dataset) -> Array:
-    value = np.asarray(item[()])
-    if value.dtype.kind == "O":
-        text = value.item()
-        value = np.array(text if isinstance(text, bytes) else str(text).encode())
-    if value.dtype.kind == "S" and value.nbytes > _MAX_TEXT_LENGTH:
-        expected = f"must be at most {_MAX_TEXT_LENGTH:,}"
-        raise NetxError(f"text of {value.nbytes:,} bytes", where=name, expected=expected)
-    return value
-
-
-def _require_size(found: Mapping[str, h5py.Dataset], content: bytes) -> None:
-    size = sum(item.dtype.itemsize * item.size for item in found.values())
-    if size > _MAX_RATIO * len(content):
-        raise NetxError(f"decompression ratio too large ({size:,} bytes from {len(content):,}); refused")
+    """Return all datasets of an HDF5 image that lava-dl may read, native or external."""
+    found = read_datasets(content, _SLAYER_GROUPS)
+    if not any(name.startswith("layer/") for name in found):
+        raise NetxError("not a netx file (HDF5 without layers in a group 'layer')")
+    for name, value in found.items():
+        if value.dtype.kind == "O":
+            raise NetxError(f"{value.size:,} texts", where=name, expected="must be one")
+        if value.dtype.kind == "S" and value.nbytes > _MAX_TEXT_LENGTH:
+            expected = f"must be at most {_MAX_TEXT_LENGTH:,}"
+            raise NetxError(f"text of {value.nbytes:,} bytes", where=name, expected=expected)
+    return found
 
 
 def seal(image: bytes) -> bytes:
@@ -229,12 +162,18 @@ def content_sha256(datasets: Datasets) -> str:
     return digest.hexdigest()
 
 
-def _require_plain_group(group: h5py.Group) -> None:
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise NetxError(f"{name} is a link", where=group.name, hint=EXPORT_AGAIN)
-    if len(group) == 0:
-        raise NetxError("an empty group", where=group.name, hint=EXPORT_AGAIN)
+def integers_sha256(datasets: Datasets) -> str:
+    """Return the digest of all datasets but floating-point numbers and provenance.
+
+    Files with this digest in common give the same spikes and potentials, whoever made them.
+    """
+    return content_sha256(
+        {
+            name: value
+            for name, value in datasets.items()
+            if value.dtype.kind != "f" and name != f"{NATIVE_GROUP}/provenance"
+        }
+    )
 
 
 @contextlib.contextmanager

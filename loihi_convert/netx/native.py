@@ -51,7 +51,7 @@ from loihi_convert.netx.hdf5 import (
     errors_that_name,
     file_content,
     read_content,
-    read_datasets,
+    read_native_datasets,
 )
 from loihi_convert.netx.synapses import (
     ChannelNumbers,
@@ -112,7 +112,7 @@ def read_with_digest(path: str | Path) -> tuple[QuantizedNetwork, str]:
     path = Path(path)
     content = read_content(path)
     with errors_that_name(path, hint=EXPORT_AGAIN):
-        return decode(read_datasets(content)), hashlib.sha256(content).hexdigest()
+        return decode(read_native_datasets(content)), hashlib.sha256(content).hexdigest()
 
 
 def require_format(datasets: Datasets) -> None:

@@ -2,7 +2,8 @@
 
 No public tool compiles for Loihi 2 without its board. The estimate follows what Intel's compiler printed for five
 networks: `partition` divides a layer among cores, `synaptic_memory` counts its synapses, `savings` finds what to
-change. `tests/test_compiler_cores.py` holds it to all 34 printed layers. No core is shared by two layers.
+change. `tests/test_compiler_cores.py` holds it to all 34 printed layers, to which it was fitted.
+No core is shared by two layers.
 
 Relays (`ir.relays`) count like all other neurons. The cores due to relays are those of their layer minus the cores of
 the layer without them.
@@ -11,7 +12,8 @@ The stock circuit (`ir.circuit`) is counted for target loihi2: a synapse from ea
 from the bias source to each neuron whose bias is not 0, and one core for each neuron that passes the bias source's
 spike from layer to layer (`backends.loihi2.plan`). A last layer that only integrates does not reset.
 
-Not counted: the input and its adapters, output axons, and whatever the host reads.
+Counted apart: the cores of the input, if it is a layer of neurons, as in one of the five networks. Not counted: host
+adapters, output axons, and whatever the host reads.
 """
 
 from __future__ import annotations
@@ -106,6 +108,8 @@ class Chips:
         Neurocores of the neurons that pass the bias source's spike on, one each.
     placed
         The layers' geometry, for `savings` and `narrower`.
+    input_cores
+        Neurocores of the input as a layer of neurons; not part of `cores`.
     """
 
     layers: tuple[LayerResources, ...]
@@ -113,6 +117,7 @@ class Chips:
     has_circuit: bool = False
     source_cores: int = 0
     placed: tuple[Placed, ...] = ()
+    input_cores: int = 0
 
     @property
     def available(self) -> int:
@@ -168,8 +173,9 @@ class Chips:
         """The assumptions of the estimate, in words."""
         circuit = "with the synapses of the stock circuit" if self.has_circuit else "without a stock circuit"
         return (
-            "an estimate that agrees with what Intel's compiler printed for 34 layers of five networks; nothing was "
-            f"compiled for a chip or run on one; {circuit}, without input and host adapters"
+            "an estimate fitted to what Intel's compiler printed for 34 layers of five networks; nothing was "
+            f"compiled for a chip or run on one; {circuit}, without host adapters, and without the input: as a layer "
+            f"of neurons it takes {self.input_cores:,} more"
         )
 
 
@@ -223,7 +229,10 @@ def resources(
         )
     )
     with_bias = [index for index, (_, synapse) in enumerate(synapses) if has_circuit and synapse.bias is not None]
-    return Chips(layers, chips, has_circuit, max(with_bias, default=0), tuple(placed))
+    channels, height, width = (*input_shape, 1, 1)[:3]
+    # Pixels have no synapses.
+    pixels, _ = ConvLayer(width, height, Kernel(0, 0, channels)).partitions()
+    return Chips(layers, chips, has_circuit, max(with_bias, default=0), tuple(placed), pixels.cores)
 
 
 def network_resources(network: ReluNetwork | QuantizedNetwork, *, has_circuit: bool = False, chips: int = 1) -> Chips:

@@ -1,4 +1,4 @@
-"""The section on accuracy against latency and against work, for runs on the same images."""
+"""The section on accuracy against latency and against work, and on kinds of neurons, for runs on the same images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from loihi_convert.metrics.evaluation import Point
 from loihi_convert.report.axes import decade_ticks, frame, timestep_range
 from loihi_convert.report.beside_the_paper import paper_remarks, paper_table, per_t_chart
 from loihi_convert.report.charts import Axes, Chart, CnnLevels, Mark, Series, curve_chart
-from loihi_convert.report.entries import Entry, stoppable
+from loihi_convert.report.entries import NEURON_KINDS, Entry, stoppable
 from loihi_convert.report.formats import GRADED_WORK, count, percent, percent_ends
-from loihi_convert.report.neuron_section import blocks as neuron_blocks
 from loihi_convert.report.page import Details, PageBlock, Paragraph, Picture
 from loihi_convert.report.run_tables import accuracy_table, anytime_caption, page_cells
 from loihi_convert.report.svg import NEUTRAL
@@ -25,7 +24,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     measure = "accuracy, %" if has_accuracy else "agreement with the CNN's class, %"
     if (chart := per_t_chart(entries, levels)) is not None:
         yield Picture(chart)
-    yield from neuron_blocks(entries)
+    yield from _neuron_kinds(entries)
     if (table := paper_table(entries)) is not None:
         yield table
         yield Paragraph(" ".join(paper_remarks(entries)))
@@ -138,3 +137,26 @@ def _marks(entry: Entry, x: Callable[[Point], float], has_accuracy: bool) -> tup
             low, high = percent_ends(point.accuracy_interval if has_accuracy else None)
             marks.append(Mark(x(point), 100 * fraction, text, low, high))
     return tuple(marks)
+
+
+def _neuron_kinds(entries: Sequence[Entry]) -> Iterator[PageBlock]:
+    """Yield one row per T and one column per kind of neuron; nothing if all files of the data set have one kind."""
+    measured = [entry for entry in entries if entry.is_per_t and entry.neuron is not None]
+    kinds = [kind for kind in NEURON_KINDS if any(entry.neuron == kind for entry in measured)]
+    if len(kinds) < 2:
+        return
+    steps = sorted({entry.point.timesteps for entry in measured})
+    rows = tuple((str(t), *(_of_kind(measured, kind, t) for kind in kinds)) for t in steps)
+    caption = "Accuracy in %, by kind of neuron: each file at the T it is balanced for"
+    yield Table(caption, ("T", *(kind.replace(" ", "\n") for kind in kinds)), rows, 0)
+    cells = {(entry.neuron, entry.point.timesteps) for entry in measured}
+    words = "; ".join(f"{kind}: {NEURON_KINDS[kind]}" for kind in kinds)
+    counts = sorted({entry.evaluation.image_count for entry in measured})
+    of_images = "" if len(counts) == 1 else f" Numbers of images differ: {', '.join(f'{n:,}' for n in counts)}."
+    of_files = " Two numbers in a cell: two files of that kind and T." if len(measured) > len(cells) else ""
+    yield Paragraph(f"{words[0].upper()}{words[1:]}.{of_files}{of_images}")
+
+
+def _of_kind(entries: Sequence[Entry], kind: str, timesteps: int) -> str:
+    found = [entry for entry in entries if (entry.neuron, entry.point.timesteps) == (kind, timesteps)]
+    return " / ".join(percent(entry.point.accuracy) or "" for entry in found)

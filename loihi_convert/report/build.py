@@ -16,13 +16,10 @@ from loihi_convert.errors import UsageError
 from loihi_convert.files import require_output, write_atomically
 from loihi_convert.report import (
     accuracy_section,
-    confusion_section,
-    early_exit_section,
-    energy_section,
     error_section,
+    further_sections,
     headline_section,
     layer_section,
-    provenance_section,
 )
 from loihi_convert.report.entries import Entry, ImageSet, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Page, Section, html, markdown
@@ -91,11 +88,11 @@ def report(runs: Sequence[StoredRun]) -> Page:
             if chosen:
                 sections.append(Section(f"{name}{number}", f"{title}{of_data}", tuple(kind.blocks(chosen))))
     for name, title, blocks in (
-        ("early-exit", "Early exit", early_exit_section.blocks(entries)),
-        ("energy", "Energy and time, estimated", energy_section.blocks(entries)),
+        ("early-exit", "Early exit", further_sections.early_exit(entries)),
+        ("energy", "Energy and time, estimated", further_sections.energy(entries)),
         ("layers", "Layers", layer_section.blocks(entries)),
-        ("confusion", "Confused classes", confusion_section.blocks(entries)),
-        ("provenance", "How it was made", provenance_section.blocks(shown)),
+        ("confusion", "Confused classes", further_sections.confused_classes(entries)),
+        ("provenance", "How it was made", further_sections.provenance(shown)),
     ):
         if contents := tuple(blocks):
             sections.append(Section(name, title, contents))

@@ -10,6 +10,7 @@
 ``networks``      one trained network: how each of its results is measured, and how much work that is
 ``measurements``  the computations: thresholds, accuracies, firing rates, the best of our methods
 ``stored``        what is stored of them
+``fingerprint``   tells whether stored results are those of today's conversion
 ``results``       the results of a plan
 ``tables``        our numbers, the paper's, differences, conversion losses; CSV
 ``order``         whether the methods rank as in the paper

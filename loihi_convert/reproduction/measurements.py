@@ -9,13 +9,16 @@ from __future__ import annotations
 import base64
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cells.cell import Cell, R, opened_before, require_unchanged
 from loihi_convert.conversion.methods import balance_each
@@ -24,9 +27,10 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.devices import torch_threads
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, open_source
-from loihi_convert.ir.network import SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.relays import is_relay
 from loihi_convert.pipeline import exporting
 from loihi_convert.records import Record
 from loihi_convert.reproduction.images import Selection
@@ -39,6 +43,7 @@ from loihi_convert.reproduction.stored import (
     Rates,
 )
 from loihi_convert.reproduction.variants import PaperSetting
+from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 
 
@@ -120,40 +125,59 @@ class PaperConversion:
     @property
     def key(self) -> dict[str, Any]:
         """What determines the integers."""
-        # No method of the paper has a percentile; it stays in the key so that stored results are found.
+        # So that stored results are found: a percentile, which no method of the paper has, and no new name if false.
         setting = {**asdict(self.setting), "percentile": 99.9}
-        del setting["is_subset"]
+        for name in ("is_subset", *(() if self.setting.is_alpha_last else ("is_alpha_last",))):
+            del setting[name]
         balancing = self.balancing
         return {"checkpoint": balancing.checkpoint.key, "calibration": balancing.calibration.key, "setting": setting}
 
     def quantized(self, row: BalancedRow) -> QuantizedNetwork:
         """Return the network; a file if the setting says so."""
         balancing, setting = self.balancing, self.setting
-        source, device = balancing.checkpoint.source(), balancing.checkpoint.device
-        found = row.network(setting)
-        layers = tuple(
-            SpikingLayer(layer.name, layer.synapse, None)
-            if stored is None
-            else SpikingLayer(layer.name, layer.synapse, stored.neuron, relay_of=layer.relay_of)
-            for layer, stored in zip(source.network.layers, found.layers, strict=True)
-        )
-        spiking = SpikingNetwork(
-            source.network.input_shape,
-            layers,
-            setting.timesteps,
-            setting.reset,
-            provenance=Provenance({**found.provenance, "model": dict(source.provenance)}),
-            poisson_seed=setting.poisson_seed,
-            task=source.network.task,
-        )
-        images, options = balancing.calibration.read().images, QuantizeOptions(weight_bits=setting.weight_bits)
+        source, images = balancing.checkpoint.source(), balancing.calibration.read().images
+        made = {"model": dict(source.provenance)}
         with torch_threads(1), tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
-            network = quantize(spiking, images, options, device=device)
+            network = to_integers(
+                source.network, row.network(setting), setting, images, made, device=balancing.checkpoint.device
+            )
             if not setting.is_exported:
                 return network
             path = Path(folder, f"cell{netx.SUFFIX}")
             netx.write(network, path)
             return netx.read(path)
+
+
+def to_integers(
+    network: ReluNetwork,
+    balanced: BalancedNetwork,
+    setting: PaperSetting,
+    images: ImageArray,
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    device: str = "cpu",
+) -> QuantizedNetwork:
+    """Return a balanced network in Loihi's integers; thresholds with output neurons also serve for potentials."""
+    balanced = balanced.for_readout(setting.readout)
+    factor = setting.alpha / setting.balancing.alpha
+    layers = tuple(
+        SpikingLayer(layer.name, layer.synapse, None)
+        if stored is None
+        else SpikingLayer(
+            layer.name, layer.synapse, _scaled(stored.neuron, layer.relay_of, factor), relay_of=layer.relay_of
+        )
+        for layer, stored in zip(network.layers, balanced.layers, strict=True)
+    )
+    spiking = SpikingNetwork(
+        network.input_shape,
+        layers,
+        setting.timesteps,
+        setting.reset,
+        provenance=Provenance({**balanced.provenance, **(provenance or {})}),
+        poisson_seed=setting.poisson_seed,
+        task=network.task,
+    )
+    return quantize(spiking, images, QuantizeOptions(weight_bits=setting.weight_bits), device=device)
 
 
 @dataclass(frozen=True)
@@ -305,6 +329,12 @@ class Choosing(Cell[Best]):
         network, checkpoint = needed[chosen].network(), self.candidates[chosen].checkpoint
         found = _correct(network, self.test, checkpoint.device)
         return Best(network=checkpoint.path.name, method=network.provenance.method, correct=found.correct)
+
+
+def _scaled(neuron: IntegrateAndFire, relay_of: Array | None, factor: float) -> IntegrateAndFire:
+    """Return neurons with thresholds x ``factor``, except relays, which repeat spikes."""
+    relays = is_relay(relay_of, len(neuron.threshold))
+    return replace(neuron, threshold=np.where(relays, 1.0, factor) * neuron.threshold)
 
 
 @lru_cache(maxsize=4)

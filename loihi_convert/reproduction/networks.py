@@ -85,7 +85,7 @@ class Network:
         for one in settings:
             own = self._normalized(one)
             calibration = self.images.calibration(own.timesteps, is_subset=own.is_subset)
-            rows.setdefault((calibration, _options(own)), []).append((one, own))
+            rows.setdefault((calibration, own.balancing), []).append((one, own))
         found: dict[PaperSetting, PaperConversion] = {}
         for (calibration, options), row in rows.items():
             steps = tuple(sorted({own.timesteps for _, own in row}))
@@ -152,19 +152,6 @@ class Network:
     def _work(self, steps: int) -> float:
         """The work of ``steps`` steps of an image."""
         return _FIXED_WORK + self._per_step * steps
-
-
-def _options(setting: PaperSetting) -> BalanceOptions:
-    """The options of balancing for the readout ``potential``."""
-    return BalanceOptions(
-        method=setting.method,
-        amplitude=setting.amplitude,
-        alpha=setting.alpha,
-        initial_potential=setting.initial_potential,
-        reset=setting.reset,
-        input_coding="constant" if setting.poisson_seed is None else "poisson",
-        poisson_seed=setting.poisson_seed,
-    )
 
 
 def _subset_size(calibration: Selection, timesteps: int) -> int:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 from loihi_convert.reproduction.tables import PaperEntry, row_name, short_name
 from loihi_convert.reproduction.variants import Variant
@@ -14,6 +14,9 @@ from loihi_convert.statistics import Z_SCORE
 
 PAPER_IMAGES: Final = 10_000
 """Test images of each data set, all of which the paper takes."""
+
+Order = Literal["same order", "within chance", "opposite"]
+"""How two rows rank here compared with the paper; equal rows are within chance."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +27,13 @@ class RowPair:
     ----------
     better, worse
         The rows, as ranked in the paper.
-    is_same
-        Whether ours rank in that order, or are equal.
-    is_chance
-        Whether our difference is within its 95 % interval.
+    order
+        How ours rank; within chance if our difference is within its 95 % interval.
     """
 
     better: PaperEntry
     worse: PaperEntry
-    is_same: bool
-    is_chance: bool
+    order: Order
 
 
 def pairs(entries: Sequence[PaperEntry], variant: Variant) -> list[RowPair]:
@@ -43,7 +43,8 @@ def pairs(entries: Sequence[PaperEntry], variant: Variant) -> list[RowPair]:
         one, two = better.outcome, worse.outcome
         if one and two and one.accuracy is not None and two.accuracy is not None:
             ours = _difference(one.accuracy, one.images, two.accuracy, two.images)
-            found.append(RowPair(better, worse, is_same=ours >= 0, is_chance=abs(ours) <= 1))
+            order: Order = "within chance" if abs(ours) <= 1 else "same order" if ours > 0 else "opposite"
+            found.append(RowPair(better, worse, order))
     return found
 
 
@@ -62,22 +63,26 @@ def _told_apart(entries: Sequence[PaperEntry], variant: Variant) -> list[tuple[P
     return found
 
 
+def order_counts(entries: Sequence[PaperEntry], variant: Variant) -> str:
+    """Return the number of `pairs` of each `Order`, in words; empty without pairs."""
+    found = [pair.order for pair in pairs(entries, variant)]
+    left_out = len(_told_apart(entries, variant)) - len(found)
+    counts = ", ".join(f"{found.count(order)} {order}" for order in get_args(Order))
+    beside = f"; {left_out} more are not measured here" if left_out else ""
+    return f"{len(found)} pairs of rows: {counts}{beside}" if found else ""
+
+
 def order_lines(entries: Sequence[PaperEntry], variant: Variant) -> list[str]:
-    """Return `pairs` of a variant in words: how many rank as in the paper, and each pair that does not."""
-    found = pairs(entries, variant)
-    if not found:
-        return []
-    others = [pair for pair in found if not pair.is_same]
-    every = len(_told_apart(entries, variant))
-    left_out = "" if len(found) == every else f"; {every - len(found)} more are not measured here"
-    lines = [f"- **{variant.name}**: {len(found) - len(others)} of {len(found)} in the paper's order{left_out}."]
-    for pair in others:
-        better, worse = pair.better, pair.worse
-        lines.append(
-            f"  - {row_name(better.cell)} before {short_name(worse.cell)}: paper {better.cell.accuracy:.2f} and "
-            f"{worse.cell.accuracy:.2f}, ours {better.accuracy:.2f} and {worse.accuracy:.2f}"
-            + (", within chance" if pair.is_chance else "")
-        )
+    """Return `order_counts` of a variant, and each pair in the opposite order."""
+    counts = order_counts(entries, variant)
+    lines = [f"- **{variant.name}**: {counts}."] if counts else []
+    for pair in pairs(entries, variant):
+        if pair.order == "opposite":
+            better, worse = pair.better, pair.worse
+            lines.append(
+                f"  - {row_name(better.cell)} before {short_name(worse.cell)}: paper {better.cell.accuracy:.2f} and "
+                f"{worse.cell.accuracy:.2f}, ours {better.accuracy:.2f} and {worse.accuracy:.2f}"
+            )
     return lines
 
 

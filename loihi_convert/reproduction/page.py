@@ -9,7 +9,7 @@ from loihi_convert.report import paper
 from loihi_convert.report.formats import markdown_table
 from loihi_convert.report.table import Table, table_of
 from loihi_convert.reproduction import images
-from loihi_convert.reproduction.order import order_lines, pairs
+from loihi_convert.reproduction.order import order_counts, order_lines
 from loihi_convert.reproduction.tables import (
     BLANK,
     BestEntry,
@@ -35,8 +35,8 @@ _LOSS_EXPLAINED: Final = (
 )
 _ORDER_EXPLAINED: Final = (
     "Pairs of rows at the same T that the paper tells apart: they differ by more than the 95 % interval of a "
-    "difference on its 10,000 images. Pairs that come in the other order here are listed. *Within chance*: our "
-    "difference is inside its own interval."
+    "difference on its 10,000 images. *Within chance*: our difference is inside its own interval. Pairs in the "
+    "opposite order are listed."
 )
 
 
@@ -91,12 +91,8 @@ def terminal_tables(title: str, entries: Sequence[PaperEntry], bests: Sequence[B
 
 def order_sentences(entries: Sequence[PaperEntry]) -> list[str]:
     """Return one sentence per variant: how many pairs of rows rank as in the paper."""
-    found = [(variant, pairs(entries, variant)) for variant in _variants(entries)]
-    return [
-        f"{variant.name}: {sum(pair.is_same for pair in of_it)} of {len(of_it)} pairs of rows in the paper's order"
-        for variant, of_it in found
-        if of_it
-    ]
+    counts = {variant.name: order_counts(entries, variant) for variant in _variants(entries)}
+    return [f"{name}, order of the paper: {found}" for name, found in counts.items() if found]
 
 
 def best_sentence(bests: Sequence[BestEntry]) -> str:

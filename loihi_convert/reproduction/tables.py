@@ -9,6 +9,7 @@ from typing import Final
 from loihi_convert.report import paper
 from loihi_convert.report.formats import points, signed_points
 from loihi_convert.reproduction import images
+from loihi_convert.reproduction.fingerprint import fingerprint
 from loihi_convert.reproduction.variants import PaperSetting, Variant
 from loihi_convert.runs.csv_files import as_csv
 from loihi_convert.statistics import wilson_interval
@@ -135,11 +136,12 @@ def csv_table(entries: Sequence[PaperEntry], bests: Sequence[BestEntry] = ()) ->
             one.variant.name,
             {} if one.setting is None else asdict(one.setting),
             one.training_seed,
+            "" if one.setting is None else fingerprint(one.setting),
         )
         for one in entries
     ]
     best_setting = {"amplitude": "compensated", "readout": "potential"}
-    rows += [_csv_row(best, best.method, "soft", 1.0, "best", best_setting, None) for best in bests]
+    rows += [_csv_row(best, best.method, "soft", 1.0, "best", best_setting, None, fingerprint(None)) for best in bests]
     return as_csv(rows).decode()
 
 
@@ -151,6 +153,7 @@ def _csv_row(
     variant: str,
     made: Mapping[str, object],
     training_seed: int | None,
+    conversion: str,
 ) -> dict[str, object]:
     low, high = interval(one.outcome)
     return {
@@ -177,6 +180,7 @@ def _csv_row(
         "paper_conversion_loss": points(paper_loss(one.cell)),
         "loss_difference": points(one.loss_difference),
         "refusal": one.outcome and one.outcome.refusal,
+        "conversion": conversion,
     }
 
 

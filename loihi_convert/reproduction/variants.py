@@ -1,7 +1,8 @@
 """The ways in which a cell of the paper is measured here.
 
 The paper does not state all of its settings, so a cell is measured in several variants. Each changes one setting: the
-spike amplitude, the initial potential, the readout, the input coding, or the number of calibration images.
+spike amplitude, the initial potential, the readout, the input coding, the number of calibration images, or when
+thresholds are multiplied by alpha.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from loihi_convert.choices import Amplitude, InitialPotential, Method, Readout, Reset
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import UsageError
 from loihi_convert.report import paper
 
@@ -33,6 +35,8 @@ class Variant:
         Whether pixels enter as Poisson spikes with every method, not only with those that specify Poisson input.
     is_subset
         Whether thresholds are always balanced on the 10,000 images of the calibration split.
+    is_alpha_last
+        Whether thresholds are multiplied by alpha after all layers are balanced, not each before the next.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Variant:
     compared: tuple[Amplitude, Readout] | None = None
     is_poisson: bool = False
     is_subset: bool = False
+    is_alpha_last: bool = False
 
 
 _ALL_VARIANTS: Final = (
@@ -71,6 +76,11 @@ _ALL_VARIANTS: Final = (
     ),
     Variant("poisson", "as literal, but pixels enter as Poisson spikes with every method", is_poisson=True),
     Variant("subset", "as literal, but balanced on the 10,000 images of the calibration split", is_subset=True),
+    Variant(
+        "alpha-afterwards",
+        "as literal, but thresholds are multiplied by alpha after all layers are balanced, not each before the next",
+        is_alpha_last=True,
+    ),
 )
 VARIANTS: Final = {variant.name: variant for variant in _ALL_VARIANTS}
 """By name; the first is the one that the others differ from."""
@@ -89,7 +99,7 @@ class PaperSetting:
         See `balancing.balance`.
     weight_bits
         See `quantization.quantize`.
-    is_subset
+    is_subset, is_alpha_last
         See `Variant`.
     is_exported
         Whether the network is exported to a netx file and run from that file.
@@ -105,15 +115,29 @@ class PaperSetting:
     poisson_seed: int | None
     weight_bits: int
     is_subset: bool
+    is_alpha_last: bool
     is_exported: bool
 
     @property
     def name(self) -> str:
         """The name for progress messages."""
-        alpha = "" if self.alpha == 1 else f", alpha {self.alpha:g}"
+        alpha = "" if self.alpha == 1 else f", alpha {self.alpha:g}{' afterwards' if self.is_alpha_last else ''}"
         spikes = ", spike counts" if self.readout == "spikes" else ""
         poisson = "" if self.poisson_seed is None else ", Poisson"
         return f"{self.method} ({self.reset}, {self.amplitude}{alpha}{spikes}{poisson})"
+
+    @property
+    def balancing(self) -> BalanceOptions:
+        """The options of balancing, for the readout ``potential``."""
+        return BalanceOptions(
+            method=self.method,
+            amplitude=self.amplitude,
+            alpha=1.0 if self.is_alpha_last else self.alpha,
+            initial_potential=self.initial_potential,
+            reset=self.reset,
+            input_coding="constant" if self.poisson_seed is None else "poisson",
+            poisson_seed=self.poisson_seed,
+        )
 
 
 def setting(
@@ -144,6 +168,7 @@ def setting(
         poisson_seed=seed if variant.is_poisson or method in _POISSON else None,
         weight_bits=weight_bits,
         is_subset=variant.is_subset,
+        is_alpha_last=variant.is_alpha_last and cell.alpha != 1,
         is_exported=is_exported,
     )
 

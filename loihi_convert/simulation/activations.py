@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.compiled import compiled
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.relays import own_channels
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.activation_kernels import count_in_bins
 from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
 from loihi_convert.simulation.relu import ReluChain, on_blocks
 
@@ -154,3 +154,18 @@ def _histograms(
     count_in_bins(np.empty((0, 1), np.float32), np.empty(1), np.empty((1, 1), np.int64))
     on_blocks(ReluChain(network), np.asarray(shard.images), take, progress=progress)
     return found
+
+
+@compiled()
+def count_in_bins(maps: Array, scales: Array, counts: Array) -> None:
+    """Add the positive values of ``maps``, float32 ``(rows, C)``, to ``counts``, int64 ``(C, bins)``.
+
+    A value's bin is floor(value x scale of its channel), or the last one, where infinity counts, too.
+    """
+    last = counts.shape[1] - 1
+    for row in range(maps.shape[0]):
+        for channel in range(maps.shape[1]):
+            value = maps[row, channel]
+            if value > 0:
+                place = np.float64(value) * scales[channel]
+                counts[channel, int(place) if place < last else last] += 1

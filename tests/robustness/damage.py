@@ -421,7 +421,7 @@ def _network() -> QuantizedNetwork:
 def _structures(original: bytes, share: float, seed: int) -> Iterator[tuple[str, bytes]]:
     """Files whose digests are right and whose structure is not: what a forger, or another program, may write."""
     rng = np.random.default_rng(seed)
-    datasets = dict(netx.hdf5.read_datasets(original))
+    datasets = dict(netx.hdf5.read_native_datasets(original))
     for index in range(max(len(_CHANGES), round(share * 400))):
         change = _CHANGES[index % len(_CHANGES)]
         changed = dict(datasets)

@@ -23,6 +23,6 @@ def train(
     start: Checkpoint | None = None,
     **options: Any,
 ) -> Checkpoint:
-    """Return the trained CNN; ``options`` are as in `train_design`."""
+    """Return the trained CNN; ``options`` are as in `train_design`, but test images are evaluated by default."""
     design = built_in(architecture, splits, qcfs_levels, start, timesteps=recipe.timesteps)
-    return train_design(design, splits, recipe, seed=seed, output=output, **options)
+    return train_design(design, splits, recipe, seed=seed, output=output, **{"test": True, **options})

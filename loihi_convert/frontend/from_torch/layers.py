@@ -191,7 +191,7 @@ def operation_of(function: str, given: Mapping[str, Any], before: Shape, after: 
     if function in ("avg_pool1d", "avg_pool2d"):
         return average_pool(given, before, after, is_signal=is_signal)
     if function in ("max_pool1d", "max_pool2d"):
-        return max_pool(given, is_signal=is_signal)
+        return max_pool(given, before, after, is_signal=is_signal)
     if function in ("adaptive_avg_pool1d", "adaptive_avg_pool2d"):
         return adaptive_pool(before, after, is_average=True)
     if function in ("adaptive_max_pool1d", "adaptive_max_pool2d"):

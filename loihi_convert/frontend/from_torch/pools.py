@@ -38,11 +38,25 @@ def _counted(kernel: int, stride: int, pad: int, extent: int, count: int, *, cou
     return {min(start + kernel, end) - max(start, first) for start in starts}
 
 
-def max_pool(given: Mapping[str, Any], *, is_signal: bool) -> MaxPool:
-    """Return the max pooling with these arguments, or `refuse` it."""
+def max_pool(given: Mapping[str, Any], before: Shape, after: Shape, *, is_signal: bool) -> MaxPool:
+    """Return the max pooling with these arguments, or `refuse` it; shapes as in `layers.operation_of`."""
     if given.get("return_indices"):
         refuse("returns indices", supported="max pooling without indices")
-    return MaxPool(*_window(given, is_signal=is_signal), pair(given.get("dilation") or 1, is_signal, 1))
+    pool = MaxPool(*_window(given, is_signal=is_signal), pair(given.get("dilation") or 1, is_signal, 1))
+    windows = zip(pool.kernel, pool.stride, pool.padding, pool.dilation, before[1:], after[1:], strict=True)
+    if not all(_reads_map(*axis) for axis in windows):
+        refuse(
+            "has windows that lie outside the map, where torch gives -inf",
+            supported="at least one pixel of the map in each window",
+            hint="Use a smaller dilation, padding or kernel, or larger images.",
+        )
+    return pool
+
+
+def _reads_map(kernel: int, stride: int, pad: int, gap: int, extent: int, count: int) -> bool:
+    """Whether each of ``count`` windows along an axis contains a pixel of the map."""
+    starts = range(-pad, count * stride - pad, stride)
+    return all(any(0 <= start + gap * place < extent for place in range(kernel)) for start in starts)
 
 
 def _window(given: Mapping[str, Any], *, is_signal: bool) -> tuple[Pair, Pair, Pair]:

@@ -127,8 +127,10 @@ class Window:
         if self.is_dense:
             return np.asarray(self.weight.reshape(self.outputs, -1) @ maps.ravel()).reshape(-1, 1, 1)
         (top, left), (below, right) = self.padding, self.after(maps.shape)
-        # Negative padding leaves out pixels.
-        padded = functional.pad(torch.from_numpy(maps[None]), (left, right, top, below))
+        padded, sides = torch.from_numpy(maps[None]), (left, right, top, below)
+        # Negative padding leaves out pixels. Last: there may be more of these than the map has.
+        for each in ([max(side, 0) for side in sides], [min(side, 0) for side in sides]):
+            padded = functional.pad(padded, each)
         weight = torch.from_numpy(self.weight.copy())
         found = functional.conv2d(padded, weight, None, self.stride, 0, self.dilation, self.groups)
         return np.asarray(found[0].numpy())

@@ -1,0 +1,80 @@
+"""A fingerprint of the conversion that a result was measured with, so that stored tables tell when it has changed.
+
+It is a digest of the integers that a setting gives for a small fixed CNN. Its weights are multiples of 1/8 and its
+pixels are 0 or 255, which are 0 and 1 in floating point: all currents are exact, in any order of summation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.arrays import Array, arrays_digest
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.quantization import quantize
+from loihi_convert.devices import torch_threads
+from loihi_convert.ir.network import ReluLayer, ReluNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.report.paper import Cell
+from loihi_convert.reproduction.measurements import to_integers
+from loihi_convert.reproduction.stored import BalancedNetwork
+from loihi_convert.reproduction.variants import VARIANTS, PaperSetting, setting
+
+_TIMESTEPS: Final = 4
+
+
+def fingerprint(made: PaperSetting | None) -> str:
+    """Return 12 hexadecimal digits; None: of what ``auto`` gives."""
+    return _of(None if made is None else replace(made, timesteps=_TIMESTEPS, is_subset=False, is_exported=False))
+
+
+def row_fingerprint(row: Mapping[str, str]) -> str:
+    """Return today's `fingerprint` of a row of a CSV table; empty for the CNN."""
+    if row["variant"] == "best":
+        return fingerprint(None)
+    steps, alpha = (float(row[name]) if row[name] else None for name in ("timesteps", "alpha"))
+    cell = Cell(row["table"], row["data"], row["method"], row["reset"] or None, alpha, steps and int(steps), None)
+    seed, bits = int(row["poisson_seed"] or 0), int(row["weight_bits"] or 8)
+    made = setting(cell, VARIANTS[row["variant"]], seed=seed, weight_bits=bits)
+    return "" if made is None else fingerprint(made)
+
+
+@cache
+def _of(made: PaperSetting | None) -> str:
+    network, images = _probe()
+    with torch_threads(1):
+        if made is None:
+            found = quantize(balance(network, images, _TIMESTEPS), images)
+        else:
+            spiking = balance(network, images, _TIMESTEPS, replace(made.balancing, readout="spikes"))
+            found = to_integers(network, BalancedNetwork.of(spiking), made, images)
+    return arrays_digest(_integers(found))[:12]
+
+
+def _integers(network: QuantizedNetwork) -> list[Array]:
+    neurons = [layer.neuron for layer in network.spiking_layers if layer.neuron is not None]
+    values = [array for neuron in neurons for array in (neuron.threshold, neuron.initial_potential)]
+    values += [array for layer in network.layers for array in (layer.weight, layer.bias) if array is not None]
+    return [array.astype("<i8") for array in values]
+
+
+def _probe() -> tuple[ReluNetwork, Array]:
+    """The CNN, two convolutions with biases and pooling, and 48 images."""
+    layers = (
+        ReluLayer("conv1", Conv(_eighths(4, 1, 3, 3), padding=(1, 1))),
+        ReluLayer("conv2", Conv(_eighths(6, 4, 3, 3), _eighths(6), padding=(1, 1), pool=(2, 2))),
+        ReluLayer("fc", Dense(_eighths(5, 24), _eighths(5), pool=(2, 2))),
+    )
+    index = np.arange(48 * 64)
+    return ReluNetwork((1, 8, 8), layers), (255 * (index * index % 31 < 12)).astype(np.uint8).reshape(48, 1, 8, 8)
+
+
+def _eighths(*shape: int) -> Array:
+    """Multiples of 1/8 in -1..1 that look random."""
+    index = np.arange(np.prod(shape)) + 3
+    return ((index * index * index % 101 % 17 - 8) / 8).reshape(shape)
