@@ -86,6 +86,7 @@ def _dense(reader: Reader, call: Call) -> Value:
         is_last = torch.equal(pixels.movedim(-1, 1).flatten(), counted((x.shape.numel(),)))
     if not is_last:
         refuse("is applied to feature maps", supported="Linear after Flatten, or of channels in the last axis")
+    assert x.node is not None
     maps = (matrix.shape[1], *base[1:])
     positions = counted((IMAGES, maps[0], base[1] * base[2])).movedim(1, -1).reshape(call.shape)
     return reader.add(Conv(matrix.T[:, :, None, None], offset), (x.node,), call.shape, maps, positions)
@@ -122,7 +123,8 @@ def _average_pool(reader: Reader, call: Call) -> Value:
 def _max_pool(reader: Reader, call: Call) -> Value:
     number = _maps(reader, call)
     given = dict(zip(("input", "kernel_size", "stride", "padding", "dilation"), call.args, strict=False))
-    return reader.add(max_pool(given, is_signal=False), (number,), call.shape)
+    pool = max_pool(given, reader.nodes[number].shape, map_shape(call.shape), is_signal=False)
+    return reader.add(pool, (number,), call.shape)
 
 
 def _adaptive_pool(reader: Reader, call: Call) -> Value:
@@ -150,7 +152,8 @@ def _interpolated(reader: Reader, call: Call) -> Value:
     if mode in ("linear", "bilinear") and factors <= {1, 2} and not call.args[2]:
         # Half the size: the mean of two pixels.
         number = reader.number(x)
-        return reader.add(adaptive_pool(reader.nodes[number].shape, map_shape(call.shape), is_average=True), (number,), call.shape)
+        pool = adaptive_pool(reader.nodes[number].shape, map_shape(call.shape), is_average=True)
+        return reader.add(pool, (number,), call.shape)
     return refuse(
         f"makes {tuple(after)} of {tuple(before)} by mode {mode}",
         supported="nearest and area by whole factors, bilinear by 2",
@@ -300,15 +303,21 @@ COMPUTING: Final[Mapping[str, Callable[[Any, Call], Any]]] = {
     "convolution": _convolution,
     **dict.fromkeys(("mm", "addmm", "mv", "addmv", "bmm", "baddbmm"), _dense),
     **dict.fromkeys(
-        ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
-         "_native_batch_norm_legit_functional", "_batch_norm_no_update"),
+        (
+            "native_batch_norm",
+            "_native_batch_norm_legit",
+            "_native_batch_norm_legit_no_training",
+            "_native_batch_norm_legit_functional",
+            "_batch_norm_no_update",
+        ),
         _batch_norm,
     ),
     "avg_pool2d": _average_pool,
     "max_pool2d_with_indices": _max_pool,
     "_adaptive_avg_pool2d": _adaptive_pool,
     "adaptive_max_pool2d": _adaptive_pool,
-    **dict.fromkeys(("upsample_nearest2d", "upsample_nearest1d", "upsample_bilinear2d", "upsample_linear1d"), _interpolated),
+    **dict.fromkeys(("upsample_nearest2d", "upsample_nearest1d"), _interpolated),
+    **dict.fromkeys(("upsample_bilinear2d", "upsample_linear1d"), _interpolated),
     **dict.fromkeys(("mean", "sum", "amax", "max"), _reduced),
     **dict.fromkeys(("floor", "round"), _rounding),
     **dict.fromkeys(("_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward", "tanh"), _ending),

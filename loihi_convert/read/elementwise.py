@@ -17,9 +17,7 @@ _FAR: Final = 2.0**100
 
 _NEAR: Final = [number * 10.0**power for power in range(-4, 5) for number in (1, 2.5, 6.1)]
 
-POINTS: Final = torch.tensor(
-    [-_FAR, *(-each for each in reversed(_NEAR)), 0, *_NEAR, _FAR], dtype=torch.float64
-)
+POINTS: Final = torch.tensor([-_FAR, *(-each for each in reversed(_NEAR)), 0, *_NEAR, _FAR], dtype=torch.float64)
 
 _TOLERANCE: Final = 1e-9
 

@@ -3,8 +3,9 @@
 There are four kinds of operations:
 
 1. *Movement* (view, slice, permute, cat, gather, ...) is carried out on the positions of the numbers.
-2. *Elementwise* (relu, clamp, ``x * (x > 0)``, ``where``, + - * / by constants) is evaluated at a few points, and fitted
-   as affine, a clamp or a leaky ReLU (`elementwise.py`). A function that is none of these may be part of one that is.
+2. *Elementwise* (relu, clamp, ``x * (x > 0)``, ``where``, + - * / by constants) is evaluated at a few points, and
+   fitted as affine, a clamp or a leaky ReLU (`elementwise.py`). A function that is none of these may be part of one
+   that is.
 3. *Computing* (convolution, dense layers, pooling, sums) has an entry in `computing.COMPUTING`.
 4. Everything else is an obstacle. Reading continues after it, so that all of them are found at once.
 
@@ -64,22 +65,29 @@ MOST_NODES: Final = 100_000
 _MOST_RUNS: Final = 64
 """Most runs of channels that are joined as such."""
 
-_SAME: Final = frozenset("clone detach lift_fresh lift alias contiguous".split())
+_SAME: Final = frozenset(["clone", "detach", "lift_fresh", "lift", "alias", "contiguous"])
 """Operations that return what they take."""
 
-_SHAPED: Final = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
+_SHAPED: Final = frozenset(
+    name for made in ("zeros", "ones", "full", "empty") for name in (f"{made}_like", f"new_{made}")
+)
 """Operations that take only the shape and type of a tensor."""
 
-_IN_ORDER: Final = frozenset("view _unsafe_view reshape _reshape_alias unsqueeze squeeze".split())
+_IN_ORDER: Final = frozenset(["view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze"])
 """Movements that keep the numbers in order."""
 
+# fmt: off
 _MOVES: Final = _IN_ORDER | frozenset(
-    "permute transpose t slice select expand flip index index_select gather split split_with_sizes chunk unbind unfold "
-    "constant_pad_nd repeat roll diagonal stack cat slice_scatter select_scatter pixel_shuffle pixel_unshuffle "
-    "channel_shuffle native_channel_shuffle index_put copy take rot90".split()
+    [
+        "permute", "transpose", "t", "slice", "select", "expand", "flip", "index", "index_select", "gather", "split",
+        "split_with_sizes", "chunk", "unbind", "unfold", "constant_pad_nd", "repeat", "roll", "diagonal", "stack",
+        "cat", "slice_scatter", "select_scatter", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+        "native_channel_shuffle", "index_put", "copy", "take", "rot90",
+    ]
 )
+# fmt: on
 
-_ASKED: Final = frozenset("_local_scalar_dense is_nonzero equal".split())
+_ASKED: Final = frozenset(["_local_scalar_dense", "is_nonzero", "equal"])
 """Operations by which Python learns a number."""
 
 _KEPT_PROBES: Final = 4
@@ -178,11 +186,11 @@ class Reader:
                 returned = forward()
                 return returned, self._valued(scores_of(returned))
         finally:
-            torch._disable_functionalization()
+            torch._disable_functionalization()  # type: ignore[no-untyped-call]
 
     def _valued(self, tensor: Any) -> Any:
         if isinstance(tensor, Tensor) and torch._is_functional_tensor(tensor):
-            torch._sync(tensor)
+            torch._sync(tensor)  # type: ignore[attr-defined, no-untyped-call]
             tensor = torch._from_functional_tensor(tensor)
         return self.of(tensor)
 
@@ -340,7 +348,10 @@ class Reader:
             return False
         indices, values = self.of(call.args[1]), call.args[2]
         return (
-            len(indices) == 1 and isinstance(indices[0], Value) and indices[0].shape == call.shape and values.numel() == 1
+            len(indices) == 1
+            and isinstance(indices[0], Value)
+            and indices[0].shape == call.shape
+            and values.numel() == 1
         )
 
     def _elementwise(self, call: Call, taken: list[Value]) -> Value | None:
@@ -384,8 +395,8 @@ class Reader:
                 value = self._done(operation, root, first, shape)
                 value.probes = dict(list(probes.items())[:_KEPT_PROBES])
                 return value
-        nearest = probes[roots[0]]
-        if not others and call.name in ("add", "sub", "mul", "div") and not nearest[len(POINTS) // 2 + 1 :].isfinite().all():
+        above_zero = probes[roots[0]][len(POINTS) // 2 + 1 :]
+        if not others and call.name in ("add", "sub", "mul", "div") and not above_zero.isfinite().all():
             refuse("has a constant that is NaN, infinite, or 0 in a division", supported="finite numbers")
         try:
             with self.place.named():
@@ -496,7 +507,8 @@ class Reader:
     def given(self, call: Call, taken: Sequence[Value]) -> Any:
         """Return the arguments of ``call``, with the values ``taken``."""
         waiting = list(taken)
-        return mapped(lambda each: waiting.pop(0) if isinstance(each, Value) else each, self.of((call.args, call.kwargs)))
+        arguments = self.of((call.args, call.kwargs))
+        return mapped(lambda each: waiting.pop(0) if isinstance(each, Value) else each, arguments)
 
     # Values and nodes.
 
@@ -526,7 +538,8 @@ class Reader:
         maps = self.nodes[source].shape
         number = self._append(Node(self.place.name, self.place.kind, relu, (source,), maps))
         gain = np.full(maps[0], factor)
-        return Value(shape, self._append(replace(self.nodes[number], operation=Affine(gain, 0 * gain), inputs=(number,))))
+        scaled = replace(self.nodes[number], operation=Affine(gain, 0 * gain), inputs=(number,))
+        return Value(shape, self._append(scaled))
 
     def _append(self, node: Node) -> int:
         self._starts.append(self._starts[-1] + IMAGES * math.prod(self.nodes[-1].shape))
@@ -556,9 +569,9 @@ class Reader:
         if node is None and len(used := self._nodes_at(positions)) == 1:
             (node,) = used
             positions = torch.where(positions > 0, positions - self._starts[node], 0)
-        if node is not None and positions.numel() == IMAGES * math.prod(self.nodes[node].shape):
-            if torch.equal(positions.flatten(), counted((positions.numel(),))):
-                return Value(positions.shape, node)
+        is_all = node is not None and positions.numel() == IMAGES * math.prod(self.nodes[node].shape)
+        if is_all and torch.equal(positions.flatten(), counted((positions.numel(),))):
+            return Value(positions.shape, node)
         return Value(positions.shape, node, positions)
 
     def _nodes_at(self, positions: Tensor) -> list[int]:
@@ -570,8 +583,8 @@ class Reader:
 
     def expanded(self, value: Value, shape: torch.Size) -> Value:
         """Return ``value`` repeated to ``shape``."""
-        return value if value.shape == shape else Value(
-            shape, self.plain(value).node, self.positions(value).expand(shape)
+        return (
+            value if value.shape == shape else Value(shape, self.plain(value).node, self.positions(value).expand(shape))
         )
 
     def number(self, value: Value) -> int:
@@ -593,7 +606,8 @@ class Reader:
         index = index.reshape(after)
         if after == base and np.array_equal(index.ravel(), np.arange(index.size)):
             return value.node
-        value.node, value.positions, value.probes = self._append(self._node(Move(index), (value.node,), after)), None, {}
+        moved = self._append(self._node(Move(index), (value.node,), after))
+        value.node, value.positions, value.probes = moved, None, {}
         return value.node
 
     def _node(self, operation: Operation, inputs: tuple[int, ...], shape: Shape) -> Node:
@@ -607,9 +621,8 @@ class Reader:
             starts = [k for k, nodes in enumerate(channels) if k == 0 or nodes != channels[k - 1]]
             if max(map(len, channels)) == 1 and len(starts) <= _MOST_RUNS:
                 parts = positions.tensor_split(starts[1:], 1)
-                return self._append(
-                    self._node(Cat(), tuple(self.number(self.placed(each.contiguous(), None)) for each in parts), map_shape(value.shape))
-                )
+                joined = tuple(self.number(self.placed(each.contiguous(), None)) for each in parts)
+                return self._append(self._node(Cat(), joined, map_shape(value.shape)))
         numbers = []
         for node in self._nodes_at(positions):
             start, end = self._starts[node], self._starts[node] + IMAGES * math.prod(self.nodes[node].shape)

@@ -1,6 +1,7 @@
 """Runs a model once, and reports each functional ATen operation that it takes, with its place in the model.
 
-Changes in place and views are resolved by PyTorch itself (functionalization): every operation here returns a new tensor.
+Changes in place and views are resolved by PyTorch itself (functionalization): every operation here returns a new
+tensor.
 """
 
 from __future__ import annotations
