@@ -298,6 +298,7 @@ class Reader:
     ) -> None:
         """Continue after an obstacle as if its output were known."""
         before = [self._refused[self.place.call]] if self.place.call in self._refused else lost
+        is_refused = obstacle is not None and self.place.module != ""
         for tensor in leaves(call.out):
             if not isinstance(tensor, Tensor):
                 continue
@@ -306,7 +307,7 @@ class Reader:
             number = self._obstructed(taken, before, obstacle, shape)
             obstacle, before = None, [number]
             self._values[tensor] = Value(tensor.shape, number, after=self.place.module) if is_known else Lost(number)
-            if self.place.module:
+            if is_refused:
                 self._refused[self.place.call] = number
 
     def _obstructed(
@@ -425,6 +426,9 @@ class Reader:
         on_map = order is not None and not isinstance(operation, LeakyRelu)
         if isinstance(operation, Affine):
             maps = (self.nodes[root].shape, order) if order is not None else None
+            # A factor per position of flattened maps is one per channel of the vector.
+            on_map = on_map and per_channel(operation.gain, shape, maps).ndim == 1
+            maps = maps if on_map else None
             operation = Affine(per_channel(operation.gain, shape, maps), per_channel(operation.shift, shape, maps))
             if operation.gain.ndim > 1:
                 refuse(
@@ -566,8 +570,9 @@ class Reader:
 
     def placed(self, positions: Tensor, node: int | None) -> Value:
         """Return the numbers at ``positions`` of a node or, if that is None, of all."""
-        if node is None and len(used := self._nodes_at(positions)) == 1:
-            (node,) = used
+        if node is None and len(used := self._nodes_at(positions)) <= 1:
+            # Zeros are of the image.
+            (node,) = used or [0]
             positions = torch.where(positions > 0, positions - self._starts[node], 0)
         is_all = node is not None and positions.numel() == IMAGES * math.prod(self.nodes[node].shape)
         if is_all and torch.equal(positions.flatten(), counted((positions.numel(),))):
@@ -618,7 +623,12 @@ class Reader:
         positions = self.positions(value)
         if positions.ndim in (2, 3, 4):
             channels = [self._nodes_at(channel) for channel in positions.unbind(1)]
-            starts = [k for k, nodes in enumerate(channels) if k == 0 or nodes != channels[k - 1]]
+            starts, current = [0], list[int]()
+            for k, nodes in enumerate(channels):
+                # Zeros belong to either run beside them.
+                if nodes and current and nodes != current:
+                    starts.append(k)
+                current = nodes or current
             if max(map(len, channels)) == 1 and len(starts) <= _MOST_RUNS:
                 parts = positions.tensor_split(starts[1:], 1)
                 joined = tuple(self.number(self.placed(each.contiguous(), None)) for each in parts)

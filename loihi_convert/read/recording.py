@@ -49,11 +49,15 @@ _FUNCTIONS: Final = {
     "_unsafe_view": "view",
     "bernoulli": "dropout",
     "rrelu_with_noise": "rrelu",
+    "rrelu_with_noise_functional": "rrelu",
+    "_prelu_kernel": "prelu",
+    "_upsample_nearest_exact2d": "interpolate",
+    "_upsample_nearest_exact1d": "interpolate",
     "pow": "pow",
 }
 """The functions that users call, by ATen's names."""
 
-_ELEMENTWISE: Final = ("_to_copy",)
+_ELEMENTWISE: Final = ("_to_copy", "_prelu_kernel")
 """Elementwise operations that PyTorch does not mark as such."""
 
 _UNSEEN: Final = ("torch", "numpy", "loihi_convert", *sys.stdlib_module_names)
@@ -122,7 +126,8 @@ class Call:
 
     @property
     def is_random(self) -> bool:
-        return torch.Tag.nondeterministic_seeded in self.target.tags
+        """Whether it draws from torch's own generator; one of the model is seen by running the model again."""
+        return torch.Tag.nondeterministic_seeded in self.target.tags and self.kwargs.get("generator") is None
 
     @property
     def shape(self) -> torch.Size:

@@ -35,7 +35,9 @@ def _padded(depends: Depends, x: Tensor, pad: Any, value: float = 0) -> Any:
     return torch.constant_pad_nd(x - float(value), pad) + float(value)
 
 
-def _rrelu(depends: Depends, x: Tensor, noise: Tensor, low: float, high: float, training: bool = False, *_: Any) -> Any:
+def _rrelu(
+    depends: Depends, x: Tensor, noise: Tensor, low: float = 1 / 8, high: float = 1 / 3, training: bool = False, *_: Any
+) -> Any:
     return NotImplemented if training else torch.nn.functional.leaky_relu(x, (low + high) / 2)
 
 
@@ -46,6 +48,7 @@ SIMPLER: Final[Mapping[str, Callable[..., Any]]] = {
     "minimum": lambda depends, a, b: _extreme(depends, a, b, -1),
     "constant_pad_nd": _padded,
     "rrelu_with_noise": _rrelu,
+    "rrelu_with_noise_functional": lambda depends, x, noise, *rest: (_rrelu(depends, x, noise, *rest), noise),
     "square": lambda _, x: x * x,
 }
 """By ATen's name: the result by other operations, or ``NotImplemented``; the first argument tells what depends on the
