@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
@@ -164,7 +164,7 @@ class Reader:
         self._name, self._images = name, images
         # How many numbers the nodes before each have, of all images.
         self._starts = [0]
-        self._values = WeakTensorKeyDictionary()
+        self._values: MutableMapping[Tensor, Value | Lost] = WeakTensorKeyDictionary()
         self._values[images] = Value(images.shape, 0)
         self._recorder = Recorder(self)
         self.place = Place("", "", "", 0, "")

@@ -148,11 +148,11 @@ class Listener(Protocol):
         """Return whether some tensor in ``tree`` depends on the image."""
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Reports every ATen operation to a listener, in the words of `SIMPLER` where it has some."""
 
     def __init__(self, listener: Listener) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._listener = listener
         self._inside: list[tuple[str, nn.Module, int]] = []
         self._calls = 0
@@ -225,7 +225,7 @@ class Recorder(TorchDispatchMode):
         with contextlib.ExitStack() as stack:
             for name, module in model.named_modules():
                 if isinstance(module, WHOLE):
-                    module.forward = self._standing_for(module)  # type: ignore[method-assign]
+                    module.forward = self._standing_for(module)  # type: ignore[assignment, method-assign]
                     stack.callback(vars(module).pop, "forward")
                 if isinstance(module, torch.jit.ScriptModule):
                     continue

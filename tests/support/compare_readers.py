@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from loihi_convert.errors import LoihiConvertError
-from loihi_convert.frontend.lower import lowering
+from loihi_convert.frontend.lower import lowering as _lowering
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.read.reader import read_graph
+
+# Its names are replaced.
+lowering: Any = _lowering
 
 
 def _arrays(network: ReluNetwork) -> list[tuple[str, Any]]:
@@ -52,7 +55,6 @@ def difference(old: ReluNetwork, new: ReluNetwork) -> str:
 def install(log: Path) -> None:
     """Let every model that is lowered go through both readers; the recorded one counts."""
     before, lowered = lowering.read_graph, lowering._chain
-    reading = [before]
     graphs: dict[int, Any] = {}
 
     def both(model: Any, shape: Any) -> Any:
@@ -103,7 +105,6 @@ def install(log: Path) -> None:
         return made
 
     lowering.read_graph, lowering._chain, lowering.pooled_after_relu = both, chain, pooled_both
-    del reading
 
 
 def _said(outcome: Any) -> str:
