@@ -41,13 +41,7 @@ def _rrelu(
     return NotImplemented if training else torch.nn.functional.leaky_relu(x, (low + high) / 2)
 
 
-def _addmm(depends: Depends, bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
-    """A sum of two layers, where the bias is one."""
-    return beta * bias + alpha * (x @ weight) if depends(bias) else NotImplemented
-
-
 SIMPLER: Final[Mapping[str, Callable[..., Any]]] = {
-    "addmm": _addmm,
     "hardsigmoid": lambda _, x: torch.clamp(x / 6 + 0.5, 0, 1),
     "softshrink": lambda _, x, bound=0.5: torch.relu(x - bound) - torch.relu(-bound - x),
     "maximum": lambda depends, a, b: _extreme(depends, a, b, 1),
