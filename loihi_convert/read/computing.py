@@ -86,9 +86,9 @@ def _dense(reader: Reader, call: Call) -> Value:
         is_last = torch.equal(pixels.movedim(-1, 1).flatten(), counted((x.shape.numel(),)))
     if not is_last:
         refuse("is applied to feature maps", supported="Linear after Flatten, or of channels in the last axis")
+    assert x.node is not None
     maps = (matrix.shape[1], *base[1:])
     positions = counted((IMAGES, maps[0], base[1] * base[2])).movedim(1, -1).reshape(call.shape)
-    assert x.node is not None
     return reader.add(Conv(matrix.T[:, :, None, None], offset), (x.node,), call.shape, maps, positions)
 
 
@@ -123,7 +123,8 @@ def _average_pool(reader: Reader, call: Call) -> Value:
 def _max_pool(reader: Reader, call: Call) -> Value:
     number = _maps(reader, call)
     given = dict(zip(("input", "kernel_size", "stride", "padding", "dilation"), call.args, strict=False))
-    return reader.add(max_pool(given, is_signal=False), (number,), call.shape)
+    pool = max_pool(given, reader.nodes[number].shape, map_shape(call.shape), is_signal=False)
+    return reader.add(pool, (number,), call.shape)
 
 
 def _adaptive_pool(reader: Reader, call: Call) -> Value:
@@ -144,16 +145,15 @@ def _interpolated(reader: Reader, call: Call) -> Value:
     if any(many < few for many, few in zip(before, after, strict=True)):
         refuse("has no spiking equivalent here")
     factors = {many / few for many, few in zip(before, after, strict=True)}
-    mode = call.name.removeprefix("_").removeprefix("upsample_")[:-2].removesuffix("_exact")
-    if mode == "nearest" and all(map(float.is_integer, factors)):
+    mode = call.name.strip("_").removeprefix("upsample_")[:-2]
+    if mode.startswith("nearest") and all(map(float.is_integer, factors)):
         found = call.target(reader.positions(reader.plain(x)), *call.args[1:])
         return reader.placed(found, x.node)
     if mode in ("linear", "bilinear") and factors <= {1, 2} and not call.args[2]:
         # Half the size: the mean of two pixels.
         number = reader.number(x)
-        return reader.add(
-            adaptive_pool(reader.nodes[number].shape, map_shape(call.shape), is_average=True), (number,), call.shape
-        )
+        pool = adaptive_pool(reader.nodes[number].shape, map_shape(call.shape), is_average=True)
+        return reader.add(pool, (number,), call.shape)
     return refuse(
         f"makes {tuple(after)} of {tuple(before)} by mode {mode}",
         supported="nearest and area by whole factors, bilinear by 2",
@@ -171,7 +171,7 @@ def _maps(reader: Reader, call: Call) -> int:
 
 
 def _reduced(reader: Reader, call: Call) -> Value:
-    """Mean, sum or maximum over the height, the width or both; or a mean or sum over the channels."""
+    """Mean, sum or maximum over the height, the width or both; mean or sum over the channels; also minimum of parts."""
     x = reader.plain(reader.of(call.args[0]))
     given = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
     is_all = given is None
@@ -180,20 +180,20 @@ def _reduced(reader: Reader, call: Call) -> Value:
     kind = {"max": "amax"}.get(call.name, call.name)
     if not x.shape.numel():
         refuse("takes an empty tensor", supported="tensors that hold numbers", hint="Leave it out.")
-    if x.node is not None and axes and _are_whole_maps(reader, x, axes):
+    if x.node is not None and axes and kind != "amin" and _are_whole_maps(reader, x, axes):
         channels = reader.nodes[x.node].shape[0]
         pool = _window(kind, reader.nodes[x.node].shape[1:], channels)
         found = reader.add(pool, (x.node,), torch.Size((IMAGES, channels, 1, 1)))
         return Value(call.shape, found.node)
     if len(axes) == 1 and (x.node is None or (rank == 5 and axes <= {1, 2})):
         return _of_parts(reader, call, x, kind, axes.pop())
-    if axes == {1} and kind != "amax":
+    if axes == {1} and kind in ("mean", "sum"):
         number = reader.number(x)
         channels, *size = reader.nodes[number].shape
         weight = np.full((1, channels, *(1 for _ in size)), 1.0 if kind == "sum" else 1 / channels)
         made = reader.add(Conv(weight) if size else Dense(weight), (number,), torch.Size((IMAGES, 1, *size)))
         return Value(call.shape, made.node)
-    if not axes or not axes <= set(range(2, rank)) or len(map_shape(x.shape)) != 3:
+    if kind == "amin" or not axes or not axes <= set(range(2, rank)) or len(map_shape(x.shape)) != 3:
         _refuse_axes(kind, given, axes, is_all=is_all)
     number = reader.number(x)
     channels, height, width = reader.nodes[number].shape
@@ -234,6 +234,9 @@ def _of_parts(reader: Reader, call: Call, x: Value, kind: str, axis: int) -> Val
         if kind == "amax":
             above = reader.add(Relu(), (reader.number(reader.total(shape, (found, other), (1.0, -1.0))),), shape)
             found = reader.total(shape, (other, above), (1.0, 1.0))
+        elif kind == "amin":
+            below = reader.add(Relu(), (reader.number(reader.total(shape, (other, found), (1.0, -1.0))),), shape)
+            found = reader.total(shape, (other, below), (1.0, -1.0))
         else:
             found = reader.total(shape, (found, other), (1.0, 1.0))
     if kind == "mean":
@@ -243,7 +246,7 @@ def _of_parts(reader: Reader, call: Call, x: Value, kind: str, axis: int) -> Val
 
 
 def _refuse_axes(kind: str, given: Any, axes: set[int], *, is_all: bool) -> None:
-    what = {"mean": "averages", "sum": "sums", "amax": "takes the maximum"}[kind]
+    what = {"mean": "averages", "sum": "sums", "amax": "takes the maximum", "amin": "takes the minimum"}[kind]
     hint = ""
     if not axes or 0 in axes:
         hint = "This mixes the images of the batch: reduce each image, as in x.flatten(1).mean(1, True)."
@@ -253,7 +256,7 @@ def _refuse_axes(kind: str, given: Any, axes: set[int], *, is_all: bool) -> None
     over = "all axes" if is_all else f"axes {tuple(shown) if isinstance(shown, list) else shown}"
     refuse(
         f"{what} over {over}",
-        supported="height, width, or both" + ("" if kind == "amax" else "; or the channels"),
+        supported="height, width, or both" + ("; or the channels" if kind in ("mean", "sum") else ""),
         hint=hint,
     )
 
@@ -316,18 +319,10 @@ COMPUTING: Final[Mapping[str, Callable[[Any, Call], Any]]] = {
     "max_pool2d_with_indices": _max_pool,
     "_adaptive_avg_pool2d": _adaptive_pool,
     "adaptive_max_pool2d": _adaptive_pool,
-    **dict.fromkeys(
-        (
-            "upsample_nearest2d",
-            "upsample_nearest1d",
-            "_upsample_nearest_exact2d",
-            "_upsample_nearest_exact1d",
-            "upsample_bilinear2d",
-            "upsample_linear1d",
-        ),
-        _interpolated,
-    ),
-    **dict.fromkeys(("mean", "sum", "amax", "max"), _reduced),
+    **dict.fromkeys(("upsample_nearest2d", "upsample_nearest1d"), _interpolated),
+    **dict.fromkeys(("_upsample_nearest_exact2d", "_upsample_nearest_exact1d"), _interpolated),
+    **dict.fromkeys(("upsample_bilinear2d", "upsample_linear1d"), _interpolated),
+    **dict.fromkeys(("mean", "sum", "amax", "max", "amin"), _reduced),
     **dict.fromkeys(("floor", "round"), _rounding),
     **dict.fromkeys(("_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward", "tanh"), _ending),
 }

@@ -4,7 +4,8 @@ There are four kinds of operations:
 
 1. *Movement* (view, slice, permute, cat, gather, ...) is carried out on the positions of the numbers.
 2. *Elementwise* (relu, clamp, ``x * (x > 0)``, ``where``, + - * / by constants) is evaluated at a few points, and
-   fitted as affine, a clamp or a leaky ReLU (`elementwise.py`). One that is none of these may be part of one that is.
+   fitted as affine, a clamp or a leaky ReLU (`elementwise.py`). A function that is none of these may be part of one
+   that is.
 3. *Computing* (convolution, dense layers, pooling, sums) has an entry in `computing.COMPUTING`.
 4. Everything else is an obstacle. Reading continues after it, so that all of them are found at once.
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
@@ -68,48 +69,23 @@ _SAME: Final = frozenset(["clone", "detach", "lift_fresh", "lift", "alias", "con
 """Operations that return what they take."""
 
 _SHAPED: Final = frozenset(
-    ["zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"]
+    name for made in ("zeros", "ones", "full", "empty") for name in (f"{made}_like", f"new_{made}")
 )
 """Operations that take only the shape and type of a tensor."""
 
 _IN_ORDER: Final = frozenset(["view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze"])
 """Movements that keep the numbers in order."""
 
+# fmt: off
 _MOVES: Final = _IN_ORDER | frozenset(
     [
-        "permute",
-        "transpose",
-        "t",
-        "slice",
-        "select",
-        "expand",
-        "flip",
-        "index",
-        "index_select",
-        "gather",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "unbind",
-        "unfold",
-        "constant_pad_nd",
-        "repeat",
-        "roll",
-        "diagonal",
-        "stack",
-        "cat",
-        "slice_scatter",
-        "select_scatter",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "channel_shuffle",
-        "native_channel_shuffle",
-        "index_put",
-        "copy",
-        "take",
-        "rot90",
+        "permute", "transpose", "t", "slice", "select", "expand", "flip", "index", "index_select", "gather", "split",
+        "split_with_sizes", "chunk", "unbind", "unfold", "constant_pad_nd", "repeat", "roll", "diagonal", "stack",
+        "cat", "slice_scatter", "select_scatter", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+        "native_channel_shuffle", "index_put", "copy", "take", "rot90",
     ]
 )
+# fmt: on
 
 _ASKED: Final = frozenset(["_local_scalar_dense", "is_nonzero", "equal"])
 """Operations by which Python learns a number."""
@@ -188,7 +164,7 @@ class Reader:
         self._name, self._images = name, images
         # How many numbers the nodes before each have, of all images.
         self._starts = [0]
-        self._values = WeakTensorKeyDictionary()
+        self._values: MutableMapping[Tensor, Value | Lost] = WeakTensorKeyDictionary()
         self._values[images] = Value(images.shape, 0)
         self._recorder = Recorder(self)
         self.place = Place("", "", "", 0, "")
@@ -265,17 +241,14 @@ class Reader:
 
     def of(self, tree: Any) -> Any:
         """Return ``tree`` with values in place of the tensors that depend on the image."""
-        return mapped(
-            lambda each: self._values[each] if isinstance(each, Tensor) and each in self._values else each, tree
-        )
+        return mapped(lambda each: self._values.get(each, each) if isinstance(each, Tensor) else each, tree)
 
     def take(self, call: Call) -> None:
         """Read the next operation."""
         given = leaves(self.of((call.args, call.kwargs)))
         taken = [each for each in given if isinstance(each, Value)]
         lost = [each.node for each in given if isinstance(each, Lost)]
-        is_noise = call.is_random and call.kwargs.get("generator") is None
-        if not (taken or lost or is_noise) or call.name in _SHAPED:
+        if not (taken or lost or call.is_random) or call.name in _SHAPED:
             return
         if call.name in _ASKED and (taken or lost):
             self._tell(taken)
@@ -324,8 +297,8 @@ class Reader:
         self, call: Call, taken: Sequence[Value], lost: Sequence[int], obstacle: UnsupportedModelError | None
     ) -> None:
         """Continue after an obstacle as if its output were known."""
-        is_new = obstacle is not None
         before = [self._refused[self.place.call]] if self.place.call in self._refused else lost
+        is_refused = obstacle is not None and self.place.module != ""
         for tensor in leaves(call.out):
             if not isinstance(tensor, Tensor):
                 continue
@@ -334,7 +307,7 @@ class Reader:
             number = self._obstructed(taken, before, obstacle, shape)
             obstacle, before = None, [number]
             self._values[tensor] = Value(tensor.shape, number, after=self.place.module) if is_known else Lost(number)
-            if self.place.module and is_new:
+            if is_refused:
                 self._refused[self.place.call] = number
 
     def _obstructed(
@@ -423,12 +396,8 @@ class Reader:
                 value = self._done(operation, root, first, shape)
                 value.probes = dict(list(probes.items())[:_KEPT_PROBES])
                 return value
-        nearest = probes[roots[0]]
-        if (
-            not others
-            and call.name in ("add", "sub", "mul", "div")
-            and not nearest[len(POINTS) // 2 + 1 :].isfinite().all()
-        ):
+        above_zero = probes[roots[0]][len(POINTS) // 2 + 1 :]
+        if not others and call.name in ("add", "sub", "mul", "div") and not above_zero.isfinite().all():
             refuse("has a constant that is NaN, infinite, or 0 in a division", supported="finite numbers")
         try:
             with self.place.named():
@@ -456,13 +425,12 @@ class Reader:
         order = self.order(source)
         on_map = order is not None and not isinstance(operation, LeakyRelu)
         if isinstance(operation, Affine):
-            plain = operation
-            for maps in ((self.nodes[root].shape, order) if order is not None else None, None):
-                operation = Affine(per_channel(plain.gain, shape, maps), per_channel(plain.shift, shape, maps))
-                on_map = maps is not None and operation.gain.ndim == 1
-                if operation.gain.ndim == 1:
-                    break
-            else:
+            maps = (self.nodes[root].shape, order) if order is not None else None
+            # A factor per position of flattened maps is one per channel of the vector.
+            on_map = on_map and per_channel(operation.gain, shape, maps).ndim == 1
+            maps = maps if on_map else None
+            operation = Affine(per_channel(operation.gain, shape, maps), per_channel(operation.shift, shape, maps))
+            if operation.gain.ndim > 1:
                 refuse(
                     "has a factor that differs between pixels",
                     supported="one factor per channel; + and - of any constants",
@@ -543,9 +511,8 @@ class Reader:
     def given(self, call: Call, taken: Sequence[Value]) -> Any:
         """Return the arguments of ``call``, with the values ``taken``."""
         waiting = list(taken)
-        return mapped(
-            lambda each: waiting.pop(0) if isinstance(each, Value) else each, self.of((call.args, call.kwargs))
-        )
+        arguments = self.of((call.args, call.kwargs))
+        return mapped(lambda each: waiting.pop(0) if isinstance(each, Value) else each, arguments)
 
     # Values and nodes.
 
@@ -575,9 +542,8 @@ class Reader:
         maps = self.nodes[source].shape
         number = self._append(Node(self.place.name, self.place.kind, relu, (source,), maps))
         gain = np.full(maps[0], factor)
-        return Value(
-            shape, self._append(replace(self.nodes[number], operation=Affine(gain, 0 * gain), inputs=(number,)))
-        )
+        scaled = replace(self.nodes[number], operation=Affine(gain, 0 * gain), inputs=(number,))
+        return Value(shape, self._append(scaled))
 
     def _append(self, node: Node) -> int:
         self._starts.append(self._starts[-1] + IMAGES * math.prod(self.nodes[-1].shape))
@@ -604,12 +570,13 @@ class Reader:
 
     def placed(self, positions: Tensor, node: int | None) -> Value:
         """Return the numbers at ``positions`` of a node or, if that is None, of all."""
-        if node is None and len(used := self._nodes_at(positions)) == 1:
-            (node,) = used
+        if node is None and len(used := self._nodes_at(positions)) <= 1:
+            # Zeros are of the image.
+            (node,) = used or [0]
             positions = torch.where(positions > 0, positions - self._starts[node], 0)
-        if node is not None and positions.numel() == IMAGES * math.prod(self.nodes[node].shape):  # noqa: SIM102
-            if torch.equal(positions.flatten(), counted((positions.numel(),))):
-                return Value(positions.shape, node)
+        is_all = node is not None and positions.numel() == IMAGES * math.prod(self.nodes[node].shape)
+        if is_all and torch.equal(positions.flatten(), counted((positions.numel(),))):
+            return Value(positions.shape, node)
         return Value(positions.shape, node, positions)
 
     def _nodes_at(self, positions: Tensor) -> list[int]:
@@ -644,11 +611,8 @@ class Reader:
         index = index.reshape(after)
         if after == base and np.array_equal(index.ravel(), np.arange(index.size)):
             return value.node
-        value.node, value.positions, value.probes = (
-            self._append(self._node(Move(index), (value.node,), after)),
-            None,
-            {},
-        )
+        moved = self._append(self._node(Move(index), (value.node,), after))
+        value.node, value.positions, value.probes = moved, None, {}
         return value.node
 
     def _node(self, operation: Operation, inputs: tuple[int, ...], shape: Shape) -> Node:
@@ -659,16 +623,16 @@ class Reader:
         positions = self.positions(value)
         if positions.ndim in (2, 3, 4):
             channels = [self._nodes_at(channel) for channel in positions.unbind(1)]
-            starts = [k for k, nodes in enumerate(channels) if k == 0 or nodes != channels[k - 1]]
+            starts, current = [0], list[int]()
+            for k, nodes in enumerate(channels):
+                # Zeros belong to either run beside them.
+                if nodes and current and nodes != current:
+                    starts.append(k)
+                current = nodes or current
             if max(map(len, channels)) == 1 and len(starts) <= _MOST_RUNS:
                 parts = positions.tensor_split(starts[1:], 1)
-                return self._append(
-                    self._node(
-                        Cat(),
-                        tuple(self.number(self.placed(each.contiguous(), None)) for each in parts),
-                        map_shape(value.shape),
-                    )
-                )
+                joined = tuple(self.number(self.placed(each.contiguous(), None)) for each in parts)
+                return self._append(self._node(Cat(), joined, map_shape(value.shape)))
         numbers = []
         for node in self._nodes_at(positions):
             start, end = self._starts[node], self._starts[node] + IMAGES * math.prod(self.nodes[node].shape)

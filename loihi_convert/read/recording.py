@@ -1,6 +1,7 @@
 """Runs a model once, and reports each functional ATen operation that it takes, with its place in the model.
 
-Changes in place and views are resolved by PyTorch itself (functionalization): each returns a new tensor.
+Changes in place and views are resolved by PyTorch itself (functionalization): every operation here returns a new
+tensor.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ _FUNCTIONS: Final = {
     "rrelu_with_noise_functional": "rrelu",
     "_prelu_kernel": "prelu",
     "_upsample_nearest_exact2d": "interpolate",
+    "_upsample_nearest_exact1d": "interpolate",
+    "pow": "pow",
 }
 """The functions that users call, by ATen's names."""
 
@@ -123,7 +126,8 @@ class Call:
 
     @property
     def is_random(self) -> bool:
-        return torch.Tag.nondeterministic_seeded in self.target.tags
+        """Whether it draws from torch's own generator; one of the model is seen by running the model again."""
+        return torch.Tag.nondeterministic_seeded in self.target.tags and self.kwargs.get("generator") is None
 
     @property
     def shape(self) -> torch.Size:

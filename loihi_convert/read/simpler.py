@@ -41,11 +41,6 @@ def _rrelu(
     return NotImplemented if training else torch.nn.functional.leaky_relu(x, (low + high) / 2)
 
 
-def _rrelu_and_noise(depends: Depends, x: Tensor, noise: Tensor, *rest: Any) -> Any:
-    found = _rrelu(depends, x, noise, *rest)
-    return found if found is NotImplemented else (found, noise)
-
-
 SIMPLER: Final[Mapping[str, Callable[..., Any]]] = {
     "hardsigmoid": lambda _, x: torch.clamp(x / 6 + 0.5, 0, 1),
     "softshrink": lambda _, x, bound=0.5: torch.relu(x - bound) - torch.relu(-bound - x),
@@ -53,8 +48,7 @@ SIMPLER: Final[Mapping[str, Callable[..., Any]]] = {
     "minimum": lambda depends, a, b: _extreme(depends, a, b, -1),
     "constant_pad_nd": _padded,
     "rrelu_with_noise": _rrelu,
-    "rrelu_with_noise_functional": _rrelu_and_noise,
-    "amin": lambda _, x, axes=(), keeps=False: -torch.amax(-x, axes, keeps),
+    "rrelu_with_noise_functional": lambda depends, x, noise, *rest: (_rrelu(depends, x, noise, *rest), noise),
     "square": lambda _, x: x * x,
 }
 """By ATen's name: the result by other operations, or ``NotImplemented``; the first argument tells what depends on the

@@ -30,8 +30,8 @@ class Value:
     node
         The index of the node whose numbers these are; None if they are those of several.
     positions
-        Which of the node's numbers, float64 of ``shape``: from 1 over all images; 0 is a zero. Of several nodes,
-        counted over all nodes. None: all, in order.
+        Which of the node's numbers, float64 of ``shape``: counted from 1 over all images; 0 is a zero. Of several
+        nodes, counted over all nodes. None: all, in order.
     probes
         By node: the function of its numbers that the value is, each at the same place, evaluated at
         `elementwise.POINTS`: ``(P, ...)``, broadcastable to ``(P, *shape[1:])``. Only of the nearest nodes.

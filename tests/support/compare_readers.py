@@ -16,7 +16,7 @@ from loihi_convert.frontend.lower import lowering as _lowering
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.read.reader import read_graph
 
-# Its functions are replaced.
+# Its names are replaced.
 lowering: Any = _lowering
 
 
