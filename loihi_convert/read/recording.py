@@ -57,7 +57,7 @@ _FUNCTIONS: Final = {
 }
 """The functions that users call, by ATen's names."""
 
-_ELEMENTWISE: Final = ("_to_copy", "_prelu_kernel")
+_ELEMENTWISE: Final = ("_to_copy",)
 """Elementwise operations that PyTorch does not mark as such."""
 
 _UNSEEN: Final = ("torch", "numpy", "loihi_convert", *sys.stdlib_module_names)

@@ -46,6 +46,7 @@ SIMPLER: Final[Mapping[str, Callable[..., Any]]] = {
     "softshrink": lambda _, x, bound=0.5: torch.relu(x - bound) - torch.relu(-bound - x),
     "maximum": lambda depends, a, b: _extreme(depends, a, b, 1),
     "minimum": lambda depends, a, b: _extreme(depends, a, b, -1),
+    "_prelu_kernel": lambda _, x, slope: torch.where(x > 0, x, slope * x),
     "constant_pad_nd": _padded,
     "rrelu_with_noise": _rrelu,
     "rrelu_with_noise_functional": lambda depends, x, noise, *rest: (_rrelu(depends, x, noise, *rest), noise),
