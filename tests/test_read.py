@@ -55,7 +55,7 @@ DIFFERENT = {
     "test_lower_linear: an even kernel of signals that keeps the size": EVEN_KERNEL,
     # A bias that depends on the image.
     "test_lower_linear: addmm": "refused:",
-    # PyTorch carries out this einsum as a sum over all axes, which both readers refuse in other words.
+    # PyTorch carries out this einsum as a sum over axes 1 to 3, whose weights only the traced reader finds.
     "test_lower_linear: einsum to one number": "refused:",
 }
 """The first word of what differs."""
