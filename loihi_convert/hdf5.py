@@ -29,7 +29,9 @@ _MAX_TEXTS: Final = 10_000
 """Most texts of variable length in a dataset: edges of a NIR graph."""
 
 
-def read_datasets(content: bytes, groups: Container[str] | None = None) -> dict[str, Array]:
+def read_datasets(
+    content: bytes, groups: Container[str] | None = None, *, allows_empty: bool = True
+) -> dict[str, Array]:
     """Return the datasets of an HDF5 image by full name, such as ``layer/1/weight``.
 
     Numbers and booleans are unchanged, text is bytes: arrays of dtype ``S``, or ``O`` if there are several of variable
@@ -39,6 +41,8 @@ def read_datasets(content: bytes, groups: Container[str] | None = None) -> dict[
     ----------
     groups
         The groups to read; None: all.
+    allows_empty
+        Whether groups may have no members.
 
     Raises
     ------
@@ -46,7 +50,7 @@ def read_datasets(content: bytes, groups: Container[str] | None = None) -> dict[
         As in `require_plain`.
     """
     with h5py.File(io.BytesIO(content), "r") as file:
-        return {name: _value(item) for name, item in _datasets(file, content, groups).items()}
+        return {name: _value(item) for name, item in _datasets(file, content, groups, allows_empty).items()}
 
 
 def require_plain(content: bytes) -> None:
@@ -59,10 +63,12 @@ def require_plain(content: bytes) -> None:
         without end, or claims to hold more than such a file can.
     """
     with h5py.File(io.BytesIO(content), "r") as file:
-        _datasets(file, content, None)
+        _datasets(file, content, None, True)
 
 
-def _datasets(file: h5py.File, content: bytes, groups: Container[str] | None) -> dict[str, h5py.Dataset]:
+def _datasets(
+    file: h5py.File, content: bytes, groups: Container[str] | None, allows_empty: bool
+) -> dict[str, h5py.Dataset]:
     found: dict[str, h5py.Dataset] = {}
     seen = size = 0
 
@@ -78,6 +84,8 @@ def _datasets(file: h5py.File, content: bytes, groups: Container[str] | None) ->
                 raise InputError("a link; links are not followed", where=full)
             item = group[name]
             if isinstance(item, h5py.Group):
+                if not len(item) and not allows_empty:
+                    raise InputError("an empty group", where=full)
                 visit(item, list(item), f"{full}/")
                 continue
             if not isinstance(item, h5py.Dataset) or not _is_plain(item):

@@ -29,7 +29,7 @@ from loihi_convert.frontend.from_torch.reader import read_graph as traced
 from loihi_convert.frontend.graph import Graph
 from loihi_convert.frontend.lower import lowering, to_relu_network
 from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.read.reader import read_graph as recorded
+from loihi_convert.reading.reader import read_graph as recorded
 
 TABLES = (
     test_lower,

@@ -123,7 +123,7 @@ def read_native_datasets(content: bytes) -> Datasets:
         digest = file.attrs.get(_DIGEST)
     if digest is None:
         raise NetxError(f"written again by another program: {_DIGEST} is missing", hint=EXPORT_AGAIN)
-    datasets = read_datasets(content)
+    datasets = read_datasets(content, allows_empty=False)
     if digest != content_sha256(datasets):
         raise NetxError("damaged: the content does not match its SHA-256", hint=EXPORT_AGAIN)
     return datasets

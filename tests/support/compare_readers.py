@@ -14,7 +14,7 @@ import numpy as np
 from loihi_convert.errors import LoihiConvertError
 from loihi_convert.frontend.lower import lowering as _lowering
 from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.read.reader import read_graph
+from loihi_convert.reading.reader import read_graph
 
 # Its names are replaced.
 lowering: Any = _lowering

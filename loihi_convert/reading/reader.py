@@ -54,10 +54,10 @@ from loihi_convert.frontend.operations import (
     placed_at,
     refuse,
 )
-from loihi_convert.read.computing import COMPUTING, require_two_alike
-from loihi_convert.read.elementwise import POINTS, Fitted, fitted, per_channel
-from loihi_convert.read.recording import Call, Place, Recorder, is_printed
-from loihi_convert.read.values import IMAGES, Lost, Value, counted, evaluated, leaves, map_shape, mapped, places
+from loihi_convert.reading.computing import COMPUTING, require_two_alike
+from loihi_convert.reading.elementwise import POINTS, Fitted, fitted, per_channel
+from loihi_convert.reading.recording import Call, Place, Recorder, is_printed
+from loihi_convert.reading.values import IMAGES, Lost, Value, counted, evaluated, leaves, map_shape, mapped, places
 
 MOST_NODES: Final = 100_000
 """Most operations of a model: each takes some memory."""

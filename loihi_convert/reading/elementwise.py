@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.operations import Affine, LeakyRelu, Relu, refuse
-from loihi_convert.read.values import map_shape
+from loihi_convert.reading.values import map_shape
 
 _FAR: Final = 2.0**100
 """So far from 0 that only the factor, or the bound, of a function is left: ``f(_FAR) / _FAR`` is exactly its factor."""

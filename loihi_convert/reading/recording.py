@@ -25,7 +25,7 @@ from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.from_nir import FiringRate
 from loihi_convert.frontend.operations import Relu, placed_at, refuse
-from loihi_convert.read.simpler import SIMPLER
+from loihi_convert.reading.simpler import SIMPLER
 
 WHOLE: Final = (Qcfs, FiringRate)
 """Modules that are one operation, and are not run."""

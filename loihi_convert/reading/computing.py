@@ -26,11 +26,11 @@ from loihi_convert.frontend.operations import (
     refuse,
 )
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.read.recording import Call
-from loihi_convert.read.values import IMAGES, Value, counted, map_shape
+from loihi_convert.reading.recording import Call
+from loihi_convert.reading.values import IMAGES, Value, counted, map_shape
 
 if TYPE_CHECKING:
-    from loihi_convert.read.reader import Reader
+    from loihi_convert.reading.reader import Reader
 
 
 def _convolution(reader: Reader, call: Call) -> Value:
