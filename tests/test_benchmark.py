@@ -337,12 +337,12 @@ def test_cost_of_a_file_that_is_proven_for_few_steps(
             return {"seconds": 1.0, "peak_bytes": 1}
 
     monkeypatch.setattr(importlib.import_module("cost"), "Worker", FileRun)
-    chosen = {"timesteps": "2,8", "images": "5", "calls": "2", "widths": "", "depths": "", "threads": "3"}
+    chosen = {"timesteps": "2,8", "images": "5", "widths": "", "depths": "", "threads": "3"}
     words = [word for name, value in chosen.items() for word in (f"--sweep-{name}", value)]
     run = ["", "cost", str(tmp_path / "tiny.net"), *asked, *words, "--repeats", "1", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", run)
     assert benchmark.main() == 0
-    assert ran == [(2, 1), (used, 1), (used, 1), (used, 3)]
+    assert ran == [(2, 1), (used, 1), (used, 3)]
     assert "T = 8: left out" in capsys.readouterr().err
 
 
@@ -351,7 +351,7 @@ def test_cost_of_a_network_on_noise(
 ) -> None:
     """Of the default curves only those of other networks are left out."""
     words = "cost --network digits-cnn --data noise --input-shape 1,8,8 --images 4 --repeats 1 --threads 1"
-    chosen = {"timesteps": "1", "images": "", "calls": "", "threads": ""}
+    chosen = {"timesteps": "1", "images": "", "threads": ""}
     swept = [word for name, value in chosen.items() for word in (f"--sweep-{name}", value)]
     monkeypatch.setattr(sys, "argv", ["", *words.split(), *swept])
     assert benchmark.main() == 0
