@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.dask_functions import times
 from support.shard_runs import write_files, written
 from support.strangers import assert_turned_away, listening, said
 
@@ -118,7 +117,7 @@ def test_strangers_are_turned_away_from_each_port(tmp_path: Path) -> None:
     """Of the scheduler and of a job, both of which listen to the network with keys that only this user can read."""
     logs = tmp_path / "my sweep" / "slurm"
     with slurm_cluster(SlurmJobs(1, walltime="00:10:00", memory="3GB", interface="lo"), logs) as executor:
-        assert executor.workers.map(times, 2, [1]) == [2]
+        executor._client.wait_for_workers(1, timeout=120)
         assert {path.stat().st_mode & 0o777 for path in logs.glob("keys-*")} == {0o700}
         of_job = [each for each in psutil.process_iter(["cmdline"]) if "--tls-key" in (each.info["cmdline"] or [])]
         here, job = psutil.Process(), [each for one in of_job for each in (one, *one.children(recursive=True))]
