@@ -551,7 +551,7 @@ class Reader:
         return len(self.nodes) - 1
 
     def plain(self, value: Value) -> Value:
-        """Return ``value``, whose numbers are then those of nodes: of an obstacle, if its function is not an operation."""
+        """Return ``value`` as numbers of nodes, of an obstacle's if its function is no operation."""
         if value.unfit is not None:
             obstacle = value.unfit
             kind = obstacle.found.partition(" ")[0]
