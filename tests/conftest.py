@@ -30,15 +30,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--networks", type=int, default=15, help="random networks compared on Lava, ref and the oracle")
     parser.addoption("--record-networks", action="store_true", help="store each converted network, see known_networks")
-    parser.addoption("--compare-readers", type=Path, help="file for the models that the two readers read differently")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(KnownNetworks(config))
-    if log := config.getoption("--compare-readers"):
-        from support import compare_readers
-
-        compare_readers.install(log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

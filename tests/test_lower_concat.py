@@ -9,7 +9,6 @@ from support.modules import Of, outputs
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
 
 
@@ -167,17 +166,6 @@ def test_a_branch_that_no_kernel_reads() -> None:
     images = torch.rand(3, 2, 8, 8, dtype=torch.float64)
     network = to_relu_network(model.double().eval(), (2, 8, 8))
     torch.testing.assert_close(outputs(network, images), model(images))
-
-
-def test_zeros_that_change_later_are_refused() -> None:
-    def changed(module: nn.Module, x: Tensor) -> Tensor:
-        zeros = torch.zeros_like(x)
-        joined = torch.cat([x, zeros], 1)
-        zeros.add_(1.0)
-        return joined + zeros.repeat(1, 2, 1, 1)
-
-    with pytest.raises(UnsupportedModelError, match="takes a constant that is changed in place afterwards"):
-        to_relu_network(Of(changed), (2, 8, 8))
 
 
 def test_samples_say_what_each_channel_is() -> None:

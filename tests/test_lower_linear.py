@@ -68,9 +68,6 @@ OF_WEIGHTS = {
         lambda m, x: torch.einsum("bchw,oc,o->bohw", [m.conv(x), numbers(3, 5).to(x), numbers(3).to(x)]).relu(),
         conv=CONV(5, 3),
     ),
-    "einsum to one number": of(
-        lambda m, x: torch.stack([torch.einsum("nchw,c->n", x, numbers(4).to(x)), torch.einsum("nchw->n", x).relu()], 1)
-    ),
     "products with a vector": of(
         lambda m, x: torch.stack(
             [x.flatten(1).matmul(numbers(256).to(x)), functional.linear(x.mean((2, 3)), numbers(4).to(x))], 1

@@ -110,20 +110,7 @@ def writes_to_an_argument(m: nn.Module, y: Tensor) -> Tensor:
     return found
 
 
-def fills_a_constant(m: nn.Module, y: Tensor) -> Tensor:
-    found = torch.zeros(y.shape, dtype=y.dtype)
-    found[:, 0] = y[:, 0]
-    return found + y
-
-
-def changes_a_part(m: nn.Module, y: Tensor) -> Tensor:
-    y[:, :1].relu_()
-    return y
-
-
-@pytest.mark.parametrize(
-    "change", [divides_in_place, blackens_one_image, writes_to_an_argument, fills_a_constant, changes_a_part]
-)
+@pytest.mark.parametrize("change", [divides_in_place, blackens_one_image, writes_to_an_argument])
 def test_what_the_output_needs_through_a_change_in_place_is_an_obstacle(
     change: Callable[[nn.Module, Tensor], Tensor],
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import operator
 import re
@@ -18,7 +17,6 @@ from support.modules import Of, outputs, prepared
 from torch import Tensor, nn
 from torch.autograd import Variable
 from torch.utils.checkpoint import checkpoint
-from torchvision.transforms.v2.functional import normalize
 
 from loihi_convert.errors import InputError, UnsupportedModelError
 from loihi_convert.frontend.lower import obstacles, to_relu_network
@@ -57,7 +55,6 @@ def assert_is_read(model: nn.Module) -> None:
     [
         lambda x: Straight.apply(x, 2.0),
         lambda x: checkpoint(torch.relu, x, use_reentrant=False),
-        lambda x: nn.Parameter(x, requires_grad=False).relu(),
     ],
 )
 def test_a_forward_may_give_its_values_to_autograd(function: Callable[[Tensor], Tensor]) -> None:
@@ -121,21 +118,6 @@ def test_a_forward_may_ask_what_is_the_same_for_all_images(function: Callable[[T
     assert type(Variable(torch.ones(1))) is Tensor
 
 
-@pytest.mark.parametrize("function", [torch.as_tensor, torch.Tensor, lambda x: torch.vmap(torch.relu)(x)])
-def test_a_traced_value_is_not_a_tensor_for_c(function: Callable[[Tensor], Tensor]) -> None:
-    """Else C++ reads the memory of a tensor where none is, and Python crashes."""
-    before = builtins.isinstance
-    with pytest.raises(UnsupportedModelError):
-        to_relu_network(calls(function).eval(), SHAPE)
-    assert builtins.isinstance is before
-
-
-@pytest.mark.parametrize("number", [lambda x: x.amax().item(), lambda x: x.amax((2, 3)).tolist()[0][0]])
-def test_a_number_of_the_image_is_not_a_constant(number: Callable[[Tensor], float]) -> None:
-    with pytest.raises(UnsupportedModelError):
-        to_relu_network(calls(lambda x: x * number(x)).eval(), SHAPE)
-
-
 class CompiledForward(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +168,7 @@ def test_places_are_named_by_what_they_take() -> None:
         value=nn.Linear(36, 1),
         wave=Of(lambda m, x: m.fc(x.sin()).cos(), fc=nn.Linear(1, 1)),
     )
-    expected = ["act", "act (after second)", "erf (after policy)", "sin (in wave)", "cos (after wave.fc)"]
+    expected = ["act", "act (after second)", "sin (in wave)", "erf (after policy)", "cos (after wave.fc)"]
     assert [each.where for each in obstacles(model, SHAPE)] == expected
 
 
@@ -235,25 +217,26 @@ def of_a_changed_view(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("function", "found"),
+    "function",
     [
-        (lambda x: normalize(x, [0.5, 0.5], [0.2, 0.2]), "got a traced tensor instead"),
-        (lambda x: x * float(x.mean()), "': float() of a traced tensor that depends on the image"),
-        (lambda x: torch.from_numpy(x.numpy()), "': numpy() of a traced tensor that"),
-        (lambda x: x * float(changed(x.new_zeros(()), x).sqrt()), "': float() of a traced tensor that depends"),
+        lambda x: x * float(x.mean()),
+        lambda x: x * float(changed(x.new_zeros(()), x).sqrt()),
         # Of black images, too, that is 0.
-        (lambda x: x * float(changed(x.new_zeros(()), 0 * x)), "': float() of a traced tensor that depends"),
-        (lambda x: x * float(of_a_changed_view(x)), "': float() of a traced tensor that depends"),
-        (lambda x: x * float(changed(torch.ones(()).to(x), x).numpy()), "': numpy() of a traced tensor that depends"),
-        (lambda x: torch.from_numpy(np.sort(x)), "'(lambda x: torch.from_numpy(np.sort(x))"),
-        (lambda x: x if x.mean() > 0 else -x, "'(lambda x: x if x.mean() > 0 else -x"),
+        lambda x: x * float(changed(x.new_zeros(()), 0 * x)),
+        lambda x: x * float(of_a_changed_view(x)),
+        lambda x: x * float(changed(torch.ones(()).to(x), x).numpy()),
+        lambda x: torch.from_numpy(x.numpy()),
+        lambda x: torch.from_numpy(np.sort(x)),
+        lambda x: x * x.amax().item(),
+        lambda x: x * x.amax((2, 3)).tolist()[0][0],
+        lambda x: x if x.mean() > 0 else -x,
     ],
 )
-def test_an_error_of_tracing_says_tensor_for_a_traced_value(function: Callable[[Tensor], Tensor], found: str) -> None:
+def test_numbers_of_the_image_are_not_told(function: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         to_relu_network(calls(function), SHAPE)
-    assert found in raised.value.found
-    assert re.search(r"\(\w+\.py, line \d+, '.+': ", raised.value.found)
+    assert "reads numbers of the image" in raised.value.found
+    assert "test_tracing.py, line" in raised.value.found
 
 
 def assigned(x: Tensor) -> Tensor:
@@ -263,7 +246,7 @@ def assigned(x: Tensor) -> Tensor:
 
 
 def assigned_to_zeros(x: Tensor) -> Tensor:
-    y = torch.zeros(x.shape)
+    y = x.new_zeros(x.shape)
     y[:, :1] = x[:, 1:]
     return y
 
@@ -274,11 +257,14 @@ def assigned_to_images(x: Tensor) -> Tensor:
     return y
 
 
-@pytest.mark.parametrize("function", [assigned, assigned_to_zeros, assigned_to_images])
-def test_parts_are_to_be_joined_instead_of_assigned(function: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(UnsupportedModelError) as raised:
-        to_relu_network(calls(function), SHAPE)
-    assert "torch.cat" in raised.value.hint
+@pytest.mark.parametrize("function", [assigned, assigned_to_zeros])
+def test_parts_may_be_assigned(function: Callable[[Tensor], Tensor]) -> None:
+    assert_is_read(calls(function))
+
+
+def test_parts_are_not_chosen_by_the_image() -> None:
+    with pytest.raises(UnsupportedModelError):
+        to_relu_network(calls(assigned_to_images), SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -294,12 +280,12 @@ def test_sensor_data_with_the_channels_last_is_to_be_given_with_the_channels_fir
 
 
 def test_threads_convert_at_the_same_time() -> None:
-    """What torch.fx replaces while it traces, and standard output, belong to all threads."""
-    before = sys.stdout, builtins.isinstance, nn.Module.__call__
+    """Standard output and the hooks of modules belong to all threads."""
+    before = sys.stdout, nn.Module.__call__
     models = [calls(torch.relu) for _ in range(24)]
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda model: Source.from_module(model, SHAPE).network, models))
     assert [network.layers[0].synapse.weight.tolist() for network in found] == [
         to_relu_network(model, SHAPE).layers[0].synapse.weight.tolist() for model in models
     ]
-    assert (sys.stdout, builtins.isinstance, nn.Module.__call__) == before
+    assert (sys.stdout, nn.Module.__call__) == before

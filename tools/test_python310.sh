@@ -23,13 +23,12 @@ python3 -m uv pip install --quiet --no-config --python "$python" '.[lava,nir,swe
 print("Python", platform.python_version(), "NumPy", numpy.__version__, "torch", torch.__version__, "pytest", pytest.__version__)'
 
 # CUDA tensors without a GPU, which fake ones are, need a later torch. Repetition is left to the newer Python: numba and
-# its cache (test_compiled.py) are the same here, and each method, relays and images in shards have other tests. The recorded
-# reader (test_read.py), which no command uses yet, needs a later torch.
+# its cache (test_compiled.py) are the same here, and each method, relays and images in shards have other tests.
 "$python" -m pytest -q -m "not slow and not lava and not browser and not slurm" \
     -k "not on_a_gpu and not a_file_is_the_same_in_every_split and not by_every_method" \
     --ignore tests/test_cli.py --ignore tests/test_pipeline.py --ignore tests/test_train.py --ignore tests/test_check.py \
     --ignore tests/robustness/test_damage.py --ignore tests/test_benchmark.py --ignore tests/test_reproduce.py \
-    --ignore-glob 'tests/test_onnx*.py' --ignore tests/test_compiled.py --ignore tests/test_read.py
+    --ignore-glob 'tests/test_onnx*.py' --ignore tests/test_compiled.py
 "$python" -m pytest -q -m lava -k "hand_trace or everything_else_works" \
     tests/test_lava.py tests/test_lava_circuit.py tests/test_python.py
 python3 -m uv run loihi-convert doctor --lava-python "$python"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import linecache
 import re
 import sys
@@ -33,9 +32,6 @@ _NO_FORWARD: Final = 'required "forward" function'
 # Few CNNs have as many input channels.
 _UNLIKE_CHANNELS: Final = 11
 
-ModelState = dict[str, tuple[Tensor, int]]
-"""The parameters and buffers of a model, by name, with their `version`."""
-
 _ALONE: Final = threading.RLock()
 
 
@@ -43,7 +39,7 @@ _ALONE: Final = threading.RLock()
 def users_code() -> Iterator[None]:
     """Run the user's code: in one thread at a time, and what it prints on stderr, as it is not output of a command.
 
-    Standard output belongs to all threads, and so do the methods of `nn.Module` that torch.fx replaces during a trace.
+    Standard output belongs to all threads.
     """
     with _ALONE, contextlib.redirect_stdout(sys.stderr):
         yield
@@ -183,70 +179,17 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return next((each.dtype for each in nn.Module.parameters(model) if each.is_floating_point()), torch.float32)
 
 
-def state_of(model: nn.Module) -> ModelState:
-    """Return the parameters and buffers, by name, with their `version`."""
-    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
-    return {name: (tensor, version(tensor)) for name, tensor in tensors}
-
-
-def require_same_again(model: nn.Module, example: Tensor, before: ModelState) -> None:
-    """Refuse a model that computes something else at the next call, since it has changed its state ``before``."""
-    known = {(name, id(tensor), count) for name, (tensor, count) in before.items()}
-    now = state_of(model).items()
-    changed = next((name for name, (tensor, count) in now if (name, id(tensor), count) not in known), None)
-    if changed is not None:
-        found = f"its forward changes {changed}, and thereby the outputs of its next call"
-        _require_same_outputs(model, example, found, f"Let it work on a copy: self.{changed}.clone().")
-
-
 def require_not_random(model: nn.Module, example: Tensor) -> None:
     """Refuse a model whose outputs for the same random images like ``example`` differ between two calls."""
-    hint = "Leave random numbers out of its forward in eval mode: make them only if self.training."
-    _require_same_outputs(model, example, "its outputs for the same images differ from call to call", hint)
-
-
-def _require_same_outputs(model: nn.Module, example: Tensor, found: str, hint: str) -> None:
     images = _random_like(example)
     with torch.no_grad(), users_code():
         first, second = (scores_of(model(images.clone())) for _ in range(2))
     if _differ(first, second):
-        expected = "must compute the same outputs for the same images at each call"
-        raise UnsupportedModelError(found, where=type(model).__name__, expected=expected, hint=hint)
-
-
-def version(tensor: Tensor) -> int:
-    """Return how often ``tensor``, or a view of it, was changed in place; 0 for one of inference mode."""
-    try:
-        return tensor._version
-    except RuntimeError:
-        # torch does not count there.
-        return 0
-
-
-def require_forward_alone(name: str, module: nn.Module, example: Tensor) -> None:
-    """Refuse a module whose outputs differ from those of its class's forward, on random inputs like ``example``.
-
-    Hooks that compute weights (pruning, weight norm) or only record values change nothing.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If hooks, or a ``forward`` set on the instance, change its outputs.
-    """
-    if not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)):
-        return
-    inputs = _random_like(example)
-    with torch.no_grad(), users_code():
-        called = scores_of(module(inputs.clone()))
-        alone = scores_of(type(module).forward(module, inputs.clone()))
-    if not isinstance(alone, Tensor):
-        return
-    if not isinstance(called, Tensor) or called.shape != alone.shape or not called.allclose(alone, equal_nan=True):
         raise UnsupportedModelError(
-            f"{type(module).__name__} has hooks, or a forward set on the instance, that change its outputs",
-            where=name,
-            expected="supported: outputs that the forward of its class computes",
-            hint="Compute them in the forward of the CNN.",
+            "its outputs for the same images differ from call to call",
+            where=type(model).__name__,
+            expected="must compute the same outputs for the same images at each call",
+            hint="Leave random numbers, and changes of its state, out of its forward in eval mode.",
         )
 
 

@@ -1,6 +1,6 @@
 """The operations that a CNN is read as; all others are refused, with the layer and advice.
 
-`from_torch.layers` finds the operation of a module or function, `from_torch.reader` those of a whole CNN.
+`reading` finds them: `reader` in a module, which `from_onnx` and `from_nir` make of files.
 """
 
 from __future__ import annotations

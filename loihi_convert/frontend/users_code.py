@@ -24,6 +24,7 @@ from torch.nn.parameter import is_lazy
 from loihi_convert.choices import Architecture
 from loihi_convert.errors import UnsupportedModelError, UsageError, did_you_mean, is_lack_of_memory
 from loihi_convert.frontend.model_runs import users_code
+from loihi_convert.frontend.operations import BEFORE_QUANTIZATION
 
 _MAX_NAMES: Final = 4
 
@@ -35,6 +36,11 @@ _NOT_THE_USERS: Final = (
 )
 
 _ARCH: Final = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<name>\w+(\.\w+)*)(?P<arguments>\(.*\))?", re.DOTALL)
+
+# A `FloatFunctional` is there before quantization, too.
+_QUANTIZED: Final = re.compile(
+    r"torch\.(ao\.)?nn\.\w*\.?(quantized|qat)\.(?!.*FloatFunctional)|torch\.ao\.quantization\.(observer|fake_quantize)"
+)
 
 _Result = TypeVar("_Result")
 
@@ -327,6 +333,8 @@ def require_layers(model: nn.Module) -> None:
                 "comes from torch.export",
                 "Convert the module that was exported; state_dict() has its weights.",
             )
+        elif _QUANTIZED.match(f"{type(part).__module__}.{type(part).__name__}"):
+            found, hint = "is quantized, or prepared for it", BEFORE_QUANTIZATION
         elif any(tensor.is_meta for tensor in _tensors([part])):
             found, hint = "is on the meta device", "Build it on the CPU, and load its state dict."
         else:

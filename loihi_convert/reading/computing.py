@@ -13,8 +13,6 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Array
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.from_torch.pools import adaptive_pool, average_pool, max_pool
-from loihi_convert.frontend.from_torch.quantized_relu import rounded_relu
 from loihi_convert.frontend.operations import (
     BEFORE_QUANTIZATION,
     PRODUCTS,
@@ -26,6 +24,8 @@ from loihi_convert.frontend.operations import (
     refuse,
 )
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.reading.pools import adaptive_pool, average_pool, max_pool
+from loihi_convert.reading.quantized_relu import rounded_relu
 from loihi_convert.reading.recording import Call
 from loihi_convert.reading.values import IMAGES, Value, counted, map_shape
 
@@ -114,16 +114,13 @@ def _batch_norm(reader: Reader, call: Call) -> Value:
 
 def _average_pool(reader: Reader, call: Call) -> Value:
     number = _maps(reader, call)
-    names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-    given = dict(zip(names, call.args, strict=False))
-    pool = average_pool(given, reader.nodes[number].shape, map_shape(call.shape), is_signal=False)
+    pool = average_pool(reader.nodes[number].shape, map_shape(call.shape), *call.args[1:])
     return reader.add(pool, (number,), call.shape)
 
 
 def _max_pool(reader: Reader, call: Call) -> Value:
     number = _maps(reader, call)
-    given = dict(zip(("input", "kernel_size", "stride", "padding", "dilation"), call.args, strict=False))
-    pool = max_pool(given, reader.nodes[number].shape, map_shape(call.shape), is_signal=False)
+    pool = max_pool(reader.nodes[number].shape, map_shape(call.shape), *call.args[1:])
     return reader.add(pool, (number,), call.shape)
 
 

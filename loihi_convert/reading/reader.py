@@ -30,7 +30,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.cnn.class_scores import scores_name, scores_of
 from loihi_convert.errors import UnsupportedModelError, first_line
-from loihi_convert.frontend.from_torch.quantized_relu import clipped_rounding
 from loihi_convert.frontend.graph import Graph, Node, clipped_once, left_by_sum, pruned
 from loihi_convert.frontend.model_runs import (
     dtype_of,
@@ -56,7 +55,8 @@ from loihi_convert.frontend.operations import (
 )
 from loihi_convert.reading.computing import COMPUTING, require_two_alike
 from loihi_convert.reading.elementwise import POINTS, Fitted, fitted, per_channel
-from loihi_convert.reading.recording import Call, Place, Recorder, is_printed
+from loihi_convert.reading.quantized_relu import clipped_rounding
+from loihi_convert.reading.recording import Call, Place, Recorder, is_printed, plain_tensor, users_line
 from loihi_convert.reading.values import IMAGES, Lost, Value, counted, evaluated, leaves, map_shape, mapped, places
 
 MOST_NODES: Final = 100_000
@@ -87,6 +87,9 @@ _MOVES: Final = _IN_ORDER | frozenset(
 )
 # fmt: on
 
+_INDICES: Final = {"index": 1, "index_put": 1, "index_select": 2, "gather": 2, "take": 1}
+"""Movements by indices: which argument these are."""
+
 _ASKED: Final = frozenset(["_local_scalar_dense", "is_nonzero", "equal"])
 """Operations by which Python learns a number."""
 
@@ -113,8 +116,7 @@ def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
     images = torch.rand(IMAGES, *shape, dtype=dtype_of(model), generator=torch.Generator().manual_seed(0))
     reader = Reader(type(model).__name__, input_shape, images)
     try:
-        with _buffers_kept(model):
-            returned = reader.run(model, images)
+        returned = reader.run(model, images)
     except UnsupportedModelError:
         raise
     # The user's forward may raise any exception.
@@ -133,17 +135,23 @@ def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
 
 
 @contextlib.contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Leave ``model`` with the buffers that it has now."""
-    kept = [(module, dict(module._buffers)) for module in model.modules()]
-    copies = [(each, each.clone()) for _, held in kept for each in held.values() if each is not None]
+def _functional(model: nn.Module) -> Iterator[None]:
+    """Let changes in place change no memory; give ``model`` its own buffers back at the end."""
+    kept = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    copies: dict[int, Tensor] = {}
+    for buffers, own in kept:
+        for name, tensor in own.items():
+            if tensor is not None:
+                copy = tensor.clone() if tensor.is_inference() else tensor
+                buffers[name] = copies.setdefault(id(tensor), torch._to_functional_tensor(copy))
+    torch._enable_functionalization(reapply_views=True)
     try:
         yield
     finally:
-        for module, held in kept:
-            module._buffers.update(held)
-        for tensor, copied in copies:
-            tensor.copy_(copied)
+        torch._disable_functionalization()  # type: ignore[no-untyped-call]
+        for buffers, own in kept:
+            buffers.clear()
+            buffers.update(own)
 
 
 class Reader:
@@ -167,7 +175,7 @@ class Reader:
         self._values: MutableMapping[Tensor, Value | Lost] = WeakTensorKeyDictionary()
         self._values[images] = Value(images.shape, 0)
         self._recorder = Recorder(self)
-        self.place = Place("", "", "", 0, "")
+        self.place = Place("", "", "", 0)
         # The obstacle of a call of a module, of which one is told.
         self._refused: dict[int, int] = {}
 
@@ -180,19 +188,9 @@ class Reader:
         # It was imported if there is something compiled.
         if (dynamo := sys.modules.get("torch._dynamo")) is not None:
             forward = dynamo.disable(forward)
-        torch._enable_functionalization(reapply_views=True)
-        try:
-            with users_code(), self._recorder.watching(model), self._recorder:
-                returned = forward()
-                return returned, self._valued(scores_of(returned))
-        finally:
-            torch._disable_functionalization()  # type: ignore[no-untyped-call]
-
-    def _valued(self, tensor: Any) -> Any:
-        if isinstance(tensor, Tensor) and torch._is_functional_tensor(tensor):
-            torch._sync(tensor)  # type: ignore[attr-defined, no-untyped-call]
-            tensor = torch._from_functional_tensor(tensor)
-        return self.of(tensor)
+        with users_code(), self._recorder.watching(model), _functional(model), self._recorder:
+            returned = forward()
+            return returned, self.of(plain_tensor(scores_of(returned)))
 
     def graph(self, returned: Any, found: Any) -> Graph:
         """Return the graph of what the output needs: ``found``, of all that is ``returned``."""
@@ -212,7 +210,7 @@ class Reader:
                 "torch.cat(outputs, 1).",
             )
         node = self.nodes[self.plain(found).node or 0]
-        self.place = Place(node.name, node.kind, "", 0, "")
+        self.place = Place(node.name, node.kind, "", 0)
         with placed_at(node.name, node.kind):
             value, notes = self._as_output(found)
             if (entry := scores_name(returned)) is not None:
@@ -251,7 +249,7 @@ class Reader:
         if not (taken or lost or call.is_random) or call.name in _SHAPED:
             return
         if call.name in _ASKED and (taken or lost):
-            self._tell(taken)
+            self.asked()
             return
         after = max(taken, key=lambda each: each.node or 0).after if taken else ""
         place = self.place = self._recorder.place(call, after)
@@ -260,6 +258,8 @@ class Reader:
             return
         try:
             with place.named():
+                if call.obstacle is not None:
+                    raise call.obstacle
                 result = leaves(self._read(call, taken))
                 self._require_few()
         except UnsupportedModelError as obstacle:
@@ -281,11 +281,11 @@ class Reader:
         if len(self.nodes) > MOST_NODES:
             refuse(f"is operation {MOST_NODES:,}", supported="smaller networks", hint="Convert parts of it.")
 
-    def _tell(self, taken: Sequence[Value]) -> None:
-        """A number of the image is asked for."""
+    def asked(self) -> None:
+        """Refuse to tell a number of the image, unless it is only printed."""
         if is_printed():
             return
-        line = self._recorder.line()
+        line = users_line()
         raise UnsupportedModelError(
             "its forward reads numbers of the image, or branches on them" + (f" ({line})" if line else ""),
             where=self._name,
@@ -327,7 +327,8 @@ class Reader:
                 hint="Make random numbers only if self.training; pass training=self.training.",
             )
         if call.whole is not None:
-            return self.add(call.whole, (self.number(taken[0]),), call.shape)
+            threshold = None if call.whole.threshold is None else np.broadcast_to(call.whole.threshold, call.shape[1])
+            return self.add(replace(call.whole, threshold=threshold), (self.number(taken[0]),), call.shape)
         if call.name in _SAME or (call.name == "_to_copy" and not taken[0].is_pending and self._keeps_numbers(call)):
             return taken[0].copied()
         if call.name in COMPUTING:
@@ -336,7 +337,7 @@ class Reader:
             return self._elementwise(call, taken)
         if call.name in _MOVES:
             return self._moved(call, taken)
-        return refuse("has no spiking equivalent here", hint=PRODUCTS if len(taken) > 1 else "")
+        return refuse("has no spiking equivalent here")
 
     def _keeps_numbers(self, call: Call) -> bool:
         if not call.out.is_floating_point() and call.out.dtype != torch.bool:
@@ -475,6 +476,9 @@ class Reader:
             return Value(call.shape, first.node)
         if not call.shape.numel() and call.name in ("cat", "stack"):
             refuse("joins empty tensors")
+        at = _INDICES.get(call.name)
+        if at is not None and any(isinstance(each, Value) for each in leaves(self.of(call.args[at]))):
+            refuse("takes indices that depend on the image")
         taken = [self.plain(each) for each in taken]
         args, kwargs = self.given(call, taken)
         if call.name == "cat" and (joined := self._joined_channels(call, args)) is not None:

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loihi_convert.cnn.qcfs import Qcfs
@@ -33,6 +34,8 @@ WHOLE: Final = (Qcfs, FiringRate)
 _FUNCTIONS: Final = {
     "addmm": "linear",
     "mm": "matmul",
+    "bmm": "matmul",
+    "mv": "matmul",
     "div": "truediv",
     "native_batch_norm": "batch_norm",
     "max_pool2d_with_indices": "max_pool2d",
@@ -53,7 +56,9 @@ _FUNCTIONS: Final = {
     "_prelu_kernel": "prelu",
     "_upsample_nearest_exact2d": "interpolate",
     "_upsample_nearest_exact1d": "interpolate",
-    "pow": "pow",
+    "linalg_vector_norm": "norm",
+    "fake_quantize_per_tensor_affine_cachemask": "fake_quantize_per_tensor_affine",
+    "_scaled_dot_product_flash_attention_for_cpu": "scaled_dot_product_attention",
 }
 """The functions that users call, by ATen's names."""
 
@@ -78,26 +83,16 @@ class Place:
         The module's name, or empty for a function.
     call
         Counts the calls of modules: equal for operations of one call.
-    line
-        The user's line, ``file, line n: 'text'``, for a function.
     """
 
     name: str
     kind: str
     module: str
     call: int
-    line: str
 
-    @contextlib.contextmanager
-    def named(self) -> Iterator[None]:
+    def named(self) -> contextlib.AbstractContextManager[None]:
         """Add the place to an error that has none."""
-        try:
-            with placed_at(self.name, self.kind):
-                yield
-        except UnsupportedModelError as error:
-            if error.where == self.name and self.line and self.line not in error.found:
-                error.found = f"{error.found} ({self.line})"
-            raise
+        return placed_at(self.name, self.kind)
 
     def error(self, found: str) -> UnsupportedModelError:
         """Return an error about an operation there."""
@@ -110,7 +105,10 @@ class Place:
 
 @dataclass(eq=False)
 class Call:
-    """One ATen operation with its arguments and its result; ``whole``: the module that it stands for, of `WHOLE`."""
+    """One ATen operation with its arguments and its result.
+
+    ``whole``: the module that it stands for, of `WHOLE`; ``obstacle``: why it is not among `SIMPLER`.
+    """
 
     target: Any
     name: str
@@ -118,6 +116,7 @@ class Call:
     kwargs: dict[str, Any]
     out: Any
     whole: Relu | None = None
+    obstacle: UnsupportedModelError | None = None
 
     @property
     def is_elementwise(self) -> bool:
@@ -127,7 +126,8 @@ class Call:
     @property
     def is_random(self) -> bool:
         """Whether it draws from torch's own generator; one of the model is seen by running the model again."""
-        return torch.Tag.nondeterministic_seeded in self.target.tags and self.kwargs.get("generator") is None
+        is_tagged = torch.Tag.nondeterministic_seeded in self.target.tags and "attention" not in self.name
+        return is_tagged and self.kwargs.get("generator") is None
 
     @property
     def shape(self) -> torch.Size:
@@ -147,6 +147,9 @@ class Listener(Protocol):
     def depends(self, tree: Any) -> bool:
         """Return whether some tensor in ``tree`` depends on the image."""
 
+    def asked(self) -> None:
+        """Python asks for a number of the image."""
+
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Reports every ATen operation to a listener, in the words of `SIMPLER` where it has some."""
@@ -158,7 +161,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._calls = 0
         self._names = Counter[str]()
         # The operation that others stand for.
-        self._place: tuple[Any, str] | None = None
+        self._place: tuple[str, int] | None = None
         self._whole: Relu | None = None
 
     @classmethod
@@ -171,15 +174,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name: str = target.overloadpacket._qualified_op_name.split("::")[1]
         is_outer = self._place is None
         if is_outer:
-            self._place = (target, name)
+            self._calls += 1
+            self._place = (name, self._calls)
+        obstacle = None
         try:
             if name in SIMPLER and self._listener.depends((args, kwargs)):
-                with self:
-                    found = SIMPLER[name](self._listener.depends, *args, **kwargs)
-                if found is not NotImplemented:
-                    return found
+                try:
+                    with self:
+                        found = SIMPLER[name](self._listener.depends, *args, **kwargs)
+                    if found is not NotImplemented:
+                        return found
+                except UnsupportedModelError as error:
+                    obstacle = error
             out = target(*args, **kwargs)
-            self._listener.take(Call(target, name, args, kwargs, out, self._whole))
+            if name.startswith(("empty", "new_empty")) and out.is_floating_point():
+                # What is in new memory differs from call to call, and between images.
+                out.zero_()
+            self._listener.take(Call(target, name, args, kwargs, out, self._whole, obstacle))
             return out
         finally:
             if is_outer:
@@ -192,24 +203,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if leaf is not None:
             path, module, number = leaf
             count = self._counted(path.replace(".", "_"), number)
-            name = path if count == 0 else f"{path.replace('.', '_')}_{count} (after {after})"
-            return Place(name, type(module).__name__, path, number, "")
-        _, called = self._place
+            name = path if count == 0 else f"{path} (after {after})"
+            return Place(name, type(module).__name__, path, number)
+        called, number = self._place
         kind = _FUNCTIONS.get(called, called.strip("_"))
         if called == "convolution":
             kind = f"conv{call.args[1].ndim - 2}d"
-        count = self._counted(kind, id(self._place))
+        count = self._counted(kind, number)
         name = kind if count == 0 else f"{kind}_{count}"
         caller = self._inside[-1][0] if self._inside else ""
         if caller and not after.startswith(f"{caller}."):
             name = f"{name} (in {caller})"
         elif after:
             name = f"{name} (after {after})"
-        return Place(name, kind, "", 0, self.line())
-
-    def line(self) -> str:
-        """Return the user's line that is running, as ``file, line n, 'text'``; empty if there is none."""
-        return _users_line()
+        return Place(name, kind, "", 0)
 
     def _counted(self, name: str, call: int) -> int:
         """How many others have this name; the same for all operations of one call."""
@@ -223,12 +230,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Notice which modules of ``model`` are called."""
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_Reading(self._listener))
             for name, module in model.named_modules():
                 if isinstance(module, WHOLE):
                     module.forward = self._standing_for(module)  # type: ignore[assignment, method-assign]
                     stack.callback(vars(module).pop, "forward")
-                if isinstance(module, torch.jit.ScriptModule):
-                    continue
                 stack.callback(module.register_forward_pre_hook(self._entering(name), prepend=True).remove)
                 stack.callback(module.register_forward_hook(self._left, always_call=True).remove)
             yield
@@ -244,14 +250,39 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._inside.pop()
 
     def _standing_for(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        operation = _whole(module)
+
         def forward(x: Tensor) -> Tensor:
-            self._whole = _whole(module)
+            self._whole = operation
             try:
                 return x.clone()
             finally:
                 self._whole = None
 
         return forward
+
+
+class _Reading(TorchFunctionMode):
+    """Lets Python and NumPy read the memory of tensors, which functional ones do not have."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()
+        self._listener = listener
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (Tensor.numpy, Tensor.__array__, Tensor.tolist):
+            args = (plain_tensor(args[0]), *args[1:])
+            if self._listener.depends(args[0]):
+                self._listener.asked()
+        return function(*args, **(kwargs or {}))
+
+
+def plain_tensor(value: Any) -> Any:
+    """Return what a functional tensor holds; anything else as it is."""
+    if not isinstance(value, Tensor) or not torch._is_functional_tensor(value):
+        return value
+    torch._sync(value)  # type: ignore[attr-defined, no-untyped-call]
+    return torch._from_functional_tensor(value)
 
 
 def is_printed() -> bool:
@@ -264,7 +295,8 @@ def is_printed() -> bool:
     return False
 
 
-def _users_line() -> str:
+def users_line() -> str:
+    """Return the user's line that is running, as ``file, line n, 'text'``; empty if there is none."""
     frame = sys._getframe(1)
     while frame is not None:
         package = frame.f_globals.get("__name__", "").partition(".")[0]

@@ -41,6 +41,17 @@ def _rrelu(
     return NotImplemented if training else torch.nn.functional.leaky_relu(x, (low + high) / 2)
 
 
+def _rrelu_and_noise(depends: Depends, x: Tensor, noise: Tensor, *rest: Any) -> Any:
+    found = _rrelu(depends, x, noise, *rest)
+    return found if found is NotImplemented else (found, noise)
+
+
+def _product_and_sum(
+    depends: Depends, y: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Any:
+    return alpha * torch.mm(x, weight) + beta * y if depends(y) else NotImplemented
+
+
 SIMPLER: Final[Mapping[str, Callable[..., Any]]] = {
     "hardsigmoid": lambda _, x: torch.clamp(x / 6 + 0.5, 0, 1),
     "softshrink": lambda _, x, bound=0.5: torch.relu(x - bound) - torch.relu(-bound - x),
@@ -49,8 +60,13 @@ SIMPLER: Final[Mapping[str, Callable[..., Any]]] = {
     "_prelu_kernel": lambda _, x, slope: torch.where(x > 0, x, slope * x),
     "constant_pad_nd": _padded,
     "rrelu_with_noise": _rrelu,
-    "rrelu_with_noise_functional": lambda depends, x, noise, *rest: (_rrelu(depends, x, noise, *rest), noise),
+    "rrelu_with_noise_functional": _rrelu_and_noise,
     "square": lambda _, x: x * x,
+    "addmm": lambda depends, y, x, w, *, beta=1, alpha=1: (
+        alpha * torch.mm(x, w) + beta * y if depends(y) else NotImplemented
+    ),
+    "fill": lambda depends, x, value: NotImplemented if depends(value) else torch.zeros_like(x) + value,
+    "zero": lambda _, x: torch.zeros_like(x),
 }
 """By ATen's name: the result by other operations, or ``NotImplemented``; the first argument tells what depends on the
 image."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +19,6 @@ from torch.nn import functional
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.from_onnx import shapes
 from loihi_convert.frontend.from_onnx.node import Call, Calls, OnnxNode, as_tensor, unknown
-from loihi_convert.frontend.from_torch.layers import equally_padded
 
 NOT_SUPPORTED: Final = (
     *("LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention", "ConvTranspose", "Resize", "Upsample"),
@@ -355,3 +354,21 @@ WITHOUT_BATCH: Final = frozenset(
 
 SUPPORTED: Final = tuple(kind for kind in OPERATORS if kind not in _REFUSED_LATER)
 """Those that may have a spiking equivalent."""
+
+
+def equally_padded(
+    weight: Array, dilation: Sequence[int], start: Sequence[int], end: Sequence[int]
+) -> tuple[Array, tuple[int, ...], tuple[int, ...]]:
+    """Return the kernel, dilation and padding of the same convolution with equal padding at both ends of each axis.
+
+    ``weight`` is ``(C_out, C_in / groups, ...)``; the kernel has zeros at the end that needs less padding than the
+    other, and between its taps instead of a dilation.
+    """
+    if list(start) == list(end):
+        return weight, tuple(dilation), tuple(start)
+    padding = tuple(map(max, start, end))
+    sizes = [gap * (taps - 1) + 1 for gap, taps in zip(dilation, weight.shape[2:], strict=True)]
+    kernel = np.zeros((*weight.shape[:2], *(n + abs(a - b) for n, a, b in zip(sizes, start, end, strict=True))))
+    places = [slice(p - a, p - a + n, gap) for p, a, n, gap in zip(padding, start, sizes, dilation, strict=True)]
+    kernel[(slice(None), slice(None), *places)] = weight
+    return kernel, (1,) * len(sizes), padding

@@ -52,11 +52,11 @@ file           contains
 `pieces`       the same -> the pieces of its kernel
 ============== ============================================================================================
 
-To add an operation: give it a class in `operations.py`, recognize it in `layers.py` (modules) or `functions.py` of
-`from_torch`, and add a case to `traversal`. The case calls a function from tensors to a tensor, built from those of
-`value` (`summed`, `scaled`, `shifted`, `Value.of_channels`), `linear.through` for any `Window`, and `Populations.add`
-for a ReLU. If no linear map exists, these functions raise `MustBeCarriedError`, and the traversal does the rest. An
-operation that is linear on vectors and may follow the last ReLU belongs in `uses`, too.
+To add an operation: give it a class in `operations.py`, make it in `reading`, and add a case to `traversal`. The case
+calls a function from tensors to a tensor, built from those of `value` (`summed`, `scaled`, `shifted`,
+`Value.of_channels`), `linear.through` for any `Window`, and `Populations.add` for a ReLU. If no linear map exists, these
+functions raise `MustBeCarriedError`, and the traversal does the rest. An operation that is linear on vectors and may
+follow the last ReLU belongs in `uses`, too.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from torch import nn
 from loihi_convert.arrays import Shape
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, require_kind
-from loihi_convert.frontend.from_torch.reader import read_graph
 from loihi_convert.frontend.graph import Graph
 from loihi_convert.frontend.lower.affine import affine_of
 from loihi_convert.frontend.lower.chain import Chain, to_chain
@@ -25,6 +24,7 @@ from loihi_convert.frontend.operations import Affine
 from loihi_convert.frontend.users_code import require_weights, without_wrappers
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.normalization import Normalization, channel_normalization
+from loihi_convert.reading.reader import read_graph
 
 
 def to_relu_network(

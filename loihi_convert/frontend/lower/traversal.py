@@ -221,17 +221,23 @@ def _obstacles_of(graph: Graph) -> Iterator[UnsupportedModelError]:
     """The obstacles of a graph, and the endings before layers that are none."""
     uses = Uses(graph)
     for number, node in enumerate(graph.nodes):
-        others = [graph.nodes[user] for user in graph.users[number]]
         if node.obstacle is not None:
             yield node.obstacle
-        elif node.kind.lower().replace("_", "") in ENDINGS and any(
-            other.obstacle is None and not isinstance(other.operation, Move | Ending) for other in others
-        ):
+        elif node.kind.lower().replace("_", "") in ENDINGS and _is_before_layers(graph, number):
             try:
                 with placed_at(node.name, node.kind):
                     _refuse_before_others(uses, number)
             except UnsupportedModelError as error:
                 yield error
+
+
+def _is_before_layers(graph: Graph, number: int) -> bool:
+    for user in graph.users[number]:
+        node = graph.nodes[user]
+        is_layer = node.obstacle is None and not isinstance(node.operation, Move | Ending)
+        if is_layer or (isinstance(node.operation, Move) and _is_before_layers(graph, user)):
+            return True
+    return False
 
 
 def _refuse_before_others(uses: Uses, number: int) -> NoReturn:

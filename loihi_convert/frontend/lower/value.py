@@ -18,8 +18,9 @@ In ``cat([a, x], 1)``, of shape ``(8, 8, 8)``, both windows are identities, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -172,11 +173,26 @@ Tensor = Value | tuple[Features, ...]
 def summed(values: Sequence[Value], factors: Sequence[float], name: str = "") -> Value:
     """Return the sum of ``values``, each times its factor; all have the same shape."""
     parts = [scaled(value, factor) for value, factor in zip(values, factors, strict=True)]
-    terms = tuple(term for part in parts for term in part.terms)
+    terms = _joined(term for part in parts for term in part.terms)
     constants = [part.constant for part in parts if part.constant is not None]
     if len({constant.ndim for constant in constants}) > 1:
         constants = [part.map_of_constant() for part in parts]
     return Value(values[0].shape, terms, sum(constants) if constants else None, name)  # type: ignore[arg-type]
+
+
+def _joined(terms: Iterable[Term]) -> tuple[Term, ...]:
+    """The same sum, with one term for those that differ only by their weights: else doublings would double them."""
+    found = dict[Any, Term]()
+    for term in terms:
+        window = term.window
+        key = (
+            *(term.source, term.source_channels.tobytes(), term.channels.tobytes(), term.size, window.weight.shape),
+            *(getattr(window, each.name) for each in fields(window) if each.name != "weight"),
+        )
+        if key in found:
+            window = replace(window, weight=found[key].window.weight + window.weight)
+        found[key] = replace(term, window=window)
+    return tuple(found.values())
 
 
 def scaled(value: Value, gains: float | Array) -> Value:

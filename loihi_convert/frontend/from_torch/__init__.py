@@ -1,1 +1,0 @@
-"""PyTorch modules as a graph of operations."""
