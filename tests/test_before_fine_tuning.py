@@ -16,7 +16,7 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
 from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
 from loihi_convert.frontend.source import open_source
-from loihi_convert.pipeline.opened_file import open_file
+from loihi_convert.pipeline.origin import open_file
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.sweep.conversion import ConversionCell, open_network
 from loihi_convert.sweep.setting import ConversionSetting, ImageChoice, NetworkFile

@@ -40,8 +40,8 @@ from loihi_convert.cells.dask_workers import DaskWorkers
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError, InputError, PlatformError
 from loihi_convert.pipeline import running, shards
-from loihi_convert.pipeline.opened_file import open_file
 from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.origin import open_file
 from loihi_convert.simulation.image_shards import shards as divided
 
 pytestmark = pytest.mark.slow

@@ -32,7 +32,7 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import RangeError, UnsupportedModelError
 from loihi_convert.frontend.lower import lowered
-from loihi_convert.frontend.lower.chain import Chain
+from loihi_convert.frontend.lower.lowering import Chain
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 TIMESTEPS = 4

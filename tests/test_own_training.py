@@ -49,7 +49,7 @@ from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.task import classes_of
 from loihi_convert.normalization import Normalization
-from loihi_convert.pipeline.opened_file import open_file
+from loihi_convert.pipeline.origin import open_file
 from loihi_convert.simulation.relu import cnn_scores
 
 # Some tests fine-tune CNNs that were not trained before, or on few images.

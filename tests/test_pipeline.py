@@ -35,8 +35,8 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin
 from loihi_convert.netx import hdf5, native
 from loihi_convert.pipeline import exporting, origin, running
-from loihi_convert.pipeline.opened_file import open_file
 from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.origin import open_file
 
 TRACED = RunOptions(trace=True)
 

@@ -17,7 +17,7 @@ from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, VerificationError
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
-from loihi_convert.pipeline.opened_file import OpenedFile, open_file
+from loihi_convert.pipeline.origin import OpenedFile, open_file
 from loihi_convert.pipeline.running import run_into_folder
 
 NAMES = ("a.net", "b.net", "c.net")

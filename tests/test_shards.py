@@ -22,8 +22,8 @@ from loihi_convert.backends.result import RunResult, concatenated
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
 from loihi_convert.pipeline import running, shards
-from loihi_convert.pipeline.opened_file import open_file
 from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.origin import open_file
 from loihi_convert.pipeline.shards import ImagesRun, joined_runs
 from loihi_convert.simulation import image_shards
 from loihi_convert.simulation.blocks import block_multiple

@@ -19,8 +19,8 @@ from loihi_convert.backends import open_backend
 from loihi_convert.data import DataSplits, StoredImages, load_data, stored_images
 from loihi_convert.errors import DataError
 from loihi_convert.pipeline import running
-from loihi_convert.pipeline.opened_file import open_file
 from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.origin import open_file
 from loihi_convert.simulation import image_shards
 
 SHAPE = (1, 8, 8)

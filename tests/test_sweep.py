@@ -41,7 +41,7 @@ from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.frontend.source import open_source
 from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline import exporting, running
-from loihi_convert.pipeline.opened_file import open_file
+from loihi_convert.pipeline.origin import open_file
 from loihi_convert.sweep import conversion
 from loihi_convert.sweep.conversion import CellResult, ConversionCell
 from loihi_convert.sweep.front import COSTS, Found, cost, front, quality

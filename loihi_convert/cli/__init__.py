@@ -26,8 +26,7 @@ from loihi_convert.cli.reproduce import reproduce
 from loihi_convert.cli.run import run
 from loihi_convert.cli.sweep import sweep
 from loihi_convert.cli.train import train
-from loihi_convert.cli.verb import Verb, Verbs
-from loihi_convert.cli.with_options import with_options
+from loihi_convert.cli.with_options import Verb, Verbs, with_options
 from loihi_convert.dependencies import missing_error, missing_packages
 from loihi_convert.errors import InputError
 

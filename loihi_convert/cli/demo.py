@@ -47,7 +47,7 @@ def demo(
     from loihi_convert.conversion.options import require_timesteps
     from loihi_convert.data import load_data
     from loihi_convert.pipeline import exporting, running
-    from loihi_convert.pipeline.opened_file import open_file
+    from loihi_convert.pipeline.origin import open_file
     from loihi_convert.progress import progress_bar
     from loihi_convert.report.pictures import write_figure
     from loihi_convert.runs.run_folder import RUNS, dated_name

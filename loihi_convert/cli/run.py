@@ -16,10 +16,9 @@ from loihi_convert.choices import BackendName
 from loihi_convert.cli import options
 from loihi_convert.cli.cluster import NO_SHARD, PlaceOptions
 from loihi_convert.cli.dry_run import show_run_plan
-from loihi_convert.cli.external import run_external
-from loihi_convert.cli.graded import run_graded
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.cli.options import BoardOptions, CnnOptions
+from loihi_convert.cli.run_other import run_external, run_graded
 from loihi_convert.cli.run_output import say_run
 from loihi_convert.cli.run_request import RunRequest
 from loihi_convert.cli.wrong_files import NETX, require_netx
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from loihi_convert.cli.cluster import Place
     from loihi_convert.data import DataSplits
     from loihi_convert.ir.quantized import QuantizedNetwork
-    from loihi_convert.pipeline.opened_file import OpenedFile
+    from loihi_convert.pipeline.origin import OpenedFile
     from loihi_convert.pipeline.run_results import RunFolder
 
 EARLY_EXIT: Final = "Early exit"
@@ -156,7 +155,7 @@ def run(
 def _run_exported(request: RunRequest, read: tuple[QuantizedNetwork, str], place: Place) -> None:
     """Run files that `export` wrote; ``read`` are the network and the SHA-256 of the first."""
     from loihi_convert.pipeline import running
-    from loihi_convert.pipeline.opened_file import open_file
+    from loihi_convert.pipeline.origin import open_file
     from loihi_convert.progress import progress_bar
 
     run_options = request.options

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
+import typer.core
 
+from loihi_convert.cli.console import echoed
 from loihi_convert.errors import with_flags
 from loihi_convert.options import BASICS, Option, meanings, names_of, one_choice, options_of
 
@@ -97,3 +99,35 @@ def _parameter(option: Option, flags: dict[str, str]) -> inspect.Parameter:
     typed |= {"help": text, "metavar": metavar, "show_default": default is not None}
     option_info = typer.Option(default, *names, rich_help_panel=option.flag.panel, **typed)
     return make(annotation=optional, default=option_info)
+
+
+# typer uses its own private copies of click's classes here.
+_OfClick = Any
+
+
+class _WithoutTypes:
+    """What `Verb` and `Verbs` have in common."""
+
+    def get_params(self, ctx: _OfClick) -> list[Any]:
+        """Return the parameters, ``--help`` included."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if isinstance(parameter, typer.core.TyperArgument):
+                # typer shows an argument's type beside its metavar, an option's only without one.
+                parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+            elif parameter.is_flag:
+                parameter.metavar = ""
+        return parameters
+
+    def format_help(self, ctx: _OfClick, formatter: _OfClick) -> None:
+        """Print the help page; typer itself would not handle what stdout cannot encode or write."""
+        with echoed():
+            super().format_help(ctx, formatter)  # type: ignore[misc]
+
+
+class Verb(_WithoutTypes, typer.core.TyperCommand):
+    """A verb; typer itself would show ``--help <bool>`` and ``MODEL <path>``."""
+
+
+class Verbs(_WithoutTypes, typer.core.TyperGroup):
+    """The command line; see `Verb`."""

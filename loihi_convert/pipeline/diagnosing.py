@@ -16,9 +16,8 @@ from loihi_convert.metrics.advice import advice, image_notes, verdict
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.own_accuracy import own_accuracy
-from loihi_convert.pipeline.opened_file import OpenedFile
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import doubt, float_network, is_made_from
+from loihi_convert.pipeline.origin import OpenedFile, doubt, float_network, is_made_from
 from loihi_convert.pipeline.running import run
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report.diagnosis_tables import cause_table, divergence_table

@@ -176,7 +176,7 @@ def run_graded_into_folder(
     is_stream
         Whether the images are the frames of one sequence, see `run_graded`.
     model, arch
-        The CNN, as in `opened_file.open_file`.
+        The CNN, as in `origin.open_file`.
 
     Raises
     ------

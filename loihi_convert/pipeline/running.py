@@ -16,9 +16,8 @@ from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
-from loihi_convert.pipeline.opened_file import OpenedFile, open_file
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import notes_on_images
+from loihi_convert.pipeline.origin import OpenedFile, notes_on_images, open_file
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
 from loihi_convert.pipeline.shards import (
     FileWork,

@@ -18,8 +18,8 @@ from loihi_convert.backends.result import RunResult, concatenated, concatenated_
 from loihi_convert.choices import BackendName
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256
-from loihi_convert.pipeline.opened_file import OpenedFile
 from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.origin import OpenedFile
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.cnn_classes import comparable_scores
 from loihi_convert.simulation.image_shards import Shard

@@ -97,6 +97,8 @@ _KEPT_PROBES: Final = 4
 """Most nodes of which a value is kept as a function."""
 
 
+# In inference mode PyTorch does not take operations apart.
+@torch.inference_mode(False)
 @torch.no_grad()
 def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
     """Return the operations of ``model``, which must be in eval mode, for images ``(C, H, W)``.

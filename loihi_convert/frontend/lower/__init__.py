@@ -24,39 +24,31 @@ Example: ``x = relu(conv0(image))``, ``y = relu(conv2(relu(conv1(x))) + x)``, ``
 
 2. `levels` places them: x on level 1, a on 2, y on 3, the output on 4. `relays` finds that y needs x from level 1, so
    that level 2 also has a relay of each channel of x.
-3. `chain` and `layer` make a layer of each level: level 2 has the channels [a, relays of x] and the kernel [W1; 1],
+3. `lowering` and `layer` make a layer of each level: level 2 has the channels [a, relays of x] and the kernel [W1; 1],
    level 3 the channels [y] and the kernel [W2, 1].
 
 ============== ============================================================================================
 file           contains
 ============== ============================================================================================
-`lowering`     the steps in order: the functions below
-`traversal`    graph -> populations: a case for each operation
-`uses`         what follows a node: whether its tensor should become populations
+`lowering`     the steps in order: the functions below; levels and relays -> `ReluNetwork`
+`traversal`    graph -> populations: a case for each operation, and what follows each node
 `value`        a tensor: a sum of terms, each a `window.Window` of some channels of a population
 `window`       a linear map between feature maps, and the composition of two
 `populations`  the populations created so far
-`affine`       batch norm, normalization, arithmetic with constants
+`simple`       ReLU and its variants, sums, concatenation, average pooling, batch norm, constants
 `linear`       convolutions and dense layers; consecutive ones become one
-`pooling`      average pooling, a linear map
 `max_pool`     max pooling, by ReLUs
-`activation`   ReLU, ReLU6, clamps, LeakyReLU, PReLU, `qcfs.Qcfs`
-`residual`     sums and differences
-`concat`       concatenation
 `moves`        flattening, slices, shuffles, zero padding
 `levels`       populations -> their levels, each of which becomes a layer
 `relays`       levels -> the relays of each
-`chain`        levels and relays -> `ReluNetwork`
-`groups`       parts of a layer without common channels -> groups of its kernel
-`layer`        the channels of two successive levels -> a layer
-`pieces`       the same -> the pieces of its kernel
+`layer`        the channels of two successive levels -> a layer, its kernel and groups
 ============== ============================================================================================
 
 To add an operation: give it a class in `operations.py`, make it in `reading`, and add a case to `traversal`. The case
 calls a function from tensors to a tensor, built from those of `value` (`summed`, `scaled`, `shifted`,
-`Value.of_channels`), `linear.through` for any `Window`, and `Populations.add` for a ReLU. If no linear map exists, these
-functions raise `MustBeCarriedError`, and the traversal does the rest. An operation that is linear on vectors and may
-follow the last ReLU belongs in `uses`, too.
+`Value.of_channels`), `linear.through` for any `Window`, and `Populations.add` for a ReLU. If no linear map exists,
+these functions raise `MustBeCarriedError`, and the traversal does the rest. An operation that is linear on vectors and
+may follow the last ReLU belongs in `traversal.Uses`, too.
 """
 
 from __future__ import annotations

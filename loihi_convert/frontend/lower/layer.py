@@ -1,6 +1,6 @@
 """Two successive levels -> a layer of the chain: synapses, biases, and neurons.
 
-Requires: the channels of both levels, and the number of groups of the kernel (`chain.py`).
+Requires: the channels of both levels, and the number of groups of the kernel (`lowering.py`).
 Ensures: a layer with one kernel, stride, padding and number of groups: smaller kernels are embedded in the largest, and
 a relay has a single tap of weight 1. A level with one population that uses only the level before keeps its own
 geometry.
@@ -8,17 +8,16 @@ geometry.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from loihi_convert.arrays import Array, Pair, frozen
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower.groups import Grouping, grouped
 from loihi_convert.frontend.lower.levels import Levels
-from loihi_convert.frontend.lower.pieces import Piece, pieces_of
 from loihi_convert.frontend.lower.populations import Population
 from loihi_convert.frontend.lower.relays import Relays, Sample
 from loihi_convert.frontend.lower.value import Term
@@ -223,3 +222,150 @@ def _padding_and_kernel(shifts: set[int], stride: int, count: int, extent: int) 
 def _dense(kernel: Array, bias: Array | None, pool: Pair) -> Dense:
     flat = None if bias is None else bias.reshape(len(bias))
     return Dense(kernel.reshape(len(kernel), -1), flat, pool)
+
+
+class Piece(NamedTuple):
+    """Synapses of one kernel tap.
+
+    Attributes
+    ----------
+    outputs, inputs
+        int64: the channels.
+    weight
+        float64: all inputs to all outputs, ``(outputs, inputs)``, or pairwise, ``(outputs,)``.
+    shift
+        The tap, vertical and horizontal, from the position of the output.
+    """
+
+    outputs: Array
+    inputs: Array
+    weight: Array
+    shift: Pair
+
+
+def pieces_of(
+    relays: Relays, level: int, inputs: Sequence[Sample], outputs: Sequence[Sample], pool: Pair
+) -> Iterator[Piece]:
+    """Yield the synapses of all relays and terms of a level; windows keep their pooling if it is ``pool``."""
+    levels = relays.levels
+    place = {sample: number for number, sample in enumerate(inputs)}
+    own: dict[int, list[int]] = {number: [] for number in levels.on(level)}
+    for number, sample in enumerate(outputs):
+        if sample.source in own:
+            own[sample.source].append(number)
+        else:
+            source, shift = relays.repeated(level, sample)
+            yield Piece(np.array([number]), np.array([place[source]]), np.ones(1), shift)
+    for number, channels in own.items():
+        ordered = np.array(sorted(channels, key=lambda each: outputs[each].channel))
+        for term in levels.populations[number].value.terms:
+            window = term.window if term.window.pool == pool else term.window.unpooled()
+            for copy in range(copies := relays.copies(number, term)):
+                shared = window if copies == 1 else replace(window, weight=window.weight / copies)
+                yield from _of_term(relays, level, replace(term, window=shared), ordered, place, copy)
+
+
+def _of_term(
+    relays: Relays, level: int, term: Term, outputs: Array, place: dict[Sample, int], copy: int
+) -> Iterator[Piece]:
+    """The pieces of a term that reads the copies ``copy``; ``outputs`` are the channels of its population."""
+    window, mine = term.window, outputs[term.channels]
+    for row, column, weight, used in relays.taps(level, term.source, window):
+        shift = (row.cells, column.cells)
+        samples = (Sample(term.source, int(c), row.pixels, column.pixels, copy) for c in term.source_channels[used])
+        inputs = np.full(window.inputs, -1)
+        inputs[used] = [place[sample] for sample in samples]
+        if window.is_channelwise:
+            yield Piece(mine[used], inputs[used], weight[used, 0], shift)
+            continue
+        groups = zip(*(np.split(each, window.groups) for each in (inputs, mine, weight)), strict=True)
+        for group_inputs, group_outputs, group_weight in groups:
+            read = group_inputs >= 0
+            if read.any():
+                yield Piece(group_outputs, group_inputs[read], group_weight[:, read], shift)
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """Groups of a kernel.
+
+    Parameters
+    ----------
+    count
+        Number of groups.
+    inputs, outputs
+        int64: the channels, ordered by group.
+    """
+
+    count: int
+    inputs: Array
+    outputs: Array
+
+
+def grouped(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int, blocks: Array) -> Grouping | None:
+    """Return the groups of a kernel with ``inputs`` input and ``outputs`` output channels; ``None`` if only one.
+
+    Parameters
+    ----------
+    links
+        Sets of outputs and inputs that are all connected with each other.
+    blocks
+        int64 ``(inputs,)``: the group of each input in the layer before, which must be preserved.
+    """
+    label = _components(links, inputs, outputs)
+    packs = _packs(label[:inputs], label[inputs:])
+    if packs.max(initial=0) == 0:
+        return None
+    pack_of_input, pack_of_output = packs[label[:inputs]], packs[label[inputs:]]
+    order = np.lexsort((pack_of_input, blocks))
+    # Packs may be in any order, but each must be contiguous.
+    sequence = pack_of_input[order]
+    begins = np.flatnonzero(np.diff(sequence, prepend=-1))
+    if len(begins) > packs.max() + 1:
+        return None
+    rank = np.empty(len(begins), np.int64)
+    rank[sequence[begins]] = np.arange(len(begins))
+    return Grouping(len(begins), order, np.argsort(rank[pack_of_output], kind="stable"))
+
+
+def _components(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int) -> Array:
+    """The component of each input, then of each output."""
+    from scipy import sparse
+
+    ones: list[Array] = []
+    others: list[Array] = []
+    for rows, columns in links:
+        # A star instead of all pairs.
+        members = np.concatenate([columns, rows + inputs])
+        ones.append(np.full(len(members), members[0]))
+        others.append(members)
+    first, second = (np.concatenate(ends) if ends else np.zeros(0, np.int64) for ends in (ones, others))
+    graph = sparse.coo_array((np.ones(len(first)), (first, second)), shape=(inputs + outputs, inputs + outputs))
+    return np.asarray(sparse.csgraph.connected_components(graph, directed=False)[1])
+
+
+def _packs(inputs: Array, outputs: Array) -> Array:
+    """The pack of each component; all packs have as many inputs and outputs as the largest component, or are alike.
+
+    ``inputs`` and ``outputs`` are the component of each.
+    """
+    count = int(max(inputs.max(initial=-1), outputs.max(initial=-1))) + 1
+    sizes = np.stack([np.bincount(labels, minlength=count) for labels in (inputs, outputs)], axis=1)
+    kinds = np.unique(sizes, axis=0)
+    members = [np.flatnonzero((sizes == size).all(axis=1)) for size in kinds]
+    packs, used, largest = np.empty(count, np.int64), 0, sizes.max(axis=0)
+    for size, own in zip(kinds, members, strict=True):
+        at_once = int(largest[0] // max(size[0], 1))
+        if (size * at_once != largest).any() or len(own) % at_once:
+            return _alike_packs(count, members)
+        packs[own] = used + np.arange(len(own)) // at_once
+        used += len(own) // at_once
+    return packs
+
+
+def _alike_packs(count: int, members: Sequence[Array]) -> Array:
+    """The pack of each of ``count`` components; each pack has as many ``members`` of each size."""
+    packs, alike = np.empty(count, np.int64), math.gcd(*map(len, members))
+    for own in members:
+        packs[own] = np.arange(len(own)) * alike // len(own)
+    return packs
