@@ -14,7 +14,7 @@ from support.modules import outputs
 from support.onnx_files import node, onnx_graph, random
 
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.frontend.from_onnx.file import read_onnx
+from loihi_convert.frontend.from_onnx import read_onnx
 from loihi_convert.frontend.source import open_source
 
 
@@ -69,17 +69,11 @@ def test_channels_are_last_if_the_file_moves_them_first(shape: Any) -> None:
 
 def test_the_file_alone_gives_the_layout() -> None:
     assert read_onnx(keras_cnn(("N", 5, 7, 3)), None)[1] == (3, 5, 7)
-    # A convolution takes channels first.
     conv = [node("Conv", "x", "w", outputs=("c",)), node("Relu", "c", outputs=("r",)), node("Flatten", "r")]
     assert read_onnx(onnx_graph(conv, {"w": random(4, 9, 5, 1)}, ("N", 9, 12, 1)), None)[1] == (9, 12, 1)
-    flat = [node("Flatten", "x", outputs=("f",)), node("MatMul", "f", "w")]
-    with pytest.raises(UsageError) as caught:
-        read_onnx(onnx_graph(flat, {"w": random(35, 4)}, ("N", 5, 7, 1)), None)
-    assert caught.value.where == "input_shape"
-    assert caught.value.expected == "must be (C, H, W): (1, 5, 7), or (5, 7, 1) if channels are first"
 
 
-def test_signals_with_channels_last(capsys: pytest.CaptureFixture[str]) -> None:
+def test_signals_with_channels_last() -> None:
     nodes = [
         node("Transpose", "x", outputs=("t",), perm=[0, 2, 1]),
         node("Conv", "t", "w", outputs=("c",)),
@@ -88,8 +82,6 @@ def test_signals_with_channels_last(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     path = onnx_graph(nodes, {"w": random(4, 2, 3)}, ("N", 12, 2))
     assert_network_equals(path, (2, 1, 12), lambda images: images[:, :, 0].transpose(0, 2, 1))
-    # torch.fx prints a traceback where a shape is tried in vain.
-    assert capsys.readouterr() == ("", "")
 
 
 def test_channels_are_first_if_both_fit() -> None:

@@ -31,7 +31,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.from_nir import read_nir
-from loihi_convert.frontend.from_onnx.file import read_onnx
+from loihi_convert.frontend.from_onnx import read_onnx
 from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
 from loihi_convert.frontend.users_code import build_cnn, with_plain_parts
 from loihi_convert.normalization import Normalization

@@ -24,7 +24,7 @@ from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.files import sha256
 from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
 from loihi_convert.frontend.cnn_files import Given, read_cnn
-from loihi_convert.frontend.from_onnx.file import onnx_sha256
+from loihi_convert.frontend.from_onnx import onnx_sha256
 from loihi_convert.frontend.lower import lowered
 from loihi_convert.frontend.model_runs import shape_taken, users_code
 from loihi_convert.frontend.users_code import plain_copy

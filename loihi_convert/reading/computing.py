@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,10 +16,14 @@ from loihi_convert.arrays import Array
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.operations import (
     BEFORE_QUANTIZATION,
+    PADDINGS,
     PRODUCTS,
+    Add,
     AveragePool,
+    Cat,
     Ending,
     MaxPool,
+    Move,
     Relu,
     Rounding,
     refuse,
@@ -122,6 +127,30 @@ def _max_pool(reader: Reader, call: Call) -> Value:
     number = _maps(reader, call)
     pool = max_pool(reader.nodes[number].shape, map_shape(call.shape), *call.args[1:])
     return reader.add(pool, (number,), call.shape)
+
+
+def _padded(reader: Reader, call: Call) -> Any:
+    """With zeros, or with -inf, as before a maximum, where zeros do as well: where nothing is negative."""
+    x = reader.of(call.args[0])
+    if call.args[2:] == (-math.inf,):
+        if not _is_nonnegative(reader, reader.number(x)):
+            refuse("pads with -inf", supported=f"{PADDINGS}; -inf after a ReLU", hint="Train with zeros.")
+        call = replace(call, args=call.args[:2])
+    return reader.moved(call, [x])
+
+
+def _is_nonnegative(reader: Reader, number: int) -> bool:
+    waiting, seen = [number], set[int]()
+    while waiting:
+        node = reader.nodes[waiting.pop()]
+        operation = node.operation
+        keeps = isinstance(operation, MaxPool | AveragePool | Move | Cat)
+        if keeps or (isinstance(operation, Add) and min(operation.factors) >= 0):
+            waiting += {*node.inputs} - seen
+            seen |= {*node.inputs}
+        elif not (isinstance(operation, Relu) and operation.floor >= 0):
+            return False
+    return True
 
 
 def _adaptive_pool(reader: Reader, call: Call) -> Value:
@@ -312,6 +341,7 @@ COMPUTING: Final[Mapping[str, Callable[[Any, Call], Any]]] = {
         ),
         _batch_norm,
     ),
+    "constant_pad_nd": _padded,
     "avg_pool2d": _average_pool,
     "max_pool2d_with_indices": _max_pool,
     "_adaptive_avg_pool2d": _adaptive_pool,

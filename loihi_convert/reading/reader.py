@@ -338,7 +338,7 @@ class Reader:
         if call.is_elementwise or self._assigns_where(call):
             return self._elementwise(call, taken)
         if call.name in _MOVES:
-            return self._moved(call, taken)
+            return self.moved(call, taken)
         return refuse("has no spiking equivalent here")
 
     def _keeps_numbers(self, call: Call) -> bool:
@@ -471,7 +471,7 @@ class Reader:
                 return self.add(Add(factors), nodes, shape, bases[0], self.positions(first))
         return self.add(Add(factors), tuple(self.number(self.expanded(each, shape)) for each in values), shape)
 
-    def _moved(self, call: Call, taken: list[Value]) -> Any:
+    def moved(self, call: Call, taken: list[Value]) -> Any:
         """Carried out on positions; constants that it brings in are added."""
         first = self.plain(taken[0])
         if call.name in _IN_ORDER and first.positions is None and first.node is not None:
@@ -498,7 +498,7 @@ class Reader:
     def _joined_channels(self, call: Call, args: Any) -> Value | None:
         """Several tensors as a `Cat`; None if some are constants, all are parts of one node, or axes are others."""
         axis = (*args[1:], 0)[0] % call.out.ndim
-        if axis == 0:
+        if axis == 0 and args[0][0].shape[:1] == (IMAGES,):
             refuse("runs along axis 0", supported="the channel axis, 1, height and width")
         parts = [each for each in args[0] if not isinstance(each, Tensor) or each.numel()]
         parts = [each for each in parts if not isinstance(each, Value) or each.shape.numel()]

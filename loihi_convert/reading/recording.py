@@ -138,6 +138,14 @@ class Call:
         return found.shape
 
 
+class Step(nn.Module):
+    """A module that is one step, whose name and kind its place in the model and its class do not tell."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        super().__init__()
+        self.name, self.kind = name, kind
+
+
 class Listener(Protocol):
     """What takes the operations."""
 
@@ -202,9 +210,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         leaf = next((each for each in self._inside if _is_step(each[1])), None)
         if leaf is not None:
             path, module, number = leaf
+            path, step = (module.name, module.kind) if isinstance(module, Step) else (path, type(module).__name__)
             count = self._counted(path.replace(".", "_"), number)
             name = path if count == 0 else f"{path} (after {after})"
-            return Place(name, type(module).__name__, path, number)
+            return Place(name, step, path, number)
         called, number = self._place
         kind = _FUNCTIONS.get(called, called.strip("_"))
         if called == "convolution":
@@ -317,7 +326,7 @@ def _whole(module: nn.Module) -> Relu:
 
 def _is_step(module: nn.Module) -> bool:
     """Whether ``module`` is named as one step: its forward is PyTorch's own, or it is one operation here."""
-    if isinstance(module, WHOLE):
+    if isinstance(module, (*WHOLE, Step)):
         return True
     defined = getattr(type(module).forward, "__module__", "") or ""
     is_torch = defined.startswith(("torch.nn.", "torch.ao.nn.", "torchvision.transforms."))

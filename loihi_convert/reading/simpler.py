@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -27,8 +28,8 @@ def _extreme(depends: Depends, a: Tensor, b: Tensor, sign: int) -> Any:
 
 
 def _padded(depends: Depends, x: Tensor, pad: Any, value: float = 0) -> Any:
-    """Padding with zeros of what is shifted."""
-    if value == 0:
+    """Padding with zeros of what is shifted; with -inf, see `computing`."""
+    if value in (0, -math.inf):
         return NotImplemented
     if not abs(value) <= LARGEST_PADDING:
         refuse(f"pads with {value}", supported=PADDINGS, hint="Train with zeros.")

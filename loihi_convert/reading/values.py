@@ -77,8 +77,13 @@ def counted(shape: Any, start: int = 0) -> Tensor:
 
 
 def map_shape(shape: Any) -> Shape:
-    """Return the shape of one image of a tensor; a signal ``(C, L)`` counts as a map ``(C, 1, L)``, a number as one."""
+    """Return the shape of one image of a tensor.
+
+    A signal ``(C, L)`` counts as a map ``(C, 1, L)``, a number as one, and ``(1, C, H, W)``, as of an ONNX file for one
+    image, as a map.
+    """
     one = tuple(shape[1:]) or (1,)
+    one = one[1:] if len(one) == 4 and one[0] == 1 else one
     return (one[0], 1, one[1]) if len(one) == 2 else one
 
 
