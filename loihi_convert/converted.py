@@ -41,7 +41,7 @@ from loihi_convert.progress import progress_bar
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
 from loihi_convert.result import Result
-from loihi_convert.simulation.cnn_classes import comparable_scores
+from loihi_convert.simulation.relu import cnn_scores
 
 _FILE: Final = f"model{netx.SUFFIX}"
 
@@ -151,7 +151,7 @@ class Converted:
                 # Lava counts neither, but equal runs have equal counts.
                 ran = replace(ran, channel_spikes=result.channel_spikes, wrapped_images=result.wrapped_images)
             result = ran
-        cnn = None if self.source is None else comparable_scores(self.source.compared, data.images)
+        cnn = None if self.source is None else cnn_scores(self.source.compared, data.images)
         evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
         compared = () if self.source is None else self.source.notes_on_compared
         rounding = filter(None, [data.rounding_note])

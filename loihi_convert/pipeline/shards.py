@@ -21,8 +21,8 @@ from loihi_convert.files import sha256
 from loihi_convert.pipeline.opened_file import OpenedFile
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.simulation.cnn_classes import comparable_scores
 from loihi_convert.simulation.image_shards import Shard
+from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
 
 
@@ -85,7 +85,7 @@ def run_shard(
         described, equal = f"{name}: comparing with ref", len(images)
         reference = run_reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
         result = as_reference(result, reference, backend.name, opened.path, first_image=shard.first)
-    cnn_outputs = None if opened.cnn is None else comparable_scores(opened.cnn, images)
+    cnn_outputs = None if opened.cnn is None else cnn_scores(opened.cnn, images)
     float_outputs = None
     if opened.spiking is not None and options.float_snn:
         with bars(f"{name}: running the float SNN") as progress:
