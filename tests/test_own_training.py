@@ -34,8 +34,7 @@ from loihi_convert.cnn.recipe import own_recipe
 from loihi_convert.cnn.through_spikes import SpikingCnn, _Spikes, fired
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
 from loihi_convert.cnn.trainer import drop_channels
-from loihi_convert.cnn.training import train_cnn, train_design
-from loihi_convert.cnn.unfinished import resume_path
+from loihi_convert.cnn.training import resume_path, train_cnn, train_design
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import Dataset, load_data, split_for_training
 from loihi_convert.data.dataset import DataSplits

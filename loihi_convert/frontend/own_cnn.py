@@ -18,12 +18,12 @@ from loihi_convert.cnn.design import (
     FIRST_IMAGES,
     Design,
     NoActivationsError,
+    Teacher,
     inputs_of,
     pixels,
     record_of,
     require_classes,
 )
-from loihi_convert.cnn.teacher import Teacher
 from loihi_convert.cnn.through_spikes import SpikingCnn, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits

@@ -24,7 +24,7 @@ class ModelRecord:
     file, sha256
         Name and digest of the checkpoint; ``None`` for a CNN from memory.
     state_sha256
-        For a CNN from memory: digest of its tensors, see `safetensors_file.digest`.
+        For a CNN from memory: digest of its tensors, see `stored_states.digest`.
     architecture, arch
         Name of a built-in architecture, or ``package.module:factory`` that builds the CNN.
     data

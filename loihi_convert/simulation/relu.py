@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.cnn.qcfs_kernels import quantize_or_rectify
+from loihi_convert.cnn.qcfs import quantize_or_rectify
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Synapse
 from loihi_convert.progress import Progress, no_progress
