@@ -45,8 +45,7 @@ from loihi_convert.frontend.own_cnn import copies_of, design_of, own_design, rec
 from loihi_convert.frontend.source import open_source
 from loihi_convert.frontend.train_mode import require_training
 from loihi_convert.frontend.users_code import build_cnn
-from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.ir.task import classes_of
+from loihi_convert.ir.network import ReluNetwork, classes_of
 from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline.opened_file import open_file
 from loihi_convert.simulation.relu import cnn_scores

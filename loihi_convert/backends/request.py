@@ -9,9 +9,9 @@ from loihi_convert.arrays import Array
 from loihi_convert.choices import MAX_TIMESTEPS
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.ir.layered import Spiking
+from loihi_convert.ir.network import Spiking
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.simulation.inputs import require_images
+from loihi_convert.simulation.currents import require_images
 
 MAX_TRACE: Final = 2**32
 """Most bytes of the result of a run, including spikes and potentials of a traced run."""

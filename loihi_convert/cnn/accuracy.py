@@ -18,7 +18,7 @@ from loihi_convert.cnn.few_bits import rounded_state
 from loihi_convert.cnn.through_spikes import SpikingCnn
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import CheckpointError
-from loihi_convert.ir.task import classes_of
+from loihi_convert.ir.network import classes_of
 
 _BATCH: Final = 1_000
 _PIXELS: Final = _BATCH * 3 * 32 * 32

@@ -18,16 +18,13 @@ from loihi_convert.conversion.agreement import (
     rounded_share,
     rounding_notes,
 )
-from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.choice import Trial, choose_method, trial_images
-from loihi_convert.conversion.float_layer import excessive_bias
+from loihi_convert.conversion.balancing import Trial, balance, choose_method, trial_images
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import QuantizationReport, report_quantization
-from loihi_convert.conversion.scales import FOR_SMALLER_BIASES
+from loihi_convert.conversion.scales import FOR_SMALLER_BIASES, excessive_bias
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.layered import layer_words
-from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
+from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, layer_words
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import ImageArray

@@ -18,8 +18,8 @@ from loihi_convert.ir.graded import OUT_OF_RANGE, GradedLayer, GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import PixelBias, Synapse
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.currents import MAX_PIXEL
 from loihi_convert.simulation.graded import frame_steps, settled_state
-from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import cnn_scores
 
 _ENDS: Final = (*(MAX_PIXEL * 2.0**octave for octave in range(-1, 6)), limits.MESSAGE_LIMIT / HEADROOM)

@@ -15,9 +15,9 @@ from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, S
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.activations import Activations
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.layerwise import GrowingSimulation
+from loihi_convert.simulation.relu import Activations
 
 # Methods based on activations, with their percentile; methods with one threshold per layer.
 _OF_ACTIVATIONS: Final = {"act-norm": 100.0, "robust-norm": 99.9, "act-norm-channelwise": 100.0, "least-squares": 100.0}

@@ -56,7 +56,7 @@ class BalanceOptions:
     ========================  ==========================================================================================
     method                    threshold of channel k in layer l
     ========================  ==========================================================================================
-    ``auto``                  the method that agrees best with the CNN on calibration images, see `choice`
+    ``auto``                  the method that agrees best with the CNN on calibration images, see `balancing.choose_method`
     ``ngu-lee``               alpha x the largest input current of the channel over all calibration images, positions
                               and steps 1..T, while the layers before it spike with their balanced thresholds (Ngu & Lee
                               2022, algorithm 2, alpha of section 4.1.3)
@@ -234,7 +234,7 @@ class QuantizeOptions:
         lava: with soft reset, for the simulator only. loihi2: restrict parameters to what stock Loihi 2 neurons can
         represent (fewer bits).
 
-        ``loihi2`` (`ir.circuit`) needs soft reset.
+        ``loihi2`` (`ir.neuron_model`) needs soft reset.
     thresholds
         channel: one threshold per channel. scalar: one per layer, with the differences moved into the weights;
         unmodified lava-dl needs it on a chip.

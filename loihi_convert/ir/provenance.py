@@ -40,7 +40,7 @@ class ModelRecord:
     seed, test_accuracy
         Seed of the training, and accuracy on the test set after it.
     task
-        Meaning of the outputs, see `ir.task`; optional in files for classification.
+        Meaning of the outputs, see `ir.network`; optional in files for classification.
     skip_copies
         Relays per value of a skip connection, see `lower.to_relu_network`; recorded if not 1.
     multiply_accumulates

@@ -29,7 +29,16 @@ from loihi_convert.errors import NetxError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import PixelBias, Synapse
-from loihi_convert.netx.hdf5 import EXPORT_AGAIN, NATIVE_GROUP, Datasets, file_content
+from loihi_convert.netx.hdf5 import (
+    EXPORT_AGAIN,
+    NATIVE_GROUP,
+    Datasets,
+    decoded,
+    encoded,
+    file_content,
+    integer,
+    is_positive,
+)
 from loihi_convert.netx.native import FORMAT, SPIKES, decoded_provenance, require_format
 from loihi_convert.netx.synapses import (
     ChannelNumbers,
@@ -43,7 +52,6 @@ from loihi_convert.netx.synapses import (
     require_sound,
     stored_layers,
 )
-from loihi_convert.netx.values import decoded, encoded, integer, is_positive
 
 _GRADED: Final = "graded"
 

@@ -48,8 +48,13 @@ from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,
     NATIVE_GROUP,
     Datasets,
+    decoded,
+    encoded,
     errors_that_name,
     file_content,
+    integer,
+    integers,
+    is_positive,
     read_content,
     read_native_datasets,
 )
@@ -65,7 +70,6 @@ from loihi_convert.netx.synapses import (
     require_sound,
     stored_layers,
 )
-from loihi_convert.netx.values import decoded, encoded, integer, integers, is_positive
 
 FORMAT: Final = 1
 """To be raised if older versions would misread or refuse new files."""

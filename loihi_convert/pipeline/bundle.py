@@ -33,8 +33,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.choices import Readout, Target
 from loihi_convert.errors import UsageError
 from loihi_convert.files import asked, make_folder, refuse_to_overwrite, require_writable, write_atomically
-from loihi_convert.ir.circuit import circuit
-from loihi_convert.ir.neuron_model import NeuronModel
+from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 NETWORK, ARRAYS, SCRIPT = "model.net", "bundle.npz", "run_bundle.py"

@@ -14,7 +14,7 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, re
 from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
 from loihi_convert.errors import UsageError
 from loihi_convert.frontend.source import Source
-from loihi_convert.ir.layered import layer_words
+from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.pipeline.core_limit import copies_that_fit, core_notes, correction_that_fits, require_cores
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs

@@ -11,8 +11,8 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
-from loihi_convert.backends.difference import as_reference, first_difference
-from loihi_convert.backends.graded import run_graded
+from loihi_convert.backends.reference import run_graded
+from loihi_convert.backends.result import as_reference, first_difference
 from loihi_convert.conversion.agreement import Agreement
 from loihi_convert.conversion.calibration import MOST, count_notes, require_calibration
 from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
@@ -29,7 +29,7 @@ from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.simulation.inputs import require_images
+from loihi_convert.simulation.currents import require_images
 from loihi_convert.simulation.relu import cnn_scores
 
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend, BackendOptions, open_backend
-from loihi_convert.backends.difference import as_reference
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.result import RunResult, concatenated, concatenated_if_known
+from loihi_convert.backends.result import RunResult, as_reference, concatenated, concatenated_if_known
 from loihi_convert.choices import BackendName
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256
