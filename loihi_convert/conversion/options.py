@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Final, get_args
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -17,7 +17,6 @@ from loihi_convert.choices import (
     Granularity,
     InitialPotential,
     InputCoding,
-    Method,
     Readout,
     Reset,
     Target,
@@ -26,7 +25,6 @@ from loihi_convert.choices import (
 from loihi_convert.errors import UsageError
 from loihi_convert.options import BASICS, Flag, WeightBits, declared
 
-METHODS: Final[tuple[Method, ...]] = get_args(Method)
 AUTO: Final = "auto"
 
 NEURONS: Final = "Neurons and input"
@@ -56,7 +54,7 @@ class BalanceOptions:
     ========================  ==========================================================================================
     method                    threshold of channel k in layer l
     ========================  ==========================================================================================
-    ``auto``                  the method that agrees best with the CNN on calibration images, see `balancing.choose_method`
+    ``auto``                  the method that agrees best with the CNN on calibration images, see `choose_method`
     ``ngu-lee``               alpha x the largest input current of the channel over all calibration images, positions
                               and steps 1..T, while the layers before it spike with their balanced thresholds (Ngu & Lee
                               2022, algorithm 2, alpha of section 4.1.3)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from loihi_convert.chip import limits
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Conv
 from loihi_convert.simulation.convolution import Geometry, convolved_by_product, exact_products
 from loihi_convert.simulation.currents import Currents, pooled_maps
@@ -92,6 +93,55 @@ class CpuLayer:
 _COLUMNS = 2**27
 
 
+class Step(NamedTuple):
+    """Neurons after one step: states for the next one, potentials after the reset, and which of them fired."""
+
+    states: Tensor
+    potentials: Tensor
+    spikes: Tensor
+
+
+class NeuronTensors(NamedTuple):
+    """Neurons of a layer: their model, and tensors ``(neurons,)`` as in `LayerSpec`."""
+
+    model: NeuronModel
+    limit: float
+    bias: Tensor
+    threshold: Tensor
+    level: Tensor
+    initial: Tensor
+    offset: Tensor
+
+    @classmethod
+    def of(cls, spec: LayerSpec, device: str) -> NeuronTensors:
+        """Return those of ``spec`` on ``device``."""
+        arrays = (spec.biases, spec.thresholds, spec.levels, spec.initial_states, spec.offsets)
+        return cls(spec.neuron, spec.limit, *(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def one_step(neurons: NeuronTensors, states: Tensor, currents: Tensor) -> Step:
+    """Return neurons after one step: the equations of `ir.neuron_model`, which `neuron_kernels.py` must equal.
+
+    ``states``, V or the circuit's u, and ``currents``, I(t), are ``(B, neurons)``.
+    """
+    model, limit = neurons.model, neurons.limit
+    v = states + (currents + neurons.bias)
+    if not model.is_circuit:
+        v = v.clamp(-limit, limit)
+        fires = v > neurons.level
+        v = torch.where(fires, v - neurons.threshold if model.reset == "soft" else 0, v)
+        return Step(v, v, fires)
+    u = torch.where(v > limit, v - 2 * limit, v)
+    u = torch.where(u <= -limit, u + 2 * limit, u)
+    fires = u > neurons.level
+    spent = torch.where(fires, neurons.threshold, 0)
+    decayed = u
+    if model.leaks:
+        units = 1 << limits.UNIT_EXP
+        decayed = u - u.sign() * (u.abs() * units / limits.MAX_DECAY).ceil() / units
+    return Step(decayed - spent, u + neurons.offset - spent, fires)
+
+
 class GpuLayer:
     """One layer on a GPU; see `device.DeviceLayer`."""
 
@@ -109,11 +159,7 @@ class GpuLayer:
         with np.errstate(over="ignore"):
             self._kernel = torch.from_numpy(weight.astype(np.float32, order="C")).to(device)
         self._map_shape, self._pool = spec.map_shape, spec.pool
-        arrays = (spec.thresholds, spec.levels, spec.biases, spec.initial_states, spec.offsets)
-        self._threshold, self._level, self._bias, self._initial, self._offset = (
-            torch.from_numpy(array).to(device) for array in arrays
-        )
-        self._limit, self._neuron = spec.limit, spec.neuron
+        self._neurons = NeuronTensors.of(spec, device)
         self._fan_out = torch.from_numpy(spec.pooled_fan_out).to(device).flatten()
 
     def currents_of(self, inputs: Tensor) -> Tensor:
@@ -133,35 +179,38 @@ class GpuLayer:
 
     def initial_states(self, images: int) -> Tensor:
         """See `device.DeviceLayer.initial_states`."""
-        return self._initial.repeat(images, 1)
+        return self._neurons.initial.repeat(images, 1)
 
     def fire(
         self, states: Tensor | None, currents: Tensor, steps: int, recording: Recording
     ) -> tuple[Tensor, LayerBlock]:
         """See `device.DeviceLayer.fire`."""
         states = self.initial_states(len(currents)) if states is None else states
-        images, neurons = states.shape
+        (images, neurons), bias = states.shape, self._neurons.bias
         whole, channels = (images, steps, *self._map_shape), self._map_shape[2]
         # Whatever torch's default dtype is.
         spikes = torch.empty(images, steps, neurons, dtype=torch.float32, device=states.device)
         kept = torch.empty_like(spikes if recording.potentials else spikes[:0])
         clipped = torch.zeros(images, 2, dtype=torch.bool, device=states.device)
         for step in range(steps):
-            states += currents[:, min(step, currents.shape[1] - 1)] + self._bias
+            current = currents[:, min(step, currents.shape[1] - 1)]
             if recording.clipping:
-                low = states <= -self._limit if self._neuron.is_circuit else states < -self._limit
+                reached, limit = states + (current + bias), self._neurons.limit
+                low = reached <= -limit if self._neurons.model.is_circuit else reached < -limit
                 clipped[:, 0] |= low.any(1)
-                clipped[:, 1] |= (states > self._limit).any(1)
-            potentials, spikes[:, step] = self._fire_once(states)
+                clipped[:, 1] |= (reached > limit).any(1)
+            done = one_step(self._neurons, states, current)
+            spikes[:, step] = done.spikes
+            states.copy_(done.states)
             if recording.potentials:
-                kept[:, step] = potentials
+                kept[:, step] = done.potentials
         pooled = self._summed(spikes.reshape(whole))
         counted = images if recording.counts else 0
         fired = spikes.reshape(whole)[:counted].sum((2, 3), dtype=torch.float64).long().cpu()
         operations = torch.zeros(counted, steps, dtype=torch.float64)
         if len(self._fan_out):
             operations = pooled[:counted].flatten(2).double() @ self._fan_out
-        received = currents[: images if recording.currents else 0] + self._bias
+        received = currents[: images if recording.currents else 0] + bias
         largest = torch.cat([received.reshape(-1, channels), states.new_full((1, channels), -math.inf)]).amax(0)
         block = LayerBlock(
             potentials=kept.reshape(len(kept), *whole[1:]).cpu().numpy(),
@@ -173,25 +222,6 @@ class GpuLayer:
             clipped=clipped.cpu().numpy(),
         )
         return pooled, block
-
-    def _fire_once(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return potentials after the reset, and which neurons fire; update ``states`` for the next step."""
-        if not self._neuron.is_circuit:
-            states.clamp_(-self._limit, self._limit)
-            fires = states > self._level
-            spent = states - self._threshold if self._neuron.reset == "soft" else torch.zeros_like(states)
-            states.copy_(torch.where(fires, spent, states))
-            return states, fires
-        u = torch.where(states > self._limit, states - 2 * self._limit, states)
-        u = torch.where(u <= -self._limit, u + 2 * self._limit, u)
-        fires = u > self._level
-        subtracted = torch.where(fires, self._threshold, 0)
-        potentials = u + self._offset - subtracted
-        if self._neuron.leaks:
-            units = 1 << limits.UNIT_EXP
-            u = u - u.sign() * (u.abs() * units / limits.MAX_DECAY).ceil() / units
-        states.copy_(u - subtracted)
-        return potentials, fires
 
     def _summed(self, spikes: Tensor) -> Tensor:
         """``(B, T, H', W', C)``: spikes summed over each window of the pooling after the layer."""
