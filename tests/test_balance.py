@@ -15,8 +15,7 @@ from support.refusals import refused
 
 from loihi_convert.choices import Method, Reset
 from loihi_convert.conversion import calibration, methods
-from loihi_convert.conversion.balancing import balance, choose_method
-from loihi_convert.conversion.bias_correction import correct_biases
+from loihi_convert.conversion.balancing import balance, choose_method, correct_biases
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import DataError, RangeError, UsageError

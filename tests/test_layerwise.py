@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loihi_convert.arrays import Array
-from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.bias_correction import correct_biases
+from loihi_convert.conversion.balancing import balance, correct_biases
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense

@@ -47,7 +47,7 @@ def balance_each(
     timesteps
         The latencies T.
     options
-        A method other than ``auto``; ``bias_correction`` is ignored, see `bias_correction.correct_biases`.
+        A method other than ``auto``; ``bias_correction`` is ignored, see `balancing.correct_biases`.
     activations
         Those of ``network`` on ``images``, if other methods use them, too.
 

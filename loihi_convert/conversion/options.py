@@ -122,7 +122,7 @@ class BalanceOptions:
         Correct biases and initial potentials for the error of few time steps (Li et al., 2021). Default: chosen by
         `method='auto'`.
 
-        See `bias_correction.correct_biases`. It sets initial potentials only if ``initial_potential`` is not given, and
+        See `balancing.correct_biases`. It sets initial potentials only if ``initial_potential`` is not given, and
         ``auto`` chooses it only then.
 
     Raises

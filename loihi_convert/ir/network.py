@@ -234,7 +234,7 @@ class SpikingLayer:
     neuron
         ``None`` for a last layer that only integrates.
     correction
-        Correction that `bias_correction.correct_biases` added to the CNN's bias; already included in ``synapse``:
+        Correction that `balancing.correct_biases` added to the CNN's bias; already included in ``synapse``:
         float64 ``(C_out,)``.
     relay_of
         As in `ReluLayer`. A relay's threshold and amplitude equal its source's amplitude.

@@ -201,7 +201,7 @@ class Provenance(Mapping[str, Any]):
 
     @property
     def is_corrected(self) -> bool:
-        """Whether `bias_correction.correct_biases` was applied."""
+        """Whether `balancing.correct_biases` was applied."""
         return "calibration" in self._content
 
     @property
