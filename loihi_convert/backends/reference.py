@@ -206,11 +206,6 @@ def run_graded(
         synaptic operations the synapses they reach. ``wrapped_images`` counts the images on which a current or state
         does not fit its 24 bits, or a message its 16; all images if one does not while the network settles. In
         ``traces`` the spikes are the messages, int32.
-
-    Raises
-    ------
-    UsageError
-        If the result would be too large.
     """
     from loihi_convert.simulation.graded import frame_steps, settled_state
 

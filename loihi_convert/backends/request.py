@@ -18,18 +18,7 @@ MAX_TRACE: Final = 2**32
 
 
 def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace: bool = False) -> None:
-    """Raise unless ``network`` can run ``images`` for ``timesteps`` steps and, with ``trace``, record them.
-
-    Raises
-    ------
-    UsageError
-        If ``timesteps`` is less than 1 or more than `MAX_TIMESTEPS`, or the result would be larger than
-        `MAX_TRACE`.
-    DataError
-        If the images are not uint8 of ``(N, *input_shape)`` with N >= 1.
-    RangeError
-        If ``timesteps`` exceeds the largest safe T of the file.
-    """
+    """Raise unless ``network`` can run ``images`` for ``timesteps`` steps and, with ``trace``, record them."""
     require_safe_timesteps(network, timesteps)
     require_images(network.input_shape, images)
     require_result_size(network, len(images), timesteps, trace=trace)

@@ -146,13 +146,7 @@ def concatenated_if_known(parts: Sequence[Array | None]) -> Array | None:
 def as_reference(
     result: RunResult, reference: RunResult, backend: BackendName, path: Path, *, first_image: int = 0
 ) -> RunResult:
-    """Return ``result`` of the file ``path`` with the counts that only `ref` has.
-
-    Raises
-    ------
-    VerificationError
-        If it differs from ``reference``, the result of `ref`.
-    """
+    """Return ``result`` of the file ``path`` with the counts that only `ref` has."""
     if difference := first_difference(result, reference, first_image=first_image):
         raise VerificationError(f"{backend} and ref disagree: {difference}", where=path)
     return replace(result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images)

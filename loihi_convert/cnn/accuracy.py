@@ -85,11 +85,6 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path, model: nn.Mo
         The file, for error messages.
     model
         The CNN, in which the weights are evaluated; its own are not used.
-
-    Raises
-    ------
-    CheckpointError
-        If a weight is beyond +-65,504.
     """
     state, bits = _rounded(trained.state, path), trained.weight_bits
     return replace(

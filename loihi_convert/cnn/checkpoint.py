@@ -220,13 +220,7 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def load_if_ours(path: str | Path) -> Checkpoint | None:
-    """Return the checkpoint in a file if this package wrote it, else None; executes nothing in the file.
-
-    Raises
-    ------
-    CheckpointError
-        As in `load`, for a file of this package.
-    """
+    """Return the checkpoint in a file if this package wrote it, else None; executes nothing in the file."""
     path = Path(path)
     content = read_file(path, strict=False)
     return _checkpoint(content, path) if _is_ours(content, path) else None

@@ -119,13 +119,6 @@ def built_in(
         The weights to begin with; None: random ones.
     timesteps
         T, if the spiking network is to be trained.
-
-    Raises
-    ------
-    UsageError
-        If the architecture is unknown, or ``start`` does not fit it, the classes or the options.
-    DataError
-        If there are fewer than two classes, or labels without names that seem not to be numbers of classes.
     """
     if timesteps is not None and (start is None or start.qcfs_levels is None):
         raise NoActivationsError

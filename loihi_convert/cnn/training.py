@@ -154,19 +154,6 @@ def train_design(
         Called after each batch with the number of batches done and in total.
     on_epoch
         Called after each epoch with its number, from 1, and the validation accuracy in 0..1.
-
-    Raises
-    ------
-    UsageError
-        If ``splits`` has no validation images, or no test images for ``test``, ``output`` has another suffix, or there
-        is nothing to resume.
-    DataError
-        If the images have no labels, or labels that are not classes of the network.
-    CheckpointError
-        If ``<output>.resume.pt`` is damaged or belongs to another training, the training diverged, or a weight is too
-        large for float16.
-    InputError
-        If a file cannot be written; raised before the first epoch.
     """
     if output is not None:
         checkpoint.require_suffix(output)

@@ -253,13 +253,6 @@ def correct_biases(
         Whether to leave the initial potentials as they are.
     device, progress
         As in `balancing.balance`.
-
-    Raises
-    ------
-    UsageError
-        If amplitudes are literal.
-    DataError
-        If the images do not fit the network, or there are none.
     """
     require_calibration(cnn, images)
     for layer in network.layers:

@@ -69,11 +69,6 @@ def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, 
         T.
     is_constant
         Whether its input is the same in every step, as pixels are.
-
-    Raises
-    ------
-    RangeError
-        If no scale makes every number fit.
     """
     bounds = [(real.threshold, _largest_threshold(real)), (real.largest_bias, _MAX_BIAS)]
     least = [nearest(real), *(values / real.unit / limit for values, limit in bounds)]

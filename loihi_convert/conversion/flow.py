@@ -93,15 +93,6 @@ def to_integers(
         Where to simulate: ``"cpu"`` or another torch device.
     bars
         Opens a progress bar for each stage.
-
-    Raises
-    ------
-    UsageError
-        If the options contradict each other, or do not fit the CNN.
-    RangeError
-        If activations overflow float32, or a number does not fit Loihi at any scale.
-    DataError
-        If the images do not fit the CNN, or there are none.
     """
     require_timesteps((timesteps,))
     converting = _Converting(cnn, images, timesteps, balance_options, quantize_options, device, bars)

@@ -85,16 +85,6 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
         Calibration images, uint8 ``(N, C, H, W)``.
     progress
         Counts the largest messages tried; twice if the first integers leave their range.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If an activation is not a plain ReLU, or the CNN is a single layer.
-    RangeError
-        If the CNN's activations are not finite, or an output's bias is beyond 8-bit weights and a 16-bit message, or
-        leaves the last layer no weights.
-    DataError
-        If the images do not fit.
     """
     require_calibration(cnn, images)
     require_relu(cnn)

@@ -50,15 +50,6 @@ def balance_each(
         A method other than ``auto``; ``bias_correction`` is ignored, see `balancing.correct_biases`.
     activations
         Those of ``network`` on ``images``, if other methods use them, too.
-
-    Raises
-    ------
-    UsageError
-        If the method is ``auto``, or needs a CNN trained with thresholds, or a regression is to be read from spikes.
-    RangeError
-        If activations overflow float32.
-    DataError
-        If the images do not fit the network, or there are none.
     """
     _require_method(network, options)
     require_readout(network.task, options.output)

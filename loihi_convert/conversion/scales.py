@@ -170,11 +170,6 @@ def scalar_scales(
     -------
     Array
         float64 ``(C_out,)``; 1 where ``thresholds`` are infinite.
-
-    Raises
-    ------
-    RangeError
-        If no integer >= 1 fits: a channel's currents are too large relative to its threshold.
     """
     alive = np.isfinite(thresholds)
     if not alive.any():

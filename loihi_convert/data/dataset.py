@@ -284,11 +284,6 @@ def split_for_training(own: DataSplits, validation: Dataset | None = None) -> Da
         Images with labels that are not split.
     validation
         Validation images; by default a tenth of the images, with the class shares of the whole.
-
-    Raises
-    ------
-    DataError
-        If there are no labels, or fewer than ten images to split.
     """
     everything = own.test
     if validation is None:

@@ -118,11 +118,6 @@ def as_targets(targets: Targets, count: int, output_count: int = 0, *, where: st
         Number of outputs; 0 if unknown.
     where
         The name of the targets in error messages.
-
-    Raises
-    ------
-    DataError
-        For an invalid type or shape, NaN, or infinity.
     """
     array = array_of(targets, where)
     rows = array[:, np.newaxis] if array.ndim == 1 else array
@@ -145,13 +140,7 @@ def as_dataset(
     input_shape: tuple[int, int, int] | None = None,
     class_count: int = 0,
 ) -> Dataset:
-    """Return images with labels, in any format of `as_images` and `as_labels`; a DataLoader may supply both.
-
-    Raises
-    ------
-    DataError
-        Also if there are labels in ``images`` and in ``labels``.
-    """
+    """Return images with labels, in any format of `as_images` and `as_labels`; a DataLoader may supply both."""
     found, chosen = _with_own(images, labels, "labels", input_shape)
     own = None if chosen is None else as_labels(chosen, len(found), class_count)
     return replace(found, labels=own)
@@ -164,13 +153,7 @@ def as_regression_dataset(
     input_shape: tuple[int, int, int] | None = None,
     output_count: int = 0,
 ) -> Dataset:
-    """Return images with targets, in any format of `as_images` and `as_targets`; a DataLoader may supply both.
-
-    Raises
-    ------
-    DataError
-        Also if there are targets in ``images`` and in ``targets``.
-    """
+    """Return images with targets, in any format of `as_images` and `as_targets`; a DataLoader may supply both."""
     found, chosen = _with_own(images, targets, "targets", input_shape)
     own = None if chosen is None else as_targets(chosen, len(found), output_count)
     return replace(found, targets=own)

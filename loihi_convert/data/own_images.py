@@ -101,13 +101,6 @@ def load_image_folder(
         ``(C, H, W)`` of the network, if known: other sizes, and colours for a grey network, are refused.
     at_once
         Whether to read all images now; if not, more than `stored_images.LARGE_BYTES` are read when they are used.
-
-    Raises
-    ------
-    DataError
-        If there are no images, an image cannot be read or does not fit, or a folder is not a class of the network.
-    UsageError
-        If ``class_map`` does not fit the folders.
     """
     entries = sorted(entry for entry in _listed(folder) if not entry.name.startswith("."))
     flat = [entry for entry in entries if _is_image(entry)]
@@ -184,11 +177,6 @@ def load_npz(
         The names of the network's classes, used if the file has none.
     input_shape
         ``(C, H, W)`` of the network, if known.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged or has unexpected arrays, or an array has the wrong dtype, shape or range.
     """
     arrays = _read_npz(path)
     unknown = sorted(arrays.keys() - set(NPZ_KEYS))

@@ -57,13 +57,7 @@ class StoredImages:
         return StoredImages(tuple(self.paths[row] for row in rows), self.image_shape)
 
     def read(self) -> NDArray[np.uint8]:
-        """Return the pixels, ``(N, C, H, W)``.
-
-        Raises
-        ------
-        DataError
-            If a file is missing, has changed, or cannot be used.
-        """
+        """Return the pixels, ``(N, C, H, W)``."""
         return stacked(self.paths, self.image_shape) if self.paths else np.empty(self.shape, np.uint8)
 
     def __len__(self) -> int:

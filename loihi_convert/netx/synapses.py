@@ -94,13 +94,7 @@ def stored_layers(datasets: Datasets) -> list[tuple[str, Datasets, Datasets]]:
 
 
 def decoded_synapse(kind: str, stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
-    """Return the synapse of a layer of type ``kind``, conv or dense, with its pooling.
-
-    Raises
-    ------
-    NetxError
-        If its datasets do not fit each other.
-    """
+    """Return the synapse of a layer of type ``kind``, conv or dense, with its pooling."""
     return _decode_conv(stock, extra) if kind == "conv" else _decode_dense(stock, extra, input_shape)
 
 

@@ -310,13 +310,7 @@ class SharedSetting:
 
 @contextlib.contextmanager
 def exact_products(device: str = "cpu") -> Iterator[None]:
-    """Within it, float32 products on ``device``, ``"cpu"`` or another torch device, round no operand.
-
-    Raises
-    ------
-    UsageError
-        If the environment tells oneDNN to round.
-    """
+    """Within it, float32 products on ``device``, ``"cpu"`` or another torch device, round no operand."""
     # autocast is a setting of each thread; the others are one for all.
     with _UNROUNDED, torch.autocast(torch.device(device).type, enabled=False):
         yield
