@@ -12,7 +12,7 @@
     switch       int32 (1, N 2P)            1 in the steps in which an image is shown
     period       P
     potentials   int32 (N, T, outputs)      expected values of the last layer after each of its steps
-    k/vth, k/bias_mant, k/bias_exp          of layer k's LIFReset, see `ir.circuit.Circuit`
+    k/vth, k/bias_mant, k/bias_exp          of layer k's LIFReset, see `ir.neuron_model.Circuit`
     k/own, k/own_exp                        its recurrent weights, if it spikes
     k/bias, k/bias_weight_exp               weights of its bias, if it has one
 """
