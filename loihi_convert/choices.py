@@ -76,7 +76,7 @@ time. ``layers``: one custom Process per layer, images in batches."""
 
 Neuron = Literal["own", "stock"]
 """The neuron model. ``own``: as the file says, SoftResetIF or Lava's LIF. ``stock``: a circuit of stock processes
-(`ir.circuit`), for files with target ``loihi2``."""
+(`ir.neuron_model`), for files with target ``loihi2``."""
 
 Device = Literal["auto", "cpu", "cuda"]
 """Where to simulate; ``auto`` uses a GPU if torch finds one."""

@@ -14,10 +14,9 @@ from typing import Final
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
-from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import check_run
-from loihi_convert.backends.result import RunResult
+from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.choices import BackendName, Target
 from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.flow import Conversion
@@ -27,8 +26,8 @@ from loihi_convert.devices import AnyDevice, chosen_device
 from loihi_convert.errors import UsageError
 from loihi_convert.files import as_path
 from loihi_convert.frontend.source import Source
+from loihi_convert.ir.network import class_count
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.diagnosis import require_classification
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
@@ -41,7 +40,7 @@ from loihi_convert.progress import progress_bar
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
 from loihi_convert.result import Result
-from loihi_convert.simulation.cnn_classes import comparable_scores
+from loihi_convert.simulation.relu import cnn_scores
 
 _FILE: Final = f"model{netx.SUFFIX}"
 
@@ -151,7 +150,7 @@ class Converted:
                 # Lava counts neither, but equal runs have equal counts.
                 ran = replace(ran, channel_spikes=result.channel_spikes, wrapped_images=result.wrapped_images)
             result = ran
-        cnn = None if self.source is None else comparable_scores(self.source.compared, data.images)
+        cnn = None if self.source is None else cnn_scores(self.source.compared, data.images)
         evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
         compared = () if self.source is None else self.source.notes_on_compared
         rounding = filter(None, [data.rounding_note])

@@ -16,8 +16,7 @@ from loihi_convert.arrays import Shape
 from loihi_convert.cnn.checkpoint import digest
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
-from loihi_convert.cnn.training import spiking_accuracy, train_design
-from loihi_convert.cnn.unfinished import require_free
+from loihi_convert.cnn.training import require_free, spiking_accuracy, train_design
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import as_dataset, split_for_training
 from loihi_convert.data.array_pixels import as_input_shape

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from loihi_convert.arrays import Array
-from loihi_convert.simulation.activations import Histogram
+from loihi_convert.simulation.relu import Histogram
 
 BINS = 64
 VALUES = arrays.arrays(

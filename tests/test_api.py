@@ -23,7 +23,7 @@ import loihi_convert as lc
 from loihi_convert.cnn.checkpoint import Checkpoint, load_model, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.data.class_order import in_turns
+from loihi_convert.data.dataset import in_turns
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.metrics.advice import verdict
 from loihi_convert.pipeline.opening import open_cnn

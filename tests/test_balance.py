@@ -15,13 +15,11 @@ from support.refusals import refused
 
 from loihi_convert.choices import Method, Reset
 from loihi_convert.conversion import calibration, methods
-from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.bias_correction import correct_biases
-from loihi_convert.conversion.choice import choose_method
+from loihi_convert.conversion.balancing import balance, choose_method, correct_biases
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import relu_outputs
@@ -389,6 +387,20 @@ def test_activation_norms_by_hand() -> None:
     assert thresholds_of(balance(two_channels(), images, 9, BalanceOptions(method="act-norm", alpha=0.5)))[
         0
     ] == pytest.approx([1, 1])
+
+
+def test_every_method_has_a_line_and_a_new_one_needs_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tuple(methods.METHODS) == get_args(Method)
+
+    def constant(
+        balancing: methods._Balancing, fixed: list[SpikingLayer], timesteps: list[int], _: GrowingSimulation
+    ) -> list[methods.Balanced]:
+        return [methods.Balanced(np.full(2, float(t)), np.ones(2)) for t in timesteps]
+
+    monkeypatch.setitem(methods.METHODS, "rmp", methods.BalancingMethod(constant))
+    found = balance(two_channels(), pixels(102, 255), 3, BalanceOptions(method="rmp"))
+    assert found.layers[0].neuron is not None
+    assert found.layers[0].neuron.threshold.tolist() == [3, 3]
 
 
 def test_counts_of_classes_are_worth_the_same_with_a_hard_reset() -> None:

@@ -25,13 +25,12 @@ from test_balance import random_cnn
 
 from loihi_convert import netx
 from loihi_convert.backends import BackendOptions, open_backend
-from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.timing import Timing, stock_interval
 from loihi_convert.backends.loihi2.board import Board, chosen_board
 from loihi_convert.backends.loihi2.plan import ChipPlan, plan, script, script_suffix
 from loihi_convert.backends.reference import ReferenceBackend, run_network
-from loihi_convert.backends.result import RunResult
+from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.choices import BackendName
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions

@@ -13,8 +13,7 @@ from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.choices import InitialPotential
 from loihi_convert.conversion import calibration
-from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.bias_correction import correct_biases
+from loihi_convert.conversion.balancing import balance, correct_biases
 from loihi_convert.conversion.calibration import fitted_images
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize

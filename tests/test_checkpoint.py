@@ -13,10 +13,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from loihi_convert.cnn import checkpoint, safetensors_file
+from loihi_convert.cnn import checkpoint, stored_states
 from loihi_convert.cnn.checkpoint import Checkpoint, load, load_if_ours, load_model, load_states, save
 from loihi_convert.cnn.models import build_model
-from loihi_convert.cnn.torch_zip import read_pt, write_pt
+from loihi_convert.cnn.stored_states import read_pt, write_pt
 from loihi_convert.errors import CheckpointError, InputError, UsageError
 
 SHAPE = (1, 8, 8)
@@ -174,7 +174,7 @@ def test_a_file_of_a_newer_version_is_named(
     assert error.hint == "Update loihi-convert."
 
 
-def test_a_safetensors_file_may_have_empty_metadata(tmp_path: Path) -> None:
+def test_a_stored_states_may_have_empty_metadata(tmp_path: Path) -> None:
     """The library reads it."""
     header = b'{"__metadata__": null, "weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
     content = len(header).to_bytes(8, "little") + header + bytes(4)
@@ -188,7 +188,7 @@ def test_many_long_names_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     save(digits_checkpoint(classes=names), path)
     assert load(path).classes == names
     content = path.read_bytes()
-    monkeypatch.setattr(safetensors_file, "_MAX_HEADER", 1 << 20)
+    monkeypatch.setattr(stored_states, "_MAX_HEADER", 1 << 20)
     error = refused(path, lambda path: save(digits_checkpoint(classes=names), path))
     assert "its description has 1," in error.found
     assert path.read_bytes() == content

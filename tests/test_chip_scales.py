@@ -21,9 +21,8 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.ir.circuit import circuit
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.neuron_model import NeuronModel
+from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.clipping import clipped_images

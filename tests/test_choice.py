@@ -10,10 +10,9 @@ from torch import nn
 
 from loihi_convert.backends.reference import run_network
 from loihi_convert.choices import Readout, Target
-from loihi_convert.conversion import calibration, choice
+from loihi_convert.conversion import balancing, calibration
 from loihi_convert.conversion.agreement import Agreement, measure_of, measured_agreement
-from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.choice import choose_method
+from loihi_convert.conversion.balancing import balance, choose_method
 from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
@@ -128,7 +127,7 @@ def test_where_all_images_give_another_network_than_the_trial_the_two_best_are_c
     """A trial on 25 images promises twice the agreement that is left with 200."""
     cnn, calibration = depthwise_cnn(), load_data("digits").calibration_images()[:200]
     made = to_integers(cnn, calibration, 8)
-    best, second = sorted(made.trials, key=choice._rank)[:2]
+    best, second = sorted(made.trials, key=balancing._rank)[:2]
     written = [to_integers(cnn, calibration, 8, trial.chosen(BalanceOptions())) for trial in (best, second)]
     assert measure_of("classification").falls_short(written[0].agreement, best)
     by_agreement = sorted(zip(written, (best, second), strict=True), key=lambda one: -one[0].agreement.agreement)
@@ -150,7 +149,7 @@ def test_clipping_is_counted_on_the_images_of_the_trials_and_on_a_chip_on_all(ta
 
 def test_chance_is_not_a_fall() -> None:
     """Of 98 in 100 the 95 % interval begins at 93.0."""
-    trial = choice.Trial(
+    trial = balancing.Trial(
         method="percentile", percentile=99.0, corrected=False, agreement=0.98, error=0.1, image_count=100
     )
     falls_short = measure_of("classification").falls_short

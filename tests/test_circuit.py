@@ -21,8 +21,7 @@ from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.ir.circuit import circuit
-from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
+from loihi_convert.ir.neuron_model import NeuronModel, circuit, neuron_model
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation import blocks

@@ -30,7 +30,7 @@ from loihi_convert.backends import request
 from loihi_convert.cli import wrong_files
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.conversion.choice import Trial
+from loihi_convert.conversion.balancing import Trial
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import (

@@ -11,8 +11,7 @@ from support import compare_stock_netx as tool
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
-from loihi_convert.backends.graded import run_graded
-from loihi_convert.backends.reference import run_network
+from loihi_convert.backends.reference import run_graded, run_network
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork

@@ -16,7 +16,7 @@ from support.strategies import Drawn
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import currents as module
-from loihi_convert.simulation import structure_cost
+from loihi_convert.simulation import kernel_structure
 from loihi_convert.simulation.convolution import Geometry
 from loihi_convert.simulation.currents import Currents, as_convolution, pooled_maps
 from loihi_convert.simulation.kernel_structure import Structure, structures_of
@@ -98,11 +98,11 @@ def test_currents_of_real_numbers_differ_by_rounding_alone(case: tuple[Synapse, 
     synapse, shape = case
     rng = np.random.default_rng(seed)
     synapse = replace(synapse, weight=synapse.weight * rng.uniform(0.5, 1, synapse.weight.shape))
-    with mock.patch.object(structure_cost, "_WORTH_IT", math.inf):
+    with mock.patch.object(kernel_structure, "_WORTH_IT", math.inf):
         currents = Currents(synapse, shape, averages=True, takes_spikes=True)
     inputs = rng.integers(0, math.prod(synapse.pool) + 1, (5, *pooled_maps(shape, synapse.pool))).astype(np.uint8)
     found = currents(inputs)
-    with mock.patch.object(structure_cost, "_WORTH_IT", 0):
+    with mock.patch.object(kernel_structure, "_WORTH_IT", 0):
         whole = Currents(synapse, shape, averages=True, takes_spikes=True)
     # Weights of up to 127, at most 14 x 3 x 3 of them on inputs of up to 2: float32 rounds to 2^-8 at 2^15.
     assert found == pytest.approx(whole(inputs), rel=1e-5, abs=1e-3)
@@ -130,7 +130,7 @@ def test_a_residual_block_costs_its_convolutions_and_one_product_a_relay(
     monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:
     channels, size = 128, 8
-    monkeypatch.setattr(structure_cost, "cpu_features", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(kernel_structure, "cpu_features", lambda: frozenset({"avx2"}))
     first, second = residual_block(channels, stride)
     inner, pixels = channels * stride, (size // stride) ** 2
     found: list[int] = []
@@ -188,7 +188,7 @@ def test_dense_kernels_and_small_layers_stay_whole(rate: float) -> None:
     for weight, own in (
         (dense, geometry), (few_relays, geometry), (pruned, geometry), (depthwise, geometry._replace(groups=64)),
     ):  # fmt: skip
-        found = structure_cost.worthwhile_structure(weight, own, (16, 16), (16, 16), rate=rate, is_integer=True)
+        found = kernel_structure.worthwhile_structure(weight, own, (16, 16), (16, 16), rate=rate, is_integer=True)
         assert found is None
 
 
@@ -198,7 +198,7 @@ def test_dead_channels_alone_do_not_change_how_real_numbers_are_summed() -> None
     weight[::2] = 0
     weight[:, 1::3] = 0
     for is_integer in (False, True):
-        found = structure_cost.worthwhile_structure(
+        found = kernel_structure.worthwhile_structure(
             weight, Geometry((1, 1), (1, 1), (1, 1), 1), (8, 8), (8, 8), rate=RATES[1], is_integer=is_integer
         )
         assert (found is not None) == is_integer

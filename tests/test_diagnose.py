@@ -19,8 +19,7 @@ from loihi_convert.chip import limits
 from loihi_convert.cli.diagnose import _say
 from loihi_convert.cnn.checkpoint import load_model
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.bias_correction import correct_biases
+from loihi_convert.conversion.balancing import balance, correct_biases
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import DataSplits, load_data

@@ -17,10 +17,9 @@ from support.relay_networks import images
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
-from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
-from loihi_convert.backends.result import RunResult, concatenated
+from loihi_convert.backends.result import RunResult, concatenated, first_difference
 from loihi_convert.choices import Granularity, Reset
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.flow import to_integers

@@ -12,11 +12,11 @@ import torch
 from support.training import train
 
 from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.accuracy import in_float16
 from loihi_convert.cnn.checkpoint import Checkpoint
-from loihi_convert.cnn.float16 import in_float16
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.unfinished import resume_path
+from loihi_convert.cnn.training import resume_path
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import CheckpointError
 

@@ -145,10 +145,9 @@ def lightning(prefix: str = "model.", **more: Tensor) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["m.pth", "m.ckpt", "m.bin", "m.pth.tar", "m.pt", "m", "m.h5", "m.onnx", "m.net"])
-@pytest.mark.parametrize("new_format", [True, False])
-def test_the_suffix_says_nothing(name: str, new_format: bool) -> None:
-    torch.save(state(), name, _use_new_zipfile_serialization=new_format)
-    assert kind_of(Path(name)) == ("zip" if new_format else "pickle")
+def test_the_suffix_says_nothing(name: str) -> None:
+    torch.save(state(), name)
+    assert kind_of(Path(name)) == "zip"
     assert_is_net(opened(Path(name)))
 
 
@@ -216,10 +215,9 @@ CONTENTS: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize("new_format", [True, False])
 @pytest.mark.parametrize("content", CONTENTS)
-def test_the_state_dict_is_found(content: str, new_format: bool) -> None:
-    torch.save(CONTENTS[content](), "m.ckpt", _use_new_zipfile_serialization=new_format)
+def test_the_state_dict_is_found(content: str) -> None:
+    torch.save(CONTENTS[content](), "m.ckpt")
     source = opened(Path("m.ckpt"))
     found = dict(source.model.state_dict())
     if content == "without num_batches_tracked":
@@ -382,12 +380,11 @@ class State:
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("new_format", [True, False])
-def test_code_beside_the_weights_does_not_run(tmp_path: Path, new_format: bool, protocol: int) -> None:
+def test_code_beside_the_weights_does_not_run(tmp_path: Path, protocol: int) -> None:
     victim = tmp_path / "victim"
     attack = Attack(victim)
     content = {"state_dict": state(), "hyper_parameters": attack, "more": [State(attack), {"a": attack}]}
-    torch.save(content, "m.ckpt", pickle_protocol=protocol, _use_new_zipfile_serialization=new_format)
+    torch.save(content, "m.ckpt", pickle_protocol=protocol)
     assert_is_net(opened(Path("m.ckpt")))
     assert not victim.exists()
     # The attack is real: a trusting reader runs it.
@@ -444,28 +441,14 @@ def test_a_module_that_holds_itself_is_refused() -> None:
         load_states("m.ckpt")
 
 
-def test_a_damaged_legacy_file_is_noticed() -> None:
-    torch.save({"a": torch.arange(6.0)}, "m.pth", _use_new_zipfile_serialization=False)
-    content = Path("m.pth").read_bytes()
-    for length in (2, 10, 60, len(content) - 30, len(content) - 1):
-        Path("m.pth").write_bytes(content[:length])
-        with pytest.raises(CheckpointError) as caught:
-            load_states("m.pth")
-        assert caught.value.where == "m.pth"
-    Path("m.pth").write_bytes(pickle.dumps({"a": 1}, protocol=2))
-    with pytest.raises(CheckpointError, match=r"a pickle, but not from torch\.save"):
-        load_states("m.pth")
-
-
-def test_legacy_tensors_equal_torchs() -> None:
-    base = torch.arange(12.0).reshape(3, 4)
-    content = {"view": base.T, "part": base[1], "half": base.half(), "count": torch.tensor(3), "empty": torch.ones(0)}
-    torch.save({"state_dict": content}, "m.pth", _use_new_zipfile_serialization=False)
-    (found,) = load_states("m.pth").values()
-    assert found.keys() == content.keys()
-    for name, tensor in content.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor)
+def test_torchs_old_format_is_refused_with_a_remedy() -> None:
+    torch.save({"a": torch.arange(6.0)}, "old.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"torch's format before 1\.6") as caught:
+        load_states("old.pth")
+    assert "torch.save(torch.load(path, weights_only=True), 'new.pt')" in caught.value.hint
+    torch.save(torch.load("old.pth", weights_only=True), "new.pt")
+    (found,) = load_states("new.pt").values()
+    assert found["a"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

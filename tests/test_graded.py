@@ -12,7 +12,7 @@ from support.external_files import LayerData, lava_dl_file, write_external
 
 from loihi_convert import external
 from loihi_convert.arrays import Array
-from loihi_convert.backends.graded import run_graded
+from loihi_convert.backends.reference import run_graded
 from loihi_convert.data import Dataset
 from loihi_convert.errors import LoihiConvertError, NetxError, RangeError
 from loihi_convert.external.sdnn_run import run_sdnn

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from loihi_convert import devices, external, netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend, request
-from loihi_convert.backends.difference import first_difference
-from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.lava.lava_backend import LavaBackend
-from loihi_convert.backends.result import RunResult
+from loihi_convert.backends.reference import run_graded
+from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.chip import limits
 from loihi_convert.choices import Task
 from loihi_convert.conversion import graded_rounding

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend
+from loihi_convert.backends.result import first_difference
 from loihi_convert.choices import Method, Reset, Target
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions

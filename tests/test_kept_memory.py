@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loihi_convert.cnn.kept_memory import kept_memory
+from loihi_convert.cnn.fast_steps import kept_memory
 
 BYTES = 1 << 26
 PAGES = BYTES // resource.getpagesize()

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
-from loihi_convert.simulation import current_kernels, largest_currents
-from loihi_convert.simulation.cpu import CpuLayer
+from loihi_convert.simulation import largest_currents
 from loihi_convert.simulation.currents import Currents
+from loihi_convert.simulation.device import CpuLayer
 from loihi_convert.simulation.largest_currents import LargestCurrents
 from loihi_convert.simulation.layer_spec import LayerSpec
 from loihi_convert.simulation.neurons import Neurons
@@ -137,15 +137,15 @@ def test_few_currents_are_summed(monkeypatch: pytest.MonkeyPatch, relays: int) -
     layer = layers_on("cpu", [spec])[0]
     largest = LargestCurrents(spec, layer, (40,))
     sums = 0
-    current = current_kernels._current.py_func
+    current = largest_currents._current.py_func
 
     def counted(*arguments: object) -> object:
         nonlocal sums
         sums += 1
         return current(*arguments)
 
-    monkeypatch.setattr(current_kernels, "_current", counted)
-    monkeypatch.setattr(largest_currents, "raise_to_largest", current_kernels.raise_to_largest.py_func)
+    monkeypatch.setattr(largest_currents, "_current", counted)
+    monkeypatch.setattr(largest_currents, "raise_to_largest", largest_currents.raise_to_largest.py_func)
     spikes = torch.from_numpy((rng.random((4, 40, 12, 12, 64)) < 0.1).astype(np.uint8))
     for image in range(4):
         largest.take(0, spikes[image : image + 1])

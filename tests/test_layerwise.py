@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loihi_convert.arrays import Array
-from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.bias_correction import correct_biases
+from loihi_convert.conversion.balancing import balance, correct_biases
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation import blocks, simulator
-from loihi_convert.simulation.cpu import CpuLayer
-from loihi_convert.simulation.inputs import Inputs
+from loihi_convert.simulation.currents import Inputs
+from loihi_convert.simulation.device import CpuLayer
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import ReluChain, cnn_activation, unchanged
 from loihi_convert.simulation.simulator import extremes

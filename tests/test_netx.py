@@ -20,8 +20,8 @@ from support.residual import RELAY_OF, residual_network
 from support.strategies import Case, networks
 
 from loihi_convert import netx
-from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import ReferenceBackend, run_network
+from loihi_convert.backends.result import first_difference
 from loihi_convert.errors import InputError, NetxError
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork

@@ -6,12 +6,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Dense
+from loihi_convert.simulation.device import NeuronTensors, one_step
 from loihi_convert.simulation.layer_spec import LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons, RateErrors, rate_errors
 
@@ -198,3 +200,23 @@ def test_the_worth_of_a_spike_is_never_negative() -> None:
     found = RateErrors(errors=np.array([[np.nextafter(1.25, 2)]]), rates=np.ones((1, 1)), activations=np.array([0.25]))
     assert found.amplitude_factors.tolist() == [[0.0]]
     assert found.least_errors.tolist() == [[0.25]]
+
+
+@pytest.mark.parametrize("model", NeuronModel)
+@pytest.mark.parametrize("is_last", [False, True])
+def test_the_kernels_equal_one_step_in_plain_tensors(model: NeuronModel, is_last: bool) -> None:
+    rng = np.random.default_rng(3)
+    threshold = np.array([900, 40000, 131000, 7])
+    neurons = LayerSpec(
+        *(Dense(np.zeros((4, 1)), np.array([5, -3, 0, 60])), (1,), False, (4, 2, 3)),
+        *(None if is_last else threshold, None if is_last else threshold // 2, model.limit, model, True, (1, 1), None),
+    )
+    currents = rng.integers(-90000, 90000, (3, 40, 24)).astype(np.float32)
+    pooled, block = Neurons(neurons).fire(None, currents, 40, EVERYTHING)
+    tensors = NeuronTensors.of(neurons, "cpu")
+    states = tensors.initial.repeat(3, 1)
+    for step in range(40):
+        states, potentials, spikes = one_step(tensors, states, torch.from_numpy(currents[:, step]))
+        assert np.array_equal(block.potentials[:, step].reshape(3, -1), potentials.numpy())
+        assert np.array_equal(pooled[:, step].reshape(3, -1), spikes.float().numpy())
+    assert pooled.any() != is_last

@@ -19,10 +19,8 @@ from PIL import Image
 
 from loihi_convert.arrays import Array
 from loihi_convert.data import load_data
-from loihi_convert.data.class_order import in_turns
-from loihi_convert.data.dataset import DataSplits
+from loihi_convert.data.dataset import DataSplits, in_turns
 from loihi_convert.data.in_memory import as_images
-from loihi_convert.data.mapped_images import mapped_images
 from loihi_convert.data.own_images import load_image_folder, load_npz
 from loihi_convert.errors import DataError, UsageError
 
@@ -118,7 +116,6 @@ def test_an_npz_file_in_the_order_of_its_classes_is_calibrated_in_turns(tmp_path
     assert splits.calibration_images("2").ravel().tolist() == [0, 3]
     assert splits.held_out is None
     assert "in the order of their classes" in splits.notes[-1]
-    assert load_npz(path, input_shape=(1, 1, 1), at_once=False).notes == splits.notes
     np.savez(path, images=images, labels=np.array([0, 2, 0, 0, 2, 2]))
     splits = load_npz(path)
     assert splits.notes == ()
@@ -494,7 +491,6 @@ IMAGES = np.zeros((3, 4, 4), np.uint8)
         ({"images": IMAGES + 1.5}, "images", "float64 (3, 1, 4, 4) of 1.5..1.5"),
         ({"images": IMAGES[0]}, "images", "found (4, 4)"),
         ({"images": IMAGES[:0]}, "images", "uint8 (0, 1, 4, 4)"),
-        ({"images": np.zeros((3, 9, 9, 50), np.uint8), "labels": np.zeros(50, int)}, "images", "found (3, 9, 9, 50)"),
         ({"images": IMAGES, "calibration": IMAGES.astype(int) - 1}, "calibration", "int64 (3, 1, 4, 4) of -1..-1"),
         ({"images": IMAGES, "calibration": IMAGES[:, :2]}, "", "calibration images of (1, 2, 4)"),
         ({"images": IMAGES, "labels": np.zeros(2, int)}, "labels", "int64 (2,)"),
@@ -570,15 +566,6 @@ def test_classes_named_by_numbers(
     splits = load_npz(path, classes)
     assert splits.test.known_labels.tolist() == found
     assert any("keep their numbers" in note for note in splits.notes) == ("cat" in names)
-
-
-def test_mapped_images_in_any_order(tmp_path: Path) -> None:
-    images = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1)
-    np.savez(tmp_path / "own.npz", images=images)
-    mapped = mapped_images(tmp_path / "own.npz", "images", (1, 1, 1))
-    assert mapped is not None
-    for rows in ([0, 2, 1, 3], [5, 5, 7], [3, 4, 5], [6]):
-        assert mapped[np.array(rows)].read().ravel().tolist() == rows
 
 
 def test_labels_beyond_the_networks_classes(tmp_path: Path) -> None:

@@ -34,8 +34,7 @@ from loihi_convert.cnn.recipe import own_recipe
 from loihi_convert.cnn.through_spikes import SpikingCnn, _Spikes, fired
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
 from loihi_convert.cnn.trainer import drop_channels
-from loihi_convert.cnn.training import train_cnn, train_design
-from loihi_convert.cnn.unfinished import resume_path
+from loihi_convert.cnn.training import resume_path, train_cnn, train_design
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import Dataset, load_data, split_for_training
 from loihi_convert.data.dataset import DataSplits
@@ -46,8 +45,7 @@ from loihi_convert.frontend.own_cnn import copies_of, design_of, own_design, rec
 from loihi_convert.frontend.source import open_source
 from loihi_convert.frontend.train_mode import require_training
 from loihi_convert.frontend.users_code import build_cnn
-from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.ir.task import classes_of
+from loihi_convert.ir.network import ReluNetwork, classes_of
 from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline.origin import open_file
 from loihi_convert.simulation.relu import cnn_scores

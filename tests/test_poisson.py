@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loihi_convert.ir.poisson import poisson_spikes
-from loihi_convert.simulation.inputs import Inputs
+from loihi_convert.simulation.currents import Inputs
 
 
 def test_the_rate_is_the_pixel_and_0_and_255_are_certain() -> None:

@@ -28,11 +28,11 @@ from loihi_convert import cli, dependencies, netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import Array
 from loihi_convert.backends import BackendOptions, open_backend
-from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava import host_process
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.lava.lava_backend import LavaBackend
+from loihi_convert.backends.result import first_difference
 from loihi_convert.checks import environment
 from loihi_convert.cnn import training
 from loihi_convert.cnn.checkpoint import Checkpoint, save

@@ -15,8 +15,7 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, load_model
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import Qcfs, covering_thresholds, set_thresholds
-from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.choice import choose_method
+from loihi_convert.conversion.balancing import balance, choose_method
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.frontend.lower import to_relu_network

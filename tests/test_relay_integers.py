@@ -16,10 +16,9 @@ from support.relay_networks import NETWORKS, images, residual, wrong_spikes
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
-from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.result import RunResult
+from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.chip import limits
 from loihi_convert.choices import Granularity, Method, Reset, Target
 from loihi_convert.conversion.balancing import balance

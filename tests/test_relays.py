@@ -12,9 +12,7 @@ from support.relay_networks import NETWORKS, images, wrong_spikes
 
 from loihi_convert.arrays import Array
 from loihi_convert.choices import Method, Reset
-from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.bias_correction import correct_biases
-from loihi_convert.conversion.choice import choose_method
+from loihi_convert.conversion.balancing import balance, choose_method, correct_biases
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import UsageError

@@ -21,8 +21,7 @@ from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.checks.lava_dl import lava_dl_notes
 from loihi_convert.choices import Readout, Reset
-from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.choice import choose_method
+from loihi_convert.conversion.balancing import balance, choose_method
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization

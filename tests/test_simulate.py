@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.networks import random_network
 
-from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
+from loihi_convert.backends.result import first_difference
 from loihi_convert.choices import Reset
 from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork

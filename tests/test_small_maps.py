@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.cnn import small_maps, trainer
+from loihi_convert.cnn import fast_steps, trainer
 from loihi_convert.cnn.design import built_in
+from loihi_convert.cnn.fast_steps import SmallMaps
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.small_maps import SmallMaps
 from loihi_convert.data import load_data
 from loihi_convert.progress import no_progress
 
@@ -51,7 +51,7 @@ def test_gradients_are_those_of_the_function() -> None:
     draw = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, 3, 3, 5, generator=draw, dtype=torch.float64).requires_grad_()
     weight = torch.randn(4, 3, 3, 3, generator=draw, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(small_maps._Convolution.apply, (inputs, weight))
+    assert torch.autograd.gradcheck(fast_steps._Convolution.apply, (inputs, weight))
 
 
 @pytest.mark.parametrize("is_built_in", [True, False])

@@ -98,131 +98,6 @@ def test_only_the_files_in_use_are_read(digits: DataSplits, tmp_path: Path) -> N
         assert raised.value.where == str(paths[index])
 
 
-@pytest.mark.parametrize(
-    "convert",
-    [
-        lambda images: images,
-        lambda images: images[:, 0],
-        lambda images: images.transpose(0, 2, 3, 1).copy(),
-        lambda images: images / np.float32(255),
-        lambda images: (images / 255).astype(np.float64)[:, 0],
-        lambda images: images > 100,
-    ],
-    ids=["NCHW", "NHW", "NHWC", "float32", "float64", "bool"],
-)
-def test_an_npz_file(digits: DataSplits, tmp_path: Path, convert: Callable[[Array], Array]) -> None:
-    path = tmp_path / "images.npz"
-    np.savez(path, labels=digits.test.known_labels[:90], images=convert(digits.test.images[:90]))
-    at_once = load_data(path, input_shape=SHAPE)
-    assert_same(stored(path), at_once.test.images)
-    later = load_data(path, input_shape=SHAPE, at_once=False)
-    assert np.array_equal(later.test.known_labels, at_once.test.known_labels)
-    assert later.notes == ()
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-@pytest.mark.parametrize("calibration", [None, 0.01, 0.9])
-def test_a_note_says_that_rounding_changes_an_npz_file(
-    digits: DataSplits, tmp_path: Path, at_once: bool, calibration: float | None
-) -> None:
-    path, images = tmp_path / "images.npz", digits.test.images[:90] / 255
-    for contrast in (0.01, 0.9):
-        own = {} if calibration is None else {"calibration": 0.1 + calibration * images}
-        is_noted = 0.01 in (contrast, calibration)
-        np.savez(path, images=0.1 + contrast * images, **own)
-        notes = load_data(path, input_shape=SHAPE, at_once=at_once).notes
-        assert [note.startswith("floats are rounded to 8 bits") for note in notes] == [True] * is_noted
-
-
-@pytest.mark.parametrize(
-    "save",
-    [
-        lambda path, images: np.savez_compressed(path, images=images),
-        lambda path, images: np.savez(path, images=images.astype(np.int16)),
-        lambda path, images: np.savez(path, images=np.asfortranarray(images)),
-    ],
-    ids=["compressed", "int16", "Fortran"],
-)
-def test_what_cannot_be_mapped_is_read_at_once_with_a_note(
-    digits: DataSplits, tmp_path: Path, save: Callable[[Path, Array], None]
-) -> None:
-    path = tmp_path / "images.npz"
-    save(path, digits.test.images[:90])
-    found = load_data(path, input_shape=SHAPE, at_once=False)
-    assert isinstance(found.test.images, np.ndarray)
-    assert np.array_equal(found.test.images, digits.test.images[:90])
-    (note,) = found.notes
-    assert "compressed, in Fortran order, or integers other than uint8" in note
-    assert "all of them are read into memory" in note
-    assert load_data(path, input_shape=SHAPE).notes == ()
-
-
-def test_errors_are_those_of_reading_at_once(digits: DataSplits, tmp_path: Path) -> None:
-    path = tmp_path / "images.npz"
-    for arrays in ({"images": digits.test.images[:9, :, :7]}, {"labels": np.zeros(3)}, {"images": np.zeros((0, 8, 8))}):
-        np.savez(path, **arrays)  # type: ignore[arg-type]
-        messages = []
-        for at_once in (True, False):
-            with pytest.raises(DataError) as raised:
-                load_data(path, input_shape=SHAPE, at_once=at_once)
-            messages.append(str(raised.value))
-        assert messages[0] == messages[1]
-
-
-def test_a_part_may_be_almost_black_but_not_the_whole(tmp_path: Path) -> None:
-    images, path = np.ones((90, *SHAPE), np.uint8), tmp_path / "images.npz"
-    np.savez(path, images=images)
-    for at_once in (True, False):
-        with pytest.raises(DataError, match=r"of 1\.\.1"):
-            load_data(path, input_shape=SHAPE, at_once=at_once)
-    images[70] = 2
-    np.savez(path, images=images)
-    assert_same(stored(path), images)
-    np.savez(path, images=images / 255)
-    assert_same(stored(path), images)
-
-
-@pytest.mark.parametrize("damage", ["header", "version", "compression"])
-def test_every_error_of_a_damaged_file_is_caught(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "images.npz"
-    np.savez(path, images=np.full((90, *SHAPE), 9, np.uint8))
-    content = bytearray(path.read_bytes())
-    entry = content.index(b"PK\x01\x02")
-    place, value = {
-        "header": (content.index(b"}", content.index(b"'shape'")), ord(" ")),
-        "version": (entry + 6, 147),
-        "compression": (entry + 10, 99),
-    }[damage]
-    content[place] = value
-    path.write_bytes(content)
-    for at_once in (True, False):
-        with pytest.raises(DataError, match=r"damaged, or not an \.npz file"):
-            load_data(path, input_shape=SHAPE, at_once=at_once)
-
-
-def test_damage_is_noticed_before_a_run(digits: DataSplits, tmp_path: Path) -> None:
-    path = tmp_path / "images.npz"
-    np.savez(path, images=digits.test.images)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"damaged, or not an \.npz file"):
-        load_data(path, input_shape=SHAPE, at_once=False)
-
-
-def test_another_file_in_its_place_is_refused(digits: DataSplits, tmp_path: Path) -> None:
-    path = tmp_path / "images.npz"
-    np.savez(path, images=digits.test.images[:50])
-    images = stored(path)
-    np.savez(path, images=digits.test.images[50:100])
-    with pytest.raises(DataError, match="is another file on ") as raised:
-        images[:3].read()
-    assert raised.value.where == str(path)
-    path.unlink()
-    with pytest.raises(DataError, match="cannot be read on "):
-        images[:3].read()
-
-
 class Counted(Elsewhere):
     """Workers that know how many bytes the largest shard has on its way to them."""
 
@@ -241,15 +116,8 @@ class Counted(Elsewhere):
         return super().map(function, shared, items, place=place, done=done)
 
 
-@pytest.mark.parametrize("kind", ["folder", "npz"])
-def test_a_run_folder_is_that_of_images_in_memory(digits: DataSplits, files: Path, tmp_path: Path, kind: str) -> None:
-    data = tmp_path / "images.npz"
-    if kind == "folder":
-        data = image_folder(tmp_path / "images", digits, 300)
-    else:
-        # 100 of the images for calibration are also run, and so choose no margin.
-        calibration = np.concatenate([digits.test.images[:100], digits.validation.images])
-        np.savez(data, images=digits.test.images, labels=digits.test.known_labels, calibration=calibration)
+def test_a_run_folder_is_that_of_images_in_memory(digits: DataSplits, files: Path, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "images", digits, 300)
     opened = open_file(files / "model.net")
     found = []
     for name, at_once, workers in (("memory", True, None), ("here", False, None), ("there", False, Counted(7))):
@@ -261,8 +129,7 @@ def test_a_run_folder_is_that_of_images_in_memory(digits: DataSplits, files: Pat
         found.append(written(folder))
         if workers is not None:
             # Places of 64 images, which have 4096 bytes of pixels.
-            assert workers.largest < (64 * 150 if kind == "folder" else 1500)
-    assert ("early_exit.csv" in found[0]) == (kind == "npz")
+            assert workers.largest < 64 * 150
     assert found[1] == found[0]
     assert found[2] == found[0]
 

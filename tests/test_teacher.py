@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import loihi_convert as lc
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
+from loihi_convert.cnn.design import TEACHER_SHARE, TEMPERATURE, teachers_loss
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.teacher import TEACHER_SHARE, TEMPERATURE, teachers_loss
 from loihi_convert.cnn.training import train_cnn
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import CheckpointError, InputError, UsageError

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from loihi_convert.cnn import inert_pickle
-from loihi_convert.cnn.torch_zip import read_pt, write_pt
+from loihi_convert.cnn.stored_states import read_pt, write_pt
 from loihi_convert.errors import CheckpointError, InputError
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

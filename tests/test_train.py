@@ -17,17 +17,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from loihi_convert import compiled
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
-from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint, load
 from loihi_convert.cnn.design import built_in, built_in_teacher, pixels, recent, record_of
 from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
 from loihi_convert.cnn.muon import orthogonalized
 from loihi_convert.cnn.recipe import Recipe, default_recipe, fine_tuning_recipe, paper_recipe, spiking_recipe
-from loihi_convert.cnn.torch_zip import read_pt, write_pt
+from loihi_convert.cnn.stored_states import read_pt, write_pt
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture
-from loihi_convert.cnn.trainer import drop_channels, learning_rate, one_cycle, uses_bfloat16
-from loihi_convert.cnn.training import train_cnn
-from loihi_convert.cnn.unfinished import resume_path
+from loihi_convert.cnn.trainer import augmented, drop_channels, learning_rate, one_cycle, uses_bfloat16
+from loihi_convert.cnn.training import resume_path, train_cnn
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
 from loihi_convert.frontend.source import open_source

@@ -8,7 +8,7 @@ name        implementation                     what it is
 ==========  =================================  =========================================
 ``ref``     `backends.reference`               exact integers in torch, batched, fast
 ``sim``     `backends.lava.lava_backend`       Lava's CPU simulator in its own process
-``loihi2``  `backends.loihi2.board_backend`    a Loihi 2 board; never tested on one
+``loihi2``  `backends.lava.lava_backend`       a Loihi 2 board; never tested on one
 ==========  =================================  =========================================
 """
 
@@ -80,7 +80,7 @@ class Backend(Protocol):
         trace: bool = False,
         progress: Progress = no_progress,
     ) -> RunResult:
-        """Run ``images`` (uint8 ``(N, *input_shape)``) through graded spikes, see `backends.graded.run_graded`."""
+        """Run ``images`` (uint8 ``(N, *input_shape)``) through graded spikes, see `backends.reference.run_graded`."""
         ...
 
     def __enter__(self) -> Backend: ...
@@ -122,6 +122,6 @@ def open_backend(backend: str, options: BackendOptions | None = None) -> Backend
         from loihi_convert.backends.lava.lava_backend import LavaBackend
 
         return LavaBackend(options)
-    from loihi_convert.backends.loihi2.board_backend import Loihi2Backend
+    from loihi_convert.backends.lava.lava_backend import Loihi2Backend
 
     return Loihi2Backend(options)

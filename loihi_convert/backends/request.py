@@ -9,27 +9,16 @@ from loihi_convert.arrays import Array
 from loihi_convert.choices import MAX_TIMESTEPS
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.ir.layered import Spiking
+from loihi_convert.ir.network import Spiking
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.simulation.inputs import require_images
+from loihi_convert.simulation.currents import require_images
 
 MAX_TRACE: Final = 2**32
 """Most bytes of the result of a run, including spikes and potentials of a traced run."""
 
 
 def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace: bool = False) -> None:
-    """Raise unless ``network`` can run ``images`` for ``timesteps`` steps and, with ``trace``, record them.
-
-    Raises
-    ------
-    UsageError
-        If ``timesteps`` is less than 1 or more than `MAX_TIMESTEPS`, or the result would be larger than
-        `MAX_TRACE`.
-    DataError
-        If the images are not uint8 of ``(N, *input_shape)`` with N >= 1.
-    RangeError
-        If ``timesteps`` exceeds the largest safe T of the file.
-    """
+    """Raise unless ``network`` can run ``images`` for ``timesteps`` steps and, with ``trace``, record them."""
     require_safe_timesteps(network, timesteps)
     require_images(network.input_shape, images)
     require_result_size(network, len(images), timesteps, trace=trace)

@@ -210,7 +210,7 @@ def _lava_run(name: str, lava_python: str | None) -> Check:
 
     from loihi_convert import netx
     from loihi_convert.backends import BackendOptions, open_backend
-    from loihi_convert.backends.difference import first_difference
+    from loihi_convert.backends.result import first_difference
 
     where = lava_python or f"{sys.executable} (this interpreter)"
     images = np.arange(8, dtype=np.uint8).reshape(2, 1, 2, 2) * 30

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 from loihi_convert.choices import Target
-from loihi_convert.ir.layered import layer_words
+from loihi_convert.ir.network import layer_words
 from loihi_convert.records import Record
 
 Severity = Literal["error", "warning", "note"]

@@ -43,7 +43,7 @@ class LayerRun:
     layer, reset, timesteps
         The layer, its reset, and T.
     is_circuit
-        Whether its soft reset is done by `ir.circuit`.
+        Whether its soft reset is done by `ir.neuron_model`.
     is_constant
         Whether its input is the same in every step, as for pixels.
     is_readout

@@ -16,9 +16,9 @@ from loihi_convert.checks.stock_rules import (
 )
 from loihi_convert.chip import limits, rules
 from loihi_convert.choices import Target
+from loihi_convert.ir.network import classes_of
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.task import classes_of
 from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockFile, StockLayer, stock_file
 from loihi_convert.records import Record

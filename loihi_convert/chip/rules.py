@@ -2,7 +2,8 @@
 
 Each rule is a function whose name is the claim; it returns ``None`` or a description of the violation. Under the
 *exactness rules*, Lava's CPU models compute exactly the integers of a `QuantizedNetwork`. Networks of Lava's hard-reset
-LIF must also satisfy the *LIF rules*, and networks for the circuit of stock processes in `ir.circuit` the *chip rules*.
+LIF must also satisfy the *LIF rules*, and networks for the circuit of stock processes in `ir.neuron_model` the *chip
+rules*.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ CHIP_RULES: Final[tuple[LayerRule, ...]] = (
     currents_do_not_wrap,
     channels_that_never_fire_receive_nothing,
 )
-"""Additional rules for target ``loihi2``, under which `circuit.circuit` can be built."""
+"""Additional rules for target ``loihi2``, under which `neuron_model.circuit` can be built."""
 
 
 SCALAR_RULES: Final[tuple[LayerRule, ...]] = (a_layer_has_one_threshold,)

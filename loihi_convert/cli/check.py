@@ -185,7 +185,7 @@ def _remedied_by_target(found: Sequence[Finding]) -> set[str]:
 
 def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
     """Return one fact per violated rule, with the layers that violate it; each finding on the whole network."""
-    from loihi_convert.ir.layered import layer_words
+    from loihi_convert.ir.network import layer_words
 
     by_rule: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in found:
@@ -220,7 +220,7 @@ def _neurocores(checked: CheckReport) -> Iterator[Fact]:
 
 
 def _layer_cores(layer: LayerResources) -> str:
-    from loihi_convert.ir.layered import layer_words
+    from loihi_convert.ir.network import layer_words
     from loihi_convert.neurocores.savings import span
 
     tile = "" if layer.tile is None else f" of {' x '.join(map(str, layer.tile))}"

@@ -138,7 +138,7 @@ def _facts(exported: Sequence[ExportResult]) -> Iterator[tuple[str, Fact]]:
 
 def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
     """Return the layers whose potentials leave their range: always for a chip, else if agreement may be affected."""
-    from loihi_convert.ir.layered import layer_words
+    from loihi_convert.ir.network import layer_words
 
     if report.target == "loihi2":
         proven = [layer.name for layer in report.layers if layer.is_proven]
@@ -180,7 +180,7 @@ def exported_json(item: ExportResult) -> dict[str, Any]:
 
 def say_graded_export(item: GradedExport, next_run: NextRun, *, details: bool) -> None:
     """Print the written file, its agreement with the CNN, and the next step."""
-    from loihi_convert.ir.layered import layer_words
+    from loihi_convert.ir.network import layer_words
 
     depth = len(item.network.layers) - 1
     least = min(item.layers, key=lambda layer: layer.weight_bits)

@@ -26,8 +26,7 @@ from loihi_convert.options import Flag
 
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
-    from loihi_convert.cnn.design import Design
-    from loihi_convert.cnn.teacher import Teacher
+    from loihi_convert.cnn.design import Design, Teacher
     from loihi_convert.data import ClassMap, DataSplits
     from loihi_convert.metrics.own_accuracy import OwnAccuracy
     from loihi_convert.normalization import Normalization
@@ -82,8 +81,7 @@ def train(
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.design import built_in
     from loihi_convert.cnn.train_options import chosen_architecture, chosen_recipe
-    from loihi_convert.cnn.training import train_design
-    from loihi_convert.cnn.unfinished import require_free, resume_path
+    from loihi_convert.cnn.training import require_free, resume_path, train_design
     from loihi_convert.devices import chosen_device
     from loihi_convert.files import refuse_to_replace
     from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher

@@ -1,4 +1,4 @@
-"""Checkpoints of this package: ``.pt`` (torch's zip format, see `torch_zip`) and ``.safetensors``.
+"""Checkpoints of this package: ``.pt`` (torch's zip format, see `stored_states`) and ``.safetensors``.
 
 Nothing in either file is ever executed. In memory weights are always float32; files may store float16. The suffix sets
 the format of a new file; the format of an existing file is detected from its first bytes (`stored_states`).
@@ -20,10 +20,17 @@ from torch import Tensor, nn
 
 from loihi_convert.choices import WeightDtype
 from loihi_convert.cnn.models import build_model
-from loihi_convert.cnn.safetensors_file import as_safetensors, signature
-from loihi_convert.cnn.safetensors_file import digest as digest
-from loihi_convert.cnn.stored_states import described, is_quantized, read_file, states_in
-from loihi_convert.cnn.torch_zip import ForeignObjectError, write_pt
+from loihi_convert.cnn.stored_states import (
+    ForeignObjectError,
+    as_safetensors,
+    described,
+    is_quantized,
+    read_file,
+    signature,
+    states_in,
+    write_pt,
+)
+from loihi_convert.cnn.stored_states import digest as digest
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError, one_of
 from loihi_convert.files import write_atomically
@@ -66,7 +73,7 @@ class Checkpoint:
     qcfs_levels
         L of its activations, if they are `qcfs.Qcfs`; ``None``: ReLU.
     stored_as
-        ``"float16"``: every weight is exactly representable in float16, see `float16.in_float16`.
+        ``"float16"``: every weight is exactly representable in float16, see `accuracy.in_float16`.
     normalization
         What it was trained on, one number per channel each; None: pixel / 255.
     """
@@ -213,13 +220,7 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def load_if_ours(path: str | Path) -> Checkpoint | None:
-    """Return the checkpoint in a file if this package wrote it, else None; executes nothing in the file.
-
-    Raises
-    ------
-    CheckpointError
-        As in `load`, for a file of this package.
-    """
+    """Return the checkpoint in a file if this package wrote it, else None; executes nothing in the file."""
     path = Path(path)
     content = read_file(path, strict=False)
     return _checkpoint(content, path) if _is_ours(content, path) else None
@@ -351,7 +352,7 @@ def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:
         raise CheckpointError(
             f"{name} has numbers that float16 cannot represent: the stored weights would differ from those evaluated",
             where=path,
-            hint="Round them with loihi_convert.cnn.float16.in_float16, or store them as float32.",
+            hint="Round them with loihi_convert.cnn.accuracy.in_float16, or store them as float32.",
         )
     return halved
 

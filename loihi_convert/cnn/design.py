@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor, nn
+from torch.nn import functional
 
 from loihi_convert.arrays import Shape
 from loihi_convert.cnn import checkpoint, class_scores
@@ -18,7 +19,6 @@ from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.few_bits import rounded_state
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import set_thresholds
-from loihi_convert.cnn.teacher import Teacher
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.normalization import Normalization
@@ -119,13 +119,6 @@ def built_in(
         The weights to begin with; None: random ones.
     timesteps
         T, if the spiking network is to be trained.
-
-    Raises
-    ------
-    UsageError
-        If the architecture is unknown, or ``start`` does not fit it, the classes or the options.
-    DataError
-        If there are fewer than two classes, or labels without names that seem not to be numbers of classes.
     """
     if timesteps is not None and (start is None or start.qcfs_levels is None):
         raise NoActivationsError
@@ -273,3 +266,50 @@ def _begin_with(model: nn.Module, start: Checkpoint, images: Tensor) -> None:
         plain = build_model(start.architecture, start.input_shape, len(start.classes))
         plain.load_state_dict(start.state)
         set_thresholds(model, plain, inputs_of(images, start.normalization, None))
+
+
+TEACHER_SHARE: Final = 0.9
+"""Of the loss; the rest is that of the labels."""
+
+TEMPERATURE: Final = 4.0
+"""Scores are divided by it, so that unlikely classes count."""
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A trained CNN that another one imitates.
+
+    Parameters
+    ----------
+    network
+        From pixels / 255 ``(N, C, H, W)`` to scores ``(N, outputs)``, see `design.Design.network`.
+    record
+        What a checkpoint says of it: ``architecture`` and ``sha256``.
+    gives_probabilities
+        Whether its scores are computed from probabilities, for which bfloat16 is too coarse.
+    """
+
+    network: nn.Module
+    record: dict[str, JsonValue]
+    gives_probabilities: bool = False
+
+    @property
+    def recorded(self) -> dict[str, JsonValue]:
+        """The record for the checkpoint of what it teaches."""
+        return {**self.record, "share": TEACHER_SHARE, "temperature": TEMPERATURE}
+
+
+def teachers_loss(scores: Tensor, taught: Tensor, of_labels: Tensor) -> Tensor:
+    """Return the loss of ``scores`` ``(N, outputs)`` with respect to those of the teacher, and to labels.
+
+    The first is the Kullback-Leibler divergence of the classes' probabilities at `TEMPERATURE`, times its square, which
+    keeps the size of gradients.
+    """
+    found, wanted = (functional.log_softmax(_two(each) / TEMPERATURE, 1) for each in (scores, taught))
+    divergence = functional.kl_div(found, wanted, reduction="batchmean", log_target=True) * TEMPERATURE**2
+    return (1 - TEACHER_SHARE) * of_labels + TEACHER_SHARE * divergence
+
+
+def _two(scores: Tensor) -> Tensor:
+    """``scores``; a single one is that of class 1, against 0."""
+    return scores if scores.shape[1] > 1 else torch.cat([torch.zeros_like(scores), scores], 1)

@@ -185,9 +185,6 @@ class _Name(NamedTuple):
         match self.name, arguments:
             case "collections.OrderedDict", ():
                 return _Dict()
-            # As written by Python 2.
-            case "collections.OrderedDict", (list() as pairs,):
-                return _Dict(pairs)
             case "torch._utils._rebuild_tensor_v2", (storage, offset, size, stride, *_):
                 return _View(storage, offset, size, stride)
             case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", (data, *_):
@@ -218,16 +215,10 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any, /) -> object:
         match pid:
-            # Before torch 1.6, a sixth value gives the storage that this one is a view of.
             case ("storage", _Name(name), str(key), str(), int(numel)) if name in _STORAGES:
-                return _Storage(_STORAGES[name], key, numel)
-            case ("storage", _Name(name), str(key), str(), int(numel), None) if name in _STORAGES:
                 return _Storage(_STORAGES[name], key, numel)
         if self._strict:
             raise pickle.UnpicklingError("a persistent id is not a storage")
-        # The class of a module, with its source code, before torch 1.6.
-        if isinstance(pid, tuple) and pid[:1] == ("module",) and len(pid) > 1 and _is_skipped_class(pid[1]):
-            return pid[1]
         return skipped("a storage of another kind")
 
 
@@ -242,26 +233,6 @@ def load(program: bytes, *, strict: bool) -> object:
 def built(value: object, records: Mapping[str, bytes], *, strict: bool) -> object:
     """Return a value from `load` with its tensors; ``records["data/k"]`` holds the bytes of storage ``k``."""
     return _Builder(records, strict=strict).build(value)
-
-
-def item_sizes(value: object) -> dict[str, int]:
-    """Return the bytes of an element of each storage in a value from `load`, by its key."""
-    sizes: dict[str, int] = {}
-    waiting, seen = [value], set[int]()
-    while waiting:
-        found = waiting.pop()
-        if id(found) in seen:
-            continue
-        seen.add(id(found))
-        if isinstance(found, _Storage):
-            sizes[found.key] = found.dtype.itemsize
-        elif isinstance(found, dict):
-            waiting += found.values()
-        elif isinstance(found, (list, tuple)):
-            waiting += found
-        elif isinstance(found, Skipped):
-            waiting.append(found.state)
-    return sizes
 
 
 class _Builder:

@@ -67,11 +67,6 @@ def build_model(
         Number of outputs.
     qcfs_levels
         L of the activation `qcfs.Qcfs`, instead of ReLU.
-
-    Raises
-    ------
-    UsageError
-        If the architecture is unknown, or the images do not fit its pooling.
     """
     model = _build(architecture, input_shape, classes)
     if torch.get_default_dtype() != torch.float32:

@@ -17,8 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from loihi_convert.arrays import Array
-from loihi_convert.cnn.qcfs import Qcfs, in_layout_of, shared, shared_sum
-from loihi_convert.cnn.qcfs_kernels import integrate_and_fire, integrate_and_fire_backward
+from loihi_convert.cnn.qcfs import (
+    Qcfs,
+    in_layout_of,
+    integrate_and_fire,
+    integrate_and_fire_backward,
+    shared,
+    shared_sum,
+)
 from loihi_convert.errors import UsageError
 
 

@@ -11,9 +11,8 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.choices import Task
-from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
+from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.task import classes_of
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import last_outputs

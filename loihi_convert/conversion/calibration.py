@@ -7,8 +7,8 @@ from typing import Final
 
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
+from loihi_convert.simulation.currents import require_images
 from loihi_convert.simulation.image_shards import ImageArray
-from loihi_convert.simulation.inputs import require_images
 
 MOST: Final = 2_000
 """Most images used: with five times as many, fitted values do not change, and percentiles of activations little, far

@@ -22,8 +22,14 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits, rules
-from loihi_convert.conversion.float_layer import FloatLayer, initial_integers
-from loihi_convert.conversion.scales import HEADROOM, for_larger_weights, largest_of, nearest
+from loihi_convert.conversion.scales import (
+    HEADROOM,
+    FloatLayer,
+    for_larger_weights,
+    initial_integers,
+    largest_of,
+    nearest,
+)
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
 
@@ -63,11 +69,6 @@ def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, 
         T.
     is_constant
         Whether its input is the same in every step, as pixels are.
-
-    Raises
-    ------
-    RangeError
-        If no scale makes every number fit.
     """
     bounds = [(real.threshold, _largest_threshold(real)), (real.largest_bias, _MAX_BIAS)]
     least = [nearest(real), *(values / real.unit / limit for values, limit in bounds)]

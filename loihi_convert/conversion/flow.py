@@ -18,16 +18,13 @@ from loihi_convert.conversion.agreement import (
     rounded_share,
     rounding_notes,
 )
-from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.choice import Trial, choose_method, trial_images
-from loihi_convert.conversion.float_layer import excessive_bias
+from loihi_convert.conversion.balancing import Trial, balance, choose_method, trial_images
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import QuantizationReport, report_quantization
-from loihi_convert.conversion.scales import FOR_SMALLER_BIASES
+from loihi_convert.conversion.scales import FOR_SMALLER_BIASES, excessive_bias
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.layered import layer_words
-from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
+from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, layer_words
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import ImageArray
@@ -96,15 +93,6 @@ def to_integers(
         Where to simulate: ``"cpu"`` or another torch device.
     bars
         Opens a progress bar for each stage.
-
-    Raises
-    ------
-    UsageError
-        If the options contradict each other, or do not fit the CNN.
-    RangeError
-        If activations overflow float32, or a number does not fit Loihi at any scale.
-    DataError
-        If the images do not fit the CNN, or there are none.
     """
     require_timesteps((timesteps,))
     converting = _Converting(cnn, images, timesteps, balance_options, quantize_options, device, bars)

@@ -18,8 +18,8 @@ from loihi_convert.ir.graded import OUT_OF_RANGE, GradedLayer, GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import PixelBias, Synapse
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.currents import MAX_PIXEL
 from loihi_convert.simulation.graded import frame_steps, settled_state
-from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import cnn_scores
 
 _ENDS: Final = (*(MAX_PIXEL * 2.0**octave for octave in range(-1, 6)), limits.MESSAGE_LIMIT / HEADROOM)
@@ -85,16 +85,6 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
         Calibration images, uint8 ``(N, C, H, W)``.
     progress
         Counts the largest messages tried; twice if the first integers leave their range.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If an activation is not a plain ReLU, or the CNN is a single layer.
-    RangeError
-        If the CNN's activations are not finite, or an output's bias is beyond 8-bit weights and a 16-bit message, or
-        leaves the last layer no weights.
-    DataError
-        If the images do not fit.
     """
     require_calibration(cnn, images)
     require_relu(cnn)

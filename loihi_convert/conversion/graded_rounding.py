@@ -54,8 +54,8 @@ from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork, with_cons
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.relays import is_relay, relay_count, relayed
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
+from loihi_convert.simulation.currents import MAX_PIXEL
 from loihi_convert.simulation.graded import blank_step, layer_step
-from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.integer_sums import weighted
 from loihi_convert.simulation.relu import currents, relu_outputs
 

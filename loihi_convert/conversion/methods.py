@@ -1,27 +1,27 @@
-"""ReluNetwork -> SpikingNetwork by one of the methods of `BalanceOptions`, for one or several latencies T."""
+"""ReluNetwork -> SpikingNetwork by one of the methods of `BalanceOptions`, for one or several latencies T.
+
+A method is a function that gives a layer's thresholds, and its line in `METHODS`; its name is one of `choices.Method`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.calibration import MOST, calibration_subset, fitted_images, overflow, require_calibration
-from loihi_convert.conversion.options import AUTO, METHODS, BalanceOptions, require_readout, require_timesteps
+from loihi_convert.conversion.options import AUTO, BalanceOptions, require_readout, require_timesteps
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.activations import Activations
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.layerwise import GrowingSimulation
-
-# Methods based on activations, with their percentile; methods with one threshold per layer.
-_OF_ACTIVATIONS: Final = {"act-norm": 100.0, "robust-norm": 99.9, "act-norm-channelwise": 100.0, "least-squares": 100.0}
-_PER_LAYER: Final = ("spike-norm", "rmp", "act-norm", "robust-norm")
+from loihi_convert.simulation.relu import Activations
 
 
 def balance_each(
@@ -47,24 +47,15 @@ def balance_each(
     timesteps
         The latencies T.
     options
-        A method other than ``auto``; ``bias_correction`` is ignored, see `bias_correction.correct_biases`.
+        A method other than ``auto``; ``bias_correction`` is ignored, see `balancing.correct_biases`.
     activations
         Those of ``network`` on ``images``, if other methods use them, too.
-
-    Raises
-    ------
-    UsageError
-        If the method is ``auto``, or needs a CNN trained with thresholds, or a regression is to be read from spikes.
-    RangeError
-        If activations overflow float32.
-    DataError
-        If the images do not fit the network, or there are none.
     """
     _require_method(network, options)
     require_readout(network.task, options.output)
     require_timesteps(timesteps)
     require_calibration(network, images)
-    if _fits_rates(network, options.method) and len(timesteps) > 1:
+    if METHODS[options.method].fits_rates(network) and len(timesteps) > 1:
         # They share no simulation, and T decides how many images are used.
         each = (balance_each(network, images, (t,), options, device=device, progress=progress) for t in timesteps)
         return tuple(one for (one,) in each)
@@ -117,16 +108,9 @@ def has_learned_thresholds(network: ReluNetwork) -> bool:
 
 def _used_images(network: ReluNetwork, images: ImageArray, timesteps: int, options: BalanceOptions) -> ImageArray:
     """The calibration images that the method uses: all for maxima, and for methods that are compared with papers."""
-    if _fits_rates(network, options.method):
+    if METHODS[options.method].fits_rates(network):
         return calibration_subset(images, timesteps)
     return images[:MOST] if options.method == "percentile" and options.percent < 100 else images
-
-
-def _fits_rates(network: ReluNetwork, method: str) -> bool:
-    """Whether some thresholds are fitted to rates: all with least-squares, those not learned with qcfs."""
-    return method == "least-squares" or (
-        method == "qcfs" and any(_not_learned(layer).any() for layer in network.layers[:-1])
-    )
 
 
 def _not_learned(layer: ReluLayer) -> Array:
@@ -141,11 +125,11 @@ class _Balancing:
 
     def __init__(self, network: ReluNetwork, activations: Activations, options: BalanceOptions, device: str) -> None:
         self._network, self._activations, self._options, self._device = network, activations, options, device
-        self._method = options.method
-        self._fits_rates = _fits_rates(network, options.method)
+        self._method = METHODS[options.method]
+        self._fits_rates = self._method.fits_rates(network)
         self._depth = len(network.layers) - (options.output == "potential")
         self._percentiles: list[Array] = []
-        self._done, self._passes = 0, 1
+        self._done, self._passes = 1, 1
         self._progress: Progress = no_progress
 
     def layers(self, timesteps: Sequence[int], progress: Progress) -> dict[int, list[SpikingLayer]]:
@@ -153,14 +137,7 @@ class _Balancing:
         # A fit to the rates over T steps needs all T steps at once, separately for each T.
         apart = [[t] for t in timesteps] if self._fits_rates else [list(timesteps)]
         self._progress = progress
-        self._done, self._passes = 0, 1 + len(apart) * self._depth
-        if self._method == "percentile" or self._method in _OF_ACTIVATIONS or self._fits_rates:
-            self._percentiles = self._activations.percentile(
-                100.0 if self._fits_rates else _OF_ACTIVATIONS.get(self._method, self._options.percent),
-                per_layer=self._method in _PER_LAYER,
-                progress=self._report,
-            )
-        self._done = 1
+        self._passes = 1 + len(apart) * self._depth
         found: dict[int, list[SpikingLayer]] = {}
         for steps in apart:
             found |= self._grown([], steps, self._simulation(steps))
@@ -175,7 +152,9 @@ class _Balancing:
         layer = self._network.layers[len(fixed)]
         same: dict[bytes, list[int]] = {}
         layers: dict[int, SpikingLayer] = {}
-        for steps, (base, factor) in zip(timesteps, self._thresholds(fixed, timesteps, simulation), strict=True):
+        for steps, (base, factor) in zip(
+            timesteps, self._method.thresholds(self, fixed, timesteps, simulation), strict=True
+        ):
             base = np.where(is_relay(layer.relay_of, len(base)), 0.0, base)
             if not np.isfinite(base).all():
                 raise overflow("its input exceeds", layer.name)
@@ -195,25 +174,49 @@ class _Balancing:
             found |= self._grown([*fixed, layers[together[0]]], together, goes_on)
         return found
 
-    def _thresholds(
+    def by_currents(
         self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
     ) -> list[Balanced]:
-        """The thresholds of the layer after ``fixed``, without alpha, for each of ``timesteps``."""
+        """The largest currents."""
+        found = simulation.largest_currents(fixed, timesteps, progress=self._report)
+        self._done += 1
+        if self._method.per_layer:
+            own = found[:, ~is_relay(self._network.layers[len(fixed)].relay_of, found.shape[1])]
+            found = np.broadcast_to(own.max(axis=1, keepdims=True) if own.size else 0.0, found.shape)
+        return [_unit_amplitude(thresholds) for thresholds in found]
+
+    def by_activations(self, fixed: list[SpikingLayer], timesteps: list[int], _: GrowingSimulation) -> list[Balanced]:
+        """A percentile of the activations."""
+        return [_unit_amplitude(self._percentile_of(len(fixed)))] * len(timesteps)
+
+    def by_rates(
+        self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
+    ) -> list[Balanced]:
+        """Those whose rates are nearest to the activations."""
+        if not np.isfinite(self._percentile_of(len(fixed))).all():
+            return self.by_activations(fixed, timesteps, simulation)
+        return [self._nearest(self._network.layers[len(fixed)], fixed, simulation)] * len(timesteps)
+
+    def by_training(
+        self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
+    ) -> list[Balanced]:
+        """The learned ones; the largest currents for a last layer without any."""
         layer = self._network.layers[len(fixed)]
-        is_last = len(fixed) == len(self._network.layers) - 1
-        if self._method == "qcfs" and (not is_last or layer.threshold is not None):
-            return [self._learned(layer, fixed, timesteps)] * len(timesteps)
-        if not self._percentiles or self._method == "qcfs":
-            found = simulation.largest_currents(fixed, timesteps, progress=self._report)
-            self._done += 1
-            if self._method in _PER_LAYER:
-                own = found[:, ~is_relay(layer.relay_of, found.shape[1])]
-                found = np.broadcast_to(own.max(axis=1, keepdims=True) if own.size else 0.0, found.shape)
-            return [_unit_amplitude(thresholds) for thresholds in found]
-        base = self._percentiles[len(fixed)]
-        if self._method == "least-squares" and np.isfinite(base).all():
-            return [self._nearest(layer, fixed, simulation)] * len(timesteps)
-        return [_unit_amplitude(base)] * len(timesteps)
+        if len(fixed) == len(self._network.layers) - 1 and layer.threshold is None:
+            return self.by_currents(fixed, timesteps, simulation)
+        return [self._learned(layer, fixed, timesteps)] * len(timesteps)
+
+    def _percentile_of(self, index: int) -> Array:
+        """The percentile of the CNN's activations that the method needs, of layer ``index``: float64 ``(C_out,)``."""
+        if not self._percentiles:
+            self._done = 0
+            self._percentiles = self._activations.percentile(
+                self._options.percent if self._method.percentile is None else self._method.percentile,
+                per_layer=self._method.per_layer,
+                progress=self._report,
+            )
+            self._done = 1
+        return self._percentiles[index]
 
     def _learned(self, layer: ReluLayer, fixed: list[SpikingLayer], timesteps: list[int]) -> Balanced:
         """The learned thresholds; for channels without one, those of least-squares."""
@@ -221,7 +224,7 @@ class _Balancing:
         learned = _unit_amplitude(np.zeros(len(unknown)) if layer.threshold is None else layer.threshold)
         if not unknown.any():
             return learned
-        largest = self._percentiles[len(fixed)]
+        largest = self._percentile_of(len(fixed))
         if not np.isfinite(largest).all():
             return _unit_amplitude(largest)
         # Layers with learned thresholds are not simulated, so spikes stored in a simulation are not those of ``fixed``.
@@ -232,7 +235,7 @@ class _Balancing:
         found = nearest_rates(
             simulation,
             fixed,
-            self._percentiles[len(fixed)],
+            self._percentile_of(len(fixed)),
             0.5 if self._options.first_potential == "half" else 0.0,
             self._report,
             fits_amplitude=self._options.neuron_reset == "hard",
@@ -256,6 +259,45 @@ class _Balancing:
     def _report(self, done: int, total: int) -> None:
         # The total does not include passes needed for only some T.
         self._progress(min(self._done, self._passes - 1) * total + done, self._passes * total)
+
+
+@dataclass(frozen=True)
+class BalancingMethod:
+    """How a method sets thresholds.
+
+    Parameters
+    ----------
+    thresholds
+        Returns those of the layer after ``fixed``, without alpha, for each of ``timesteps``.
+    percentile
+        That of the CNN's activations which it needs, if any; ``None``: ``BalanceOptions.percentile``.
+    per_layer
+        Whether all channels of a layer have one threshold.
+    fits_rates
+        Whether it fits some thresholds of a network to the rates over all T steps.
+    """
+
+    thresholds: Callable[[_Balancing, list[SpikingLayer], list[int], GrowingSimulation], list[Balanced]]
+    percentile: float | None = None
+    per_layer: bool = False
+    fits_rates: Callable[[ReluNetwork], bool] = lambda _: False
+
+
+METHODS: Final[dict[str, BalancingMethod]] = {
+    "ngu-lee": BalancingMethod(_Balancing.by_currents),
+    "spike-norm": BalancingMethod(_Balancing.by_currents, per_layer=True),
+    "rmp": BalancingMethod(_Balancing.by_currents, per_layer=True),
+    "act-norm": BalancingMethod(_Balancing.by_activations, 100.0, per_layer=True),
+    "robust-norm": BalancingMethod(_Balancing.by_activations, 99.9, per_layer=True),
+    "act-norm-channelwise": BalancingMethod(_Balancing.by_activations, 100.0),
+    "percentile": BalancingMethod(_Balancing.by_activations),
+    "least-squares": BalancingMethod(_Balancing.by_rates, 100.0, fits_rates=lambda _: True),
+    "qcfs": BalancingMethod(
+        _Balancing.by_training,
+        100.0,
+        fits_rates=lambda network: any(_not_learned(layer).any() for layer in network.layers[:-1]),
+    ),
+}
 
 
 def _unit_amplitude(thresholds: Array) -> Balanced:

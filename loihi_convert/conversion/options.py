@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Final, get_args
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -17,7 +17,6 @@ from loihi_convert.choices import (
     Granularity,
     InitialPotential,
     InputCoding,
-    Method,
     Readout,
     Reset,
     Target,
@@ -26,7 +25,6 @@ from loihi_convert.choices import (
 from loihi_convert.errors import UsageError
 from loihi_convert.options import BASICS, Flag, WeightBits, declared
 
-METHODS: Final[tuple[Method, ...]] = get_args(Method)
 AUTO: Final = "auto"
 
 NEURONS: Final = "Neurons and input"
@@ -56,7 +54,7 @@ class BalanceOptions:
     ========================  ==========================================================================================
     method                    threshold of channel k in layer l
     ========================  ==========================================================================================
-    ``auto``                  the method that agrees best with the CNN on calibration images, see `choice`
+    ``auto``                  the method that agrees best with the CNN on calibration images, see `choose_method`
     ``ngu-lee``               alpha x the largest input current of the channel over all calibration images, positions
                               and steps 1..T, while the layers before it spike with their balanced thresholds (Ngu & Lee
                               2022, algorithm 2, alpha of section 4.1.3)
@@ -124,7 +122,7 @@ class BalanceOptions:
         Correct biases and initial potentials for the error of few time steps (Li et al., 2021). Default: chosen by
         `method='auto'`.
 
-        See `bias_correction.correct_biases`. It sets initial potentials only if ``initial_potential`` is not given, and
+        See `balancing.correct_biases`. It sets initial potentials only if ``initial_potential`` is not given, and
         ``auto`` chooses it only then.
 
     Raises
@@ -234,7 +232,7 @@ class QuantizeOptions:
         lava: with soft reset, for the simulator only. loihi2: restrict parameters to what stock Loihi 2 neurons can
         represent (fewer bits).
 
-        ``loihi2`` (`ir.circuit`) needs soft reset.
+        ``loihi2`` (`ir.neuron_model`) needs soft reset.
     thresholds
         channel: one threshold per channel. scalar: one per layer, with the differences moved into the weights;
         unmodified lava-dl needs it on a chip.

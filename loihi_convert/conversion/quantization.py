@@ -1,8 +1,8 @@
 """SpikingNetwork -> QuantizedNetwork: Loihi's integers.
 
 Layers are rounded in order, because the weights of a layer contain the amplitudes of the layer before after rounding:
-`float_layer.py` rounds a layer at given scales, `scales.py` chooses the scales for Lava, `chip_scales.py` for Loihi 2.
-`output_growth.py` computes the largest safe T, and `quantization_report.py` the cost of rounding.
+`scales.py` rounds a layer at given scales, and chooses them for Lava, `chip_scales.py` for Loihi 2.
+`readout.py` computes the largest safe T, and `quantization_report.py` the cost of rounding.
 
 Scales must leave room for currents and output potentials. For Lava, those of the integers are measured with the layers
 after the first at their finest scales, which most of them keep. For Loihi 2, those of the float SNN are measured,
@@ -30,18 +30,16 @@ from loihi_convert.choices import Target
 from loihi_convert.conversion.agreement import explained_share
 from loihi_convert.conversion.calibration import calibration_subset, overflow, require_calibration
 from loihi_convert.conversion.chip_scales import ObservedRange, chip_layer
-from loihi_convert.conversion.float_layer import FloatLayer
 from loihi_convert.conversion.options import QuantizeOptions
-from loihi_convert.conversion.output_growth import max_timesteps
-from loihi_convert.conversion.scales import HEADROOM, for_larger_weights, lava_scales
-from loihi_convert.conversion.split_readout import with_split_readout
+from loihi_convert.conversion.readout import max_timesteps, with_split_readout
+from loihi_convert.conversion.scales import HEADROOM, FloatLayer, for_larger_weights, lava_scales
 from loihi_convert.errors import RangeError, require_kind
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
 from loihi_convert.ir.relays import relayed
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.currents import MAX_PIXEL
 from loihi_convert.simulation.image_shards import ImageArray
-from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import currents
 from loihi_convert.simulation.simulator import Extremes, extremes, last_outputs
 

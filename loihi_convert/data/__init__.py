@@ -91,7 +91,7 @@ def load_data(
             )
         return load_benchmark(str(data), None if root is None else Path(root))
     if path.suffix.lower() == ".npz" and path.is_file():
-        return load_npz(path, classes, input_shape=shape, at_once=at_once)
+        return load_npz(path, classes, input_shape=shape)
     own = "a folder of images or an .npz file"
     if path.exists():
         hint = NPZ_HINT.replace("images=images", f"images=numpy.load({path.name!r})") if path.suffix == ".npy" else ""

@@ -152,26 +152,8 @@ def channels_first(
         where=where,
         expected=f"must be (N, {channels}, {height}, {width})"
         + (f" or (N, {channels}, {width})" if height == 1 else ""),
-        hint=_axes_hint(shape, input_shape),
+        hint=_ONE_IMAGE if shape in (input_shape, (height, width), (height, width, channels)) else "",
     )
-
-
-def _axes_hint(shape: tuple[int, ...], input_shape: tuple[int, int, int]) -> str:
-    channels, height, width = input_shape
-    if shape in (input_shape, (height, width), (height, width, channels)):
-        return _ONE_IMAGE
-    if height == 1 and shape[1:] == (width, channels):
-        return "The axes are (N, L, C): pass images.swapaxes(1, 2)."
-    if shape[:3] == input_shape:
-        return "The axes are (C, H, W, N): pass images.transpose(3, 0, 1, 2), or .permute(3, 0, 1, 2) of a tensor."
-    if shape[:3] == (height, width, channels):
-        return "The axes are (H, W, C, N): pass images.transpose(3, 2, 0, 1), or .permute(3, 2, 0, 1) of a tensor."
-    counts = {shape[1:]: 1}
-    if len(shape) == 4:
-        counts |= {shape[1:3]: shape[3], shape[2:]: shape[1]}
-    if found := counts.get((height, width)):
-        return f"The network expects {channels} channels, the images have {found}: convert them, for example with PIL."
-    return "Resize or crop them to the network's input size."
 
 
 def _of_any_size(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
@@ -185,26 +167,11 @@ def _of_any_size(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
     elif pixels.ndim == 3:
         hint = "Pass [image] for one image with three channels, images[:, None] for three grey images."
     elif pixels.ndim == 4:
-        hint = _last_axis_hint(shape)
-        if not hint:
+        if shape[1] <= _MAX_CHANNELS or shape[3] > _MAX_CHANNELS:
             return pixels
-    raise DataError(f"found {shape}", where=where, expected=f"must be {_AXES}", hint=hint)
-
-
-def _last_axis_hint(shape: tuple[int, ...]) -> str:
-    """The hint if the last axis seems to be C or N; empty otherwise."""
-    if shape[3] <= _MAX_CHANNELS < shape[1]:
         channels, height, width = shape[3], shape[1], shape[2]
-        return (
+        hint = (
             f"If the axes are (N, H, W, C), pass `input_shape` {channels},{height},{width}; if they are (N, C, H, W), "
             f"{','.join(map(str, shape[1:]))}."
         )
-    if shape[0] <= _MAX_CHANNELS < shape[1]:
-        return (
-            "The axes look like (C, H, W, N): pass images.transpose(3, 0, 1, 2), or .permute(3, 0, 1, 2) of a tensor."
-        )
-    if shape[2] <= _MAX_CHANNELS < shape[0] == shape[1]:
-        return (
-            "The axes look like (H, W, C, N): pass images.transpose(3, 2, 0, 1), or .permute(3, 2, 0, 1) of a tensor."
-        )
-    return ""
+    raise DataError(f"found {shape}", where=where, expected=f"must be {_AXES}", hint=hint)

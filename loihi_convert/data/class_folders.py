@@ -59,14 +59,6 @@ def classes_of_folders(
         The names of the network's classes, in the order of its outputs; empty if unknown.
     class_map
         Overrides the table.
-
-    Raises
-    ------
-    UsageError
-        If ``class_map`` does not name every folder, or names an unknown class, or is ``"names"`` for folders that are
-        not named by numbers, and unknown classes.
-    DataError
-        If the table has no class for a folder.
     """
     known = tuple(classes)
     if isinstance(class_map, Mapping):

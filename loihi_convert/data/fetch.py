@@ -89,15 +89,6 @@ def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None)
         Data folder; files are written to ``root/<name>``.
     on_source
         Called with the name of each source before it is tried.
-
-    Raises
-    ------
-    UsageError
-        If the data set is unknown.
-    InputError
-        If the folder cannot be written; raised before the download.
-    PlatformError
-        If no source was reachable, or the temporary folder cannot be used.
     """
     require_dataset(name)
     if state(name, root).is_there:

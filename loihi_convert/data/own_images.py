@@ -7,13 +7,18 @@ Photos are rotated according to their EXIF data.
 from __future__ import annotations
 
 import io
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import IO, Any, BinaryIO, Final, cast
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
@@ -21,12 +26,9 @@ from loihi_convert.choices import ClassMap
 from loihi_convert.data.array_pixels import are_rounded
 from loihi_convert.data.benchmarks import DATASETS
 from loihi_convert.data.class_folders import classes_of_folders
-from loihi_convert.data.class_order import in_turns, is_in_class_order
-from loihi_convert.data.dataset import Dataset, DataSplits, dtype_and_shape
-from loihi_convert.data.image_files import FolderImages, stacked
+from loihi_convert.data.dataset import Dataset, DataSplits, dtype_and_shape, in_turns, is_in_class_order
 from loihi_convert.data.in_memory import as_images, as_labels, as_targets
-from loihi_convert.data.mapped_images import NPZ_ERRORS, MappedImages, mapped_images, require_loadable, require_whole
-from loihi_convert.data.stored_images import StoredImages, is_large
+from loihi_convert.data.stored_images import StoredImages, is_large, stacked
 from loihi_convert.errors import DataError, UsageError, first_line, is_lack_of_memory
 from loihi_convert.files import asked, cannot_read
 
@@ -39,14 +41,30 @@ _SUFFIXES: Final = ", ".join(IMAGE_SUFFIXES)
 _OTHER_SUFFIXES: Final = (".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "targets", "classes", "calibration")
 
-_IN_MEMORY: Final = (
-    "the images are compressed, in Fortran order, or integers other than uint8, so all of them are read into memory; "
-    "if you save numpy.ascontiguousarray(images) of uint8 with numpy.savez (uncompressed), only the part in use is read"
+NPZ_ERRORS: Final = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    SyntaxError,
+    tokenize.TokenError,
 )
+"""Exceptions of NumPy for a file that is damaged or not an ``.npz`` file."""
+
 _IN_CLASS_ORDER: Final = (
     "the images are in the order of their classes, so the first N of them show only some classes: shuffle them before "
     "numpy.savez"
 )
+# NumPy declares no types for these. In version 3 only the names of fields have another encoding.
+_read_magic: Final[Callable[[IO[bytes]], tuple[int, int]]] = npy.read_magic
+_HEADERS: Final[dict[tuple[int, int], Callable[[IO[bytes]], tuple[Any, Any, Any]]]] = {
+    (1, 0): npy.read_array_header_1_0,
+    (2, 0): npy.read_array_header_2_0,
+    (3, 0): npy.read_array_header_2_0,
+}
 _NPZ_FORM: Final = f"must contain images, and may contain {', '.join(NPZ_KEYS[1:])}"
 NPZ_HINT: Final = "Write it with numpy.savez('new.npz', images=images, labels=labels)."
 
@@ -83,13 +101,6 @@ def load_image_folder(
         ``(C, H, W)`` of the network, if known: other sizes, and colours for a grey network, are refused.
     at_once
         Whether to read all images now; if not, more than `stored_images.LARGE_BYTES` are read when they are used.
-
-    Raises
-    ------
-    DataError
-        If there are no images, an image cannot be read or does not fit, or a folder is not a class of the network.
-    UsageError
-        If ``class_map`` does not fit the folders.
     """
     entries = sorted(entry for entry in _listed(folder) if not entry.name.startswith("."))
     flat = [entry for entry in entries if _is_image(entry)]
@@ -145,7 +156,6 @@ def load_npz(
     classes: Sequence[str] = (),
     *,
     input_shape: tuple[int, int, int] | None = None,
-    at_once: bool = True,
 ) -> DataSplits:
     """Return the images in an ``.npz`` file (`numpy.savez`).
 
@@ -167,22 +177,14 @@ def load_npz(
         The names of the network's classes, used if the file has none.
     input_shape
         ``(C, H, W)`` of the network, if known.
-    at_once
-        As in `load_image_folder`. Only images that are not compressed (`numpy.savez`) can be read when they are used.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged or has unexpected arrays, or an array has the wrong dtype, shape or range.
     """
-    stored = {} if at_once or input_shape is None else _mapped(path, input_shape)
-    arrays = {**_read_npz(path, tuple(stored)), **stored}
+    arrays = _read_npz(path)
     unknown = sorted(arrays.keys() - set(NPZ_KEYS))
     if unknown or "images" not in arrays:
         found = f"contains {', '.join(sorted(arrays)) or 'no arrays'}"
         raise DataError(found, where=path, expected=_NPZ_FORM, hint=NPZ_HINT)
     images = _npz_images(path, "images", arrays["images"], input_shape)
-    notes = () if at_once or "images" in stored or not is_large(len(images), images.shape[1:]) else (_IN_MEMORY,)
+    notes: tuple[str, ...] = ()
     names = _class_names(path, arrays["classes"]) if "classes" in arrays else tuple(classes)
     if "labels" in arrays and "targets" in arrays:
         raise DataError("contains labels and targets", where=path, expected="must contain only one of them")
@@ -199,8 +201,7 @@ def load_npz(
         names = tuple(classes)
     elif "classes" in arrays and classes and not set(names) <= set(classes):
         notes = (*notes, "the labels keep their numbers: the network's classes have no names to match the file's with")
-    rounded = _are_rounded(images, arrays["images"])
-    everything = Dataset(images, labels, targets, are_rounded=rounded)
+    everything = Dataset(images, labels, targets, are_rounded=are_rounded([arrays["images"]]))
     if labels is not None and is_in_class_order(labels):
         notes = (*notes, _IN_CLASS_ORDER)
     if "calibration" not in arrays:
@@ -212,8 +213,7 @@ def load_npz(
             where=path,
             expected="must have the same shape",
         )
-    rounded = _are_rounded(pixels, arrays["calibration"])
-    calibration = Dataset(pixels, None, are_rounded=rounded)
+    calibration = Dataset(pixels, None, are_rounded=are_rounded([arrays["calibration"]]))
     # The notes on both differ at most in a number.
     rounding = everything.rounding_note or calibration.rounding_note
     return _unsplit(path, names, everything, calibration, (*notes, *filter(None, [rounding])))
@@ -236,17 +236,10 @@ def require_class_folders(data: str | Path, class_map: ClassMap | None) -> None:
 def _npz_images(
     path: Path, key: str, images: NDArray[np.generic], input_shape: tuple[int, int, int] | None
 ) -> NDArray[np.uint8]:
-    """The array ``key`` as images; those of `_mapped` as they are."""
-    if isinstance(images, StoredImages):
-        return images
+    """The array ``key`` as images."""
     # Here three grey images cannot be mistaken for one with three channels: a file always has N images.
     stacked = images[:, np.newaxis] if images.ndim == 3 and input_shape is None else images
     return as_images(stacked, input_shape, where=f"{path}: {key}")
-
-
-def _are_rounded(images: NDArray[np.uint8], array: NDArray[np.generic]) -> bool:
-    """Whether the ``array`` that was read as ``images`` was rounded; mapped images are their own ``array``."""
-    return are_rounded([images.mapped() if isinstance(images, MappedImages) else array])
 
 
 def _unsplit(
@@ -272,12 +265,12 @@ def _dataset(
     input_shape: tuple[int, int, int] | None,
     at_once: bool,
 ) -> Dataset:
-    """The images in the files: their pixels or, if they are many and not wanted ``at_once``, `FolderImages`."""
+    """The images in the files: their pixels or, if they are many and not wanted ``at_once``, `StoredImages`."""
     if at_once or input_shape is None or not is_large(len(paths), input_shape):
         images = stacked(paths, input_shape)
     else:
         # Used like an array.
-        images = cast("NDArray[np.uint8]", FolderImages(tuple(path.absolute() for path in paths), input_shape))
+        images = cast("NDArray[np.uint8]", StoredImages(tuple(path.absolute() for path in paths), input_shape))
     return Dataset(images, labels, paths=tuple(path.relative_to(folder).as_posix() for path in paths))
 
 
@@ -301,19 +294,8 @@ def _is_image(path: Path) -> bool:
     )
 
 
-def _mapped(path: Path, image_shape: tuple[int, int, int]) -> dict[str, NDArray[np.uint8]]:
-    """The large arrays of images that can be mapped, by name."""
-    found = {key: mapped_images(path, key, image_shape) for key in ("images", "calibration")}
-    return {
-        # Used like an array.
-        key: cast("NDArray[np.uint8]", images)
-        for key, images in found.items()
-        if images is not None and is_large(len(images), image_shape)
-    }
-
-
-def _read_npz(path: Path, without: Sequence[str]) -> Mapping[str, NDArray[np.generic]]:
-    """The arrays by name; those of ``without`` are only compared with their checksums."""
+def _read_npz(path: Path) -> Mapping[str, NDArray[np.generic]]:
+    """The arrays by name."""
     try:
         with path.open("rb") as stream:
             stated = _stated_count(stream)
@@ -323,11 +305,9 @@ def _read_npz(path: Path, without: Sequence[str]) -> Mapping[str, NDArray[np.gen
                 with file:
                     if len(file.files) != stated:
                         raise ValueError(f"its directory claims {stated} arrays but lists {len(file.files)}")
-                    for name in without:
-                        require_whole(file.zip, name)
-                    for name in set(NPZ_KEYS).intersection(file.files).difference(without):
-                        require_loadable(file.zip, name)
-                    return {name: file[name] for name in file.files if name not in without}
+                    for name in set(NPZ_KEYS).intersection(file.files):
+                        _require_loadable(file.zip, name)
+                    return dict(file)
     except PermissionError as error:
         raise cannot_read(path, error) from error
     except NPZ_ERRORS as error:
@@ -348,6 +328,18 @@ def _read_npz(path: Path, without: Sequence[str]) -> Mapping[str, NDArray[np.gen
             f"damaged, or not an .npz file ({reason})", where=path, hint="Write it again with numpy.savez."
         ) from error
     raise DataError("contains an unnamed array", where=path, expected=_NPZ_FORM, hint=NPZ_HINT)
+
+
+def _require_loadable(archive: zipfile.ZipFile, key: str) -> None:
+    """Raise a `ValueError` unless NumPy can have written the array ``key``; before memory is taken for it."""
+    entry = archive.getinfo(f"{key}.npy")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{key} is compressed, but not by NumPy")
+    with archive.open(entry) as member:
+        shape, _, dtype = _HEADERS[_read_magic(member)](member)
+        claimed = member.tell() + math.prod(shape) * dtype.itemsize
+    if claimed != entry.file_size and not dtype.hasobject:
+        raise ValueError(f"{key} claims {claimed:,} bytes, but has {entry.file_size:,}")
 
 
 def _stated_count(stream: BinaryIO) -> int:

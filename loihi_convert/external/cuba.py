@@ -21,7 +21,7 @@ import numpy as np
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits
 from loihi_convert.choices import Readout, Task
-from loihi_convert.ir.layered import Spiking
+from loihi_convert.ir.network import Spiking
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 

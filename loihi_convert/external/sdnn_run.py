@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loihi_convert.arrays import Array
-from loihi_convert.backends.graded import run_graded
+from loihi_convert.backends.reference import run_graded
 from loihi_convert.backends.result import RunResult
 from loihi_convert.external.pixels import DEFAULT_NORMALIZATION, pixel_inputs, require_images
 from loihi_convert.ir.graded import GradedNetwork

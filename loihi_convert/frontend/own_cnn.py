@@ -18,12 +18,12 @@ from loihi_convert.cnn.design import (
     FIRST_IMAGES,
     Design,
     NoActivationsError,
+    Teacher,
     inputs_of,
     pixels,
     record_of,
     require_classes,
 )
-from loihi_convert.cnn.teacher import Teacher
 from loihi_convert.cnn.through_spikes import SpikingCnn, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
@@ -33,7 +33,7 @@ from loihi_convert.frontend.lower import lowered
 from loihi_convert.frontend.model_runs import shape_taken, users_code
 from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
 from loihi_convert.frontend.users_code import build_cnn, copied, unwrapped, with_plain_parts
-from loihi_convert.ir.task import class_count
+from loihi_convert.ir.network import class_count
 from loihi_convert.normalization import Normalization
 from loihi_convert.reading.reader import read_graph
 

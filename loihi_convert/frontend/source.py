@@ -28,9 +28,8 @@ from loihi_convert.frontend.from_onnx import onnx_sha256
 from loihi_convert.frontend.lower import lowered
 from loihi_convert.frontend.model_runs import shape_taken, users_code
 from loihi_convert.frontend.users_code import plain_copy
-from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.network import ReluNetwork, name_count
 from loihi_convert.ir.provenance import ModelRecord, read_record
-from loihi_convert.ir.task import name_count
 from loihi_convert.normalization import Normalization
 
 
@@ -155,7 +154,7 @@ class Source:
         data
             Name of the data set, for the record.
         task
-            Meaning of the outputs, see `ir.task`.
+            Meaning of the outputs, see `ir.network`.
 
         Raises
         ------
@@ -207,7 +206,7 @@ def open_source(
     normalization
         What the CNN was trained on; by default that in the checkpoint, or pixel / 255.
     task
-        Meaning of the outputs, see `ir.task`.
+        Meaning of the outputs, see `ir.network`.
 
     Raises
     ------

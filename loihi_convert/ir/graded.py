@@ -39,8 +39,7 @@ import numpy as np
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.choices import Readout, Task
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.layered import Spiking
-from loihi_convert.ir.network import ReluLayer, summary
+from loihi_convert.ir.network import ReluLayer, Spiking, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.quantized import require_name
 from loihi_convert.ir.relays import require_relays
@@ -196,7 +195,7 @@ class GradedNetwork(Spiking[GradedLayer]):
 
     @property
     def task(self) -> Task:
-        """Meaning of the outputs, as recorded for the CNN; see `ir.task`."""
+        """Meaning of the outputs, as recorded for the CNN; see `ir.network`."""
         return self.provenance.model.task
 
     @property

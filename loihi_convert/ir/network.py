@@ -13,22 +13,83 @@ channels: *relays*, neurons that repeat each spike of one neuron of the layer be
 
 The last layer is the readout. Without neurons it only integrates, and its membrane potential is the output; with
 neurons the spike counts are the output. Arrays are read-only copies; shapes are computed, not stored.
+
+What outputs mean depends on the task:
+
+==============  ==========  ========================================================================================
+task            outputs     prediction
+==============  ==========  ========================================================================================
+classification  2 or more   the class of the largest output
+classification  1           class 1 where it is above 0, else class 0: the sign of a logit
+regression      any         the outputs themselves: membrane potential x scale / T + offset
+==============  ==========  ========================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape, arrays_digest, freeze
 from loihi_convert.choices import Readout, Reset, Task
-from loihi_convert.ir.layered import Layered, Spiking
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_relays
-from loihi_convert.ir.synapse import Conv, Synapse
+from loihi_convert.ir.synapse import Conv, PixelBias, Synapse
+
+
+def layer_words(name: str) -> str:
+    """Return ``name`` of a layer for a sentence: ``layer 9`` for the 9 of an `nn.Sequential`."""
+    return f"layer {name}" if name[:1].isdigit() else name
+
+
+class HasSynapse(Protocol):
+    """The part of a layer that the geometry of its network needs."""
+
+    @property
+    def synapse(self) -> Synapse | PixelBias: ...
+
+
+AnyLayer = TypeVar("AnyLayer", bound=HasSynapse)
+
+
+class Layered(Generic[AnyLayer]):
+    """Base of the networks, with their fields ``input_shape``, ``(C, H, W)`` or ``(N,)``, and ``layers``, in order."""
+
+    input_shape: Shape
+    layers: tuple[AnyLayer, ...]
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Output shape of each layer."""
+        shapes = [self.input_shape]
+        for layer in self.layers:
+            shapes.append(layer.synapse.output_shape(shapes[-1]))
+        return tuple(shapes[1:])
+
+
+class Spiking(Layered[AnyLayer]):
+    """Base of the networks whose layers all spike, or all but the last."""
+
+    @property
+    def readout(self) -> Readout:
+        """The output: the last layer's membrane potential, or its spike counts."""
+        raise NotImplementedError
+
+    @property
+    def spiking_layers(self) -> tuple[AnyLayer, ...]:
+        """The layers whose spikes are counted: all, or all but the last."""
+        return self.layers if self.readout == "spikes" else self.layers[:-1]
+
+    @property
+    def fan_outs(self) -> tuple[Array, ...]:
+        """Number of nonzero synapses from each neuron, per spiking layer: int64 in the layer's shape."""
+        shapes = self.shapes
+        after = [layer.synapse.fan_out(shape) for layer, shape in zip(self.layers[1:], shapes[:-1], strict=True)]
+        # The spikes of the last layer reach none.
+        return (*after, np.zeros(shapes[-1], np.int64))[: len(self.spiking_layers)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +140,7 @@ class ReluNetwork(Layered[ReluLayer]):
     notes
         Parts of the CNN that were left out, one sentence each.
     task
-        Meaning of the outputs, see `ir.task`.
+        Meaning of the outputs, see `ir.network`.
     ending
         The function at the end of the CNN that was left out: ``softmax``, ``logsoftmax``, ``sigmoid``,
         ``logsigmoid`` or ``tanh``; empty if there was none.
@@ -173,7 +234,7 @@ class SpikingLayer:
     neuron
         ``None`` for a last layer that only integrates.
     correction
-        Correction that `bias_correction.correct_biases` added to the CNN's bias; already included in ``synapse``:
+        Correction that `balancing.correct_biases` added to the CNN's bias; already included in ``synapse``:
         float64 ``(C_out,)``.
     relay_of
         As in `ReluLayer`. A relay's threshold and amplitude equal its source's amplitude.
@@ -209,7 +270,7 @@ class SpikingNetwork(Spiking[SpikingLayer]):
     provenance
         How it was made; carried into the exported file.
     task
-        Meaning of the outputs, see `ir.task`.
+        Meaning of the outputs, see `ir.network`.
     """
 
     input_shape: Shape
@@ -261,3 +322,23 @@ def summary(input_shape: Shape, layers: Sequence[SummarizedLayer]) -> str:
 def _extent(size: tuple[int, ...]) -> str:
     """The side of a square; height x width of any other rectangle."""
     return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
+
+
+def classes_of(outputs: Array) -> Array:
+    """Return the predicted class of each row of ``outputs``, ``(..., outputs)``: int64 ``(...)``.
+
+    The argmax, the lowest class among equals (paper, alg. 3); for a single output 1 if it is above 0, else 0.
+    """
+    if outputs.shape[-1] == 1:
+        return np.asarray(outputs[..., 0] > 0, np.int64)
+    return np.asarray(outputs.argmax(axis=-1))
+
+
+def class_count(outputs: int) -> int:
+    """Return the number of classes of a classification with ``outputs`` outputs: 2 for a single output."""
+    return max(outputs, 2)
+
+
+def name_count(outputs: int, task: Task) -> int:
+    """Return the number of names that predictions need: one per class, or one per output of a regression."""
+    return outputs if task == "regression" else class_count(outputs)

@@ -24,7 +24,7 @@ class ModelRecord:
     file, sha256
         Name and digest of the checkpoint; ``None`` for a CNN from memory.
     state_sha256
-        For a CNN from memory: digest of its tensors, see `safetensors_file.digest`.
+        For a CNN from memory: digest of its tensors, see `stored_states.digest`.
     architecture, arch
         Name of a built-in architecture, or ``package.module:factory`` that builds the CNN.
     data
@@ -40,7 +40,7 @@ class ModelRecord:
     seed, test_accuracy
         Seed of the training, and accuracy on the test set after it.
     task
-        Meaning of the outputs, see `ir.task`; optional in files for classification.
+        Meaning of the outputs, see `ir.network`; optional in files for classification.
     skip_copies
         Relays per value of a skip connection, see `lower.to_relu_network`; recorded if not 1.
     multiply_accumulates
@@ -201,7 +201,7 @@ class Provenance(Mapping[str, Any]):
 
     @property
     def is_corrected(self) -> bool:
-        """Whether `bias_correction.correct_biases` was applied."""
+        """Whether `balancing.correct_biases` was applied."""
         return "calibration" in self._content
 
     @property

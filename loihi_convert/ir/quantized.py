@@ -17,8 +17,7 @@ from loihi_convert.chip import limits, rules
 from loihi_convert.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target, Task
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.digits import MAX_LOW_BITS, split
-from loihi_convert.ir.layered import Spiking
-from loihi_convert.ir.network import IntegrateAndFire, summary
+from loihi_convert.ir.network import IntegrateAndFire, Spiking, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import relay_count, relayed, require_exact_relays, require_relays
 from loihi_convert.ir.synapse import Dense, Synapse
@@ -289,7 +288,7 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
 
     @property
     def task(self) -> Task:
-        """Meaning of the outputs, as recorded for the CNN; see `ir.task`."""
+        """Meaning of the outputs, as recorded for the CNN; see `ir.network`."""
         return self.provenance.model.task
 
     def real_outputs(self, outputs: Array, timesteps: int | Array) -> Array:

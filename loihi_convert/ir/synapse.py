@@ -77,14 +77,7 @@ class Conv:
         return int(self.weight.shape[0])
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """Return ``(C_out, H_out, W_out)`` for an input of ``(C_in, H, W)`` before pooling.
-
-        Raises
-        ------
-        InputError
-            If the input does not fit: its channels, its size, or a pooling that does not divide it before padding. Also
-            if groups do not divide the output channels, or a stride, dilation or padding is too small.
-        """
+        """Return ``(C_out, H_out, W_out)`` for an input of ``(C_in, H, W)`` before pooling."""
         if (
             self.groups < 1
             or self.channels % self.groups

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.ir.network import classes_of
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import only_relays, own_channels
-from loihi_convert.ir.task import classes_of
 from loihi_convert.progress import Progress
 from loihi_convert.records import Record
 from loihi_convert.simulation.intermediate import Intermediate

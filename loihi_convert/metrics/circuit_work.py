@@ -1,7 +1,7 @@
 """The work that the circuit of stock neurons adds to a run, counted exactly from what the run recorded.
 
 A run counts spikes, and the synapses of the next layer that they reach. For an image that is shown for T steps, the
-circuit (`ir.circuit`, `backends.lava.stock_network`) adds, with P the smallest power of two >= T:
+circuit (`ir.neuron_model`, `backends.lava.stock_network`) adds, with P the smallest power of two >= T:
 
 ===================  ==================================================================================
 steps                2P instead of T, because of the resets (`backends.lava.timing`)

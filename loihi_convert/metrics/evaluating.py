@@ -13,9 +13,9 @@ from loihi_convert.chip.energy import Energy, Estimate, RelayEvents, energy, est
 from loihi_convert.errors import DataError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.ir.graded import OUT_OF_RANGE, GradedNetwork
+from loihi_convert.ir.network import class_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import PixelBias
-from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.circuit_work import CircuitWork
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point

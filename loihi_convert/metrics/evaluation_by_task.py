@@ -12,10 +12,9 @@ from loihi_convert.backends.result import RunResult
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.errors import escape_control
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.network import ReluNetwork, classes_of
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.task import classes_of
 from loihi_convert.metrics.circuit_work import CircuitWork
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
 from loihi_convert.metrics.evaluating import evaluate

@@ -19,8 +19,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.data import Dataset
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.source import Source
-from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.ir.task import class_count, classes_of
+from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
 from loihi_convert.metrics.regression import errors
 from loihi_convert.normalization import Normalization
 from loihi_convert.simulation.relu import cnn_scores

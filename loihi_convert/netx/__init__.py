@@ -75,13 +75,7 @@ def read_stored(path: str | Path) -> Stored:
 
 
 def read_stock(path: str | Path) -> StockFile:
-    """Return the netx file at ``path`` as lava-dl sees it, native or external, even if `read` refuses it.
-
-    Raises
-    ------
-    NetxError
-        If it is missing or damaged, or has no layers.
-    """
+    """Return the netx file at ``path`` as lava-dl sees it, native or external, even if `read` refuses it."""
     path = Path(path)
     content = hdf5.read_content(path)
     with errors_that_name(path):

@@ -29,7 +29,16 @@ from loihi_convert.errors import NetxError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import PixelBias, Synapse
-from loihi_convert.netx.hdf5 import EXPORT_AGAIN, NATIVE_GROUP, Datasets, file_content
+from loihi_convert.netx.hdf5 import (
+    EXPORT_AGAIN,
+    NATIVE_GROUP,
+    Datasets,
+    decoded,
+    encoded,
+    file_content,
+    integer,
+    is_positive,
+)
 from loihi_convert.netx.native import FORMAT, SPIKES, decoded_provenance, require_format
 from loihi_convert.netx.synapses import (
     ChannelNumbers,
@@ -43,21 +52,12 @@ from loihi_convert.netx.synapses import (
     require_sound,
     stored_layers,
 )
-from loihi_convert.netx.values import decoded, encoded, integer, is_positive
 
 _GRADED: Final = "graded"
 
 
 def write_graded(network: GradedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write ``network``, made from a CNN, as a netx file; after a failure ``path`` is unchanged.
-
-    Raises
-    ------
-    InputError
-        If ``path`` exists and ``overwrite`` is off, or it cannot be written.
-    NetxError
-        If `netx.read_stored` would refuse a number.
-    """
+    """Write ``network``, made from a CNN, as a netx file; after a failure ``path`` is unchanged."""
     path = Path(path)
     refuse_to_overwrite(path, overwrite)
     for layer, shape in zip(network.layers[1:], network.shapes[1:], strict=True):
@@ -114,15 +114,7 @@ def _neuron_datasets(group: str, layer: GradedLayer) -> Iterator[tuple[str, Arra
 
 
 def decode_graded(datasets: Datasets) -> GradedNetwork:
-    """Return the network in ``datasets``, which must be exactly those that `write_graded` writes for it.
-
-    Raises
-    ------
-    NetxError
-        If a dataset is missing, unexpected, or inconsistent with the rest.
-    RangeError
-        If the layers are not a chain that netx can build.
-    """
+    """Return the network in ``datasets``, which must be exactly those that `write_graded` writes for it."""
     network = _decode(datasets)
     require_encoding(datasets, dict(encode_graded(network)))
     return network

@@ -48,8 +48,13 @@ from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,
     NATIVE_GROUP,
     Datasets,
+    decoded,
+    encoded,
     errors_that_name,
     file_content,
+    integer,
+    integers,
+    is_positive,
     read_content,
     read_native_datasets,
 )
@@ -65,7 +70,6 @@ from loihi_convert.netx.synapses import (
     require_sound,
     stored_layers,
 )
-from loihi_convert.netx.values import decoded, encoded, integer, integers, is_positive
 
 FORMAT: Final = 1
 """To be raised if older versions would misread or refuse new files."""
@@ -75,17 +79,7 @@ _BALANCED: Final = ("threshold", "amplitude", "initial_potential")
 
 
 def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write ``network`` as a netx file; after a failure ``path`` is unchanged.
-
-    Raises
-    ------
-    UsageError
-        If ``network`` is of another type.
-    InputError
-        If ``path`` exists and ``overwrite`` is off, or it cannot be written.
-    NetxError
-        If `read` would refuse a number.
-    """
+    """Write ``network`` as a netx file; after a failure ``path`` is unchanged."""
     hint = "Pass `network` of what `convert` returns, or call its `save`."
     require_kind("network", network, QuantizedNetwork, "must be what `quantize` returns", hint)
     path = Path(path)
@@ -103,11 +97,6 @@ def read(path: str | Path) -> QuantizedNetwork:
 def read_with_digest(path: str | Path) -> tuple[QuantizedNetwork, str]:
     """Return the network in the netx file at ``path``, checked against its digests and the exactness rules, and the
     SHA-256 of the file.
-
-    Raises
-    ------
-    NetxError
-        If the file is missing, damaged or not written by this package, or its numbers do not fit Loihi.
     """
     path = Path(path)
     content = read_content(path)

@@ -150,13 +150,7 @@ class StockLayer:
 
     @property
     def recurrent(self) -> Dense | None:
-        """The synapse from each neuron to each of the same layer; None if the layer is not recurrent.
-
-        Raises
-        ------
-        InputError
-            If the number of weights is not the square of the number of neurons.
-        """
+        """The synapse from each neuron to each of the same layer; None if the layer is not recurrent."""
         if self.kind != "dense_rec":
             return None
         weight, neurons = self.numbers("weight_rec"), self._neurons

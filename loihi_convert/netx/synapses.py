@@ -16,8 +16,18 @@ from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import NetxError
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
-from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, NATIVE_GROUP, Datasets
-from loihi_convert.netx.values import brief, decoded, encoded, integer, integers, pair
+from loihi_convert.netx.hdf5 import (
+    EXPORT_AGAIN,
+    MAX_LAYER_SIZE,
+    NATIVE_GROUP,
+    Datasets,
+    brief,
+    decoded,
+    encoded,
+    integer,
+    integers,
+    pair,
+)
 
 ChannelNumbers: TypeAlias = "tuple[str, Array | None, Callable[[Array], Array]]"
 """What the numbers are, one per channel or None, and which of them are valid."""
@@ -84,13 +94,7 @@ def stored_layers(datasets: Datasets) -> list[tuple[str, Datasets, Datasets]]:
 
 
 def decoded_synapse(kind: str, stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
-    """Return the synapse of a layer of type ``kind``, conv or dense, with its pooling.
-
-    Raises
-    ------
-    NetxError
-        If its datasets do not fit each other.
-    """
+    """Return the synapse of a layer of type ``kind``, conv or dense, with its pooling."""
     return _decode_conv(stock, extra) if kind == "conv" else _decode_dense(stock, extra, input_shape)
 
 

@@ -8,8 +8,8 @@ No core is shared by two layers.
 Relays (`ir.relays`) count like all other neurons. The cores due to relays are those of their layer minus the cores of
 the layer without them.
 
-The stock circuit (`ir.circuit`) is counted for target loihi2: a synapse from each neuron that can fire to itself, one
-from the bias source to each neuron whose bias is not 0, and one core for each neuron that passes the bias source's
+The stock circuit (`ir.neuron_model`) is counted for target loihi2: a synapse from each neuron that can fire to itself,
+one from the bias source to each neuron whose bias is not 0, and one core for each neuron that passes the bias source's
 spike from layer to layer (`backends.loihi2.plan`). A last layer that only integrates does not reset.
 
 Counted apart: the cores of the input, if it is a layer of neurons, as in one of the five networks. Not counted: host

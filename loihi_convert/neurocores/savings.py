@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from loihi_convert.ir.layered import layer_words
+from loihi_convert.ir.network import layer_words
 from loihi_convert.neurocores.partition import ConvLayer, DenseLayer
 from loihi_convert.neurocores.synaptic_memory import Kernel
 from loihi_convert.records import Record

@@ -12,7 +12,7 @@
     switch       int32 (1, N 2P)            1 in the steps in which an image is shown
     period       P
     potentials   int32 (N, T, outputs)      expected values of the last layer after each of its steps
-    k/vth, k/bias_mant, k/bias_exp          of layer k's LIFReset, see `ir.circuit.Circuit`
+    k/vth, k/bias_mant, k/bias_exp          of layer k's LIFReset, see `ir.neuron_model.Circuit`
     k/own, k/own_exp                        its recurrent weights, if it spikes
     k/bias, k/bias_weight_exp               weights of its bias, if it has one
 """
@@ -33,8 +33,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.choices import Readout, Target
 from loihi_convert.errors import UsageError
 from loihi_convert.files import asked, make_folder, refuse_to_overwrite, require_writable, write_atomically
-from loihi_convert.ir.circuit import circuit
-from loihi_convert.ir.neuron_model import NeuronModel
+from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 NETWORK, ARRAYS, SCRIPT = "model.net", "bundle.npz", "run_bundle.py"

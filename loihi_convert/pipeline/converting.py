@@ -16,8 +16,7 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, re
 from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.frontend.source import Source
-from loihi_convert.ir.layered import layer_words
-from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.network import ReluNetwork, layer_words
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.neurocores.resources import Chips, network_resources

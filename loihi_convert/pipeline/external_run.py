@@ -60,7 +60,7 @@ def run_external_into_folder(
     timesteps
         The T to report; the run ends at the largest. Empty: the time steps per sample in the file.
     is_stream
-        For graded spikes: whether the images are frames of one sequence, see `backends.graded.run_graded`.
+        For graded spikes: whether the images are frames of one sequence, see `backends.reference.run_graded`.
     normalization
         That of the training; by default that of `used_normalization`.
 

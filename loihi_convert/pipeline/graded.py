@@ -11,8 +11,8 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
-from loihi_convert.backends.difference import as_reference, first_difference
-from loihi_convert.backends.graded import run_graded
+from loihi_convert.backends.reference import run_graded
+from loihi_convert.backends.result import as_reference, first_difference
 from loihi_convert.conversion.agreement import Agreement
 from loihi_convert.conversion.calibration import MOST, count_notes, require_calibration
 from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
@@ -29,8 +29,8 @@ from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
-from loihi_convert.simulation.cnn_classes import comparable_scores
-from loihi_convert.simulation.inputs import require_images
+from loihi_convert.simulation.currents import require_images
+from loihi_convert.simulation.relu import cnn_scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +205,7 @@ def run_graded_into_folder(
                 reference = run_graded(network, pixels, is_stream=is_stream, trace=True, progress=progress)
             result = as_reference(result, reference, backend.name, path)
         cnn = None if source is None else source.compared
-        scores = None if cnn is None else comparable_scores(cnn, pixels).reshape(len(pixels), -1)
+        scores = None if cnn is None else cnn_scores(cnn, pixels).reshape(len(pixels), -1)
         evaluation = evaluate_images(result, network, images, cnn=cnn, cnn_outputs=scores)
         of_cnn = () if source is None else notes_on(path, network, source)
         notes = (*notes_on_images(network, splits.test.fingerprint), *of_cnn, *evaluation.notes)

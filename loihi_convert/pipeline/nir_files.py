@@ -15,7 +15,7 @@ from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import UsageError
 from loihi_convert.file_kinds import NIR
 from loihi_convert.files import require_output
-from loihi_convert.ir.layered import layer_words
+from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.simulation.layer_spec import Recording

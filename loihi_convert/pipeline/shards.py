@@ -12,17 +12,16 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend, BackendOptions, open_backend
-from loihi_convert.backends.difference import as_reference
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.result import RunResult, concatenated, concatenated_if_known
+from loihi_convert.backends.result import RunResult, as_reference, concatenated, concatenated_if_known
 from loihi_convert.choices import BackendName
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import OpenedFile
 from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.simulation.cnn_classes import comparable_scores
 from loihi_convert.simulation.image_shards import Shard
+from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
 
 
@@ -85,7 +84,7 @@ def run_shard(
         described, equal = f"{name}: comparing with ref", len(images)
         reference = run_reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
         result = as_reference(result, reference, backend.name, opened.path, first_image=shard.first)
-    cnn_outputs = None if opened.cnn is None else comparable_scores(opened.cnn, images)
+    cnn_outputs = None if opened.cnn is None else cnn_scores(opened.cnn, images)
     float_outputs = None
     if opened.spiking is not None and options.float_snn:
         with bars(f"{name}: running the float SNN") as progress:

@@ -1,7 +1,7 @@
 """The columns of the CSV files in a run folder (`csv_files`), for writing and for reading.
 
 Columns with names that begin with ``relay`` exist only for runs with relays (`ir.relays`), those that begin with
-``circuit`` only for runs of a circuit of stock neurons (`ir.circuit`).
+``circuit`` only for runs of a circuit of stock neurons (`ir.neuron_model`).
 """
 
 from __future__ import annotations

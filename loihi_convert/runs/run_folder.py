@@ -16,8 +16,8 @@ from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.files import asked, cannot_create, require_new_or_empty, require_writable, write_atomically
+from loihi_convert.ir.network import name_count
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.task import name_count
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs.columns import (
     accuracy_row,

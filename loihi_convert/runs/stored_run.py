@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError
 from loihi_convert.files import asked
-from loihi_convert.ir.task import class_count
+from loihi_convert.ir.network import class_count
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs.columns import POTENTIAL, ChannelFiringRate, ChannelThreshold, Prediction
 from loihi_convert.runs.csv_files import damaged, misfit, read_csv

@@ -15,8 +15,7 @@ from torch.nn import functional
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation.convolution import Geometry, convolved_by_product, onednn_errs
-from loihi_convert.simulation.exact_products import exact_products
+from loihi_convert.simulation.convolution import Geometry, convolved_by_product, exact_products, onednn_errs
 
 _EXACT_IN_FLOAT32: Final = 2 ** (np.finfo(np.float32).nmant + 1)
 

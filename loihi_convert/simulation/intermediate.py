@@ -14,7 +14,7 @@ change                activation
 `timing`              amplitude x spikes / T of simulated soft-reset neurons, which also depend on the order of spikes
                       (the first layer's current is constant: there it equals the line above)
 `input`               the same with pixels as Poisson spikes, if the file uses them
-`correction`          the same with biases corrected by `bias_correction.correct_biases`, if the file has them
+`correction`          the same with biases corrected by `balancing.correct_biases`, if the file has them
 `reset`               the same with hard reset and the amplitudes fitted to it, if the file has it
 `weights`             the same with the weights of the file: integer x scale / amplitude of its input
 `thresholds`          spikes of the file's integers: thresholds, V0, biases and pixels are rounded too

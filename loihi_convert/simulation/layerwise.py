@@ -26,10 +26,9 @@ from loihi_convert.arrays import Array
 from loihi_convert.choices import Reset
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.block_store import total
 from loihi_convert.simulation.currents import summed_currents
 from loihi_convert.simulation.image_shards import SHARDS_PER_WORKER, DividedImages, ImageArray, Shard, on_shards
-from loihi_convert.simulation.layerwise_part import LayerwisePart, LayerwisePlan
+from loihi_convert.simulation.layerwise_part import LayerwisePart, LayerwisePlan, total
 from loihi_convert.simulation.neurons import RateErrors
 
 MEMORY: Final = 2**31

@@ -6,7 +6,7 @@ For each neuron and step t (paper, eq. 1 and 2)::
     s(t) = [V(t) >= threshold]
     V(t) = V - threshold s  (soft)     or  0 where s  (hard)
 
-or the equations of the circuit in `ir.neuron_model`.
+or the equations of the circuit in `ir.neuron_model`; `device.one_step` is a step of any model in plain tensors.
 
 Spikes leave a layer already summed over the windows of the average pooling after it, in the format that the next
 synapse takes (`currents.py`). The loops are in `neuron_kernels.py`; axes as in `layer_spec.py`.

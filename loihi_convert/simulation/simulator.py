@@ -42,12 +42,9 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Synapse
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.blocks import block_size, float_block_size, on_cores
-from loihi_convert.simulation.cpu import CpuLayer
-from loihi_convert.simulation.currents import Currents
-from loihi_convert.simulation.device import DeviceLayer
-from loihi_convert.simulation.gpu import GpuLayer
+from loihi_convert.simulation.currents import Currents, Inputs
+from loihi_convert.simulation.device import CpuLayer, DeviceLayer, GpuLayer
 from loihi_convert.simulation.image_shards import ImageArray, Shard, joined_parts, on_shards
-from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons
 

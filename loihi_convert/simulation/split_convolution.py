@@ -10,7 +10,7 @@ import torch
 from loihi_convert.arrays import Array
 from loihi_convert.simulation.convolution import Convolution
 from loihi_convert.simulation.kernel_structure import PartialConvolution, Structure
-from loihi_convert.simulation.tap_kernels import add_taps, put
+from loihi_convert.simulation.taps import add_taps, put
 
 
 class SplitConvolution:

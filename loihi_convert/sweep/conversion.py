@@ -27,7 +27,7 @@ from loihi_convert.neurocores.resources import network_resources
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.records import Record
-from loihi_convert.simulation.cnn_classes import comparable_scores
+from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.statistics import Interval
 from loihi_convert.sweep.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
 
@@ -106,7 +106,7 @@ class Opened:
     @cached_property
     def cnn_outputs(self) -> Array:
         """Outputs of the CNN for ``images``, ``(N, outputs)``."""
-        return comparable_scores(self.source.compared, self.images.images)
+        return cnn_scores(self.source.compared, self.images.images)
 
 
 def open_network(

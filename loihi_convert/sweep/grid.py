@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from loihi_convert.conversion.options import METHODS, require_timesteps
+from loihi_convert.conversion.options import AUTO, require_timesteps
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.metrics.layer_size import cnn_multiplications
 from loihi_convert.metrics.own_accuracy import own_accuracy
@@ -195,6 +195,6 @@ def _names(networks: Sequence[NetworkFile]) -> Iterator[str]:
 
 def _work(opened: Opened, setting: ConversionSetting) -> float:
     per_step = cnn_multiplications(opened.source.network)
-    passes = _PASSES if setting.method in METHODS else _AUTO_PASSES
+    passes = _AUTO_PASSES if setting.method == AUTO else _PASSES
     images = len(opened.images) + passes * len(opened.calibration)
     return _FIXED_WORK + per_step * (setting.timesteps + _STEPS_PER_IMAGE) * images

@@ -30,8 +30,7 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import Array
-from loihi_convert.backends.graded import run_graded
-from loihi_convert.backends.reference import run_network
+from loihi_convert.backends.reference import run_graded, run_network
 from loihi_convert.data import Dataset, load_data
 from loihi_convert.errors import InputError, PlatformError, UsageError
 from loihi_convert.ir.digits import joined_digits

@@ -7,6 +7,10 @@ through two pipes (`host_process.py`)::
                  <--stdout: {"event": "finished" ...}--
 
 Lava may be installed in another interpreter, with another Python and NumPy version, and only NumPy and Lava in it.
+
+Backend `loihi2` is the network of stock Processes on a Loihi 2 board, in the same host process. **It has never run on a
+chip.** The board-specific part is in `hardware.py`, which lists its published sources on the Lava extension for Loihi.
+Everything else is the code that `sim` runs with ``--neuron stock``.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import math
 import shutil
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -26,6 +30,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
 from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.lava.timing import Timing, settling_steps, stock_interval
+from loihi_convert.backends.loihi2.board import chosen_board
 from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.request import check_run, require_result_size
 from loihi_convert.backends.result import RunResult
@@ -146,7 +151,7 @@ class LavaBackend:
         trace: bool = False,
         progress: Progress = no_progress,
     ) -> RunResult:
-        """Run uint8 ``images``, ``(N, *input_shape)``, through graded spikes: `backends.graded.run_graded` on Lava.
+        """Run uint8 ``images``, ``(N, *input_shape)``, through graded spikes: `backends.reference.run_graded` on Lava.
 
         Raises
         ------
@@ -280,3 +285,32 @@ def fitting_batch_size(network: QuantizedNetwork, image_count: int) -> int:
     neurons = sum(math.prod(shape) for shape in (network.input_shape, *network.shapes))
     most = max(1, min(MAX_BATCH, MAX_NEURONS // neurons))
     return math.ceil(image_count / math.ceil(image_count / most))
+
+
+_BOARD_STALL_SECONDS: Final = 1800.0
+"""The same on a board: compiling for the chip and waiting for a board take minutes."""
+
+
+class Loihi2Backend(LavaBackend):
+    """Runs exported files of target loihi2 on a board.
+
+    The u of every layer is read after every step, so that it can be compared with `ref`. This is slow and does not
+    represent the chip's speed. ``profile`` measures time and energy in an additional run without interruptions.
+
+    Parameters
+    ----------
+    options
+        ``board``, by default from the environment; ``profile``, an additional run with Lava's profiler;
+        ``lava_python`` and ``leak`` as in `LavaBackend`.
+    """
+
+    name: BackendName = "loihi2"
+
+    def __init__(self, options: BackendOptions = BackendOptions()) -> None:
+        super().__init__(replace(options, neuron="stock"), stall_seconds=_BOARD_STALL_SECONDS)
+        self._board = self.options.board or chosen_board()
+
+    @property
+    def chip(self) -> dict[str, Any]:
+        """The board, and whether to profile."""
+        return {"board": asdict(self._board), "profile": self.options.profile}

@@ -1,4 +1,4 @@
-"""The network of stock Processes for a file of target loihi2: soft reset by the circuit of `ir.circuit`.
+"""The network of stock Processes for a file of target loihi2: soft reset by the circuit of `ir.neuron_model`.
 
 Used only in the process that runs Lava. Every layer is::
 
@@ -35,8 +35,7 @@ from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.lava_types import NeuronProcess, Port, Process, SourceProcess, SynapseProcess, connect
 from loihi_convert.backends.lava.synapse_processes import message_bits, synapse_models, synapse_process
 from loihi_convert.chip import limits
-from loihi_convert.ir.circuit import Circuit, circuit
-from loihi_convert.ir.neuron_model import NeuronModel
+from loihi_convert.ir.neuron_model import Circuit, NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 
 Connect = Callable[[Port, Port, int], None]

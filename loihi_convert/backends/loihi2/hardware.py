@@ -31,8 +31,7 @@ from loihi_convert.backends.lava.recording import Recorder
 from loihi_convert.backends.lava.stock_network import StockNetwork, build_circuit
 from loihi_convert.backends.loihi2.board import MESSAGE_BITS_OF_A_CONVOLUTION, NO_EXTENSION, NOT_INSTALLED, Board
 from loihi_convert.chip import limits
-from loihi_convert.ir.circuit import circuit
-from loihi_convert.ir.neuron_model import NeuronModel
+from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 

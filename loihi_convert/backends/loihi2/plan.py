@@ -15,8 +15,7 @@ from loihi_convert.backends.lava.timing import Timing, first_step, reset_interva
 from loihi_convert.backends.loihi2.board import MESSAGE_BITS_OF_A_CONVOLUTION, Board
 from loihi_convert.chip import limits
 from loihi_convert.errors import low_to_high
-from loihi_convert.ir.circuit import Circuit, circuit
-from loihi_convert.ir.neuron_model import NeuronModel
+from loihi_convert.ir.neuron_model import Circuit, NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv
 from loihi_convert.neurocores.resources import network_resources

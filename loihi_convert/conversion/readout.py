@@ -1,30 +1,41 @@
-"""A two-digit readout (`ir.digits`), used if the range of a single potential would cost weight bits.
+"""The range of output potentials: the largest T of a file, and a readout in two digits.
+
+**Two digits** (`with_split_readout`, `ir.digits`) are used if the range of a single potential would cost weight bits.
 
 After a global average the potential must hold T x window x rate, and the scale of `scales.lava_scales` leaves 2 or 3
 weight bits at T = 64. In two digits the weights have the scale at which rounding changes them least, or twice that,
 four times and so on, if the potentials of the digits would otherwise leave their range, up to the scale in one digit.
 The low digit has the number of bits b for which the larger of both potentials, on calibration images, is smallest. One
 simulation gives the potentials of all candidates.
+
+**Largest T** (`max_timesteps`). The output potential grows by the last layer's current in each step. Its size at the T
+of balancing means little if T is small, because hardly any spikes have arrived by then. In the long run a soft-reset
+neuron with mean current a fires at the rate ``min(a / theta, 1)``, so that the current tends to that of the network
+with activations clipped at the thresholds. A neuron with hard reset loses charge at each spike: with constant current
+it fires every ceil(theta / a) steps. As this may lower negative contributions more than positive ones, both rates
+count. The largest of these growth rates counts, of each output on calibration images, with headroom.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.conversion.float_layer import FloatLayer
-from loihi_convert.conversion.output_growth import max_timesteps
-from loihi_convert.conversion.scales import HEADROOM, nearest
+from loihi_convert.choices import MAX_TIMESTEPS
+from loihi_convert.conversion.scales import HEADROOM, FloatLayer, nearest
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.digits import MAX_LOW_BITS
-from loihi_convert.ir.network import SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import without_input_factors
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
+from loihi_convert.simulation.relu import Activation, ReluChain, clipped, on_blocks, unchanged
 from loihi_convert.simulation.simulator import Block, Simulator
 
 
@@ -131,3 +142,56 @@ def _replaced(
         max_timesteps=longest,
         provenance=network.provenance.with_parts(quantize=part),
     )
+
+
+def max_timesteps(
+    network: SpikingNetwork, output: QuantizedLayer, largest_potentials: Array, images: ImageArray
+) -> int:
+    """Return the largest T for which the output potentials of calibration images stay in range.
+
+    Parameters
+    ----------
+    network
+        The float SNN.
+    output
+        Its last layer in integers.
+    largest_potentials
+        The largest magnitude of each output's potential in the steps that ``network`` is balanced for, in floating
+        point: float64 ``(outputs,)``.
+    images
+        The calibration images of ``largest_potentials``, uint8 ``(N, C, H, W)``.
+    """
+    if output.neuron is not None:
+        return MAX_TIMESTEPS
+    found = [largest_potentials / network.timesteps, *on_shards(_largest_of_shard, network, images)]
+    growth: Array = np.maximum.reduce(found)
+    grows = growth > 0
+    steps = limits.POTENTIAL_LIMIT * output.scale[grows] / (HEADROOM * growth[grows])
+    return max(network.timesteps, math.floor(float(steps.min(initial=MAX_TIMESTEPS))))
+
+
+def _largest_of_shard(network: SpikingNetwork, shard: Shard, *, progress: Progress = no_progress) -> Array:
+    """The largest magnitude of each output at the neurons' rates in the long run: float64 ``(outputs,)``."""
+
+    def activation(neuron: IntegrateAndFire | None, rate: Callable[[Array, IntegrateAndFire], Array]) -> Activation:
+        return unchanged if neuron is None else lambda maps: rate(maps, neuron)
+
+    synapses = ReluNetwork(network.input_shape, tuple(ReluLayer(layer.name, layer.synapse) for layer in network.layers))
+    largest: list[Array] = []
+    images = np.asarray(shard.images)
+    for rate in (clipped,) if network.reset == "soft" else (clipped, _of_hard_reset):
+        chain = ReluChain(synapses, activations=[activation(layer.neuron, rate) for layer in network.layers])
+        on_blocks(chain, images, lambda _, outputs: largest.append(_per_output(outputs[-1])), progress=progress)
+    return np.asarray(np.maximum.reduce(largest), np.float64)
+
+
+def _per_output(maps: Array) -> Array:
+    """The largest magnitude of each output over all images."""
+    return np.asarray(np.abs(maps).reshape(-1, maps.shape[-1]).max(axis=0))
+
+
+def _of_hard_reset(maps: Array, neuron: IntegrateAndFire) -> Array:
+    """Return the mean output per step of a neuron with hard reset whose current is the same in each step."""
+    # In float64, as a threshold divided by a tiny current is beyond float32.
+    steps = np.ceil(neuron.threshold / np.maximum(maps, np.finfo(np.float32).tiny))
+    return np.where(maps > 0, neuron.amplitude / steps, 0).astype(np.float32)
