@@ -63,7 +63,7 @@ OF_WEIGHTS = {
         )
     ),
     "einsum": of(lambda m, x: torch.einsum("bi,oi->bo", x.flatten(1), numbers(6, 256).to(x)).relu()),
-    "einsum of maps": of(lambda m, x: torch.einsum("ochw, bchw -> bo", numbers(6, 4, 8, 8).to(x), x).relu()),
+    "einsum of maps": of(lambda m, x: torch.einsum("bchw, ochw -> bo", x, numbers(6, 4, 8, 8).to(x)).relu()),
     "einsum of channels": of(
         lambda m, x: torch.einsum("bchw,oc,o->bohw", [m.conv(x), numbers(3, 5).to(x), numbers(3).to(x)]).relu(),
         conv=CONV(5, 3),

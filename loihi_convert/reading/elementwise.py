@@ -69,4 +69,5 @@ def per_channel(numbers: Array, shape: Any, order: tuple[Shape, Array] | None = 
     else:
         whole = whole.reshape(map_shape(shape))
     rows = whole.reshape(len(whole), -1)
-    return rows[:, 0].copy() if (rows == rows[:, :1]).all() else whole.copy()
+    is_one = np.array_equal(rows, np.broadcast_to(rows[:, :1], rows.shape), equal_nan=True)
+    return rows[:, 0].copy() if is_one else whole.copy()

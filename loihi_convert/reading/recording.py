@@ -62,8 +62,8 @@ _FUNCTIONS: Final = {
 }
 """The functions that users call, by ATen's names."""
 
-_ELEMENTWISE: Final = ("_to_copy",)
-"""Elementwise operations that PyTorch does not mark as such."""
+_ELEMENTWISE: Final = ("_to_copy", "hardtanh", "relu6", "leaky_relu", "threshold", "elu", "hardshrink")
+"""Elementwise operations that PyTorch, or PyTorch 2.3, does not mark as such."""
 
 _UNSEEN: Final = ("torch", "numpy", "loihi_convert", *sys.stdlib_module_names)
 """Packages whose lines are not the user's."""
