@@ -564,7 +564,7 @@ SHORT = TensorProto(data_type=TensorProto.INT64, dims=[1], raw_data=b"123")
     ],
 )
 def test_a_damaged_file_is_refused(nodes: list[Any], where: str) -> None:
-    with pytest.raises(InputError, match="cannot be applied to") as caught:
+    with pytest.raises(InputError, match=r"cannot be (applied|read)|nothing makes its input") as caught:
         read_onnx(graph(nodes, {"sizes": np.array([2])}), None)
     assert caught.value.where == where
 

@@ -11,6 +11,7 @@ alone, by `torch.vmap`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import graphlib
 import hashlib
 import heapq
@@ -35,11 +36,9 @@ from loihi_convert.errors import (
     first_line,
     is_lack_of_memory,
 )
-from loihi_convert.frontend.model_runs import require_not_of_machine
-from loihi_convert.frontend.onnx_operators import FLOATS, OPERATORS, SUPPORTED, require_few
-from loihi_convert.frontend.operations import placed_at
+from loihi_convert.frontend.onnx_operators import FLOATS, OPERATORS, SUPPORTED, applied
 from loihi_convert.frontend.users_code import listed
-from loihi_convert.reading.recording import Step
+from loihi_convert.reading.step import Step, named
 
 _OLDEST_OPSET: Final = 7
 
@@ -260,7 +259,8 @@ class _Layout:
                 raise UsageError(f"{path.name} {found}", where="input_shape", expected=expected)
             first = (sizes[-1], *sizes[:-1]) if are_last else sizes
             given = first if len(first) == 3 else (first[0], 1, first[1])
-        self.shape, self.notes = given, ()
+        self.shape = given
+        self.notes: tuple[str, ...] = ()
         channels, *rest = given
         if len(sizes) == 2 and rest[0] == 1:
             # A signal is an image of one row.
@@ -317,21 +317,31 @@ class OnnxModule(nn.Module):
         super().__init__()
         self._image, self._output = ends
         self._layout, self._is_for_one = layout, batch is None
-        self.made_of_image = {self._image}
-        names = set[str]()
+        self._names = sorted({name for node in nodes for name in node.input} & constants.keys())
+        self.weights = nn.ParameterList(nn.Parameter(constants[name], requires_grad=False) for name in self._names)
         self.steps = nn.ModuleList()
+        self.made_of_image = {self._image}
+        known, taken = {"", self._image, *self._names}, set[str]()
         for node in nodes:
             is_of_image = node.op_type != "Shape" and not self.made_of_image.isdisjoint(node.input)
             self.made_of_image.update(node.output if is_of_image else ())
-            attributes = {"opset": opset, "outputs": len(node.output)}
-            self.steps.append(_Operator(node, names, attributes | ({"batch": batch} if is_of_image and batch else {})))
-        self._names = sorted({name for node in nodes for name in node.input} & constants.keys())
-        self.weights = nn.ParameterList(nn.Parameter(constants[name], requires_grad=False) for name in self._names)
-        # What no later operator needs is not kept.
+            found = {"opset": opset, "outputs": len(node.output)} | ({"batch": batch} if is_of_image and batch else {})
+            name = _name(node, taken)
+            taken.add(name)
+            if absent := {*node.input} - known:
+                raise InputError(f"nothing makes its input {min(absent)}", where=name)
+            known.update(node.output)
+            with named(name, node.op_type, "has attributes that cannot be read"):
+                found |= {each.name: _value(each) for each in node.attribute}
+            self.steps.append(Step(name, node.op_type, functools.partial(applied, node.op_type, found)))
+        # Of each step its inputs, its outputs, and what no later one needs.
+        self._uses: list[tuple[list[str], list[str], set[str]]] = []
         later = {self._output, self._image, *self._names, ""}
-        for step in reversed(self.steps):
-            step.last = {*step.inputs, *step.outputs} - later
-            later |= step.last
+        for node in reversed(nodes):
+            last = {*node.input, *node.output} - later
+            self._uses.append(([*node.input], [*node.output], last))
+            later |= last
+        self._uses.reverse()
 
     def forward(self, images: Tensor) -> Any:
         x = self._layout.arranged(images)
@@ -343,56 +353,12 @@ class OnnxModule(nn.Module):
 
     def _run(self, x: Tensor) -> Any:
         values: dict[str, Any] = {**dict(zip(self._names, self.weights, strict=True)), self._image: x, "": None}
-        for step in self.steps:
-            found = step(*(values.get(name, name) for name in step.inputs))
-            values.update(zip(step.outputs, found if isinstance(found, tuple | list) else [found], strict=False))
-            for name in step.last:
+        for step, (inputs, outputs, last) in zip(self.steps, self._uses, strict=True):
+            found = step(*map(values.get, inputs))
+            values.update(zip(outputs, found if isinstance(found, tuple | list) else [found], strict=False))
+            for name in last:
                 values.pop(name, None)
         return values[self._output]
-
-
-class _Operator(Step):
-    """One operator, named after its weight, such as ``layer1.0.conv1`` for ``layer1.0.conv1.weight``, or its node.
-
-    Parameters
-    ----------
-    node
-        An ``onnx.NodeProto``.
-    taken
-        Names that others have; its own is added.
-    attributes
-        Further ones.
-    """
-
-    def __init__(self, node: Any, taken: set[str], attributes: Mapping[str, Any]) -> None:
-        super().__init__(_name(node, taken), node.op_type)
-        taken.add(self.name)
-        self.inputs, self.outputs, self.last = tuple(node.input), tuple(node.output), set[str]()
-        with self._named():
-            self._attributes = {**attributes, **{each.name: _value(each) for each in node.attribute}}
-
-    def forward(self, *inputs: Any) -> Any:
-        with self._named([each if each is None else tuple(each.shape) for each in inputs if not isinstance(each, str)]):
-            if absent := [each for each in inputs if isinstance(each, str)]:
-                raise ValueError(f"nothing makes {absent[0]}")
-            found = OPERATORS[self.kind](self._attributes, *inputs)
-            for each in found if isinstance(found, tuple | list) else [found]:
-                require_few(each.shape)
-            return found
-
-    @contextlib.contextmanager
-    def _named(self, shapes: Sequence[Any] = ()) -> Iterator[None]:
-        """Add the operator to errors."""
-        try:
-            with placed_at(self.name, self.kind):
-                yield
-        except LoihiConvertError:
-            raise
-        # torch and onnx raise many kinds.
-        except Exception as error:
-            require_not_of_machine(error)
-            found = f"{self.kind} cannot be applied to {[*shapes]} ({first_line(error)})"
-            raise InputError(found, where=self.name) from error
 
 
 def _value(attribute: Any) -> Any:
@@ -403,6 +369,7 @@ def _value(attribute: Any) -> Any:
 
 
 def _name(node: Any, taken: set[str]) -> str:
+    """That of the module of its weight, such as ``layer1.0.conv1`` of ``layer1.0.conv1.weight``, or its own."""
     weight = node.input[1] if len(node.input) > 1 else ""
     stem = weight.removesuffix(".weight")
     if stem == weight or not all(part.isidentifier() or part.isdecimal() for part in stem.split(".")):

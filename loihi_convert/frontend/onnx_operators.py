@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -29,7 +30,15 @@ MOST_NUMBERS: Final = 2**26
 """Most numbers that an operator may make: 256 MB. Few bytes of a file can ask for more than a machine has."""
 
 
-def require_few(sizes: Sequence[int]) -> None:
+def applied(kind: str, attributes: Attributes, *inputs: Any) -> Any:
+    """Return what the operator ``kind`` gives, which must be few numbers."""
+    found = OPERATORS[kind](attributes, *inputs)
+    for each in found if isinstance(found, tuple | list) else [found]:
+        _require_few(each.shape)
+    return found
+
+
+def _require_few(sizes: Sequence[int]) -> None:
     """Refuse a tensor of ``sizes`` if it has more than `MOST_NUMBERS`."""
     if math.prod(sizes) > MOST_NUMBERS:
         refuse("makes too many numbers", supported=f"{MOST_NUMBERS:,}")
@@ -87,7 +96,7 @@ def _pool(a: Attributes, x: Tensor, *, is_max: bool) -> Tensor:
             hint="Train with padding='valid'.",
         )
     pools: Any = (functional.max_pool1d, functional.max_pool2d) if is_max else (torch.avg_pool1d, functional.avg_pool2d)
-    pool = pools[len(kernel) - 1]
+    pool: Callable[..., Tensor] = pools[len(kernel) - 1]
     if is_max:
         return pool(padded, kernel, strides, padding, dilations, ceil)
     if set(dilations) != {1}:
@@ -110,7 +119,8 @@ def _batch_norm(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor, mean: Te
     gain = 1 / (variance.double() + a.get("epsilon", 1e-5)).sqrt()
     shift = -mean.double() * gain * weight + bias
     ones = (1,) * (x.ndim - 2)
-    return (x * (gain * weight).reshape(-1, *ones) + shift.reshape(-1, *ones)).float()
+    found: Tensor = x * (gain * weight).reshape(-1, *ones) + shift.reshape(-1, *ones)
+    return found.float()
 
 
 def _softmax(function: Callable[[Tensor, int], Tensor]) -> Callable[..., Tensor]:
@@ -164,7 +174,7 @@ def _pad(a: Attributes, x: Tensor, pads: Any = None, value: Any = None, axes: An
         refuse(f"pads with mode {mode}", supported="numbers", hint="Train with zeros.")
     sides, places = _given(a, "pads", pads) or [], [*range(x.ndim)] if axes is None else _ints(axes)
     amounts = {k % x.ndim: pair for k, *pair in zip(places, sides, sides[len(places) :], strict=False)}
-    require_few([size + sum(amounts.get(axis, [0])) for axis, size in enumerate(x.shape)])
+    _require_few([size + sum(amounts.get(axis, [0])) for axis, size in enumerate(x.shape)])
     # From the last axis to the first.
     order = [side for axis in reversed(range(x.ndim)) for side in amounts.get(axis, [0, 0])]
     return functional.pad(x, order, value=_number(a, "value", value, 0.0)) if any(order) else x
@@ -205,7 +215,7 @@ def _gather(a: Attributes, x: Tensor, indices: Tensor) -> Tensor:
 
 
 def _concat(a: Attributes, *inputs: Tensor) -> Tensor:
-    require_few([sum(each.numel() for each in inputs)])
+    _require_few([sum(each.numel() for each in inputs)])
     return torch.cat(inputs, a["axis"])
 
 
@@ -215,14 +225,15 @@ def _split(a: Attributes, x: Tensor, sizes: Any = None) -> Sequence[Tensor]:
 
 
 def _tile(a: Attributes, x: Tensor, repeats: Tensor) -> Tensor:
-    require_few([x.numel(), *_ints(repeats)])
+    _require_few([x.numel(), *_ints(repeats)])
     return x.tile(_ints(repeats))
 
 
 def _space_to_depth(a: Attributes, x: Tensor) -> Tensor:
     # Torch counts the places in a block within each channel, ONNX the channels within each place.
     channels, block = x.shape[1], a["blocksize"]
-    return functional.pixel_unshuffle(x, block).unflatten(1, (channels, block**2)).transpose(1, 2).flatten(1, 2)
+    parts = functional.pixel_unshuffle(x, block)
+    return parts.reshape(len(x), channels, block**2, *parts.shape[2:]).transpose(1, 2).flatten(1, 2)
 
 
 def _cast(a: Attributes, x: Tensor) -> Tensor:
@@ -296,7 +307,7 @@ OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
     "Transpose": lambda a, x: x.permute(a.get("perm", [*reversed(range(x.ndim))])),
     "Slice": _slice,
     "Gather": _gather,
-    "Expand": lambda _, x, sizes: x.expand(torch.broadcast_shapes(x.shape, _ints(sizes))),
+    "Expand": lambda _, x, sizes: x.expand(np.broadcast_shapes(x.shape, tuple(_ints(sizes)))),
     "Tile": _tile,
     "Pad": _pad,
     "SpaceToDepth": _space_to_depth,

@@ -24,9 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.from_nir import FiringRate
 from loihi_convert.frontend.operations import Relu, placed_at, refuse
 from loihi_convert.reading.simpler import SIMPLER
+from loihi_convert.reading.step import FiringRate, Step
 
 WHOLE: Final = (Qcfs, FiringRate)
 """Modules that are one operation, and are not run."""
@@ -136,14 +136,6 @@ class Call:
         while not isinstance(found, Tensor):
             found = found[0]
         return found.shape
-
-
-class Step(nn.Module):
-    """A module that is one step, whose name and kind its place in the model and its class do not tell."""
-
-    def __init__(self, name: str, kind: str) -> None:
-        super().__init__()
-        self.name, self.kind = name, kind
 
 
 class Listener(Protocol):
