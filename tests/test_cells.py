@@ -15,12 +15,12 @@ import pytest
 import torch
 from support.dask_functions import Number, Numbered
 
-from loihi_convert.cells import flow
-from loihi_convert.cells import store as store_module
-from loihi_convert.cells.cell import Cell, Outcome, compute, opened_before
-from loihi_convert.cells.executors import InThisProcess
-from loihi_convert.cells.flow import compute_missing, duration, missing
-from loihi_convert.cells.store import Store
+from loihi_convert.batch import flow
+from loihi_convert.batch import store as store_module
+from loihi_convert.batch.computation import Cell, Outcome, compute, opened_before
+from loihi_convert.batch.executors import InThisProcess
+from loihi_convert.batch.flow import compute_missing, duration, missing
+from loihi_convert.batch.store import Store
 from loihi_convert.devices import torch_threads
 from loihi_convert.errors import InputError, RangeError, UnsupportedModelError
 from loihi_convert.records import Record

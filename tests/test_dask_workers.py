@@ -34,9 +34,9 @@ from support.shard_runs import write_files, written
 from support.strangers import assert_turned_away, listening, said
 
 from loihi_convert.backends import open_backend
-from loihi_convert.cells import dask_executors, dask_workers
-from loihi_convert.cells.dask_executors import SlurmJobs, local_cluster, slurm_cluster, standing_cluster
-from loihi_convert.cells.dask_workers import DaskWorkers
+from loihi_convert.batch import dask_executors, dask_workers
+from loihi_convert.batch.dask_executors import SlurmJobs, local_cluster, slurm_cluster, standing_cluster
+from loihi_convert.batch.dask_workers import DaskWorkers
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError, InputError, PlatformError
 from loihi_convert.pipeline import running, shards

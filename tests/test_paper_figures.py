@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from loihi_convert import cli
 from loihi_convert.errors import InputError, UsageError
+from loihi_convert.paper import flow
+from loihi_convert.paper.exhibits import EXHIBITS
+from loihi_convert.paper.figures import accuracy_figure, channel_figure
+from loihi_convert.paper.panels import ChannelPanel, TableRow, panels, table_rows
 from loihi_convert.report.figure_style import SIZES
-from loihi_convert.reproduction import flow
-from loihi_convert.reproduction.exhibits import EXHIBITS
-from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
-from loihi_convert.reproduction.panels import ChannelPanel, TableRow, panels, table_rows
 
 FIGURES = {name: one for (kind, name), one in EXHIBITS.items() if kind == "figure"}
 TABLES = Path(__file__).parents[1] / "netx_models"

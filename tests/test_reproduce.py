@@ -23,9 +23,9 @@ from loihi_convert import cli, devices, netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import arrays_digest
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cells import executors
-from loihi_convert.cells.cell import compute
-from loihi_convert.cells.store import Store
+from loihi_convert.batch import executors
+from loihi_convert.batch.computation import compute
+from loihi_convert.batch.store import Store
 from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -38,10 +38,7 @@ from loihi_convert.errors import CheckpointError, InputError, PlatformError, Ran
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.pipeline import exporting
-from loihi_convert.report import paper
-from loihi_convert.report.paper import Cell
-from loihi_convert.reproduction import (
+from loihi_convert.paper import (
     fingerprint,
     flow,
     images,
@@ -53,7 +50,10 @@ from loihi_convert.reproduction import (
     tables,
     variants,
 )
-from loihi_convert.reproduction.exhibits import EXHIBITS
+from loihi_convert.paper.exhibits import EXHIBITS
+from loihi_convert.pipeline import exporting
+from loihi_convert.report import paper
+from loihi_convert.report.paper import Cell
 from loihi_convert.simulation.relu import cnn_scores
 
 pytestmark = pytest.mark.slow

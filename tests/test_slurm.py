@@ -18,7 +18,7 @@ import pytest
 from support.shard_runs import write_files, written
 from support.strangers import assert_turned_away, listening, said
 
-from loihi_convert.cells.dask_executors import SlurmJobs, slurm_cluster
+from loihi_convert.batch.dask_executors import SlurmJobs, slurm_cluster
 from loihi_convert.data import load_data
 
 

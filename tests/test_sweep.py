@@ -30,8 +30,13 @@ from support.training import train
 from loihi_convert import cli, netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends import open_backend
-from loihi_convert.cells.cell import compute
-from loihi_convert.cells.dask_executors import local_cluster
+from loihi_convert.batch import conversion
+from loihi_convert.batch.computation import compute
+from loihi_convert.batch.conversion import CellResult, ConversionCell
+from loihi_convert.batch.dask_executors import local_cluster
+from loihi_convert.batch.front import COSTS, Found, cost, front, quality
+from loihi_convert.batch.grid import Grid, PlannedCell, _names, planned_cells, shard, varied
+from loihi_convert.batch.setting import OPTIONS, ConversionSetting, Digests, ImageChoice, NetworkFile
 from loihi_convert.cli.sweep_grid import AXES, KEYS, read_grid
 from loihi_convert.cnn.checkpoint import load
 from loihi_convert.cnn.recipe import default_recipe
@@ -42,11 +47,6 @@ from loihi_convert.frontend.source import open_source
 from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline import exporting, running
 from loihi_convert.pipeline.opened_file import open_file
-from loihi_convert.sweep import conversion
-from loihi_convert.sweep.conversion import CellResult, ConversionCell
-from loihi_convert.sweep.front import COSTS, Found, cost, front, quality
-from loihi_convert.sweep.grid import Grid, PlannedCell, _names, planned_cells, shard, varied
-from loihi_convert.sweep.setting import OPTIONS, ConversionSetting, Digests, ImageChoice, NetworkFile
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
 DIGESTS = Digests("model", "network", "network", None, "calibration", "images")

@@ -16,8 +16,8 @@ from loihi_convert.options import Flag, declared
 from loihi_convert.threads import usable_core_count
 
 if TYPE_CHECKING:
-    from loihi_convert.cells.dask_executors import SlurmJobs
-    from loihi_convert.cells.executors import Executor
+    from loihi_convert.batch.dask_executors import SlurmJobs
+    from loihi_convert.batch.executors import Executor
     from loihi_convert.choices import Device
     from loihi_convert.simulation.image_shards import Workers
 
@@ -49,10 +49,10 @@ class Place:
     def executor(self, most: int, output: Path) -> AbstractContextManager[Executor]:
         """Open the executor for at most ``most`` cells; jobs of SLURM write their output into ``output``."""
         if self.is_here:
-            from loihi_convert.cells.executors import InThisProcess
+            from loihi_convert.batch.executors import InThisProcess
 
             return nullcontext(InThisProcess())
-        from loihi_convert.cells import dask_executors
+        from loihi_convert.batch import dask_executors
 
         if self.scheduler is not None:
             return dask_executors.standing_cluster(self.scheduler)
@@ -83,7 +83,7 @@ class Place:
         if self.is_here:
             yield None
             return
-        from loihi_convert.cells.dask_executors import OnDask
+        from loihi_convert.batch.dask_executors import OnDask
 
         with self.executor(self.workers, Path()) as executor:
             assert isinstance(executor, OnDask)
@@ -157,6 +157,6 @@ def _parse_slurm(text: str) -> SlurmJobs:
     count = pairs.pop("workers", "")
     if not count.isdecimal() or not int(count):
         raise UsageError(f"found {text!r}", where="slurm", expected="must contain workers=N, the number of jobs")
-    from loihi_convert.cells.dask_executors import SlurmJobs
+    from loihi_convert.batch.dask_executors import SlurmJobs
 
     return SlurmJobs(workers=int(count), **pairs)

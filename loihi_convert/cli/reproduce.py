@@ -18,8 +18,8 @@ from loihi_convert.options import Flag, parse_timesteps
 from loihi_convert.report.figure_style import Width
 
 if TYPE_CHECKING:
-    from loihi_convert.reproduction.exhibits import Exhibit
-    from loihi_convert.reproduction.flow import Reproduced
+    from loihi_convert.paper.exhibits import Exhibit
+    from loihi_convert.paper.flow import Reproduced
 
 _TABLES, _FIGURES = get_args(PaperTable), get_args(PaperFigure)
 _ALL = "all"
@@ -109,7 +109,7 @@ def reproduce(
         return
     if tables and what == [_ALL]:
         raise UsageError("given for all", where="tables", expected="needs one figure, such as figure 6")
-    from loihi_convert.reproduction.exhibits import EXHIBITS
+    from loihi_convert.paper.exhibits import EXHIBITS
 
     one = None if what == [_ALL] else _exhibit(what)
     names = None if variants is None else variants.split(",")
@@ -130,11 +130,11 @@ def reproduce(
     if tuned and not with_best:
         raise UsageError("given without the best", where="tuned", expected="needs `best`")
     from loihi_convert.devices import chosen_device
+    from loihi_convert.paper.flow import reproduce as reproduced
+    from loihi_convert.paper.images import Counts
+    from loihi_convert.paper.request import Request
+    from loihi_convert.paper.variants import chosen_variants
     from loihi_convert.progress import progress_bar
-    from loihi_convert.reproduction.flow import reproduce as reproduced
-    from loihi_convert.reproduction.images import Counts
-    from loihi_convert.reproduction.request import Request
-    from loihi_convert.reproduction.variants import chosen_variants
 
     # Several processes on one GPU would not be faster.
     is_alone = not place_options.given and chosen_device(device) != "cpu"
@@ -169,8 +169,8 @@ def _redraw(
     figure: Exhibit, tables: list[Path], variants: list[str] | None, output: Path, width: Width, *, as_json: bool
 ) -> None:
     """Draw a figure from CSV tables."""
-    from loihi_convert.reproduction.flow import redraw
-    from loihi_convert.reproduction.variants import DEFAULT_VARIANTS
+    from loihi_convert.paper.flow import redraw
+    from loihi_convert.paper.variants import DEFAULT_VARIANTS
 
     if figure.kind != "figure":
         raise UsageError(f"given for {figure}", where="tables", expected="is for figures")
@@ -185,7 +185,7 @@ def _exhibit(words: list[str] | None) -> Exhibit:
     UsageError
         If the name is unknown.
     """
-    from loihi_convert.reproduction.exhibits import EXHIBITS
+    from loihi_convert.paper.exhibits import EXHIBITS
 
     match words or []:
         case ["headline"]:
@@ -209,8 +209,8 @@ def _known(name: str, names: tuple[str, ...], kind: str) -> str:
 
 
 def _say_variants(*, as_json: bool) -> None:
+    from loihi_convert.paper.variants import VARIANTS
     from loihi_convert.report.table import Table
-    from loihi_convert.reproduction.variants import VARIANTS
 
     rows = tuple((variant.name, variant.description) for variant in VARIANTS.values())
     if as_json:
@@ -225,7 +225,7 @@ def _say(found: Sequence[Reproduced], *, as_json: bool) -> None:
     if as_json:
         _say_json(found)
         return
-    from loihi_convert.reproduction.page import order_sentences, refused, terminal_tables
+    from loihi_convert.paper.page import order_sentences, refused, terminal_tables
 
     tables = [done for done in found if done.exhibit.kind == "table"]
     for done in tables:
@@ -246,7 +246,7 @@ def _say(found: Sequence[Reproduced], *, as_json: bool) -> None:
 def _say_json(several: Sequence[Reproduced]) -> None:
     import csv
 
-    from loihi_convert.reproduction.tables import csv_table
+    from loihi_convert.paper.tables import csv_table
 
     found = [
         {

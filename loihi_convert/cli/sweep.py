@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from loihi_convert.batch.setting import OPTIONS
 from loihi_convert.choices import SweepCost
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import flagged, log, on_interrupt
@@ -16,10 +17,9 @@ from loihi_convert.cli.sweep_grid import KEYS, read_grid
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import InputError, UsageError, one_of
 from loihi_convert.options import Flag
-from loihi_convert.sweep.setting import OPTIONS
 
 if TYPE_CHECKING:
-    from loihi_convert.cells.cell import Cell, Outcome
+    from loihi_convert.batch.computation import Cell, Outcome
 
 
 def sweep(
@@ -84,18 +84,18 @@ def sweep(
     texts = {**settings, **network, **{name: text for name, text in own.items() if text is not None}}
     flags = {key: texts[name] for key, name in KEYS.items() if name in texts}
     grid = read_grid(files, flags, trust=trust)
-    from loihi_convert.cells.flow import compute_missing, missing
-    from loihi_convert.cells.store import Store
+    from loihi_convert.batch.flow import compute_missing, missing
+    from loihi_convert.batch.front import COSTS
+    from loihi_convert.batch.grid import planned_cells, varied
+    from loihi_convert.batch.grid import shard as part_of
+    from loihi_convert.batch.page import PAGE_NAME, write_page
+    from loihi_convert.batch.results import SweepResults
+    from loihi_convert.batch.store import Store
+    from loihi_convert.batch.table import CSV_NAME, cell_words
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept
     from loihi_convert.files import write_atomically
     from loihi_convert.progress import progress_bar
     from loihi_convert.runs.csv_files import as_csv
-    from loihi_convert.sweep.front import COSTS
-    from loihi_convert.sweep.grid import planned_cells, varied
-    from loihi_convert.sweep.grid import shard as part_of
-    from loihi_convert.sweep.page import PAGE_NAME, write_page
-    from loihi_convert.sweep.results import SweepResults
-    from loihi_convert.sweep.table import CSV_NAME, cell_words
 
     every = planned_cells(grid, tell=lambda note: log(flagged(note, "export")))
     cells = every if part is None else part_of(every, *part)
@@ -140,11 +140,11 @@ def sweep(
 
 
 def _in_short(outcome: Outcome) -> str:
-    from loihi_convert.sweep.front import quality
+    from loihi_convert.batch.front import quality
 
     if outcome.result is None:
         return f"failed: {flagged(outcome.error or '', 'export')}"
-    from loihi_convert.sweep.verdict import quality_words
+    from loihi_convert.batch.verdict import quality_words
 
     return "done" if quality(outcome.result) is None else quality_words(outcome.result)
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from loihi_convert.cells.cell import Cell
+from loihi_convert.batch.computation import Cell
 from loihi_convert.errors import DataError
 from loihi_convert.records import Record
 

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 
 from loihi_convert.arrays import arrays_digest
-from loihi_convert.cells.cell import require_unchanged
+from loihi_convert.batch.computation import require_unchanged
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import UsageError
 

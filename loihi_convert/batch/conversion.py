@@ -16,7 +16,8 @@ from pydantic import Field
 from loihi_convert import netx
 from loihi_convert.arrays import Array, arrays_digest
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cells.cell import Cell, opened_before, require_unchanged
+from loihi_convert.batch.computation import Cell, opened_before, require_unchanged
+from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
 from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError
 from loihi_convert.files import sha256
@@ -29,7 +30,6 @@ from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.records import Record
 from loihi_convert.simulation.cnn_classes import comparable_scores
 from loihi_convert.statistics import Interval
-from loihi_convert.sweep.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
 
 
 class CellResult(Record):

@@ -9,26 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from loihi_convert.cells.cell import Cell, Outcome
-from loihi_convert.cells.executors import Executor, InThisProcess
-from loihi_convert.cells.flow import compute_missing, missing
-from loihi_convert.cells.store import Store
+from loihi_convert.batch.computation import Cell, Outcome
+from loihi_convert.batch.executors import Executor, InThisProcess
+from loihi_convert.batch.flow import compute_missing, missing
+from loihi_convert.batch.store import Store
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import UsageError
 from loihi_convert.files import make_folder, write_atomically
-from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.report import paper
-from loihi_convert.report.figure_style import SIZES, FigureFormat, Width, image_bytes
-from loihi_convert.reproduction.exhibits import EXHIBITS, Exhibit
-from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
-from loihi_convert.reproduction.measurements import Accuracy, Choosing, CnnAccuracy
-from loihi_convert.reproduction.page import markdown_page
-from loihi_convert.reproduction.panels import channel_values, panels, read_rows, table_rows
-from loihi_convert.reproduction.plan import CellPlan, PlannedExhibit, Tell, planned_parts
-from loihi_convert.reproduction.request import Request, opened_networks
-from loihi_convert.reproduction.results import Results
-from loihi_convert.reproduction.stored import Best
-from loihi_convert.reproduction.tables import (
+from loihi_convert.paper.exhibits import EXHIBITS, Exhibit
+from loihi_convert.paper.figures import accuracy_figure, channel_figure
+from loihi_convert.paper.measurements import Accuracy, Choosing, CnnAccuracy
+from loihi_convert.paper.page import markdown_page
+from loihi_convert.paper.panels import channel_values, panels, read_rows, table_rows
+from loihi_convert.paper.plan import CellPlan, PlannedExhibit, Tell, planned_parts
+from loihi_convert.paper.request import Request, opened_networks
+from loihi_convert.paper.results import Results
+from loihi_convert.paper.stored import Best
+from loihi_convert.paper.tables import (
     BestEntry,
     PaperEntry,
     counted,
@@ -37,6 +34,9 @@ from loihi_convert.reproduction.tables import (
     number,
     row_name,
 )
+from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.report import paper
+from loihi_convert.report.figure_style import SIZES, FigureFormat, Width, image_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,13 +9,13 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.cells.store import Store
+from loihi_convert.batch.store import Store
 from loihi_convert.conversion.calibration import calibration_subset
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.files import sha256
 from loihi_convert.metrics.layer_size import cnn_multiplications
-from loihi_convert.reproduction.images import LONG, PaperImages, Selection
-from loihi_convert.reproduction.measurements import (
+from loihi_convert.paper.images import LONG, PaperImages, Selection
+from loihi_convert.paper.measurements import (
     Accuracy,
     Balancing,
     Choosing,
@@ -26,7 +26,7 @@ from loihi_convert.reproduction.measurements import (
     TrainedCheckpoint,
     open_checkpoint,
 )
-from loihi_convert.reproduction.variants import PaperSetting
+from loihi_convert.paper.variants import PaperSetting
 
 # Work of what a cell does once, such as reading the checkpoint, as multiplications.
 _FIXED_WORK: Final = 3e10

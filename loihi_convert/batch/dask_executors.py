@@ -24,8 +24,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from loihi_convert.cells.cell import Cell, Outcome, compute
-from loihi_convert.cells.dask_workers import (
+from loihi_convert.batch.computation import Cell, Outcome, compute
+from loihi_convert.batch.dask_workers import (
     COMPUTING,
     ITEMS_PER_WORKER,
     DaskWorkers,
@@ -157,7 +157,7 @@ def local_cluster(workers: int) -> Iterator[OnDask]:
         import dask
         from distributed import Client, Nanny, SpecCluster
 
-        from loihi_convert.cells.dask_nodes import Scheduler, Worker
+        from loihi_convert.batch.dask_nodes import Scheduler, Worker
     security = _temporary_keys()
     node = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
     # No limit: a worker above a share of the memory would be paused or killed.
@@ -237,7 +237,7 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
         from dask_jobqueue.slurm import SLURMJob
         from distributed import Client, Status
 
-        from loihi_convert.cells.dask_nodes import Scheduler, Worker
+        from loihi_convert.batch.dask_nodes import Scheduler, Worker
     from shutil import which
 
     if which("sbatch") is None:

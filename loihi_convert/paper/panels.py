@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from loihi_convert.errors import InputError
+from loihi_convert.paper.exhibits import Exhibit
+from loihi_convert.paper.variants import Variant
 from loihi_convert.report import paper
-from loihi_convert.reproduction.exhibits import Exhibit
-from loihi_convert.reproduction.variants import Variant
 from loihi_convert.runs.csv_files import as_csv
 
 BEST: Final = "our best"

@@ -8,9 +8,9 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from loihi_convert.cells.cell import Cell, Outcome
-from loihi_convert.cells.executors import Executor
-from loihi_convert.cells.store import Claim, Store
+from loihi_convert.batch.computation import Cell, Outcome
+from loihi_convert.batch.executors import Executor
+from loihi_convert.batch.store import Claim, Store
 from loihi_convert.progress import Progress, no_progress
 
 _POLL_SECONDS: Final = 0.5

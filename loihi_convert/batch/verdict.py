@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from loihi_convert.batch.conversion import CellResult
+from loihi_convert.batch.front import Found, comparable, quality
+from loihi_convert.batch.table import cell_words
 from loihi_convert.report.formats import number, percent, points
 from loihi_convert.statistics import CONFIDENCE, mcnemar_p_value
-from loihi_convert.sweep.conversion import CellResult
-from loihi_convert.sweep.front import Found, comparable, quality
-from loihi_convert.sweep.table import cell_words
 
 
 def verdict(best: Sequence[Found], names: Sequence[str]) -> str:

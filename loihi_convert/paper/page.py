@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from loihi_convert.report import paper
-from loihi_convert.report.formats import markdown_table
-from loihi_convert.report.table import Table, table_of
-from loihi_convert.reproduction import images
-from loihi_convert.reproduction.order import order_counts, order_lines
-from loihi_convert.reproduction.tables import (
+from loihi_convert.paper import images
+from loihi_convert.paper.order import order_counts, order_lines
+from loihi_convert.paper.tables import (
     BLANK,
     BestEntry,
     PaperEntry,
@@ -20,7 +17,10 @@ from loihi_convert.reproduction.tables import (
     row_name,
     signed,
 )
-from loihi_convert.reproduction.variants import Variant
+from loihi_convert.paper.variants import Variant
+from loihi_convert.report import paper
+from loihi_convert.report.formats import markdown_table
+from loihi_convert.report.table import Table, table_of
 
 _Row = dict[str, str]
 """The cells of a row, by column."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from loihi_convert.cells.cell import Cell, Outcome, compute
+from loihi_convert.batch.computation import Cell, Outcome, compute
 
 
 class Executor(Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, get_args
 
+from loihi_convert.batch.conversion import CellResult
+from loihi_convert.batch.grid import PlannedCell
 from loihi_convert.choices import SweepCost
-from loihi_convert.sweep.conversion import CellResult
-from loihi_convert.sweep.grid import PlannedCell
 
 COSTS: Final[tuple[SweepCost, ...]] = get_args(SweepCost)
 

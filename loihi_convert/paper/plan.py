@@ -7,15 +7,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from loihi_convert.cells.cell import Cell
-from loihi_convert.cells.store import Store
+from loihi_convert.batch.computation import Cell
+from loihi_convert.batch.store import Store
 from loihi_convert.errors import UsageError
-from loihi_convert.report import paper
-from loihi_convert.reproduction.exhibits import Exhibit
-from loihi_convert.reproduction.measurements import Accuracy, Choosing, PaperConversion
-from loihi_convert.reproduction.networks import Network
-from loihi_convert.reproduction.request import Request, tuned_networks
-from loihi_convert.reproduction.variants import (
+from loihi_convert.paper.exhibits import Exhibit
+from loihi_convert.paper.measurements import Accuracy, Choosing, PaperConversion
+from loihi_convert.paper.networks import Network
+from loihi_convert.paper.request import Request, tuned_networks
+from loihi_convert.paper.variants import (
     DEFAULT_VARIANTS,
     VARIANTS,
     PaperSetting,
@@ -23,6 +22,7 @@ from loihi_convert.reproduction.variants import (
     distinct_variants,
     setting,
 )
+from loihi_convert.report import paper
 
 Tell = Callable[[str], None]
 """Told of each cell that has been computed, and of what is left out, in a sentence."""

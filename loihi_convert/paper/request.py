@@ -10,11 +10,11 @@ from loihi_convert import ready_made
 from loihi_convert.cnn import checkpoint
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError
+from loihi_convert.paper.exhibits import Exhibit
+from loihi_convert.paper.images import Counts, PaperImages
+from loihi_convert.paper.networks import Network
+from loihi_convert.paper.variants import Variant
 from loihi_convert.report.figure_style import Width
-from loihi_convert.reproduction.exhibits import Exhibit
-from loihi_convert.reproduction.images import Counts, PaperImages
-from loihi_convert.reproduction.networks import Network
-from loihi_convert.reproduction.variants import Variant
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from loihi_convert.reproduction.tables import PaperEntry, row_name, short_name
-from loihi_convert.reproduction.variants import Variant
+from loihi_convert.paper.tables import PaperEntry, row_name, short_name
+from loihi_convert.paper.variants import Variant
 from loihi_convert.statistics import Z_SCORE
 
 PAPER_IMAGES: Final = 10_000

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loihi_convert.cells.cell import Cell, Outcome
-from loihi_convert.cells.store import Store
+from loihi_convert.batch.computation import Cell, Outcome
+from loihi_convert.batch.store import Store
+from loihi_convert.paper.measurements import Accuracy, Choosing, CnnAccuracy
+from loihi_convert.paper.panels import MeasuredChannels
+from loihi_convert.paper.plan import CellPlan, PlannedExhibit
+from loihi_convert.paper.stored import BalancedRow, Best, Rates
+from loihi_convert.paper.tables import BestEntry, Measured, PaperEntry
+from loihi_convert.paper.variants import PaperSetting, Variant
 from loihi_convert.report import paper
-from loihi_convert.reproduction.measurements import Accuracy, Choosing, CnnAccuracy
-from loihi_convert.reproduction.panels import MeasuredChannels
-from loihi_convert.reproduction.plan import CellPlan, PlannedExhibit
-from loihi_convert.reproduction.stored import BalancedRow, Best, Rates
-from loihi_convert.reproduction.tables import BestEntry, Measured, PaperEntry
-from loihi_convert.reproduction.variants import PaperSetting, Variant
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from loihi_convert.paper import images
+from loihi_convert.paper.fingerprint import fingerprint
+from loihi_convert.paper.variants import PaperSetting, Variant
 from loihi_convert.report import paper
 from loihi_convert.report.formats import points, signed_points
-from loihi_convert.reproduction import images
-from loihi_convert.reproduction.fingerprint import fingerprint
-from loihi_convert.reproduction.variants import PaperSetting, Variant
 from loihi_convert.runs.csv_files import as_csv
 from loihi_convert.statistics import wilson_interval
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from loihi_convert.cells.cell import Outcome
-from loihi_convert.sweep.grid import PlannedCell
+from loihi_convert.batch.computation import Outcome
+from loihi_convert.batch.grid import PlannedCell
 
 CSV_NAME: Final = "sweep.csv"
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from loihi_convert.cells.cell import Outcome
+from loihi_convert.batch.computation import Outcome
+from loihi_convert.batch.front import COSTS, Found, front
+from loihi_convert.batch.grid import PlannedCell
+from loihi_convert.batch.table import row
 from loihi_convert.choices import SweepCost
-from loihi_convert.sweep.front import COSTS, Found, front
-from loihi_convert.sweep.grid import PlannedCell
-from loihi_convert.sweep.table import row
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from loihi_convert import netx
 from loihi_convert.choices import Readout
 from loihi_convert.ir.network import IntegrateAndFire, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.paper.variants import PaperSetting
 from loihi_convert.records import Record
-from loihi_convert.reproduction.variants import PaperSetting
 
 
 class StoredNeurons(Record):

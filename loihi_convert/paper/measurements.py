@@ -20,7 +20,7 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cells.cell import Cell, R, opened_before, require_unchanged
+from loihi_convert.batch.computation import Cell, R, opened_before, require_unchanged
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
@@ -31,10 +31,8 @@ from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
-from loihi_convert.pipeline import exporting
-from loihi_convert.records import Record
-from loihi_convert.reproduction.images import Selection
-from loihi_convert.reproduction.stored import (
+from loihi_convert.paper.images import Selection
+from loihi_convert.paper.stored import (
     BalancedNetwork,
     BalancedRow,
     Best,
@@ -42,7 +40,9 @@ from loihi_convert.reproduction.stored import (
     ExportedFile,
     Rates,
 )
-from loihi_convert.reproduction.variants import PaperSetting
+from loihi_convert.paper.variants import PaperSetting
+from loihi_convert.pipeline import exporting
+from loihi_convert.records import Record
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 

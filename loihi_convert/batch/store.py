@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from loihi_convert.cells.cell import Cell, Outcome
+from loihi_convert.batch.computation import Cell, Outcome
 from loihi_convert.errors import InputError
 from loihi_convert.files import make_folder, write_atomically
 

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from loihi_convert.paper.panels import BEST, ChannelPanel, Curve, CurvePoint, Panel
 from loihi_convert.report.figure_style import (
     CNN_COLOUR,
     COLOURS,
@@ -23,7 +24,6 @@ from loihi_convert.report.figure_style import (
     plain,
     timestep_axis,
 )
-from loihi_convert.reproduction.panels import BEST, ChannelPanel, Curve, CurvePoint, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
