@@ -75,8 +75,8 @@ HEAVY = {
     "h5py": ("hdf5", "netx.hdf5"),
     "nir": (),
     "jinja2": ("report.page",),
-    "distributed": ("batch.dask_executors", "batch.dask_nodes", "batch.dask_workers"),
-    "dask_jobqueue": ("batch.dask_executors",),
+    "distributed": ("batch.clusters", "batch.dask_workers"),
+    "dask_jobqueue": ("batch.clusters",),
     "lava": (
         "backends.lava.host",
         "backends.lava.graded_network",

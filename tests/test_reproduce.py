@@ -23,9 +23,8 @@ from loihi_convert import cli, devices, netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import arrays_digest
 from loihi_convert.backends.reference import run_network
-from loihi_convert.batch import executors
-from loihi_convert.batch.computation import compute
-from loihi_convert.batch.store import Store
+from loihi_convert.batch import flow as batch_flow
+from loihi_convert.batch.computation import Store, outcome_of
 from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -176,9 +175,9 @@ def test_results_are_not_computed_again(command: Command, monkeypatch: pytest.Mo
 
     def counted(cell: Any, *args: Any, **keywords: Any) -> Any:
         names.append(cell.name)
-        return compute(cell, *args, **keywords)
+        return outcome_of(cell, *args, **keywords)
 
-    monkeypatch.setattr(executors, "compute", counted)
+    monkeypatch.setattr(batch_flow, "outcome_of", counted)
     assert command("table", "2") == 0
     page, computed = (command.folder / "table-2.md").read_bytes(), len(names)
     assert command("table", "2") == 0
@@ -261,7 +260,6 @@ def test_an_interruption_keeps_what_is_done(command: Command, monkeypatch: pytes
     assert command(*words) == 128 + signal.SIGINT
     kept = command.stored
     assert len(command.computed("Accuracy")) == 1
-    assert not list((command.folder / "cells").glob("*.lock"))
     assert command(*words) == 0
     # Four cells, one of which was computed before.
     assert len(calls) == 2 + 3
@@ -565,7 +563,7 @@ def test_alpha_afterwards_scales_the_thresholds_of_alpha_1(checkpoint: Path) -> 
     assert found[both[1]].balancing == found[whole].balancing != found[both[0]].balancing
     thresholds = {}
     for one, conversion in found.items():
-        made = conversion.quantized(compute(conversion.balancing).result)
+        made = conversion.quantized(outcome_of(conversion.balancing).result)
         thresholds[one] = [layer.balanced.threshold for layer in made.layers if layer.balanced is not None]
     each, afterwards, full = (thresholds[one] for one in (*both, whole))
     # The first layer's current is that of the pixels, which alpha does not change; that of the next layers is.
@@ -743,7 +741,7 @@ def test_a_folder_that_cannot_be_made_is_named(
 def test_computed_only_computes_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(executors, "compute", None)
+    monkeypatch.setattr(batch_flow, "outcome_of", None)
     assert command("table", "2", "--computed-only") == 0
     assert {row["accuracy"] for row in command.rows("table-2.csv")} == {""}
     assert command("figure", "A4", "--computed-only") == 0

@@ -16,7 +16,7 @@ from pydantic import Field
 from loihi_convert import netx
 from loihi_convert.arrays import Array, arrays_digest
 from loihi_convert.backends.reference import run_network
-from loihi_convert.batch.computation import Cell, opened_before, require_unchanged
+from loihi_convert.batch.computation import Computation, opened_before, require_unchanged
 from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
 from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError
@@ -156,7 +156,7 @@ def open_network(
 
 
 @dataclass(frozen=True)
-class ConversionCell(Cell[CellResult]):
+class ConversionCell(Computation[CellResult]):
     """One export and run, which depends on nothing else.
 
     Parameters
@@ -179,7 +179,7 @@ class ConversionCell(Cell[CellResult]):
 
     @property
     def key(self) -> Mapping[str, Any]:
-        """See `Cell.key`."""
+        """See `Computation.key`."""
         network = asdict(self.network)
         for name in ("model", "data", "data_root"):
             del network[name]
@@ -193,7 +193,7 @@ class ConversionCell(Cell[CellResult]):
         }
 
     def compute(self, needed: Sequence[Any]) -> CellResult:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         balance_options, quantize_options = self.setting.options()
         with opened_before():
             opened = _opened(self.network, self.images, self.digests)

@@ -155,18 +155,11 @@ def data_names(cells: Iterable[PlannedCell]) -> dict[str, str]:
     return {digest: name if counts[name] == 1 else f"{name} ({digest[:8]})" for digest, name in names.items()}
 
 
-def shard(cells: Sequence[PlannedCell], index: int, count: int) -> tuple[PlannedCell, ...]:
+def part_of(cells: Sequence[PlannedCell], index: int, count: int) -> tuple[PlannedCell, ...]:
     """Return part ``index``, 1..``count``, of ``cells``; each cell is in exactly one part.
 
     The parts do not depend on the order of ``cells``, and mix short and long cells.
-
-    Raises
-    ------
-    UsageError
-        Unless 1 <= ``index`` <= ``count``.
     """
-    if not 1 <= index <= count:
-        raise UsageError(f"found {index}/{count}", where="shard", expected="must be K/N with 1 <= K <= N, such as 3/20")
     return tuple(sorted(cells, key=lambda planned: planned.cell.name)[index - 1 :: count])
 
 

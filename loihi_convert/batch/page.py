@@ -7,10 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from loihi_convert.batch.front import COSTS, Found, comparable, cost, quality
-from loihi_convert.batch.results import SweepResults
-from loihi_convert.batch.table import cell_words, title, value
-from loihi_convert.batch.verdict import quality_words, verdict
+from loihi_convert.batch.results import (
+    COSTS,
+    Found,
+    SweepResults,
+    cell_words,
+    comparable,
+    cost,
+    quality,
+    quality_words,
+    title,
+    value,
+    verdict,
+)
 from loihi_convert.choices import SweepCost
 from loihi_convert.errors import low_to_high
 from loihi_convert.files import write_atomically

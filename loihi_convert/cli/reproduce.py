@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 import typer
 
+from loihi_convert.batch.places import NO_SHARD, PlaceOptions
 from loihi_convert.choices import PaperFigure, PaperTable
-from loihi_convert.cli import cluster, options
+from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, on_interrupt, say_json, say_tables
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.conversion.options import QuantizeOptions
-from loihi_convert.errors import UsageError, did_you_mean, one_of
+from loihi_convert.errors import PlatformError, UsageError, did_you_mean, one_of
 from loihi_convert.options import Flag, parse_timesteps
 from loihi_convert.report.figure_style import Width
 
@@ -42,7 +43,7 @@ def reproduce(
     output: options.Output = Path("reproduced"),
     device: options.OnDevice = "cpu",
     as_json: options.AsJson = False,
-    place_options: Annotated[cluster.PlaceOptions, Flag(only=cluster.NO_SHARD)],
+    place_options: Annotated[PlaceOptions, Flag(only=NO_SHARD)],
     calibration: Annotated[str, Flag("IMAGES", panel=options.DATA)] = "all",
     long_images: Annotated[int | None, Flag(panel=options.DATA)] = None,
     long_calibration: Annotated[int | None, Flag(panel=options.DATA)] = None,
@@ -158,11 +159,11 @@ def reproduce(
         width=width,
     )
     on_interrupt(lambda: "finished results are kept; run the same command again to continue")
-    found = reproduced(request, lambda most: place.executor(most, output), tell=log, bars=progress_bar)
+    found = reproduced(request, lambda most: place.opened(most, output), tell=log, bars=progress_bar)
     _say(found.done, as_json=as_json)
     if found.failed:
         log(f"{found.failed} results failed for a reason outside the network: run the same command again for them")
-        raise typer.Exit(cluster.FAILED)
+        raise typer.Exit(PlatformError.exit_code)
 
 
 def _redraw(

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from loihi_convert.batch.computation import Cell, Outcome
-from loihi_convert.batch.executors import Executor, InThisProcess
+from loihi_convert.batch.computation import Computation, Outcome, Store
 from loihi_convert.batch.flow import compute_missing, missing
-from loihi_convert.batch.store import Store
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import UsageError
 from loihi_convert.files import make_folder, write_atomically
@@ -40,6 +38,8 @@ from loihi_convert.report.figure_style import SIZES, FigureFormat, Width, image_
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from loihi_convert.batch.dask_workers import DaskWorkers
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Reproduction:
 
 def reproduce(
     request: Request,
-    open_executor: Callable[[int], AbstractContextManager[Executor]] = lambda most: nullcontext(InThisProcess()),
+    opened: Callable[[int], AbstractContextManager[DaskWorkers | None]] = lambda most: nullcontext(),
     *,
     tell: Tell = lambda sentence: None,
     bars: ProgressFactory = no_progress_bar,
@@ -85,8 +85,8 @@ def reproduce(
 
     Parameters
     ----------
-    open_executor
-        Opens what computes, given the number of cells to compute.
+    opened
+        Opens workers for a number of cells; None: this process computes.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def reproduce(
     InputError
         If a network or a folder cannot be used.
     PlatformError
-        As in `Executor.next_done`.
+        As in `compute_missing`.
     """
     # An impossible value is refused now, not in each cell, after hours.
     QuantizeOptions(request.weight_bits)
@@ -107,12 +107,12 @@ def reproduce(
     failed: dict[str, Outcome] = {}
     if not request.computed_only and (left := missing(plan.cells, store)):
 
-        def told(cell: Cell[Any], outcome: Outcome, state: str) -> None:
+        def told(cell: Computation[Any], outcome: Outcome, state: str) -> None:
             tell(f"{cell}: {_found(cell, outcome)}{f' ({state})' if state else ''}")
 
         name = str(parts[0].exhibit) if len(parts) == 1 else "reproduce"
-        with open_executor(len(left)) as executor, bars(name) as progress:
-            failed = compute_missing(plan.cells, store, executor, told=told, progress=progress)
+        with opened(len(left)) as workers, bars(name) as progress:
+            failed = compute_missing(plan.cells, store, workers, told=told, progress=progress)
     results = Results(plan, store, failed)
     return Reproduction(tuple(_written(request, part, results) for part in parts), len(failed))
 
@@ -169,7 +169,7 @@ def _written(request: Request, part: PlannedExhibit, results: Results) -> Reprod
     return Reproduced(exhibit, files, entries, bests, notes, warnings)
 
 
-def _found(cell: Cell[Any], outcome: Outcome) -> str:
+def _found(cell: Computation[Any], outcome: Outcome) -> str:
     """What a cell gave, in a few words."""
     result = outcome.result
     if result is None:

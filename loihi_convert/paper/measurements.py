@@ -20,7 +20,7 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.batch.computation import Cell, R, opened_before, require_unchanged
+from loihi_convert.batch.computation import Computation, R, opened_before, require_unchanged
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
@@ -76,7 +76,7 @@ class TrainedCheckpoint:
 
 
 @dataclass(frozen=True)
-class Balancing(Cell[BalancedRow]):
+class Balancing(Computation[BalancedRow]):
     """The thresholds of a row: one network balanced for several T."""
 
     result_type: ClassVar[type[Record]] = BalancedRow
@@ -93,7 +93,7 @@ class Balancing(Cell[BalancedRow]):
         return f"{self.calibration.data}, thresholds of {made}, T = {steps}"
 
     def compute(self, needed: Sequence[Any]) -> BalancedRow:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         networks = balance_each(
             self.checkpoint.source().network,
             self.calibration.read().images,
@@ -181,7 +181,7 @@ def to_integers(
 
 
 @dataclass(frozen=True)
-class _OfIntegers(Cell[R]):
+class _OfIntegers(Computation[R]):
     """What the integers give on test images."""
 
     is_exact: ClassVar[bool] = True
@@ -193,7 +193,7 @@ class _OfIntegers(Cell[R]):
         return str(self.conversion)
 
     @property
-    def needs(self) -> tuple[Cell[Any], ...]:
+    def needs(self) -> tuple[Computation[Any], ...]:
         """The thresholds."""
         return (self.conversion.balancing,)
 
@@ -205,7 +205,7 @@ class Accuracy(_OfIntegers[Correct]):
     result_type: ClassVar[type[Record]] = Correct
 
     def compute(self, needed: Sequence[Any]) -> Correct:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         network = self.conversion.quantized(needed[0])
         return _correct(network, self.test, self.conversion.balancing.checkpoint.device)
 
@@ -217,7 +217,7 @@ class FiringRates(_OfIntegers[Rates]):
     result_type: ClassVar[type[Record]] = Rates
 
     def compute(self, needed: Sequence[Any]) -> Rates:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         network, images = self.conversion.quantized(needed[0]), self.test.read().images
         timesteps, device = self.conversion.setting.timesteps, self.conversion.balancing.checkpoint.device
         spikes = run_network(network, images, timesteps, device=device).channel_spikes
@@ -231,7 +231,7 @@ class FiringRates(_OfIntegers[Rates]):
 
 
 @dataclass(frozen=True)
-class CnnAccuracy(Cell[Correct]):
+class CnnAccuracy(Computation[Correct]):
     """The accuracy of the CNN on test images."""
 
     result_type: ClassVar[type[Record]] = Correct
@@ -243,14 +243,14 @@ class CnnAccuracy(Cell[Correct]):
         return f"{self.test.data}, CNN"
 
     def compute(self, needed: Sequence[Any]) -> Correct:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         images = self.test.read()
         classes = cnn_scores(self.checkpoint.source().network, images.images).argmax(axis=1)
         return Correct(correct=int((classes == images.known_labels).sum()))
 
 
 @dataclass(frozen=True)
-class Exporting(Cell[ExportedFile]):
+class Exporting(Computation[ExportedFile]):
     """A file of the method that ``auto`` chooses.
 
     Parameters
@@ -276,7 +276,7 @@ class Exporting(Cell[ExportedFile]):
         return f"{self.calibration.data}, file of {self.checkpoint.path.name} for T = {self.timesteps}"
 
     def compute(self, needed: Sequence[Any]) -> ExportedFile:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         options = BalanceOptions()
         if needed:
             made = needed[0].network().provenance
@@ -302,7 +302,7 @@ class Exporting(Cell[ExportedFile]):
 
 
 @dataclass(frozen=True)
-class Choosing(Cell[Best]):
+class Choosing(Computation[Best]):
     """The best of our methods for one T, on test images; they take no part in the choice.
 
     Parameters
@@ -323,7 +323,7 @@ class Choosing(Cell[Best]):
         return f"{self.test.data}, best for T = {self.candidates[0].timesteps}"
 
     def compute(self, needed: Sequence[Any]) -> Best:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         right = [one.validated or 0 for one in needed]
         chosen = right.index(max(right))
         network, checkpoint = needed[chosen].network(), self.candidates[chosen].checkpoint

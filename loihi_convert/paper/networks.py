@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.batch.store import Store
+from loihi_convert.batch.computation import Store
 from loihi_convert.conversion.calibration import calibration_subset
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.files import sha256

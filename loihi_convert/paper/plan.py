@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from loihi_convert.batch.computation import Cell
-from loihi_convert.batch.store import Store
+from loihi_convert.batch.computation import Computation, Store
 from loihi_convert.errors import UsageError
 from loihi_convert.paper.exhibits import Exhibit
 from loihi_convert.paper.measurements import Accuracy, Choosing, PaperConversion
@@ -157,7 +156,7 @@ class CellPlan:
             )
         self.cells = [cell for part in parts for cell in self._cells(part)]
 
-    def channels(self, exhibit: Exhibit, data: str, one: PaperSetting) -> Cell[Any]:
+    def channels(self, exhibit: Exhibit, data: str, one: PaperSetting) -> Computation[Any]:
         """Return the cell of a figure of channels."""
         conversion = self._conversions[data, one]
         return self.networks[data].rates(conversion) if exhibit.shows == "rates" else conversion.balancing
@@ -166,7 +165,7 @@ class CellPlan:
         """Return the cell of an accuracy."""
         return self.networks[data].accuracy(self._conversions[data, one])
 
-    def _cells(self, part: PlannedExhibit) -> list[Cell[Any]]:
+    def _cells(self, part: PlannedExhibit) -> list[Computation[Any]]:
         if part.exhibit.shows != "accuracies":
             return [self.channels(part.exhibit, data, one) for data, one in part.made]
         cnns = [self.networks[cell.data].cnn(timesteps) for cell in part.cells for timesteps in (cell.timesteps, None)]

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loihi_convert.batch.computation import Cell, Outcome
-from loihi_convert.batch.store import Store
+from loihi_convert.batch.computation import Computation, Outcome, Store
 from loihi_convert.paper.measurements import Accuracy, Choosing, CnnAccuracy
 from loihi_convert.paper.panels import MeasuredChannels
 from loihi_convert.paper.plan import CellPlan, PlannedExhibit
@@ -25,7 +24,7 @@ class Results:
     store: Store
     failed: Mapping[str, Outcome]
 
-    def of(self, cell: Cell[Any]) -> Outcome | None:
+    def of(self, cell: Computation[Any]) -> Outcome | None:
         """Return the outcome of a cell; None if it is not computed."""
         return self.store.get(cell) or self.failed.get(cell.name)
 

@@ -1,7 +1,4 @@
-"""Cells on Dask: a cluster of this machine's cores, a scheduler that stands already, or jobs of SLURM.
-
-A worker gets a cell and returns its outcome; only this process writes, so workers need no access to its folder.
-They read the checkpoints and images, under the same paths.
+"""Where workers are: processes on this machine, those of a scheduler that stands already, or jobs of SLURM.
 
 Whoever can talk to a scheduler or worker can run code as its user. Those that are started here therefore open ports
 for TLS alone, with keys made for this cluster: a connection needs the certificate that the command gives its workers.
@@ -11,34 +8,26 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 import signal
 import sys
 import threading
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from loihi_convert.batch.computation import Cell, Outcome, compute
-from loihi_convert.batch.dask_workers import (
-    COMPUTING,
-    ITEMS_PER_WORKER,
-    DaskWorkers,
-    error_of,
-    require_versions,
-    versions_here,
-)
-from loihi_convert.dependencies import install_line
-from loihi_convert.errors import LoihiConvertError, PlatformError, first_line, rendered
+import dask
+import distributed
+from distributed import Client, Nanny, Security, SpecCluster, Status
+
+from loihi_convert.batch.dask_workers import DaskWorkers
+from loihi_convert.batch.places import SlurmJobs
+from loihi_convert.errors import PlatformError, first_line
 from loihi_convert.threads import on_usable_cores
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 _ENVIRONMENT: Final = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
@@ -59,106 +48,23 @@ _CONNECT_SECONDS: Final = 10
 _SUBMIT_SECONDS: Final = 0.1
 
 
-@dataclass(frozen=True)
-class SlurmJobs:
-    """Jobs of one core each, as dask-jobqueue submits them.
-
-    Parameters
-    ----------
-    workers
-        Number of jobs.
-    partition, account
-        None: SLURM's default.
-    walltime
-        Time limit of a job, HH:MM:SS.
-    memory
-        Memory of a job, such as 4GB.
-    interface
-        Network interface that nodes reach each other by, such as ib0; None: the default.
-    """
-
-    workers: int
-    partition: str | None = None
-    account: str | None = None
-    walltime: str = "01:00:00"
-    memory: str = "4GB"
-    interface: str | None = None
+class _WithoutHttp:
+    def start_http_server(self, *arguments: object, **options: object) -> None:
+        """Open no port: Dask's HTTP server, started without a dashboard too, shows logs and paths to strangers."""
 
 
-class OnDask:
-    """Computes cells with a Dask client."""
-
-    def __init__(self, client: Client) -> None:
-        from distributed import as_completed
-
-        self._client = client
-        self._done = as_completed()
-        self._cells: dict[str, Cell[Any]] = {}
-
-    @property
-    def slots(self) -> int:
-        """Twice the number of workers."""
-        return ITEMS_PER_WORKER * self.workers.count
-
-    @property
-    def workers(self) -> DaskWorkers:
-        """The same workers, for a function of many items."""
-        return DaskWorkers(self._client)
-
-    def submit(self, cell: Cell[Any], needed: Sequence[Any] = ()) -> None:
-        """Have a worker compute ``cell``."""
-        with warnings.catch_warnings():
-            # Dask warns about large arguments, such as files.
-            warnings.simplefilter("ignore", UserWarning)
-            future = self._client.submit(
-                _computed, versions_here(), cell, tuple(needed), key=f"cell-{cell.name}", pure=False
-            )
-        self._cells[future.key] = cell
-        self._done.add(future)
-
-    def next_done(self) -> tuple[Cell[Any], Outcome]:
-        """Wait for the next cell of any worker.
-
-        Raises
-        ------
-        PlatformError
-            If the scheduler is gone.
-        """
-        future = next(self._done)
-        cell = self._cells.pop(future.key)
-        if future.status == "finished":
-            with suppress(Exception):
-                return cell, future.result()
-        error = error_of(future, "it", gone="Finished cells are kept. Run the same command again for the rest.")
-        reason = rendered(error) if isinstance(error, LoihiConvertError) else f"{type(error).__name__}: {error}"
-        return cell, Outcome(error=reason, is_final=False)
+class Scheduler(_WithoutHttp, distributed.Scheduler):  # type: ignore[misc]
+    """Listens for TLS alone."""
 
 
-def _computed(versions: Mapping[str, str], cell: Cell[Any], needed: Sequence[Any]) -> Outcome:
-    """As `compute`, in a worker, which must have ``versions``."""
-    try:
-        require_versions(versions)
-    except PlatformError as error:
-        return Outcome(error=rendered(error), is_final=False)
-    with COMPUTING:
-        return compute(cell, needed)
+class Worker(_WithoutHttp, distributed.Worker):  # type: ignore[misc]
+    """Listens for TLS alone."""
 
 
 @contextmanager
-def local_cluster(workers: int) -> Iterator[OnDask]:
-    """Open ``workers`` processes on this machine, of one thread each.
-
-    Raises
-    ------
-    PlatformError
-        If ``distributed`` is not installed.
-    """
-    with _dask("distributed"):
-        import dask
-        from distributed import Client, Nanny, SpecCluster
-
-        from loihi_convert.batch.dask_nodes import Scheduler, Worker
-    security = _temporary_keys()
+def local_cluster(workers: int) -> Iterator[DaskWorkers]:
+    """Open ``workers`` processes on this machine, of one thread each."""
+    security = Security.temporary()
     node = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
     # No limit: a worker above a share of the memory would be paused or killed.
     of_worker = {"nthreads": 1, "memory_limit": 0, "env": _ENVIRONMENT, "worker_class": Worker}
@@ -179,20 +85,18 @@ def local_cluster(workers: int) -> Iterator[OnDask]:
                     silence_logs=logging.CRITICAL,
                 )
             )
-        yield OnDask(stack.enter_context(Client(cluster)))
+        yield DaskWorkers(stack.enter_context(Client(cluster)))
 
 
 @contextmanager
-def standing_cluster(address: str) -> Iterator[OnDask]:
+def standing_cluster(address: str) -> Iterator[DaskWorkers]:
     """Use the cluster whose scheduler is at ``address``, such as tls://host:8786; keys are those of Dask's settings.
 
     Raises
     ------
     PlatformError
-        If ``distributed`` is not installed, or the scheduler does not answer.
+        If the scheduler does not answer.
     """
-    with _dask("distributed"):
-        from distributed import Client
     _silence()
     if not address.startswith("tls://"):
         logging.getLogger(__name__).warning(
@@ -214,11 +118,11 @@ def standing_cluster(address: str) -> Iterator[OnDask]:
         if not client.nthreads():
             # Jobs that are queued may bring some.
             logging.getLogger(__name__).info("%s has no workers yet: waiting for one", address)
-        yield OnDask(client)
+        yield DaskWorkers(client)
 
 
 @contextmanager
-def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
+def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[DaskWorkers]:
     """Submit jobs to SLURM and use them as workers; they end with the command.
 
     Parameters
@@ -229,18 +133,12 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
     Raises
     ------
     PlatformError
-        If dask-jobqueue is not installed, or SLURM refuses.
+        If SLURM refuses.
     """
-    with _dask("dask_jobqueue"):
-        import dask
-        from dask_jobqueue import SLURMCluster
-        from dask_jobqueue.slurm import SLURMJob
-        from distributed import Client, Status
+    from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMJob
 
-        from loihi_convert.batch.dask_nodes import Scheduler, Worker
-    from shutil import which
-
-    if which("sbatch") is None:
+    if shutil.which("sbatch") is None:
         hint = "Run it on a login node of the cluster."
         raise PlatformError("the command sbatch is not found", where="SLURM", hint=hint)
     log, refused, is_running = logging.getLogger(__name__), list[str](), threading.Event()
@@ -266,7 +164,7 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
 
     _silence()
     options: dict[str, Any] = {} if jobs.interface is None else {"interface": jobs.interface}
-    security = _temporary_keys()
+    security = Security.temporary()
     # dask-jobqueue does not quote paths: its `log_directory` must not contain a space.
     log_path = shlex.quote(f"{logs}/dask-worker-%J")
     directives = [*dask.config.get("jobqueue.slurm.job-extra-directives"), f"-o {log_path}.out", f"-e {log_path}.err"]
@@ -308,30 +206,7 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
             raise PlatformError(f"refuses the jobs ({refused[0]})", where="SLURM")
         is_running.set()
         log.info("SLURM has %s: waiting for one to start", f"{jobs.workers} job{'s' * (jobs.workers > 1)}")
-        yield OnDask(stack.enter_context(Client(cluster)))
-
-
-def _temporary_keys() -> Any:
-    """Return a ``distributed.Security`` with keys that exist only in this process."""
-    with _dask("distributed"):
-        from distributed import Security
-    with _dask("cryptography"):
-        return Security.temporary()
-
-
-@contextmanager
-def _dask(package: str) -> Iterator[None]:
-    """Turn a failed import into one sentence with the line that installs the extra."""
-    try:
-        yield
-    except ImportError as error:
-        name = package.replace("_", "-")
-        raise PlatformError(
-            f"cannot be imported ({error})",
-            where=name,
-            expected="is needed for several workers",
-            hint=f"Run: {install_line([name])}. Without it, `workers=0` computes in this process.",
-        ) from error
+        yield DaskWorkers(stack.enter_context(Client(cluster)))
 
 
 def _silence() -> None:
