@@ -29,6 +29,8 @@ from loihi_convert.batch.places import SlurmJobs
 from loihi_convert.errors import PlatformError, first_line
 from loihi_convert.threads import on_usable_cores
 
+_LOG: Final = logging.getLogger(__name__)
+
 _ENVIRONMENT: Final = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
     # Otherwise each worker's only thread is bound to the first core.
@@ -99,7 +101,7 @@ def standing_cluster(address: str) -> Iterator[DaskWorkers]:
     """
     _silence()
     if not address.startswith("tls://"):
-        logging.getLogger(__name__).warning(
+        _LOG.warning(
             "%s is neither encrypted nor authenticated: everyone who can connect to it can run code as you. "
             "Use a scheduler at tls://",
             address,
@@ -117,7 +119,7 @@ def standing_cluster(address: str) -> Iterator[DaskWorkers]:
     with client:
         if not client.nthreads():
             # Jobs that are queued may bring some.
-            logging.getLogger(__name__).info("%s has no workers yet: waiting for one", address)
+            _LOG.info("%s has no workers yet: waiting for one", address)
         yield DaskWorkers(client)
 
 
@@ -136,31 +138,11 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[DaskWorkers]:
         If SLURM refuses.
     """
     from dask_jobqueue import SLURMCluster
-    from dask_jobqueue.slurm import SLURMJob
 
     if shutil.which("sbatch") is None:
         hint = "Run it on a login node of the cluster."
         raise PlatformError("the command sbatch is not found", where="SLURM", hint=hint)
-    log, refused, is_running = logging.getLogger(__name__), list[str](), threading.Event()
-
-    class Job(SLURMJob):  # type: ignore[misc]
-        def __init__(self, *arguments: Any, security: Any, **options: Any) -> None:
-            # dask-jobqueue does not quote the paths of the keys.
-            quoted = copy(security)
-            for name in _WORKER_KEYS:
-                setattr(quoted, name, shlex.quote(getattr(security, name)))
-            super().__init__(*arguments, security=quoted, **options)
-
-        async def start(self) -> None:
-            try:
-                await super().start()
-            except (RuntimeError, ValueError, OSError) as error:
-                # Dask does not report it. The message ends with the output of sbatch.
-                self.status = Status.failed
-                refused.append(str(error).rstrip().rpartition("\n")[2])
-                if is_running.is_set():
-                    log.warning("SLURM refuses another job: %s", refused[-1])
-                raise
+    refused, is_running = list[str](), threading.Event()
 
     _silence()
     options: dict[str, Any] = {} if jobs.interface is None else {"interface": jobs.interface}
@@ -178,7 +160,7 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[DaskWorkers]:
                 setattr(security, name, str(keys / name))
             cluster = stack.enter_context(
                 SLURMCluster(
-                    job_cls=Job,
+                    job_cls=_job_class(refused, is_running),
                     queue=jobs.partition,
                     account=jobs.account,
                     walltime=jobs.walltime,
@@ -205,8 +187,34 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[DaskWorkers]:
         if refused:
             raise PlatformError(f"refuses the jobs ({refused[0]})", where="SLURM")
         is_running.set()
-        log.info("SLURM has %s: waiting for one to start", f"{jobs.workers} job{'s' * (jobs.workers > 1)}")
+        _LOG.info("SLURM has %s: waiting for one to start", f"{jobs.workers} job{'s' * (jobs.workers > 1)}")
         yield DaskWorkers(stack.enter_context(Client(cluster)))
+
+
+def _job_class(refused: list[str], is_running: threading.Event) -> Any:
+    """Return the class of jobs that quote paths and add why SLURM refuses them to ``refused``."""
+    from dask_jobqueue.slurm import SLURMJob
+
+    class Job(SLURMJob):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, security: Any, **options: Any) -> None:
+            # dask-jobqueue does not quote the paths of the keys.
+            quoted = copy(security)
+            for name in _WORKER_KEYS:
+                setattr(quoted, name, shlex.quote(getattr(security, name)))
+            super().__init__(*arguments, security=quoted, **options)
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (RuntimeError, ValueError, OSError) as error:
+                # Dask does not report it. The message ends with the output of sbatch.
+                self.status = Status.failed
+                refused.append(str(error).rstrip().rpartition("\n")[2])
+                if is_running.is_set():
+                    _LOG.warning("SLURM refuses another job: %s", refused[-1])
+                raise
+
+    return Job
 
 
 def _silence() -> None:
