@@ -87,7 +87,10 @@ def channel_figure(title: str, panels: Sequence[ChannelPanel], quantity: str, wi
         for (axes,), one in zip(grid, panels, strict=True):
             for label, values in one.values.items():
                 colour, marker = _look(labels.index(label))
-                marked = {"marker": marker if len(values) <= _MOST_MARKED else None, "markersize": 0.7 * size.marker}
+                marked: dict[str, Any] = {
+                    "marker": marker if len(values) <= _MOST_MARKED else None,
+                    "markersize": 0.7 * size.marker,
+                }
                 falling = sorted(values, reverse=True)
                 axes.plot(range(1, len(values) + 1), falling, color=colour, label=label, **marked)
             axes.set_title(f"{one.title}, {max(map(len, one.values.values()))} channels", loc="left", parse_math=False)
@@ -153,7 +156,11 @@ def _draw_cnn(axes: Axes, one: Panel, size: Size) -> None:
         style = "-" if first.images == most else (0, (2, 1))
         axes.plot(ends, [first.cnn] * 2, color=CNN_COLOUR, linewidth=0.7 * size.line, linestyle=style, zorder=1)
         if first.images != most:
-            below = {"transform": axes.get_xaxis_transform(), "fontsize": size.text - 1.5, "color": CNN_COLOUR}
+            below: dict[str, Any] = {
+                "transform": axes.get_xaxis_transform(),
+                "fontsize": size.text - 1.5,
+                "color": CNN_COLOUR,
+            }
             axes.text(ends[0] * 1.05, 0.01, f"n = {first.images:,}", **below)
             axes.axvline(ends[0], color=CNN_COLOUR, linewidth=0.5, alpha=0.5, zorder=0)
 
@@ -176,7 +183,11 @@ def _draw_curve(axes: Axes, curve: Curve, look: _Look, size: Size, shift: float)
         )
     if curve.papers:
         steps, values = [_PAPER_SHIFT * t for t, _ in curve.papers], [value for _, value in curve.papers]
-        hollow = {"fillstyle": "none", "markersize": 1.1 * size.marker, "markeredgewidth": 0.6 * size.line}
+        hollow: dict[str, Any] = {
+            "fillstyle": "none",
+            "markersize": 1.1 * size.marker,
+            "markeredgewidth": 0.6 * size.line,
+        }
         axes.plot(steps, values, **look._asdict(), linestyle="none", zorder=2, **hollow)
 
 
