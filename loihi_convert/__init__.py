@@ -39,9 +39,8 @@ The same in stages; each takes the value that the one before returned::
 ``checks``        does a file fit its target? Rules on integers, channels and memory
 ``inspection``    the contents of a netx file, and the differences of two
 ``pipeline``      the steps of each command-line verb
-``cells``         pure computations, kept in a folder, computed on one machine or a cluster
-``sweep``         many conversions at once, as cells
-``reproduction``  the paper's tables and figures, measured on your networks
+``batch``         what many processes do: pure computations, kept in a folder, and sweeps of conversions
+``paper``         the paper's tables and figures, measured on your networks
 ``cli``           the command line
 ================  ======================================================================================================
 """

@@ -10,6 +10,8 @@ import pytest
 import torch
 from pydantic import JsonValue
 
+from loihi_convert.batch.conversion import ConversionCell, open_network
+from loihi_convert.batch.setting import ConversionSetting, ImageChoice, NetworkFile
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.design import record_of
 from loihi_convert.cnn.models import build_model
@@ -18,8 +20,6 @@ from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
 from loihi_convert.frontend.source import open_source
 from loihi_convert.pipeline.origin import open_file
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.sweep.conversion import ConversionCell, open_network
-from loihi_convert.sweep.setting import ConversionSetting, ImageChoice, NetworkFile
 
 NETX_MODELS = Path(__file__).parents[1] / "netx_models"
 CNN, QCFS, SPIKING = "cnn.safetensors", "cnn-qcfs-L4.pt", "cnn-spiking-T4.safetensors"

@@ -20,6 +20,7 @@ from distributed import Client, LocalCluster
 from support.command_line import Invoke, invoker
 from support.dask_functions import (
     AtOnce,
+    Failing,
     Killing,
     Number,
     Numbered,
@@ -34,9 +35,12 @@ from support.shard_runs import write_files, written
 from support.strangers import assert_turned_away, listening, said
 
 from loihi_convert.backends import open_backend
-from loihi_convert.cells import dask_executors, dask_workers
-from loihi_convert.cells.dask_executors import SlurmJobs, local_cluster, slurm_cluster, standing_cluster
-from loihi_convert.cells.dask_workers import DaskWorkers
+from loihi_convert.batch import clusters, dask_workers
+from loihi_convert.batch.clusters import local_cluster, slurm_cluster, standing_cluster
+from loihi_convert.batch.computation import Computation, Outcome, Store
+from loihi_convert.batch.dask_workers import DaskWorkers
+from loihi_convert.batch.flow import compute_missing
+from loihi_convert.batch.places import SlurmJobs
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError, InputError, PlatformError
 from loihi_convert.pipeline import running, shards
@@ -49,8 +53,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[DaskWorkers]:
-    with local_cluster(2) as executor:
-        yield executor.workers
+    with local_cluster(2) as opened:
+        yield opened
+
+
+def no_need(one: Computation) -> Outcome:
+    raise AssertionError(one)
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +131,8 @@ def test_a_worker_keeps_the_memory_of_its_maps(workers: DaskWorkers) -> None:
 
 def test_items_of_a_place_return_to_the_worker_that_had_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless it is busy: what Dask is told is compared, not what it does."""
-    with local_cluster(2) as executor:
-        workers, submit, told = executor.workers, Client.submit, list[Any]()
+    with local_cluster(2) as workers:
+        submit, told = Client.submit, list[Any]()
 
         def recorded(self: Client, function: Any, *arguments: Any, **options: Any) -> Any:
             told.append((options.get("workers"), options.get("allow_other_workers")))
@@ -135,7 +143,7 @@ def test_items_of_a_place_return_to_the_worker_that_had_them(monkeypatch: pytest
         assert {at for at, _ in told} == {None}
         told.clear()
         assert workers.map(times, 2, [1, 2, 4], place=lambda item: ("a", item)) == [2, 4, 8]
-        addresses = set(executor._client.nthreads())
+        addresses = set(workers._client.nthreads())
     # What the items share, then the items; the last one was never seen.
     assert [other for _, other in told] == [None, True, True, None]
     assert all(at is None or (len(at) == 1 and at[0] in addresses) for at, _ in told)
@@ -146,7 +154,7 @@ def test_items_of_a_place_return_to_the_worker_that_had_them(monkeypatch: pytest
     [
         (["--workers", "2", "--scheduler", "tcp://x:1"], "--workers: given; must not be given with --scheduler."),
         (["--workers", "-1"], "error: --workers: found -1; must be a whole number >= 0."),
-        (["--slurm", "partition=a"], "must contain workers=N, the number of jobs."),
+        (["--slurm", "partition=a"], "must be workers=N, the number of jobs, with"),
         (["--workers", "2", "--backend", "loihi2"], "error: --workers: given, but the backend is loihi2; must be left"),
     ],
 )
@@ -158,6 +166,7 @@ def test_mistakes(invoke: Invoke, words: list[str], message: str) -> None:
 
 def test_a_missing_extra_is_one_sentence(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "loihi_convert.batch.clusters", raising=False)
     done = invoke("run", "model.net", "--workers", "2", "-o", "out")
     assert done.code == PlatformError.exit_code
     assert "error: distributed: cannot be imported" in done.err
@@ -173,12 +182,12 @@ def test_strangers_are_turned_away_from_each_port(tmp_path: Path) -> None:
         return set(listening([here, *here.children(recursive=True)]))
 
     before = ports()
-    with local_cluster(1) as executor:
+    with local_cluster(1) as workers:
         opened = ports() - before
         assert len(opened) >= 3
         assert {host for host, _ in opened} == {"127.0.0.1"}
         for _, port in opened:
-            assert b"compression" in said(port, executor._client.security, tmp_path)
+            assert b"compression" in said(port, workers._client.security, tmp_path)
             assert_turned_away(port, tmp_path)
 
 
@@ -205,7 +214,7 @@ def test_a_scheduler_without_workers_or_keys_is_named(caplog: pytest.LogCaptureF
 
 
 def test_no_scheduler(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executors, "_CONNECT_SECONDS", 1)
+    monkeypatch.setattr(clusters, "_CONNECT_SECONDS", 1)
     done = invoke("run", "model.net", "--scheduler", "tcp://127.0.0.1:9", "-o", "out")
     assert done.code == PlatformError.exit_code
     assert "error: tcp://127.0.0.1:9: no Dask scheduler answers within 1 s" in done.err
@@ -225,12 +234,11 @@ def test_a_worker_of_several_threads_computes_one_item_at_a_time() -> None:
         LocalCluster(n_workers=1, threads_per_worker=3, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
-        executor = dask_executors.OnDask(client)
-        assert (executor.workers.count, executor.slots) == (1, dask_workers.ITEMS_PER_WORKER)
-        assert executor.workers.map(at_once, 0.02, range(6)) == [1] * 6
-        for number in range(6):
-            executor.submit(AtOnce(number))
-        assert [executor.next_done()[1].result for _ in range(6)] == [Number(value=1)] * 6
+        workers = DaskWorkers(client)
+        assert workers.count == 1
+        assert workers.map(at_once, 0.02, range(6)) == [1] * 6
+        found = workers.outcomes([AtOnce(number) for number in range(6)], no_need)
+        assert [outcome.result for _, outcome in found] == [Number(value=1)] * 6
 
 
 def test_an_error_of_an_item_keeps_its_fields(workers: DaskWorkers) -> None:
@@ -269,12 +277,12 @@ def test_an_item_that_kills_its_workers_is_named(
 
 def test_a_scheduler_with_keys_needs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     """Its keys are in Dask's settings; without them it does not answer."""
-    with local_cluster(1) as executor:
-        address, keys = executor._client.cluster.scheduler_address, executor._client.security
+    with local_cluster(1) as workers:
+        address, keys = workers._client.cluster.scheduler_address, workers._client.security
         names = {"ca-file": keys.tls_ca_file, "client.key": keys.tls_client_key, "client.cert": keys.tls_client_cert}
         settings = {f"distributed.comm.tls.{name}": value for name, value in names.items()}
         with dask.config.set(settings), standing_cluster(address) as standing:
-            assert standing.workers.map(times, 2, [1]) == [2]
+            assert standing.map(times, 2, [1]) == [2]
         with pytest.raises(PlatformError, match="no Dask scheduler answers"), standing_cluster(address):
             pass
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -298,19 +306,27 @@ def test_a_worker_of_another_version_is_refused(
 
 def test_a_worker_of_another_version_computes_no_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     here = dask_workers.versions_here()
-    monkeypatch.setattr(dask_executors, "versions_here", lambda: {**here, "torch": "0.0"})
-    with local_cluster(1) as executor:
-        executor.submit(Numbered(2))
-        _, outcome = executor.next_done()
+    monkeypatch.setattr(dask_workers, "versions_here", lambda: {**here, "torch": "0.0"})
+    with local_cluster(1) as workers:
+        ((_, outcome),) = workers.outcomes([Numbered(2)], no_need)
     assert f"has torch {here['torch']}" in outcome.error
     assert not outcome.is_final
 
 
+def test_needs_go_from_worker_to_worker(workers: DaskWorkers, tmp_path: Path) -> None:
+    """1000 + (100 + 1 + 10) + 1, as in one process; an error is that of all that need it."""
+    store, first = Store(tmp_path), Numbered(1)
+    both = Numbered(100, (first, Numbered(10)))
+    last, failing = Numbered(1000, (both, first)), Numbered(10_000, (Failing(7), first))
+    assert compute_missing([last, failing], store, workers) == {}
+    assert store.get(last) == Outcome(Number(value=1112))
+    assert store.get(failing) == Outcome(error="fc: too large.")
+
+
 def test_a_cell_that_kills_its_workers_fails_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    with local_cluster(1) as executor:
-        monkeypatch.setattr(executor._client.cluster.scheduler, "allowed_failures", 0)
-        executor.submit(Killing(2))
-        _, outcome = executor.next_done()
+    with local_cluster(1) as workers:
+        monkeypatch.setattr(workers._client.cluster.scheduler, "allowed_failures", 0)
+        ((_, outcome),) = workers.outcomes([Killing(2)], no_need)
     assert outcome.error.startswith("Dask: every worker that computed it died, the last at tls://")
     assert "memory" in outcome.error
     assert not outcome.is_final

@@ -23,9 +23,8 @@ from loihi_convert import cli, devices, netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import arrays_digest
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cells import executors
-from loihi_convert.cells.cell import compute
-from loihi_convert.cells.store import Store
+from loihi_convert.batch import flow as batch_flow
+from loihi_convert.batch.computation import Store, outcome_of
 from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -38,22 +37,21 @@ from loihi_convert.errors import CheckpointError, InputError, PlatformError, Ran
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.pipeline import exporting
-from loihi_convert.report import paper
-from loihi_convert.report.paper import Cell
-from loihi_convert.reproduction import (
+from loihi_convert.paper import (
     fingerprint,
     flow,
     images,
     measurements,
     networks,
-    order,
     page,
-    request,
     tables,
     variants,
 )
-from loihi_convert.reproduction.exhibits import EXHIBITS
+from loihi_convert.paper.exhibits import EXHIBITS
+from loihi_convert.paper.options import PaperOptions
+from loihi_convert.pipeline import exporting
+from loihi_convert.report import paper
+from loihi_convert.report.paper import Cell
 from loihi_convert.simulation.relu import cnn_scores
 
 pytestmark = pytest.mark.slow
@@ -176,9 +174,9 @@ def test_results_are_not_computed_again(command: Command, monkeypatch: pytest.Mo
 
     def counted(cell: Any, *args: Any, **keywords: Any) -> Any:
         names.append(cell.name)
-        return compute(cell, *args, **keywords)
+        return outcome_of(cell, *args, **keywords)
 
-    monkeypatch.setattr(executors, "compute", counted)
+    monkeypatch.setattr(batch_flow, "outcome_of", counted)
     assert command("table", "2") == 0
     page, computed = (command.folder / "table-2.md").read_bytes(), len(names)
     assert command("table", "2") == 0
@@ -223,8 +221,8 @@ def test_other_machines_have_no_gpu_unless_the_user_says_so(command: Command, mo
     monkeypatch.setattr(devices, "_has_gpu", lambda: True)
     found: list[str] = []
 
-    def reproduce(asked: request.Request, *_: object, **__: object) -> None:
-        found.append(asked.device)
+    def reproduce(*_: object, device: str, **__: object) -> None:
+        found.append(device)
         raise InputError("enough")
 
     monkeypatch.setattr(flow, "reproduce", reproduce)
@@ -261,7 +259,6 @@ def test_an_interruption_keeps_what_is_done(command: Command, monkeypatch: pytes
     assert command(*words) == 128 + signal.SIGINT
     kept = command.stored
     assert len(command.computed("Accuracy")) == 1
-    assert not list((command.folder / "cells").glob("*.lock"))
     assert command(*words) == 0
     # Four cells, one of which was computed before.
     assert len(calls) == 2 + 3
@@ -557,7 +554,7 @@ def test_a_row_has_the_fingerprint_of_its_conversion(monkeypatch: pytest.MonkeyP
 
 
 def test_alpha_afterwards_scales_the_thresholds_of_alpha_1(checkpoint: Path) -> None:
-    some = images.PaperImages("digits", None, images.Counts(calibration="60", image_count=40))
+    some = images.PaperImages("digits", PaperOptions(calibration="60", image_count=40))
     network, cell = networks.Network(checkpoint, some, "cpu"), replace(CELLS[1], alpha=0.5)
     both = [variants.setting(cell, variants.VARIANTS[name]) for name in ("literal", "alpha-afterwards")]
     whole = variants.setting(CELLS[1], variants.VARIANTS["literal"])
@@ -565,7 +562,7 @@ def test_alpha_afterwards_scales_the_thresholds_of_alpha_1(checkpoint: Path) -> 
     assert found[both[1]].balancing == found[whole].balancing != found[both[0]].balancing
     thresholds = {}
     for one, conversion in found.items():
-        made = conversion.quantized(compute(conversion.balancing).result)
+        made = conversion.quantized(outcome_of(conversion.balancing).result)
         thresholds[one] = [layer.balanced.threshold for layer in made.layers if layer.balanced is not None]
     each, afterwards, full = (thresholds[one] for one in (*both, whole))
     # The first layer's current is that of the pixels, which alpha does not change; that of the next layers is.
@@ -594,7 +591,7 @@ def test_the_order_counts_pairs_that_differ_by_more_than_chance() -> None:
         entry(cell("act-norm", 50.0, timesteps=4), 5000),
     ]
     # ngu-lee and rmp are within chance in the paper, robust-norm has no value, and T = 4 has one row.
-    found = order.pairs(entries, entries[0].variant)
+    found = page.pairs(entries, entries[0].variant)
     assert [(pair.better.cell.method, pair.worse.cell.method, pair.order) for pair in found] == [
         ("ngu-lee", "act-norm", "within chance"),
         ("ngu-lee", "act-norm-channelwise", "same order"),
@@ -603,17 +600,17 @@ def test_the_order_counts_pairs_that_differ_by_more_than_chance() -> None:
         ("rmp", "act-norm-channelwise", "within chance"),
         ("act-norm", "act-norm-channelwise", "same order"),
     ]
-    first, *others = order.order_lines(entries, entries[0].variant)
+    first, *others = page.order_lines(entries, entries[0].variant)
     assert first == "- **literal**: 5 pairs of rows: 2 same order, 2 within chance, 1 opposite."
     (only,) = others
     assert only.endswith("paper 98.90 and 90.00, ours 90.00 and 97.10")
     # Pairs that were not measured are not counted; their number is printed.
     entries[1] = replace(entries[1], outcome=None)
-    first, *_ = order.order_lines(entries, entries[0].variant)
+    first, *_ = page.order_lines(entries, entries[0].variant)
     expected = "3 pairs of rows: 2 same order, 1 within chance, 0 opposite; 2 more are not measured here"
     assert first == f"- **literal**: {expected}."
     assert page.order_sentences(entries) == [f"literal, order of the paper: {expected}"]
-    assert order.order_lines(entries[-1:], entries[0].variant) == []
+    assert page.order_lines(entries[-1:], entries[0].variant) == []
 
 
 def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is_rmp() -> None:
@@ -743,7 +740,7 @@ def test_a_folder_that_cannot_be_made_is_named(
 def test_computed_only_computes_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(executors, "compute", None)
+    monkeypatch.setattr(batch_flow, "outcome_of", None)
     assert command("table", "2", "--computed-only") == 0
     assert {row["accuracy"] for row in command.rows("table-2.csv")} == {""}
     assert command("figure", "A4", "--computed-only") == 0
@@ -770,7 +767,7 @@ def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch
 
 
 def test_fewer_images_at_large_t() -> None:
-    some = images.PaperImages("digits", Path("root"), images.Counts("all", 300, 50))
+    some = images.PaperImages("digits", PaperOptions(data_root=Path("root"), image_count=300, long_images=50))
     assert some.test(64).data_root == Path("root").absolute()
     assert (some.test(64).count, some.test(128).count, some.test(None).count) == (300, 50, 300)
     assert (some.calibration(64).count, some.calibration(128).count) == (1397, 1197)
@@ -791,9 +788,9 @@ def test_a_cnn_that_train_did_not_build_is_refused_without_options_that_do_not_e
         checkpoints.save(replace(ours, architecture="nets:make"), path)
     else:
         torch.save(dict(ours.state), path)
-    for given in (request.Request((), (str(path),)), request.Request((), (), tuned=(path,))):
+    for given in (PaperOptions(models=[str(path)]), PaperOptions(models=[str(checkpoint)], tuned=[path])):
         with pytest.raises(CheckpointError) as raised:
-            request.tuned_networks(given, request.opened_networks(given))
+            networks.tuned_networks(given, networks.opened_networks(given, "cpu"))
         assert raised.value.where == str(path)
         assert "arch" not in raised.value.hint
 

@@ -18,7 +18,8 @@ import pytest
 from support.shard_runs import write_files, written
 from support.strangers import assert_turned_away, listening, said
 
-from loihi_convert.cells.dask_executors import SlurmJobs, slurm_cluster
+from loihi_convert.batch.clusters import slurm_cluster
+from loihi_convert.batch.places import SlurmJobs
 from loihi_convert.data import load_data
 
 
@@ -116,15 +117,15 @@ def test_a_cancelled_job_is_replaced() -> None:
 def test_strangers_are_turned_away_from_each_port(tmp_path: Path) -> None:
     """Of the scheduler and of a job, both of which listen to the network with keys that only this user can read."""
     logs = tmp_path / "my sweep" / "slurm"
-    with slurm_cluster(SlurmJobs(1, walltime="00:10:00", memory="3GB", interface="lo"), logs) as executor:
-        executor._client.wait_for_workers(1, timeout=120)
+    with slurm_cluster(SlurmJobs(1, walltime="00:10:00", memory="3GB", interface="lo"), logs) as workers:
+        workers._client.wait_for_workers(1, timeout=120)
         assert {path.stat().st_mode & 0o777 for path in logs.glob("keys-*")} == {0o700}
         of_job = [each for each in psutil.process_iter(["cmdline"]) if "--tls-key" in (each.info["cmdline"] or [])]
         here, job = psutil.Process(), [each for one in of_job for each in (one, *one.children(recursive=True))]
         opened = {port for _, port in listening([here, *job])}
         assert len(opened) >= 3
         for port in opened:
-            assert b"compression" in said(port, executor._client.security, tmp_path)
+            assert b"compression" in said(port, workers._client.security, tmp_path)
             assert_turned_away(port, tmp_path)
     assert not list(logs.glob("keys-*"))
 

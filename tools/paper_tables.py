@@ -1,6 +1,6 @@
 """Each stored table of the paper: its command, and whether the conversion has changed since; orders of rows.
 
-The column ``conversion`` of a table is today's fingerprint (`loihi_convert.reproduction.fingerprint`), another one if
+The column ``conversion`` of a table is today's fingerprint (`loihi_convert.paper.fingerprint`), another one if
 the conversion has changed, or where a table without one comes from.
 """
 
@@ -13,8 +13,8 @@ from typing import Final
 
 from stored_results import read_rows
 
+from loihi_convert.paper.fingerprint import row_fingerprint
 from loihi_convert.report.formats import markdown_table
-from loihi_convert.reproduction.fingerprint import row_fingerprint
 
 MODELS: Final = Path(__file__).parents[1] / "netx_models"
 UNKNOWN: Final = "unknown"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from loihi_convert.batch.places import NO_SHARD, PlaceOptions
 from loihi_convert.choices import DatasetName, FileFormat, SpikeKind
 from loihi_convert.cli import options
-from loihi_convert.cli.cluster import NO_SHARD, PlaceOptions
 from loihi_convert.cli.console import log, on_interrupt, say_json
 from loihi_convert.cli.export_output import (
     NextRun,
@@ -187,7 +187,7 @@ def export(
         return
     if len(timesteps) > 1:
         on_interrupt(lambda: "no partial files were left; files of finished T are complete")
-    with place.shard_workers() as shard_workers:
+    with place.opened() as shard_workers:
         exported = exporting.export(
             source,
             output,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.batch.places import NO_SHARD, PlaceOptions
 from loihi_convert.choices import BackendName
 from loihi_convert.cli import options
-from loihi_convert.cli.cluster import NO_SHARD, PlaceOptions
 from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.cli.options import BoardOptions, CnnOptions
@@ -30,7 +30,7 @@ from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
-    from loihi_convert.cli.cluster import Place
+    from loihi_convert.batch.places import Place
     from loihi_convert.data import DataSplits
     from loihi_convert.ir.quantized import QuantizedNetwork
     from loihi_convert.pipeline.origin import OpenedFile
@@ -173,7 +173,7 @@ def _run_exported(request: RunRequest, read: tuple[QuantizedNetwork, str], place
     def say(done: RunFolder[QuantizedNetwork]) -> None:
         say_run(done, request.scene(splits, no_early_exit), as_json=request.as_json, details=request.details)
 
-    with place.shard_workers() as shard_workers:
+    with place.opened() as shard_workers:
         done = running.run_into_folder(
             request.output,
             opened,

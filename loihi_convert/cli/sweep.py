@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from loihi_convert.batch.places import PlaceOptions
+from loihi_convert.batch.setting import OPTIONS
 from loihi_convert.choices import SweepCost
-from loihi_convert.cli import cluster, options
+from loihi_convert.cli import options
 from loihi_convert.cli.console import flagged, log, on_interrupt
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.cli.sweep_grid import KEYS, read_grid
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
-from loihi_convert.errors import InputError, UsageError, one_of
+from loihi_convert.errors import InputError, PlatformError, UsageError, one_of
 from loihi_convert.options import Flag
-from loihi_convert.sweep.setting import OPTIONS
 
 if TYPE_CHECKING:
-    from loihi_convert.cells.cell import Cell, Outcome
+    from loihi_convert.batch.computation import Computation, Outcome
 
 
 def sweep(
@@ -30,7 +31,7 @@ def sweep(
     against: Annotated[str | None, Flag("COSTS")] = None,
     dry_run: bool = False,
     as_json: options.AsJson = False,
-    place_options: cluster.PlaceOptions,
+    place_options: PlaceOptions,
     settings: Annotated[dict[str, str], Flag("A,B,C", texts_of=(BalanceOptions, QuantizeOptions), only=OPTIONS)],
     skip_copies: Annotated[str | None, Flag("A,B,C", panel="Balancing")] = None,
     split: Annotated[str | None, Flag("[validation|test]", panel=options.DATA)] = None,
@@ -71,9 +72,9 @@ def sweep(
         Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: the benchmark
         set the CNN was trained on.
     """
-    part = None if place_options.shard is None else _parse_shard(place_options.shard)
+    shard = None if place_options.shard is None else _parse_shard(place_options.shard)
     place = place_options.chosen()
-    costs = None if against is None else _parse_costs(against)
+    costs = get_args(SweepCost) if against is None else _parse_costs(against)
     own = {
         "timesteps": timesteps,
         "skip_copies": skip_copies,
@@ -82,44 +83,39 @@ def sweep(
         "calibration": calibration,
     }
     texts = {**settings, **network, **{name: text for name, text in own.items() if text is not None}}
-    flags = {key: texts[name] for key, name in KEYS.items() if name in texts}
-    grid = read_grid(files, flags, trust=trust)
-    from loihi_convert.cells.flow import compute_missing, missing
-    from loihi_convert.cells.store import Store
+    grid = read_grid(files, {key: texts[name] for key, name in KEYS.items() if name in texts}, trust=trust)
+    from loihi_convert.batch.computation import Store
+    from loihi_convert.batch.flow import compute_missing, missing
+    from loihi_convert.batch.grid import part_of, planned_cells, varied
+    from loihi_convert.batch.page import PAGE_NAME, write_page
+    from loihi_convert.batch.results import CSV_NAME, SweepResults, cell_words, quality, quality_words
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept
     from loihi_convert.files import write_atomically
     from loihi_convert.progress import progress_bar
     from loihi_convert.runs.csv_files import as_csv
-    from loihi_convert.sweep.front import COSTS
-    from loihi_convert.sweep.grid import planned_cells, varied
-    from loihi_convert.sweep.grid import shard as part_of
-    from loihi_convert.sweep.page import PAGE_NAME, write_page
-    from loihi_convert.sweep.results import SweepResults
-    from loihi_convert.sweep.table import CSV_NAME, cell_words
 
     every = planned_cells(grid, tell=lambda note: log(flagged(note, "export")))
-    cells = every if part is None else part_of(every, *part)
-    store, names = Store(output), varied(grid, every)
+    chosen = every if shard is None else part_of(every, *shard)
+    cells, store, names = [planned.cell for planned in chosen], Store(output), varied(grid, every)
     if dry_run:
-        say_dry_run(cells, every, store, names, workers=place.workers, as_json=as_json)
+        say_dry_run(chosen, every, store, names, workers=place.workers, as_json=as_json)
         return
-    by_name = {planned.cell.name: planned for planned in cells}
+    by_name = {planned.cell.name: planned for planned in chosen}
 
-    computed = 0
-
-    def told(cell: Cell[Any], outcome: Outcome, left: str) -> None:
-        nonlocal computed
-        computed += 1
-        log(f"{cell_words(by_name[cell.name], names)}: {_in_short(outcome)}{f' ({left})' if left else ''}")
+    def told(cell: Computation[Any], outcome: Outcome, left: str) -> None:
+        found = f"failed: {flagged(outcome.error or '', 'export')}"
+        if outcome.result is not None:
+            found = "done" if quality(outcome.result) is None else quality_words(outcome.result)
+        log(f"{cell_words(by_name[cell.name], names)}: {found}{f' ({left})' if left else ''}")
 
     failed: dict[str, Outcome] = {}
-    left = missing([planned.cell for planned in cells], store)
+    left = missing(cells, store)
     on_interrupt(lambda: "finished cells are kept; run the same command again to continue")
     if left:
-        with place.executor(len(left), output) as executor, progress_bar("sweep") as progress:
-            failed = compute_missing([planned.cell for planned in cells], store, executor, told=told, progress=progress)
+        with place.opened(len(left), output) as workers, progress_bar("sweep") as progress:
+            failed = compute_missing(cells, store, workers, told=told, progress=progress)
     outcomes = {planned.cell.name: store.get(planned.cell) or failed.get(planned.cell.name) for planned in every}
-    results = SweepResults(every, outcomes, names, COSTS if costs is None else costs)
+    results = SweepResults(every, outcomes, names, costs)
     unsaved: InputError | None = None
     if not results.missing:
         try:
@@ -127,31 +123,20 @@ def sweep(
             write_page(output / PAGE_NAME, results)
         except InputError as error:
             unsaved = error
-    say_swept(results, store.folder, computed=computed, is_saved=unsaved is None, as_json=as_json)
+    say_swept(results, output, computed=len(left), is_saved=unsaved is None, as_json=as_json)
     if unsaved is not None:
         raise unsaved
-    known = [outcome for outcome in outcomes.values() if outcome is not None]
-    if not failed and known and all(outcome.result is None for outcome in known):
-        raise typer.Exit(InputError.exit_code)
     if failed:
         number = f"{len(failed)} cell{'s' * (len(failed) > 1)}"
         log(f"{number} failed for a reason outside the network: run the same command again")
-        raise typer.Exit(cluster.FAILED)
-
-
-def _in_short(outcome: Outcome) -> str:
-    from loihi_convert.sweep.front import quality
-
-    if outcome.result is None:
-        return f"failed: {flagged(outcome.error or '', 'export')}"
-    from loihi_convert.sweep.verdict import quality_words
-
-    return "done" if quality(outcome.result) is None else quality_words(outcome.result)
+        raise typer.Exit(PlatformError.exit_code)
+    if results.computed and not results.found:
+        raise typer.Exit(InputError.exit_code)
 
 
 def _parse_shard(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-    if found is None:
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise UsageError(f"found {text!r}", where="shard", expected="must be K/N with 1 <= K <= N, such as 3/20")
     return int(found[1]), int(found[2])
 

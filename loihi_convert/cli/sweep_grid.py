@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+from loihi_convert.batch.setting import ConversionSetting
 from loihi_convert.choices import DatasetName, SweepSplit
 from loihi_convert.cli import options
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import InputError, PlatformError, UsageError, did_you_mean
 from loihi_convert.options import Option, names_of, one_choice, options_of
-from loihi_convert.sweep.setting import ConversionSetting
 
 if TYPE_CHECKING:
-    from loihi_convert.sweep.grid import Grid
-    from loihi_convert.sweep.setting import NetworkFile
+    from loihi_convert.batch.grid import Grid
+    from loihi_convert.batch.setting import NetworkFile
 
 
 _READ: Final[dict[type, tuple[str, Any, Callable[[Any], Any]]]] = {
@@ -74,8 +74,8 @@ def read_grid(files: list[Path], flags: Mapping[str, str], *, trust: bool = Fals
     InputError
         If the file cannot be read.
     """
-    from loihi_convert.sweep.grid import Grid
-    from loihi_convert.sweep.setting import ImageChoice
+    from loihi_convert.batch.grid import Grid
+    from loihi_convert.batch.setting import ImageChoice
 
     file = next((path for path in files if path.suffix == ".toml"), None)
     if file is not None and len(files) > 1:
@@ -191,9 +191,9 @@ def _network(
 
     Paths in the TOML file, of its own table or among the keys ``of_file``, are relative to its folder.
     """
+    from loihi_convert.batch.setting import NetworkFile
     from loihi_convert.cli.wrong_files import require_cnn
     from loihi_convert.file_kinds import is_nir
-    from loihi_convert.sweep.setting import NetworkFile
 
     folder = Path() if file is None else file.parent
 

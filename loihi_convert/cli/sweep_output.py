@@ -9,20 +9,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from loihi_convert.cells.flow import duration, estimated_seconds, missing
-from loihi_convert.cells.store import Store
+from loihi_convert.batch.computation import Store
+from loihi_convert.batch.flow import duration, estimated_seconds, missing
+from loihi_convert.batch.grid import SECONDS_PER_WORK, PlannedCell
+from loihi_convert.batch.page import PAGE_NAME
+from loihi_convert.batch.results import (
+    CSV_NAME,
+    Found,
+    SweepResults,
+    comparable,
+    quality_words,
+    row,
+    title,
+    value,
+    verdict,
+)
+from loihi_convert.batch.setting import ConversionSetting
 from loihi_convert.cli.console import Fact, aligned, flagged, say_answer, say_json
 from loihi_convert.cli.flags import option_words
 from loihi_convert.cli.sweep_grid import AXES
 from loihi_convert.errors import low_to_high
 from loihi_convert.report.formats import count, quantity_range
-from loihi_convert.sweep.front import Found, comparable
-from loihi_convert.sweep.grid import SECONDS_PER_WORK, PlannedCell
-from loihi_convert.sweep.page import PAGE_NAME
-from loihi_convert.sweep.results import SweepResults
-from loihi_convert.sweep.setting import ConversionSetting
-from loihi_convert.sweep.table import CSV_NAME, row, title, value
-from loihi_convert.sweep.verdict import quality_words, verdict
 
 ROWS: Final = 14
 """Most rows of the front on the terminal."""

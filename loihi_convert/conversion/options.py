@@ -174,7 +174,7 @@ class BalanceOptions:
 
     @property
     def key(self) -> dict[str, object]:
-        """All that determines thresholds, for `cells.cell.Cell.key`: the same for a default and for its value."""
+        """All that determines thresholds, for `Computation.key`: the same for a default and for its value."""
         given = asdict(self)
         # The seed says it.
         del given["input_coding"]

@@ -1,4 +1,4 @@
-"""Functions and cells for workers of Dask, which import them by name."""
+"""Functions and computations for workers of Dask, which import them by name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from loihi_convert.cells.cell import Cell
-from loihi_convert.errors import DataError
+from loihi_convert.batch.computation import Computation
+from loihi_convert.errors import DataError, RangeError
 from loihi_convert.records import Record
 
 
@@ -25,7 +25,7 @@ class Number(Record):
 
 
 @dataclass(frozen=True)
-class Numbered(Cell[Number]):
+class Numbered(Computation[Number]):
     """Its number, plus those of the cells that it needs."""
 
     result_type: ClassVar[type[Record]] = Number
@@ -43,6 +43,13 @@ class Numbered(Cell[Number]):
 
     def compute(self, needed: Sequence[Number]) -> Number:
         return Number(value=self.number + sum(one.value for one in needed))
+
+
+class Failing(Numbered):
+    """Has no result."""
+
+    def compute(self, needed: Sequence[Number]) -> Number:
+        raise RangeError("too large", where="fc")
 
 
 class Killing(Numbered):

@@ -85,9 +85,6 @@ _ALL_VARIANTS: Final = (
 VARIANTS: Final = {variant.name: variant for variant in _ALL_VARIANTS}
 """By name; the first is the one that the others differ from."""
 
-DEFAULT_VARIANTS: Final = {"table": ("literal", "spikes", "compensated"), "figure": ("literal",)}
-"""The variants in which a cell is measured unless a request names others."""
-
 
 @dataclass(frozen=True)
 class PaperSetting:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from loihi_convert.paper import images
+from loihi_convert.paper.fingerprint import fingerprint
+from loihi_convert.paper.variants import PaperSetting, Variant
 from loihi_convert.report import paper
 from loihi_convert.report.formats import points, signed_points
-from loihi_convert.reproduction import images
-from loihi_convert.reproduction.fingerprint import fingerprint
-from loihi_convert.reproduction.variants import PaperSetting, Variant
 from loihi_convert.runs.csv_files import as_csv
 from loihi_convert.statistics import wilson_interval
 
@@ -91,6 +91,37 @@ class _Compared:
         """Our conversion loss - the paper's, in points."""
         return less(self.loss, paper_loss(self.cell))
 
+    @property
+    def columns(self) -> dict[str, object]:
+        """Its line of the CSV table; None: unknown here."""
+        low, high = interval(self.outcome)
+        return {
+            "table": self.cell.table,
+            "data": self.cell.data,
+            "method": self.cell.method,
+            "reset": self.cell.reset,
+            "alpha": self.cell.alpha,
+            "timesteps": self.cell.timesteps,
+            "variant": None,
+            **dict.fromkeys(_SETTINGS),
+            "calibration_images": self.outcome and self.outcome.calibration_images,
+            "test_images": self.outcome and self.outcome.images,
+            "network": self.network,
+            "training_seed": None,
+            "accuracy": points(self.accuracy),
+            "interval_low": low,
+            "interval_high": high,
+            "paper_accuracy": points(self.cell.accuracy),
+            "difference": points(self.difference),
+            "cnn_accuracy": points(self.cnn.accuracy),
+            "paper_cnn_accuracy": points(paper.cnn_accuracy(self.cell.data)),
+            "conversion_loss": points(self.loss),
+            "paper_conversion_loss": points(paper_loss(self.cell)),
+            "loss_difference": points(self.loss_difference),
+            "refusal": self.outcome and self.outcome.refusal,
+            "conversion": None,
+        }
+
 
 @dataclass(frozen=True)
 class PaperEntry(_Compared):
@@ -110,6 +141,15 @@ class PaperEntry(_Compared):
     setting: PaperSetting | None
     training_seed: int
 
+    @property
+    def columns(self) -> dict[str, object]:
+        """See `_Compared.columns`."""
+        found = {**super().columns, "variant": self.variant.name, "training_seed": self.training_seed}
+        if self.setting is not None:
+            found |= {name: getattr(self.setting, name) for name in _SETTINGS}
+            found["conversion"] = fingerprint(self.setting)
+        return found
+
 
 @dataclass(frozen=True)
 class BestEntry(_Compared):
@@ -124,64 +164,16 @@ class BestEntry(_Compared):
     outcome: Measured
     method: str
 
+    @property
+    def columns(self) -> dict[str, object]:
+        """See `_Compared.columns`."""
+        made = {"method": self.method, "reset": "soft", "alpha": 1.0, "variant": "best", "amplitude": "compensated"}
+        return {**super().columns, **made, "readout": "potential", "conversion": fingerprint(None)}
+
 
 def csv_table(entries: Sequence[PaperEntry], bests: Sequence[BestEntry] = ()) -> str:
     """Return CSV with one line per entry; missing numbers are empty."""
-    rows = [
-        _csv_row(
-            one,
-            one.cell.method,
-            one.cell.reset,
-            one.cell.alpha,
-            one.variant.name,
-            {} if one.setting is None else asdict(one.setting),
-            one.training_seed,
-            "" if one.setting is None else fingerprint(one.setting),
-        )
-        for one in entries
-    ]
-    best_setting = {"amplitude": "compensated", "readout": "potential"}
-    rows += [_csv_row(best, best.method, "soft", 1.0, "best", best_setting, None, fingerprint(None)) for best in bests]
-    return as_csv(rows).decode()
-
-
-def _csv_row(
-    one: _Compared,
-    method: str,
-    reset: str | None,
-    alpha: float | None,
-    variant: str,
-    made: Mapping[str, object],
-    training_seed: int | None,
-    conversion: str,
-) -> dict[str, object]:
-    low, high = interval(one.outcome)
-    return {
-        "table": one.cell.table,
-        "data": one.cell.data,
-        "method": method,
-        "reset": reset,
-        "alpha": alpha,
-        "timesteps": one.cell.timesteps,
-        "variant": variant,
-        **{name: made.get(name) for name in _SETTINGS},
-        "calibration_images": one.outcome and one.outcome.calibration_images,
-        "test_images": one.outcome and one.outcome.images,
-        "network": one.network,
-        "training_seed": training_seed,
-        "accuracy": points(one.accuracy),
-        "interval_low": low,
-        "interval_high": high,
-        "paper_accuracy": points(one.cell.accuracy),
-        "difference": points(one.difference),
-        "cnn_accuracy": points(one.cnn.accuracy),
-        "paper_cnn_accuracy": points(paper.cnn_accuracy(one.cell.data)),
-        "conversion_loss": points(one.loss),
-        "paper_conversion_loss": points(paper_loss(one.cell)),
-        "loss_difference": points(one.loss_difference),
-        "refusal": one.outcome and one.outcome.refusal,
-        "conversion": conversion,
-    }
+    return as_csv([one.columns for one in (*entries, *bests)]).decode()
 
 
 def row_name(cell: paper.Cell) -> str:

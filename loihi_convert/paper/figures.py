@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from loihi_convert.paper.panels import BEST, ChannelPanel, Curve, CurvePoint, Panel
 from loihi_convert.report.figure_style import (
     CNN_COLOUR,
     COLOURS,
@@ -23,7 +24,6 @@ from loihi_convert.report.figure_style import (
     plain,
     timestep_axis,
 )
-from loihi_convert.reproduction.panels import BEST, ChannelPanel, Curve, CurvePoint, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,35 +45,35 @@ _MOST_MARKED: Final = 80
 class _Look(NamedTuple):
     """The colour and marker of a group of curves."""
 
-    colour: str
+    color: str
     marker: str
 
 
 def accuracy_figure(title: str, panels: Sequence[Panel], width: Width = "screen") -> Figure:
     """Return accuracy against latency; if curves start far below the CNN, each panel has an enlarged copy below it."""
     size = SIZES[width]
-    groups = [group for group in dict.fromkeys(curve.group for one in panels for curve in one.curves) if group != BEST]
-    looks = {
-        group: _Look(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]) for index, group in enumerate(groups)
-    }
-    looks[BEST] = _Look(_BEST_COLOUR, "*")
+    curves = [curve for one in panels for curve in one.curves]
+    groups = [group for group in dict.fromkeys(curve.group for curve in curves) if group != BEST]
+    looks = {group: _look(index) for index, group in enumerate(groups)} | {BEST: _Look(_BEST_COLOUR, "*")}
     ranges = [_drawn_values(one) for one in panels]
     is_enlarged = any(max(values) - min(values) > 4 * _ENLARGED_POINTS for values in ranges)
-    rows = 2 if is_enlarged else 1
     whole, columns = _layout(size, width, len(panels))
-    has_legend = width == "column" and any(len(c.label) > _LONGEST_LABEL for one in panels for c in one.curves)
+    has_legend = width == "column" and any(len(curve.label) > _LONGEST_LABEL for curve in curves)
     with drawing(size):
-        figure, grid = _grid(whole, columns, len(panels), 0.72 * whole.inches / columns, 0.9, rows)
+        height = 0.72 * whole.inches / columns
+        figure, grid = _grid(whole, columns, len(panels), height, 0.9, 2 if is_enlarged else 1)
         for one, values, column in zip(panels, ranges, grid, strict=True):
             for row, axes in enumerate(column):
                 low = min(values) if row == 0 else max(min(values), max(values) - _ENLARGED_POINTS)
                 margin = 0.05 * (max(values) - low) or 0.5
                 axes.set_ylim(max(0.0, low - margin), max(values) + margin)
-                _draw(axes, one, looks, size, is_labelled=not has_legend)
+                _draw(axes, one, looks, size)
+                if not has_legend:
+                    _label(axes, one.curves, looks, size)
                 fitting = int(0.8 * size.characters / columns)
                 note = textwrap.fill(f"{one.title}: {one.note}", fitting) if row == 0 else f"{one.title}, enlarged"
                 axes.set_title(note, loc="left", parse_math=False)
-        _finish(figure, title, panels, looks, size, has_legend=has_legend)
+        _finish(figure, title, panels, looks if has_legend else {}, size)
     return figure
 
 
@@ -86,15 +86,13 @@ def channel_figure(title: str, panels: Sequence[ChannelPanel], quantity: str, wi
         figure, grid = _grid(whole, columns, len(panels), 0.62 * size.inches / columns, 0.6)
         for (axes,), one in zip(grid, panels, strict=True):
             for label, values in one.values.items():
-                index = labels.index(label)
-                axes.plot(
-                    range(1, len(values) + 1),
-                    sorted(values, reverse=True),
-                    color=COLOURS[index % len(COLOURS)],
-                    marker=MARKERS[index % len(MARKERS)] if len(values) <= _MOST_MARKED else None,
-                    markersize=0.7 * size.marker,
-                    label=label,
-                )
+                colour, marker = _look(labels.index(label))
+                marked: dict[str, Any] = {
+                    "marker": marker if len(values) <= _MOST_MARKED else None,
+                    "markersize": 0.7 * size.marker,
+                }
+                falling = sorted(values, reverse=True)
+                axes.plot(range(1, len(values) + 1), falling, color=colour, label=label, **marked)
             axes.set_title(f"{one.title}, {max(map(len, one.values.values()))} channels", loc="left", parse_math=False)
             axes.set_xlabel("channels, largest first")
             axes.set_ylabel(quantity)
@@ -104,6 +102,16 @@ def channel_figure(title: str, panels: Sequence[ChannelPanel], quantity: str, wi
         handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=2 if width == "column" else 5, frameon=False)
     return figure
+
+
+def segments(points: Sequence[CurvePoint]) -> Iterator[tuple[CurvePoint, ...]]:
+    """Yield runs of consecutive points, by ascending T, that were measured on the same images."""
+    for _, found in itertools.groupby(points, key=lambda point: (point.images, point.cnn)):
+        yield tuple(found)
+
+
+def _look(index: int) -> _Look:
+    return _Look(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
 
 
 def _layout(size: Size, width: Width, count: int) -> tuple[Size, int]:
@@ -125,28 +133,18 @@ def _grid(
     return figure, grid[:count]
 
 
-def _draw(axes: Axes, one: Panel, looks: Mapping[str, _Look], size: Size, *, is_labelled: bool) -> None:
+def _draw(axes: Axes, one: Panel, looks: Mapping[str, _Look], size: Size) -> None:
     if one.paper_cnn is not None:
         axes.axhline(one.paper_cnn, color=CNN_COLOUR, linewidth=0.6 * size.line, linestyle=":", zorder=1)
-    ticks = sorted(
-        {t for curve in one.curves for t in (*(p.timesteps for p in curve.ours), *(t for t, _ in curve.papers))}
-    )
     _draw_cnn(axes, one, size)
     for index, curve in enumerate(one.curves):
-        shift = _SHIFT ** (index - (len(one.curves) - 1) / 2)
-        _draw_curve(axes, curve, looks[curve.group], size, shift)
+        _draw_curve(axes, curve, looks[curve.group], size, _SHIFT ** (index - (len(one.curves) - 1) / 2))
+    ours = {point.timesteps for curve in one.curves for point in curve.ours}
+    ticks = sorted(ours | {t for curve in one.curves for t, _ in curve.papers})
     timestep_axis(axes, ticks, ticks[0] / 1.3, ticks[-1] * 1.3)
     axes.set_xlabel("latency T, time steps")
     axes.set_ylabel("accuracy, %")
     plain(axes)
-    if is_labelled:
-        _label(axes, one.curves, looks, size)
-
-
-def segments(points: Sequence[CurvePoint]) -> Iterator[tuple[CurvePoint, ...]]:
-    """Yield runs of consecutive points, by ascending T, that were measured on the same images."""
-    for _, found in itertools.groupby(points, key=lambda point: (point.images, point.cnn)):
-        yield tuple(found)
 
 
 def _draw_cnn(axes: Axes, one: Panel, size: Size) -> None:
@@ -154,54 +152,43 @@ def _draw_cnn(axes: Axes, one: Panel, size: Size) -> None:
     every = sorted({(p.timesteps, p.images, p.cnn): p for curve in one.curves for p in curve.ours}.values())
     most = max((point.images for point in every), default=0)
     for found in segments(every):
-        left, right = found[0].timesteps / 2**0.5, found[-1].timesteps * 2**0.5
-        style = "-" if found[0].images == most else (0, (2, 1))
-        axes.plot(
-            [left, right], [found[0].cnn] * 2, color=CNN_COLOUR, linewidth=0.7 * size.line, linestyle=style, zorder=1
-        )
-        if found[0].images != most:
-            text = f"n = {found[0].images:,}"
-            axes.text(
-                left * 1.05,
-                0.01,
-                text,
-                transform=axes.get_xaxis_transform(),
-                fontsize=size.text - 1.5,
-                color=CNN_COLOUR,
-            )
-            axes.axvline(left, color=CNN_COLOUR, linewidth=0.5, alpha=0.5, zorder=0)
+        first, ends = found[0], [found[0].timesteps / 2**0.5, found[-1].timesteps * 2**0.5]
+        style = "-" if first.images == most else (0, (2, 1))
+        axes.plot(ends, [first.cnn] * 2, color=CNN_COLOUR, linewidth=0.7 * size.line, linestyle=style, zorder=1)
+        if first.images != most:
+            below: dict[str, Any] = {
+                "transform": axes.get_xaxis_transform(),
+                "fontsize": size.text - 1.5,
+                "color": CNN_COLOUR,
+            }
+            axes.text(ends[0] * 1.05, 0.01, f"n = {first.images:,}", **below)
+            axes.axvline(ends[0], color=CNN_COLOUR, linewidth=0.5, alpha=0.5, zorder=0)
 
 
 def _draw_curve(axes: Axes, curve: Curve, look: _Look, size: Size, shift: float) -> None:
     most = max((point.images for point in curve.ours), default=0)
     for found in segments(curve.ours):
         is_pale = found[0].images != most
-        steps, values = [shift * p.timesteps for p in found], [p.accuracy for p in found]
         axes.errorbar(
-            steps,
-            values,
-            [[p.accuracy - p.low for p in found], [p.high - p.accuracy for p in found]],
-            color=look.colour,
+            [shift * point.timesteps for point in found],
+            [point.accuracy for point in found],
+            [[point.accuracy - point.low for point in found], [point.high - point.accuracy for point in found]],
+            **look._asdict(),
             alpha=_PALE if is_pale else 1.0,
             linestyle=":" if is_pale else "--" if curve.is_dashed else "-",
-            marker=look.marker,
             markersize=0.8 * size.marker,
             elinewidth=0.5 * size.line,
             capsize=0.4 * size.marker,
             zorder=3,
         )
     if curve.papers:
-        axes.plot(
-            [_PAPER_SHIFT * t for t, _ in curve.papers],
-            [value for _, value in curve.papers],
-            color=look.colour,
-            linestyle="none",
-            marker=look.marker,
-            markersize=1.1 * size.marker,
-            markeredgewidth=0.6 * size.line,
-            fillstyle="none",
-            zorder=2,
-        )
+        steps, values = [_PAPER_SHIFT * t for t, _ in curve.papers], [value for _, value in curve.papers]
+        hollow: dict[str, Any] = {
+            "fillstyle": "none",
+            "markersize": 1.1 * size.marker,
+            "markeredgewidth": 0.6 * size.line,
+        }
+        axes.plot(steps, values, **look._asdict(), linestyle="none", zorder=2, **hollow)
 
 
 def _label(axes: Axes, curves: Sequence[Curve], looks: Mapping[str, _Look], size: Size) -> None:
@@ -220,35 +207,24 @@ def _label(axes: Axes, curves: Sequence[Curve], looks: Mapping[str, _Look], size
     for index in reversed(range(len(places))):
         places[index] = min(places[index], ceiling)
         ceiling = places[index] - gap
+    beside: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (4, 0), "textcoords": "offset points"}
+    beside |= {"fontsize": size.text - 1, "va": "center", "parse_math": False}
     for place, (_, curve) in zip(places, ends, strict=True):
-        axes.annotate(
-            curve.label,
-            (1.0, place),
-            xycoords="axes fraction",
-            xytext=(4, 0),
-            textcoords="offset points",
-            color=looks[curve.group].colour,
-            fontsize=size.text - 1,
-            va="center",
-            parse_math=False,
-        )
+        axes.annotate(curve.label, (1.0, place), color=looks[curve.group].color, **beside)
 
 
-def _finish(
-    figure: Figure, title: str, panels: Sequence[Panel], looks: Mapping[str, _Look], size: Size, *, has_legend: bool
-) -> None:
-    """Add the title and a legend of colours and lines."""
+def _finish(figure: Figure, title: str, panels: Sequence[Panel], looks: Mapping[str, _Look], size: Size) -> None:
+    """Add the title and a legend of lines, and of the curves that have ``looks``."""
     from matplotlib.lines import Line2D
 
-    def line(label: str, **style: object) -> Line2D:
-        return Line2D([], [], **{"color": CNN_COLOUR, "linewidth": size.line, "label": label, **style})  # type: ignore[arg-type]
+    def line(label: str, **style: Any) -> Line2D:
+        return Line2D([], [], **{"color": CNN_COLOUR, "linewidth": size.line, "label": label, **style})
 
     curves = [curve for one in panels for curve in one.curves]
-    handles = [line("ours, with 95 % interval", marker="o", markersize=0.8 * size.marker)]
+    dot = {"marker": "o", "markersize": 0.8 * size.marker}
+    handles = [line("ours, with 95 % interval", **dot)]
     if any(len(list(segments(curve.ours))) > 1 for curve in curves):
-        handles.append(
-            line("ours, on fewer images", marker="o", markersize=0.8 * size.marker, linestyle=":", alpha=_PALE)
-        )
+        handles.append(line("ours, on fewer images", **dot, linestyle=":", alpha=_PALE))
     if any(curve.is_dashed for curve in curves):
         handles.append(line("hard reset", linestyle="--"))
     if any(curve.papers for curve in curves):
@@ -256,19 +232,18 @@ def _finish(
     handles.append(line("our CNN, same images", linewidth=0.7 * size.line))
     if any(one.paper_cnn is not None for one in panels):
         handles.append(line("the paper's CNN", linewidth=0.6 * size.line, linestyle=":"))
-    if has_legend:
+    if looks:
         for curve in {curve.label: curve for curve in curves}.values():
-            look = looks[curve.group]
             dashes = "--" if curve.is_dashed else "-"
-            handles.append(line(curve.label, color=look.colour, marker=look.marker, linestyle=dashes))
-    fitted = textwrap.fill(title, int(0.75 * figure.get_size_inches()[0] / size.inches * size.characters))
+            handles.append(line(curve.label, **looks[curve.group]._asdict(), linestyle=dashes))
+    characters = figure.get_size_inches()[0] / size.inches * size.characters
+    fitted = textwrap.fill(title, int(0.75 * characters))
     figure.suptitle(fitted, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
-    columns = max(1, int(figure.get_size_inches()[0] / size.inches * size.characters) // 32)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, 4), frameon=False)
+    columns = min(4, max(1, int(characters) // 32))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _drawn_values(one: Panel) -> list[float]:
-    found = [] if one.paper_cnn is None else [one.paper_cnn]
-    for curve in one.curves:
-        found += [value for p in curve.ours for value in (p.accuracy, p.cnn)] + [value for _, value in curve.papers]
-    return found or [0.0, 100.0]
+    ours = [value for curve in one.curves for p in curve.ours for value in (p.accuracy, p.cnn)]
+    papers = [value for curve in one.curves for _, value in curve.papers]
+    return [*([] if one.paper_cnn is None else [one.paper_cnn]), *ours, *papers] or [0.0, 100.0]

@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
+
+from pydantic import field_validator, model_validator
 
 from loihi_convert.errors import InputError
+from loihi_convert.paper.exhibits import Exhibit
+from loihi_convert.paper.variants import Variant
 from loihi_convert.report import paper
-from loihi_convert.reproduction.exhibits import Exhibit
-from loihi_convert.reproduction.variants import Variant
-from loihi_convert.runs.csv_files import as_csv
+from loihi_convert.runs.csv_files import CsvRow, as_csv, read_csv
 
 BEST: Final = "our best"
 """The label of the best of our methods at each T."""
 
 _BEST_VARIANT: Final = "best"
 
-TableRow = Mapping[str, Any]
-"""One line of `tables.csv_table`, by column: texts and numbers; None where a number is missing."""
 
-# What is read of a table.
-_COLUMNS: Final[Mapping[str, Callable[[str], object]]] = {
-    **dict.fromkeys(("data", "method", "reset", "variant", "training_seed"), str),
-    **dict.fromkeys(("timesteps", "test_images", "calibration_images"), int),
-    **dict.fromkeys(("accuracy", "interval_low", "interval_high", "cnn_accuracy", "paper_accuracy"), float),
-    **dict.fromkeys(("alpha", "paper_cnn_accuracy"), float),
-}
-_OF_A_POINT: Final = ("timesteps", "accuracy", "interval_low", "interval_high", "test_images", "cnn_accuracy")
-_OF_AN_ACCURACY: Final = ("interval_low", "interval_high", "test_images")
+class TableRow(CsvRow):
+    """What figures take from one line of `tables.csv_table`; None where it is empty."""
+
+    data: str
+    method: str
+    reset: str | None
+    alpha: float | None
+    timesteps: int | None
+    variant: str
+    calibration_images: int | None
+    test_images: int | None
+    training_seed: str | None
+    accuracy: float | None
+    interval_low: float | None
+    interval_high: float | None
+    paper_accuracy: float | None
+    cnn_accuracy: float | None
+    paper_cnn_accuracy: float | None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty(cls, text: str) -> str | None:
+        return text or None
+
+    @model_validator(mode="after")
+    def _whole(self) -> TableRow:
+        if self.accuracy is not None and None in (self.interval_low, self.interval_high, self.test_images):
+            raise ValueError("an accuracy without its interval or number of images")
+        return self
 
 
 class CurvePoint(NamedTuple):
@@ -120,61 +140,40 @@ def read_rows(paths: Iterable[Path], figure: Exhibit) -> list[TableRow]:
     InputError
         If a file cannot be read, or is not such a table.
     """
-    wanted = {(c.data, c.method, c.reset or "", c.alpha, c.timesteps) for c in figure.cells()}
-    rows: list[TableRow] = []
+    wanted = {(cell.data, cell.method, cell.reset, cell.alpha, cell.timesteps) for cell in figure.cells()}
+    rows = []
     for path in paths:
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                found = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"cannot be read ({error})", where=path) from error
-        if not found or not _COLUMNS.keys() <= found[0].keys():
-            raise InputError("not a table that `loihi-convert reproduce` has written", where=path)
-        for row in table_rows(found, path):
-            key = tuple(row[name] for name in ("data", "method", "reset", "alpha", "timesteps"))
-            if row["variant"] == _BEST_VARIANT or key in wanted:
-                rows.append(row)
-    return rows
+            rows += [row for row, _ in read_csv(path, TableRow)]
+        except InputError as error:
+            hint = "Give a table that `loihi-convert reproduce` has written."
+            raise InputError(error.found, where=path, hint=hint) from error
+    return [
+        row
+        for row in rows
+        if row.variant == _BEST_VARIANT or (row.data, row.method, row.reset, row.alpha, row.timesteps) in wanted
+    ]
 
 
-def table_rows(rows: Iterable[Mapping[str, str]], path: Path) -> list[TableRow]:
-    """Return the rows of a CSV table with their numbers.
-
-    Raises
-    ------
-    InputError
-        If a number cannot be read, or an accuracy has none of its interval or images.
-    """
-    found: list[TableRow] = []
-    for line, row in enumerate(rows, 2):
-        parsed: dict[str, object] = {}
-        for column, kind in _COLUMNS.items():
-            text = row[column]
-            is_needed = row["accuracy"] and column in _OF_AN_ACCURACY
-            try:
-                parsed[column] = kind(text) if text or is_needed else "" if kind is str else None
-            except (TypeError, ValueError) as error:
-                raise InputError(
-                    f"damaged: line {line}, {column}: found {text!r}", where=path, expected="must be a number"
-                ) from error
-        found.append(parsed)
-    return found
+def table_rows(csv_text: str) -> list[TableRow]:
+    """Return the rows of a table of `tables.csv_table`."""
+    return [TableRow.model_validate_strings(row) for row in csv.DictReader(csv_text.splitlines())]
 
 
 def panels(rows: Sequence[TableRow], figure: Exhibit, variants: Sequence[str]) -> list[Panel]:
     """Return the panels of ``figure``, one per variant and data set, without those that have no points."""
-    measured = [row for row in rows if row["variant"] != _BEST_VARIANT]
-    found = []
-    for variant in variants:
-        for data in dict.fromkeys(row["data"] for row in measured):
-            chosen = [row for row in measured if (row["variant"], row["data"]) == (variant, data)]
-            bests = [row for row in rows if (row["variant"], row["data"]) == (_BEST_VARIANT, data)]
-            if not chosen:
-                continue
-            panel = _panel(f"{data}, {variant}", chosen, bests if figure.has_best else [], figure)
-            if any(curve.ours or curve.papers for curve in panel.curves):
-                found.append(panel)
-    return found
+
+    def chosen(variant: str, data: str) -> list[TableRow]:
+        return [row for row in rows if (row.variant, row.data) == (variant, data)]
+
+    every = dict.fromkeys(row.data for row in rows if row.variant != _BEST_VARIANT)
+    found = [
+        _panel(f"{data}, {variant}", of, chosen(_BEST_VARIANT, data) if figure.has_best else [], figure)
+        for variant in variants
+        for data in every
+        if (of := chosen(variant, data))
+    ]
+    return [panel for panel in found if any(curve.ours or curve.papers for curve in panel.curves)]
 
 
 def channel_values(figure: Exhibit, measured: Sequence[MeasuredChannels]) -> ChannelCurves:
@@ -206,56 +205,60 @@ def channel_values(figure: Exhibit, measured: Sequence[MeasuredChannels]) -> Cha
 
 
 def _panel(title: str, rows: Sequence[TableRow], bests: Sequence[TableRow], figure: Exhibit) -> Panel:
-    labels = [_label(row, figure) for row in rows]
-    resets: dict[str, set[str]] = {}
-    for row, (_, group) in zip(rows, labels, strict=True):
-        resets.setdefault(group, set()).add(row["reset"])
-    curves = []
-    for label, group in dict.fromkeys(labels):
-        of_it = [row for row, found in zip(rows, labels, strict=True) if found == (label, group)]
-        is_dashed = len(resets[group]) > 1 and of_it[0]["reset"] == "hard"
-        curves.append(Curve(label, group, _points(of_it), _papers(of_it), is_dashed))
+    by_label: dict[tuple[str, str], list[TableRow]] = {}
+    resets: dict[str, set[str | None]] = {}
+    for row in rows:
+        label, group = _label(row, figure)
+        by_label.setdefault((label, group), []).append(row)
+        resets.setdefault(group, set()).add(row.reset)
+    curves = [
+        Curve(label, group, _points(of), _papers(of), len(resets[group]) > 1 and of[0].reset == "hard")
+        for (label, group), of in by_label.items()
+    ]
     if bests:
         curves.append(Curve(BEST, BEST, _points(bests)))
-    paper_cnn = next((row["paper_cnn_accuracy"] for row in rows if row["paper_cnn_accuracy"] is not None), None)
+    paper_cnn = next((row.paper_cnn_accuracy for row in rows if row.paper_cnn_accuracy is not None), None)
     return Panel(title, _note(rows), tuple(curves), paper_cnn)
 
 
 def _label(row: TableRow, figure: Exhibit) -> tuple[str, str]:
     """Return the label and the colour group of a row's curve."""
     if figure.curve == "alpha":
-        alpha = f"alpha {row['alpha']:g}"
+        alpha = f"alpha {row.alpha:g}"
         return alpha, alpha
-    method = row["method"]
-    return (f"{method}, {row['reset']}" if figure.curve == "method and reset" else method), method
+    method = row.method
+    return (f"{method}, {row.reset}" if figure.curve == "method and reset" else method), method
 
 
 def _points(rows: Sequence[TableRow]) -> tuple[CurvePoint, ...]:
     # A cell that appears in two tables is drawn as one point.
-    found = {
-        row["timesteps"]: CurvePoint(*(row[name] for name in _OF_A_POINT))
-        for row in rows
-        if None not in (row["accuracy"], row["timesteps"], row["cnn_accuracy"])
-    }
-    return tuple(found[timesteps] for timesteps in sorted(found))
+    found = {}
+    for row in rows:
+        point = (row.timesteps, row.accuracy, row.interval_low, row.interval_high, row.test_images, row.cnn_accuracy)
+        if None not in point:
+            found[row.timesteps] = CurvePoint._make(point)
+    return tuple(sorted(found.values()))
 
 
 def _papers(rows: Sequence[TableRow]) -> tuple[tuple[int, float], ...]:
-    return tuple(sorted({(r["timesteps"], r["paper_accuracy"]) for r in rows if r["paper_accuracy"] is not None}))
+    return tuple(
+        sorted({(r.timesteps, r.paper_accuracy) for r in rows if r.timesteps and r.paper_accuracy is not None})
+    )
 
 
 def _note(rows: Sequence[TableRow]) -> str:
     """Return the number of images and the CNN's training seed of a panel."""
-    measured = [row for row in rows if None not in (row["test_images"], row["timesteps"])]
+    measured = [(row.timesteps, row.test_images, row) for row in rows if row.timesteps and row.test_images]
     if not measured:
         return "the paper's values only"
+    # The smallest T with each number of images.
     since: dict[int, int] = {}
-    for row in sorted(measured, key=lambda row: row["timesteps"]):
-        since.setdefault(row["test_images"], row["timesteps"])
+    for steps, count, _ in sorted(measured, key=lambda each: each[0]):
+        since.setdefault(count, steps)
     first, *others = since
     some = f" ({', '.join(f'{count:,} from T = {since[count]} on' for count in others)})" if others else ""
-    calibration = sorted({row["calibration_images"] for row in measured} - {None})
-    seeds = sorted({row["training_seed"] for row in measured} - {""})
+    calibration = sorted({row.calibration_images for *_, row in measured if row.calibration_images})
+    seeds = sorted({row.training_seed for *_, row in measured if row.training_seed})
     return (
         f"n = {first:,} test images{some}; {' or '.join(f'{n:,}' for n in calibration)} calibration images; "
         f"training seed {' or '.join(seeds)}"

@@ -16,7 +16,8 @@ from pydantic import Field
 from loihi_convert import netx
 from loihi_convert.arrays import Array, arrays_digest
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cells.cell import Cell, opened_before, require_unchanged
+from loihi_convert.batch.computation import Computation, opened_before, require_unchanged
+from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
 from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError
 from loihi_convert.files import sha256
@@ -29,7 +30,6 @@ from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.records import Record
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.statistics import Interval
-from loihi_convert.sweep.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
 
 
 class CellResult(Record):
@@ -156,7 +156,7 @@ def open_network(
 
 
 @dataclass(frozen=True)
-class ConversionCell(Cell[CellResult]):
+class ConversionCell(Computation[CellResult]):
     """One export and run, which depends on nothing else.
 
     Parameters
@@ -179,7 +179,7 @@ class ConversionCell(Cell[CellResult]):
 
     @property
     def key(self) -> Mapping[str, Any]:
-        """See `Cell.key`."""
+        """See `Computation.key`."""
         network = asdict(self.network)
         for name in ("model", "data", "data_root"):
             del network[name]
@@ -193,7 +193,7 @@ class ConversionCell(Cell[CellResult]):
         }
 
     def compute(self, needed: Sequence[Any]) -> CellResult:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         balance_options, quantize_options = self.setting.options()
         with opened_before():
             opened = _opened(self.network, self.images, self.digests)

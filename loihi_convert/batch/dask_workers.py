@@ -1,4 +1,8 @@
-"""A function on Dask, for many items that share much: each worker gets what they share once."""
+"""What is computed on Dask: computations, or a function of many items that share much, each worker getting that once.
+
+A worker returns what comes out; only this process writes, so workers need no access to its folder. They read the
+checkpoints and images, under the same paths.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,24 @@ import platform
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from distributed import Client, as_completed, get_worker
+
+from loihi_convert.batch.computation import Computation, Outcome, outcome_of
+from loihi_convert.batch.flow import Known
 from loihi_convert.dependencies import installed_version
-from loihi_convert.errors import LoihiConvertError, PlatformError
-
-if TYPE_CHECKING:
-    from distributed import Client
+from loihi_convert.errors import LoihiConvertError, PlatformError, rendered
 
 SAME_VERSIONS: Final = ("loihi-convert", "torch", "numpy")
 """Packages of which each worker must have the version of this process, for the same result to the last bit."""
 
 # A worker with a queue of one item does not wait for this process.
-ITEMS_PER_WORKER: Final = 2
+_ITEMS_PER_WORKER: Final = 2
 
-COMPUTING: Final = threading.Lock()
+_COMPUTING: Final = threading.Lock()
 """Held in a worker while it computes: if it has several threads, they would change the number of threads of torch and
 the output of each other's items."""
 
@@ -74,24 +79,19 @@ class DaskWorkers:
             If a worker died, each time, while it computed an item; or has other versions than this process; or if the
             scheduler is gone.
         """
-        from distributed import as_completed
-
         waiting, running = deque(enumerate(items)), dict[Any, tuple[int, _Item]]()
         found: dict[int, _Result] = {}
         finished = as_completed()
         # As a task, not as scattered data: if its worker dies, another one gets it from the scheduler.
-        with warnings.catch_warnings():
-            # Dask warns about large arguments.
-            warnings.simplefilter("ignore", UserWarning)
-            kept = self._client.submit(_unchanged, _Packed(shared), pure=False)
+        kept = self._submit(_unchanged, _Packed(shared))
         try:
             while waiting or running:
-                while waiting and len(running) < ITEMS_PER_WORKER * self.count:
+                while waiting and len(running) < _ITEMS_PER_WORKER * self.count:
                     index, item = waiting.popleft()
                     address = None if place is None else self._addresses.get(place(item))
                     # A worker that is gone is not waited for.
                     near = {} if address is None else {"workers": [address], "allow_other_workers": True}
-                    future = self._client.submit(_call, versions_here(), function, kept, item, pure=False, **near)
+                    future = self._submit(_call, versions_here(), function, kept, item, **near)
                     running[future] = index, item
                     finished.add(future)
                 future = next(finished)
@@ -103,6 +103,36 @@ class DaskWorkers:
         finally:
             self._client.cancel([*running, kept], force=True)
         return [found[index] for index in range(len(items))]
+
+    def outcomes(self, waiting: Sequence[Computation[Any]], known: Known) -> Iterator[tuple[Computation[Any], Outcome]]:
+        """Yield what ``waiting``, each after what it needs, gives, as each ends; ``known`` is what is not among it.
+
+        Raises
+        ------
+        PlatformError
+            If the scheduler is gone.
+        """
+        futures: dict[str, Any] = {}
+        running: dict[Any, Computation[Any]] = {}
+        for one in waiting:
+            needed = [futures.get(need.name) or known(need) for need in one.needs]
+            future = self._submit(_outcome, versions_here(), one, *needed, key=f"cell-{one.name}")
+            futures[one.name], running[future] = future, one
+        futures.clear()
+        for future in as_completed(list(running)):
+            one = running.pop(future)
+            if future.status == "finished":
+                yield one, future.result()
+                continue
+            error = error_of(future, "it", gone="Finished cells are kept. Run the same command again for the rest.")
+            reason = rendered(error) if isinstance(error, LoihiConvertError) else f"{type(error).__name__}: {error}"
+            yield one, Outcome(error=reason, is_final=False)
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        with warnings.catch_warnings():
+            # Dask warns about large arguments, such as files.
+            warnings.simplefilter("ignore", UserWarning)
+            return self._client.submit(function, *arguments, pure=False, **options)
 
 
 class _Packed:
@@ -126,11 +156,19 @@ def _call(
     versions: Mapping[str, str], function: Callable[[Any, Any], Any], shared: _Packed, item: Any
 ) -> tuple[str, Any]:
     """Compute an item in a worker; return the worker's address, and the result."""
-    from distributed import get_worker
-
     require_versions(versions)
-    with COMPUTING:
+    with _COMPUTING:
         return get_worker().address, function(_unpacked(shared.content), item)
+
+
+def _outcome(versions: Mapping[str, str], one: Computation[Any], *needed: Outcome) -> Outcome:
+    """As `outcome_of`, in a worker, which must have ``versions``."""
+    try:
+        require_versions(versions)
+    except PlatformError as error:
+        return Outcome(error=rendered(error), is_final=False)
+    with _COMPUTING:
+        return outcome_of(one, needed)
 
 
 def require_versions(versions: Mapping[str, str]) -> None:

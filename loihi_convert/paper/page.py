@@ -1,16 +1,14 @@
-"""A table of the paper with our numbers, as a Markdown page and for the terminal."""
+"""A table of the paper with our numbers, as a Markdown page and for the terminal; whether its rows rank as there."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Literal, NamedTuple, get_args
 
-from loihi_convert.report import paper
-from loihi_convert.report.formats import markdown_table
-from loihi_convert.report.table import Table, table_of
-from loihi_convert.reproduction import images
-from loihi_convert.reproduction.order import order_counts, order_lines
-from loihi_convert.reproduction.tables import (
+from loihi_convert.paper import images
+from loihi_convert.paper.tables import (
     BLANK,
     BestEntry,
     PaperEntry,
@@ -18,9 +16,20 @@ from loihi_convert.reproduction.tables import (
     number,
     paper_loss,
     row_name,
+    short_name,
     signed,
 )
-from loihi_convert.reproduction.variants import Variant
+from loihi_convert.paper.variants import Variant
+from loihi_convert.report import paper
+from loihi_convert.report.formats import markdown_table
+from loihi_convert.report.table import Table, table_of
+from loihi_convert.statistics import Z_SCORE
+
+PAPER_IMAGES: Final = 10_000
+"""Test images of each data set, all of which the paper takes."""
+
+Order = Literal["same order", "within chance", "opposite"]
+"""How two rows rank here compared with the paper; equal rows are within chance."""
 
 _Row = dict[str, str]
 """The cells of a row, by column."""
@@ -89,9 +98,73 @@ def terminal_tables(title: str, entries: Sequence[PaperEntry], bests: Sequence[B
     return shown
 
 
+class RowPair(NamedTuple):
+    """Two rows at the same T that differ significantly in the paper, the better one there first, and how ours rank.
+
+    Ours are within chance if our difference is within its 95 % interval; None: not both are measured here.
+    """
+
+    better: PaperEntry
+    worse: PaperEntry
+    order: Order | None
+
+
+def pairs(entries: Sequence[PaperEntry], variant: Variant) -> list[RowPair]:
+    """Return all pairs of rows of one data set and T that differ significantly in the paper."""
+    rows = [
+        (entry.cell.accuracy, entry)
+        for entry in entries
+        if entry.variant == variant and entry.cell.accuracy is not None and entry.cell.timesteps is not None
+    ]
+    found = []
+    for (first, one), (second, two) in itertools.combinations(rows, 2):
+        theirs = _difference(first, PAPER_IMAGES, second, PAPER_IMAGES)
+        if abs(theirs) <= 1 or (one.cell.data, one.cell.timesteps) != (two.cell.data, two.cell.timesteps):
+            continue
+        better, worse = (one, two) if theirs > 0 else (two, one)
+        order: Order | None = None
+        if better.outcome and worse.outcome and better.accuracy is not None and worse.accuracy is not None:
+            ours = _difference(better.accuracy, better.outcome.images, worse.accuracy, worse.outcome.images)
+            order = "within chance" if abs(ours) <= 1 else "same order" if ours > 0 else "opposite"
+        found.append(RowPair(better, worse, order))
+    return found
+
+
+def _difference(first: float, first_images: int, second: float, second_images: int) -> float:
+    """Return the difference of two accuracies (%) divided by half its 95 % interval; infinite if that is zero."""
+    if first == second:
+        return 0.0
+    variance = first * (100 - first) / first_images + second * (100 - second) / second_images
+    return (first - second) / (Z_SCORE * math.sqrt(variance)) if variance else math.copysign(math.inf, first - second)
+
+
+def order_counts(found: Sequence[RowPair]) -> str:
+    """Return the number of `pairs` of each `Order`, in words; empty without pairs that are measured here."""
+    orders = [pair.order for pair in found if pair.order is not None]
+    counts = ", ".join(f"{orders.count(order)} {order}" for order in get_args(Order))
+    left_out = len(found) - len(orders)
+    beside = f"; {left_out} more are not measured here" if left_out else ""
+    return f"{len(orders)} pairs of rows: {counts}{beside}" if orders else ""
+
+
+def order_lines(entries: Sequence[PaperEntry], variant: Variant) -> list[str]:
+    """Return `order_counts` of a variant, and each pair in the opposite order."""
+    found = pairs(entries, variant)
+    counts = order_counts(found)
+    return [
+        *([f"- **{variant.name}**: {counts}."] if counts else []),
+        *(
+            f"  - {row_name(better.cell)} before {short_name(worse.cell)}: paper {better.cell.accuracy:.2f} and "
+            f"{worse.cell.accuracy:.2f}, ours {better.accuracy:.2f} and {worse.accuracy:.2f}"
+            for better, worse, order in found
+            if order == "opposite"
+        ),
+    ]
+
+
 def order_sentences(entries: Sequence[PaperEntry]) -> list[str]:
     """Return one sentence per variant: how many pairs of rows rank as in the paper."""
-    counts = {variant.name: order_counts(entries, variant) for variant in _variants(entries)}
+    counts = {variant.name: order_counts(pairs(entries, variant)) for variant in _variants(entries)}
     return [f"{name}, order of the paper: {found}" for name, found in counts.items() if found]
 
 

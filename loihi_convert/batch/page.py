@@ -7,6 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from loihi_convert.batch.results import (
+    COSTS,
+    Found,
+    SweepResults,
+    cell_words,
+    comparable,
+    cost,
+    quality,
+    quality_words,
+    title,
+    value,
+    verdict,
+)
 from loihi_convert.choices import SweepCost
 from loihi_convert.errors import low_to_high
 from loihi_convert.files import write_atomically
@@ -16,10 +29,6 @@ from loihi_convert.report.formats import count, percent_interval, quantity_range
 from loihi_convert.report.page import Page, Paragraph, Pictures, Section, html
 from loihi_convert.report.svg import NEUTRAL
 from loihi_convert.report.table import Table
-from loihi_convert.sweep.front import COSTS, Found, comparable, cost, quality
-from loihi_convert.sweep.results import SweepResults
-from loihi_convert.sweep.table import cell_words, title, value
-from loihi_convert.sweep.verdict import quality_words, verdict
 
 PAGE_NAME: Final = "sweep.html"
 

@@ -10,44 +10,19 @@ from typing import Final, Literal
 import numpy as np
 
 from loihi_convert.arrays import arrays_digest
-from loihi_convert.cells.cell import require_unchanged
+from loihi_convert.batch.computation import require_unchanged
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import UsageError
+from loihi_convert.paper.options import PaperOptions
 
 LONG: Final = 64
-"""The largest T whose cells take all images they can where `Counts.long_images` asks for fewer."""
+"""The largest T whose cells take all images they can where `PaperOptions.long_images` asks for fewer."""
 
 MOST_RATE_IMAGES: Final = 1_000
-"""Test images that firing rates are measured on where `Counts.rate_images` says no number."""
+"""Test images that firing rates are measured on where `PaperOptions.rate_images` says no number."""
 
 Split = Literal["training", "calibration", "validation", "test"]
 """A split of a data set; ``training`` is all that is not tested, in the order training, validation."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The number of images for each purpose.
-
-    Parameters
-    ----------
-    calibration
-        Balancing: ``"all"`` (training and validation images, as in the paper), ``"split"`` (the calibration split), or
-        a number (first N of the split).
-    image_count
-        The first N test images; None: all.
-    long_images
-        The same for T > `LONG`; if set, thresholds for these T are balanced on the calibration split. None: no change.
-    long_calibration
-        Balancing for T > `LONG`: this many images of the calibration split; None: as described above.
-    rate_images
-        Firing rates: the first N test images; None: at most `MOST_RATE_IMAGES` of those used at that T.
-    """
-
-    calibration: str = "all"
-    image_count: int | None = None
-    long_images: int | None = None
-    long_calibration: int | None = None
-    rate_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,25 +36,16 @@ class Selection:
     key: str
 
     def read(self) -> Dataset:
-        """Return the images.
-
-        Raises
-        ------
-        InputError
-            If they differ from those of the key.
-        """
+        """Return the images; raise an `InputError` if they differ from those of the key."""
         return _read(self)
 
 
 class PaperImages:
-    """The images of a data set for each purpose, with the numbers from `Counts`.
+    """The images of a data set for each purpose, as many as ``options`` say.
 
-    Parameters
-    ----------
-    data, data_root
-        As in `load_data`.
-    counts
-        The number of images for each purpose.
+    Balancing takes training and validation images, as in the paper, unless `PaperOptions.calibration` says ``split``,
+    the calibration split, or a number, its first images. For T > `LONG` it takes the split if there is a number of
+    long images, and so many of it as `PaperOptions.long_calibration` says.
 
     Raises
     ------
@@ -87,45 +53,43 @@ class PaperImages:
         If the data set has fewer images.
     """
 
-    def __init__(self, data: str, data_root: Path | None, counts: Counts) -> None:
+    def __init__(self, data: str, options: PaperOptions) -> None:
         # Workers may run in another folder.
-        data_root = None if data_root is None else data_root.absolute()
-        self._data, self._data_root, self._counts = data, data_root, counts
+        data_root = None if options.data_root is None else options.data_root.absolute()
+        self._data, self._data_root, self._options = data, data_root, options
         self._found: dict[tuple[Split, int | None], Selection] = {}
-        splits = _splits(data, data_root)
-        text = counts.calibration
+        splits, text = _splits(data, data_root), options.calibration
         if text not in ("all", "split") and not (text.isascii() and text.isdecimal()):
             raise UsageError(f"found {text}", where="calibration", expected="must be all, split, or a number of images")
         # None: all training and validation images.
         self._calibration_count = None if text == "all" else len(splits.calibration) if text == "split" else int(text)
-        for option, count, of, also in (
-            ("calibration", self._calibration_count, splits.calibration, ", split or all"),
-            ("image_count", counts.image_count, splits.test, ""),
-            ("long_images", counts.long_images, splits.test, ""),
-            ("long_calibration", counts.long_calibration, splits.calibration, ""),
-            ("rate_images", counts.rate_images, splits.test, ""),
+        for option, of, also in (
+            ("calibration", splits.calibration, ", split or all"),
+            ("image_count", splits.test, ""),
+            ("long_images", splits.test, ""),
+            ("long_calibration", splits.calibration, ""),
+            ("rate_images", splits.test, ""),
         ):
+            count = self._calibration_count if option == "calibration" else getattr(options, option)
             if count is not None and not 1 <= count <= len(of):
                 expected = f"must be in 1..{len(of):,}{also} ({splits.name})"
                 raise UsageError(f"found {count}", where=option, expected=expected)
 
     def test(self, timesteps: int | None) -> Selection:
         """Return the test images at this T; None: the test images of the CNN."""
-        counts = self._counts
-        is_fewer = timesteps is not None and timesteps > LONG and counts.long_images is not None
-        return self._first("test", counts.long_images if is_fewer else counts.image_count)
+        long_images = self._options.long_images if timesteps is not None and timesteps > LONG else None
+        return self._first("test", long_images or self._options.image_count)
 
     def rates(self, timesteps: int) -> Selection:
         """Return the test images for firing rates at this T."""
-        count = self._counts.rate_images
-        return self._first("test", min(MOST_RATE_IMAGES, self.test(timesteps).count) if count is None else count)
+        return self._first("test", self._options.rate_images or min(MOST_RATE_IMAGES, self.test(timesteps).count))
 
     def calibration(self, timesteps: int, *, is_subset: bool = False) -> Selection:
         """Return the images for balancing a cell at this T."""
-        counts = self._counts
-        if timesteps > LONG and counts.long_calibration is not None:
-            return self._first("calibration", counts.long_calibration)
-        if is_subset or (timesteps > LONG and counts.long_images is not None and self._calibration_count is None):
+        options, is_long = self._options, timesteps > LONG
+        if is_long and options.long_calibration is not None:
+            return self._first("calibration", options.long_calibration)
+        if is_subset or (is_long and options.long_images is not None and self._calibration_count is None):
             return self._first("calibration", None)
         return self._first("training" if self._calibration_count is None else "calibration", self._calibration_count)
 
@@ -134,13 +98,12 @@ class PaperImages:
 
         Networks are never compared on the images that they were balanced on.
         """
-        counts = self._counts
-        is_long = timesteps > LONG and counts.long_calibration is not None
-        return self._first("calibration", counts.long_calibration if is_long else self._calibration_count)
+        count = self._options.long_calibration if timesteps > LONG else None
+        return self._first("calibration", count or self._calibration_count)
 
     def validation(self, timesteps: int) -> Selection:
         """Return the images for comparing networks at this T."""
-        return self._first("validation", self._counts.long_images if timesteps > LONG else None)
+        return self._first("validation", self._options.long_images if timesteps > LONG else None)
 
     def _first(self, split: Split, count: int | None) -> Selection:
         """Return the first ``count`` images of a split, at most all; None: all. A digest is computed once."""

@@ -1,36 +1,55 @@
-"""Where cells are computed: options of several verbs, and the executor that they choose."""
+"""Where a verb computes: in this process, on several of this machine, on a Dask scheduler, or in jobs of SLURM."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field
 
+from loihi_convert.dependencies import install_line
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.options import Flag, declared
 from loihi_convert.threads import usable_core_count
 
 if TYPE_CHECKING:
-    from loihi_convert.cells.dask_executors import SlurmJobs
-    from loihi_convert.cells.executors import Executor
+    from loihi_convert.batch.dask_workers import DaskWorkers
     from loihi_convert.choices import Device
-    from loihi_convert.simulation.image_shards import Workers
 
-PANEL: Final = "Parallel execution"
-FAILED: Final = PlatformError.exit_code
-"""The exit code if a cell failed for a reason outside the network and its options."""
 
-_SLURM_KEYS: Final = ("workers", "partition", "walltime", "memory", "account", "interface")
+@dataclass(frozen=True)
+class SlurmJobs:
+    """Jobs of one core each, as dask-jobqueue submits them.
+
+    Parameters
+    ----------
+    workers
+        Number of jobs.
+    partition, account
+        None: SLURM's default.
+    walltime
+        Time limit of a job, HH:MM:SS.
+    memory
+        Memory of a job, such as 4GB.
+    interface
+        Network interface that nodes reach each other by, such as ib0; None: the default.
+    """
+
+    workers: int
+    partition: str | None = None
+    walltime: str = "01:00:00"
+    memory: str = "4GB"
+    account: str | None = None
+    interface: str | None = None
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where cells are computed.
+    """Where a command computes.
 
     Parameters
     ----------
@@ -45,20 +64,6 @@ class Place:
     workers: int
     scheduler: str | None = None
     jobs: SlurmJobs | None = None
-
-    def executor(self, most: int, output: Path) -> AbstractContextManager[Executor]:
-        """Open the executor for at most ``most`` cells; jobs of SLURM write their output into ``output``."""
-        if self.is_here:
-            from loihi_convert.cells.executors import InThisProcess
-
-            return nullcontext(InThisProcess())
-        from loihi_convert.cells import dask_executors
-
-        if self.scheduler is not None:
-            return dask_executors.standing_cluster(self.scheduler)
-        if self.jobs is not None:
-            return dask_executors.slurm_cluster(self.jobs, output / "slurm")
-        return dask_executors.local_cluster(min(self.workers, most))
 
     @property
     def is_here(self) -> bool:
@@ -78,19 +83,43 @@ class Place:
         return chosen_device(name) if self.is_here else "cuda" if name == "cuda" else "cpu"
 
     @contextmanager
-    def shard_workers(self) -> Iterator[Workers | None]:
-        """Open the workers for shards of images; None: this process."""
+    def opened(self, most: int | None = None, output: Path = Path()) -> Iterator[DaskWorkers | None]:
+        """Open the workers, on this machine at most ``most``; None: this process computes.
+
+        Jobs of SLURM write their output into ``output``.
+
+        Raises
+        ------
+        PlatformError
+            If Dask is not installed or does not answer.
+        """
         if self.is_here:
             yield None
             return
-        from loihi_convert.cells.dask_executors import OnDask
+        with ExitStack() as stack:
+            try:
+                from loihi_convert.batch.clusters import local_cluster, slurm_cluster, standing_cluster
 
-        with self.executor(self.workers, Path()) as executor:
-            assert isinstance(executor, OnDask)
-            yield executor.workers
+                if self.scheduler is not None:
+                    cluster = standing_cluster(self.scheduler)
+                elif self.jobs is not None:
+                    cluster = slurm_cluster(self.jobs, output / "slurm")
+                else:
+                    cluster = local_cluster(self.workers if most is None else min(self.workers, most))
+                workers = stack.enter_context(cluster)
+            except ImportError as error:
+                # Dask names no module where it asks for keys.
+                package = (error.name or "cryptography").partition(".")[0].replace("_", "-")
+                raise PlatformError(
+                    f"cannot be imported ({error})",
+                    where=package,
+                    expected="is needed for several workers",
+                    hint=f"Run: {install_line([package])}. Without it, `workers=0` computes in this process.",
+                ) from error
+            yield workers
 
 
-@declared(PANEL)
+@declared("Parallel execution")
 class PlaceOptions:
     """Where a verb computes; at most one of them.
 
@@ -134,7 +163,7 @@ class PlaceOptions:
             If a value is impossible.
         """
         if self.slurm is not None:
-            jobs = _parse_slurm(self.slurm)
+            jobs = _slurm_jobs(self.slurm)
             return Place(jobs.workers, jobs=jobs)
         if self.shard is not None:
             return Place(0)
@@ -148,15 +177,13 @@ NO_SHARD: Final = ("workers", "scheduler", "slurm")
 """Those of `PlaceOptions` for a verb that computes everything."""
 
 
-def _parse_slurm(text: str) -> SlurmJobs:
-    pairs = dict(part.partition("=")[::2] for part in text.split(","))
-    unknown = [key for key in pairs if key not in _SLURM_KEYS]
-    if unknown or not all(pairs.values()) or len(pairs) < len(text.split(",")):
-        expected = f"must be key=value pairs of {', '.join(_SLURM_KEYS)}, each once"
-        raise UsageError(f"found {text!r}", where="slurm", expected=expected)
+def _slurm_jobs(text: str) -> SlurmJobs:
+    parts = text.split(",")
+    pairs = dict(part.partition("=")[::2] for part in parts)
+    keys = [field.name for field in fields(SlurmJobs)]
     count = pairs.pop("workers", "")
-    if not count.isdecimal() or not int(count):
-        raise UsageError(f"found {text!r}", where="slurm", expected="must contain workers=N, the number of jobs")
-    from loihi_convert.cells.dask_executors import SlurmJobs
-
+    is_count = count.isdecimal() and int(count) > 0
+    if not is_count or not pairs.keys() <= set(keys) or not all(pairs.values()) or len(pairs) + 1 < len(parts):
+        expected = f"must be workers=N, the number of jobs, with key=value pairs of {', '.join(keys[1:])}, each once"
+        raise UsageError(f"found {text!r}", where="slurm", expected=expected)
     return SlurmJobs(workers=int(count), **pairs)

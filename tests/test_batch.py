@@ -1,12 +1,11 @@
-"""The folder of cells, and the flow that computes what is missing in it."""
+"""Computations, the folder of their outcomes, and the flow that computes what is missing in it."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -15,12 +14,9 @@ import pytest
 import torch
 from support.dask_functions import Number, Numbered
 
-from loihi_convert.cells import flow
-from loihi_convert.cells import store as store_module
-from loihi_convert.cells.cell import Cell, Outcome, compute, opened_before
-from loihi_convert.cells.executors import InThisProcess
-from loihi_convert.cells.flow import compute_missing, duration, missing
-from loihi_convert.cells.store import Store
+from loihi_convert.batch import flow
+from loihi_convert.batch.computation import Computation, Outcome, Store, opened_before, outcome_of
+from loihi_convert.batch.flow import Known, compute_missing, duration, missing
 from loihi_convert.devices import torch_threads
 from loihi_convert.errors import InputError, RangeError, UnsupportedModelError
 from loihi_convert.records import Record
@@ -49,7 +45,7 @@ def test_what_an_earlier_format_computed_is_computed_again(monkeypatch: pytest.M
 
 
 @dataclass(frozen=True)
-class One(Cell[Number]):
+class One(Computation[Number]):
     """A cell whose key is its fields."""
 
     result_type: ClassVar[type[Record]] = Number
@@ -78,7 +74,7 @@ def test_cells_of_different_kinds_have_different_names() -> None:
 @pytest.mark.parametrize(("cell", "is_alone", "threads"), [(One, True, 1), (Exact, False, 1), (Exact, True, 2)])
 def test_only_exact_cells_take_all_threads_and_only_alone(cell: type[One], is_alone: bool, threads: int) -> None:
     with torch_threads(2):
-        assert compute(cell(1), is_alone=is_alone).result == Number(value=threads)
+        assert outcome_of(cell(1), is_alone=is_alone).result == Number(value=threads)
 
 
 class TestStore:
@@ -121,39 +117,6 @@ class TestStore:
             store.get(other)
         assert (caught.value.where, caught.value.found) == (str(path), "its contents do not match its name")
 
-    def test_one_command_has_a_cell(self, tmp_path: Path) -> None:
-        one, other = Store(tmp_path), Store(tmp_path)
-        one.create()
-        claim = one.claim(CELL)
-        assert claim is not None
-        assert other.claim(CELL) is None
-        claim.release()
-        again = other.claim(CELL)
-        assert again is not None
-        again.release()
-        assert list((tmp_path / "cells").iterdir()) == []
-
-    def test_a_claim_released_between_opening_and_locking_is_not_held_twice(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Its file is then gone: a lock on it would keep no other process from a new file."""
-        one, other = Store(tmp_path), Store(tmp_path)
-        one.create()
-        theirs, lock = one.claim(CELL), fcntl.flock
-        assert theirs is not None
-
-        def after_release(descriptor: int, how: int) -> None:
-            theirs.release()
-            lock(descriptor, how)
-
-        monkeypatch.setattr(store_module.fcntl, "flock", after_release)
-        ours = other.claim(CELL)
-        monkeypatch.undo()
-        assert ours is not None
-        assert one.claim(CELL) is None
-        ours.release()
-        assert list((tmp_path / "cells").iterdir()) == []
-
     def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(InputError, match="cannot be created"):
@@ -161,20 +124,16 @@ class TestStore:
 
 
 class Scripted:
-    """An executor with given outcomes."""
+    """Workers with given outcomes."""
 
-    def __init__(self, outcomes: Callable[[Numbered], Outcome], slots: int = 3) -> None:
-        self.slots, self.submitted, self._outcomes = slots, list[Numbered](), outcomes
-        self._running: list[Numbered] = []
+    def __init__(self, outcome: Callable[[Numbered], Outcome]) -> None:
+        self.computed, self._outcome = list[Numbered](), outcome
 
-    def submit(self, cell: Numbered, needed: Sequence[Number] = ()) -> None:
-        assert len(self._running) < self.slots
-        self.submitted.append(cell)
-        self._running.append(cell)
-
-    def next_done(self) -> tuple[Numbered, Outcome]:
-        cell = self._running.pop()
-        return cell, self._outcomes(cell)
+    def outcomes(self, waiting: Sequence[Numbered], known: Known) -> Iterator[tuple[Numbered, Outcome]]:
+        for one in waiting:
+            self.computed.append(one)
+            failed = [need for need in map(known, one.needs) if need.result is None]
+            yield one, failed[0] if failed else self._outcome(one)
 
 
 class TestFlow:
@@ -185,9 +144,7 @@ class TestFlow:
         second = Scripted(lambda cell: Outcome(RESULT))
         shown: list[tuple[int, int]] = []
         compute_missing(cells, store, second, progress=lambda done, total: shown.append((done, total)))
-        assert Counter(cell.name for cell in (*first.submitted, *second.submitted)) == Counter(
-            one.name for one in cells
-        )
+        assert Counter(cell.name for cell in (*first.computed, *second.computed)) == Counter(one.name for one in cells)
         assert shown == [(4, 7), (5, 7), (6, 7), (7, 7)]
 
     def test_a_cell_that_fails_is_kept_with_its_error_and_one_whose_machine_fails_is_not(self, tmp_path: Path) -> None:
@@ -202,7 +159,7 @@ class TestFlow:
         assert [store.get(one) for one in cells] == [Outcome(error="too wide"), None, Outcome(RESULT)]
         again = Scripted(lambda cell: Outcome(RESULT))
         compute_missing(cells, store, again)
-        assert again.submitted == [cells[1]]
+        assert again.computed == [cells[1]]
 
     def test_an_interruption_keeps_what_is_done(self, tmp_path: Path) -> None:
         cells, store, left = numbered(5), Store(tmp_path), iter(range(2))
@@ -215,48 +172,14 @@ class TestFlow:
         with pytest.raises(KeyboardInterrupt):
             compute_missing(cells, store, Scripted(outcome))
         assert sum(store.get(one) is not None for one in cells) == 2
-        assert not list(tmp_path.glob("cells/*.lock"))
-
-    def test_an_interruption_right_after_a_claim_releases_it(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Ctrl-C while the flow looks whether another command has just stored the cell."""
-        get = Store.get
-
-        def interrupted(self: Store, cell: Numbered) -> Outcome | None:
-            if list(tmp_path.glob("cells/*.lock")):
-                raise KeyboardInterrupt
-            return get(self, cell)
-
-        monkeypatch.setattr(Store, "get", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            compute_missing(numbered(2), Store(tmp_path), Scripted(lambda cell: Outcome(RESULT)))
-        assert not list(tmp_path.glob("cells/*.lock"))
-
-    def test_cells_of_another_command_are_left_to_it(self, tmp_path: Path) -> None:
-        cells, store, other = numbered(3), Store(tmp_path), Store(tmp_path)
-        store.create()
-        theirs = other.claim(cells[0])
-        assert theirs is not None
-
-        def outcome(cell: Numbered) -> Outcome:
-            if cell == cells[2]:
-                other.put(cells[0], Outcome(error="theirs"))
-                theirs.release()
-            return Outcome(RESULT)
-
-        executor = Scripted(outcome, slots=1)
-        compute_missing(cells, store, executor)
-        assert executor.submitted == [cells[1], cells[2]]
-        assert store.get(cells[0]) == Outcome(error="theirs")
 
     def test_a_full_disk_ends_the_work(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is finished is kept, and what was begun is left to others."""
+        """What is finished is kept."""
         cells, store, sync = numbered(4), Store(tmp_path), os.fsync
-        executor = Scripted(lambda cell: Outcome(RESULT), slots=1)
+        executor = Scripted(lambda cell: Outcome(RESULT))
 
         def full(descriptor: int) -> None:
-            if len(executor.submitted) == 2:
+            if len(executor.computed) == 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
             sync(descriptor)
 
@@ -264,11 +187,8 @@ class TestFlow:
         with pytest.raises(InputError) as caught:
             compute_missing(cells, store, executor)
         assert "No space left on device" in caught.value.found
-        assert executor.submitted == list(cells[:2])
+        assert executor.computed == list(cells[:2])
         assert [store.get(cell) is not None for cell in cells] == [True, False, False, False]
-        claim = store.claim(cells[1])
-        assert claim is not None
-        claim.release()
 
     def test_time_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Cells of work 1, 2, 3, ... 8 take 20 s per work, one after the other, and the last a minute of another kind.
@@ -288,9 +208,7 @@ class TestFlow:
             now[0] += seconds
             return Outcome(RESULT, duration=seconds)
 
-        compute_missing(
-            cells, Store(tmp_path), Scripted(outcome, slots=1), told=lambda cell, outcome, left: told.append(left)
-        )
+        compute_missing(cells, Store(tmp_path), Scripted(outcome), told=lambda cell, outcome, left: told.append(left))
         assert told[:4] == ["1 of 9", "2 of 9", "3 of 9, about 12 min left", "4 of 9, about 10 min left"]
         assert told[-2:] == ["8 of 9, about 2 min left", ""]
 
@@ -306,11 +224,9 @@ class TestNeeds:
     BOTH = Numbered(100, (FIRST, SECOND))
     LAST = Numbered(1000, (BOTH, FIRST))
 
-    @pytest.mark.parametrize("slots", [1, 3])
-    def test_each_comes_after_what_it_needs(self, tmp_path: Path, slots: int) -> None:
-        store, done = Store(tmp_path), list[Cell]()
-        executor = type("Wide", (InThisProcess,), {"slots": slots})()
-        assert compute_missing([self.LAST], store, executor, told=lambda cell, outcome, left: done.append(cell)) == {}
+    def test_each_comes_after_what_it_needs(self, tmp_path: Path) -> None:
+        store, done = Store(tmp_path), list[Computation]()
+        assert compute_missing([self.LAST], store, told=lambda cell, outcome, left: done.append(cell)) == {}
         # 1000 + (100 + 1 + 10) + 1.
         assert store.get(self.LAST) == Outcome(Number(value=1112))
         assert Counter(done) == Counter([self.FIRST, self.SECOND, self.BOTH, self.LAST])
@@ -323,29 +239,42 @@ class TestNeeds:
         store.put(self.BOTH, Outcome(Number(value=111)))
         assert missing([self.LAST], store) == (self.FIRST, self.LAST)
         shown: list[tuple[int, int]] = []
-        compute_missing([self.LAST, self.BOTH], store, InThisProcess(), progress=lambda *counts: shown.append(counts))
+        compute_missing([self.LAST, self.BOTH], store, progress=lambda *counts: shown.append(counts))
         assert shown == [(1, 3), (2, 3), (3, 3)]
         assert store.get(self.LAST) == Outcome(Number(value=1112))
         assert store.get(self.SECOND) is None
 
-    @pytest.mark.parametrize("is_final", [True, False])
-    def test_an_error_is_that_of_all_that_need_it(self, tmp_path: Path, is_final: bool) -> None:
-        store = Store(tmp_path)
-        scripted = Scripted(
-            lambda cell: Outcome(error="no", is_final=is_final) if cell == self.FIRST else Outcome(RESULT)
-        )
-        unfinished = compute_missing([self.LAST], store, scripted)
-        assert Counter(scripted.submitted) == Counter([self.FIRST, self.SECOND])
+    @pytest.mark.parametrize("error", [RangeError("no"), ValueError("no")])
+    def test_an_error_is_that_of_all_that_need_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        store, compute, computed = Store(tmp_path), Numbered.compute, list[Computation]()
+
+        def failing(cell: Numbered, needed: Sequence[Number]) -> Number:
+            computed.append(cell)
+            if cell == self.FIRST:
+                raise error
+            return compute(cell, needed)
+
+        monkeypatch.setattr(Numbered, "compute", failing)
+        unfinished = compute_missing([self.LAST], store)
+        assert Counter(computed) == Counter([self.FIRST, self.SECOND])
         lost = [self.FIRST, self.BOTH, self.LAST]
-        assert [store.get(cell) for cell in lost] == [Outcome(error="no") if is_final else None] * 3
-        assert set(unfinished) == (set() if is_final else {cell.name for cell in lost})
+        if isinstance(error, RangeError):
+            assert {store.get(cell) for cell in lost} == {Outcome(error="no")}
+            assert unfinished == {}
+        else:
+            assert {store.get(cell) for cell in lost} == {None}
+            assert {name: one.error for name, one in unfinished.items()} == {
+                cell.name: "ValueError: no" for cell in lost
+            }
 
 
 class TestCompute:
     def test_errors_of_the_network_are_final_and_others_are_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def raising(error: Exception) -> Outcome:
             monkeypatch.setattr(Numbered, "compute", lambda self, needed: (_ for _ in ()).throw(error))
-            return compute(Numbered(1))
+            return outcome_of(Numbered(1))
 
         final, machine, bug = map(raising, (RangeError("too large", where="fc"), InputError("gone"), ValueError("?")))
         assert (final.error, final.is_final) == ("fc: too large.", True)
@@ -353,6 +282,6 @@ class TestCompute:
         assert (bug.error, bug.is_final) == ("ValueError: ?", False)
 
     def test_another_version_does_not_compute(self) -> None:
-        found = compute(CELL)
+        found = outcome_of(CELL)
         assert found.is_final is False
         assert "must be 1.0, as where the command began" in str(found.error)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from loihi_convert.batch.conversion import ConversionCell, Opened, open_network
+from loihi_convert.batch.setting import OPTIONS, ConversionSetting, ImageChoice, NetworkFile
 from loihi_convert.conversion.options import AUTO, require_timesteps
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.metrics.layer_size import cnn_multiplications
 from loihi_convert.metrics.own_accuracy import own_accuracy
 from loihi_convert.pipeline.converting import require_skip_copies
-from loihi_convert.sweep.conversion import ConversionCell, Opened, open_network
-from loihi_convert.sweep.setting import OPTIONS, ConversionSetting, ImageChoice, NetworkFile
 
 # Simulated images per calibration image, for `auto` and for one method; fitted to MNIST at T = 2, 4 and 16.
 _AUTO_PASSES: Final = 6.5
@@ -155,18 +155,11 @@ def data_names(cells: Iterable[PlannedCell]) -> dict[str, str]:
     return {digest: name if counts[name] == 1 else f"{name} ({digest[:8]})" for digest, name in names.items()}
 
 
-def shard(cells: Sequence[PlannedCell], index: int, count: int) -> tuple[PlannedCell, ...]:
+def part_of(cells: Sequence[PlannedCell], index: int, count: int) -> tuple[PlannedCell, ...]:
     """Return part ``index``, 1..``count``, of ``cells``; each cell is in exactly one part.
 
     The parts do not depend on the order of ``cells``, and mix short and long cells.
-
-    Raises
-    ------
-    UsageError
-        Unless 1 <= ``index`` <= ``count``.
     """
-    if not 1 <= index <= count:
-        raise UsageError(f"found {index}/{count}", where="shard", expected="must be K/N with 1 <= K <= N, such as 3/20")
     return tuple(sorted(cells, key=lambda planned: planned.cell.name)[index - 1 :: count])
 
 

@@ -1,4 +1,4 @@
-"""The cells of the paper's tables and figures: thresholds, accuracies, firing rates, exported files.
+"""The computations of the paper's tables and figures, and what they give: thresholds, accuracies, rates, files.
 
 Each depends on a checkpoint, images and settings alone, and on the results of the cells that it needs. Thresholds of
 all T of a row are one cell, because the T share simulations.
@@ -20,7 +20,8 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cells.cell import Cell, R, opened_before, require_unchanged
+from loihi_convert.batch.computation import Computation, R, opened_before, require_unchanged
+from loihi_convert.choices import Readout
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
@@ -31,20 +32,125 @@ from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
+from loihi_convert.paper.images import Selection
+from loihi_convert.paper.variants import PaperSetting
 from loihi_convert.pipeline import exporting
 from loihi_convert.records import Record
-from loihi_convert.reproduction.images import Selection
-from loihi_convert.reproduction.stored import (
-    BalancedNetwork,
-    BalancedRow,
-    Best,
-    Correct,
-    ExportedFile,
-    Rates,
-)
-from loihi_convert.reproduction.variants import PaperSetting
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
+
+
+class StoredNeurons(Record):
+    """The neurons of a layer, one number per channel; infinity, which JSON lacks, is None."""
+
+    threshold: tuple[float | None, ...]
+    amplitude: tuple[float, ...]
+    initial_potential: tuple[float, ...]
+
+    @classmethod
+    def of(cls, neuron: IntegrateAndFire) -> StoredNeurons:
+        """Return the record of ``neuron``."""
+        return cls(
+            threshold=tuple(value if math.isfinite(value) else None for value in neuron.threshold.tolist()),
+            amplitude=tuple(neuron.amplitude.tolist()),
+            initial_potential=tuple(neuron.initial_potential.tolist()),
+        )
+
+    @property
+    def neuron(self) -> IntegrateAndFire:
+        """The neurons."""
+        return IntegrateAndFire(
+            threshold=np.array([math.inf if value is None else value for value in self.threshold]),
+            amplitude=np.array(self.amplitude),
+            initial_potential=np.array(self.initial_potential),
+        )
+
+
+class BalancedNetwork(Record):
+    """The neurons of each layer of a network for ``timesteps`` steps, and how they were balanced."""
+
+    timesteps: int
+    layers: tuple[StoredNeurons | None, ...]
+    provenance: dict[str, Any]
+
+    @classmethod
+    def of(cls, network: SpikingNetwork) -> BalancedNetwork:
+        """Return the record of ``network``."""
+        return cls(
+            timesteps=network.timesteps,
+            layers=tuple(None if layer.neuron is None else StoredNeurons.of(layer.neuron) for layer in network.layers),
+            provenance=dict(network.provenance),
+        )
+
+    def for_readout(self, readout: Readout) -> BalancedNetwork:
+        """Return the network with or without neurons in its last layer; with, it must have them."""
+        if readout == "spikes":
+            return self
+        made = {**self.provenance, "balance": {**self.provenance["balance"], "readout": readout}}
+        return BalancedNetwork(timesteps=self.timesteps, layers=(*self.layers[:-1], None), provenance=made)
+
+
+class BalancedRow(Record):
+    """One network for each T."""
+
+    networks: tuple[BalancedNetwork, ...]
+
+    def network(self, setting: PaperSetting) -> BalancedNetwork:
+        """Return the network of a setting."""
+        (found,) = (one for one in self.networks if one.timesteps == setting.timesteps)
+        return found.for_readout(setting.readout)
+
+
+class Correct(Record):
+    """Number of correctly classified images."""
+
+    correct: int
+
+
+class Rates(Record):
+    """The average firing rate of each channel, by layer name."""
+
+    rates: dict[str, tuple[float, ...]]
+
+
+class ExportedFile(Record):
+    """A netx file.
+
+    Attributes
+    ----------
+    content
+        The file, in Base64.
+    validated
+        Number of correctly classified validation images; None if they were not run.
+    """
+
+    content: str
+    validated: int | None
+
+    def network(self) -> QuantizedNetwork:
+        """Return the network in the file."""
+        with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
+            path = Path(folder, f"cell{netx.SUFFIX}")
+            path.write_bytes(base64.b64decode(self.content))
+            return netx.read(path)
+
+
+class Best(Record):
+    """The best of several exported files.
+
+    Attributes
+    ----------
+    network
+        File name of its checkpoint.
+    method
+        The method that was used for it.
+    correct
+        Number of correctly classified test images.
+    """
+
+    network: str
+    method: str
+    correct: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +182,7 @@ class TrainedCheckpoint:
 
 
 @dataclass(frozen=True)
-class Balancing(Cell[BalancedRow]):
+class Balancing(Computation[BalancedRow]):
     """The thresholds of a row: one network balanced for several T."""
 
     result_type: ClassVar[type[Record]] = BalancedRow
@@ -93,7 +199,7 @@ class Balancing(Cell[BalancedRow]):
         return f"{self.calibration.data}, thresholds of {made}, T = {steps}"
 
     def compute(self, needed: Sequence[Any]) -> BalancedRow:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         networks = balance_each(
             self.checkpoint.source().network,
             self.calibration.read().images,
@@ -181,7 +287,7 @@ def to_integers(
 
 
 @dataclass(frozen=True)
-class _OfIntegers(Cell[R]):
+class _OfIntegers(Computation[R]):
     """What the integers give on test images."""
 
     is_exact: ClassVar[bool] = True
@@ -193,7 +299,7 @@ class _OfIntegers(Cell[R]):
         return str(self.conversion)
 
     @property
-    def needs(self) -> tuple[Cell[Any], ...]:
+    def needs(self) -> tuple[Computation[Any], ...]:
         """The thresholds."""
         return (self.conversion.balancing,)
 
@@ -205,7 +311,7 @@ class Accuracy(_OfIntegers[Correct]):
     result_type: ClassVar[type[Record]] = Correct
 
     def compute(self, needed: Sequence[Any]) -> Correct:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         network = self.conversion.quantized(needed[0])
         return _correct(network, self.test, self.conversion.balancing.checkpoint.device)
 
@@ -217,7 +323,7 @@ class FiringRates(_OfIntegers[Rates]):
     result_type: ClassVar[type[Record]] = Rates
 
     def compute(self, needed: Sequence[Any]) -> Rates:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         network, images = self.conversion.quantized(needed[0]), self.test.read().images
         timesteps, device = self.conversion.setting.timesteps, self.conversion.balancing.checkpoint.device
         spikes = run_network(network, images, timesteps, device=device).channel_spikes
@@ -231,7 +337,7 @@ class FiringRates(_OfIntegers[Rates]):
 
 
 @dataclass(frozen=True)
-class CnnAccuracy(Cell[Correct]):
+class CnnAccuracy(Computation[Correct]):
     """The accuracy of the CNN on test images."""
 
     result_type: ClassVar[type[Record]] = Correct
@@ -243,14 +349,14 @@ class CnnAccuracy(Cell[Correct]):
         return f"{self.test.data}, CNN"
 
     def compute(self, needed: Sequence[Any]) -> Correct:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         images = self.test.read()
         classes = cnn_scores(self.checkpoint.source().network, images.images).argmax(axis=1)
         return Correct(correct=int((classes == images.known_labels).sum()))
 
 
 @dataclass(frozen=True)
-class Exporting(Cell[ExportedFile]):
+class Exporting(Computation[ExportedFile]):
     """A file of the method that ``auto`` chooses.
 
     Parameters
@@ -276,7 +382,7 @@ class Exporting(Cell[ExportedFile]):
         return f"{self.calibration.data}, file of {self.checkpoint.path.name} for T = {self.timesteps}"
 
     def compute(self, needed: Sequence[Any]) -> ExportedFile:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         options = BalanceOptions()
         if needed:
             made = needed[0].network().provenance
@@ -302,7 +408,7 @@ class Exporting(Cell[ExportedFile]):
 
 
 @dataclass(frozen=True)
-class Choosing(Cell[Best]):
+class Choosing(Computation[Best]):
     """The best of our methods for one T, on test images; they take no part in the choice.
 
     Parameters
@@ -323,7 +429,7 @@ class Choosing(Cell[Best]):
         return f"{self.test.data}, best for T = {self.candidates[0].timesteps}"
 
     def compute(self, needed: Sequence[Any]) -> Best:
-        """See `Cell.compute`."""
+        """See `Computation.compute`."""
         right = [one.validated or 0 for one in needed]
         chosen = right.index(max(right))
         network, checkpoint = needed[chosen].network(), self.candidates[chosen].checkpoint

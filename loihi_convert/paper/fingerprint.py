@@ -20,10 +20,9 @@ from loihi_convert.devices import torch_threads
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.paper.measurements import BalancedNetwork, to_integers
+from loihi_convert.paper.variants import VARIANTS, PaperSetting, setting
 from loihi_convert.report.paper import Cell
-from loihi_convert.reproduction.measurements import to_integers
-from loihi_convert.reproduction.stored import BalancedNetwork
-from loihi_convert.reproduction.variants import VARIANTS, PaperSetting, setting
 
 _TIMESTEPS: Final = 4
 

@@ -52,6 +52,16 @@ class Exhibit:
         """The name used in messages: ``table 2``."""
         return f"{self.kind} {self.name}"
 
+    @property
+    def stem(self) -> str:
+        """The name of its files, without suffix."""
+        return f"{self.kind}-{self.name}"
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants in which its cells are measured unless others are requested."""
+        return ("literal", "spikes", "compensated") if self.kind == "table" else ("literal",)
+
 
 def _rows(*tables: str) -> Callable[[], tuple[paper.Cell, ...]]:
     return lambda: tuple(cell for table in tables for cell in paper.table(table))

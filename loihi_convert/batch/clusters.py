@@ -1,0 +1,238 @@
+"""Where workers are: processes on this machine, those of a scheduler that stands already, or jobs of SLURM.
+
+Whoever can talk to a scheduler or worker can run code as its user. Those that are started here therefore open ports
+for TLS alone, with keys made for this cluster: a connection needs the certificate that the command gives its workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import dask
+import distributed
+from distributed import Client, Nanny, Security, SpecCluster, Status
+
+from loihi_convert.batch.dask_workers import DaskWorkers
+from loihi_convert.batch.places import SlurmJobs
+from loihi_convert.errors import PlatformError, first_line
+from loihi_convert.threads import on_usable_cores
+
+_LOG: Final = logging.getLogger(__name__)
+
+_ENVIRONMENT: Final = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
+    # Otherwise each worker's only thread is bound to the first core.
+    "OMP_PROC_BIND": "false",
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**26),
+}
+"""Environment of a worker: one cell on one core, and the largest thresholds that glibc takes by itself.
+
+Dask's own, 64 KiB, makes a worker return the memory of each map, and so fault its pages in again: a third of the time.
+"""
+
+_WORKER_KEYS: Final = ("tls_ca_file", "tls_worker_cert", "tls_worker_key")
+"""What a worker needs of a ``distributed.Security``."""
+
+_CONNECT_SECONDS: Final = 10
+_SUBMIT_SECONDS: Final = 0.1
+
+
+class _WithoutHttp:
+    def start_http_server(self, *arguments: object, **options: object) -> None:
+        """Open no port: Dask's HTTP server, started without a dashboard too, shows logs and paths to strangers."""
+
+
+class Scheduler(_WithoutHttp, distributed.Scheduler):  # type: ignore[misc]
+    """Listens for TLS alone."""
+
+
+class Worker(_WithoutHttp, distributed.Worker):  # type: ignore[misc]
+    """Listens for TLS alone."""
+
+
+@contextmanager
+def local_cluster(workers: int) -> Iterator[DaskWorkers]:
+    """Open ``workers`` processes on this machine, of one thread each."""
+    security = Security.temporary()
+    node = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
+    # No limit: a worker above a share of the memory would be paused or killed.
+    of_worker = {"nthreads": 1, "memory_limit": 0, "env": _ENVIRONMENT, "worker_class": Worker}
+    worker = {"cls": Nanny, "options": {**node, **of_worker, "silence_logs": logging.CRITICAL}}
+    with ExitStack() as stack:
+        # glibc reads its thresholds when a process starts, before `env` is set in it.
+        with (
+            _ctrl_c_only_here(),
+            on_usable_cores(),
+            dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}),
+        ):
+            cluster = stack.enter_context(
+                SpecCluster(
+                    workers=dict.fromkeys(range(workers), worker),
+                    # Any free port: another cluster may have the usual one.
+                    scheduler={"cls": Scheduler, "options": {**node, "port": 0}},
+                    security=security,
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+        yield DaskWorkers(stack.enter_context(Client(cluster)))
+
+
+@contextmanager
+def standing_cluster(address: str) -> Iterator[DaskWorkers]:
+    """Use the cluster whose scheduler is at ``address``, such as tls://host:8786; keys are those of Dask's settings.
+
+    Raises
+    ------
+    PlatformError
+        If the scheduler does not answer.
+    """
+    _silence()
+    if not address.startswith("tls://"):
+        _LOG.warning(
+            "%s is neither encrypted nor authenticated: everyone who can connect to it can run code as you. "
+            "Use a scheduler at tls://",
+            address,
+        )
+    try:
+        client = Client(address, timeout=_CONNECT_SECONDS)
+    # TypeError: TLS without keys.
+    except (OSError, ValueError, TypeError, TimeoutError) as error:
+        raise PlatformError(
+            f"no Dask scheduler answers within {_CONNECT_SECONDS} s ({first_line(error)})",
+            where=address,
+            hint="Start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`. "
+            "For tls://, Dask's settings name the keys.",
+        ) from error
+    with client:
+        if not client.nthreads():
+            # Jobs that are queued may bring some.
+            _LOG.info("%s has no workers yet: waiting for one", address)
+        yield DaskWorkers(client)
+
+
+@contextmanager
+def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[DaskWorkers]:
+    """Submit jobs to SLURM and use them as workers; they end with the command.
+
+    Parameters
+    ----------
+    logs
+        Folder for the output of the jobs.
+
+    Raises
+    ------
+    PlatformError
+        If SLURM refuses.
+    """
+    from dask_jobqueue import SLURMCluster
+
+    if shutil.which("sbatch") is None:
+        hint = "Run it on a login node of the cluster."
+        raise PlatformError("the command sbatch is not found", where="SLURM", hint=hint)
+    refused, is_running = list[str](), threading.Event()
+
+    _silence()
+    options: dict[str, Any] = {} if jobs.interface is None else {"interface": jobs.interface}
+    security = Security.temporary()
+    # dask-jobqueue does not quote paths: its `log_directory` must not contain a space.
+    log_path = shlex.quote(f"{logs}/dask-worker-%J")
+    directives = [*dask.config.get("jobqueue.slurm.job-extra-directives"), f"-o {log_path}.out", f"-e {log_path}.err"]
+    with ExitStack() as stack:
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+            # SLURM's jobs get the keys in files, in a folder that only this user can read.
+            keys = Path(stack.enter_context(TemporaryDirectory(prefix="keys-", dir=logs.absolute())))
+            for name in _WORKER_KEYS:
+                (keys / name).write_text(getattr(security, name))
+                setattr(security, name, str(keys / name))
+            cluster = stack.enter_context(
+                SLURMCluster(
+                    job_cls=_job_class(refused, is_running),
+                    queue=jobs.partition,
+                    account=jobs.account,
+                    walltime=jobs.walltime,
+                    memory=jobs.memory,
+                    cores=1,
+                    processes=1,
+                    python=shlex.quote(sys.executable),
+                    job_extra_directives=directives,
+                    scheduler_cls=Scheduler,
+                    scheduler_options={"dashboard_address": None, "dashboard": False, **options},
+                    worker_extra_args=["--no-dashboard", "--worker-class", f"{Worker.__module__}.{Worker.__name__}"],
+                    security=security,
+                    job_script_prologue=[f"export {name}={value}" for name, value in _ENVIRONMENT.items()],
+                    **options,
+                )
+            )
+            cluster.scale(jobs=jobs.workers)
+            while len(cluster.workers) < jobs.workers and not refused:
+                time.sleep(_SUBMIT_SECONDS)
+            # Replaces jobs that end, as at their time limit.
+            cluster.adapt(minimum_jobs=jobs.workers, maximum_jobs=jobs.workers)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise PlatformError(f"refuses the jobs ({error})", where="SLURM") from error
+        if refused:
+            raise PlatformError(f"refuses the jobs ({refused[0]})", where="SLURM")
+        is_running.set()
+        _LOG.info("SLURM has %s: waiting for one to start", f"{jobs.workers} job{'s' * (jobs.workers > 1)}")
+        yield DaskWorkers(stack.enter_context(Client(cluster)))
+
+
+def _job_class(refused: list[str], is_running: threading.Event) -> Any:
+    """Return the class of jobs that quote paths and add why SLURM refuses them to ``refused``."""
+    from dask_jobqueue.slurm import SLURMJob
+
+    class Job(SLURMJob):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, security: Any, **options: Any) -> None:
+            # dask-jobqueue does not quote the paths of the keys.
+            quoted = copy(security)
+            for name in _WORKER_KEYS:
+                setattr(quoted, name, shlex.quote(getattr(security, name)))
+            super().__init__(*arguments, security=quoted, **options)
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (RuntimeError, ValueError, OSError) as error:
+                # Dask does not report it. The message ends with the output of sbatch.
+                self.status = Status.failed
+                refused.append(str(error).rstrip().rpartition("\n")[2])
+                if is_running.is_set():
+                    _LOG.warning("SLURM refuses another job: %s", refused[-1])
+                raise
+
+    return Job
+
+
+def _silence() -> None:
+    """Keep Dask's own messages off stderr; what matters becomes an error or a row."""
+    # Dask gives each of its loggers a level of its own.
+    for name in (*logging.root.manager.loggerDict, "asyncio", "distributed", "dask_jobqueue", "tornado"):
+        if name.partition(".")[0] in ("asyncio", "distributed", "dask_jobqueue", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _ctrl_c_only_here() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C, which a terminal sends to all: this process ends them in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

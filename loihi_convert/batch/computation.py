@@ -1,0 +1,266 @@
+"""Computations that depend on nothing else, named by a digest of all that determines them; a folder of their outcomes.
+
+::
+
+    cells/<name>.json     identity and result, or error; the same bytes wherever it is computed
+    cells/<name>.seconds  how long it took, for estimates
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from loihi_convert.dependencies import installed_version
+from loihi_convert.devices import torch_threads
+from loihi_convert.errors import InputError, LoihiConvertError, RangeError, UnsupportedModelError, UsageError, rendered
+from loihi_convert.files import make_folder, write_atomically
+from loihi_convert.records import Record
+
+# Errors of the network and the options; all others may be the machine's.
+_FINAL: Final = (RangeError, UnsupportedModelError, UsageError)
+_REMOVE: Final = "Delete it to compute it again."
+
+R = TypeVar("R", bound=Record)
+
+
+def package_version() -> str:
+    """Return the version of this package."""
+    found = installed_version("loihi-convert")
+    if found is None:
+        raise UsageError("loihi-convert is not installed; its version is unknown")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computation(ABC, Generic[R]):
+    """What any process on any machine can compute, such as a cell of a sweep or of the paper's tables.
+
+    Parameters
+    ----------
+    package
+        Version of this package.
+    work
+        Approximate number of multiplications by a weight; not part of `name`.
+    """
+
+    result_type: ClassVar[type[Record]]
+    format: ClassVar[int] = 2
+    """Goes up when a change of the package changes results of this kind, which are then computed again."""
+    is_exact: ClassVar[bool] = False
+    """Whether the result is the same on any number of threads, as that of integers is."""
+
+    package: str = field(default_factory=package_version)
+    work: float = field(default=1.0, compare=False)
+
+    @property
+    def key(self) -> Mapping[str, Any]:
+        """Everything that determines the result except the version, as JSON values; no paths.
+
+        By default the fields: a computation by its name, and a value that has a ``key`` by that.
+        """
+        return {"kind": type(self).__name__, **{name: _key(value) for name, value in self._fields().items()}}
+
+    @property
+    def needs(self) -> tuple[Computation[Any], ...]:
+        """The computations whose results `compute` takes; by default those among the fields, one after the other.
+
+        They need not be part of the key if it determines them.
+        """
+        values = [
+            part for value in self._fields().values() for part in (value if isinstance(value, tuple) else [value])
+        ]
+        return tuple(value for value in values if isinstance(value, Computation))
+
+    @abstractmethod
+    def compute(self, needed: Sequence[Any]) -> R:
+        """Return the result, given those of `needs`.
+
+        Raises
+        ------
+        RangeError, UnsupportedModelError, UsageError
+            If there is none: computing again would fail again.
+        LoihiConvertError
+            For another reason.
+        """
+
+    def _fields(self) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("package", "work")}
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """`key`, and the version of the package."""
+        return {"format": self.format, "package": self.package, **self.key}
+
+    @cached_property
+    def name(self) -> str:
+        """SHA-256 of `identity`, hexadecimal."""
+        text = json.dumps(self.identity, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a computation.
+
+    Parameters
+    ----------
+    result
+        A `Record` of its `result_type`; None if it failed.
+    error
+        Why, one sentence.
+    is_final
+        Whether computing again would give the same: true for a result, and for a network or options that cannot be
+        converted; false if the machine failed.
+    duration
+        Seconds that it took; not part of the result.
+    """
+
+    result: Any = None
+    error: str | None = None
+    is_final: bool = True
+    duration: float = 0.0
+
+
+def outcome_of(one: Computation[Any], needed: Sequence[Outcome] = (), *, is_alone: bool = False) -> Outcome:
+    """Return the outcome of ``one``; an error becomes part of the outcome, except an interruption.
+
+    It is computed on one thread, so that floating-point numbers are the same in every process.
+
+    Parameters
+    ----------
+    needed
+        The outcomes of what it needs; the error of one is its own error.
+    is_alone
+        Whether no other process computes on this machine: what `Computation.is_exact` then takes all threads.
+    """
+    started = time.monotonic()
+    for other in needed:
+        if other.result is None:
+            return replace(other, duration=0.0)
+    try:
+        if one.package != package_version():
+            raise InputError(
+                f"this machine has loihi-convert {package_version()}",
+                where="package",
+                expected=f"must be {one.package}, as where the command began",
+            )
+        with nullcontext() if is_alone and one.is_exact else torch_threads(1):
+            found = Outcome(result=one.compute([other.result for other in needed]))
+    except LoihiConvertError as error:
+        found = Outcome(error=rendered(error), is_final=isinstance(error, _FINAL))
+    # A bug, or a full memory, must not end the others; the row names it.
+    except Exception as error:
+        found = Outcome(error=f"{type(error).__name__}: {error}", is_final=False)
+    return replace(found, duration=time.monotonic() - started)
+
+
+class Store:
+    """Outcomes in a folder.
+
+    Parameters
+    ----------
+    folder
+        Where `create` makes it.
+    parameter
+        Name of the parameter that chose it, for errors.
+    """
+
+    def __init__(self, folder: Path, parameter: str = "output") -> None:
+        self.folder, self._parameter = folder, parameter
+        self._cells = folder / "cells"
+
+    def create(self) -> None:
+        """Create the folder; raise an `InputError` if that is not possible."""
+        make_folder(self._cells, self._parameter)
+
+    def get(self, one: Computation[Any]) -> Outcome | None:
+        """Return the stored outcome, or None; raise an `InputError` if its file is damaged."""
+        path = self._path(one, "json")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot be read ({error})", where=path, hint=_REMOVE) from error
+        try:
+            content = json.loads(text)
+            if content["key"] != json.loads(json.dumps(one.identity)):
+                raise InputError("its contents do not match its name", where=path, hint=_REMOVE)
+            if "error" in content:
+                return Outcome(error=str(content["error"]))
+            return Outcome(result=one.result_type.model_validate_json(json.dumps(content["result"])))
+        except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
+            raise InputError("not the result of a cell", where=path, hint=_REMOVE) from error
+
+    def put(self, one: Computation[Any], outcome: Outcome) -> None:
+        """Store a final outcome; its file is written completely or not at all.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written.
+        """
+        assert outcome.is_final
+        found = (
+            {"error": outcome.error} if outcome.result is None else {"result": outcome.result.model_dump(mode="json")}
+        )
+        text = json.dumps({"key": one.identity, **found}, indent=1, sort_keys=True, allow_nan=False)
+        try:
+            write_atomically(self._path(one, "json"), (text + "\n").encode())
+        except InputError as error:
+            hint = "Finished cells are kept. Make the folder writable, and run the same command again to continue."
+            raise InputError(error.found, where=self._cells, hint=hint) from error
+        # A refusal takes no time.
+        if outcome.result is not None:
+            with suppress(InputError):
+                write_atomically(self._path(one, "seconds"), f"{outcome.duration:.3f}\n".encode())
+
+    def duration(self, one: Computation[Any]) -> float | None:
+        """Return how many seconds it took, if known."""
+        try:
+            return float(self._path(one, "seconds").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _path(self, one: Computation[Any], suffix: str) -> Path:
+        return self._cells / f"{one.name}.{suffix}"
+
+
+def require_unchanged(found: object, expected: object, where: str | Path) -> None:
+    """Raise an `InputError` if the digests of what is read, ``where``, are not those of its key."""
+    if found != expected:
+        raise InputError(
+            "has changed since the command began, or differs on this machine",
+            where=where,
+            hint="Start the command again. If workers of a cluster were started before it changed, start new ones.",
+        )
+
+
+@contextmanager
+def opened_before() -> Iterator[None]:
+    """Turn errors of a network that the command has opened into errors of this machine: of its files or memory."""
+    try:
+        yield
+    except (UnsupportedModelError, UsageError) as error:
+        raise InputError(error.found, where=error.where, expected=error.expected, hint=error.hint) from error
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Computation):
+        return value.name
+    if hasattr(value, "key"):
+        return value.key
+    if isinstance(value, tuple):
+        return [_key(part) for part in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

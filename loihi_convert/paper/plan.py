@@ -1,0 +1,234 @@
+"""From tables and figures to the computations of their cells, and from their outcomes to entries beside the paper's."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from loihi_convert.batch.computation import Computation, Outcome, Store
+from loihi_convert.errors import UsageError
+from loihi_convert.paper.exhibits import Exhibit
+from loihi_convert.paper.measurements import Accuracy, BalancedRow, Best, Choosing, CnnAccuracy, Rates
+from loihi_convert.paper.networks import opened_networks, tuned_networks
+from loihi_convert.paper.options import PaperOptions
+from loihi_convert.paper.panels import MeasuredChannels
+from loihi_convert.paper.tables import BestEntry, Measured, PaperEntry
+from loihi_convert.paper.variants import PaperSetting, Variant, chosen_variants, distinct_variants, setting
+from loihi_convert.report import paper
+
+Tell = Callable[[str], None]
+"""Told of each result that has been computed, and of what is left out, in a sentence."""
+
+_Value = TypeVar("_Value", int, str)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table or figure, its cells, and the setting of each in each variant."""
+
+    exhibit: Exhibit
+    cells: tuple[paper.Cell, ...]
+    settings: Mapping[tuple[paper.Cell, Variant], PaperSetting | None]
+
+    @property
+    def variant_names(self) -> list[str]:
+        """The names of the variants, each once."""
+        return list(dict.fromkeys(variant.name for _, variant in self.settings))
+
+    @property
+    def made(self) -> list[tuple[str, PaperSetting]]:
+        """The settings of all variants, each with its data set."""
+        return [(cell.data, one) for (cell, _), one in self.settings.items() if one is not None]
+
+    @property
+    def best_steps(self) -> list[tuple[str, int]]:
+        """Every data set with every T, in descending order, if the best of our methods is shown."""
+        found = {(cell.data, cell.timesteps) for cell in self.cells if cell.timesteps is not None}
+        data = list(dict.fromkeys(cell.data for cell in self.cells))
+        return sorted(found, key=lambda step: (data.index(step[0]), -step[1])) if self.exhibit.has_best else []
+
+
+class Plan:
+    """The computations of all tables and figures, and their results once they are in the `store`.
+
+    Settings that share thresholds are balanced together, whichever table or figure they belong to. Of several
+    exhibits, those are left out that the networks, methods and T do not allow.
+
+    Raises
+    ------
+    UsageError
+        If none is left, or the only one has no such data set, method or T, or an option is impossible.
+    InputError
+        If a network cannot be used.
+    """
+
+    def __init__(self, exhibits: Sequence[Exhibit], options: PaperOptions, device: str, tell: Tell) -> None:
+        asked = None if options.variants is None else chosen_variants(options.variants)
+        self.networks = opened_networks(options, device)
+        self.parts = _parts(exhibits, asked, options, self.networks, tell)
+        self.store = Store(options.output) if options.cache is None else Store(options.cache, "cache")
+        self.failed: dict[str, Outcome] = {}
+        made = dict.fromkeys(one for part in self.parts for one in part.made)
+        self._conversions = {
+            data: network.conversions([one for name, one in made if name == data], self.store)
+            for data, network in self.networks.items()
+        }
+        self._bests: dict[tuple[str, int], Choosing] = {}
+        steps = dict.fromkeys(step for part in self.parts for step in part.best_steps)
+        if options.with_best and steps:
+            tuned = tuned_networks(options, self.networks)
+            self._bests = {
+                (data, t): self.networks[data].best(tuned[data], t, options.weight_bits) for data, t in steps
+            }
+        elif options.tuned:
+            raise UsageError(
+                "given, but nothing of this has a best", where="tuned", expected="is for the best at each T"
+            )
+        self.computations = [one for part in self.parts for one in self._computations(part)]
+
+    def _computations(self, part: Part) -> list[Computation[Any]]:
+        if part.exhibit.shows != "accuracies":
+            return [self._channels(part.exhibit, data, one) for data, one in part.made]
+        cnns = [self.networks[cell.data].cnn(timesteps) for cell in part.cells for timesteps in (cell.timesteps, None)]
+        bests = [self._bests[step] for step in part.best_steps if step in self._bests]
+        return [*cnns, *(self._accuracy(data, one) for data, one in part.made), *bests]
+
+    def _accuracy(self, data: str, one: PaperSetting) -> Accuracy:
+        return self.networks[data].accuracy(self._conversions[data][one])
+
+    def _channels(self, exhibit: Exhibit, data: str, one: PaperSetting) -> Computation[Any]:
+        conversion = self._conversions[data][one]
+        return self.networks[data].rates(conversion) if exhibit.shows == "rates" else conversion.balancing
+
+    def _outcome(self, one: Computation[Any]) -> Outcome | None:
+        return self.store.get(one) or self.failed.get(one.name)
+
+    def cnn(self, data: str, timesteps: int | None) -> Measured:
+        """Return the accuracy of the CNN on the test images for this T."""
+        one = self.networks[data].cnn(timesteps)
+        return _measured(one, self._outcome(one) or Outcome(), 0)
+
+    def entries(self, part: Part) -> tuple[PaperEntry, ...]:
+        """Return every cell of a table or figure in every variant."""
+        return tuple(self._entry(cell, variant, one) for (cell, variant), one in part.settings.items())
+
+    def _entry(self, cell: paper.Cell, variant: Variant, one: PaperSetting | None) -> PaperEntry:
+        cnn, network, ours = self.cnn(cell.data, cell.timesteps), self.networks[cell.data], None
+        if cell.method == paper.CNN:
+            ours = cnn
+        elif one is not None:
+            measuring = self._accuracy(cell.data, one)
+            if outcome := self._outcome(measuring):
+                ours = _measured(measuring, outcome, measuring.conversion.balancing.calibration.count)
+        return PaperEntry(cell, ours, cnn, network.name, variant, one, int(network.source.provenance["seed"]))
+
+    def bests(self, part: Part) -> tuple[BestEntry, ...]:
+        """Return the best of our methods for each data set and T that has been measured."""
+        cells, found = part.exhibit.cells(), []
+        for data, t in part.best_steps:
+            choosing = self._bests.get((data, t))
+            outcome = choosing and self._outcome(choosing)
+            if choosing and outcome:
+                ours = _measured(choosing, outcome, choosing.candidates[0].calibration.count)
+                best = outcome.result or Best(network="", method="", correct=0)
+                compared = [cell for cell in cells if (cell.data, cell.timesteps) == (data, t)]
+                theirs = max(compared, key=lambda cell: cell.accuracy or 0.0)
+                found.append(BestEntry(theirs, ours, self.cnn(data, t), best.network, best.method))
+        return tuple(found)
+
+    def channels(self, part: Part) -> Iterator[MeasuredChannels]:
+        """Yield the values of each cell of a figure of channels, by variant and T."""
+        made = [(variant, cell, one) for (cell, variant), one in part.settings.items() if one is not None]
+        made.sort(key=lambda each: (part.variant_names.index(each[0].name), each[1].timesteps or 0))
+        for variant, cell, one in made:
+            outcome = self._outcome(self._channels(part.exhibit, cell.data, one))
+            values = {} if outcome is None or outcome.result is None else self._values(cell.data, one, outcome.result)
+            yield MeasuredChannels(cell, variant, values)
+
+    def _values(self, data: str, one: PaperSetting, result: Rates | BalancedRow) -> Mapping[str, Sequence[float]]:
+        if isinstance(result, Rates):
+            return result.rates
+        names = [layer.name for layer in self.networks[data].source.network.layers]
+        layers = zip(names, result.network(one).layers, strict=True)
+        return {name: neurons.neuron.threshold.tolist() for name, neurons in layers if neurons is not None}
+
+
+def _measured(one: Accuracy | CnnAccuracy | Choosing, outcome: Outcome, calibration_images: int) -> Measured:
+    correct = None if outcome.result is None else outcome.result.correct
+    return Measured(correct, one.test.count, calibration_images, outcome.error)
+
+
+def _parts(
+    exhibits: Sequence[Exhibit],
+    asked: Sequence[Variant] | None,
+    options: PaperOptions,
+    networks: Collection[str],
+    tell: Tell,
+) -> list[Part]:
+    found, is_several = [], len(exhibits) > 1
+    for exhibit in exhibits:
+        cells = exhibit.cells()
+        data = dict.fromkeys(cell.data for cell in cells)
+        usable = [name for name in networks if name in data or not is_several]
+        timesteps, methods = options.timesteps or exhibit.default_timesteps, options.methods
+        if is_several:
+            # Those that it has, if it has any.
+            timesteps = _known(timesteps, {cell.timesteps for cell in cells})
+            methods = _known(methods, {cell.method for cell in cells})
+        try:
+            chosen = _chosen(exhibit, usable, timesteps, methods)
+        except UsageError as error:
+            if not is_several:
+                raise
+            reason = f"{error.found}; {error.expected}" if usable else f"needs a network trained on {' or '.join(data)}"
+            tell(f"{exhibit} is left out: {reason}")
+            continue
+        for name in data:
+            if name not in networks:
+                tell(f"{exhibit}: no network was trained on {name}; its cells are left out")
+        variants = distinct_variants(asked or chosen_variants(exhibit.variants), chosen)
+        seed, bits = options.poisson_seed, options.weight_bits
+        settings = {
+            (cell, variant): setting(cell, variant, seed=seed, weight_bits=bits, is_exported=exhibit.is_exported)
+            for cell, variant in itertools.product(chosen, variants)
+        }
+        found.append(Part(exhibit, chosen, settings))
+    if not found:
+        raise UsageError("found none", where="reproduce", expected="must leave at least one table or figure")
+    return found
+
+
+def _known(asked: tuple[_Value, ...] | None, known: Collection[_Value | None]) -> tuple[_Value, ...] | None:
+    """Return the ``asked`` values that are ``known``, or all if none is, for the error."""
+    return asked and (tuple(value for value in asked if value in known) or asked)
+
+
+def _chosen(
+    exhibit: Exhibit, data: Sequence[str], timesteps: Sequence[int] | None, methods: Sequence[str] | None
+) -> tuple[paper.Cell, ...]:
+    """Return the cells of these data sets, T and methods (None: any), and the CNN's; raise a `UsageError` if none."""
+    cells = exhibit.cells()
+    known = list(dict.fromkeys(cell.data for cell in cells))
+    for name in data:
+        if name not in known:
+            expected = f"{exhibit} needs networks trained on {' and '.join(known)}"
+            raise UsageError(f"one was trained on {name}", where="models", expected=expected)
+    by_method = list(dict.fromkeys(cell.method for cell in cells if cell.method != paper.CNN))
+    if unknown := [name for name in methods or () if name not in by_method]:
+        expected = f"{exhibit} has {', '.join(by_method)}"
+        raise UsageError(f"found {','.join(unknown)}", where="methods", expected=expected)
+    steps = sorted({cell.timesteps for cell in cells if cell.timesteps is not None and cell.data in data})
+    found = tuple(
+        cell
+        for cell in cells
+        if cell.data in data
+        and (methods is None or cell.method in (*methods, paper.CNN))
+        and (timesteps is None or cell.timesteps is None or cell.timesteps in timesteps)
+    )
+    lost = [t for t in timesteps or () if t not in steps]
+    if lost or all(cell.timesteps is None for cell in found):
+        wrong, expected = lost or timesteps or (), f"{exhibit} has {', '.join(map(str, steps))}"
+        raise UsageError(f"found {','.join(map(str, wrong))}", where="timesteps", expected=expected)
+    return found
