@@ -13,7 +13,7 @@ from typing import Final
 
 from stored_results import read_rows
 
-from loihi_convert.report.formats import markdown_table
+from loihi_convert.report.table import markdown_table
 from loihi_convert.reproduction.fingerprint import row_fingerprint
 
 MODELS: Final = Path(__file__).parents[1] / "netx_models"

@@ -11,13 +11,11 @@ from typing import Final
 
 from loihi_convert.chip.energy import Constant
 from loihi_convert.metrics.early_exit import EarlyExit
-from loihi_convert.report.charts import Chart, Mark, Series
+from loihi_convert.report.chart import Chart, Mark, Series, timestep_chart
 from loihi_convert.report.entries import Entry
-from loihi_convert.report.formats import percent, quantity
 from loihi_convert.report.page import Code, Details, Facts, Matrix, PageBlock, Paragraph, Picture
 from loihi_convert.report.run_tables import early_exit_table, energy_cells, margin_cost
-from loihi_convert.report.table import Table, table_of
-from loihi_convert.report.timestep_chart import timestep_chart
+from loihi_convert.report.table import Table, percent, quantity, table_of
 from loihi_convert.runs.stored_run import Confusion, StoredRun
 
 
@@ -97,7 +95,7 @@ def _early_exit_chart(known: Sequence[tuple[Entry, EarlyExit]]) -> Chart | None:
             text = f"{entry.label}, {margin}: average T {point.average_timesteps:.2f}, {percent(fraction)} %"
             marks.append(Mark(point.average_timesteps, 100 * fraction, text))
         own = early.chosen_point.average_timesteps
-        series.append(Series(entry.label, entry.style, tuple(marks), entry.line, False, own))
+        series.append(Series(entry.label, entry.style, tuple(marks), entry.line, emphasised=own))
     every = [mark for one in series for mark in one.marks]
     if len({mark.x for mark in every}) < 2:
         return None

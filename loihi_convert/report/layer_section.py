@@ -7,13 +7,11 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from loihi_convert.chip.limits import NEVER_FIRES
-from loihi_convert.report.channel_chart import ChannelSeries, channel_chart
-from loihi_convert.report.charts import Chart
+from loihi_convert.report.chart import Chart, channel_chart
 from loihi_convert.report.entries import Entry, ImageSet
-from loihi_convert.report.formats import RELAYS, percent
 from loihi_convert.report.page import Details, Heading, PageBlock, Paragraph, Pictures
 from loihi_convert.report.run_tables import layer_table
-from loihi_convert.report.table import Table
+from loihi_convert.report.table import RELAYS, Table, percent
 from loihi_convert.runs.stored_run import ChannelThresholds
 
 MAX_CHANNELS: Final = 128
@@ -57,7 +55,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[PageBlock]:
 
 def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
     files = [
-        ChannelSeries(
+        (
             f"{e.label}, T = {e.point.timesteps}",
             e.style,
             tuple(None if channel in _relays(e, layer) else 100 * rate for channel, rate in enumerate(rates)),
@@ -71,12 +69,12 @@ def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
     sent = " and ".join(dict.fromkeys(entry.sent for entry in group))
     caption = f"{sent.capitalize()} of a channel's neurons / T, mean over neurons and images; {at}."
     title = f"{layer}: {'firing rate' if sent == 'spikes' else f'rate of {sent}'}"
-    return channel_chart(title, caption, "rate, %", files, number=lambda rate: f"{rate:.2f} %")
+    return channel_chart(title, caption, "rate, %", files, "{:.2f} %".format)
 
 
 def _threshold_chart(group: Sequence[Entry], layer: str) -> Chart | None:
     files = [
-        ChannelSeries(
+        (
             f"{entry.label}, for T = {entry.evaluation.timesteps}",
             entry.style,
             tuple(None if c in _relays(entry, layer) else real for c, real in enumerate(_real_thresholds(neurons))),
@@ -84,7 +82,7 @@ def _threshold_chart(group: Sequence[Entry], layer: str) -> Chart | None:
         for entry in group
         if (neurons := _neurons(entry, layer)) is not None
     ]
-    if all(value is None for one in files for value in one.values):
+    if all(value is None for _, _, values in files for value in values):
         return None
     caption = "In units of the CNN's activations, before rounding to Loihi's integers."
     return channel_chart(f"{layer}: threshold", caption, "threshold", files)

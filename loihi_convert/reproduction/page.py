@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from loihi_convert.report import paper
-from loihi_convert.report.formats import markdown_table
-from loihi_convert.report.table import Table, table_of
+from loihi_convert.report.table import Table, markdown_table, table_of
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.order import order_counts, order_lines
 from loihi_convert.reproduction.tables import (

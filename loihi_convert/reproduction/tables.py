@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from loihi_convert.report import paper
-from loihi_convert.report.formats import points, signed_points
+from loihi_convert.report.table import points, signed_points
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.fingerprint import fingerprint
 from loihi_convert.reproduction.variants import PaperSetting, Variant

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loihi_convert.report.formats import number, percent, points
+from loihi_convert.report.table import number, percent, points
 from loihi_convert.statistics import CONFIDENCE, mcnemar_p_value
 from loihi_convert.sweep.conversion import CellResult
 from loihi_convert.sweep.front import Found, comparable, quality
