@@ -243,7 +243,7 @@ def draw(plot: matplotlib.axes.Axes, series: Sequence[Series], axes: Axes) -> li
         for index, mark in enumerate(() if one.is_line_only else one.marks):
             is_main = mark.x == one.emphasised
             is_shown = is_main or not one.line or index % math.ceil(len(one.marks) / _MARKED) == 0
-            if is_shown and axes.has(mark.x, mark.y):
+            if is_shown:
                 (drawn,) = plot.plot(mark.x, mark.y, **look, gid=group("mark", mark.text, mark.key))
                 drawn.set_markersize(drawn.get_markersize() * (1.5 if is_main else 1))
     if axes.is_linear:
