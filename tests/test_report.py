@@ -29,8 +29,7 @@ from loihi_convert.report.chart import Axes, Mark, Series, outside
 from loihi_convert.report.entries import by_network, most_complete_of
 from loihi_convert.report.page import Cards, Facts, Picture, Pictures, markdown
 from loihi_convert.report.table import percent, quantity, quantity_range
-from loihi_convert.runs.manifest import Manifest, ReadFile, new_manifest
-from loihi_convert.runs.run_folder import FileResults
+from loihi_convert.runs.run_folder import FileResults, Manifest, ReadFile, new_manifest
 from loihi_convert.runs.stored_run import read_run
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -13,8 +13,7 @@ from rich.console import Console
 from support.evaluations import entry
 
 from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
-from loihi_convert.metrics.activation_errors import LayerError
-from loihi_convert.metrics.diagnosis import Diagnosis, LayerLoss, Stage
+from loihi_convert.metrics.diagnosis import Diagnosis, LayerError, LayerLoss, Stage
 from loihi_convert.report.conversion_tables import cause_table, divergence_table, quantization_table
 from loihi_convert.report.figure import run_figure
 from loihi_convert.report.run_tables import accuracy_table, early_exit_table, layer_table, per_t_table

@@ -89,7 +89,7 @@ def sweep(
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept
     from loihi_convert.files import write_atomically
     from loihi_convert.progress import progress_bar
-    from loihi_convert.runs.csv_files import as_csv
+    from loihi_convert.runs.columns import as_csv
     from loihi_convert.sweep.front import COSTS
     from loihi_convert.sweep.grid import planned_cells, varied
     from loihi_convert.sweep.grid import shard as part_of

@@ -7,7 +7,9 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.checks.resource_rules import the_synapses_of_a_neuron_fit_one_core
+from loihi_convert.checks.network_rules import the_synapses_of_a_neuron_fit_one_core
+from loihi_convert.chip.resources import Chips, network_resources
+from loihi_convert.chip.savings import span
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.skip_copies import COPIES
 from loihi_convert.errors import InputError
@@ -15,8 +17,6 @@ from loihi_convert.frontend.source import Source
 from loihi_convert.ir.layered import layer_words
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.neurocores.resources import Chips, network_resources
-from loihi_convert.neurocores.savings import span
 
 _NAMED_LAYERS: Final = 3
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from loihi_convert.errors import UsageError
 from loihi_convert.files import require_output, write_atomically
-from loihi_convert.report import curves_section, further_sections, layer_section, results_section
+from loihi_convert.report import curves_section, further_sections, results_section
 from loihi_convert.report.entries import Entry, ImageSet, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Page, Section, html, markdown
 from loihi_convert.runs.stored_run import StoredRun, read_runs
@@ -83,7 +83,7 @@ def report(runs: Sequence[StoredRun]) -> Page:
     for name, title, blocks in (
         ("early-exit", "Early exit", further_sections.early_exit(entries)),
         ("energy", "Energy and time, estimated", further_sections.energy(entries)),
-        ("layers", "Layers", layer_section.blocks(entries)),
+        ("layers", "Layers", further_sections.layers(entries)),
         ("confusion", "Confused classes", further_sections.confused_classes(entries)),
         ("provenance", "How it was made", further_sections.provenance(shown)),
     ):

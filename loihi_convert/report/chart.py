@@ -25,7 +25,7 @@ from loihi_convert.report.figure_style import (
     plain,
     timestep_axis,
 )
-from loihi_convert.runs.csv_files import csv_bytes
+from loihi_convert.runs.columns import csv_bytes
 
 if TYPE_CHECKING:
     import matplotlib.axes

@@ -6,22 +6,21 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from loihi_convert.chip import limits
+from loihi_convert.chip.savings import span
 from loihi_convert.errors import first_few, low_to_high
 from loihi_convert.ir.layered import layer_words
 from loihi_convert.ir.relays import own_channels, relay_count
 from loihi_convert.metrics.advice import CAUSES
-from loihi_convert.neurocores.savings import span
 from loihi_convert.report.table import Table, neurons, neurons_header, percent, points, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loihi_convert.checks.finding import Finding
+    from loihi_convert.chip.resources import Chips, NeuronCost
     from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
     from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
-    from loihi_convert.metrics.activation_errors import LayerError
-    from loihi_convert.metrics.diagnosis import Diagnosis
-    from loihi_convert.neurocores.resources import Chips, NeuronCost
+    from loihi_convert.metrics.diagnosis import Diagnosis, LayerError
 
 
 # At most this many places are named per reason; `--json` lists all.

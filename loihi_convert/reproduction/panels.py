@@ -12,7 +12,7 @@ from loihi_convert.errors import InputError
 from loihi_convert.report import paper
 from loihi_convert.reproduction.exhibits import Exhibit
 from loihi_convert.reproduction.variants import Variant
-from loihi_convert.runs.csv_files import as_csv
+from loihi_convert.runs.columns import as_csv
 
 BEST: Final = "our best"
 """The label of the best of our methods at each T."""

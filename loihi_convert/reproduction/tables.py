@@ -11,7 +11,7 @@ from loihi_convert.report.table import points, signed_points
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.fingerprint import fingerprint
 from loihi_convert.reproduction.variants import PaperSetting, Variant
-from loihi_convert.runs.csv_files import as_csv
+from loihi_convert.runs.columns import as_csv
 from loihi_convert.statistics import wilson_interval
 
 BLANK: Final = "-"
