@@ -5,8 +5,8 @@ results is the loss due to it. Losses are counted in images, so that they add up
 negative loss. A cause is measured after those before it: an image that is already lost cannot be lost again.
 
 *By layer*: the CNN is continued from the file's activations of a layer, including its relays. Errors were then made up
-to that layer; relays are exact and add none. All other figures of a layer leave its relays out: their error is that of the layer they
-repeat. A layer with only relays has that layer's errors, and no range.
+to that layer; relays are exact and add none. All other figures of a layer leave its relays out: their
+error is that of the layer they repeat. A layer with only relays has that layer's errors, and no range.
 
 The loss counts correct classes or, without labels, classes equal to the CNN's.
 """

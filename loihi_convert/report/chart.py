@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -223,7 +223,11 @@ def draw(plot: matplotlib.axes.Axes, series: Sequence[Series], axes: Axes) -> li
     labels: set[str] = set()
     for order, one in enumerate(series, 3):
         colour, marker = _OTHERS.get(one.style) or (COLOURS[one.style % STYLES], MARKERS[one.style % len(MARKERS)])
-        look = {"color": colour, "marker": "none" if one.is_line_only else one.marker or marker, "zorder": order}
+        look: dict[str, Any] = {
+            "color": colour,
+            "marker": "none" if one.is_line_only else one.marker or marker,
+            "zorder": order,
+        }
         look |= {"markerfacecolor": "none"} if one.style < 0 or one.marker else {}
         plot.plot(
             [mark.x for mark in one.marks],
@@ -237,9 +241,11 @@ def draw(plot: matplotlib.axes.Axes, series: Sequence[Series], axes: Axes) -> li
         labels.add(one.label)
         ends = [(mark.x, *mark.ends) for mark in one.marks if mark.low is not None]
         if one.has_band and len(ends) > 1:
-            plot.fill_between(*zip(*ends, strict=True), color=colour, alpha=0.18, linewidth=0)
+            x, low, high = zip(*ends, strict=True)
+            plot.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
         elif ends:
-            plot.vlines(*zip(*ends, strict=True), color=colour, linewidth=1.2, zorder=order)
+            x, low, high = zip(*ends, strict=True)
+            plot.vlines(x, low, high, color=colour, linewidth=1.2, zorder=order)
         for index, mark in enumerate(() if one.is_line_only else one.marks):
             is_main = mark.x == one.emphasised
             is_shown = is_main or not one.line or index % math.ceil(len(one.marks) / _MARKED) == 0
@@ -444,7 +450,7 @@ def decade_ticks(low: float, high: float) -> list[float]:
 
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [m * 10.0**e for e in exponents for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-    even = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high).tolist()
+    even = [float(tick) for tick in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)]
     return ticks if len(ticks) > 1 else [tick for tick in even if low <= tick <= high]
 
 

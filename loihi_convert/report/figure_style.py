@@ -9,7 +9,7 @@ import math
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +131,7 @@ def image_bytes(figure: Figure, kind: FigureFormat, *, dpi: int = 160, is_for_pa
     image = io.BytesIO()
     metadata = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     # Type 42 keeps text in a PDF as text, which many journals require.
-    fonts = {"pdf.fonttype": 42, "svg.fonttype": "none" if is_for_page else "path"}
+    fonts: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none" if is_for_page else "path"}
     with (
         matplotlib.rc_context({"svg.hashsalt": "loihi-convert", **fonts}),
         warnings.catch_warnings(record=True) as caught,
