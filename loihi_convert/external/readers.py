@@ -2,7 +2,8 @@
 
 The chain is read as in `stock_chain`; the neurons must be ``CUBA`` or ``LOIHI``, or all ``SDNN``. As in
 ``get_neuron_params`` of ``lava/lib/dl/netx/hdf5.py``, input neurons are ``Delta``, a layer with a dataset
-``neuron/sigma_output`` (whatever its value) is ``Sigma``, all others are ``SigmaDelta`` with a ReLU, whatever the file names as its activation.
+``neuron/sigma_output`` (whatever its value) is ``Sigma``, all others are ``SigmaDelta`` with a ReLU, whatever the file
+names as its activation.
 """
 
 from __future__ import annotations
