@@ -154,7 +154,7 @@ class Result:
         UsageError
             If there is nothing to draw: no labels or targets, and no CNN.
         """
-        from loihi_convert.report.pictures import run_figure
+        from loihi_convert.report.figure import run_figure
 
         figure = run_figure([("", self.evaluation)], self.network.summary)
         if figure is None:

@@ -23,7 +23,7 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import PlatformError, VerificationError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.report.formats import markdown_table
+from loihi_convert.report.table import markdown_table
 
 pytestmark = pytest.mark.slow
 

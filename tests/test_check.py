@@ -32,16 +32,17 @@ from loihi_convert.checks.activity import (
     network_activity,
 )
 from loihi_convert.checks.finding import Finding, findings
-from loihi_convert.checks.integer_rules import (
+from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_findings, lava_dl_notes
+from loihi_convert.checks.network_rules import (
     CIRCUIT_RULES,
     LAYER_RULES,
+    MEMORY_RULES,
     NETWORK_RULES,
+    NEUROCORE_RULES,
     LayerRun,
     NetworkRun,
     layer_runs,
 )
-from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_findings, lava_dl_notes
-from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import (
     FILE_RULES,
     STOCK_LIF_RULES,
@@ -49,6 +50,7 @@ from loihi_convert.checks.stock_rules import (
     biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron,
 )
 from loihi_convert.chip import limits
+from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources
 from loihi_convert.choices import Reset, Target
 from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
@@ -57,7 +59,6 @@ from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedN
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockLayer
-from loihi_convert.neurocores.resources import Chips, network_resources, neuron_costs, resources
 from loihi_convert.pipeline import checking
 from loihi_convert.pipeline.loaded_file import CheckpointFile, load_file
 from loihi_convert.pipeline.nir_files import changed_by_clipping

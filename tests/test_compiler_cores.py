@@ -12,12 +12,19 @@ import pytest
 
 from loihi_convert import netx
 from loihi_convert.chip import limits
+from loihi_convert.chip.partition import (
+    ConvLayer,
+    DenseLayer,
+    Kernel,
+    Partition,
+    circuit_words,
+    dense_words,
+    packed_dense_words,
+)
+from loihi_convert.chip.resources import Chips, network_resources, resources
+from loihi_convert.chip.savings import Placed, savings
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.neurocores.partition import ConvLayer, DenseLayer, Partition
-from loihi_convert.neurocores.resources import Chips, network_resources, resources
-from loihi_convert.neurocores.savings import Placed, savings
-from loihi_convert.neurocores.synaptic_memory import Kernel, circuit_words, dense_words, packed_dense_words
 
 Row = dict[str, str]
 

@@ -24,9 +24,7 @@ from loihi_convert.backends.request import result_size
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, NetxError, RangeError, UsageError
 from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
-from loihi_convert.external.cuba_run import run_cuba
-from loihi_convert.external.cuba_simulation import LayerStep, lif_step, simulate
-from loihi_convert.external.pixels import DEFAULT_NORMALIZATION, pixel_inputs
+from loihi_convert.external.run import DEFAULT_NORMALIZATION, LayerStep, lif_step, pixel_inputs, run_cuba, simulate
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.normalization import Normalization
@@ -109,7 +107,7 @@ OWN_LINES = """
 import numpy as np
 from loihi_convert import external
 from loihi_convert.external.cuba import CubaNeuron
-from loihi_convert.external.cuba_simulation import lif_step
+from loihi_convert.external.run import lif_step
 from lava.lib.dl.netx.utils import optimize_weight_bits
 from lava.proc.lif.models import PyLifModelBitAcc
 from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights

@@ -14,8 +14,8 @@ from test_evaluate import full_evaluation, small_network, small_run
 from loihi_convert.chip.energy import BOUNDARY, CONSTANTS, POISSON_BOUNDARY, Constant, Estimate, energy, estimate
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.report.formats import quantity, quantity_range
 from loihi_convert.report.run_tables import energy_table
+from loihi_convert.report.table import quantity, quantity_range
 
 
 def in_picojoules(joules: tuple[float, float]) -> list[float]:

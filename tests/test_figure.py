@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from support.evaluations import entry
 from support.run_folders import write_runs
@@ -17,11 +18,17 @@ from support.run_folders import write_runs
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
-from loihi_convert.report.axes import FramePoint, error_frame, frame
-from loihi_convert.report.error_figure import error_figure
-from loihi_convert.report.figure import accuracy_figure
-from loihi_convert.report.figure_style import COLOURS, EARLY_MARKER, MARKERS, SIZES, image_bytes
-from loihi_convert.report.pictures import write_figure
+from loihi_convert.report.chart import (
+    Mark,
+    decade_ticks,
+    error_frame,
+    frame,
+    tick_label,
+    timestep_range,
+    timestep_ticks,
+)
+from loihi_convert.report.figure import EARLY_MARKER, run_figure, write_figure
+from loihi_convert.report.figure_style import COLOURS, MARKERS, SIZES, image_bytes
 
 
 def drawn(figure: Figure | None) -> dict[str, Any]:
@@ -44,12 +51,14 @@ def note(figure: Figure | None) -> str:
 def intervals(figure: Figure | None) -> list[list[float]]:
     """x, low and high of each bar that is drawn."""
     assert figure is not None
-    segments = [part for bars in figure.axes[0].containers for part in bars[2][0].get_segments()]
+    segments = [
+        part for bars in figure.axes[0].collections if isinstance(bars, LineCollection) for part in bars.get_segments()
+    ]
     return [[float(low[0]), float(low[1]), float(high[1])] for low, high in segments]
 
 
 def test_picture_of_one_file_is_a_curve() -> None:
-    figure = accuracy_figure([entry([20, 150, 190, 199])[:2]], "small on digits, 200 images")
+    figure = run_figure([entry([20, 150, 190, 199])[:2]], "small on digits, 200 images")
     lines = drawn(figure)
     assert lines["fixed point"] == ([1, 2, 4], pytest.approx([10, 75, 99.5]), "-")
     assert lines["float SNN"] == ([1, 2, 4], pytest.approx([10.5, 75.5, 100]), "--")
@@ -63,14 +72,14 @@ def test_picture_of_one_file_is_a_curve() -> None:
 
 
 def test_a_notebook_shows_a_picture_without_pyplot() -> None:
-    figure = accuracy_figure([entry([190], balanced=1)[:2]], "title")
+    figure = run_figure([entry([190], balanced=1)[:2]], "title")
     assert figure is not None
     assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
 
 
 def test_picture_of_several_files_is_a_marker_each() -> None:
     late, early = entry([1, 2, 3, 196], name="net-T4"), entry([180, 1, 2, 3], name="net-T1", balanced=1)
-    figure = accuracy_figure([late[:2], early[:2]], "title")
+    figure = run_figure([late[:2], early[:2]], "title")
     lines = drawn(figure)
     assert lines["net-T1, -T4"] == ([1, 4], pytest.approx([90, 98]), "None")
     assert lines["float SNN"] == ([1, 4], pytest.approx([90.5, 98.5]), "None")
@@ -82,7 +91,7 @@ def test_picture_of_several_files_is_a_marker_each() -> None:
 
 
 def test_a_file_of_one_t_has_its_interval() -> None:
-    figure = accuracy_figure([entry([190], balanced=1)[:2]], "title")
+    figure = run_figure([entry([190], balanced=1)[:2]], "title")
     ((x, low, high),) = intervals(figure)
     assert x == 1
     assert low < 95 < high
@@ -94,7 +103,7 @@ def test_every_file_and_the_cnn_of_each_is_named() -> None:
     one, two = entry([180], name="a-T1", balanced=1), entry([1, 2, 3, 196], name="a-T4")
     other = entry([1, 190], name="b-T2", balanced=2)
     changed = other.evaluation.model_copy(update={"cnn_accuracy": 0.98})
-    figure = accuracy_figure([one[:2], two[:2], ("b-T2", changed)], "title")
+    figure = run_figure([one[:2], two[:2], ("b-T2", changed)], "title")
     lines = drawn(figure)
     assert lines["a-T1, -T4"][0] == [1, 4]
     assert lines["b-T2"][0] == [2]
@@ -105,10 +114,10 @@ def test_every_file_and_the_cnn_of_each_is_named() -> None:
 def test_early_exit_is_a_curve_or_a_marker_joined_to_each_file() -> None:
     """Leads of 4, 7, 9: margin 0 stops after step 1, 5 after 2, 9 and none after 3."""
     one = entry([20, 150, 190], exit_leads=[4, 7, 9])
-    lines = drawn(accuracy_figure([one[:2]], "title"))
+    lines = drawn(run_figure([one[:2]], "title"))
     assert lines["early exit, at its average T"] == ([1, 2, 3, 3], pytest.approx([10, 75, 95, 95]), "-.")
     early, without = entry([150, 20], name="early", exit_leads=[7, 9]), entry([180, 1, 2, 3], balanced=1, name="late")
-    figure = accuracy_figure([one[:2], early[:2], without[:2]], "title")
+    figure = run_figure([one[:2], early[:2], without[:2]], "title")
     assert figure is not None
     joined = {
         str(line.get_color()): np.asarray(line.get_data(), float).tolist()
@@ -120,21 +129,21 @@ def test_early_exit_is_a_curve_or_a_marker_joined_to_each_file() -> None:
     assert joined[colours["model"]] == [[2, 3], [pytest.approx(75), pytest.approx(95)]]
     assert joined[colours["early"]] == [[1, 2], [pytest.approx(75), pytest.approx(10)]]
     assert colours["late"] not in joined
-    agreement = drawn(accuracy_figure([entry([20, 198], labels=None, exit_leads=[4, 7])[:2]], "title"))
+    agreement = drawn(run_figure([entry([20, 198], labels=None, exit_leads=[4, 7])[:2]], "title"))
     assert agreement["early exit, at its average T"][:2] == ([1, 2, 2, 2], pytest.approx([10, 99, 99, 99]))
 
 
 def test_early_exit_before_the_first_t_of_a_file_is_in_the_picture() -> None:
     late, soon = ([4] * 3 + [7] * 5), [7] * 8
     files = [entry([190] * 8, name=f"net{leads[3]}", balanced=8, exit_leads=leads)[:2] for leads in (late, soon)]
-    figure = accuracy_figure(files, "title")
+    figure = run_figure(files, "title")
     assert figure is not None
     assert figure.axes[0].get_xlim()[0] < 1
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "4", "8"]
 
 
 def test_picture_without_labels_shows_the_agreement() -> None:
-    figure = accuracy_figure([entry([20, 150], labels=None)[:2]], "title")
+    figure = run_figure([entry([20, 150], labels=None)[:2]], "title")
     lines = drawn(figure)
     assert list(lines) == ["fixed point"]
     assert figure is not None
@@ -143,7 +152,7 @@ def test_picture_without_labels_shows_the_agreement() -> None:
 
 def test_a_picture_of_files_with_and_without_labels_shows_the_agreement_of_all() -> None:
     files = [entry([196], name="m-T1", balanced=1)[:2], entry([1, 198], name="m-T2", labels=None, balanced=2)[:2]]
-    figure = accuracy_figure(files, "title")
+    figure = run_figure(files, "title")
     assert figure is not None
     assert figure.axes[0].get_ylabel() == "agreement with the CNN's class, %"
     assert drawn(figure)["m-T1, -T2"][0] == [1, 2]
@@ -153,14 +162,19 @@ def test_a_picture_of_files_with_and_without_labels_shows_the_agreement_of_all()
 
 def test_no_picture_where_nothing_is_known() -> None:
     nothing = [entry([20], labels=None, has_cnn=False)[:2]]
-    assert accuracy_figure(nothing, "title") is None
+    assert run_figure(nothing, "title") is None
 
 
 @pytest.mark.parametrize(
     ("correct_counts", "bottom", "first", "hidden"),
     [
         ([196, 198, 199, 199], 90, 1, ""),
-        ([20, 197, 198, 199], 94, 2, "Not shown: 10 % at T = 1, float SNN 10.5 % at T = 1"),
+        (
+            [20, 197, 198, 199],
+            94,
+            2,
+            "Outside the frame: float SNN, T = 1: 10.50 %; T = 1: 10.00 %, 6.0 SynOps an image",
+        ),
         ([20, 60, 80, 120], 0, 1, ""),
     ],
     ids=["all near the CNN", "from far away to the CNN", "never near the CNN"],
@@ -168,7 +182,7 @@ def test_no_picture_where_nothing_is_known() -> None:
 def test_one_picture_zoomed_in_says_what_it_leaves_out(
     correct_counts: list[int], bottom: int, first: int, hidden: str
 ) -> None:
-    figure = accuracy_figure([entry(correct_counts)[:2]], "title")
+    figure = run_figure([entry(correct_counts)[:2]], "title")
     assert figure is not None
     (axes,) = figure.axes
     low, high = axes.get_ylim()
@@ -185,22 +199,22 @@ def test_a_point_between_the_edge_and_the_best_points_is_shown() -> None:
     assert early is not None
     points = tuple(point.model_copy(update={"average_timesteps": 1.1, "accuracy": 0.8}) for point in early.points)
     changed = one.evaluation.model_copy(update={"early_exit": early.model_copy(update={"points": points})})
-    figure = accuracy_figure([("m", changed)], "title")
+    figure = run_figure([("m", changed)], "title")
     assert figure is not None
     (axes,) = figure.axes
     assert axes.get_xlim()[0] < 1
     # Wilson's interval of 150 in 200 begins at 68.6 %.
     assert axes.get_ylim()[0] < 68.6
-    assert "Not shown" not in note(figure)
+    assert "Outside" not in note(figure)
 
 
 def test_intervals_of_visible_points_are_not_cut() -> None:
     """The best is 99 %. 96 % is in the frame; so is 92 %, at the end of its interval, and then 86 %."""
     points = [
-        FramePoint(1, 70, 60, 75),
-        FramePoint(2, 92, 86, 95),
-        FramePoint(2, 96, 91, 98),
-        FramePoint(4, 99, 97, 100),
+        Mark(1, 70, "", 60, 75),
+        Mark(2, 92, "", 86, 95),
+        Mark(2, 96, "", 91, 98),
+        Mark(4, 99, "", 97, 100),
     ]
     shown = frame(points, (), ())
     assert shown.left == 2
@@ -216,13 +230,13 @@ def test_floats_and_cnns_outside_the_axes_are_named() -> None:
         ("m-T1024", one.evaluation.model_copy(update=changed)),
         ("m-T2", other.evaluation.model_copy(update={"cnn_accuracy": 0.6})),
     ]
-    assert note(accuracy_figure(files, "title")).endswith("Not shown: float SNN 50 % at T = 1024, CNN, 60.00 %")
+    assert note(run_figure(files, "title")).endswith("Outside the frame: float SNN, T = 1024: 50.00 %; CNN, 60.00 %")
 
 
 def test_results_on_another_number_of_images_are_another_series_with_another_cnn() -> None:
     one, other = entry([180], name="m-T1", balanced=1), entry([1, 190], name="m-T2", balanced=2)
     fewer = other.evaluation.model_copy(update={"image_count": 30, "cnn_accuracy": 0.9})
-    lines = drawn(accuracy_figure([one[:2], ("m-T2", fewer)], "title"))
+    lines = drawn(run_figure([one[:2], ("m-T2", fewer)], "title"))
     assert {"m-T1, 200 images", "m-T2, 30 images"} < set(lines)
     assert {"CNN of m-T2 on 30 images, 90.00 %", "CNN of m-T1 on 200 images, 99.50 %"} < set(lines)
 
@@ -230,7 +244,7 @@ def test_results_on_another_number_of_images_are_another_series_with_another_cnn
 def test_early_exit_and_floats_of_a_later_file_have_a_legend_and_a_marker_of_their_own() -> None:
     first = entry([180], name="a", balanced=1, has_float=False)
     later = entry([20, 150, 190], name="b", balanced=3, exit_leads=[4, 7, 9])
-    figure = accuracy_figure([first[:2], later[:2]], "title")
+    figure = run_figure([first[:2], later[:2]], "title")
     assert {"early exit, at its average T", "float SNN"} < set(drawn(figure))
     assert figure is not None
     (early,) = (line for line in figure.axes[0].get_lines() if str(line.get_label()).startswith("early exit"))
@@ -241,7 +255,7 @@ def test_early_exit_and_floats_of_a_later_file_have_a_legend_and_a_marker_of_the
 def test_early_exit_of_a_run_to_another_t_is_not_joined() -> None:
     """Early exit within 3 steps, of a file balanced for 2."""
     one = entry([20, 150, 190], name="a", balanced=2, exit_leads=[4, 7, 9])
-    lines = drawn(accuracy_figure([one[:2], entry([180], name="b", balanced=1)[:2]], "title"))
+    lines = drawn(run_figure([one[:2], entry([180], name="b", balanced=1)[:2]], "title"))
     assert lines["early exit, at its average T"][0] == [2]
 
 
@@ -260,8 +274,8 @@ def test_no_two_series_look_alike() -> None:
 )
 def test_the_note_says_how_the_points_were_read(is_graded: bool, is_balanced: bool, said: str) -> None:
     evaluation = entry([190], balanced=1).evaluation.model_copy(update={"is_graded": is_graded})
-    assert note(accuracy_figure([("a", evaluation)], "title", is_balanced=is_balanced)).startswith(said)
-    assert ("balanced for" in note(accuracy_figure([("a", evaluation)] * 2, "title", is_balanced=is_balanced))) == (
+    assert note(run_figure([("a", evaluation)], "title", is_balanced=is_balanced)).startswith(said)
+    assert ("balanced for" in note(run_figure([("a", evaluation)] * 2, "title", is_balanced=is_balanced))) == (
         is_balanced and not is_graded
     )
 
@@ -286,18 +300,18 @@ def regression(name: str, timesteps: int, rmse: float, cnn: float) -> tuple[str,
 
 def test_a_figure_of_regressions_has_a_series_and_a_cnn_per_network() -> None:
     files = [regression("a-T1", 1, 4.0, 1.0), regression("a-T4", 4, 3.0, 1.0), regression("b-T2", 2, 3.5, 2.0)]
-    lines = drawn(error_figure(files, "title"))
+    lines = drawn(run_figure(files, "title"))
     assert lines["a-T1, -T4"][:2] == ([1, 4], [4, 3])
     assert lines["b-T2"][:2] == ([2], [3.5])
     assert lines["float SNN"][:2] == ([1, 4], [2, 1.5])
     assert lines["CNN of a-T1, -T4, 1"][1] == [1, 1]
     assert lines["CNN of b-T2, 2"][1] == [2, 2]
-    alone = drawn(error_figure(files[1:2], "title"))
+    alone = drawn(run_figure(files[1:2], "title"))
     assert list(alone) == ["CNN, 1", "float SNN", "fixed point"]
 
 
 def test_errors_of_zero_have_a_range() -> None:
-    shown = error_frame([([1, 2, 4], [0.5, 0.0, 0.0])], [])
+    shown = error_frame([Mark(1, 0.5), Mark(2, 0.0), Mark(4, 0.0)], [])
     assert (shown.left, shown.bottom, shown.top) == (1, 0, pytest.approx(0.53))
 
 
@@ -305,7 +319,7 @@ def test_errors_of_zero_have_a_range() -> None:
 def test_nothing_is_cut_off_at_any_width(width: Any) -> None:
     """The boxes of all texts lie in the figure, also of long names."""
     files = [entry([196], name=f"network-of-a-long-name-T{t}", balanced=1)[:2] for t in (1, 2, 3)]
-    figure = accuracy_figure(files, "a long title " * 4, note="CNN trained with seed 0", width=width)
+    figure = run_figure(files, "a long title " * 4, note="CNN trained with seed 0", width=width)
     assert figure is not None
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -319,7 +333,7 @@ def test_nothing_is_cut_off_at_any_width(width: Any) -> None:
 
 
 def test_pictures_are_a_png_and_a_reproducible_svg() -> None:
-    one, two = (accuracy_figure([entry([20, 197, 198, 199])[:2]], "title") for _ in range(2))
+    one, two = (run_figure([entry([20, 197, 198, 199])[:2]], "title") for _ in range(2))
     assert one is not None
     assert two is not None
     # As a run does: the vector picture first. Laying out for another resolution moves labels by a hair.
@@ -346,7 +360,7 @@ def test_the_figure_of_a_run_says_seed_and_images(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["provenance"] = {files[0].name: {"model": {"seed": 3}}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    figure = accuracy_figure([one[:2] for one in files], "model on mnist", note="CNN trained with seed 3")
+    figure = run_figure([one[:2] for one in files], "model on mnist", note="CNN trained with seed 3")
     assert figure is not None
     assert "n = 200 images" in note(figure)
     assert write_figure([folder], tmp_path / "one.svg").read_bytes() == image_bytes(figure, "svg")
@@ -379,3 +393,29 @@ def test_a_figure_of_other_images_of_the_same_name_is_refused(tmp_path: Path) ->
     with pytest.raises(UsageError) as caught:
         write_figure([one, other], tmp_path / "figure.pdf")
     assert caught.value.found == "the runs are of mnist (fingerprint 0decaf01) and mnist (fingerprint c0ffee)"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.9, 25, [1, 2, 5, 10, 20]), (900, 2500, [1000, 2000]), (2100, 4000, [2500, 3000, 3500, 4000])],
+)
+def test_decade_ticks(low: float, high: float, expected: list[float]) -> None:
+    """The last range does not contain any of 1, 2, 5, 10, ..."""
+    assert decade_ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("number", "label"),
+    [(0.5, "0.5"), (64, "64"), (9999, "9999"), (20_000, "20 k"), (1_500_000, "1.5 M"), (2e9, "2 G")],
+)
+def test_tick_label(number: float, label: str) -> None:
+    assert tick_label(number) == label
+
+
+@pytest.mark.parametrize("first", [2.36, 2.4, 1, 8])
+def test_labels_of_t_are_on_the_axis(first: float) -> None:
+    """Also the power of 2 before an average T that early exit has."""
+    begin, end = timestep_range(first, 64)
+    labels = timestep_ticks([first, 16, 64], first)
+    assert begin <= min(labels)
+    assert max(labels) <= end

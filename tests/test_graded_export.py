@@ -27,6 +27,7 @@ from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import run_graded
 from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.chip import limits
+from loihi_convert.chip.resources import network_resources, neuron_costs, resources
 from loihi_convert.choices import Task
 from loihi_convert.conversion import graded_rounding
 from loihi_convert.conversion.compensated_rounding import compensated
@@ -40,9 +41,8 @@ from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.relays import is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.metrics.layer_size import layer_sizes, multiplications
-from loihi_convert.metrics.relay_work import relay_work
+from loihi_convert.metrics.work import relay_work
 from loihi_convert.netx.graded import encode_graded
-from loihi_convert.neurocores.resources import network_resources, neuron_costs, resources
 from loihi_convert.pipeline.checking import check
 from loihi_convert.pipeline.graded import export_graded, read_graded
 from loihi_convert.pipeline.loaded_file import load_file

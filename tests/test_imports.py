@@ -36,7 +36,7 @@ ORDER = (
     ("normalization",),
     ("chip",),
     ("ir",),
-    ("neurocores",),
+    ("chip.partition", "chip.resources", "chip.savings"),
     ("data",),
     ("cnn",),
     ("frontend", "reading"),

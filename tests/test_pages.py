@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 
 from loihi_convert.errors import InputError
-from loihi_convert.runs.csv_files import as_csv
+from loihi_convert.runs.columns import as_csv
 
 ROOT = Path(__file__).parents[1]
 

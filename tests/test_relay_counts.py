@@ -15,9 +15,10 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.activity import CNN_ACTIVITY_RULES, cnn_activity
 from loihi_convert.checks.finding import findings
-from loihi_convert.checks.integer_rules import LAYER_RULES, NetworkRun, layer_runs
+from loihi_convert.checks.network_rules import LAYER_RULES, NetworkRun, layer_runs
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import SPIKE_ENERGY, SYNAPTIC_ENERGY, UPDATE_ENERGY
+from loihi_convert.chip.resources import resources
 from loihi_convert.choices import Reset
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
@@ -25,12 +26,10 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import own_channels
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.metrics.activation_errors import ErrorSums
 from loihi_convert.metrics.advice import CAUSES, advice
-from loihi_convert.metrics.diagnosis import diagnose
+from loihi_convert.metrics.diagnosis import ErrorSums, diagnose
 from loihi_convert.metrics.evaluating import evaluate
-from loihi_convert.metrics.relay_work import relay_work
-from loihi_convert.neurocores.resources import resources
+from loihi_convert.metrics.work import relay_work
 from loihi_convert.pipeline import checking
 from loihi_convert.pipeline.loaded_file import load_file
 from loihi_convert.report.conversion_tables import network_table, resource_table

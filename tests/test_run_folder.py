@@ -30,7 +30,7 @@ from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs import columns, manifest, run_folder
-from loihi_convert.runs.manifest import ReadFile, new_manifest
+from loihi_convert.runs.run_folder import ReadFile, new_manifest
 from loihi_convert.runs.stored_run import read_run
 
 MANIFEST = {"network": "small", "data": "digits"}

@@ -21,7 +21,7 @@ from loihi_convert.batch.page import marks_on_front, sweep_page, write_page
 from loihi_convert.batch.results import SweepResults, verdict
 from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
 from loihi_convert.cli.sweep_output import say_swept
-from loihi_convert.report.charts import Mark
+from loihi_convert.report.chart import Mark
 from loihi_convert.report.page import Page, Pictures, html, markdown
 from loihi_convert.report.table import Table
 from loihi_convert.statistics import wilson_interval
@@ -173,7 +173,7 @@ def test_images_of_one_name_are_told_apart(on_two_sets: SweepResults) -> None:
 def test_more_networks_than_styles_have_a_page() -> None:
     page = sweep_page(results_of(*((f"n{index}", 1, 8, accurate(0.9)) for index in range(9))))
     (charts,) = (block.charts for section in page.sections for block in section.blocks if isinstance(block, Pictures))
-    assert [item.label for item in charts[0].legend] == ["best at this cost", *(f"n{index}" for index in range(9))]
+    assert [one.label for one in charts[0].series] == ["best at this cost", *(f"n{index}" for index in range(9))]
 
 
 def test_regressions_are_compared_by_their_error() -> None:
@@ -260,7 +260,7 @@ def tab() -> Iterator[Tab]:
 @pytest.mark.browser
 class TestInABrowser:
     SHOWN = "[...document.querySelectorAll('.scroll tbody tr')].filter((row) => row.getClientRects().length).length"
-    FIRST = "[...document.querySelectorAll('.pictures > div > svg')].find((svg) => svg.getBoundingClientRect().width)"
+    FIRST = "document.querySelector('.chart > svg')"
     MARKS = f"[...{FIRST}.querySelectorAll('.mark')].filter((mark) => mark.getClientRects().length).length"
     FRONT = f"{FIRST}.querySelector('[data-front] .line').getAttribute('d')"
 

@@ -13,14 +13,11 @@ from rich.console import Console
 from support.evaluations import entry
 
 from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
-from loihi_convert.metrics.activation_errors import LayerError
-from loihi_convert.metrics.diagnosis import Diagnosis, LayerLoss, Stage
-from loihi_convert.report import formats
-from loihi_convert.report.conversion_tables import quantization_table
-from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
-from loihi_convert.report.figure import accuracy_figure
+from loihi_convert.metrics.diagnosis import Diagnosis, LayerError, LayerLoss, Stage
+from loihi_convert.report.conversion_tables import cause_table, divergence_table, quantization_table
+from loihi_convert.report.figure import run_figure
 from loihi_convert.report.run_tables import accuracy_table, early_exit_table, layer_table, per_t_table
-from loihi_convert.report.table import Table
+from loihi_convert.report.table import Table, count
 from loihi_convert.simulation.intermediate import Cause
 
 
@@ -129,7 +126,7 @@ def test_per_t_table_of_a_run_that_ended_earlier_says_so() -> None:
     said = "the T its thresholds are balanced for, or the last T of its run"
     assert said in " ".join(printed(per_t_table([whole, short])).split())
     assert "or the last T" not in printed(per_t_table([whole, whole]))
-    figure = accuracy_figure([whole, short], "several")
+    figure = run_figure([whole, short], "several")
     assert figure is not None
     assert said in " ".join(figure.axes[0].get_title(loc="left").split())
 
@@ -316,8 +313,8 @@ def test_divergence_table() -> None:
 
 
 @given(st.floats(0, 9e14))
-def test_counts_keep_three_digits_in_six_characters(count: float) -> None:
-    text = formats.count(count)
+def test_counts_keep_three_digits_in_six_characters(value: float) -> None:
+    text = count(value)
     assert len(text) <= 6
     number, _, unit = text.replace(",", "").partition(" ")
-    assert float(number) * 1000 ** " kMGT".index(unit or " ") == pytest.approx(count, rel=0.005, abs=0.0501)
+    assert float(number) * 1000 ** " kMGT".index(unit or " ") == pytest.approx(value, rel=0.005, abs=0.0501)

@@ -26,7 +26,7 @@ from loihi_convert.__main__ import exit_code
 from loihi_convert.cli.console import log
 from loihi_convert.errors import UsageError, VerificationError
 from loihi_convert.files import write_atomically
-from loihi_convert.runs.csv_files import as_csv
+from loihi_convert.runs.columns import as_csv
 
 ROOT: Final = Path(__file__).parents[1]
 RESULTS: Final = ROOT / "docs/results/commands.csv"

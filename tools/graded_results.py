@@ -19,7 +19,7 @@ from netx_cards import is_best, read_card
 from stored_results import read_rows
 
 from loihi_convert.files import write_atomically
-from loihi_convert.runs.csv_files import as_csv
+from loihi_convert.runs.columns import as_csv
 
 ROOT: Final = Path(__file__).parents[1]
 OUTPUT: Final = ROOT / "docs" / "results" / "graded.csv"

@@ -14,7 +14,7 @@ from stored_results import Row, rows_of
 
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.errors import InputError
-from loihi_convert.report.formats import markdown_table
+from loihi_convert.report.table import markdown_table
 
 CONVERTED: Final = "converted"
 """Kind of a file that was exported from the CNN as it is."""

@@ -36,7 +36,7 @@ from netx_cards import (
 from loihi_convert.__main__ import exit_code
 from loihi_convert.errors import VerificationError
 from loihi_convert.files import write_atomically
-from loihi_convert.report.formats import markdown_table
+from loihi_convert.report.table import markdown_table
 
 ROOT: Final = Path(__file__).parents[1]
 MODELS: Final = ROOT / "netx_models"

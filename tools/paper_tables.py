@@ -14,7 +14,7 @@ from typing import Final
 from stored_results import read_rows
 
 from loihi_convert.paper.fingerprint import row_fingerprint
-from loihi_convert.report.formats import markdown_table
+from loihi_convert.report.table import markdown_table
 
 MODELS: Final = Path(__file__).parents[1] / "netx_models"
 UNKNOWN: Final = "unknown"

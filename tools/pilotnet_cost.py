@@ -22,9 +22,9 @@ from loihi_convert.arrays import Array
 from loihi_convert.chip.energy import Estimate, estimate
 from loihi_convert.external import read_external
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.external.cuba_simulation import simulate
+from loihi_convert.external.run import simulate
 from loihi_convert.files import write_atomically
-from loihi_convert.runs.csv_files import as_csv
+from loihi_convert.runs.columns import as_csv
 
 ROOT: Final = Path(__file__).parents[1]
 OUTPUT: Final = ROOT / "docs" / "results" / "pilotnet.csv"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from loihi_convert.errors import InputError
-from loihi_convert.report.formats import markdown_table
+from loihi_convert.report.table import markdown_table
 
 RESULTS: Final = Path(__file__).parents[1] / "docs/results"
 

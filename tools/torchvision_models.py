@@ -26,7 +26,7 @@ from typing import Any, Final
 from stored_results import read_rows
 
 from loihi_convert.files import write_atomically
-from loihi_convert.runs.csv_files import as_csv
+from loihi_convert.runs.columns import as_csv
 
 ROOT: Final = Path(__file__).parents[1]
 RESULTS: Final = ROOT / "docs/results/torchvision.csv"
@@ -57,10 +57,10 @@ def measured(name: str, size: int) -> dict[str, Any]:
     from support.modules import outputs, randomized
     from torch import nn
 
+    from loihi_convert.chip.resources import network_resources
     from loihi_convert.errors import LoihiConvertError
     from loihi_convert.frontend.lower import lowered, obstacles
     from loihi_convert.ir.relays import relay_count
-    from loihi_convert.neurocores.resources import network_resources
 
     torch.manual_seed(0)
     options = {"init_weights": False} if name in _UNTRAINED else {}

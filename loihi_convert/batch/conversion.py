@@ -18,13 +18,13 @@ from loihi_convert.arrays import Array, arrays_digest
 from loihi_convert.backends.reference import run_network
 from loihi_convert.batch.computation import Computation, opened_before, require_unchanged
 from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
+from loihi_convert.chip.resources import network_resources
 from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, checkpoint_sha256
-from loihi_convert.metrics.evaluation_by_task import evaluate_images
+from loihi_convert.metrics.evaluating import evaluate_images
 from loihi_convert.metrics.regression import mean_errors
-from loihi_convert.neurocores.resources import network_resources
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.records import Record
@@ -50,7 +50,7 @@ class CellResult(Record):
     joules, seconds
         Energy and time of an inference on Loihi 1, low and high estimate, see `chip.energy`.
     cores
-        Fewest and most Loihi 2 neurocores, an estimate, see `neurocores.resources`.
+        Fewest and most Loihi 2 neurocores, an estimate, see `chip.resources`.
     balanced_by
         The method and corrections used, `Provenance.method`.
     saturated_images

@@ -23,12 +23,19 @@ from loihi_convert.batch.results import (
 from loihi_convert.choices import SweepCost
 from loihi_convert.errors import low_to_high
 from loihi_convert.files import write_atomically
-from loihi_convert.report.axes import decade_ticks, error_frame, frame, timestep_ticks
-from loihi_convert.report.charts import Axes, Chart, Mark, Series, curve_chart
-from loihi_convert.report.formats import count, percent_interval, quantity_range
+from loihi_convert.report.chart import (
+    NEUTRAL,
+    Axes,
+    Chart,
+    Mark,
+    Series,
+    decade_ticks,
+    error_frame,
+    frame,
+    timestep_ticks,
+)
 from loihi_convert.report.page import Page, Paragraph, Pictures, Section, html
-from loihi_convert.report.svg import NEUTRAL
-from loihi_convert.report.table import Table
+from loihi_convert.report.table import Table, count, percent_interval, quantity_range
 
 PAGE_NAME: Final = "sweep.html"
 
@@ -107,7 +114,7 @@ def _charts(done: Sequence[Found], names: Sequence[str]) -> Iterator[Chart]:
         best = marks_on_front([mark for one in series for mark in one.marks], measure.best)
         series.insert(0, Series("best at this cost", NEUTRAL, tuple(best), is_line_only=True, front=measure.best))
         name, label = _COSTS[kind]
-        yield curve_chart(name, "", series, _axes(series, kind, label, measure), sizes=("half", "narrow"))
+        yield Chart(name, "", series, _axes(series, kind, label, measure))
 
 
 def _measure(done: Sequence[Found]) -> _Measure | None:
@@ -140,9 +147,9 @@ def _axes(series: Sequence[Series], kind: SweepCost, label: str, measure: _Measu
     left, right = min(mark.x for mark in marks), max(mark.x for mark in marks)
     if measure.best == "highest":
         best = {(mark.x, mark.y) for one in series if one.front for mark in one.marks}
-        shown = frame([mark.frame_point for mark in marks], (), best)
+        shown = frame(marks, (), best)
     else:
-        shown = error_frame([([mark.x for mark in marks], [mark.y for mark in marks])], [])
+        shown = error_frame(marks, [])
     # Room for marks at both ends, also if all cells cost the same.
     margin = math.exp(0.06 * math.log(right / left)) if right > left else 1.5
     steps = sorted({mark.x for mark in marks})

@@ -11,7 +11,7 @@ from loihi_convert.batch.computation import Outcome
 from loihi_convert.batch.conversion import CellResult
 from loihi_convert.batch.grid import PlannedCell
 from loihi_convert.choices import SweepCost
-from loihi_convert.report.formats import number, percent, points
+from loihi_convert.report.table import number, percent, points
 from loihi_convert.statistics import CONFIDENCE, mcnemar_p_value
 
 CSV_NAME: Final = "sweep.csv"
@@ -119,7 +119,7 @@ def quality_words(result: CellResult) -> str:
 def cost(found: Found, kind: SweepCost) -> float | None:
     """Return one cost of a cell; None if unknown.
 
-    Energy is the low estimate: the high one of ``loihi2`` is a loose bound unless T is a power of two (`circuit_work`).
+    Energy is the low estimate: the high one of ``loihi2`` is a loose bound unless T is a power of two (`metrics.work`).
     """
     if kind == "timesteps":
         return found.planned.cell.setting.timesteps

@@ -11,7 +11,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Rule, Violation
-from loihi_convert.checks.integer_rules import NetworkRun, channels, idle, layer_runs
+from loihi_convert.checks.network_rules import NetworkRun, channels, idle, layer_runs
 from loihi_convert.chip import limits
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -30,7 +30,7 @@ class Activity:
     firing_rate
         Per channel, float64 ``(C,)``: spikes / (N x T x positions), 0..1; in the CNN, the share of activations above 0.
     can_fire
-        bool ``(C,)``: whether any image can make it fire; `integer_rules.every_channel_can_fire` reports the others.
+        bool ``(C,)``: whether any image can make it fire; `network_rules.every_channel_can_fire` reports the others.
     low_clipped, high_clipped
         Number of images on which a potential reached the lower or upper limit of Loihi's range.
     is_low_harmless, is_high_harmless

@@ -8,7 +8,7 @@ from typing import Final
 
 from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Finding, Rule, Severity, Violation, findings
-from loihi_convert.checks.integer_rules import NetworkRun, pixels_enter_as_numbers, pixels_enter_with_eight_bits
+from loihi_convert.checks.network_rules import NetworkRun, pixels_enter_as_numbers, pixels_enter_with_eight_bits
 from loihi_convert.checks.stock_rules import (
     STOCK_LIF_RULES,
     dense_weights_have_both_signs,

@@ -17,7 +17,7 @@ If pixels are Poisson spikes, which are not counted, nothing is multiplied: the 
 assumes a spike of every pixel in every step, T M_1 additions.
 
 Relays (`ir.relays`) count like all other neurons; their share is also given separately. So do the synapses and neurons
-of the circuit of stock neurons (`metrics.circuit_work`). With it, N counts its neurons, too, and 2P replaces T, except
+of the circuit of stock neurons (`metrics.work`). With it, N counts its neurons, too, and 2P replaces T, except
 in T M_1; the high end includes the most that it may do in steps that are not run.
 
 Constants of Loihi 1 are the lower and the higher of two sources: Intel's, from simulations before there was silicon (a
@@ -245,7 +245,7 @@ _NO_RELAYS: Final = RelayEvents()
 
 
 class CircuitEvents(NamedTuple):
-    """The circuit of stock neurons in one inference, mean over images; see `metrics.circuit_work`.
+    """The circuit of stock neurons in one inference, mean over images; see `metrics.work`.
 
     Parameters
     ----------

@@ -118,13 +118,13 @@ NEUROCORES: Final = 128
 2021)."""
 
 NEURONS_PER_CORE: Final = 2**12 - 1
-"""Most neurons of a neurocore in the tables of Intel's compiler (`neurocores.partition`): 3,584 neurons are printed as
+"""Most neurons of a neurocore in the tables of Intel's compiler (`chip.partition`): 3,584 neurons are printed as
 87.52 % and 2,688 as 65.64 %. Of 4,096 these would be 87.50 and 65.63 %. The brief's 1 million neurons on 128 cores are
 8,192 a core; no table shows that many."""
 
 SYNAPSE_WORDS: Final = 16_000
 """Words of synaptic memory of a neurocore, in the unit of the tables of Intel's compiler. Only with this capacity does
-each percentage of the tables give a whole number of words for each row of a kernel (`neurocores.synaptic_memory`).
+each percentage of the tables give a whole number of words for each row of a kernel (`chip.partition`).
 If a word has 96 bits, these are the brief's 192 KB."""
 
 AXONS_PER_CORE: Final = 16_000

@@ -21,8 +21,8 @@ from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
     from loihi_convert.checks.finding import Finding
+    from loihi_convert.chip.resources import LayerResources
     from loihi_convert.data import Dataset
-    from loihi_convert.neurocores.resources import LayerResources
     from loihi_convert.pipeline.checking import CheckReport
     from loihi_convert.pipeline.loaded_file import LoadedFile
 
@@ -175,7 +175,7 @@ def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> No
 def _remedied_by_target(found: Sequence[Finding]) -> set[str]:
     """Return the rules whose errors an export for the chip removes; empty unless the file was exported for Lava."""
     from loihi_convert.checks.finding import claim_words
-    from loihi_convert.checks.integer_rules import CIRCUIT_RULES, neurons_reset_as_stock_neurons_do
+    from loihi_convert.checks.network_rules import CIRCUIT_RULES, neurons_reset_as_stock_neurons_do
 
     reset = claim_words(neurons_reset_as_stock_neurons_do)
     if not any(finding.rule == reset and finding.severity == "error" for finding in found):
@@ -205,7 +205,7 @@ def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
 
 
 def _neurocores(checked: CheckReport) -> Iterator[Fact]:
-    from loihi_convert.neurocores.savings import span
+    from loihi_convert.chip.savings import span
 
     chips = checked.chips
     if chips is None:
@@ -220,8 +220,8 @@ def _neurocores(checked: CheckReport) -> Iterator[Fact]:
 
 
 def _layer_cores(layer: LayerResources) -> str:
+    from loihi_convert.chip.savings import span
     from loihi_convert.ir.network import layer_words
-    from loihi_convert.neurocores.savings import span
 
     tile = "" if layer.tile is None else f" of {' x '.join(map(str, layer.tile))}"
     limit = "" if layer.limit is None else f", limited by {layer.limit}"

@@ -49,7 +49,7 @@ def demo(
     from loihi_convert.pipeline import exporting, running
     from loihi_convert.pipeline.origin import open_file
     from loihi_convert.progress import progress_bar
-    from loihi_convert.report.pictures import write_figure
+    from loihi_convert.report.figure import write_figure
     from loihi_convert.runs.run_folder import RUNS, dated_name
 
     require_timesteps((timesteps,))

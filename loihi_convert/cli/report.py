@@ -51,7 +51,7 @@ def report(
             raise UsageError("given with a figure", where=name, expected="needs a page", hint=hint)
     folders = _run_folders(runs or ())
     if figure is not None:
-        from loihi_convert.report.pictures import write_figure
+        from loihi_convert.report.figure import write_figure
 
         path = write_figure(folders, figure, width=width or "screen", overwrite=overwrite)
         if as_json:

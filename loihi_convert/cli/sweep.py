@@ -92,7 +92,7 @@ def sweep(
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept
     from loihi_convert.files import write_atomically
     from loihi_convert.progress import progress_bar
-    from loihi_convert.runs.csv_files import as_csv
+    from loihi_convert.runs.columns import as_csv
 
     every = planned_cells(grid, tell=lambda note: log(flagged(note, "export")))
     chosen = every if shard is None else part_of(every, *shard)

@@ -29,7 +29,7 @@ from loihi_convert.cli.console import Fact, aligned, flagged, say_answer, say_js
 from loihi_convert.cli.flags import option_words
 from loihi_convert.cli.sweep_grid import AXES
 from loihi_convert.errors import low_to_high
-from loihi_convert.report.formats import count, quantity_range
+from loihi_convert.report.table import count, quantity_range
 
 ROWS: Final = 14
 """Most rows of the front on the terminal."""

@@ -1,15 +1,11 @@
 """Netx files not written by loihi-convert: networks of CUBA or sigma-delta neurons, read, simulated, run.
 
-===================  ===================================================================================================
-``stock_chain``      layers as lava-dl sees them -> synapses and their geometry: strict
-``cuba``             the network of CUBA neurons
-``cuba_reader``      synapses and neurons -> `CubaNetwork`
-``cuba_simulation``  its integers, step by step
-``cuba_run``         images -> potentials and spikes of `ref`
-``sdnn_reader``      synapses and neurons -> `GradedNetwork`, simulated by `simulation.graded`
-``sdnn_run``         images -> outputs and messages of `ref`
-``pixels``           images -> the integers that enter
-===================  ===================================================================================================
+===============  =======================================================================================================
+``stock_chain``  layers as lava-dl sees them -> synapses and their geometry: strict
+``cuba``         the network of CUBA neurons
+``readers``      synapses and neurons -> `CubaNetwork`, or `GradedNetwork`
+``run``          images -> potentials, outputs and spikes of `ref`
+===============  =======================================================================================================
 """
 
 from __future__ import annotations
@@ -18,8 +14,7 @@ from pathlib import Path
 
 from loihi_convert import netx
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.external.cuba_reader import decode_cuba
-from loihi_convert.external.sdnn_reader import decode_sdnn
+from loihi_convert.external.readers import decode_cuba, decode_sdnn
 from loihi_convert.external.stock_chain import dense_weights
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork

@@ -2,7 +2,7 @@
 
 Files are read like in ``lava/lib/dl/netx/hdf5.py``: types ``input``, ``conv``, ``flatten`` and ``dense``. If lava-dl
 would raise an error, or silently build something else than the file says, the file is refused with an error that names
-the layer. The neurons are read by `cuba_reader` and `sdnn_reader`.
+the layer. The neurons are read by `readers`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from loihi_convert.choices import TOLERANCE_POINTS
 from loihi_convert.data.dataset import HeldOutSplit
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.ir.network import classes_of
-from loihi_convert.metrics.circuit_work import CircuitWork
+from loihi_convert.metrics.work import CircuitWork
 from loihi_convert.records import Record
 from loihi_convert.statistics import Interval, wilson_interval
 

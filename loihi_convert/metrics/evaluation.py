@@ -55,9 +55,9 @@ class Point(Record):
         1 - firing rate over all neurons that can spike, without relays. None if there are no such neurons, or relays
         were not counted.
     relay_spikes_per_image, relay_synaptic_operations
-        The share of relays in the above, see `relay_work`; None if they were not counted.
+        The share of relays in the above, see `work`; None if they were not counted.
     circuit_synaptic_operations
-        The share of the circuit of stock neurons, see `circuit_work`; None without it.
+        The share of the circuit of stock neurons, see `work`; None without it.
     """
 
     timesteps: int

@@ -21,8 +21,7 @@ from loihi_convert.paper.tables import (
 )
 from loihi_convert.paper.variants import Variant
 from loihi_convert.report import paper
-from loihi_convert.report.formats import markdown_table
-from loihi_convert.report.table import Table, table_of
+from loihi_convert.report.table import Table, markdown_table, table_of
 from loihi_convert.statistics import Z_SCORE
 
 PAPER_IMAGES: Final = 10_000

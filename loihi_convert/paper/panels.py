@@ -14,7 +14,7 @@ from loihi_convert.errors import InputError
 from loihi_convert.paper.exhibits import Exhibit
 from loihi_convert.paper.variants import Variant
 from loihi_convert.report import paper
-from loihi_convert.runs.csv_files import CsvRow, as_csv, read_csv
+from loihi_convert.runs.columns import CsvRow, as_csv, read_csv
 
 BEST: Final = "our best"
 """The label of the best of our methods at each T."""

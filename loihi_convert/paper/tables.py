@@ -10,8 +10,8 @@ from loihi_convert.paper import images
 from loihi_convert.paper.fingerprint import fingerprint
 from loihi_convert.paper.variants import PaperSetting, Variant
 from loihi_convert.report import paper
-from loihi_convert.report.formats import points, signed_points
-from loihi_convert.runs.csv_files import as_csv
+from loihi_convert.report.table import points, signed_points
+from loihi_convert.runs.columns import as_csv
 from loihi_convert.statistics import wilson_interval
 
 BLANK: Final = "-"

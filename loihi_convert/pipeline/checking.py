@@ -18,15 +18,22 @@ from loihi_convert.checks.activity import (
     network_activity,
 )
 from loihi_convert.checks.finding import SEVERITIES, Finding, findings
-from loihi_convert.checks.integer_rules import CIRCUIT_RULES, LAYER_RULES, NETWORK_RULES, NetworkRun, layer_runs
 from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_findings
-from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
+from loihi_convert.checks.network_rules import (
+    CIRCUIT_RULES,
+    LAYER_RULES,
+    MEMORY_RULES,
+    NETWORK_RULES,
+    NEUROCORE_RULES,
+    NetworkRun,
+    layer_runs,
+)
 from loihi_convert.checks.stock_rules import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES
+from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
 from loihi_convert.choices import Target
 from loihi_convert.errors import DataError, InputError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile
-from loihi_convert.neurocores.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
 from loihi_convert.pipeline.loaded_file import CheckpointFile, ExternalFile, LoadedFile, NativeFile, RefusedFile
 from loihi_convert.progress import Progress, ProgressFactory, no_progress_bar
 from loihi_convert.report.conversion_tables import resource_table

@@ -20,7 +20,7 @@ from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import OpenedFile, doubt, float_network, is_made_from
 from loihi_convert.pipeline.running import run
 from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
+from loihi_convert.report.conversion_tables import cause_table, divergence_table
 from loihi_convert.report.table import Table, notebook_html
 
 _OTHER_CNN: Final = (

@@ -8,9 +8,7 @@ from pathlib import Path
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import UsageError
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.external.cuba_run import run_cuba
-from loihi_convert.external.pixels import DEFAULT_NORMALIZATION
-from loihi_convert.external.sdnn_run import run_sdnn
+from loihi_convert.external.run import DEFAULT_NORMALIZATION, run_cuba, run_sdnn
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.metrics.evaluating import evaluate

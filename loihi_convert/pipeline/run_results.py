@@ -11,8 +11,7 @@ from loihi_convert.backends.result import RunResult
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.external import AnyNetwork
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.runs.manifest import ReadFile, new_manifest
-from loihi_convert.runs.run_folder import FileResults, write_run
+from loihi_convert.runs.run_folder import FileResults, ReadFile, new_manifest, write_run
 
 _Network_co = TypeVar("_Network_co", bound=AnyNetwork, covariant=True)
 

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 from loihi_convert.report import paper
-from loihi_convert.report.charts import Chart, CnnLevels, Mark, Series
+from loihi_convert.report.chart import NEUTRAL, PAPER, Chart, CnnLevels, Mark, Series, timestep_chart
 from loihi_convert.report.entries import Entry, by_network, family_of
-from loihi_convert.report.formats import percent, percent_ends
 from loihi_convert.report.run_tables import per_t_caption
-from loihi_convert.report.svg import NEUTRAL, PAPER
-from loihi_convert.report.table import Table
-from loihi_convert.report.timestep_chart import timestep_chart
+from loihi_convert.report.table import Table, percent, percent_ends
 
 _ALPHA: Final = "\N{GREEK SMALL LETTER ALPHA}"
 _PAPER_METHODS: Final = {"act-norm-channelwise": "act-norm by channel", "spike-norm": "spike-norm", "rmp": "RMP-SNN"}

@@ -14,16 +14,9 @@ from typing import Final, NamedTuple
 
 from loihi_convert.errors import UsageError
 from loihi_convert.files import require_output, write_atomically
-from loihi_convert.report import (
-    accuracy_section,
-    error_section,
-    further_sections,
-    headline_section,
-    layer_section,
-)
+from loihi_convert.report import curves_section, further_sections, results_section
 from loihi_convert.report.entries import Entry, ImageSet, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Page, Section, html, markdown
-from loihi_convert.report.verdict import verdict
 from loihi_convert.runs.stored_run import StoredRun, read_runs
 
 _MARK: Final = b'<meta name="generator" content="loihi-convert">'
@@ -78,19 +71,19 @@ def report(runs: Sequence[StoredRun]) -> Page:
     groups: dict[ImageSet, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.images, []).append(entry)
-    sections = [Section("results", "Results", tuple(headline_section.blocks(entries, left_out)))]
+    sections = [Section("results", "Results", tuple(results_section.blocks(entries, left_out)))]
     for index, found in enumerate(groups.values()):
         number, of_data = ("", "") if len(groups) == 1 else (f"-{index + 1}", f": {found[0].images_name}")
-        for name, title, kind, chosen in (
-            ("accuracy", "Accuracy and latency", accuracy_section, [e for e in found if not e.evaluation.regression]),
-            ("error", "Error and latency", error_section, [e for e in found if e.evaluation.regression]),
+        for name, title, chosen in (
+            ("accuracy", "Accuracy and latency", [e for e in found if not e.evaluation.regression]),
+            ("error", "Error and latency", [e for e in found if e.evaluation.regression]),
         ):
             if chosen:
-                sections.append(Section(f"{name}{number}", f"{title}{of_data}", tuple(kind.blocks(chosen))))
+                sections.append(Section(f"{name}{number}", f"{title}{of_data}", tuple(curves_section.blocks(chosen))))
     for name, title, blocks in (
         ("early-exit", "Early exit", further_sections.early_exit(entries)),
         ("energy", "Energy and time, estimated", further_sections.energy(entries)),
-        ("layers", "Layers", layer_section.blocks(entries)),
+        ("layers", "Layers", further_sections.layers(entries)),
         ("confusion", "Confused classes", further_sections.confused_classes(entries)),
         ("provenance", "How it was made", further_sections.provenance(shown)),
     ):
@@ -98,7 +91,8 @@ def report(runs: Sequence[StoredRun]) -> Page:
             sections.append(Section(name, title, contents))
     title = entries[0].label if len(entries) == 1 else _common_title(entries)
     said = tuple(
-        verdict(found) if len(groups) == 1 else f"{found[0].images_name}: {verdict(found)}" for found in groups.values()
+        f"{'' if len(groups) == 1 else f'{found[0].images_name}: '}{results_section.verdict(found)}"
+        for found in groups.values()
     )
     sets = dict.fromkeys(images.data for images in groups)
     return Page(f"{title} on {' and '.join(sets)}", said, _subtitle(entries), tuple(sections))

@@ -1,4 +1,4 @@
-"""Tables of the layers of a network: structure, effects of quantization, and resources on a chip."""
+"""Tables of a network: layers, effects of quantization, resources on a chip, and where accuracy is lost."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from loihi_convert.chip import limits
+from loihi_convert.chip.savings import span
 from loihi_convert.errors import first_few, low_to_high
 from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.relays import own_channels, relay_count
-from loihi_convert.neurocores.savings import span
-from loihi_convert.report.formats import neurons, neurons_header
-from loihi_convert.report.table import Table, table_of
+from loihi_convert.metrics.advice import CAUSES
+from loihi_convert.report.table import Table, neurons, neurons_header, percent, points, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loihi_convert.checks.finding import Finding
+    from loihi_convert.chip.resources import Chips, NeuronCost
     from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
     from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
-    from loihi_convert.neurocores.resources import Chips, NeuronCost
+    from loihi_convert.metrics.diagnosis import Diagnosis, LayerError
 
 
 # At most this many places are named per reason; `--json` lists all.
@@ -190,3 +191,58 @@ def resource_table(chips: Chips) -> Table:
         f"{chips.boundary}"
     )
     return table_of(rows, caption=caption)
+
+
+_CHANGED: Final = "changed, one step at a time"
+
+
+def cause_table(diagnosis: Diagnosis) -> Table:
+    """Return the networks from the CNN to the file, with the loss of each relative to the previous one."""
+    rows = [
+        {
+            _CHANGED: "(the CNN)" if step.cause is None else CAUSES[step.cause],
+            "accuracy\n%": percent(step.accuracy),
+            "same as\nCNN %": percent(step.agreement_with_cnn),
+            "loss,\npoints": None if step.cause is None else points(step.loss_points),
+            "output's\ncorrelation": _correlation(step.layers[-1]) if step.layers else None,
+        }
+        for step in diagnosis.stages
+    ]
+    rows.append({**dict.fromkeys(rows[0]), _CHANGED: "in all", "loss,\npoints": points(diagnosis.loss_points)})
+    caption = f"at T = {diagnosis.timesteps}; a negative loss is a gain. The last network is the file"
+    return table_of(rows, words=(_CHANGED,), caption=caption, has_total=True)
+
+
+def divergence_table(diagnosis: Diagnosis) -> Table:
+    """Return the deviation of each layer from the CNN at the main steps, and its loss."""
+    counts = [step for step in diagnosis.stages if step.cause in ("levels", "initial_potential")]
+    spikes = [step for step in diagnosis.stages if step.cause in ("timing", "input", "correction", "reset")]
+    clipped, file = diagnosis.stages[1], diagnosis.stages[-1]
+    rows = [
+        {
+            "layer": layer.name,
+            "clipped": _correlation(clipped.layers[index]) or "",
+            "spike\ncounts": _correlation(counts[-1].layers[index]) or "",
+            "float\nSNN": _correlation(spikes[-1].layers[index]) or "",
+            "file": _correlation(file.layers[index]) or "",
+            "error\n%": percent(file.layers[index].relative_error),
+            "loss,\npoints": points(layer.loss_points),
+            "threshold /\nlargest": (
+                None if layer.threshold_to_largest is None else f"{layer.threshold_to_largest:.2f}"
+            ),
+            "cut off\n%": percent(layer.share_above_threshold),
+            "weight\nbits": None if layer.weight_bits is None else str(layer.weight_bits),
+        }
+        for index, layer in enumerate(diagnosis.layers)
+    ]
+    caption = (
+        "clipped, spike counts, float SNN, file: correlation with the CNN's activations. Error: the file's mean "
+        "squared error over the CNN's mean square. Loss: points that the CNN loses when it continues from this layer "
+        "of the file, minus those for the layer before. Threshold / largest: threshold over the CNN's largest "
+        "activation. Cut off: the CNN's positive activations above the threshold"
+    )
+    return table_of(rows, words=("layer",), caption=caption)
+
+
+def _correlation(error: LayerError) -> str | None:
+    return None if error.correlation is None else f"{error.correlation:.3f}"

@@ -1,194 +1,197 @@
-"""The figure of accuracy against latency.
+"""The figure of a run: accuracy or regression error against latency, as a matplotlib figure and as a file.
 
-A figure contains one of two kinds of curves. *Anytime*: one file, thresholds balanced for its T, potentials read after
-each step of one run. *Per T*: several files, each with one point, at the T it was balanced for. Early exit is drawn at
-its average T: a curve of many margins for one file, or the chosen margin of each file, joined to that file's point.
+A figure contains one of two kinds of curves. *Anytime*: one file, thresholds balanced for its T, read after each step
+of one run. *Per T*: several files, each with one point, at the T it was balanced for. Early exit is drawn at its
+average T: a curve of many margins for one file, or the chosen margin of each file, joined to that file's point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
 
-from loihi_convert.metrics.early_exit import ExitPoint
-from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.report.axes import FramePoint, frame, frame_points, timestep_range, timestep_ticks
-from loihi_convert.report.figure_series import (
-    FLOAT,
-    Group,
-    Level,
-    cnn_levels,
-    draw_float,
-    draw_integers,
-    draw_levels,
-    groups,
-    label_once,
-    notes,
-)
+from loihi_convert.errors import InputError, UsageError, one_of
+from loihi_convert.files import require_output, write_atomically
+from loihi_convert.report.chart import CnnLevels, Series, draw, outside, timestep_axes
+from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
 from loihi_convert.report.figure_style import (
-    COLOURS,
-    EARLY_MARKER,
     SIZES,
-    Size,
+    FigureFormat,
     Width,
+    add_legend,
     drawing,
-    finish,
+    image_bytes,
     new_figure,
-    timestep_axis,
 )
-from loihi_convert.report.run_tables import Figures
+from loihi_convert.report.measure import Measure, measure_of
+from loihi_convert.report.run_tables import GRADED_CAPTION, Figures, per_t_caption
+from loihi_convert.runs.stored_run import read_runs
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_EARLY_COLOUR: Final = "#009E73"
-_EARLY: Final = "early exit, at its average T"
-_BEYOND: Final = 4
-"""Values outside the axes that the figure names; of more it says how many there are."""
+EARLY_MARKER: Final = "<"
+"""The marker of early exit, hollow."""
+
+FLOAT_MARKER: Final = "D"
+"""The marker of the float SNNs, hollow."""
+
+_NAMED: Final = 4
+"""Files that a title names; the legend names them all."""
 
 
-class _Drawn(NamedTuple):
-    """One file, or the files of one network: points of the integer network, of the float SNN, and of early exit."""
-
-    label: str
-    fixed: list[FramePoint]
-    floating: list[FramePoint]
-    early: list[list[FramePoint]]
-
-
-def accuracy_figure(
+def run_figure(
     evaluations: Figures, title: str, *, note: str = "", width: Width = "screen", is_balanced: bool = True
 ) -> Figure | None:
-    """Return the figure of accuracy against latency: a curve for one file, one point per file for several.
+    """Return the figure of accuracy or, for regressions, of RMSE against latency; None if there is nothing to draw.
 
-    Unless all files ran with labels, it shows the agreement with the CNN's classes; without either it is None. ``note``
-    is additional information, such as a seed; ``is_balanced``: whether the files record how their thresholds were
-    balanced.
+    Unless all files ran with labels, or targets, it shows the agreement with the CNN. ``note`` is additional
+    information, such as a seed; ``is_balanced``: whether the files record how their thresholds were balanced.
     """
-    size = SIZES[width]
-    has_accuracy = all(point.accuracy is not None for _, evaluation in evaluations for point in evaluation.points)
-    is_anytime = len(evaluations) == 1
-    if is_anytime:
-        found = [_anytime(evaluations[0][1], has_accuracy=has_accuracy)]
-    else:
-        found = [_per_t(group, has_accuracy=has_accuracy) for group in groups(evaluations)]
-    drawn = [one for one in found if one.fixed]
-    if not drawn:
+    measure = measure_of([evaluation for _, evaluation in evaluations])
+    series = [one for one in _series(evaluations, measure) if one.marks]
+    if not series:
         return None
-    points = [point for one in drawn for line in (one.fixed, *one.early) for point in line]
-    levels = cnn_levels(evaluations, _cnn_percent, "{:.2f} %".format) if has_accuracy else []
-    own = set() if is_anytime else {(point.x, point.percent) for one in drawn for point in one.fixed}
-    shown = frame(points, [level.value for level in levels], own)
+    size = SIZES[width]
+    axes = timestep_axes(
+        [one for one in series if one.marker != FLOAT_MARKER],
+        _cnn_levels(evaluations, measure),
+        measure.label,
+        f"latency T, time steps (on Lava: {' or '.join(sorted({f'T + {e.depth}' for _, e in evaluations}))})",
+        is_error=measure.is_error,
+    )
+    said = (*_notes(evaluations, is_balanced), note, outside(series, axes).rstrip("."))
     with drawing(size):
         figure = new_figure(size, size.inches * (0.7 if width == "screen" else 0.62 if width == "page" else 0.95))
-        axes = figure.subplots()
-        draw_levels(axes, levels)
-        for index, one in enumerate(drawn):
-            _draw(axes, one, index, size, is_anytime=is_anytime)
-        axes.set_ylim(shown.bottom, shown.top)
-        steps = sorted({point.x for one in drawn for point in one.fixed})
-        powers = [2.0**exponent for exponent in range(32) if steps[0] <= 2**exponent <= steps[-1]]
-        ticks = timestep_ticks(sorted({*steps, *powers}), shown.left)
-        timestep_axis(axes, ticks, *timestep_range(shown.left, steps[-1]))
-        described, images = notes(evaluations, is_balanced=is_balanced)
-        if has_accuracy:
-            images += ", 95 % intervals"
-        texts = (described, images, note, _outside(axes, drawn, levels))
-        measure = "accuracy, %" if has_accuracy else "agreement with the CNN's class, %"
-        depths = (evaluation.depth for _, evaluation in evaluations)
-        finish(figure, axes, depths, measure, title, texts, size)
+        plot = figure.subplots()
+        draw(plot, series, axes)
+        # File names may contain a $, which would start math mode.
+        folded = textwrap.fill(title, int(0.75 * size.characters))
+        figure.suptitle(folded, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
+        notes = ". ".join(text for text in said if text)
+        plot.set_title(textwrap.fill(notes, int(0.8 * size.characters)), loc="left", parse_math=False)
+        add_legend(figure, plot, size)
     return figure
 
 
-def _anytime(evaluation: Evaluation, *, has_accuracy: bool) -> _Drawn:
-    stopped = () if evaluation.early_exit is None else evaluation.early_exit.points
-    early = frame_points(_exit_point(point, has_accuracy=has_accuracy) for point in stopped)
-    return _Drawn("fixed point", *_fixed_and_floating(evaluation.points, has_accuracy), [early] if early else [])
+def _series(evaluations: Figures, measure: Measure) -> Iterator[Series]:
+    """Yield the float SNNs, early exit and integer networks of each network, run on one number of images."""
+    if len(evaluations) == 1:
+        ((_, one),) = evaluations
+        yield Series("float SNN", 1, measure.floats(one, one.points), "dashed", marker=FLOAT_MARKER)
+        stopped = [] if one.early_exit is None else one.early_exit.points
+        early = tuple(mark for point in stopped for mark in measure.exit(point))
+        yield Series("early exit, at its average T", 2, early, "early", marker=EARLY_MARKER)
+        marks = measure.marks("", one, one.points)
+        yield Series("fixed point", 0, marks, has_band=True)
+        return
+    found = by_network(((family_of(name), e.image_count), e, (name, e)) for name, e in evaluations)
+    of_images = ", {:,} images" if _differ_in_images(evaluations) else ""
+    for style, ((_, count), files) in enumerate(found):
+        own = [mark for _, e in files for mark in measure.marks("", e, [e.nominal_point])]
+        floats = [mark for _, e in files for mark in measure.floats(e, [e.nominal_point])]
+        yield Series("float SNN", style, tuple(floats), "", marker=FLOAT_MARKER)
+        for _, one in files:
+            if one.early_exit is not None:
+                early = measure.exit(one.early_exit.chosen_point)
+                yield Series("early exit, at its average T", style, early, "", marker=EARLY_MARKER)
+                if one.early_exit.choice.timesteps == one.nominal_point.timesteps:
+                    joined = (*early, *measure.marks("", one, [one.nominal_point]))
+                    yield Series("", style, joined, "dotted", is_line_only=True)
+        label = _listed([name for name, _ in files]) + of_images.format(count)
+        yield Series(label, style, tuple(own), "", emphasised=None)
 
 
-def _per_t(group: Group, *, has_accuracy: bool) -> _Drawn:
-    points = [evaluation.nominal_point for _, evaluation in group.files]
-    early = []
-    for (_, evaluation), point in zip(group.files, points, strict=True):
-        if evaluation.early_exit is not None:
-            joined = [_exit_point(evaluation.early_exit.chosen_point, has_accuracy=has_accuracy)]
-            if evaluation.early_exit.choice.timesteps == point.timesteps:
-                joined.append((point.timesteps, point.accuracy if has_accuracy else point.agreement_with_cnn, None))
-            if known := frame_points(joined):
-                early.append(known)
-    return _Drawn(group.label, *_fixed_and_floating(points, has_accuracy), early)
-
-
-def _fixed_and_floating(points: Sequence[Point], has_accuracy: bool) -> tuple[list[FramePoint], list[FramePoint]]:
-    """The points of the integer network and of the float SNN, which has none on an axis of agreement with the CNN."""
-    if not has_accuracy:
-        return frame_points((p.timesteps, p.agreement_with_cnn, None) for p in points), []
-    fixed = frame_points((p.timesteps, p.accuracy, p.accuracy_interval) for p in points)
-    return fixed, frame_points((p.timesteps, p.float_accuracy, None) for p in points)
-
-
-def _exit_point(point: ExitPoint, *, has_accuracy: bool) -> tuple[float, float | None, None]:
-    return point.average_timesteps, point.accuracy if has_accuracy else point.agreement_with_cnn, None
-
-
-def _outside(axes: Axes, drawn: Sequence[_Drawn], levels: Sequence[Level]) -> str:
-    """Return what is outside the limits of ``axes``; empty if nothing is."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    points = {
-        (name, point.x, point.percent)
-        for one in drawn
-        for name, line in (("", one.fixed), *(("", early) for early in one.early), (f"{FLOAT} ", one.floating))
-        for point in line
-        if not (left <= point.x <= right and bottom <= point.percent <= top)
-    }
-    hidden = [(percent, f"{name}{percent:.4g} % at T = {x:.4g}") for name, x, percent in sorted(points)]
-    hidden += [(level.value, level.label) for level in levels if not bottom <= level.value <= top]
-    if not hidden:
-        return ""
-    if len(hidden) > _BEYOND:
-        values = [percent for percent, _ in hidden]
-        return f"Not shown: {len(hidden)} values ({min(values):.4g} to {max(values):.4g} %)"
-    return f"Not shown: {', '.join(text for _, text in hidden)}"
-
-
-def _draw(axes: Axes, one: _Drawn, index: int, size: Size, *, is_anytime: bool) -> None:
-    colour = COLOURS[index % len(COLOURS)]
-    if one.floating:
-        draw_float(axes, *_line(one.floating), index, size, is_anytime=is_anytime)
-    for early in one.early:
-        axes.plot(
-            *_line(early),
-            color=_EARLY_COLOUR if is_anytime else colour,
-            linestyle="-." if is_anytime else ":",
-            marker=EARLY_MARKER,
-            markerfacecolor="none",
-            # A second point is the file's nominal point, which already has a marker.
-            markevery=None if is_anytime else [0],
-            label=label_once(axes, _EARLY),
-            zorder=4,
+def _cnn_levels(evaluations: Figures, measure: Measure) -> CnnLevels:
+    """Return the level of each CNN with its name; if they differ, with the files made from it."""
+    found: dict[tuple[float, int], list[str]] = {}
+    for name, evaluation in evaluations:
+        if (level := measure.cnn(evaluation)) is not None:
+            found.setdefault((level, evaluation.image_count), []).append(name)
+    on_images = " on {:,} images" if _differ_in_images(evaluations) else ""
+    return tuple(
+        (
+            level,
+            f"CNN{f' of {_listed(names)}' if len(found) > 1 else ''}{on_images.format(count)}, {measure.words(level)}",
         )
-    steps, percent = _line(one.fixed)
-    if is_anytime and len(steps) > 1:
-        low, high = [point.low for point in one.fixed], [point.high for point in one.fixed]
-        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0, zorder=2)
+        for (level, count), names in sorted(found.items())
+    )
+
+
+def _notes(evaluations: Figures, is_balanced: bool) -> tuple[str, str]:
+    """Return a description of the points, and the number of images."""
+    counts = " or ".join(f"{count:,}" for count in sorted({evaluation.image_count for _, evaluation in evaluations}))
+    first = evaluations[0][1]
+    if len(evaluations) > 1:
+        described = per_t_caption([evaluation for _, evaluation in evaluations], is_balanced=is_balanced)
+    elif first.is_graded:
+        described = GRADED_CAPTION
     else:
-        axes.errorbar(
-            steps,
-            percent,
-            [[p.percent - p.low for p in one.fixed], [p.high - p.percent for p in one.fixed]],
-            fmt="none",
-            ecolor=colour,
-            elinewidth=0.7 * size.line,
-            capsize=0.6 * size.marker,
-            zorder=4,
-        )
-    draw_integers(axes, steps, percent, one.label, index, is_anytime=is_anytime)
+        balanced = f"thresholds balanced for T = {first.timesteps}, " if is_balanced else ""
+        described = f"{balanced}read after each step of one run"
+    has_intervals = all(point.accuracy_interval for _, evaluation in evaluations for point in evaluation.points)
+    return described[0].upper() + described[1:], f"n = {counts} images{', 95 % intervals' if has_intervals else ''}"
 
 
-def _line(points: Sequence[FramePoint]) -> tuple[list[float], list[float]]:
-    return [point.x for point in points], [point.percent for point in points]
+def _differ_in_images(evaluations: Figures) -> bool:
+    return len({evaluation.image_count for _, evaluation in evaluations}) > 1
 
 
-def _cnn_percent(evaluation: Evaluation) -> float | None:
-    return None if evaluation.cnn_accuracy is None else 100 * evaluation.cnn_accuracy
+def _listed(names: Sequence[str]) -> str:
+    """Return an abbreviated list of names: model-T1, -T4, -T64."""
+    families = [family_of(name) for name in names]
+    shorter = [
+        name.removeprefix(family) if index and name != family and family == families[index - 1] else name
+        for index, (name, family) in enumerate(zip(names, families, strict=True))
+    ]
+    return ", ".join(shorter)
+
+
+def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "screen", overwrite: bool = False) -> Path:
+    """Write the figure of run folders of one data set to ``output``, with the most complete run of each file.
+
+    Raises
+    ------
+    UsageError
+        If ``output`` does not end in .png, .svg or .pdf, or the runs are on images of several data sets.
+    InputError
+        If a folder cannot be used, nothing can be drawn, or the file cannot be written, or exists and ``overwrite`` is
+        off.
+    """
+    kind = next((kind for kind in get_args(FigureFormat) if output.suffix == f".{kind}"), None)
+    if kind is None:
+        suffixes = one_of(f".{kind}" for kind in get_args(FigureFormat))
+        raise UsageError(f"found {output}", where="figure", expected=f"its suffix {suffixes}")
+    require_output(output, overwrite)
+    shown, _ = most_complete_of(read_runs(folders))
+    entries = entries_of(shown)
+    if len(sources := sorted({entry.source for entry in entries})) > 1:
+        raise UsageError(f"the runs are of {' and '.join(sources)}", where="figure", expected="one data set")
+    evaluations = [(entry.label, entry.evaluation) for entry in entries]
+    provenance = [entry.run.manifest.provenance.get(entry.file, {}) for entry in entries]
+    figure = run_figure(
+        evaluations,
+        _title(evaluations, sources[0]),
+        note=_seeds(provenance),
+        width=width,
+        is_balanced=all(entry.is_balanced for entry in entries),
+    )
+    if figure is None:
+        raise InputError("neither labels nor the CNN are known, so there is nothing to draw", where=folders[0])
+    write_atomically(output, image_bytes(figure, kind, dpi=SIZES[width].dpi))
+    return output
+
+
+def _title(evaluations: Figures, data: str) -> str:
+    names = [name for name, _ in evaluations]
+    return f"{', '.join(names) if len(names) <= _NAMED else f'{len(names)} files'} on {data}"
+
+
+def _seeds(provenance: Sequence[Mapping[str, Any]]) -> str:
+    """Return the training seeds of the CNNs that are recorded."""
+    models = [stages.get("model") for stages in provenance]
+    seeds = [model.get("seed") for model in models if isinstance(model, Mapping)]
+    found = sorted({str(seed) for seed in seeds if seed is not None})
+    return f"CNN trained with seed {' or '.join(found)}" if found else ""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,11 +27,7 @@ COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*", ">")
 """One marker per series, for those who do not see its colour. One more than `COLOURS`, so that pairs do not repeat."""
 
-EARLY_MARKER: Final = "<"
-"""The marker of early exit, hollow."""
-
 CNN_COLOUR: Final = "#444444"
-FLOAT_COLOUR: Final = COLOURS[1]
 GRID_COLOUR: Final = "#DDDDDD"
 
 
@@ -79,7 +76,13 @@ def drawing(size: Size) -> Iterator[None]:
 def new_figure(size: Size, height: float) -> Figure:
     """Return a figure of this width; ``height`` in inches."""
     # The object API is used because pyplot would choose a window system and keep every figure in memory.
-    from loihi_convert.report.notebook_figure import NotebookFigure
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        """Shown by a notebook that did not import pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            return image_bytes(self, "png")
 
     return NotebookFigure(figsize=(size.inches, height), layout="constrained")
 
@@ -102,60 +105,39 @@ def timestep_axis(axes: Axes, ticks: Sequence[float], left: float, right: float)
     axes.set_xticklabels([f"{tick:g}" for tick in ticks])
 
 
-def finish(
-    figure: Figure, axes: Axes, depths: Iterable[int], measure: str, title: str, notes: Iterable[str], size: Size
-) -> None:
-    """Label the axes of latency, for networks of ``depths``, and of ``measure``; add title, known notes and legend."""
-    lava = " or ".join(f"T + {depth}" for depth in sorted(set(depths)))
-    axes.set_xlabel(f"latency T, time steps (on Lava: {lava})")
-    axes.set_ylabel(measure)
-    plain(axes)
-    _add_titles(figure, axes, title, ". ".join(note for note in notes if note), size)
-    _add_legend(figure, axes, size)
-
-
-def _add_titles(figure: Figure, axes: Axes, title: str, note: str, size: Size) -> None:
-    """Put a title above the figure and, in small text above ``axes``, the notes needed to read it."""
-    # File names may contain a $, which would start math mode.
-    figure.suptitle(
-        textwrap.fill(title, int(0.75 * size.characters)),
-        x=0.01,
-        ha="left",
-        fontsize=size.text + 1,
-        fontweight="bold",
-        parse_math=False,
-    )
-    axes.set_title(textwrap.fill(note, int(0.8 * size.characters)), loc="left", parse_math=False)
-
-
-def _add_legend(figure: Figure, axes: Axes, size: Size) -> None:
-    """Put the legend of ``axes`` below the figure, in as many columns as fit."""
+def add_legend(figure: Figure, axes: Axes, size: Size) -> int:
+    """Put the legend of ``axes`` below the figure, in as many columns as fit, and return its lines of text."""
     handles, labels = axes.get_legend_handles_labels()
-    longest = int(0.8 * size.characters)
-    folded = [textwrap.fill(label, longest) for label in labels]
+    # A file name need not be UTF-8.
+    printable = (label.encode(errors="backslashreplace").decode() for label in labels)
+    folded = [textwrap.fill(label, int(0.8 * size.characters)) for label in printable]
     widest = max((len(line) for label in folded for line in label.split("\n")), default=1)
     columns = max(1, min(3, size.characters // (widest + 9)))
     legend = figure.legend(handles, folded, loc="outside lower center", ncols=columns, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
+    rows = math.ceil(len(folded) / columns)
+    return sum(max(label.count("\n") + 1 for label in folded[row::rows]) for row in range(rows))
 
 
-def image_bytes(figure: Figure, kind: FigureFormat, *, dpi: int = 160) -> bytes:
+def image_bytes(figure: Figure, kind: FigureFormat, *, dpi: int = 160, is_for_page: bool = False) -> bytes:
     """Return ``figure`` as file contents, without a date or random identifiers, so that bytes are reproducible.
 
     Drawing starts from the layout of the previous drawing: to get the same bytes, draw the formats in the same order.
+    ``is_for_page``: without a background, and with texts in the browser's font.
     """
     import matplotlib
 
     image = io.BytesIO()
     metadata = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     # Type 42 keeps text in a PDF as text, which many journals require.
+    fonts: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none" if is_for_page else "path"}
     with (
-        matplotlib.rc_context({"svg.hashsalt": "loihi-convert", "pdf.fonttype": 42}),
+        matplotlib.rc_context({"svg.hashsalt": "loihi-convert", **fonts}),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.filterwarnings("always", "Glyph .* missing")
-        figure.savefig(image, format=kind, dpi=dpi, metadata=metadata)
-    if any("missing from font" in str(one.message) for one in caught):
+        figure.savefig(image, format=kind, dpi=dpi, metadata=metadata, transparent=is_for_page)
+    if not is_for_page and any("missing from font" in str(one.message) for one in caught):
         logging.getLogger(__name__).warning("the figure's font lacks some characters of the names: they are boxes")
     return image.getvalue()

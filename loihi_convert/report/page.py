@@ -12,8 +12,7 @@ from typing import ClassVar, Final
 import jinja2
 import numpy as np
 
-from loihi_convert.report.charts import Chart
-from loihi_convert.report.svg import style_class
+from loihi_convert.report.chart import STYLES, Chart
 from loihi_convert.report.table import Table
 from loihi_convert.runs.stored_run import Confusion
 
@@ -158,7 +157,7 @@ def _environment(*, escapes: bool) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["plain"] = _plain
-    environment.filters["style_class"] = style_class
+    environment.globals["STYLES"] = STYLES
     return environment
 
 

@@ -15,8 +15,9 @@ from loihi_convert.errors import low_to_high
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.regression import Regression, RegressionPoint
-from loihi_convert.report.formats import (
+from loihi_convert.report.table import (
     RELAYS,
+    Table,
     count,
     neurons,
     neurons_header,
@@ -26,8 +27,8 @@ from loihi_convert.report.formats import (
     points,
     quantity_range,
     r_squared,
+    table_of,
 )
-from loihi_convert.report.table import Table, table_of
 from loihi_convert.statistics import Interval
 
 _R2: Final = "R\N{SUPERSCRIPT TWO}"

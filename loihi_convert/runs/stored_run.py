@@ -15,9 +15,16 @@ from loihi_convert.errors import InputError
 from loihi_convert.files import asked
 from loihi_convert.ir.network import class_count
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.runs.columns import POTENTIAL, ChannelFiringRate, ChannelThreshold, Prediction
-from loihi_convert.runs.csv_files import damaged, misfit, read_csv
-from loihi_convert.runs.manifest import Manifest
+from loihi_convert.runs.columns import (
+    POTENTIAL,
+    ChannelFiringRate,
+    ChannelThreshold,
+    Prediction,
+    damaged,
+    misfit,
+    read_csv,
+)
+from loihi_convert.runs.run_folder import Manifest
 
 
 class ChannelThresholds(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 
 from loihi_convert.files import sha256
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.manifest import ReadFile, new_manifest
+from loihi_convert.runs.run_folder import ReadFile, new_manifest
 from support.evaluations import LABELS
 
 CLASSES = ("zero", "one", "two")

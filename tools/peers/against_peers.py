@@ -21,7 +21,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.cli.console import log
 from loihi_convert.errors import PlatformError, UsageError, VerificationError, one_of
-from loihi_convert.report.formats import markdown_table
+from loihi_convert.report.table import markdown_table
 
 
 @dataclass

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from loihi_convert.files import write_atomically
-from loihi_convert.runs.csv_files import as_csv
+from loihi_convert.runs.columns import as_csv
 
 
 def spread(values: Sequence[float]) -> str:

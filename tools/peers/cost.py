@@ -24,7 +24,7 @@ from loihi_convert.cli.console import log
 from loihi_convert.data import load_data
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import UsageError
-from loihi_convert.report.formats import markdown_table
+from loihi_convert.report.table import markdown_table
 
 DEPTH_CHANNELS: Final = 32
 """Channels of each layer of the networks of several depths."""

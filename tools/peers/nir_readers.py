@@ -32,7 +32,7 @@ from loihi_convert.errors import PlatformError
 from loihi_convert.files import write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.pipeline import exporting
-from loihi_convert.runs.csv_files import as_csv
+from loihi_convert.runs.columns import as_csv
 
 _HERE: Final = Path(__file__).resolve().parent
 _CNN: Final = _HERE.parents[1] / "netx_models" / "mnist" / "cnn.safetensors"

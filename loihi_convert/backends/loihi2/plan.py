@@ -14,11 +14,11 @@ from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.lava.timing import Timing, first_step, reset_interval, stock_interval
 from loihi_convert.backends.loihi2.board import MESSAGE_BITS_OF_A_CONVOLUTION, Board
 from loihi_convert.chip import limits
+from loihi_convert.chip.resources import network_resources
 from loihi_convert.errors import low_to_high
 from loihi_convert.ir.neuron_model import Circuit, NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv
-from loihi_convert.neurocores.resources import network_resources
 
 STOP_SECONDS: Final = (0.01, 0.1)
 """Assumed time of one stop with its reads, through the board's host: no number is public, and none was measured."""
@@ -57,7 +57,7 @@ class ChipPlan:
     processes, timing, reset_interval, board
         The Processes, their steps, and the board.
     neurocores
-        Fewest and most neurocores, with the circuit, see `neurocores.resources`.
+        Fewest and most neurocores, with the circuit, see `chip.resources`.
     values_read
         Number of u values, over all layers, that the host reads for one time step of an image.
     stops

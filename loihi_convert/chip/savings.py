@@ -1,4 +1,4 @@
-"""Changes of a CNN that save neurocores of Loihi 2, each computed with `neurocores.partition`."""
+"""Changes of a CNN that save neurocores of Loihi 2, each computed with `chip.partition`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from loihi_convert.chip.partition import ConvLayer, DenseLayer, Kernel
 from loihi_convert.ir.network import layer_words
-from loihi_convert.neurocores.partition import ConvLayer, DenseLayer
-from loihi_convert.neurocores.synaptic_memory import Kernel
 from loihi_convert.records import Record
 
 CoreRange = tuple[int, int]

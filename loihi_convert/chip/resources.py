@@ -1,7 +1,7 @@
 """Neurons, synapses and synaptic memory of each layer, and the Loihi 2 neurocores they take.
 
 No public tool compiles for Loihi 2 without its board. The estimate follows what Intel's compiler printed for five
-networks: `partition` divides a layer among cores, `synaptic_memory` counts its synapses, `savings` finds what to
+networks: `partition` divides a layer among cores and counts its synapses, `savings` finds what to
 change. `tests/test_compiler_cores.py` holds it to all 34 printed layers, to which it was fitted.
 No core is shared by two layers.
 
@@ -28,14 +28,13 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
+from loihi_convert.chip.partition import ConvLayer, DenseLayer, Kernel, Limit, Tile
+from loihi_convert.chip.savings import CoreRange, Placed, Saving, cores_of, narrowed, savings, without_channels
 from loihi_convert.ir.graded import with_constant_channel
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.synapse import Dense, Synapse, pooled_shape
-from loihi_convert.neurocores.partition import ConvLayer, DenseLayer, Limit, Tile
-from loihi_convert.neurocores.savings import CoreRange, Placed, Saving, cores_of, narrowed, savings, without_channels
-from loihi_convert.neurocores.synaptic_memory import Kernel
 from loihi_convert.records import Record
 
 
