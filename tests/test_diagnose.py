@@ -28,7 +28,7 @@ from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
-from loihi_convert.metrics import activation_errors, advice, diagnosis
+from loihi_convert.metrics import advice, diagnosis
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
 from loihi_convert.simulation.clipping import clipped_images
@@ -446,7 +446,7 @@ def test_poisson_spikes_do_not_depend_on_the_blocks(digits: Digits, monkeypatch:
     spiking = balance(digits.cnn, digits.splits.calibration_images()[:50], 3, options)
     network = quantize(spiking, images)
     predicted = run_network(network, images, 3).predictions[:, -1]
-    monkeypatch.setattr(activation_errors, "_BLOCK", 7 * 1546)
+    monkeypatch.setattr(diagnosis, "_BLOCK", 7 * 1546)
     found = diagnosis.diagnose(digits.cnn, spiking, network, images, predicted, 3)
     assert found.stages[-1].correct_count == len(images)
 
@@ -457,7 +457,7 @@ def test_images_are_taken_in_blocks(digits: Digits, monkeypatch: pytest.MonkeyPa
     arguments = (digits.cnn, spiking, network, test.images, test.known_labels, 3)
     whole = diagnosis.diagnose(*arguments)
     # 1024 + 512 + 10 neurons: 7 images.
-    monkeypatch.setattr(activation_errors, "_BLOCK", 7 * 1546)
+    monkeypatch.setattr(diagnosis, "_BLOCK", 7 * 1546)
     seen: list[tuple[int, int]] = []
     parts = diagnosis.diagnose(*arguments, progress=lambda *done: seen.append(done))
     assert seen[:2] == [(7, 400), (14, 400)]

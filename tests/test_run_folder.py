@@ -29,7 +29,7 @@ from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.runs import columns, manifest, run_folder
+from loihi_convert.runs import columns, run_folder
 from loihi_convert.runs.run_folder import ReadFile, new_manifest
 from loihi_convert.runs.stored_run import read_run
 
@@ -446,7 +446,7 @@ def test_a_run_that_fails_removes_its_empty_folders(tmp_path: Path, error: type[
 
 
 def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "VERSIONED_PACKAGES", ("numpy", "a-package-that-does-not-exist"))
+    monkeypatch.setattr(run_folder, "VERSIONED_PACKAGES", ("numpy", "a-package-that-does-not-exist"))
     model = tmp_path / "model.net"
     command_line = [
         "/usr/lib/python3/site-packages/loihi_convert/__main__.py",
