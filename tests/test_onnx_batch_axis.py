@@ -18,7 +18,7 @@ from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.from_onnx import read_onnx
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.source import open_source
-from loihi_convert.pipeline.same_outputs import require_same_outputs
+from loihi_convert.pipeline.converting import require_same_outputs
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.pipeline.same_outputs import require_same_outputs
+from loihi_convert.pipeline.converting import require_same_outputs
 
 SHAPE = (1, 6, 6)
 

@@ -47,7 +47,7 @@ from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import ReluNetwork, classes_of
-from loihi_convert.pipeline.origin import open_file
+from loihi_convert.pipeline.opening import open_file
 from loihi_convert.simulation.relu import cnn_scores
 
 # Some tests fine-tune CNNs that were not trained before, or on few images.
@@ -795,8 +795,7 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     done = invoke(*TRAIN, "--from", "own.pt", "--qcfs", 2, "--mean", MEAN, "--std", STD, "-o", "tuned.pt")
     assert done.code == 0, done.err
     assert "fine_tuned_nets:Net on own.npz: 2 epochs, batches of 32, AdamW" in done.err
-    assert re.search(r"epoch 1 of 2: validation accuracy \d+\.\d\d %, \d+ s", done.err)
-    assert re.search(r"epoch 2 of 2: .* s; measuring the accuracy of the stored weights", done.err)
+    assert re.search(r"epoch 2 of 2: validation accuracy \d+\.\d\d %", done.err)
     assert re.search(r"trained in \d+ (s|min)", done.err)
     assert "test accuracy" not in done.out
     assert "next: loihi-convert export tuned.pt --arch fine_tuned_nets:Net --data own.npz" in done.out

@@ -36,7 +36,7 @@ from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.provenance import ModelRecord
-from loihi_convert.pipeline.same_outputs import require_same_outputs
+from loihi_convert.pipeline.converting import require_same_outputs
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
 
 SHAPE = (1, 4, 4)

@@ -33,7 +33,7 @@ from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
 from loihi_convert.frontend.users_code import build_cnn, with_plain_parts
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.choices import Readout
-from loihi_convert.ground.file_kinds import is_nir, kind_of
+from loihi_convert.ground.files import is_nir, kind_of
 from loihi_convert.ground.normalization import Normalization
 
 

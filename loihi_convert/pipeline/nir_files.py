@@ -13,8 +13,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import FileFormat
 from loihi_convert.ground.dependencies import optional_module
-from loihi_convert.ground.file_kinds import NIR
-from loihi_convert.ground.files import require_output
+from loihi_convert.ground.files import NIR, require_output
 from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
