@@ -318,7 +318,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["model.pt", "--slurm", "workers=2,queue=a"], 2, "with key=value pairs of partition, walltime"),
         (["model.pt", "--images", "201"], 2, "--images: found 201; must be 1..200, the validation images of digits."),
         (["absent.pt"], 3, "absent.pt: no such file"),
-        (["absent.toml"], 3, "error: absent.toml: cannot be read (No such file or directory)."),
+        (["absent.toml"], 3, "error: absent.toml: cannot be read as TOML (No such file or directory)."),
         (["bad.toml"], 3, "error: bad.toml: cannot be read as TOML ("),
         (["typo.toml"], 2, "error: typo.toml: found the unknown key 'weigth-bits'. Did you mean weight-bits?"),
         (["type.toml"], 2, "error: type.toml: timesteps: found True; must be a whole number."),

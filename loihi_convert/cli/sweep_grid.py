@@ -146,7 +146,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return dict(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot be read as TOML ({first_line(error)})", where=path) from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"cannot be read as TOML ({reason})", where=path) from error
 
 
 def _listed_networks(path: Path, listed: object, models: object) -> list[Mapping[str, object]]:

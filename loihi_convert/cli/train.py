@@ -23,7 +23,7 @@ from loihi_convert.ground.options import Flag
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
     from loihi_convert.cnn.design import Design, Teacher
-    from loihi_convert.data import DataSplits
+    from loihi_convert.data import ClassMap, DataSplits
     from loihi_convert.metrics.own_accuracy import OwnAccuracy
 
 
@@ -202,8 +202,8 @@ def _splits(
 
     assert images.data is not None
     data, root, of_data, of_validation = images.data, images.data_root, images.class_map, None
-    if validation is not None and validation.is_dir():
-        of_data, of_validation = of_data if Path(data).is_dir() else None, of_data
+    if validation is not None:
+        of_data, of_validation = _part(of_data, Path(data), validation), _part(of_data, validation, Path(data))
     splits = load_data(data, root, classes=classes, class_map=of_data, input_shape=input_shape)
     for note in splits.notes:
         log(note)
@@ -221,3 +221,13 @@ def _splits(
             "may be too high"
         )
     return split_for_training(splits, held_out.test)
+
+
+def _part(class_map: ClassMap | None, own: Path, other: Path) -> ClassMap | None:
+    """Return ``class_map`` without the folders that only ``other`` has; None if ``own`` needs none."""
+    if not own.is_dir():
+        # Refused if it is for neither.
+        return None if other.is_dir() else class_map
+    if class_map is None or isinstance(class_map, str):
+        return class_map
+    return {name: to for name, to in class_map.items() if (own / name).is_dir() or not (other / name).is_dir()} or None
