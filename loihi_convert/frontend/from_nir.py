@@ -38,18 +38,12 @@ from loihi_convert.errors import (
 from loihi_convert.files import asked
 from loihi_convert.frontend.operations import placed_at
 from loihi_convert.hdf5 import require_plain
+from loihi_convert.reading.step import FiringRate
 
 _SUPPORTED: Final = "Conv2d, Linear, Affine, AvgPool2d, SumPool2d, Flatten, IF, and I before the Output"
 
 _EMPTY: Final = nn.Sequential()
 _Synapse = TypeVar("_Synapse", nn.Conv2d, nn.Linear)
-
-
-class FiringRate(nn.Module):
-    """``y = min(max(x, 0), 1)``: the rate of neurons with threshold 1 and soft reset at the constant current x."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.clamp(0, 1)
 
 
 def read_nir(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, Readout, tuple[str, ...]]:
