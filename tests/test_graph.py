@@ -130,7 +130,7 @@ REFUSED = [
         "0: Conv2d moves the pixels of a map in a way that is not a convolution",
     ),
     (
-        calls(lambda x: functional.pad(x, (1, 1, 1, 1), value=-math.inf)),
+        calls(lambda x: functional.pad(x - 1, (1, 1, 1, 1), value=-math.inf)),
         "pad pads with -inf; supported: numbers",
     ),
     (
