@@ -21,6 +21,7 @@ The same in stages; each takes the value that the one before returned::
 ``converted``     the network that they return
 ``result``        of its run
 ``fine_tuning``   training a CNN further, so that few time steps suffice
+``ground``        arrays, choices, the mechanism of options, files, progress: what every room stands on
 ``data``          images: the benchmark sets, a folder, an ``.npz``, arrays
 ``cnn``           the source CNN: architectures, training, checkpoints
 ``frontend``      nn.Module -> `ReluNetwork`

@@ -12,7 +12,6 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from loihi_convert.arrays import Shape
 from loihi_convert.cnn.checkpoint import digest
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
@@ -22,14 +21,15 @@ from loihi_convert.data import as_dataset, split_for_training
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.in_memory import Images, Labels
-from loihi_convert.devices import AnyDevice, chosen_device
 from loihi_convert.errors import UsageError
-from loihi_convert.files import as_path
 from loihi_convert.frontend.own_cnn import copies_of, design_of, teacher_of
 from loihi_convert.frontend.users_code import article, named, unwrapped
-from loihi_convert.normalization import channel_normalization, require_both
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.devices import AnyDevice, chosen_device
+from loihi_convert.ground.files import as_path
+from loihi_convert.ground.normalization import channel_normalization, require_both
+from loihi_convert.ground.progress import progress_bar, tell
 from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher, require_same_training
-from loihi_convert.progress import progress_bar, tell
 
 
 def fine_tune(

@@ -17,9 +17,9 @@ from support.dask_functions import Number, Numbered
 from loihi_convert.batch import flow
 from loihi_convert.batch.computation import Computation, Outcome, Store, opened_before, outcome_of
 from loihi_convert.batch.flow import Known, compute_missing, duration, missing
-from loihi_convert.devices import torch_threads
 from loihi_convert.errors import InputError, RangeError, UnsupportedModelError
-from loihi_convert.records import Record
+from loihi_convert.ground.devices import torch_threads
+from loihi_convert.ground.records import Record
 
 CELL = Numbered(0, package="1.0")
 RESULT = Number(value=1)

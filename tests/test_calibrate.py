@@ -10,14 +10,14 @@ import pytest
 from test_balance import random_cnn
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
-from loihi_convert.choices import InitialPotential
 from loihi_convert.conversion import calibration
 from loihi_convert.conversion.balancing import balance, correct_biases
 from loihi_convert.conversion.calibration import fitted_images
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import NetxError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import InitialPotential
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx import native

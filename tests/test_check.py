@@ -21,7 +21,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 from loihi_convert import cli, netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.activity import (
     ACTIVITY_RULES,
@@ -51,8 +50,9 @@ from loihi_convert.checks.stock_rules import (
 )
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources
-from loihi_convert.choices import Reset, Target
 from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Reset, Target
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from test_balance import random_cnn
 from test_quantize import digits_like
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.conversion.balancing import balance
@@ -21,6 +20,7 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.errors import RangeError, UsageError
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork

@@ -9,7 +9,6 @@ from test_balance import random_cnn
 from torch import nn
 
 from loihi_convert.backends.reference import run_network
-from loihi_convert.choices import Readout, Target
 from loihi_convert.conversion import balancing, calibration
 from loihi_convert.conversion.agreement import Agreement, measure_of, measured_agreement
 from loihi_convert.conversion.balancing import balance, choose_method
@@ -19,6 +18,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.ground.choices import Readout, Target
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.simulation.relu import cnn_scores
 

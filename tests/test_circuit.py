@@ -15,12 +15,12 @@ from support.networks import random_loihi2_network, random_network
 from support.strategies import Case, loihi2_networks
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.errors import RangeError, UsageError
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.neuron_model import NeuronModel, circuit, neuron_model
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense

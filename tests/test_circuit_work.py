@@ -12,12 +12,12 @@ from support.lava_programs import output_of
 from support.residual import RELAYS, residual_images, residual_network
 from test_lava_circuit import pixels, two_channels
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.timing import Timing, stock_interval
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip.energy import CircuitEvents, Estimate, estimate
 from loihi_convert.data import Dataset
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin

@@ -46,8 +46,8 @@ from loihi_convert.errors import (
     UsageError,
     VerificationError,
 )
-from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source
+from loihi_convert.ground.files import sha256
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import exporting, golden_check
 from loihi_convert.pipeline.graded import export_graded

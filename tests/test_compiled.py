@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import loihi_convert
-from loihi_convert.compiled import COMPILING
+from loihi_convert.ground.compiled import COMPILING
 
 KERNELS = sorted(Path(loihi_convert.__file__).parent.rglob("*_kernels.py"))
 

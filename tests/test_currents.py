@@ -17,8 +17,8 @@ from support import oracle
 from support.networks import random_network
 from support.strategies import Case, networks
 
-from loihi_convert.arrays import Shape
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import convolution as module
 from loihi_convert.simulation.blocks import on_cores

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import oracle
 from support.strategies import Drawn
 
-from loihi_convert.arrays import Array, Shape
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import currents as module
 from loihi_convert.simulation import kernel_structure

@@ -13,7 +13,6 @@ import typer
 from support.training import train
 
 from loihi_convert import cli
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.cli.diagnose import _say
@@ -25,6 +24,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Dense

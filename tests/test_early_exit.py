@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.statistics import wilson_interval
 from loihi_convert.metrics.early_exit import (
     CURVE_POINTS,
     TOLERANCE_POINTS,
@@ -21,7 +22,6 @@ from loihi_convert.metrics.early_exit import (
     choose_margin,
     evaluate_early_exit,
 )
-from loihi_convert.statistics import wilson_interval
 
 # Four images, three steps, three classes. In the order of steps, class and lead are
 #   image 0: 0 by 4, 0 by 6, 0 by 9       image 1: 1 by 1, 0 by 0 (tied with 2), 2 by 5

@@ -17,16 +17,16 @@ from support.networks import random_network
 from support.strategies import Case, networks
 from torch.nn import functional
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.statistics import constant_accuracy, mcnemar_p_value, wilson_interval
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.evaluating import evaluate, reported_timesteps
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.statistics import constant_accuracy, mcnemar_p_value, wilson_interval
 
 # Class of each of four images after each of three steps, and what it should have been.
 PREDICTIONS = np.array([[0, 0, 0], [1, 1, 1], [0, 2, 2], [0, 0, 1]])

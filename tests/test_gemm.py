@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from support import oracle
 from support.strategies import synapses
 
-from loihi_convert.arrays import Shape
 from loihi_convert.backends.lava.processes import gemm
 from loihi_convert.backends.lava.synapse_processes import batch_synapse
+from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.quantized import QuantizedLayer
 from loihi_convert.ir.synapse import Conv, Dense
 

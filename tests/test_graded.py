@@ -11,11 +11,11 @@ from support.command_line import Invoke, invoker
 from support.external_files import LayerData, lava_dl_file, write_external
 
 from loihi_convert import external
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_graded
 from loihi_convert.data import Dataset
 from loihi_convert.errors import LoihiConvertError, NetxError, RangeError
 from loihi_convert.external.run import run_sdnn
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.metrics.evaluating import evaluate_images

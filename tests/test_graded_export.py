@@ -20,21 +20,22 @@ from support.command_line import Invoke, invoker
 from support.evaluations import bytes_of
 from torch import Tensor, nn
 
-from loihi_convert import devices, external, netx
-from loihi_convert.arrays import Array
+from loihi_convert import external, netx
 from loihi_convert.backends import open_backend, request
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import run_graded
 from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import network_resources, neuron_costs, resources
-from loihi_convert.choices import Task
 from loihi_convert.conversion import graded_rounding
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.graded import to_graded
 from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.source import Source
+from loihi_convert.ground import devices
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Task
 from loihi_convert.inspection.contents import describe
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork

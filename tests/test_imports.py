@@ -16,24 +16,8 @@ GOLDEN = PACKAGE / "golden" / "model.net"
 
 # A folder or file may import from its own line and from the lines above it, never from below.
 ORDER = (
-    (
-        "choices",
-        "errors",
-        "options",
-        "arrays",
-        "records",
-        "statistics",
-        "progress",
-        "compiled",
-        "files",
-        "hdf5",
-        "file_kinds",
-        "threads",
-        "dependencies",
-        "devices",
-        "ready_made",
-    ),
-    ("normalization",),
+    ("errors",),
+    ("ground",),
     ("chip",),
     ("ir",),
     ("chip.partition", "chip.resources", "chip.savings"),
@@ -59,8 +43,8 @@ ORDER = (
 HEAVY = {
     # In `api`, `pipeline.opening` and `pipeline.origin` for their types alone.
     "torch": (
-        "devices",
-        "ready_made",
+        "ground.devices",
+        "ground.ready_made",
         "cnn",
         "frontend",
         "reading",
@@ -71,8 +55,8 @@ HEAVY = {
         "pipeline.opening",
         "pipeline.origin",
     ),
-    "numba": ("compiled",),
-    "h5py": ("hdf5", "netx.hdf5"),
+    "numba": ("ground.compiled",),
+    "h5py": ("ground.hdf5", "netx.hdf5"),
     "nir": (),
     "jinja2": ("report.page",),
     "distributed": ("batch.clusters", "batch.dask_workers"),

@@ -23,7 +23,6 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from loihi_convert.arrays import Array
 from loihi_convert.data import Dataset as OwnDataset
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.in_memory import (
@@ -35,6 +34,7 @@ from loihi_convert.data.in_memory import (
     as_targets,
 )
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.arrays import Array
 
 GREY = np.random.RandomState(0).randint(0, 256, (5, 1, 8, 6)).astype(np.uint8)
 COLOUR = np.random.RandomState(1).randint(0, 256, (5, 3, 8, 6)).astype(np.uint8)

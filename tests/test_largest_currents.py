@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.arrays import Array, Shape
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import largest_currents

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.arrays import Array
 from loihi_convert.conversion.balancing import balance, correct_biases
 from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation import blocks, simulator

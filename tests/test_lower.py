@@ -8,9 +8,9 @@ from support.lowering import CONV, LINEAR, Case, assert_equals_module, assert_na
 from support.modules import Of, outputs, prepared
 from torch import nn
 
-from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.ground.arrays import Shape
 
 
 def signals(*modules: nn.Module, shape: Shape = (2, 12)) -> Case:

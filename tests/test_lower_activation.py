@@ -25,7 +25,6 @@ from support.modules import Of, prepared, stepped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loihi_convert.arrays import by_channel
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import to_relu_network
@@ -33,6 +32,7 @@ from loihi_convert.frontend.lower.linear import through
 from loihi_convert.frontend.lower.populations import Population, Populations
 from loihi_convert.frontend.lower.value import Value, scaled, shifted
 from loihi_convert.frontend.lower.window import Window
+from loihi_convert.ground.arrays import by_channel
 
 ZERO = torch.zeros(1)
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.simulation.device import NeuronTensors, one_step

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loihi_convert.arrays import Array
 from loihi_convert.data import load_data
 from loihi_convert.data.dataset import DataSplits, in_turns
 from loihi_convert.data.in_memory import as_images
 from loihi_convert.data.own_images import load_image_folder, load_npz
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.arrays import Array
 
 
 def grey(value: int, height: int = 4, width: int = 6) -> Array:

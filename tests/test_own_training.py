@@ -25,7 +25,6 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 import loihi_convert as lc
 from loihi_convert import netx
-from loihi_convert.arrays import Shape
 from loihi_convert.cnn import checkpoint, trainer
 from loihi_convert.cnn.design import pixels
 from loihi_convert.cnn.models import multiply_adds
@@ -45,8 +44,9 @@ from loihi_convert.frontend.own_cnn import copies_of, design_of, own_design, rec
 from loihi_convert.frontend.source import open_source
 from loihi_convert.frontend.train_mode import require_training
 from loihi_convert.frontend.users_code import build_cnn
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import ReluNetwork, classes_of
-from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline.origin import open_file
 from loihi_convert.simulation.relu import cnn_scores
 

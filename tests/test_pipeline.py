@@ -17,12 +17,10 @@ from test_netx import small_network
 from torch import nn
 
 from loihi_convert import external, netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.request import result_size
 from loihi_convert.backends.result import RunResult
-from loihi_convert.choices import Amplitude, LavaLayout
 from loihi_convert.cnn.checkpoint import load_model, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import default_recipe
@@ -31,6 +29,8 @@ from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.source import Source
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Amplitude, LavaLayout
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin
 from loihi_convert.netx import hdf5, native

@@ -14,10 +14,8 @@ from hypothesis import strategies as st
 from support.refusals import refused
 from test_balance import pixels, random_cnn
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
-from loihi_convert.choices import Amplitude, Method, Reset, Target
 from loihi_convert.conversion import quantization
 from loihi_convert.conversion.agreement import explained_share
 from loihi_convert.conversion.balancing import balance
@@ -26,6 +24,8 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import DataError, RangeError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Amplitude, Method, Reset, Target
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.rounding import nearest_scales

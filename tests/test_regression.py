@@ -17,13 +17,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import loihi_convert as lc
-from loihi_convert.arrays import Array
 from loihi_convert.conversion.agreement import Agreement, explained_share, measure_of
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from loihi_convert import cli
 from loihi_convert.chip.energy import CONSTANTS
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.files import sha256
+from loihi_convert.ground.files import sha256
 from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
 from loihi_convert.report import build
 from loihi_convert.report.chart import Axes, Mark, Series, outside

@@ -19,13 +19,11 @@ import pytest
 import torch
 from support.training import train
 
-from loihi_convert import cli, devices, netx
+from loihi_convert import cli, netx
 from loihi_convert.__main__ import exit_code
-from loihi_convert.arrays import arrays_digest
 from loihi_convert.backends.reference import run_network
 from loihi_convert.batch import flow as batch_flow
 from loihi_convert.batch.computation import Store, outcome_of
-from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import default_recipe
@@ -34,8 +32,11 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, RangeError, UsageError
-from loihi_convert.files import sha256
 from loihi_convert.frontend.source import open_source
+from loihi_convert.ground import devices
+from loihi_convert.ground.arrays import arrays_digest
+from loihi_convert.ground.choices import PaperFigure, PaperTable
+from loihi_convert.ground.files import sha256
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.paper import (
     fingerprint,

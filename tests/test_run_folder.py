@@ -22,10 +22,10 @@ from support import oracle
 from support.evaluations import LABELS, entry
 from support.strategies import Case, networks
 
-from loihi_convert import files
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.ground import files
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.metrics.evaluation import Evaluation

@@ -16,17 +16,17 @@ from test_balance import pixels, random_cnn
 from test_netx import assert_same, small_network
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.checks.lava_dl import lava_dl_notes
-from loihi_convert.choices import Readout, Reset
 from loihi_convert.conversion.balancing import balance, choose_method
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import scalar_scales
 from loihi_convert.errors import NetxError, RangeError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Readout, Reset
 from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense

@@ -14,7 +14,7 @@ from support.networks import random_network
 
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import first_difference
-from loihi_convert.choices import Reset
+from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense

@@ -14,7 +14,7 @@ from loihi_convert.cnn.design import built_in
 from loihi_convert.cnn.fast_steps import SmallMaps
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.data import load_data
-from loihi_convert.progress import no_progress
+from loihi_convert.ground.progress import no_progress
 
 
 def computed(inputs: Tensor, layer: nn.Conv2d, slope: Tensor, *, as_product: bool) -> list[Tensor]:

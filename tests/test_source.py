@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from loihi_convert import convert
-from loihi_convert.arrays import Shape
 from loihi_convert.cli.options import CnnOptions
 from loihi_convert.cnn.checkpoint import Checkpoint, digest, save
 from loihi_convert.cnn.models import build_model
@@ -34,8 +33,9 @@ from loihi_convert.frontend.lower import obstacles, to_relu_network
 from loihi_convert.frontend.model_runs import shape_taken
 from loihi_convert.frontend.source import Source, open_source, reopen_source
 from loihi_convert.frontend.users_code import build_cnn
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.provenance import ModelRecord
-from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline.same_outputs import require_same_outputs
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
 

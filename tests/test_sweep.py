@@ -43,7 +43,7 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.frontend.source import open_source
-from loihi_convert.normalization import Normalization
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.pipeline import exporting, running
 from loihi_convert.pipeline.origin import open_file
 

@@ -11,7 +11,7 @@ import torch
 
 from loihi_convert.cnn.models import build_model, multiply_adds
 from loihi_convert.cnn.trainer import training_threads
-from loihi_convert.threads import MULTIPLY_ADDS_PER_THREAD, thread_count, usable_core_count
+from loihi_convert.ground.threads import MULTIPLY_ADDS_PER_THREAD, thread_count, usable_core_count
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ bound = os.sched_getaffinity(0)
 assert bound <= cores, bound
 from loihi_convert.cnn.qcfs import shared
 from loihi_convert.simulation.blocks import on_cores
-from loihi_convert.threads import on_usable_cores, usable_core_count
+from loihi_convert.ground.threads import on_usable_cores, usable_core_count
 torch.set_num_threads(2)
 found = []
 on_cores("cpu", lambda rows: found.append(os.sched_getaffinity(0)), 4, 1)

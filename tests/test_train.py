@@ -14,7 +14,6 @@ from support.training import train
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from loihi_convert import compiled
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint, load
@@ -29,7 +28,8 @@ from loihi_convert.cnn.training import resume_path, train_cnn
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
 from loihi_convert.frontend.source import open_source
-from loihi_convert.normalization import Normalization
+from loihi_convert.ground import compiled
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.simulation.relu import cnn_scores
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
-from loihi_convert.choices import BackendName, LavaLayout
 from loihi_convert.errors import UsageError, one_of
-from loihi_convert.progress import Progress, no_progress
+from loihi_convert.ground.choices import BackendName, LavaLayout
+from loihi_convert.ground.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from loihi_convert.arrays import Array
     from loihi_convert.backends.options import BackendOptions
     from loihi_convert.backends.result import RunResult
+    from loihi_convert.ground.arrays import Array
     from loihi_convert.ir.graded import GradedNetwork
 
 __all__ = ["Backend", "BackendOptions", "open_backend"]

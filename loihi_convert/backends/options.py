@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from loihi_convert.backends.loihi2.board import Board
-from loihi_convert.choices import BackendName, LavaLayout, Neuron
 from loihi_convert.errors import UsageError
-from loihi_convert.options import BOARD, Flag, declared
+from loihi_convert.ground.choices import BackendName, LavaLayout, Neuron
+from loihi_convert.ground.options import BOARD, Flag, declared
 
 if TYPE_CHECKING:
     from loihi_convert.ir.neuron_model import NeuronModel

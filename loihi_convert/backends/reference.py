@@ -11,15 +11,15 @@ from typing import Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.request import check_run, require_result_size
 from loihi_convert.backends.result import LayerTrace, RunResult, are_saturated
-from loihi_convert.choices import BackendName
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.choices import BackendName
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.simulator import Block, Simulator
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from loihi_convert.arrays import Array
-from loihi_convert.choices import MAX_TIMESTEPS
 from loihi_convert.errors import RangeError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import MAX_TIMESTEPS
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import Spiking
 from loihi_convert.ir.quantized import QuantizedNetwork

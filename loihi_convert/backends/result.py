@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.choices import BackendName
 from loihi_convert.errors import VerificationError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import BackendName
 from loihi_convert.ir.digits import joined_digits
 from loihi_convert.ir.network import classes_of
 

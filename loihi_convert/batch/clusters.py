@@ -27,7 +27,7 @@ from distributed import Client, Nanny, Security, SpecCluster, Status
 from loihi_convert.batch.dask_workers import DaskWorkers
 from loihi_convert.batch.places import SlurmJobs
 from loihi_convert.errors import PlatformError, first_line
-from loihi_convert.threads import on_usable_cores
+from loihi_convert.ground.threads import on_usable_cores
 
 _LOG: Final = logging.getLogger(__name__)
 

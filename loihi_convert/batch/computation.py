@@ -21,11 +21,11 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from loihi_convert.dependencies import installed_version
-from loihi_convert.devices import torch_threads
 from loihi_convert.errors import InputError, LoihiConvertError, RangeError, UnsupportedModelError, UsageError, rendered
-from loihi_convert.files import make_folder, write_atomically
-from loihi_convert.records import Record
+from loihi_convert.ground.dependencies import installed_version
+from loihi_convert.ground.devices import torch_threads
+from loihi_convert.ground.files import make_folder, write_atomically
+from loihi_convert.ground.records import Record
 
 # Errors of the network and the options; all others may be the machine's.
 _FINAL: Final = (RangeError, UnsupportedModelError, UsageError)

@@ -19,8 +19,8 @@ from distributed import Client, as_completed, get_worker
 
 from loihi_convert.batch.computation import Computation, Outcome, outcome_of
 from loihi_convert.batch.flow import Known
-from loihi_convert.dependencies import installed_version
 from loihi_convert.errors import LoihiConvertError, PlatformError, rendered
+from loihi_convert.ground.dependencies import installed_version
 
 SAME_VERSIONS: Final = ("loihi-convert", "torch", "numpy")
 """Packages of which each worker must have the version of this process, for the same result to the last bit."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from loihi_convert.batch.computation import Computation, Outcome, Store, outcome_of
-from loihi_convert.progress import Progress, no_progress
+from loihi_convert.ground.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from loihi_convert.batch.dask_workers import DaskWorkers

@@ -20,9 +20,9 @@ from loihi_convert.batch.results import (
     value,
     verdict,
 )
-from loihi_convert.choices import SweepCost
 from loihi_convert.errors import low_to_high
-from loihi_convert.files import write_atomically
+from loihi_convert.ground.choices import SweepCost
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.report.chart import (
     NEUTRAL,
     Axes,

@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple, get_args
 from loihi_convert.batch.computation import Outcome
 from loihi_convert.batch.conversion import CellResult
 from loihi_convert.batch.grid import PlannedCell
-from loihi_convert.choices import SweepCost
+from loihi_convert.ground.choices import SweepCost
+from loihi_convert.ground.statistics import CONFIDENCE, mcnemar_p_value
 from loihi_convert.report.table import number, percent, points
-from loihi_convert.statistics import CONFIDENCE, mcnemar_p_value
 
 CSV_NAME: Final = "sweep.csv"
 COSTS: Final[tuple[SweepCost, ...]] = get_args(SweepCost)

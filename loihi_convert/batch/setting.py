@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from loihi_convert.choices import (
+from loihi_convert.conversion.options import PERCENTILE, BalanceOptions, QuantizeOptions, published_neurons
+from loihi_convert.ground.choices import (
     Amplitude,
     AnyMethod,
     Granularity,
@@ -18,8 +19,7 @@ from loihi_convert.choices import (
     Target,
     Task,
 )
-from loihi_convert.conversion.options import PERCENTILE, BalanceOptions, QuantizeOptions, published_neurons
-from loihi_convert.normalization import Normalization
+from loihi_convert.ground.normalization import Normalization
 
 
 @dataclass(frozen=True)

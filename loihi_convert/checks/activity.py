@@ -9,14 +9,14 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.checks.network_rules import NetworkRun, channels, idle, layer_runs
 from loihi_convert.chip import limits
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
-from loihi_convert.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, eq=False)

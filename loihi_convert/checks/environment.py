@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from loihi_convert.dependencies import (
+from loihi_convert.errors import LoihiConvertError
+from loihi_convert.ground.dependencies import (
     LAVA_PYTHON,
     MODULES,
     OPTIONAL,
@@ -23,7 +24,6 @@ from loihi_convert.dependencies import (
     other_interpreter,
     unsuitable_version,
 )
-from loihi_convert.errors import LoihiConvertError
 
 if TYPE_CHECKING:
     from loihi_convert.ir.quantized import QuantizedNetwork

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
-from loihi_convert.choices import Target
+from loihi_convert.ground.choices import Target
+from loihi_convert.ground.records import Record
 from loihi_convert.ir.network import layer_words
-from loihi_convert.records import Record
 
 Severity = Literal["error", "warning", "note"]
 """error: unusable on the target; warning: costs accuracy or resources, or makes another tool fail; note: good to

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Finding, Rule, Severity, Violation, findings
 from loihi_convert.checks.network_rules import NetworkRun, pixels_enter_as_numbers, pixels_enter_with_eight_bits
 from loihi_convert.checks.stock_rules import (
@@ -15,13 +14,14 @@ from loihi_convert.checks.stock_rules import (
     the_geometry_fits_eight_bits,
 )
 from loihi_convert.chip import limits, rules
-from loihi_convert.choices import Target
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Target
+from loihi_convert.ground.records import Record
 from loihi_convert.ir.network import classes_of
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockFile, StockLayer, stock_file
-from loihi_convert.records import Record
 
 LOSS: Final = 0.01
 """Largest loss that is not worth a warning."""

@@ -12,15 +12,15 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.timing import reset_interval
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits, rules
 from loihi_convert.chip.resources import Chips, LayerResources
 from loihi_convert.chip.savings import span
-from loihi_convert.choices import Reset
 from loihi_convert.conversion.chip_scales import current_bounds, potential_bounds
 from loihi_convert.errors import first_few
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
 

@@ -6,10 +6,10 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits
 from loihi_convert.errors import InputError, low_to_high, one_of
+from loihi_convert.ground.arrays import Array
 from loihi_convert.netx.hdf5 import EXPORT_AGAIN
 from loihi_convert.netx.stock import StockFile, StockLayer
 

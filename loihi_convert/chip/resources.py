@@ -26,16 +26,16 @@ from typing import Literal
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
 from loihi_convert.chip.partition import ConvLayer, DenseLayer, Kernel, Limit, Tile
 from loihi_convert.chip.savings import CoreRange, Placed, Saving, cores_of, narrowed, savings, without_channels
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.records import Record
 from loihi_convert.ir.graded import with_constant_channel
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.synapse import Dense, Synapse, pooled_shape
-from loihi_convert.records import Record
 
 
 class LayerResources(Record):

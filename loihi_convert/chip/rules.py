@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
+from loihi_convert.ground.arrays import Array
 
 
 class IntegerLayer(Protocol):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from loihi_convert.chip.partition import ConvLayer, DenseLayer, Kernel
+from loihi_convert.ground.records import Record
 from loihi_convert.ir.network import layer_words
-from loihi_convert.records import Record
 
 CoreRange = tuple[int, int]
 """Fewest and most neurocores."""

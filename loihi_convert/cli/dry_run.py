@@ -84,7 +84,7 @@ def plan_run(
     from loihi_convert.backends.request import require_safe_timesteps
     from loihi_convert.chip.limits import NEUROCORES
     from loihi_convert.chip.savings import span
-    from loihi_convert.files import asked, require_output, write_atomically
+    from loihi_convert.ground.files import asked, require_output, write_atomically
     from loihi_convert.ir.neuron_model import neuron_model
 
     neuron = neuron_model(network, "stock", leak=options.leak)

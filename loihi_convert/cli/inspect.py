@@ -11,8 +11,8 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say, say_json, say_tables
 from loihi_convert.cli.wrong_files import require_netx
 from loihi_convert.errors import VerificationError
-from loihi_convert.options import Flag
-from loihi_convert.ready_made import file_of
+from loihi_convert.ground.options import Flag
+from loihi_convert.ground.ready_made import file_of
 
 
 def inspect(

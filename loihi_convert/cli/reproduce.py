@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Final, get_args
 import typer
 
 from loihi_convert.batch.places import NO_SHARD, PlaceOptions
-from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, on_interrupt, say_json, say_tables
 from loihi_convert.errors import PlatformError, UsageError, did_you_mean, one_of
-from loihi_convert.options import Flag
+from loihi_convert.ground.choices import PaperFigure, PaperTable
+from loihi_convert.ground.options import Flag
 from loihi_convert.paper.options import PaperOptions
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def reproduce(
         return
     if what != _ALL:
         _require_effect(ctx, exhibits[0], asked)
-    from loihi_convert.devices import chosen_device
+    from loihi_convert.ground.devices import chosen_device
+    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.paper import flow
-    from loihi_convert.progress import progress_bar
 
     # Several processes on one GPU would not be faster.
     is_alone = not place_options.given and chosen_device(device) != "cpu"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from loihi_convert.choices import DatasetName
 from loihi_convert.cli.console import Fact, echo, log, say_answer, say_tables, told_once
+from loihi_convert.ground.choices import DatasetName
 
 if TYPE_CHECKING:
     from loihi_convert.external import AnyNetwork

@@ -18,7 +18,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, PositiveInt, Strict, ValidationError
 from torch import Tensor, nn
 
-from loihi_convert.choices import WeightDtype
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.stored_states import (
     ForeignObjectError,
@@ -33,9 +32,10 @@ from loihi_convert.cnn.stored_states import (
 from loihi_convert.cnn.stored_states import digest as digest
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError, one_of
-from loihi_convert.files import write_atomically
-from loihi_convert.normalization import Normalization
-from loihi_convert.options import QcfsLevels
+from loihi_convert.ground.choices import WeightDtype
+from loihi_convert.ground.files import write_atomically
+from loihi_convert.ground.normalization import Normalization
+from loihi_convert.ground.options import QcfsLevels
 
 SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
 

@@ -13,7 +13,6 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loihi_convert.arrays import Shape
 from loihi_convert.cnn import checkpoint, class_scores
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.few_bits import rounded_state
@@ -21,7 +20,8 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import set_thresholds
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.normalization import Normalization
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.normalization import Normalization
 
 FIRST_IMAGES: Final = 200
 """Training images on which the initial thresholds are set."""

@@ -19,9 +19,9 @@ from typing import Final, get_args
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.choices import Architecture
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UsageError, one_of
+from loihi_convert.ground.choices import Architecture
 
 ARCHITECTURES: Final[tuple[str, ...]] = get_args(Architecture)
 

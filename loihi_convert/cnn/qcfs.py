@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.arrays import Array
-from loihi_convert.compiled import compiled
-from loihi_convert.threads import on_usable_cores
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.compiled import compiled
+from loihi_convert.ground.threads import on_usable_cores
 
 COVERED_SHARE: Final = 0.99
 """Share of a channel's positive activations below its initial threshold."""

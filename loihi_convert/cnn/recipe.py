@@ -7,9 +7,9 @@ from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field
 
-from loihi_convert.choices import RecipeName
 from loihi_convert.errors import UsageError, one_of
-from loihi_convert.options import WeightBits, declared
+from loihi_convert.ground.choices import RecipeName
+from loihi_convert.ground.options import WeightBits, declared
 
 RECIPES: Final[tuple[str, ...]] = get_args(RecipeName)
 """The recipes by name: this package's, and that of Ngu & Lee 2022."""

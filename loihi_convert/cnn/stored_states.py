@@ -36,8 +36,8 @@ from torch import Tensor
 from loihi_convert.cnn import inert_pickle
 from loihi_convert.cnn.inert_pickle import Skipped
 from loihi_convert.errors import CheckpointError, first_line, is_lack_of_memory
-from loihi_convert.file_kinds import FileKind, kind_of
-from loihi_convert.files import write_atomically
+from loihi_convert.ground.file_kinds import FileKind, kind_of
+from loihi_convert.ground.files import write_atomically
 
 _SAVE_STATE: Final = "Save the state dict instead: torch.save(model.state_dict(), path), with torch 1.6 or newer."
 _DAMAGED: Final = "Copy or train it again."

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.arrays import Array
 from loihi_convert.cnn.qcfs import (
     Qcfs,
     in_layout_of,
@@ -26,6 +25,7 @@ from loihi_convert.cnn.qcfs import (
     shared_sum,
 )
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.arrays import Array
 
 
 class SpikingCnn:

@@ -7,14 +7,6 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 from pydantic import Field
 
-from loihi_convert.choices import (
-    MAX_SEED,
-    Architecture,
-    DatasetName,
-    Device,
-    RecipeName,
-    WeightDtype,
-)
 from loihi_convert.cnn.recipe import (
     Epochs,
     Rate,
@@ -27,7 +19,15 @@ from loihi_convert.cnn.recipe import (
     spiking_recipe,
 )
 from loihi_convert.errors import UsageError
-from loihi_convert.options import BASICS, Flag, QcfsLevels, WeightBits, declared
+from loihi_convert.ground.choices import (
+    MAX_SEED,
+    Architecture,
+    DatasetName,
+    Device,
+    RecipeName,
+    WeightDtype,
+)
+from loihi_convert.ground.options import BASICS, Flag, QcfsLevels, WeightBits, declared
 
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint

@@ -23,10 +23,10 @@ from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.through_spikes import SpikingCnn
 from loihi_convert.data import Dataset, DataSplits
-from loihi_convert.devices import has_fast_bfloat16
 from loihi_convert.errors import UsageError
-from loihi_convert.progress import Progress
-from loihi_convert.threads import thread_count
+from loihi_convert.ground.devices import has_fast_bfloat16
+from loihi_convert.ground.progress import Progress
+from loihi_convert.ground.threads import thread_count
 
 _WARM_UP: Final = 0.25
 _START_DIVISOR: Final = 25

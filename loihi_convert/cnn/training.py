@@ -24,7 +24,6 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from loihi_convert.choices import WeightDtype
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy, in_float16
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -37,10 +36,11 @@ from loihi_convert.cnn.through_spikes import SpikingCnn
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
 from loihi_convert.cnn.trainer import Training
 from loihi_convert.data import DATASETS, Dataset, DataSplits
-from loihi_convert.devices import chosen_device, torch_threads
 from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError, one_of
-from loihi_convert.files import as_path, asked, refuse_to_overwrite, require_writable
-from loihi_convert.progress import Progress, no_progress, progress_bar
+from loihi_convert.ground.choices import WeightDtype
+from loihi_convert.ground.devices import chosen_device, torch_threads
+from loihi_convert.ground.files import as_path, asked, refuse_to_overwrite, require_writable
+from loihi_convert.ground.progress import Progress, no_progress, progress_bar
 
 
 def train_cnn(

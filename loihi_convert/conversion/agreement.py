@@ -9,14 +9,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
-from loihi_convert.choices import Task
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Task
+from loihi_convert.ground.statistics import Z_SCORE, wilson_interval
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import last_outputs
-from loihi_convert.statistics import Z_SCORE, wilson_interval
 
 # Fraction of an output's variance: an error of 3 % of its standard deviation.
 _NEGLIGIBLE: Final = 0.001

@@ -26,16 +26,16 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.choices import Method
 from loihi_convert.conversion.agreement import Agreement, agreement_with, measure_of
 from loihi_convert.conversion.calibration import calibration_subset, fitted_images, require_calibration
 from loihi_convert.conversion.methods import balance_each, has_learned_thresholds
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import UsageError, require_kind
+from loihi_convert.ground.choices import Method
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.relays import is_relay
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import Activations, cnn_scores

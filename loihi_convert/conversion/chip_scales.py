@@ -20,7 +20,6 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits, rules
 from loihi_convert.conversion.scales import (
     HEADROOM,
@@ -31,6 +30,7 @@ from loihi_convert.conversion.scales import (
     nearest,
 )
 from loihi_convert.errors import RangeError
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
 
 _MAX_BIAS: Final = limits.WEIGHT_LIMIT << limits.WEIGHT_EXP_LIMIT

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.synapse import Conv, Synapse
 
 _MOST_SAMPLES: Final = 8_192

@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.conversion.agreement import (
     Agreement,
     Measure,
@@ -24,9 +23,10 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import QuantizationReport, report_quantization
 from loihi_convert.conversion.scales import FOR_SMALLER_BIASES, excessive_bias
 from loihi_convert.errors import RangeError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, layer_words
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import ImageArray
 
 COMPARED_IMAGES: Final = 32

@@ -7,17 +7,17 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.conversion.agreement import Agreement, agreement_of, measure_of, rounding_notes
 from loihi_convert.conversion.calibration import MOST, require_calibration
 from loihi_convert.conversion.graded_rounding import BATCH, Reach, Rounding, largest_magnitudes, reaches_of
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError, UnsupportedModelError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.graded import OUT_OF_RANGE, GradedLayer, GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import PixelBias, Synapse
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.currents import MAX_PIXEL
 from loihi_convert.simulation.graded import frame_steps, settled_state
 from loihi_convert.simulation.relu import cnn_scores

@@ -44,12 +44,12 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array, all_but_channels, by_channel
 from loihi_convert.chip import limits
 from loihi_convert.conversion.calibration import overflow
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError
+from loihi_convert.ground.arrays import Array, all_but_channels, by_channel
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork, with_constant_channel
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.relays import is_relay, relay_count, relayed

@@ -9,7 +9,8 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from loihi_convert.chip import limits
-from loihi_convert.choices import (
+from loihi_convert.errors import UsageError
+from loihi_convert.ground.choices import (
     MAX_SEED,
     MAX_TIMESTEPS,
     Amplitude,
@@ -22,8 +23,7 @@ from loihi_convert.choices import (
     Target,
     Task,
 )
-from loihi_convert.errors import UsageError
-from loihi_convert.options import BASICS, Flag, WeightBits, declared
+from loihi_convert.ground.options import BASICS, Flag, WeightBits, declared
 
 AUTO: Final = "auto"
 

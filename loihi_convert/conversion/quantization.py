@@ -24,9 +24,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, by_channel
 from loihi_convert.chip import limits
-from loihi_convert.choices import Target
 from loihi_convert.conversion.agreement import explained_share
 from loihi_convert.conversion.calibration import calibration_subset, overflow, require_calibration
 from loihi_convert.conversion.chip_scales import ObservedRange, chip_layer
@@ -34,10 +32,12 @@ from loihi_convert.conversion.options import QuantizeOptions
 from loihi_convert.conversion.readout import max_timesteps, with_split_readout
 from loihi_convert.conversion.scales import HEADROOM, FloatLayer, for_larger_weights, lava_scales
 from loihi_convert.errors import RangeError, require_kind
+from loihi_convert.ground.arrays import Array, by_channel
+from loihi_convert.ground.choices import Target
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
 from loihi_convert.ir.relays import relayed
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.currents import MAX_PIXEL
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import currents

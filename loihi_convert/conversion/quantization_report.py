@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array, signed_bits
 from loihi_convert.chip import limits
-from loihi_convert.choices import Target
 from loihi_convert.conversion.chip_scales import is_proven
+from loihi_convert.ground.arrays import Array, signed_bits
+from loihi_convert.ground.choices import Target
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.ir.synapse import Conv, Synapse
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.clipping import HarmlessLimits, clipped_images, harmless_limits
 from loihi_convert.simulation.image_shards import ImageArray
 

@@ -24,16 +24,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.choices import MAX_TIMESTEPS
 from loihi_convert.conversion.scales import HEADROOM, FloatLayer, nearest
 from loihi_convert.errors import RangeError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import MAX_TIMESTEPS
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.digits import MAX_LOW_BITS
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import without_input_factors
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, on_blocks, unchanged
 from loihi_convert.simulation.simulator import Block, Simulator

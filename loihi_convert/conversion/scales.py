@@ -39,10 +39,10 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, by_channel
 from loihi_convert.chip import limits
-from loihi_convert.choices import Reset
 from loihi_convert.errors import RangeError
+from loihi_convert.ground.arrays import Array, by_channel
+from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.network import SpikingLayer
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
 from loihi_convert.ir.relays import is_relay

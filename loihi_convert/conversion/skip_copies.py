@@ -18,15 +18,15 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.conversion.agreement import Agreement, measure_of
 from loihi_convert.conversion.balancing import balance, balancing_images, choose_method, trial_images
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import identity_ratio
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.network import ReluNetwork, classes_of
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import last_outputs

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from loihi_convert.arrays import Shape
-from loihi_convert.choices import ClassMap
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.benchmarks import DATASETS, DESCRIPTIONS, default_root, load_benchmark
 from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
@@ -14,7 +12,9 @@ from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
 from loihi_convert.data.own_images import NPZ_HINT, load_image_folder, load_npz, require_class_folders
 from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError, UsageError, did_you_mean, one_of
-from loihi_convert.files import asked
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.choices import ClassMap
+from loihi_convert.ground.files import asked
 
 __all__ = [
     "DATASETS",

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi_convert.arrays import Array
 from loihi_convert.data.dataset import dtype_and_shape
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.arrays import Array
 
 _MAX_CHANNELS: Final = 4
 _AXES: Final = "(N, H, W) or (N, C, H, W)"

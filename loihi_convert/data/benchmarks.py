@@ -27,10 +27,10 @@ from typing import Final, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi_convert.choices import DatasetName
 from loihi_convert.data.dataset import Dataset, DataSplits, sample, split
 from loihi_convert.errors import DataError, UsageError, did_you_mean, one_of
-from loihi_convert.files import asked
+from loihi_convert.ground.choices import DatasetName
+from loihi_convert.ground.files import asked
 
 DATASETS: Final[tuple[str, ...]] = get_args(DatasetName)
 

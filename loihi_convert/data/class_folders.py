@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from loihi_convert.choices import ClassMap
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.choices import ClassMap
 
 # Names in a note or an error.
 _MOST: Final = 12

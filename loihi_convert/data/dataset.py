@@ -11,9 +11,9 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi_convert.choices import Task
 from loihi_convert.data.stored_images import StoredImages, is_large
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.choices import Task
 
 HeldOutSplit = Literal["validation", "calibration"]
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from loihi_convert.data.benchmarks import SHA256, find_file, read_file, require_dataset
 from loihi_convert.errors import DataError, InputError, PlatformError, first_line
-from loihi_convert.files import write_atomically
+from loihi_convert.ground.files import write_atomically
 
 _CONNECT_SECONDS: Final = 10
 _PACKAGE_SECONDS: Final = 300

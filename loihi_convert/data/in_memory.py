@@ -13,12 +13,12 @@ from typing import Final, NamedTuple, Protocol, TypeAlias, TypeGuard, cast, runt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from loihi_convert.arrays import Array
-from loihi_convert.choices import Task
 from loihi_convert.data.array_pixels import are_rounded, channels_first, pixels_of, require_bright
 from loihi_convert.data.dataset import Dataset, dtype_and_shape
 from loihi_convert.data.stored_images import PILLOW_ERRORS
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Task
 
 
 def as_images(

@@ -22,7 +22,6 @@ from numpy.lib import format as npy
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from loihi_convert.choices import ClassMap
 from loihi_convert.data.array_pixels import are_rounded
 from loihi_convert.data.benchmarks import DATASETS
 from loihi_convert.data.class_folders import classes_of_folders
@@ -30,7 +29,8 @@ from loihi_convert.data.dataset import Dataset, DataSplits, dtype_and_shape, in_
 from loihi_convert.data.in_memory import as_images, as_labels, as_targets
 from loihi_convert.data.stored_images import StoredImages, is_large, stacked
 from loihi_convert.errors import DataError, UsageError, first_line, is_lack_of_memory
-from loihi_convert.files import asked, cannot_read
+from loihi_convert.ground.choices import ClassMap
+from loihi_convert.ground.files import asked, cannot_read
 
 # Written into archives by macOS.
 _OF_MACOS: Final = "__MACOSX"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from loihi_convert.errors import DataError, one_of
-from loihi_convert.files import cannot_read
+from loihi_convert.ground.files import cannot_read
 
 LARGE_BYTES: Final = 2**27
 """Most bytes of pixels that are read at once."""

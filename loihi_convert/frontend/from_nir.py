@@ -24,9 +24,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from loihi_convert.arrays import Array, Pair, Shape
-from loihi_convert.choices import Readout
-from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import (
     CheckpointError,
     InputError,
@@ -35,9 +32,12 @@ from loihi_convert.errors import (
     first_line,
     is_lack_of_memory,
 )
-from loihi_convert.files import asked
 from loihi_convert.frontend.operations import placed_at
-from loihi_convert.hdf5 import require_plain
+from loihi_convert.ground.arrays import Array, Pair, Shape
+from loihi_convert.ground.choices import Readout
+from loihi_convert.ground.dependencies import optional_module
+from loihi_convert.ground.files import asked
+from loihi_convert.ground.hdf5 import require_plain
 from loihi_convert.reading.step import FiringRate
 
 _SUPPORTED: Final = "Conv2d, Linear, Affine, AvgPool2d, SumPool2d, Flatten, IF, and I before the Output"

@@ -25,8 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.arrays import Shape
-from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import (
     CheckpointError,
     InputError,
@@ -38,6 +36,8 @@ from loihi_convert.errors import (
 )
 from loihi_convert.frontend.onnx_operators import FLOATS, OPERATORS, SUPPORTED, applied
 from loihi_convert.frontend.users_code import listed
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.dependencies import optional_module
 from loihi_convert.reading.step import Step, named
 
 _OLDEST_OPSET: Final = 7

@@ -16,9 +16,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx, nn
 
-from loihi_convert.arrays import Shape
 from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.errors import InputError, UnsupportedModelError, first_line, is_lack_of_memory
+from loihi_convert.ground.arrays import Shape
 
 # In errors of torch's convolutions and matrix products.
 _OTHER_DTYPE: Final = ("Input type (", "same dtype", "expected scalar type")

@@ -33,8 +33,8 @@ from loihi_convert.frontend.lower import lowered
 from loihi_convert.frontend.model_runs import shape_taken, users_code
 from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
 from loihi_convert.frontend.users_code import build_cnn, copied, unwrapped, with_plain_parts
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import class_count
-from loihi_convert.normalization import Normalization
 from loihi_convert.reading.reader import read_graph
 
 

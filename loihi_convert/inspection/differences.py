@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.errors import escape_control
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.records import Record
 from loihi_convert.inspection.contents import brief
-from loihi_convert.records import Record
 
 _PROVENANCE: Final = "loihi_convert/provenance"
 

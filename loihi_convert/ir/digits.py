@@ -21,8 +21,8 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.errors import RangeError
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.synapse import Dense, Synapse
 
 MAX_LOW_BITS: Final = 7

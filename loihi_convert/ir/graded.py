@@ -36,9 +36,9 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape, freeze
-from loihi_convert.choices import Readout, Task
 from loihi_convert.errors import RangeError
+from loihi_convert.ground.arrays import Array, Shape, freeze
+from loihi_convert.ground.choices import Readout, Task
 from loihi_convert.ir.network import ReluLayer, Spiking, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.quantized import require_name

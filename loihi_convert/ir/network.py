@@ -33,8 +33,8 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape, arrays_digest, freeze
-from loihi_convert.choices import Readout, Reset, Task
+from loihi_convert.ground.arrays import Array, Shape, arrays_digest, freeze
+from loihi_convert.ground.choices import Readout, Reset, Task
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_relays
 from loihi_convert.ir.synapse import Conv, PixelBias, Synapse

@@ -58,13 +58,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, freeze
 from loihi_convert.chip import limits, rules
 from loihi_convert.chip.rules import IntegerLayer
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.arrays import Array, freeze
 
 if TYPE_CHECKING:
-    from loihi_convert.choices import Neuron, Reset
+    from loihi_convert.ground.choices import Neuron, Reset
     from loihi_convert.ir.quantized import QuantizedNetwork
 
 

@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits, rules
-from loihi_convert.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target, Task
 from loihi_convert.errors import RangeError
+from loihi_convert.ground.arrays import Array, Shape, freeze
+from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target, Task
 from loihi_convert.ir.digits import MAX_LOW_BITS, split
 from loihi_convert.ir.network import IntegrateAndFire, Spiking, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance

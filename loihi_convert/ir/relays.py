@@ -28,8 +28,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array, by_channel
 from loihi_convert.errors import RangeError
+from loihi_convert.ground.arrays import Array, by_channel
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
 

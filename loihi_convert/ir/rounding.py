@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 
 # Candidate clipping points, as fractions of the largest weight.
 _SHARES: Final = np.linspace(1.0, 0.3, 36)

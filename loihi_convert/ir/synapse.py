@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape, by_channel, freeze
 from loihi_convert.errors import InputError
+from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel, freeze
 
 
 def pooled_shape(input_shape: Shape, pool: Pair) -> Shape:

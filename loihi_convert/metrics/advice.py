@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from loihi_convert.chip import limits
-from loihi_convert.choices import Architecture, DatasetName
+from loihi_convert.ground.choices import Architecture, DatasetName
 from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.relays import only_relays, own_channels
 

@@ -20,16 +20,16 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array, signed_bits
 from loihi_convert.chip import limits
-from loihi_convert.choices import Readout, Reset
 from loihi_convert.errors import InputError, UsageError
+from loihi_convert.ground.arrays import Array, signed_bits
+from loihi_convert.ground.choices import Readout, Reset
+from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.records import Record
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import only_relays, own_channels
 from loihi_convert.metrics.evaluating import same_class_notes
-from loihi_convert.progress import Progress, no_progress
-from loihi_convert.records import Record
 from loihi_convert.simulation.clipping import clipped_images, harmless_limits
 from loihi_convert.simulation.intermediate import Cause, Intermediate, intermediate_networks
 from loihi_convert.simulation.relu import ReluChain

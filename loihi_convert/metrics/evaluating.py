@@ -8,12 +8,13 @@ from functools import partial
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult, are_saturated
 from loihi_convert.chip.energy import Energy, Estimate, RelayEvents, energy, estimate
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.errors import DataError, escape_control
 from loihi_convert.external import AnyNetwork
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.statistics import POOR_CNN, Interval, constant_accuracy, wilson_interval
 from loihi_convert.ir.graded import OUT_OF_RANGE, GradedNetwork
 from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
@@ -24,7 +25,6 @@ from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.layer_size import LayerSize, layer_sizes
 from loihi_convert.metrics.regression import RegressionOutputs, evaluate_regression, regression_notes
 from loihi_convert.metrics.work import CircuitWork, known, relay_work
-from loihi_convert.statistics import POOR_CNN, Interval, constant_accuracy, wilson_interval
 
 
 def evaluate(

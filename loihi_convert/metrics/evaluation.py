@@ -14,12 +14,12 @@ from typing import Final
 from pydantic import Field
 
 from loihi_convert.chip.energy import Energy
-from loihi_convert.choices import Readout
+from loihi_convert.ground.choices import Readout
+from loihi_convert.ground.records import Record
+from loihi_convert.ground.statistics import Interval
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.layer_size import LayerSize
 from loihi_convert.metrics.regression import Regression, means
-from loihi_convert.records import Record
-from loihi_convert.statistics import Interval
 
 MAX_COUNT: Final = 1e15
 """More spikes or operations of an image than this are damage: no T and no network reach them."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-from loihi_convert.arrays import Shape
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.cuba import CubaLayer
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.records import Record
 from loihi_convert.ir.graded import GradedLayer
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedLayer
 from loihi_convert.ir.relays import relay_count, without_relays
 from loihi_convert.ir.synapse import PixelBias, Synapse
-from loihi_convert.records import Record
 
 
 class LayerSize(Record):

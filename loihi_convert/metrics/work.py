@@ -35,12 +35,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.timing import reset_interval, stock_interval
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip.energy import CircuitEvents
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.graded import GradedLayer
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import relay_count

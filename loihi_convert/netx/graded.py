@@ -23,10 +23,10 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
 from loihi_convert.errors import NetxError
-from loihi_convert.files import refuse_to_overwrite, write_atomically
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import PixelBias, Synapse
 from loihi_convert.netx.hdf5 import (

@@ -18,9 +18,9 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair
 from loihi_convert.errors import LoihiConvertError, NetxError, escape_control, is_lack_of_memory
-from loihi_convert.hdf5 import MAX_RATIO, read_datasets
+from loihi_convert.ground.arrays import Array, Pair
+from loihi_convert.ground.hdf5 import MAX_RATIO, read_datasets
 
 SUFFIX: Final = ".net"
 NATIVE_GROUP: Final = "loihi_convert"

@@ -35,11 +35,11 @@ from typing import Final, cast, get_args
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
-from loihi_convert.choices import Granularity, Reset, Target
 from loihi_convert.errors import InputError, NetxError, one_of, require_kind
-from loihi_convert.files import refuse_to_overwrite, write_atomically
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.choices import Granularity, Reset, Target
+from loihi_convert.ground.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.digits import MAX_LOW_BITS, joined_synapse
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.provenance import Provenance

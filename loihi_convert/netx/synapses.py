@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import NetxError
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.netx.hdf5 import (

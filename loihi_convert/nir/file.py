@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import VerificationError
-from loihi_convert.files import refuse_to_overwrite, write_atomically
+from loihi_convert.ground.dependencies import optional_module
+from loihi_convert.ground.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.nir.graph import to_graph
 

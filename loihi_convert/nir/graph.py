@@ -38,10 +38,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape, by_channel
 from loihi_convert.chip import limits
-from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel
+from loihi_convert.ground.dependencies import optional_module
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel
 from loihi_convert.ir.synapse import Conv
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from loihi_convert.batch.computation import Computation, Outcome
 from loihi_convert.batch.flow import compute_missing, missing
 from loihi_convert.errors import UsageError
-from loihi_convert.files import make_folder, write_atomically
+from loihi_convert.ground.files import make_folder, write_atomically
+from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.paper.exhibits import EXHIBITS, Exhibit
 from loihi_convert.paper.figures import accuracy_figure, channel_figure
 from loihi_convert.paper.measurements import Accuracy, Best, Choosing, CnnAccuracy
@@ -20,7 +21,6 @@ from loihi_convert.paper.page import markdown_page
 from loihi_convert.paper.panels import channel_values, panels, read_rows, table_rows
 from loihi_convert.paper.plan import Part, Plan, Tell
 from loihi_convert.paper.tables import BestEntry, PaperEntry, counted, csv_table, flattered, number, row_name
-from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report import paper
 from loihi_convert.report.figure_style import SIZES, FigureFormat, Width, image_bytes
 

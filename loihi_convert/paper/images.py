@@ -9,10 +9,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from loihi_convert.arrays import arrays_digest
 from loihi_convert.batch.computation import require_unchanged
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.arrays import arrays_digest
 from loihi_convert.paper.options import PaperOptions
 
 LONG: Final = 64

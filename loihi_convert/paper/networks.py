@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from loihi_convert import ready_made
 from loihi_convert.batch.computation import Store
 from loihi_convert.cnn import checkpoint
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.files import sha256
+from loihi_convert.ground import ready_made
+from loihi_convert.ground.files import sha256
 from loihi_convert.metrics.layer_size import cnn_multiplications
 from loihi_convert.paper.images import LONG, PaperImages, Selection
 from loihi_convert.paper.measurements import (

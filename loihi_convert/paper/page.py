@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple, get_args
 
+from loihi_convert.ground.statistics import Z_SCORE
 from loihi_convert.paper import images
 from loihi_convert.paper.tables import (
     BLANK,
@@ -22,7 +23,6 @@ from loihi_convert.paper.tables import (
 from loihi_convert.paper.variants import Variant
 from loihi_convert.report import paper
 from loihi_convert.report.table import Table, markdown_table, table_of
-from loihi_convert.statistics import Z_SCORE
 
 PAPER_IMAGES: Final = 10_000
 """Test images of each data set, all of which the paper takes."""

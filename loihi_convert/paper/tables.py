@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from loihi_convert.ground.statistics import wilson_interval
 from loihi_convert.paper import images
 from loihi_convert.paper.fingerprint import fingerprint
 from loihi_convert.paper.variants import PaperSetting, Variant
 from loihi_convert.report import paper
 from loihi_convert.report.table import points, signed_points
 from loihi_convert.runs.columns import as_csv
-from loihi_convert.statistics import wilson_interval
 
 BLANK: Final = "-"
 """What the paper could not measure, and what does not exist here."""

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
-from loihi_convert.choices import Amplitude, InitialPotential, Method, Readout, Reset
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.choices import Amplitude, InitialPotential, Method, Readout, Reset
 from loihi_convert.report import paper
 
 _POISSON: Final = ("spike-norm", "rmp")

@@ -9,7 +9,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import Final, get_args
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.checks.activity import (
     ACTIVITY_RULES,
     CNN_ACTIVITY_RULES,
@@ -30,12 +29,13 @@ from loihi_convert.checks.network_rules import (
 )
 from loihi_convert.checks.stock_rules import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
-from loihi_convert.choices import Target
 from loihi_convert.errors import DataError, InputError, UnsupportedModelError, UsageError, one_of
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.choices import Target
+from loihi_convert.ground.progress import Progress, ProgressFactory, no_progress_bar
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile
 from loihi_convert.pipeline.loaded_file import CheckpointFile, ExternalFile, LoadedFile, NativeFile, RefusedFile
-from loihi_convert.progress import Progress, ProgressFactory, no_progress_bar
 from loihi_convert.report.conversion_tables import resource_table
 from loihi_convert.report.table import notebook_html
 

@@ -8,13 +8,13 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert import netx, nir
-from loihi_convert.arrays import Array
-from loihi_convert.choices import FileFormat
 from loihi_convert.conversion.quantization_report import QuantizationReport
-from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import UsageError
-from loihi_convert.file_kinds import NIR
-from loihi_convert.files import require_output
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import FileFormat
+from loihi_convert.ground.dependencies import optional_module
+from loihi_convert.ground.file_kinds import NIR
+from loihi_convert.ground.files import require_output
 from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork

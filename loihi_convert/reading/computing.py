@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loihi_convert.arrays import Array
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.operations import (
     BEFORE_QUANTIZATION,
@@ -28,6 +27,7 @@ from loihi_convert.frontend.operations import (
     Rounding,
     refuse,
 )
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.reading.pools import adaptive_pool, average_pool, max_pool
 from loihi_convert.reading.quantized_relu import rounded_relu

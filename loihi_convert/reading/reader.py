@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.cnn.class_scores import scores_name, scores_of
 from loihi_convert.errors import UnsupportedModelError, first_line
 from loihi_convert.frontend.graph import Graph, Node, clipped_once, left_by_sum, pruned
@@ -53,6 +52,7 @@ from loihi_convert.frontend.operations import (
     placed_at,
     refuse,
 )
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.reading.computing import COMPUTING, require_two_alike
 from loihi_convert.reading.elementwise import POINTS, Fitted, fitted, per_channel
 from loihi_convert.reading.quantized_relu import clipped_rounding

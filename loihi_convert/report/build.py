@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from loihi_convert.errors import UsageError
-from loihi_convert.files import require_output, write_atomically
+from loihi_convert.ground.files import require_output, write_atomically
 from loihi_convert.report import curves_section, further_sections, results_section
 from loihi_convert.report.entries import Entry, ImageSet, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Page, Section, html, markdown

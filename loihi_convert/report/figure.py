@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from loihi_convert.errors import InputError, UsageError, one_of
-from loihi_convert.files import require_output, write_atomically
+from loihi_convert.ground.files import require_output, write_atomically
 from loihi_convert.report.chart import CnnLevels, Series, draw, outside, timestep_axes
 from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
 from loihi_convert.report.figure_style import (

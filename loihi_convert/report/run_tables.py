@@ -12,6 +12,7 @@ from typing import Final
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import Energy, Estimate
 from loihi_convert.errors import low_to_high
+from loihi_convert.ground.statistics import Interval
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.regression import Regression, RegressionPoint
@@ -29,7 +30,6 @@ from loihi_convert.report.table import (
     r_squared,
     table_of,
 )
-from loihi_convert.statistics import Interval
 
 _R2: Final = "R\N{SUPERSCRIPT TWO}"
 

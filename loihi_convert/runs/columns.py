@@ -17,19 +17,19 @@ from typing import Annotated, Final, TypeVar
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip.energy import Estimate
 from loihi_convert.errors import InputError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.cuba import CubaLayer
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.records import Record
+from loihi_convert.ground.statistics import Interval
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.metrics.early_exit import EarlyExit, ExitPoint
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.regression import Regression
-from loihi_convert.records import Record
-from loihi_convert.statistics import Interval
 
 POTENTIAL: Final = "potential"
 """Prefix of the columns of output potentials in predictions.csv: ``potential_0``, ``potential_1``, ..."""

@@ -15,13 +15,13 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
-from loihi_convert.dependencies import installed_version
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.files import asked, cannot_create, require_new_or_empty, require_writable, write_atomically
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.dependencies import installed_version
+from loihi_convert.ground.files import asked, cannot_create, require_new_or_empty, require_writable, write_atomically
 from loihi_convert.ir.network import name_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation import Evaluation

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError
-from loihi_convert.files import asked
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.files import asked
 from loihi_convert.ir.network import class_count
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs.columns import (

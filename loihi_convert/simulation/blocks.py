@@ -13,8 +13,8 @@ from typing import Final
 
 import torch
 
-from loihi_convert.progress import Progress, no_progress
-from loihi_convert.threads import on_usable_cores
+from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.threads import on_usable_cores
 
 # Images x steps x neurons of the largest layer simulated at once: 16 MiB of currents per core.
 _CPU_BLOCK: Final = 2**22

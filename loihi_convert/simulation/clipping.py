@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.simulator import Block, Simulator

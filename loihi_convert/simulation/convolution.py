@@ -32,10 +32,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torch.nn import functional
 
-from loihi_convert.arrays import Array, Pair
 from loihi_convert.chip import limits
-from loihi_convert.compiled import cpu_features
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.arrays import Array, Pair
+from loihi_convert.ground.compiled import cpu_features
 from loihi_convert.simulation.blocks import ONE_THREAD
 
 MAX_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.errors import DataError
+from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ir.poisson import poisson_spikes
 from loihi_convert.ir.quantized import with_pixel_bits
 from loihi_convert.ir.synapse import Conv, Synapse

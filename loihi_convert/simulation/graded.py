@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.simulation.integer_sums import bias_of, exact_sums, wrapped

@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from loihi_convert.arrays import Array
-from loihi_convert.progress import Progress, no_progress
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.simulation.blocks import block_multiple
 
 SHARDS_PER_WORKER: Final = 4

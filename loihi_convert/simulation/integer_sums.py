@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.convolution import Geometry, convolved_by_product, exact_products, onednn_errs
 

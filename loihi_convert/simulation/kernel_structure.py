@@ -26,8 +26,8 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair
-from loihi_convert.compiled import cpu_features
+from loihi_convert.ground.arrays import Array, Pair
+from loihi_convert.ground.compiled import cpu_features
 from loihi_convert.simulation.convolution import Geometry, has_fast_int8
 from loihi_convert.simulation.taps import Taps
 

@@ -21,8 +21,8 @@ from typing import Final
 import numpy as np
 from torch import Tensor
 
-from loihi_convert.arrays import Array
-from loihi_convert.compiled import compiled
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.compiled import compiled
 from loihi_convert.simulation.convolution import Geometry
 from loihi_convert.simulation.currents import Currents, as_convolution
 from loihi_convert.simulation.device import CpuLayer, DeviceLayer

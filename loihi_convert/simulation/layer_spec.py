@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Synapse
 

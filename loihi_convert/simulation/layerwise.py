@@ -22,10 +22,10 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
-from loihi_convert.arrays import Array
-from loihi_convert.choices import Reset
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Reset
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.currents import summed_currents
 from loihi_convert.simulation.image_shards import SHARDS_PER_WORKER, DividedImages, ImageArray, Shard, on_shards
 from loihi_convert.simulation.layerwise_part import LayerwisePart, LayerwisePlan, total

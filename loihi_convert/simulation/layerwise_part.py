@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert.arrays import Array
-from loihi_convert.choices import Reset
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Reset
+from loihi_convert.ground.progress import Progress
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.progress import Progress
 from loihi_convert.simulation.blocks import block_multiple, float_block_size, on_cores
 from loihi_convert.simulation.currents import Inputs, pooled_maps, sum_pool
 from loihi_convert.simulation.device import DeviceLayer

@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair
 from loihi_convert.chip import limits
-from loihi_convert.compiled import compiled
+from loihi_convert.ground.arrays import Array, Pair
+from loihi_convert.ground.compiled import compiled
 
 TILE: Final = 2048
 """Neurons simulated together over all steps: 5 float32 arrays of this size fit the first-level cache."""

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.simulation import neuron_kernels as kernels
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.cnn.qcfs import quantize_or_rectify
-from loihi_convert.compiled import compiled
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.compiled import compiled
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork
 from loihi_convert.ir.relays import own_channels
 from loihi_convert.ir.synapse import Synapse
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.blocks import block_multiple, on_cores
 from loihi_convert.simulation.currents import MAX_PIXEL, Currents, channels_last, sum_pool
 from loihi_convert.simulation.image_shards import ImageArray, Shard, joined_parts, on_shards

@@ -33,14 +33,14 @@ import torch
 from numpy.typing import DTypeLike
 from torch import Tensor
 
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.digits import joined_digits
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Synapse
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.blocks import block_size, float_block_size, on_cores
 from loihi_convert.simulation.currents import Currents, Inputs
 from loihi_convert.simulation.device import CpuLayer, DeviceLayer, GpuLayer

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 from loihi_convert.simulation.convolution import Convolution
 from loihi_convert.simulation.kernel_structure import PartialConvolution, Structure
 from loihi_convert.simulation.taps import add_taps, put

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
-from loihi_convert.compiled import compiled
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.compiled import compiled
 
 _SHORTEST: Final = 8
 """Fewest adjacent taps for which a vectorized loop is faster than adding one by one (measured)."""

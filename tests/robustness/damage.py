@@ -44,13 +44,13 @@ import torch
 from rich.console import Console
 
 from loihi_convert import external, netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, NetxError
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.run import simulate
+from loihi_convert.ground.arrays import Array
 from loihi_convert.inspection.contents import describe
 from loihi_convert.inspection.tables import numbers_table, others_table, structure_table, summary
 from loihi_convert.ir.network import IntegrateAndFire

@@ -17,7 +17,6 @@ from support.networks import random_network
 from torch import nn
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import check_run
 from loihi_convert.cnn.checkpoint import Checkpoint, save
@@ -27,6 +26,7 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import InputError, LoihiConvertError, NetxError, RangeError, UsageError
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import MAX_TIMESTEPS
 from loihi_convert.pipeline import exporting
 from loihi_convert.simulation.simulator import outputs

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit

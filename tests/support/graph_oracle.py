@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.frontend.lower.lowering import Chain
 from loihi_convert.frontend.lower.relays import Sample
 from loihi_convert.frontend.lower.value import IMAGE
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from support import oracle
 

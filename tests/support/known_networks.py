@@ -23,10 +23,10 @@ import pytest
 import torch
 from torch import nn
 
-from loihi_convert.arrays import Array
 from loihi_convert.errors import LoihiConvertError
 from loihi_convert.frontend import lower
 from loihi_convert.frontend.lower import lowering
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Conv
 

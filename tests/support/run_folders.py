@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from loihi_convert.files import sha256
+from loihi_convert.ground.files import sha256
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.run_folder import ReadFile, new_manifest
 from support.evaluations import LABELS

@@ -33,7 +33,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava import graded_network, own_network, stock_network
 from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
 from loihi_convert.backends.lava.host_process import how_it_ended, remove_shared_memory
@@ -41,6 +40,7 @@ from loihi_convert.backends.lava.lava_types import Process
 from loihi_convert.backends.lava.synapse_processes import synapse_models
 from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.loihi2.hardware import NoBoardError, run_on_board, use_board
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel
 

@@ -26,7 +26,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
 from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.lava.timing import Timing, settling_steps, stock_interval
@@ -34,13 +33,14 @@ from loihi_convert.backends.loihi2.board import chosen_board
 from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.request import check_run, require_result_size
 from loihi_convert.backends.result import RunResult
-from loihi_convert.choices import BackendName, LavaLayout
-from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import BackendName, LavaLayout
+from loihi_convert.ground.dependencies import other_interpreter
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.progress import Progress, no_progress
 
 STALL_SECONDS: Final = 120.0
 """Seconds without a simulated step after which a run is stopped; a step of the largest network takes seconds."""

@@ -22,7 +22,7 @@ import numpy as np
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.lava_types import Process
 from loihi_convert.backends.lava.synapse_processes import batch_synapse, message_bits, synapse_process
-from loihi_convert.choices import LavaLayout
+from loihi_convert.ground.choices import LavaLayout
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.lava.lava_types import SynapseProcess
 from loihi_convert.chip import limits
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.quantized import QuantizedLayer
 from loihi_convert.ir.synapse import Conv, Dense, pooled_shape
 

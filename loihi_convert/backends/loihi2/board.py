@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from loihi_convert.choices import Generation
-from loihi_convert.dependencies import is_extension_installed
 from loihi_convert.errors import PlatformError, UsageError, one_of
+from loihi_convert.ground.choices import Generation
+from loihi_convert.ground.dependencies import is_extension_installed
 
 GENERATIONS: Final = get_args(Generation)
 """Loihi 2 chips."""

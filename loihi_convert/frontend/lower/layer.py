@@ -15,13 +15,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, frozen
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.levels import Levels
 from loihi_convert.frontend.lower.populations import Population
 from loihi_convert.frontend.lower.relays import Relays, Sample
 from loihi_convert.frontend.lower.value import Term
 from loihi_convert.frontend.lower.window import Window, pooled_size
+from loihi_convert.ground.arrays import Array, Pair, frozen
 from loihi_convert.ir.network import ReluLayer
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 

@@ -13,10 +13,10 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value, shifted, summed
 from loihi_convert.frontend.lower.window import Window, composed
 from loihi_convert.frontend.operations import refuse
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.synapse import Conv, Dense
 
 # Most weights of two layers composed into one; beyond this the value between them is carried.

@@ -10,7 +10,6 @@ from numbers import Integral
 import numpy as np
 from torch import nn
 
-from loihi_convert.arrays import Shape
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, require_kind
 from loihi_convert.frontend.graph import Graph
@@ -24,9 +23,10 @@ from loihi_convert.frontend.lower.traversal import ending_of, populated
 from loihi_convert.frontend.lower.value import IMAGE
 from loihi_convert.frontend.operations import Affine
 from loihi_convert.frontend.users_code import require_weights, without_wrappers
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.normalization import Normalization, channel_normalization
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.quantized import MAX_NAME_LENGTH
-from loihi_convert.normalization import Normalization, channel_normalization
 from loihi_convert.reading.reader import read_graph
 
 

@@ -17,7 +17,6 @@ from typing import Final, NoReturn
 
 import numpy as np
 
-from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.graph import Graph, Node
 from loihi_convert.frontend.lower.linear import as_vector, connected, convolved
@@ -42,6 +41,7 @@ from loihi_convert.frontend.operations import (
     placed_at,
     refuse,
 )
+from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense
 
 
