@@ -25,7 +25,6 @@ from loihi_convert.data.in_memory import Images, Labels, Targets, as_dataset, as
 from loihi_convert.devices import AnyDevice, chosen_device
 from loihi_convert.errors import UsageError
 from loihi_convert.files import as_path
-from loihi_convert.frontend.source import Source
 from loihi_convert.ir.network import class_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.diagnosis import require_classification
@@ -37,6 +36,7 @@ from loihi_convert.pipeline.loaded_file import load_file
 from loihi_convert.pipeline.nir_files import require_netx_name
 from loihi_convert.pipeline.origin import doubt, notes_on_images
 from loihi_convert.progress import progress_bar
+from loihi_convert.reading.source import Source
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
 from loihi_convert.result import Result

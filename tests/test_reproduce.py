@@ -35,7 +35,6 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, RangeError, UsageError
 from loihi_convert.files import sha256
-from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.paper import (
     fingerprint,
@@ -50,6 +49,7 @@ from loihi_convert.paper import (
 from loihi_convert.paper.exhibits import EXHIBITS
 from loihi_convert.paper.options import PaperOptions
 from loihi_convert.pipeline import exporting
+from loihi_convert.reading.source import open_source
 from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
 from loihi_convert.simulation.relu import cnn_scores

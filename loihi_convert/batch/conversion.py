@@ -22,11 +22,11 @@ from loihi_convert.chip.resources import network_resources
 from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError
 from loihi_convert.files import sha256
-from loihi_convert.frontend.source import Source, checkpoint_sha256
 from loihi_convert.metrics.evaluating import evaluate_images
 from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.opening import open_cnn
+from loihi_convert.reading.source import Source, checkpoint_sha256
 from loihi_convert.records import Record
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.statistics import Interval

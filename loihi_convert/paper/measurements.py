@@ -27,7 +27,6 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.devices import torch_threads
 from loihi_convert.files import sha256
-from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -35,6 +34,7 @@ from loihi_convert.ir.relays import is_relay
 from loihi_convert.paper.images import Selection
 from loihi_convert.paper.variants import PaperSetting
 from loihi_convert.pipeline import exporting
+from loihi_convert.reading.source import Source, open_source
 from loihi_convert.records import Record
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores

@@ -23,11 +23,11 @@ from loihi_convert.conversion.quantization_report import QuantizationReport
 from loihi_convert.errors import UsageError, VerificationError
 from loihi_convert.file_kinds import NIR
 from loihi_convert.files import asked, require_output
-from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.pipeline.converting import converted
 from loihi_convert.pipeline.nir_files import nir_notes, require_file_format
 from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.image_shards import DividedImages, Workers
 
 VERIFIED_IMAGES: Final = 32

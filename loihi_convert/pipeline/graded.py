@@ -20,7 +20,6 @@ from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import InputError, UnsupportedModelError, VerificationError
 from loihi_convert.files import require_output
-from loihi_convert.frontend.source import Source
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.metrics.evaluating import evaluate_images
 from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
@@ -28,6 +27,7 @@ from loihi_convert.pipeline.origin import notes_on, notes_on_images, require_lay
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.reading.source import Source
 from loihi_convert.runs import run_folder
 from loihi_convert.simulation.currents import require_images
 from loihi_convert.simulation.relu import cnn_scores

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.frontend.operations import Affine, LeakyRelu, Relu, refuse
+from loihi_convert.reading.operations import Affine, LeakyRelu, Relu, refuse
 from loihi_convert.reading.values import map_shape
 
 _FAR: Final = 2.0**100

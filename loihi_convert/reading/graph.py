@@ -10,8 +10,8 @@ import numpy as np
 
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.operations import Add, Operation, Relu
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.reading.operations import Add, Operation, Relu
 
 
 @dataclass(frozen=True, eq=False)

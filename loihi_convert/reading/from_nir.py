@@ -36,8 +36,8 @@ from loihi_convert.errors import (
     is_lack_of_memory,
 )
 from loihi_convert.files import asked
-from loihi_convert.frontend.operations import placed_at
 from loihi_convert.hdf5 import require_plain
+from loihi_convert.reading.operations import placed_at
 
 _SUPPORTED: Final = "Conv2d, Linear, Affine, AvgPool2d, SumPool2d, Flatten, IF, and I before the Output"
 

@@ -30,8 +30,8 @@ import numpy as np
 
 from loihi_convert.arrays import Pair, Shape
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower.populations import Population, Populations
-from loihi_convert.frontend.lower.value import IMAGE
+from loihi_convert.lowering.populations import Population, Populations
+from loihi_convert.lowering.value import IMAGE
 
 Grid = tuple[int | None, int | None]
 """Image pixels per step on a map, vertical and horizontal; ``None`` if the map has a single position."""
