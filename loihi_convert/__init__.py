@@ -24,7 +24,8 @@ The same in stages; each takes the value that the one before returned::
 ``ground``        arrays, choices, the mechanism of options, files, progress: what every room stands on
 ``data``          images: the benchmark sets, a folder, an ``.npz``, arrays
 ``cnn``           the source CNN: architectures, training, checkpoints
-``frontend``      nn.Module -> `ReluNetwork`
+``reading``       a model or a file of one -> a graph of its operations
+``lowering``      that graph -> `ReluNetwork`
 ``ir``            the networks: ReLU, spiking, quantized
 ``conversion``    balance, correct, quantize
 ``simulation``    integrate-and-fire simulation of both networks
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from loihi_convert.data import load_data
     from loihi_convert.errors import LoihiConvertError
     from loihi_convert.fine_tuning import fine_tune
-    from loihi_convert.frontend.lower import to_relu_network
+    from loihi_convert.lowering import to_relu_network
     from loihi_convert.netx import read, write
     from loihi_convert.result import Result
 
@@ -81,7 +82,7 @@ _HOMES: Final = {
     "load_data": "data",
     "quantize": "conversion.quantization",
     "read": "netx",
-    "to_relu_network": "frontend.lower",
+    "to_relu_network": "lowering",
     "train_cnn": "cnn.training",
     "write": "netx",
 }

@@ -16,7 +16,6 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, re
 from loihi_convert.converted import Converted
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.in_memory import Images, Labels, Targets, as_calibration
-from loihi_convert.frontend.users_code import named
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.choices import Task
 from loihi_convert.ground.devices import AnyDevice, chosen_device
@@ -27,6 +26,7 @@ from loihi_convert.metrics.own_accuracy import own_accuracy, require_expectation
 from loihi_convert.pipeline.converting import converted, require_convertible
 from loihi_convert.pipeline.opening import open_model
 from loihi_convert.pipeline.origin import source_of
+from loihi_convert.reading.users_code import named
 
 if TYPE_CHECKING:
     from torch import nn

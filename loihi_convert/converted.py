@@ -21,7 +21,6 @@ from loihi_convert.conversion.flow import Conversion
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.data.in_memory import Images, Labels, Targets, as_dataset, as_images, as_regression_dataset
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import BackendName, Target
 from loihi_convert.ground.devices import AnyDevice, chosen_device
@@ -37,6 +36,7 @@ from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnosed
 from loihi_convert.pipeline.loaded_file import load_file
 from loihi_convert.pipeline.nir_files import require_netx_name
 from loihi_convert.pipeline.origin import doubt, notes_on_images
+from loihi_convert.reading.source import Source
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
 from loihi_convert.result import Result

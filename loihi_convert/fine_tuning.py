@@ -22,14 +22,14 @@ from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.in_memory import Images, Labels
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.own_cnn import copies_of, design_of, teacher_of
-from loihi_convert.frontend.users_code import article, named, unwrapped
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.devices import AnyDevice, chosen_device
 from loihi_convert.ground.files import as_path
 from loihi_convert.ground.normalization import channel_normalization, require_both
 from loihi_convert.ground.progress import progress_bar, tell
 from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher, require_same_training
+from loihi_convert.reading.own_cnn import copies_of, design_of, teacher_of
+from loihi_convert.reading.users_code import article, named, unwrapped
 
 
 def fine_tune(

@@ -46,11 +46,11 @@ from loihi_convert.errors import (
     UsageError,
     VerificationError,
 )
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.files import sha256
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import exporting, golden_check
 from loihi_convert.pipeline.graded import export_graded
+from loihi_convert.reading.source import Source
 from loihi_convert.runs import run_folder
 
 

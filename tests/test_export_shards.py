@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import PlatformError
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.arrays import Array
 from loihi_convert.pipeline import exporting
+from loihi_convert.reading.source import Source
 from loihi_convert.simulation import image_shards, layerwise, layerwise_part
 from loihi_convert.simulation.image_shards import DividedImages, Shard
 

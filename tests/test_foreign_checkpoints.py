@@ -28,8 +28,8 @@ from loihi_convert.cnn.checkpoint import load, load_states
 from loihi_convert.cnn.inert_pickle import Skipped
 from loihi_convert.cnn.stored_states import read_file
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ground.file_kinds import kind_of
+from loihi_convert.reading.source import Source, open_source
 
 SHAPE = (1, 4, 4)
 NETS = """

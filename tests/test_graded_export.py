@@ -31,8 +31,6 @@ from loihi_convert.conversion import graded_rounding
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.graded import to_graded
 from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError, UsageError
-from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground import devices
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Task
@@ -41,6 +39,7 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.relays import is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.layer_size import layer_sizes, multiplications
 from loihi_convert.metrics.work import relay_work
 from loihi_convert.netx.graded import encode_graded
@@ -48,6 +47,7 @@ from loihi_convert.pipeline.checking import check
 from loihi_convert.pipeline.graded import export_graded, read_graded
 from loihi_convert.pipeline.loaded_file import load_file
 from loihi_convert.pipeline.origin import require_layers_of
+from loihi_convert.reading.source import Source
 from loihi_convert.runs import run_folder
 from loihi_convert.simulation.relu import cnn_scores
 

@@ -11,7 +11,7 @@ from loihi_convert.cnn.models import ARCHITECTURES, build_model, default_archite
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.simulation.relu import relu_outputs
 
 SHAPES = {

@@ -38,16 +38,16 @@ from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import Dataset, load_data, split_for_training
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import CheckpointError, DataError, InputError, UnsupportedModelError, UsageError
-from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
-from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.own_cnn import copies_of, design_of, own_design, recorded_normalization
-from loihi_convert.frontend.source import open_source
-from loihi_convert.frontend.train_mode import require_training
-from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import ReluNetwork, classes_of
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.pipeline.origin import open_file
+from loihi_convert.reading.before_fine_tuning import before_fine_tuning
+from loihi_convert.reading.own_cnn import copies_of, design_of, own_design, recorded_normalization
+from loihi_convert.reading.source import open_source
+from loihi_convert.reading.train_mode import require_training
+from loihi_convert.reading.users_code import build_cnn
 from loihi_convert.simulation.relu import cnn_scores
 
 # Some tests fine-tune CNNs that were not trained before, or on few images.

@@ -27,16 +27,16 @@ from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
-from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Amplitude, LavaLayout
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.early_exit import choose_margin
 from loihi_convert.netx import hdf5, native
 from loihi_convert.pipeline import exporting, origin, running
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import open_file
+from loihi_convert.reading.source import Source
 
 TRACED = RunOptions(trace=True)
 

@@ -18,7 +18,7 @@ from loihi_convert.cnn.qcfs import Qcfs, covering_thresholds, set_thresholds
 from loihi_convert.conversion.balancing import balance, choose_method
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
 from loihi_convert.simulation.simulator import outputs
 

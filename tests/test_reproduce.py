@@ -32,7 +32,6 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, RangeError, UsageError
-from loihi_convert.frontend.source import open_source
 from loihi_convert.ground import devices
 from loihi_convert.ground.arrays import arrays_digest
 from loihi_convert.ground.choices import PaperFigure, PaperTable
@@ -51,6 +50,7 @@ from loihi_convert.paper import (
 from loihi_convert.paper.exhibits import EXHIBITS
 from loihi_convert.paper.options import PaperOptions
 from loihi_convert.pipeline import exporting
+from loihi_convert.reading.source import open_source
 from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
 from loihi_convert.simulation.relu import cnn_scores

@@ -21,8 +21,8 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ground.devices import torch_threads
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.simulation.simulator import outputs
 
 

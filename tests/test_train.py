@@ -27,10 +27,10 @@ from loihi_convert.cnn.trainer import augmented, drop_channels, learning_rate, o
 from loihi_convert.cnn.training import resume_path, train_cnn
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
-from loihi_convert.frontend.source import open_source
 from loihi_convert.ground import compiled
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.pipeline.opening import open_cnn
+from loihi_convert.reading.source import open_source
 from loihi_convert.simulation.relu import cnn_scores
 
 STILL = Recipe(epochs=4, batch_size=64, learning_rate=1e-2, averaging=0.9)

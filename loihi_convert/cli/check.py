@@ -73,7 +73,7 @@ def check(
     input_shape = cnn.input_shape
     if input_shape is None and images.data is not None:
         from loihi_convert.data import load_data
-        from loihi_convert.frontend.source import is_self_contained
+        from loihi_convert.reading.source import is_self_contained
 
         if cnn.arch is not None or is_self_contained(file):
             input_shape = load_data(images.data, images.data_root).input_shape

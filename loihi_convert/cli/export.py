@@ -33,8 +33,8 @@ from loihi_convert.ground.options import Flag, parse_timesteps
 
 if TYPE_CHECKING:
     from loihi_convert.data import DataSplits
-    from loihi_convert.frontend.source import Source
     from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
+    from loihi_convert.reading.source import Source
 
 _OF_A_FILE = ("model", "output", "file_format", "allow_hard_reset", "verify", "overwrite", "details", "as_json")
 """The parameters that apply where a netx file is written again in another format."""

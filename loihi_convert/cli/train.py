@@ -177,8 +177,8 @@ def _own(
     arch: str, start: Path | None, splits: DataSplits, chosen: TrainOptions, normalization: Normalization | None
 ) -> Design:
     """Return the design of the user's own CNN."""
-    from loihi_convert.frontend.own_cnn import own_design
     from loihi_convert.pipeline.before_training import require_same_training
+    from loihi_convert.reading.own_cnn import own_design
 
     design = own_design(
         arch,
@@ -196,7 +196,7 @@ def _teacher(path: Path, arch: str | None, splits: DataSplits, design: Design) -
     """Return the CNN in the file ``path``, of this package or of ``arch``, as the teacher of ``design``."""
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.design import built_in_teacher
-    from loihi_convert.frontend.own_cnn import own_teacher
+    from loihi_convert.reading.own_cnn import own_teacher
 
     trained = load_if_ours(path)
     if arch is not None and (trained is None or trained.is_own):

@@ -82,7 +82,7 @@ def to_integers(
     Parameters
     ----------
     cnn
-        From `lower.to_relu_network`.
+        From `lowering.to_relu_network`.
     images
         Calibration images, uint8 ``(N, C, H, W)``; training images, never test images.
     timesteps

@@ -23,7 +23,6 @@ from loihi_convert.batch.computation import Computation, R, opened_before, requi
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.devices import torch_threads
@@ -36,6 +35,7 @@ from loihi_convert.ir.relays import is_relay
 from loihi_convert.paper.images import Selection
 from loihi_convert.paper.variants import PaperSetting
 from loihi_convert.pipeline import exporting
+from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 

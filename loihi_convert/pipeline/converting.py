@@ -16,13 +16,13 @@ from loihi_convert.conversion.flow import Conversion, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_readout
 from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.network import ReluNetwork, layer_words
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
+from loihi_convert.reading.source import Source
 from loihi_convert.simulation.image_shards import ImageArray
 
 

@@ -19,7 +19,6 @@ from loihi_convert.conversion.agreement import Agreement
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization_report import QuantizationReport
 from loihi_convert.errors import UsageError, VerificationError
-from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import FileFormat
 from loihi_convert.ground.file_kinds import NIR
@@ -28,6 +27,7 @@ from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.pipeline.converting import converted
 from loihi_convert.pipeline.nir_files import nir_notes, require_file_format
+from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.image_shards import DividedImages, Workers
 
 VERIFIED_IMAGES: Final = 32

@@ -18,7 +18,6 @@ from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import InputError, UnsupportedModelError, VerificationError
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.files import require_output
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
@@ -28,6 +27,7 @@ from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
 from loihi_convert.pipeline.origin import notes_on, notes_on_images, require_layers_of, source_of
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
+from loihi_convert.reading.source import Source
 from loihi_convert.runs import run_folder
 from loihi_convert.simulation.currents import require_images
 from loihi_convert.simulation.relu import cnn_scores

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from loihi_convert.cnn.checkpoint import Checkpoint, load, load_if_ours
 from loihi_convert.data import DATASETS, ClassMap, DataSplits, load_data
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.frontend.own_cnn import recorded_normalization
-from loihi_convert.frontend.source import Source, is_described, is_self_contained, open_source
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.choices import Task
 from loihi_convert.ground.normalization import Normalization
+from loihi_convert.reading.own_cnn import recorded_normalization
+from loihi_convert.reading.source import Source, is_described, is_self_contained, open_source
 
 if TYPE_CHECKING:
     from torch import nn

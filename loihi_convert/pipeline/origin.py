@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from loihi_convert import netx
 from loihi_convert.cnn.checkpoint import digest
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.frontend.source import Source, checkpoint_sha256, reopen_source
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.reading.source import Source, checkpoint_sha256, reopen_source
 
 if TYPE_CHECKING:
     from torch import nn

@@ -25,9 +25,9 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import InputError, LoihiConvertError, NetxError, RangeError, UsageError
-from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import MAX_TIMESTEPS
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.pipeline import exporting
 from loihi_convert.simulation.simulator import outputs
 

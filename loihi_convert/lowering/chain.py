@@ -12,22 +12,22 @@ from torch import nn
 
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, require_kind
-from loihi_convert.frontend.graph import Graph
-from loihi_convert.frontend.lower.layer import Layer
-from loihi_convert.frontend.lower.levels import Levels, placed
-from loihi_convert.frontend.lower.max_pool import pooled_after_relu
-from loihi_convert.frontend.lower.populations import Populations
-from loihi_convert.frontend.lower.relays import Relays, Sample
-from loihi_convert.frontend.lower.simple import affine_of
-from loihi_convert.frontend.lower.traversal import ending_of, populated
-from loihi_convert.frontend.lower.value import IMAGE
-from loihi_convert.frontend.operations import Affine
-from loihi_convert.frontend.users_code import require_weights, without_wrappers
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.normalization import Normalization, channel_normalization
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.quantized import MAX_NAME_LENGTH
+from loihi_convert.lowering.layer import Layer
+from loihi_convert.lowering.levels import Levels, placed
+from loihi_convert.lowering.max_pool import pooled_after_relu
+from loihi_convert.lowering.populations import Populations
+from loihi_convert.lowering.relays import Relays, Sample
+from loihi_convert.lowering.simple import affine_of
+from loihi_convert.lowering.traversal import ending_of, populated
+from loihi_convert.lowering.value import IMAGE
+from loihi_convert.reading.graph import Graph
+from loihi_convert.reading.operations import Affine
 from loihi_convert.reading.reader import read_graph
+from loihi_convert.reading.users_code import require_weights, without_wrappers
 
 
 def to_relu_network(

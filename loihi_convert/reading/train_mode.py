@@ -13,7 +13,7 @@ from loihi_convert.cnn.design import Design, inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import LoihiConvertError, UsageError, first_line
-from loihi_convert.frontend.model_runs import place_of, require_not_of_machine, users_code
+from loihi_convert.reading.model_runs import place_of, require_not_of_machine, users_code
 
 _SHOWN: Final = 8
 """Images of a step in train mode: batch normalization of a single pixel needs several."""

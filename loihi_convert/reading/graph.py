@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.operations import Add, Operation, Relu
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.reading.operations import Add, Operation, Relu
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,13 +21,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from loihi_convert.frontend.graph import Graph, Node
-from loihi_convert.frontend.lower.linear import through
-from loihi_convert.frontend.lower.populations import Population, Populations
-from loihi_convert.frontend.lower.value import MustBeCarriedError, Value, shifted, summed
-from loihi_convert.frontend.lower.window import Window
-from loihi_convert.frontend.operations import LARGEST_PADDING, Affine, MaxPool, Relu, refuse
 from loihi_convert.ground.arrays import Pair, Shape
+from loihi_convert.lowering.linear import through
+from loihi_convert.lowering.populations import Population, Populations
+from loihi_convert.lowering.value import MustBeCarriedError, Value, shifted, summed
+from loihi_convert.lowering.window import Window
+from loihi_convert.reading.graph import Graph, Node
+from loihi_convert.reading.operations import LARGEST_PADDING, Affine, MaxPool, Relu, refuse
 
 
 @dataclass(eq=False)

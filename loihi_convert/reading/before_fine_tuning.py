@@ -15,8 +15,8 @@ from pydantic import JsonValue
 
 from loihi_convert.cnn.checkpoint import SUFFIXES, Checkpoint, digest, load_if_ours, load_states
 from loihi_convert.errors import LoihiConvertError
-from loihi_convert.frontend.fitting import fill
-from loihi_convert.frontend.users_code import build_cnn
+from loihi_convert.reading.fitting import fill
+from loihi_convert.reading.users_code import build_cnn
 
 _SIZES: Final = (0.4, 2.5)
 """Sizes of the files that are read, as a share of its own: one may be stored as float16, the other as float32."""

@@ -28,14 +28,14 @@ from loihi_convert.cnn.through_spikes import SpikingCnn, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, UsageError, first_line
-from loihi_convert.frontend.fitting import fill
-from loihi_convert.frontend.lower import lowered
-from loihi_convert.frontend.model_runs import shape_taken, users_code
-from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
-from loihi_convert.frontend.users_code import build_cnn, copied, unwrapped, with_plain_parts
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import class_count
+from loihi_convert.lowering import lowered
+from loihi_convert.reading.fitting import fill
+from loihi_convert.reading.model_runs import shape_taken, users_code
+from loihi_convert.reading.operations import LeakyRelu, MaxPool, Relu
 from loihi_convert.reading.reader import read_graph
+from loihi_convert.reading.users_code import build_cnn, copied, unwrapped, with_plain_parts
 
 
 def own_design(

@@ -24,13 +24,13 @@ Example: ``x = relu(conv0(image))``, ``y = relu(conv2(relu(conv1(x))) + x)``, ``
 
 2. `levels` places them: x on level 1, a on 2, y on 3, the output on 4. `relays` finds that y needs x from level 1, so
    that level 2 also has a relay of each channel of x.
-3. `lowering` and `layer` make a layer of each level: level 2 has the channels [a, relays of x] and the kernel [W1; 1],
+3. `chain` and `layer` make a layer of each level: level 2 has the channels [a, relays of x] and the kernel [W1; 1],
    level 3 the channels [y] and the kernel [W2, 1].
 
 ============== ============================================================================================
 file           contains
 ============== ============================================================================================
-`lowering`     the steps in order: the functions below; levels and relays -> `ReluNetwork`
+`chain`        the steps in order: the functions below; levels and relays -> `ReluNetwork`
 `traversal`    graph -> populations: a case for each operation, and what follows each node
 `value`        a tensor: a sum of terms, each a `window.Window` of some channels of a population
 `window`       a linear map between feature maps, and the composition of two
@@ -53,6 +53,6 @@ may follow the last ReLU belongs in `traversal.Uses`, too.
 
 from __future__ import annotations
 
-from loihi_convert.frontend.lower.lowering import lowered, obstacles, to_relu_network
+from loihi_convert.lowering.chain import lowered, obstacles, to_relu_network
 
 __all__ = ["lowered", "obstacles", "to_relu_network"]

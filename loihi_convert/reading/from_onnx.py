@@ -34,11 +34,11 @@ from loihi_convert.errors import (
     first_line,
     is_lack_of_memory,
 )
-from loihi_convert.frontend.onnx_operators import FLOATS, OPERATORS, SUPPORTED, applied
-from loihi_convert.frontend.users_code import listed
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.dependencies import optional_module
+from loihi_convert.reading.onnx_operators import FLOATS, OPERATORS, SUPPORTED, applied
 from loihi_convert.reading.step import Step, named
+from loihi_convert.reading.users_code import listed
 
 _OLDEST_OPSET: Final = 7
 

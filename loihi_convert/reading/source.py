@@ -18,12 +18,6 @@ from loihi_convert.cnn.design import inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
-from loihi_convert.frontend.before_fine_tuning import before_fine_tuning
-from loihi_convert.frontend.cnn_files import Given, read_cnn
-from loihi_convert.frontend.from_onnx import onnx_sha256
-from loihi_convert.frontend.lower import lowered
-from loihi_convert.frontend.model_runs import shape_taken, users_code
-from loihi_convert.frontend.users_code import plain_copy
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Readout, Task
 from loihi_convert.ground.file_kinds import is_nir, kind_of
@@ -31,6 +25,12 @@ from loihi_convert.ground.files import sha256
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import ReluNetwork, name_count
 from loihi_convert.ir.provenance import ModelRecord, read_record
+from loihi_convert.lowering import lowered
+from loihi_convert.reading.before_fine_tuning import before_fine_tuning
+from loihi_convert.reading.cnn_files import Given, read_cnn
+from loihi_convert.reading.from_onnx import onnx_sha256
+from loihi_convert.reading.model_runs import shape_taken, users_code
+from loihi_convert.reading.users_code import plain_copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ class Source:
         return lowered(self.model, self.network.input_shape, normalization).network
 
     def with_skip_copies(self, copies: int) -> Source:
-        """Return the same CNN with ``copies`` relays per value of a skip connection, see `lower.to_relu_network`."""
+        """Return the same CNN with ``copies`` relays per value of a skip connection, see `lowering.to_relu_network`."""
         recorded = self.recorded
         if copies == recorded.skip_copies:
             return self

@@ -14,9 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.frontend.lower.value import IMAGE, Term, Value, scaled, summed
-from loihi_convert.frontend.lower.window import Window
 from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.lowering.value import IMAGE, Term, Value, scaled, summed
+from loihi_convert.lowering.window import Window
 
 # Relative error of a bound, more than that of any sum of float32 or float64.
 _ROUNDING: Final = 1e-6

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from loihi_convert.cnn.checkpoint import BATCH_COUNTER, require_finite
 from loihi_convert.errors import CheckpointError
-from loihi_convert.frontend.users_code import listed, run_users_code
+from loihi_convert.reading.users_code import listed, run_users_code
 
 _COMPILED: Final = "_orig_mod."
 # Added to names by torch.compile, activation checkpointing and FSDP, also to those of parts of a CNN.

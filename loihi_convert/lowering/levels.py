@@ -29,9 +29,9 @@ from functools import cached_property
 import numpy as np
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower.populations import Population, Populations
-from loihi_convert.frontend.lower.value import IMAGE
 from loihi_convert.ground.arrays import Pair, Shape
+from loihi_convert.lowering.populations import Population, Populations
+from loihi_convert.lowering.value import IMAGE
 
 Grid = tuple[int | None, int | None]
 """Image pixels per step on a map, vertical and horizontal; ``None`` if the map has a single position."""

@@ -13,11 +13,11 @@ from typing import Final, NamedTuple, NoReturn
 
 import numpy as np
 
-from loihi_convert.frontend.lower.linear import through
-from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value, summed
-from loihi_convert.frontend.lower.window import Window
-from loihi_convert.frontend.operations import Move, refuse
 from loihi_convert.ground.arrays import Array, Pair
+from loihi_convert.lowering.linear import through
+from loihi_convert.lowering.value import Features, MustBeCarriedError, Tensor, Value, summed
+from loihi_convert.lowering.window import Window
+from loihi_convert.reading.operations import Move, refuse
 
 _MOST_CHANNELS: Final = 256
 """Most channels of which one channel is made: the kernel of the next layer is about as high or wide."""

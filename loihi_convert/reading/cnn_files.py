@@ -26,15 +26,15 @@ from torch import nn
 from loihi_convert.cnn.checkpoint import Checkpoint, load_if_ours, load_model, load_states
 from loihi_convert.cnn.few_bits import rounded_state
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.fitting import fill
-from loihi_convert.frontend.from_nir import read_nir
-from loihi_convert.frontend.from_onnx import read_onnx
-from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
-from loihi_convert.frontend.users_code import build_cnn, with_plain_parts
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.file_kinds import is_nir, kind_of
 from loihi_convert.ground.normalization import Normalization
+from loihi_convert.reading.fitting import fill
+from loihi_convert.reading.from_nir import read_nir
+from loihi_convert.reading.from_onnx import read_onnx
+from loihi_convert.reading.own_cnn import rebuilt, recorded_normalization
+from loihi_convert.reading.users_code import build_cnn, with_plain_parts
 
 
 class Given(NamedTuple):

@@ -18,14 +18,16 @@ from typing import Final, NoReturn
 import numpy as np
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.graph import Graph, Node
-from loihi_convert.frontend.lower.linear import as_vector, connected, convolved
-from loihi_convert.frontend.lower.max_pool import MaxPooling
-from loihi_convert.frontend.lower.moves import moved
-from loihi_convert.frontend.lower.populations import Population, Populations
-from loihi_convert.frontend.lower.simple import activated, added, averaged, joined, normalized
-from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value
-from loihi_convert.frontend.operations import (
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.lowering.linear import as_vector, connected, convolved
+from loihi_convert.lowering.max_pool import MaxPooling
+from loihi_convert.lowering.moves import moved
+from loihi_convert.lowering.populations import Population, Populations
+from loihi_convert.lowering.simple import activated, added, averaged, joined, normalized
+from loihi_convert.lowering.value import Features, MustBeCarriedError, Tensor, Value
+from loihi_convert.reading.graph import Graph, Node
+from loihi_convert.reading.operations import (
     ENDINGS,
     ONLY_LAST,
     Add,
@@ -41,8 +43,6 @@ from loihi_convert.frontend.operations import (
     placed_at,
     refuse,
 )
-from loihi_convert.ground.arrays import Shape
-from loihi_convert.ir.synapse import Conv, Dense
 
 
 def populated(

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from loihi_convert.frontend.lower.window import Window
 from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel
+from loihi_convert.lowering.window import Window
 
 IMAGE: int = -1
 """The index of the pixels as a source; all other sources are populations."""

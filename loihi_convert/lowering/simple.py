@@ -24,13 +24,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from loihi_convert.frontend.lower.linear import as_vector, through
-from loihi_convert.frontend.lower.populations import Population, Populations
-from loihi_convert.frontend.lower.value import IMAGE, Features, Tensor, Value, scaled, shifted, summed
-from loihi_convert.frontend.lower.window import Window, pooled_size
-from loihi_convert.frontend.operations import Affine, AveragePool, LeakyRelu, Relu
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.normalization import Normalization
+from loihi_convert.lowering.linear import as_vector, through
+from loihi_convert.lowering.populations import Population, Populations
+from loihi_convert.lowering.value import IMAGE, Features, Tensor, Value, scaled, shifted, summed
+from loihi_convert.lowering.window import Window, pooled_size
+from loihi_convert.reading.operations import Affine, AveragePool, LeakyRelu, Relu
 
 
 def activated(populations: Populations, tensor: Tensor, activation: Relu | LeakyRelu, name: str) -> Tensor:

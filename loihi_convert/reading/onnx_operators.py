@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loihi_convert.frontend.operations import refuse
+from loihi_convert.reading.operations import refuse
 
 Attributes = Mapping[str, Any]
 """By name; also ``opset``, ``outputs``, their number, and ``batch``, the file's number of images if it is fixed."""

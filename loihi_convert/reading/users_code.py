@@ -22,9 +22,9 @@ from torch._ops import OpOverload
 from torch.nn.parameter import is_lazy
 
 from loihi_convert.errors import UnsupportedModelError, UsageError, did_you_mean, is_lack_of_memory
-from loihi_convert.frontend.model_runs import users_code
-from loihi_convert.frontend.operations import BEFORE_QUANTIZATION
 from loihi_convert.ground.choices import Architecture
+from loihi_convert.reading.model_runs import users_code
+from loihi_convert.reading.operations import BEFORE_QUANTIZATION
 
 _MAX_NAMES: Final = 4
 

@@ -32,12 +32,12 @@ from loihi_convert.errors import (
     first_line,
     is_lack_of_memory,
 )
-from loihi_convert.frontend.operations import placed_at
 from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.dependencies import optional_module
 from loihi_convert.ground.files import asked
 from loihi_convert.ground.hdf5 import require_plain
+from loihi_convert.reading.operations import placed_at
 from loihi_convert.reading.step import FiringRate
 
 _SUPPORTED: Final = "Conv2d, Linear, Affine, AvgPool2d, SumPool2d, Flatten, IF, and I before the Output"

@@ -1,6 +1,6 @@
 """Two successive levels -> a layer of the chain: synapses, biases, and neurons.
 
-Requires: the channels of both levels, and the number of groups of the kernel (`lowering.py`).
+Requires: the channels of both levels, and the number of groups of the kernel (`chain.py`).
 Ensures: a layer with one kernel, stride, padding and number of groups: smaller kernels are embedded in the largest, and
 a relay has a single tap of weight 1. A level with one population that uses only the level before keeps its own
 geometry.
@@ -16,14 +16,14 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower.levels import Levels
-from loihi_convert.frontend.lower.populations import Population
-from loihi_convert.frontend.lower.relays import Relays, Sample
-from loihi_convert.frontend.lower.value import Term
-from loihi_convert.frontend.lower.window import Window, pooled_size
 from loihi_convert.ground.arrays import Array, Pair, frozen
 from loihi_convert.ir.network import ReluLayer
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
+from loihi_convert.lowering.levels import Levels
+from loihi_convert.lowering.populations import Population
+from loihi_convert.lowering.relays import Relays, Sample
+from loihi_convert.lowering.value import Term
+from loihi_convert.lowering.window import Window, pooled_size
 
 # Most populations mentioned in the name of a layer.
 _NAMES: Final = 3

@@ -13,11 +13,11 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.frontend.lower.value import Features, MustBeCarriedError, Tensor, Value, shifted, summed
-from loihi_convert.frontend.lower.window import Window, composed
-from loihi_convert.frontend.operations import refuse
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.lowering.value import Features, MustBeCarriedError, Tensor, Value, shifted, summed
+from loihi_convert.lowering.window import Window, composed
+from loihi_convert.reading.operations import refuse
 
 # Most weights of two layers composed into one; beyond this the value between them is carried.
 _MAX_COMPOSED: Final = 10_000_000

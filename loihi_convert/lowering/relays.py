@@ -26,10 +26,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower.levels import Levels
-from loihi_convert.frontend.lower.value import Term
-from loihi_convert.frontend.lower.window import Window
 from loihi_convert.ground.arrays import Array, Pair
+from loihi_convert.lowering.levels import Levels
+from loihi_convert.lowering.value import Term
+from loihi_convert.lowering.window import Window
 
 _MAX_CHANNELS: Final = 2**14
 
