@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from loihi_convert.cnn.fast_steps import SmallMaps
 from torch import Tensor, nn
 
 from loihi_convert.cnn import fast_steps, trainer
 from loihi_convert.cnn.design import built_in
-from loihi_convert.cnn.fast_steps import SmallMaps
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.data import load_data
 from loihi_convert.ground.progress import no_progress

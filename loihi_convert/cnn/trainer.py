@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, Final
 
@@ -15,7 +14,6 @@ from torch.nn import functional
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.design import Design, Teacher, pixels, recent, teachers_loss
-from loihi_convert.cnn.fast_steps import SmallMaps
 from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.models import ARCHITECTURES, multiply_adds
 from loihi_convert.cnn.muon import Muon
@@ -74,8 +72,6 @@ class Training:
         self._design, self._device = design, device
         # bfloat16 rounds a probability above 0.998 to 1, from which no score follows.
         self._is_bfloat16 = uses_bfloat16(device) and not design.ending
-        is_channels_last = self._format == torch.channels_last
-        self._has_small_maps = self._is_bfloat16 and is_channels_last and device == "cpu"
         self._steps_per_epoch = math.ceil(len(splits.train) / recipe.batch_size)
         # Parameters and batch-norm statistics, which share memory with the model.
         self._tensors: dict[str, Tensor] = self._model.state_dict()
@@ -163,10 +159,7 @@ class Training:
     def _scores(self, inputs: Tensor) -> Tensor:
         rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
         inputs = inputs.to(memory_format=self._format)
-        with (
-            torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._is_bfloat16),
-            SmallMaps() if self._has_small_maps else nullcontext(),
-        ):
+        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._is_bfloat16):
             if self._spiking is not None:
                 scores = self._spiking(inputs, rounded)
             else:

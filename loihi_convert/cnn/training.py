@@ -28,7 +28,6 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy, in_float16
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.design import Design, built_in, built_in_teacher
-from loihi_convert.cnn.fast_steps import kept_memory
 from loihi_convert.cnn.models import ARCHITECTURES
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.stored_states import read_pt, write_pt
@@ -168,7 +167,7 @@ def train_design(
     where = output or Path("the CNN")
     training = Training(design, splits, recipe, seed, device)
     unfinished = None if output is None else UnfinishedTraining(output, design, splits, recipe, seed)
-    with torch_threads(training.threads), kept_memory():
+    with torch_threads(training.threads):
         if unfinished is not None:
             (unfinished.restore if resume else unfinished.write)(training)
         stored = training.epoch
