@@ -31,8 +31,8 @@ from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics import advice, diagnosis
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
-from loihi_convert.simulation.clipping import clipped_images
 from loihi_convert.simulation.intermediate import intermediate_networks
+from loihi_convert.simulation.simulator import clipped_images
 
 pytestmark = pytest.mark.slow
 

@@ -28,8 +28,8 @@ from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import network_resources, neuron_costs, resources
 from loihi_convert.conversion import graded_rounding
-from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.graded import to_graded
+from loihi_convert.conversion.graded_rounding import compensated
 from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError, UsageError
 from loihi_convert.ground import devices
 from loihi_convert.ground.arrays import Array

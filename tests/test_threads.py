@@ -75,6 +75,8 @@ assert bound <= cores, bound
 from loihi_convert.cnn.qcfs import shared
 from loihi_convert.simulation.blocks import on_cores
 from loihi_convert.ground.threads import on_usable_cores, usable_core_count
+from loihi_convert.simulation.image_shards import on_cores
+from loihi_convert.threads import on_usable_cores, usable_core_count
 torch.set_num_threads(2)
 found = []
 on_cores("cpu", lambda rows: found.append(os.sched_getaffinity(0)), 4, 1)

@@ -12,9 +12,8 @@ from loihi_convert.checks.network_rules import the_synapses_of_a_neuron_fit_one_
 from loihi_convert.chip.resources import Chips, network_resources
 from loihi_convert.chip.savings import span
 from loihi_convert.conversion.calibration import count_notes, require_calibration
-from loihi_convert.conversion.flow import Conversion, to_integers
+from loihi_convert.conversion.flow import COPIES, Conversion, CopiesTrial, choose_copies, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_readout
-from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
