@@ -32,7 +32,7 @@ from loihi_convert.ir.digits import joined_digits, joined_synapse
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.simulation.clipping import clipped_images
 from loihi_convert.simulation.simulator import outputs
 

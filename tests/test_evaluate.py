@@ -24,8 +24,7 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import DataError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.metrics.evaluating import evaluate, reported_timesteps
-from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.evaluation import Evaluation, evaluate, reported_timesteps
 from loihi_convert.statistics import constant_accuracy, mcnemar_p_value, wilson_interval
 
 # Class of each of four images after each of three steps, and what it should have been.

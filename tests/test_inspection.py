@@ -22,9 +22,15 @@ from test_netx import small_network
 from loihi_convert import external, netx
 from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
-from loihi_convert.inspection.contents import BINS, describe
-from loihi_convert.inspection.differences import Difference, differences, kinds
-from loihi_convert.inspection.tables import difference_summary, structure_table
+from loihi_convert.inspection.contents import (
+    BINS,
+    Difference,
+    describe,
+    difference_summary,
+    differences,
+    kinds,
+    structure_table,
+)
 from loihi_convert.pipeline import external_run
 from loihi_convert.runs.stored_run import read_run
 

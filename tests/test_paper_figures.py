@@ -12,20 +12,19 @@ from typer.testing import CliRunner
 
 from loihi_convert import cli
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.paper import flow
-from loihi_convert.paper.exhibits import EXHIBITS, Exhibit
-from loihi_convert.paper.figures import accuracy_figure, channel_figure
-from loihi_convert.paper.flow import Reproduced
+from loihi_convert.paper import plan
+from loihi_convert.paper.figures import ChannelPanel, TableRow, accuracy_figure, channel_figure, panels, table_rows
 from loihi_convert.paper.options import PaperOptions
-from loihi_convert.paper.panels import ChannelPanel, TableRow, panels, table_rows
-from loihi_convert.report.figure_style import SIZES
+from loihi_convert.paper.plan import Reproduced
+from loihi_convert.paper.variants import EXHIBITS, Exhibit
+from loihi_convert.report.chart import SIZES
 
 FIGURES = {name: one for (kind, name), one in EXHIBITS.items() if kind == "figure"}
 TABLES = Path(__file__).parents[1] / "netx_models"
 
 
 def redrawn(figure: Exhibit, table: Path, variant: str, folder: Path) -> Reproduced:
-    return flow.redraw(figure, PaperOptions(variants=(variant,), output=folder, tables=[table]))
+    return plan.redraw(figure, PaperOptions(variants=(variant,), output=folder, tables=[table]))
 
 
 def row(timesteps: int, accuracy: float, **changes: str) -> TableRow:

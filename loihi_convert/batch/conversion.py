@@ -23,7 +23,7 @@ from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, checkpoint_sha256
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.opening import open_cnn

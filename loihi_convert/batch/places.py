@@ -17,7 +17,7 @@ from loihi_convert.options import Flag, declared
 from loihi_convert.threads import usable_core_count
 
 if TYPE_CHECKING:
-    from loihi_convert.batch.dask_workers import DaskWorkers
+    from loihi_convert.batch.clusters import DaskWorkers
     from loihi_convert.choices import Device
 
 

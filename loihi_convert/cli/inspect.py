@@ -39,8 +39,14 @@ def inspect(
     if other is not None:
         _compare(file, other, as_json=as_json, details=details)
         return
-    from loihi_convert.inspection.contents import describe
-    from loihi_convert.inspection.tables import histogram_table, numbers_table, others_table, structure_table, summary
+    from loihi_convert.inspection.contents import (
+        describe,
+        histogram_table,
+        numbers_table,
+        others_table,
+        structure_table,
+        summary,
+    )
 
     contents = describe(file)
     if as_json:
@@ -56,8 +62,7 @@ def inspect(
 
 
 def _compare(file: Path, other: Path, *, as_json: bool, details: bool) -> None:
-    from loihi_convert.inspection.differences import differences, kinds
-    from loihi_convert.inspection.tables import difference_summary, difference_table, kinds_table
+    from loihi_convert.inspection.contents import difference_summary, difference_table, differences, kinds, kinds_table
 
     found = differences(file, other)
     names = (file.name, other.name) if file.name != other.name else (str(file), str(other))

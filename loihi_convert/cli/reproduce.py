@@ -16,8 +16,8 @@ from loihi_convert.options import Flag
 from loihi_convert.paper.options import PaperOptions
 
 if TYPE_CHECKING:
-    from loihi_convert.paper.exhibits import Exhibit
-    from loihi_convert.paper.flow import Reproduced
+    from loihi_convert.paper.plan import Reproduced
+    from loihi_convert.paper.variants import Exhibit
 
 _ALL: Final = ["all"]
 _REDRAWN: Final = frozenset({"what", "variants", "tables", "output", "width", "as_json"})
@@ -47,7 +47,7 @@ def reproduce(
     if asked.variants == ("help",):
         _say_variants(as_json=as_json)
         return
-    from loihi_convert.paper.exhibits import EXHIBITS
+    from loihi_convert.paper.variants import EXHIBITS
 
     exhibits = tuple(EXHIBITS.values()) if what == _ALL else (_exhibit(what),)
     if asked.tables:
@@ -56,14 +56,14 @@ def reproduce(
     if what != _ALL:
         _require_effect(ctx, exhibits[0], asked)
     from loihi_convert.devices import chosen_device
-    from loihi_convert.paper import flow
+    from loihi_convert.paper import plan
     from loihi_convert.progress import progress_bar
 
     # Several processes on one GPU would not be faster.
     is_alone = not place_options.given and chosen_device(device) != "cpu"
     place = place_options.chosen(default=0 if is_alone else None)
     on_interrupt(lambda: "finished results are kept; run the same command again to continue")
-    done, failed = flow.reproduce(
+    done, failed = plan.reproduce(
         exhibits,
         asked,
         lambda most: place.opened(most, asked.output),
@@ -79,7 +79,7 @@ def reproduce(
 
 def _redraw(ctx: typer.Context, exhibits: Sequence[Exhibit], asked: PaperOptions, *, as_json: bool) -> None:
     """Draw a figure from CSV tables."""
-    from loihi_convert.paper.flow import redraw
+    from loihi_convert.paper.plan import redraw
 
     figure = exhibits[0]
     if len(exhibits) > 1 or figure.kind != "figure":
@@ -103,7 +103,7 @@ def _require_effect(ctx: typer.Context, one: Exhibit, asked: PaperOptions) -> No
 
 def _exhibit(words: list[str] | None) -> Exhibit:
     """Return the requested table or figure; raise a `UsageError` if the name is unknown."""
-    from loihi_convert.paper.exhibits import EXHIBITS
+    from loihi_convert.paper.variants import EXHIBITS
 
     match words or []:
         case ["headline"]:
@@ -139,7 +139,7 @@ def _say(found: Sequence[Reproduced], *, as_json: bool) -> None:
     if as_json:
         _say_json(found)
         return
-    from loihi_convert.paper.page import order_sentences, refused, terminal_tables
+    from loihi_convert.paper.tables import order_sentences, refused, terminal_tables
 
     tables = [done for done in found if done.exhibit.kind == "table"]
     for done in tables:

@@ -27,7 +27,7 @@ from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import only_relays, own_channels
-from loihi_convert.metrics.evaluating import same_class_notes
+from loihi_convert.metrics.evaluation import same_class_notes
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.records import Record
 from loihi_convert.simulation.clipping import clipped_images, harmless_limits

@@ -7,10 +7,9 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from loihi_convert.choices import MAX_SEED
+from loihi_convert.choices import MAX_SEED, Width
 from loihi_convert.errors import UsageError
 from loihi_convert.options import BASICS, Flag, WeightBits, declared, parse_timesteps
-from loihi_convert.report.figure_style import Width
 
 _DATA: Final = "Data"
 _OUTPUT: Final = "Output"

@@ -22,7 +22,7 @@ from loihi_convert.errors import InputError, UnsupportedModelError, Verification
 from loihi_convert.files import require_output
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
 from loihi_convert.pipeline.origin import notes_on, notes_on_images, require_layers_of, source_of
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written

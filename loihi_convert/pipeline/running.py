@@ -15,7 +15,7 @@ from loihi_convert.backends.request import check_run
 from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import OpenedFile, notes_on_images, open_file
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written

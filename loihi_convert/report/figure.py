@@ -12,20 +12,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+from loihi_convert.choices import Width
 from loihi_convert.errors import InputError, UsageError, one_of
 from loihi_convert.files import require_output, write_atomically
-from loihi_convert.report.chart import CnnLevels, Series, draw, outside, timestep_axes
-from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
-from loihi_convert.report.figure_style import (
+from loihi_convert.report.axes import Measure, measure_of, timestep_axes
+from loihi_convert.report.chart import (
     SIZES,
+    CnnLevels,
     FigureFormat,
-    Width,
+    Series,
     add_legend,
+    draw,
     drawing,
     image_bytes,
     new_figure,
+    outside,
 )
-from loihi_convert.report.measure import Measure, measure_of
+from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
 from loihi_convert.report.run_tables import GRADED_CAPTION, Figures, per_t_caption
 from loihi_convert.runs.stored_run import read_runs
 

@@ -12,7 +12,8 @@ from typing import Final, TypeVar
 from loihi_convert.chip.energy import Constant
 from loihi_convert.chip.limits import NEVER_FIRES
 from loihi_convert.metrics.early_exit import EarlyExit
-from loihi_convert.report.chart import Chart, Mark, Series, channel_chart, timestep_chart
+from loihi_convert.report.axes import channel_chart, timestep_chart
+from loihi_convert.report.chart import Chart, Mark, Series
 from loihi_convert.report.entries import Entry, ImageSet
 from loihi_convert.report.page import Code, Details, Facts, Heading, Matrix, PageBlock, Paragraph, Picture, Pictures
 from loihi_convert.report.run_tables import early_exit_table, energy_cells, layer_table, margin_cost

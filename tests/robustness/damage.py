@@ -51,8 +51,7 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, NetxError
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.run import simulate
-from loihi_convert.inspection.contents import describe
-from loihi_convert.inspection.tables import numbers_table, others_table, structure_table, summary
+from loihi_convert.inspection.contents import describe, numbers_table, others_table, structure_table, summary
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
