@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
@@ -338,67 +338,8 @@ def differences(first: Path, second: Path) -> tuple[Difference, ...]:
     """
     stored = [_flat(netx.read_stored(path).datasets) for path in (first, second)]
     names = sorted(stored[0].keys() | stored[1].keys(), key=_natural)
-    found = (_difference(name, stored[0].get(name), stored[1].get(name)) for name in names)
+    found = (_difference(escape_control(name), *(one.get(name) for one in stored)) for name in names)
     return tuple(difference for difference in found if difference is not None)
-
-
-class DatasetKind(NamedTuple):
-    """Datasets of one kind that differ, such as the weights of all layers.
-
-    ``differing`` of ``total`` numbers of ``layers`` differ, by up to ``largest``; in ``reshaped`` layers the shapes do.
-    ``only_in`` counts datasets that only the first, and only the second file has.
-    """
-
-    name: str
-    layers: tuple[str, ...]
-    differing: int
-    total: int
-    largest: float | None
-    only_in: tuple[int, int]
-    reshaped: tuple[str, ...] = ()
-
-
-_NAMES: Final = {"weight": "weights", "bias": "biases", "neuron/vThMant": "thresholds"}
-
-
-def kinds(found: Sequence[Difference]) -> tuple[DatasetKind, ...]:
-    """Return ``found`` by kind: thresholds, weights and biases first, provenance last."""
-    groups: dict[str, list[Difference]] = {}
-    for difference in found:
-        groups.setdefault(_kind(difference.place)[0], []).append(difference)
-    order = ["thresholds", "weights", "biases"]
-    names = sorted(groups, key=lambda name: order.index(name) if name in order else 3 + (name == "provenance"))
-    return tuple(_counted(name, groups[name]) for name in names)
-
-
-def _counted(name: str, group: Sequence[Difference]) -> DatasetKind:
-    largest = [one.largest_difference for one in group if one.largest_difference is not None]
-    other = [one for one in group if one.count is None and one.first is not None and one.second is not None]
-    return DatasetKind(
-        name=name,
-        layers=_differing_layers([one for one in group if one not in other]),
-        reshaped=_differing_layers(other),
-        differing=sum(one.differing_count or 0 for one in group),
-        total=sum(one.count or 0 for one in group),
-        largest=max(largest, default=None),
-        only_in=(sum(one.second is None for one in group), sum(one.first is None for one in group)),
-    )
-
-
-def _differing_layers(group: Sequence[Difference]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(layer for one in group if (layer := _kind(one.place)[1])))
-
-
-def _kind(place: str) -> tuple[str, str]:
-    """The kind of a dataset, and the number of its layer as lava-dl counts them; empty where it has none."""
-    if place.startswith(_PROVENANCE):
-        return "provenance", ""
-    parts = place.split("/")
-    if parts[0] == "layer" and len(parts) > 2:
-        name = "/".join(parts[2:])
-        return _NAMES.get(name, name), parts[1]
-    # What this package adds stands in a group of its own, where layers are counted without input and flatten.
-    return "/".join(part for part in parts if not part.isdecimal() and part not in ("loihi_convert", "layer")), ""
 
 
 def _flat(datasets: Mapping[str, Array]) -> dict[str, Array]:
@@ -418,29 +359,26 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, str]]:
         yield name, json.dumps(value)
 
 
-def _difference(name: str, first: Array | None, second: Array | None) -> Difference | None:
-    place = escape_control(name)
+def _difference(place: str, first: Array | None, second: Array | None) -> Difference | None:
+    found: dict[str, object] = {
+        "place": place,
+        "first": None if first is None else brief(first),
+        "second": None if second is None else brief(second),
+    }
     if first is None or second is None:
-        texts = (None if value is None else brief(value) for value in (first, second))
-        return Difference(place=place, first=next(texts), second=next(texts))
-    are_numbers = first.dtype.kind != "S" and second.dtype.kind != "S"
-    if first.shape != second.shape or not are_numbers:
+        return Difference.model_validate(found)
+    if first.shape != second.shape or "S" in (first.dtype.kind, second.dtype.kind):
         is_same = first.shape == second.shape and first.tobytes().rstrip(b"\0") == second.tobytes().rstrip(b"\0")
-        return None if is_same else Difference(place=place, first=brief(first), second=brief(second))
-    differs = (first != second) & ~(np.isnan(first.astype(np.float64)) & np.isnan(second.astype(np.float64)))
+        return None if is_same else Difference.model_validate(found)
+    one, other = first.astype(np.float64), second.astype(np.float64)
+    differs = (first != second) & ~(np.isnan(one) & np.isnan(other))
     if not differs.any():
         return None
     with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.abs(first.astype(np.float64) - second.astype(np.float64))[differs]
+        apart = np.abs(one - other)[differs]
     finite = apart[np.isfinite(apart)]
-    return Difference(
-        place=place,
-        first=brief(first),
-        second=brief(second),
-        differing_count=int(differs.sum()),
-        count=first.size,
-        largest_difference=float(finite.max()) if finite.size else None,
-    )
+    found |= {"differing_count": int(differs.sum()), "count": first.size}
+    return Difference.model_validate(found | {"largest_difference": float(finite.max()) if finite.size else None})
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -448,82 +386,77 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() and len(part) < 10 else (-1, part) for part in name.split("/")]
 
 
+_Column = Callable[[LayerContents], str | None]
+
+_STRUCTURE: Final[dict[str, _Column]] = {
+    "layer": lambda layer: f"{layer.index} {layer.type}",
+    "name": lambda layer: layer.name,
+    "shape": lambda layer: _times(layer.shape),
+    "kernel": lambda layer: _times(layer.kernel),
+    "pool": lambda layer: _times(layer.pool),
+    "stride": lambda layer: _unless(layer.stride, 1),
+    "pad": lambda layer: _unless(layer.padding, 0),
+    "dilation": lambda layer: _unless(layer.dilation, 1),
+    "groups": lambda layer: _unless(layer.groups, 1),
+    "relays": lambda layer: None if layer.relay_count is None else f"{layer.relay_count:,}",
+    "neurons": lambda layer: f"{layer.neuron_count:,}" if layer.neuron_count else None,
+    "synapses": lambda layer: None if layer.synapse_count is None else f"{layer.synapse_count:,}",
+}
+_NUMBERS: Final[dict[str, _Column]] = {
+    "layer": _STRUCTURE["layer"],
+    "weights": lambda layer: _range(layer.weight),
+    "zero %": lambda layer: _zeros(layer.weight),
+    "biases": lambda layer: _range(layer.bias),
+    "neuron": lambda layer: layer.neuron_type,
+    "iDecay": lambda layer: _range(layer.i_decay),
+    "vDecay": lambda layer: _range(layer.v_decay),
+    "vThMant": lambda layer: _range(layer.threshold),
+}
+_HISTOGRAMS: Final[dict[str, _Column]] = {
+    "layer": _STRUCTURE["layer"],
+    "weights": lambda layer: _bars(layer.weight),
+    "vThMant": lambda layer: _bars(layer.threshold) if layer.threshold and layer.threshold.count != 1 else None,
+}
+_CAPTIONS: Final = {
+    "pool": "pool: the average pooling that the stored kernel contains",
+    "relays": "relays: channels that repeat a channel of the layer before, for a later layer",
+}
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 
 
-def structure_table(contents: Contents) -> Table:
-    """Return shapes, kernels and counts, one row per layer."""
-    rows = [
-        {
-            "layer": f"{layer.index} {layer.type}",
-            "name": layer.name,
-            "shape": _times(layer.shape),
-            "kernel": _times(layer.kernel),
-            "pool": _times(layer.pool),
-            "stride": _unless(layer.stride, 1),
-            "pad": _unless(layer.padding, 0),
-            "dilation": _unless(layer.dilation, 1),
-            "groups": _unless(layer.groups, 1),
-            "relays": None if layer.relay_count is None else f"{layer.relay_count:,}",
-            "neurons": f"{layer.neuron_count:,}" if layer.neuron_count else None,
-            "synapses": None if layer.synapse_count is None else f"{layer.synapse_count:,}",
-        }
-        for layer in contents.layers
-    ]
-    captions = {
-        "pool": "pool: the average pooling that the stored kernel contains",
-        "relays": "relays: channels that repeat a channel of the layer before, for a later layer",
-    }
-    caption = "; ".join(text for name, text in captions.items() if any(row[name] for row in rows))
-    words = ("layer", "name", "shape", "kernel", "pool", "stride", "pad", "dilation")
-    return table_of(rows, words=words, caption=caption)
-
-
-def numbers_table(contents: Contents) -> Table:
-    """Return weights, biases and neuron parameters, one row per layer that has any."""
-    rows = [
-        {
-            "layer": f"{layer.index} {layer.type}",
-            "weights": _range(layer.weight),
-            "zero %": _zeros(layer.weight),
-            "biases": _range(layer.bias),
-            "neuron": layer.neuron_type,
-            "iDecay": _range(layer.i_decay),
-            "vDecay": _range(layer.v_decay),
-            "vThMant": _range(layer.threshold),
-        }
-        for layer in contents.layers
-        if layer.weight is not None or layer.threshold is not None
-    ]
-    return table_of(rows, words=rows[0] if rows else ())
-
-
-def histogram_table(contents: Contents) -> Table:
-    """Return small histograms of weights and thresholds, one row per layer that has any."""
-    rows = [
-        {
-            "layer": f"{layer.index} {layer.type}",
-            "weights": _bars(layer.weight),
-            "vThMant": _bars(layer.threshold) if layer.threshold and layer.threshold.count != 1 else None,
-        }
-        for layer in contents.layers
-        if layer.weight is not None or layer.threshold is not None
-    ]
-    caption = "histograms: from the smallest to the largest value; the fullest bin has full height"
-    return table_of(rows, words=rows[0] if rows else (), caption=caption)
-
-
-def others_table(contents: Contents) -> Table | None:
-    """Return all other datasets, one row per name and value; None if there are none."""
-    found: dict[tuple[str, str], list[int]] = {}
+def tables(contents: Contents, *, details: bool = False) -> list[Table]:
+    """Return the tables of a file: structure, numbers, histograms if ``details``, and all other datasets."""
+    structure = [{name: text(layer) for name, text in _STRUCTURE.items()} for layer in contents.layers]
+    caption = "; ".join(text for name, text in _CAPTIONS.items() if any(row[name] for row in structure))
+    found = [table_of(structure, words=list(_STRUCTURE)[:8], caption=caption)]
+    known = [layer for layer in contents.layers if layer.weight is not None or layer.threshold is not None]
+    for columns in (_NUMBERS, *((_HISTOGRAMS,) if details else ())):
+        rows = [{name: text(layer) for name, text in columns.items()} for layer in known]
+        is_last = columns is _HISTOGRAMS
+        caption = "histograms: from the smallest to the largest value; the fullest bin has full height" * is_last
+        found.append(table_of(rows, words=columns, caption=caption))
+    others: dict[tuple[str, str], list[str]] = {}
     for layer in contents.layers:
-        for name, value in layer.others.items():
-            found.setdefault((name, value), []).append(layer.index)
+        for stored in layer.others.items():
+            others.setdefault(stored, []).append(str(layer.index))
     rows = [
-        {"also stored": name, "value": value, "in layers": ", ".join(map(str, layers))}
-        for (name, value), layers in sorted(found.items())
+        {"also stored": name, "value": value, "in layers": ", ".join(layers)}
+        for (name, value), layers in sorted(others.items())
     ]
-    return table_of(rows, words=rows[0]) if rows else None
+    return [*found, *([table_of(rows, words=rows[0])] if rows else [])]
+
+
+def summary(contents: Contents) -> str:
+    """Return the lines above the tables: size of the file, who wrote it, whether it can be run."""
+    lines = [
+        f"{contents.file}: {'' if contents.written_by_us else 'not '}written by loihi-convert, {contents.byte_count:,} "
+        f"bytes, {contents.neuron_count:,} neurons, {contents.synapse_count:,} nonzero synapses",
+        f"SHA-256 {contents.sha256}",
+        f"of its integers alone: {contents.integers_sha256}",
+        ", ".join(f"{name} {value}" for name, value in contents.about.items()),
+        "" if contents.refusal is None else f"`loihi-convert run` refuses it: {contents.refusal}",
+    ]
+    return "\n".join(line for line in lines if line)
 
 
 def difference_table(found: Sequence[Difference], names: tuple[str, str]) -> Table:
@@ -532,71 +465,58 @@ def difference_table(found: Sequence[Difference], names: tuple[str, str]) -> Tab
     first, second = names if names[0] != names[1] else (names[0], f"{names[1]} (2)")
     rows = [
         {
-            "dataset": difference.place,
-            first: difference.first or "(absent)",
-            second: difference.second or "(absent)",
-            "differ": None if difference.count is None else f"{difference.differing_count:,} of {difference.count:,}",
-            "by up to": None if difference.largest_difference is None else f"{difference.largest_difference:.6g}",
+            "dataset": one.place,
+            first: one.first or "(absent)",
+            second: one.second or "(absent)",
+            "differ": None if one.count is None else f"{one.differing_count:,} of {one.count:,}",
+            "by up to": None if one.largest_difference is None else f"{one.largest_difference:.6g}",
         }
-        for difference in found
+        for one in found
     ]
     return table_of(rows, words=("dataset", first, second))
 
 
-def kinds_table(found: Sequence[DatasetKind], names: tuple[str, str]) -> Table:
-    """Return what differs, one row for each kind of dataset."""
-    rows = [
-        {
-            "what": kind.name,
-            "layers": ", ".join(kind.layers),
-            "differ": f"{kind.differing:,} of {kind.total:,}" if kind.total else None,
-            "by up to": None if kind.largest is None else f"{kind.largest:.6g}",
-            "other\nshape": ", ".join(kind.reshaped) or None,
-            f"only in\n{names[0]}": f"{kind.only_in[0]}" if kind.only_in[0] else None,
-            f"only in\n{names[1]} ": f"{kind.only_in[1]}" if kind.only_in[1] else None,
-        }
-        for kind in found
-    ]
+_KINDS: Final = {"neuron/vThMant": "thresholds", "weight": "weights", "bias": "biases"}
+
+
+def kinds_table(found: Sequence[Difference], names: tuple[str, str]) -> Table:
+    """Return what differs, one row for each kind of dataset: thresholds, weights and biases first, provenance last."""
+    kinds: dict[str, list[tuple[str, Difference]]] = {}
+    for one in found:
+        kind, layer = _kind(one.place)
+        kinds.setdefault(kind, []).append((layer, one))
+    order = list(_KINDS.values())
+    rows = []
+    for kind in sorted(kinds, key=lambda name: order.index(name) if name in order else 3 + (name == "provenance")):
+        of = [one for _, one in kinds[kind]]
+        total = sum(one.count or 0 for one in of)
+        largest = [one.largest_difference for one in of if one.largest_difference is not None]
+        reshaped = [one for one in of if one.count is None and None not in (one.first, one.second)]
+        absent = [sum(one.second is None for one in of), sum(one.first is None for one in of)]
+        rows.append(
+            {
+                "what": kind,
+                "layers": ", ".join(dict.fromkeys(at for at, one in kinds[kind] if at and one not in reshaped)),
+                "differ": f"{sum(one.differing_count or 0 for one in of):,} of {total:,}" if total else None,
+                "by up to": f"{max(largest):.6g}" if largest else None,
+                "other\nshape": ", ".join(at for at, one in kinds[kind] if at and one in reshaped) or None,
+                f"only in\n{names[0]}": str(absent[0] or "") or None,
+                f"only in\n{names[1]} ": str(absent[1] or "") or None,
+            }
+        )
     return table_of(rows, words=("what", "layers"))
 
 
-def difference_summary(found: Sequence[DatasetKind], names: tuple[str, str], datasets: int) -> str:
-    """Return in a sentence how two files differ; ``datasets``: in how many datasets."""
-    counted = [
-        f"thresholds in {kind.differing:,} of {kind.total:,} channels{_of_layers(kind)}"
-        if kind.name == "thresholds"
-        else f"{kind.differing:,} of {kind.total:,} {kind.name}{_of_layers(kind)}"
-        for kind in found
-        if kind.name in ("thresholds", "weights", "biases") and kind.total
-    ]
-    counted += [
-        f"{kind.name} of another shape in layer{'s' if len(kind.reshaped) > 1 else ''} {', '.join(kind.reshaped)}"
-        for kind in found
-        if kind.reshaped
-    ]
-    what = ", ".join(counted) or "no weight, bias or threshold that both have"
-    return f"{names[0]} and {names[1]} differ: {what} ({datasets} datasets in all)"
-
-
-def _of_layers(kind: DatasetKind) -> str:
-    """The layers whose datasets were counted: only those that differ."""
-    return f" of layer{'s' if len(kind.layers) > 1 else ''} {', '.join(kind.layers)}" if kind.layers else ""
-
-
-def summary(contents: Contents) -> str:
-    """Return the lines above the tables: size of the file, who wrote it, whether it can be run."""
-    writer = "written by loihi-convert" if contents.written_by_us else "not written by loihi-convert"
-    lines = [
-        f"{contents.file}: {writer}, {contents.byte_count:,} bytes, {contents.neuron_count:,} neurons, "
-        f"{contents.synapse_count:,} nonzero synapses",
-        f"SHA-256 {contents.sha256}",
-        f"of its integers alone: {contents.integers_sha256}",
-    ]
-    if contents.about:
-        lines.append(", ".join(f"{name} {value}" for name, value in contents.about.items()))
-    if contents.refusal is not None:
-        lines.append(f"`loihi-convert run` refuses it: {contents.refusal}")
-    return "\n".join(lines)
+def _kind(place: str) -> tuple[str, str]:
+    """The kind of a dataset, and the number of its layer as lava-dl counts them; empty where it has none."""
+    if place.startswith(_PROVENANCE):
+        return "provenance", ""
+    parts = place.split("/")
+    if parts[0] == "layer" and len(parts) > 2:
+        name = "/".join(parts[2:])
+        return _KINDS.get(name, name), parts[1]
+    # What this package adds stands in a group of its own, where layers are counted without input and flatten.
+    return "/".join(part for part in parts if not part.isdecimal() and part not in ("loihi_convert", "layer")), ""
 
 
 def _times(values: tuple[int, ...] | None) -> str | None:
