@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from loihi_convert.paper.variants import Exhibit
 
 _ALL: Final = ["all"]
-_REDRAWN: Final = frozenset({"what", "variants", "tables", "output", "width", "as_json"})
-"""Parameters that apply to a figure drawn from tables."""
 
 
 def reproduce(
@@ -50,9 +48,6 @@ def reproduce(
     from loihi_convert.paper.variants import EXHIBITS
 
     exhibits = tuple(EXHIBITS.values()) if what == _ALL else (_exhibit(what),)
-    if asked.tables:
-        _redraw(ctx, exhibits, asked, as_json=as_json)
-        return
     if what != _ALL:
         _require_effect(ctx, exhibits[0], asked)
     from loihi_convert.devices import chosen_device
@@ -75,19 +70,6 @@ def reproduce(
     if failed:
         log(f"{failed} results failed for a reason outside the network: run the same command again for them")
         raise typer.Exit(PlatformError.exit_code)
-
-
-def _redraw(ctx: typer.Context, exhibits: Sequence[Exhibit], asked: PaperOptions, *, as_json: bool) -> None:
-    """Draw a figure from CSV tables."""
-    from loihi_convert.paper.plan import redraw
-
-    figure = exhibits[0]
-    if len(exhibits) > 1 or figure.kind != "figure":
-        found = f"given for {'all' if len(exhibits) > 1 else figure}"
-        raise UsageError(found, where="tables", expected="needs one figure, such as figure 6")
-    expected = "must be left out: nothing is run"
-    options.refuse_others(ctx, _REDRAWN, "given together with `tables`", expected=expected)
-    _say([redraw(figure, asked)], as_json=as_json)
 
 
 def _require_effect(ctx: typer.Context, one: Exhibit, asked: PaperOptions) -> None:

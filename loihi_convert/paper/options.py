@@ -63,8 +63,6 @@ class PaperOptions:
         Show computed results; compute nothing.
     width
         Width of a figure: a column (85 mm) or a page (178 mm) of a paper, or a screen.
-    tables
-        Draw the figure from CSV tables written earlier; measure nothing. Repeat for several tables.
     """
 
     models: Annotated[list[str] | None, Flag("MODEL", "--model", BASICS)] = None
@@ -85,7 +83,6 @@ class PaperOptions:
     cache: Annotated[Path | None, Flag("FOLDER")] = None
     computed_only: bool = False
     width: Annotated[Width, Flag(panel=_OUTPUT)] = "screen"
-    tables: Annotated[list[Path] | None, Flag("CSV", "--from", _OUTPUT)] = None
 
     def __post_init__(self) -> None:
         if self.tuned and not self.with_best:

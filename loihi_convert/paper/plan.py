@@ -13,15 +13,7 @@ from loihi_convert.batch.computation import Computation, Outcome, Store, compute
 from loihi_convert.choices import Width
 from loihi_convert.errors import UsageError
 from loihi_convert.files import make_folder, write_atomically
-from loihi_convert.paper.figures import (
-    MeasuredChannels,
-    accuracy_figure,
-    channel_figure,
-    channel_values,
-    panels,
-    read_rows,
-    table_rows,
-)
+from loihi_convert.paper.figures import MeasuredChannels, accuracy_charts, channel_charts, figure_of
 from loihi_convert.paper.measurements import Accuracy, BalancedRow, Best, Choosing, CnnAccuracy, Rates
 from loihi_convert.paper.networks import opened_networks, tuned_networks
 from loihi_convert.paper.options import PaperOptions
@@ -37,7 +29,6 @@ from loihi_convert.paper.tables import (
     row_name,
 )
 from loihi_convert.paper.variants import (
-    EXHIBITS,
     Exhibit,
     PaperSetting,
     Variant,
@@ -47,11 +38,9 @@ from loihi_convert.paper.variants import (
 )
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report import paper
-from loihi_convert.report.chart import SIZES, FigureFormat, image_bytes
+from loihi_convert.report.chart import SIZES, Chart, FigureFormat, image_bytes
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from loihi_convert.batch.clusters import DaskWorkers
 
 Tell = Callable[[str], None]
@@ -338,28 +327,6 @@ def reproduce(
     return [_written(plan, part, options.output, options.width) for part in plan.parts], len(plan.failed)
 
 
-def redraw(figure: Exhibit, options: PaperOptions) -> Reproduced:
-    """Draw ``figure`` again from `PaperOptions.tables`, without measuring anything.
-
-    Raises
-    ------
-    UsageError
-        If the figure does not show accuracies, or the tables contain none of its cells.
-    InputError
-        If a table or the folder of the output cannot be used.
-    """
-    if figure.shows != "accuracies":
-        known = [one.name for one in EXHIBITS.values() if (one.kind, one.shows) == ("figure", "accuracies")]
-        raise UsageError(f"{figure} shows no accuracies", where="tables", expected=f"is for figures {', '.join(known)}")
-    variants = options.variants or figure.variants
-    drawn = panels(read_rows(options.tables or (), figure), figure, variants)
-    if not drawn:
-        found = f"no accuracy of {figure} in variant {' or '.join(variants)}"
-        raise UsageError(found, where="tables", hint="Choose `variants`.")
-    drawing = accuracy_figure(figure.title, drawn, options.width)
-    return Reproduced(figure, _write_figure(options.output / figure.stem, drawing, "", options.width))
-
-
 def _written(plan: Plan, part: Part, output: Path, width: Width) -> Reproduced:
     """Write one table or figure."""
     exhibit, stem = part.exhibit, output / part.exhibit.stem
@@ -369,17 +336,16 @@ def _written(plan: Plan, part: Part, output: Path, width: Width) -> Reproduced:
         warnings = [f"Not measured: {'; '.join(missed)}."] if missed else []
         if len(missed) == len(measured):
             return Reproduced(exhibit, (), warnings=warnings)
-        shown = channel_values(exhibit, [one for one in measured if one.values])
-        drawing = channel_figure(exhibit.title, shown.panels, shown.quantity, width)
-        return Reproduced(exhibit, _write_figure(stem, drawing, shown.csv_text, width), warnings=warnings)
+        charts, numbers = channel_charts(exhibit, [one for one in measured if one.values])
+        return Reproduced(exhibit, _write_figure(stem, exhibit.title, charts, numbers, width), warnings=warnings)
     entries, bests = plan.entries(part), plan.bests(part)
     notes, warnings, numbers = list[str](), flattered(entries), csv_table(entries, bests)
     if exhibit.kind == "table":
         notes = _notes(plan, part, entries)
         page = markdown_page(exhibit.title, entries, bests, notes=notes, warnings=warnings)
         files = _write(stem, {".md": page.encode(errors="backslashreplace"), ".csv": numbers.encode()})
-    elif drawn := panels(table_rows(numbers), exhibit, part.variant_names):
-        files = _write_figure(stem, accuracy_figure(exhibit.title, drawn, width), numbers, width)
+    elif charts := list(accuracy_charts(exhibit, entries, bests)):
+        files = _write_figure(stem, exhibit.title, charts, numbers, width)
     else:
         files = ()
         warnings.append("Nothing is drawn: no cell is measured, and the paper prints no value.")
@@ -418,10 +384,11 @@ def _notes(plan: Plan, part: Part, entries: Sequence[PaperEntry]) -> list[str]:
     return notes
 
 
-def _write_figure(stem: Path, figure: Figure, numbers: str, width: Width) -> tuple[Path, ...]:
+def _write_figure(stem: Path, title: str, charts: Sequence[Chart], numbers: str, width: Width) -> tuple[Path, ...]:
+    figure = figure_of(title, charts, width)
     # The order is fixed because drawing starts from the layout of the previous drawing.
     contents = {f".{kind}": image_bytes(figure, kind, dpi=SIZES[width].dpi) for kind in get_args(FigureFormat)}
-    return _write(stem, {**contents, ".csv": numbers.encode()} if numbers else contents)
+    return _write(stem, {**contents, ".csv": numbers.encode()})
 
 
 def _write(stem: Path, contents: Mapping[str, bytes]) -> tuple[Path, ...]:

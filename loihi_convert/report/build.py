@@ -8,17 +8,18 @@ bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from loihi_convert.errors import UsageError
 from loihi_convert.files import require_output, write_atomically
-from loihi_convert.metrics.regression import Regression, means
+from loihi_convert.metrics.regression import means
 from loihi_convert.report import curves_section, further_sections
 from loihi_convert.report.entries import Entry, ImageSet, LeftOut, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Card, Cards, Page, PageBlock, Paragraph, Section, html, markdown
-from loihi_convert.report.run_tables import error_caption, page_cells
+from loihi_convert.report.run_tables import R2, error_caption, page_cells, worst_output
 from loihi_convert.report.table import (
     GRADED_WORK,
     Table,
@@ -148,14 +149,15 @@ def result_blocks(entries: Sequence[Entry], left_out: Sequence[LeftOut]) -> Iter
         yield _table(entries)
     if left_out:
         yield Paragraph(_left_out(left_out))
-    if numbers := [entry for entry in entries if entry.evaluation.regression is not None]:
-        yield Paragraph(_error_words(numbers))
-    if len(numbers) == len(entries):
-        return
+    regressions = [entry.evaluation.regression for entry in entries if entry.evaluation.regression is not None]
+    loss = (
+        "Loss: accuracy of the CNN minus accuracy of the exported file, in percentage points; a negative loss is a gain"
+    )
+    said = [error_caption(max(len(one.output_names) for one in regressions))] if regressions else []
+    said += [loss] if len(regressions) < len(entries) else []
     yield Paragraph(
-        "Loss: accuracy of the CNN minus accuracy of the exported file, in percentage points; a negative loss is a "
-        "gain. Float SNN: the same spiking network in floating point. SynOps (synaptic operations): nonzero synapses "
-        "that spikes reach, the measure of work here. On Lava every layer adds a step to T."
+        f"{'. '.join(said)}. Float SNN: the same spiking network in floating point. SynOps (synaptic operations): "
+        "nonzero synapses that spikes reach, the measure of work here. On Lava every layer adds a step to T."
         + (f" {GRADED_WORK}" if any(entry.evaluation.is_graded for entry in entries) else "")
     )
 
@@ -193,27 +195,41 @@ def _left_out(left_out: Sequence[LeftOut]) -> str:
 
 def _card(entry: Entry, *, is_short: bool) -> Card:
     evaluation, point = entry.evaluation, entry.point
-    if evaluation.regression is not None:
-        return _error_card(entry, is_short=is_short)
-    value, unit = percent(point.accuracy), f"accuracy at T = {point.timesteps}"
+    at, regression = f"at T = {point.timesteps}", evaluation.regression
+    if regression is None:
+        value, unit = percent(point.accuracy), f"accuracy {at}"
+        if value is None:
+            value, unit = percent(point.agreement_with_cnn), f"same class as the CNN {at}; no labels"
+        facts = [
+            ("95 %" if is_short else "95 % interval", percent_interval(point.accuracy_interval)),
+            ("CNN", _with_unit(percent(evaluation.cnn_accuracy), "%")),
+            ("loss", _with_unit(points(point.conversion_loss_points), "points")),
+        ]
+        further = [("float SNN", _with_unit(percent(point.float_accuracy), "%"))]
+        value, missing = _with_unit(value, "%"), "no labels"
+    else:
+        errors = regression.at(point.timesteps)
+        value = number(means(errors.to_targets or errors.to_cnn)[0])
+        unit = f"RMSE {at}" if errors.to_targets else f"RMSE to the CNN's outputs; no targets {at}"
+        facts = [
+            (R2, r_squared(means(errors.to_targets)[1])),
+            ("CNN", number(means(regression.cnn)[0])),
+            (f"CNN's {R2}", r_squared(means(regression.cnn)[1])),
+            ("to the CNN", number(means(errors.to_cnn)[0])),
+        ]
+        further = [
+            ("worst output", worst_output(regression, errors).removeprefix("worst output: ") or None),
+            ("float SNN", number(means(errors.float_to_targets)[0])),
+        ]
+        missing = "no targets"
     if value is None:
-        value, unit = percent(point.agreement_with_cnn), f"same class as the CNN at T = {point.timesteps}; no labels"
-    if value is None:
-        unit = f"no labels, no CNN; T = {point.timesteps}"
-    facts = [
-        ("95 %" if is_short else "95 % interval", percent_interval(point.accuracy_interval)),
-        ("CNN", _with_unit(percent(evaluation.cnn_accuracy), "%")),
-        ("loss", _with_unit(points(point.conversion_loss_points), "points")),
-    ]
-    if not is_short:
-        facts += _further_facts(entry)
-    known = tuple((name, text) for name, text in facts if text is not None)
-    return Card(entry.label, entry.style, entry.context, _with_unit(value, "%") or "\N{EN DASH}", unit, known)
+        value, unit = "\N{EN DASH}", f"{missing}, no CNN; T = {point.timesteps}"
+    facts += [] if is_short else [*further, *_work_facts(entry)]
+    return Card(entry.label, entry.style, entry.context, value, unit, tuple((n, text) for n, text in facts if text))
 
 
-def _further_facts(entry: Entry) -> Iterator[tuple[str, str | None]]:
+def _work_facts(entry: Entry) -> Iterator[tuple[str, str | None]]:
     evaluation, point = entry.evaluation, entry.point
-    yield "float SNN", _with_unit(percent(point.float_accuracy), "%")
     yield "synaptic operations per image", count(point.synaptic_operations)
     yield f"{entry.sent} per image", count(point.spikes_per_image)
     if evaluation.has_relays and point.relay_spikes_per_image is not None:
@@ -228,50 +244,6 @@ def _further_facts(entry: Entry) -> Iterator[tuple[str, str | None]]:
 
 def _with_unit(text: str | None, unit: str) -> str | None:
     return None if text is None else f"{text} {unit}"
-
-
-def _error_card(entry: Entry, *, is_short: bool) -> Card:
-    """Return the main results of one regression."""
-    regression = _regression_of(entry)
-    at = regression.at(entry.point.timesteps)
-    judged = at.to_targets or at.to_cnn
-    measured = "RMSE" if at.to_targets else "RMSE to the CNN's outputs; no targets"
-    unit = f"{measured} at T = {at.timesteps}" if judged else f"no targets, no CNN; T = {at.timesteps}"
-    facts = [
-        ("R\N{SUPERSCRIPT TWO}", r_squared(means(at.to_targets)[1])),
-        ("CNN", number(means(regression.cnn)[0])),
-        ("CNN's R\N{SUPERSCRIPT TWO}", r_squared(means(regression.cnn)[1])),
-        ("to the CNN", number(means(at.to_cnn)[0])),
-    ]
-    if not is_short:
-        if judged and len(judged.outputs) > 1:
-            worst = judged.outputs[judged.worst]
-            text = f"{regression.output_names[judged.worst]}, RMSE {number(worst.rmse)}"
-            facts.append(("worst output", text))
-        facts += [
-            ("float SNN", number(means(at.float_to_targets)[0])),
-            ("synaptic operations per image", count(entry.point.synaptic_operations)),
-            (f"{entry.sent} per image", count(entry.point.spikes_per_image)),
-        ]
-        if entry.evaluation.timesteps != at.timesteps:
-            facts.append(("balanced for", f"T = {entry.evaluation.timesteps}"))
-    known = tuple((name, text) for name, text in facts if text is not None)
-    return Card(entry.label, entry.style, entry.context, number(means(judged)[0]) or "\N{EN DASH}", unit, known)
-
-
-def _error_words(entries: Sequence[Entry]) -> str:
-    """Return explanations of the terms in cards and tables."""
-    outputs = max(len(_regression_of(entry).output_names) for entry in entries)
-    return (
-        f"{error_caption(outputs)}. Float SNN: the same spiking network before rounding to Loihi's integers. SynOps, "
-        "synaptic operations: synapses of nonzero weight that spikes reach. On Lava every layer adds a step to T."
-    )
-
-
-def _regression_of(entry: Entry) -> Regression:
-    found = entry.evaluation.regression
-    assert found is not None
-    return found
 
 
 TOLERANCE: Final = 0.2
@@ -292,20 +264,15 @@ def verdict(entries: Sequence[Entry]) -> str:
         (entry for entry in measured if _percent(entry) >= best - (TOLERANCE if has_one_work else 0)),
         key=lambda entry: (_work(entry) if has_one_work else 0, entry.point.timesteps, -_percent(entry)),
     )
-    others = [entry for entry in measured if entry is not chosen]
-    images = f"{chosen.evaluation.image_count:,} images"
-    if not others:
-        return f"{_name(chosen, entries)} reaches {percent(chosen.point.accuracy)} %{_beside_cnn(chosen)} ({images})."
-    most = max(others, key=lambda entry: (_work(entry), entry.point.timesteps))
+    most = max(measured, key=lambda entry: (_work(entry), entry.point.timesteps))
+    images, name = f"{chosen.evaluation.image_count:,} images", _name(chosen, entries)
     if has_one_work and _work(most) > _work(chosen):
         return (
-            f"{_name(chosen, entries)} {_loss(chosen)} at {_share(chosen, most)} of the work of "
-            f"{_name(most, entries)}, which {_loss(most)} ({images})."
+            f"{name} {_loss(chosen)} at {_share(chosen, most)} of the work of {_name(most, entries)}, which "
+            f"{_loss(most)} ({images})."
         )
-    nearest = max(others, key=_percent)
-    first = f"{_name(chosen, entries)} is the most accurate: {percent(chosen.point.accuracy)} %{_beside_cnn(chosen)}"
-    work = f" at {_share(nearest, chosen)} of its work" if has_one_work and _work(chosen) else ""
-    return f"{first} ({images}). {_name(nearest, entries)} {_loss(nearest)}{work}."
+    first = "is the most accurate:" if len(measured) > 1 else "reaches"
+    return f"{name} {first} {percent(chosen.point.accuracy)} %{_beside_cnn(chosen)} ({images})."
 
 
 def _of_regressions(entries: Sequence[Entry]) -> str:
@@ -359,10 +326,8 @@ def _work(entry: Entry) -> float:
 
 def _share(less: Entry, more: Entry) -> str:
     """Return the work of one file as a share of the other's, rounded by less than 7 %: 1/11, or 40 %."""
-    ratio = _work(more) / _work(less) if _work(less) else 0.0
-    if not ratio:
-        return "none"
-    return f"1/{ratio:.0f}" if ratio >= 7.5 else f"{100 / ratio:.0f} %"
+    ratio = _work(more) / _work(less) if _work(less) else math.inf
+    return "none" if ratio == math.inf else f"1/{ratio:.0f}" if ratio >= 7.5 else f"{100 / ratio:.0f} %"
 
 
 def _loss(entry: Entry) -> str:

@@ -113,15 +113,16 @@ def timestep_axis(axes: Plot, ticks: Sequence[float], left: float, right: float)
     axes.set_xticklabels([f"{tick:g}" for tick in ticks])
 
 
-def add_legend(figure: Figure, axes: Plot, size: Size) -> int:
-    """Put the legend of ``axes`` below the figure, in as many columns as fit, and return its lines of text."""
-    handles, labels = axes.get_legend_handles_labels()
+def add_legend(figure: Figure, size: Size) -> int:
+    """Put one legend of all axes below the figure, in as many columns as fit, and return its lines of text."""
+    every = [axes.get_legend_handles_labels() for axes in figure.axes]
+    by_label = {label: handle for handles, labels in every for handle, label in zip(handles, labels, strict=True)}
     # A file name need not be UTF-8.
-    printable = (label.encode(errors="backslashreplace").decode() for label in labels)
+    printable = (label.encode(errors="backslashreplace").decode() for label in by_label)
     folded = [textwrap.fill(label, int(0.8 * size.characters)) for label in printable]
     widest = max((len(line) for label in folded for line in label.split("\n")), default=1)
     columns = max(1, min(3, size.characters // (widest + 9)))
-    legend = figure.legend(handles, folded, loc="outside lower center", ncols=columns, frameon=False)
+    legend = figure.legend(list(by_label.values()), folded, loc="outside lower center", ncols=columns, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
     rows = math.ceil(len(folded) / columns)
@@ -311,7 +312,7 @@ class Chart(NamedTuple):
             plot = figure.subplots()
             groups = draw(plot, self.series, self.axes)
             # Matplotlib's constrained layout would take twice as long.
-            below = 38 + 14 * add_legend(figure, plot, _PAGE)
+            below = 38 + 14 * add_legend(figure, _PAGE)
             figure.set_figheight((below + 210) / 72)
             figure.subplots_adjust(0.11, below / (below + 210), 0.98, 1 - 8 / (below + 210))
             text = image_bytes(figure, "svg", is_for_page=True).decode()

@@ -17,7 +17,7 @@ from loihi_convert.report.axes import (
     timestep_range,
 )
 from loihi_convert.report.chart import NEUTRAL, PAPER, Axes, Chart, CnnLevels, Mark, Series
-from loihi_convert.report.entries import NEURON_KINDS, Entry, by_network, family_of, stoppable
+from loihi_convert.report.entries import Entry, by_network, family_of, stoppable
 from loihi_convert.report.page import Details, PageBlock, Paragraph, Picture
 from loihi_convert.report.run_tables import accuracy_table, anytime_caption, output_table, page_cells, per_t_caption
 from loihi_convert.report.table import GRADED_WORK, Table, percent, percent_ends, table_of
@@ -64,7 +64,6 @@ def _beside_the_paper(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     """Yield accuracies at each file's own T, by kind of neuron, and the paper's results on the same data set."""
     if (chart := per_t_chart(entries, _cnn_levels(entries, Measure(is_error=False, is_judged=True)))) is not None:
         yield Picture(chart)
-    yield from _neuron_kinds(entries)
     if (table := paper_table(entries)) is not None:
         yield table
         yield Paragraph(" ".join(paper_remarks(entries)))
@@ -145,29 +144,6 @@ def _anytime_table(entry: Entry) -> Table:
     rows = [{"T": str(point.timesteps), **page_cells(evaluation, point)} for point in evaluation.points]
     caption = f"{measured.title}; {measured.caption}".replace("\n", "; ")
     return table_of(rows, words=(), title=entry.label, caption=caption)
-
-
-def _neuron_kinds(entries: Sequence[Entry]) -> Iterator[PageBlock]:
-    """Yield one row per T and one column per kind of neuron; nothing if all files of the data set have one kind."""
-    measured = [entry for entry in entries if entry.is_per_t and entry.neuron is not None]
-    kinds = [kind for kind in NEURON_KINDS if any(entry.neuron == kind for entry in measured)]
-    if len(kinds) < 2:
-        return
-    steps = sorted({entry.point.timesteps for entry in measured})
-    rows = tuple((str(t), *(_of_kind(measured, kind, t) for kind in kinds)) for t in steps)
-    caption = "Accuracy in %, by kind of neuron: each file at the T it is balanced for"
-    yield Table(caption, ("T", *(kind.replace(" ", "\n") for kind in kinds)), rows, 0)
-    cells = {(entry.neuron, entry.point.timesteps) for entry in measured}
-    words = "; ".join(f"{kind}: {NEURON_KINDS[kind]}" for kind in kinds)
-    counts = sorted({entry.evaluation.image_count for entry in measured})
-    of_images = "" if len(counts) == 1 else f" Numbers of images differ: {', '.join(f'{n:,}' for n in counts)}."
-    of_files = " Two numbers in a cell: two files of that kind and T." if len(measured) > len(cells) else ""
-    yield Paragraph(f"{words[0].upper()}{words[1:]}.{of_files}{of_images}")
-
-
-def _of_kind(entries: Sequence[Entry], kind: str, timesteps: int) -> str:
-    found = [entry for entry in entries if (entry.neuron, entry.point.timesteps) == (kind, timesteps)]
-    return " / ".join(percent(entry.point.accuracy) or "" for entry in found)
 
 
 _ALPHA: Final = "\N{GREEK SMALL LETTER ALPHA}"
@@ -257,19 +233,8 @@ def families(entries: Sequence[Entry]) -> list[Family]:
     Two files for the same T belong to different families.
     """
     rows = by_network(((family_of(entry.file), entry.neuron), entry.evaluation, entry) for entry in entries)
-    neurons: dict[str, set[str | None]] = {}
-    for (name, neuron), _ in rows:
-        neurons.setdefault(name, set()).add(neuron)
-    names = [
-        f"{name} ({neuron or 'unknown neurons'})" if len(neurons[name]) > 1 else name for (name, neuron), _ in rows
-    ]
-    return [
-        Family(
-            name if len(row) > 1 and names.count(name) == 1 else row[0].label,
-            row,
-        )
-        for name, (_, row) in zip(names, rows, strict=True)
-    ]
+    names = [name for (name, _), row in rows]
+    return [Family(name if len(row) > 1 and names.count(name) == 1 else row[0].label, row) for (name, _), row in rows]
 
 
 class _PaperRow(NamedTuple):

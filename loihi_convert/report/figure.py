@@ -75,7 +75,7 @@ def run_figure(
         figure.suptitle(folded, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
         notes = ". ".join(text for text in said if text)
         plot.set_title(textwrap.fill(notes, int(0.8 * size.characters)), loc="left", parse_math=False)
-        add_legend(figure, plot, size)
+        add_legend(figure, size)
     return figure
 
 
