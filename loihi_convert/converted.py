@@ -29,7 +29,7 @@ from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.network import class_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.diagnosis import require_classification
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
 from loihi_convert.pipeline.checking import CheckReport, check
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnosed

@@ -31,7 +31,7 @@ from loihi_convert.inspection.contents import describe
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, joined_digits, joined_synapse
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.simulation.simulator import clipped_images, outputs
 
 TIMESTEPS = 64

@@ -40,8 +40,7 @@ from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.relays import is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.lowering import to_relu_network
-from loihi_convert.metrics.layer_size import layer_sizes, multiplications
-from loihi_convert.metrics.work import relay_work
+from loihi_convert.metrics.work import layer_sizes, multiplications, relay_work
 from loihi_convert.netx.graded import encode_graded
 from loihi_convert.pipeline.checking import check
 from loihi_convert.pipeline.graded import export_graded, read_graded

@@ -59,7 +59,7 @@ HEAVY = {
     "h5py": ("ground.hdf5", "netx.hdf5"),
     "nir": (),
     "jinja2": ("report.page",),
-    "distributed": ("batch.clusters", "batch.dask_workers"),
+    "distributed": ("batch.clusters",),
     "dask_jobqueue": ("batch.clusters",),
     "lava": (
         "backends.lava.host",

@@ -17,7 +17,7 @@ from loihi_convert.ground.options import Flag, declared
 from loihi_convert.ground.threads import usable_core_count
 
 if TYPE_CHECKING:
-    from loihi_convert.batch.dask_workers import DaskWorkers
+    from loihi_convert.batch.clusters import DaskWorkers
     from loihi_convert.ground.choices import Device
 
 

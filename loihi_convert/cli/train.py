@@ -77,7 +77,7 @@ def train(
         raise UsageError("given without `arch`", where="mean", expected="is for your own CNN")
     if arch is not None and chosen.architecture is not None:
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
-    from loihi_convert.batch.flow import duration
+    from loihi_convert.batch.computation import duration
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.design import built_in
     from loihi_convert.cnn.train_options import chosen_architecture, chosen_recipe

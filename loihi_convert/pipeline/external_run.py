@@ -13,7 +13,7 @@ from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
-from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
 from loihi_convert.runs import run_folder
 

@@ -22,7 +22,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.files import require_output
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
 from loihi_convert.pipeline.origin import notes_on, notes_on_images, require_layers_of, source_of
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written

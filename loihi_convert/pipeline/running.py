@@ -16,7 +16,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import OpenedFile, notes_on_images, open_file
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
