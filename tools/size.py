@@ -97,6 +97,7 @@ def entered() -> dict[str, int]:
 
 
 def _command(words: str) -> None:
+    from loihi_convert.__main__ import main
 
     sys.argv = ["loihi-convert", *words.split()]
     main()
