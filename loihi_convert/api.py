@@ -16,8 +16,7 @@ from loihi_convert.choices import Task
 from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options, require_timesteps
 from loihi_convert.converted import Converted
-from loihi_convert.data.array_pixels import as_input_shape
-from loihi_convert.data.in_memory import Images, Labels, Targets, as_calibration
+from loihi_convert.data.in_memory import Images, Labels, Targets, as_calibration, as_input_shape
 from loihi_convert.devices import AnyDevice, chosen_device
 from loihi_convert.files import as_path
 from loihi_convert.frontend.users_code import named

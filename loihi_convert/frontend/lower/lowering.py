@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.data.array_pixels import as_input_shape
+from loihi_convert.data.in_memory import as_input_shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, require_kind
 from loihi_convert.frontend.graph import Graph
 from loihi_convert.frontend.lower.layer import Layer
