@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from loihi_convert.api import convert, load
-    from loihi_convert.cnn.train_options import TrainOptions
+    from loihi_convert.cnn.recipe import TrainOptions
     from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.balancing import balance
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
@@ -74,7 +74,7 @@ _HOMES: Final = {
     "LoihiConvertError": "errors",
     "QuantizeOptions": "conversion.options",
     "Result": "result",
-    "TrainOptions": "cnn.train_options",
+    "TrainOptions": "cnn.recipe",
     "balance": "conversion.balancing",
     "convert": "api",
     "fine_tune": "fine_tuning",

@@ -14,8 +14,7 @@ from loihi_convert import netx
 from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options, require_timesteps
 from loihi_convert.converted import Converted
-from loihi_convert.data.array_pixels import as_input_shape
-from loihi_convert.data.in_memory import Images, Labels, Targets, as_calibration
+from loihi_convert.data.in_memory import Images, Labels, Targets, as_calibration, as_input_shape
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.choices import Task
 from loihi_convert.ground.devices import AnyDevice, chosen_device

@@ -20,7 +20,7 @@ from loihi_convert.cli.flags import option_words
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.cli.options import DATA, CnnOptions
 from loihi_convert.cli.wrong_files import require_cnn
-from loihi_convert.cnn.train_options import TrainOptions
+from loihi_convert.cnn.recipe import TrainOptions
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.options import Flag
 
@@ -80,9 +80,8 @@ def train(
     from loihi_convert.batch.computation import duration
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.design import built_in
-    from loihi_convert.cnn.train_options import chosen_architecture, chosen_recipe
+    from loihi_convert.cnn.recipe import chosen_architecture, chosen_recipe
     from loihi_convert.cnn.training import require_free, resume_path, train_design
-    from loihi_convert.ground.devices import chosen_device
     from loihi_convert.ground.files import refuse_to_replace
     from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher
@@ -126,11 +125,8 @@ def train(
             design,
             splits,
             used,
-            seed=chosen.seed,
-            output=output,
-            store=chosen.store,
-            device=chosen_device(chosen.device),
-            test=chosen.test,
+            chosen,
+            output,
             resume=resume,
             progress=progress,
             on_epoch=_epoch_line(used.epochs),

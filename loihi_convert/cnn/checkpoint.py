@@ -70,7 +70,7 @@ class Checkpoint:
     qcfs_levels
         L of its activations, if they are `qcfs.Qcfs`; ``None``: ReLU.
     stored_as
-        ``"float16"``: every weight is exactly representable in float16, see `accuracy.in_float16`.
+        ``"float16"``: every weight is exactly representable in float16, see `trainer.Training.trained`.
     normalization
         What it was trained on, one number per channel each; None: pixel / 255.
     """
@@ -104,7 +104,7 @@ class Checkpoint:
 
     @property
     def spiking_timesteps(self) -> int | None:
-        """The T for which its spiking network was trained (`through_spikes`); None if it was not."""
+        """The T for which its spiking network was trained (`qcfs.SpikingCnn`); None if it was not."""
         found = self.recipe.get("timesteps")
         return found if isinstance(found, int) else None
 
@@ -224,17 +224,13 @@ def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
             where="arch",
             expected=f"{path.name} holds your own CNN, trained as {checkpoint.architecture}; code named in a file is "
             "not executed",
-            hint=f"Pass `arch`, such as {checkpoint.architecture}.",
         )
+    classes = len(checkpoint.classes)
     try:
         # On the meta device, without allocation: a file may claim any input shape.
         with torch.device("meta"):
-            model = build_model(
-                checkpoint.architecture,
-                checkpoint.input_shape,
-                len(checkpoint.classes),
-                qcfs_levels=checkpoint.qcfs_levels,
-            )
+            levels = checkpoint.qcfs_levels
+            model = build_model(checkpoint.architecture, checkpoint.input_shape, classes, qcfs_levels=levels)
     except UsageError as error:
         raise CheckpointError(error.found, where=path, expected=error.expected) from error
     wanted = {name: signature(tensor) for name, tensor in model.state_dict().items()}
@@ -244,8 +240,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
             raise CheckpointError(
                 f"{name} is {found.get(name, 'missing')}",
                 where=path,
-                expected=f"a {checkpoint.architecture} for {checkpoint.input_shape} images and "
-                f"{len(checkpoint.classes)} classes has {wanted.get(name, 'no such tensor')}",
+                expected=f"a {checkpoint.architecture} for {checkpoint.input_shape} images and {classes} classes has "
+                f"{wanted.get(name, 'no such tensor')}",
             )
     model.load_state_dict({name: tensor.clone() for name, tensor in checkpoint.state.items()}, assign=True)
     return model.requires_grad_(False).eval(), checkpoint
@@ -299,7 +295,6 @@ def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:
         raise CheckpointError(
             f"{name} has numbers that float16 cannot represent: the stored weights would differ from those evaluated",
             where=path,
-            hint="Round them with loihi_convert.cnn.accuracy.in_float16, or store them as float32.",
         )
     return halved
 

@@ -10,7 +10,7 @@ from numbers import Integral
 import numpy as np
 from torch import nn
 
-from loihi_convert.data.array_pixels import as_input_shape
+from loihi_convert.data.in_memory import as_input_shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, require_kind
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.normalization import Normalization, channel_normalization

@@ -24,7 +24,7 @@ from loihi_convert.cnn.design import (
     record_of,
     require_classes,
 )
-from loihi_convert.cnn.through_spikes import SpikingCnn, SpikingQcfs
+from loihi_convert.cnn.qcfs import SpikingCnn, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, UsageError, first_line
@@ -61,7 +61,7 @@ def own_design(
     normalization
         What it takes; by default that in the checkpoint, or pixel / 255.
     qcfs_levels, timesteps
-        As in `train_options.TrainOptions`.
+        As in `recipe.TrainOptions`.
 
     Raises
     ------

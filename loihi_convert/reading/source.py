@@ -16,7 +16,7 @@ from loihi_convert.cnn.checkpoint import digest
 from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.design import inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
-from loihi_convert.data.array_pixels import as_input_shape
+from loihi_convert.data.in_memory import as_input_shape
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Readout, Task
@@ -50,7 +50,7 @@ class Source:
     notes
         Notes for the user, one sentence each.
     spiking_timesteps
-        The T for which its spiking network was trained (`cnn.through_spikes`); None if it was not.
+        The T for which its spiking network was trained (`cnn.qcfs.SpikingCnn`); None if it was not.
     neurons
         For a NIR file, which holds neurons and their thresholds: the readout that its graph ends in; otherwise None.
     is_fine_tuned

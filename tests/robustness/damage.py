@@ -21,7 +21,6 @@ show no control characters; *unchanged* means that they ended well.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import json
 import os
@@ -221,7 +220,8 @@ class _Reader:
         inputs = torch.from_numpy(rng.random((2, *read.input_shape), np.float32))
         state = {name: (str(value.dtype), value.tolist()) for name, value in read.state.items()}
         return {
-            **vars(dataclasses.replace(read, state={})),
+            **vars(read),
+            "state": None,
             **state,
             "scores": model(inputs).tolist(),
         }
