@@ -22,7 +22,8 @@ The same in stages; each takes the value that the one before returned::
 ``ground``        arrays, choices, the mechanism of options, files, progress: what every room stands on
 ``data``          images: the benchmark sets, a folder, an ``.npz``, arrays
 ``cnn``           the source CNN: architectures, training, checkpoints
-``frontend``      nn.Module -> `ReluNetwork`
+``reading``       a model or a file of one -> a graph of its operations
+``lowering``      that graph -> `ReluNetwork`
 ``ir``            the networks: ReLU, spiking, quantized
 ``conversion``    balance, correct, quantize
 ``simulation``    integrate-and-fire simulation of both networks
@@ -50,7 +51,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from loihi_convert.cnn.train_options import TrainOptions
+    from loihi_convert.cnn.recipe import TrainOptions
     from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.balancing import balance
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from loihi_convert.errors import LoihiConvertError
     from loihi_convert.face import Converted, Result, convert, load
     from loihi_convert.fine_tuning import fine_tune
-    from loihi_convert.frontend.lower import to_relu_network
+    from loihi_convert.lowering import to_relu_network
     from loihi_convert.netx import read, write
 
 # Imported on first use, so that a command loads only what it needs.
@@ -69,7 +70,7 @@ _HOMES: Final = {
     "LoihiConvertError": "errors",
     "QuantizeOptions": "conversion.options",
     "Result": "face",
-    "TrainOptions": "cnn.train_options",
+    "TrainOptions": "cnn.recipe",
     "balance": "conversion.balancing",
     "convert": "face",
     "fine_tune": "fine_tuning",
@@ -77,7 +78,7 @@ _HOMES: Final = {
     "load_data": "data",
     "quantize": "conversion.quantization",
     "read": "netx",
-    "to_relu_network": "frontend.lower",
+    "to_relu_network": "lowering",
     "train_cnn": "cnn.training",
     "write": "netx",
 }

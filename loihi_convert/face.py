@@ -20,7 +20,6 @@ from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.flow import Conversion
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options, require_timesteps
-from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.data.in_memory import (
     Images,
@@ -29,11 +28,10 @@ from loihi_convert.data.in_memory import (
     as_calibration,
     as_dataset,
     as_images,
+    as_input_shape,
     as_regression_dataset,
 )
 from loihi_convert.errors import PlatformError, UsageError
-from loihi_convert.frontend.source import Source
-from loihi_convert.frontend.users_code import named
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import BackendName, Target, Task
 from loihi_convert.ground.devices import AnyDevice, chosen_device
@@ -43,8 +41,7 @@ from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.network import class_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.diagnosis import require_classification
-from loihi_convert.metrics.evaluating import evaluate_images
-from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.metrics.evaluation import Evaluation, Point, evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, require_expectation, unjudged
 from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
@@ -52,6 +49,8 @@ from loihi_convert.pipeline.converting import converted, require_convertible
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
 from loihi_convert.pipeline.nir_files import require_netx_name
 from loihi_convert.pipeline.opening import doubt, notes_on_images, open_model, source_of
+from loihi_convert.reading.source import Source
+from loihi_convert.reading.users_code import named
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.run_tables import accuracy_table, output_table
 from loihi_convert.report.table import Table, notebook_html

@@ -14,9 +14,18 @@ import pytest
 import torch
 from support.dask_functions import Number, Numbered
 
-from loihi_convert.batch import flow
-from loihi_convert.batch.computation import Computation, Outcome, Store, opened_before, outcome_of
-from loihi_convert.batch.flow import Known, compute_missing, duration, missing
+from loihi_convert.batch import computation
+from loihi_convert.batch.computation import (
+    Computation,
+    Known,
+    Outcome,
+    Store,
+    compute_missing,
+    duration,
+    missing,
+    opened_before,
+    outcome_of,
+)
 from loihi_convert.errors import InputError, RangeError, UnsupportedModelError
 from loihi_convert.ground.devices import torch_threads
 from loihi_convert.ground.records import Record
@@ -200,7 +209,7 @@ class TestFlow:
             pass
 
         now, told = [0.0], list[str]()
-        monkeypatch.setattr(flow.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(computation.time, "monotonic", lambda: now[0])
         cells = [*(Numbered(number, work=number) for number in range(1, 9)), Other(9, work=5)]
 
         def outcome(cell: Numbered) -> Outcome:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.lowering import to_relu_network
 
 SHAPE = (1, 8, 8)
 

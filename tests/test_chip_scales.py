@@ -25,7 +25,7 @@ from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, S
 from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation.clipping import clipped_images
+from loihi_convert.simulation.simulator import clipped_images
 
 
 def layer_of(weights: Array, bias: int, threshold: int, initial: int) -> QuantizedLayer:

@@ -17,9 +17,9 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError
-from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ground.choices import Readout, Target
 from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.simulation.relu import cnn_scores
 
 

@@ -24,7 +24,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.neuron_model import NeuronModel, circuit, neuron_model
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation import blocks
+from loihi_convert.simulation import image_shards
 
 TIMESTEPS = 6
 CIRCUITS = {False: NeuronModel.CIRCUIT, True: NeuronModel.LEAKY_CIRCUIT}
@@ -197,7 +197,7 @@ def test_blocks_of_steps_go_on_where_the_last_ended(monkeypatch: pytest.MonkeyPa
     """A wrapped and leaky u is carried from block to block."""
     network, images = random_loihi2_network(16)
     whole = run_network(network, images, TIMESTEPS, trace=True, neuron=NeuronModel.LEAKY_CIRCUIT)
-    monkeypatch.setattr(blocks, "_CPU_BLOCK", 1)
+    monkeypatch.setattr(image_shards, "_CPU_BLOCK", 1)
     parts = run_network(network, images, TIMESTEPS, trace=True, neuron=NeuronModel.LEAKY_CIRCUIT)
     assert whole.wrapped_images == parts.wrapped_images == 3
     assert np.array_equal(whole.potentials, parts.potentials)

@@ -21,8 +21,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin
-from loihi_convert.metrics.evaluating import evaluate, evaluate_images
-from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.evaluation import Evaluation, evaluate, evaluate_images
 from loihi_convert.metrics.work import CircuitWork
 from loihi_convert.report.run_tables import accuracy_table, energy_table
 from loihi_convert.runs.columns import accuracy_row, energy_row

@@ -44,11 +44,11 @@ from loihi_convert.errors import (
     UsageError,
     VerificationError,
 )
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.files import sha256
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import exporting, golden_check
 from loihi_convert.pipeline.exporting import export_graded
+from loihi_convert.reading.source import Source
 from loihi_convert.runs import run_folder
 
 
@@ -117,12 +117,6 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
             ["run", str(golden_check.folder() / golden_check.NETWORK), "--no-early-exit", "--exit-tolerance", "1"],
             2,
             "error: --exit-tolerance: given, but early exit is off",
-        ),
-        (["reproduce", "all", "--from", "a.csv"], 2, "error: --from: given for all; needs one figure"),
-        (
-            ["reproduce", "figure", "6", "--from", "a.csv", "-T", "4"],
-            2,
-            "error: --timesteps: given together with --from; must be left out: nothing is run",
         ),
         (["report", "--figure", "a.pdf", "--open"], 2, "error: --open: given with --figure; needs a page."),
         (["train", "--data", "minst"], 2, "error: --data: found 'minst'; must be one of digits, mnist"),

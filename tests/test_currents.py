@@ -21,10 +21,10 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import convolution as module
-from loihi_convert.simulation.blocks import on_cores
 from loihi_convert.simulation.convolution import MAX_BYTE, Convolution, Geometry, exact_products, has_fast_int8
 from loihi_convert.simulation.currents import Currents, sum_pool, summed_currents
-from loihi_convert.simulation.integer_sums import weighted
+from loihi_convert.simulation.graded import weighted
+from loihi_convert.simulation.image_shards import on_cores
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
 

@@ -35,11 +35,9 @@ from support.shard_runs import write_files, written
 from support.strangers import assert_turned_away, listening, said
 
 from loihi_convert.backends import open_backend
-from loihi_convert.batch import clusters, dask_workers
-from loihi_convert.batch.clusters import local_cluster, slurm_cluster, standing_cluster
-from loihi_convert.batch.computation import Computation, Outcome, Store
-from loihi_convert.batch.dask_workers import DaskWorkers
-from loihi_convert.batch.flow import compute_missing
+from loihi_convert.batch import clusters
+from loihi_convert.batch.clusters import DaskWorkers, local_cluster, slurm_cluster, standing_cluster
+from loihi_convert.batch.computation import Computation, Outcome, Store, compute_missing
 from loihi_convert.batch.places import SlurmJobs
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError, InputError, PlatformError
@@ -288,16 +286,16 @@ def test_a_scheduler_with_keys_needs_no_warning(caplog: pytest.LogCaptureFixture
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
-@pytest.mark.parametrize("package", dask_workers.SAME_VERSIONS)
+@pytest.mark.parametrize("package", clusters.SAME_VERSIONS)
 def test_a_worker_of_another_version_is_refused(
     workers: DaskWorkers, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    here = dask_workers.versions_here()
+    here = clusters.versions_here()
 
     def others() -> dict[str, Any]:
         return {**here, package: "0.0"}
 
-    monkeypatch.setattr(dask_workers, "versions_here", others)
+    monkeypatch.setattr(clusters, "versions_here", others)
     with pytest.raises(PlatformError) as raised:
         workers.map(times, 2, [1])
     assert f"has {package} {here[package]}" in raised.value.found
@@ -305,8 +303,8 @@ def test_a_worker_of_another_version_is_refused(
 
 
 def test_a_worker_of_another_version_computes_no_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = dask_workers.versions_here()
-    monkeypatch.setattr(dask_workers, "versions_here", lambda: {**here, "torch": "0.0"})
+    here = clusters.versions_here()
+    monkeypatch.setattr(clusters, "versions_here", lambda: {**here, "torch": "0.0"})
     with local_cluster(1) as workers:
         ((_, outcome),) = workers.outcomes([Numbered(2)], no_need)
     assert f"has torch {here['torch']}" in outcome.error

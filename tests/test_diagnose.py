@@ -23,16 +23,16 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError
-from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics import advice, diagnosis
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
-from loihi_convert.simulation.clipping import clipped_images
 from loihi_convert.simulation.intermediate import intermediate_networks
+from loihi_convert.simulation.simulator import clipped_images
 
 pytestmark = pytest.mark.slow
 

@@ -25,8 +25,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.statistics import constant_accuracy, mcnemar_p_value, wilson_interval
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.metrics.evaluating import evaluate, reported_timesteps
-from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.evaluation import Evaluation, evaluate, reported_timesteps
 
 # Class of each of four images after each of three steps, and what it should have been.
 PREDICTIONS = np.array([[0, 0, 0], [1, 1, 1], [0, 2, 2], [0, 0, 1]])

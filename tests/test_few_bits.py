@@ -13,7 +13,7 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.lowering import to_relu_network
 
 
 def qcfs_model() -> torch.nn.Module:

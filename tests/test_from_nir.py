@@ -22,12 +22,12 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
-from loihi_convert.frontend.from_nir import read_nir
-from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout, Reset
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.pipeline.converting import converted, stored_neurons
+from loihi_convert.reading.from_nir import read_nir
+from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.simulator import Block, Simulator
 

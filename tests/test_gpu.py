@@ -68,7 +68,7 @@ def test_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError) as raised:
         chosen_device("cuda")
     assert raised.value.where == "device"
-    assert "`device='cpu'`" in raised.value.hint
+    assert "`device='cpu'`" in raised.value.expected
 
 
 def test_a_device_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,9 +77,9 @@ def test_a_device_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [chosen_device(one) for one in ("cuda:0", torch.device("cuda"), torch.device("cuda", 0))] == ["cuda"] * 3
 
 
-@pytest.mark.parametrize(("device", "hint"), [("tpu", ""), (torch.device("cuda", 1), "CUDA_VISIBLE_DEVICES")])
-def test_an_unknown_device(device: str | torch.device, hint: str) -> None:
+@pytest.mark.parametrize("device", ["tpu", torch.device("cuda", 1)])
+def test_an_unknown_device(device: str | torch.device) -> None:
     with pytest.raises(UsageError) as raised:
         chosen_device(device)
-    assert (raised.value.where, raised.value.expected) == ("device", "must be one of auto, cpu, cuda")
-    assert hint in raised.value.hint
+    assert raised.value.where == "device"
+    assert raised.value.expected == "must be one of auto, cpu, cuda; CUDA_VISIBLE_DEVICES chooses a GPU"

@@ -28,11 +28,9 @@ from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import network_resources, neuron_costs, resources
 from loihi_convert.conversion import graded_rounding
-from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.graded import to_graded
+from loihi_convert.conversion.graded_rounding import compensated
 from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError, UsageError
-from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground import devices
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Task
@@ -41,12 +39,13 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.relays import is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
-from loihi_convert.metrics.layer_size import layer_sizes, multiplications
-from loihi_convert.metrics.work import relay_work
+from loihi_convert.lowering import to_relu_network
+from loihi_convert.metrics.work import layer_sizes, multiplications, relay_work
 from loihi_convert.netx.graded import encode_graded
 from loihi_convert.pipeline.checking import check, load_file
 from loihi_convert.pipeline.exporting import export_graded, read_graded
 from loihi_convert.pipeline.opening import require_layers_of
+from loihi_convert.reading.source import Source
 from loihi_convert.runs import run_folder
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -636,7 +635,7 @@ def wide() -> nn.Module:
 
 
 @pytest.mark.lava
-@pytest.mark.parametrize("model", [chain, pooled_last, Skip, wide])
+@pytest.mark.parametrize("model", [pooled_last, Skip, wide])
 def test_lavas_own_models_give_the_same_messages(model: Callable[[], nn.Module]) -> None:
     """Every message and activation of every layer and all outputs, of single images and of a sequence, error 0; layers
     with thresholds among them."""

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
-from loihi_convert.frontend.lower import obstacles, to_relu_network
 from loihi_convert.ground.normalization import channel_normalization
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.lowering import obstacles, to_relu_network
 
 SHAPE = (1, 6, 6)
 
@@ -130,7 +130,7 @@ REFUSED = [
         "0: Conv2d moves the pixels of a map in a way that is not a convolution",
     ),
     (
-        calls(lambda x: functional.pad(x, (1, 1, 1, 1), value=-math.inf)),
+        calls(lambda x: functional.pad(x - 1, (1, 1, 1, 1), value=-math.inf)),
         "pad pads with -inf; supported: numbers",
     ),
     (

@@ -29,11 +29,11 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import RangeError, UnsupportedModelError
-from loihi_convert.frontend.lower import lowered
-from loihi_convert.frontend.lower.lowering import Chain
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Method, Reset, Target
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.lowering import lowered
+from loihi_convert.lowering.chain import Chain
 
 TIMESTEPS = 4
 GRAPHS = int(os.environ.get("GRAPHS", "15"))

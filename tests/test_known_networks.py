@@ -7,7 +7,7 @@ import torch
 from support.known_networks import difference, of_network
 from torch import nn
 
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.lowering import to_relu_network
 
 
 def model() -> nn.Module:

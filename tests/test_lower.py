@@ -1,4 +1,4 @@
-"""Heads of networks, signals, and names of layers; ``test_lower_<pass>.py`` has the passes of `frontend.lower`."""
+"""Heads of networks, signals, and names of layers; ``test_lower_<pass>.py`` has the passes of `lowering`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from support.modules import Of, outputs, prepared
 from torch import nn
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ground.arrays import Shape
+from loihi_convert.lowering import to_relu_network
 
 
 def signals(*modules: nn.Module, shape: Shape = (2, 12)) -> Case:

@@ -27,12 +27,12 @@ from torch.nn import functional
 
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.lower.linear import through
-from loihi_convert.frontend.lower.populations import Population, Populations
-from loihi_convert.frontend.lower.value import Value, scaled, shifted
-from loihi_convert.frontend.lower.window import Window
 from loihi_convert.ground.arrays import by_channel
+from loihi_convert.lowering import to_relu_network
+from loihi_convert.lowering.linear import through
+from loihi_convert.lowering.populations import Population, Populations
+from loihi_convert.lowering.value import Value, scaled, shifted
+from loihi_convert.lowering.window import Window
 
 ZERO = torch.zeros(1)
 

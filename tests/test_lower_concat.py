@@ -9,7 +9,7 @@ from support.modules import Of, outputs
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.lowering import to_relu_network
 
 
 def columns(x: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower.max_pool import MaxPooling
-from loihi_convert.frontend.lower.populations import Populations
-from loihi_convert.frontend.operations import MaxPool
+from loihi_convert.lowering.max_pool import MaxPooling
+from loihi_convert.lowering.populations import Populations
+from loihi_convert.reading.operations import MaxPool
 
 
 def pool(x: Tensor) -> Tensor:

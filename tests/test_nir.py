@@ -32,7 +32,6 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
 from loihi_convert.errors import InputError, PlatformError, UnsupportedModelError, UsageError, VerificationError
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.arrays import Array, Pair
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
@@ -41,6 +40,7 @@ from loihi_convert.nir import file
 from loihi_convert.nir.graph import to_graph
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.nir_files import nir_notes, rewritten_as_nir
+from loihi_convert.reading.source import Source
 
 GOLDEN = Path(netx.__file__).parents[1] / "golden" / "model.net"
 STEPS = 6

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower import linear, obstacles, to_relu_network
+from loihi_convert.lowering import linear, obstacles, to_relu_network
 from loihi_convert.pipeline.checking import CAN_SPIKE, LoadedFile, check
 from loihi_convert.report.conversion_tables import obstacle_table
 

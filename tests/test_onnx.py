@@ -25,12 +25,12 @@ from typer.testing import CliRunner
 from loihi_convert import cli
 from loihi_convert.__main__ import main
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
-from loihi_convert.frontend.from_onnx import read_onnx
-from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.source import checkpoint_sha256, open_source
 from loihi_convert.ground.files import kind_of
 from loihi_convert.ir.network import summary
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.pipeline.converting import require_same_outputs
+from loihi_convert.reading.from_onnx import read_onnx
+from loihi_convert.reading.source import checkpoint_sha256, open_source
 from loihi_convert.simulation.relu import cnn_scores
 
 SHAPE = (2, 8, 8)

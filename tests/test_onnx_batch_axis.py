@@ -15,10 +15,10 @@ from support.onnx_files import exported, node, onnx_graph, random
 from torch import Tensor, nn
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.from_onnx import read_onnx
-from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.source import open_source
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.pipeline.converting import require_same_outputs
+from loihi_convert.reading.from_onnx import read_onnx
+from loihi_convert.reading.source import open_source
 
 
 @pytest.fixture(autouse=True)

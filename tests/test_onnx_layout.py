@@ -14,8 +14,8 @@ from support.modules import outputs
 from support.onnx_files import node, onnx_graph, random
 
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.frontend.from_onnx import read_onnx
-from loihi_convert.frontend.source import open_source
+from loihi_convert.reading.from_onnx import read_onnx
+from loihi_convert.reading.source import open_source
 
 
 @pytest.fixture(autouse=True)

@@ -18,10 +18,10 @@ from torch.nn import functional
 from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.source import Source
 from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.pipeline.converting import require_same_outputs
+from loihi_convert.reading.source import Source
 
 SHAPE = (1, 6, 6)
 

@@ -18,10 +18,10 @@ import loihi_convert as lc
 from loihi_convert.__main__ import main
 from loihi_convert.data import Dataset, load_data
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.choices import Task
 from loihi_convert.ground.normalization import Normalization, channel_normalization
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, unjudged
+from loihi_convert.reading.source import Source
 
 DIGITS = load_data("digits")
 USUAL = ((0.3059,), (0.3763,))

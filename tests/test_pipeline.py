@@ -27,15 +27,15 @@ from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
-from loihi_convert.frontend.lower import to_relu_network
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Amplitude
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.early_exit import choose_margin
 from loihi_convert.pipeline import exporting, opening, running
 from loihi_convert.pipeline.opening import open_file
 from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.reading.source import Source
 
 TRACED = RunOptions(trace=True)
 
@@ -244,7 +244,7 @@ class Unused(ReferenceBackend):
         ({"backend": {"neuron": "stock"}}, r"the file was exported for target lava"),
         ({"model": "typo.pt"}, r"typo\.pt: "),
         ({"model": "wide.pt"}, r"checkpoint: input shape .*, as in the file\."),
-        ({"arch": "nets:make"}, r"already names its architecture \(digits-cnn\), input shape and classes"),
+        ({"arch": "nets:make"}, r"which names its architecture, input shape and classes"),
         ({"classes": ("a", "b")}, "the network has 10 classes, the data 2 class names"),
     ],
 )

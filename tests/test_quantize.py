@@ -30,10 +30,17 @@ from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, S
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.rounding import nearest_scales
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation.clipping import HarmlessLimits, clipped_images, harmless_limits
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import currents
-from loihi_convert.simulation.simulator import Block, Simulator, last_outputs, outputs
+from loihi_convert.simulation.simulator import (
+    Block,
+    HarmlessLimits,
+    Simulator,
+    clipped_images,
+    harmless_limits,
+    last_outputs,
+    outputs,
+)
 
 
 def digits_like(seed: int, count: int = 20) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch.ao import quantization
 from torch.ao.nn.quantized import FloatFunctional
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.lowering import to_relu_network
 
 SHAPE = (1, 6, 6)
 

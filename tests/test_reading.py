@@ -11,7 +11,7 @@ from support.modules import Of
 from torch import Tensor, nn
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.lowering import to_relu_network
 
 
 def halved_in_place(m: nn.Module, x: Tensor) -> Tensor:

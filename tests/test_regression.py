@@ -22,11 +22,11 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.regression import errors
 from loihi_convert.netx.native import encode
 from loihi_convert.pipeline.opening import notes_on_images

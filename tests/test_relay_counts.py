@@ -28,7 +28,7 @@ from loihi_convert.ir.relays import own_channels
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.advice import CAUSES, advice
 from loihi_convert.metrics.diagnosis import ErrorSums, diagnose
-from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.metrics.work import relay_work
 from loihi_convert.pipeline import checking
 from loihi_convert.pipeline.checking import load_file

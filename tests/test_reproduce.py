@@ -22,7 +22,7 @@ from support.training import train
 from loihi_convert import cli, netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends.reference import run_network
-from loihi_convert.batch import flow as batch_flow
+from loihi_convert.batch import computation
 from loihi_convert.batch.computation import Store, outcome_of
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -32,7 +32,6 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, RangeError, UsageError
-from loihi_convert.frontend.source import open_source
 from loihi_convert.ground import devices
 from loihi_convert.ground.arrays import arrays_digest
 from loihi_convert.ground.choices import PaperFigure, PaperTable
@@ -40,17 +39,16 @@ from loihi_convert.ground.files import sha256
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.paper import (
     fingerprint,
-    flow,
-    images,
     measurements,
     networks,
-    page,
+    plan,
     tables,
     variants,
 )
-from loihi_convert.paper.exhibits import EXHIBITS
 from loihi_convert.paper.options import PaperOptions
+from loihi_convert.paper.variants import EXHIBITS
 from loihi_convert.pipeline import exporting
+from loihi_convert.reading.source import open_source
 from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
 from loihi_convert.simulation.relu import cnn_scores
@@ -155,7 +153,7 @@ def test_a_table_contains_the_accuracy_of_the_integers(command: Command, capsys:
 
 
 def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (images, networks):
+    for module in (measurements, networks):
         monkeypatch.setattr(module, "LONG", 4)
     words = ("--variants", "literal", "--long-images", "20", "--long-calibration", "30")
     assert command("table", "2", *words) == 0
@@ -177,7 +175,7 @@ def test_results_are_not_computed_again(command: Command, monkeypatch: pytest.Mo
         names.append(cell.name)
         return outcome_of(cell, *args, **keywords)
 
-    monkeypatch.setattr(batch_flow, "outcome_of", counted)
+    monkeypatch.setattr(computation, "outcome_of", counted)
     assert command("table", "2") == 0
     page, computed = (command.folder / "table-2.md").read_bytes(), len(names)
     assert command("table", "2") == 0
@@ -226,7 +224,7 @@ def test_other_machines_have_no_gpu_unless_the_user_says_so(command: Command, mo
         found.append(device)
         raise InputError("enough")
 
-    monkeypatch.setattr(flow, "reproduce", reproduce)
+    monkeypatch.setattr(plan, "reproduce", reproduce)
     for device, workers in (("auto", "0"), ("auto", "2"), ("cuda", "2")):
         assert command("table", "2", "--device", device, "--workers", workers) == 3
     assert found == ["cuda", "cpu", "cuda"]
@@ -390,7 +388,7 @@ def test_the_best_is_chosen_without_test_images(
 
 
 def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (images, networks):
+    for module in (measurements, networks):
         monkeypatch.setattr(module, "LONG", 4)
     asked: list[tuple[int, str, bool | None]] = []
 
@@ -470,7 +468,7 @@ def test_rates_are_shown_for_64_time_steps_by_default(command: Command, capsys: 
 def test_rates_use_the_images_of_the_accuracies_by_default(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run on a GPU if torch finds one; here it does not."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(images, "MOST_RATE_IMAGES", 20)
+    monkeypatch.setattr(measurements, "MOST_RATE_IMAGES", 20)
     words = ("figure", "7", "-T", "2", "--methods", "ngu-lee", "--device", "auto")
     for more in ((), ("--rate-images", "70")):
         assert command(*words, *more) == 0
@@ -513,7 +511,7 @@ def test_differences_and_losses_by_hand() -> None:
     assert one.loss == pytest.approx(0.5)
     assert tables.paper_loss(one.cell) == pytest.approx(0.33)
     assert one.loss_difference == pytest.approx(0.17)
-    text = page.markdown_page("Title", [one], notes=["A note."])
+    text = tables.markdown_page("Title", [one], notes=["A note."])
     rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| 8 ")]
     # Wilson's interval for 9,850 of 10,000.
     assert rows == [["8", "98.98", "98.50 [98.24, 98.72] (-0.48)"], ["8", "0.33", "0.50 (+0.17)"]]
@@ -555,7 +553,7 @@ def test_a_row_has_the_fingerprint_of_its_conversion(monkeypatch: pytest.MonkeyP
 
 
 def test_alpha_afterwards_scales_the_thresholds_of_alpha_1(checkpoint: Path) -> None:
-    some = images.PaperImages("digits", PaperOptions(calibration="60", image_count=40))
+    some = measurements.PaperImages("digits", PaperOptions(calibration="60", image_count=40))
     network, cell = networks.Network(checkpoint, some, "cpu"), replace(CELLS[1], alpha=0.5)
     both = [variants.setting(cell, variants.VARIANTS[name]) for name in ("literal", "alpha-afterwards")]
     whole = variants.setting(CELLS[1], variants.VARIANTS["literal"])
@@ -572,7 +570,7 @@ def test_alpha_afterwards_scales_the_thresholds_of_alpha_1(checkpoint: Path) -> 
 
 
 def test_a_network_that_does_not_fit_loihi_is_a_dash_with_a_reason() -> None:
-    text = page.markdown_page("Title", [entry(Cell("2", "mnist", "ngu-lee", "soft", 1.0, 8, 98.98), None)])
+    text = tables.markdown_page("Title", [entry(Cell("2", "mnist", "ngu-lee", "soft", 1.0, 8, 98.98), None)])
     assert "| 8   | 98.98 | -       |" in text
     assert "- mnist, T = 8, ngu-lee (soft), literal: fc: too large" in text
 
@@ -592,7 +590,7 @@ def test_the_order_counts_pairs_that_differ_by_more_than_chance() -> None:
         entry(cell("act-norm", 50.0, timesteps=4), 5000),
     ]
     # ngu-lee and rmp are within chance in the paper, robust-norm has no value, and T = 4 has one row.
-    found = page.pairs(entries, entries[0].variant)
+    found = tables.pairs(entries, entries[0].variant)
     assert [(pair.better.cell.method, pair.worse.cell.method, pair.order) for pair in found] == [
         ("ngu-lee", "act-norm", "within chance"),
         ("ngu-lee", "act-norm-channelwise", "same order"),
@@ -601,17 +599,17 @@ def test_the_order_counts_pairs_that_differ_by_more_than_chance() -> None:
         ("rmp", "act-norm-channelwise", "within chance"),
         ("act-norm", "act-norm-channelwise", "same order"),
     ]
-    first, *others = page.order_lines(entries, entries[0].variant)
+    first, *others = tables.order_lines(entries, entries[0].variant)
     assert first == "- **literal**: 5 pairs of rows: 2 same order, 2 within chance, 1 opposite."
     (only,) = others
     assert only.endswith("paper 98.90 and 90.00, ours 90.00 and 97.10")
     # Pairs that were not measured are not counted; their number is printed.
     entries[1] = replace(entries[1], outcome=None)
-    first, *_ = page.order_lines(entries, entries[0].variant)
+    first, *_ = tables.order_lines(entries, entries[0].variant)
     expected = "3 pairs of rows: 2 same order, 1 within chance, 0 opposite; 2 more are not measured here"
     assert first == f"- **literal**: {expected}."
-    assert page.order_sentences(entries) == [f"literal, order of the paper: {expected}"]
-    assert page.order_lines(entries[-1:], entries[0].variant) == []
+    assert tables.order_sentences(entries) == [f"literal, order of the paper: {expected}"]
+    assert tables.order_lines(entries[-1:], entries[0].variant) == []
 
 
 def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is_rmp() -> None:
@@ -645,7 +643,7 @@ def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is
 
 def test_the_name_of_a_cell_stays() -> None:
     """Results computed by earlier versions of this module are found by it."""
-    some = images.Selection("digits", None, "test", 10, "images")
+    some = measurements.Selection("digits", None, "test", 10, "images")
     checkpoint = measurements.TrainedCheckpoint(Path("model.safetensors"), "file", "network")
     balancing = measurements.Balancing(checkpoint, some, BalanceOptions(), (8,), package="1")
     made = variants.setting(CELLS[1], variants.VARIANTS["literal"])
@@ -741,7 +739,7 @@ def test_a_folder_that_cannot_be_made_is_named(
 def test_computed_only_computes_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(batch_flow, "outcome_of", None)
+    monkeypatch.setattr(computation, "outcome_of", None)
     assert command("table", "2", "--computed-only") == 0
     assert {row["accuracy"] for row in command.rows("table-2.csv")} == {""}
     assert command("figure", "A4", "--computed-only") == 0
@@ -768,7 +766,7 @@ def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch
 
 
 def test_fewer_images_at_large_t() -> None:
-    some = images.PaperImages("digits", PaperOptions(data_root=Path("root"), image_count=300, long_images=50))
+    some = measurements.PaperImages("digits", PaperOptions(data_root=Path("root"), image_count=300, long_images=50))
     assert some.test(64).data_root == Path("root").absolute()
     assert (some.test(64).count, some.test(128).count, some.test(None).count) == (300, 50, 300)
     assert (some.calibration(64).count, some.calibration(128).count) == (1397, 1197)

@@ -27,8 +27,7 @@ from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ground import files
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire
-from loihi_convert.metrics.evaluating import evaluate
-from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.runs import columns, run_folder
 from loihi_convert.runs.run_folder import ReadFile, new_manifest
 from loihi_convert.runs.stored_run import read_run

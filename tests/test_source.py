@@ -29,14 +29,14 @@ from loihi_convert.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from loihi_convert.frontend.lower import obstacles, to_relu_network
-from loihi_convert.frontend.model_runs import shape_taken
-from loihi_convert.frontend.source import Source, open_source, reopen_source
-from loihi_convert.frontend.users_code import build_cnn
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.provenance import ModelRecord
+from loihi_convert.lowering import obstacles, to_relu_network
 from loihi_convert.pipeline.converting import require_same_outputs
+from loihi_convert.reading.model_runs import shape_taken
+from loihi_convert.reading.source import Source, open_source, reopen_source
+from loihi_convert.reading.users_code import build_cnn
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
 
 SHAPE = (1, 4, 4)
@@ -412,7 +412,7 @@ def test_options_that_exclude_each_other() -> None:
     state = dict(build_model("digits-cnn", (1, 8, 8), 10).state_dict())
     ours = Checkpoint("digits-cnn", state, "digits", (1, 8, 8), tuple("0123456789"), 0, 0.9, 0.9, {})
     save(ours, Path("ours.pt"))
-    with pytest.raises(UsageError, match=r"names its architecture \(digits-cnn\).* Omit `arch`"):
+    with pytest.raises(UsageError, match=r"names its architecture.* Omit `arch`"):
         opened(Path("ours.pt"))
     with pytest.raises(UsageError, match=r"input_shape: found .* without `arch`"):
         open_source(Path("ours.pt"), input_shape=SHAPE)
@@ -421,8 +421,8 @@ def test_options_that_exclude_each_other() -> None:
         convert("ours.pt", np.zeros((4, 9, 8), np.uint8))
 
 
-@pytest.mark.parametrize(("given", "missing", "value"), [("mean", "std", "1"), ("std", "mean", "0")])
-def test_mean_and_std_must_be_given_together(given: str, missing: str, value: str) -> None:
+@pytest.mark.parametrize(("given", "missing"), [("mean", "std"), ("std", "mean")])
+def test_mean_and_std_must_be_given_together(given: str, missing: str) -> None:
     for use in (
         lambda: convert(net(), np.zeros((2, *SHAPE), np.uint8), **{given: 0.5}),
         lambda: to_relu_network(net(), SHAPE, **{given: [0.5]}),
@@ -431,7 +431,6 @@ def test_mean_and_std_must_be_given_together(given: str, missing: str, value: st
         with pytest.raises(UsageError) as raised:
             use()
         assert raised.value.where == missing
-        assert f"`{missing}` is {value} if" in raised.value.hint
 
 
 def test_files_that_record_one_of_the_two_are_still_read() -> None:

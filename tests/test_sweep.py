@@ -42,11 +42,11 @@ from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
-from loihi_convert.frontend.source import open_source
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.pipeline import exporting, running
 from loihi_convert.pipeline.opening import open_file
 from loihi_convert.pipeline.options import NetworkFile
+from loihi_convert.reading.source import open_source
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
 DIGESTS = Digests("model", "network", "network", None, "calibration", "images")

@@ -75,7 +75,7 @@ import torch
 bound = os.sched_getaffinity(0)
 assert bound <= cores, bound
 from loihi_convert.cnn.qcfs import shared
-from loihi_convert.simulation.blocks import on_cores
+from loihi_convert.simulation.image_shards import on_cores
 torch.set_num_threads(2)
 found = []
 on_cores("cpu", lambda rows: found.append(os.sched_getaffinity(0)), 4, 1)

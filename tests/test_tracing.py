@@ -19,8 +19,8 @@ from torch.autograd import Variable
 from torch.utils.checkpoint import checkpoint
 
 from loihi_convert.errors import InputError, UnsupportedModelError
-from loihi_convert.frontend.lower import obstacles, to_relu_network
-from loihi_convert.frontend.source import Source
+from loihi_convert.lowering import obstacles, to_relu_network
+from loihi_convert.reading.source import Source
 
 SHAPE = (1, 6, 6)
 

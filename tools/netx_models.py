@@ -65,7 +65,8 @@ from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
-from loihi_convert.cnn.models import ResidualBlock, build_model, paper_architecture
+from loihi_convert.cnn.models import ResidualBlock, build_model
+from loihi_convert.cnn.recipe import paper_architecture
 from loihi_convert.cnn.training import resume_path
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import InputError

@@ -59,8 +59,8 @@ def measured(name: str, size: int) -> dict[str, Any]:
 
     from loihi_convert.chip.resources import network_resources
     from loihi_convert.errors import LoihiConvertError
-    from loihi_convert.frontend.lower import lowered, obstacles
     from loihi_convert.ir.relays import relay_count
+    from loihi_convert.lowering import lowered, obstacles
 
     torch.manual_seed(0)
     options = {"init_weights": False} if name in _UNTRAINED else {}

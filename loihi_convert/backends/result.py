@@ -12,8 +12,8 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import VerificationError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import BackendName
-from loihi_convert.ir.digits import joined_digits
 from loihi_convert.ir.network import classes_of
+from loihi_convert.ir.quantized import joined_digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class RunResult:
     measured: Mapping[str, float] = field(default_factory=dict)
 
     def with_joined_digits(self, low_bits: int) -> RunResult:
-        """Return the result with a two-digit readout joined, see `ir.digits`; unchanged for 0 bits."""
+        """Return the result with a two-digit readout joined, see `ir.quantized.split`; unchanged for 0 bits."""
         if not low_bits:
             return self
         potentials = joined_digits(self.potentials, low_bits)

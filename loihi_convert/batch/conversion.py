@@ -20,16 +20,16 @@ from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice
 from loihi_convert.chip.resources import network_resources
 from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.source import Source, checkpoint_sha256
 from loihi_convert.ground.arrays import Array, arrays_digest
 from loihi_convert.ground.files import sha256
 from loihi_convert.ground.records import Record
 from loihi_convert.ground.statistics import Interval
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.pipeline.options import NetworkFile
+from loihi_convert.reading.source import Source, checkpoint_sha256
 from loihi_convert.simulation.relu import cnn_scores
 
 

@@ -12,8 +12,8 @@ from loihi_convert.batch.conversion import ConversionCell, Opened, open_network
 from loihi_convert.batch.setting import OPTIONS, ConversionSetting, ImageChoice
 from loihi_convert.conversion.options import AUTO, require_timesteps
 from loihi_convert.errors import UsageError, one_of
-from loihi_convert.metrics.layer_size import cnn_multiplications
 from loihi_convert.metrics.own_accuracy import own_accuracy
+from loihi_convert.metrics.work import cnn_multiplications
 from loihi_convert.pipeline.converting import require_skip_copies
 from loihi_convert.pipeline.options import NetworkFile
 

@@ -17,7 +17,7 @@ from loihi_convert.ground.devices import usable_core_count
 from loihi_convert.ground.options import Flag, declared
 
 if TYPE_CHECKING:
-    from loihi_convert.batch.dask_workers import DaskWorkers
+    from loihi_convert.batch.clusters import DaskWorkers
     from loihi_convert.ground.choices import Device
 
 

@@ -83,9 +83,8 @@ def network_activity(
     """Return the activity of ``network`` on uint8 ``images``, ``(N, C, H, W)``, over T steps."""
     # The simulator loads torch, which a check without images does not need.
     from loihi_convert.backends.request import check_run
-    from loihi_convert.simulation.clipping import harmless_limits
     from loihi_convert.simulation.layer_spec import Recording
-    from loihi_convert.simulation.simulator import Block, Simulator
+    from loihi_convert.simulation.simulator import Block, Simulator, harmless_limits
 
     check_run(network, images, timesteps)
     spikes = [np.zeros(layer.synapse.channels, np.int64) for layer in network.spiking_layers]

@@ -96,7 +96,7 @@ def _input_shape(file: Path, cnn: CnnOptions, images: DataRequest) -> tuple[int,
     if cnn.input_shape is not None or images.data is None:
         return cnn.input_shape
     from loihi_convert.data import load_data
-    from loihi_convert.frontend.source import is_self_contained
+    from loihi_convert.reading.source import is_self_contained
 
     needs_shape = cnn.arch is not None or is_self_contained(file)
     return load_data(images.data, images.data_root).input_shape if needs_shape else None

@@ -42,7 +42,7 @@ def demo(
     if not overwrite:
         require_new_or_empty(output, "Pass `overwrite=True`, or choose a new or an empty folder with `output`.")
     from loihi_convert.cli.run_output import RunScene, say_run
-    from loihi_convert.cnn.train_options import TrainOptions
+    from loihi_convert.cnn.recipe import TrainOptions
     from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.options import require_timesteps
     from loihi_convert.data import load_data

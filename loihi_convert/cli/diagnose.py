@@ -71,11 +71,11 @@ def diagnose(
         if getattr(lava, name) is not None and not sim:
             raise UsageError("given, but no images run on Lava", where=name, expected="needs `sim`")
     from loihi_convert import netx
-    from loihi_convert.frontend.source import reopen_source
     from loihi_convert.ground.devices import chosen_device
     from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import diagnosing
     from loihi_convert.pipeline.opening import OpenedFile, doubt
+    from loihi_convert.reading.source import reopen_source
 
     chosen = chosen_device(device)
     network, sha256 = netx.read_with_digest(file)

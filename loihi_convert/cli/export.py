@@ -35,9 +35,9 @@ from loihi_convert.ground.options import Flag, parse_timesteps
 if TYPE_CHECKING:
     from loihi_convert.conversion.quantization_report import QuantizationReport
     from loihi_convert.data import Dataset, DataSplits
-    from loihi_convert.frontend.source import Source
     from loihi_convert.pipeline.exporting import ExportResult, GradedExport
     from loihi_convert.pipeline.nir_files import NirFile
+    from loihi_convert.reading.source import Source
     from loihi_convert.report.table import Table
 
 GOOD_AGREEMENT: Final = 0.98

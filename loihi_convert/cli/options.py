@@ -105,7 +105,7 @@ def parse_numbers(where: str, text: str) -> tuple[float, ...]:
 
 def parse_shape(text: str) -> tuple[int, int, int]:
     """Return (C, H, W); for signals, (C, 1, L)."""
-    from loihi_convert.data.array_pixels import as_input_shape
+    from loihi_convert.data.in_memory import as_input_shape
 
     try:
         return as_input_shape([int(part) for part in text.split(",")])

@@ -84,11 +84,17 @@ def sweep(
     }
     texts = {**settings, **network, **{name: text for name, text in own.items() if text is not None}}
     grid = read_grid(files, {key: texts[name] for key, name in KEYS.items() if name in texts}, trust=trust)
-    from loihi_convert.batch.computation import Store
-    from loihi_convert.batch.flow import compute_missing, missing
+    from loihi_convert.batch.computation import Store, compute_missing, missing
     from loihi_convert.batch.grid import part_of, planned_cells, varied
-    from loihi_convert.batch.page import PAGE_NAME, write_page
-    from loihi_convert.batch.results import CSV_NAME, SweepResults, cell_words, quality, quality_words
+    from loihi_convert.batch.results import (
+        CSV_NAME,
+        PAGE_NAME,
+        SweepResults,
+        cell_words,
+        quality,
+        quality_words,
+        write_page,
+    )
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept
     from loihi_convert.ground.files import write_atomically
     from loihi_convert.ground.progress import progress_bar

@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from loihi_convert.batch.computation import Store
-from loihi_convert.batch.flow import duration, estimated_seconds, missing
+from loihi_convert.batch.computation import Store, duration, estimated_seconds, missing
 from loihi_convert.batch.grid import SECONDS_PER_WORK, PlannedCell
-from loihi_convert.batch.page import PAGE_NAME
 from loihi_convert.batch.results import (
     CSV_NAME,
+    PAGE_NAME,
     Found,
     SweepResults,
     comparable,

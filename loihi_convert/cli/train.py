@@ -16,7 +16,7 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, on_interrupt, say_json
 from loihi_convert.cli.inputs import DataRequest, require_cnn
 from loihi_convert.cli.options import DATA, CnnOptions, option_words
-from loihi_convert.cnn.train_options import TrainOptions
+from loihi_convert.cnn.recipe import TrainOptions
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.options import Flag
 
@@ -71,11 +71,10 @@ def train(
         raise UsageError("given without `arch`", where="mean", expected="is for your own CNN")
     if cnn.arch is not None and chosen.architecture is not None:
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN")
-    from loihi_convert.batch.flow import duration
+    from loihi_convert.batch.computation import duration
     from loihi_convert.cnn.checkpoint import load_if_ours
-    from loihi_convert.cnn.train_options import chosen_architecture, chosen_recipe
+    from loihi_convert.cnn.recipe import chosen_architecture, chosen_recipe
     from loihi_convert.cnn.training import require_free, resume_path, train_design
-    from loihi_convert.ground.devices import chosen_device
     from loihi_convert.ground.files import refuse_to_replace
     from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher
@@ -115,11 +114,8 @@ def train(
             design,
             splits,
             used,
-            seed=chosen.seed,
-            output=output,
-            store=chosen.store,
-            device=chosen_device(chosen.device),
-            test=chosen.test,
+            chosen,
+            output,
             resume=resume,
             progress=progress,
             # On a terminal, the bar shows how far it is.
@@ -163,8 +159,8 @@ def _design(
 ) -> Design:
     """Return what is trained: the CNN called ``built_in``, or that of the user's own code."""
     from loihi_convert.cnn import design
-    from loihi_convert.frontend.own_cnn import own_design
     from loihi_convert.pipeline.before_training import require_same_training
+    from loihi_convert.reading.own_cnn import own_design
 
     levels, timesteps = chosen.qcfs_levels, chosen.timesteps
     if cnn.arch is None:
@@ -179,7 +175,7 @@ def _teacher(path: Path, arch: str | None, splits: DataSplits, design: Design) -
     """Return the CNN in the file ``path``, of this package or of ``arch``, as the teacher of ``design``."""
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.design import built_in_teacher
-    from loihi_convert.frontend.own_cnn import own_teacher
+    from loihi_convert.reading.own_cnn import own_teacher
 
     trained = load_if_ours(path)
     if arch is not None and (trained is None or trained.is_own):

@@ -50,12 +50,8 @@ class RoundedWeights:
         threshold: str | None = None
         for name, module in model.named_children():
             if isinstance(module, ResidualBlock):
-                raise UsageError(
-                    "found a network with residual blocks",
-                    where="weight_bits",
-                    expected="must be unset unless the CNN is a plain chain of layers",
-                    hint="Train it without `weight_bits`.",
-                )
+                expected = "must be unset unless the CNN is a plain chain of layers"
+                raise UsageError("found a network with residual blocks", where="weight_bits", expected=expected)
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 synapses.append(_Rounded(f"{name}.weight", threshold, is_output=False))
             elif isinstance(module, Qcfs):

@@ -55,7 +55,7 @@ def balance(
     Parameters
     ----------
     network
-        From `lower.to_relu_network`.
+        From `lowering.to_relu_network`.
     images
         Calibration images, uint8 ``(N, C, H, W)``; training images, never test images.
     timesteps

@@ -242,7 +242,7 @@ class QuantizeOptions:
         Store the last layer as high and low digits of its weights. Useful if the range of its potential costs weight
         bits, as after a global average with many steps. Other tools see both digits.
 
-        A last layer that only integrates is then two populations (`ir.digits`); for target lava.
+        A last layer that only integrates is then two populations (`ir.quantized.split`); for target lava.
     max_cores
         Refuse a network that needs more than N Loihi 2 neurocores (estimated, see `check`), and say what would fit.
 

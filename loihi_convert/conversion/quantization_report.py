@@ -16,8 +16,8 @@ from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.ir.synapse import Conv, Synapse
-from loihi_convert.simulation.clipping import HarmlessLimits, clipped_images, harmless_limits
 from loihi_convert.simulation.image_shards import ImageArray
+from loihi_convert.simulation.simulator import HarmlessLimits, clipped_images, harmless_limits
 
 
 @dataclass(frozen=True)

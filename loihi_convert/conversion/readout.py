@@ -1,6 +1,6 @@
 """The range of output potentials: the largest T of a file, and a readout in two digits.
 
-**Two digits** (`with_split_readout`, `ir.digits`) are used if the range of a single potential would cost weight bits.
+**Two digits** (`with_split_readout`, `quantized.split`) are used if one potential's range would cost weight bits.
 
 After a global average the potential must hold T x window x rate, and the scale of `scales.lava_scales` leaves 2 or 3
 weight bits at T = 64. In two digits the weights have the scale at which rounding changes them least, or twice that,
@@ -30,9 +30,8 @@ from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import MAX_TIMESTEPS
 from loihi_convert.ground.progress import Progress, no_progress
-from loihi_convert.ir.digits import MAX_LOW_BITS
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.quantized import MAX_LOW_BITS, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import without_input_factors
 from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, on_blocks, unchanged

@@ -30,7 +30,7 @@ from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
-from loihi_convert.simulation.integer_sums import bias_of, weighted
+from loihi_convert.simulation.graded import bias_of, weighted
 
 # Largest number of images x neurons of the largest layer simulated at once.
 _BLOCK: Final = 2**21

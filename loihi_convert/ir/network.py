@@ -1,12 +1,12 @@
 """The floating-point networks and their layers; the network in Loihi's integers is in `quantized.py`.
 
-==================  =======================  ===================================================================
-network             made by                  between two layers
-==================  =======================  ===================================================================
-`ReluNetwork`       `lower.to_relu_network`  ReLU; equals the CNN, batch norm folded
-`SpikingNetwork`    `balancing.balance`      integrate-and-fire neurons with real-valued thresholds
-`QuantizedNetwork`  `quantization.quantize`  integrate-and-fire neurons in Loihi's integers; can be exported
-==================  =======================  ===================================================================
+==================  ==========================  ================================================================
+network             made by                     between two layers
+==================  ==========================  ================================================================
+`ReluNetwork`       `lowering.to_relu_network`  ReLU; equals the CNN, batch norm folded
+`SpikingNetwork`    `balancing.balance`         integrate-and-fire neurons with real-valued thresholds
+`QuantizedNetwork`  `quantization.quantize`     integrate-and-fire neurons in Loihi's integers; can be exported
+==================  ==========================  ================================================================
 
 A layer is a synapse (`synapse.py`) and a neuron. If the CNN is not a chain, values that skip a layer pass it in extra
 channels: *relays*, neurons that repeat each spike of one neuron of the layer before, one synapse later (`relays.py`).

@@ -42,7 +42,7 @@ class ModelRecord:
     task
         Meaning of the outputs, see `ir.network`; optional in files for classification.
     skip_copies
-        Relays per value of a skip connection, see `lower.to_relu_network`; recorded if not 1.
+        Relays per value of a skip connection, see `lowering.to_relu_network`; recorded if not 1.
     multiply_accumulates
         As in `ReluNetwork`.
 

@@ -16,7 +16,6 @@ from loihi_convert.chip import limits, rules
 from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, Shape, freeze
 from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target, Task
-from loihi_convert.ir.digits import MAX_LOW_BITS, split
 from loihi_convert.ir.network import IntegrateAndFire, Spiking, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import relay_count, relayed, require_exact_relays, require_relays
@@ -71,7 +70,7 @@ class QuantizedLayer:
     relay_of
         As in `ReluLayer`. A relay's only weight equals its threshold, so that it repeats every spike exactly.
     low_bits
-        For a last layer stored in two digits: bits of the low digit, see `ir.digits`; 0 otherwise.
+        For a last layer stored in two digits: bits of the low digit, see `split`; 0 otherwise.
     offset
         For the outputs of a regression: what is added to each after the run, in floating point, so that potentials need
         to hold only the deviation from it: float64 ``(C_out,)``.
@@ -124,7 +123,7 @@ class QuantizedLayer:
 
     @property
     def stored(self) -> QuantizedLayer:
-        """The layer as it is stored: the digits of a last layer that has two (`ir.digits`), otherwise itself."""
+        """The layer as it is stored: the digits of a last layer that has two (`split`), otherwise itself."""
         if not self.low_bits:
             return self
         fits = self.neuron is None and 1 <= self.low_bits <= MAX_LOW_BITS
@@ -379,3 +378,47 @@ def with_pixel_bits(images: Array, pixel_bits: int) -> Array:
     # Ties cannot occur: 255 is odd.
     levels = 2**pixel_bits - 1
     return np.asarray((images.astype(np.uint16) * (2 * levels) + 255) // 510, np.uint8)
+
+
+MAX_LOW_BITS: Final = 7
+"""Largest b: the low digits then fit 8-bit weights."""
+
+
+def split(synapse: Dense, low_bits: int) -> Dense:
+    """Return the synapse as it is stored in two digits: the high digits of all outputs, then the low ones.
+
+    An output potential grows over T steps and over all inputs (a whole map, after global average pooling) and must stay
+    within +-131071. At T = 64 that leaves 2 or 3 bits for the weights. So each weight and bias w is split into::
+
+        w = 2^b high + low        -2^(b-1) <= low < 2^(b-1)
+
+    The file and the chip hold both populations, each with small weights and its own potential. Potentials are sums of
+    weights, so the output is exactly ``V = 2^b V_high + V_low``.
+    """
+    base = 1 << low_bits
+    bias = None if synapse.bias is None else _digits(synapse.bias, base)
+    return replace(synapse, weight=_digits(synapse.weight, base), bias=bias)
+
+
+def joined_digits(values: Array, low_bits: int) -> Array:
+    """Return 2^b high + low for ``values`` whose last axis holds the high digits, then the low ones."""
+    high, low = np.split(values, 2, axis=-1)
+    return np.asarray(high * (1 << low_bits) + low)
+
+
+def joined_synapse(synapse: Synapse, low_bits: int) -> Synapse:
+    """Return the synapse whose digits are stored in ``synapse``, as read from a file."""
+    weight, bias = synapse.weight, synapse.bias
+    if len(weight) % 2:
+        raise RangeError(f"found {len(weight)} outputs", where="weight", expected="must be even: high and low digits")
+    return replace(
+        synapse,
+        weight=joined_digits(weight.T, low_bits).T,
+        bias=None if bias is None else joined_digits(bias, low_bits),
+    )
+
+
+def _digits(values: Array, base: int) -> Array:
+    """High digits, then low digits, along the first axis: int32."""
+    high = (values.astype(np.int64) + base // 2) // base
+    return np.concatenate([high, values - high * base]).astype(np.int32)

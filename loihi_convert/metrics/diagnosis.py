@@ -29,10 +29,10 @@ from loihi_convert.ground.records import Record
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import only_relays, own_channels
-from loihi_convert.metrics.evaluating import same_class_notes
-from loihi_convert.simulation.clipping import clipped_images, harmless_limits
+from loihi_convert.metrics.evaluation import same_class_notes
 from loihi_convert.simulation.intermediate import Cause, Intermediate, intermediate_networks
 from loihi_convert.simulation.relu import ReluChain
+from loihi_convert.simulation.simulator import clipped_images, harmless_limits
 
 SMALL_LOSS: Final = {"accuracy": 0.2, "agreement": 1.0}
 """Percentage points up to which a loss is not a problem, for any number of images."""

@@ -194,7 +194,7 @@ def evaluate_early_exit(
     labels, cnn_predictions
         ``(N,)``: the class of each image, and the CNN's class for it, if known.
     circuit
-        As in `evaluating.evaluate`.
+        As in `evaluation.evaluate`.
 
     Raises
     ------

@@ -19,7 +19,7 @@ same result. A separate group, which lava-dl never reads, holds everything else:
     .../balanced                threshold, amplitude, initial_potential          in floating point, before rounding
     .../correction              the correction added to the CNN's bias           the same, if biases were corrected
     .../relay_of                per channel, the channel of the layer before that it repeats, or -1; if there are relays
-    .../low_bits                bits of the low digit, if the last layer is stored in two digits (`ir.digits`)
+    .../low_bits                bits of the low digit, if the last layer is stored in two digits (`ir.quantized.split`)
     .../offset                  for the outputs of a regression: added to potential x scale / T
 
 After reading, the network is encoded again; if the result differs from the file, the file is refused.
@@ -40,10 +40,16 @@ from loihi_convert.errors import InputError, NetxError, one_of, require_kind
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Granularity, Reset, Target
 from loihi_convert.ground.files import refuse_to_overwrite, write_atomically
-from loihi_convert.ir.digits import MAX_LOW_BITS, joined_synapse
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.provenance import Provenance
-from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, largest_pixel
+from loihi_convert.ir.quantized import (
+    MAX_LOW_BITS,
+    IntegerNeuron,
+    QuantizedLayer,
+    QuantizedNetwork,
+    joined_synapse,
+    largest_pixel,
+)
 from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,
     NATIVE_GROUP,

@@ -1,6 +1,6 @@
 """NIR files (``.nir``), the format in which spiking-network libraries exchange networks (extra ``nir``).
 
-Written here; read as the input of `export` by `frontend.from_nir`.
+Written here; read as the input of `export` by `reading.from_nir`.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.ground import ready_made
 from loihi_convert.ground.files import sha256
-from loihi_convert.metrics.layer_size import cnn_multiplications
-from loihi_convert.paper.images import LONG, PaperImages, Selection
+from loihi_convert.metrics.work import cnn_multiplications
 from loihi_convert.paper.measurements import (
+    LONG,
     Accuracy,
     Balancing,
     Choosing,
@@ -24,6 +24,8 @@ from loihi_convert.paper.measurements import (
     Exporting,
     FiringRates,
     PaperConversion,
+    PaperImages,
+    Selection,
     TrainedCheckpoint,
     open_checkpoint,
 )

@@ -7,16 +7,16 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.design import Design
 from loihi_convert.cnn.qcfs import MIN_THRESHOLD, Qcfs
+from loihi_convert.cnn.trainer import accuracy
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.source import Source
-from loihi_convert.frontend.train_mode import require_training
 from loihi_convert.ground.choices import MAX_LEVELS
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy
 from loihi_convert.pipeline.converting import COMPARED, require_same_outputs
+from loihi_convert.reading.source import Source
+from loihi_convert.reading.train_mode import require_training
 
 _FINE_QCFS_TOLERANCE: Final = 0.02
 _LEAST_THRESHOLD: Final = 10 * MIN_THRESHOLD

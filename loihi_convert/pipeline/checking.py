@@ -112,8 +112,8 @@ def load_file(
     is_netx = (kind_of(path) == "hdf5" and not is_nir(path)) or path.suffix == netx.SUFFIX
     if not is_netx:
         # Loads torch, which a netx file does not need.
-        from loihi_convert.frontend.source import open_source
         from loihi_convert.pipeline.converting import require_same_outputs
+        from loihi_convert.reading.source import open_source
 
         try:
             source = open_source(path, arch=arch, input_shape=input_shape, normalization=normalization)

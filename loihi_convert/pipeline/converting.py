@@ -14,18 +14,17 @@ from loihi_convert.checks.network_rules import the_synapses_of_a_neuron_fit_one_
 from loihi_convert.chip.resources import Chips, network_resources
 from loihi_convert.chip.savings import span
 from loihi_convert.conversion.calibration import count_notes, require_calibration
-from loihi_convert.conversion.flow import Conversion, to_integers
+from loihi_convert.conversion.flow import COPIES, Conversion, CopiesTrial, choose_copies, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_readout
-from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
 from loihi_convert.errors import InputError, LoihiConvertError, UnsupportedModelError, UsageError, first_line
-from loihi_convert.frontend.model_runs import require_not_of_machine
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.network import ReluNetwork, layer_words
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
+from loihi_convert.reading.model_runs import require_not_of_machine
+from loihi_convert.reading.source import Source
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -78,7 +77,7 @@ def require_same_outputs(
                 f"the network read from its forward gives other outputs: on {len(shown)} images they differ by "
                 f"{100 * share:.3g} % of the largest",
                 where=name,
-                expected="must compute the same in every call, in eval mode, without random numbers or kept values",
+                expected="must compute the same in every call in eval mode: no random numbers, kept values or hooks",
                 hint="If it does, loihi-convert reads it wrongly: please report it.",
             )
 

@@ -9,7 +9,6 @@ from typing import Final
 from loihi_convert.backends import Backend
 from loihi_convert.backends.request import check_run
 from loihi_convert.data import Dataset
-from loihi_convert.frontend.source import Source
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.advice import advice, image_notes, verdict
@@ -19,6 +18,7 @@ from loihi_convert.metrics.own_accuracy import own_accuracy
 from loihi_convert.pipeline.opening import OpenedFile, float_network, is_made_from
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.running import run
+from loihi_convert.reading.source import Source
 from loihi_convert.report.conversion_tables import cause_table, divergence_table
 from loihi_convert.report.table import Table, notebook_html
 

@@ -25,7 +25,6 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, re
 from loihi_convert.conversion.quantization_report import QuantizationReport
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, VerificationError
-from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import FileFormat, Readout, Target
 from loihi_convert.ground.files import (
@@ -43,6 +42,7 @@ from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs
 from loihi_convert.pipeline.nir_files import nir_notes, require_file_format
+from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.image_shards import DividedImages, Workers
 
 VERIFIED_IMAGES: Final = 32

@@ -14,15 +14,6 @@ from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.simulation import DEFAULT_NORMALIZATION
-from loihi_convert.frontend.own_cnn import recorded_normalization
-from loihi_convert.frontend.source import (
-    Source,
-    checkpoint_sha256,
-    is_described,
-    is_self_contained,
-    open_source,
-    reopen_source,
-)
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.choices import Task
 from loihi_convert.ground.normalization import Normalization
@@ -31,6 +22,15 @@ from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.pipeline.options import NetworkFile
+from loihi_convert.reading.own_cnn import recorded_normalization
+from loihi_convert.reading.source import (
+    Source,
+    checkpoint_sha256,
+    is_described,
+    is_self_contained,
+    open_source,
+    reopen_source,
+)
 
 if TYPE_CHECKING:
     from torch import nn

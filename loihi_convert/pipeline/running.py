@@ -29,8 +29,7 @@ from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
-from loihi_convert.metrics.evaluating import evaluate_images
-from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.evaluation import Evaluation, evaluate_images
 from loihi_convert.pipeline.opening import OpenedFile, notes_on_images, open_file
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.runs import run_folder

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.operations import (
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.reading.operations import (
     BEFORE_QUANTIZATION,
     PADDINGS,
     PRODUCTS,
@@ -27,8 +29,6 @@ from loihi_convert.frontend.operations import (
     Rounding,
     refuse,
 )
-from loihi_convert.ground.arrays import Array
-from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.reading.pools import adaptive_pool, average_pool, max_pool
 from loihi_convert.reading.quantized_relu import rounded_relu
 from loihi_convert.reading.recording import Call

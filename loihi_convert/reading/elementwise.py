@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert.frontend.operations import Affine, LeakyRelu, Relu, refuse
 from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.reading.operations import Affine, LeakyRelu, Relu, refuse
 from loihi_convert.reading.values import map_shape
 
 _FAR: Final = 2.0**100

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loihi_convert.frontend.operations import AveragePool, MaxPool, refuse
 from loihi_convert.ground.arrays import Pair, Shape
+from loihi_convert.reading.operations import AveragePool, MaxPool, refuse
 
 
 def average_pool(

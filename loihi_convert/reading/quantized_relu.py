@@ -18,8 +18,9 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.frontend.graph import Node
-from loihi_convert.frontend.operations import (
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.reading.graph import Node
+from loihi_convert.reading.operations import (
     Add,
     Affine,
     AveragePool,
@@ -31,7 +32,6 @@ from loihi_convert.frontend.operations import (
     Rounding,
     refuse,
 )
-from loihi_convert.ir.synapse import Conv, Dense
 
 # Of the number of levels, and of the half that floor needs to round; of an offset, in levels.
 _TOLERANCE: Final = 1e-4

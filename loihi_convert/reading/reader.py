@@ -29,8 +29,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from loihi_convert.cnn.class_scores import scores_name, scores_of
 from loihi_convert.errors import UnsupportedModelError, first_line
-from loihi_convert.frontend.graph import Graph, Node, clipped_once, left_by_sum, pruned
-from loihi_convert.frontend.model_runs import (
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.reading.computing import COMPUTING, require_two_alike
+from loihi_convert.reading.elementwise import POINTS, Fitted, fitted, per_channel
+from loihi_convert.reading.graph import Graph, Node, clipped_once, left_by_sum, pruned
+from loihi_convert.reading.model_runs import (
     dtype_of,
     place_of,
     require_not_of_machine,
@@ -38,7 +41,7 @@ from loihi_convert.frontend.model_runs import (
     shape_taken,
     users_code,
 )
-from loihi_convert.frontend.operations import (
+from loihi_convert.reading.operations import (
     PRODUCTS,
     SUPPORTED,
     Add,
@@ -52,9 +55,6 @@ from loihi_convert.frontend.operations import (
     placed_at,
     refuse,
 )
-from loihi_convert.ground.arrays import Array, Shape
-from loihi_convert.reading.computing import COMPUTING, require_two_alike
-from loihi_convert.reading.elementwise import POINTS, Fitted, fitted, per_channel
 from loihi_convert.reading.quantized_relu import clipped_rounding
 from loihi_convert.reading.recording import Call, Place, Recorder, is_printed, plain_tensor, users_line
 from loihi_convert.reading.values import IMAGES, Lost, Value, counted, evaluated, leaves, map_shape, mapped, places

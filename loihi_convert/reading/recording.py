@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.operations import Relu, placed_at, refuse
+from loihi_convert.reading.operations import Relu, placed_at, refuse
 from loihi_convert.reading.simpler import SIMPLER
 from loihi_convert.reading.step import FiringRate, Step
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from loihi_convert.frontend.operations import LARGEST_PADDING, PADDINGS, refuse
+from loihi_convert.reading.operations import LARGEST_PADDING, PADDINGS, refuse
 
 Depends = Callable[[Any], bool]
 """Whether a tensor depends on the image."""

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from loihi_convert.errors import InputError, LoihiConvertError, first_line
-from loihi_convert.frontend.model_runs import require_not_of_machine
-from loihi_convert.frontend.operations import placed_at
+from loihi_convert.reading.model_runs import require_not_of_machine
+from loihi_convert.reading.operations import placed_at
 
 
 class FiringRate(nn.Module):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.operations import refuse
 from loihi_convert.ground.arrays import Shape
+from loihi_convert.reading.operations import refuse
 
 IMAGES: Final = 2
 """Images of the recorded run: two, so that mixing them is noticed."""

@@ -7,23 +7,11 @@ import re
 from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.runs.stored_run import StoredRun
-
-NEURON_KINDS: Final = {
-    NeuronModel.SOFT.label: "subtracts the threshold, one per channel (the custom Process SoftResetIF)",
-    f"{NeuronModel.SOFT.label} scalar": "the same with one threshold per layer; the differences between channels are "
-    "folded into the weights",
-    NeuronModel.CIRCUIT.label: "the same as soft, built only from Lava's stock Processes",
-    f"{NeuronModel.HARD.label} array": "Lava's own LIF, which resets to 0, with one threshold per channel; only "
-    "Lava's CPU models support that",
-    f"{NeuronModel.HARD.label} scalar": "Lava's own LIF with one threshold per layer; unmodified netx needs that on "
-    "hardware",
-}
-"""The neurons of exported files: what a spike does to their potential, and what shares a threshold."""
 
 _Key = TypeVar("_Key", bound=Hashable)
 _File = TypeVar("_File")
@@ -56,7 +44,7 @@ class Entry:
     file
         File name without suffix.
     neuron
-        Its kind of neurons, a key of `NEURON_KINDS`; ``None`` if not recorded.
+        Its kind of neurons, soft, hard array, ...; ``None`` if not recorded.
     has_other_neurons
         Whether files on the same images have other neurons.
     run, evaluation
@@ -254,7 +242,7 @@ def _not_among(taken: Set[str], label: str) -> str:
 
 
 def _neuron_of(run: StoredRun, file: str) -> str | None:
-    """Return the kind of neurons that `export` recorded for a file, as one of `NEURON_KINDS`."""
+    """Return the kind of neurons that `export` recorded for a file."""
     provenance = run.manifest.provenance.get(file, {})
     balance, quantize = (provenance.get(stage) for stage in ("balance", "quantize"))
     if not isinstance(balance, dict) or not isinstance(quantize, dict) or balance.get("reset") not in ("soft", "hard"):

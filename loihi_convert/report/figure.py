@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from loihi_convert.errors import InputError, UsageError, one_of
+from loihi_convert.ground.choices import Width
 from loihi_convert.ground.files import require_output, write_atomically
-from loihi_convert.report.chart import CnnLevels, Series, draw, outside, timestep_axes
-from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
-from loihi_convert.report.figure_style import (
+from loihi_convert.report.axes import Measure, measure_of, timestep_axes
+from loihi_convert.report.chart import (
     SIZES,
+    CnnLevels,
     FigureFormat,
-    Width,
+    Series,
     add_legend,
+    draw,
     drawing,
     image_bytes,
     new_figure,
+    outside,
 )
-from loihi_convert.report.measure import Measure, measure_of
+from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
 from loihi_convert.report.run_tables import GRADED_CAPTION, Figures, per_t_caption
 from loihi_convert.runs.stored_run import read_runs
 
@@ -72,7 +75,7 @@ def run_figure(
         figure.suptitle(folded, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
         notes = ". ".join(text for text in said if text)
         plot.set_title(textwrap.fill(notes, int(0.8 * size.characters)), loc="left", parse_math=False)
-        add_legend(figure, plot, size)
+        add_legend(figure, size)
     return figure
 
 

@@ -12,7 +12,8 @@ from typing import Final, TypeVar
 from loihi_convert.chip.energy import Constant
 from loihi_convert.chip.limits import NEVER_FIRES
 from loihi_convert.metrics.early_exit import EarlyExit
-from loihi_convert.report.chart import Chart, Mark, Series, channel_chart, timestep_chart
+from loihi_convert.report.axes import channel_chart, timestep_chart
+from loihi_convert.report.chart import Chart, Mark, Series
 from loihi_convert.report.entries import Entry, ImageSet
 from loihi_convert.report.page import Code, Details, Facts, Heading, Matrix, PageBlock, Paragraph, Picture, Pictures
 from loihi_convert.report.run_tables import early_exit_table, energy_cells, layer_table, margin_cost
@@ -61,9 +62,10 @@ def early_exit(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     known = [(entry, early) for entry in entries if (early := entry.evaluation.early_exit) is not None]
     if not known:
         return
+    costs = dict.fromkeys(margin_cost(early.choice) for _, early in known)
     yield Paragraph(
         "Each image stops as soon as the first class leads the second by a margin. The chosen margin is the smallest "
-        f"that costs at most {_choices(known)}. None of these images is among the test images."
+        f"that costs at most {'; '.join(costs)}. None of these images is among the test images."
     )
     for images in dict.fromkeys(entry.images for entry, _ in known):
         if (chart := _early_exit_chart([pair for pair in known if pair[0].images == images])) is not None:
@@ -73,16 +75,6 @@ def early_exit(entries: Sequence[Entry]) -> Iterator[PageBlock]:
         yield replace(
             table, title="", caption="Early exit with the chosen margin. On Lava, add the number of layers to each T"
         )
-
-
-def _choices(known: Sequence[tuple[Entry, EarlyExit]]) -> str:
-    """Return the rule for choosing a margin (permitted loss and images) and its files, one sentence per rule."""
-    files: dict[str, list[str]] = {}
-    for entry, early in known:
-        files.setdefault(margin_cost(early.choice), []).append(entry.full_label)
-    if len(files) == 1:
-        return next(iter(files))
-    return "; ".join(f"{cost} ({', '.join(labels)})" for cost, labels in files.items())
 
 
 def _early_exit_chart(known: Sequence[tuple[Entry, EarlyExit]]) -> Chart | None:

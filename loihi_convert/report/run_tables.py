@@ -31,7 +31,7 @@ from loihi_convert.report.table import (
     table_of,
 )
 
-_R2: Final = "R\N{SUPERSCRIPT TWO}"
+R2: Final = "R\N{SUPERSCRIPT TWO}"
 
 Figures = Sequence[tuple[str, Evaluation]]
 """Files by name, and what was measured of each."""
@@ -86,9 +86,9 @@ def error_cells(regression: Regression | None, point: Point) -> dict[str, str | 
         "float\nRMSE": number(floating.mean.rmse if floating else None),
         "fixed\nRMSE": number(found.mean.rmse if found else None),
         "RMSE\nto CNN": number(to_cnn.mean.rmse if to_cnn else None),
-        f"fixed\n{_R2}": r_squared(found.mean.r2 if found else None),
-        f"{_R2}\nto CNN": r_squared(to_cnn.mean.r2 if to_cnn and not found else None),
-        f"worst\n{_R2}": r_squared(worst),
+        f"fixed\n{R2}": r_squared(found.mean.r2 if found else None),
+        f"{R2}\nto CNN": r_squared(to_cnn.mean.r2 if to_cnn and not found else None),
+        f"worst\n{R2}": r_squared(worst),
     }
 
 
@@ -108,10 +108,10 @@ def output_table(evaluation: Evaluation) -> Table | None:
             "output": name,
             "CNN\nRMSE": number(cnn and cnn.rmse),
             "fixed point\nRMSE": number(found and found.rmse),
-            f"CNN\n{_R2}": r_squared(cnn and cnn.r2),
-            f"fixed point\n{_R2}": r_squared(found and found.r2),
+            f"CNN\n{R2}": r_squared(cnn and cnn.r2),
+            f"fixed point\n{R2}": r_squared(found and found.r2),
             "RMSE\nto CNN": number(to_cnn and to_cnn.rmse),
-            f"{_R2}\nto CNN": r_squared(to_cnn and to_cnn.r2),
+            f"{R2}\nto CNN": r_squared(to_cnn and to_cnn.r2),
         }
         for name, cnn, found, to_cnn in zip(names, *every, strict=True)
     ]
@@ -154,7 +154,7 @@ def _accuracy_caption(evaluation: Evaluation, is_balanced: bool) -> Iterable[str
         worst = worst_output(regression, last)
         known = [f"{worst} at T = {last.timesteps}"] if worst else []
         if regression.cnn is not None and regression.cnn.mean.r2 is not None:
-            known.insert(0, f"the CNN's {_R2}: {r_squared(regression.cnn.mean.r2)}")
+            known.insert(0, f"the CNN's {R2}: {r_squared(regression.cnn.mean.r2)}")
         yield from ["; ".join(known)] if known else []
     yield from evaluation.notes
 
@@ -165,7 +165,7 @@ def worst_output(regression: Regression, point: RegressionPoint) -> str:
     if judged is None or len(judged.outputs) < 2:
         return ""
     one = judged.outputs[judged.worst]
-    r2 = "" if one.r2 is None else f", {_R2} {r_squared(one.r2)}"
+    r2 = "" if one.r2 is None else f", {R2} {r_squared(one.r2)}"
     return f"worst output: {regression.output_names[judged.worst]}, RMSE {number(one.rmse)}{r2}"
 
 
@@ -196,7 +196,7 @@ def _circuit_notes(last: Point) -> Iterable[str]:
 def error_caption(outputs: int) -> str:
     """Return an explanation of the errors of a regression."""
     means = f"; means over {outputs} outputs" if outputs > 1 else ""
-    return f"RMSE: root mean squared error, in the CNN's units; {_R2}: 1 is exact, 0 as good as a constant{means}"
+    return f"RMSE: root mean squared error, in the CNN's units; {R2}: 1 is exact, 0 as good as a constant{means}"
 
 
 def per_t_table(figures: Figures) -> Table:

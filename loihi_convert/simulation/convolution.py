@@ -36,7 +36,7 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array, Pair
 from loihi_convert.ground.compiled import cpu_features
-from loihi_convert.simulation.blocks import ONE_THREAD
+from loihi_convert.simulation.image_shards import ONE_THREAD
 
 MAX_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)
 """Largest input (spikes summed over a window) for which int8 arithmetic is exact on every processor."""

@@ -20,9 +20,8 @@ from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork
 from loihi_convert.ir.relays import own_channels
 from loihi_convert.ir.synapse import Synapse
-from loihi_convert.simulation.blocks import block_multiple, on_cores
 from loihi_convert.simulation.currents import MAX_PIXEL, Currents, channels_last, sum_pool
-from loihi_convert.simulation.image_shards import ImageArray, Shard, joined_parts, on_shards
+from loihi_convert.simulation.image_shards import ImageArray, Shard, block_multiple, joined_parts, on_cores, on_shards
 
 # Largest number of images x neurons of the largest layer computed at once: 16 MiB.
 _BLOCK: Final = 2**22
@@ -46,7 +45,7 @@ class ReluChain:
     Attributes
     ----------
     images_at_once
-        Number of images that fit a block, a power of two; smaller ones divide `blocks.block_multiple`.
+        Number of images that fit a block, a power of two; smaller ones divide `image_shards.block_multiple`.
     """
 
     def __init__(
@@ -148,7 +147,7 @@ def on_blocks(
 def cnn_scores(network: ReluNetwork, images: ImageArray) -> Array:
     """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``.
 
-    Every bit is the same on any number of cores, and for images that are divided as `blocks.block_multiple` says.
+    Every bit is the same on any number of cores, and for images that are divided as `image_shards.block_multiple` says.
     """
     return joined_parts(on_shards(_cnn_scores, network, images))
 

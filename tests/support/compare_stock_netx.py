@@ -34,10 +34,9 @@ from loihi_convert.data import Dataset, load_data
 from loihi_convert.errors import InputError, PlatformError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.options import parse_timesteps
-from loihi_convert.ir.digits import joined_digits
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel
-from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork, joined_digits
 
 _FOLDER = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
-from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.runs.run_folder import FileResults
 
 LABELS = np.arange(200) % 3

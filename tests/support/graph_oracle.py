@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from loihi_convert.backends.result import RunResult
-from loihi_convert.frontend.lower.lowering import Chain
-from loihi_convert.frontend.lower.relays import Sample
-from loihi_convert.frontend.lower.value import IMAGE
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
+from loihi_convert.lowering.chain import Chain
+from loihi_convert.lowering.relays import Sample
+from loihi_convert.lowering.value import IMAGE
 from support import oracle
 
 

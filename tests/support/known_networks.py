@@ -23,12 +23,12 @@ import pytest
 import torch
 from torch import nn
 
+from loihi_convert import lowering
 from loihi_convert.errors import LoihiConvertError
-from loihi_convert.frontend import lower
-from loihi_convert.frontend.lower import lowering
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Conv
+from loihi_convert.lowering import chain
 
 GOLDEN: Final = Path(__file__).parents[1] / "golden" / "networks.json.gz"
 TORCH: Final = torch.__version__.partition("+")[0].rpartition(".")[0]
@@ -131,7 +131,7 @@ class KnownNetworks:
         self._found: dict[str, list[Record]] = {}
         self._places: list[str] = []
         self._differences: list[str] = []
-        lower.lowered = lowering.lowered = self._watched(lowering.lowered)
+        lowering.lowered = chain.lowered = self._watched(chain.lowered)
 
     def _watched(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.frontend.lower import lowered, to_relu_network
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.network import ReluNetwork, summary
 from loihi_convert.ir.quantized import MAX_NAME_LENGTH
 from loihi_convert.ir.synapse import Conv
+from loihi_convert.lowering import lowered, to_relu_network
 from support.modules import Of, outputs, prepared
 
 TOLERANCE = 1e-9

@@ -24,9 +24,9 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.lowering import to_relu_network
 
 # Networks with random weights, and the data set of each.
 NETWORKS: Final = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.frontend.users_code import build_cnn
+from loihi_convert.reading.users_code import build_cnn
 from simulators import Batch
 
 Fire = Callable[[Tensor], Tensor]

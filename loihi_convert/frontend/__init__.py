@@ -1,1 +1,0 @@
-"""From the user's CNN to a `ReluNetwork`: read the module, trace its operations, lower them."""

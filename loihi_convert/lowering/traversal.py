@@ -1,0 +1,335 @@
+"""Graph -> populations: one pass over the nodes, which keeps a tensor for each (`value.py`).
+
+Each operation becomes a call of the file that lowers it; what follows is the same for all:
+
+- A step that is not linear raises `MustBeCarriedError`: its inputs become populations, and it is done again.
+- A tensor used by several layers becomes populations, see `Uses.is_shared`.
+- A node that cannot be lowered is an obstacle. Its output counts as a population, so that later obstacles are found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final, NoReturn
+
+import numpy as np
+
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.lowering.linear import as_vector, connected, convolved
+from loihi_convert.lowering.max_pool import MaxPooling
+from loihi_convert.lowering.moves import moved
+from loihi_convert.lowering.populations import Population, Populations
+from loihi_convert.lowering.simple import activated, added, averaged, joined, normalized
+from loihi_convert.lowering.value import Features, MustBeCarriedError, Tensor, Value
+from loihi_convert.reading.graph import Graph, Node
+from loihi_convert.reading.operations import (
+    ENDINGS,
+    ONLY_LAST,
+    Add,
+    Affine,
+    AveragePool,
+    Cat,
+    Ending,
+    LeakyRelu,
+    MaxPool,
+    Move,
+    Operation,
+    Relu,
+    placed_at,
+    refuse,
+)
+
+
+def populated(
+    graph: Graph, image_shape: Shape, normalization: Affine | None = None, *, by_halves: bool = False
+) -> tuple[Populations, tuple[UnsupportedModelError, ...]]:
+    """Return the populations of ``graph``, the output's last, and its obstacles; with obstacles, without the output.
+
+    Parameters
+    ----------
+    graph
+        The CNN.
+    image_shape
+        ``(C, H, W)``.
+    normalization
+        Applied to the pixels / 255 first.
+    by_halves
+        As in `MaxPooling`.
+    """
+    populations = Populations(image_shape)
+    if graph.obstacles:
+        # After a place that could not be read, other errors are unreliable.
+        return populations, tuple(_obstacles_of(graph))
+    traversal = _Traversal(graph, normalization, populations, MaxPooling(populations, by_halves), Uses(graph))
+    return populations, tuple(traversal.run())
+
+
+@dataclass(eq=False)
+class _Traversal:
+    """Creates the populations of a graph.
+
+    Parameters
+    ----------
+    tensors
+        The output of each node so far.
+    """
+
+    graph: Graph
+    normalization: Affine | None
+    populations: Populations
+    max_pooling: MaxPooling
+    uses: Uses
+    tensors: list[Tensor] = field(default_factory=list)
+
+    def run(self) -> list[UnsupportedModelError]:
+        """Create the populations, the output's last; return the obstacles."""
+        found: list[UnsupportedModelError] = []
+        for number, node in enumerate(self.graph.nodes):
+            try:
+                with placed_at(node.name, node.kind):
+                    self.tensors.append(self._of_node(number))
+            except UnsupportedModelError as error:
+                found.append(error)
+                # Continue as if this output were known.
+                known = self.populations.add(Population(node.name, Value(as_map(node.shape), ())))
+                self.tensors.append(known if len(node.shape) == 3 else (Features(known),))
+        if not found:
+            try:
+                self._add_output()
+            except UnsupportedModelError as error:
+                found.append(error)
+        return found
+
+    def _of_node(self, number: int) -> Tensor:
+        """The output of a node; creates populations where it needs some."""
+        node = self.graph.nodes[number]
+        self._require_no_ending_before(node)
+        try:
+            tensor = self._computed(number)
+        except MustBeCarriedError:
+            # Later users of these tensors read the same populations.
+            for before in node.inputs:
+                self.tensors[before] = self._carried(self.tensors[before], self.graph.nodes[before].name)
+            tensor = self._computed(number)
+        if self.uses.is_shared(number) and not all(value.is_direct for value in _values(tensor)):
+            return self._carried(tensor, node.name)
+        return tensor
+
+    def _require_no_ending_before(self, node: Node) -> None:
+        for before in node.inputs:
+            source = self.graph.nodes[before]
+            if not isinstance(source.operation, Ending) or _is_permutation(node, source):
+                continue
+            # If something else follows, the ending itself is refused.
+            if not isinstance(node.operation, Move | Cat) or self.uses.is_end(before):
+                refuse(
+                    f"follows a {source.kind}",
+                    supported=f"{source.kind} at the end",
+                    hint=f"Choose classes before the {source.kind}."
+                    if isinstance(node.operation, Move)
+                    else "After the last layer, leave both out, and apply them to the outputs yourself.",
+                )
+
+    def _computed(self, number: int) -> Tensor:
+        """A node's operation on its inputs."""
+        node = self.graph.nodes[number]
+        if node.operation is None:
+            image: Tensor = self.populations.image()
+            return image if self.normalization is None else normalized(image, self.normalization)
+        tensors = [self.tensors[before] for before in node.inputs]
+        tensor = tensors[0]
+        match node.operation:
+            case Relu() | LeakyRelu():
+                return activated(self.populations, tensor, node.operation, node.name)
+            case Affine():
+                return normalized(tensor, node.operation)
+            case Add():
+                return added(tensors, node.operation.factors)
+            case Cat():
+                return joined(tensors)
+            case Move():
+                return moved(tensor, node.operation)
+            case Ending():
+                if number != self.graph.output and not self.uses.is_end(number):
+                    _refuse_before_others(self.uses, number)
+                return tensor
+            case Dense() if not isinstance(tensor, Value):
+                return (Features(connected(tensor, node.operation, node.name)),)
+            case Conv() if isinstance(tensor, Value):
+                return convolved(tensor, node.operation, node.shape, node.name)
+            case AveragePool() | MaxPool() if isinstance(tensor, Value):
+                return self._pooled(number, tensor, node.operation)
+        raise UnsupportedModelError(
+            f"is applied to a tensor of shape {self.graph.nodes[node.inputs[0]].shape}",
+            expected="supported: convolutions and poolings of maps, dense layers of vectors",
+        )
+
+    def _pooled(self, number: int, value: Value, pool: AveragePool | MaxPool) -> Tensor:
+        node = self.graph.nodes[number]
+        shape = as_map(node.shape)
+        if isinstance(pool, MaxPool):
+            found = self.max_pooling.largest(value, pool, shape, node.name)
+        else:
+            found = averaged(value, pool, shape)
+            if self.uses.waits_for_a_maximum(number) and found.is_nonnegative:
+                # Relays then carry the means, not every pixel, past the layers of the maximum.
+                found = self.populations.carried(found, node.name)
+        # A mean over height and width gives a vector.
+        return found if shape == node.shape else (Features(found),)
+
+    def _carried(self, tensor: Tensor, name: str) -> Tensor:
+        """The same numbers, as populations of their own."""
+        if isinstance(tensor, Value):
+            return self.populations.carried(tensor, tensor.name or name)
+        return tuple(
+            replace(part, value=self.populations.carried(part.value, part.value.name or name)) for part in tensor
+        )
+
+    def _add_output(self) -> None:
+        """Turn the output into a population without ReLU."""
+        node, tensor = self.graph.nodes[self.graph.output], self.tensors[self.graph.output]
+        if isinstance(tensor, Value) and tensor.size != (1, 1):
+            raise UnsupportedModelError(
+                f"the model ends here, with {node.shape}",
+                where=node.name,
+                expected="must end with a vector: one number per class, or the outputs of a regression",
+                hint="End with a Linear layer, with global average pooling or, if each number of the map is an output, "
+                "with nn.Flatten().",
+            )
+        try:
+            value = as_vector(tensor)
+        except MustBeCarriedError:
+            value = as_vector(self._carried(tensor, node.name))
+        if len(value.terms) == 0:
+            raise UnsupportedModelError(
+                "the model ends here, with constants", where=node.name, expected="must depend on the image"
+            )
+        while isinstance(node.operation, Move | Ending):
+            node = self.graph.nodes[node.inputs[0]]
+        self.populations.add(Population(value.name or node.name, value))
+
+
+def _obstacles_of(graph: Graph) -> Iterator[UnsupportedModelError]:
+    """The obstacles of a graph, and the endings before layers that are none."""
+    uses = Uses(graph)
+    for number, node in enumerate(graph.nodes):
+        if node.obstacle is not None:
+            yield node.obstacle
+        elif node.kind.lower().replace("_", "") in ENDINGS and _is_before_layers(graph, number):
+            try:
+                with placed_at(node.name, node.kind):
+                    _refuse_before_others(uses, number)
+            except UnsupportedModelError as error:
+                yield error
+
+
+def _is_before_layers(graph: Graph, number: int) -> bool:
+    for user in graph.users[number]:
+        node = graph.nodes[user]
+        is_layer = node.obstacle is None and not isinstance(node.operation, Move | Ending)
+        if is_layer or (isinstance(node.operation, Move) and _is_before_layers(graph, user)):
+            return True
+    return False
+
+
+def _refuse_before_others(uses: Uses, number: int) -> NoReturn:
+    kind = uses.graph.nodes[number].kind
+    if uses.is_end(number, (Move, Cat)):
+        hint = "Leave it out, and apply it to these outputs yourself."
+        refuse("is applied to a part of the outputs", supported=f"{kind} of all outputs", hint=hint)
+    refuse("is before other layers", supported=f"{kind} at the end, ReLU before it", hint=ONLY_LAST)
+
+
+def ending_of(graph: Graph) -> Node | None:
+    """Return the `Ending` of a graph without obstacles; only moves follow it."""
+    node = graph.nodes[graph.output]
+    while isinstance(node.operation, Move):
+        node = graph.nodes[node.inputs[0]]
+    return node if isinstance(node.operation, Ending) else None
+
+
+def _values(tensor: Tensor) -> list[Value]:
+    return [tensor] if isinstance(tensor, Value) else [part.value for part in tensor]
+
+
+def _is_permutation(node: Node, source: Node) -> bool:
+    """Whether ``node`` keeps each number of ``source``, in any order."""
+    return isinstance(node.operation, Move) and np.array_equal(
+        np.sort(node.operation.index, axis=None), np.arange(math.prod(source.shape))
+    )
+
+
+_LINEAR_OF_VECTORS: Final = Add | Affine | Dense | Ending | Move
+
+
+def as_map(shape: Shape) -> Shape:
+    """Return the shape ``(C, H, W)``; that of a vector is ``(N, 1, 1)``."""
+    return shape if len(shape) == 3 else (shape[0], 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Uses:
+    """The users of each node of ``graph``; nodes are given as indices."""
+
+    graph: Graph
+
+    @cached_property
+    def _is_head(self) -> list[bool]:
+        """Whether each node is a vector from which only linear maps lead to the output."""
+        found = [len(node.shape) == 1 for node in self.graph.nodes]
+        for number, users in reversed(list(enumerate(self.graph.users))):
+            found[number] &= all(
+                found[user] and isinstance(self._operation(user), _LINEAR_OF_VECTORS) for user in users
+            )
+        return found
+
+    def _operation(self, number: int) -> Operation | None:
+        return self.graph.nodes[number].operation
+
+    def is_shared(self, number: int) -> bool:
+        """Return whether several layers would each contain the map that computes this tensor.
+
+        ReLUs of it do not count, since each of their populations has exactly this map; nor does the head, where all
+        maps are composed into the last layer.
+        """
+        return len(self.graph.users[number]) > 1 and not self._is_head[number] and not self._feeds_relus(number)
+
+    def _feeds_relus(self, number: int) -> bool:
+        """Whether only ReLUs use it, possibly after a batch norm."""
+        for user in self.graph.users[number]:
+            operation = self._operation(user)
+            is_norm = isinstance(operation, Affine) and len(self.graph.users[user]) == 1
+            if not isinstance(operation, Relu | LeakyRelu) and not (is_norm and self._feeds_relus(user)):
+                return False
+        return True
+
+    def waits_for_a_maximum(self, number: int) -> bool:
+        """Return whether it is averages that are joined with the maxima of the same windows, which take more layers."""
+        node = self.graph.nodes[number]
+        if not isinstance(node.operation, AveragePool) or not self._is_joined(number):
+            return False
+        (before,) = node.inputs
+        is_smaller = math.prod(node.shape) < math.prod(self.graph.nodes[before].shape)
+        beside = (self.graph.nodes[user] for user in self.graph.users[before])
+        return is_smaller and any(
+            isinstance(other.operation, MaxPool) and as_map(other.shape) == as_map(node.shape) for other in beside
+        )
+
+    def _is_joined(self, number: int) -> bool:
+        """Whether it goes into nothing but sums and concatenations."""
+        users = self.graph.users[number]
+        return bool(users) and all(
+            isinstance(self._operation(user), Add | Cat)
+            or (isinstance(self._operation(user), Move) and self._is_joined(user))
+            for user in users
+        )
+
+    def is_end(self, number: int, kinds: tuple[type, ...] = (Move,)) -> bool:
+        """Return whether only operations of ``kinds`` follow."""
+        users = self.graph.users[number]
+        return all(isinstance(self._operation(user), kinds) and self.is_end(user, kinds) for user in users)

@@ -1,0 +1,353 @@
+"""A user's own CNN as something to train, and back from the checkpoint of that training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.checkpoint import Checkpoint
+from loihi_convert.cnn.class_scores import scores_of
+from loihi_convert.cnn.design import (
+    FIRST_IMAGES,
+    Design,
+    NoActivationsError,
+    Teacher,
+    inputs_of,
+    pixels,
+    record_of,
+    require_classes,
+)
+from loihi_convert.cnn.qcfs import SpikingCnn, SpikingQcfs
+from loihi_convert.cnn.with_qcfs import WithQcfs
+from loihi_convert.data import DataSplits
+from loihi_convert.errors import CheckpointError, UsageError, first_line
+from loihi_convert.ground.normalization import Normalization
+from loihi_convert.ir.network import class_count
+from loihi_convert.lowering import lowered
+from loihi_convert.reading.fitting import fill
+from loihi_convert.reading.model_runs import shape_taken, users_code
+from loihi_convert.reading.operations import LeakyRelu, MaxPool, Relu
+from loihi_convert.reading.reader import read_graph
+from loihi_convert.reading.users_code import build_cnn, copied, unwrapped, with_plain_parts
+
+
+def own_design(
+    arch: str,
+    weights: Path | None,
+    splits: DataSplits,
+    *,
+    normalization: Normalization | None = None,
+    qcfs_levels: int | None = None,
+    timesteps: int | None = None,
+) -> Design:
+    """Return the CNN that the code ``arch`` builds as a design to train.
+
+    Parameters
+    ----------
+    arch
+        As in `source.open_source`; it is imported and executed.
+    weights
+        The file with the weights to begin with, as in `source.open_source`, or a checkpoint of such a training; None:
+        those that the code gives it.
+    splits
+        The images to train on.
+    normalization
+        What it takes; by default that in the checkpoint, or pixel / 255.
+    qcfs_levels, timesteps
+        As in `recipe.TrainOptions`.
+
+    Raises
+    ------
+    UsageError
+        If ``arch`` cannot be used, or the options do not fit it or each other.
+    CheckpointError
+        If the file cannot be used, or its tensors do not match the CNN.
+    UnsupportedModelError
+        If a part of the CNN has no spiking equivalent; found before the training.
+    InputError
+        If it does not accept such images.
+    """
+    trained = None if weights is None else _trained(weights)
+    made: Callable[[], nn.Module]
+    start: dict[str, JsonValue] | None = None
+    if weights is not None and trained is not None:
+        normalization = recorded_normalization(trained, normalization)
+        if splits.classes:
+            require_classes(trained, splits.classes)
+        made, start = partial(rebuilt, trained, arch, weights), record_of(trained)
+    else:
+        made = _made(arch, weights)
+        if weights is not None:
+            start = {"file": weights.name, "sha256": checkpoint.digest(made().state_dict())}
+    return design_of(
+        made,
+        arch,
+        splits,
+        normalization=normalization,
+        qcfs_levels=qcfs_levels,
+        timesteps=timesteps,
+        start=start,
+    )
+
+
+def _made(arch: str, weights: Path | None) -> Callable[[], nn.Module]:
+    """Return a function that builds the CNN of ``arch`` with the tensors in the file ``weights``."""
+    states = None if weights is None else checkpoint.load_states(weights)
+
+    def made() -> nn.Module:
+        cnn = with_plain_parts(build_cnn(arch))
+        if states is None or weights is None:
+            return cnn
+        return fill(cnn, states, arch, weights)[0].requires_grad_(True)
+
+    return made
+
+
+def own_teacher(arch: str, weights: Path, splits: DataSplits, design: Design) -> Teacher:
+    """Return the trained CNN that the code ``arch`` builds as the teacher of ``design``; see `teacher_of`.
+
+    ``weights`` is a file as in `own_design`. A checkpoint's own normalization counts, otherwise that of ``design``.
+    """
+    trained = _trained(weights)
+    if trained is None:
+        return teacher_of(_made(arch, weights)(), arch, splits, design)
+    if splits.classes:
+        require_classes(trained, splits.classes, "teacher")
+    normalized = replace(design, normalization=trained.normalization)
+    return teacher_of(rebuilt(trained, arch, weights), arch, splits, normalized)
+
+
+def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) -> Teacher:
+    """Return ``cnn``, called ``name``, as the teacher of ``design``; it need not have a spiking equivalent.
+
+    It takes images normalized as those of ``design``. Outputs that are probabilities are taken for what they are.
+
+    Raises
+    ------
+    UsageError
+        If it has another number of outputs than ``design``, or returns something else than scores.
+    InputError
+        If it does not accept such images.
+    """
+    cnn = cnn.float().requires_grad_(False)
+    cnn.eval()
+    image_shape = shape_taken(cnn, splits.input_shape)
+    first = pixels(splits.train.images[:FIRST_IMAGES])
+    with torch.no_grad():
+        returned = scores_of(cnn(inputs_of(first, design.normalization, image_shape)))
+        if not isinstance(returned, Tensor):
+            raise UsageError(
+                f"found a CNN that returns a {type(returned).__name__}",
+                where="teacher",
+                expected="must return a tensor of scores, or a dict or dataclass with `logits`",
+                hint="Wrap it in a module that returns its scores alone.",
+            )
+        outputs = returned.reshape(len(first), -1)
+        learner = design.network()
+        learner.eval()
+        count = learner(first[:2]).shape[1]
+    if outputs.shape[1] != count:
+        raise UsageError(
+            f"found a CNN with {outputs.shape[1]} outputs",
+            where="teacher",
+            expected=f"must have {count}, as the CNN has",
+        )
+    taught = Design(
+        name,
+        lambda: cnn,
+        design.classes,
+        normalization=design.normalization,
+        image_shape=image_shape,
+        ending=_ending(outputs),
+    )
+    record: dict[str, JsonValue] = {"architecture": name, "sha256": checkpoint.digest(cnn.state_dict())}
+    return Teacher(taught.network(), record, gives_probabilities=bool(taught.ending))
+
+
+def _ending(outputs: Tensor) -> str:
+    """The function that makes ``outputs`` ``(N, outputs)`` probabilities, as in `Design`; empty if they are not."""
+    if outputs.min() < 0 or outputs.max() > 1:
+        return ""
+    if outputs.shape[1] == 1:
+        return "sigmoid"
+    return "softmax" if torch.allclose(outputs.sum(1), outputs.new_ones(()), atol=1e-3) else ""
+
+
+def design_of(
+    made: Callable[[], nn.Module],
+    name: str,
+    splits: DataSplits,
+    *,
+    normalization: Normalization | None,
+    qcfs_levels: int | None,
+    timesteps: int | None,
+    start: dict[str, JsonValue] | None,
+) -> Design:
+    """Return a design of the CNN that ``made`` returns, with the weights to begin with; the rest is as in `own_design`.
+
+    If it is a `WithQcfs`, it keeps its levels.
+    """
+    cnn = made().float()
+    cnn.eval()
+    if isinstance(cnn, WithQcfs):
+        if qcfs_levels not in (None, cnn.levels):
+            raise UsageError(
+                f"found {qcfs_levels}",
+                where="qcfs_levels",
+                expected=f"the CNN was trained with {cnn.levels} levels",
+                hint="Omit it, or start from the CNN with ReLUs.",
+            )
+        qcfs_levels = cnn.levels
+    if normalization is not None:
+        normalization = normalization.per_channel(splits.input_shape[0])
+    image_shape = shape_taken(cnn, splits.input_shape)
+    network = lowered(cnn, splits.input_shape, normalization).network
+    if timesteps is not None:
+        _require_spiking(cnn, splits)
+        two = pixels(splits.train.images[:2])
+        _require_results_used(cnn, inputs_of(two, normalization, image_shape))
+
+    def build() -> nn.Module:
+        model = made().float()
+        if qcfs_levels is not None and not isinstance(model, WithQcfs):
+            first = pixels(splits.train.images[:FIRST_IMAGES])
+            return WithQcfs(model, inputs_of(first, normalization, image_shape), qcfs_levels)
+        return model
+
+    count = class_count(network.shapes[-1][0])
+    if splits.classes and len(splits.classes) != count:
+        raise UsageError(
+            f"found {len(splits.classes)} classes in {splits.name}",
+            where="data",
+            expected=f"must have {count}, as the CNN has",
+        )
+    return Design(
+        name,
+        build,
+        splits.classes or tuple(map(str, range(count))),
+        qcfs_levels,
+        normalization,
+        image_shape,
+        start,
+        None if start is None else made,
+        network.ending,
+    )
+
+
+def rebuilt(trained: Checkpoint, arch: str, path: Path) -> nn.Module:
+    """Return the CNN in ``trained``, a checkpoint of the user's own code, which is at ``path``.
+
+    Raises
+    ------
+    UsageError
+        If ``arch`` cannot be used.
+    CheckpointError
+        If the tensors do not match the CNN.
+    """
+    cnn = with_plain_parts(build_cnn(arch)).cpu().float()
+    if trained.qcfs_levels is not None:
+        cnn.eval()
+        black = torch.zeros(2, *shape_taken(cnn, trained.input_shape), dtype=torch.float32)
+        cnn = WithQcfs(cnn, black, trained.qcfs_levels)
+    try:
+        with users_code():
+            cnn.load_state_dict(trained.state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"does not match {arch}: {reason}",
+            where=path,
+            hint=f"Give the code it was trained with, {trained.architecture}.",
+        ) from error
+    return cnn
+
+
+def recorded_normalization(trained: Checkpoint, given: Normalization | None) -> Normalization | None:
+    """Return ``trained.normalization``; another that is given is refused."""
+    recorded = trained.normalization
+    if given is not None:
+        wanted = given.per_channel(trained.input_shape[0], is_shape_known=True)
+        each = zip(Normalization._fields, given, wanted, recorded or (None, None), strict=True)
+        for where, found, numbers, expected in each:
+            if numbers != expected:
+                raise UsageError(
+                    f"found {found}",
+                    where=where,
+                    expected=f"the checkpoint was trained with {expected or 'no normalization'}",
+                    hint="Omit `mean` and `std`: it records them.",
+                )
+    return recorded
+
+
+def copies_of(module: nn.Module) -> Callable[[], nn.Module]:
+    """Return a function that copies ``module`` as it is now, on the CPU."""
+    kept = with_plain_parts(copied(unwrapped(module)).cpu())
+    return lambda: copied(kept).requires_grad_(True)
+
+
+def _trained(path: Path) -> Checkpoint | None:
+    """The checkpoint at ``path``, if it is one of the user's own code."""
+    found = checkpoint.load_if_ours(path)
+    if found is None or found.is_own:
+        return found
+    raise UsageError(
+        f"{path.name} holds a {found.architecture}", where="arch", expected="is for your own CNN", hint="Omit `arch`."
+    )
+
+
+def _require_spiking(cnn: nn.Module, splits: DataSplits) -> None:
+    """Raise a `UsageError` unless the spiking network of ``cnn`` can be trained."""
+    if not isinstance(cnn, WithQcfs):
+        raise NoActivationsError
+    # By node: whether it has values for every time step. The image has one for all.
+    per_step: list[bool] = []
+    for node in read_graph(cnn, splits.input_shape).nodes:
+        is_plain_relu = isinstance(node.operation, Relu) and node.operation.threshold is None
+        if is_plain_relu or isinstance(node.operation, LeakyRelu | MaxPool):
+            raise UsageError(
+                f"found {node.kind} at {node.name}",
+                where="timesteps",
+                expected="needs a network of QCFS activations with linear layers between them",
+                hint="Train it without `timesteps`.",
+            )
+        before = {per_step[index] for index in node.inputs}
+        if len(before) > 1:
+            raise UsageError(
+                f"found {node.kind} at {node.name} of spikes and of the image",
+                where="timesteps",
+                expected="needs a network without skips from the image",
+                hint="Train it without `timesteps`, or begin the skip after the first activation.",
+            )
+        per_step.append(True in before or isinstance(node.operation, Relu))
+
+
+def _require_results_used(cnn: nn.Module, images: Tensor) -> None:
+    """Raise a `UsageError` if the forward goes on with the input of an in-place ReLU; it turns ``cnn`` into spikes.
+
+    `WithQcfs` fills that input with NaN, as spikes of several steps do not fit into it.
+    """
+    found: list[bool] = []
+    spiking = SpikingCnn(cnn, 2)
+    for module in cnn.modules():
+        if isinstance(module, SpikingQcfs):
+            module.register_forward_pre_hook(lambda _, given: found.append(bool(given[0].isfinite().all())))
+    try:
+        with torch.no_grad():
+            found.append(bool(spiking(images, {}).isfinite().all()))
+        reason = "" if all(found) else "uses the input of an in-place ReLU after it"
+    except RuntimeError as error:
+        reason = f"fails on spikes of two steps ({first_line(error)})"
+    if reason:
+        raise UsageError(
+            f"found a forward that {reason}",
+            where="timesteps",
+            expected="needs one that uses what its in-place ReLUs return, and takes any number of images",
+            hint="Write h = relu(h), or train it without `timesteps`.",
+        )

@@ -1,0 +1,328 @@
+"""The CNN to convert, with its metadata: from a file (`cnn_files`), or an nn.Module in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from loihi_convert.cnn.checkpoint import digest
+from loihi_convert.cnn.class_scores import scores_of
+from loihi_convert.cnn.design import inputs_of, pixels
+from loihi_convert.cnn.with_qcfs import WithQcfs
+from loihi_convert.data.in_memory import as_input_shape
+from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.choices import Readout, Task
+from loihi_convert.ground.files import is_nir, kind_of, sha256
+from loihi_convert.ground.normalization import Normalization
+from loihi_convert.ir.network import ReluNetwork, name_count
+from loihi_convert.ir.provenance import ModelRecord, read_record
+from loihi_convert.lowering import lowered
+from loihi_convert.reading.before_fine_tuning import before_fine_tuning
+from loihi_convert.reading.cnn_files import Given, read_cnn
+from loihi_convert.reading.from_onnx import onnx_sha256
+from loihi_convert.reading.model_runs import shape_taken, users_code
+from loihi_convert.reading.users_code import plain_copy
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A trained CNN, and its `ReluNetwork`.
+
+    Parameters
+    ----------
+    path
+        The file with its weights; ``None`` for a CNN from memory.
+    model
+        The CNN, float32, in eval mode and without gradients.
+    network
+        The same as synapses with ReLU between them, input normalization folded.
+    provenance
+        Its record in a ``.net`` file, as JSON values; used by `reopen_source`.
+    notes
+        Notes for the user, one sentence each.
+    spiking_timesteps
+        The T for which its spiking network was trained (`cnn.qcfs.SpikingCnn`); None if it was not.
+    neurons
+        For a NIR file, which holds neurons and their thresholds: the readout that its graph ends in; otherwise None.
+    is_fine_tuned
+        Whether it was fine-tuned for few time steps, which changes its accuracy.
+    """
+
+    path: Path | None
+    model: nn.Module
+    network: ReluNetwork
+    provenance: Mapping[str, Any]
+    notes: tuple[str, ...]
+    spiking_timesteps: int | None = None
+    neurons: Readout | None = None
+    is_fine_tuned: bool = False
+
+    @property
+    def compared(self) -> ReluNetwork:
+        """The CNN that spiking networks of this one are compared with: ``original`` or, if that is unknown, itself."""
+        return self.original or self.network
+
+    @property
+    def notes_on_compared(self) -> tuple[str, ...]:
+        """A note if that is not the CNN that a user would compare with, or not this one in memory."""
+        if self.original is not None:
+            in_memory = self.is_fine_tuned and self.path is None
+            return ("Compared with the CNN before fine-tuning.",) if in_memory else ()
+        tuned = "the fine-tuned CNN, because the one before fine-tuning is not"
+        if self.path is None:
+            return (f"Compared with {tuned} known: convert what `fine_tune` returns.",)
+        return (f"Compared with {tuned} in the folder of {self.path.name}: copy its checkpoint there.",)
+
+    @cached_property
+    def original(self) -> ReluNetwork | None:
+        """The CNN before it was fine-tuned for few time steps; ``network`` if it was not.
+
+        None if the original is neither in memory nor in the folder of ``path``.
+        """
+        if not self.is_fine_tuned:
+            return self.network
+        recorded, shape = self.recorded, self.network.input_shape
+        if self.path is None:
+            before = self.model.before if isinstance(self.model, WithQcfs) else ()
+            return lowered(before[0], shape, recorded.normalization).network if before else None
+        file, plain = before_fine_tuning(self.path, recorded.arch), replace(recorded, skip_copies=1)
+        return None if file is None else reopen_source(file, plain, shape, recorded.arch).network
+
+    @property
+    def recorded(self) -> ModelRecord:
+        """``provenance`` as a typed record."""
+        return read_record(ModelRecord, dict(self.provenance))
+
+    def module_outputs(self, images: Array) -> Array:
+        """Return the outputs of ``model`` itself, float32 ``(N, outputs)``, for uint8 ``images`` ``(N, C, H, W)``."""
+        recorded, shape = self.recorded, shape_taken(self.model, self.network.input_shape)
+        inputs = inputs_of(pixels(images), recorded.normalization, shape)
+        with torch.no_grad(), users_code():
+            outputs: Array = scores_of(self.model(inputs)).reshape(len(images), -1).float().numpy()
+        return outputs
+
+    def with_normalization(self, normalization: Normalization) -> ReluNetwork:
+        """Return ``network`` with another normalization of its images."""
+        return lowered(self.model, self.network.input_shape, normalization).network
+
+    def with_skip_copies(self, copies: int) -> Source:
+        """Return the same CNN with ``copies`` relays per value of a skip connection, see `lowering.to_relu_network`."""
+        recorded = self.recorded
+        if copies == recorded.skip_copies:
+            return self
+        shape = self.network.input_shape
+        network = lowered(self.model, shape, recorded.normalization, skip_copies=copies).network
+        provenance = {name: value for name, value in self.provenance.items() if name != "skip_copies"}
+        return replace(
+            self,
+            network=_completed(network, self.network.task, self.neurons),
+            provenance=provenance if copies == 1 else {**provenance, "skip_copies": copies},
+        )
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        input_shape: Shape,
+        *,
+        normalization: Normalization | None = None,
+        classes: Sequence[str] | None = None,
+        data: str | None = None,
+        task: Task = "classification",
+    ) -> Source:
+        """Return a copy of the CNN ``module``, which is not changed.
+
+        Parameters
+        ----------
+        module
+            Takes images, float ``(N, C, H, W)``, or signals ``(N, C, L)``; returns class scores ``(N, classes)``.
+        input_shape
+            ``(C, H, W)``; for signals ``(C, L)``.
+        normalization
+            What it was trained on; None: pixel / 255.
+        classes
+            The name of each output; by default 0, 1, ...
+        data
+            Name of the data set, for the record.
+        task
+            Meaning of the outputs, see `ir.network`.
+
+        Raises
+        ------
+        UsageError
+            If the module is not an ``nn.Module``, or the options do not fit it or each other.
+        UnsupportedModelError
+            If it cannot be copied, or contains an operation without a spiking equivalent.
+        InputError
+            If it does not accept such images, or contains NaN or infinity.
+        """
+        input_shape = as_input_shape(input_shape)
+        model = plain_copy(module)
+        network = _completed(lowered(model, input_shape, normalization).network, task)
+        described = {"data": data, "classes": _class_names(network, classes)}
+        provenance = {"state_sha256": digest(model.state_dict()), **described, **_recorded(network, normalization)}
+        is_fine_tuned = isinstance(model, WithQcfs)
+        timesteps = model.timesteps if isinstance(model, WithQcfs) else None
+        return cls(None, model, network, provenance, network.notes, timesteps, is_fine_tuned=is_fine_tuned)
+
+
+def open_source(
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    input_shape: Shape | None = None,
+    classes: Sequence[str] | None = None,
+    data: str | None = None,
+    normalization: Normalization | None = None,
+    task: Task = "classification",
+) -> Source:
+    """Return the CNN whose weights are in ``path``.
+
+    Parameters
+    ----------
+    path
+        A checkpoint written by `train`, an ONNX file, a NIR file (suffix ``.nir``), or with ``arch`` any file with the
+        CNN's tensors (`stored_states`).
+    arch
+        ``package.module:factory``: a class of `torch.nn.Module`, a function that returns one, or an instance. It is
+        imported and executed, with the current folder first on the path. Arguments, which must be literals, follow in
+        parentheses: ``torchvision.models:vgg11_bn(num_classes=10)``.
+    input_shape
+        ``(C, H, W)``; for signals ``(C, L)``. Required with ``arch``, for an ONNX file that leaves it open, and for a
+        NIR file whose input is flat.
+    classes
+        The name of each output, only with ``arch`` or for an ONNX or NIR file; by default 0, 1, ...
+    data
+        Name of the data set, for the record; by default that in the checkpoint.
+    normalization
+        What the CNN was trained on; by default that in the checkpoint, or pixel / 255.
+    task
+        Meaning of the outputs, see `ir.network`.
+
+    Raises
+    ------
+    UsageError
+        If ``arch`` cannot be imported or does not yield a module, or the options do not fit the model or each other.
+    CheckpointError
+        If the file cannot be used, or its tensors do not match the model.
+    UnsupportedModelError
+        If a part of the CNN has no spiking equivalent.
+    PlatformError
+        If it is an ONNX or NIR file, and the package ``onnx`` or ``nir`` is not installed.
+    """
+    path = Path(path)
+    input_shape = None if input_shape is None else as_input_shape(input_shape)
+    read = read_cnn(path, Given(arch, input_shape, classes, data, normalization))
+    network = lowered(read.model, read.input_shape, read.normalization).network
+    network = _completed(network, task, read.neurons)
+    described = dict(read.described)
+    if "classes" not in described:
+        described |= {"data": data, "classes": _class_names(network, read.classes)}
+    recorded = _recorded(network, read.normalization)
+    provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described, **recorded}
+    return Source(
+        path,
+        read.model,
+        network,
+        provenance,
+        (*read.notes, *network.notes),
+        spiking_timesteps=None if read.trained is None else read.trained.spiking_timesteps,
+        neurons=read.neurons,
+        is_fine_tuned=read.trained is not None and read.trained.is_fine_tuned,
+    )
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a checkpoint, with the weights that an ONNX file has next to it."""
+    return onnx_sha256(path) if kind_of(path) == "onnx" else sha256(path)
+
+
+def is_described(path: Path, arch: str | None) -> bool:
+    """Return whether the file at ``path`` records its image shape and classes: a checkpoint written by `train`."""
+    return arch is None and not is_self_contained(path)
+
+
+def is_self_contained(path: Path) -> bool:
+    """Return whether the file at ``path`` is an ONNX or NIR file, which holds its CNN."""
+    return kind_of(path) == "onnx" or is_nir(path)
+
+
+def _completed(network: ReluNetwork, task: Task, neurons: Readout | None = None) -> ReluNetwork:
+    """Return ``network`` with its task and, if a NIR file ends in ``neurons``, their thresholds, 1."""
+    if task not in get_args(Task):
+        raise UsageError(f"found {task!r}", where="task", expected=one_of(get_args(Task)))
+    if task == "regression" and network.ending:
+        raise UnsupportedModelError(
+            f"found a {network.ending} at the end of a regression, whose numbers it changes",
+            where="task",
+            expected="must end with a linear layer",
+            hint="Leave it out of the CNN, and apply it to the outputs yourself.",
+        )
+    if neurons == "spikes":
+        *layers, last = network.layers
+        network = replace(network, layers=(*layers, replace(last, threshold=np.ones(last.synapse.channels))))
+    return replace(network, task=task)
+
+
+def _recorded(network: ReluNetwork, normalization: Normalization | None) -> dict[str, Any]:
+    """What the provenance holds of ``network``; the task is left out for classification, as by earlier versions."""
+    given = {} if normalization is None else {name: list(of) for name, of in normalization._asdict().items()}
+    task = {} if network.task == "classification" else {"task": network.task}
+    return {**given, "multiply_accumulates": network.multiply_accumulates, **task}
+
+
+def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[str]:
+    outputs = network.shapes[-1][0]
+    count = name_count(outputs, network.task)
+    if isinstance(classes, str) or not isinstance(classes, Iterable | None):
+        raise UsageError(f"found {classes!r}", where="classes", expected="must be the name of each output")
+    names = [str(number) for number in range(count)] if classes is None else list(classes)
+    if len(names) != count:
+        two = ": two classes" if count > outputs else ""
+        raise UsageError(
+            f"found {len(names)} names for {outputs} outputs of the CNN{two}",
+            where="classes",
+            expected=f"must be one name per {'class' if two else 'output'}",
+            hint="Map class folders by `class_map`; otherwise choose the `data` that the CNN was trained on.",
+        )
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"found {repeated!r} twice", where="classes", expected="must be different names")
+    return names
+
+
+def reopen_source(
+    model: nn.Module | Path, recorded: ModelRecord, input_shape: Shape, arch: str | None = None
+) -> Source:
+    """Return the CNN ``model`` as it was when the file with the record ``recorded`` was made.
+
+    Parameters
+    ----------
+    model
+        The CNN, or its file, as in `open_source`.
+    recorded
+        `Source.recorded`, as read from a file.
+    input_shape
+        ``(C, H, W)`` of the file's network.
+    arch
+        As in `open_source`; a name in ``recorded`` is not imported.
+
+    Raises
+    ------
+    InputError, UsageError
+        As in `open_source`.
+    """
+    normalization, task = recorded.normalization, recorded.task
+    if isinstance(model, Path):
+        shape = None if is_described(model, arch) else input_shape
+        found = open_source(model, arch=arch, input_shape=shape, normalization=normalization, task=task)
+    else:
+        found = Source.from_module(model, input_shape, classes=recorded.classes, normalization=normalization, task=task)
+    return found.with_skip_copies(recorded.skip_copies)
