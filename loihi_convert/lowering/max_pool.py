@@ -47,32 +47,30 @@ def largest(populations: Populations, value: Value, pool: MaxPool, shape: Shape,
                 "ceil_mode",
             )
         value = shifted(value, -low)
-    rows = _along(populations, value, pool, 1, (value.shape[1], size[1]), f"{name} (rows)", is_signed=is_signed)
-    found = _along(populations, rows, pool, 0, size, f"{name} (columns)", is_signed=is_signed)
+
+    def along(x: Value, axis: int, size: Pair, called: str) -> Value:
+        """The maximum along columns (0) or rows (1), of ``size``."""
+        kernel, pad = pool.kernel[axis], pool.padding[axis]
+        if kernel == 1 and pool.stride[axis] == 1 and pad == 0:
+            return x
+        stride = (1, pool.stride[1]) if axis else (pool.stride[0], 1)
+        players = []
+        for place in range(kernel):
+            offset = pad - place * pool.dilation[axis]
+            padding = (0, offset) if axis else (offset, 0)
+            players.append(through(x, Window.identity(x.shape[0], size, stride, padding)))
+        while len(players) > 1:
+            winners = []
+            for a, b in zip(players[::2], players[1::2], strict=False):
+                one, other = _outer_first((a, b)) if is_signed else (a, b)
+                gap = populations.add(Population(called, summed((one, other), (1.0, -1.0))))
+                winners.append(summed((gap, other), (1.0, 1.0)))
+            players = [*winners, *players[len(winners) * 2 :]]
+        return players[0]
+
+    rows = along(value, 1, (value.shape[1], size[1]), f"{name} (rows)")
+    found = along(rows, 0, size, f"{name} (columns)")
     return _plain(shifted(found, low)) if is_signed else found
-
-
-def _along(
-    populations: Populations, value: Value, pool: MaxPool, axis: int, size: Pair, name: str, *, is_signed: bool
-) -> Value:
-    """The maximum along columns (0) or rows (1), of ``size``."""
-    kernel, pad = pool.kernel[axis], pool.padding[axis]
-    if kernel == 1 and pool.stride[axis] == 1 and pad == 0:
-        return value
-    stride = (1, pool.stride[1]) if axis else (pool.stride[0], 1)
-    players = []
-    for place in range(kernel):
-        offset = pad - place * pool.dilation[axis]
-        padding = (0, offset) if axis else (offset, 0)
-        players.append(through(value, Window.identity(value.shape[0], size, stride, padding)))
-    while len(players) > 1:
-        winners = []
-        for a, b in zip(players[::2], players[1::2], strict=False):
-            one, other = _outer_first((a, b)) if is_signed else (a, b)
-            gap = populations.add(Population(name, summed((one, other), (1.0, -1.0))))
-            winners.append(summed((gap, other), (1.0, 1.0)))
-        players = [*winners, *players[len(winners) * 2 :]]
-    return players[0]
 
 
 def _outer_first(pair: tuple[Value, Value]) -> tuple[Value, Value]:
