@@ -12,9 +12,9 @@ from test_balance import random_cnn
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.choices import InitialPotential
-from loihi_convert.conversion import calibration
+from loihi_convert.conversion import agreement
+from loihi_convert.conversion.agreement import fitted_images
 from loihi_convert.conversion.balancing import balance, correct_biases
-from loihi_convert.conversion.calibration import fitted_images
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import NetxError, UsageError
@@ -42,8 +42,8 @@ def test_maps_with_many_positions_are_fitted_on_few_images() -> None:
 def test_thresholds_and_corrections_are_fitted_on_these_images(monkeypatch: pytest.MonkeyPatch) -> None:
     cnn, options = random_cnn(0), BalanceOptions(method="least-squares")
     on_all = balance(cnn, images(200), 3, options)
-    monkeypatch.setattr(calibration, "SAMPLES", 1)
-    monkeypatch.setattr(calibration, "FEWEST_FITTED", 64)
+    monkeypatch.setattr(agreement, "SAMPLES", 1)
+    monkeypatch.setattr(agreement, "FEWEST_FITTED", 64)
     on_few = balance(cnn, images(200), 3, options)
     assert [layer.neuron and layer.neuron.threshold.tolist() for layer in on_few.layers] != [
         layer.neuron and layer.neuron.threshold.tolist() for layer in on_all.layers

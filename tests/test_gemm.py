@@ -12,8 +12,8 @@ from support import oracle
 from support.strategies import synapses
 
 from loihi_convert.arrays import Shape
+from loihi_convert.backends.lava.own_network import batch_synapse
 from loihi_convert.backends.lava.processes import gemm
-from loihi_convert.backends.lava.synapse_processes import batch_synapse
 from loihi_convert.ir.quantized import QuantizedLayer
 from loihi_convert.ir.synapse import Conv, Dense
 

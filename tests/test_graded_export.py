@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from loihi_convert import devices, external, netx
 from loihi_convert.arrays import Array
-from loihi_convert.backends import open_backend, request
+from loihi_convert.backends import open_backend, result
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import run_graded
 from loihi_convert.backends.result import RunResult, first_difference
@@ -42,7 +42,7 @@ from loihi_convert.ir.relays import is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.metrics.layer_size import layer_sizes, multiplications
 from loihi_convert.metrics.work import relay_work
-from loihi_convert.netx.graded import encode_graded
+from loihi_convert.netx.native import encode_graded
 from loihi_convert.pipeline.checking import check
 from loihi_convert.pipeline.graded import export_graded, read_graded
 from loihi_convert.pipeline.loaded_file import load_file
@@ -324,7 +324,7 @@ def test_outputs_of_a_regression_far_from_0_lose_nothing(tmp_path: Path, monkeyp
     with pytest.raises(NetxError, match="offset"):
         netx.write_graded(damaged, tmp_path / "damaged.net")
     with monkeypatch.context() as patched:
-        patched.setattr(netx.graded, "_require_sound", lambda layer, shape: None)
+        patched.setattr(netx.native, "_require_sound_graded", lambda layer, shape: None)
         netx.write_graded(damaged, tmp_path / "damaged.net")
     with pytest.raises(NetxError, match="offset"):
         netx.read_stored(tmp_path / "damaged.net")
@@ -673,14 +673,14 @@ def test_the_command_line_runs_a_file_on_lava(exported: Path, invoke: Invoke, mo
 
 @pytest.mark.parametrize("trace", [False, True])
 def test_the_size_of_a_result_is_foretold(network: GradedNetwork, trace: bool) -> None:
-    result = run_graded(network, images(5), trace=trace)
-    assert bytes_of(result) == request.result_size(network, 5, 1, trace=trace)
+    found = run_graded(network, images(5), trace=trace)
+    assert bytes_of(found) == result.result_size(network, 5, 1, trace=trace)
 
 
 def test_a_result_that_is_too_large_is_refused_before_lava_starts(
     network: GradedNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request, "MAX_TRACE", 2**16)
+    monkeypatch.setattr(result, "MAX_TRACE", 2**16)
     with open_backend("sim") as backend:
         with pytest.raises(UsageError, match="the result of 60 images") as raised:
             backend.run_graded(network, images(), trace=True)

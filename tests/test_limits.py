@@ -10,11 +10,11 @@ NUMBERS = {2**12, 2**12 - 1, 2**17, 2**17 - 1, 2**23, 2**23 - 1, 2**24, 2**24 - 
 # Equal to one of them by coincidence: bins of a histogram, the largest input of a function of torch, the whole numbers
 # that float32 holds, values in a block.
 COINCIDENCES = {
-    ("simulation/activations.py", 2**12),
+    ("simulation/relu.py", 2**12),
     ("cnn/qcfs.py", 2**24),
     ("simulation/neurons.py", 2**24),
     ("netx/hdf5.py", 2**12),
-    ("metrics/activation_errors.py", 2**23),
+    ("metrics/diagnosis.py", 2**23),
 }
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.options import BackendOptions
-from loihi_convert.backends.request import check_run, require_result_size
-from loihi_convert.backends.result import LayerTrace, RunResult, are_saturated
+from loihi_convert.backends.result import LayerTrace, RunResult, are_saturated, check_run, require_result_size
 from loihi_convert.choices import BackendName
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model

@@ -126,7 +126,7 @@ def report_quantization(
     ):
         synapse = before.synapse if amplitude is None else before.synapse.with_input_factors(amplitude)
         proven = None
-        if network.target == "loihi2":
+        if network.is_circuit:
             proven = is_proven(layer, network.timesteps, is_constant=network.has_constant_current(index))
         skips = identity_ratio(synapse, network.layers[index - 1].relay_of if index else None)
         report = _layer_report(layer, synapse.weight, counts, proven, skips)

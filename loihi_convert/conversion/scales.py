@@ -52,23 +52,8 @@ from loihi_convert.ir.synapse import Synapse
 HEADROOM: Final = 1.25
 """Factor by which a current or output potential may exceed its maximum on calibration images without clipping."""
 
-FOR_SMALLER_BIASES: Final = "Subtract what all classes share, and give a class that must never win a bias nearer to 0."
-"""The remedy for large biases of classes."""
-
-
-def for_larger_weights(real: FloatLayer, timesteps: int, *other: str) -> str:
-    """Return a hint if T steps leave ``real`` no weight bits: on its biases if they are excessive, and remedies."""
-    hint = ""
-    if largest := excessive_bias(real.synapse):
-        hint = f"Its biases, up to {largest:.3g}, are larger than the sum of its weights."
-        if real.one_scale:
-            return f"{hint} {FOR_SMALLER_BIASES}"
-    # Spikes are inputs of 1.
-    remedies = [
-        f"fewer `{name}`" for name, most in (("timesteps", timesteps), ("pixel_bits", real.largest_input)) if most > 1
-    ]
-    remedies += other
-    return f"{hint} Use {', or '.join(remedies)}.".strip() if remedies else hint
+FOR_LARGER_WEIGHTS: Final = "Use fewer `timesteps`, fewer `pixel_bits`, or biases nearer to 0."
+"""The remedy where T steps leave a layer no weight bits."""
 
 
 def lava_scales(real: FloatLayer, reach: Array, reset: Reset, *, is_scalar: bool = False) -> Array:
@@ -107,11 +92,9 @@ def _of_currents(real: FloatLayer, reset: Reset) -> Array:
     if room.min() <= 0:
         reason = "the range of a current" if is_soft else "at which Lava's LIF wraps"
         advice = "" if is_soft else "`reset='soft'`, or "
-        raise RangeError(
-            f"{weights.shape[1]} inputs of up to {round(1 / real.unit)} can exceed {limit}, {reason}, at any scale",
-            where=real.layer.name,
-            hint=f"Use {advice}fewer `pixel_bits`, if it is the first layer.",
-        )
+        found = f"{weights.shape[1]} inputs of up to {round(1 / real.unit)} can exceed {limit}, {reason}, at any scale"
+        hint = f"Use {advice}fewer `pixel_bits`, if it is the first layer."
+        raise RangeError(found, where=real.layer.name, hint=hint)
     return np.asarray(weights.sum(axis=1) / room)
 
 
@@ -180,11 +163,8 @@ def scalar_scales(
     allowed = min(math.floor(min(most.min(), largest_threshold) * (1 + 1e-12)), largest_threshold)
     if allowed < 1:
         channel = int(np.flatnonzero(alive)[most.argmin()])
-        raise RangeError(
-            f"the currents of channel {channel} are too large relative to its threshold for a shared threshold",
-            where=name,
-            hint="Use `thresholds='channel'`.",
-        )
+        found = f"the currents of channel {channel} are too large relative to its threshold for a shared threshold"
+        raise RangeError(found, where=name, hint="Use `thresholds='channel'`.")
     # At the first candidate the largest weight, in units of its channel's threshold, is exactly at the limit.
     peak = float((np.abs(real).max(axis=1, initial=0) / theta).max()) * unit
     wanted = _FACTORS * (largest_weight / peak) if peak > 0 else np.ones(1)
@@ -198,16 +178,6 @@ def _rounding_error(weights: Array, scales: Array, largest_weight: int) -> float
 
 
 _HUGE: Final = 2.0**30
-
-
-def excessive_bias(synapse: Synapse) -> float:
-    """Return the largest magnitude of a bias if it exceeds the sum of any channel's weights, otherwise 0.
-
-    It then takes more of a potential's range than inputs of 1 can.
-    """
-    sums = np.abs(synapse.weight).reshape(synapse.channels, -1).sum(axis=1)
-    largest = 0.0 if synapse.bias is None else float(np.abs(synapse.bias).max())
-    return largest if largest > sums.max() else 0.0
 
 
 @dataclass(frozen=True, eq=False)

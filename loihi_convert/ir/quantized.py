@@ -14,11 +14,12 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits, rules
+from loihi_convert.chip.targets import TARGETS
 from loihi_convert.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target, Task
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import IntegrateAndFire, Spiking, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.relays import relay_count, relayed, require_exact_relays, require_relays
+from loihi_convert.ir.relays import relay_count, relayed, require, require_exact_relays, require_relays
 from loihi_convert.ir.synapse import Dense, Synapse
 
 MAX_NAME_LENGTH: Final = 400
@@ -126,13 +127,9 @@ class QuantizedLayer:
         """The layer as it is stored: the digits of a last layer that has two (`split`), otherwise itself."""
         if not self.low_bits:
             return self
-        fits = self.neuron is None and 1 <= self.low_bits <= MAX_LOW_BITS
-        if not fits or not isinstance(self.synapse, Dense):
-            raise RangeError(
-                f"found {self.low_bits} low bits",
-                where=self.name,
-                expected=f"must be in 1..{MAX_LOW_BITS}, in a dense layer without neurons",
-            )
+        if self.neuron is not None or not 1 <= self.low_bits <= MAX_LOW_BITS or not isinstance(self.synapse, Dense):
+            expected = f"must be in 1..{MAX_LOW_BITS}, in a dense layer without neurons"
+            raise RangeError(f"found {self.low_bits} low bits", where=self.name, expected=expected)
         return replace(
             self,
             synapse=split(self.synapse, self.low_bits),
@@ -202,69 +199,56 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provenance", as_provenance(self.provenance))
-        if not 1 <= self.pixel_bits <= limits.MAX_PIXEL_BITS:
-            raise RangeError(
-                f"found {self.pixel_bits}", where="pixel_bits", expected=f"must be in 1..{limits.MAX_PIXEL_BITS}"
-            )
+        bits, most = self.pixel_bits, limits.MAX_PIXEL_BITS
+        require(1 <= bits <= most, "pixel_bits", f"found {bits}", f"must be in 1..{most}")
         require_poisson_seed(self.poisson_seed)
-        if self.poisson_seed is not None and self.pixel_bits != limits.MAX_PIXEL_BITS:
-            raise RangeError(f"found {self.pixel_bits} for Poisson input", where="pixel_bits", expected="must be 8")
-        if not 1 <= self.timesteps <= self.max_timesteps <= MAX_TIMESTEPS:
-            raise RangeError(
-                f"found {self.timesteps} with max_timesteps {self.max_timesteps}",
-                where="timesteps",
-                expected=f"must be in 1..max_timesteps, which is at most {MAX_TIMESTEPS:,}",
-            )
-        if self.target == "loihi2" and self.reset == "hard":
-            raise RangeError(
-                "found 'hard' with target loihi2", where="reset", expected="must be soft, the reset of the circuit"
-            )
+        is_fit = self.poisson_seed is None or bits == most
+        require(is_fit, "pixel_bits", f"found {bits} for Poisson input", f"must be {most}")
+        found = f"found {self.timesteps} with max_timesteps {self.max_timesteps}"
+        expected = f"must be in 1..max_timesteps, which is at most {MAX_TIMESTEPS:,}"
+        require(1 <= self.timesteps <= self.max_timesteps <= MAX_TIMESTEPS, "timesteps", found, expected)
+        is_fit, expected = not self.is_circuit or self.reset == "soft", "must be soft, the reset of the circuit"
+        require(is_fit, "reset", f"found 'hard' with target {self.target}", expected)
         kept = (
             *rules.EXACTNESS_RULES,
             *(rules.LIF_RULES if self.reset == "hard" else ()),
-            *(rules.CHIP_RULES if self.target == "loihi2" else ()),
+            *(rules.CHIP_RULES if self.is_circuit else ()),
             *(rules.SCALAR_RULES if self.thresholds == "scalar" else ()),
         )
-        if not self.layers:
-            raise RangeError("found no layers", where="layers", expected="must be at least one")
+        require(bool(self.layers), "layers", "found no layers", "must be at least one")
         for index, layer in enumerate((*self.layers[:-1], self.layers[-1].stored)):
             require_name(layer.name)
             most = 1 if index else largest_pixel(self.poisson_seed, self.pixel_bits)
-            if layer.largest_input != most:
-                raise RangeError(f"largest_input {layer.largest_input}", where=layer.name, expected=f"must be {most}")
+            require(layer.largest_input == most, layer.name, f"largest_input {layer.largest_input}", f"must be {most}")
             _require_number_per_channel(layer)
             for rule in kept:
-                if found := rule(layer):
-                    raise RangeError(f"breaks the rule '{rule.__name__.replace('_', ' ')}': {found}", where=layer.name)
+                if broken := rule(layer):
+                    raise RangeError(f"breaks the rule '{rule.__name__.replace('_', ' ')}': {broken}", where=layer.name)
         names = [layer.name for layer in self.layers]
-        if repeated := [name for name in names if names.count(name) > 1]:
-            raise RangeError("found in two layers", where=repeated[0], expected="must be the name of one layer")
+        for name in names:
+            require(names.count(name) == 1, name, "found in two layers", "must be the name of one layer")
         for layer in self.layers[:-1]:
-            if layer.low_bits:
-                found, expected = f"has {layer.low_bits} low bits", "must have none"
-            elif layer.neuron is None:
-                found, expected = "has no neurons", "must have neurons"
-            elif layer.offset is not None:
-                found, expected = "has an offset", "must have none"
-            else:
-                continue
-            raise RangeError(found, where=layer.name, expected=f"{expected} unless it is the last layer")
+            last = "unless it is the last layer"
+            require(not layer.low_bits, layer.name, f"has {layer.low_bits} low bits", f"must have none {last}")
+            require(layer.neuron is not None, layer.name, "has no neurons", f"must have neurons {last}")
+            require(layer.offset is None, layer.name, "has an offset", f"must have none {last}")
         self._require_exact_relays()
-        if len(self.shapes[-1]) != 1:
-            raise RangeError(
-                "is a convolution", where=self.layers[-1].name, expected="must be dense, as the last layer"
-            )
+        require(len(self.shapes[-1]) == 1, names[-1], "is a convolution", "must be dense, as the last layer")
 
     def _require_exact_relays(self) -> None:
         for index, layer in enumerate(self.layers):
             if relay_count(layer.relay_of) == 0:
                 continue
-            if index in (0, len(self.layers) - 1):
-                reason = "its inputs are pixels" if index == 0 else "it is the last layer"
-                raise RangeError("has relays", where=layer.name, expected=f"must have none: {reason}")
+            require(index > 0, layer.name, "has relays", "must have none: its inputs are pixels")
+            require(index < len(self.layers) - 1, layer.name, "has relays", "must have none: it is the last layer")
             require_exact_relays(
                 layer.name, layer.synapse, layer.relay_of, layer.threshold, self.layers[index - 1].synapse.channels
             )
+
+    @property
+    def is_circuit(self) -> bool:
+        """Whether its neurons are the circuit of stock neurons, whose potentials wrap; see `ir.neuron_model`."""
+        return TARGETS[self.target].is_circuit
 
     @property
     def low_bits(self) -> int:
@@ -342,12 +326,8 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
 def require_name(name: str) -> None:
     """Raise a `RangeError` unless ``name`` can be that of a layer."""
     # Names are printed in tables; a terminal would interpret control characters.
-    if not name.isprintable() or not 1 <= len(name) <= MAX_NAME_LENGTH:
-        raise RangeError(
-            f"found {name[:20]!a}",
-            where="name of a layer",
-            expected=f"must be 1..{MAX_NAME_LENGTH} printable characters",
-        )
+    is_fit, expected = name.isprintable() and 1 <= len(name) <= MAX_NAME_LENGTH, "printable characters"
+    require(is_fit, "name of a layer", f"found {name[:20]!a}", f"must be 1..{MAX_NAME_LENGTH} {expected}")
 
 
 def _require_number_per_channel(layer: QuantizedLayer) -> None:
@@ -356,8 +336,7 @@ def _require_number_per_channel(layer: QuantizedLayer) -> None:
     if neuron is not None:
         arrays |= {"threshold": neuron.threshold, "initial_potential": neuron.initial_potential}
     for name, array in arrays.items():
-        if array.shape != channels:
-            raise RangeError(f"{name} of shape {array.shape}", where=layer.name, expected=f"must be {channels}")
+        require(array.shape == channels, layer.name, f"{name} of shape {array.shape}", f"must be {channels}")
 
 
 def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
@@ -367,8 +346,7 @@ def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
 
 def require_poisson_seed(seed: int | None) -> None:
     """Raise a `RangeError` unless ``seed`` is a valid seed of Poisson input or None."""
-    if seed is not None and not 0 <= seed <= MAX_SEED:
-        raise RangeError(f"found {seed}", where="poisson_seed", expected=f"must be in 0..{MAX_SEED}")
+    require(seed is None or 0 <= seed <= MAX_SEED, "poisson_seed", f"found {seed}", f"must be in 0..{MAX_SEED}")
 
 
 def with_pixel_bits(images: Array, pixel_bits: int) -> Array:
@@ -409,8 +387,7 @@ def joined_digits(values: Array, low_bits: int) -> Array:
 def joined_synapse(synapse: Synapse, low_bits: int) -> Synapse:
     """Return the synapse whose digits are stored in ``synapse``, as read from a file."""
     weight, bias = synapse.weight, synapse.bias
-    if len(weight) % 2:
-        raise RangeError(f"found {len(weight)} outputs", where="weight", expected="must be even: high and low digits")
+    require(len(weight) % 2 == 0, "weight", f"found {len(weight)} outputs", "must be even: high and low digits")
     return replace(
         synapse,
         weight=joined_digits(weight.T, low_bits).T,

@@ -122,12 +122,8 @@ def require_encoding(datasets: Datasets, expected: Datasets) -> None:
             raise NetxError("unexpected in a file of this network", where=name, hint=EXPORT_AGAIN)
         found, wanted = datasets[name], expected[name]
         if (found.dtype, found.shape) != (wanted.dtype, wanted.shape) or found.tobytes() != wanted.tobytes():
-            raise NetxError(
-                f"{brief(found)} is inconsistent with the rest of the file",
-                where=name,
-                expected=f"expected {brief(wanted)}",
-                hint=EXPORT_AGAIN,
-            )
+            differs = f"{brief(found)} is inconsistent with the rest of the file"
+            raise NetxError(differs, where=name, expected=f"expected {brief(wanted)}", hint=EXPORT_AGAIN)
 
 
 def _decode_conv(stock: Datasets, extra: Datasets) -> Synapse:

@@ -11,7 +11,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
-from loihi_convert.backends.request import check_run
+from loihi_convert.backends.result import check_run
 from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
@@ -75,7 +75,7 @@ def run(
     InputError
         As in `open_file`.
     UsageError
-        As in `backends.request.check_run`, or if there are ``workers`` for a board.
+        As in `backends.result.check_run`, or if there are ``workers`` for a board.
     PlatformError
         As in `Workers.map`.
     VerificationError

@@ -12,25 +12,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from loihi_convert.arrays import Array, Pair, Shape
-from loihi_convert.errors import DataError
 from loihi_convert.ir.poisson import poisson_spikes
 from loihi_convert.ir.quantized import with_pixel_bits
 from loihi_convert.ir.synapse import Conv, Synapse
-from loihi_convert.simulation.convolution import MAX_BYTE, Convolution, Geometry, channels_last_of, onednn_errs
-from loihi_convert.simulation.image_shards import ImageArray
-from loihi_convert.simulation.kernel_structure import Structure, rate, worthwhile_structure
-from loihi_convert.simulation.split_convolution import SplitConvolution
-
-_DIVIDED: Final[
-    WeakKeyDictionary[Synapse, dict[tuple[Shape, bool, bool], tuple[Array, Geometry, Structure | None]]]
-] = WeakKeyDictionary()
+from loihi_convert.simulation.convolution import MAX_BYTE, Convolution, Geometry, channels_last_of
 
 
 class Currents:
@@ -59,15 +50,11 @@ class Currents:
         pooled, largest_input = pooled_maps(input_shape, synapse.pool), math.prod(synapse.pool)
         self.input_dtype = np.uint8 if takes_spikes and largest_input <= np.iinfo(np.uint8).max else np.float32
         bytes_up_to = largest_input if takes_spikes and not averages and largest_input <= MAX_BYTE else None
-        covers_map, output_size = not isinstance(synapse, Conv), _size(synapse.output_shape(input_shape))
-        weight, geometry, structure = _divided(synapse, input_shape, averages, bytes_up_to is not None)
-        self._convolution: Convolution | SplitConvolution
-        if structure is None:
-            self._convolution = Convolution(weight, geometry, pooled, largest_input=bytes_up_to, covers_map=covers_map)
-        else:
-            self._convolution = SplitConvolution(
-                structure, geometry.stride, pooled, output_size, largest_input=bytes_up_to, covers_map=covers_map
-            )
+        covers_map = not isinstance(synapse, Conv)
+        weight, geometry = as_convolution(synapse, input_shape)
+        if averages and largest_input > 1:
+            weight = weight / largest_input
+        self._convolution = Convolution(weight, geometry, pooled, largest_input=bytes_up_to, covers_map=covers_map)
 
     @property
     def uses_int8(self) -> bool:
@@ -76,29 +63,6 @@ class Currents:
     def __call__(self, inputs: Array) -> Array:
         """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)`` of `input_dtype`."""
         return self._convolution(inputs)
-
-
-def _divided(
-    synapse: Synapse, input_shape: Shape, averages: bool, is_int8: bool
-) -> tuple[Array, Geometry, Structure | None]:
-    """Return the kernel, its geometry, and what it is divided into; kept as long as the synapse lives.
-
-    A network is simulated many times while its thresholds are balanced.
-    """
-    known = _DIVIDED.setdefault(synapse, {})
-    key = (input_shape, averages, is_int8)
-    if key not in known:
-        weight, geometry = as_convolution(synapse, input_shape)
-        if averages and synapse.pool != (1, 1):
-            weight = weight / math.prod(synapse.pool)
-        pooled, structure = pooled_maps(input_shape, synapse.pool)[:2], None
-        if not onednn_errs(geometry, weight.shape[2:], pooled):
-            size = _size(synapse.output_shape(input_shape))
-            structure = worthwhile_structure(
-                weight, geometry, pooled, size, rate=rate(is_int8=is_int8), is_integer=not averages
-            )
-        known[key] = (weight, geometry, structure)
-    return known[key]
 
 
 def as_convolution(synapse: Synapse, input_shape: Shape) -> tuple[Array, Geometry]:
@@ -148,22 +112,7 @@ def pooled_maps(input_shape: Shape, pool: Pair) -> tuple[int, int, int]:
     return height // pool[0], width // pool[1], channels
 
 
-def _size(shape: Shape) -> Pair:
-    """Rows and columns of ``(C, H, W)``; (1, 1) for a vector."""
-    return (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
-
-
 MAX_PIXEL: Final = 255
-
-
-def require_images(input_shape: Shape, images: ImageArray, where: str = "images") -> None:
-    """Raise a `DataError` unless ``images`` are uint8 ``(N, *input_shape)``, N >= 1."""
-    shape = f"uint8 of shape (N, {', '.join(map(str, input_shape))}), N >= 1"
-    if not isinstance(getattr(images, "dtype", None), np.dtype):
-        found, expected = f"found an object of type {type(images).__name__}", f"must be a NumPy array, {shape}"
-        raise DataError(found, where=where, expected=expected)
-    if images.dtype != np.uint8 or images.shape[1:] != input_shape or len(images) < 1:
-        raise DataError(f"found {images.dtype} of shape {images.shape}", where=where, expected=f"must be {shape}")
 
 
 @dataclass(frozen=True)

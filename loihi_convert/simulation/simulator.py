@@ -38,7 +38,6 @@ from loihi_convert.chip import limits
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork, joined_digits
-from loihi_convert.ir.synapse import Synapse
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.currents import Currents, Inputs
 from loihi_convert.simulation.device import CpuLayer, DeviceLayer, GpuLayer
@@ -51,7 +50,7 @@ from loihi_convert.simulation.image_shards import (
     on_cores,
     on_shards,
 )
-from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
+from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording, float_specs, integer_specs
 from loihi_convert.simulation.neurons import Neurons
 
 
@@ -101,7 +100,7 @@ class Simulator:
         self._low_bits = 0
         if isinstance(network, QuantizedNetwork):
             default = neuron_model(network) if saturates else NeuronModel(network.reset)
-            specs = _integer_specs(network.stored, neuron or default, saturates=saturates)
+            specs = integer_specs(network.stored, neuron or default, saturates=saturates)
             self._low_bits = network.low_bits
         else:
             specs = float_specs(network)
@@ -331,71 +330,10 @@ def layers_on(device: str, specs: Sequence[LayerSpec]) -> Sequence[DeviceLayer]:
     ]
 
 
-def _integer_specs(network: QuantizedNetwork, neuron: NeuronModel, *, saturates: bool) -> list[LayerSpec]:
-    limit = neuron.limit if saturates else math.inf
-    synapses = [layer.synapse for layer in network.layers]
-    fan_outs = [*network.fan_outs, None][: len(synapses)]
-    specs = _specs(network, synapses, fan_outs, limit=limit, neuron=neuron, is_integer=True)
-    return [_by_stock_lif(spec) for spec in specs] if neuron is NeuronModel.STOCK_LIF else specs
-
-
-def _by_stock_lif(spec: LayerSpec) -> LayerSpec:
-    """The layer as unmodified lava-dl reads it, see `ir.neuron_model`."""
-    if spec.threshold is None and spec.synapse.bias is None:
-        return replace(spec, neuron=NeuronModel.CIRCUIT, limit=limits.WRAPS_ABOVE)
-    bias = None if spec.synapse.bias is None else spec.synapse.bias.astype(np.int16)
-    threshold = np.array([limits.NEVER_FIRES] * spec.shape[0]) if spec.threshold is None else spec.threshold
-    synapse = replace(spec.synapse, bias=bias)
-    return replace(spec, synapse=synapse, threshold=threshold, initial_potential=None)
-
-
 def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:
     """Return the input stage of ``network``."""
     pixel_bits = network.pixel_bits if isinstance(network, QuantizedNetwork) else None
     return Inputs(network.layers[0].synapse.pool, network.poisson_seed, pixel_bits)
-
-
-def float_specs(network: SpikingNetwork) -> list[LayerSpec]:
-    """Return the layers of ``network`` as simulated."""
-    synapses = []
-    amplitude: Array | None = None
-    for layer in network.layers:
-        # Inputs are spikes (0 or 1): the amplitudes of the layer before become factors on the weights.
-        synapses.append(layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude))
-        amplitude = None if layer.neuron is None else layer.neuron.amplitude
-    neuron = NeuronModel(network.reset)
-    return _specs(network, synapses, [None] * len(synapses), limit=math.inf, neuron=neuron, is_integer=False)
-
-
-def _specs(
-    network: SpikingNetwork | QuantizedNetwork,
-    synapses: Sequence[Synapse],
-    fan_outs: Sequence[Array | None],
-    *,
-    limit: float,
-    neuron: NeuronModel,
-    is_integer: bool,
-) -> list[LayerSpec]:
-    shapes = (network.input_shape, *network.shapes)
-    pools = [*(synapse.pool for synapse in synapses[1:]), (1, 1)]
-    return [
-        LayerSpec(
-            synapse=synapse,
-            input_shape=input_shape,
-            takes_spikes=index > 0 or network.poisson_seed is not None,
-            shape=shape,
-            threshold=None if layer.neuron is None else layer.neuron.threshold,
-            initial_potential=None if layer.neuron is None else layer.neuron.initial_potential,
-            limit=limit,
-            neuron=neuron,
-            is_integer=is_integer,
-            pool=pool,
-            fan_out=fan_out,
-        )
-        for index, (layer, synapse, input_shape, shape, pool, fan_out) in enumerate(
-            zip(network.layers, synapses, shapes[:-1], shapes[1:], pools, fan_outs, strict=True)
-        )
-    ]
 
 
 def clipped_images(
@@ -445,7 +383,7 @@ def harmless_limits(network: QuantizedNetwork, index: int) -> HarmlessLimits:
     I in between, its potential stays below threshold + I.
     """
     neuron = network.layers[index].neuron
-    if neuron is None or network.target == "loihi2" or not network.has_constant_current(index):
+    if neuron is None or network.is_circuit or not network.has_constant_current(index):
         return HarmlessLimits()
     firing = neuron.threshold[neuron.threshold < limits.NEVER_FIRES]
     return HarmlessLimits(True, 2 * int(firing.max(initial=0)) <= limits.POTENTIAL_LIMIT)

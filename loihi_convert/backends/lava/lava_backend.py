@@ -32,8 +32,7 @@ from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.lava.timing import Timing, settling_steps, stock_interval
 from loihi_convert.backends.loihi2.board import chosen_board
 from loihi_convert.backends.options import BackendOptions
-from loihi_convert.backends.request import check_run, require_result_size
-from loihi_convert.backends.result import RunResult
+from loihi_convert.backends.result import RunResult, check_run, require_result_size
 from loihi_convert.choices import BackendName, LavaLayout
 from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import PlatformError, UsageError
@@ -215,12 +214,9 @@ class LavaBackend:
 
     def _timing(self, network: QuantizedNetwork, neuron: NeuronModel, image_count: int, timesteps: int) -> Timing:
         if neuron.is_circuit and self.layout != "processes":
-            raise UsageError(
-                f"found {self.layout}, but this run uses stock Processes of Lava",
-                where="lava_layout",
-                expected="must be processes for stock neurons",
-                hint="Omit it, or pass `neuron='own'`, which gives the same integers as long as nothing wraps.",
-            )
+            found = f"found {self.layout}, but this run uses stock Processes of Lava"
+            hint = "Omit it, or pass `neuron='own'`, which gives the same integers as long as nothing wraps."
+            raise UsageError(found, where="lava_layout", expected="must be processes for stock neurons", hint=hint)
         batch_size = 1
         if self.layout == "layers":
             batch_size = self._batch_size or fitting_batch_size(network, image_count)
