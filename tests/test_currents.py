@@ -20,9 +20,17 @@ from support.strategies import Case, networks
 from loihi_convert.arrays import Shape
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
-from loihi_convert.simulation import convolution as module
-from loihi_convert.simulation.convolution import MAX_BYTE, Convolution, Geometry, exact_products, has_fast_int8
-from loihi_convert.simulation.currents import Currents, sum_pool, summed_currents
+from loihi_convert.simulation import currents as module
+from loihi_convert.simulation.currents import (
+    MAX_BYTE,
+    Convolution,
+    Currents,
+    Geometry,
+    exact_products,
+    has_fast_int8,
+    sum_pool,
+    summed_currents,
+)
 from loihi_convert.simulation.graded import weighted
 from loihi_convert.simulation.image_shards import on_cores
 

@@ -27,8 +27,7 @@ from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork
-from loihi_convert.ir.rounding import nearest_scales
+from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork, nearest_scales
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import currents

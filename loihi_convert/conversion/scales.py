@@ -44,9 +44,8 @@ from loihi_convert.chip import limits
 from loihi_convert.choices import Reset
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import SpikingLayer
-from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, nearest_scales, rounded
 from loihi_convert.ir.relays import is_relay
-from loihi_convert.ir.rounding import nearest_scales, rounded
 from loihi_convert.ir.synapse import Synapse
 
 HEADROOM: Final = 1.25

@@ -41,7 +41,7 @@ from loihi_convert.choices import Readout, Task
 from loihi_convert.ir.network import ReluLayer, Spiking, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.quantized import require_name
-from loihi_convert.ir.relays import require, require_relays
+from loihi_convert.ir.relays import is_positive, require, require_numbers, require_relays
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 STOCK_SPIKE_EXP: Final = 6
@@ -168,7 +168,11 @@ class GradedNetwork(Spiking[GradedLayer]):
             require(layer.threshold >= 0, name, f"threshold {layer.threshold}", "must be 0 or more")
             require(layer.sends or is_last, name, "sends no messages", "must send some unless it is the last layer")
             require(layer.offset is None or is_last, name, "has an offset", "must have none: it is not the last layer")
-            bias = None if isinstance(layer.synapse, PixelBias) else layer.synapse.bias
+            if isinstance(layer.synapse, PixelBias):
+                continue
+            bias = layer.synapse.bias
+            numbers = (("scale", layer.scale, is_positive), ("offset", layer.offset, np.isfinite))
+            require_numbers(name, layer.synapse.channels, numbers)
             require(layer.sends or bias is None, name, "has a bias", "must have none: Lava's Sigma adds no bias")
         # Raises if a layer does not fit the one before it.
         _ = self.shapes

@@ -7,6 +7,7 @@ are computed, not stored.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -19,7 +20,15 @@ from loihi_convert.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout,
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import IntegrateAndFire, Spiking, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.relays import relay_count, relayed, require, require_exact_relays, require_relays
+from loihi_convert.ir.relays import (
+    is_positive,
+    relay_count,
+    relayed,
+    require,
+    require_exact_relays,
+    require_numbers,
+    require_relays,
+)
 from loihi_convert.ir.synapse import Dense, Synapse
 
 MAX_NAME_LENGTH: Final = 400
@@ -220,7 +229,7 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
             require_name(layer.name)
             most = 1 if index else largest_pixel(self.poisson_seed, self.pixel_bits)
             require(layer.largest_input == most, layer.name, f"largest_input {layer.largest_input}", f"must be {most}")
-            _require_number_per_channel(layer)
+            _require_numbers(layer)
             for rule in kept:
                 if broken := rule(layer):
                     raise RangeError(f"breaks the rule '{rule.__name__.replace('_', ' ')}': {broken}", where=layer.name)
@@ -232,6 +241,7 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
             require(not layer.low_bits, layer.name, f"has {layer.low_bits} low bits", f"must have none {last}")
             require(layer.neuron is not None, layer.name, "has no neurons", f"must have neurons {last}")
             require(layer.offset is None, layer.name, "has an offset", f"must have none {last}")
+        _require_numbers(self.layers[-1])
         self._require_exact_relays()
         require(len(self.shapes[-1]) == 1, names[-1], "is a convolution", "must be dense, as the last layer")
 
@@ -330,13 +340,24 @@ def require_name(name: str) -> None:
     require(is_fit, "name of a layer", f"found {name[:20]!a}", f"must be 1..{MAX_NAME_LENGTH} {expected}")
 
 
-def _require_number_per_channel(layer: QuantizedLayer) -> None:
-    channels, neuron = (layer.synapse.channels,), layer.neuron
-    arrays = {"scale": layer.scale} | ({} if layer.offset is None else {"offset": layer.offset})
+def _require_numbers(layer: QuantizedLayer) -> None:
+    """Raise a `RangeError` unless each array of the layer has one valid number per channel."""
+    neuron, balanced = layer.neuron, layer.balanced
+    numbers: list[tuple[str, Array | None, Callable[[Array], Array]]] = [
+        ("scale", layer.scale, is_positive),
+        ("correction", layer.correction, np.isfinite),
+        ("offset", layer.offset, np.isfinite),
+    ]
     if neuron is not None:
-        arrays |= {"threshold": neuron.threshold, "initial_potential": neuron.initial_potential}
-    for name, array in arrays.items():
-        require(array.shape == channels, layer.name, f"{name} of shape {array.shape}", f"must be {channels}")
+        # The exactness rules say what they must be.
+        numbers += [("threshold", neuron.threshold, np.isfinite), ("V0", neuron.initial_potential, np.isfinite)]
+    if balanced is not None:
+        numbers += [
+            ("balanced threshold", balanced.threshold, lambda values: values > 0),
+            ("balanced amplitude", balanced.amplitude, lambda values: np.isfinite(values) & (values >= 0)),
+            ("balanced V0", balanced.initial_potential, lambda values: (values >= 0) & (values < balanced.threshold)),
+        ]
+    require_numbers(layer.name, layer.synapse.channels, numbers)
 
 
 def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
@@ -399,3 +420,42 @@ def _digits(values: Array, base: int) -> Array:
     """High digits, then low digits, along the first axis: int32."""
     high = (values.astype(np.int64) + base // 2) // base
     return np.concatenate([high, values - high * base]).astype(np.int32)
+
+
+# Candidate clipping points, as fractions of the largest weight.
+_SHARES: Final = np.linspace(1.0, 0.3, 36)
+
+
+def nearest_scales(weights: Array, largest: int) -> Array:
+    """Return for each channel the scale s with the least squared error of ``s x rounded(weights, s)``.
+
+    With few bits one must choose between a coarse grid and a clipped tail. The scale of the largest weight, max |w| /
+    largest, clips nothing but is far from optimal at 4 bits, where one large weight leaves few levels for all others.
+
+    Parameters
+    ----------
+    weights
+        ``(channels, n)``: each row gets its own scale.
+    largest
+        Largest integer weight, for example 127 for 8 bits.
+
+    Returns
+    -------
+    Array
+        float64 ``(channels,)``; 0 where all weights are 0.
+    """
+    peaks = np.abs(weights).max(axis=1, initial=0).astype(np.float64) / largest
+    best, errors = peaks.copy(), np.full(len(weights), np.inf)
+    for share in _SHARES:
+        scales = share * peaks
+        error = np.square(weights - rounded(weights, scales, largest) * scales[:, None]).sum(axis=1)
+        is_better = error < errors
+        best[is_better], errors[is_better] = scales[is_better], error[is_better]
+    return np.asarray(best)
+
+
+def rounded(weights: Array, scales: Array, largest: int) -> Array:
+    """Return clip(round(weights / scales), -largest, largest) for ``(channels, n)``, 0 for scales of 0 or infinity."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.where(scales[:, None] > 0, weights / scales[:, None], 0)
+    return np.asarray(np.clip(np.rint(steps), -largest, largest))

@@ -24,6 +24,7 @@ rules, clipped potentials
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -77,6 +78,25 @@ def require(holds: bool, where: str, found: str, expected: str) -> None:
     """Raise a `RangeError` about a layer, or a part of a network, unless a rule ``holds``."""
     if not holds:
         raise RangeError(found, where=where, expected=expected)
+
+
+def brief(value: Array) -> str:
+    """Return up to four numbers, or the dtype and shape of a larger array, for an error message."""
+    return f"{value.dtype} {value.shape}" if value.size > 4 else f"{value.dtype} {value.tolist()}"
+
+
+def is_positive(values: Array) -> Array:
+    """Return which numbers are finite and above 0."""
+    return np.asarray(np.isfinite(values) & (values > 0))
+
+
+def require_numbers(
+    name: str, channels: int, numbers: Iterable[tuple[str, Array | None, Callable[[Array], Array]]]
+) -> None:
+    """Raise a `RangeError` unless ``numbers`` of layer ``name``, and which of them are valid, have one per channel."""
+    for what, array, are_valid in numbers:
+        holds = array is None or (array.shape == (channels,) and bool(are_valid(array).all()))
+        require(holds, name, f"{what} {'' if array is None else brief(array)}", "must be one valid number per channel")
 
 
 def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:

@@ -70,12 +70,10 @@ from loihi_convert.netx.hdf5 import (
     file_content,
     integer,
     integers,
-    is_positive,
     read_content,
     read_native_datasets,
 )
 from loihi_convert.netx.synapses import (
-    ChannelNumbers,
     chain_datasets,
     decoded_input_shape,
     decoded_relays,
@@ -83,7 +81,7 @@ from loihi_convert.netx.synapses import (
     geometry_datasets,
     relay_datasets,
     require_encoding,
-    require_sound,
+    require_size,
     stored_layers,
 )
 
@@ -101,7 +99,7 @@ def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = Fals
     path = Path(path)
     refuse_to_overwrite(path, overwrite)
     for layer, shape in zip(network.layers, network.shapes, strict=True):
-        _require_sound(layer, shape)
+        require_size(layer.name, shape)
     write_atomically(path, file_content(dict(encode(network))))
 
 
@@ -254,7 +252,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
             offset=extra.get("offset"),
         )
         shape = layer.synapse.output_shape(shape)
-        _require_sound(layer, shape)
+        require_size(layer.name, shape)
         layers.append(layer)
     reset = _choice(datasets, "reset", get_args(Reset))
     target = _choice(datasets, "target", get_args(Target), default="lava")
@@ -281,29 +279,6 @@ def _choice(datasets: Datasets, name: str, values: tuple[str, ...], default: str
     if found not in values:
         raise NetxError(f"found {found!r}", where=name, expected=one_of(values))
     return found
-
-
-def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
-    """Raise unless the layer has an acceptable size and one valid float per channel in each float array."""
-    numbers: list[ChannelNumbers] = [
-        ("scale", layer.scale, is_positive),
-        ("correction", layer.correction, np.isfinite),
-        ("offset", layer.offset, np.isfinite),
-    ]
-    if layer.neuron is not None:
-        # The exactness rules say what they must be.
-        numbers += [
-            ("threshold", layer.neuron.threshold, np.isfinite),
-            ("V0", layer.neuron.initial_potential, np.isfinite),
-        ]
-    if layer.balanced is not None:
-        threshold, amplitude, initial = (getattr(layer.balanced, name) for name in _BALANCED)
-        numbers += [
-            ("balanced threshold", threshold, lambda numbers: numbers > 0),
-            ("balanced amplitude", amplitude, lambda numbers: np.isfinite(numbers) & (numbers >= 0)),
-            ("balanced V0", initial, lambda numbers: (numbers >= 0) & (numbers < threshold)),
-        ]
-    require_sound(layer.name, shape, layer.synapse.channels, numbers)
 
 
 def _decode_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
@@ -337,7 +312,7 @@ def write_graded(network: GradedNetwork, path: str | Path, *, overwrite: bool = 
     path = Path(path)
     refuse_to_overwrite(path, overwrite)
     for layer, shape in zip(network.layers[1:], network.shapes[1:], strict=True):
-        _require_sound_graded(layer, shape)
+        _require_storable(layer, shape)
     write_atomically(path, file_content(dict(encode_graded(network))))
 
 
@@ -417,17 +392,16 @@ def _decode_graded(datasets: Datasets) -> GradedNetwork:
             relay_of=decoded_relays(extra),
         )
         shape = synapse.output_shape(shape)
-        _require_sound_graded(layer, shape)
+        _require_storable(layer, shape)
         layers.append(layer)
     provenance = decoded_provenance(datasets)
     return GradedNetwork(input_shape, tuple(layers), integer(datasets[f"{NATIVE_GROUP}/spike_exp"]), provenance)
 
 
-def _require_sound_graded(layer: GradedLayer, shape: Shape) -> None:
-    """Raise unless the layer has an acceptable size, 8-bit weights, and a valid scale and offset for each channel."""
-    synapse = _synapse(layer)
-    least, largest = int(synapse.weight.min()), int(synapse.weight.max())
+def _require_storable(layer: GradedLayer, shape: Shape) -> None:
+    """Raise unless the layer has an acceptable size and 8-bit weights."""
+    require_size(layer.name, shape)
+    weight = _synapse(layer).weight
+    least, largest = int(weight.min()), int(weight.max())
     if least < -limits.WEIGHT_LIMIT - 1 or largest > limits.WEIGHT_LIMIT:
         raise NetxError(f"weights {least}..{largest}", where=layer.name, expected="must be 8-bit integers")
-    numbers: list[ChannelNumbers] = [("scale", layer.scale, is_positive), ("offset", layer.offset, np.isfinite)]
-    require_sound(layer.name, shape, synapse.channels, numbers)

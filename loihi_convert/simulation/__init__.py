@@ -6,8 +6,7 @@
 ``device``          a layer on a CPU or a GPU; ``one_step``, the neurons' equations to read
 ``neurons``         the same step on a CPU, for all steps of many images
 ``neuron_kernels``  its compiled loops
-``currents``        images -> inputs; a synapse as a function of a batch
-``convolution``     convolutions in the fastest arithmetic that is exact
+``currents``        images -> inputs; a synapse as a function of a batch, in the fastest arithmetic that is exact
 ``image_shards``    images divided among processes and cores
 ``layerwise``       a network that grows layer by layer while it is balanced
 ``relu``            the CNN's activations

@@ -20,8 +20,7 @@ from torch import Tensor
 from loihi_convert.chip import limits
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Conv
-from loihi_convert.simulation.convolution import Geometry, convolved_by_product, exact_products
-from loihi_convert.simulation.currents import Currents, pooled_maps
+from loihi_convert.simulation.currents import Currents, Geometry, convolved_by_product, exact_products, pooled_maps
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons
 

@@ -17,7 +17,7 @@ from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
-from loihi_convert.simulation.convolution import Geometry, convolved_by_product, exact_products, onednn_errs
+from loihi_convert.simulation.currents import Geometry, convolved_by_product, exact_products, onednn_errs
 
 
 class GradedStep(NamedTuple):
