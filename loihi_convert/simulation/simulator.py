@@ -30,7 +30,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike
 from torch import Tensor
 
 from loihi_convert.arrays import Array
@@ -182,6 +181,21 @@ class _Run(NamedTuple):
     first_image: int = 0
     records_potentials: bool = False
     neuron: NeuronModel | None = None
+    only_last: bool = False
+
+    def simulate(
+        self,
+        shard: Shard,
+        take: Callable[[Block], None],
+        recording: Recording | None = None,
+        *,
+        saturates: bool = True,
+        progress: Progress,
+    ) -> None:
+        """Call ``take`` with the blocks of ``shard``, see `Simulator.run`."""
+        simulator = Simulator(self.network, recording, device=self.device, saturates=saturates, neuron=self.neuron)
+        first = self.first_image + shard.first
+        simulator.run(np.asarray(shard.images), self.timesteps, take, first_image=first, progress=progress)
 
 
 def outputs(
@@ -201,20 +215,6 @@ def outputs(
     return joined_parts(on_shards(_outputs, _Run(network, timesteps, device, first_image), images, progress=progress))
 
 
-def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
-    network, images = run.network, np.asarray(shard.images)
-    found = np.empty((len(images), run.timesteps, *network.shapes[-1]), _output_type(network))
-
-    def take(block: Block) -> None:
-        last = block.layers[-1]
-        read = last.potentials if network.readout == "potential" else last.spikes
-        found[block.images, block.steps] = read[:, :, 0, 0]
-
-    first = run.first_image + shard.first
-    Simulator(network, device=run.device).run(images, run.timesteps, take, first_image=first, progress=progress)
-    return found if network.readout == "potential" else found.cumsum(axis=1)
-
-
 def last_outputs(
     network: SpikingNetwork | QuantizedNetwork,
     images: ImageArray,
@@ -227,29 +227,29 @@ def last_outputs(
 
     ``neuron`` is as in `Simulator`.
     """
-    return joined_parts(on_shards(_last_outputs, _Run(network, timesteps, device, neuron=neuron), images))
+    run = _Run(network, timesteps, device, neuron=neuron, only_last=True)
+    return np.asarray(joined_parts(on_shards(_outputs, run, images))[:, 0])
 
 
-def _last_outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
-    network, images = run.network, np.asarray(shard.images)
-    found = np.zeros((len(images), *network.shapes[-1]), _output_type(network))
+def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
+    network, counts = run.network, run.network.readout == "spikes"
+    has_digits = isinstance(network, QuantizedNetwork) and bool(network.low_bits)
+    shape = (len(shard.images), 1 if run.only_last else run.timesteps, *network.shapes[-1])
+    found = np.zeros(shape, np.float64 if has_digits else np.float32)
 
     def take(block: Block) -> None:
         last = block.layers[-1]
-        if network.readout == "spikes":
-            found[block.images] += last.spikes[:, :, 0, 0].sum(axis=1)
+        values = (last.spikes if counts else last.potentials)[:, :, 0, 0]
+        if not run.only_last:
+            found[block.images, block.steps] = values
+        elif counts:
+            found[block.images, 0] += values.sum(axis=1)
         else:
             # Blocks of the same images come in the order of their steps.
-            found[block.images] = last.potentials[:, -1, 0, 0]
+            found[block.images, 0] = values[:, -1]
 
-    simulator = Simulator(network, device=run.device, neuron=run.neuron)
-    simulator.run(images, run.timesteps, take, first_image=shard.first, progress=progress)
-    return found
-
-
-def _output_type(network: SpikingNetwork | QuantizedNetwork) -> DTypeLike:
-    """float32, or float64 for potentials of two digits."""
-    return np.float64 if isinstance(network, QuantizedNetwork) and network.low_bits else np.float32
+    run.simulate(shard, take, progress=progress)
+    return np.asarray(found.cumsum(axis=1, dtype=found.dtype)) if counts else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,8 +311,7 @@ def _extremes(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> E
         np.maximum(outputs, np.abs(block.layers[-1].potentials).max(axis=(0, 1, 2, 3)), out=outputs)
 
     recording = Recording(currents=True, potentials=run.records_potentials)
-    simulator = Simulator(run.network, recording, device=run.device, saturates=False)
-    simulator.run(np.asarray(shard.images), run.timesteps, take, first_image=shard.first, progress=progress)
+    run.simulate(shard, take, recording, saturates=False, progress=progress)
     return Extremes(tuple(largest), outputs, tuple(bounds) if run.records_potentials else ())
 
 
@@ -357,8 +356,7 @@ def _clipped_images(run: _Run, shard: Shard, *, progress: Progress = no_progress
         for index, layer in enumerate(block.layers):
             seen[index, block.images] |= layer.clipped
 
-    simulator = Simulator(run.network, Recording(clipping=True), device=run.device)
-    simulator.run(images, run.timesteps, take, first_image=shard.first, progress=progress)
+    run.simulate(shard, take, Recording(clipping=True), progress=progress)
     counted = [*np.moveaxis(seen, 2, 0), seen.any(axis=2)]
     return np.stack([images.sum(axis=1, dtype=np.int64) for images in counted], axis=1)
 
