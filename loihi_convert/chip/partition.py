@@ -250,11 +250,7 @@ def dense_words(neurons: int, inputs: int) -> int:
 
 
 def packed_dense_words(neurons: float, inputs: int) -> float:
-    """Return `dense_words` with rows that are not rounded up, but take at least a word.
-
-    In the older tables rows are fractions of words on average: Oxford's 31.5 for 100 neurons, where this gives 31.4,
-    and PilotNet's 2.83 for 8.3, where it gives 2.8.
-    """
+    """Return `dense_words` with rows not rounded up, as on average in the older tables, but of at least a word."""
     return inputs * max(1.0, (5 * neurons + 3) / 16)
 
 

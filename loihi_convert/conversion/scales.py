@@ -133,25 +133,13 @@ def scalar_scales(
 
     Parameters
     ----------
-    name
-        Name of the layer, for error messages.
-    thresholds
-        Before rounding, float64 ``(C_out,)``; infinite for relays and for channels that can never fire.
-    weights
-        Before rounding, or their magnitudes: ``(C_out, n)``.
+    thresholds, weights
+        Before rounding, ``(C_out,)`` and ``(C_out, n)``; thresholds are infinite for relays and for channels that can
+        never fire, whose scale is 1.
     least
         float64 ``(C_out,)``: the smallest scale allowed by each channel's currents, potentials and bias.
     unit
         x of this module's docstring.
-    largest_weight
-        Largest integer weight, for example 127 for 8 bits.
-    largest_threshold
-        Upper bound of theta_q.
-
-    Returns
-    -------
-    Array
-        float64 ``(C_out,)``; 1 where ``thresholds`` are infinite.
     """
     alive = np.isfinite(thresholds)
     if not alive.any():
@@ -227,10 +215,7 @@ class FloatLayer:
 
     @property
     def relay_weight(self) -> int:
-        """Weight and threshold of relays with one threshold per channel: the largest power of two that fits a weight.
-
-        The largest, because for target loihi2 all thresholds of a layer share one power of two.
-        """
+        """Weight and threshold of relays: the largest power of two, which on a chip all thresholds of a layer share."""
         return 1 << (self.largest_weight.bit_length() - 1)
 
     @property

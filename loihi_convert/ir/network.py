@@ -326,10 +326,7 @@ def _extent(size: tuple[int, ...]) -> str:
 
 
 def classes_of(outputs: Array) -> Array:
-    """Return the predicted class of each row of ``outputs``, ``(..., outputs)``: int64 ``(...)``.
-
-    The argmax, the lowest class among equals (paper, alg. 3); for a single output 1 if it is above 0, else 0.
-    """
+    """Return the first largest class of each row of ``outputs``, or if a single one is above 0: int64 ``(...)``."""
     if outputs.shape[-1] == 1:
         return np.asarray(outputs[..., 0] > 0, np.int64)
     return np.asarray(outputs.argmax(axis=-1))

@@ -287,12 +287,7 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
     def real_outputs(self, outputs: Array, timesteps: int | Array) -> Array:
         """Return ``outputs`` in the CNN's units, float64: (potential, or spike count x threshold) x scale / T + offset.
 
-        Parameters
-        ----------
-        outputs
-            As in `RunResult.outputs`: ``(..., outputs)``.
-        timesteps
-            The steps T after which they were read: one number, or an array that broadcasts.
+        ``outputs`` are as in `RunResult.outputs`, read after ``timesteps``: one number, or an array that broadcasts.
         """
         offset = self.layers[-1].offset
         found = np.asarray(outputs * self.output_scale / timesteps)

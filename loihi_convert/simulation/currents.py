@@ -104,14 +104,7 @@ def as_convolution(synapse: Synapse, input_shape: Shape) -> tuple[Array, Geometr
 def summed_currents(synapse: Synapse, input_shape: Shape, summed: Array) -> Array:
     """Return the currents of a float network's synapse, summed over positions, without biases: float64 ``(C_out,)``.
 
-    Parameters
-    ----------
-    synapse
-        The synapse, whose pooling averages.
-    input_shape
-        ``(C, H, W)`` or ``(N,)``, before pooling.
-    summed
-        float64 ``(H', W', C)``: inputs, summed over the windows of the pooling and over any number of maps.
+    ``summed``, float64 ``(H', W', C)``: inputs summed over the windows of the pooling and over any number of maps.
     """
     weight, (stride, padding, dilation, groups) = as_convolution(synapse, input_shape)
     maps, kernel = torch.tensor(summed).permute(2, 0, 1)[None], torch.tensor(weight, dtype=torch.float64)

@@ -59,14 +59,7 @@ def global_steps(
 ) -> Iterator[GradedState]:
     """Yield every layer after each global step of Lava, in which a layer receives the messages of the step before.
 
-    Parameters
-    ----------
-    network
-        The network.
-    frames
-        The input x of each step: integers ``(B, *input_shape)``.
-    start
-        The state before the first step; default: all 0, for B = 1.
+    ``frames``: the input x of each step, integers ``(B, *input_shape)``; ``start``: the state before, default 0, B = 1.
     """
     state = tuple(map(blank_step, network.shapes)) if start is None else start
     for frame in frames:

@@ -223,10 +223,7 @@ def last_outputs(
     device: str = "cpu",
     neuron: NeuronModel | None = None,
 ) -> Array:
-    """Return `outputs` after the last step, ``(N, classes)``, without holding those of other steps.
-
-    ``neuron`` is as in `Simulator`.
-    """
+    """Return `outputs` after the last step, ``(N, classes)``; ``neuron`` is as in `Simulator`."""
     run = _Run(network, timesteps, device, neuron=neuron, only_last=True)
     return np.asarray(joined_parts(on_shards(_outputs, run, images))[:, 0])
 
