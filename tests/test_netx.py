@@ -47,7 +47,7 @@ def assert_same(found: object, expected: object, name: str = "network") -> None:
 
 
 @given(case=networks())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 def test_round_trip_in_every_field_and_in_behaviour(tmp_path_factory: pytest.TempPathFactory, case: Case) -> None:
     network, images = case
     path = tmp_path_factory.mktemp("netx") / "model.net"
