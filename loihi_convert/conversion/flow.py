@@ -21,6 +21,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.conversion.agreement import (
     Agreement,
     Measure,
+    agreement_of,
     measure_of,
     measured_agreement,
     rounded_share,
@@ -242,12 +243,6 @@ class CopiesTrial(Agreement):
     neurons: int
 
 
-class _Tried(NamedTuple):
-    trial: CopiesTrial
-    # Per image: 1 if the class is the CNN's, else 0; for a regression, minus the squared error.
-    merits: Array
-
-
 def choose_copies(
     variant: Callable[[int], ReluNetwork],
     images: ImageArray,
@@ -286,22 +281,31 @@ def choose_copies(
         options = best.chosen(options)
     trying = trial_images(images, timesteps)
     balancing = balancing_images(images, trying)
-    scores = cnn_scores(first, trying)
-    tried: list[_Tried] = []
+    scores, measure = cnn_scores(first, trying), measure_of(first.task)
+    tried: list[tuple[CopiesTrial, Array]] = []
     for count in copies:
         network = variant(count) if tried else first
         with bars(f"T = {timesteps}: {count} relays per skip") as progress:
             spiking = balance(network, balancing, timesteps, options, device=device, progress=progress)
             quantized = quantize(spiking, balancing, quantize_options, device=device)
-        bits = _identity_bits(network, quantized)
-        tried.append(_tried(network, quantized, scores, trying, count, bits, device))
-        if bits <= _NEGLIGIBLE_BITS:
+        found = quantized.real_outputs(last_outputs(quantized, trying, timesteps, device=device), timesteps)
+        trial = CopiesTrial(
+            **asdict(agreement_of(found, scores, measure)),
+            copies=count,
+            identity_bits=_identity_bits(network, quantized),
+            neurons=sum(math.prod(shape) for shape in quantized.shapes),
+        )
+        # Per image: 1 if the class is the CNN's, else 0; for a regression, minus the squared error.
+        hits = np.asarray(classes_of(found) == classes_of(scores), np.float64)
+        merits = -np.square(found - scores).mean(axis=1) if network.task == "regression" else hits
+        tried.append((trial, merits))
+        if trial.identity_bits <= _NEGLIGIBLE_BITS:
             break
-    chosen = tried[0]
-    for other in tried[1:]:
-        if _gains(other.merits - chosen.merits):
-            chosen = other
-    return chosen.trial, *(other.trial for other in tried if other is not chosen)
+    chosen, reached = tried[0]
+    for trial, merits in tried[1:]:
+        if _gains(merits - reached):
+            chosen, reached = trial, merits
+    return chosen, *(trial for trial, _ in tried if trial is not chosen)
 
 
 def _identity_bits(network: ReluNetwork, quantized: QuantizedNetwork) -> float:
@@ -311,31 +315,6 @@ def _identity_bits(network: ReluNetwork, quantized: QuantizedNetwork) -> float:
             ratio = identity_ratio(layer.synapse.with_input_factors(amplitude), before.relay_of)
             found = max(found, math.log2(ratio) if ratio else 0.0)
     return found
-
-
-def _tried(
-    network: ReluNetwork,
-    quantized: QuantizedNetwork,
-    scores: Array,
-    trying: ImageArray,
-    copies: int,
-    identity_bits: float,
-    device: str,
-) -> _Tried:
-    read = last_outputs(quantized, trying, quantized.timesteps, device=device)
-    found = quantized.real_outputs(read, quantized.timesteps)
-    squares = np.square(found - scores).mean(axis=1)
-    is_regression = network.task == "regression"
-    trial = CopiesTrial(
-        copies=copies,
-        identity_bits=identity_bits,
-        neurons=sum(math.prod(shape) for shape in quantized.shapes),
-        agreement=measure_of(network.task).share(found, scores),
-        error=float(squares.mean()),
-        image_count=len(trying),
-    )
-    hits = np.asarray(classes_of(found) == classes_of(scores), np.float64)
-    return _Tried(trial, -squares if is_regression else hits)
 
 
 def _gains(differences: Array) -> bool:
