@@ -249,7 +249,7 @@ def _of_the_circuit(rule: rules.LayerRule) -> Rule[LayerRun]:
 
     def claim(run: LayerRun) -> Violation | None:
         found, _, allowed = (rule(run.layer) or "").partition("; ")
-        source = "Lava's LIF as a soft-reset neuron, loihi_convert/ir/circuit.py"
+        source = "Lava's LIF as a soft-reset neuron, loihi_convert/ir/neuron_model.py"
         return Violation(found, allowed, source, "Export with `target='loihi2'`.") if found else None
 
     claim.__name__ = rule.__name__

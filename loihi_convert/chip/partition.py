@@ -40,7 +40,7 @@ three with weights of 5 bits, and one of YOLO-KP. YOLO-KP's last layer, of 48, t
 MNIST's three and PilotNet's last take exactly these words, the others 2 to 25 % fewer, most where weights have 5 bits.
 Zeros are stored like other weights: PilotNet's two networks have different zeros, and the same words.
 
-The tables say nothing about grouped convolutions and the stock circuit (`ir.circuit`). Groups are counted as rows
+The tables say nothing about grouped convolutions and the stock circuit (`ir.neuron_model`). Groups are counted as rows
 that reach the channels of their own group only. The circuit's recurrent synapse is counted as a row of one synapse for
 each neuron, its bias source as one dense row.
 """

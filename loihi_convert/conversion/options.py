@@ -225,7 +225,7 @@ class QuantizeOptions:
         channel: one threshold per channel. scalar: one per layer, with the differences moved into the weights;
         unmodified lava-dl needs it on a chip.
 
-        Only Lava's CPU models support ``channel``. ``scalar`` (`scalar_threshold`) is for target lava.
+        Only Lava's CPU models support ``channel``. ``scalar`` (`scales.scalar_scales`) is for target lava.
     split_readout
         Store the last layer as high and low digits of its weights. Useful if the range of its potential costs weight
         bits, as after a global average with many steps. Other tools see both digits.

@@ -1,7 +1,7 @@
 """The real value s_k of one weight unit, for each channel of a layer on Lava.
 
 s_k is the scale at which rounding to ``|w_q| <= 127``, or less with fewer weight bits, changes the weights least
-(`rounding.nearest_scales`). If that is too small, it is the smallest scale for which
+(`quantized.nearest_scales`). If that is too small, it is the smallest scale for which
 
 - hidden layers: ``theta_q + headroom x I_max <= 131071``, otherwise a spike would lose charge (I_max: the channel's
   largest current on the calibration images),
@@ -17,7 +17,7 @@ For every image, a current must fit 24 bits (the exactness rules of `chip.rules`
 thousands of pixels meet: ``sum |w_q| x largest input + |b_q| <= 2^23 - 1``. With hard reset the neurons are Lava's LIF,
 which has narrower limits: ``sum |w_q| x largest input <= 131071``, and ``|b_q| <= 32767``.
 
-If all channels of a layer share one threshold, the same conditions limit the choice in `scalar_threshold.py`.
+If all channels of a layer share one threshold, the same conditions limit the choice in `scalar_scales`.
 
 A layer is rounded at a given scale. One unit of a channel's potential stands for ``m_k = s_k x``, where s_k is the real
 value of one weight unit and x the real value of one input unit: 1 / (2^p - 1) for a p-bit pixel, 1 for a spike, each
@@ -234,7 +234,7 @@ class FloatLayer:
         """Return the layer in integers at ``scale``, float64 ``(C_out,)``: the s_k of this module's docstring.
 
         Relays have their own scales. ``is_scalar``: at these scales all thresholds are the same integer, see
-        `scalar_threshold.py`.
+        `scalar_scales`.
         """
         synapse, neuron = self.synapse, self.layer.neuron
         alive, relays = self.is_alive, self.is_relay
@@ -273,7 +273,7 @@ class FloatLayer:
         )
 
     def _shared_threshold(self, scale: Array) -> int:
-        """The common threshold at the scales of `scalar_threshold`; that of relays if all channels are relays."""
+        """The common threshold at the scales of `scalar_scales`; that of relays if all channels are relays."""
         own = self.is_alive & ~self.is_relay
         if not own.any():
             return self.relay_weight
