@@ -14,8 +14,7 @@ from typing import Final
 from loihi_convert import netx
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.request import check_run
-from loihi_convert.backends.result import RunResult, first_difference
+from loihi_convert.backends.result import RunResult, check_run, first_difference
 from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.flow import Conversion
 from loihi_convert.data.dataset import Dataset

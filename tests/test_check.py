@@ -152,7 +152,7 @@ def test_the_sixteen_bits_of_lavas_lif_do_not_limit_soft_reset(
 
 @pytest.mark.slow
 @given(cases=st.tuples(networks(), loihi2_networks()))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_no_native_network_has_an_error_on_lava(
     tmp_path_factory: pytest.TempPathFactory, cases: tuple[Case, Case]
 ) -> None:
@@ -636,7 +636,7 @@ def test_more_chips_hold_more() -> None:
 
 
 @given(networks())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_potentials_and_spikes_keep_to_the_bounds(case: Case) -> None:
     """Checked on random images; the potential after the reset is never above the potential before it."""
     network, images = case

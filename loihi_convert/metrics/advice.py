@@ -244,7 +244,7 @@ def _saturation(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
     smaller = [f"with `weight_bits={bits}`"] if bits >= 2 else []
     smaller += [f"with `timesteps={diagnosis.timesteps // 2}`"] if diagnosis.timesteps > 1 else []
     # For target lava, more images than the default are not used.
-    calibrate = _CALIBRATE_ON_ALL if network.target == "loihi2" else _CALIBRATE
+    calibrate = _CALIBRATE_ON_ALL if network.is_circuit else _CALIBRATE
     return (
         f"{layer_words(layer.name)}: on {layer.saturated_images:,} of {diagnosis.image_count:,} images a potential "
         f"reached +-{limits.POTENTIAL_LIMIT:,}, the limit of Loihi's range. If the file was balanced on other images "

@@ -12,8 +12,7 @@ import numpy as np
 from loihi_convert import netx, nir
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.request import result_size
-from loihi_convert.backends.result import first_difference
+from loihi_convert.backends.result import first_difference, result_size
 from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes
 from loihi_convert.conversion.agreement import Agreement
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps

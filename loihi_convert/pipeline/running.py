@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from loihi_convert.backends import Backend
-from loihi_convert.backends.request import check_run
+from loihi_convert.backends.result import check_run
 from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
@@ -75,7 +75,7 @@ def run(
     InputError
         As in `open_file`.
     UsageError
-        As in `backends.request.check_run`, or if there are ``workers`` for a board.
+        As in `backends.result.check_run`, or if there are ``workers`` for a board.
     PlatformError
         As in `Workers.map`.
     VerificationError

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from loihi_convert.chip import limits
-from loihi_convert.chip.savings import span
+from loihi_convert.chip.partition import span
 from loihi_convert.errors import first_few, low_to_high
 from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.relays import own_channels, relay_count
