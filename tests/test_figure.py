@@ -58,7 +58,7 @@ def test_picture_of_one_file_is_a_curve() -> None:
     assert figure is not None
     assert figure.get_suptitle() == "small on digits, 200 images"
     assert note(figure).startswith(
-        "Thresholds balanced for T = 4, read after each step of one run. n = 200 images, 95 %"
+        "Made for T = 4; anytime readout: potentials after each step of one run. n = 200 images, 95 %"
     )
     assert figure.axes[0].get_xlabel() == "latency T, time steps (on Lava: T + 2)"
 
@@ -257,19 +257,12 @@ def test_no_two_series_look_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_graded", "is_balanced", "said"),
-    [
-        (True, True, "Graded spikes: the output after one step of each layer."),
-        (False, False, "Read after each step of one run."),
-        (False, True, "Thresholds balanced for T = 1, read after each step of one run."),
-    ],
+    ("is_graded", "said"),
+    [(True, "Graded spikes: the output after one step of each layer."), (False, "Made for T = 1; anytime readout")],
 )
-def test_the_note_says_how_the_points_were_read(is_graded: bool, is_balanced: bool, said: str) -> None:
+def test_the_note_says_how_the_points_were_read(is_graded: bool, said: str) -> None:
     evaluation = entry([190], balanced=1).evaluation.model_copy(update={"is_graded": is_graded})
-    assert note(run_figure([("a", evaluation)], "title", is_balanced=is_balanced)).startswith(said)
-    assert ("balanced for" in note(run_figure([("a", evaluation)] * 2, "title", is_balanced=is_balanced))) == (
-        is_balanced and not is_graded
-    )
+    assert note(run_figure([("a", evaluation)], "title")).startswith(said)
 
 
 def regression(name: str, timesteps: int, rmse: float, cnn: float) -> tuple[str, Evaluation]:

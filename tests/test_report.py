@@ -27,7 +27,7 @@ from loihi_convert.metrics.regression import Error, Errors, Regression, Regressi
 from loihi_convert.report import build
 from loihi_convert.report.chart import Axes, Mark, Series, outside
 from loihi_convert.report.entries import by_network, most_complete_of
-from loihi_convert.report.page import Cards, Facts, Picture, Pictures, markdown
+from loihi_convert.report.page import Cards, Facts, Picture, Pictures
 from loihi_convert.report.table import percent, quantity, quantity_range
 from loihi_convert.runs.run_folder import FileResults, Manifest, ReadFile, new_manifest
 from loihi_convert.runs.stored_run import read_run
@@ -211,7 +211,7 @@ def test_a_run_that_ended_before_its_t_is_not_compared_with_the_paper(tmp_path: 
     _, text = write(tmp_path, folder)
     assert "| ours: whole |" in text
     assert "| ours: model |" not in text
-    assert "Left out, because the run ended before the T that the file is balanced for: model." in text
+    assert "Left out, because the run ended before the T that the file is made for: model." in text
 
 
 def test_without_labels(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_file_of_another_tool_has_firing_rates_and_no_thresholds(tmp_path: Pat
     (folder / "manifest.json").write_text(json.dumps(manifest))
     page, text = write(tmp_path, folder)
     assert f"Thresholds of channels are missing for {folder.name}: " in text
-    assert "One exported file: made by another tool, run on 200 images" in text
+    assert "One file run on 200 images" in text
     assert "first.conv: firing rate" in page.within("strong")
 
 
@@ -646,23 +646,6 @@ def test_work_of_graded_and_binary_spikes_is_not_compared(tmp_path: Path) -> Non
     # The output of graded spikes comes once: there is no run to stop early.
     anytime = [[one.label for one in chart.series] for chart in charts if "stop the run early" in chart.title]
     assert anytime == [["binary", "float SNN"]]
-
-
-@pytest.mark.parametrize(
-    ("provenance", "of_last_step"),
-    [({"balance": {"timesteps": 2}}, "the T its thresholds are balanced for"), ({}, "the T it was made for")],
-)
-def test_only_files_that_record_their_balancing_are_called_balanced(
-    tmp_path: Path, provenance: dict[str, object], of_last_step: str
-) -> None:
-    stored = read_run(write_runs(tmp_path, *(entry([20, 150], name=f"m-T{t}", balanced=t) for t in (1, 2))))
-    manifest = stored.manifest.model_copy(update={"provenance": {"m-T1": provenance, "m-T2": provenance}})
-    page = build.report([replace(stored, manifest=manifest)])
-    charts = [block.chart for section in page.sections for block in section.blocks if isinstance(block, Picture)]
-    captions = {chart.title: chart.caption for chart in charts}
-    for title in ("Accuracy at each file's own T", "If you stop the run early"):
-        assert of_last_step in captions[title]
-    assert ("balanced for" in markdown(page)) == bool(provenance)
 
 
 def test_a_report_on_graded_spikes_alone(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_table_contains_the_accuracy_of_the_integers(command: Command, capsys:
 
 
 def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (measurements, networks):
+    for module in (measurements, networks, tables):
         monkeypatch.setattr(module, "LONG", 4)
     words = ("--variants", "literal", "--long-images", "20", "--long-calibration", "30")
     assert command("table", "2", *words) == 0
@@ -387,7 +387,7 @@ def test_the_best_is_chosen_without_test_images(
 
 
 def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (measurements, networks):
+    for module in (measurements, networks, tables):
         monkeypatch.setattr(module, "LONG", 4)
     asked: list[tuple[int, str, bool | None]] = []
 

@@ -44,7 +44,7 @@ def test_accuracy_table() -> None:
     ]
     text = printed(table)
     assert "200 images in 0.5 s (400 images/s, 0.2 s to start)" in text
-    assert "thresholds balanced for T = 4, anytime readout: potentials" in text
+    assert "made for T = 4; anytime readout: potentials" in text
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert "end of Loihi's range" not in text
 
@@ -123,7 +123,7 @@ def test_per_t_table_reads_each_file_at_its_own_timesteps() -> None:
 
 def test_per_t_table_of_a_run_that_ended_earlier_says_so() -> None:
     whole, short = entry([1, 2, 3, 196], name="whole")[:2], entry([1, 180], name="short")[:2]
-    said = "the T its thresholds are balanced for, or the last T of its run"
+    said = "the T it was made for, or the last T of its run"
     assert said in " ".join(printed(per_t_table([whole, short])).split())
     assert "or the last T" not in printed(per_t_table([whole, whole]))
     figure = run_figure([whole, short], "several")

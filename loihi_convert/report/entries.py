@@ -100,11 +100,6 @@ class Entry:
         return "messages" if self.evaluation.is_graded else "spikes"
 
     @property
-    def is_balanced(self) -> bool:
-        """Whether the file records how its thresholds were balanced; one from another tool does not."""
-        return bool(self.run.manifest.provenance.get(self.file))
-
-    @property
     def is_per_t(self) -> bool:
         """Whether the run reached the T that the thresholds are balanced for, and labels are known."""
         return self.point.timesteps == self.evaluation.timesteps and self.point.accuracy is not None

@@ -29,7 +29,7 @@ from loihi_convert.report.chart import (
     outside,
 )
 from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
-from loihi_convert.report.run_tables import GRADED_CAPTION, Figures, per_t_caption
+from loihi_convert.report.run_tables import Figures, per_t_caption, readout_caption
 from loihi_convert.runs.stored_run import read_runs
 
 if TYPE_CHECKING:
@@ -45,13 +45,11 @@ _NAMED: Final = 4
 """Files that a title names; the legend names them all."""
 
 
-def run_figure(
-    evaluations: Figures, title: str, *, note: str = "", width: Width = "screen", is_balanced: bool = True
-) -> Figure | None:
+def run_figure(evaluations: Figures, title: str, *, note: str = "", width: Width = "screen") -> Figure | None:
     """Return the figure of accuracy or, for regressions, of RMSE against latency; None if there is nothing to draw.
 
     Unless all files ran with labels, or targets, it shows the agreement with the CNN. ``note`` is additional
-    information, such as a seed; ``is_balanced``: whether the files record how their thresholds were balanced.
+    information, such as a seed.
     """
     measure = measure_of([evaluation for _, evaluation in evaluations])
     series = [one for one in _series(evaluations, measure) if one.marks]
@@ -65,7 +63,7 @@ def run_figure(
         f"latency T, time steps (on Lava: {' or '.join(sorted({f'T + {e.depth}' for _, e in evaluations}))})",
         is_error=measure.is_error,
     )
-    said = (*_notes(evaluations, is_balanced), note, outside(series, axes).rstrip("."))
+    said = (*_notes(evaluations), note, outside(series, axes).rstrip("."))
     with drawing(size):
         figure = new_figure(size, size.inches * (0.7 if width == "screen" else 0.62 if width == "page" else 0.95))
         plot = figure.subplots()
@@ -123,17 +121,13 @@ def _cnn_levels(evaluations: Figures, measure: Measure) -> CnnLevels:
     )
 
 
-def _notes(evaluations: Figures, is_balanced: bool) -> tuple[str, str]:
+def _notes(evaluations: Figures) -> tuple[str, str]:
     """Return a description of the points, and the number of images."""
     counts = " or ".join(f"{count:,}" for count in sorted({evaluation.image_count for _, evaluation in evaluations}))
     first = evaluations[0][1]
+    described = readout_caption(first)
     if len(evaluations) > 1:
-        described = per_t_caption([evaluation for _, evaluation in evaluations], is_balanced=is_balanced)
-    elif first.is_graded:
-        described = GRADED_CAPTION
-    else:
-        balanced = f"thresholds balanced for T = {first.timesteps}, " if is_balanced else ""
-        described = f"{balanced}read after each step of one run"
+        described = per_t_caption([evaluation for _, evaluation in evaluations])
     has_intervals = all(point.accuracy_interval for _, evaluation in evaluations for point in evaluation.points)
     return described[0].upper() + described[1:], f"n = {counts} images{', 95 % intervals' if has_intervals else ''}"
 
@@ -179,7 +173,6 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
         _title(evaluations, sources[0]),
         note=_seeds(provenance),
         width=width,
-        is_balanced=all(entry.is_balanced for entry in entries),
     )
     if figure is None:
         raise InputError("neither labels nor the CNN are known, so there is nothing to draw", where=folders[0])
