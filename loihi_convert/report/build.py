@@ -331,16 +331,15 @@ def _loss(entry: Entry) -> str:
     loss = entry.point.conversion_loss_points
     if loss is None:
         return f"reaches {percent(entry.point.accuracy)} %"
-    return "loses nothing" if loss == 0 else f"{'gains' if loss < 0 else 'loses'} {_size(loss)} points"
+    return "loses nothing" if loss == 0 else f"{'gains' if loss < 0 else 'loses'} {points(abs(loss))} points"
 
 
 def _beside_cnn(entry: Entry) -> str:
     loss = entry.point.conversion_loss_points
     if loss is None:
         return ""
-    return ", equal to the CNN" if loss == 0 else f", {_size(loss)} points {'above' if loss < 0 else 'below'} the CNN"
-
-
-def _size(loss: float) -> str:
-    text = points(abs(loss))
-    return "less than 0.01" if text is None or text == "0.00" else text
+    return (
+        ", equal to the CNN"
+        if loss == 0
+        else f", {points(abs(loss))} points {'above' if loss < 0 else 'below'} the CNN"
+    )

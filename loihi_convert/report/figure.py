@@ -7,7 +7,6 @@ average T: a curve of many margins for one file, or the chosen margin of each fi
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -16,18 +15,7 @@ from loihi_convert.choices import Width
 from loihi_convert.errors import InputError, UsageError, one_of
 from loihi_convert.files import require_output, write_atomically
 from loihi_convert.report.axes import Measure, measure_of, timestep_axes
-from loihi_convert.report.chart import (
-    SIZES,
-    CnnLevels,
-    FigureFormat,
-    Series,
-    add_legend,
-    draw,
-    drawing,
-    image_bytes,
-    new_figure,
-    outside,
-)
+from loihi_convert.report.chart import SIZES, Chart, CnnLevels, FigureFormat, Series, figure_of, image_bytes, outside
 from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
 from loihi_convert.report.run_tables import Figures, per_t_caption, readout_caption
 from loihi_convert.runs.stored_run import read_runs
@@ -55,7 +43,6 @@ def run_figure(evaluations: Figures, title: str, *, note: str = "", width: Width
     series = [one for one in _series(evaluations, measure) if one.marks]
     if not series:
         return None
-    size = SIZES[width]
     axes = timestep_axes(
         [one for one in series if one.marker != FLOAT_MARKER],
         _cnn_levels(evaluations, measure),
@@ -64,17 +51,7 @@ def run_figure(evaluations: Figures, title: str, *, note: str = "", width: Width
         is_error=measure.is_error,
     )
     said = (*_notes(evaluations), note, outside(series, axes).rstrip("."))
-    with drawing(size):
-        figure = new_figure(size, size.inches * (0.7 if width == "screen" else 0.62 if width == "page" else 0.95))
-        plot = figure.subplots()
-        draw(plot, series, axes)
-        # File names may contain a $, which would start math mode.
-        folded = textwrap.fill(title, int(0.75 * size.characters))
-        figure.suptitle(folded, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
-        notes = ". ".join(text for text in said if text)
-        plot.set_title(textwrap.fill(notes, int(0.8 * size.characters)), loc="left", parse_math=False)
-        add_legend(figure, size)
-    return figure
+    return figure_of(title, [Chart("", ". ".join(text for text in said if text), series, axes)], width)
 
 
 def _series(evaluations: Figures, measure: Measure) -> Iterator[Series]:

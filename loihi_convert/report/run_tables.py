@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from loihi_convert.chip import limits
-from loihi_convert.chip.energy import Energy, Estimate
+from loihi_convert.chip.energy import Estimate
 from loihi_convert.errors import low_to_high
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
@@ -211,15 +211,15 @@ def layer_table(
     evaluation: Evaluation,
     point: Point | None = None,
     *,
-    rates: Callable[[str], Sequence[float] | None] = lambda layer: None,
-    thresholds: Callable[[str], Sequence[int] | None] = lambda layer: None,
+    rates: Callable[[str], Sequence[float]] = lambda layer: (),
+    thresholds: Callable[[str], Sequence[int]] = lambda layer: (),
 ) -> Table:
     """Return firing rates, thresholds and work per layer at ``point``, by default the last T.
 
     ``rates`` and ``thresholds`` (integers) hold the known values of a layer's channels (without relays), by layer name.
     """
     point = evaluation.points[-1] if point is None else point
-    has_thresholds = any(thresholds(layer.name) is not None for layer in evaluation.layers)
+    has_thresholds = any(thresholds(layer.name) for layer in evaluation.layers)
     # No synapse follows the last layer; if it only integrates, it does not have a firing rate either.
     reached = (None, *(f"{operations:,.0f}" for operations in point.synaptic_operations_per_layer), None)
     spiking = len(point.firing_rate)
@@ -288,66 +288,47 @@ def margin_cost(choice: MarginChoice) -> str:
     return f"{choice.tolerance_points:g} {measure} on {choice.image_count:,} {choice.split} images"
 
 
-def energy_cells(energy: Energy, one: Estimate) -> dict[str, str | None]:
-    """Return one file's estimate at one T, by column header."""
-    return {
-        "T": str(one.timesteps),
-        "SynOps\n/image": count(one.synaptic_operations),
-        "membrane\nupdates": count(one.membrane_updates),
-        "spikes\n/image": count(one.spikes),
-        "Loihi 1,\nenergy": quantity_range(one.loihi1_joules, "J"),
-        "Loihi 1,\ntime": quantity_range(one.loihi1_seconds, "s"),
-        "relays'\nshare %": _span(_relay_shares(one)),
-        "circuit's\nshare %": _span(_shares(one.circuit_loihi1_joules, one)),
-        "arithmetic,\n45 nm": quantity_range(one.arithmetic_joules, "J"),
-        "the CNN's\narithmetic": energy.cnn_arithmetic_joules and quantity_range(energy.cnn_arithmetic_joules, "J"),
-    }
-
-
-def _relay_shares(one: Estimate) -> tuple[float, ...]:
-    return _shares(one.relay_loihi1_joules, one) if one.relay_membrane_updates else ()
-
-
-def _shares(part: Interval | None, one: Estimate) -> tuple[float, ...]:
-    """Return ``part`` of Loihi 1's energy in percent, at the low and at the high end; nothing if it is unknown."""
-    return tuple(100 * share / whole for share, whole in zip(part or (), one.loihi1_joules, strict=False))
-
-
-def _span(shares: Sequence[float]) -> str | None:
-    return low_to_high(shares, "{:.0f}".format) if shares else None
-
-
 def energy_table(figures: Figures) -> Table | None:
     """Return the estimated energy and time per inference, or None if no evaluation has an estimate.
 
-    One file has a row per reported T; several files have one row each, at the T of their thresholds. To fit 80 columns,
-    spikes are omitted, and the CNN and the shares of relays and circuits are in the caption.
+    One file has a row per reported T; several files have one row each, at the T of their thresholds.
     """
     known = [(name, evaluation, evaluation.energy) for name, evaluation in figures if evaluation.energy is not None]
     if not known:
         return None
     rows = [
-        {"file": name if len(figures) > 1 else None, **energy_cells(energy, one)}
+        {
+            "file": name if len(figures) > 1 else None,
+            "T": str(one.timesteps),
+            "SynOps\n/image": count(one.synaptic_operations),
+            "membrane\nupdates": count(one.membrane_updates),
+            "Loihi 1,\nenergy": quantity_range(one.loihi1_joules, "J"),
+            "Loihi 1,\ntime": quantity_range(one.loihi1_seconds, "s"),
+            "arithmetic,\n45 nm": quantity_range(one.arithmetic_joules, "J"),
+        }
         for name, evaluation, energy in known
         for one in energy.estimates
         if len(figures) == 1 or one.timesteps == evaluation.nominal_point.timesteps
     ]
     cnns = [energy.cnn_arithmetic_joules for _, _, energy in known if energy.cnn_arithmetic_joules is not None]
-    left_out = ("spikes\n/image", "relays'\nshare %", "circuit's\nshare %", "the CNN's\narithmetic")
-    boundaries = dict.fromkeys(energy.boundary for _, _, energy in known)
     estimates = [one for _, _, energy in known for one in energy.estimates]
-    relays = [share for one in estimates for share in _relay_shares(one)]
+    relays = [
+        share for one in estimates if one.relay_membrane_updates for share in _shares(one.relay_loihi1_joules, one)
+    ]
     circuits = [share for one in estimates for share in _shares(one.circuit_loihi1_joules, one)]
     facts = []
     if cnns:
         # Files of different CNNs may be compared.
         facts.append(f"The CNN: {quantity_range((min(low for low, _ in cnns), max(high for _, high in cnns)), 'J')}")
-    if relays:
-        facts.append(f"Relays take {_span(relays)} % of Loihi 1's energy")
-    if circuits:
-        facts.append(f"The stock circuit takes {_span(circuits)} % of Loihi 1's energy")
+    for who, shares in (("Relays take", relays), ("The stock circuit takes", circuits)):
+        facts += [f"{who} {low_to_high(shares, '{:.0f}'.format)} % of Loihi 1's energy"] if shares else []
     return table_of(
-        [{header: text for header, text in row.items() if header not in left_out} for row in rows],
+        rows,
         title="energy and time of an inference, estimated",
-        caption=" ".join([*boundaries, ". ".join(facts)]).rstrip(),
+        caption=" ".join([*dict.fromkeys(energy.boundary for _, _, energy in known), ". ".join(facts)]).rstrip(),
     )
+
+
+def _shares(part: Interval | None, one: Estimate) -> tuple[float, ...]:
+    """Return ``part`` of Loihi 1's energy in percent, at the low and at the high end; nothing if it is unknown."""
+    return tuple(100 * share / whole for share, whole in zip(part or (), one.loihi1_joules, strict=False))
