@@ -128,12 +128,6 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
             2,
             "error: --exit-tolerance: given, but early exit is off",
         ),
-        (["reproduce", "all", "--from", "a.csv"], 2, "error: --from: given for all; needs one figure"),
-        (
-            ["reproduce", "figure", "6", "--from", "a.csv", "-T", "4"],
-            2,
-            "error: --timesteps: given together with --from; must be left out: nothing is run",
-        ),
         (["report", "--figure", "a.pdf", "--open"], 2, "error: --open: given with a figure; needs a page."),
         (
             ["train", "--data", "minst"],

@@ -20,7 +20,7 @@ from support.command_line import Invoke, invoker
 from support.evaluations import bytes_of
 from torch import Tensor, nn
 
-from loihi_convert import devices, external, netx
+from loihi_convert import external, netx
 from loihi_convert.backends import open_backend, result
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import run_graded
@@ -31,6 +31,7 @@ from loihi_convert.conversion import graded_rounding
 from loihi_convert.conversion.graded import to_graded
 from loihi_convert.conversion.graded_rounding import compensated
 from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError, UsageError
+from loihi_convert.ground import devices
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Task
 from loihi_convert.inspection.contents import describe
