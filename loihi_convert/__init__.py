@@ -21,6 +21,7 @@ The same in stages; each takes the value that the one before returned::
 ``converted``     the network that they return
 ``result``        of its run
 ``fine_tuning``   training a CNN further, so that few time steps suffice
+``ground``        arrays, choices, the mechanism of options, files, progress: what every room stands on
 ``data``          images: the benchmark sets, a folder, an ``.npz``, arrays
 ``cnn``           the source CNN: architectures, training, checkpoints
 ``reading``       a model or a file of one -> a graph of its operations
@@ -53,7 +54,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from loihi_convert.api import convert, load
-    from loihi_convert.cnn.train_options import TrainOptions
+    from loihi_convert.cnn.recipe import TrainOptions
     from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.balancing import balance
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
@@ -73,7 +74,7 @@ _HOMES: Final = {
     "LoihiConvertError": "errors",
     "QuantizeOptions": "conversion.options",
     "Result": "result",
-    "TrainOptions": "cnn.train_options",
+    "TrainOptions": "cnn.recipe",
     "balance": "conversion.balancing",
     "convert": "api",
     "fine_tune": "fine_tuning",

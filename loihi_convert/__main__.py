@@ -82,7 +82,7 @@ def main() -> NoReturn:
     try:
         from loihi_convert import cli
         from loihi_convert.cli.console import log_notes
-        from loihi_convert.threads import wait_passively
+        from loihi_convert.ground.threads import wait_passively
 
         wait_passively()
         log_notes()
@@ -126,8 +126,8 @@ def exit_code(work: Callable[[], int | None]) -> int:
 
 def _explain(error: BaseException) -> int:
     """Print one sentence about ``error`` and return its exit code; re-raise it if it is a bug."""
-    from loihi_convert.dependencies import missing_error, package_of
     from loihi_convert.errors import LoihiConvertError, PlatformError, is_lack_of_memory, rendered
+    from loihi_convert.ground.dependencies import missing_error, package_of
 
     if isinstance(error, ImportError) and (package := package_of(error.name)) is not None:
         missing = missing_error((package,), f"cannot be imported ({error})")

@@ -11,21 +11,20 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.arrays import Shape
-from loihi_convert.choices import Task
 from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options, require_timesteps
 from loihi_convert.converted import Converted
-from loihi_convert.data.array_pixels import as_input_shape
-from loihi_convert.data.in_memory import Images, Labels, Targets, as_calibration
-from loihi_convert.devices import AnyDevice, chosen_device
-from loihi_convert.files import as_path
+from loihi_convert.data.in_memory import Images, Labels, Targets, as_calibration, as_input_shape
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.choices import Task
+from loihi_convert.ground.devices import AnyDevice, chosen_device
+from loihi_convert.ground.files import as_path
+from loihi_convert.ground.normalization import channel_normalization
+from loihi_convert.ground.progress import progress_bar
 from loihi_convert.metrics.own_accuracy import own_accuracy, require_expectation, unjudged
-from loihi_convert.normalization import channel_normalization
 from loihi_convert.pipeline.converting import converted, require_convertible
 from loihi_convert.pipeline.opening import open_model
 from loihi_convert.pipeline.origin import source_of
-from loihi_convert.progress import progress_bar
 from loihi_convert.reading.users_code import named
 
 if TYPE_CHECKING:

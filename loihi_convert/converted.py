@@ -12,30 +12,29 @@ from pathlib import Path
 from typing import Final
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.request import check_run
-from loihi_convert.backends.result import RunResult, first_difference
-from loihi_convert.choices import BackendName, Target
+from loihi_convert.backends.result import RunResult, check_run, first_difference
 from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.flow import Conversion
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.data.in_memory import Images, Labels, Targets, as_dataset, as_images, as_regression_dataset
-from loihi_convert.devices import AnyDevice, chosen_device
 from loihi_convert.errors import UsageError
-from loihi_convert.files import as_path
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import BackendName, Target
+from loihi_convert.ground.devices import AnyDevice, chosen_device
+from loihi_convert.ground.files import as_path
+from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.network import class_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.diagnosis import require_classification
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
 from loihi_convert.nir.write import require_netx_name
 from loihi_convert.pipeline.checking import CheckReport, check
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnosed
 from loihi_convert.pipeline.loaded_file import load_file
 from loihi_convert.pipeline.origin import doubt, notes_on_images
-from loihi_convert.progress import progress_bar
 from loihi_convert.reading.source import Source
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html

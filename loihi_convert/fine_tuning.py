@@ -12,22 +12,22 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from loihi_convert.arrays import Shape
 from loihi_convert.cnn.checkpoint import digest
-from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
-from loihi_convert.cnn.training import require_free, spiking_accuracy, train_design
+from loihi_convert.cnn.recipe import Recipe, TrainOptions, chosen_recipe
+from loihi_convert.cnn.trainer import spiking_accuracy
+from loihi_convert.cnn.training import require_free, train_design
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import as_dataset, split_for_training
-from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.dataset import Dataset, DataSplits
-from loihi_convert.data.in_memory import Images, Labels
-from loihi_convert.devices import AnyDevice, chosen_device
+from loihi_convert.data.in_memory import Images, Labels, as_input_shape
 from loihi_convert.errors import UsageError
-from loihi_convert.files import as_path
-from loihi_convert.normalization import channel_normalization, require_both
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.choices import Device
+from loihi_convert.ground.devices import AnyDevice, chosen_device
+from loihi_convert.ground.files import as_path
+from loihi_convert.ground.normalization import channel_normalization, require_both
+from loihi_convert.ground.progress import progress_bar, tell
 from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher, require_same_training
-from loihi_convert.progress import progress_bar, tell
 from loihi_convert.reading.own_cnn import copies_of, design_of, teacher_of
 from loihi_convert.reading.users_code import article, named, unwrapped
 
@@ -57,7 +57,7 @@ def fine_tune(
 
     With ``qcfs_levels``, every ReLU becomes a step function with L levels and a trained threshold (`cnn.qcfs.Qcfs`),
     which the spikes of L time steps can represent. Choose L near the T that you will convert for. For the last points
-    of accuracy, call it again with ``timesteps``: this trains the spiking network itself (`cnn.through_spikes`), and
+    of accuracy, call it again with ``timesteps``: this trains the spiking network itself (`cnn.qcfs.SpikingCnn`), and
     each step takes about T times as long.
 
     The accuracy on validation images is shown before and after, on stderr, also that of the spiking network if that is
@@ -192,9 +192,8 @@ def fine_tune(
             design,
             splits,
             used,
-            seed=chosen.seed,
-            output=file,
-            device=chosen_device(device),
+            replace(chosen, device=cast("Device", chosen_device(device))),
+            file,
             resume=resume,
             progress=progress,
         )

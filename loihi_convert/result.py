@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
-from loihi_convert.choices import BackendName
 from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import BackendName
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.regression import mean_errors

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 from loihi_convert.simulation.relu import Histogram
 
 BINS = 64

@@ -31,11 +31,11 @@ from loihi_convert.backends.loihi2.board import Board, chosen_board
 from loihi_convert.backends.loihi2.plan import ChipPlan, plan, script, script_suffix
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.result import RunResult, first_difference
-from loihi_convert.choices import BackendName
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import InputError, PlatformError, UsageError
+from loihi_convert.ground.choices import BackendName
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense

@@ -21,7 +21,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 from loihi_convert import cli, netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.activity import (
     ACTIVITY_RULES,
@@ -51,8 +50,9 @@ from loihi_convert.checks.stock_rules import (
 )
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources
-from loihi_convert.choices import Reset, Target
 from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Reset, Target
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
@@ -151,7 +151,7 @@ def test_the_sixteen_bits_of_lavas_lif_do_not_limit_soft_reset(
 
 @pytest.mark.slow
 @given(cases=st.tuples(networks(), loihi2_networks()))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_no_native_network_has_an_error_on_lava(
     tmp_path_factory: pytest.TempPathFactory, cases: tuple[Case, Case]
 ) -> None:
@@ -635,7 +635,7 @@ def test_more_chips_hold_more() -> None:
 
 
 @given(networks())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_potentials_and_spikes_keep_to_the_bounds(case: Case) -> None:
     """Checked on random images; the potential after the reset is never above the potential before it."""
     network, images = case

@@ -15,23 +15,23 @@ from support.networks import random_loihi2_network, random_network
 from support.strategies import Case, loihi2_networks
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.errors import RangeError, UsageError
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.neuron_model import NeuronModel, circuit, neuron_model
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation import blocks
+from loihi_convert.simulation import image_shards
 
 TIMESTEPS = 6
 CIRCUITS = {False: NeuronModel.CIRCUIT, True: NeuronModel.LEAKY_CIRCUIT}
 
 
 @given(case=loihi2_networks(), leaks=st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_ref_equals_the_oracle(case: Case, leaks: bool) -> None:
     network, images = case
     result = run_network(network, images, TIMESTEPS, trace=True, neuron=CIRCUITS[leaks])
@@ -39,7 +39,7 @@ def test_ref_equals_the_oracle(case: Case, leaks: bool) -> None:
 
 
 @given(loihi2_networks())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_circuit_is_a_soft_reset_neuron_until_it_wraps(case: Case) -> None:
     """Every spike and potential of the neurons that the file says; which clip beyond 131071, where u + V0 does not."""
     network, images = case
@@ -66,7 +66,7 @@ def test_random_networks_are_worth_comparing() -> None:
 
 
 @given(loihi2_networks())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_integers_of_the_circuit(case: Case) -> None:
     """Within their bits they are what they stand for; a channel that never fires subtracts nothing, and cannot fire."""
     for layer in case[0].layers:
@@ -197,7 +197,7 @@ def test_blocks_of_steps_go_on_where_the_last_ended(monkeypatch: pytest.MonkeyPa
     """A wrapped and leaky u is carried from block to block."""
     network, images = random_loihi2_network(16)
     whole = run_network(network, images, TIMESTEPS, trace=True, neuron=NeuronModel.LEAKY_CIRCUIT)
-    monkeypatch.setattr(blocks, "_CPU_BLOCK", 1)
+    monkeypatch.setattr(image_shards, "_CPU_BLOCK", 1)
     parts = run_network(network, images, TIMESTEPS, trace=True, neuron=NeuronModel.LEAKY_CIRCUIT)
     assert whole.wrapped_images == parts.wrapped_images == 3
     assert np.array_equal(whole.potentials, parts.potentials)

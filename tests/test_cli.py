@@ -26,7 +26,7 @@ from support.training import train
 from torch import nn
 
 from loihi_convert import cli, netx
-from loihi_convert.backends import request
+from loihi_convert.backends import result
 from loihi_convert.cli import wrong_files
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.cnn.recipe import default_recipe
@@ -46,7 +46,7 @@ from loihi_convert.errors import (
     UsageError,
     VerificationError,
 )
-from loihi_convert.files import sha256
+from loihi_convert.ground.files import sha256
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import exporting, golden_check
 from loihi_convert.pipeline.graded import export_graded
@@ -127,12 +127,6 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
             ["run", str(golden_check.folder() / golden_check.NETWORK), "--no-early-exit", "--exit-tolerance", "1"],
             2,
             "error: --exit-tolerance: given, but early exit is off",
-        ),
-        (["reproduce", "all", "--from", "a.csv"], 2, "error: --from: given for all; needs one figure"),
-        (
-            ["reproduce", "figure", "6", "--from", "a.csv", "-T", "4"],
-            2,
-            "error: --timesteps: given together with --from; must be left out: nothing is run",
         ),
         (["report", "--figure", "a.pdf", "--open"], 2, "error: --open: given with a figure; needs a page."),
         (
@@ -810,7 +804,7 @@ def test_a_run_beyond_the_proof_is_refused(invoke: Invoke, exported: Path) -> No
 def test_a_trace_that_would_fill_the_memory_is_refused(
     invoke: Invoke, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request, "MAX_TRACE", 2**22)
+    monkeypatch.setattr(result, "MAX_TRACE", 2**22)
     done = invoke("run", exported, "--trace")
     # 5 bytes for each of 400 images x 2 steps x (1024 + 512 + 10) neurons: 6,184,000 bytes.
     assert done.code == 2
@@ -1025,19 +1019,6 @@ def test_a_wrong_choice_is_refused_before_anything_is_imported(words: list[str],
     assert (done.returncode, done.stdout.strip()) == (2, "")
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
-
-
-def test_garbage_is_collected_rarely_while_modules_are_imported(model: Path, tmp_path: Path) -> None:
-    program = (
-        "import gc, sys; from loihi_convert import __main__\n"
-        f"sys.argv = ['loihi-convert', 'export', {str(model)!r}, '-T', '2', '--json']\n"
-        "try: __main__.main()\n"
-        "finally: print(sum(generation['collections'] for generation in gc.get_stats()), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert done.returncode == 0
-    # Hundreds by Python's own thresholds.
-    assert int(done.stderr.split()[-1]) < 100
 
 
 def test_help_shows_choices_and_panels(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

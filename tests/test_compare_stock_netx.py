@@ -10,10 +10,10 @@ import pytest
 from support import compare_stock_netx as tool
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_graded, run_network
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import DataError, InputError, UnsupportedModelError, UsageError
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx import read
-from loihi_convert.normalization import Normalization
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.converting import converted, copies_that_fit
 from loihi_convert.pipeline.same_outputs import require_same_outputs

@@ -18,16 +18,16 @@ from support.external_files import NEURON, lava_dl_file, small_layers, write_ext
 from support.strategies import Case, networks
 
 from loihi_convert import external, netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.request import result_size
+from loihi_convert.backends.result import result_size
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, NetxError, RangeError, UsageError
 from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
 from loihi_convert.external.run import DEFAULT_NORMALIZATION, LayerStep, lif_step, pixel_inputs, run_cuba, simulate
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
-from loihi_convert.normalization import Normalization
 
 
 def neuron(i_decay: int, v_decay: int, v_th_mant: int) -> CubaNeuron:

@@ -23,10 +23,9 @@ def test_the_root_is_the_environments_or_in_the_cache(tmp_path: Path, monkeypatc
 def test_an_unknown_home_folder_matters_only_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOIHI_CONVERT_DATA", "~no-such-user/data")
     assert len(load_data("digits").test) == 400
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(DataError) as caught:
         load_data("mnist")
-    assert caught.value.where == "LOIHI_CONVERT_DATA"
-    assert caught.value.found == "the home folder in ~no-such-user/data is unknown"
+    assert caught.value.where == "~no-such-user/data"
 
 
 @pytest.mark.parametrize(("name", "hint"), [("imagenet", ""), ("minst", "Did you mean mnist?"), ("MNIST", "mnist?")])
@@ -78,7 +77,6 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             load_data(path)
         assert (caught.value.where, caught.value.found) == (str(path), "found a file of another type")
-        assert ("images=numpy.load('pixels.npy')" in caught.value.hint) == (path.suffix == ".npy")
 
 
 def test_a_name_is_a_data_set_and_a_path_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,7 @@ from support.evaluations import entry
 from test_evaluate import full_evaluation, small_network, small_run
 
 from loihi_convert.chip.energy import BOUNDARY, CONSTANTS, POISSON_BOUNDARY, Constant, Estimate, energy, estimate
-from loihi_convert.metrics.evaluating import evaluate
-from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.report.run_tables import energy_table
 from loihi_convert.report.table import quantity, quantity_range
 

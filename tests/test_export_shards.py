@@ -12,12 +12,12 @@ from support.modules import Of, prepared
 from support.shard_runs import Elsewhere
 from torch import Tensor, nn
 
-from loihi_convert.arrays import Array
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import PlatformError
+from loihi_convert.ground.arrays import Array
 from loihi_convert.pipeline import exporting
 from loihi_convert.reading.source import Source
-from loihi_convert.simulation import image_shards, layerwise, layerwise_part
+from loihi_convert.simulation import image_shards, layerwise
 from loihi_convert.simulation.image_shards import DividedImages, Shard
 
 SHAPE = (2, 12, 12)
@@ -97,13 +97,13 @@ def test_what_a_worker_keeps_may_be_lost(tmp_path: Path, monkeypatch: pytest.Mon
         return (tmp_path / name).read_bytes()
 
     simulated: list[int] = []
-    part = layerwise_part.LayerwisePart.__init__
+    part = layerwise.LayerwisePart.__init__
 
     def counted(self: Any, plan: Any, shard: Shard) -> None:
         simulated.append(shard.first)
         part(self, plan, shard)
 
-    monkeypatch.setattr(layerwise_part.LayerwisePart, "__init__", counted)
+    monkeypatch.setattr(layerwise.LayerwisePart, "__init__", counted)
     kept = content("kept.net")
     # Two simulations: to balance, and to correct.
     assert len(simulated) == 2 * 7

@@ -16,12 +16,12 @@ from support.residual import residual_images, residual_network
 from support.strategies import Case, loihi2_networks, networks
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.choices import Reset
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
@@ -120,7 +120,7 @@ def test_the_page_names_every_dataset() -> None:
 
 @pytest.mark.slow
 @given(networks())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_it_runs_random_networks(tmp_path_factory: pytest.TempPathFactory, case: Case) -> None:
     network, pixels = case
     path = tmp_path_factory.mktemp("random") / "random.net"
@@ -130,7 +130,7 @@ def test_it_runs_random_networks(tmp_path_factory: pytest.TempPathFactory, case:
 
 @pytest.mark.slow
 @given(loihi2_networks())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_it_runs_random_networks_of_target_loihi2(tmp_path_factory: pytest.TempPathFactory, case: Case) -> None:
     network, pixels = case
     path = tmp_path_factory.mktemp("random") / "random.net"

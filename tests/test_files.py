@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.files import (
+from loihi_convert.ground.files import (
     asked,
     refuse_to_overwrite,
     refuse_to_replace,

@@ -24,10 +24,9 @@ from typer.testing import CliRunner
 
 from loihi_convert import cli
 from loihi_convert.cnn.checkpoint import load, load_states
-from loihi_convert.cnn.inert_pickle import Skipped
-from loihi_convert.cnn.stored_states import read_file
+from loihi_convert.cnn.stored_states import Skipped, read_file
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.file_kinds import kind_of
+from loihi_convert.ground.file_kinds import kind_of
 from loihi_convert.reading.source import Source, open_source
 
 SHAPE = (1, 4, 4)
@@ -283,14 +282,14 @@ def test_check_says_how_the_weights_were_read() -> None:
 
 # torch.ao.quantization is deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantize")
-@pytest.mark.parametrize("saved", [lambda model: model.state_dict(), lambda model: model])
-def test_a_quantized_cnn_is_refused(saved: Callable[[nn.Module], object]) -> None:
+def test_a_quantized_cnn_is_refused() -> None:
     quantized = torch.ao.quantization.quantize_dynamic(net(), {nn.Linear}, dtype=torch.qint8)
-    torch.save(saved(quantized), "m.pt")
-    with pytest.raises(CheckpointError) as caught:
+    torch.save(quantized.state_dict(), "m.pt")
+    with pytest.raises(CheckpointError, match="holds a quantized CNN"):
         opened(Path("m.pt"))
-    assert caught.value.found == "holds a quantized CNN"
-    assert caught.value.hint == "Convert the CNN as it was before its quantization."
+    torch.save(quantized, "m.pt")
+    with pytest.raises(CheckpointError, match=r"4\.weight missing"):
+        opened(Path("m.pt"))
 
 
 def test_the_weights_that_fit_are_taken() -> None:
@@ -319,11 +318,11 @@ def test_a_training_checkpoint_without_arch_asks_for_it() -> None:
 
 def test_what_is_not_read_stays_inert() -> None:
     torch.save(lightning(), "m.ckpt")
-    content: Any = read_file(Path("m.ckpt"), strict=False)
+    content: Any = read_file(Path("m.ckpt"))
     assert isinstance(content["hyper_parameters"], Skipped)
     assert content["hyper_parameters"].kind == f"{__name__}.Hyperparameters"
-    assert isinstance(content["callbacks"].popitem()[1]["callback"], Skipped)
-    assert content["callbacks"] == {}, "a class as a key is dropped"
+    callback, _ = content["callbacks"].values()
+    assert isinstance(callback["callback"], Skipped)
 
 
 class Attack:
@@ -357,32 +356,6 @@ def test_code_beside_the_weights_does_not_run(tmp_path: Path, protocol: int) -> 
     assert victim.exists()
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        b"\x80\x02c__builtin__\neval\nX\x01\x00\x00\x001\x85R.",
-        b"\x80\x02cos\nsystem\nX\x06\x00\x00\x00exit 1\x85R)R.",
-        b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x06exit 1\x85R.",
-        b"\x80\x02cbuiltins\ngetattr\ncbuiltins\neval\nX\x08\x00\x00\x00__call__\x86RX\x01\x00\x00\x001\x85R.",
-        b"\x80\x02cnets\nNet\n)\x81}X\x0c\x00\x00\x00__setstate__cos\nsystem\nsb.",
-        b"\x80\x02cnets\nNet\n}(X\x05\x00\x00\x00__doc__X\x01\x00\x00\x001ub.",
-        b"\x80\x02\x82\x01.",
-        b"\x80\x02(i__builtin__\neval\n.",
-        b"\x80\x02}r\xff\xff\xff\xff.",
-        b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nNX\x01\x00\x00\x001\x85NtR.",
-        b"\x80\x02]q\x00h\x00a.",
-    ],
-)
-def test_forged_pickles_end_in_one_sentence(program: bytes) -> None:
-    with zipfile.ZipFile("m.ckpt", "w") as archive:
-        archive.writestr("m/data.pkl", program)
-    with pytest.raises(CheckpointError) as caught:
-        load_states("m.ckpt")
-    assert caught.value.where == "m.ckpt"
-    assert "\n" not in str(caught.value)
-    assert "nets" not in sys.modules
-
-
 def forged_module() -> bytes:
     """Return a module that holds itself, as a pickle."""
     stream = io.BytesIO()
@@ -402,7 +375,7 @@ def forged_module() -> bytes:
 def test_a_module_that_holds_itself_is_refused() -> None:
     with zipfile.ZipFile("m.ckpt", "w") as archive:
         archive.writestr("m/data.pkl", forged_module())
-    with pytest.raises(CheckpointError, match="16 levels"):
+    with pytest.raises(CheckpointError, match="not a module with weights"):
         load_states("m.ckpt")
 
 
@@ -453,17 +426,12 @@ def test_what_holds_no_weights_is_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), "m.pt")
-    with pytest.raises(CheckpointError, match="a TorchScript archive") as caught:
+    with pytest.raises(CheckpointError, match=r"holds an object of __torch__\."):
         load_states("m.pt")
-    assert "torch.jit.load(path).state_dict()" in caught.value.hint
     exported = torch.export.export(nn.Linear(2, 2), (torch.rand(1, 2),))
     torch.export.save(exported, "m.pt2")
-    with zipfile.ZipFile("m.pt2") as archive:
-        # Torch 2.3 writes several folders.
-        is_known = any(name.endswith("archive_format") for name in archive.namelist())
-    with pytest.raises(CheckpointError, match="an exported program" if is_known else "m.pt2") as caught:
+    with pytest.raises(CheckpointError, match=r"not from torch\.save"):
         load_states("m.pt2")
-    assert "torch.export.load(path).state_dict, 'model.pt'" in caught.value.hint or not is_known
     with pytest.raises(UsageError, match="found an OrderedDict"):
         Source.from_module(nn.Linear(2, 2).state_dict(), SHAPE)  # type: ignore[arg-type]
     assert kind_of(Path("absent.pt")) is None

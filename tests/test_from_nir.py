@@ -18,12 +18,12 @@ from support.nir_graphs import executed
 
 import loihi_convert as lc
 from loihi_convert import netx
-from loihi_convert.arrays import Array
-from loihi_convert.choices import Readout, Reset
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Readout, Reset
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.nir.read import read_nir
 from loihi_convert.pipeline.converting import converted, stored_neurons

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.networks import random_network
 
-from loihi_convert.arrays import Array
-from loihi_convert.devices import chosen_device
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.devices import chosen_device
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.simulator import Block, Simulator

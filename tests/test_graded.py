@@ -11,14 +11,14 @@ from support.command_line import Invoke, invoker
 from support.external_files import LayerData, lava_dl_file, write_external
 
 from loihi_convert import external
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_graded
 from loihi_convert.data import Dataset
 from loihi_convert.errors import LoihiConvertError, NetxError, RangeError
 from loihi_convert.external.run import run_sdnn
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.runs.stored_run import read_run
 from loihi_convert.simulation.graded import GradedState, frame_steps, global_steps, settled_state
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
+from loihi_convert.ground.normalization import channel_normalization
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.lowering import obstacles, to_relu_network
-from loihi_convert.normalization import channel_normalization
 
 SHAPE = (1, 6, 6)
 

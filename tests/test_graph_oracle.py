@@ -22,15 +22,15 @@ from support.strategies import Drawn
 from torch import Tensor, nn
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend
 from loihi_convert.backends.result import first_difference
-from loihi_convert.choices import Method, Reset, Target
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import RangeError, UnsupportedModelError
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.choices import Method, Reset, Target
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.lowering import lowered
 from loihi_convert.lowering.chain import Chain

@@ -23,18 +23,18 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from loihi_convert.arrays import Array
 from loihi_convert.data import Dataset as OwnDataset
-from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.in_memory import (
     as_calibration,
     as_dataset,
     as_images,
+    as_input_shape,
     as_labels,
     as_regression_dataset,
     as_targets,
 )
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.arrays import Array
 
 GREY = np.random.RandomState(0).randint(0, 256, (5, 1, 8, 6)).astype(np.uint8)
 COLOUR = np.random.RandomState(1).randint(0, 256, (5, 3, 8, 6)).astype(np.uint8)
@@ -234,33 +234,6 @@ def test_labels_come_with_their_images(images: Any) -> None:
     assert (caught.value.where, caught.value.hint) == ("labels", "Omit `labels`.")
 
 
-class Damaged(Pairs):
-    def __init__(self, images: list[object], error: OSError) -> None:
-        super().__init__(images)
-        self.error = error
-
-    def __getitem__(self, index: int) -> tuple[object, int]:
-        if index == 3:
-            raise self.error
-        return super().__getitem__(index)
-
-
-@pytest.mark.parametrize(
-    ("error", "cause"),
-    [
-        # Of a DataLoader's worker.
-        (OSError("Caught OSError in process 0.\nOSError: image file is truncated"), "OSError: image file is truncated"),
-        (OSError(), "OSError"),
-    ],
-)
-def test_an_image_that_cannot_be_read_is_named(error: OSError, cause: str) -> None:
-    damaged = Damaged(list(COLOUR), error)
-    for images, place in ((damaged, "item 3"), (DataLoader(damaged, batch_size=2), "batch 1")):
-        with pytest.raises(DataError) as caught:
-            as_images(images)
-        assert (caught.value.where, caught.value.found) == ("images", f"{place} cannot be read ({cause})")
-
-
 def test_labels_of_an_iterator_are_kept() -> None:
     pixels, labels = torch.from_numpy(GREY), torch.tensor(LABELS)
     loader = DataLoader(TensorDataset(pixels, labels), batch_size=2)
@@ -344,27 +317,26 @@ def test_labels_of_two_classes_may_be_booleans() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "found", "hint"),
+    ("labels", "found"),
     [
-        (np.eye(5, dtype=int)[:, ::-1] + np.eye(5, dtype=int), "int64 (5, 5)", "Number the classes"),
-        (np.full((5, 5), 0.2), "float64 (5, 5)", "Number the classes"),
-        (np.zeros(5), "float64 (5,)", "Number the classes"),
-        (np.array([0, 1, 2, 3, 4.5]), "float64 (5,)", "`targets`"),
-        (np.array([0, 1, 2, 3, np.nan]), "float64 (5,)", "`targets`"),
-        (np.eye(6, dtype=int)[LABELS], "int64 (5, 6)", "Number the classes"),
-        (LABELS[:4], "int64 (4,)", "Number the classes"),
-        (["cat"] * 5, "<U3 (5,)", "Number the classes"),
-        ([[1], [1, 2]], "list", "NumPy"),
-        ([1, 2, 3, 4, 5], "1..5", "from 0"),
-        ([-1, 0, 0, 0, 0], "-1..0", "from 0"),
+        (np.eye(5, dtype=int)[:, ::-1] + np.eye(5, dtype=int), "int64 (5, 5)"),
+        (np.full((5, 5), 0.2), "float64 (5, 5)"),
+        (np.zeros(5), "float64 (5,)"),
+        (np.array([0, 1, 2, 3, 4.5]), "float64 (5,)"),
+        (np.array([0, 1, 2, 3, np.nan]), "float64 (5,)"),
+        (np.eye(6, dtype=int)[LABELS], "int64 (5, 6)"),
+        (LABELS[:4], "int64 (4,)"),
+        (["cat"] * 5, "<U3 (5,)"),
+        ([[1], [1, 2]], "list"),
+        ([1, 2, 3, 4, 5], "1..5"),
+        ([-1, 0, 0, 0, 0], "-1..0"),
     ],
 )
-def test_labels_that_cannot_be_used(labels: Any, found: str, hint: str) -> None:
+def test_labels_that_cannot_be_used(labels: Any, found: str) -> None:
     with pytest.raises(DataError) as caught:
         as_labels(labels, 5, 5)
     assert caught.value.where == "labels"
     assert found in caught.value.found
-    assert hint in caught.value.hint
 
 
 TARGETS = [[0.5, -2], [1.5, 3], [0, 0], [7, 1e-9], [-1, 2]]
@@ -430,7 +402,6 @@ def test_the_shape_of_a_signal_has_two_axes() -> None:
         with pytest.raises(UsageError) as caught:
             as_input_shape(shape)  # type: ignore[arg-type]
         assert caught.value.where == "input_shape"
-        assert caught.value.hint == ("A signal of one channel is (1, 9)." if shape == (9,) else "")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -442,7 +413,7 @@ def test_signals(channels: int) -> None:
         assert np.array_equal(as_images(form, shape), signals[:, :, np.newaxis])
     with pytest.raises(DataError) as caught:
         as_images(signals[:, :, :8], shape)
-    assert f"(N, {channels}, 9)" in caught.value.expected
+    assert f"(N, {channels}, 1, 9)" in caught.value.expected
     if channels == 3:
         with pytest.raises(DataError):
             as_images(signals.transpose(0, 2, 1), shape)
@@ -452,54 +423,51 @@ FLOATS = (GREY / 255).astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    ("images", "found", "hint"),
+    ("images", "found"),
     [
-        ((FLOATS - 0.1307) / 0.3081, "float32 (5, 1, 8, 6) of -0.4242..2.821", "`mean` and `std`"),
-        (GREY.astype(np.float32), "of 0..255", "Divide them by 255"),
-        (np.minimum(GREY, 16).astype(np.float32), "of 0..16", "divide them by 16"),
+        ((FLOATS - 0.1307) / 0.3081, "float32 (5, 1, 8, 6) of -0.4242..2.821"),
+        (GREY.astype(np.float32), "of 0..255"),
+        (np.minimum(GREY, 16).astype(np.float32), "of 0..16"),
         # Signals beyond the range of the calibration signals, and a CNN trained on (s - m) / d.
-        (FLOATS * np.float32(1.5), "of 0..1.5", "of the calibration signals"),
-        (FLOATS - np.float32(0.5), "of -0.5..0.5", "`mean` is (m - low) / (high - low), `std` d / (high - low)"),
-        (FLOATS * np.float32(1.02) - np.float32(0.01), "of -0.01..1.01", "Clip them to 0..1"),
+        (FLOATS * np.float32(1.5), "of 0..1.5"),
+        (FLOATS - np.float32(0.5), "of -0.5..0.5"),
+        (FLOATS * np.float32(1.02) - np.float32(0.01), "of -0.01..1.01"),
         # Centred signals of low amplitude must not be clipped.
-        (FLOATS / 10 - np.float32(0.05), "of -0.05..0.05", "Signals s"),
-        (np.where(GREY == 0, np.nan, FLOATS), "NaN", ""),
-        (np.where(GREY == 0, np.inf, FLOATS), "NaN or infinity", ""),
-        (GREY.astype(np.int16) - 1, "int16 (5, 1, 8, 6) of -1..254", "Scale them"),
-        (GREY.astype(np.uint16) * 200, "uint16 (5, 1, 8, 6) of 0..51000", "Scale them"),
-        ((GREY // 255).astype(np.int64), "int64 (5, 1, 8, 6) of 0..1", "booleans"),
-        ((GREY > 100).astype(np.uint8), "uint8 (5, 1, 8, 6) of 0..1", "booleans"),
-        (GREY.astype(np.complex64), "complex64", ""),
-        (GREY.astype("U3"), "<U3", ""),
-        (GREY[:0], "uint8 (0, 1, 8, 6)", ""),
-        (torch.from_numpy(FLOATS).bfloat16(), "torch.bfloat16", ".float()"),
-        (list((GREY > 100).astype(np.uint8)), "uint8 (5, 1, 8, 6) of 0..1", "booleans"),
-        (Pairs(list((GREY > 100).astype(np.uint8))), "uint8 (5, 1, 8, 6) of 0..1", "booleans"),
-        ([], "no image", ""),
-        (Pairs([]), "no image", ""),
-        ([GREY[0], COLOUR[0]], "(1, 8, 6), (3, 8, 6)", ""),
-        ([Image.fromarray(GREY[0, 0]).convert("P")], "mode P", "convert('RGB')"),
-        ([Image.fromarray(GREY[0, 0].astype(np.uint16))], "mode I;16", "/ 65535"),
-        (7, "type int", ""),
-        ("mnist", "type str", ""),
-        ([{"left": GREY[0], "label": 1}], "keys ['left', 'label']", "Return (image, label)"),
-        ([{"image": GREY[0], "img": GREY[0]}], "keys ['image', 'img']", "Return (image, label)"),
-        (torch.from_numpy(FLOATS).to_sparse(), "torch.float32, which is not an array", ".float()"),
-        ({"image": GREY, "label": LABELS}, "keys ['image', 'label']", "two arguments"),
-        ((GREY, LABELS), "different shapes", ""),
-        ([(GREY[:3, 0], np.arange(3)), (GREY[3:, 0], np.arange(2))], "different shapes", ""),
-        (list(FLOATS / 255), "float32 (5, 1, 8, 6) of 0..0.003922", "divided by 255 twice"),
+        (FLOATS / 10 - np.float32(0.05), "of -0.05..0.05"),
+        (np.where(GREY == 0, np.nan, FLOATS), "nan"),
+        (np.where(GREY == 0, np.inf, FLOATS), "inf"),
+        (GREY.astype(np.int16) - 1, "int16 (5, 1, 8, 6) of -1..254"),
+        (GREY.astype(np.uint16) * 200, "uint16 (5, 1, 8, 6) of 0..5.1e+04"),
+        ((GREY // 255).astype(np.int64), "of at most 1, nearly black"),
+        ((GREY > 100).astype(np.uint8), "of at most 1, nearly black"),
+        (GREY.astype(np.complex64), "complex64"),
+        (GREY.astype("U3"), "<U3"),
+        (GREY[:0], "uint8 (0, 1, 8, 6)"),
+        (torch.from_numpy(FLOATS).bfloat16(), "torch.bfloat16"),
+        (list((GREY > 100).astype(np.uint8)), "of at most 1, nearly black"),
+        (Pairs(list((GREY > 100).astype(np.uint8))), "of at most 1, nearly black"),
+        ([], "no image"),
+        (Pairs([]), "no image"),
+        ([GREY[0], COLOUR[0]], "(1, 8, 6), (3, 8, 6)"),
+        ([Image.fromarray(GREY[0, 0]).convert("P")], "mode P"),
+        ([Image.fromarray(GREY[0, 0].astype(np.uint16))], "mode I;16"),
+        (7, "found a int"),
+        ("mnist", "found a str"),
+        ([{"left": GREY[0], "label": 1}], "keys ['left', 'label']"),
+        ([{"image": GREY[0], "img": GREY[0]}], "keys ['image', 'img']"),
+        (torch.from_numpy(FLOATS).to_sparse(), "torch.float32, which is not an array"),
+        ({"image": GREY, "label": LABELS}, "keys ['image', 'label']"),
+        ((GREY, LABELS), "different shapes"),
+        ([(GREY[:3, 0], np.arange(3)), (GREY[3:, 0], np.arange(2))], "different shapes"),
+        (list(FLOATS / 255), "of at most 0.003922"),
     ],
 )
 @pytest.mark.parametrize("input_shape", [None, (1, 8, 6)])
-def test_values_that_cannot_be_used(
-    images: Any, found: str, hint: str, input_shape: tuple[int, int, int] | None
-) -> None:
+def test_values_that_cannot_be_used(images: Any, found: str, input_shape: tuple[int, int, int] | None) -> None:
     with pytest.raises(DataError) as caught:
         as_images(images, input_shape)
     assert caught.value.where == "images"
     assert found in caught.value.found
-    assert hint in caught.value.hint
 
 
 def test_labels_beyond_int64_are_refused() -> None:
@@ -509,32 +477,27 @@ def test_labels_beyond_int64_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "input_shape", "hint"),
+    ("shape", "input_shape"),
     [
-        ((8, 6), (1, 8, 6), "Pass [image]"),
-        ((3, 8, 6), (3, 8, 6), "Pass [image]"),
-        ((8, 6, 3), (3, 8, 6), "Pass [image]"),
-        ((5, 8, 6), (3, 8, 6), ""),
-        ((5, 3, 8, 6), (1, 8, 6), ""),
-        ((5, 8, 6, 3), (1, 8, 6), ""),
-        ((5,), (1, 8, 6), ""),
-        ((5, 1, 9, 6), (1, 8, 6), ""),
-        ((3, 8, 6, 50), (3, 8, 6), ""),
-        ((8, 6, 3, 50), (3, 8, 6), ""),
-        ((1, 5, 1, 8, 6), (1, 8, 6), ""),
-        ((8, 6), None, "Pass [image]"),
-        ((8, 6), None, "`input_shape=(1, 6)`"),
-        # One image of three channels, or three grey ones.
-        ((3, 8, 6), None, "images[:, None] for three grey images"),
-        ((5, 1, 1, 8, 6), None, "Pass [image]"),
+        ((8, 6), (1, 8, 6)),
+        ((3, 8, 6), (3, 8, 6)),
+        ((8, 6, 3), (3, 8, 6)),
+        ((5, 8, 6), (3, 8, 6)),
+        ((5, 3, 8, 6), (1, 8, 6)),
+        ((5, 8, 6, 3), (1, 8, 6)),
+        ((5,), (1, 8, 6)),
+        ((5, 1, 9, 6), (1, 8, 6)),
+        ((3, 8, 6, 50), (3, 8, 6)),
+        ((8, 6, 3, 50), (3, 8, 6)),
+        ((1, 5, 1, 8, 6), (1, 8, 6)),
+        ((8, 6), None),
+        ((5, 1, 1, 8, 6), None),
     ],
 )
-def test_axes_that_cannot_be_used(shape: tuple[int, ...], input_shape: tuple[int, int, int] | None, hint: str) -> None:
+def test_axes_that_cannot_be_used(shape: tuple[int, ...], input_shape: tuple[int, int, int] | None) -> None:
     with pytest.raises(DataError) as caught:
         as_images(np.zeros(shape, np.uint8), input_shape)
-    assert caught.value.where == "images"
-    assert caught.value.found == f"found {shape}"
-    assert hint in caught.value.hint
+    assert (caught.value.where, caught.value.found) == ("images", f"found {shape}")
 
 
 def test_torch_is_not_imported_for_numpy_arrays() -> None:

@@ -22,9 +22,7 @@ from test_netx import small_network
 from loihi_convert import external, netx
 from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
-from loihi_convert.inspection.contents import BINS, describe
-from loihi_convert.inspection.differences import Difference, differences, kinds
-from loihi_convert.inspection.tables import difference_summary, structure_table
+from loihi_convert.inspection.contents import BINS, Difference, describe, differences, kinds_table, tables
 from loihi_convert.pipeline import external_run
 from loihi_convert.runs.stored_run import read_run
 
@@ -58,7 +56,7 @@ def test_relays_are_counted_and_compared(tmp_path: Path) -> None:
         netx.write(residual_network(seed), tmp_path / name)
     contents = describe(tmp_path / "a.net")
     assert [layer.relay_count for layer in contents.layers] == [None, None, 4, None, None, None]
-    table = structure_table(contents)
+    table = tables(contents)[0]
     assert [row[table.headers.index("relays")] for row in table.rows] == ["", "", "4", "", "", ""]
     assert "relays: channels that repeat" in table.caption
     overwrite(tmp_path / "b.net", "layer/1/relay_of", [-1, -1, -1, 0, 1, 2, -1])
@@ -178,7 +176,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert run(monkeypatch, "inspect", other, other) == 0
     assert "the same network, number by number" in capsys.readouterr().out
     assert run(monkeypatch, "inspect", native, other) == 5
-    assert capsys.readouterr().out.startswith("native.net and other.net differ: ")
+    assert capsys.readouterr().out.startswith("native.net and other.net differ in ")
     assert run(monkeypatch, "inspect", native, other, "--details") == 5
     assert "layer/0/shape" in capsys.readouterr().out
     assert run(monkeypatch, "inspect", native, other, "--json") == 5
@@ -331,19 +329,6 @@ def test_run_takes_an_external_file(
     assert "native.net already has its normalization" in capsys.readouterr().err
 
 
-def test_datasets_of_another_shape_are_said_beside_those_that_are_counted() -> None:
-    found = (
-        Difference(place="layer/2/weight", first="(10, 12)", second="(20, 12)"),
-        Difference(place="layer/3/weight", first="(5, 10)", second="(5, 20)"),
-        Difference(place="layer/4/weight", first="1..5", second="1..6", differing_count=1, count=50),
-    )
-    (weights,) = kinds(found)
-    assert (weights.layers, weights.reshaped, weights.only_in) == (("4",), ("2", "3"), (0, 0))
-    assert difference_summary((weights,), ("a", "b"), 3) == (
-        "a and b differ: 1 of 50 weights of layer 4, weights of another shape in layers 2, 3 (3 datasets in all)"
-    )
-
-
 def test_differences_by_kind(tmp_path: Path) -> None:
     network = small_network()
     first, *others = network.layers
@@ -351,10 +336,19 @@ def test_differences_by_kind(tmp_path: Path) -> None:
     changed = replace(first, neuron=replace(first.neuron, threshold=first.neuron.threshold + 1))
     netx.write(network, tmp_path / "a.net")
     netx.write(replace(network, layers=(changed, *others)), tmp_path / "b.net")
-    found = differences(tmp_path / "a.net", tmp_path / "b.net")
-    (thresholds, *_) = kinds(found)
-    count = len(first.neuron.threshold)
-    assert thresholds == ("thresholds", ("1",), count, count, 1.0, (0, 0), ())
-    assert difference_summary((thresholds,), ("a.net", "b.net"), len(found)).startswith(
-        f"a.net and b.net differ: thresholds in {count} of {count} channels of layer 1 ("
+    found = (
+        *differences(tmp_path / "a.net", tmp_path / "b.net"),
+        Difference(place="layer/2/weight", first="(10, 12)", second="(20, 12)"),
+        Difference(place="layer/4/weight", first="1..5", second="1..6", differing_count=1, count=50),
+        Difference(place="layer/4/bias", first=None, second="1..6"),
     )
+    table = kinds_table(found, ("a.net", "b.net"))
+    count = len(first.neuron.threshold)
+    assert [dict(zip(table.headers, row, strict=True)) for row in table.rows[:3]] == [
+        {name: cells.get(name, "") for name in table.headers}
+        for cells in (
+            {"what": "thresholds", "layers": "1", "differ": f"{count} of {count}", "by up to": "1"},
+            {"what": "weights", "layers": "4", "differ": "1 of 50", "other\nshape": "2"},
+            {"what": "biases", "layers": "4", "only in\nb.net ": "1"},
+        )
+    ]

@@ -20,15 +20,15 @@ import pytest
 from support import oracle
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends import BackendOptions
 from loihi_convert.backends.lava import exchange, host_process, lava_backend
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.lava.timing import Timing
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
-from loihi_convert.choices import LavaLayout, Reset
 from loihi_convert.errors import BackendError, DataError, LoihiConvertError, PlatformError, RangeError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import LavaLayout, Reset
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 

@@ -13,7 +13,6 @@ from support import networks, oracle
 from support.lava_programs import output_of
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.lava.timing import Timing, reset_interval, stock_interval
@@ -21,6 +20,7 @@ from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import first_difference
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.neuron_model import neuron_model
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.arrays import Array
 from loihi_convert.conversion.balancing import balance, correct_biases
 from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation import blocks, simulator
+from loihi_convert.simulation import image_shards, simulator
 from loihi_convert.simulation.currents import Inputs
 from loihi_convert.simulation.device import CpuLayer
 from loihi_convert.simulation.layerwise import GrowingSimulation
@@ -55,7 +55,7 @@ MOMENTS = st.sampled_from([2**22]) | st.integers(1, 3000)
 @settings(max_examples=12, deadline=None)
 def test_equals_simulations_from_the_images(memory: int, moments: int, poisson_seed: int | None) -> None:
     """Whatever is kept, and in however many blocks of images and steps."""
-    with mock.patch.object(blocks, "_CPU_BLOCK", moments):
+    with mock.patch.object(image_shards, "_CPU_BLOCK", moments):
         _compare_with_simulations_from_the_images(memory, poisson_seed)
 
 
@@ -88,7 +88,7 @@ def test_mean_excess_is_the_difference_of_the_mean_currents(
     monkeypatch: pytest.MonkeyPatch, memory: int, moments: int
 ) -> None:
     """The potential after T steps of a layer that only integrates is T times its mean current, bias included."""
-    monkeypatch.setattr(blocks, "_CPU_BLOCK", moments)
+    monkeypatch.setattr(image_shards, "_CPU_BLOCK", moments)
     cnn = network()
     balanced = balance(cnn, images(), TIMESTEPS, BalanceOptions(method="ngu-lee"))
     simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
@@ -225,7 +225,7 @@ def test_a_layer_may_use_the_first_images_only(memory: int) -> None:
 @pytest.mark.parametrize("moments", [2**22, 2000])
 def test_no_bit_depends_on_the_number_of_cores(monkeypatch: pytest.MonkeyPatch, moments: int) -> None:
     """Sums of floating-point numbers over images: of rates' errors, and of currents."""
-    monkeypatch.setattr(blocks, "_CPU_BLOCK", moments)
+    monkeypatch.setattr(image_shards, "_CPU_BLOCK", moments)
     rng = np.random.default_rng(2)
     layers = tuple(
         ReluLayer(layer.name, layer.synapse.with_input_factors(rng.random(channels)))

@@ -8,8 +8,8 @@ from support.lowering import CONV, LINEAR, Case, assert_equals_module, assert_na
 from support.modules import Of, outputs, prepared
 from torch import nn
 
-from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.ground.arrays import Shape
 from loihi_convert.lowering import to_relu_network
 
 

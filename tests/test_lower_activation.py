@@ -25,9 +25,9 @@ from support.modules import Of, prepared, stepped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loihi_convert.arrays import by_channel
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.ground.arrays import by_channel
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.lowering.operations import through
 from loihi_convert.lowering.value import Population, Populations, Value, scaled, shifted

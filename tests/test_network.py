@@ -36,7 +36,7 @@ def current(synapse: Conv | Dense, inputs: np.ndarray) -> torch.Tensor:
 
 
 @given(networks(), SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_output_shape_fans_and_strided_form_agree_with_torch(case: Case, seed: int) -> None:
     network, _ = case
     shape = network.input_shape
@@ -85,7 +85,7 @@ def test_padding_after_a_pooling_with_a_remainder_is_refused_where_it_is_read(
 
 
 @given(networks(), SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_input_factors_scale_the_channels(case: Case, seed: int) -> None:
     network, _ = case
     shape = network.input_shape

@@ -24,7 +24,7 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import fine_tuning_recipe, paper_recipe
 from loihi_convert.data import load_data
 from loihi_convert.errors import InputError
-from loihi_convert.files import sha256
+from loihi_convert.ground.files import sha256
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,6 @@ from support.strategies import Case, networks
 from torch import nn
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array, Pair
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip.limits import NEVER_FIRES, POTENTIAL_LIMIT
 from loihi_convert.conversion.balancing import balance
@@ -33,6 +32,7 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
 from loihi_convert.errors import InputError, PlatformError, UnsupportedModelError, UsageError, VerificationError
+from loihi_convert.ground.arrays import Array, Pair
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense

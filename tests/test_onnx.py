@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from loihi_convert import cli
 from loihi_convert.__main__ import main
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
-from loihi_convert.file_kinds import kind_of
+from loihi_convert.ground.file_kinds import kind_of
 from loihi_convert.ir.network import summary
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.pipeline.same_outputs import require_same_outputs

@@ -21,7 +21,7 @@ from loihi_convert.cli.options import BoardOptions, CnnOptions
 from loihi_convert.cli.sweep_grid import AXES, read_grid
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.errors import UsageError
-from loihi_convert.options import Flag, declared, names_of, options_of
+from loihi_convert.ground.options import Flag, declared, names_of, options_of
 from loihi_convert.pipeline.options import RunOptions
 
 CLASSES = (

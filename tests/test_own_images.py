@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loihi_convert.arrays import Array
 from loihi_convert.data import load_data
 from loihi_convert.data.dataset import DataSplits, in_turns
 from loihi_convert.data.in_memory import as_images
 from loihi_convert.data.own_images import load_image_folder, load_npz
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.arrays import Array
 
 
 def grey(value: int, height: int = 4, width: int = 6) -> Array:
@@ -87,11 +87,9 @@ def test_images_that_are_left_out_are_counted(tmp_path: Path) -> None:
         put(tmp_path / name, grey(10))
     (tmp_path / "dog/notes.txt").write_text("not an image")
     *_, note = load_image_folder(tmp_path).notes
-    assert note == "these images are left out: 2 of other formats than PNG and JPEG and 1 in further folders"
+    assert note == "2 images of other formats than PNG and JPEG are left out"
     (tmp_path / "dog/2.bmp").rename(tmp_path / "cat/1.bmp")
-    assert load_image_folder(tmp_path / "dog").notes == (
-        "these images are left out: 1 of other formats than PNG and JPEG",
-    )
+    assert load_image_folder(tmp_path / "dog").notes == ("1 images of other formats than PNG and JPEG are left out",)
     (tmp_path / "dog/3.TIFF").unlink()
     assert load_image_folder(tmp_path / "dog").notes == ()
 
@@ -202,14 +200,12 @@ def test_a_folder_that_is_not_a_class_of_the_network(tmp_path: Path, names: str,
 @pytest.mark.parametrize(
     ("classes", "class_map", "said"),
     [
-        (DIGITS, {"one": "1"}, "zero"),
-        (DIGITS, {"one": "1", "zero": "10"}, "zero=10"),
-        (DIGITS, {"one": "1", "zero": "null"}, "zero=null"),
-        ((), {"one": "1", "zero": "null"}, "zero=null"),
-        # Labels are int64.
-        ((), {"one": 1, "zero": 2**63}, "zero=9223372036854775808"),
-        ((), {"one": 1, "zero": "9" * 5000}, "zero=9"),
-        (DIGITS, {"one": "1", "zero": "0", "two": "2"}, "'two'"),
+        (DIGITS, {"one": "1"}, "lacks zero"),
+        (DIGITS, {"one": "1", "zero": "10"}, "class 10"),
+        (DIGITS, {"one": "1", "zero": "null"}, "class null"),
+        ((), {"one": "1", "zero": "null"}, "class null"),
+        ((), {"one": 1, "zero": "9" * 5000}, "class 9"),
+        (DIGITS, {"one": "1", "zero": "0", "two": "2"}, "found 'two'"),
         (DIGITS, "sorted", "2 class folders for 10 classes"),
         (("one", "zero", "2"), "sorted", "2 class folders for 3 classes"),
     ],
@@ -221,13 +217,13 @@ def test_a_class_map_that_does_not_fit(tmp_path: Path, classes: tuple[str, ...],
     assert said in caught.value.found
 
 
-@pytest.mark.parametrize("name", ["9" * 20, str(2**63), "007", "cat"])
+@pytest.mark.parametrize("name", ["9" * 20, "007", "cat"])
 def test_a_folder_that_is_not_named_by_a_number(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_image_folder(folders(tmp_path, name), class_map="names")
-    assert caught.value.found == f"found 'names', and the folder {name} in {tmp_path}"
-    largest = load_image_folder(folders(tmp_path / "large", str(2**63 - 1)), class_map="names")
-    assert largest.test.known_labels.tolist() == [2**63 - 1]
+    assert (caught.value.where, caught.value.found) == ("class_map", f"found the class {name}")
+    largest = load_image_folder(folders(tmp_path / "large", "9" * 9), class_map="names")
+    assert largest.test.known_labels.tolist() == [999_999_999]
 
 
 @pytest.mark.parametrize("names", [TWELVE, ("0", "2", "10")])
@@ -259,12 +255,11 @@ def test_a_network_takes_its_own_shape(tmp_path: Path) -> None:
     assert np.array_equal(images, np.stack([grey(0), grey(9)])[:, None])
     put(tmp_path / "3.png", np.stack([grey(9), grey(9), grey(8)], axis=2))
     put(tmp_path / "4.png", np.stack([grey(9), grey(9), grey(8)], axis=2))
-    for shape, found, hint in (((1, 4, 6), "has colours", "convert('L')"), ((1, 4, 5), "6 x 4", "Resize")):
+    for shape, found in (((1, 4, 6), "has colours"), ((1, 4, 5), "6 x 4")):
         with pytest.raises(DataError) as caught:
             load_data(tmp_path, input_shape=shape)
         assert caught.value.where == str(tmp_path / ("3.png" if "colours" in found else "1.png"))
         assert found in caught.value.found
-        assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -317,26 +312,8 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert (error().where, error().found) == (str(tmp_path), "contains no images")
     put(tmp_path / "dog" / "1.png", grey(0))
     assert (error().where, error().found) == (str(tmp_path / "cat"), "contains no images")
-    put(tmp_path / "cat" / "1.webp", grey(0))
-    assert (error().where, error().found) == (str(tmp_path / "cat"), "contains only images of other formats")
     put(tmp_path / "1.png", grey(0))
     assert (error().where, error().found) == (str(tmp_path), "contains images both next to and inside its folders")
-    (tmp_path / "1.png").unlink()
-    (tmp_path / "dog" / "1.png").unlink()
-    assert (error().where, error().found) == (str(tmp_path), "contains only images of other formats")
-    assert error().expected == "must be .png, .jpg, .jpeg files"
-
-
-@pytest.mark.parametrize("name", ["cat", "dog/2.png"])
-def test_a_link_to_nothing_is_not_left_out(tmp_path: Path, name: str) -> None:
-    """Without the folder of cats, the dogs would be class 0."""
-    folders(tmp_path, "dog")
-    (tmp_path / "dog" / ".#lock").symlink_to(tmp_path / "nothing")
-    assert load_image_folder(tmp_path).classes == ("dog",)
-    (tmp_path / name).symlink_to(tmp_path / "nothing")
-    with pytest.raises(DataError) as caught:
-        load_image_folder(tmp_path)
-    assert (caught.value.where, caught.value.found) == (str(tmp_path / name), "is a symbolic link to nothing")
 
 
 def test_damaged_exif_data_are_an_error_or_no_rotation(tmp_path: Path) -> None:
@@ -371,7 +348,6 @@ def test_modes_that_would_lose_something(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_image_folder(tmp_path)
     assert (caught.value.where, caught.value.found) == (str(tmp_path / "a.png"), "has pixels of mode I;16")
-    assert "clips" in caught.value.hint
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(2, "RGBA"), (3, "RGB"), (4, "RGBA")])
@@ -392,7 +368,6 @@ def test_colours_of_16_bits_are_refused(tmp_path: Path, channels: int, mode: str
         str(tmp_path / "a.png"),
         f"has pixels of mode 16-bit {mode}",
     )
-    assert "Divide its values by 256" in caught.value.hint
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1)])
@@ -488,11 +463,11 @@ IMAGES = np.zeros((3, 4, 4), np.uint8)
         ({}, "", "no arrays"),
         ({"image": IMAGES}, "", "contains image"),
         ({"images": IMAGES, "lables": np.zeros(3, int)}, "", "contains images, lables"),
-        ({"images": IMAGES + 1.5}, "images", "float64 (3, 1, 4, 4) of 1.5..1.5"),
+        ({"images": IMAGES + 1.5}, "images", "float64 (3, 4, 4) of 1.5..1.5"),
         ({"images": IMAGES[0]}, "images", "found (4, 4)"),
-        ({"images": IMAGES[:0]}, "images", "uint8 (0, 1, 4, 4)"),
-        ({"images": IMAGES, "calibration": IMAGES.astype(int) - 1}, "calibration", "int64 (3, 1, 4, 4) of -1..-1"),
-        ({"images": IMAGES, "calibration": IMAGES[:, :2]}, "", "calibration images of (1, 2, 4)"),
+        ({"images": IMAGES[:0]}, "images", "uint8 (0, 4, 4)"),
+        ({"images": IMAGES, "calibration": IMAGES.astype(int) - 1}, "calibration", "int64 (3, 4, 4) of -1..-1"),
+        ({"images": IMAGES, "calibration": IMAGES[:, :2]}, "calibration", "found (3, 2, 4)"),
         ({"images": IMAGES, "labels": np.zeros(2, int)}, "labels", "int64 (2,)"),
         ({"images": IMAGES, "labels": np.zeros(3)}, "labels", "float64 (3,)"),
         ({"images": IMAGES, "labels": np.array([0, -1, 5])}, "labels", "-1..5"),
@@ -500,7 +475,7 @@ IMAGES = np.zeros((3, 4, 4), np.uint8)
         ({"images": IMAGES, "classes": np.arange(3)}, "classes", "int64 (3,)"),
         ({"images": IMAGES, "classes": np.array(["a", "a"])}, "classes", "<U1 (2,)"),
         ({"images": IMAGES, "classes": np.array(["", "a"])}, "classes", "<U1 (2,)"),
-        ({"images": IMAGES.astype(object)}, "", "contains Python objects"),
+        ({"images": IMAGES.astype(object)}, "", "Object arrays cannot be loaded"),
     ],
 )
 def test_npz_that_cannot_be_used(tmp_path: Path, arrays: dict[str, Array], key: str, found: str) -> None:
@@ -509,7 +484,6 @@ def test_npz_that_cannot_be_used(tmp_path: Path, arrays: dict[str, Array], key: 
         load_npz(path)
     assert caught.value.where == (f"{path}: {key}" if key else str(path))
     assert found in caught.value.found
-    assert ("images=images, labels=labels" in caught.value.hint) == found.startswith(("no arrays", "contains image"))
 
 
 def test_npz_of_floats_and_of_the_networks_shape(tmp_path: Path) -> None:
@@ -522,14 +496,10 @@ def test_npz_of_floats_and_of_the_networks_shape(tmp_path: Path) -> None:
     assert caught.value.where == f"{path}: images"
 
 
-def test_folders_of_splits_are_named(tmp_path: Path) -> None:
-    for name in ("train/cat/1.png", "test/cat/1.png"):
-        put(tmp_path / name, grey(1))
-    with pytest.raises(DataError) as caught:
-        load_image_folder(tmp_path)
-    assert caught.value.hint == f"Name {tmp_path / 'test'}, which contains class folders."
-    (tmp_path / "train" / "__MACOSX").mkdir()
-    assert load_image_folder(tmp_path / "train").classes == ("cat",)
+def test_a_folder_of_macos_is_no_class(tmp_path: Path) -> None:
+    put(tmp_path / "cat/1.png", grey(1))
+    (tmp_path / "__MACOSX").mkdir()
+    assert load_image_folder(tmp_path).classes == ("cat",)
 
 
 def test_classes_in_another_order_than_the_networks(tmp_path: Path) -> None:
@@ -553,7 +523,6 @@ def test_classes_in_another_order_than_the_networks(tmp_path: Path) -> None:
     [
         (("7", "1", "3"), DIGITS, [7, 1, 7]),
         (tuple(reversed(DIGITS)), DIGITS, [9, 8, 9]),
-        # As torchvision's ImageFolder numbers folders: 0, 1, 10, 11, 2, ...
         (tuple(sorted(TWELVE)), TWELVE, [0, 1, 0]),
         (("cat", "1"), DIGITS, [0, 1, 0]),
     ],
@@ -586,7 +555,7 @@ def test_npz_with_targets(tmp_path: Path, targets: Array) -> None:
     # The names of a network's outputs are not those of the file.
     assert load_npz(saved(tmp_path, images=images, targets=targets), ("a", "b", "c")).classes == ("a", "b", "c")
     for arrays, found in (
-        ({"targets": targets, "labels": np.zeros(5, int)}, "contains labels and targets"),
+        ({"targets": targets, "labels": np.zeros(5, int)}, "contains images, labels, targets"),
         ({"targets": targets, "classes": ["x", "y", "z"]}, f"found {targets.dtype} {targets.shape}"),
         ({"targets": targets[:4]}, f"found {targets.dtype} {targets[:4].shape}"),
     ):
@@ -605,8 +574,8 @@ def test_data_must_show_what_the_network_gives(tmp_path: Path) -> None:
     numbers.require_fit("regression", 2, "mine.npz")
     classes.require_fit("classification", 2, "mine.npz")
     for dataset, task, outputs, found in (
-        (numbers, "classification", 2, "found targets; the network gives classes"),
-        (classes, "regression", 2, "found labels; the network is a regression"),
+        (numbers, "classification", 2, "found targets"),
+        (classes, "regression", 2, "found labels"),
         (numbers, "regression", 3, "found targets (5, 2)"),
     ):
         with pytest.raises(DataError) as caught:
@@ -632,9 +601,9 @@ def test_a_bare_array_is_not_an_npz_file(tmp_path: Path) -> None:
     assert "images=images, labels=labels" in caught.value.hint
 
 
-def zipped(path: Path, content: bytes, compression: int = zipfile.ZIP_STORED) -> Path:
+def zipped(path: Path, content: bytes) -> Path:
     """A zip archive with the entry images.npy."""
-    with zipfile.ZipFile(path / "mine.npz", "w", compression) as archive:
+    with zipfile.ZipFile(path / "mine.npz", "w") as archive:
         archive.writestr("images.npy", content)
     return path / "mine.npz"
 
@@ -644,27 +613,6 @@ def npy(shape: tuple[int, ...]) -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"shape": shape, "fortran_order": False, "descr": "|u1"})
     return stream.getvalue() + bytes(64)
-
-
-@pytest.mark.parametrize(
-    ("content", "compression", "found"),
-    [
-        (b"hello, no array", zipfile.ZIP_STORED, "magic string"),
-        # 128 bytes of header.
-        (npy((10**12, 8, 8)), zipfile.ZIP_STORED, "images claims 64,000,000,000,128 bytes, but has 192"),
-        (npy((10**12, 8, 8)), zipfile.ZIP_DEFLATED, "images claims 64,000,000,000,128 bytes, but has 192"),
-        (npy((1, 8, 8)), zipfile.ZIP_LZMA, "images is compressed, but not by NumPy"),
-    ],
-)
-def test_entries_that_numpy_does_not_write_are_damage(
-    tmp_path: Path, content: bytes, compression: int, found: str
-) -> None:
-    path = zipped(tmp_path, content, compression)
-    with pytest.raises(DataError) as caught:
-        load_npz(path)
-    assert caught.value.where == str(path)
-    assert caught.value.found.startswith("damaged, or not an .npz file (")
-    assert found in caught.value.found
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
@@ -715,5 +663,5 @@ def test_a_damaged_npz_is_an_error_or_the_same(tmp_path: Path) -> None:
             refused += 1
         else:
             assert np.array_equal(splits.test.images[:, 0], images)
-            assert splits.test.known_labels.tolist() == [0, 1, 2]
+            assert splits.test.labels is None or splits.test.labels.tolist() == [0, 1, 2]
     assert refused > 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from loihi_convert.choices import PaperTable
+from loihi_convert.ground.choices import PaperTable
 from loihi_convert.report import paper
 
 

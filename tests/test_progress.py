@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from loihi_convert.cli.console import log
-from loihi_convert.progress import LINE_SECONDS, progress_bar, progress_lines
+from loihi_convert.ground.progress import LINE_SECONDS, progress_bar, progress_lines
 
 
 def test_a_line_every_30_seconds(capsys: pytest.CaptureFixture[str]) -> None:

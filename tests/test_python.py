@@ -24,9 +24,8 @@ from support import networks
 from support.environments import interpreter
 
 import loihi_convert
-from loihi_convert import cli, dependencies, netx
+from loihi_convert import cli, netx
 from loihi_convert.__main__ import exit_code
-from loihi_convert.arrays import Array
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.lava import host_process
 from loihi_convert.backends.lava.exchange import LavaFiles
@@ -39,8 +38,10 @@ from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.training import TrainOptions
 from loihi_convert.data import load_data
-from loihi_convert.dependencies import LAVA_PYTHON
 from loihi_convert.errors import PlatformError
+from loihi_convert.ground import dependencies
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.dependencies import LAVA_PYTHON
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 # Lava and the packages that it imports.

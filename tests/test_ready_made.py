@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from loihi_convert import cli
-from loihi_convert import ready_made as module
 from loihi_convert.errors import InputError
-from loihi_convert.files import sha256
-from loihi_convert.ready_made import cnns_of, file_of, named_models
+from loihi_convert.ground import ready_made as module
+from loihi_convert.ground.files import sha256
+from loihi_convert.ground.ready_made import cnns_of, file_of, named_models
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ def test_every_file_of_the_cards_has_a_name() -> None:
 def test_cards_are_read_as_utf_8_in_every_locale() -> None:
     program = (
         "import warnings\n"
-        "from loihi_convert.ready_made import cnns_of, named_models\n"
+        "from loihi_convert.ground.ready_made import cnns_of, named_models\n"
         "warnings.simplefilter('error', EncodingWarning)\n"
         "assert named_models() and cnns_of('mnist')"
     )

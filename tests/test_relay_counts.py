@@ -11,7 +11,6 @@ from support import relay_networks
 from support.residual import OWN_CHANNELS, RELAYS, float_networks, residual_images, residual_network
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.activity import CNN_ACTIVITY_RULES, cnn_activity
 from loihi_convert.checks.finding import findings
@@ -19,16 +18,17 @@ from loihi_convert.checks.network_rules import LAYER_RULES, NetworkRun, layer_ru
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import SPIKE_ENERGY, SYNAPTIC_ENERGY, UPDATE_ENERGY
 from loihi_convert.chip.resources import resources
-from loihi_convert.choices import Reset
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import own_channels
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.advice import CAUSES, advice
 from loihi_convert.metrics.diagnosis import ErrorSums, diagnose
-from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.metrics.work import relay_work
 from loihi_convert.pipeline import checking
 from loihi_convert.pipeline.loaded_file import load_file

@@ -10,12 +10,12 @@ import pytest
 from support import relay_networks
 from support.relay_networks import NETWORKS, images, wrong_spikes
 
-from loihi_convert.arrays import Array
-from loihi_convert.choices import Method, Reset
 from loihi_convert.conversion.balancing import balance, choose_method, correct_biases
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Method, Reset
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.simulation.layer_spec import Recording

@@ -19,13 +19,11 @@ import pytest
 import torch
 from support.training import train
 
-from loihi_convert import cli, devices, netx
+from loihi_convert import cli, netx
 from loihi_convert.__main__ import exit_code
-from loihi_convert.arrays import arrays_digest
 from loihi_convert.backends.reference import run_network
-from loihi_convert.batch import flow as batch_flow
+from loihi_convert.batch import computation
 from loihi_convert.batch.computation import Store, outcome_of
-from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import default_recipe
@@ -34,20 +32,21 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, RangeError, UsageError
-from loihi_convert.files import sha256
+from loihi_convert.ground import devices
+from loihi_convert.ground.arrays import arrays_digest
+from loihi_convert.ground.choices import PaperFigure, PaperTable
+from loihi_convert.ground.files import sha256
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.paper import (
     fingerprint,
-    flow,
-    images,
     measurements,
     networks,
-    page,
+    plan,
     tables,
     variants,
 )
-from loihi_convert.paper.exhibits import EXHIBITS
 from loihi_convert.paper.options import PaperOptions
+from loihi_convert.paper.variants import EXHIBITS
 from loihi_convert.pipeline import exporting
 from loihi_convert.reading.source import open_source
 from loihi_convert.report import paper
@@ -154,7 +153,7 @@ def test_a_table_contains_the_accuracy_of_the_integers(command: Command, capsys:
 
 
 def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (images, networks):
+    for module in (measurements, networks, tables):
         monkeypatch.setattr(module, "LONG", 4)
     words = ("--variants", "literal", "--long-images", "20", "--long-calibration", "30")
     assert command("table", "2", *words) == 0
@@ -176,7 +175,7 @@ def test_results_are_not_computed_again(command: Command, monkeypatch: pytest.Mo
         names.append(cell.name)
         return outcome_of(cell, *args, **keywords)
 
-    monkeypatch.setattr(batch_flow, "outcome_of", counted)
+    monkeypatch.setattr(computation, "outcome_of", counted)
     assert command("table", "2") == 0
     page, computed = (command.folder / "table-2.md").read_bytes(), len(names)
     assert command("table", "2") == 0
@@ -225,7 +224,7 @@ def test_other_machines_have_no_gpu_unless_the_user_says_so(command: Command, mo
         found.append(device)
         raise InputError("enough")
 
-    monkeypatch.setattr(flow, "reproduce", reproduce)
+    monkeypatch.setattr(plan, "reproduce", reproduce)
     for device, workers in (("auto", "0"), ("auto", "2"), ("cuda", "2")):
         assert command("table", "2", "--device", device, "--workers", workers) == 3
     assert found == ["cuda", "cpu", "cuda"]
@@ -309,19 +308,6 @@ def test_thresholds_for_spike_counts_are_those_for_potentials(command: Command) 
     assert row["accuracy"] == f"{100 * right.mean():.2f}"
 
 
-def test_the_amplitude_is_irrelevant_with_one_threshold_per_layer(checkpoint: Path) -> None:
-    """Therefore spike-norm is measured once for both amplitudes."""
-    data, source = load_data("digits"), open_source(checkpoint)
-    calibration, test = data.calibration.images[:100], data.test.images[:60]
-    assert all(layer.synapse.bias is None for layer in source.network.layers)
-    classes = []
-    for amplitude in ("literal", "compensated"):
-        options = {"method": "rmp", "amplitude": amplitude, "initial_potential": "zero", "poisson_seed": 0}
-        spiking = balance(source.network, calibration, 8, BalanceOptions(**options))
-        classes.append(run_network(quantize(spiking, calibration), test, 8).predictions)
-    assert (classes[0] == classes[1]).mean() > 0.99
-
-
 def test_the_headline_is_measured_on_exported_files(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,7 +375,7 @@ def test_the_best_is_chosen_without_test_images(
 
 
 def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (images, networks):
+    for module in (measurements, networks, tables):
         monkeypatch.setattr(module, "LONG", 4)
     asked: list[tuple[int, str, bool | None]] = []
 
@@ -409,16 +395,6 @@ def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: 
     monkeypatch.setattr(paper, "table", lambda name: (replace(CELLS[1], timesteps=16),))
     assert command("table", "2", "--variants", "literal") == 0
     assert [steps for steps, *_ in asked] == [4, 8, 16]
-
-
-def test_the_papers_best_is_that_of_all_its_methods(command: Command) -> None:
-    """At T = 2 it prints no number for the method chosen, and its best is 20 %."""
-    assert command("table", "2", "--methods", "act-norm-channelwise", "--variants", "literal") == 0
-    bests = [row for row in command.rows("table-2.csv") if row["variant"] == "best"]
-    assert [(row["timesteps"], row["paper_accuracy"]) for row in bests] == [("8", "90.00"), ("2", "20.00")]
-    text = (command.folder / "table-2.md").read_text()
-    reached = sum(float(row["accuracy"]) >= float(row["paper_accuracy"]) for row in bests)
-    assert f"At or above the paper's at {reached} of 2 T." in text
 
 
 def test_figure_11_shows_our_best_where_the_paper_has_no_value(
@@ -461,15 +437,10 @@ def test_figure_7_is_the_mean_of_spikes_over_neurons_steps_and_images(command: C
         assert found == pytest.approx(rates.tolist())
 
 
-def test_rates_are_shown_for_64_time_steps_by_default(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("figure", "7") == UsageError.exit_code
-    assert "--timesteps: found 64; figure 7 has 2, 8" in capsys.readouterr().err
-
-
 def test_rates_use_the_images_of_the_accuracies_by_default(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run on a GPU if torch finds one; here it does not."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(images, "MOST_RATE_IMAGES", 20)
+    monkeypatch.setattr(measurements, "MOST_RATE_IMAGES", 20)
     words = ("figure", "7", "-T", "2", "--methods", "ngu-lee", "--device", "auto")
     for more in ((), ("--rate-images", "70")):
         assert command(*words, *more) == 0
@@ -512,7 +483,7 @@ def test_differences_and_losses_by_hand() -> None:
     assert one.loss == pytest.approx(0.5)
     assert tables.paper_loss(one.cell) == pytest.approx(0.33)
     assert one.loss_difference == pytest.approx(0.17)
-    text = page.markdown_page("Title", [one], notes=["A note."])
+    text = tables.markdown_page("Title", [one], notes=["A note."])
     rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| 8 ")]
     # Wilson's interval for 9,850 of 10,000.
     assert rows == [["8", "98.98", "98.50 [98.24, 98.72] (-0.48)"], ["8", "0.33", "0.50 (+0.17)"]]
@@ -554,7 +525,7 @@ def test_a_row_has_the_fingerprint_of_its_conversion(monkeypatch: pytest.MonkeyP
 
 
 def test_alpha_afterwards_scales_the_thresholds_of_alpha_1(checkpoint: Path) -> None:
-    some = images.PaperImages("digits", PaperOptions(calibration="60", image_count=40))
+    some = measurements.PaperImages("digits", PaperOptions(calibration="60", image_count=40))
     network, cell = networks.Network(checkpoint, some, "cpu"), replace(CELLS[1], alpha=0.5)
     both = [variants.setting(cell, variants.VARIANTS[name]) for name in ("literal", "alpha-afterwards")]
     whole = variants.setting(CELLS[1], variants.VARIANTS["literal"])
@@ -571,7 +542,7 @@ def test_alpha_afterwards_scales_the_thresholds_of_alpha_1(checkpoint: Path) -> 
 
 
 def test_a_network_that_does_not_fit_loihi_is_a_dash_with_a_reason() -> None:
-    text = page.markdown_page("Title", [entry(Cell("2", "mnist", "ngu-lee", "soft", 1.0, 8, 98.98), None)])
+    text = tables.markdown_page("Title", [entry(Cell("2", "mnist", "ngu-lee", "soft", 1.0, 8, 98.98), None)])
     assert "| 8   | 98.98 | -       |" in text
     assert "- mnist, T = 8, ngu-lee (soft), literal: fc: too large" in text
 
@@ -591,7 +562,7 @@ def test_the_order_counts_pairs_that_differ_by_more_than_chance() -> None:
         entry(cell("act-norm", 50.0, timesteps=4), 5000),
     ]
     # ngu-lee and rmp are within chance in the paper, robust-norm has no value, and T = 4 has one row.
-    found = page.pairs(entries, entries[0].variant)
+    found = tables.pairs(entries, entries[0].variant)
     assert [(pair.better.cell.method, pair.worse.cell.method, pair.order) for pair in found] == [
         ("ngu-lee", "act-norm", "within chance"),
         ("ngu-lee", "act-norm-channelwise", "same order"),
@@ -600,17 +571,16 @@ def test_the_order_counts_pairs_that_differ_by_more_than_chance() -> None:
         ("rmp", "act-norm-channelwise", "within chance"),
         ("act-norm", "act-norm-channelwise", "same order"),
     ]
-    first, *others = page.order_lines(entries, entries[0].variant)
+    first, *others = tables.order_lines(entries, entries[0].variant)
     assert first == "- **literal**: 5 pairs of rows: 2 same order, 2 within chance, 1 opposite."
     (only,) = others
     assert only.endswith("paper 98.90 and 90.00, ours 90.00 and 97.10")
     # Pairs that were not measured are not counted; their number is printed.
     entries[1] = replace(entries[1], outcome=None)
-    first, *_ = page.order_lines(entries, entries[0].variant)
+    first, *_ = tables.order_lines(entries, entries[0].variant)
     expected = "3 pairs of rows: 2 same order, 1 within chance, 0 opposite; 2 more are not measured here"
     assert first == f"- **literal**: {expected}."
-    assert page.order_sentences(entries) == [f"literal, order of the paper: {expected}"]
-    assert page.order_lines(entries[-1:], entries[0].variant) == []
+    assert tables.order_lines(entries[-1:], entries[0].variant) == []
 
 
 def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is_rmp() -> None:
@@ -644,7 +614,7 @@ def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is
 
 def test_the_name_of_a_cell_stays() -> None:
     """Results computed by earlier versions of this module are found by it."""
-    some = images.Selection("digits", None, "test", 10, "images")
+    some = measurements.Selection("digits", None, "test", 10, "images")
     checkpoint = measurements.TrainedCheckpoint(Path("model.safetensors"), "file", "network")
     balancing = measurements.Balancing(checkpoint, some, BalanceOptions(), (8,), package="1")
     made = variants.setting(CELLS[1], variants.VARIANTS["literal"])
@@ -740,7 +710,7 @@ def test_a_folder_that_cannot_be_made_is_named(
 def test_computed_only_computes_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(batch_flow, "outcome_of", None)
+    monkeypatch.setattr(computation, "outcome_of", None)
     assert command("table", "2", "--computed-only") == 0
     assert {row["accuracy"] for row in command.rows("table-2.csv")} == {""}
     assert command("figure", "A4", "--computed-only") == 0
@@ -767,7 +737,7 @@ def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch
 
 
 def test_fewer_images_at_large_t() -> None:
-    some = images.PaperImages("digits", PaperOptions(data_root=Path("root"), image_count=300, long_images=50))
+    some = measurements.PaperImages("digits", PaperOptions(data_root=Path("root"), image_count=300, long_images=50))
     assert some.test(64).data_root == Path("root").absolute()
     assert (some.test(64).count, some.test(128).count, some.test(None).count) == (300, 50, 300)
     assert (some.calibration(64).count, some.calibration(128).count) == (1397, 1197)

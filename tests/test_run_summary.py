@@ -15,10 +15,10 @@ from loihi_convert.cli import run_summary
 from loihi_convert.cli.console import Fact, echo, say_answer
 from loihi_convert.cli.run_output import RunScene, remarks, say_run
 from loihi_convert.cli.run_summary import BAR_CELLS, accuracy_scale, loss_margin, table, verdict
+from loihi_convert.ground.statistics import POOR_CNN, Z_SCORE
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import RegressionOutputs, evaluate_regression
 from loihi_convert.pipeline.run_results import FileRun, RunFolder
-from loihi_convert.statistics import POOR_CNN, Z_SCORE
 
 CURVE = (120, 190, 194, 196)
 

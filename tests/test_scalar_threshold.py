@@ -16,17 +16,17 @@ from test_balance import pixels, random_cnn
 from test_netx import assert_same, small_network
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.checks.lava_dl import lava_dl_notes
-from loihi_convert.choices import Readout, Reset
 from loihi_convert.conversion.balancing import balance, choose_method
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import scalar_scales
 from loihi_convert.errors import NetxError, RangeError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Readout, Reset
 from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
@@ -96,7 +96,7 @@ def test_one_large_channel_does_not_reduce_the_levels_of_others() -> None:
 
 
 @given(seed=st.integers(0, 1000), bits=st.sampled_from([4, 8]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 def test_scales_are_optimal_under_the_conditions(seed: int, bits: int) -> None:
     """Proportional to thresholds, not below the minimum, with at most the error of the scale without clipping."""
     rng = np.random.default_rng(seed)
@@ -123,7 +123,7 @@ def test_scales_are_optimal_under_the_conditions(seed: int, bits: int) -> None:
 
 @given(seed=st.integers(0, 1000), reset=st.sampled_from(["soft", "hard"]),
        readout=st.sampled_from(["potential", "spikes"]))  # fmt: skip
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_no_threshold_is_rounded_and_ref_equals_the_oracle(seed: int, reset: Reset, readout: Readout) -> None:
     network = scalar_network(seed, reset, readout=readout)
     for layer in network.spiking_layers:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import ReferenceBackend
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, VerificationError
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.pipeline.origin import OpenedFile, open_file

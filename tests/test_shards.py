@@ -26,8 +26,7 @@ from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import open_file
 from loihi_convert.pipeline.shards import ImagesRun, joined_runs
 from loihi_convert.simulation import image_shards
-from loihi_convert.simulation.blocks import block_multiple
-from loihi_convert.simulation.image_shards import SHARD_BYTES, Shard
+from loihi_convert.simulation.image_shards import SHARD_BYTES, Shard, block_multiple
 from loihi_convert.simulation.image_shards import shards as divided
 
 

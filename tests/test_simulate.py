@@ -14,11 +14,11 @@ from support.networks import random_network
 
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import first_difference
-from loihi_convert.choices import Reset
+from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation import blocks, simulator
+from loihi_convert.simulation import image_shards, simulator
 from loihi_convert.simulation.simulator import Block, last_outputs, outputs
 
 
@@ -136,7 +136,7 @@ def test_the_block_size_does_not_change_results(monkeypatch: pytest.MonkeyPatch,
     """Blocks of many or single images and steps, any number of threads; torch's own number of threads is restored."""
     network, images = random_network(7, image_count=9)
     expected = run_network(network, images, 6, trace=True)
-    monkeypatch.setattr(blocks, "_CPU_BLOCK", moments)
+    monkeypatch.setattr(image_shards, "_CPU_BLOCK", moments)
     before = torch.get_num_threads()
     torch.set_num_threads(cores)
     try:
@@ -149,7 +149,7 @@ def test_the_block_size_does_not_change_results(monkeypatch: pytest.MonkeyPatch,
 
 def test_an_error_in_one_thread_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
     network, images = random_network(7, image_count=9)
-    monkeypatch.setattr(blocks, "_CPU_BLOCK", 1)
+    monkeypatch.setattr(image_shards, "_CPU_BLOCK", 1)
     taken: list[Block] = []
 
     def take(block: Block) -> None:
@@ -181,11 +181,11 @@ def test_large_images_are_taken_in_small_blocks(monkeypatch: pytest.MonkeyPatch)
 def test_threads_that_simulate_at_once_use_all_cores() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    with blocks.ONE_THREAD:
+    with image_shards.ONE_THREAD:
         assert torch.get_num_threads() == 1
         found: list[int] = []
         other = threading.Thread(
-            target=lambda: blocks.on_cores("cpu", lambda _: found.append(blocks.ONE_THREAD.cores), 1, 1)
+            target=lambda: image_shards.on_cores("cpu", lambda _: found.append(image_shards.ONE_THREAD.cores), 1, 1)
         )
         other.start()
         other.join()
@@ -197,7 +197,7 @@ def test_threads_that_simulate_at_once_use_all_cores() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_the_last_outputs_are_those_of_all_steps(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     network, images = random_network(seed)
-    monkeypatch.setattr(blocks, "_CPU_BLOCK", 1)
+    monkeypatch.setattr(image_shards, "_CPU_BLOCK", 1)
     steps = network.timesteps
     assert np.array_equal(last_outputs(network, images, steps), outputs(network, images, steps)[:, -1])
 

@@ -9,8 +9,8 @@ import pytest
 from support import SUPPORT, stock_lava_dl
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense

@@ -15,7 +15,7 @@ from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.lava_dl import lava_dl
 from loihi_convert.data import load_data
-from loihi_convert.files import sha256
+from loihi_convert.ground.files import sha256
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense

@@ -14,10 +14,10 @@ from support.command_line import invoker
 from support.shard_runs import write_files, written
 from test_shards import Elsewhere
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.data import DataSplits, StoredImages, load_data, stored_images
 from loihi_convert.errors import DataError
+from loihi_convert.ground.arrays import Array
 from loihi_convert.pipeline import running
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import open_file

@@ -11,7 +11,7 @@ import torch
 
 from loihi_convert.cnn.models import build_model, multiply_adds
 from loihi_convert.cnn.trainer import training_threads
-from loihi_convert.threads import MULTIPLY_ADDS_PER_THREAD, thread_count, usable_core_count
+from loihi_convert.ground.threads import MULTIPLY_ADDS_PER_THREAD, thread_count, usable_core_count
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,8 @@ bound = os.sched_getaffinity(0)
 assert bound <= cores, bound
 from loihi_convert.cnn.qcfs import shared
 from loihi_convert.simulation.blocks import on_cores
+from loihi_convert.ground.threads import on_usable_cores, usable_core_count
+from loihi_convert.simulation.image_shards import on_cores
 from loihi_convert.threads import on_usable_cores, usable_core_count
 torch.set_num_threads(2)
 found = []
@@ -89,7 +91,7 @@ assert os.sched_getaffinity(0) == bound
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are not bound to cores")
-@pytest.mark.parametrize("name", ["OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"])
+@pytest.mark.parametrize("name", ["OMP_PROC_BIND", "GOMP_CPU_AFFINITY"])
 def test_our_threads_and_processes_use_all_cores_where_openmp_binds_its_own(name: str) -> None:
     cores = sorted(os.sched_getaffinity(0))
     value = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}.get(name, " ".join(map(str, cores)))

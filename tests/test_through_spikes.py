@@ -12,16 +12,14 @@ from support.training import train
 
 from loihi_convert.cnn.checkpoint import Checkpoint, load, load_model
 from loihi_convert.cnn.models import build_model
-from loihi_convert.cnn.qcfs import Qcfs
-from loihi_convert.cnn.recipe import default_recipe, spiking_recipe
-from loihi_convert.cnn.through_spikes import SpikingCnn
-from loihi_convert.cnn.train_options import TrainOptions
+from loihi_convert.cnn.qcfs import Qcfs, SpikingCnn
+from loihi_convert.cnn.recipe import TrainOptions, default_recipe, spiking_recipe
 from loihi_convert.cnn.training import train_cnn
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits, load_data
-from loihi_convert.devices import torch_threads
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.devices import torch_threads
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.simulation.simulator import outputs
 

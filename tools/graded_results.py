@@ -18,7 +18,7 @@ from typing import Any, Final
 from netx_cards import is_best, read_card
 from stored_results import read_rows
 
-from loihi_convert.files import write_atomically
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.runs.columns import as_csv
 
 ROOT: Final = Path(__file__).parents[1]

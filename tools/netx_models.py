@@ -65,16 +65,17 @@ from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
-from loihi_convert.cnn.models import ResidualBlock, build_model, paper_architecture
+from loihi_convert.cnn.models import ResidualBlock, build_model
+from loihi_convert.cnn.recipe import paper_architecture
 from loihi_convert.cnn.training import resume_path
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import InputError
-from loihi_convert.files import sha256, write_atomically
+from loihi_convert.ground.files import sha256, write_atomically
+from loihi_convert.ground.progress import progress_bar
+from loihi_convert.ground.statistics import wilson_interval
 from loihi_convert.pipeline import running
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.progress import progress_bar
 from loihi_convert.report import paper
-from loihi_convert.statistics import wilson_interval
 
 if sys.version_info >= (3, 11):
     import tomllib

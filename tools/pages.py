@@ -35,7 +35,7 @@ from netx_cards import (
 
 from loihi_convert.__main__ import exit_code
 from loihi_convert.errors import VerificationError
-from loihi_convert.files import write_atomically
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.report.table import markdown_table
 
 ROOT: Final = Path(__file__).parents[1]

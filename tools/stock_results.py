@@ -20,7 +20,7 @@ from loihi_convert import netx
 from loihi_convert.checks.lava_dl import lava_dl
 from loihi_convert.data import load_data
 from loihi_convert.errors import InputError
-from loihi_convert.files import write_atomically
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.runs.columns import as_csv
 
 MODELS: Final = Path(__file__).parents[1] / "netx_models"

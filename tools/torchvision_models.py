@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from stored_results import read_rows
 
-from loihi_convert.files import write_atomically
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.runs.columns import as_csv
 
 ROOT: Final = Path(__file__).parents[1]

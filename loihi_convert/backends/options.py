@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from loihi_convert.backends.loihi2.board import Board
-from loihi_convert.choices import BackendName, LavaLayout, Neuron
 from loihi_convert.errors import UsageError
-from loihi_convert.options import BOARD, Flag, declared
+from loihi_convert.ground.choices import BackendName, LavaLayout, Neuron
+from loihi_convert.ground.options import BOARD, Flag, declared
 
 if TYPE_CHECKING:
     from loihi_convert.ir.neuron_model import NeuronModel
@@ -57,12 +57,9 @@ class BackendOptions:
 
     def __post_init__(self) -> None:
         if self.leak and self.neuron == "own":
-            raise UsageError(
-                "given with `neuron='own'`; only stock neurons leak",
-                where="leak",
-                expected="must be off unless the neurons are stock",
-                hint="Omit `neuron`, or pass `neuron='stock'`.",
-            )
+            found = "given with `neuron='own'`; only stock neurons leak"
+            expected = "must be off unless the neurons are stock"
+            raise UsageError(found, where="leak", expected=expected, hint="Omit `neuron`, or pass `neuron='stock'`.")
 
     def neuron_model(self, network: QuantizedNetwork) -> NeuronModel:
         """Return the neuron model of ``network`` with these options; see `ir.neuron_model.neuron_model`."""

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from loihi_convert.dependencies import installed_version
-from loihi_convert.devices import torch_threads
 from loihi_convert.errors import InputError, LoihiConvertError, RangeError, UnsupportedModelError, UsageError, rendered
-from loihi_convert.files import make_folder, write_atomically
-from loihi_convert.records import Record
+from loihi_convert.ground.dependencies import installed_version
+from loihi_convert.ground.devices import torch_threads
+from loihi_convert.ground.files import make_folder, write_atomically
+from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.records import Record
+
+if TYPE_CHECKING:
+    from loihi_convert.batch.clusters import DaskWorkers
 
 # Errors of the network and the options; all others may be the machine's.
 _FINAL: Final = (RangeError, UnsupportedModelError, UsageError)
@@ -65,10 +70,7 @@ class Computation(ABC, Generic[R]):
 
     @property
     def key(self) -> Mapping[str, Any]:
-        """Everything that determines the result except the version, as JSON values; no paths.
-
-        By default the fields: a computation by its name, and a value that has a ``key`` by that.
-        """
+        """Everything that determines the result except the version, as JSON values; no paths. By default the fields."""
         return {"kind": type(self).__name__, **{name: _key(value) for name, value in self._fields().items()}}
 
     @property
@@ -86,12 +88,7 @@ class Computation(ABC, Generic[R]):
     def compute(self, needed: Sequence[Any]) -> R:
         """Return the result, given those of `needs`.
 
-        Raises
-        ------
-        RangeError, UnsupportedModelError, UsageError
-            If there is none: computing again would fail again.
-        LoihiConvertError
-            For another reason.
+        A `RangeError`, `UnsupportedModelError` or `UsageError` says that computing again would fail again.
         """
 
     def _fields(self) -> dict[str, Any]:
@@ -264,3 +261,124 @@ def _key(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_key(part) for part in value]
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+# Fewest results from which the time left is estimated.
+_FEWEST: Final = 3
+
+Told = Callable[[Computation[Any], Outcome, str], None]
+"""Called after each outcome with how many are done and the time left, in words; empty for the last."""
+
+Known = Callable[[Computation[Any]], Outcome]
+"""Returns the outcome of what is stored, or was computed before."""
+
+
+def missing(wanted: Sequence[Computation[Any]], store: Store) -> tuple[Computation[Any], ...]:
+    """Return what is not in ``store``, each after what it needs and is missing, too."""
+    found: dict[str, Computation[Any] | None] = {}
+
+    def add(one: Computation[Any]) -> None:
+        if one.name in found:
+            return
+        is_missing = store.get(one) is None
+        for need in one.needs if is_missing else ():
+            add(need)
+        found[one.name] = one if is_missing else None
+
+    for one in wanted:
+        add(one)
+    return tuple(one for one in found.values() if one is not None)
+
+
+def compute_missing(
+    wanted: Sequence[Computation[Any]],
+    store: Store,
+    workers: DaskWorkers | None = None,
+    *,
+    told: Told = lambda one, outcome, left: None,
+    progress: Progress = no_progress,
+) -> dict[str, Outcome]:
+    """Compute what is `missing` and put it into ``store``; return the outcomes that are not final, by name.
+
+    ``workers`` None: this process computes.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be used or is full, at the first outcome that is not kept.
+    PlatformError
+        If the workers are gone. What is finished is kept.
+    """
+    store.create()
+    waiting = missing(wanted, store)
+    total = len({one.name for one in (*wanted, *waiting)})
+    clock = _Clock(total, waiting, progress)
+    found: dict[str, Outcome] = {}
+
+    def known(one: Computation[Any]) -> Outcome:
+        outcome = found.get(one.name) or store.get(one)
+        assert outcome is not None
+        return outcome
+
+    for one, outcome in (_outcomes_here if workers is None else workers.outcomes)(waiting, known):
+        found[one.name] = outcome
+        if outcome.is_final:
+            store.put(one, outcome)
+        told(one, outcome, clock.done(one, outcome))
+    return {name: outcome for name, outcome in found.items() if not outcome.is_final}
+
+
+def _outcomes_here(waiting: Sequence[Computation[Any]], known: Known) -> Iterator[tuple[Computation[Any], Outcome]]:
+    for one in waiting:
+        yield one, outcome_of(one, list(map(known, one.needs)), is_alone=True)
+
+
+def estimated_seconds(
+    left: Sequence[Computation[Any]], every: Sequence[Computation[Any]], store: Store, seconds_per_work: float
+) -> tuple[float, int]:
+    """Return how many seconds ``left`` takes on one core, and from how many measured ones of ``every`` this follows.
+
+    With none, a multiplication takes ``seconds_per_work``.
+    """
+    measured = [(one.work, store.duration(one)) for one in every]
+    rates = [seconds / work for work, seconds in measured if seconds is not None]
+    rate = statistics.median(rates) if rates else seconds_per_work
+    return rate * sum(one.work for one in left), len(rates)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class _Clock:
+    """Counts outcomes, and estimates the time left from the seconds per work so far.
+
+    Sums, not means of ratios: a small computation takes most of its time for what a large one needs once, too.
+    """
+
+    def __init__(self, total: int, waiting: Sequence[Computation[Any]], progress: Progress) -> None:
+        self._total, self._done, self._progress = total, total - len(waiting), progress
+        self._started, self._durations, self._measured = time.monotonic(), 0.0, 0
+        self._left, self._seconds, self._work = sum(one.work for one in waiting), 0.0, 0.0
+        progress(self._done, total)
+
+    def done(self, one: Computation[Any], outcome: Outcome) -> str:
+        """Count an outcome; return how many are done and the time left, in words; empty for the last."""
+        self._durations += outcome.duration
+        self._left -= one.work
+        self._done += 1
+        self._progress(self._done, self._total)
+        if outcome.result is not None:
+            self._measured += 1
+            self._seconds += outcome.duration
+            self._work += one.work
+        if self._done == self._total:
+            return ""
+        text = f"{self._done} of {self._total}"
+        if self._measured < _FEWEST:
+            return text
+        at_once = max(1.0, self._durations / (time.monotonic() - self._started))
+        return f"{text}, about {duration(self._left * self._seconds / self._work / at_once)} left"

@@ -14,22 +14,22 @@ import numpy as np
 from pydantic import Field
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array, arrays_digest
 from loihi_convert.backends.reference import run_network
 from loihi_convert.batch.computation import Computation, opened_before, require_unchanged
 from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
 from loihi_convert.chip.resources import network_resources
 from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError
-from loihi_convert.files import sha256
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.ground.arrays import Array, arrays_digest
+from loihi_convert.ground.files import sha256
+from loihi_convert.ground.records import Record
+from loihi_convert.ground.statistics import Interval
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.reading.source import Source, checkpoint_sha256
-from loihi_convert.records import Record
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.statistics import Interval
 
 
 class CellResult(Record):
@@ -232,7 +232,7 @@ class ConversionCell(Computation[CellResult]):
             synaptic_operations=point.synaptic_operations,
             joules=None if estimate is None else estimate.loihi1_joules,
             seconds=None if estimate is None else estimate.loihi1_seconds,
-            cores=network_resources(exported.network, has_circuit=self.setting.target == "loihi2").cores,
+            cores=network_resources(exported.network, has_circuit=exported.network.is_circuit).cores,
             balanced_by=network.provenance.method,
             saturated_images=evaluation.saturated_images,
             cnn_rmse=evaluation.cnn_rmse,

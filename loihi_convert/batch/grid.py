@@ -12,8 +12,8 @@ from loihi_convert.batch.conversion import ConversionCell, Opened, open_network
 from loihi_convert.batch.setting import OPTIONS, ConversionSetting, ImageChoice, NetworkFile
 from loihi_convert.conversion.options import AUTO, require_timesteps
 from loihi_convert.errors import UsageError, one_of
-from loihi_convert.metrics.layer_size import cnn_multiplications
 from loihi_convert.metrics.own_accuracy import own_accuracy
+from loihi_convert.metrics.work import cnn_multiplications
 from loihi_convert.pipeline.converting import require_skip_copies
 
 # Simulated images per calibration image, for `auto` and for one method; fitted to MNIST at T = 2, 4 and 16.
@@ -156,10 +156,7 @@ def data_names(cells: Iterable[PlannedCell]) -> dict[str, str]:
 
 
 def part_of(cells: Sequence[PlannedCell], index: int, count: int) -> tuple[PlannedCell, ...]:
-    """Return part ``index``, 1..``count``, of ``cells``; each cell is in exactly one part.
-
-    The parts do not depend on the order of ``cells``, and mix short and long cells.
-    """
+    """Return part ``index``, 1..``count``, of ``cells``, whatever their order; each cell is in exactly one part."""
     return tuple(sorted(cells, key=lambda planned: planned.cell.name)[index - 1 :: count])
 
 

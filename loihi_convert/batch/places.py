@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field
 
-from loihi_convert.dependencies import install_line
 from loihi_convert.errors import PlatformError, UsageError
-from loihi_convert.options import Flag, declared
-from loihi_convert.threads import usable_core_count
+from loihi_convert.ground.dependencies import install_line
+from loihi_convert.ground.options import Flag, declared
+from loihi_convert.ground.threads import usable_core_count
 
 if TYPE_CHECKING:
-    from loihi_convert.batch.dask_workers import DaskWorkers
-    from loihi_convert.choices import Device
+    from loihi_convert.batch.clusters import DaskWorkers
+    from loihi_convert.ground.choices import Device
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,8 @@ class Place:
         return self.scheduler is None and self.jobs is None and not self.workers
 
     def device(self, name: Device) -> str:
-        """Return where torch computes there, for the option ``--device``; ``auto`` is the CPU on several workers.
-
-        Raises
-        ------
-        UsageError
-            As in `devices.chosen_device`; workers are not asked.
-        """
-        from loihi_convert.devices import chosen_device
+        """Return where torch computes there, for the option ``--device``; ``auto`` is the CPU on several workers."""
+        from loihi_convert.ground.devices import chosen_device
 
         return chosen_device(name) if self.is_here else "cuda" if name == "cuda" else "cpu"
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from loihi_convert.choices import (
+from loihi_convert.conversion.options import PERCENTILE, BalanceOptions, QuantizeOptions, published_neurons
+from loihi_convert.ground.choices import (
     Amplitude,
     AnyMethod,
     Granularity,
@@ -18,8 +19,7 @@ from loihi_convert.choices import (
     Target,
     Task,
 )
-from loihi_convert.conversion.options import PERCENTILE, BalanceOptions, QuantizeOptions, published_neurons
-from loihi_convert.normalization import Normalization
+from loihi_convert.ground.normalization import Normalization
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,7 @@ class ConversionSetting:
         )
 
     def options(self) -> tuple[BalanceOptions, QuantizeOptions]:
-        """Return the options of the conversion.
-
-        Raises
-        ------
-        UsageError
-            If they contradict each other.
-        """
+        """Return the options of the conversion; a `UsageError` if they contradict each other."""
         own = self.normalized
         balance = BalanceOptions(**{one.name: getattr(own, one.name) for one in fields(BalanceOptions)})
         quantize = QuantizeOptions(own.weight_bits, own.pixel_bits, own.target, own.thresholds, own.split_readout)

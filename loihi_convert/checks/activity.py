@@ -9,14 +9,14 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.checks.network_rules import NetworkRun, channels, idle, layer_runs
 from loihi_convert.chip import limits
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
-from loihi_convert.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +82,9 @@ def network_activity(
 ) -> NetworkActivity:
     """Return the activity of ``network`` on uint8 ``images``, ``(N, C, H, W)``, over T steps."""
     # The simulator loads torch, which a check without images does not need.
-    from loihi_convert.backends.request import check_run
-    from loihi_convert.simulation.clipping import harmless_limits
+    from loihi_convert.backends.result import check_run
     from loihi_convert.simulation.layer_spec import Recording
-    from loihi_convert.simulation.simulator import Block, Simulator
+    from loihi_convert.simulation.simulator import Block, Simulator, harmless_limits
 
     check_run(network, images, timesteps)
     spikes = [np.zeros(layer.synapse.channels, np.int64) for layer in network.spiking_layers]
@@ -100,7 +99,7 @@ def network_activity(
     simulator = Simulator(network, Recording(counts=True, clipping=True), device=device)
     simulator.run(images, timesteps, take, progress=progress)
     # Stock neurons do not clip, but wrap.
-    wraps = network.target == "loihi2"
+    wraps = network.is_circuit
     clipped = np.zeros_like(beyond) if wraps else beyond
     moments = len(images) * timesteps
     layers = []
@@ -182,15 +181,13 @@ def no_current_wraps(activity: NetworkActivity) -> Violation | None:
 
 
 ACTIVITY_RULES: Final[tuple[Rule[Activity], ...]] = (
-    Rule(every_channel_is_active, {"lava": "warning", "loihi2": "warning"}),
-    Rule(no_channel_is_active_at_every_step, {"lava": "warning", "loihi2": "warning"}),
-    Rule(no_potential_meets_the_upper_end, {"lava": "warning", "loihi2": "warning"}),
-    Rule(no_potential_meets_the_lower_end, {"lava": "note", "loihi2": "warning"}),
+    Rule(every_channel_is_active, "warning"),
+    Rule(no_channel_is_active_at_every_step, "warning"),
+    Rule(no_potential_meets_the_upper_end, "warning"),
+    Rule(no_potential_meets_the_lower_end, "note", "warning"),
 )
 
 CNN_ACTIVITY_RULES: Final = ACTIVITY_RULES[:1]
 """Rules for the CNN, where a channel that is positive everywhere is not saturated: activations have no upper limit."""
 
-NETWORK_ACTIVITY_RULES: Final[tuple[Rule[NetworkActivity], ...]] = (
-    Rule(no_current_wraps, {"lava": "warning", "loihi2": "warning"}),
-)
+NETWORK_ACTIVITY_RULES: Final[tuple[Rule[NetworkActivity], ...]] = (Rule(no_current_wraps, "warning"),)

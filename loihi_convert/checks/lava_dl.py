@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Finding, Rule, Severity, Violation, findings
 from loihi_convert.checks.network_rules import NetworkRun, pixels_enter_as_numbers, pixels_enter_with_eight_bits
 from loihi_convert.checks.stock_rules import (
@@ -15,24 +14,25 @@ from loihi_convert.checks.stock_rules import (
     the_geometry_fits_eight_bits,
 )
 from loihi_convert.chip import limits, rules
-from loihi_convert.choices import Target
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Target
+from loihi_convert.ground.records import Record
 from loihi_convert.ir.network import classes_of
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockFile, StockLayer, stock_file
-from loihi_convert.records import Record
 
 LOSS: Final = 0.01
 """Largest loss that is not worth a warning."""
 
 _NETWORK_RULES: Final[tuple[Rule[NetworkRun], ...]] = (
-    Rule(pixels_enter_as_numbers, {"lava": "note"}),
-    Rule(pixels_enter_with_eight_bits, {"lava": "note"}),
+    Rule(pixels_enter_as_numbers, "note", None),
+    Rule(pixels_enter_with_eight_bits, "note", None),
 )
 _LAYER_RULES: Final[tuple[Rule[StockLayer], ...]] = (
-    Rule(dense_weights_have_both_signs, {"lava": "note"}),
-    Rule(the_geometry_fits_eight_bits, {"lava": "note"}),
+    Rule(dense_weights_have_both_signs, "note", None),
+    Rule(the_geometry_fits_eight_bits, "note", None),
 )
 
 
@@ -104,11 +104,11 @@ def lava_dl_findings(network: QuantizedNetwork, measured: LavaDl | None, target:
             f"its neurons {', '.join(_differences(network))}",
             "lava/proc/lif/models.py",
             "For a file that it computes exactly, export with `reset='hard'`"
-            + (" and `target='lava'`." if network.target == "loihi2" else "."),
+            + (" and `target='lava'`." if network.is_circuit else "."),
         )
 
     severity: Severity = "warning" if is_loss else "note"
-    yield from findings([Rule(unmodified_lava_dl_computes_the_same, {target: severity})], [(None, network)], target)
+    yield from findings([Rule(unmodified_lava_dl_computes_the_same, severity)], [(None, network)], target)
 
 
 def _words(network: QuantizedNetwork, measured: LavaDl) -> str:

@@ -32,8 +32,8 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-from loihi_convert.records import Record
-from loihi_convert.statistics import Interval
+from loihi_convert.ground.records import Record
+from loihi_convert.ground.statistics import Interval
 
 
 class Constant(Record):

@@ -27,8 +27,8 @@ from loihi_convert.cli.run import run
 from loihi_convert.cli.sweep import sweep
 from loihi_convert.cli.train import train
 from loihi_convert.cli.with_options import Verb, Verbs, with_options
-from loihi_convert.dependencies import missing_error, missing_packages
 from loihi_convert.errors import InputError
+from loihi_convert.ground.dependencies import missing_error, missing_packages
 
 app = typer.Typer(
     cls=Verbs,

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from loihi_convert.choices import Target
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, echo, flagged, log, say_answer, say_json, say_tables
 from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.images import DataRequest, first_images, recorded_data, validation_images
 from loihi_convert.cli.options import CnnOptions
 from loihi_convert.errors import InputError, UsageError, first_few, rendered
-from loihi_convert.options import Flag
-from loihi_convert.ready_made import file_of
+from loihi_convert.ground.choices import Target
+from loihi_convert.ground.options import Flag
+from loihi_convert.ground.ready_made import file_of
 
 if TYPE_CHECKING:
     from loihi_convert.checks.finding import Finding
@@ -65,10 +65,10 @@ def check(
         Also print resources of each layer and all sources.
     """
     file = file_of(file)
-    from loihi_convert.devices import chosen_device
+    from loihi_convert.ground.devices import chosen_device
+    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import checking
     from loihi_convert.pipeline.loaded_file import NativeFile, load_file
-    from loihi_convert.progress import progress_bar
 
     input_shape = cnn.input_shape
     if input_shape is None and images.data is not None:
@@ -205,7 +205,7 @@ def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
 
 
 def _neurocores(checked: CheckReport) -> Iterator[Fact]:
-    from loihi_convert.chip.savings import span
+    from loihi_convert.chip.partition import span
 
     chips = checked.chips
     if chips is None:
@@ -220,7 +220,7 @@ def _neurocores(checked: CheckReport) -> Iterator[Fact]:
 
 
 def _layer_cores(layer: LayerResources) -> str:
-    from loihi_convert.chip.savings import span
+    from loihi_convert.chip.partition import span
     from loihi_convert.ir.network import layer_words
 
     tile = "" if layer.tile is None else f" of {' x '.join(map(str, layer.tile))}"

@@ -12,7 +12,7 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, aligned, log, say_answer, say_json
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.errors import rendered
-from loihi_convert.options import BASICS, Flag
+from loihi_convert.ground.options import BASICS, Flag
 
 if TYPE_CHECKING:
     from loihi_convert.data.fetch import DataState

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Annotated
 
 from loihi_convert.backends import BackendOptions, open_backend
-from loihi_convert.choices import BackendName
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, log
 from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.train import trained_sentence
-from loihi_convert.dependencies import is_lava_at_hand
-from loihi_convert.files import make_folder, require_new_or_empty
-from loihi_convert.options import Flag
+from loihi_convert.ground.choices import BackendName
+from loihi_convert.ground.dependencies import is_lava_at_hand
+from loihi_convert.ground.files import make_folder, require_new_or_empty
+from loihi_convert.ground.options import Flag
 
 
 def demo(
@@ -42,13 +42,13 @@ def demo(
     started = time.monotonic()
     if not overwrite:
         require_new_or_empty(output, "Pass `overwrite=True`, or choose a new or an empty folder with `output`.")
-    from loihi_convert.cnn.train_options import TrainOptions
+    from loihi_convert.cnn.recipe import TrainOptions
     from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.options import require_timesteps
     from loihi_convert.data import load_data
+    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import exporting, running
     from loihi_convert.pipeline.origin import open_file
-    from loihi_convert.progress import progress_bar
     from loihi_convert.report.figure import write_figure
     from loihi_convert.runs.run_folder import RUNS, dated_name
 

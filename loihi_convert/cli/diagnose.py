@@ -12,9 +12,9 @@ from loihi_convert.cli.images import DataRequest, first_images, validation_image
 from loihi_convert.cli.options import CnnOptions
 from loihi_convert.cli.wrong_files import is_cnn, is_netx, require_cnn, require_netx
 from loihi_convert.errors import UsageError
-from loihi_convert.files import require_no_pipe
-from loihi_convert.options import Flag
-from loihi_convert.ready_made import file_of
+from loihi_convert.ground.files import require_no_pipe
+from loihi_convert.ground.options import Flag
+from loihi_convert.ground.ready_made import file_of
 
 if TYPE_CHECKING:
     from loihi_convert.ir.provenance import ModelRecord
@@ -63,9 +63,9 @@ def diagnose(
         if getattr(lava, name) is not None and not sim:
             raise UsageError("given, but no images run on Lava", where=name, expected="needs `sim`")
     from loihi_convert import netx
-    from loihi_convert.devices import chosen_device
+    from loihi_convert.ground.devices import chosen_device
+    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import diagnosing
-    from loihi_convert.progress import progress_bar
 
     chosen = chosen_device(device)
     network = netx.read(file)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from loihi_convert.backends import BackendOptions
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, say_json
-from loihi_convert.dependencies import MODULES, OPTIONAL
 from loihi_convert.errors import PlatformError
-from loihi_convert.options import Flag
+from loihi_convert.ground.dependencies import MODULES, OPTIONAL
+from loihi_convert.ground.options import Flag
 
 if TYPE_CHECKING:
     from loihi_convert.checks.environment import Check

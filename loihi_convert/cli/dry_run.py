@@ -81,10 +81,10 @@ def plan_run(
     """
     from loihi_convert.backends.loihi2.board import chosen_board
     from loihi_convert.backends.loihi2.plan import plan, script, script_suffix
-    from loihi_convert.backends.request import require_safe_timesteps
+    from loihi_convert.backends.result import require_safe_timesteps
     from loihi_convert.chip.limits import NEUROCORES
-    from loihi_convert.chip.savings import span
-    from loihi_convert.files import asked, require_output, write_atomically
+    from loihi_convert.chip.partition import span
+    from loihi_convert.ground.files import asked, require_output, write_atomically
     from loihi_convert.ir.neuron_model import neuron_model
 
     neuron = neuron_model(network, "stock", leak=options.leak)
@@ -134,7 +134,7 @@ def options_given(ctx: typer.Context) -> Iterator[str]:
 
 def _say_plan(planned: ChipPlan) -> None:
     from loihi_convert.chip.limits import NEUROCORES
-    from loihi_convert.chip.savings import span
+    from loihi_convert.chip.partition import span
     from loihi_convert.report.table import Table
 
     rows = tuple(

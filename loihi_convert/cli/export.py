@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from loihi_convert.batch.places import NO_SHARD, PlaceOptions
-from loihi_convert.choices import DatasetName, FileFormat, SpikeKind
 from loihi_convert.cli import options
 from loihi_convert.cli.console import log, on_interrupt, say_json
 from loihi_convert.cli.export_output import (
@@ -28,8 +27,9 @@ from loihi_convert.cli.options import DATA, CnnOptions
 from loihi_convert.cli.wrong_files import is_netx, require_cnn
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
 from loihi_convert.errors import UsageError, with_flags
-from loihi_convert.files import require_output
-from loihi_convert.options import Flag, parse_timesteps
+from loihi_convert.ground.choices import DatasetName, FileFormat, SpikeKind
+from loihi_convert.ground.files import require_output
+from loihi_convert.ground.options import Flag, parse_timesteps
 
 if TYPE_CHECKING:
     from loihi_convert.data import DataSplits
@@ -132,6 +132,7 @@ def export(
     is_poisson = (balancing.input_coding or published_neurons(balancing.method)[1]) == "poisson"
     if balancing.poisson_seed is not None and not is_poisson:
         raise UsageError("given", where="poisson_seed", expected="is only for `input_coding='poisson'`")
+    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.metrics.own_accuracy import own_accuracy, unjudged
     from loihi_convert.nir.write import require_file_format
     from loihi_convert.pipeline import exporting
@@ -140,7 +141,6 @@ def export(
     from loihi_convert.pipeline.exporting import output_paths
     from loihi_convert.pipeline.graded import export_graded
     from loihi_convert.pipeline.opening import open_cnn
-    from loihi_convert.progress import progress_bar
 
     paths = output_paths(model, output, timesteps, file_format)
     for path in paths:

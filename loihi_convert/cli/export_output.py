@@ -83,7 +83,7 @@ def say_exported(exported: Sequence[ExportResult], next_run: NextRun, *, details
 def say_rewritten(file: NirFile, *, as_json: bool) -> None:
     """Print what a NIR file made from a netx file holds; or JSON."""
     from loihi_convert.cli.console import say_json
-    from loihi_convert.files import sha256
+    from loihi_convert.ground.files import sha256
 
     if as_json:
         say_json({"files": [{"file": str(file.path), "sha256": sha256(file.path), "notes": file.notes}]})
@@ -221,7 +221,7 @@ def graded_json(item: GradedExport) -> dict[str, Any]:
 
 
 def _file_json(item: ExportResult | GradedExport) -> dict[str, Any]:
-    from loihi_convert.files import sha256
+    from loihi_convert.ground.files import sha256
 
     return {
         "file": str(item.path),

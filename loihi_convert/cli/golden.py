@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from loihi_convert.backends import BackendOptions, open_backend
-from loihi_convert.choices import BackendName
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json
 from loihi_convert.cli.dry_run import options_given, plan_run
 from loihi_convert.cli.options import BoardOptions
-from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import PlatformError, VerificationError
-from loihi_convert.options import Flag
+from loihi_convert.ground.choices import BackendName
+from loihi_convert.ground.dependencies import other_interpreter
+from loihi_convert.ground.options import Flag
 
 
 def golden(
@@ -41,7 +41,7 @@ def golden(
         Report file to write.
     """
     from loihi_convert.backends.loihi2.board import require_extension
-    from loihi_convert.files import require_writable
+    from loihi_convert.ground.files import require_writable
     from loihi_convert.pipeline import golden_check
     from loihi_convert.pipeline.golden_check import GoldenRun, require_replaceable, where_to_send, write_report
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from loihi_convert.choices import ClassMap, DatasetName
 from loihi_convert.cli.console import log
 from loihi_convert.cli.options import DATA, parse_class_map
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.files import asked
-from loihi_convert.options import Flag, declared
+from loihi_convert.ground.choices import ClassMap, DatasetName
+from loihi_convert.ground.files import asked
+from loihi_convert.ground.options import Flag, declared
 
 if TYPE_CHECKING:
-    from loihi_convert.arrays import Shape
     from loihi_convert.data import Dataset, DataSplits
+    from loihi_convert.ground.arrays import Shape
     from loihi_convert.ir.provenance import ModelRecord
 
 

@@ -11,8 +11,8 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say, say_json, say_tables
 from loihi_convert.cli.wrong_files import require_netx
 from loihi_convert.errors import VerificationError
-from loihi_convert.options import Flag
-from loihi_convert.ready_made import file_of
+from loihi_convert.ground.options import Flag
+from loihi_convert.ground.ready_made import file_of
 
 
 def inspect(
@@ -39,37 +39,34 @@ def inspect(
     if other is not None:
         _compare(file, other, as_json=as_json, details=details)
         return
-    from loihi_convert.inspection.contents import describe
-    from loihi_convert.inspection.tables import histogram_table, numbers_table, others_table, structure_table, summary
+    from loihi_convert.inspection.contents import describe, summary, tables
 
     contents = describe(file)
     if as_json:
         counts = {"neuron_count": contents.neuron_count, "synapse_count": contents.synapse_count}
         say_json(contents.model_dump(mode="json") | counts)
         return
-    others = others_table(contents)
     say(summary(contents))
-    tables = [structure_table(contents), numbers_table(contents), *([histogram_table(contents)] if details else [])]
-    say_tables([*tables, *([] if others is None else [others])])
+    say_tables(tables(contents, details=details))
     if not details:
         echo("--details: histograms of weights and thresholds")
 
 
 def _compare(file: Path, other: Path, *, as_json: bool, details: bool) -> None:
-    from loihi_convert.inspection.differences import differences, kinds
-    from loihi_convert.inspection.tables import difference_summary, difference_table, kinds_table
+    from loihi_convert.inspection.contents import difference_table, differences, kinds_table
 
     found = differences(file, other)
     names = (file.name, other.name) if file.name != other.name else (str(file), str(other))
-    tell = log if as_json else say
+    said = " and ".join(names) + (
+        f" differ in {len(found)} datasets" if found else ": the same network, number by number"
+    )
+    (log if as_json else say)(said)
     if as_json:
         say_json({"equal": not found, "differences": [difference.model_dump(mode="json") for difference in found]})
     if not found:
-        tell(f"{names[0]} and {names[1]}: the same network, number by number")
         return
-    tell(difference_summary(kinds(found), names, len(found)))
     if not as_json:
-        say_tables([difference_table(found, (file.name, other.name)) if details else kinds_table(kinds(found), names)])
+        say_tables([difference_table(found, (file.name, other.name)) if details else kinds_table(found, names)])
         if not details:
             echo("--details: every dataset")
     # `cmp` would return 1, which is reserved for bugs here.

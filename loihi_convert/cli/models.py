@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, say_json, say_tables
 from loihi_convert.errors import InputError
-from loihi_convert.ready_made import REPOSITORY_FOLDER, NamedModel, named_models
+from loihi_convert.ground.ready_made import REPOSITORY_FOLDER, NamedModel, named_models
 
 if TYPE_CHECKING:
     from loihi_convert.report.table import Table

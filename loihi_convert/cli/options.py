@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from loihi_convert.choices import BackendName, ClassMap, DatasetName, Device, Generation, Task
 from loihi_convert.errors import UsageError, did_you_mean, one_of
-from loihi_convert.files import asked
-from loihi_convert.normalization import Normalization, require_both
-from loihi_convert.options import BOARD, Flag, declared
+from loihi_convert.ground.choices import BackendName, ClassMap, DatasetName, Device, Generation, Task
+from loihi_convert.ground.files import asked
+from loihi_convert.ground.normalization import Normalization, require_both
+from loihi_convert.ground.options import BOARD, Flag, declared
 
 if TYPE_CHECKING:
     from loihi_convert.backends.loihi2.board import Board
@@ -72,7 +72,7 @@ def parse_numbers(where: str, text: str) -> tuple[float, ...]:
 
 def parse_shape(text: str) -> tuple[int, int, int]:
     """Return (C, H, W); for signals, (C, 1, L)."""
-    from loihi_convert.data.array_pixels import as_input_shape
+    from loihi_convert.data.in_memory import as_input_shape
 
     try:
         return as_input_shape([int(part) for part in text.split(",")])

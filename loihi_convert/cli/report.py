@@ -12,9 +12,9 @@ import typer
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.files import asked
-from loihi_convert.options import Flag
-from loihi_convert.report.figure_style import Width
+from loihi_convert.ground.choices import Width
+from loihi_convert.ground.files import asked
+from loihi_convert.ground.options import Flag
 
 
 def report(

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 import typer
 
 from loihi_convert.batch.places import NO_SHARD, PlaceOptions
-from loihi_convert.choices import PaperFigure, PaperTable
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, on_interrupt, say_json, say_tables
 from loihi_convert.errors import PlatformError, UsageError, did_you_mean, one_of
-from loihi_convert.options import Flag
+from loihi_convert.ground.choices import PaperFigure, PaperTable
+from loihi_convert.ground.options import Flag
 from loihi_convert.paper.options import PaperOptions
 
 if TYPE_CHECKING:
-    from loihi_convert.paper.exhibits import Exhibit
-    from loihi_convert.paper.flow import Reproduced
+    from loihi_convert.paper.plan import Reproduced
+    from loihi_convert.paper.variants import Exhibit
 
 _ALL: Final = ["all"]
-_REDRAWN: Final = frozenset({"what", "variants", "tables", "output", "width", "as_json"})
-"""Parameters that apply to a figure drawn from tables."""
 
 
 def reproduce(
@@ -47,23 +46,20 @@ def reproduce(
     if asked.variants == ("help",):
         _say_variants(as_json=as_json)
         return
-    from loihi_convert.paper.exhibits import EXHIBITS
+    from loihi_convert.paper.variants import EXHIBITS
 
     exhibits = tuple(EXHIBITS.values()) if what == _ALL else (_exhibit(what),)
-    if asked.tables:
-        _redraw(ctx, exhibits, asked, as_json=as_json)
-        return
     if what != _ALL:
         _require_effect(ctx, exhibits[0], asked)
-    from loihi_convert.devices import chosen_device
-    from loihi_convert.paper import flow
-    from loihi_convert.progress import progress_bar
+    from loihi_convert.ground.devices import chosen_device
+    from loihi_convert.ground.progress import progress_bar
+    from loihi_convert.paper import plan
 
     # Several processes on one GPU would not be faster.
     is_alone = not place_options.given and chosen_device(device) != "cpu"
     place = place_options.chosen(default=0 if is_alone else None)
     on_interrupt(lambda: "finished results are kept; run the same command again to continue")
-    done, failed = flow.reproduce(
+    done, failed = plan.reproduce(
         exhibits,
         asked,
         lambda most: place.opened(most, asked.output),
@@ -75,19 +71,6 @@ def reproduce(
     if failed:
         log(f"{failed} results failed for a reason outside the network: run the same command again for them")
         raise typer.Exit(PlatformError.exit_code)
-
-
-def _redraw(ctx: typer.Context, exhibits: Sequence[Exhibit], asked: PaperOptions, *, as_json: bool) -> None:
-    """Draw a figure from CSV tables."""
-    from loihi_convert.paper.flow import redraw
-
-    figure = exhibits[0]
-    if len(exhibits) > 1 or figure.kind != "figure":
-        found = f"given for {'all' if len(exhibits) > 1 else figure}"
-        raise UsageError(found, where="tables", expected="needs one figure, such as figure 6")
-    expected = "must be left out: nothing is run"
-    options.refuse_others(ctx, _REDRAWN, "given together with `tables`", expected=expected)
-    _say([redraw(figure, asked)], as_json=as_json)
 
 
 def _require_effect(ctx: typer.Context, one: Exhibit, asked: PaperOptions) -> None:
@@ -103,7 +86,7 @@ def _require_effect(ctx: typer.Context, one: Exhibit, asked: PaperOptions) -> No
 
 def _exhibit(words: list[str] | None) -> Exhibit:
     """Return the requested table or figure; raise a `UsageError` if the name is unknown."""
-    from loihi_convert.paper.exhibits import EXHIBITS
+    from loihi_convert.paper.variants import EXHIBITS
 
     match words or []:
         case ["headline"]:
@@ -139,12 +122,13 @@ def _say(found: Sequence[Reproduced], *, as_json: bool) -> None:
     if as_json:
         _say_json(found)
         return
-    from loihi_convert.paper.page import order_sentences, refused, terminal_tables
+    from loihi_convert.paper.tables import refused, shown_tables
 
     tables = [done for done in found if done.exhibit.kind == "table"]
     for done in tables:
-        say_tables(terminal_tables(done.exhibit.title, done.entries, done.bests))
-        for sentence in (*done.notes, *order_sentences(done.entries), *refused(done.entries)):
+        accuracies, _, *best = shown_tables(done.entries, done.bests)
+        say_tables([replace(accuracies, title=f"{done.exhibit.title}: accuracy, %"), *best])
+        for sentence in (*done.notes, *refused(done.entries)):
             echo(f"- {sentence}")
     if tables:
         echo("- meaning of the columns: loihi-convert reproduce --variants help")

@@ -13,7 +13,6 @@ import typer
 
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.batch.places import NO_SHARD, PlaceOptions
-from loihi_convert.choices import BackendName
 from loihi_convert.cli import options
 from loihi_convert.cli.dry_run import show_run_plan
 from loihi_convert.cli.images import DataRequest
@@ -22,12 +21,13 @@ from loihi_convert.cli.run_other import run_external, run_graded
 from loihi_convert.cli.run_output import say_run
 from loihi_convert.cli.run_request import RunRequest
 from loihi_convert.cli.wrong_files import NETX, require_netx
-from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.files import require_new_or_empty
-from loihi_convert.options import Flag
+from loihi_convert.ground.choices import BackendName
+from loihi_convert.ground.dependencies import other_interpreter
+from loihi_convert.ground.files import require_new_or_empty
+from loihi_convert.ground.options import Flag
+from loihi_convert.ground.ready_made import file_of
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.ready_made import file_of
 
 if TYPE_CHECKING:
     from loihi_convert.batch.places import Place
@@ -154,9 +154,9 @@ def run(
 
 def _run_exported(request: RunRequest, read: tuple[QuantizedNetwork, str], place: Place) -> None:
     """Run files that `export` wrote; ``read`` are the network and the SHA-256 of the first."""
+    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import running
     from loihi_convert.pipeline.origin import open_file
-    from loihi_convert.progress import progress_bar
 
     run_options = request.options
     opened = [

@@ -12,8 +12,8 @@ from loihi_convert.cli.run_output import remarks, say_single
 from loihi_convert.cli.run_request import RunRequest
 
 if TYPE_CHECKING:
+    from loihi_convert.ground.normalization import Normalization
     from loihi_convert.ir.graded import GradedNetwork
-    from loihi_convert.normalization import Normalization
     from loihi_convert.pipeline.external_run import ExternalNetwork
     from loihi_convert.pipeline.run_results import FileRun, RunFolder
 
@@ -26,8 +26,8 @@ def run_graded(request: RunRequest, network: GradedNetwork, sha256: str) -> None
     UsageError
         If there are several files, or an option was given that graded spikes do not support.
     """
+    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline.graded import run_graded_into_folder
-    from loihi_convert.progress import progress_bar
 
     path = request.require_one_file("its spikes are graded")
     given = {"timesteps": request.options.timesteps not in ((), (1,)), "mean": request.normalization}
@@ -92,10 +92,10 @@ def run_external(request: RunRequest, network: ExternalNetwork, sha256: str) -> 
         If there are several files, or an option was given that such a file does not support.
     """
     from loihi_convert.external.cuba import CubaNetwork
+    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.ir.provenance import ModelRecord
     from loihi_convert.pipeline import external_run
     from loihi_convert.pipeline.external_run import used_normalization
-    from loihi_convert.progress import progress_bar
 
     path, normalization = request.require_one_file("another tool wrote it"), request.normalization
     given = {"backend": request.backend.name != "ref", "model": request.model, "arch": request.arch, **request.given}

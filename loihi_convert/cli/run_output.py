@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from loihi_convert.choices import DatasetName
 from loihi_convert.cli.console import Fact, echo, log, say_answer, say_tables, told_once
+from loihi_convert.ground.choices import DatasetName
 
 if TYPE_CHECKING:
     from loihi_convert.external import AnyNetwork
@@ -95,7 +95,7 @@ def say_single(
     _say_figures(done, scene, [*facts, *run_summary.facts(done.runs[0].evaluation), *closing])
     if details:
         # Graded spikes have no thresholds, and other tools do not record how theirs were balanced.
-        _say_details(done.figures, is_balanced=False)
+        _say_details(done.figures)
 
 
 def _say_figures(done: RunFolder[AnyNetwork], scene: RunScene, facts: Iterable[Fact], remark: str = "") -> None:
@@ -134,7 +134,7 @@ def _say_results(done: RunFolder[AnyNetwork], facts: Sequence[Iterable[Fact]]) -
         log(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
 
 
-def _say_details(figures: Figures, *, is_balanced: bool = True) -> None:
+def _say_details(figures: Figures) -> None:
     """Print every table of a run."""
     from loihi_convert.report import run_tables as tables
 
@@ -142,7 +142,7 @@ def _say_details(figures: Figures, *, is_balanced: bool = True) -> None:
         shown = [tables.per_t_table(figures)]
     else:
         ((_, evaluation),) = figures
-        shown = [tables.accuracy_table(evaluation, is_balanced=is_balanced), tables.layer_table(evaluation)]
+        shown = [tables.accuracy_table(evaluation), tables.layer_table(evaluation)]
     more = (tables.early_exit_table(figures), tables.energy_table(figures))
     echo("")
     say_tables([*shown, *(table for table in more if table is not None)])

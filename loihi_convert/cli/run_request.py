@@ -14,11 +14,11 @@ from loihi_convert.cli.run_output import RunScene
 from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
-    from loihi_convert.arrays import Shape
     from loihi_convert.backends import Backend
     from loihi_convert.data import Dataset, DataSplits
+    from loihi_convert.ground.arrays import Shape
+    from loihi_convert.ground.normalization import Normalization
     from loihi_convert.ir.provenance import ModelRecord
-    from loihi_convert.normalization import Normalization
     from loihi_convert.pipeline.options import RunOptions
 
 SIM_IMAGES = 100

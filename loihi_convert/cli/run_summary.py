@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from loihi_convert.cli.console import Fact, aligned, told_once
+from loihi_convert.ground.statistics import POOR_CNN, Z_SCORE
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.regression import means
 from loihi_convert.report.run_tables import Figures, worst_output
 from loihi_convert.report.table import count, number, percent, points, quantity_range, r_squared, signed_points
-from loihi_convert.statistics import POOR_CNN, Z_SCORE
 
 BAR_CELLS: Final = 20
 """Characters of the longest bar."""

@@ -10,14 +10,14 @@ import typer
 
 from loihi_convert.batch.places import PlaceOptions
 from loihi_convert.batch.setting import OPTIONS
-from loihi_convert.choices import SweepCost
 from loihi_convert.cli import options
 from loihi_convert.cli.console import flagged, log, on_interrupt
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.cli.sweep_grid import KEYS, read_grid
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import InputError, PlatformError, UsageError, one_of
-from loihi_convert.options import Flag
+from loihi_convert.ground.choices import SweepCost
+from loihi_convert.ground.options import Flag
 
 if TYPE_CHECKING:
     from loihi_convert.batch.computation import Computation, Outcome
@@ -84,14 +84,20 @@ def sweep(
     }
     texts = {**settings, **network, **{name: text for name, text in own.items() if text is not None}}
     grid = read_grid(files, {key: texts[name] for key, name in KEYS.items() if name in texts}, trust=trust)
-    from loihi_convert.batch.computation import Store
-    from loihi_convert.batch.flow import compute_missing, missing
+    from loihi_convert.batch.computation import Store, compute_missing, missing
     from loihi_convert.batch.grid import part_of, planned_cells, varied
-    from loihi_convert.batch.page import PAGE_NAME, write_page
-    from loihi_convert.batch.results import CSV_NAME, SweepResults, cell_words, quality, quality_words
+    from loihi_convert.batch.results import (
+        CSV_NAME,
+        PAGE_NAME,
+        SweepResults,
+        cell_words,
+        quality,
+        quality_words,
+        write_page,
+    )
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept
-    from loihi_convert.files import write_atomically
-    from loihi_convert.progress import progress_bar
+    from loihi_convert.ground.files import write_atomically
+    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.runs.columns import as_csv
 
     every = planned_cells(grid, tell=lambda note: log(flagged(note, "export")))

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from loihi_convert.batch.setting import ConversionSetting
-from loihi_convert.choices import DatasetName, SweepSplit
 from loihi_convert.cli import options
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import InputError, PlatformError, UsageError, did_you_mean
-from loihi_convert.options import Option, names_of, one_choice, options_of
+from loihi_convert.ground.choices import DatasetName, SweepSplit
+from loihi_convert.ground.options import Option, names_of, one_choice, options_of
 
 if TYPE_CHECKING:
     from loihi_convert.batch.grid import Grid
@@ -193,7 +193,7 @@ def _network(
     """
     from loihi_convert.batch.setting import NetworkFile
     from loihi_convert.cli.wrong_files import require_cnn
-    from loihi_convert.file_kinds import is_nir
+    from loihi_convert.ground.file_kinds import is_nir
 
     folder = Path() if file is None else file.parent
 

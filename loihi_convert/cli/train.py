@@ -20,16 +20,16 @@ from loihi_convert.cli.flags import option_words
 from loihi_convert.cli.images import DataRequest
 from loihi_convert.cli.options import DATA, CnnOptions
 from loihi_convert.cli.wrong_files import require_cnn
-from loihi_convert.cnn.train_options import TrainOptions
+from loihi_convert.cnn.recipe import TrainOptions
 from loihi_convert.errors import UsageError
-from loihi_convert.options import Flag
+from loihi_convert.ground.options import Flag
 
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
     from loihi_convert.cnn.design import Design, Teacher
     from loihi_convert.data import ClassMap, DataSplits
+    from loihi_convert.ground.normalization import Normalization
     from loihi_convert.metrics.own_accuracy import OwnAccuracy
-    from loihi_convert.normalization import Normalization
 
 
 def train(
@@ -77,16 +77,15 @@ def train(
         raise UsageError("given without `arch`", where="mean", expected="is for your own CNN")
     if arch is not None and chosen.architecture is not None:
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
-    from loihi_convert.batch.flow import duration
+    from loihi_convert.batch.computation import duration
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.design import built_in
-    from loihi_convert.cnn.train_options import chosen_architecture, chosen_recipe
+    from loihi_convert.cnn.recipe import chosen_architecture, chosen_recipe
     from loihi_convert.cnn.training import require_free, resume_path, train_design
-    from loihi_convert.devices import chosen_device
-    from loihi_convert.files import refuse_to_replace
+    from loihi_convert.ground.files import refuse_to_replace
+    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher
     from loihi_convert.pipeline.opening import benchmark_of
-    from loihi_convert.progress import progress_bar
 
     for file in (start, teacher):
         if file is not None:
@@ -126,11 +125,8 @@ def train(
             design,
             splits,
             used,
-            seed=chosen.seed,
-            output=output,
-            store=chosen.store,
-            device=chosen_device(chosen.device),
-            test=chosen.test,
+            chosen,
+            output,
             resume=resume,
             progress=progress,
             on_epoch=_epoch_line(used.epochs),

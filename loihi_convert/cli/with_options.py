@@ -1,4 +1,4 @@
-"""The flags of a verb, from the options that it declares; see `loihi_convert.options`."""
+"""The flags of a verb, from the options that it declares; see `loihi_convert.ground.options`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer.core
 
 from loihi_convert.cli.console import echoed
 from loihi_convert.errors import with_flags
-from loihi_convert.options import BASICS, Option, meanings, names_of, one_choice, options_of
+from loihi_convert.ground.options import BASICS, Option, meanings, names_of, one_choice, options_of
 
 
 def with_options(verb: Callable[..., None]) -> Callable[..., None]:

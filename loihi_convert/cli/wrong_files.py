@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from loihi_convert.errors import InputError
-from loihi_convert.file_kinds import CHECKPOINT_KINDS, is_nir, kind_of
-from loihi_convert.files import require_no_pipe, require_there
+from loihi_convert.ground.file_kinds import CHECKPOINT_KINDS, is_nir, kind_of
+from loihi_convert.ground.files import require_no_pipe, require_there
 
 NETX: Final = ".net"
 _NPZ: Final = ".npz"

@@ -6,22 +6,18 @@ the format of a new file; the format of an existing file is detected from its fi
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Final, TypeGuard
+from typing import Annotated, Any, Final, TypeGuard
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, PositiveInt, Strict, ValidationError
+from pydantic import Field, JsonValue, PositiveInt
 from torch import Tensor, nn
 
-from loihi_convert.choices import WeightDtype
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.stored_states import (
-    ForeignObjectError,
     as_safetensors,
     described,
     is_quantized,
@@ -32,10 +28,11 @@ from loihi_convert.cnn.stored_states import (
 )
 from loihi_convert.cnn.stored_states import digest as digest
 from loihi_convert.data import DATASETS
-from loihi_convert.errors import CheckpointError, UsageError, one_of
-from loihi_convert.files import write_atomically
-from loihi_convert.normalization import Normalization
-from loihi_convert.options import QcfsLevels
+from loihi_convert.errors import CheckpointError, UsageError, first_line, one_of
+from loihi_convert.ground.choices import WeightDtype
+from loihi_convert.ground.files import write_atomically
+from loihi_convert.ground.normalization import Normalization
+from loihi_convert.ground.options import QcfsLevels, declared
 
 SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
 
@@ -44,11 +41,11 @@ BATCH_COUNTER: Final = "num_batches_tracked"
 
 _FORMATS: Final = "loihi-convert checkpoint "
 _FORMAT: Final = f"{_FORMATS}1"
-_SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert.cnn.checkpoint.save."
-_MOST_PIXELS: Final = 2**36
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@declared()
 class Checkpoint:
     """A trained CNN and its origin.
 
@@ -73,22 +70,22 @@ class Checkpoint:
     qcfs_levels
         L of its activations, if they are `qcfs.Qcfs`; ``None``: ReLU.
     stored_as
-        ``"float16"``: every weight is exactly representable in float16, see `accuracy.in_float16`.
+        ``"float16"``: every weight is exactly representable in float16, see `trainer.Training.trained`.
     normalization
         What it was trained on, one number per channel each; None: pixel / 255.
     """
 
-    architecture: str
-    state: dict[str, Tensor]
-    data: str
-    input_shape: tuple[int, int, int]
-    classes: tuple[str, ...]
+    architecture: Annotated[str, Field(min_length=1)]
+    state: Annotated[dict[str, Tensor], Field(min_length=1)]
+    data: Annotated[str, Field(min_length=1)]
+    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
     seed: int
-    validation_accuracy: float
-    test_accuracy: float | None
+    validation_accuracy: Share
+    test_accuracy: Share | None
     recipe: dict[str, JsonValue]
-    qcfs_levels: int | None = None
-    stored_as: str = "float32"
+    qcfs_levels: QcfsLevels | None = None
+    stored_as: WeightDtype = "float32"
     normalization: Normalization | None = None
 
     def __repr__(self) -> str:
@@ -107,7 +104,7 @@ class Checkpoint:
 
     @property
     def spiking_timesteps(self) -> int | None:
-        """The T for which its spiking network was trained (`through_spikes`); None if it was not."""
+        """The T for which its spiking network was trained (`qcfs.SpikingCnn`); None if it was not."""
         found = self.recipe.get("timesteps")
         return found if isinstance(found, int) else None
 
@@ -134,41 +131,6 @@ class Checkpoint:
         return self.data in DATASETS
 
 
-_Fraction = Annotated[float, Field(ge=0, le=1)]
-_PerChannel = Annotated[tuple[FiniteFloat, ...], Strict(False)]
-
-
-class _Stored(BaseModel):
-    """The fields of a `Checkpoint` in a file, where tuples are lists; older files lack those that have a default."""
-
-    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
-
-    architecture: str = Field(min_length=1)
-    state: dict[str, Tensor] = Field(min_length=1)
-    data: str = Field(min_length=1)
-    input_shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Strict(False)]
-    classes: Annotated[tuple[str, ...], Field(min_length=1), Strict(False)]
-    seed: int
-    validation_accuracy: _Fraction
-    test_accuracy: _Fraction | None
-    recipe: dict[str, JsonValue]
-    qcfs_levels: QcfsLevels | None = None
-    stored_as: WeightDtype = "float32"
-    mean: _PerChannel | None = None
-    std: _PerChannel | None = None
-
-    @property
-    def contradiction(self) -> str:
-        """The first field that contradicts the others; empty if there is none."""
-        channels = self.input_shape[0]
-        wrong = {
-            "input_shape": math.prod(self.input_shape) > _MOST_PIXELS,
-            "mean": (self.mean is None) != (self.std is None) or (self.mean is not None and len(self.mean) != channels),
-            "std": self.std is not None and len(self.std) != channels,
-        }
-        return next((name for name, is_wrong in wrong.items() if is_wrong), "")
-
-
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write ``checkpoint`` to ``path`` atomically; the suffix sets the format.
 
@@ -177,8 +139,7 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     UsageError
         If the suffix is neither ``.pt`` nor ``.safetensors``.
     CheckpointError
-        If a tensor contains NaN or infinity, or is to be stored as float16 but not rounded to it, or the description is
-        too long.
+        If a tensor contains NaN or infinity, or is to be stored as float16 but not rounded to it.
     InputError
         If the file cannot be written.
     """
@@ -189,40 +150,26 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.state.items()}
     if checkpoint.stored_as == "float16":
         state = {name: _halved(name, tensor, path) for name, tensor in state.items()}
-    description = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(Checkpoint)}
-    del description["state"]
+    description = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint) if field.name != "state"}
     description["mean"], description["std"] = description.pop("normalization") or (None, None)
     # Through JSON, so that only plain types are written: torch.__version__, for example, is a subclass of str.
     text = json.dumps({"format": _FORMAT, **description}, sort_keys=True)
     if path.suffix == ".pt":
         write_pt({**json.loads(text), "state": state}, path)
         return
-    write_atomically(path, as_safetensors(text, state, path))
+    write_atomically(path, as_safetensors(text, state))
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Return the checkpoint in a file, ``.pt`` or ``.safetensors`` by its content; executes nothing in the file.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, damaged, malicious or of another format, or a field is missing.
-    """
+    """Return the checkpoint in a file; raises a `CheckpointError` for any other, and executes nothing in it."""
     path = Path(path)
-    try:
-        content = read_file(path, strict=True)
-    except ForeignObjectError:
-        # A training checkpoint gets a different error from a file that cannot be used at all.
-        content = read_file(path, strict=False)
-        if not states_in(content):
-            raise
-    return _checkpoint(content, path)
+    return _checkpoint(read_file(path), path)
 
 
 def load_if_ours(path: str | Path) -> Checkpoint | None:
     """Return the checkpoint in a file if this package wrote it, else None; executes nothing in the file."""
     path = Path(path)
-    content = read_file(path, strict=False)
+    content = read_file(path)
     return _checkpoint(content, path) if _is_ours(content, path) else None
 
 
@@ -237,21 +184,21 @@ def load_states(path: str | Path) -> dict[str, dict[str, Tensor]]:
         If it is a checkpoint of this package, which already describes its CNN.
     """
     path = Path(path)
-    content = read_file(path, strict=False)
+    content = read_file(path)
     if _is_ours(content, path):
         raise UsageError(
-            f"a checkpoint of loihi-convert, which already names its architecture "
-            f"({content.get('architecture')}), input shape and classes",
+            "a checkpoint of loihi-convert, which names its architecture, input shape and classes",
             where=path,
             hint="Omit `arch`, `input_shape` and `classes`.",
         )
     states = states_in(content)
     if not states:
-        found, hint = described(content), "Write it with torch.save(model.state_dict(), path)."
-        if is_quantized(content):
-            found, hint = "a quantized CNN", "Convert the CNN as it was before its quantization."
-        expected = "must contain a state dict of floats, at the top level or in a dict"
-        raise CheckpointError(f"holds {found}", where=path, expected=expected, hint=hint)
+        raise CheckpointError(
+            f"holds {'a quantized CNN' if is_quantized(content) else described(content)}",
+            where=path,
+            expected="must contain a state dict of floats, at the top level or in a dict",
+            hint="Write it with torch.save(model.state_dict(), path), before any quantization.",
+        )
     return states
 
 
@@ -271,19 +218,15 @@ def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
             where="arch",
             expected=f"{path.name} holds your own CNN, trained as {checkpoint.architecture}; code named in a file is "
             "not executed",
-            hint=f"Pass `arch`, such as {checkpoint.architecture}.",
         )
+    classes = len(checkpoint.classes)
     try:
         # On the meta device, without allocation: a file may claim any input shape.
         with torch.device("meta"):
-            model = build_model(
-                checkpoint.architecture,
-                checkpoint.input_shape,
-                len(checkpoint.classes),
-                qcfs_levels=checkpoint.qcfs_levels,
-            )
+            levels = checkpoint.qcfs_levels
+            model = build_model(checkpoint.architecture, checkpoint.input_shape, classes, qcfs_levels=levels)
     except UsageError as error:
-        raise CheckpointError(error.found, where=path, expected=error.expected, hint=_SAVE_INSTEAD) from error
+        raise CheckpointError(error.found, where=path, expected=error.expected) from error
     wanted = {name: signature(tensor) for name, tensor in model.state_dict().items()}
     found = {name: signature(tensor) for name, tensor in checkpoint.state.items()}
     for name in sorted(wanted.keys() | found.keys()):
@@ -291,9 +234,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
             raise CheckpointError(
                 f"{name} is {found.get(name, 'missing')}",
                 where=path,
-                expected=f"a {checkpoint.architecture} for {checkpoint.input_shape} images and "
-                f"{len(checkpoint.classes)} classes has {wanted.get(name, 'no such tensor')}",
-                hint=_SAVE_INSTEAD,
+                expected=f"a {checkpoint.architecture} for {checkpoint.input_shape} images and {classes} classes has "
+                f"{wanted.get(name, 'no such tensor')}",
             )
     model.load_state_dict({name: tensor.clone() for name, tensor in checkpoint.state.items()}, assign=True)
     return model.requires_grad_(False).eval(), checkpoint
@@ -309,32 +251,27 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
     """Return the checkpoint described by ``content``, with all fields checked."""
     if not _is_ours(content, path):
         is_plain = bool(states_in(content))
-        found = "only weights" if is_plain else f"an object of type {type(content).__name__}"
-        hint = "Give the code that builds its CNN: `arch='package.module:factory'`." if is_plain else _SAVE_INSTEAD
         raise CheckpointError(
-            f"holds {found}, not a checkpoint of loihi-convert, which also records architecture, data and seed",
+            f"holds {'only weights' if is_plain else described(content)}, not a checkpoint of loihi-convert, which "
+            "also records architecture, data and seed",
             where=path,
-            hint=hint,
+            hint="Give the code that builds its CNN: `arch='package.module:factory'`." if is_plain else "",
         )
     try:
-        stored = _Stored.model_validate(content)
-        field = stored.contradiction
-    except ValidationError as error:
-        field = str(error.errors()[0]["loc"][0])
-    if field:
-        raise CheckpointError(f"the field {field!r} is missing or invalid", where=path, hint=_SAVE_INSTEAD)
-    fields = dict(stored)
-    mean, std = fields.pop("mean"), fields.pop("std")
-    fields["normalization"] = None if mean is None else Normalization(mean, std)
-    require_finite(fields["state"], path)
-    if stored.stored_as == "float16":
-        fields["state"] = {
-            name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in stored.state.items()
-        }
-    return Checkpoint(**fields)
+        # In a file, tuples are lists; older files lack fields that have a default.
+        plain: dict[str, Any] = {name: tuple(each) if type(each) is list else each for name, each in content.items()}
+        values: Any = [plain.get(name) for name in Normalization._fields]
+        if values != [None, None]:
+            plain["normalization"] = Normalization(*values).per_channel(plain["input_shape"][0])
+        found = Checkpoint(**{field.name: plain[field.name] for field in fields(Checkpoint) if field.name in plain})
+    except (UsageError, TypeError, KeyError) as error:
+        raise CheckpointError(f"a field is missing or invalid ({first_line(error)})", where=path) from error
+    require_finite(found.state, path)
+    halves = {name: tensor.float() for name, tensor in found.state.items() if tensor.dtype == torch.float16}
+    return replace(found, state={**found.state, **halves}) if found.stored_as == "float16" else found
 
 
-def _is_ours(content: object, path: Path) -> TypeGuard[dict[str, object]]:
+def _is_ours(content: object, path: Path) -> TypeGuard[dict[str, Any]]:
     """Whether ``content`` is a checkpoint of this package; an error if a newer version wrote it."""
     found = content.get("format") if isinstance(content, dict) else None
     if isinstance(found, str) and found != _FORMAT and found.startswith(_FORMATS):
@@ -352,7 +289,6 @@ def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:
         raise CheckpointError(
             f"{name} has numbers that float16 cannot represent: the stored weights would differ from those evaluated",
             where=path,
-            hint="Round them with loihi_convert.cnn.accuracy.in_float16, or store them as float32.",
         )
     return halved
 

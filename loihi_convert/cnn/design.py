@@ -13,7 +13,6 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loihi_convert.arrays import Shape
 from loihi_convert.cnn import checkpoint, class_scores
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.few_bits import rounded_state
@@ -21,7 +20,8 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import set_thresholds
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.normalization import Normalization
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.normalization import Normalization
 
 FIRST_IMAGES: Final = 200
 """Training images on which the initial thresholds are set."""
@@ -91,8 +91,7 @@ class NoActivationsError(UsageError):
         super().__init__(
             "found no trained CNN with QCFS activations to start from",
             where="start",
-            expected="`timesteps` fine-tunes one",
-            hint="Train one with `qcfs_levels` first.",
+            expected="`timesteps` fine-tunes one: train it with `qcfs_levels` first",
         )
 
 
@@ -104,14 +103,10 @@ def built_in(
     *,
     timesteps: int | None = None,
 ) -> Design:
-    """Return the design of ``architecture``, one of `models.ARCHITECTURES`, with the weights of ``start``.
+    """Return the design of ``architecture``, one of `models.ARCHITECTURES`, to train on ``splits``.
 
     Parameters
     ----------
-    architecture
-        One of `models.ARCHITECTURES`.
-    splits
-        The images to train on.
     qcfs_levels
         L of the activations `qcfs.Qcfs`; their thresholds are set on training images if ``start`` has ReLUs. None: as
         in ``start``, or ReLU.
@@ -127,15 +122,16 @@ def built_in(
             f"found a {start.architecture} for images {start.input_shape}",
             where="start",
             expected=f"must be a {architecture} for {splits.input_shape}",
-            hint="Fine-tune with the same architecture and images.",
         )
     if start is not None and qcfs_levels is None:
         qcfs_levels = start.qcfs_levels
     # Own images may have labels without names.
     named = splits.classes or (() if start is None else start.classes)
-    classes = named or tuple(map(str, range(_class_count(splits))))
-    if len(classes) < 2:
-        raise DataError(f"found images of {len(classes)} class", where=splits.name, expected="must show at least two")
+    count = len(named) or int(splits.train.known_labels.max()) + 1
+    if not 2 <= count <= max(len(splits.train), len(named)):
+        found, expected = f"found {count} classes in {len(splits.train)} images", "must be at least 2, numbered from 0"
+        raise DataError(found, where="labels", expected=expected)
+    classes = named or tuple(map(str, range(count)))
     if start is not None:
         require_classes(start, classes)
     # Fails now if the architecture is unknown, or the images do not fit.
@@ -144,8 +140,12 @@ def built_in(
 
     def build() -> nn.Module:
         model = build_model(architecture, splits.input_shape, len(classes), qcfs_levels=qcfs_levels)
-        if start is not None:
-            _begin_with(model, start, pixels(splits.train.images[:FIRST_IMAGES]))
+        if start is not None and model.load_state_dict(start.state, strict=False).missing_keys:
+            # It has ReLUs.
+            plain = build_model(start.architecture, start.input_shape, len(start.classes))
+            plain.load_state_dict(start.state)
+            first = pixels(splits.train.images[:FIRST_IMAGES])
+            set_thresholds(model, plain, inputs_of(first, start.normalization, None))
         return model
 
     if start is None:
@@ -178,36 +178,17 @@ def built_in_teacher(trained: Checkpoint, splits: DataSplits, classes: Sequence[
     return Teacher(network, {"architecture": trained.architecture, "sha256": checkpoint.digest(trained.state)})
 
 
-def _class_count(splits: DataSplits) -> int:
-    """The number of classes that the labels of the training images show."""
-    last, images = int(splits.train.known_labels.max()), len(splits.train)
-    if last >= images:
-        raise DataError(
-            f"found the class {last} for {images} training images",
-            where="labels",
-            expected="must number the classes from 0",
-            hint="Renumber them: numpy.unique(labels, return_inverse=True).",
-        )
-    return last + 1
-
-
 def require_classes(start: Checkpoint, classes: Sequence[str], where: str = "start") -> None:
     """Raise a `UsageError` if ``classes`` are in another order than those of ``start``, or more or fewer.
 
     ``where`` is what ``start`` was given as.
     """
-    if len(classes) != len(start.classes):
+    are_named = set(classes) == set(start.classes)
+    if len(classes) != len(start.classes) or (are_named and tuple(classes) != start.classes):
         raise UsageError(
-            f"found a CNN with {len(start.classes)} classes, and images of {len(classes)}",
+            f"found a CNN with the {len(start.classes)} classes {', '.join(start.classes)}",
             where=where,
-            expected="must have the same classes",
-        )
-    if set(classes) == set(start.classes) and tuple(classes) != start.classes:
-        raise UsageError(
-            f"found a CNN with the classes {', '.join(start.classes)}",
-            where=where,
-            expected=f"must be in the order of the images, {', '.join(classes)}",
-            hint="Load the images with the `classes` of the CNN.",
+            expected=f"must have those of the images, in this order: {', '.join(classes)}",
         )
 
 
@@ -260,14 +241,6 @@ def pixels(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.array(images, order="C")).to(torch.float32) / 255
 
 
-def _begin_with(model: nn.Module, start: Checkpoint, images: Tensor) -> None:
-    """Load the weights of ``start`` into ``model``, and set matching thresholds if ``start`` has none."""
-    if model.load_state_dict(start.state, strict=False).missing_keys:
-        plain = build_model(start.architecture, start.input_shape, len(start.classes))
-        plain.load_state_dict(start.state)
-        set_thresholds(model, plain, inputs_of(images, start.normalization, None))
-
-
 TEACHER_SHARE: Final = 0.9
 """Of the loss; the rest is that of the labels."""
 
@@ -305,11 +278,8 @@ def teachers_loss(scores: Tensor, taught: Tensor, of_labels: Tensor) -> Tensor:
     The first is the Kullback-Leibler divergence of the classes' probabilities at `TEMPERATURE`, times its square, which
     keeps the size of gradients.
     """
-    found, wanted = (functional.log_softmax(_two(each) / TEMPERATURE, 1) for each in (scores, taught))
+    # A single score is that of class 1, against 0.
+    both = (each if each.shape[1] > 1 else torch.cat([torch.zeros_like(each), each], 1) for each in (scores, taught))
+    found, wanted = (functional.log_softmax(each / TEMPERATURE, 1) for each in both)
     divergence = functional.kl_div(found, wanted, reduction="batchmean", log_target=True) * TEMPERATURE**2
     return (1 - TEACHER_SHARE) * of_labels + TEACHER_SHARE * divergence
-
-
-def _two(scores: Tensor) -> Tensor:
-    """``scores``; a single one is that of class 1, against 0."""
-    return scores if scores.shape[1] > 1 else torch.cat([torch.zeros_like(scores), scores], 1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from loihi_convert.cnn.models import ResidualBlock
 from loihi_convert.cnn.qcfs import MIN_THRESHOLD, Qcfs
 from loihi_convert.errors import UsageError
-from loihi_convert.ir.rounding import nearest_scales
+from loihi_convert.ir.quantized import nearest_scales
 
 Parameters = Mapping[str, Tensor]
 """Parameters of a model by name."""
@@ -50,12 +50,8 @@ class RoundedWeights:
         threshold: str | None = None
         for name, module in model.named_children():
             if isinstance(module, ResidualBlock):
-                raise UsageError(
-                    "found a network with residual blocks",
-                    where="weight_bits",
-                    expected="must be unset unless the CNN is a plain chain of layers",
-                    hint="Train it without `weight_bits`.",
-                )
+                expected = "must be unset unless the CNN is a plain chain of layers"
+                raise UsageError("found a network with residual blocks", where="weight_bits", expected=expected)
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 synapses.append(_Rounded(f"{name}.weight", threshold, is_output=False))
             elif isinstance(module, Qcfs):

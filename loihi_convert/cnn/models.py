@@ -13,27 +13,18 @@ Input: float32 ``(N, C, H, W)`` in 0..1 (pixel / 255), without normalization. Ou
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, get_args
 
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.choices import Architecture
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UsageError, one_of
+from loihi_convert.ground.choices import Architecture
 
 ARCHITECTURES: Final[tuple[str, ...]] = get_args(Architecture)
-
-
-def default_architecture(data: str) -> str:
-    """Return the default architecture for a data set: ``vgg-small`` for cifar10, else ``<data>-cnn``."""
-    return "vgg-small" if data == "cifar10" else f"{data}-cnn"
-
-
-def paper_architecture(data: str) -> str:
-    """Return the architecture that Ngu & Lee 2022 train on a data set: ``vgg16`` for cifar10, else ``<data>-cnn``."""
-    return "vgg16" if data == "cifar10" else f"{data}-cnn"
 
 
 def build_model(
@@ -68,7 +59,9 @@ def build_model(
     qcfs_levels
         L of the activation `qcfs.Qcfs`, instead of ReLU.
     """
-    model = _build(architecture, input_shape, classes)
+    if architecture not in _BUILT:
+        raise UsageError(f"found {architecture!r}", where="architecture", expected=one_of(ARCHITECTURES))
+    model = _BUILT[architecture](input_shape, classes)
     if torch.get_default_dtype() != torch.float32:
         model.float()
     if qcfs_levels is not None:
@@ -114,36 +107,10 @@ def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
     return total
 
 
-def _build(architecture: str, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    if architecture == "mnist-cnn":
-        return _two_convolutions(architecture, input_shape, classes, channels=(12, 64), kernel=5, padding=0)
-    if architecture == "fashion-mnist-cnn":
-        return _two_convolutions(architecture, input_shape, classes, channels=(128, 256), kernel=5, padding=0)
-    if architecture == "digits-cnn":
-        return _two_convolutions(architecture, input_shape, classes, channels=(16, 32), kernel=3, padding=1)
-    if architecture in ("conv3-avg", "conv3-max"):
-        pooling = nn.MaxPool2d if architecture == "conv3-max" else nn.AvgPool2d
-        blocks: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,))
-        return _vgg(architecture, input_shape, classes, blocks=blocks, hidden=(), pooling=pooling, poolings=2)
-    if architecture == "resnet20":
-        return _resnet(architecture, input_shape, classes, stages=(16, 32, 64), blocks=3)
-    if architecture == "vgg-small":
-        return _vgg(architecture, input_shape, classes, blocks=((64, 64), (128, 128), (256, 256)), hidden=())
-    if architecture == "vgg16":
-        blocks = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-        return _vgg(architecture, input_shape, classes, blocks=blocks, hidden=(512, 512))
-    raise UsageError(
-        f"found {architecture!r}",
-        where="architecture",
-        expected=one_of(ARCHITECTURES),
-        hint="Or convert your own nn.Module.",
-    )
-
-
-def _unfit(architecture: str, input_shape: tuple[int, int, int], why: str, expected: str) -> UsageError:
-    """The error for images that ``architecture`` cannot use."""
+def _unfit(input_shape: tuple[int, int, int], expected: str) -> UsageError:
+    """The error for images that an architecture cannot use."""
     return UsageError(
-        f"{architecture} cannot use images of {input_shape[1]} x {input_shape[2]}{why}",
+        f"found images of {input_shape[1]} x {input_shape[2]}",
         where="architecture",
         expected=expected,
         hint="Choose another architecture, or resize the images.",
@@ -151,21 +118,15 @@ def _unfit(architecture: str, input_shape: tuple[int, int, int], why: str, expec
 
 
 def _two_convolutions(
-    architecture: str,
-    input_shape: tuple[int, int, int],
-    classes: int,
-    *,
-    channels: tuple[int, int],
-    kernel: int,
-    padding: int,
+    input_shape: tuple[int, int, int], classes: int, *, channels: tuple[int, int], kernel: int, padding: int
 ) -> nn.Module:
     depth, *size = input_shape
     for _ in channels:
-        convolved = [max(0, length + 2 * padding - kernel + 1) for length in size]
-        if any(length < 2 or length % 2 for length in convolved):
-            why = f": a convolution gives {convolved[0]} x {convolved[1]}"
-            raise _unfit(architecture, input_shape, why, "2 x 2 average pooling needs even sizes")
-        size = [length // 2 for length in convolved]
+        size = [length + 2 * padding - kernel + 1 for length in size]
+        if any(length < 2 or length % 2 for length in size):
+            expected = f"must have even sizes after each {kernel} x {kernel} convolution, for 2 x 2 average pooling"
+            raise _unfit(input_shape, expected)
+        size = [length // 2 for length in size]
     first, second = channels
     return nn.Sequential(
         OrderedDict(
@@ -182,22 +143,20 @@ def _two_convolutions(
 
 
 def _vgg(
-    architecture: str,
     input_shape: tuple[int, int, int],
     classes: int,
     *,
     blocks: Sequence[Sequence[int]],
-    hidden: Sequence[int],
+    hidden: Sequence[int] = (),
     pooling: type[nn.AvgPool2d | nn.MaxPool2d] = nn.AvgPool2d,
-    poolings: int | None = None,
+    halvings: int | None = None,
 ) -> nn.Module:
     """Blocks of padded 3 x 3 convolutions with batch norm, pooling after the first blocks or all, then dense layers."""
     depth, height, width = input_shape
-    halvings = len(blocks) if poolings is None else poolings
+    halvings = len(blocks) if halvings is None else halvings
     factor = 2**halvings
     if height % factor or width % factor:
-        why = f", which it halves {halvings} times"
-        raise _unfit(architecture, input_shape, why, f"height and width must be multiples of {factor}")
+        raise _unfit(input_shape, f"height and width must be multiples of {factor}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, block in enumerate(blocks, 1):
         for position, channels in enumerate(block, 1):
@@ -238,11 +197,8 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(channels)
         self.skip: nn.Module = nn.Identity()
         if (depth, 1) != (channels, stride):
-            self.skip = nn.Sequential(
-                OrderedDict(
-                    conv=nn.Conv2d(depth, channels, 1, stride=stride, bias=False), norm=nn.BatchNorm2d(channels)
-                )
-            )
+            conv = nn.Conv2d(depth, channels, 1, stride=stride, bias=False)
+            self.skip = nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(channels)))
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -252,15 +208,11 @@ class ResidualBlock(nn.Module):
         return found
 
 
-def _resnet(
-    architecture: str, input_shape: tuple[int, int, int], classes: int, *, stages: Sequence[int], blocks: int
-) -> nn.Module:
+def _resnet(input_shape: tuple[int, int, int], classes: int, *, stages: Sequence[int], blocks: int) -> nn.Module:
     """A convolution, stages of residual blocks, each but the first halving the map, and the mean of each map."""
-    depth, height, width = input_shape
-    factor = 2 ** (len(stages) - 1)
-    if min(height, width) < factor:
-        why = f", which it halves {len(stages) - 1} times"
-        raise _unfit(architecture, input_shape, why, f"height and width must be at least {factor}")
+    depth, *size = input_shape
+    if min(size) < 2 ** (len(stages) - 1):
+        raise _unfit(input_shape, f"height and width must be at least {2 ** (len(stages) - 1)}")
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(depth, stages[0], 3, padding=1, bias=False), norm1=nn.BatchNorm2d(stages[0]), relu1=nn.ReLU()
     )
@@ -274,3 +226,16 @@ def _resnet(
     layers["flatten"] = nn.Flatten()
     layers["fc"] = nn.Linear(depth, classes)
     return nn.Sequential(layers)
+
+
+_VGG16: Final = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+_BUILT: Final[Mapping[str, Callable[[tuple[int, int, int], int], nn.Module]]] = {
+    "mnist-cnn": partial(_two_convolutions, channels=(12, 64), kernel=5, padding=0),
+    "fashion-mnist-cnn": partial(_two_convolutions, channels=(128, 256), kernel=5, padding=0),
+    "digits-cnn": partial(_two_convolutions, channels=(16, 32), kernel=3, padding=1),
+    "conv3-avg": partial(_vgg, blocks=((32,), (64,), (128,)), halvings=2),
+    "conv3-max": partial(_vgg, blocks=((32,), (64,), (128,)), halvings=2, pooling=nn.MaxPool2d),
+    "vgg-small": partial(_vgg, blocks=((64, 64), (128, 128), (256, 256))),
+    "vgg16": partial(_vgg, blocks=_VGG16, hidden=(512, 512)),
+    "resnet20": partial(_resnet, stages=(16, 32, 64), blocks=3),
+}

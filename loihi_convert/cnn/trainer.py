@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
-from functools import cached_property
 from typing import Any, Final
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
-from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.design import Design, Teacher, pixels, recent, teachers_loss
-from loihi_convert.cnn.fast_steps import SmallMaps
-from loihi_convert.cnn.few_bits import RoundedWeights
+from loihi_convert.cnn.few_bits import RoundedWeights, rounded_state
 from loihi_convert.cnn.models import ARCHITECTURES, multiply_adds
 from loihi_convert.cnn.muon import Muon
-from loihi_convert.cnn.qcfs import Qcfs
+from loihi_convert.cnn.qcfs import Qcfs, SpikingCnn
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.through_spikes import SpikingCnn
 from loihi_convert.data import Dataset, DataSplits
-from loihi_convert.devices import has_fast_bfloat16
 from loihi_convert.errors import UsageError
-from loihi_convert.progress import Progress
-from loihi_convert.threads import thread_count
+from loihi_convert.ground.choices import WeightDtype
+from loihi_convert.ground.devices import has_fast_bfloat16
+from loihi_convert.ground.progress import Progress
+from loihi_convert.ground.threads import thread_count
+from loihi_convert.ir.network import classes_of
 
 _WARM_UP: Final = 0.25
 _START_DIVISOR: Final = 25
@@ -39,18 +38,17 @@ _MOMENTUM: Final = 0.9
 _SHOWN: Final = 8
 _ROUNDING: Final = 0.01
 
+_BATCH: Final = 1_000
+_PIXELS: Final = _BATCH * 3 * 32 * 32
+"""Most pixels of a batch whose accuracy is measured: larger images than those of CIFAR-10 need too much memory."""
+_SPIKING: Final = 5
+"""A batch of a spiking network is smaller by this factor."""
+
 
 class Training:
     """A training in progress: weights, their average, the optimizer's state, the number of finished epochs."""
 
-    def __init__(
-        self,
-        design: Design,
-        splits: DataSplits,
-        recipe: Recipe,
-        seed: int,
-        device: str = "cpu",
-    ) -> None:
+    def __init__(self, design: Design, splits: DataSplits, recipe: Recipe, seed: int, device: str = "cpu") -> None:
         with torch.random.fork_rng(devices=[]):
             # `torch.manual_seed` also seeds the generators of GPUs, which are not restored.
             torch.default_generator.manual_seed(seed)
@@ -59,6 +57,8 @@ class Training:
         self._format = torch.channels_last if design.name in ARCHITECTURES else torch.contiguous_format
         self._model = self._model.to(memory_format=self._format)  # type: ignore[call-overload]
         self.threads = training_threads(self._model, splits.input_shape, recipe.batch_size)
+        # The CNN as it is built; that of a training through spikes is changed.
+        self._own = self._model if recipe.timesteps is None else design.network().to(device)
         self._spiking = None if recipe.timesteps is None else SpikingCnn(self._model, recipe.timesteps)
         self._parameters = dict(self._model.named_parameters())
         self._optimizers = _optimizers(recipe, self._parameters)
@@ -74,8 +74,6 @@ class Training:
         self._design, self._device = design, device
         # bfloat16 rounds a probability above 0.998 to 1, from which no score follows.
         self._is_bfloat16 = uses_bfloat16(device) and not design.ending
-        is_channels_last = self._format == torch.channels_last
-        self._has_small_maps = self._is_bfloat16 and is_channels_last and device == "cpu"
         self._steps_per_epoch = math.ceil(len(splits.train) / recipe.batch_size)
         # Parameters and batch-norm statistics, which share memory with the model.
         self._tensors: dict[str, Tensor] = self._model.state_dict()
@@ -118,15 +116,8 @@ class Training:
                 self._step(inputs.to(self._device), labels[chosen].to(self._device), step)
                 progress(step + 1, self._recipe.epochs * self._steps_per_epoch)
         self.epoch += 1
-        self.history.append(
-            accuracy(
-                self._model,
-                self.average,
-                self._splits.validation,
-                self._recipe.weight_bits,
-                spiking=self._spiking,
-            )
-        )
+        held_out, bits = self._splits.validation, self._recipe.weight_bits
+        self.history.append(accuracy(self._model, self.average, held_out, bits, spiking=self._spiking))
         return self.history[-1]
 
     def _step(self, inputs: Tensor, labels: Tensor, step: int) -> None:
@@ -134,17 +125,7 @@ class Training:
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        try:
-            scores = self._scores(inputs)
-        except ValueError as error:
-            if len(inputs) > 1:
-                raise
-            raise UsageError(
-                f"found a batch of one image ({error})",
-                where="batch_size",
-                expected="batch norm after a dense layer needs two images",
-                hint="Train with larger batches, or on more images.",
-            ) from error
+        scores = self._scores(inputs)
         loss = _loss(scores, labels, self._recipe.label_smoothing)
         if self._teacher is not None:
             loss = teachers_loss(scores, self._taught(inputs, self._teacher), loss)
@@ -163,14 +144,11 @@ class Training:
     def _scores(self, inputs: Tensor) -> Tensor:
         rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
         inputs = inputs.to(memory_format=self._format)
-        with (
-            torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._is_bfloat16),
-            SmallMaps() if self._has_small_maps else nullcontext(),
-        ):
+        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._is_bfloat16):
             if self._spiking is not None:
                 scores = self._spiking(inputs, rounded)
             else:
-                scores = torch.func.functional_call(self._model, rounded, (inputs,))
+                scores = functional_call(self._model, rounded, (inputs,))
         return scores.float()
 
     @torch.no_grad()
@@ -180,24 +158,38 @@ class Training:
             scores: Tensor = teacher.network(inputs.to(memory_format=self._format))
         return scores.float()
 
-    def trained(self) -> Checkpoint:
-        """Return the CNN with the averaged weights, and its accuracies, even if its spiking network is trained."""
+    def trained(self, stored_as: WeightDtype) -> Checkpoint:
+        """Return the CNN with the averaged weights, rounded to what a file stores, and its accuracies.
+
+        With a recipe for ``timesteps``, those of its spiking network are in the checkpoint's recipe.
+        """
         design, recipe, splits = self._design, self._recipe, self._splits
-        model = self._model if self._spiking is None else design.network().to(self._device)
+        state = dict(self.average)
+        if stored_as == "float16":
+            state |= {name: each.half().to(each.dtype) for name, each in state.items() if each.is_floating_point()}
+        parts = {"validation": splits.validation, "test": splits.test}
 
-        def correct(images: Dataset) -> float:
-            return accuracy(model, self.average, images, recipe.weight_bits)
+        def correct(spiking: SpikingCnn | None = None) -> dict[str, float]:
+            bits = recipe.weight_bits
+            return {
+                name: accuracy(self._own if spiking is None else self._model, state, images, bits, spiking=spiking)
+                for name, images in parts.items()
+                if len(images)
+            }
 
+        accuracies = correct()
+        spiking: dict[str, JsonValue] = {**correct(self._spiking)} if self._spiking is not None else {}
         return Checkpoint(
             architecture=design.name,
-            state=on_cpu(self.average),
+            state=on_cpu(state),
             data=splits.name,
             input_shape=splits.input_shape,
             classes=design.classes,
             seed=self._seed,
-            validation_accuracy=correct(splits.validation),
-            test_accuracy=correct(splits.test) if len(splits.test) else None,
+            validation_accuracy=accuracies["validation"],
+            test_accuracy=accuracies.get("test"),
             qcfs_levels=design.qcfs_levels,
+            stored_as=stored_as,
             normalization=design.normalization,
             recipe={
                 **recipe.recorded(),
@@ -208,34 +200,25 @@ class Training:
                 "threads": self.threads,
                 **({} if self._device == "cpu" else {"device": self._device}),
                 "arithmetic": "bfloat16" if self._is_bfloat16 else "float32",
+                **({"spiking_accuracy": spiking} if spiking else {}),
             },
         )
 
-    @cached_property
-    def _own(self) -> nn.Module:
-        """The CNN as it is built, for `_outputs`; that of a training through spikes is changed."""
-        network = self._design.network()
-        network.eval()
-        return network
-
     def _outputs(self) -> Tensor:
         """The outputs of the averaged weights for the first training images, float32 ``(N, outputs)``."""
-        names = {name for name, _ in (*self._own.named_parameters(), *self._own.named_buffers())}
-        weights = {name: tensor for name, tensor in on_cpu(self.average).items() if name in names}
-        shown = pixels(self._splits.train.images[:_SHOWN])
+        shown = pixels(self._splits.train.images[:_SHOWN]).to(self._device)
         with torch.no_grad():
-            outputs: Tensor = torch.func.functional_call(self._own, weights, (shown,))
-        return outputs.float()
+            outputs: Tensor = functional_call(self._own.eval(), _used(self._own, self.average), (shown,))
+        return outputs.float().cpu()
 
-    def computes(self, outputs: Tensor | None) -> bool:
-        """Whether the weights have the ``outputs`` stored in their `state`, up to rounding; older ones have none."""
-        if outputs is None:
-            return True
+    def computes(self, outputs: Tensor) -> bool:
+        """Whether the weights have the ``outputs`` stored in their `state`, up to rounding."""
         difference = (self._outputs() - outputs).abs().mean()
         return bool(difference <= _ROUNDING * outputs.abs().mean())
 
     def state(self) -> dict[str, object]:
         """Return everything that `restore` needs, and outputs for `computes`, as numbers and tensors on the CPU."""
+        moments = [each.state for each in self._optimizers]
         return {
             "outputs": self._outputs(),
             "epoch": self.epoch,
@@ -243,14 +226,14 @@ class Training:
             "weights": on_cpu(self._tensors),
             "average": on_cpu(self.average),
             "moments": {
-                name: on_cpu(optimizer.state[parameter])
-                for optimizer in self._optimizers
+                name: on_cpu(of_optimizer[parameter])
+                for of_optimizer in moments
                 for name, parameter in self._parameters.items()
-                if parameter in optimizer.state
+                if parameter in of_optimizer
             },
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Restore a `state`."""
         self.epoch, self.history = state["epoch"], list(state["history"])
         with torch.no_grad():
@@ -265,6 +248,56 @@ class Training:
                     key: moment.clone() if moment.ndim == 0 else moment.clone().to(self._device)
                     for key, moment in state["moments"].get(names[parameter], {}).items()
                 }
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    dataset: Dataset,
+    weight_bits: int | None = None,
+    *,
+    spiking: SpikingCnn | None = None,
+) -> float:
+    """Return the share of images, 0..1, that ``model`` classifies correctly in float32 with the weights ``tensors``.
+
+    Parameters
+    ----------
+    model
+        A CNN; set to eval mode, its own weights are not used.
+    tensors
+        All parameters and buffers by name, on the device to compute on.
+    dataset
+        Images ``(N, C, H, W)`` in 0..255, and labels, N >= 1.
+    weight_bits
+        If given, weights are first rounded to this many bits, as in training with ``Recipe.weight_bits``.
+    spiking
+        The spiking form of ``model``; if given, its outputs are counted instead.
+    """
+    model.eval()
+    used = dict(rounded_state(model, _used(model, tensors), weight_bits))
+    device = next(iter(used.values())).device
+    correct = 0
+    most = min(_BATCH, _PIXELS // math.prod(dataset.images.shape[1:]))
+    size = max(1, most if spiking is None else most // _SPIKING)
+    for start in range(0, len(dataset), size):
+        batch = dataset[start : start + size]
+        inputs = pixels(batch.images).to(device)
+        scores: Tensor = functional_call(model, used, (inputs,)) if spiking is None else spiking(inputs, used)
+        correct += int((classes_of(scores.float().cpu().numpy()) == batch.known_labels).sum())
+    return correct / len(dataset)
+
+
+def spiking_accuracy(design: Design, images: Dataset, timesteps: int) -> float:
+    """Return the `accuracy` of the spiking network of ``design`` after ``timesteps``, before it is trained."""
+    model = design.network()
+    return accuracy(model, model.state_dict(), images, spiking=SpikingCnn(model, timesteps))
+
+
+def _used(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` without second names, of a module that is used twice: each may be given only once."""
+    names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    return {name: tensor for name, tensor in tensors.items() if name in names}
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -283,11 +316,8 @@ def _optimizers(recipe: Recipe, parameters: Mapping[str, nn.Parameter]) -> tuple
         *([{"params": undecayed, "weight_decay": 0.0}] if undecayed else []),
     ]
     if recipe.optimizer == "sgd":
-        return (
-            torch.optim.SGD(
-                groups, lr=recipe.learning_rate, momentum=_MOMENTUM, nesterov=True, weight_decay=recipe.weight_decay
-            ),
-        )
+        rate, decay = recipe.learning_rate, recipe.weight_decay
+        return (torch.optim.SGD(groups, lr=rate, momentum=_MOMENTUM, nesterov=True, weight_decay=decay),)
     adamw = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
     return (Muon(weights, recipe.weight_decay), adamw) if weights else (adamw,)
 
@@ -342,7 +372,6 @@ def drop_channels(model: nn.Module, probability: float, generator: torch.Generat
             f"found {probability:g}, and no ReLU after a convolution at the top level of the CNN",
             where="dropout",
             expected="must be 0 for this CNN",
-            hint="Use torch.nn.Dropout2d in its code.",
         )
 
 
@@ -392,7 +421,7 @@ def _mapped(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
     """
     count = len(images)
     angle, zoom, shear, right, down = 2 * torch.rand((5, count), generator=generator, dtype=torch.float32) - 1
-    if recipe.only_moves:
+    if recipe.translation and not (recipe.rotation or recipe.scaling or recipe.shear):
         right, down = (
             torch.round(share * recipe.translation * length) / (length * recipe.translation)
             for share, length in ((right, images.shape[3]), (down, images.shape[2]))

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from loihi_convert.cnn.class_scores import scores_of
@@ -67,7 +66,7 @@ class WithQcfs(nn.Module):
         self.validation_accuracy: float | None = None
         self.spiking_accuracy: float | None = None
         self.before: tuple[nn.Module, ...] = ()
-        self.cnn = _without_relu_modules(copy.deepcopy(cnn))
+        self.cnn = copy.deepcopy(cnn)
         thresholds: list[Tensor] = []
         sizes: list[list[int]] = []
 
@@ -96,12 +95,8 @@ class WithQcfs(nn.Module):
                 self.cnn(images)
         self.cnn.train(is_training)
         if not thresholds:
-            raise UsageError(
-                "found a CNN without ReLU",
-                where="qcfs_levels",
-                expected="replaces ReLU, ReLU6 and clamp(min=0)",
-                hint="Train a CNN with ReLU activations.",
-            )
+            expected = "replaces ReLU, ReLU6 and clamp(min=0)"
+            raise UsageError("found a CNN without ReLU", where="qcfs_levels", expected=expected)
         self.activations = nn.ModuleList(Qcfs(len(threshold), levels) for threshold in thresholds)
         with torch.no_grad():
             for activation, threshold in zip(self.activations, thresholds, strict=True):
@@ -153,9 +148,6 @@ class _Replaced(TorchFunctionMode):
         number, self.calls = self.calls, self.calls + 1
         if not is_in_place:
             return self._activation(number, x, lambda values: func(values, *rest, **given))
-        if not isinstance(x, Tensor):
-            # While torch.fx traces the network.
-            return x.copy_(self._activation(number, x, lambda values: func(values, *rest, **given)))
         # A copy, as the gradient needs x.
         y: Tensor = self._activation(number, x.clone(), lambda values: func(values, *rest, **given))
         if y.shape == x.shape:
@@ -172,46 +164,3 @@ def _is_relu(name: str, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
         return False
     low = next((given[key] for key in ("min", "min_val") if key in given), args[1] if len(args) > 1 else None)
     return isinstance(low, int | float) and low == 0
-
-
-class _Relu(nn.ReLU):
-    """A ReLU as a function call; torch.fx would record a call of `torch.nn.ReLU` without looking into it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(x, inplace=self.inplace)
-
-
-class _Hardtanh(nn.Hardtanh):
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.hardtanh(x, 0.0, self.max_val, inplace=self.inplace)
-
-
-class _Relu6(_Hardtanh, nn.ReLU6):
-    """A `_Hardtanh` that a forward may ask for ``isinstance(module, nn.ReLU6)``."""
-
-
-def _without_relu_modules(cnn: nn.Module) -> nn.Module:
-    """``cnn``, changed in place, with a function call for every ReLU of torch; under several names, the same module.
-
-    A module of the user's own class stays: it may compute more, and the function that it calls is seen anyway.
-    """
-    made: dict[nn.Module, nn.Module] = {}
-    for name, module in list(cnn.named_modules(remove_duplicate=False)):
-        relu = made.get(module) or _as_call(module)
-        if relu is not None:
-            made[module] = relu
-            parent, _, child = name.rpartition(".")
-            setattr(cnn.get_submodule(parent), child, relu)
-    return cnn
-
-
-def _as_call(module: nn.Module) -> nn.Module | None:
-    """A module that calls the function of a ReLU of torch; None for any other module."""
-    forward = type(module).forward
-    if isinstance(module, nn.ReLU) and forward is nn.ReLU.forward:
-        return _Relu(module.inplace)
-    if not isinstance(module, nn.Hardtanh) or forward is not nn.Hardtanh.forward or module.min_val != 0:
-        return None
-    if isinstance(module, nn.ReLU6):
-        return _Relu6(module.inplace)
-    return _Hardtanh(0.0, module.max_val, module.inplace)

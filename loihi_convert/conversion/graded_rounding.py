@@ -24,7 +24,7 @@ The M_l with the smallest sum over layers are used; the sum is convex in log M_l
 with its 24 bits would leave no weight bits if it were large, is one of `_ENDS`, whichever gives the outputs nearest to
 the CNN's.
 
-Each weight is rounded so that later weights compensate its error (`compensated_rounding`). Rounding, and what is lost
+Each weight is rounded so that later weights compensate its error (`compensated`). Rounding, and what is lost
 while the network settles (`ir.graded`), also move the mean of each channel. The mean error on calibration images is
 subtracted from the bias (Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV
 2019).
@@ -43,20 +43,20 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
+import torch
+from torch.nn import functional
 
-from loihi_convert.arrays import Array, all_but_channels, by_channel
 from loihi_convert.chip import limits
-from loihi_convert.conversion.calibration import overflow
-from loihi_convert.conversion.compensated_rounding import compensated
+from loihi_convert.conversion.agreement import overflow
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError
+from loihi_convert.ground.arrays import Array, all_but_channels, by_channel
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork, with_constant_channel
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.relays import is_relay, relay_count, relayed
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
 from loihi_convert.simulation.currents import MAX_PIXEL
-from loihi_convert.simulation.graded import blank_step, layer_step
-from loihi_convert.simulation.integer_sums import weighted
+from loihi_convert.simulation.graded import blank_step, layer_step, weighted
 from loihi_convert.simulation.relu import currents, relu_outputs
 
 CONSTANT: Final = 1
@@ -89,19 +89,17 @@ class Reach(NamedTuple):
     current: Array
 
 
-def reaches_of(
-    cnn: ReluNetwork, plain_synapses: list[Synapse], images: Array, *, while_settling: bool = False
-) -> list[Reach]:
+def reaches_of(cnn: ReluNetwork, images: Array, *, while_settling: bool = False) -> list[Reach]:
     """The largest values on ``images`` and, if wanted, in each step while the network settles, and their changes."""
     found = [Reach(np.zeros(shape[0]), np.zeros(shape[0])) for shape in cnn.shapes]
     for first in range(0, len(images), BATCH):
         maps: Array = images[first : first + BATCH] / np.float32(MAX_PIXEL)
         count = len(maps)
-        for index, (layer, synapse, reach) in enumerate(zip(cnn.layers, plain_synapses, found, strict=True)):
+        for index, (layer, reach) in enumerate(zip(cnn.layers, found, strict=True)):
             if while_settling:
                 # A layer receives nothing until the layer before it has sent something.
                 maps = np.concatenate([maps, np.zeros_like(maps[:1])])
-            plain = _currents(synapse, maps)
+            plain = _currents(layer.synapse, maps)
             if while_settling:
                 # After the images: the settled state, then each step before it.
                 changes = np.concatenate([plain[:count] - plain[count], np.diff(plain[count:], axis=0)])
@@ -119,8 +117,10 @@ def reaches_of(
 
 
 def _currents(synapse: Synapse, maps: Array) -> Array:
-    """The currents of real inputs, ``(B, C, H, W)`` or ``(B, N)``, averaged by a pooling."""
-    return currents(synapse, maps.reshape(*maps.shape, 1, 1) if maps.ndim == 2 else maps, averages=True)
+    """The currents of real inputs, ``(B, C, H, W)`` or ``(B, N)``, averaged by a pooling, without the bias."""
+    return currents(
+        replace(synapse, bias=None), maps.reshape(*maps.shape, 1, 1) if maps.ndim == 2 else maps, averages=True
+    )
 
 
 def _per_channel(maps: Array) -> Array:
@@ -131,16 +131,8 @@ def _per_channel(maps: Array) -> Array:
 class Rounding:
     """A CNN rounded to integers, layer by layer."""
 
-    def __init__(
-        self,
-        cnn: ReluNetwork,
-        plain: list[Synapse],
-        sample: Array,
-        reaches: list[Reach],
-        *,
-        compensates: bool = False,
-    ) -> None:
-        self._compensates, self._plain = compensates, plain
+    def __init__(self, cnn: ReluNetwork, sample: Array, reaches: list[Reach], *, compensates: bool = False) -> None:
+        self._compensates = compensates
         self._cnn, self._sample, self._reaches = cnn, sample, reaches
         batches = list(relu_outputs(cnn, sample))
         self._real = [np.concatenate([batch[index].numpy() for batch in batches]) for index in range(len(cnn.layers))]
@@ -241,8 +233,8 @@ class Rounding:
         """The mean error of each channel's current, in real units: float64, in the shape of the bias."""
         assert layer.scale is not None
         assert not isinstance(layer.synapse, PixelBias)
-        synapse = self._plain[index]
-        shape = _shaped(self._cnn.layers[index].synapse, layer.scale.shape).shape
+        synapse = self._cnn.layers[index].synapse
+        shape = _shaped(synapse, layer.scale.shape).shape
         total, count = np.zeros(len(layer.scale)), 0
         for first in range(0, len(messages), BATCH):
             rows = slice(first, first + BATCH)
@@ -309,11 +301,9 @@ def _with_constant(
     inputs = math.prod(after.pool)
     message = max(1, math.ceil(float(np.abs(wanted).max()) / (limits.WEIGHT_LIMIT * inputs)))
     if message > limits.MESSAGE_LIMIT:
-        raise RangeError(
-            f"a bias of {float(np.abs(bias).max()):.3g} is {message / limits.MESSAGE_LIMIT:.3g} times too large",
-            where=last.name,
-            expected="must be within the reach of 8-bit weights and a 16-bit message",
-        )
+        found = f"a bias of {float(np.abs(bias).max()):.3g} is {message / limits.MESSAGE_LIMIT:.3g} times too large"
+        expected = "must be within the reach of 8-bit weights and a 16-bit message"
+        raise RangeError(found, where=last.name, expected=expected)
     weights = np.rint(wanted / (message * inputs))
     before, after = with_constant_channel(before, after, message, weights)
     previous = replace(
@@ -387,3 +377,83 @@ def _sent(layer: GradedLayer, messages: Array, settling: list[Array]) -> tuple[A
         rows = slice(first, first + BATCH)
         found[rows] = total + layer_step(layer, state, messages[rows] - arrived, spike_exp=0).messages
     return found, sent
+
+
+_MOST_SAMPLES: Final = 8_192
+_MOST_INPUTS: Final = 4_100
+"""Larger layers are rounded to the nearest integer: the decomposition takes time and memory with the third power."""
+_DAMPING: Final = 0.01
+"""Part of the mean variance that is added to each: inputs that hardly vary on the sample must not take all errors."""
+
+
+def compensated(synapse: Synapse, weight: Array, messages: Array) -> Array:
+    """Return ``weight``, real numbers in the shape of the synapse's, as 8-bit integers: int32.
+
+    Each rounding error is compensated by the weights that are still to be rounded. With the inputs x of a neuron and
+    their covariance H, rounding weights w to q changes the current by an error of variance ``(w - q) H (w - q)``; its
+    mean is left to the bias. If weight j is rounded, the change of all later weights that keeps this variance smallest
+    is known in closed form (Hassibi and Stork, NIPS 1992). Frantar et al. (GPTQ, ICLR 2023) give all of them by one
+    Cholesky decomposition of the inverse of H, which is the same for all neurons of a layer.
+
+    Parameters
+    ----------
+    synapse
+        Its geometry.
+    weight
+        The weights in units of one integer.
+    messages
+        Inputs of the layer before the pooling, integers ``(N, C, ...)``.
+    """
+    groups = synapse.groups if isinstance(synapse, Conv) else 1
+    rows = weight.reshape(groups, len(weight) // groups, -1)
+    if rows.shape[2] > _MOST_INPUTS:
+        return _as_integers(weight)
+    inputs = _inputs(synapse, messages)
+    found = np.stack(
+        [
+            _rounded(group, inputs[:, first : first + group.shape[1]])
+            for group, first in zip(rows, range(0, inputs.shape[1], rows.shape[2]), strict=True)
+        ]
+    )
+    return found.reshape(weight.shape)
+
+
+def _inputs(synapse: Synapse, messages: Array) -> Array:
+    """Samples of the inputs of one neuron, float64 ``(samples, inputs of all groups)``."""
+    per_image = 1 if not isinstance(synapse, Conv) else math.prod(synapse.output_shape(messages.shape[1:])[1:])
+    images = messages[: max(1, math.ceil(_MOST_SAMPLES / min(per_image, 64)))]
+    maps = torch.from_numpy(images.astype(np.float64))
+    if synapse.pool != (1, 1):
+        maps = functional.avg_pool2d(maps, synapse.pool, divisor_override=1)
+    if not isinstance(synapse, Conv):
+        return maps.flatten(1).numpy()
+    found, rng = [], np.random.default_rng(0)
+    for index in range(len(maps)):
+        image = maps[index : index + 1]
+        patches = functional.unfold(image, synapse.weight.shape[2:], synapse.dilation, synapse.padding, synapse.stride)
+        places = rng.choice(per_image, min(per_image, math.ceil(_MOST_SAMPLES / len(images))), replace=False)
+        found.append(patches[0][:, torch.from_numpy(places)].T.numpy())
+    return np.concatenate(found)
+
+
+def _rounded(weight: Array, inputs: Array) -> Array:
+    centred = inputs - inputs.mean(axis=0)
+    covariance = centred.T @ centred / len(centred)
+    variances = np.diagonal(covariance)
+    if not variances.any():
+        return _as_integers(weight)
+    # The inputs that vary most are rounded first, while there are others to compensate.
+    order = np.argsort(-variances)
+    covariance = covariance[np.ix_(order, order)] + np.eye(len(order)) * _DAMPING * variances.mean()
+    upper = np.linalg.cholesky(np.linalg.inv(covariance)).T
+    left, found = weight[:, order].astype(np.float64), np.empty(weight.shape, np.int32)
+    for column in range(len(order)):
+        integers = _as_integers(left[:, column])
+        error = (left[:, column] - integers) / upper[column, column]
+        left[:, column + 1 :] -= np.outer(error, upper[column, column + 1 :])
+        found[:, order[column]] = integers
+    return found
+
+
+def _as_integers(weight: Array) -> Array:
+    return np.asarray(np.clip(np.rint(weight), -limits.WEIGHT_LIMIT, limits.WEIGHT_LIMIT), np.int32)

@@ -11,14 +11,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
-from loihi_convert.conversion.calibration import MOST, calibration_subset, fitted_images, overflow, require_calibration
+from loihi_convert.conversion.agreement import MOST, calibration_subset, fitted_images, overflow, require_calibration
 from loihi_convert.conversion.options import AUTO, BalanceOptions, require_readout, require_timesteps
 from loihi_convert.errors import UsageError, one_of
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.relays import is_relay
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import Activations
@@ -94,11 +94,8 @@ def _require_method(network: ReluNetwork, options: BalanceOptions) -> None:
     if options.method == AUTO:
         raise UsageError("found 'auto'", where="method", expected=one_of(METHODS), hint="`balance` resolves auto.")
     if options.method == "qcfs" and not has_learned_thresholds(network):
-        raise UsageError(
-            "found 'qcfs' for a CNN that was not trained with thresholds",
-            where="method",
-            hint="Train it with `loihi-convert train --qcfs 4`, or use `method='auto'`.",
-        )
+        hint = "Train it with `loihi-convert train --qcfs 4`, or use `method='auto'`."
+        raise UsageError("found 'qcfs' for a CNN that was not trained with thresholds", where="method", hint=hint)
 
 
 def has_learned_thresholds(network: ReluNetwork) -> bool:

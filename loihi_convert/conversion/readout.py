@@ -1,6 +1,6 @@
 """The range of output potentials: the largest T of a file, and a readout in two digits.
 
-**Two digits** (`with_split_readout`, `ir.digits`) are used if the range of a single potential would cost weight bits.
+**Two digits** (`with_split_readout`, `quantized.split`) are used if one potential's range would cost weight bits.
 
 After a global average the potential must hold T x window x rate, and the scale of `scales.lava_scales` leaves 2 or 3
 weight bits at T = 64. In two digits the weights have the scale at which rounding changes them least, or twice that,
@@ -24,19 +24,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.choices import MAX_TIMESTEPS
 from loihi_convert.conversion.scales import HEADROOM, FloatLayer, nearest
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.digits import MAX_LOW_BITS
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import MAX_TIMESTEPS
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.quantized import MAX_LOW_BITS, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import without_input_factors
-from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, on_blocks, unchanged
-from loihi_convert.simulation.simulator import Block, Simulator
+from loihi_convert.simulation.simulator import extremes
 
 
 def with_split_readout(
@@ -103,24 +102,7 @@ def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: 
         scale=np.concatenate([layer.scale for layer in layers]),
     )
     probe = replace(network, layers=(*network.layers[:-1], all_of_them))
-    peaks = np.max(on_shards(_largest_potentials, (probe, device), images), axis=0)
-    return np.asarray(peaks.reshape(len(candidates), -1))
-
-
-def _largest_potentials(
-    shared: tuple[QuantizedNetwork, str], shard: Shard, *, progress: Progress = no_progress
-) -> Array:
-    """The largest magnitude of each output's potential in any step, not clipped: float64 ``(outputs,)``."""
-    network, device = shared
-    peaks = np.zeros(network.layers[-1].synapse.channels)
-
-    def take(block: Block) -> None:
-        np.maximum(peaks, np.abs(block.layers[-1].potentials).max(axis=(0, 1, 2, 3)), out=peaks)
-
-    Simulator(network, device=device, saturates=False).run(
-        np.asarray(shard.images), network.timesteps, take, first_image=shard.first, progress=progress
-    )
-    return peaks
+    return extremes(probe, images, network.timesteps, device=device).outputs.reshape(len(candidates), -1)
 
 
 def _replaced(

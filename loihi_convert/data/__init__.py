@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from loihi_convert.arrays import Shape
-from loihi_convert.choices import ClassMap
-from loihi_convert.data.array_pixels import as_input_shape
 from loihi_convert.data.benchmarks import DATASETS, DESCRIPTIONS, default_root, load_benchmark
 from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
-from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
+from loihi_convert.data.in_memory import as_dataset, as_images, as_input_shape, as_labels
 from loihi_convert.data.own_images import NPZ_HINT, load_image_folder, load_npz, require_class_folders
 from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError, UsageError, did_you_mean, one_of
-from loihi_convert.files import asked
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.choices import ClassMap
+from loihi_convert.ground.files import asked
 
 __all__ = [
     "DATASETS",
@@ -53,7 +52,7 @@ def load_data(
     classes
         The names of the network's classes in the order of its outputs, if known.
     class_map
-        The class of each class folder; default: as in `class_folders.classes_of_folders`.
+        The class of each class folder; default: as in `own_images.classes_of_folders`.
     input_shape
         Input shape of the network, if known: if it is ``(C, H, W)`` or, for signals, ``(C, L)``, images of another
         shape are refused.
@@ -68,12 +67,8 @@ def load_data(
         If a file is missing or damaged, or the images cannot be used.
     """
     if not isinstance(data, str | Path):
-        raise UsageError(
-            f"found an object of type {type(data).__name__}",
-            where="data",
-            expected="must be the name of a data set, or a path",
-            hint="Images in memory can be passed to `convert` and `fine_tune` as they are.",
-        )
+        found = f"found an object of type {type(data).__name__}"
+        raise UsageError(found, where="data", expected="must be the name of a data set, or a path")
     shape = as_input_shape(input_shape) if input_shape and len(input_shape) in (2, 3) else None
     path = Path(data)
     is_benchmark = isinstance(data, str) and data in DATASETS
@@ -83,19 +78,14 @@ def load_data(
     if is_benchmark:
         found = DESCRIPTIONS[str(data)].input_shape
         if shape not in (None, found):
-            raise DataError(
-                f"found {data}, images of {found}",
-                where="data",
-                expected=f"must be images of {shape}, which the network takes",
-                hint="Choose the `data` that the CNN was trained on.",
-            )
+            expected = f"must be images of {shape}, which the network takes"
+            raise DataError(f"found {data}, images of {found}", where="data", expected=expected)
         return load_benchmark(str(data), None if root is None else Path(root))
     if path.suffix.lower() == ".npz" and path.is_file():
         return load_npz(path, classes, input_shape=shape)
     own = "a folder of images or an .npz file"
     if path.exists():
-        hint = NPZ_HINT.replace("images=images", f"images=numpy.load({path.name!r})") if path.suffix == ".npy" else ""
-        raise DataError("found a file of another type", where=path, expected=f"must be {own}", hint=hint)
+        raise DataError("found a file of another type", where=path, expected=f"must be {own}", hint=NPZ_HINT)
     if path.suffix or str(data) != path.name:
         raise DataError("no such file or folder", where=path, expected=f"must be {own}")
     raise UsageError(

@@ -15,6 +15,7 @@ from the training images. The splits are stratified by class and do not depend o
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import math
@@ -27,10 +28,10 @@ from typing import Final, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi_convert.choices import DatasetName
 from loihi_convert.data.dataset import Dataset, DataSplits, sample, split
 from loihi_convert.errors import DataError, UsageError, did_you_mean, one_of
-from loihi_convert.files import asked
+from loihi_convert.ground.choices import DatasetName
+from loihi_convert.ground.files import asked
 
 DATASETS: Final[tuple[str, ...]] = get_args(DatasetName)
 
@@ -95,23 +96,12 @@ _DIGITS_MAX: Final = 16
 
 
 def default_root() -> Path:
-    """Return the folder with the benchmark sets: ``$LOIHI_CONVERT_DATA``, else ``~/.cache/loihi-convert``.
-
-    Raises
-    ------
-    UsageError
-        If the home folder in it is unknown.
-    """
+    """Return the folder with the benchmark sets: ``$LOIHI_CONVERT_DATA``, else ``~/.cache/loihi-convert``."""
     named = os.environ.get("LOIHI_CONVERT_DATA") or "~/.cache/loihi-convert"
-    try:
+    with contextlib.suppress(RuntimeError):
         return Path(named).expanduser()
-    except RuntimeError as error:
-        raise UsageError(
-            f"the home folder in {named} is unknown",
-            where="LOIHI_CONVERT_DATA",
-            expected="must be the folder with the benchmark sets",
-            hint="Set the variable, or pass `data_root`.",
-        ) from error
+    # The home folder is unknown.
+    return Path(named)
 
 
 def load_benchmark(name: str, root: Path | None) -> DataSplits:
@@ -122,7 +112,7 @@ def load_benchmark(name: str, root: Path | None) -> DataSplits:
     Raises
     ------
     UsageError
-        If the data set is unknown, or there is no `default_root`.
+        If the data set is unknown.
     DataError
         If a file is missing or damaged.
     """
@@ -133,8 +123,9 @@ def load_benchmark(name: str, root: Path | None) -> DataSplits:
         return DataSplits(name, _CLASSES[name], train, validation, calibration=train, test=test)
     root = default_root() if root is None else root
     if name == "cifar10":
-        batches = [_cifar_batch(read_file(root, name, file)) for file in SHA256[name]]
-        everything, test = _joined(batches[:-1]), batches[-1]
+        *batches, test = [_cifar_batch(read_file(root, name, file)) for file in SHA256[name]]
+        images = np.concatenate([part.images for part in batches])
+        everything = Dataset(images, np.concatenate([part.known_labels for part in batches]))
     else:
         everything, test = _idx_dataset(root, name, "train"), _idx_dataset(root, name, "t10k")
     validation, train = split(everything, 5_000)
@@ -166,27 +157,23 @@ def read_file(root: Path, data: str, name: str) -> bytes:
         If the file does not exist, or does not have the SHA-256 in `SHA256`.
     """
     path = find_file(root, data, name)
+    fetch = f"Download it: loihi-convert data {data} --data-root {shlex.quote(str(root))}"
     if path is None:
         places = " and ".join(f"{folder}/" for folder in _FOLDERS[data][:-1])
-        raise DataError(
-            f"does not hold {name} of {data} (looked in {places}, also for .gz)",
-            where=root,
-            hint=f"Download it: {_fetch_command(data, root)}",
-        )
-    fetch_again = f"Download it again: {_fetch_command(data, root)}"
+        found = f"does not hold {name} of {data} (looked in {places}, also for .gz)"
+        raise DataError(found, where=root, hint=fetch)
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot be read ({error})", where=path, hint=fetch_again) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256[data][name]:
+        raise DataError(f"cannot be read ({error})", where=path, hint=fetch) from error
+    if (found := hashlib.sha256(content).hexdigest()) != SHA256[data][name]:
         raise DataError(
             f"damaged, or from another data set: its SHA-256 is {found}",
             where=path,
             expected=f"must be, for {data}, {SHA256[data][name]}",
-            hint=fetch_again,
+            hint=fetch,
         )
     return content
 
@@ -200,10 +187,6 @@ def find_file(root: Path, data: str, name: str) -> Path | None:
         for suffix in ("", ".gz")
     )
     return next((candidate for candidate in candidates if asked(candidate, Path.is_file, DataError)), None)
-
-
-def _fetch_command(data: str, root: Path) -> str:
-    return f"loihi-convert data {data} --data-root {shlex.quote(str(root))}"
 
 
 def _digits() -> Dataset:
@@ -237,8 +220,3 @@ def _cifar_batch(content: bytes) -> Dataset:
     shape = DESCRIPTIONS["cifar10"].input_shape
     rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + math.prod(shape))
     return Dataset(rows[:, 1:].reshape(-1, *shape), rows[:, 0].astype(np.int64))
-
-
-def _joined(parts: list[Dataset]) -> Dataset:
-    images = np.concatenate([part.images for part in parts])
-    return Dataset(images, np.concatenate([part.known_labels for part in parts]))

@@ -11,9 +11,9 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi_convert.choices import Task
 from loihi_convert.data.stored_images import StoredImages, is_large
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.choices import Task
 
 HeldOutSplit = Literal["validation", "calibration"]
 
@@ -49,27 +49,22 @@ class Dataset:
     are_rounded: bool = False
 
     def __post_init__(self) -> None:
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise DataError(
-                f"found {dtype_and_shape(self.images)}", where="images", expected="must be uint8 (N, C, H, W)"
-            )
         count = len(self.images)
-        if self.labels is not None and (self.labels.dtype != np.int64 or self.labels.shape != (count,)):
-            raise DataError(
-                f"found {dtype_and_shape(self.labels)}",
-                where="labels",
-                expected=f"must be int64 ({count},), one per image",
-            )
-        targets = self.targets
-        if targets is not None and (targets.dtype != np.float64 or targets.ndim != 2 or len(targets) != count):
-            raise DataError(
-                f"found {dtype_and_shape(targets)}", where="targets", expected=f"must be float64 ({count}, outputs)"
-            )
-        if self.labels is not None and targets is not None:
+        expected: dict[str, tuple[type[np.generic], int, str]] = {
+            "images": (np.uint8, 4, "(N, C, H, W)"),
+            "labels": (np.int64, 1, f"({count},), one per image"),
+            "targets": (np.float64, 2, f"({count}, outputs)"),
+        }
+        for name, (dtype, axes, shape) in expected.items():
+            array = getattr(self, name)
+            if array is None:
+                continue
+            if array.dtype != dtype or array.ndim != axes or len(array) != count:
+                found = f"found {dtype_and_shape(array)}"
+                raise DataError(found, where=name, expected=f"must be {np.dtype(dtype)} {shape}")
+            object.__setattr__(self, name, _read_only(array))
+        if self.labels is not None and self.targets is not None:
             raise DataError("found labels as well", where="targets", expected="must be given without labels")
-        for name in ("images", "labels", "targets"):
-            if (array := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _read_only(array))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -93,12 +88,8 @@ class Dataset:
     def known_labels(self) -> NDArray[np.int64]:
         """The labels, int64 ``(N,)``; raises a `DataError` if unknown."""
         if self.labels is None:
-            raise DataError(
-                "found images without labels",
-                where="labels",
-                hint="Training and accuracy need a label per image: use class folders, or the array `labels` of an "
-                ".npz file.",
-            )
+            hint = "Use class folders, or the array `labels` of an .npz file."
+            raise DataError("found images without labels", where="labels", hint=hint)
         return self.labels
 
     @cached_property
@@ -108,35 +99,14 @@ class Dataset:
         return self if order is None else self[order]
 
     def require_fit(self, task: Task, outputs: int, where: str | Path) -> None:
-        """Raise a `DataError` if the images have labels or targets that do not match a network of ``task``.
-
-        Parameters
-        ----------
-        task, outputs
-            Task and number of outputs of the network.
-        where
-            The data, for the error message.
-        """
-        if task == "classification" and self.targets is not None:
-            raise DataError(
-                "found targets; the network gives classes",
-                where=where,
-                expected="must contain labels, or neither labels nor targets",
-                hint="To export a regression network, use `task='regression'`.",
-            )
-        if task == "regression" and self.labels is not None:
-            raise DataError(
-                "found labels; the network is a regression",
-                where=where,
-                expected="must contain targets, or neither labels nor targets",
-                hint="Store the values that the CNN was trained to predict as the array targets of an .npz file.",
-            )
+        """Raise a `DataError` if labels or targets of the images at ``where`` do not fit a network of ``task``."""
+        kind, other = ("labels", "targets") if task == "classification" else ("targets", "labels")
+        if getattr(self, other) is not None:
+            expected = f"must contain {kind}, or neither labels nor targets, for a {task} (`task`)"
+            raise DataError(f"found {other}", where=where, expected=expected)
         if self.targets is not None and self.targets.shape[1] != outputs:
-            raise DataError(
-                f"found targets {self.targets.shape}",
-                where=where,
-                expected=f"must be {(len(self), outputs)}, one per image and output of the network",
-            )
+            expected = f"must be {(len(self), outputs)}, one per image and output of the network"
+            raise DataError(f"found targets {self.targets.shape}", where=where, expected=expected)
 
     @cached_property
     def rounding_note(self) -> str:
@@ -153,9 +123,8 @@ class Dataset:
             return ""
         return (
             f"floats are rounded to 8 bits, and these images use few of the 256 levels (standard deviation {found:.2g} "
-            "levels), so the rounding may lower the CNN's accuracy: clip outliers, stretch the remaining range "
-            "low..high to 0..1 by (x - low) / (high - low), and change mean and std (0 and 1 if there are "
-            "none) with it, to (mean - low) / (high - low) and std / (high - low)"
+            "levels), so the rounding may lower the CNN's accuracy: clip outliers, and stretch the rest to 0..1, mean "
+            "and std (0 and 1 if there are none) with it"
         )
 
     @cached_property
@@ -247,16 +216,8 @@ class DataSplits:
     def calibration_images(self, choice: str | int = "split") -> NDArray[np.uint8]:
         """Return the images to balance thresholds on, uint8 ``(N, C, H, W)``; the first of them show all classes.
 
-        Parameters
-        ----------
-        choice
-            ``"split"``: the calibration split. ``"all"``: all images that are neither validation nor test images. A
-            whole number N: the first N images of the split.
-
-        Raises
-        ------
-        UsageError
-            For any other choice, or more images than the split has.
+        ``choice`` is ``"split"``: the calibration split; ``"all"``: all images that are neither validation nor test
+        images; or a whole number N: the first N images of the split.
         """
         choice = str(choice)
         if choice == "all":
@@ -265,35 +226,23 @@ class DataSplits:
             return self.calibration.mixed.images
         most = len(self.calibration)
         if not (choice.isascii() and choice.isdecimal() and 1 <= int(choice) <= most):
-            raise UsageError(
-                f"found {choice!r}",
-                where="calibration",
-                expected=f"must be split, all, or a number of images, 1..{most}",
-            )
+            expected = f"must be split, all, or a number of images, 1..{most}"
+            raise UsageError(f"found {choice!r}", where="calibration", expected=expected)
         return self.calibration.mixed.images[: int(choice)]
 
 
 def split_for_training(own: DataSplits, validation: Dataset | None = None) -> DataSplits:
     """Return a user's ``own`` images as training and validation images; there are no test images.
 
-    Training images in the order of their classes are mixed: the first of them set initial thresholds.
-
-    Parameters
-    ----------
-    own
-        Images with labels that are not split.
-    validation
-        Validation images; by default a tenth of the images, with the class shares of the whole.
+    ``validation`` is by default a tenth of the images, with the class shares of the whole. Training images in the order
+    of their classes are mixed: the first of them set initial thresholds.
     """
     everything = own.test
     if validation is None:
         count = len(everything) // 10
         if count < 1:
-            raise DataError(
-                f"found {len(everything)} images",
-                where=own.name,
-                expected="must be at least 10, of which a tenth is held out for validation",
-            )
+            expected = "must be at least 10, of which a tenth is held out for validation"
+            raise DataError(f"found {len(everything)} images", where=own.name, expected=expected)
         validation, everything = split(everything, count)
     everything = everything.mixed
     return replace(own, train=everything, validation=validation, calibration=everything, test=everything[:0])
@@ -306,16 +255,16 @@ def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
 
 
 def sample(dataset: Dataset, count: int) -> Dataset:
-    """Return ``count`` random images with the class shares of the whole, in their old order.
-
-    Each class gets its share rounded down; the remaining images go to the largest remainders (lower class first). NumPy
-    guarantees that the stream of `RandomState` never changes, so the images are the same in every version.
-    """
+    """Return ``count`` random images with the class shares of the whole, in their old order."""
     return dataset[np.flatnonzero(_sampled(dataset.known_labels, count))]
 
 
 def _sampled(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """Whether an image with each of ``labels`` is in the sample."""
+    """Whether an image with each of ``labels`` is in the sample.
+
+    Each class gets its share rounded down; the remaining images go to the largest remainders (lower class first). NumPy
+    guarantees that the stream of `RandomState` never changes, so the images are the same in every version.
+    """
     random = np.random.RandomState(_SPLIT_SEED)
     present, counts = np.unique(labels, return_counts=True)
     share = counts * count / len(labels)

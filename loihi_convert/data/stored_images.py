@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from loihi_convert.errors import DataError, one_of
-from loihi_convert.files import cannot_read
+from loihi_convert.ground.files import cannot_read
 
 LARGE_BYTES: Final = 2**27
 """Most bytes of pixels that are read at once."""
@@ -92,13 +92,12 @@ def stacked(paths: Sequence[Path], input_shape: tuple[int, int, int] | None) -> 
     fits = []
     for path, image in zip(paths, pixels, strict=True):
         if image.shape[:2] != size:
-            raise DataError(
+            like = f"{paths[0].name} is" if input_shape is None else "the network expects"
+            found, expected = (
                 f"is {image.shape[1]} x {image.shape[0]} pixels",
-                where=path,
-                expected=f"must be {size[1]} x {size[0]}, as "
-                + (f"{paths[0].name} is" if input_shape is None else "the network expects"),
-                hint="Resize the images.",
+                f"must be {size[1]} x {size[0]}, as {like}",
             )
+            raise DataError(found, where=path, expected=expected)
         fits.append(_with_channels(path, image, channels))
     return np.stack(fits).transpose(0, 3, 1, 2)
 
@@ -112,13 +111,8 @@ def _with_channels(path: Path, image: NDArray[np.uint8], channels: int) -> NDArr
     grey = image[..., :1]
     if channels == 1 and (image == grey).all():
         return grey
-    takes = "grey images with 1 channel" if channels == 1 else f"{channels} channels"
-    raise DataError(
-        "has colours" if image.shape[2] == 3 else "is a grey image",
-        where=path,
-        expected=f"the network expects {takes}",
-        hint="Convert the images like the CNN's training images; to grey with PIL's image.convert('L').",
-    )
+    found = "has colours" if image.shape[2] == 3 else "is a grey image"
+    raise DataError(found, where=path, expected=f"must have {channels} channel{'s' * (channels > 1)}")
 
 
 def _read_image(path: Path) -> NDArray[np.uint8]:
@@ -144,17 +138,12 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
     except PermissionError as error:
         raise cannot_read(path, error) from error
     except (*PILLOW_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"cannot be read as a PNG or JPEG image ({error})", where=path, hint="Replace or remove it."
-        ) from error
+        raise DataError(f"cannot be read as a PNG or JPEG image ({error})", where=path) from error
     if mode not in (*_GREY_MODES, *_COLOUR_MODES) or transparent:
         found = f"{mode} with transparency" if transparent else mode
         raise DataError(
             f"has pixels of mode {found}",
             where=path,
             expected=f"{one_of(('L (8-bit grey)', 'RGB', 'P (palette)', '1 (black and white)'))}, each pixel opaque",
-            hint="Divide its values by 256; PIL clips or truncates them."
-            if "16" in mode or mode == "I"
-            else "Convert it.",
         )
     return pixels.reshape(*pixels.shape[:2], -1)

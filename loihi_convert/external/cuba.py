@@ -18,9 +18,9 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits
-from loihi_convert.choices import Readout, Task
+from loihi_convert.ground.arrays import Array, Shape, freeze
+from loihi_convert.ground.choices import Readout, Task
 from loihi_convert.ir.network import Spiking
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 

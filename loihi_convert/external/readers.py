@@ -13,12 +13,12 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Shape
 from loihi_convert.chip import limits
-from loihi_convert.choices import MAX_TIMESTEPS
 from loihi_convert.errors import NetxError
 from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
 from loihi_convert.external.stock_chain import MAX_SUM, Link, integer, integers, per_neuron, read_chain
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.choices import MAX_TIMESTEPS
 from loihi_convert.ir.graded import STOCK_SPIKE_EXP, GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Dense, PixelBias
 from loihi_convert.netx.stock import StockFile, StockLayer

@@ -20,18 +20,17 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_graded
-from loihi_convert.backends.request import require_result_size
-from loihi_convert.backends.result import RunResult
+from loihi_convert.backends.result import RunResult, require_result_size
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, RangeError, UsageError
 from loihi_convert.external.cuba import CubaNetwork, CubaNeuron
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.normalization import Normalization
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
-from loihi_convert.normalization import Normalization
-from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.integer_sums import bias_of, weighted
+from loihi_convert.simulation.graded import bias_of, weighted
 
 # Largest number of images x neurons of the largest layer simulated at once.
 _BLOCK: Final = 2**21

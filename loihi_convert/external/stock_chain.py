@@ -14,9 +14,9 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
 from loihi_convert.errors import NetxError, low_to_high
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, errors_within
 from loihi_convert.netx.stock import StockFile, StockLayer

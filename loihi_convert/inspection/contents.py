@@ -5,22 +5,24 @@ The file is described as it is, whether it can be run or not: see `netx.stock`.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from loihi_convert import external, netx
-from loihi_convert.arrays import Array, Pair
 from loihi_convert.errors import InputError, NetxError, escape_control
+from loihi_convert.ground.arrays import Array, Pair
+from loihi_convert.ground.records import Record
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.netx.stock import StockFile, StockLayer, stock_file
-from loihi_convert.records import Record
+from loihi_convert.report.table import Table, table_of
 
 BINS: Final = 16
 _MAX_TEXT_LENGTH: Final = 80
@@ -296,3 +298,243 @@ def _about(network: QuantizedNetwork | GradedNetwork) -> dict[str, str]:
         "data": model.data,
     }
     return {name: escape_control(text)[:_MAX_TEXT_LENGTH] for name, text in about.items() if text is not None}
+
+
+_PROVENANCE: Final = "loihi_convert/provenance"
+
+
+class Difference(Record):
+    """A dataset that differs between two files.
+
+    Attributes
+    ----------
+    place
+        Its full name, such as ``layer/1/weight``.
+    first, second
+        Its value, abbreviated; None if absent.
+    differing_count, count
+        If both have numbers of the same shape: how many differ, and the total.
+    largest_difference
+        The largest magnitude of a difference between finite numbers.
+    """
+
+    place: str
+    first: str | None
+    second: str | None
+    differing_count: int | None = None
+    count: int | None = None
+    largest_difference: float | None = None
+
+
+def differences(first: Path, second: Path) -> tuple[Difference, ...]:
+    """Return the datasets that differ between two netx files, by value; a `NetxError` as in `describe`."""
+    stored = [_flat(netx.read_stored(path).datasets) for path in (first, second)]
+    names = sorted(stored[0].keys() | stored[1].keys(), key=_natural)
+    found = (_difference(escape_control(name), *(one.get(name) for one in stored)) for name in names)
+    return tuple(difference for difference in found if difference is not None)
+
+
+def _flat(datasets: Mapping[str, Array]) -> dict[str, Array]:
+    """The datasets, with one string per value of the provenance's JSON."""
+    flat = dict(datasets)
+    stored = flat.pop(_PROVENANCE, None)
+    if stored is not None:
+        flat |= {name: np.array(text.encode()) for name, text in _leaves(_PROVENANCE, json.loads(stored.item()))}
+    return flat
+
+
+def _leaves(name: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(f"{name}/{key}", inner)
+    else:
+        yield name, json.dumps(value)
+
+
+def _difference(place: str, first: Array | None, second: Array | None) -> Difference | None:
+    found: dict[str, object] = {
+        "place": place,
+        "first": None if first is None else brief(first),
+        "second": None if second is None else brief(second),
+    }
+    if first is None or second is None:
+        return Difference.model_validate(found)
+    if first.shape != second.shape or "S" in (first.dtype.kind, second.dtype.kind):
+        is_same = first.shape == second.shape and first.tobytes().rstrip(b"\0") == second.tobytes().rstrip(b"\0")
+        return None if is_same else Difference.model_validate(found)
+    one, other = first.astype(np.float64), second.astype(np.float64)
+    differs = (first != second) & ~(np.isnan(one) & np.isnan(other))
+    if not differs.any():
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.abs(one - other)[differs]
+    finite = apart[np.isfinite(apart)]
+    found |= {"differing_count": int(differs.sum()), "count": first.size}
+    return Difference.model_validate(found | {"largest_difference": float(finite.max()) if finite.size else None})
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A sort key that puts ``layer/2`` before ``layer/10``."""
+    return [(int(part), "") if part.isdecimal() and len(part) < 10 else (-1, part) for part in name.split("/")]
+
+
+_Column = Callable[[LayerContents], str | None]
+
+_STRUCTURE: Final[dict[str, _Column]] = {
+    "layer": lambda layer: f"{layer.index} {layer.type}",
+    "name": lambda layer: layer.name,
+    "shape": lambda layer: _times(layer.shape),
+    "kernel": lambda layer: _times(layer.kernel),
+    "pool": lambda layer: _times(layer.pool),
+    "stride": lambda layer: _unless(layer.stride, 1),
+    "pad": lambda layer: _unless(layer.padding, 0),
+    "dilation": lambda layer: _unless(layer.dilation, 1),
+    "groups": lambda layer: _unless(layer.groups, 1),
+    "relays": lambda layer: None if layer.relay_count is None else f"{layer.relay_count:,}",
+    "neurons": lambda layer: f"{layer.neuron_count:,}" if layer.neuron_count else None,
+    "synapses": lambda layer: None if layer.synapse_count is None else f"{layer.synapse_count:,}",
+}
+_NUMBERS: Final[dict[str, _Column]] = {
+    "layer": _STRUCTURE["layer"],
+    "weights": lambda layer: _range(layer.weight),
+    "zero %": lambda layer: _zeros(layer.weight),
+    "biases": lambda layer: _range(layer.bias),
+    "neuron": lambda layer: layer.neuron_type,
+    "iDecay": lambda layer: _range(layer.i_decay),
+    "vDecay": lambda layer: _range(layer.v_decay),
+    "vThMant": lambda layer: _range(layer.threshold),
+}
+_HISTOGRAMS: Final[dict[str, _Column]] = {
+    "layer": _STRUCTURE["layer"],
+    "weights": lambda layer: _bars(layer.weight),
+    "vThMant": lambda layer: _bars(layer.threshold) if layer.threshold and layer.threshold.count != 1 else None,
+}
+_CAPTIONS: Final = {
+    "pool": "pool: the average pooling that the stored kernel contains",
+    "relays": "relays: channels that repeat a channel of the layer before, for a later layer",
+}
+_BARS: Final = " ▁▂▃▄▅▆▇█"
+
+
+def tables(contents: Contents, *, details: bool = False) -> list[Table]:
+    """Return the tables of a file: structure, numbers, histograms if ``details``, and all other datasets."""
+    structure = [{name: text(layer) for name, text in _STRUCTURE.items()} for layer in contents.layers]
+    caption = "; ".join(text for name, text in _CAPTIONS.items() if any(row[name] for row in structure))
+    found = [table_of(structure, words=list(_STRUCTURE)[:8], caption=caption)]
+    known = [layer for layer in contents.layers if layer.weight is not None or layer.threshold is not None]
+    for columns in (_NUMBERS, *((_HISTOGRAMS,) if details else ())):
+        rows = [{name: text(layer) for name, text in columns.items()} for layer in known]
+        is_last = columns is _HISTOGRAMS
+        caption = "histograms: from the smallest to the largest value; the fullest bin has full height" * is_last
+        found.append(table_of(rows, words=columns, caption=caption))
+    others: dict[tuple[str, str], list[str]] = {}
+    for layer in contents.layers:
+        for stored in layer.others.items():
+            others.setdefault(stored, []).append(str(layer.index))
+    rows = [
+        {"also stored": name, "value": value, "in layers": ", ".join(layers)}
+        for (name, value), layers in sorted(others.items())
+    ]
+    return [*found, *([table_of(rows, words=rows[0])] if rows else [])]
+
+
+def summary(contents: Contents) -> str:
+    """Return the lines above the tables: size of the file, who wrote it, whether it can be run."""
+    lines = [
+        f"{contents.file}: {'' if contents.written_by_us else 'not '}written by loihi-convert, {contents.byte_count:,} "
+        f"bytes, {contents.neuron_count:,} neurons, {contents.synapse_count:,} nonzero synapses",
+        f"SHA-256 {contents.sha256}",
+        f"of its integers alone: {contents.integers_sha256}",
+        ", ".join(f"{name} {value}" for name, value in contents.about.items()),
+        "" if contents.refusal is None else f"`loihi-convert run` refuses it: {contents.refusal}",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def difference_table(found: Sequence[Difference], names: tuple[str, str]) -> Table:
+    """Return the differences, one row per dataset."""
+    # Two files may have the same name, in two folders.
+    first, second = names if names[0] != names[1] else (names[0], f"{names[1]} (2)")
+    rows = [
+        {
+            "dataset": one.place,
+            first: one.first or "(absent)",
+            second: one.second or "(absent)",
+            "differ": None if one.count is None else f"{one.differing_count:,} of {one.count:,}",
+            "by up to": None if one.largest_difference is None else f"{one.largest_difference:.6g}",
+        }
+        for one in found
+    ]
+    return table_of(rows, words=("dataset", first, second))
+
+
+_KINDS: Final = {"neuron/vThMant": "thresholds", "weight": "weights", "bias": "biases"}
+
+
+def kinds_table(found: Sequence[Difference], names: tuple[str, str]) -> Table:
+    """Return what differs, one row for each kind of dataset: thresholds, weights and biases first, provenance last."""
+    kinds: dict[str, list[tuple[str, Difference]]] = {}
+    for one in found:
+        kind, layer = _kind(one.place)
+        kinds.setdefault(kind, []).append((layer, one))
+    order = list(_KINDS.values())
+    rows = []
+    for kind in sorted(kinds, key=lambda name: order.index(name) if name in order else 3 + (name == "provenance")):
+        of = [one for _, one in kinds[kind]]
+        total = sum(one.count or 0 for one in of)
+        largest = [one.largest_difference for one in of if one.largest_difference is not None]
+        reshaped = [one for one in of if one.count is None and None not in (one.first, one.second)]
+        absent = [sum(one.second is None for one in of), sum(one.first is None for one in of)]
+        rows.append(
+            {
+                "what": kind,
+                "layers": ", ".join(dict.fromkeys(at for at, one in kinds[kind] if at and one not in reshaped)),
+                "differ": f"{sum(one.differing_count or 0 for one in of):,} of {total:,}" if total else None,
+                "by up to": f"{max(largest):.6g}" if largest else None,
+                "other\nshape": ", ".join(at for at, one in kinds[kind] if at and one in reshaped) or None,
+                f"only in\n{names[0]}": str(absent[0] or "") or None,
+                f"only in\n{names[1]} ": str(absent[1] or "") or None,
+            }
+        )
+    return table_of(rows, words=("what", "layers"))
+
+
+def _kind(place: str) -> tuple[str, str]:
+    """The kind of a dataset, and the number of its layer as lava-dl counts them; empty where it has none."""
+    if place.startswith(_PROVENANCE):
+        return "provenance", ""
+    parts = place.split("/")
+    if parts[0] == "layer" and len(parts) > 2:
+        name = "/".join(parts[2:])
+        return _KINDS.get(name, name), parts[1]
+    # What this package adds stands in a group of its own, where layers are counted without input and flatten.
+    return "/".join(part for part in parts if not part.isdecimal() and part not in ("loihi_convert", "layer")), ""
+
+
+def _times(values: tuple[int, ...] | None) -> str | None:
+    return None if values is None else "x".join(map(str, values))
+
+
+def _unless(values: tuple[int, ...] | None, usual: int) -> str | None:
+    return None if values is None or set(values) == {usual} else ",".join(map(str, values))
+
+
+def _range(numbers: Numbers | None) -> str | None:
+    if numbers is None:
+        return None
+    odd = f" and {numbers.not_finite_count:,} not finite" if numbers.not_finite_count else ""
+    if numbers.least is None or numbers.least == numbers.largest:
+        return ("none" if numbers.least is None else f"{numbers.least:.6g}") + odd
+    return f"{numbers.least:.6g}..{numbers.largest:.6g}{odd}"
+
+
+def _bars(numbers: Numbers | None) -> str | None:
+    if numbers is None:
+        return None
+    top = max(max(numbers.histogram), 1)
+    # A nonempty bin shows at least the lowest bar.
+    return "".join(_BARS[-(-count * (len(_BARS) - 1) // top)] for count in numbers.histogram)
+
+
+def _zeros(numbers: Numbers | None) -> str | None:
+    return None if numbers is None else f"{100 * (1 - numbers.nonzero_count / max(numbers.count, 1)):.1f}"

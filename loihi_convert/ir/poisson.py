@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 
 # Philox gives 4 words of 64 bits at each count; a pixel takes 16 bits.
 _PIXELS_PER_COUNT: Final = 16

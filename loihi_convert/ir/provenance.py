@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Final, TypeVar, get_args
 
-from loihi_convert.choices import Task
 from loihi_convert.errors import InputError, one_of
-from loihi_convert.normalization import Normalization
+from loihi_convert.ground.choices import Task
+from loihi_convert.ground.normalization import Normalization
 
 _Record = TypeVar("_Record", bound="ModelRecord | BalanceRecord | QuantizeRecord")
 

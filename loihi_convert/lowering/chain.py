@@ -10,9 +10,10 @@ from numbers import Integral
 import numpy as np
 from torch import nn
 
-from loihi_convert.arrays import Shape
-from loihi_convert.data.array_pixels import as_input_shape
+from loihi_convert.data.in_memory import as_input_shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, require_kind
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.normalization import Normalization, channel_normalization
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.quantized import MAX_NAME_LENGTH
 from loihi_convert.lowering.layer import Layer
@@ -21,7 +22,6 @@ from loihi_convert.lowering.max_pool import pooled_after_relu
 from loihi_convert.lowering.operations import affine_of
 from loihi_convert.lowering.traversal import ending_of, populated
 from loihi_convert.lowering.value import IMAGE
-from loihi_convert.normalization import Normalization, channel_normalization
 from loihi_convert.reading.graph import Affine, Graph
 from loihi_convert.reading.reader import read_graph
 from loihi_convert.reading.users_code import require_weights, without_wrappers

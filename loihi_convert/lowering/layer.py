@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, frozen
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.ground.arrays import Array, Pair, frozen
 from loihi_convert.ir.network import ReluLayer
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.lowering.levels import Levels, Relays, Sample

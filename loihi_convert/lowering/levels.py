@@ -45,8 +45,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.lowering.value import IMAGE, Population, Populations, Term
 from loihi_convert.lowering.window import Window
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from loihi_convert.arrays import Pair, Shape
+from loihi_convert.ground.arrays import Pair, Shape
 from loihi_convert.lowering.operations import through
 from loihi_convert.lowering.value import MustBeCarriedError, Population, Populations, Value, shifted, summed
 from loihi_convert.lowering.window import Window

@@ -30,7 +30,8 @@ from typing import Final, NamedTuple, NoReturn
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.ground.arrays import Array, Pair, Shape
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.lowering.value import (
     IMAGE,
@@ -45,7 +46,6 @@ from loihi_convert.lowering.value import (
     summed,
 )
 from loihi_convert.lowering.window import Window, composed, pooled_size
-from loihi_convert.normalization import Normalization
 from loihi_convert.reading.graph import Affine, AveragePool, LeakyRelu, Move, Relu, refuse
 
 # Most weights of two layers composed into one; beyond this the value between them is carried.

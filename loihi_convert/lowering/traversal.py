@@ -17,8 +17,8 @@ from typing import Final, NoReturn
 
 import numpy as np
 
-from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.lowering.max_pool import largest
 from loihi_convert.lowering.operations import (

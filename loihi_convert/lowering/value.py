@@ -31,7 +31,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape, by_channel
+from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel
 from loihi_convert.lowering.window import Window
 
 IMAGE: int = -1

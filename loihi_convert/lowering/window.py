@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ir.synapse import undilated, ungrouped
 
 

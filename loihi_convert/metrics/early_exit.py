@@ -22,15 +22,15 @@ from typing import Final
 import numpy as np
 from pydantic import Field, model_validator
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
-from loihi_convert.choices import TOLERANCE_POINTS
 from loihi_convert.data.dataset import HeldOutSplit
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import TOLERANCE_POINTS
+from loihi_convert.ground.records import Record
+from loihi_convert.ground.statistics import Interval, wilson_interval
 from loihi_convert.ir.network import classes_of
 from loihi_convert.metrics.work import CircuitWork
-from loihi_convert.records import Record
-from loihi_convert.statistics import Interval, wilson_interval
 
 CURVE_POINTS: Final = 16
 """Number of margins of the curve, besides the chosen margin and none: even steps in log T, from 1."""
@@ -194,7 +194,7 @@ def evaluate_early_exit(
     labels, cnn_predictions
         ``(N,)``: the class of each image, and the CNN's class for it, if known.
     circuit
-        As in `evaluating.evaluate`.
+        As in `evaluation.evaluate`.
 
     Raises
     ------

@@ -9,17 +9,31 @@ their share given separately (`ir.relays`).
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Final, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
-from loihi_convert.chip.energy import Energy
-from loihi_convert.choices import Readout
-from loihi_convert.metrics.early_exit import EarlyExit
-from loihi_convert.metrics.layer_size import LayerSize
-from loihi_convert.metrics.regression import Regression, means
-from loihi_convert.records import Record
-from loihi_convert.statistics import Interval
+from loihi_convert.backends.result import RunResult, are_saturated
+from loihi_convert.chip.energy import Energy, Estimate, RelayEvents, energy, estimate
+from loihi_convert.data.dataset import Dataset
+from loihi_convert.errors import DataError, escape_control
+from loihi_convert.external import AnyNetwork
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Readout
+from loihi_convert.ground.records import Record
+from loihi_convert.ground.statistics import POOR_CNN, Interval, constant_accuracy, wilson_interval
+from loihi_convert.ir.graded import OUT_OF_RANGE, GradedNetwork
+from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
+from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import PixelBias
+from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice, evaluate_early_exit
+from loihi_convert.metrics.regression import Regression, RegressionOutputs, evaluate_regression, means, regression_notes
+from loihi_convert.metrics.work import CircuitWork, LayerSize, known, layer_sizes, relay_work
 
 MAX_COUNT: Final = 1e15
 """More spikes or operations of an image than this are damage: no T and no network reach them."""
@@ -172,3 +186,330 @@ class Evaluation(Record):
         if self.regression is not None:
             return self.regression.points[-1].to_cnn is not None
         return self.nominal_point.agreement_with_cnn is not None
+
+
+def evaluate(
+    result: RunResult,
+    network: AnyNetwork,
+    *,
+    labels: Array | None = None,
+    cnn_predictions: Array | None = None,
+    float_predictions: Array | None = None,
+    early_exit: EarlyExit | None = None,
+    numbers: RegressionOutputs | None = None,
+    timesteps: Sequence[int] = (),
+    multiply_accumulates: int | None = None,
+    circuit: CircuitWork | None = None,
+) -> Evaluation:
+    """Return accuracy, or error, against latency for a run of ``network`` on N images over T time steps.
+
+    ``labels`` and ``cnn_predictions`` are ``(N,)``, ``float_predictions``, the classes of the float SNN, ``(N, T)``;
+    ``numbers`` are the outputs of a regression, ``timesteps`` further T to report, ``circuit`` the work of the circuit
+    of stock neurons.
+
+    Raises
+    ------
+    DataError
+        If the shapes do not match, or a label is not one of the network's classes.
+    """
+    image_count, run_timesteps = _checked_size(result, network)
+    _check_shape("labels", labels, (image_count,))
+    _check_shape("cnn_predictions", cnn_predictions, (image_count,))
+    _check_shape("float_predictions", float_predictions, (image_count, run_timesteps))
+    _check_label_range(labels, class_count(network.shapes[-1][0]))
+    layers = layer_sizes(network)
+    cnn = _share(cnn_predictions, labels)
+    own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
+    further = (min(own_timesteps, run_timesteps), *(steps for steps in timesteps if steps <= run_timesteps))
+    reported = sorted({*reported_timesteps(run_timesteps), *further})
+    points = tuple(_points(result, network, layers, labels, cnn_predictions, float_predictions, circuit, reported))
+    return Evaluation(
+        image_count=image_count,
+        timesteps=own_timesteps,
+        depth=_depth(network),
+        readout=network.readout,
+        layers=layers,
+        multiply_accumulates=multiply_accumulates,
+        cnn_accuracy=cnn.fraction,
+        cnn_accuracy_interval=cnn.interval,
+        points=points,
+        early_exit=early_exit,
+        saturated_images=_saturated_images(result, network),
+        seconds=result.seconds,
+        startup_seconds=result.startup_seconds,
+        # A run shorter than the clock's resolution of 1 ns takes 0 seconds.
+        images_per_second=image_count / max(result.seconds, 1e-9),
+        wrapped_images=None if isinstance(network, GradedNetwork) else result.wrapped_images,
+        energy=_energy(network, layers, points, multiply_accumulates, circuit),
+        notes=(
+            *(_notes(labels, cnn_predictions) if numbers is None else regression_notes(numbers)),
+            *_range_notes(result, network),
+        ),
+        regression=None if numbers is None else evaluate_regression(numbers, reported),
+        is_graded=isinstance(network, GradedNetwork),
+    )
+
+
+def _points(
+    result: RunResult,
+    network: AnyNetwork,
+    layers: Sequence[LayerSize],
+    labels: Array | None,
+    cnn_predictions: Array | None,
+    float_predictions: Array | None,
+    circuit: CircuitWork | None,
+    timesteps: Iterable[int],
+) -> Iterator[Point]:
+    """Yield the figures after each of ``timesteps``; shapes are as in `evaluate`."""
+    predictions, image_count, depth = result.predictions, len(result.potentials), _depth(network)
+    cnn, relays = _share(cnn_predictions, labels), relay_work(result, network)
+    neurons = np.array([layer.neuron_count for layer in layers[: len(network.spiking_layers)]], np.int64)
+    for steps in timesteps:
+        fixed = predictions[:, steps - 1]
+        floating = None if float_predictions is None else float_predictions[:, steps - 1]
+        correct, of_float = _share(fixed, labels), _share(floating, labels)
+        lost = None if cnn.matches is None or correct.matches is None else cnn.matches - correct.matches
+        spikes = result.spike_counts[:, :steps].sum(axis=(0, 1))
+        operations = result.synaptic_operations[:, :steps].sum(axis=(0, 1)) / image_count
+        relay_spikes, relay_operations = (work[steps - 1] for work in relays[1:])
+        of_circuit = None if circuit is None else circuit.events(steps).synaptic_operations
+        # In the circuit, a spike of a relay also reaches the synapse that resets it.
+        relay_operations = relay_operations + (0 if circuit is None else relay_spikes)
+        own, possible = (spikes - relay_spikes) / image_count, (neurons - relays.neurons) * steps
+        rates = np.divide(own, possible, out=np.full_like(own, np.nan), where=possible > 0)
+        sparsity = 1 - float(own.sum()) / int(possible.sum()) if possible.sum() else None
+        yield Point(
+            timesteps=steps,
+            global_steps=steps + depth,
+            correct_count=correct.matches,
+            accuracy=correct.fraction,
+            accuracy_interval=correct.interval,
+            float_accuracy=of_float.fraction,
+            float_accuracy_interval=of_float.interval,
+            conversion_loss_points=None if lost is None else 100 * lost / image_count,
+            agreement_with_cnn=_share(fixed, cnn_predictions).fraction,
+            agreement_with_float=_share(fixed, floating).fraction,
+            spikes_per_image=float((spikes / image_count).sum()),
+            synaptic_operations=float(operations.sum()) + (of_circuit or 0.0),
+            synaptic_operations_per_layer=tuple(operations.tolist()),
+            firing_rate=tuple(map(known, rates.tolist())),
+            activation_sparsity=None if sparsity is None else known(sparsity),
+            relay_spikes_per_image=known(float(relay_spikes.sum()) / image_count),
+            relay_synaptic_operations=known(float(relay_operations.sum()) / image_count),
+            circuit_synaptic_operations=of_circuit,
+        )
+
+
+def _depth(network: AnyNetwork) -> int:
+    # Input neurons have no synapse before them, for which Lava would add a step.
+    return sum(not isinstance(layer.synapse, PixelBias) for layer in network.layers)
+
+
+def _energy(
+    network: AnyNetwork,
+    layers: Sequence[LayerSize],
+    points: Sequence[Point],
+    multiply_accumulates: int | None,
+    circuit: CircuitWork | None,
+) -> Energy | None:
+    """The estimated energy of an inference, at the T of ``points``; None for graded spikes,
+    which Loihi 1 cannot send."""
+    if isinstance(network, GradedNetwork):
+        return None
+    is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
+    stored = network.stored if isinstance(network, QuantizedNetwork) else network
+    # Pixels of Poisson input may have relays; their synapses count as reached by pixels.
+    input_synapses = int(stored.layers[0].synapse.fan_out(network.input_shape).sum())
+    neuron_counts = [math.prod(shape) for shape in stored.shapes]
+    relay_neurons = sum(layer.relay_neuron_count for layer in layers)
+
+    def at(point: Point) -> Estimate:
+        events = None if circuit is None else circuit.events(point.timesteps)
+        return estimate(
+            point.timesteps,
+            point.spikes_per_image + (0 if events is None else events.spikes),
+            point.synaptic_operations,
+            neuron_counts,
+            input_synapses,
+            is_poisson=is_poisson,
+            relays=RelayEvents(relay_neurons, point.relay_spikes_per_image, point.relay_synaptic_operations),
+            circuit=events,
+        )
+
+    return energy([at(point) for point in points], multiply_accumulates, is_poisson=is_poisson)
+
+
+def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]:
+    """Notes if accuracy or agreement carry no information."""
+    yield from same_class_notes(labels, cnn_predictions)
+    if labels is not None and cnn_predictions is not None:
+        accuracy = float(np.mean(cnn_predictions == labels))
+        if (share := constant_accuracy(accuracy, labels)) is not None:
+            yield (
+                f"{POOR_CNN}classifies {100 * accuracy:.2f} % of these images, and always predicting their most "
+                f"frequent class {100 * share:.2f} %: check the labels, the class order, and the normalization."
+            )
+
+
+def same_class_notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]:
+    """Yield a note if the CNN gives all of several images the same class, or all have the same label."""
+    found = [
+        (f"{whose.format(count=len(expected))} the same class, {int(expected[0])}", measure)
+        for expected, whose, measure in (
+            (cnn_predictions, "The CNN gives all {count:,} images", "the agreement with the CNN"),
+            (labels, "All {count:,} images are labelled with", "the accuracy"),
+        )
+        if expected is not None and len(expected) > 1 and np.all(expected == expected[0])
+    ]
+    if found:
+        sentences, measures = zip(*found, strict=True)
+        yield (
+            f"{'. '.join(sentences)}: {' and '.join(measures)} mean{'s' * (len(found) == 1)} little, because a "
+            "constant output reaches 100 %."
+        )
+
+
+def _range_notes(result: RunResult, network: AnyNetwork) -> Iterator[str]:
+    """A note if values of a graded network do not fit the chip."""
+    if isinstance(network, GradedNetwork) and result.wrapped_images:
+        yield (
+            f"On {result.wrapped_images:,} of {len(result.potentials):,} images, {OUT_OF_RANGE}; all images count if "
+            "this happens while the network settles. Lava's CPU models do not check it; a chip may give other outputs."
+        )
+
+
+def reported_timesteps(timesteps: int) -> tuple[int, ...]:
+    """Return 1, 2, 4, ... below ``timesteps`` (at least 1), then ``timesteps`` itself."""
+    return (*(2**exponent for exponent in range((timesteps - 1).bit_length())), timesteps)
+
+
+class _Share(NamedTuple):
+    """How many images have the expected class, the fraction, and its interval; None if unknown."""
+
+    matches: int | None
+    fraction: float | None
+    interval: Interval | None
+
+
+def _share(predictions: Array | None, expected: Array | None) -> _Share:
+    if predictions is None or expected is None:
+        return _Share(None, None, None)
+    count, images = int(np.count_nonzero(predictions == expected)), len(expected)
+    return _Share(count, count / images, wilson_interval(count, images))
+
+
+def _checked_size(result: RunResult, network: AnyNetwork) -> tuple[int, int]:
+    image_count, timesteps, classes = result.potentials.shape
+    spiking = (image_count, timesteps, len(network.spiking_layers))
+    fits = result.spike_counts.shape == spiking and result.synaptic_operations.shape == spiking
+    found_spikes = None if result.output_spikes is None else result.output_spikes.shape
+    fits &= found_spikes == (result.potentials.shape if network.readout == "spikes" else None)
+    outputs = network.shapes[-1][0]
+    if not fits or classes != outputs or image_count < 1 or timesteps < 1:
+        raise DataError(
+            f"found potentials {result.potentials.shape}, output spikes {found_spikes}, spike counts "
+            f"{result.spike_counts.shape} and synaptic operations {result.synaptic_operations.shape}",
+            where="result",
+            expected=(
+                f"must be (N, T, {outputs}), {'the same' if network.readout == 'spikes' else None}, "
+                f"(N, T, {spiking[2]}) and (N, T, {spiking[2]}), N and T >= 1"
+            ),
+            hint="Use the network of the run.",
+        )
+    return image_count, timesteps
+
+
+def _check_shape(name: str, array: Array | None, expected: tuple[int, ...]) -> None:
+    if array is not None and array.shape != expected:
+        raise DataError(
+            f"found shape {array.shape}",
+            where=name,
+            expected=f"must be {expected} for this run",
+            hint="Pass those of the images in the run.",
+        )
+
+
+def _saturated_images(result: RunResult, network: AnyNetwork) -> int:
+    """Number of images with an output potential, or one of its digits, at an end of its range."""
+    if isinstance(network, GradedNetwork):
+        return 0
+    if result.saturated_images is not None:
+        return result.saturated_images
+    potentials = result.potentials
+    if result.output_spikes is not None and isinstance(network, QuantizedNetwork) and network.reset == "soft":
+        # Before the reset.
+        potentials = potentials + result.output_spikes * network.layers[-1].threshold
+    return int(are_saturated(potentials).sum())
+
+
+def _check_label_range(labels: Array | None, classes: int) -> None:
+    if labels is None:
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"found {low}..{high}",
+            where="labels",
+            expected=f"must be 0..{classes - 1}, the classes of the network",
+            hint="Use the data the CNN was trained on.",
+        )
+
+
+def evaluate_images(
+    result: RunResult,
+    network: QuantizedNetwork | GradedNetwork,
+    images: Dataset,
+    *,
+    cnn: ReluNetwork | None = None,
+    cnn_outputs: Array | None = None,
+    float_outputs: Array | None = None,
+    exit_choice: MarginChoice | None = None,
+    timesteps: Sequence[int] = (),
+    neuron: NeuronModel | None = None,
+) -> Evaluation:
+    """Return the figures of a run of ``network`` on ``images``, compared with the CNN and the float SNN.
+
+    ``cnn_outputs`` are ``(N, outputs)``, from `relu.cnn_scores`, ``float_outputs`` ``(N, T, outputs)``, from
+    `simulator.outputs`; ``neuron`` is the neuron model of the run, by default that of the file's target.
+
+    Raises
+    ------
+    DataError
+        As in `evaluation.evaluate`.
+    """
+    multiply_accumulates = network.provenance.model.multiply_accumulates if cnn is None else cnn.multiply_accumulates
+    circuit = None
+    if isinstance(network, QuantizedNetwork) and (neuron or neuron_model(network)).is_circuit:
+        circuit = CircuitWork(result, network)
+    evaluated = partial(
+        evaluate, result, network, timesteps=timesteps, multiply_accumulates=multiply_accumulates, circuit=circuit
+    )
+    if network.task == "regression":
+        steps = np.arange(1, result.outputs.shape[1] + 1)[:, np.newaxis]
+        numbers = RegressionOutputs(
+            names=output_names(network),
+            outputs=network.real_outputs(result.outputs, steps),
+            targets=images.targets,
+            cnn_outputs=cnn_outputs,
+            float_outputs=None if float_outputs is None else float_outputs / steps,
+        )
+        return evaluated(numbers=numbers)
+    cnn_classes = None if cnn_outputs is None else classes_of(cnn_outputs)
+    early_exit = None
+    if exit_choice is not None:
+        early_exit = evaluate_early_exit(
+            result, exit_choice, labels=images.labels, cnn_predictions=cnn_classes, circuit=circuit
+        )
+    return evaluated(
+        labels=images.labels,
+        cnn_predictions=cnn_classes,
+        float_predictions=None if float_outputs is None else classes_of(float_outputs),
+        early_exit=early_exit,
+    )
+
+
+def output_names(network: QuantizedNetwork | GradedNetwork) -> tuple[str, ...]:
+    """Return the name of each output of a regression: the names in the file, if complete, else 0, 1, ..."""
+    count, recorded = network.shapes[-1][0], network.provenance.model.names
+    # Names are printed in tables; a terminal would interpret control characters.
+    return tuple(map(escape_control, recorded)) if len(recorded) == count else tuple(map(str, range(count)))

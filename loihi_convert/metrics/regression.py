@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from loihi_convert.arrays import Array
 from loihi_convert.errors import DataError
-from loihi_convert.records import Record
-from loihi_convert.statistics import POOR_CNN
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.records import Record
+from loihi_convert.ground.statistics import POOR_CNN
 
 _FLOAT32_NOISE: Final = 1e-6
 """Relative rounding errors of outputs that the CNN computes in float32."""

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.errors import InputError, NetxError
+from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ir.graded import STOCK_SPIKE_EXP
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, Datasets

@@ -29,9 +29,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loihi_convert.arrays import Array, Shape
-from loihi_convert.choices import Readout
-from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import (
     CheckpointError,
     InputError,
@@ -40,8 +37,11 @@ from loihi_convert.errors import (
     first_line,
     is_lack_of_memory,
 )
-from loihi_convert.files import asked
-from loihi_convert.hdf5 import require_plain
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.choices import Readout
+from loihi_convert.ground.dependencies import optional_module
+from loihi_convert.ground.files import asked
+from loihi_convert.ground.hdf5 import require_plain
 from loihi_convert.reading.graph import refuse
 from loihi_convert.reading.recording import FiringRate, Step, named
 

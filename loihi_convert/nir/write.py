@@ -41,14 +41,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array, Pair, Shape, by_channel
 from loihi_convert.chip import limits
-from loihi_convert.choices import FileFormat
 from loihi_convert.conversion.quantization_report import QuantizationReport
-from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import UnsupportedModelError, UsageError, VerificationError
-from loihi_convert.file_kinds import NIR
-from loihi_convert.files import refuse_to_overwrite, require_output, write_atomically
+from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel
+from loihi_convert.ground.choices import FileFormat
+from loihi_convert.ground.dependencies import optional_module
+from loihi_convert.ground.file_kinds import NIR
+from loihi_convert.ground.files import refuse_to_overwrite, require_output, write_atomically
 from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel
 from loihi_convert.ir.synapse import Conv

@@ -13,10 +13,10 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, arrays_digest
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.devices import torch_threads
+from loihi_convert.ground.arrays import Array, arrays_digest
+from loihi_convert.ground.devices import torch_threads
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense

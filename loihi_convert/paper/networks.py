@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from loihi_convert import ready_made
 from loihi_convert.batch.computation import Store
 from loihi_convert.cnn import checkpoint
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.files import sha256
-from loihi_convert.metrics.layer_size import cnn_multiplications
-from loihi_convert.paper.images import LONG, PaperImages, Selection
+from loihi_convert.ground import ready_made
+from loihi_convert.ground.files import sha256
+from loihi_convert.metrics.work import cnn_multiplications
 from loihi_convert.paper.measurements import (
+    LONG,
     Accuracy,
     Balancing,
     Choosing,
@@ -24,6 +24,8 @@ from loihi_convert.paper.measurements import (
     Exporting,
     FiringRates,
     PaperConversion,
+    PaperImages,
+    Selection,
     TrainedCheckpoint,
     open_checkpoint,
 )
@@ -113,8 +115,7 @@ class Network:
     def best(self, others: Sequence[Network], timesteps: int, weight_bits: int) -> Choosing:
         """Return the best of our methods for T, of this network and ``others``.
 
-        Up to T = `LONG`, ``auto`` chooses each file's method for its T. For larger T, where trials take long and
-        methods hardly differ, the method chosen for `LONG` is used.
+        For T > `LONG`, where trials take long and methods hardly differ, the method chosen for `LONG` is used.
         """
         candidates = tuple(one._exporting(timesteps, weight_bits, is_validated=bool(others)) for one in (self, *others))
         test = self.images.test(timesteps)

@@ -7,10 +7,9 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from loihi_convert.choices import MAX_SEED
 from loihi_convert.errors import UsageError
-from loihi_convert.options import BASICS, Flag, WeightBits, declared, parse_timesteps
-from loihi_convert.report.figure_style import Width
+from loihi_convert.ground.choices import MAX_SEED, Width
+from loihi_convert.ground.options import BASICS, Flag, WeightBits, declared, parse_timesteps
 
 _DATA: Final = "Data"
 _OUTPUT: Final = "Output"
@@ -64,8 +63,6 @@ class PaperOptions:
         Show computed results; compute nothing.
     width
         Width of a figure: a column (85 mm) or a page (178 mm) of a paper, or a screen.
-    tables
-        Draw the figure from CSV tables written earlier; measure nothing. Repeat for several tables.
     """
 
     models: Annotated[list[str] | None, Flag("MODEL", "--model", BASICS)] = None
@@ -86,7 +83,6 @@ class PaperOptions:
     cache: Annotated[Path | None, Flag("FOLDER")] = None
     computed_only: bool = False
     width: Annotated[Width, Flag(panel=_OUTPUT)] = "screen"
-    tables: Annotated[list[Path] | None, Flag("CSV", "--from", _OUTPUT)] = None
 
     def __post_init__(self) -> None:
         if self.tuned and not self.with_best:

@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from loihi_convert.batch.computation import Computation, Outcome, Store
+from loihi_convert.batch.computation import Computation, Outcome, Store, compute_missing, missing
 from loihi_convert.errors import UsageError
-from loihi_convert.paper.exhibits import Exhibit
+from loihi_convert.ground.choices import Width
+from loihi_convert.ground.files import make_folder, write_atomically
+from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
+from loihi_convert.paper.figures import MeasuredChannels, accuracy_charts, channel_charts
 from loihi_convert.paper.measurements import Accuracy, BalancedRow, Best, Choosing, CnnAccuracy, Rates
 from loihi_convert.paper.networks import opened_networks, tuned_networks
 from loihi_convert.paper.options import PaperOptions
-from loihi_convert.paper.panels import MeasuredChannels
-from loihi_convert.paper.tables import BestEntry, Measured, PaperEntry
-from loihi_convert.paper.variants import PaperSetting, Variant, chosen_variants, distinct_variants, setting
+from loihi_convert.paper.tables import (
+    BestEntry,
+    Measured,
+    PaperEntry,
+    counted,
+    csv_table,
+    flattered,
+    markdown_page,
+    number,
+    row_name,
+)
+from loihi_convert.paper.variants import (
+    Exhibit,
+    PaperSetting,
+    Variant,
+    chosen_variants,
+    distinct_variants,
+    setting,
+)
 from loihi_convert.report import paper
+from loihi_convert.report.chart import SIZES, Chart, FigureFormat, figure_of, image_bytes
+
+if TYPE_CHECKING:
+    from loihi_convert.batch.clusters import DaskWorkers
 
 Tell = Callable[[str], None]
 """Told of each result that has been computed, and of what is left out, in a sentence."""
@@ -232,3 +257,127 @@ def _chosen(
         wrong, expected = lost or timesteps or (), f"{exhibit} has {', '.join(map(str, steps))}"
         raise UsageError(f"found {','.join(map(str, wrong))}", where="timesteps", expected=expected)
     return found
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """A table or figure.
+
+    Parameters
+    ----------
+    exhibit
+        Which one it is.
+    files
+        The files written.
+    entries, bests
+        Our accuracies with the paper's; empty for a figure of channels.
+    notes, warnings
+        How a table was measured, and possible causes of misreading; one sentence each.
+    """
+
+    exhibit: Exhibit
+    files: tuple[Path, ...]
+    entries: tuple[PaperEntry, ...] = ()
+    bests: tuple[BestEntry, ...] = ()
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
+def reproduce(
+    exhibits: Sequence[Exhibit],
+    options: PaperOptions,
+    opened: Callable[[int], AbstractContextManager[DaskWorkers | None]] = lambda most: nullcontext(),
+    *,
+    device: str = "cpu",
+    tell: Tell = lambda sentence: None,
+    bars: ProgressFactory = no_progress_bar,
+) -> tuple[list[Reproduced], int]:
+    """Measure all missing results, those of all tables and figures together, and write each table and figure.
+
+    ``opened`` opens workers for a number of computations, or None if this process computes. Returns the tables and
+    figures, and the number of results that failed for a passing reason. Errors are those of `Plan` and
+    `compute_missing`.
+    """
+    plan = Plan(exhibits, options, device, tell)
+    if not options.computed_only and (left := missing(plan.computations, plan.store)):
+
+        def told(one: Computation[Any], outcome: Outcome, state: str) -> None:
+            tell(f"{one}: {_found(one, outcome)}{f' ({state})' if state else ''}")
+
+        name = str(plan.parts[0].exhibit) if len(plan.parts) == 1 else "reproduce"
+        with opened(len(left)) as workers, bars(name) as progress:
+            plan.failed = compute_missing(plan.computations, plan.store, workers, told=told, progress=progress)
+    return [_written(plan, part, options.output, options.width) for part in plan.parts], len(plan.failed)
+
+
+def _written(plan: Plan, part: Part, output: Path, width: Width) -> Reproduced:
+    """Write one table or figure."""
+    exhibit, stem = part.exhibit, output / part.exhibit.stem
+    if exhibit.shows != "accuracies":
+        measured = list(plan.channels(part))
+        missed = [f"{row_name(one.cell)}, {one.variant.name}" for one in measured if not one.values]
+        warnings = [f"Not measured: {'; '.join(missed)}."] if missed else []
+        if len(missed) == len(measured):
+            return Reproduced(exhibit, (), warnings=warnings)
+        charts, numbers = channel_charts(exhibit, [one for one in measured if one.values])
+        return Reproduced(exhibit, _write_figure(stem, exhibit.title, charts, numbers, width), warnings=warnings)
+    entries, bests = plan.entries(part), plan.bests(part)
+    notes, warnings, numbers = list[str](), flattered(entries), csv_table(entries, bests)
+    if exhibit.kind == "table":
+        notes = _notes(plan, part, entries)
+        page = markdown_page(exhibit.title, entries, bests, notes=notes, warnings=warnings)
+        files = _write(stem, {".md": page.encode(errors="backslashreplace"), ".csv": numbers.encode()})
+    elif charts := list(accuracy_charts(exhibit, entries, bests)):
+        files = _write_figure(stem, exhibit.title, charts, numbers, width)
+    else:
+        files = ()
+        warnings.append("Nothing is drawn: no cell is measured, and the paper prints no value.")
+    return Reproduced(exhibit, files, entries, bests, notes, warnings)
+
+
+def _found(one: Computation[Any], outcome: Outcome) -> str:
+    """What a computation gave, in a few words."""
+    result = outcome.result
+    if result is None:
+        return f"failed: {outcome.error}"
+    if not isinstance(one, Accuracy | CnnAccuracy | Choosing):
+        return "done"
+    chosen = f", {result.method}, {result.network}" if isinstance(result, Best) else ""
+    return f"{100 * result.correct / one.test.count:.2f} %{chosen}"
+
+
+def _notes(plan: Plan, part: Part, entries: Sequence[PaperEntry]) -> list[str]:
+    """Return how a table was measured, one sentence per fact."""
+    notes = []
+    for data in dict.fromkeys(cell.data for cell in part.cells):
+        network = plan.networks[data]
+        made, cnn, theirs = network.source.provenance, plan.cnn(data, None), paper.cnn_accuracy(data)
+        beside = "" if theirs is None else f" (the paper's: {theirs:.2f} %)"
+        notes.append(
+            f"{data}: {made['architecture']}, training seed {made['seed']}, `{network.name}` "
+            f"(SHA-256 {network.checkpoint.digest[:12]}), {number(cnn.accuracy)} % of {cnn.images:,} test "
+            f"images{beside}."
+        )
+    notes += counted(entries)
+    made_with = [entry.setting for entry in entries if entry.setting is not None]
+    seeds = sorted({one.poisson_seed for one in made_with if one.poisson_seed is not None})
+    bits = sorted({one.weight_bits for one in made_with})
+    poisson = f"; Poisson input of seed {', '.join(map(str, seeds))}" if seeds else ""
+    notes.append(f"Accuracy of the integers, weights of {', '.join(map(str, bits))} bits, one network per T{poisson}.")
+    return notes
+
+
+def _write_figure(stem: Path, title: str, charts: Sequence[Chart], numbers: str, width: Width) -> tuple[Path, ...]:
+    figure = figure_of(title, charts, width)
+    # The order is fixed because drawing starts from the layout of the previous drawing.
+    contents = {f".{kind}": image_bytes(figure, kind, dpi=SIZES[width].dpi) for kind in get_args(FigureFormat)}
+    return _write(stem, {**contents, ".csv": numbers.encode()})
+
+
+def _write(stem: Path, contents: Mapping[str, bytes]) -> tuple[Path, ...]:
+    """Write a file for each suffix."""
+    make_folder(stem.parent, "output")
+    files = {stem.with_suffix(suffix): content for suffix, content in contents.items()}
+    for path, content in files.items():
+        write_atomically(path, content)
+    return tuple(files)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, NamedTuple, get_args
 
-from loihi_convert.paper import images
+from loihi_convert.ground.statistics import Z_SCORE, wilson_interval
 from loihi_convert.paper.fingerprint import fingerprint
+from loihi_convert.paper.measurements import LONG
 from loihi_convert.paper.variants import PaperSetting, Variant
 from loihi_convert.report import paper
-from loihi_convert.report.table import points, signed_points
+from loihi_convert.report.table import Table, markdown_table, points, signed_points, table_of
 from loihi_convert.runs.columns import as_csv
-from loihi_convert.statistics import wilson_interval
 
 BLANK: Final = "-"
 """What the paper could not measure, and what does not exist here."""
@@ -217,13 +219,11 @@ def signed(value: float | None) -> str:
 
 
 def counted(entries: Sequence[PaperEntry]) -> list[str]:
-    """Return the numbers of images of the entries, one sentence for T up to `images.LONG` and one for larger T."""
+    """Return the numbers of images of the entries, one sentence for T up to `LONG` and one for larger T."""
     found = []
-    for is_long, where in ((False, f"T up to {images.LONG}"), (True, f"T > {images.LONG}")):
+    for is_long, where in ((False, f"T up to {LONG}"), (True, f"T > {LONG}")):
         measured = [
-            one.outcome
-            for one in entries
-            if one.outcome and one.setting and (one.setting.timesteps > images.LONG) == is_long
+            one.outcome for one in entries if one.outcome and one.setting and (one.setting.timesteps > LONG) == is_long
         ]
         if measured:
             tested = _listed(outcome.images for outcome in measured)
@@ -250,3 +250,193 @@ def flattered(entries: Sequence[PaperEntry]) -> list[str]:
         "lower thresholds, which raise the accuracy at few time steps: do not compare it with the paper's."
         for count, methods in few.items()
     ]
+
+
+PAPER_IMAGES: Final = 10_000
+"""Test images of each data set, all of which the paper takes."""
+
+Order = Literal["same order", "within chance", "opposite"]
+"""How two rows rank here compared with the paper; equal rows are within chance."""
+
+_ACCURACY: Final = (
+    "Ours [95 % interval] (ours - the paper's, in points). "
+    f"{BLANK}: the paper has no number, or it is not measured here."
+)
+_LOSS: Final = (
+    "Accuracy of the CNN - accuracy of the SNN; in brackets: ours - the paper's. Ours is that of our CNN, the paper's "
+    "that of its own."
+)
+_ORDER: Final = (
+    "Pairs of rows at the same T that the paper tells apart: they differ by more than the 95 % interval of a "
+    "difference on its 10,000 images. *Within chance*: our difference is inside its own interval. Pairs in the "
+    "opposite order are listed."
+)
+
+
+def shown_tables(entries: Sequence[PaperEntry], bests: Sequence[BestEntry] = ()) -> list[Table]:
+    """Return accuracies, conversion losses and, if measured, the best of our methods for each T.
+
+    ``entries`` are the cells in the paper's order, each in all variants.
+    """
+    best_rows = [
+        {
+            "T": str(one.cell.timesteps),
+            "paper's best": f"{number(one.cell.accuracy)} ({one.cell.method})",
+            "ours [95 % interval]": f"{number(one.accuracy)} [{', '.join(interval(one.outcome))}]",
+            "ours - paper's": signed(one.difference),
+            "method": one.method,
+            "network": one.network,
+        }
+        for one in bests
+    ]
+    best = table_of(
+        best_rows, words=best_rows[0] if bests else (), title="The best of our methods", caption=best_sentence(bests)
+    )
+    accuracies = _compared(entries, lambda cell: cell.accuracy, _accuracy_text)
+    losses = _compared(entries, paper_loss, lambda one: f"{number(one.loss)}{_in_brackets(one.loss_difference)}")
+    return [
+        table_of(accuracies, words=accuracies[0], title="Accuracy, %", caption=_ACCURACY),
+        table_of(losses, words=losses[0], title="Conversion loss, points", caption=_LOSS),
+        *([best] if bests else []),
+    ]
+
+
+def markdown_page(
+    title: str,
+    entries: Sequence[PaperEntry],
+    bests: Sequence[BestEntry] = (),
+    *,
+    notes: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+) -> str:
+    """Return the page: `shown_tables`, and the order of the rows; ``notes`` say how the table was measured."""
+    variants = _variants(entries)
+    lines = [f"# {title}", "", *(f"- {note}" for note in notes), *(f"- **Warning**: {one}" for one in warnings), ""]
+    for table in shown_tables(entries, bests):
+        lines += [f"## {table.title}", "", table.caption, "", markdown_table(table.headers, table.rows)]
+    if order := [line for variant in variants for line in order_lines(entries, variant)]:
+        lines += ["## The order of the rows", "", _ORDER, "", *order, ""]
+    lines += ["## Variants", "", *(f"- **{variant.name}**: {variant.description}." for variant in variants)]
+    if refusals := refused(entries):
+        lines += ["", "No number:", "", *(f"- {one}" for one in refusals)]
+    return "\n".join(lines) + "\n"
+
+
+class RowPair(NamedTuple):
+    """Two rows at the same T that differ significantly in the paper, the better one there first, and how ours rank.
+
+    Ours are within chance if our difference is within its 95 % interval; None: not both are measured here.
+    """
+
+    better: PaperEntry
+    worse: PaperEntry
+    order: Order | None
+
+
+def pairs(entries: Sequence[PaperEntry], variant: Variant) -> list[RowPair]:
+    """Return all pairs of rows of one data set and T that differ significantly in the paper."""
+    rows = [
+        (entry.cell.accuracy, entry)
+        for entry in entries
+        if entry.variant == variant and entry.cell.accuracy is not None and entry.cell.timesteps is not None
+    ]
+    found = []
+    for (first, one), (second, two) in itertools.combinations(rows, 2):
+        theirs = _difference(first, PAPER_IMAGES, second, PAPER_IMAGES)
+        if abs(theirs) <= 1 or (one.cell.data, one.cell.timesteps) != (two.cell.data, two.cell.timesteps):
+            continue
+        better, worse = (one, two) if theirs > 0 else (two, one)
+        order: Order | None = None
+        if better.outcome and worse.outcome and better.accuracy is not None and worse.accuracy is not None:
+            ours = _difference(better.accuracy, better.outcome.images, worse.accuracy, worse.outcome.images)
+            order = "within chance" if abs(ours) <= 1 else "same order" if ours > 0 else "opposite"
+        found.append(RowPair(better, worse, order))
+    return found
+
+
+def _difference(first: float, first_images: int, second: float, second_images: int) -> float:
+    """Return the difference of two accuracies (%) divided by half its 95 % interval; infinite if that is zero."""
+    if first == second:
+        return 0.0
+    variance = first * (100 - first) / first_images + second * (100 - second) / second_images
+    return (first - second) / (Z_SCORE * math.sqrt(variance)) if variance else math.copysign(math.inf, first - second)
+
+
+def order_lines(entries: Sequence[PaperEntry], variant: Variant) -> list[str]:
+    """Return the number of `pairs` of each `Order` in a variant, and each pair in the opposite order."""
+    found = pairs(entries, variant)
+    orders = [pair.order for pair in found if pair.order is not None]
+    if not orders:
+        return []
+    counts = ", ".join(f"{orders.count(order)} {order}" for order in get_args(Order))
+    left_out = len(found) - len(orders)
+    beside = f"; {left_out} more are not measured here" if left_out else ""
+    return [
+        f"- **{variant.name}**: {len(orders)} pairs of rows: {counts}{beside}.",
+        *(
+            f"  - {row_name(better.cell)} before {short_name(worse.cell)}: paper {better.cell.accuracy:.2f} and "
+            f"{worse.cell.accuracy:.2f}, ours {better.accuracy:.2f} and {worse.accuracy:.2f}"
+            for better, worse, order in found
+            if order == "opposite"
+        ),
+    ]
+
+
+def best_sentence(bests: Sequence[BestEntry]) -> str:
+    """Return the number of T at which ours reaches the paper's best, and how ours was chosen."""
+    differences = [one.difference for one in bests if one.difference is not None]
+    reached = sum(one >= 0 for one in differences)
+    is_long = any((one.cell.timesteps or 0) > LONG for one in bests)
+    beyond = f"; beyond T = {LONG} the method is that of T = {LONG}" if is_long else ""
+    return (
+        f"At or above the paper's at {reached} of {len(differences)} T. Methods are chosen on calibration images, "
+        f"networks on validation images{beyond}. What runs is the exported file."
+    )
+
+
+def refused(entries: Sequence[PaperEntry]) -> list[str]:
+    """Return each cell without a result, with the reason."""
+    return list(
+        dict.fromkeys(
+            f"{row_name(entry.cell)}, {entry.variant.name}: {entry.outcome.refusal}"
+            for entry in entries
+            if entry.outcome is not None and entry.outcome.refusal is not None
+        )
+    )
+
+
+def _compared(
+    entries: Sequence[PaperEntry], theirs: Callable[[paper.Cell], float | None], ours: Callable[[PaperEntry], str]
+) -> list[dict[str, str]]:
+    """Return one row per cell and one column per variant; columns that are equal in all rows are omitted."""
+    variants, cells = _variants(entries), list(dict.fromkeys(entry.cell for entry in entries))
+    by_place = {(entry.cell, entry.variant): entry for entry in entries}
+    columns: dict[str, Callable[[paper.Cell], str]] = {
+        "data": lambda cell: cell.data,
+        "T": lambda cell: BLANK if cell.timesteps is None else str(cell.timesteps),
+        "method": lambda cell: "CNN" if cell.method == paper.CNN else cell.method,
+        "reset": lambda cell: cell.reset or BLANK,
+        "alpha": lambda cell: BLANK if cell.alpha is None else f"{cell.alpha:g}",
+    }
+    kept = {name: shown for name, shown in columns.items() if name == "T" or len(set(map(shown, cells))) > 1}
+    return [
+        {
+            **{name: shown(cell) for name, shown in kept.items()},
+            "paper": number(theirs(cell)),
+            **{variant.name: ours(by_place[cell, variant]) for variant in variants},
+        }
+        for cell in cells
+    ]
+
+
+def _variants(entries: Sequence[PaperEntry]) -> list[Variant]:
+    return list(dict.fromkeys(entry.variant for entry in entries))
+
+
+def _accuracy_text(entry: PaperEntry) -> str:
+    low, high = interval(entry.outcome)
+    return f"{number(entry.accuracy)}{f' [{low}, {high}]' if low else ''}{_in_brackets(entry.difference)}"
+
+
+def _in_brackets(difference: float | None) -> str:
+    return "" if difference is None else f" ({signed(difference)})"

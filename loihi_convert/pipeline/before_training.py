@@ -7,12 +7,12 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.choices import MAX_LEVELS
-from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.design import Design
 from loihi_convert.cnn.qcfs import MIN_THRESHOLD, Qcfs
+from loihi_convert.cnn.trainer import accuracy
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.choices import MAX_LEVELS
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
 from loihi_convert.reading.own_cnn import require_training

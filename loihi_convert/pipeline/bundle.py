@@ -27,12 +27,12 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.timing import reset_interval
 from loihi_convert.backends.reference import run_network
-from loihi_convert.choices import Readout, Target
 from loihi_convert.errors import UsageError
-from loihi_convert.files import asked, make_folder, refuse_to_overwrite, require_writable, write_atomically
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Readout, Target
+from loihi_convert.ground.files import asked, make_folder, refuse_to_overwrite, require_writable, write_atomically
 from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
 

@@ -9,7 +9,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import Final, get_args
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.checks.activity import (
     ACTIVITY_RULES,
     CNN_ACTIVITY_RULES,
@@ -30,12 +29,14 @@ from loihi_convert.checks.network_rules import (
 )
 from loihi_convert.checks.stock_rules import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
-from loihi_convert.choices import Target
+from loihi_convert.chip.targets import TARGETS
 from loihi_convert.errors import DataError, InputError, UnsupportedModelError, UsageError, one_of
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.choices import Target
+from loihi_convert.ground.progress import Progress, ProgressFactory, no_progress_bar
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile
 from loihi_convert.pipeline.loaded_file import CheckpointFile, ExternalFile, LoadedFile, NativeFile, RefusedFile
-from loihi_convert.progress import Progress, ProgressFactory, no_progress_bar
 from loihi_convert.report.conversion_tables import resource_table
 from loihi_convert.report.table import notebook_html
 
@@ -88,7 +89,7 @@ class CheckReport:
         found = Counter(finding.severity for finding in self.findings)
         counts = ", ".join(f"{found[severity]} {severity}{'s' * (found[severity] != 1)}" for severity in SEVERITIES)
         outcome = "can be used on" if self.is_usable else "cannot be used on"
-        place = {"lava": "Lava on a CPU", "loihi2": "Loihi 2"}[self.target]
+        place = TARGETS[self.target].place
         return f"{self.path.name}: {outcome} {place}: {counts}"
 
     def __repr__(self) -> str:
@@ -257,9 +258,9 @@ def _activity_findings(
 def _resources(loaded: LoadedFile, target: Target, chips: int) -> Chips | None:
     """Resources of the network; None if any layer is unknown, because a partial sum would mislead."""
     if isinstance(loaded, CheckpointFile):
-        return network_resources(loaded.network, has_circuit=target == "loihi2", chips=chips)
+        return network_resources(loaded.network, has_circuit=TARGETS[target].is_circuit, chips=chips)
     if isinstance(loaded, NativeFile):
-        has_circuit = target == "loihi2" and loaded.network.reset == "soft"
+        has_circuit = TARGETS[target].is_circuit and loaded.network.reset == "soft"
         return network_resources(loaded.network, has_circuit=has_circuit, chips=chips)
     relays = loaded.relays if isinstance(loaded, ExternalFile) else ()
     return None if loaded.stock is None else _stock_resources(loaded.stock, relays, chips)

@@ -8,8 +8,9 @@ from typing import Final
 
 from loihi_convert import netx
 from loihi_convert.backends import Backend
-from loihi_convert.backends.request import check_run
+from loihi_convert.backends.result import check_run
 from loihi_convert.data import Dataset
+from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.advice import advice, image_notes, verdict
 from loihi_convert.metrics.diagnosis import Diagnosis
@@ -18,7 +19,6 @@ from loihi_convert.metrics.own_accuracy import own_accuracy
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import OpenedFile, doubt, float_network, is_made_from
 from loihi_convert.pipeline.running import run
-from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.reading.source import Source, reopen_source
 from loihi_convert.report.conversion_tables import cause_table, divergence_table
 from loihi_convert.report.table import Table, notebook_html

@@ -10,23 +10,22 @@ from typing import Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.request import result_size
-from loihi_convert.backends.result import first_difference
+from loihi_convert.backends.result import first_difference, result_size
 from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes
-from loihi_convert.choices import FileFormat
 from loihi_convert.conversion.agreement import Agreement
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization_report import QuantizationReport
 from loihi_convert.errors import UsageError, VerificationError
-from loihi_convert.file_kinds import NIR
-from loihi_convert.files import asked, require_output
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import FileFormat
+from loihi_convert.ground.file_kinds import NIR
+from loihi_convert.ground.files import asked, require_output
+from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.nir import write as nir
 from loihi_convert.pipeline.converting import converted
-from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.image_shards import DividedImages, Workers
 

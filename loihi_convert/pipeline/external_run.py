@@ -9,12 +9,12 @@ from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import UsageError
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.run import DEFAULT_NORMALIZATION, run_cuba, run_sdnn
+from loihi_convert.ground.normalization import Normalization
+from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
-from loihi_convert.metrics.evaluating import evaluate
-from loihi_convert.normalization import Normalization
+from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
-from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 
 ExternalNetwork = CubaNetwork | GradedNetwork

@@ -26,13 +26,13 @@ import numpy as np
 
 import loihi_convert
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import LayerTrace, RunResult, first_difference
 from loihi_convert.data.own_images import NPZ_ERRORS
 from loihi_convert.errors import InputError
-from loihi_convert.files import asked, sha256, write_atomically
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.files import asked, sha256, write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 NETWORK, ARRAYS, DIGESTS = "model.net", "golden.npz", "golden.json"

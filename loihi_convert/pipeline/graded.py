@@ -9,27 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
 from loihi_convert.backends.reference import run_graded
 from loihi_convert.backends.result import as_reference, first_difference
-from loihi_convert.conversion.agreement import Agreement
-from loihi_convert.conversion.calibration import MOST, count_notes, require_calibration
+from loihi_convert.conversion.agreement import MOST, Agreement, count_notes, require_calibration
 from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import InputError, UnsupportedModelError, VerificationError
-from loihi_convert.files import require_output
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.files import require_output
+from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.ir.network import require_images
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.pipeline.exporting import NOT_THE_SAME, VERIFIED_IMAGES
 from loihi_convert.pipeline.origin import notes_on, notes_on_images, require_layers_of, source_of
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
 from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
-from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.reading.source import Source
 from loihi_convert.runs import run_folder
-from loihi_convert.simulation.currents import require_images
 from loihi_convert.simulation.relu import cnn_scores
 
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loihi_convert import external, netx
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.errors import InputError, NetxError, UnsupportedModelError, UsageError
-from loihi_convert.file_kinds import is_nir, kind_of
-from loihi_convert.files import require_no_pipe, require_there
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.file_kinds import is_nir, kind_of
+from loihi_convert.ground.files import require_no_pipe, require_there
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx.stock import StockFile
-from loihi_convert.normalization import Normalization
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loihi_convert.arrays import Shape
-from loihi_convert.choices import Task
 from loihi_convert.cnn.checkpoint import Checkpoint, load, load_if_ours
 from loihi_convert.data import DATASETS, ClassMap, DataSplits, load_data
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.normalization import Normalization
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.choices import Task
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.reading.own_cnn import recorded_normalization
 from loihi_convert.reading.source import Source, is_described, is_self_contained, open_source
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from loihi_convert.choices import TOLERANCE_POINTS
 from loihi_convert.errors import UsageError
-from loihi_convert.options import BASICS, Flag, declared, parse_timesteps
+from loihi_convert.ground.choices import TOLERANCE_POINTS
+from loihi_convert.ground.options import BASICS, Flag, declared, parse_timesteps
 
 
 @declared(BASICS)

@@ -11,7 +11,8 @@ from loihi_convert.backends.result import RunResult
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.external import AnyNetwork
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.runs.run_folder import FileResults, ReadFile, new_manifest, write_run
+from loihi_convert.runs.columns import FileResults, ImageFacts
+from loihi_convert.runs.run_folder import ReadFile, new_manifest, write_run
 
 _Network_co = TypeVar("_Network_co", bound=AnyNetwork, covariant=True)
 
@@ -97,11 +98,8 @@ def written(
         files = write_run(
             done.folder,
             [FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in done.runs],
-            labels=images.labels,
-            paths=images.paths,
-            targets=images.targets,
-            classes=classes,
-            manifest={**manifest, "classes": classes, **made_by, **more},
+            ImageFacts(images.labels, images.targets, images.paths, classes),
+            {**manifest, "classes": classes, **made_by, **more},
         )
     except Exception:
         if unwritten is not None:

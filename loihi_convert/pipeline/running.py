@@ -9,13 +9,14 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
-from loihi_convert.backends.request import check_run
+from loihi_convert.backends.result import check_run
 from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
-from loihi_convert.metrics.evaluating import evaluate_images
+from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import OpenedFile, notes_on_images, open_file
 from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
@@ -29,7 +30,6 @@ from loihi_convert.pipeline.shards import (
     run_shard,
     run_work,
 )
-from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 from loihi_convert.simulation.image_shards import DividedImages, Shard, Workers, shards
 
@@ -75,7 +75,7 @@ def run(
     InputError
         As in `open_file`.
     UsageError
-        As in `backends.request.check_run`, or if there are ``workers`` for a board.
+        As in `backends.result.check_run`, or if there are ``workers`` for a board.
     PlatformError
         As in `Workers.map`.
     VerificationError

@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend, BackendOptions, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult, as_reference, concatenated, concatenated_if_known
-from loihi_convert.choices import BackendName
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.files import sha256
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import BackendName
+from loihi_convert.ground.files import sha256
+from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import OpenedFile
-from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import Shard
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs

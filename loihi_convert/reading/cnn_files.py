@@ -24,14 +24,14 @@ from typing import Any, Final, NamedTuple
 
 from torch import nn
 
-from loihi_convert.arrays import Shape
-from loihi_convert.choices import Readout
 from loihi_convert.cnn.checkpoint import SUFFIXES, Checkpoint, digest, load_if_ours, load_model, load_states
 from loihi_convert.cnn.few_bits import rounded_state
 from loihi_convert.errors import LoihiConvertError, UsageError
-from loihi_convert.file_kinds import is_nir, kind_of
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.choices import Readout
+from loihi_convert.ground.file_kinds import is_nir, kind_of
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.nir.read import read_nir
-from loihi_convert.normalization import Normalization
 from loihi_convert.reading.fitting import fill
 from loihi_convert.reading.from_onnx import read_onnx
 from loihi_convert.reading.own_cnn import rebuilt, recorded_normalization

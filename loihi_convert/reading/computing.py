@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.reading.graph import (
     BEFORE_QUANTIZATION,

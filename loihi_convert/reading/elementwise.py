@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert.arrays import Array, Shape
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.reading.graph import LARGEST_PADDING, PADDINGS, Affine, LeakyRelu, Relu, refuse
 from loihi_convert.reading.values import map_shape
 

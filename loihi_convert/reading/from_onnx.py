@@ -24,8 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.arrays import Shape
-from loihi_convert.dependencies import optional_module
 from loihi_convert.errors import (
     CheckpointError,
     InputError,
@@ -35,6 +33,8 @@ from loihi_convert.errors import (
     first_line,
     is_lack_of_memory,
 )
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.dependencies import optional_module
 from loihi_convert.reading.onnx_operators import FLOATS, OPERATORS, SUPPORTED, applied
 from loihi_convert.reading.recording import Step, named
 from loihi_convert.reading.users_code import listed

@@ -10,8 +10,8 @@ from typing import Final, NoReturn
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ir.synapse import Conv, Dense
 
 SUPPORTED: Final = (

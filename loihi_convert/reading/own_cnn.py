@@ -25,13 +25,13 @@ from loihi_convert.cnn.design import (
     record_of,
     require_classes,
 )
-from loihi_convert.cnn.through_spikes import SpikingCnn, SpikingQcfs
+from loihi_convert.cnn.qcfs import SpikingCnn, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, LoihiConvertError, UsageError, first_line
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import class_count
 from loihi_convert.lowering import lowered
-from loihi_convert.normalization import Normalization
 from loihi_convert.reading.fitting import fill
 from loihi_convert.reading.graph import LeakyRelu, MaxPool, Relu
 from loihi_convert.reading.reader import read_graph

@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from loihi_convert.arrays import Array, Shape
-from loihi_convert.choices import Readout, Task
 from loihi_convert.cnn.checkpoint import digest
 from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.design import inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
-from loihi_convert.data.array_pixels import as_input_shape
+from loihi_convert.data.in_memory import as_input_shape
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
-from loihi_convert.file_kinds import is_nir, kind_of
-from loihi_convert.files import sha256
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.choices import Readout, Task
+from loihi_convert.ground.file_kinds import is_nir, kind_of
+from loihi_convert.ground.files import sha256
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import ReluNetwork, name_count
 from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.lowering import lowered
-from loihi_convert.normalization import Normalization
 from loihi_convert.reading.cnn_files import Given, before_fine_tuning, read_cnn
 from loihi_convert.reading.from_onnx import onnx_sha256
 from loihi_convert.reading.users_code import plain_copy, shape_taken, users_code

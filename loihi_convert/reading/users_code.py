@@ -25,7 +25,6 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.nn.parameter import is_lazy
 
-from loihi_convert.arrays import Shape
 from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.errors import (
     InputError,
@@ -35,6 +34,7 @@ from loihi_convert.errors import (
     first_line,
     is_lack_of_memory,
 )
+from loihi_convert.ground.arrays import Shape
 from loihi_convert.reading.graph import BEFORE_QUANTIZATION
 
 _MAX_NAMES: Final = 4

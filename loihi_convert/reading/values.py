@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert.arrays import Shape
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.ground.arrays import Shape
 from loihi_convert.reading.graph import refuse
 
 IMAGES: Final = 2

@@ -8,15 +8,29 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from loihi_convert.errors import UsageError
-from loihi_convert.files import require_output, write_atomically
-from loihi_convert.report import curves_section, further_sections, results_section
-from loihi_convert.report.entries import Entry, ImageSet, entries_of, family_of, most_complete_of
-from loihi_convert.report.page import Page, Section, html, markdown
+from loihi_convert.ground.files import require_output, write_atomically
+from loihi_convert.metrics.regression import means
+from loihi_convert.report import curves_section, further_sections
+from loihi_convert.report.entries import Entry, ImageSet, LeftOut, entries_of, family_of, most_complete_of
+from loihi_convert.report.page import Card, Cards, Page, PageBlock, Paragraph, Section, html, markdown
+from loihi_convert.report.run_tables import R2, error_caption, page_cells, worst_output
+from loihi_convert.report.table import (
+    GRADED_WORK,
+    Table,
+    count,
+    number,
+    percent,
+    percent_interval,
+    points,
+    r_squared,
+    table_of,
+)
 from loihi_convert.runs.stored_run import StoredRun, read_runs
 
 _MARK: Final = b'<meta name="generator" content="loihi-convert">'
@@ -71,7 +85,7 @@ def report(runs: Sequence[StoredRun]) -> Page:
     groups: dict[ImageSet, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.images, []).append(entry)
-    sections = [Section("results", "Results", tuple(results_section.blocks(entries, left_out)))]
+    sections = [Section("results", "Results", tuple(result_blocks(entries, left_out)))]
     for index, found in enumerate(groups.values()):
         number, of_data = ("", "") if len(groups) == 1 else (f"-{index + 1}", f": {found[0].images_name}")
         for name, title, chosen in (
@@ -91,8 +105,7 @@ def report(runs: Sequence[StoredRun]) -> Page:
             sections.append(Section(name, title, contents))
     title = entries[0].label if len(entries) == 1 else _common_title(entries)
     said = tuple(
-        f"{'' if len(groups) == 1 else f'{found[0].images_name}: '}{results_section.verdict(found)}"
-        for found in groups.values()
+        f"{'' if len(groups) == 1 else f'{found[0].images_name}: '}{verdict(found)}" for found in groups.values()
     )
     sets = dict.fromkeys(images.data for images in groups)
     return Page(f"{title} on {' and '.join(sets)}", said, _subtitle(entries), tuple(sections))
@@ -104,7 +117,7 @@ def _common_title(entries: Sequence[Entry]) -> str:
 
 
 def _subtitle(entries: Sequence[Entry]) -> str:
-    files = "One exported file" if len(entries) == 1 else f"{len(entries)} exported files"
+    files = "One file" if len(entries) == 1 else f"{len(entries)} files"
     names = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)", "loihi2": "a Loihi 2 board (loihi2)"}
     found = dict.fromkeys(entry.run.manifest.backend for entry in entries)
     backends = " and ".join(names.get(backend, backend) for backend in found)
@@ -115,10 +128,218 @@ def _subtitle(entries: Sequence[Entry]) -> str:
     intervals = " Intervals are Wilson's, 95 %." if has_classes else ""
     measures = "accuracies" if has_classes else "errors"
     apart = f" Results on different images are shown separately: do not compare their {measures}."
-    are_ours = [entry.is_balanced for entry in entries]
-    what = "a CNN converted to a spiking network in Loihi's integers" if all(are_ours) else "spiking networks"
-    what = what if any(are_ours) else "made by another tool"
     return (
-        f"{files}: {what}, run on {images} images with {backends}. "
+        f"{files} run on {images} images with {backends}. "
         f"T is the latency in time steps.{intervals}{'' if entries[0].is_alone else apart}"
+    )
+
+
+MAX_CARDS: Final = 8
+"""With more files, the table alone is quicker to read."""
+
+
+def result_blocks(entries: Sequence[Entry], left_out: Sequence[LeftOut]) -> Iterator[PageBlock]:
+    """Yield the cards of a few files, the table of several, the omitted runs, and explanations of the terms."""
+    if len(entries) <= MAX_CARDS:
+        yield Cards(tuple(_card(entry, is_short=len(entries) > 1) for entry in entries))
+    if len(entries) > 1:
+        yield _table(entries)
+    if left_out:
+        yield Paragraph(_left_out(left_out))
+    regressions = [entry.evaluation.regression for entry in entries if entry.evaluation.regression is not None]
+    loss = (
+        "Loss: accuracy of the CNN minus accuracy of the exported file, in percentage points; a negative loss is a gain"
+    )
+    said = [error_caption(max(len(one.output_names) for one in regressions))] if regressions else []
+    said += [loss] if len(regressions) < len(entries) else []
+    yield Paragraph(
+        f"{'. '.join(said)}. Float SNN: the same spiking network in floating point. SynOps (synaptic operations): "
+        "nonzero synapses that spikes reach, the measure of work here. On Lava every layer adds a step to T."
+        + (f" {GRADED_WORK}" if any(entry.evaluation.is_graded for entry in entries) else "")
+    )
+
+
+def _table(entries: Sequence[Entry]) -> Table:
+    """Return one row per file; data and number of images are columns only if they differ."""
+    sources = {entry.source for entry in entries}
+    counts = {entry.evaluation.image_count for entry in entries}
+    is_complete = all(entry.point.timesteps == entry.evaluation.timesteps for entry in entries)
+    rows = []
+    for entry in entries:
+        # Accuracy, or error, comes first.
+        first, *others = page_cells(entry.evaluation, entry.point).items()
+        rows.append(
+            {
+                "file": entry.label,
+                **dict([first]),
+                "data": entry.source if len(sources) > 1 else None,
+                "images": f"{entry.evaluation.image_count:,}" if len(counts) > 1 else None,
+                **dict(others),
+            }
+        )
+    caption = "Each file at its own T" + ("" if is_complete else ", or at the last T of its run")
+    return table_of(rows, words=("file",), caption=caption)
+
+
+def _left_out(left_out: Sequence[LeftOut]) -> str:
+    """Return the runs that are omitted because another run of the same file is more complete or newer."""
+    texts = [
+        f"{one.file} in {one.run.name} ({one.run.manifest.utc_time[:16].replace('T', ' ')} UTC, {one.reason})"
+        for one in left_out
+    ]
+    return f"Left out, because the most complete run of a file is shown: {'; '.join(texts)}."
+
+
+def _card(entry: Entry, *, is_short: bool) -> Card:
+    evaluation, point = entry.evaluation, entry.point
+    at, regression = f"at T = {point.timesteps}", evaluation.regression
+    if regression is None:
+        value, unit = percent(point.accuracy), f"accuracy {at}"
+        if value is None:
+            value, unit = percent(point.agreement_with_cnn), f"same class as the CNN {at}; no labels"
+        facts = [
+            ("95 %" if is_short else "95 % interval", percent_interval(point.accuracy_interval)),
+            ("CNN", _with_unit(percent(evaluation.cnn_accuracy), "%")),
+            ("loss", _with_unit(points(point.conversion_loss_points), "points")),
+        ]
+        further = [("float SNN", _with_unit(percent(point.float_accuracy), "%"))]
+        value, missing = _with_unit(value, "%"), "no labels"
+    else:
+        errors = regression.at(point.timesteps)
+        value = number(means(errors.to_targets or errors.to_cnn)[0])
+        unit = f"RMSE {at}" if errors.to_targets else f"RMSE to the CNN's outputs; no targets {at}"
+        facts = [
+            (R2, r_squared(means(errors.to_targets)[1])),
+            ("CNN", number(means(regression.cnn)[0])),
+            (f"CNN's {R2}", r_squared(means(regression.cnn)[1])),
+            ("to the CNN", number(means(errors.to_cnn)[0])),
+        ]
+        further = [
+            ("worst output", worst_output(regression, errors).removeprefix("worst output: ") or None),
+            ("float SNN", number(means(errors.float_to_targets)[0])),
+        ]
+        missing = "no targets"
+    if value is None:
+        value, unit = "\N{EN DASH}", f"{missing}, no CNN; T = {point.timesteps}"
+    facts += [] if is_short else [*further, *_work_facts(entry)]
+    return Card(entry.label, entry.style, entry.context, value, unit, tuple((n, text) for n, text in facts if text))
+
+
+def _work_facts(entry: Entry) -> Iterator[tuple[str, str | None]]:
+    evaluation, point = entry.evaluation, entry.point
+    yield "synaptic operations per image", count(point.synaptic_operations)
+    yield f"{entry.sent} per image", count(point.spikes_per_image)
+    if evaluation.has_relays and point.relay_spikes_per_image is not None:
+        yield "of these, from relays", count(point.relay_spikes_per_image)
+    if (early_exit := evaluation.early_exit) is not None:
+        stopped = early_exit.chosen_point
+        right = f", accuracy {percent(stopped.accuracy)} %" if stopped.accuracy is not None else ""
+        yield "early exit", f"average T {stopped.average_timesteps:.2f}{right}"
+    if evaluation.timesteps != point.timesteps:
+        yield "made for", f"T = {evaluation.timesteps}"
+
+
+def _with_unit(text: str | None, unit: str) -> str | None:
+    return None if text is None else f"{text} {unit}"
+
+
+TOLERANCE: Final = 0.2
+"""Points of accuracy below the best file that a file with less work may have and still be preferred."""
+
+
+def verdict(entries: Sequence[Entry]) -> str:
+    """Return the main result: the file with little loss and the least work, or for regressions the smallest error."""
+    if any(entry.evaluation.regression is not None for entry in entries):
+        return _of_regressions(entries)
+    measured = [entry for entry in entries if entry.point.accuracy is not None]
+    if not measured:
+        return _without_labels(entries)
+    # An operation of a graded spike is a multiplication, and pixels are counted.
+    has_one_work = len({entry.evaluation.is_graded for entry in measured}) == 1
+    best = max(_percent(entry) for entry in measured)
+    chosen = min(
+        (entry for entry in measured if _percent(entry) >= best - (TOLERANCE if has_one_work else 0)),
+        key=lambda entry: (_work(entry) if has_one_work else 0, entry.point.timesteps, -_percent(entry)),
+    )
+    most = max(measured, key=lambda entry: (_work(entry), entry.point.timesteps))
+    images, name = f"{chosen.evaluation.image_count:,} images", _name(chosen, entries)
+    if has_one_work and _work(most) > _work(chosen):
+        return (
+            f"{name} {_loss(chosen)} at {_share(chosen, most)} of the work of {_name(most, entries)}, which "
+            f"{_loss(most)} ({images})."
+        )
+    first = "is the most accurate:" if len(measured) > 1 else "reaches"
+    return f"{name} {first} {percent(chosen.point.accuracy)} %{_beside_cnn(chosen)} ({images})."
+
+
+def _of_regressions(entries: Sequence[Entry]) -> str:
+    regressions = [(entry, found) for entry in entries if (found := entry.evaluation.regression) is not None]
+    points = [(entry, found, found.at(entry.point.timesteps)) for entry, found in regressions]
+    # An error to the targets is not compared with one to the CNN.
+    has_targets = all(at.to_targets for _, _, at in points)
+    judged = [
+        (errors.mean.rmse, entry, found.cnn if has_targets else None)
+        for entry, found, at in points
+        if (errors := at.to_targets if has_targets else at.to_cnn) is not None
+    ]
+    if not judged:
+        return "Neither targets nor the CNN's outputs are known, so no error is measured."
+    rmse, entry, cnn = min(judged, key=lambda one: (one[0], one[1].point.timesteps))
+    measure = "RMSE" if has_targets else "RMSE to the CNN's outputs"
+    beside = f"; the CNN's RMSE is {number(cnn.mean.rmse)}" if cnn else ""
+    least = "" if len(judged) == 1 else ", the smallest of these files"
+    reached = f"{_name(entry, entries)} reaches an {measure} of {number(rmse)}"
+    return f"{reached}{least}{beside} ({entry.evaluation.image_count:,} images)."
+
+
+def _without_labels(entries: Sequence[Entry]) -> str:
+    known = [entry for entry in entries if entry.point.agreement_with_cnn is not None]
+    if not known:
+        return "Neither labels nor the CNN's classes are known, so no accuracy is measured."
+    best = max(known, key=lambda entry: (entry.point.agreement_with_cnn or 0, -_work(entry)))
+    return (
+        f"{_name(best, entries)} gives the CNN's class for {percent(best.point.agreement_with_cnn)} % of "
+        f"{best.evaluation.image_count:,} images without labels."
+    )
+
+
+def _name(entry: Entry, entries: Sequence[Entry]) -> str:
+    """Return the file's T if that identifies it, else also its label."""
+    families = {(family_of(one.file), one.neuron, one.evaluation.cnn_accuracy) for one in entries}
+    steps = [one.point.timesteps for one in entries]
+    own = f"T = {entry.point.timesteps}"
+    if len(families) == 1 and len(set(steps)) == len(steps):
+        return own
+    return entry.label if entry.file.endswith(f"-T{entry.point.timesteps}") else f"{entry.label} ({own})"
+
+
+def _percent(entry: Entry) -> float:
+    return 100 * (entry.point.accuracy or 0)
+
+
+def _work(entry: Entry) -> float:
+    return entry.point.synaptic_operations
+
+
+def _share(less: Entry, more: Entry) -> str:
+    """Return the work of one file as a share of the other's, rounded by less than 7 %: 1/11, or 40 %."""
+    ratio = _work(more) / _work(less) if _work(less) else math.inf
+    return "none" if ratio == math.inf else f"1/{ratio:.0f}" if ratio >= 7.5 else f"{100 / ratio:.0f} %"
+
+
+def _loss(entry: Entry) -> str:
+    loss = entry.point.conversion_loss_points
+    if loss is None:
+        return f"reaches {percent(entry.point.accuracy)} %"
+    return "loses nothing" if loss == 0 else f"{'gains' if loss < 0 else 'loses'} {points(abs(loss))} points"
+
+
+def _beside_cnn(entry: Entry) -> str:
+    loss = entry.point.conversion_loss_points
+    if loss is None:
+        return ""
+    return (
+        ", equal to the CNN"
+        if loss == 0
+        else f", {points(abs(loss))} points {'above' if loss < 0 else 'below'} the CNN"
     )

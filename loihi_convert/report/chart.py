@@ -6,29 +6,151 @@ replace the colours, each mark has its values in a ``<title>``, and the numbers 
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
-from loihi_convert.report.figure_style import (
-    CNN_COLOUR,
-    COLOURS,
-    GRID_COLOUR,
-    MARKERS,
-    Size,
-    add_legend,
-    drawing,
-    image_bytes,
-    plain,
-    timestep_axis,
-)
+from loihi_convert.ground.choices import Width
 from loihi_convert.runs.columns import csv_bytes
 
 if TYPE_CHECKING:
     import matplotlib.axes
+    from matplotlib.axes import Axes as Plot
+    from matplotlib.figure import Figure
+
+FigureFormat = Literal["png", "svg", "pdf"]
+"""File formats of figures."""
+
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#6A3D9A")
+"""Okabe and Ito's palette and two more colours, distinguishable with every kind of colour vision."""
+
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*", ">")
+"""One marker per series, for those who do not see its colour. One more than `COLOURS`, so that pairs do not repeat."""
+
+CNN_COLOUR: Final = "#444444"
+GRID_COLOUR: Final = "#DDDDDD"
+
+
+class Size(NamedTuple):
+    """A width in inches, its text size (points), line width and marker size, and the dots per inch of a PNG."""
+
+    inches: float
+    text: float
+    line: float
+    marker: float
+    dpi: int
+
+    @property
+    def characters(self) -> int:
+        """The approximate number of characters of small text per line."""
+        return int(self.inches * 72 / (0.5 * (self.text - 1)))
+
+
+SIZES: Final[dict[Width, Size]] = {
+    "screen": Size(6.6, 10.0, 1.9, 5.0, 160),
+    "column": Size(3.35, 7.5, 1.1, 3.2, 600),
+    "page": Size(7.0, 8.5, 1.4, 4.0, 300),
+}
+
+
+@contextlib.contextmanager
+def drawing(size: Size) -> Iterator[None]:
+    """Apply the style of this size to everything drawn in the context."""
+    import matplotlib
+
+    with matplotlib.rc_context(
+        {
+            "font.size": size.text,
+            "axes.titlesize": size.text - 1,
+            "legend.fontsize": size.text - 1,
+            "xtick.labelsize": size.text - 0.5,
+            "ytick.labelsize": size.text - 0.5,
+            "lines.linewidth": size.line,
+            "lines.markersize": size.marker,
+            "axes.linewidth": 0.8 if size.inches > 5 else 0.6,
+        }
+    ):
+        yield
+
+
+def new_figure(size: Size, height: float) -> Figure:
+    """Return a figure of this width; ``height`` in inches."""
+    # The object API is used because pyplot would choose a window system and keep every figure in memory.
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        """Shown by a notebook that did not import pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            return image_bytes(self, "png")
+
+    return NotebookFigure(figsize=(size.inches, height), layout="constrained")
+
+
+def plain(axes: Plot) -> None:
+    """Remove everything that is not needed to read values; two axes and grid lines at the labelled y remain."""
+    axes.grid(axis="y", color=GRID_COLOUR, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def timestep_axis(axes: Plot, ticks: Sequence[float], left: float, right: float) -> None:
+    """Make x a logarithmic axis of T with these labels."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(left, right)
+    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
+
+
+def add_legend(figure: Figure, size: Size) -> int:
+    """Put one legend of all axes below the figure, in as many columns as fit, and return its lines of text."""
+    every = [axes.get_legend_handles_labels() for axes in figure.axes]
+    by_label = {label: handle for handles, labels in every for handle, label in zip(handles, labels, strict=True)}
+    # A file name need not be UTF-8.
+    printable = (label.encode(errors="backslashreplace").decode() for label in by_label)
+    folded = [textwrap.fill(label, int(0.8 * size.characters)) for label in printable]
+    widest = max((len(line) for label in folded for line in label.split("\n")), default=1)
+    columns = max(1, min(3, size.characters // (widest + 9)))
+    legend = figure.legend(list(by_label.values()), folded, loc="outside lower center", ncols=columns, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    rows = math.ceil(len(folded) / columns)
+    return sum(max(label.count("\n") + 1 for label in folded[row::rows]) for row in range(rows))
+
+
+def image_bytes(figure: Figure, kind: FigureFormat, *, dpi: int = 160, is_for_page: bool = False) -> bytes:
+    """Return ``figure`` as file contents, without a date or random identifiers, so that bytes are reproducible.
+
+    Drawing starts from the layout of the previous drawing: to get the same bytes, draw the formats in the same order.
+    ``is_for_page``: without a background, and with texts in the browser's font.
+    """
+    import matplotlib
+
+    image = io.BytesIO()
+    metadata = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    # Type 42 keeps text in a PDF as text, which many journals require.
+    fonts: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none" if is_for_page else "path"}
+    with (
+        matplotlib.rc_context({"svg.hashsalt": "loihi-convert", **fonts}),
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.filterwarnings("always", "Glyph .* missing")
+        figure.savefig(image, format=kind, dpi=dpi, metadata=metadata, transparent=is_for_page)
+    if not is_for_page and any("missing from font" in str(one.message) for one in caught):
+        logging.getLogger(__name__).warning("the figure's font lacks some characters of the names: they are boxes")
+    return image.getvalue()
+
 
 STYLES: Final = len(COLOURS)
 """Colours of series; a ninth series has the colour of the first and another marker."""
@@ -190,7 +312,7 @@ class Chart(NamedTuple):
             plot = figure.subplots()
             groups = draw(plot, self.series, self.axes)
             # Matplotlib's constrained layout would take twice as long.
-            below = 38 + 14 * add_legend(figure, plot, _PAGE)
+            below = 38 + 14 * add_legend(figure, _PAGE)
             figure.set_figheight((below + 210) / 72)
             figure.subplots_adjust(0.11, below / (below + 210), 0.98, 1 - 8 / (below + 210))
             text = image_bytes(figure, "svg", is_for_page=True).decode()
@@ -202,6 +324,29 @@ class Chart(NamedTuple):
         label = escape(f"{self.title}. {self.caption}")
         # Matplotlib has escaped every text in it.
         return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
+
+
+def figure_of(title: str, charts: Sequence[Chart], width: Width = "screen") -> Figure:
+    """Return the charts below each other or, where there is room, two in a row."""
+    size = SIZES[width]
+    columns = 1 if width == "column" else min(2, len(charts))
+    # For a paper the total width is fixed.
+    whole = size._replace(inches=size.inches * columns * 0.85) if width == "screen" and columns > 1 else size
+    rows = -(-len(charts) // columns)
+    characters = int(0.8 * size.characters * whole.inches / size.inches)
+    with drawing(size):
+        figure = new_figure(whole, 0.66 * whole.inches / columns * rows + 0.9)
+        plots = figure.subplots(rows, columns, squeeze=False).ravel()
+        for plot, chart in zip(plots, charts, strict=False):
+            draw(plot, chart.series, chart.axes)
+            text = ": ".join(text for text in (chart.title, chart.text) if text)
+            plot.set_title(textwrap.fill(text, characters // columns), loc="left", parse_math=False)
+        for spare in plots[len(charts) :]:
+            spare.remove()
+        folded = textwrap.fill(title, characters)
+        figure.suptitle(folded, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
+        add_legend(figure, size)
+    return figure
 
 
 def draw(plot: matplotlib.axes.Axes, series: Sequence[Series], axes: Axes) -> list[str]:
@@ -279,192 +424,9 @@ def outside(series: Sequence[Series], axes: Axes) -> str:
     return f"Outside the frame: {len(hidden)} points ({min(values):.4g} to {max(values):.4g}); its CSV has them."
 
 
-def timestep_chart(
-    title: str,
-    text: str,
-    series: Sequence[Series],
-    levels: CnnLevels,
-    measure: str,
-    x_label: str = "latency T, time steps",
-) -> Chart:
-    """Return a chart, in per cent over T. The frame fits the files; marks of the paper may be outside it."""
-    return Chart(title, text, series, timestep_axes(series, levels, measure, x_label))
-
-
-def timestep_axes(
-    series: Sequence[Series],
-    levels: CnnLevels,
-    measure: str,
-    x_label: str = "latency T, time steps",
-    *,
-    is_error: bool = False,
-) -> Axes:
-    """Return the axes of accuracy or error over T, zoomed to the range near the best file."""
-    framing = [one for one in series if one.style >= 0]
-    points = [mark for one in framing for mark in one.marks]
-    values = [value for value, _ in levels]
-    if is_error:
-        shown = error_frame(points, values)
-    else:
-        shown = frame(points, values, {(m.x, m.y) for one in framing for m in one.marks if m.x == one.emphasised})
-    steps = sorted({mark.x for one in series for mark in one.marks})
-    # An average T is rarely an integer.
-    whole = {t for t in steps if t == int(t)}
-    whole |= {2.0**exponent for exponent in range(64) if steps[0] <= 2**exponent <= steps[-1]}
-    return Axes(
-        x_label,
-        measure,
-        *timestep_range(shown.left, max(steps[-1], 2 * shown.left)),
-        shown.bottom,
-        shown.top,
-        tuple(timestep_ticks(sorted(whole), shown.left)),
-        levels,
-        last_tick=math.inf if is_error else 100.0,
-    )
-
-
-def channel_chart(
-    title: str,
-    text: str,
-    y_label: str,
-    files: Sequence[tuple[str, int, Sequence[float | None]]],
-    number: Callable[[float], str] = "{:.3g}".format,
-) -> Chart:
-    """Return the chart of one value per channel of a layer: (label, style, values) of each file.
-
-    Channels without a value, such as relays, are left out. Those of several files, or of a large layer, are sorted.
-    """
-    is_sorted = len(files) > 1 or len(files[0][2]) > MAX_UNSORTED
-    series = []
-    for label, style, values in files:
-        known = [(value, channel) for channel, value in enumerate(values) if value is not None]
-        if is_sorted:
-            known.sort(key=lambda pair: (-pair[0], pair[1]))
-        marks = tuple(
-            Mark(rank if is_sorted else channel, value, f"{label}, channel {channel}: {number(value)}")
-            for rank, (value, channel) in enumerate(known, 1)
-        )
-        series.append(Series(label, style, marks, "solid" if is_sorted else ""))
-    count = max(len(values) for _, _, values in files)
-    first, last = (1, count) if is_sorted else (0, count - 1)
-    most = max((mark.y for one in series for mark in one.marks), default=0)
-    ticks = sorted({*range(first, last + 1, max(1, count // 6)), last})
-    margin = 0.03 * count
-    axes = Axes(
-        "channels, largest first" if is_sorted else "channel",
-        y_label,
-        *(first - margin, last + margin, 0.0, 1.06 * most or 1.0),
-        tuple(ticks),
-        last_tick=math.inf,
-        is_linear=True,
-    )
-    return Chart(title, text, series, axes)
-
-
-MAX_UNSORTED: Final = 64
-"""Channels of a file that are shown in their order."""
-
-
-class Frame(NamedTuple):
-    """The visible part of a plot: the smallest x that it is about, and its vertical range."""
-
-    left: float
-    bottom: float
-    top: float
-
-
-MARGIN: Final = 1.2
-"""A logarithmic axis of T begins at the smallest x divided by this, and ends at the largest times this."""
-
-_APART: Final = 1.25
-
-DEPTH: Final = 4.0
-"""Points of accuracy below the best that a picture always shows."""
-
-OWN_DEPTH: Final = 20.0
-"""The same for the points that a picture is about: the files at their own T."""
-
-
-def frame(points: Sequence[Mark], levels: Sequence[float], own: Collection[tuple[float, float]]) -> Frame:
-    """Return the frame in which differences near the best accuracy are visible, with the whole interval of each point.
-
-    Points more than `DEPTH` below the best are outside, unless nearly all would be. Points of ``own``, (x, per cent),
-    stay inside if they are less than `OWN_DEPTH` below it. ``levels``, in per cent, are shown at every x.
-    """
-    best = max(point.y for point in points)
-    highest = max([*(point.ends[1] for point in points), *levels])
-    near = [point for point in points if point.y >= best - (OWN_DEPTH if (point.x, point.y) in own else DEPTH)]
-    lowest = min([*(point.ends[0] for point in points), *levels])
-    if highest - lowest <= DEPTH:
-        near = list(points)
-    if len(near) < min(2, len(points)) or highest - best > OWN_DEPTH:
-        left = min(point.x for point in points)
-        return Frame(left, *((0.0, 104.0) if highest - lowest > OWN_DEPTH else _rounded_range(lowest, highest)))
-    bottom = min(point.ends[0] for point in near)
-    bottom = min([bottom, *(level for level in levels if level >= best - DEPTH)])
-    left = min(point.x for point in near)
-    while True:
-        shown = _rounded_range(bottom, highest)
-        visible = [point for point in points if point.x >= left / MARGIN and point.y >= shown[0]]
-        bottom = min(point.ends[0] for point in visible)
-        if bottom >= shown[0]:
-            return Frame(left, *shown)
-
-
-def error_frame(points: Sequence[Mark], levels: Sequence[float]) -> Frame:
-    """Return the frame in which small errors can be distinguished.
-
-    ``levels`` are errors that are shown at every x. Errors of more than twice the smallest are outside if they would
-    hide the others.
-    """
-    first, best = min(point.x for point in points), min(point.y for point in points)
-    highest = max([*(point.y for point in points), *levels])
-    near = [point for point in points if point.y <= 2 * best]
-    if highest <= 4 * best or len(near) < 2 or best == 0:
-        return Frame(first, 0.0, 1.06 * highest or 1.0)
-    shown = [*(point.y for point in near), *(error for error in levels if error <= 2 * best)]
-    room = 0.08 * (max(shown) - min(shown)) or 0.08 * best
-    return Frame(min(point.x for point in near), max(0.0, min(shown) - room), max(shown) + room)
-
-
-def timestep_range(left: float, last: float) -> tuple[float, float]:
-    """Return where a logarithmic axis of T begins and ends: one that is about T from ``left`` to ``last``."""
-    return left / MARGIN, last * MARGIN
-
-
-def timestep_ticks(timesteps: Sequence[float], first: float) -> list[float]:
-    """Return the labelled T of a logarithmic axis that begins at ``first``.
-
-    Labels are the T of the curves, and the powers of 2 before their first T, where early exit may be. If the ratio of
-    two T is less than `_APART`, their labels would overlap and only the larger is kept.
-    """
-    powers = (2**exponent for exponent in range(math.ceil(math.log2(min(timesteps)))))
-    ascending = [timestep for timestep in sorted({*powers, *timesteps}) if timestep >= first / MARGIN]
-    following = [*ascending[1:], math.inf]
-    return [timestep for timestep, after in zip(ascending, following, strict=True) if after >= _APART * timestep]
-
-
-def decade_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2, 5, 10, ... within a range, or other round values if the range is too short."""
-    from matplotlib.ticker import MaxNLocator
-
-    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [m * 10.0**e for e in exponents for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-    even = [float(tick) for tick in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)]
-    return ticks if len(ticks) > 1 else [tick for tick in even if low <= tick <= high]
-
-
 def tick_label(number: float) -> str:
     """Return a short label for a tick: 64, 0.5, 20 k, 1.5 M."""
     for exponent, unit in ((9, " G"), (6, " M"), (3, " k")):
         if abs(number) >= 10**exponent and (exponent > 3 or abs(number) >= 10_000):
             return f"{number / 10**exponent:.6g}{unit}"
     return f"{number:.6g}"
-
-
-def _rounded_range(low: float, high: float) -> tuple[float, float]:
-    span = max(high - low, 0.5)
-    step = 0.1 if span <= 1 else 0.5 if span <= 6 else 1.0
-    bottom = max(0.0, (low - 0.08 * span) // step * step)
-    # A curve at 100 % needs room for its markers.
-    return bottom, min(high + 0.08 * span, 100 + 0.04 * (100 - bottom))

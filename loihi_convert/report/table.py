@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from loihi_convert.statistics import Interval
+from loihi_convert.ground.statistics import Interval
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

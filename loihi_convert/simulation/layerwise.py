@@ -13,23 +13,40 @@ into blocks in the same way everywhere, and sums of blocks are added in their or
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
+import operator
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from loihi_convert.arrays import Array
-from loihi_convert.choices import Reset
-from loihi_convert.ir.network import ReluNetwork, SpikingLayer
-from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.currents import summed_currents
-from loihi_convert.simulation.image_shards import SHARDS_PER_WORKER, DividedImages, ImageArray, Shard, on_shards
-from loihi_convert.simulation.layerwise_part import LayerwisePart, LayerwisePlan, total
-from loihi_convert.simulation.neurons import RateErrors
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Reset
+from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.simulation.currents import Inputs, pooled_maps, sum_pool, summed_currents
+from loihi_convert.simulation.device import DeviceLayer
+from loihi_convert.simulation.image_shards import (
+    SHARDS_PER_WORKER,
+    DividedImages,
+    ImageArray,
+    Shard,
+    block_multiple,
+    float_block_size,
+    on_cores,
+    on_shards,
+)
+from loihi_convert.simulation.layer_spec import LayerSpec, Recording, float_specs
+from loihi_convert.simulation.neurons import RateErrors, rate_errors
+from loihi_convert.simulation.relu import ReluChain, on_blocks
+from loihi_convert.simulation.simulator import layers_on
 
 MEMORY: Final = 2**31
 """Most bytes of spikes, currents and activations stored; the rest is computed again from the images."""
@@ -174,3 +191,311 @@ def _called(call: _Call[_Found], shard: Shard, *, progress: Progress = no_progre
 _MOST_KEPT: Final = 2 * SHARDS_PER_WORKER
 _KEPT: Final[dict[tuple[str, int], LayerwisePart]] = {}
 _KEPT_LOCK: Final = threading.Lock()
+
+
+_NOTHING: Final = Recording()
+
+
+@dataclass(frozen=True, eq=False)
+class LayerwisePlan:
+    """A simulation, without images; ``name`` differs from that of any other."""
+
+    name: str
+    network: ReluNetwork
+    timesteps: int
+    reset: Reset
+    poisson_seed: int | None
+    device: str
+    whole: bool
+    most_images: tuple[int, ...]
+    memory: int
+
+    def used(self, index: int, first: int, count: int) -> int:
+        """How many of ``count`` images from ``first`` on are among the ``most_images`` of layer ``index``."""
+        unit = block_multiple(self.device)
+        return min(count, max(0, -(-self.most_images[index] // unit) * unit - first))
+
+    def specs(self, fixed: Sequence[SpikingLayer], correction: Array | None = None) -> list[LayerSpec]:
+        """The layers ``fixed`` and the one after it."""
+        layer = self.network.layers[len(fixed)]
+        synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
+        open_layer = SpikingLayer(layer.name, synapse, None)
+        partial = SpikingNetwork(
+            self.network.input_shape,
+            (*fixed, open_layer),
+            self.timesteps,
+            self.reset,
+            poisson_seed=self.poisson_seed,
+        )
+        return float_specs(partial)
+
+    def place(self, shard: Shard) -> tuple[str, int]:
+        """Where a worker keeps the part of ``shard``."""
+        return self.name, shard.first
+
+
+class LayerwisePart:
+    """The simulation of consecutive images, and what is kept of them from one pass to the next."""
+
+    def __init__(self, plan: LayerwisePlan, shard: Shard) -> None:
+        self._plan, self._images, self._first_image = plan, np.asarray(shard.images), shard.first
+        self._inputs = Inputs(plan.network.layers[0].synapse.pool, plan.poisson_seed)
+        largest = max(math.prod(shape) for shape in (plan.network.input_shape, *plan.network.shapes))
+        self._images_at_once, self._steps_at_once = float_block_size(plan.device, largest, plan.timesteps)
+        if plan.whole:
+            self._steps_at_once = plan.timesteps
+        self._lock = threading.Lock()
+        kept = plan.memory if plan.device == "cpu" else 0
+        self._spikes = BlockStore[list[Packed]](kept // 2)
+        # Of `rate_errors`: once the layer has its thresholds, the same currents make it fire.
+        self._currents = BlockStore[Tensor](kept // 4)
+        self._activations = BlockStore[Array](plan.memory // 4)
+
+    def largest_currents(self, progress: Progress, fixed: Sequence[SpikingLayer], after: tuple[int, ...]) -> Array:
+        """See `GrowingSimulation.largest_currents`."""
+        specs = self._plan.specs(fixed)
+        layers, last = layers_on(self._plan.device, specs), specs[-1]
+        # Without biases; each row covers the steps since the one before it.
+        largest = np.full((len(after), last.size), -np.inf, np.float32)
+
+        def take(_: int, first: int, inputs: Tensor) -> None:
+            for row, (start, end) in zip(largest, zip((0, *after), after, strict=False), strict=True):
+                part = inputs[:, max(start - first, 0) : max(end - first, 0)]
+                if part.shape[1]:
+                    highest = layers[-1].currents_of(part).reshape(-1, last.size).amax(0).cpu().numpy()
+                    with self._lock:
+                        np.maximum(row, highest, out=row)
+
+        self._pass(layers, take, progress)
+        with_bias = np.maximum.accumulate(largest, axis=0) + last.biases
+        return np.asarray(with_bias.reshape(len(after), -1, last.synapse.channels).max(axis=1), np.float64)
+
+    def rate_errors(
+        self,
+        progress: Progress,
+        fixed: Sequence[SpikingLayer],
+        thresholds: Array,
+        initial_potentials: Array,
+        correction: Array | None,
+    ) -> list[RateErrors]:
+        """See `GrowingSimulation.rate_errors`; for each group of images."""
+        specs, timesteps = self._plan.specs(fixed, correction), self._plan.timesteps
+        layers = layers_on(self._plan.device, specs)
+        chain = ReluChain(self._plan.network, depth=len(specs))
+        sums = GroupSums[RateErrors](block_multiple(self._plan.device) // self._images_at_once)
+
+        def take(start: int, _: int, inputs: Tensor) -> None:
+            activations = self._activations_of(chain, start, len(inputs))
+            wanted = np.maximum(activations.reshape(len(inputs), -1), 0)
+            currents = layers[-1].currents_of(inputs)
+            self._currents.put(start, len(specs) - 1, currents, currents.nbytes)
+            found = rate_errors(specs[-1], currents.cpu().numpy(), wanted, thresholds, initial_potentials, timesteps)
+            sums.add(start // self._images_at_once, found)
+
+        # Compile here, in one thread, as in `Neurons`.
+        no_currents = np.empty((0, 1, specs[-1].size), np.float32)
+        rate_errors(specs[-1], no_currents, no_currents[:, 0], thresholds, initial_potentials, timesteps)
+        self._pass(layers, take, progress, self._used(len(fixed)))
+        return sums.groups
+
+    def summed_spikes(self, progress: Progress, fixed: Sequence[SpikingLayer]) -> Array:
+        """The inputs of the layer after ``fixed``, summed over images and steps: float64 ``(H', W', C)``, exact.
+
+        The images are the ``most_images`` of the layer, as in `summed_activations`.
+        """
+        specs = self._plan.specs(fixed)
+        height, width, channels = pooled_maps(specs[-1].input_shape, specs[-1].synapse.pool)
+        found = np.zeros((height, width, channels))
+
+        def take(_: int, __: int, inputs: Tensor) -> None:
+            counted = inputs.sum((0, 1), dtype=torch.float64).cpu().numpy()
+            with self._lock:
+                np.add(found, counted, out=found)
+
+        self._pass(layers_on(self._plan.device, specs), take, progress, self._used(len(fixed)))
+        return found
+
+    def summed_activations(self, progress: Progress) -> list[list[Array]]:
+        """Each layer's activations, but the last's, as inputs of the next layer, summed over each group of images.
+
+        float64 ``(H', W', C)``, summed over the windows of the next layer's pooling, too.
+        """
+        layers, chain = self._plan.network.layers, ReluChain(self._plan.network, len(self._plan.network.layers) - 1)
+        blocks = block_multiple("cpu") // chain.images_at_once
+        sums = [GroupSums[Array](blocks) for _ in layers[1:]]
+        used = [self._used(index) for index in range(1, len(layers))]
+
+        def add(start: int, outputs: list[Array]) -> None:
+            for groups, maps, after, count in zip(sums, outputs, layers[1:], used, strict=True):
+                if start < count:
+                    summed = sum_pool(maps, after.synapse.pool).sum(axis=0, dtype=np.float64)
+                    groups.add(start // chain.images_at_once, summed)
+
+        on_blocks(chain, self._images[: max(used, default=0)], add, progress=progress)
+        return [groups.groups for groups in sums]
+
+    def _used(self, index: int) -> int:
+        return self._plan.used(index, self._first_image, len(self._images))
+
+    def _activations_of(self, chain: ReluChain, start: int, count: int) -> Array:
+        """The activations of the last layer of ``chain`` for ``count`` images from ``start``, which are kept."""
+        layer, kept = chain.depth - 1, self._activations.look(start)
+        images = self._images[start : start + count]
+        found = chain(images)[-1] if kept is None else [kept[1], *chain.after(*kept)][-1]
+        self._activations.put(start, layer, found, found.nbytes)
+        return found
+
+    def _pass(
+        self,
+        layers: Sequence[DeviceLayer],
+        take: Callable[[int, int, Tensor], None],
+        progress: Progress,
+        count: int | None = None,
+    ) -> None:
+        """Call ``take`` with the first of some images, a step, and the inputs of the last of ``layers`` from it on.
+
+        ``count``: number of images; default: all.
+        """
+
+        def simulate(rows: slice) -> None:
+            for first, inputs in self._received(layers, self._images[rows], rows.start):
+                take(rows.start, first, inputs)
+
+        total = len(self._images) if count is None else count
+        on_cores(self._plan.device, simulate, total, self._images_at_once, progress=progress)
+
+    def _received(self, layers: Sequence[DeviceLayer], images: Array, start: int) -> Iterator[tuple[int, Tensor]]:
+        """Inputs of the last of ``layers`` for the images at ``start``: a block's first step, and its inputs.
+
+        With constant pixels there is one step.
+        """
+        blocks, last = -(-self._plan.timesteps // self._steps_at_once), len(layers) - 1
+        steps = [
+            range(self._plan.timesteps)[block * self._steps_at_once :][: self._steps_at_once] for block in range(blocks)
+        ]
+        if last == 0:
+            for part in steps[:1] if self._inputs.is_constant else steps:
+                yield part[0], torch.from_numpy(self._inputs(images, self._first_image + start, part[0], len(part)))
+            return
+        # Spikes are stored as the inputs of layer ``known``, currents, of all steps, as those of layer ``first``.
+        known, kept = self._spikes.look(start) or (0, None)
+        first, received = self._currents.look(start) or (0, None)
+        if known == last and kept is not None:
+            for part, packed in zip(steps, kept, strict=True):
+                yield part[0], packed.unpacked()
+            return
+        if not known <= first < last:
+            first, received = known, None
+        firing = layers[first:last]
+        states = [layer.initial_states(len(images)) for layer in firing]
+        entering: Tensor | None = None
+        keeping: list[Packed] = []
+        for block, part in enumerate(steps):
+            if received is not None:
+                currents = received
+            elif kept is not None:
+                currents = firing[0].currents_of(kept[block].unpacked())
+            else:
+                if entering is None or not self._inputs.is_constant:
+                    inputs = torch.from_numpy(self._inputs(images, self._first_image + start, part[0], len(part)))
+                    entering = layers[0].currents_of(inputs)
+                currents = entering
+            spikes, _ = firing[0].fire(states[0], currents, len(part), _NOTHING)
+            for layer, state in zip(firing[1:], states[1:], strict=True):
+                spikes, _ = layer.fire(state, layer.currents_of(spikes), len(part), _NOTHING)
+            if last > 1 and self._plan.device == "cpu":
+                keeping.append(Packed(spikes.numpy()))
+            yield part[0], spikes
+        if keeping:
+            self._spikes.put(start, last, keeping, sum(packed.size for packed in keeping))
+
+
+_Kept = TypeVar("_Kept")
+
+
+class BlockStore(Generic[_Kept]):
+    """Values of one layer, by the first image of each block, for as many blocks as fit ``memory`` bytes."""
+
+    def __init__(self, memory: int) -> None:
+        self._free = memory
+        self._blocks: dict[int, tuple[int, _Kept, int]] = {}
+        self._lock = threading.Lock()
+
+    def look(self, start: int) -> tuple[int, _Kept] | None:
+        """Return the layer and its values for the block at ``start``; None if they are not kept."""
+        found = self._blocks.get(start)
+        return None if found is None else found[:2]
+
+    def put(self, start: int, layer: int, value: _Kept, size: int) -> None:
+        """Keep ``value``, of ``size`` bytes, in place of the one kept before; if it does not fit, keep neither."""
+        with self._lock:
+            _, _, before = self._blocks.pop(start, (0, None, 0))
+            self._free += before
+            if size <= self._free:
+                self._free -= size
+                self._blocks[start] = layer, value, size
+
+
+class Packed:
+    """Spikes ``(B, T, H, W, C)``: one bit each unless summed over windows."""
+
+    def __init__(self, spikes: Array) -> None:
+        self._shape = spikes.shape
+        self._is_bits = spikes.dtype == np.uint8 and int(spikes.max(initial=0)) <= 1
+        self._data = np.packbits(spikes) if self._is_bits else spikes
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return int(self._data.nbytes)
+
+    def unpacked(self) -> Tensor:
+        """Return the spikes."""
+        if not self._is_bits:
+            return torch.from_numpy(self._data)
+        return torch.from_numpy(np.unpackbits(self._data, count=math.prod(self._shape)).reshape(self._shape))
+
+
+_Sum = TypeVar("_Sum")
+
+
+class GroupSums(Generic[_Sum]):
+    """Sums of the values of consecutive blocks, one sum for each group of blocks, in whatever order the values arrive.
+
+    Values are added in the order of their blocks, so that a sum of floating-point numbers has the same bits on any
+    number of cores; and groups are the same in any shards of images, so that `total` of all groups has, too.
+
+    Parameters
+    ----------
+    blocks
+        Number of blocks in a group.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self._blocks, self._next = blocks, 0
+        self._groups: list[_Sum] = []
+        self._waiting: dict[int, _Sum] = {}
+        self._lock = threading.Lock()
+
+    def add(self, block: int, value: _Sum) -> None:
+        """Add the value of ``block``, counted from 0, once those before it have been added."""
+        with self._lock:
+            self._waiting[block] = value
+            while self._next in self._waiting:
+                value = self._waiting.pop(self._next)
+                if self._next % self._blocks:
+                    self._groups[-1] = self._groups[-1] + value  # type: ignore[operator]
+                else:
+                    self._groups.append(value)
+                self._next += 1
+
+    @property
+    def groups(self) -> list[_Sum]:
+        """The sums, in order."""
+        assert not self._waiting, "a value is missing"
+        return self._groups
+
+
+def total(groups: Iterable[_Sum]) -> _Sum:
+    """Return the sum of ``groups``, added in their order."""
+    return functools.reduce(operator.add, groups)

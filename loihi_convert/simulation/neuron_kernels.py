@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair
 from loihi_convert.chip import limits
-from loihi_convert.compiled import compiled
+from loihi_convert.ground.arrays import Array, Pair
+from loihi_convert.ground.compiled import compiled
 
 TILE: Final = 2048
 """Neurons simulated together over all steps: 5 float32 arrays of this size fit the first-level cache."""
@@ -218,7 +218,7 @@ class Records(NamedTuple):
 
 @compiled()
 def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Records) -> None:
-    """See `device.DeviceLayer.fire`."""
+    """See `device.CpuLayer.fire`."""
     fan_out = layer.fan_out
     limit, kind, height, rows, pool_h = layer.limit, layer.kind, layer.height, layer.rows, layer.window[0]
     fired, fired_words, pooled, pooled_words = sent

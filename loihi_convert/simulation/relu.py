@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.cnn.qcfs import quantize_or_rectify
-from loihi_convert.compiled import compiled
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.compiled import compiled
+from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork
 from loihi_convert.ir.relays import own_channels
 from loihi_convert.ir.synapse import Synapse
-from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.blocks import block_multiple, on_cores
 from loihi_convert.simulation.currents import MAX_PIXEL, Currents, channels_last, sum_pool
-from loihi_convert.simulation.image_shards import ImageArray, Shard, joined_parts, on_shards
+from loihi_convert.simulation.image_shards import ImageArray, Shard, block_multiple, joined_parts, on_cores, on_shards
 
 # Largest number of images x neurons of the largest layer computed at once: 16 MiB.
 _BLOCK: Final = 2**22
@@ -46,7 +45,7 @@ class ReluChain:
     Attributes
     ----------
     images_at_once
-        Number of images that fit a block, a power of two; smaller ones divide `blocks.block_multiple`.
+        Number of images that fit a block, a power of two; smaller ones divide `image_shards.block_multiple`.
     """
 
     def __init__(
@@ -87,10 +86,7 @@ class ReluChain:
 
 
 def cnn_activation(network: ReluNetwork, index: int) -> Activation:
-    """Return the activation after the synapse of layer ``index``: ReLU, possibly clipped at a ceiling, or `qcfs.Qcfs`.
-
-    The last layer has none.
-    """
+    """Return the activation of layer ``index``: ReLU, perhaps with a ceiling, `qcfs.Qcfs`, or none in the last."""
     layer = network.layers[index]
     return unchanged if index == len(network.layers) - 1 else lambda maps: _activated(maps, layer)
 
@@ -148,7 +144,7 @@ def on_blocks(
 def cnn_scores(network: ReluNetwork, images: ImageArray) -> Array:
     """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``.
 
-    Every bit is the same on any number of cores, and for images that are divided as `blocks.block_multiple` says.
+    Every bit is the same on any number of cores, and for images that are divided as `image_shards.block_multiple` says.
     """
     return joined_parts(on_shards(_cnn_scores, network, images))
 

@@ -21,7 +21,6 @@ show no control characters; *unchanged* means that they ended well.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import json
 import os
@@ -44,15 +43,14 @@ import torch
 from rich.console import Console
 
 from loihi_convert import external, netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, NetxError
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.run import simulate
-from loihi_convert.inspection.contents import describe
-from loihi_convert.inspection.tables import numbers_table, others_table, structure_table, summary
+from loihi_convert.ground.arrays import Array
+from loihi_convert.inspection.contents import describe, summary, tables
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
@@ -222,7 +220,8 @@ class _Reader:
         inputs = torch.from_numpy(rng.random((2, *read.input_shape), np.float32))
         state = {name: (str(value.dtype), value.tolist()) for name, value in read.state.items()}
         return {
-            **vars(dataclasses.replace(read, state={})),
+            **vars(read),
+            "state": None,
             **state,
             "scores": model(inputs).tolist(),
         }
@@ -281,8 +280,7 @@ class _ForeignReader(_Reader):
         contents = describe(path)
         console = Console(width=200, file=io.StringIO(), force_terminal=False)
         with console.capture() as capture:
-            tables = (structure_table(contents), numbers_table(contents), others_table(contents))
-            console.print(*(table for table in tables if table is not None))
+            console.print(*tables(contents))
         shown = summary(contents) + capture.get()
         if odd := {c for c in shown if not c.isprintable() and c != "\n"}:
             raise AssertionError(f"shows {odd!a}")

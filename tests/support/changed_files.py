@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 
 
 def overwrite(path: Path, name: str, value: object) -> None:

@@ -29,15 +29,14 @@ import numpy as np
 
 from loihi_convert import netx
 from loihi_convert.__main__ import exit_code
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_graded, run_network
 from loihi_convert.data import Dataset, load_data
 from loihi_convert.errors import InputError, PlatformError, UsageError
-from loihi_convert.ir.digits import joined_digits
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.options import parse_timesteps
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel
-from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.options import parse_timesteps
+from loihi_convert.ir.quantized import QuantizedNetwork, joined_digits
 
 _FOLDER = Path(__file__).parent
 

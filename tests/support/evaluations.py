@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
-from loihi_convert.metrics.evaluating import evaluate
-from loihi_convert.runs.run_folder import FileResults
+from loihi_convert.metrics.evaluation import evaluate
+from loihi_convert.runs.columns import FileResults
 
 LABELS = np.arange(200) % 3
 

@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import Dataset, load_data
-from loihi_convert.files import refuse_to_overwrite, sha256, write_atomically
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.files import refuse_to_overwrite, sha256, write_atomically
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.pipeline import golden_check
 from loihi_convert.pipeline.golden_check import Golden

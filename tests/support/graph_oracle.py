@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.lowering.chain import Chain
 from loihi_convert.lowering.levels import Sample

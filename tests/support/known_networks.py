@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from loihi_convert import lowering
-from loihi_convert.arrays import Array
 from loihi_convert.errors import LoihiConvertError
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Conv
 from loihi_convert.lowering import chain

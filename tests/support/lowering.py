@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.arrays import Shape
+from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.network import ReluNetwork, summary
 from loihi_convert.ir.quantized import MAX_NAME_LENGTH
 from loihi_convert.ir.synapse import Conv

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loihi_convert.arrays import Array, Shape
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Conv
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
-from loihi_convert.choices import Reset
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, largest_pixel

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 (as torch's users write it)
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 
 
 def executed(graph: Any, inputs: Array, reset: str = "hard") -> dict[str, Array]:

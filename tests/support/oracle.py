@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair
 from loihi_convert.backends.result import RunResult
-from loihi_convert.choices import Reset
+from loihi_convert.ground.arrays import Array, Pair
+from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.poisson import poisson_spikes
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Synapse

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from loihi_convert import cli
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 
 TIMESTEPS = "1,2,4,8,16,32,64"
 FINE_TUNED = ("1", "2", "4")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Shape
-from loihi_convert.choices import Reset
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense

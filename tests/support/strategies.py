@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from hypothesis import strategies as st
 
-from loihi_convert.arrays import Array, Shape
-from loihi_convert.choices import Reset
+from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from support.networks import build_network, on_the_grids, random_conv, random_dense

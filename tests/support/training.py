@@ -7,7 +7,7 @@ from typing import Any
 
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.design import built_in
-from loihi_convert.cnn.recipe import Recipe
+from loihi_convert.cnn.recipe import Recipe, TrainOptions
 from loihi_convert.cnn.training import train_design
 from loihi_convert.data import DataSplits
 
@@ -23,6 +23,8 @@ def train(
     start: Checkpoint | None = None,
     **options: Any,
 ) -> Checkpoint:
-    """Return the trained CNN; ``options`` are as in `train_design`, but test images are evaluated by default."""
+    """Return the trained CNN; ``options`` are those of `train_design` and `TrainOptions`, with ``test``."""
     design = built_in(architecture, splits, qcfs_levels, start, timesteps=recipe.timesteps)
-    return train_design(design, splits, recipe, seed=seed, output=output, **{"test": True, **options})
+    given = {name: options.pop(name) for name in ("store", "device", "test") if name in options}
+    chosen = TrainOptions(seed=seed, **{"test": True, **given})
+    return train_design(design, splits, recipe, chosen, output, **options)

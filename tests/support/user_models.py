@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as users write it)
 
 from loihi_convert.data import Dataset
-from loihi_convert.normalization import Normalization
+from loihi_convert.ground.normalization import Normalization
 
 
 class Sequential(nn.Sequential):

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from loihi_convert.files import write_atomically
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.runs.columns import as_csv
 
 

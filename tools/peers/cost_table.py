@@ -24,7 +24,7 @@ from benchmark_tables import CONDITIONS, conditions, read_rows, three_digits
 
 from loihi_convert.__main__ import exit_code
 from loihi_convert.errors import UsageError, one_of
-from loihi_convert.files import write_atomically
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.runs.columns import as_csv
 
 ROOT: Final = Path(__file__).parents[2]

@@ -22,14 +22,14 @@ import numpy as np
 
 from loihi_convert import netx
 from loihi_convert.__main__ import exit_code
-from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.choices import Granularity, InitialPotential, Reset
 from loihi_convert.cli.console import log
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.data import default_root, load_data
 from loihi_convert.errors import PlatformError
-from loihi_convert.files import write_atomically
+from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import Granularity, InitialPotential, Reset
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.nir import write as nir
 from loihi_convert.pipeline import exporting

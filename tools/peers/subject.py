@@ -17,7 +17,6 @@ from simulators.worker import Request
 from torch import nn
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.cnn.models import build_model
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
@@ -25,6 +24,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.errors import UsageError
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.lowering import to_relu_network
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.lava.recording import LavaRecording, SpikeFiles
 from loihi_convert.backends.lava.timing import first_step
 from loihi_convert.backends.result import LayerTrace, RunResult
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 

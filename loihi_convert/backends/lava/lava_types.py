@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from loihi_convert.arrays import Array, Shape
+from loihi_convert.ground.arrays import Array, Shape
 
 
 class Port(Protocol):

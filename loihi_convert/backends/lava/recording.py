@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from loihi_convert.choices import Generation
-from loihi_convert.dependencies import is_extension_installed
 from loihi_convert.errors import PlatformError, UsageError, one_of
+from loihi_convert.ground.choices import Generation
+from loihi_convert.ground.dependencies import is_extension_installed
 
 GENERATIONS: Final = get_args(Generation)
 """Loihi 2 chips."""
@@ -80,18 +80,11 @@ def chosen_board(
     """
     generation = generation or environment.get("LOIHI_GEN") or "N3B3"
     if generation not in GENERATIONS:
-        raise UsageError(
-            f"found {generation}",
-            where="loihi_gen",
-            expected=one_of(GENERATIONS),
-            hint="Most Loihi 2 chips are N3B3. The default is the value of LOIHI_GEN.",
-        )
+        hint = "Most Loihi 2 chips are N3B3. The default is the value of LOIHI_GEN."
+        raise UsageError(f"found {generation}", where="loihi_gen", expected=one_of(GENERATIONS), hint=hint)
     if partition and name:
-        raise UsageError(
-            f"given, and so is `partition` ({partition})",
-            where="board",
-            expected="must be one of the two; Lava does not accept both",
-        )
+        expected = "must be one of the two; Lava does not accept both"
+        raise UsageError(f"given, and so is `partition` ({partition})", where="board", expected=expected)
     if not partition:
         name = name or environment.get("BOARD") or None
     if not name:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.lava.timing import Timing, first_step, reset_interval, stock_interval
 from loihi_convert.backends.loihi2.board import MESSAGE_BITS_OF_A_CONVOLUTION, Board
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import network_resources
 from loihi_convert.errors import low_to_high
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.neuron_model import Circuit, NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Synapse
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv
 from simulators import Job, Runner

@@ -10,8 +10,8 @@ from types import ModuleType
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.host import import_lava
+from loihi_convert.ground.arrays import Array
 from simulators import Job, Runner
 
 

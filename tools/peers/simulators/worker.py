@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 from simulators import PEERS, Job, Runner
 
 _WARM_UP_IMAGES: Final = 16

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 
 COLUMN_BYTES: Final = 2**20
 """Most bytes of a batch unfolded at once, at least one image: about the size of a core's cache."""

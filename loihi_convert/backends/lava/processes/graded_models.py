@@ -15,9 +15,9 @@ from lava.proc.dense.process import Dense
 from lava.proc.sdn.models import PyDeltaModelFixed, PySigmaDeltaModelFixed, PySigmaModelFixed
 from lava.proc.sdn.process import Delta, Sigma, SigmaDelta
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.guarded import GuardedConv, GuardedModel
 from loihi_convert.backends.lava.recording import Recorder
+from loihi_convert.ground.arrays import Array
 
 
 class _Recording(GuardedModel):

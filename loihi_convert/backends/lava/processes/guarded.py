@@ -12,7 +12,7 @@ import numpy as np
 from lava.magma.core.model.py.model import PyLoihiProcessModel
 from lava.magma.core.model.py.type import LavaPyType
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 
 
 class GuardedModel(PyLoihiProcessModel):

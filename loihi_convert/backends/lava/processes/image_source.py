@@ -11,8 +11,8 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.guarded import GuardedModel
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.poisson import poisson_spikes
 
 

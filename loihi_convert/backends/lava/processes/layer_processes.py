@@ -19,7 +19,6 @@ from lava.magma.core.process.ports.ports import InPort
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.neuron_processes import (
     IntegratingModel,
     IntegratingNeurons,
@@ -27,6 +26,7 @@ from loihi_convert.backends.lava.processes.neuron_processes import (
     SpikingModel,
     SpikingNeurons,
 )
+from loihi_convert.ground.arrays import Array
 
 SynapseFunction = Callable[[Array, Array], None]
 """Writes the currents of inputs ``(B, *input_shape)`` into float32 ``(B, *shape)``; `gemm.ConvGemm` or `DenseGemm`."""

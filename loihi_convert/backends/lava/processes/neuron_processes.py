@@ -17,9 +17,9 @@ from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.guarded import GuardedModel
 from loihi_convert.backends.lava.recording import LavaRecording, Recorder
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.neuron_model import NeuronModel
 
 

@@ -11,9 +11,9 @@ from lava.proc.lif.process import LIFReset
 from lava.proc.sparse.models import PySparseModelBitAcc
 from lava.proc.sparse.process import Sparse
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.guarded import GuardedModel
 from loihi_convert.backends.lava.recording import LavaRecording, Recorder
+from loihi_convert.ground.arrays import Array
 
 
 @implements(proc=LIFReset, protocol=LoihiProtocol)

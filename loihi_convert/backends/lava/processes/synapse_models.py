@@ -16,9 +16,9 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.conv.process import Conv
 from lava.proc.dense.process import Dense
 
-from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.processes.gemm import ConvGemm
 from loihi_convert.backends.lava.processes.guarded import GuardedConv, GuardedModel
+from loihi_convert.ground.arrays import Array
 
 
 @implements(proc=Conv, protocol=LoihiProtocol)

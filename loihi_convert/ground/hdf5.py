@@ -14,8 +14,8 @@ from typing import Final
 import h5py
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError
+from loihi_convert.ground.arrays import Array
 
 MAX_RATIO: Final = 256
 """Largest ratio of dataset bytes to file bytes: a small file must not fill the memory. Weights repeated by a pooling

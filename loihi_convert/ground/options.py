@@ -33,8 +33,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from typing_extensions import dataclass_transform
 
-from loihi_convert.choices import MAX_LEVELS
 from loihi_convert.errors import UsageError, did_you_mean, one_of
+from loihi_convert.ground.choices import MAX_LEVELS
 
 T = TypeVar("T")
 

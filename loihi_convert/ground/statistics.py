@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
+from loihi_convert.ground.arrays import Array
 
 CONFIDENCE: Final = 0.95
 """The confidence level of every interval in this package."""

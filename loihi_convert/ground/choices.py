@@ -108,6 +108,9 @@ PaperFigure = Literal["6", "7", "8", "9", "11", "12", "A4", "A5"]
 """Its figures: accuracy against latency on MNIST, Fashion-MNIST (8), CIFAR-10 (11); firing rates (7); alpha (9);
 neurons and methods (12); thresholds on MNIST (A4) and Fashion-MNIST (A5)."""
 
+Width = Literal["screen", "column", "page"]
+"""Widths of figures: on a screen, in a column of a paper (85 mm), and across its page (178 mm)."""
+
 SweepSplit = Literal["validation", "test"]
 """The images that each cell of a sweep runs."""
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias, get_args
 
-from loihi_convert.choices import Device
 from loihi_convert.errors import UsageError, one_of
+from loihi_convert.ground.choices import Device
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ def has_fast_bfloat16() -> bool:
     """
     import torch
 
-    from loihi_convert.compiled import cpu_name
+    from loihi_convert.ground.compiled import cpu_name
 
     # Not public in any release so far; torch below 2.6 has at most one of them.
     has_dot_products, has_amx = (

@@ -80,7 +80,7 @@ class _FirstCompilation(event.Listener):
 
     def on_start(self, event: event.Event) -> None:
         dispatcher = event.data["dispatcher"]
-        if dispatcher.py_func.__module__.startswith(f"{__package__}.") and not self._is_told:
+        if dispatcher.py_func.__module__.startswith("loihi_convert.") and not self._is_told:
             self._is_told = True
             is_kept = isinstance(dispatcher._cache, _OptionalCache)
             logging.getLogger(__name__).info(COMPILING if is_kept else NOT_KEPT)

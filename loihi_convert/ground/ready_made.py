@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from loihi_convert.errors import InputError
-from loihi_convert.files import asked
+from loihi_convert.ground.files import asked
 
 REPOSITORY_FOLDER: Final = "netx_models"
 """Where the files are in the repository, in folders whose names begin the models' names."""
@@ -81,7 +81,7 @@ class NamedModel(NamedTuple):
 
 def _folder() -> Path | None:
     """Return the folder that contains the data sets' folders, in a clone or in the package."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     places = (package.parent / REPOSITORY_FOLDER, package / _PACKAGED)
     return next((place for place in places if any(place.glob("*/card.json"))), None)
 

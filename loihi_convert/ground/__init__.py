@@ -1,0 +1,1 @@
+"""What every room stands on: arrays, options, files and progress; it imports only the errors."""
