@@ -30,10 +30,10 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.diagnosis import require_classification
 from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
+from loihi_convert.nir.write import require_netx_name
 from loihi_convert.pipeline.checking import CheckReport, check
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnosed
 from loihi_convert.pipeline.loaded_file import load_file
-from loihi_convert.pipeline.nir_files import require_netx_name
 from loihi_convert.pipeline.origin import doubt, notes_on_images
 from loihi_convert.reading.source import Source
 from loihi_convert.report.conversion_tables import network_table

@@ -114,7 +114,7 @@ def export(
     if file_format == "nir" and is_netx(model):
         found = "given for a netx file, which contains a converted network"
         options.refuse_others(ctx, _OF_A_FILE, found, hint="Give the CNN as MODEL.")
-        from loihi_convert.pipeline.nir_files import rewritten_as_nir
+        from loihi_convert.nir.write import rewritten_as_nir
 
         say_rewritten(
             rewritten_as_nir(model, output, allow_hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify),
@@ -134,12 +134,12 @@ def export(
         raise UsageError("given", where="poisson_seed", expected="is only for `input_coding='poisson'`")
     from loihi_convert.ground.progress import progress_bar
     from loihi_convert.metrics.own_accuracy import own_accuracy, unjudged
+    from loihi_convert.nir.write import require_file_format
     from loihi_convert.pipeline import exporting
     from loihi_convert.pipeline.bundle import BUNDLED_IMAGES, SCRIPT, require_bundle, require_new_bundle, write_bundle
     from loihi_convert.pipeline.converting import require_convertible
     from loihi_convert.pipeline.exporting import output_paths
     from loihi_convert.pipeline.graded import export_graded
-    from loihi_convert.pipeline.nir_files import require_file_format
     from loihi_convert.pipeline.opening import open_cnn
 
     paths = output_paths(model, output, timesteps, file_format)

@@ -13,9 +13,9 @@ from loihi_convert.cli.flags import option_words
 
 if TYPE_CHECKING:
     from loihi_convert.conversion.quantization_report import QuantizationReport
+    from loihi_convert.nir.write import NirFile
     from loihi_convert.pipeline.exporting import ExportResult
     from loihi_convert.pipeline.graded import GradedExport
-    from loihi_convert.pipeline.nir_files import NirFile
     from loihi_convert.report.table import Table
 
 GOOD_AGREEMENT: Final = 0.98

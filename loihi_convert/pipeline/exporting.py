@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert import netx, nir
+from loihi_convert import netx
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import first_difference, result_size
@@ -24,8 +24,8 @@ from loihi_convert.ground.file_kinds import NIR
 from loihi_convert.ground.files import asked, require_output
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.nir import write as nir
 from loihi_convert.pipeline.converting import converted
-from loihi_convert.pipeline.nir_files import nir_notes, require_file_format
 from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.image_shards import DividedImages, Workers
 
@@ -143,7 +143,7 @@ def export(
     file_format
         ``"netx"``, or ``"nir"`` (needs the package ``nir``).
     allow_hard_reset
-        For NIR: write soft-reset neurons as NIR's IF, which resets to 0; see `nir.graph`.
+        For NIR: write soft-reset neurons as NIR's IF, which resets to 0; see `nir.write`.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def export(
     if base is None:
         raise UsageError("found none for a CNN in memory", where="output", expected="must be a path")
     paths = output_paths(base, output, timesteps, file_format)
-    require_file_format(file_format, allow_hard_reset, paths[0])
+    nir.require_file_format(file_format, allow_hard_reset, paths[0])
     for path in paths:
         require_output(path, overwrite, checkpoint)
     source = model if isinstance(model, Source) else open_source(model)
@@ -194,7 +194,7 @@ def export(
         notes = (*source.notes, *made.notes)
         if file_format == "nir":
             nir.write(network, path, hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify)
-            notes = (*notes, *nir_notes(network, allow_hard_reset, made.report, compared, device))
+            notes = (*notes, *nir.nir_notes(network, allow_hard_reset, made.report))
             result = ExportResult(path, network, made.report, notes, 0, made.agreement, "nir", verify)
         else:
             netx.write(network, path, overwrite=overwrite)

@@ -10,8 +10,8 @@ import numpy as np
 
 from loihi_convert.errors import InputError, LoihiConvertError, UnsupportedModelError, first_line
 from loihi_convert.ground.arrays import Array
-from loihi_convert.reading.model_runs import require_not_of_machine
 from loihi_convert.reading.source import Source
+from loihi_convert.reading.users_code import require_not_of_machine
 from loihi_convert.simulation.relu import cnn_scores
 
 COMPARED: Final = 8
