@@ -33,7 +33,7 @@ from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.lowering import obstacles, to_relu_network
-from loihi_convert.pipeline.same_outputs import require_same_outputs
+from loihi_convert.pipeline.converting import require_same_outputs
 from loihi_convert.reading.source import Source, open_source, reopen_source
 from loihi_convert.reading.users_code import build_cnn, shape_taken
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
