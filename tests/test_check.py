@@ -189,7 +189,7 @@ BROKEN_NETWORKS = [
     ("no channel must fire at every step", good(bias=[0, 200], threshold=(60, 155)), "lava", {}, "warning",
      "conv", ["1 of 2 channels (1)", "every step", "diagnose"]),
     ("thresholds are eight bits times a power of two", good(reset="soft", threshold=(257, 64)), "loihi2", {}, "error",
-     "conv", ["64..257", "m x 2^e", "circuit.py"]),
+     "conv", ["64..257", "m x 2^e", "neuron_model.py"]),
     ("biases are eight bits times a power of two", good(reset="soft", bias=[129, 0]), "loihi2", {}, "error",
      "conv", ["0..129", "m x 2^e"]),
     ("levels lie within one bias", good(reset="soft", threshold=(32640, 128)), "loihi2", {}, "error",
@@ -830,9 +830,8 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     assert code == 3
     assert "Tanh" in out
     torch.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).state_dict(), "plain.pt")
-    with pytest.raises(InputError, match=r"does not accept images of shape \(4, 4, 1\)") as refused:
+    with pytest.raises(InputError, match=r"does not accept images of shape \(4, 4, 1\)"):
         load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(4, 4, 1))
-    assert "It accepts (1, 4, 4): if that is (C, H, W), pass it as `input_shape`." in refused.value.hint
     candidate = load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
     checked = checking.check(candidate, target="loihi2")
     assert checked.findings == ()
