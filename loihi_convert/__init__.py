@@ -17,9 +17,7 @@ The same in stages; each takes the value that the one before returned::
     lc.write(quantized, "model.net")                  a lava-dl netx HDF5 file
 
 ================  ======================================================================================================
-``api``           the verbs above: `convert`, `load`
-``converted``     the network that they return
-``result``        of its run
+``face``          `convert`, `load`, the network that they return, and the result of its run
 ``fine_tuning``   training a CNN further, so that few time steps suffice
 ``ground``        arrays, choices, the mechanism of options, files, progress: what every room stands on
 ``data``          images: the benchmark sets, a folder, an ``.npz``, arrays
@@ -53,32 +51,30 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from loihi_convert.api import convert, load
     from loihi_convert.cnn.recipe import TrainOptions
     from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.balancing import balance
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
     from loihi_convert.conversion.quantization import quantize
-    from loihi_convert.converted import Converted
     from loihi_convert.data import load_data
     from loihi_convert.errors import LoihiConvertError
+    from loihi_convert.face import Converted, Result, convert, load
     from loihi_convert.fine_tuning import fine_tune
     from loihi_convert.lowering import to_relu_network
     from loihi_convert.netx import read, write
-    from loihi_convert.result import Result
 
 # Imported on first use, so that a command loads only what it needs.
 _HOMES: Final = {
     "BalanceOptions": "conversion.options",
-    "Converted": "converted",
+    "Converted": "face",
     "LoihiConvertError": "errors",
     "QuantizeOptions": "conversion.options",
-    "Result": "result",
+    "Result": "face",
     "TrainOptions": "cnn.recipe",
     "balance": "conversion.balancing",
-    "convert": "api",
+    "convert": "face",
     "fine_tune": "fine_tuning",
-    "load": "api",
+    "load": "face",
     "load_data": "data",
     "quantize": "conversion.quantization",
     "read": "netx",

@@ -12,18 +12,17 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
+from typing import TYPE_CHECKING, cast
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import TextIOWrapper
     from types import FrameType
     from typing import Final, NoReturn
 
 # `timeout` and batch systems send each signal twice: to the process and to its process group.
 _SAME_SIGNAL_SECONDS: Final = 1.0
-_AGAIN_SECONDS: Final = 0.01
 
 _COLLECTED: Final = 50_000
 """New objects between two collections of garbage.
@@ -41,39 +40,22 @@ class _Interrupted(KeyboardInterrupt):
 
 def main() -> NoReturn:
     """Run the command line: the first signal interrupts it so that it can clean up, the second kills it."""
-    _require_unix()
+    if sys.platform == "win32":
+        print("error: Windows: is not supported. Run loihi-convert on Linux, for example in WSL.", file=sys.stderr)
+        sys.exit(4)
     gc.set_threshold(_COLLECTED)
+    if sys.stdout is not None:
+        # Not every encoding has the characters of tables.
+        cast("TextIOWrapper", sys.stdout).reconfigure(errors="replace")
     came: list[tuple[int, float]] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        while frame is not None:
-            # An exception raised in `on_ignored` would be ignored, too. The signal comes again.
-            if frame.f_code is on_ignored.__code__:
-                return
-            frame = frame.f_back
         if not came:
             came.append((number, time.monotonic()))
             raise _Interrupted
         if time.monotonic() > came[0][1] + _SAME_SIGNAL_SECONDS:
             os._exit(128 + number)
 
-    def on_ignored(ignored: sys.UnraisableHookArgs) -> None:
-        # Python ignores exceptions raised in a finalizer or a C callback: send the signal again until it raises.
-        if isinstance(ignored.exc_value, _Interrupted) and came:
-            number, _ = came.pop()
-            main_thread = threading.main_thread().ident
-
-            def again() -> None:
-                while not came:
-                    time.sleep(_AGAIN_SECONDS)
-                    if not came and main_thread is not None:
-                        signal.pthread_kill(main_thread, number)
-
-            threading.Thread(target=again, daemon=True).start()
-        else:
-            report_ignored(ignored)
-
-    report_ignored, sys.unraisablehook = sys.unraisablehook, on_ignored
     # Signals that were already ignored, as under nohup, stay ignored.
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     caught = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
@@ -82,7 +64,7 @@ def main() -> NoReturn:
     try:
         from loihi_convert import cli
         from loihi_convert.cli.console import log_notes
-        from loihi_convert.ground.threads import wait_passively
+        from loihi_convert.ground.devices import wait_passively
 
         wait_passively()
         log_notes()
@@ -94,7 +76,6 @@ def main() -> NoReturn:
     # A signal during the interpreter's shutdown must not print a traceback.
     for number in caught:
         signal.signal(number, signal.SIG_DFL)
-    sys.unraisablehook = report_ignored
     if came:
         code = 128 + came[0][0]
         console = sys.modules.get("loihi_convert.cli.console")
@@ -102,18 +83,6 @@ def main() -> NoReturn:
         with contextlib.suppress(OSError):
             os.write(2, f"error: interrupted; {left}.\n".encode())
     sys.exit(code)
-
-
-def _require_unix() -> None:
-    """End the program on Windows, which lacks signals and modules that this package imports."""
-    if sys.platform == "win32":
-        from loihi_convert.errors import PlatformError
-
-        error = PlatformError(
-            "is not supported", where="Windows", hint="Run loihi-convert on Linux, for example in WSL."
-        )
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
@@ -145,15 +114,6 @@ def _explain(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 128 + signal.SIGINT
-    if isinstance(error, ValueError) and "binary incompatibility" in str(error):
-        hint = (
-            "Install them anew: pip install --upgrade --force-reinstall numpy scipy h5py numba scikit-learn matplotlib"
-        )
-        log(f"error: {PlatformError(f'packages were built for another NumPy ({error})', hint=hint)}")
-        return PlatformError.exit_code
-    if isinstance(error, OSError) and "--install-completion" in sys.argv:
-        log(f"error: {error.filename}: cannot be written ({error.strerror or error}).")
-        return PlatformError.exit_code
     if is_lack_of_memory(error):
         log("error: out of memory; no partial files were left. Use fewer images, or a smaller CNN.")
         return PlatformError.exit_code

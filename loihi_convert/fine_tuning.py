@@ -123,16 +123,12 @@ def fine_tune(
         If it does not accept such images, or these have no labels, or ``output`` exists or cannot be written.
     """
     if not isinstance(model, nn.Module):
-        raise UsageError(
-            f"found {article(model)}",
-            where="model",
-            expected="must be a torch.nn.Module",
-            hint="Load the weights into it first, or use the command `loihi-convert train --from`, which takes a file.",
-        )
+        expected = "must be a torch.nn.Module; `loihi-convert train --from` takes a file"
+        raise UsageError(f"found {article(model)}", where="model", expected=expected)
     if teacher is not None and not isinstance(teacher, nn.Module):
         raise UsageError(f"found {article(teacher)}", where="teacher", expected="must be a torch.nn.Module")
     if output is None and resume:
-        raise UsageError("given without `output`", where="resume", hint="Name the file of the interrupted training.")
+        raise UsageError("given", where="resume", expected="needs `output`, the file of the interrupted training")
     file = None if output is None else as_path(output, "output")
     if file is not None:
         require_free(file, resume=resume, overwrite=overwrite)
@@ -150,12 +146,8 @@ def fine_tune(
     if levels is None and timesteps is None:
         raise UsageError("not given", where="qcfs_levels", expected="`qcfs_levels` or `timesteps` must be given")
     if levels is None and not isinstance(model, WithQcfs):
-        raise UsageError(
-            "found a CNN without QCFS activations",
-            where="model",
-            expected="`timesteps` takes what `fine_tune` returned",
-            hint="Call `fine_tune` with `qcfs_levels` first.",
-        )
+        expected = "`timesteps` takes what `fine_tune` with `qcfs_levels` returned"
+        raise UsageError("found a CNN without QCFS activations", where="model", expected=expected)
     require_both(mean, std)
     shape = None if input_shape is None else as_input_shape(input_shape)
     everything = as_dataset(images, labels, input_shape=shape)

@@ -11,12 +11,13 @@ import torch
 from pydantic import JsonValue
 
 from loihi_convert.batch.conversion import ConversionCell, open_network
-from loihi_convert.batch.setting import ConversionSetting, ImageChoice, NetworkFile
+from loihi_convert.batch.setting import ConversionSetting, ImageChoice
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.design import record_of
 from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
-from loihi_convert.pipeline.origin import open_file
+from loihi_convert.pipeline.opening import open_file
+from loihi_convert.pipeline.options import NetworkFile
 from loihi_convert.reading.cnn_files import before_fine_tuning
 from loihi_convert.reading.source import open_source
 from loihi_convert.simulation.relu import cnn_scores

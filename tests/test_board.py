@@ -40,7 +40,7 @@ from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.pipeline import golden_check
-from loihi_convert.pipeline.bundle import write_bundle
+from loihi_convert.pipeline.exporting import write_bundle
 
 
 @pytest.fixture
@@ -69,12 +69,7 @@ def test_options_go_before_the_environment() -> None:
 
 
 def test_the_environment_is_what_lava_sets() -> None:
-    assert Board("N3C1", "p", "b").environment == {
-        "SLURM": "1",
-        "LOIHI_GEN": "N3C1",
-        "PARTITION": "p",
-        "BOARD": "b",
-    }
+    assert Board("N3C1", "p", "b").environment == {"SLURM": "1", "LOIHI_GEN": "N3C1", "PARTITION": "p", "BOARD": "b"}
     assert Board(address="h").environment == {"NOSLURM": "1", "NXSDKHOST": "h", "LOIHI_GEN": "N3B3"}
 
 
@@ -178,8 +173,7 @@ def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
     assert (code, again) == (0, out)
     assert "nothing was run; model.sbatch is unchanged" in err
     code, out, err = invoke(*words, "--images", 4)
-    assert code == 3
-    assert "4 images: 56 steps" in out
+    assert (code, out) == (3, "")
     assert "model.sbatch: exists already; nothing was changed." in err
     assert Path("model.sbatch").read_text() == written
     code, out, _ = invoke(*words, "--images", 4, "--json")
@@ -243,27 +237,15 @@ def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse(invoke: Invoke, 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (
-            ("--backend", "sim", "--board", "b"),
-            2,
-            "error: --board: given, but the backend is sim",
-        ),
+        (("--backend", "sim", "--board", "b"), 2, "error: --board: given, but the backend is sim"),
         (("--backend", "ref", "--profile"), 2, "profile: given, but the backend is ref"),
-        (
-            ("--backend", "loihi2", "--neuron", "own"),
-            2,
-            "neuron: given, but the backend is loihi2",
-        ),
+        (("--backend", "loihi2", "--neuron", "own"), 2, "neuron: given, but the backend is loihi2"),
         (
             ("--backend", "loihi2", "--dry-run", "-T", 7),
             3,
             "for which the potentials of this file's circuit were scaled so that none wraps",
         ),
-        (
-            ("--backend", "loihi2", "--dry-run", "-T", 2**20 + 1),
-            2,
-            "found 1048577; must be in 1..1,048,576.",
-        ),
+        (("--backend", "loihi2", "--dry-run", "-T", 2**20 + 1), 2, "found 1048577; must be in 1..1,048,576."),
         (
             (golden_check.folder() / golden_check.NETWORK, "--backend", "loihi2", "--dry-run"),
             2,
@@ -320,9 +302,8 @@ def test_the_first_difference_is_that_of_the_first_layer() -> None:
 
     first = golden_check.check_golden(known, Changed(BackendOptions())).first
     assert first is not None
-    place = (first.layer, first.kind, first.image, first.step, first.neuron)
-    assert place == ("conv2", "potential", 2, 5, (5, 1, 0))
-    assert first.found - first.expected == 7
+    assert [*first.values()][:5] == ["conv2", "potential", 2, 5, [5, 1, 0]]
+    assert first["found"] - first["expected"] == 7
 
 
 def test_the_missing_extension_is_told_before_the_images_are_loaded(

@@ -20,7 +20,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import InitialPotential
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.pipeline.origin import float_network
+from loihi_convert.pipeline.opening import float_network
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
 

@@ -60,7 +60,7 @@ from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockLayer
 from loihi_convert.pipeline import checking
-from loihi_convert.pipeline.loaded_file import CheckpointFile, load_file
+from loihi_convert.pipeline.checking import LoadedFile, load_file
 
 Datasets = dict[str, Any]
 
@@ -189,7 +189,7 @@ BROKEN_NETWORKS = [
     ("no channel must fire at every step", good(bias=[0, 200], threshold=(60, 155)), "lava", {}, "warning",
      "conv", ["1 of 2 channels (1)", "every step", "diagnose"]),
     ("thresholds are eight bits times a power of two", good(reset="soft", threshold=(257, 64)), "loihi2", {}, "error",
-     "conv", ["64..257", "m x 2^e", "circuit.py"]),
+     "conv", ["64..257", "m x 2^e", "neuron_model.py"]),
     ("biases are eight bits times a power of two", good(reset="soft", bias=[129, 0]), "loihi2", {}, "error",
      "conv", ["0..129", "m x 2^e"]),
     ("levels lie within one bias", good(reset="soft", threshold=(32640, 128)), "loihi2", {}, "error",
@@ -327,13 +327,7 @@ BROKEN_FILES = [
 
 @pytest.mark.parametrize(("rule", "changes", "target", "severity", "layer", "named"), BROKEN_FILES)
 def test_a_file_of_another_program_that_breaks_one_rule(
-    tmp_path: Path,
-    rule: str,
-    changes: Datasets,
-    target: Target,
-    severity: str,
-    layer: str | None,
-    named: list[str],
+    tmp_path: Path, rule: str, changes: Datasets, target: Target, severity: str, layer: str | None, named: list[str]
 ) -> None:
     path = tmp_path / "external.net"
     write(path, external_datasets(**changes))
@@ -795,7 +789,7 @@ def test_silent_channels_of_the_cnn() -> None:
 def test_a_channel_of_the_cnn_that_is_always_positive_is_not_saturated() -> None:
     kernel = np.array([[[[1.0]]], [[[-1.0]]]])
     layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
-    cnn = CheckpointFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers))
+    cnn = LoadedFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers))
     (finding,) = checking.check(cnn, np.full((3, 1, 2, 2), 255, np.uint8)).findings
     assert_says(finding, "warning", "conv", ["1 of 2 channels (1)", "3 images"])
 
@@ -806,7 +800,7 @@ def test_only_neurons_that_can_compute_the_network_are_compared() -> None:
     hidden = ReluLayer("conv", Conv(np.ones((1, 1, 1, 1))))
     clipped = replace(hidden, ceiling=np.array([6.0]))
     for layers, can_be_graded in (((hidden, dense), True), ((clipped, dense), False), ((dense,), False)):
-        cnn = CheckpointFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers))
+        cnn = LoadedFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers))
         kinds = [cost.neurons for cost in checking.check(cnn, compare=True).compared]
         assert kinds == ["own", "circuit", "LIF", *(["graded"] if can_be_graded else [])]
 
@@ -1083,7 +1077,7 @@ def test_findings_that_share_a_remedy_name_it_once(tmp_path: Path) -> None:
         (["model.net", "--target", "loihi"], UsageError, "--target: found 'loihi'; must be one of lava, loihi2"),
         (["model.net", "-T", 0, "--images", 0], UsageError, "timesteps: found 0"),
         (["model.net", "--chips", 0, "--images", 0], UsageError, "chips: found 0"),
-        (["model.net", "--images", 5], UsageError, "model.net: the file does not record its data set"),
+        (["model.net", "--images", 5], UsageError, "model.net: does not record its data set"),
         (["model.net", "--data", "digits"], InputError, "data: found digits, images of"),
         (["model.net", "--arch", "candidates:cnn"], UsageError, "`arch`, `input_shape`, `mean` and `std` given"),
     ],

@@ -27,10 +27,8 @@ from torch import nn
 
 from loihi_convert import cli, netx
 from loihi_convert.backends import result
-from loihi_convert.cli import wrong_files
-from loihi_convert.cli.images import DataRequest
+from loihi_convert.cli.inputs import DataRequest
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.conversion.balancing import Trial
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import (
@@ -49,7 +47,7 @@ from loihi_convert.errors import (
 from loihi_convert.ground.files import sha256
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import exporting, golden_check
-from loihi_convert.pipeline.graded import export_graded
+from loihi_convert.pipeline.exporting import export_graded
 from loihi_convert.reading.source import Source
 from loihi_convert.runs import run_folder
 
@@ -95,45 +93,33 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
     [
         (["export", "absent.pt"], 3, "error: absent.pt: "),
         (["export", "--frobnicate"], 2, "error: No such option: --frobnicate"),
-        (
-            ["train", "--epochs", "two"],
-            2,
-            "error: --epochs: must be a valid integer. `",
-        ),
+        (["train", "--epochs", "two"], 2, "error: --epochs: must be a valid integer. `"),
         (["export"], 2, "Missing argument"),
         (["run"], 3, "error: this folder does not hold a .net file. Write one: `loihi-convert export model.pt`."),
         (["diagnose", "absent.pt", "absent.net"], 3, "error: absent.pt: no such file"),
-        (
-            ["run", str(golden_check.folder() / golden_check.NETWORK), "--exit-tolerance", "101"],
-            2,
-            "--exit-tolerance",
-        ),
+        (["run", str(golden_check.folder() / golden_check.NETWORK), "--exit-tolerance", "101"], 2, "--exit-tolerance"),
         (["run", "absent.net"], 3, "error: absent.net: no such file"),
         (["export", "/dev/null"], 3, "error: /dev/null: is a pipe or a device; must be a file"),
         (
             ["run", str(golden_check.folder() / golden_check.NETWORK), "--overwrite"],
             2,
-            "error: --overwrite: given without a batch script; needs --dry-run. It replaces only that script",
+            "error: --overwrite: given; needs --dry-run",
         ),
         (
             ["run", str(golden_check.folder() / golden_check.NETWORK), "--data", "mnist"],
             3,
             "error: --data: found mnist, images of (1, 28, 28); must be images of (1, 8, 8), which the network takes.",
         ),
-        (["report", "--figure", "a.pdf", "-o", "b.html"], 2, "error: --output: given with a figure; needs a page."),
+        (["report", "--figure", "a.pdf", "-o", "b.html"], 2, "error: --output: given with --figure; needs a page."),
         (["golden", "absent"], 3, "error: absent: not a golden folder, or damaged ("),
-        (["golden", "--overwrite"], 2, "error: --overwrite: given without a batch script; needs --dry-run"),
+        (["golden", "--overwrite"], 2, "error: --overwrite: given; needs --dry-run"),
         (
             ["run", str(golden_check.folder() / golden_check.NETWORK), "--no-early-exit", "--exit-tolerance", "1"],
             2,
             "error: --exit-tolerance: given, but early exit is off",
         ),
-        (["report", "--figure", "a.pdf", "--open"], 2, "error: --open: given with a figure; needs a page."),
-        (
-            ["train", "--data", "minst"],
-            2,
-            "error: --data: found 'minst'; must be one of digits, mnist",
-        ),
+        (["report", "--figure", "a.pdf", "--open"], 2, "error: --open: given with --figure; needs a page."),
+        (["train", "--data", "minst"], 2, "error: --data: found 'minst'; must be one of digits, mnist"),
         (["train", "--architecture", "resnet"], 2, "error: --architecture: found 'resnet'; must be one of mnist-cnn"),
         (["train", "--epochs", "0"], 2, "error: --epochs: found 0; must be a whole number >= 1."),
         (["train", "--recipe", "fast"], 2, "error: --recipe: found 'fast'; must be one of best, paper."),
@@ -361,104 +347,9 @@ def test_early_exit_with_own_images_needs_others(invoke: Invoke, model: Path, ow
     assert (done.code, "not evaluated" in done.out) == (0, False)
     of_calibration = "0.1 % of the classes after T on 20 calibration images"
     assert of_calibration in " ".join(done.out.split())
-    # Those that the file was exported with, while they are the same.
-    done = invoke("run", "own.net", "--data", "own.npz", "--details")
-    assert of_calibration in " ".join(done.out.split())
-    np.savez("more.npz", images=digits.test.images[:8], calibration=digits.calibration.images[:19])
     done = invoke("run", "own.net", "--data", "own.npz")
     assert done.code == 0
-    missing = "early exit  not evaluated: it needs other images as `calibration` in an .npz file\n"
-    assert missing in done.out
-    assert "steps on average" not in done.out
-    Path("more.npz").unlink()
-    assert missing in invoke("run", "own.net", "--data", "own.npz").out
-    invoke("export", model, "-T", 4, "-o", "same.net", "--data", "own.npz")
-    assert missing in invoke("run", "same.net").out
-    # The same images, by another name.
-    shutil.copy("own.npz", "copy.npz")
-    assert missing in invoke("run", "same.net", "--data", "copy.npz").out
-    # The class folders are those of the images that run.
-    np.savez("more.npz", images=digits.test.images[:8], calibration=digits.calibration.images[:20])
-    done = invoke("run", "own.net", "--data", "./folders", "--class-map", "3=3,7=7", "--details")
-    assert of_calibration in " ".join(done.out.split())
-    # Files that were calibrated on different images, or on those of a benchmark set.
-    invoke("export", model, "-T", 4, "-o", "digits.net")
-    for files in (("own.net", "same.net"), ("digits.net",)):
-        assert missing in invoke("run", *files, "--data", "own.npz").out
-
-
-@pytest.mark.parametrize(
-    ("case", "is_found"),
-    [
-        ("same", True),
-        ("two CNNs", True),
-        ("beside the file", True),
-        ("elsewhere", False),
-        ("changed", False),
-        ("two sets", False),
-        ("large", False),
-        ("folder", False),
-    ],
-)
-def test_calibration_images_of_the_file_are_looked_up(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str, is_found: bool
-) -> None:
-    """Only in a small file, as it may be read for nothing."""
-    monkeypatch.chdir(tmp_path)
-    images = np.arange(100, 106, dtype=np.uint8).repeat(64).reshape(6, 1, 8, 8)
-    np.savez("test.npz", images=images[:2])
-    np.savez("cal.npz", images=images[:4])
-    (tmp_path / "photos").mkdir()
-    for number, image in enumerate(images[:4]):
-        Image.fromarray(image[0]).save(f"photos/{number}.png")
-    name = "photos" if case == "folder" else "cal.npz"
-    first = ModelRecord(data=name, calibration_fingerprint=load_data(name).calibration.fingerprint)
-    records = [first]
-    if case == "two CNNs":
-        records.append(replace(first, seed=1))
-    elif case == "two sets":
-        records.append(replace(first, calibration_fingerprint="0"))
-    elif case == "changed":
-        np.savez("cal.npz", images=images[:5])
-    splits = load_data("test.npz")
-    if case == "large":
-        monkeypatch.setattr("loihi_convert.data.stored_images.LARGE_BYTES", Path("cal.npz").stat().st_size - 1)
-    path = Path("file.net")
-    if case in ("beside the file", "elsewhere"):
-        Path("sub").mkdir()
-        Path("cal.npz").rename("sub/cal.npz")
-        path = Path("sub/file.net") if case == "beside the file" else path
-    found = DataRequest("test.npz", None).with_calibration(splits, path, records)
-    assert (found is not splits) == is_found
-    if is_found:
-        assert found.held_out is not None
-        assert found.held_out.images.images[:, 0, 0, 0].tolist() == [102, 103]
-
-
-def test_layers_that_are_only_numbered_are_called_layers(invoke: Invoke) -> None:
-    """In sentences, not in JSON."""
-    network = "nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))"
-    Path("numbered.py").write_text(f"from torch import nn\n\ndef make():\n    return {network}\n")
-    torch.manual_seed(0)
-    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)).state_dict(), "n.pt")
-    words = (
-        "--data",
-        "digits",
-        "--calibration",
-        20,
-        "--target",
-        "loihi2",
-        "-T",
-        2,
-        "--balance",
-        "percentile",
-        "-o",
-        "n.net",
-    )
-    done = invoke("export", "n.pt", "--arch", "numbered:make", *words)
-    sys.modules.pop("numbered")
-    assert "; u cannot wrap in layer 1, layer 3 (proven for any image)" in done.out
-    assert [layer["name"] for layer in json.loads(invoke("check", "n.net", "--json").out)["layers"]] == ["1", "3"]
+    assert "early exit  not evaluated: it needs other images as `calibration` in an .npz file\n" in done.out
 
 
 def test_json_stands_alone_on_stdout(invoke: Invoke, model: Path) -> None:
@@ -501,10 +392,7 @@ def test_what_target_loihi2_refuses(invoke: Invoke, model: Path) -> None:
         ),
         (["run", "plain.net", "--leak"], "leak: this run uses soft-reset neurons"),
         (["export", model, "--target", "chip"], "--target: found 'chip'; must be one of lava, loihi2."),
-        (
-            ["export", model, "-o", "x.net", "--target", "loihi2", "--reset", "hard"],
-            "--target: found 'loihi2'",
-        ),
+        (["export", model, "-o", "x.net", "--target", "loihi2", "--reset", "hard"], "--target: found 'loihi2'"),
     ]:
         done = invoke(*words)
         assert (done.code, done.out) == (2, "")
@@ -645,10 +533,7 @@ def test_hard_reset_with_one_threshold_a_layer(invoke: Invoke, model: Path) -> N
     ("words", "message"),
     [
         ("--thresholds layer", "--thresholds: found 'layer'; must be one of channel, scalar."),
-        (
-            "--target loihi2 --thresholds scalar",
-            "thresholds: found 'scalar'; must be channel",
-        ),
+        ("--target loihi2 --thresholds scalar", "thresholds: found 'scalar'; must be channel"),
         ("--target loihi2 --reset hard", "target: found 'loihi2' for neurons with hard reset"),
         ("--weight-bits 9", "--weight-bits: found 9; must be a whole number in 2..8."),
     ],
@@ -662,29 +547,6 @@ def test_what_cannot_be_rounded_is_refused_before_balancing(
     assert message in done.err
     assert "the CNN classifies" not in done.err
     assert not Path("refused.net").exists()
-
-
-def test_trials_are_read_as_the_file_is(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-
-    def chosen(cnn: object, images: object, steps: object, options: BalanceOptions, *_: object, **__: object) -> Any:
-        asked.append(options.readout)
-        return (Trial(method="percentile", percentile=99.0, corrected=False, agreement=1.0, error=0.0, image_count=1),)
-
-    monkeypatch.setattr("loihi_convert.conversion.flow.choose_method", chosen)
-    for readout in ("spikes", "potential"):
-        assert invoke("export", model, "-T", 4, "-o", f"{readout}.net", "--readout", readout).code == 0
-        assert netx.read(Path(f"{readout}.net")).readout == readout
-    assert asked == ["spikes", "potential"]
-
-
-def test_a_place_that_cannot_be_written_is_refused_before_balancing(
-    invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("loihi_convert.conversion.flow.choose_method", None)
-    done = invoke("export", model, "-T", 1, "-o", "absent/x.net")
-    assert (done.code, done.out) == (3, "")
-    assert "error: absent/x.net: cannot be written (No such file or directory); nothing was changed." in done.err
 
 
 @pytest.mark.lava
@@ -742,10 +604,7 @@ def test_files_of_different_data_are_not_run_on_those_of_the_first(
             replace(network, provenance={**network.provenance, "model": {**made, **change}}), Path(f"{name}.net")
         )
     for words, message in (
-        (
-            ["b.net"],
-            "b.net: the data of its CNN differ from those of a.net ('mnist', 'digits'). Run them one by one",
-        ),
+        (["b.net"], "b.net: the data of its CNN differ from those of a.net ('mnist', 'digits'). Run them one by one"),
         (["c.net"], "c.net: the classes of its CNN differ from those of a.net. Run them one by one."),
         (
             ["c.net", "--data", "./folders"],
@@ -879,18 +738,14 @@ def test_diagnose_warns_of_images_that_the_cnn_may_have_been_trained_on(invoke: 
     os.mkfifo("pipe")
     done = invoke("diagnose", "user.pt", "pipe")
     assert done.code == 3
-    assert "error: pipe: is a pipe or a device; must be a file. Save its content first." in done.err
+    assert "error: pipe: is a pipe or a device; must be a file." in done.err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (
-            ["--images", 201],
-            2,
-            "error: --images: found 201; must be 1..200, the number of validation images of",
-        ),
+        (["--images", 201], 2, "error: --images: found 201; must be 1..200, the number of validation images of"),
         (["--images", 0], 2, "error: --images: found 0; must be 1..200"),
         (["--images", 10, "--sim", 11], 2, "error: --sim: found 11; must be 0..10"),
         (["-T", 0], 2, "timesteps: found 0; must be in 1..1,048,576."),
@@ -973,38 +828,13 @@ def test_a_signal_during_training(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [resume.name]
 
 
-def test_a_signal_in_a_finalizer_which_python_drops_comes_again(tmp_path: Path) -> None:
-    program = (
-        "import os, signal, time; from loihi_convert import __main__, cli\n"
-        "class Interrupted:\n"
-        "    def __del__(self):\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "def app(standalone_mode):\n"
-        "    Interrupted()\n"
-        "    time.sleep(30)\n"
-        "    print('never reached')\n"
-        "cli.app = app\n"
-        "__main__.main()"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=60)
-    assert done.returncode == 128 + signal.SIGTERM
-    assert done.stdout == ""
-    assert done.stderr == "error: interrupted; no partial files were left.\n"
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["export", "model.pt", "--balance", "ngulee"], "--balance: found 'ngulee'; must be one of auto, ngu-lee,"),
         (["run", "model.net", "--backend", "simm"], "must be one of ref, sim, loihi2. Did you mean sim?"),
-        (
-            ["check", "model.net", "--target", "loihi"],
-            "--target: found 'loihi'; must be one of lava, loihi2. Did",
-        ),
-        (
-            ["train", "--data", "minst"],
-            ".npz file. Did you mean mnist?",
-        ),
+        (["check", "model.net", "--target", "loihi"], "--target: found 'loihi'; must be one of lava, loihi2. Did"),
+        (["train", "--data", "minst"], ".npz file. Did you mean mnist?"),
         (["golden", "--loihi-gen", "N3"], "--loihi-gen: found 'N3'; must be one of N3B2,"),
     ],
 )
@@ -1044,14 +874,6 @@ def test_no_help_page_names_a_type_of_python(invoke: Invoke, monkeypatch: pytest
     assert re.findall(r"<[^>]*>|\b(?:INTEGER|FLOAT|TEXT|list\[\w+\])", page) == []
 
 
-def test_no_help_text_has_a_sentence_of_more_than_30_words() -> None:
-    group = typer.main.get_command(cli.app)
-    for verb, command in group.commands.items():  # type: ignore[attr-defined]
-        for parameter in command.params:
-            for sentence in re.split(r"[.;:] ", getattr(parameter, "help", None) or ""):
-                assert len(sentence.split()) <= 30, (verb, sentence)
-
-
 def test_choices_are_completed_by_the_shell(tmp_path: Path) -> None:
     command = [Path(sys.executable).with_name("loihi-convert")]
     words = {"COMP_WORDS": "loihi-convert run --backend l", "COMP_CWORD": "3"}
@@ -1065,11 +887,11 @@ def test_choices_are_completed_by_the_shell(tmp_path: Path) -> None:
     [
         (["run", "model.pt"], "model.pt: is a checkpoint. Export it first: `loihi-convert export model.pt`."),
         (["inspect", "model.pth"], "model.pth: is a checkpoint. Export it first"),
-        (["run", "folder"], "folder: is a folder. Name one of its files, such as folder/a.net."),
-        (["run", "empty"], "empty: is a folder. Name a .net file."),
+        (["run", "folder"], "folder: is a folder; must be a .net file."),
+        (["run", "empty"], "empty: is a folder; must be a .net file."),
         (["export", "model.net"], "model.net: is exported already. Run it: `loihi-convert run model.net`."),
-        (["export", "empty"], "empty: is a folder. Name a checkpoint"),
-        (["check", "empty"], "empty: is a folder. Name a .net file"),
+        (["export", "empty"], "empty: is a folder; must be a checkpoint"),
+        (["check", "empty"], "empty: is a folder; must be a .net file"),
         (["run", "model.safetensors"], "model.safetensors: is a checkpoint."),
         (
             ["run", "net.onnx"],
@@ -1094,10 +916,6 @@ def test_the_file_of_another_stage_is_named_as_such(
     assert f"error: {message}" in done.err or message in done.err
 
 
-def test_netx_files_have_the_suffix_that_is_written() -> None:
-    assert wrong_files.NETX == netx.SUFFIX
-
-
 def test_files_in_the_wrong_order(invoke: Invoke) -> None:
     Path("a.net").write_bytes(b"\x89HDF\r\n\x1a\n")
     torch.save({"weight": torch.ones(2)}, "b.pt")
@@ -1110,10 +928,7 @@ def test_train_continues_from_a_users_own_checkpoint_only_with_its_code(invoke: 
     torch.save({"weight": torch.ones(2, 2)}, "own.pt")
     done = invoke("train", "--from", "own.pt", "-o", "new.pt")
     assert (done.code, done.out) == (2, "")
-    assert done.err == (
-        "error: own.pt: was not written by `loihi-convert train`. Name the code that builds its CNN: --arch, such as "
-        "package.module:factory.\n"
-    )
+    assert done.err.startswith("error: own.pt: was not written by `loihi-convert train`; needs --arch, ")
 
 
 def test_errors_of_the_library_are_shown_with_the_flags_of_the_verb(invoke: Invoke, model: Path) -> None:
@@ -1206,50 +1021,13 @@ def test_a_report_whose_name_is_too_long_is_refused(invoke: Invoke) -> None:
     [
         (["--percentile", 50], "--percentile: found 50.0 with --balance auto; is only for --balance percentile."),
         (["--seed", 1], "--seed: given; is only for --input poisson."),
-        (["--expect", 0.9], "--expect: found 0.9; must be in percent, in (1, 100]. Write 90 for 0.9."),
+        (["--expect", 0.9], "--expect: found 0.9; must be in percent, in (1, 100]."),
         (["-o", "other.pt"], "--output: found other.pt, the name of a CNN; must end in .net, or in none."),
     ],
 )
 def test_an_option_without_effect_is_refused(invoke: Invoke, model: Path, words: list[object], message: str) -> None:
     done = invoke("export", model, *words)
     assert (done.code, message in done.err) == (2, True), done.err
-
-
-@pytest.mark.slow
-def test_images_that_set_the_thresholds_are_named(invoke: Invoke, model: Path, own_images: Path) -> None:
-    """And images without labels, and the path that `run` needs."""
-    Path("inside").mkdir()
-    Path("own.npz").rename("inside/own.npz")
-    done = invoke("export", model, "-T", 2, "-o", "n.net", "--data", "inside/own.npz")
-    others = "TEST.npz: other images than own.npz, which it was calibrated on\n"
-    assert f"next        loihi-convert run n.net --data TEST.npz\n            {others}" in done.out
-    Path("folders").rename("folders.2024")
-    assert "run m.net --data TEST\n" in invoke("export", model, "-T", 2, "-o", "m.net", "--data", "folders.2024").out
-    done = invoke("run", "n.net")
-    assert (done.code, done.out) == (3, "")
-    assert (
-        "error: n.net: was exported with own.npz, which is neither in the current folder nor beside the file. Pass"
-        in done.err
-    )
-    done = invoke("run", "n.net", "--data", "inside/own.npz", "-o", "run")
-    assert "the file was calibrated on these images: other images may have a lower accuracy" in done.out
-    assert "the file was calibrated on these images" in Path("run/result.json").read_text()
-    Path("inside/own.npz").rename("own.npz")
-    assert "own.npz no longer contains" not in invoke("run", "n.net").err
-    with np.load("own.npz") as file:
-        stored = dict(file)
-    np.savez("own.npz", **{**stored, "images": 255 - stored["images"]})
-    done = invoke("run", "n.net")
-    assert "own.npz no longer contains the images that n.net was exported with; to run other images, pass" in done.err
-    assert "was calibrated on these images" not in done.out
-    np.savez("both.npz", images=stored["images"], calibration=stored["images"][:7] ^ 1)
-    np.savez("seven.npz", images=stored["images"][:7] ^ 1)
-    done = invoke("export", model, "-T", 2, "-o", "b.net", "--data", "both.npz")
-    assert "next        loihi-convert run b.net\n" in done.out
-    assert "was calibrated on these images" not in invoke("run", "b.net", "--data", "own.npz").out
-    assert "was calibrated on these images" in invoke("run", "b.net", "--data", "seven.npz").out
-    done = invoke("export", model, "-T", 2, "-o", "u.net", "--data", "./flat")
-    assert "the images have no labels, so the CNN's own accuracy is not checked" in done.err
 
 
 def test_a_record_of_no_more_than_a_path_says_nothing_of_the_images(

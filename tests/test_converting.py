@@ -18,8 +18,7 @@ from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx import read
 from loihi_convert.pipeline import exporting
-from loihi_convert.pipeline.converting import converted, copies_that_fit
-from loihi_convert.pipeline.same_outputs import require_same_outputs
+from loihi_convert.pipeline.converting import converted, copies_that_fit, require_same_outputs
 from loihi_convert.reading.source import Source
 
 

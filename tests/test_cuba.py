@@ -23,7 +23,14 @@ from loihi_convert.backends.result import result_size
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, NetxError, RangeError, UsageError
 from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
-from loihi_convert.external.run import DEFAULT_NORMALIZATION, LayerStep, lif_step, pixel_inputs, run_cuba, simulate
+from loihi_convert.external.simulation import (
+    DEFAULT_NORMALIZATION,
+    LayerStep,
+    lif_step,
+    pixel_inputs,
+    run_cuba,
+    simulate,
+)
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.neuron_model import NeuronModel
@@ -107,7 +114,7 @@ OWN_LINES = """
 import numpy as np
 from loihi_convert import external
 from loihi_convert.external.cuba import CubaNeuron
-from loihi_convert.external.run import lif_step
+from loihi_convert.external.simulation import lif_step
 from lava.lib.dl.netx.utils import optimize_weight_bits
 from lava.proc.lif.models import PyLifModelBitAcc
 from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
@@ -324,7 +331,7 @@ def put(index: int, **values: object) -> Callable[[list[Any]], object]:
     [
         (put(3, delay=np.ones(7)), "layer 3", "has delays"),
         (put(3, type="average"), "layer 3", "'average' is"),
-        (put(3, type="dense_rec"), "layer 3", "'dense_rec' is recurrent"),
+        (put(3, type="dense_rec"), "layer 3", "is of type 'dense_rec'"),
         (put(3, type="avgpool"), "layer 3", "'avgpool' is a type that lava-dl does not support"),
         (put(3, type="a\x1b[2J"), "layer 3", r"'a\x1b[2J' is a type"),
         (put(1, neuron={**NEURON, "type": "RF_IZ"}), "layer 1", "'RF_IZ'"),

@@ -40,9 +40,9 @@ from loihi_convert.batch.computation import Computation, Outcome, Store, compute
 from loihi_convert.batch.places import SlurmJobs
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError, InputError, PlatformError
-from loihi_convert.pipeline import running, shards
+from loihi_convert.pipeline import running
+from loihi_convert.pipeline.opening import open_file
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import open_file
 from loihi_convert.simulation.image_shards import shards as divided
 
 pytestmark = pytest.mark.slow
@@ -86,10 +86,10 @@ def test_an_error_in_a_shard_is_the_users_error(workers: DaskWorkers, folder: Pa
     path = tmp_path / "model.net"
     path.write_bytes((folder / "model.net").read_bytes())
     opened, digits = open_file(path), load_data("digits")
-    work = replace(shards.file_work(opened, open_backend("ref"), RunOptions()), backend="sim")
+    work = replace(running.file_work(opened, open_backend("ref"), RunOptions()), backend="sim")
     path.write_bytes((folder / "poisson.net").read_bytes())
     with pytest.raises(InputError, match=r"model\.net: missing or replaced on .* since it was opened") as raised:
-        workers.map(shards.run_work, work, divided(digits.test.images, 4, "cpu"))
+        workers.map(running.run_work, work, divided(digits.test.images, 4, "cpu"))
     assert raised.value.where == str(path)
 
 

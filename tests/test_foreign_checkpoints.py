@@ -26,7 +26,7 @@ from loihi_convert import cli
 from loihi_convert.cnn.checkpoint import load, load_states
 from loihi_convert.cnn.stored_states import Skipped, read_file
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.ground.file_kinds import kind_of
+from loihi_convert.ground.files import kind_of
 from loihi_convert.reading.source import Source, open_source
 
 SHAPE = (1, 4, 4)

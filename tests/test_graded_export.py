@@ -42,10 +42,9 @@ from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.work import layer_sizes, multiplications, relay_work
 from loihi_convert.netx.native import encode_graded
-from loihi_convert.pipeline.checking import check
-from loihi_convert.pipeline.graded import export_graded, read_graded
-from loihi_convert.pipeline.loaded_file import load_file
-from loihi_convert.pipeline.origin import require_layers_of
+from loihi_convert.pipeline.checking import check, load_file
+from loihi_convert.pipeline.exporting import export_graded, read_graded
+from loihi_convert.pipeline.opening import require_layers_of
 from loihi_convert.reading.source import Source
 from loihi_convert.runs import run_folder
 from loihi_convert.simulation.relu import cnn_scores
@@ -590,7 +589,7 @@ def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke, monkeypatc
     for words in (("-T", "4"), ("--backend", "loihi2"), ("--trace",), ("--neuron", "stock")):
         assert invoke("run", exported, "--data", "own.npz", *words).code == 2
     monkeypatch.setattr(devices, "_has_gpu", lambda: True)
-    for words in (("--early-exit",), ("--exit-tolerance", "0.5"), ("--device", "cuda")):
+    for words in (("--exit-tolerance", "0.5"), ("--device", "cuda")):
         done = invoke("run", exported, "--data", "own.npz", *words)
         assert (done.code, words[0] in done.err) == (2, True)
 
@@ -653,7 +652,7 @@ def test_lavas_own_models_give_the_same_messages(model: Callable[[], nn.Module])
 
 @pytest.mark.lava
 def test_the_command_line_runs_a_file_on_lava(exported: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("loihi_convert.cli.run_request"), "SIM_IMAGES", 5)
+    monkeypatch.setattr(importlib.import_module("loihi_convert.cli.run"), "SIM_IMAGES", 5)
     done = invoke("run", exported, "--data", "own.npz", "--backend", "sim", "-o", "run")
     assert done.code == 0
     assert "running the first 5 of 30 test images" in done.err

@@ -32,16 +32,15 @@ ORDER = (
     ("metrics",),
     ("runs",),
     ("report", "checks", "inspection"),
-    ("pipeline", "result"),
+    ("pipeline",),
     ("batch",),
     ("paper",),
-    ("converted",),
-    ("api", "fine_tuning"),
+    ("face", "fine_tuning"),
     ("cli",),
     ("__main__",),
 )
 HEAVY = {
-    # In `api`, `pipeline.opening` and `pipeline.origin` for their types alone.
+    # In `face` and `pipeline.opening` for their types alone.
     "torch": (
         "ground.devices",
         "ground.ready_made",
@@ -51,10 +50,9 @@ HEAVY = {
         "nir.read",
         "simulation",
         "conversion",
-        "api",
+        "face",
         "fine_tuning",
         "pipeline.opening",
-        "pipeline.origin",
     ),
     "numba": ("ground.compiled",),
     "h5py": ("ground.hdf5", "netx.hdf5"),

@@ -23,7 +23,7 @@ from loihi_convert import external, netx
 from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
 from loihi_convert.inspection.contents import BINS, Difference, describe, differences, kinds_table, tables
-from loihi_convert.pipeline import external_run
+from loihi_convert.pipeline import running
 from loihi_convert.runs.stored_run import read_run
 
 
@@ -262,18 +262,18 @@ def test_run_takes_an_external_file(
     pixels = {"type": "input", "shape": [1, 8, 8], "weight": 60, "bias": 20, "neuron": NEURON}
     path = write_external(tmp_path / "other.net", [pixels, {"type": "flatten"}, dense])
     words = ("run", path, "--data", "digits", "--images", 20, "-o", tmp_path / "refused")
-    evaluate = external_run.evaluate
+    evaluate = running.evaluate_images
 
     def doubted(*given: Any, **named: Any) -> Any:
         return evaluate(*given, **named).model_copy(update={"notes": ("a reason to doubt",)})
 
-    monkeypatch.setattr(external_run, "evaluate", doubted)
+    monkeypatch.setattr(running, "evaluate_images", doubted)
     assert run(monkeypatch, *words[:-1], tmp_path / "runs", "--json") == 0
     captured = capsys.readouterr()
     figures = json.loads(captured.out)["other"]
     # simulation/tSample of the file; one synapse adds one step.
     assert (figures["timesteps"], figures["depth"], figures["readout"]) == (6, 1, "spikes")
-    assert "another tool wrote it; its CUBA neurons run as in Lava" in captured.err
+    assert "another tool wrote the file; its CUBA neurons run as in Lava" in captured.err
     folder = tmp_path / "runs"
     files = {file.name for file in folder.iterdir()}
     assert {"predictions.csv", "result.json", "accuracy.csv", "firing_rates.csv", "manifest.json"} <= files
@@ -291,11 +291,10 @@ def test_run_takes_an_external_file(
     assert run(monkeypatch, *words[:-1], folder) == 3
     assert "runs: exists already and is not empty; nothing was changed." in capsys.readouterr().err
     refused = {
-        ("--backend", "sim"): "--backend: given, but another tool wrote .*: such a file runs on ref",
-        ("--trace",): "--trace: given, but another tool wrote",
-        ("--early-exit",): "--early-exit: given, but another tool wrote",
-        ("--exit-tolerance", "1"): "--exit-tolerance: given, but another tool wrote",
-        (str(path),): "Run such a file alone",
+        ("--backend", "sim"): "--backend: found sim; must be ref",
+        ("--trace",): "--trace: given for .*another tool wrote",
+        ("--exit-tolerance", "1"): "--exit-tolerance: given for .*another tool wrote",
+        (str(path),): "must be run alone",
         (
             "--mean",
             "0,0",
@@ -316,13 +315,13 @@ def test_run_takes_an_external_file(
     nine = {**dense, "shape": [9], "weight": dense["weight"][:9]}
     few = write_external(tmp_path / "few.net", [pixels, {"type": "flatten"}, nine])
     with monkeypatch.context() as patch:
-        patch.setattr("loihi_convert.pipeline.external_run.run_cuba", None)
+        patch.setattr("loihi_convert.pipeline.running.run_cuba", None)
         assert run(monkeypatch, "run", few, *words[2:]) == 3
     assert "few: the network has 9 classes, the data 10 class names" in capsys.readouterr().err
     with h5py.File(path, "r+") as file:
         del file["simulation"]
     assert run(monkeypatch, *words) == 2
-    assert "the number of time steps per sample" in capsys.readouterr().err
+    assert "its time steps per sample" in capsys.readouterr().err
     assert not (tmp_path / "refused").exists()
     netx.write(small_network(), tmp_path / "native.net")
     assert run(monkeypatch, "run", tmp_path / "native.net", "--data", "digits", "--mean", "0.5", "--std", "0.5") == 2

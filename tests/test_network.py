@@ -391,5 +391,5 @@ def test_a_layer_has_a_number_for_each_channel(name: str) -> None:
         changed = replace(layer, scale=layer.scale[:-1])
     else:
         changed = replace(layer, neuron=replace(layer.neuron, **{name: getattr(layer.neuron, name)[:-1]}))
-    with pytest.raises(RangeError, match=f"{name} of shape"):
+    with pytest.raises(RangeError, match="must be one valid number per channel"):
         replace(network, layers=(changed, *network.layers[1:]))

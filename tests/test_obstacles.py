@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.lowering import obstacles, operations, to_relu_network
-from loihi_convert.pipeline.checking import CAN_SPIKE, check
-from loihi_convert.pipeline.loaded_file import RefusedFile
+from loihi_convert.pipeline.checking import CAN_SPIKE, LoadedFile, check
 from loihi_convert.report.conversion_tables import obstacle_table
 
 
@@ -122,7 +121,7 @@ def test_what_the_output_needs_through_a_change_in_place_is_an_obstacle(
 def test_check_has_a_finding_for_each_and_one_row_for_each_reason() -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         to_relu_network(Gated(), (1, 6, 6))
-    report = check(RefusedFile(Path("gated.pt"), raised.value))
+    report = check(LoadedFile(Path("gated.pt"), refusal=raised.value))
     assert not report.is_usable
     assert [finding.layer for finding in report.findings] == [
         raised.value.where, *(error.where for error in raised.value.others)

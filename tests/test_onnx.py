@@ -25,10 +25,10 @@ from typer.testing import CliRunner
 from loihi_convert import cli
 from loihi_convert.__main__ import main
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
-from loihi_convert.ground.file_kinds import kind_of
+from loihi_convert.ground.files import kind_of
 from loihi_convert.ir.network import summary
 from loihi_convert.lowering import to_relu_network
-from loihi_convert.pipeline.same_outputs import require_same_outputs
+from loihi_convert.pipeline.converting import require_same_outputs
 from loihi_convert.reading.from_onnx import read_onnx
 from loihi_convert.reading.source import checkpoint_sha256, open_source
 from loihi_convert.simulation.relu import cnn_scores
@@ -729,7 +729,7 @@ def test_from_a_file_to_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
     code, _, err = call("export", "digits.onnx", "-T", 4)
     assert code == 2
-    assert "digits.onnx does not record its training data: pass --data" in err
+    assert "digits.onnx does not record its training data" in err
     code, out, err = call("export", "digits.onnx", "--data", "digits", "-T", 4, "--calibration", 50, "--json")
     assert code == 0
     assert "the CNN classifies" in err

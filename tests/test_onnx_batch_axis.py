@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.lowering import to_relu_network
-from loihi_convert.pipeline.same_outputs import require_same_outputs
+from loihi_convert.pipeline.converting import require_same_outputs
 from loihi_convert.reading.from_onnx import read_onnx
 from loihi_convert.reading.source import open_source
 

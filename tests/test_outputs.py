@@ -20,7 +20,7 @@ from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.lowering import to_relu_network
-from loihi_convert.pipeline.same_outputs import require_same_outputs
+from loihi_convert.pipeline.converting import require_same_outputs
 from loihi_convert.reading.source import Source
 
 SHAPE = (1, 6, 6)

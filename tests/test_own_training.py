@@ -40,7 +40,7 @@ from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import ReluNetwork, classes_of
 from loihi_convert.lowering import to_relu_network
-from loihi_convert.pipeline.origin import open_file
+from loihi_convert.pipeline.opening import open_file
 from loihi_convert.reading.cnn_files import before_fine_tuning
 from loihi_convert.reading.own_cnn import copies_of, design_of, own_design, recorded_normalization, require_training
 from loihi_convert.reading.source import open_source
@@ -784,8 +784,7 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     done = invoke(*TRAIN, "--from", "own.pt", "--qcfs", 2, "--mean", MEAN, "--std", STD, "-o", "tuned.pt")
     assert done.code == 0, done.err
     assert "fine_tuned_nets:Net on own.npz: 2 epochs, batches of 32, AdamW" in done.err
-    assert re.search(r"epoch 1 of 2: validation accuracy \d+\.\d\d %, \d+ s", done.err)
-    assert re.search(r"epoch 2 of 2: .* s; measuring the accuracy of the stored weights", done.err)
+    assert re.search(r"epoch 2 of 2: validation accuracy \d+\.\d\d %", done.err)
     assert re.search(r"trained in \d+ (s|min)", done.err)
     assert "test accuracy" not in done.out
     assert "next: loihi-convert export tuned.pt --arch fine_tuned_nets:Net --data own.npz" in done.out
@@ -1023,7 +1022,7 @@ def test_a_built_in_cnn_is_trained_on_own_images(folder: Path, invoke: Invoke, d
         for command in (("export", "-o", "again.net"), ("train", "-o", "again.pt", "--from")):
             done = invoke(*command, *words)
             assert done.code == 2
-            assert f"{words[0]} was trained on your own images: pass --data" in done.err
+            assert f"{words[0]} was trained on your own images" in done.err
 
 
 def test_a_class_map_is_for_folders_alone(folder: Path, invoke: Invoke, digits: DataSplits) -> None:

@@ -16,7 +16,7 @@ from support.training import train
 from test_netx import small_network
 from torch import nn
 
-from loihi_convert import external, netx
+from loihi_convert import netx
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.result import RunResult, result_size
@@ -27,14 +27,12 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.choices import LavaLayout
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.early_exit import choose_margin
-from loihi_convert.netx import hdf5, native
-from loihi_convert.pipeline import exporting, origin, running
+from loihi_convert.pipeline import exporting, opening, running
+from loihi_convert.pipeline.opening import open_file
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import open_file
 from loihi_convert.reading.source import Source
 
 TRACED = RunOptions(trace=True)
@@ -84,12 +82,6 @@ def test_an_existing_folder_takes_the_files(
     (tmp_path / "folder").mkdir()
     paths = exporting.output_paths(Path("elsewhere/model.pt"), tmp_path / output, timesteps)
     assert [str(path.relative_to(tmp_path)) for path in paths] == names
-
-
-def test_export_into_a_folder(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
-    (done,) = exporting.export(folder / "model.pt", tmp_path, (1,), digits.calibration_images()[:20])
-    assert done.path == tmp_path / "model.net"
-    assert netx.read(done.path).timesteps == 1
 
 
 def test_export_refuses_before_it_starts(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
@@ -249,11 +241,8 @@ class Unused(ReferenceBackend):
         ({"timesteps": (2**20,)}, r"fit Loihi's range"),
         ({"backend": {"neuron": "stock"}}, r"the file was exported for target lava"),
         ({"model": "typo.pt"}, r"typo\.pt: "),
-        ({"model": "wide.pt"}, r"checkpoint: input shape .* Give the checkpoint that the file was exported from\."),
-        (
-            {"arch": "nets:make"},
-            r"already names its architecture \(digits-cnn\), input shape and classes",
-        ),
+        ({"model": "wide.pt"}, r"checkpoint: input shape .*, as in the file\."),
+        ({"arch": "nets:make"}, r"already names its architecture \(digits-cnn\), input shape and classes"),
         ({"classes": ("a", "b")}, "the network has 10 classes, the data 2 class names"),
     ],
 )
@@ -276,9 +265,7 @@ def test_invalid_requests_are_refused_before_anything_runs(
             tmp_path / "runs",
             [
                 open_file(
-                    path,
-                    model=tmp_path / changes["model"] if "model" in changes else None,
-                    arch=changes.get("arch"),
+                    path, model=tmp_path / changes["model"] if "model" in changes else None, arch=changes.get("arch")
                 )
                 for path in paths
             ],
@@ -355,12 +342,7 @@ def test_a_file_that_computes_something_else_is_an_error(
         exporting.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50])
     assert not (tmp_path / "out.net").exists()
     exported = exporting.export(
-        folder / "model.pt",
-        tmp_path / "out.net",
-        (4,),
-        digits.calibration_images()[:50],
-        verify=False,
-        overwrite=True,
+        folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50], verify=False, overwrite=True
     )
     assert exported[0].verified_images == 0
 
@@ -373,7 +355,7 @@ def test_without_its_model_a_file_still_runs(digits: DataSplits, folder: Path, t
         assert ran.evaluation.points[-1].accuracy is not None
         # Another checkpoint with the same name is not used.
         (tmp_path / "model.pt").write_bytes(b"something else")
-        assert origin.source_model(alone, ran.network) is None
+        assert opening.source_model(alone, ran.network) is None
         with_model = running.run(
             open_file(alone, model=folder / "model.pt"), digits.test[:20], backend, RunOptions((4,))
         )
@@ -388,23 +370,7 @@ def test_a_model_of_other_layers_is_refused(folder: Path) -> None:
     with pytest.raises(
         InputError, match=r"input shape \(1, 8, 8\), layers other \(16, 8, 8\), .* and conv1 \(16, 8, 8\)"
     ):
-        origin.float_network(network, renamed)
-
-
-def test_unknown_backend() -> None:
-    with pytest.raises(UsageError) as raised:
-        open_backend("loihi9")
-    assert raised.value.where == "backend"
-    assert raised.value.expected == "must be one of ref, sim, loihi2"
-
-
-def test_the_layouts_of_sim() -> None:
-    layouts: list[LavaLayout | None] = [None, "processes", "layers"]
-    assert [open_backend("sim", BackendOptions(lava_layout=layout)).layout for layout in layouts] == [
-        "processes",
-        "processes",
-        "layers",
-    ]
+        opening.float_network(network, renamed)
 
 
 @pytest.mark.slow
@@ -421,33 +387,6 @@ def test_accuracies_of_literal_and_compensated_differ(digits: DataSplits, folder
     assert np.all(agreement["compensated"] > agreement["literal"])
 
 
-def test_a_run_opens_its_file_and_its_cnn_once(
-    digits: DataSplits, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reads: list[Path] = []
-    cnns: list[Path] = []
-    read_content, reopen_source = hdf5.read_content, origin.reopen_source
-
-    def counted_read(path: Path) -> bytes:
-        reads.append(path)
-        return read_content(path)
-
-    def counted_source(path: Path, *others: Any) -> Source:
-        cnns.append(path)
-        return reopen_source(path, *others)
-
-    for module in (hdf5, native):
-        monkeypatch.setattr(module, "read_content", counted_read)
-    monkeypatch.setattr(origin, "reopen_source", counted_source)
-    network, digest = external.read_any(folder / "model.net")
-    assert isinstance(network, QuantizedNetwork)
-    opened = open_file(folder / "model.net", read=(network, digest))
-    with open_backend("ref") as backend:
-        done = running.run_into_folder(tmp_path / "run", [opened], backend, digits, digits.test[:5])
-    assert done.runs[0].evaluation.cnn_accuracy is not None
-    assert (reads, cnns) == ([folder / "model.net"], [folder / "model.pt"])
-
-
 def test_one_run_reports_every_requested_t(digits: DataSplits, folder: Path) -> None:
     with open_backend("ref") as backend:
         ran = running.run(folder / "model.net", digits.test[:20], backend, RunOptions((6, 3)))
@@ -457,20 +396,13 @@ def test_one_run_reports_every_requested_t(digits: DataSplits, folder: Path) -> 
     assert points[3] == last.evaluation.points[-1]
 
 
-@pytest.mark.parametrize(("options", "where"), [({"timesteps": (4, 0)}, "timesteps")])
-def test_run_options_are_validated_on_construction(options: dict[str, Any], where: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        RunOptions(**options)
-    assert caught.value.where == where
-
-
 def test_a_module_in_memory_is_exported_to_a_named_file(digits: DataSplits, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     source = Source.from_module(model, (1, 8, 8))
     images = digits.calibration_images()[:50]
     (exported,) = exporting.export(source, tmp_path / "out.net", (4,), images)
-    assert origin.source_model(exported.path, netx.read(exported.path)) is None
+    assert opening.source_model(exported.path, netx.read(exported.path)) is None
     with pytest.raises(UsageError) as raised:
         exporting.export(source, None, (4,), images)
     assert raised.value.where == "output"

@@ -346,22 +346,6 @@ def test_doctor_names_versions_that_are_too_old(monkeypatch: pytest.MonkeyPatch)
         assert f'pip install "{name}' in checks[name].advice
 
 
-def test_a_binary_of_another_numpy_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        raise ValueError("numpy.dtype size changed, may indicate binary incompatibility. Expected 96, got 88")
-
-    assert exit_code(fail) == PlatformError.exit_code
-    assert "packages were built for another NumPy" in capsys.readouterr().err
-
-
-def test_lava_that_was_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = environment.installed_version
-    monkeypatch.setattr(environment, "installed_version", lambda name: None if name == "lava-nc" else real(name))
-    for is_wanted, state in ((False, "absent"), (True, "broken")):
-        (lava,) = (check for check in environment.examine(run_lava=is_wanted) if check.name == "Lava (sim)")
-        assert lava.state == state
-
-
 def test_no_extra_is_silently_empty() -> None:
     """If every package of an extra had a marker on the Python version, pip would install nothing, and say nothing."""
     has_marker: dict[str, list[bool]] = {}
@@ -380,54 +364,6 @@ def test_doctor_is_fast_unless_it_runs_lava(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(checks[name].state == "ok" for name in dependencies.MODULES)
     with pytest.raises(TypeError):
         environment.examine(run_lava=True)
-
-
-def test_doctor_says_which_message_of_pip_to_expect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(LAVA_PYTHON, raising=False)
-    monkeypatch.setattr(environment, "installed_version", lambda name: None)
-    (lava,) = (check for check in environment.examine() if check.name == "Lava (sim)")
-    assert lava.state == "absent"
-    assert ("numpy<2" in lava.advice) == (sys.version_info >= (3, 11))
-    assert "pip install" in lava.advice
-
-
-@pytest.mark.parametrize("version", [(3, 10), (3, 11)])
-def test_doctor_says_how_to_install_lava_dl(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]) -> None:
-    monkeypatch.setattr(environment, "installed_version", lambda name: None)
-    monkeypatch.setattr(sys, "version_info", version)
-    (check,) = (check for check in environment.examine() if check.name == "lava-dl")
-    assert check.state == "absent"
-    assert "lava-dl==0.6.0" in check.advice.splitlines()[0]
-
-
-def test_doctor_says_that_a_system_is_not_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    states = {}
-    for system in ("Linux", "Darwin"):
-        monkeypatch.setattr(environment.platform, "system", lambda system=system: system)
-        (states[system],) = (check.state for check in environment.examine() if check.name == "Linux")
-    assert states == {"Linux": "ok", "Darwin": "absent"}
-
-
-def test_windows_is_a_sentence() -> None:
-    program = (
-        "import signal, sys\n"
-        "sys.platform = 'win32'\n"
-        "del signal.SIGHUP\n"
-        "sys.modules |= dict.fromkeys(('fcntl', 'resource'))\n"
-        "from loihi_convert.__main__ import main\n"
-        "main()"
-    )
-    done = subprocess.run([sys.executable, "-c", program, "doctor"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (PlatformError.exit_code, "")
-    assert done.stderr.startswith("error: Windows: is not supported.")
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_doctor_says_what_is_wrong_with_the_named_interpreter() -> None:
-    checks = {check.name: check for check in environment.examine("/nowhere/python")}
-    assert checks["Lava (sim)"].state == "broken"
-    assert checks["Lava (sim)"].found.startswith("does not run in /nowhere/python: lava_python: program")
-    assert '/nowhere/python -m pip install lava-nc==0.10.0 "setuptools<81"' in checks["Lava (sim)"].advice
 
 
 @pytest.mark.lava

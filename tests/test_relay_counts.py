@@ -31,7 +31,7 @@ from loihi_convert.metrics.diagnosis import ErrorSums, diagnose
 from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.metrics.work import relay_work
 from loihi_convert.pipeline import checking
-from loihi_convert.pipeline.loaded_file import load_file
+from loihi_convert.pipeline.checking import load_file
 from loihi_convert.report.conversion_tables import network_table, resource_table
 from loihi_convert.simulation.intermediate import intermediate_networks
 from loihi_convert.simulation.relu import ReluChain, currents

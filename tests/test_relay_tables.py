@@ -16,11 +16,11 @@ from test_tables import printed
 
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import InputError
+from loihi_convert.face import Result
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.report.build import write_report
 from loihi_convert.report.run_tables import accuracy_table, energy_table, layer_table
-from loihi_convert.result import Result
 from loihi_convert.runs.columns import FileResults
 from loihi_convert.runs.stored_run import read_run
 

@@ -10,15 +10,21 @@ import numpy as np
 import pytest
 from support.evaluations import entry
 
-from loihi_convert import cli
-from loihi_convert.cli import run_summary
-from loihi_convert.cli.console import Fact, echo, say_answer
-from loihi_convert.cli.run_output import RunScene, remarks, say_run
-from loihi_convert.cli.run_summary import BAR_CELLS, accuracy_scale, loss_margin, table, verdict
+from loihi_convert.cli import run_output
+from loihi_convert.cli.run_output import (
+    BAR_CELLS,
+    RunScene,
+    accuracy_scale,
+    figure_table,
+    loss_margin,
+    remarks,
+    say_run,
+    verdict,
+)
 from loihi_convert.ground.statistics import POOR_CNN, Z_SCORE
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import RegressionOutputs, evaluate_regression
-from loihi_convert.pipeline.run_results import FileRun, RunFolder
+from loihi_convert.pipeline.running import FileRun, RunFolder
 
 CURVE = (120, 190, 194, 196)
 
@@ -46,10 +52,7 @@ def _regression(
         (entry(CURVE[:2], has_cnn=False).evaluation, "95.00 % at T = 2 (made for T = 4)"),
         (entry(CURVE, balanced=2, has_cnn=False).evaluation, "98.00 % at T = 4 (made for T = 2)"),
         (entry(CURVE, labels=None).evaluation, "same class as the CNN on 98.00 % of images at T = 4 (no labels)"),
-        (
-            entry(CURVE, labels=None, has_cnn=False).evaluation,
-            "ran at T = 4; accuracy unknown (no labels, no CNN)",
-        ),
+        (entry(CURVE, labels=None, has_cnn=False).evaluation, "ran at T = 4; accuracy unknown (no labels, no CNN)"),
         (_regression(), "RMSE 0.1 at T = 4 (CNN 0.05, R² 0.8812)"),
         (_regression(has_targets=False), "RMSE to the CNN 0.05 at T = 4 (no targets)"),
         (_regression(has_targets=False, has_cnn=False), "ran at T = 4; error unknown (no targets, no CNN)"),
@@ -63,7 +66,7 @@ def test_the_best_of_several_files() -> None:
     figures = [(f"m-T{n}.net", entry(CURVE[:n], balanced=n).evaluation) for n in (1, 2, 4)]
     best = "m-T4.net, 98.00 % at T = 4 (CNN 99.50 %, loss 1.50 ±2.16 points)"
     assert verdict(figures, "mnist") == f"3 files on mnist, best: {best}"
-    lines = table(figures)
+    lines = figure_table(figures)
     assert [line.split()[:2] for line in lines[1:-1]] == [["m-T1.net", "1"], ["m-T2.net", "2"], ["m-T4.net", "4"]]
     assert lines[-1].split()[:2] == ["CNN", "99.50"]
 
@@ -104,10 +107,10 @@ def test_the_best_of_several_files_by_what_is_known(first: Evaluation, better: E
 
 
 def test_errors_of_different_cnns_have_a_column() -> None:
-    same = table([("a.net", _regression()), ("b.net", _regression(error=0.2))])
+    same = figure_table([("a.net", _regression()), ("b.net", _regression(error=0.2))])
     assert same[0].split()[-2:] == ["R²", "SynOps"]
     assert same[-1].split()[:2] == ["CNN", "0.05"]
-    lines = table([("a.net", _regression()), ("b.net", _regression(cnn_error=0.03))])
+    lines = figure_table([("a.net", _regression()), ("b.net", _regression(cnn_error=0.03))])
     assert lines[0].split()[-3:] == ["CNN", "R²", "SynOps"]
     assert [line.split()[-3] for line in lines[1:]] == ["0.05", "0.03"]
 
@@ -115,13 +118,13 @@ def test_errors_of_different_cnns_have_a_column() -> None:
 def test_several_files_at_a_given_t() -> None:
     """Each at its own T and at the one asked for, which answers."""
     figures = [(f"m-T{n}.net", entry(CURVE, balanced=n).evaluation) for n in (1, 4)]
-    lines = table(figures)
+    lines = figure_table(figures)
     assert [line.split()[:2] for line in lines[1:-1]] == [["m-T1.net", "1"], ["m-T1.net", "4"], ["m-T4.net", "4"]]
     assert "best: m-T1.net, 98.00 % at T = 4 (made for T = 1)" in verdict(figures[:1] * 2, "mnist")
 
 
 def test_each_t_has_a_bar_and_the_files_own_t_a_mark() -> None:
-    lines = table([("m.net", entry(CURVE).evaluation)])
+    lines = figure_table([("m.net", entry(CURVE).evaluation)])
     found = [re.fullmatch(r" +(\S+) +(\d+\.\d\d) %  (\S+)(.*)", line) for line in lines[1:]]
     names, _, bars, rest = zip(*(match.groups() for match in found if match), strict=True)
     assert names == ("1", "2", "4", "CNN")
@@ -167,9 +170,9 @@ def test_the_interval_of_a_loss() -> None:
 
 def test_warnings_are_printed_for_doubtful_results() -> None:
     evaluation = entry(CURVE).evaluation.model_copy(update={"wrapped_images": 3, "saturated_images": 2})
-    labels = [fact.label for fact in run_summary.facts(evaluation)]
+    labels = [fact.label for fact in run_output.figure_facts(evaluation)]
     assert labels == ["energy", "warning", "warning"]
-    assert not list(run_summary.warnings(evaluation.model_copy(update={"wrapped_images": 0, "saturated_images": 0})))
+    assert not list(run_output.warnings(evaluation.model_copy(update={"wrapped_images": 0, "saturated_images": 0})))
 
 
 @pytest.mark.parametrize(("agreement", "is_said"), [(0.98, True), (1.0, False)])
@@ -247,32 +250,11 @@ def test_details_contain_every_table(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_single_file_without_labels_does_not_have_bars() -> None:
     evaluation = entry(CURVE, labels=None, has_cnn=False).evaluation
-    assert [line.split() for line in table([("m.net", evaluation)])][:2] == [["T", "SynOps"], ["1", "6.0"]]
+    assert [line.split() for line in figure_table([("m.net", evaluation)])][:2] == [["T", "SynOps"], ["1", "6.0"]]
 
 
 def test_errors_of_a_regression_have_bars_from_0() -> None:
-    lines = table([("m.net", _regression())])
+    lines = figure_table([("m.net", _regression())])
     assert "bars from 0" in lines[0]
     assert "█" * BAR_CELLS in lines[1]
     assert lines[-1].split()[:2] == ["CNN", "0.05"]
-
-
-def test_a_terminal_without_block_characters_gets_ascii(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with (tmp_path / "out").open("w", encoding="ascii") as stream:
-        monkeypatch.setattr("sys.stdout", stream)
-        say_answer("a ±1", [], ["██▌ µJ"], [Fact("x", "─")])
-        echo("ß")
-    assert (tmp_path / "out").read_text().split() == ["a", "+-1", "##", "uJ", "x", "-", "?"]
-
-
-def test_a_help_page_needs_no_other_characters_than_the_terminal_has(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    # In this width rich shortens a value with an ellipsis.
-    monkeypatch.setenv("COLUMNS", "80")
-    with (tmp_path / "out").open("w", encoding="ascii") as stream:
-        monkeypatch.setattr("sys.stdout", stream)
-        cli.app(["export", "--help"], standalone_mode=False)
-    page = (tmp_path / "out").read_text()
-    assert "act-norm-channel..." in page
-    assert "+- Options ---" in page

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from loihi_convert.errors import InputError, VerificationError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
-from loihi_convert.pipeline.origin import OpenedFile, open_file
+from loihi_convert.pipeline.opening import OpenedFile, open_file
 from loihi_convert.pipeline.running import run_into_folder
 
 NAMES = ("a.net", "b.net", "c.net")
@@ -97,23 +95,3 @@ def test_three_files_give_one_folder(tmp_path: Path, digits: DataSplits, files: 
     assert [run.path.name for run in done.runs] == list(NAMES)
     assert done.folder == tmp_path / "runs"
     assert sorted(done.files) == sorted(done.folder.iterdir())
-
-
-def test_a_file_that_is_replaced_meanwhile_changes_nothing(
-    tmp_path: Path, digits: DataSplits, files: list[OpenedFile]
-) -> None:
-    """On `ref`, results and digest are those of the file as it was opened; a simulator, which reads it, refuses it."""
-    expected = run_into_folder(tmp_path / "expected", files[:1], ReferenceBackend(), digits, digits.test[:5])
-    layer = files[0].network.layers[0]
-    other = replace(files[0].network, layers=(replace(layer, synapse=Dense(-layer.weight)),))
-
-    netx.write(other, files[0].path, overwrite=True)
-    found = run_into_folder(tmp_path / "found", files[:1], ReferenceBackend(), digits, digits.test[:5])
-    for name in ("predictions.csv", "thresholds.csv", "accuracy.csv"):
-        assert (found.folder / name).read_bytes() == (expected.folder / name).read_bytes()
-    manifests = [json.loads((done.folder / "manifest.json").read_text()) for done in (expected, found)]
-    assert manifests[0]["files"] == manifests[1]["files"]
-    with pytest.raises(InputError, match="missing or replaced") as caught:
-        run_into_folder(tmp_path / "simulated", files[:1], SecondIsWrong(), digits, digits.test[:5])
-    assert caught.value.where == str(files[0].path)
-    assert not (tmp_path / "simulated").exists()

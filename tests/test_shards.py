@@ -21,10 +21,10 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult, concatenated
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
-from loihi_convert.pipeline import running, shards
+from loihi_convert.pipeline import running
+from loihi_convert.pipeline.opening import open_file
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import open_file
-from loihi_convert.pipeline.shards import ImagesRun, joined_runs
+from loihi_convert.pipeline.running import ImagesRun, joined_runs
 from loihi_convert.simulation import image_shards
 from loihi_convert.simulation.image_shards import SHARD_BYTES, Shard, block_multiple
 from loihi_convert.simulation.image_shards import shards as divided
@@ -80,7 +80,9 @@ def test_float_outputs_do_not_depend_on_the_number_of_threads(digits: DataSplits
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             with open_backend("ref") as backend:
-                runs.append(shards.run_shard(opened, backend, RunOptions(float_snn=True), Shard(0, digits.test.images)))
+                runs.append(
+                    running.run_shard(opened, backend, RunOptions(float_snn=True), Shard(0, digits.test.images))
+                )
     finally:
         torch.set_num_threads(before)
     for run in runs[1:]:
@@ -166,17 +168,17 @@ def test_a_worker_needs_no_file_on_ref_and_the_same_file_on_sim(
     path = tmp_path / "model.net"
     path.write_bytes((folder / "model.net").read_bytes())
     opened, shard = open_file(path), Shard(0, digits.test.images[:2])
-    on_ref = shards.file_work(opened, open_backend("ref"), RunOptions())
+    on_ref = running.file_work(opened, open_backend("ref"), RunOptions())
     on_sim = replace(on_ref, backend="sim")
     path.write_bytes((folder / "poisson.net").read_bytes())
     with pytest.raises(InputError) as raised:
-        shards.run_work(on_sim, shard)
+        running.run_work(on_sim, shard)
     assert raised.value.where == str(path)
     path.unlink()
     with pytest.raises(InputError, match="missing or replaced"):
-        shards.run_work(on_sim, shard)
+        running.run_work(on_sim, shard)
     expected = run_network(netx.read(folder / "model.net"), shard.images, 8)
-    assert_equal(shards.run_work(on_ref, shard).result, expected)
+    assert_equal(running.run_work(on_ref, shard).result, expected)
 
 
 def test_workers_are_refused_for_a_board(folder: Path) -> None:
@@ -184,7 +186,7 @@ def test_workers_are_refused_for_a_board(folder: Path) -> None:
         name = "loihi2"
 
     with pytest.raises(UsageError) as raised:
-        shards.file_work(open_file(folder / "model.net"), Board(), RunOptions())  # type: ignore[arg-type]
+        running.file_work(open_file(folder / "model.net"), Board(), RunOptions())  # type: ignore[arg-type]
     assert raised.value.where == "backend"
 
 
@@ -203,7 +205,7 @@ def test_images_of_a_shard_keep_their_numbers(digits: DataSplits, folder: Path) 
 
     opened = open_file(folder / "poisson.net")
     with pytest.raises(VerificationError, match=r"output potential of image 67 at T = 2, index \(0,\)"):
-        shards.run_shard(opened, Wrong(), RunOptions(), Shard(64, digits.test.images[64:70]))  # type: ignore[arg-type]
+        running.run_shard(opened, Wrong(), RunOptions(), Shard(64, digits.test.images[64:70]))  # type: ignore[arg-type]
 
 
 @pytest.mark.lava
@@ -215,4 +217,4 @@ def test_a_shard_on_lava_has_the_poisson_spikes_of_its_place(
     shard = Shard(64, digits.test.images[64:68])
     with open_backend("sim", options) as backend:
         # Compared with `ref`, which has the spikes of the undivided run.
-        assert shards.run_shard(opened, backend, RunOptions(), shard).equal_to_reference == 4
+        assert running.run_shard(opened, backend, RunOptions(), shard).equal_to_reference == 4

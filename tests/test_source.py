@@ -33,7 +33,7 @@ from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.lowering import obstacles, to_relu_network
-from loihi_convert.pipeline.same_outputs import require_same_outputs
+from loihi_convert.pipeline.converting import require_same_outputs
 from loihi_convert.reading.source import Source, open_source, reopen_source
 from loihi_convert.reading.users_code import build_cnn, shape_taken
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
@@ -407,8 +407,8 @@ def test_options_that_exclude_each_other() -> None:
         convert("ours.pt", np.zeros((4, 9, 8), np.uint8))
 
 
-@pytest.mark.parametrize(("given", "missing", "value"), [("mean", "std", "1"), ("std", "mean", "0")])
-def test_mean_and_std_must_be_given_together(given: str, missing: str, value: str) -> None:
+@pytest.mark.parametrize(("given", "missing"), [("mean", "std"), ("std", "mean")])
+def test_mean_and_std_must_be_given_together(given: str, missing: str) -> None:
     for use in (
         lambda: convert(net(), np.zeros((2, *SHAPE), np.uint8), **{given: 0.5}),
         lambda: to_relu_network(net(), SHAPE, **{given: [0.5]}),
@@ -417,7 +417,6 @@ def test_mean_and_std_must_be_given_together(given: str, missing: str, value: st
         with pytest.raises(UsageError) as raised:
             use()
         assert raised.value.where == missing
-        assert f"`{missing}` is {value} if" in raised.value.hint
 
 
 def test_files_that_record_one_of_the_two_are_still_read() -> None:

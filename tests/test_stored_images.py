@@ -19,8 +19,8 @@ from loihi_convert.data import DataSplits, StoredImages, load_data, stored_image
 from loihi_convert.errors import DataError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.pipeline import running
+from loihi_convert.pipeline.opening import open_file
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import open_file
 from loihi_convert.simulation import image_shards
 
 SHAPE = (1, 8, 8)

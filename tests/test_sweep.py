@@ -35,7 +35,7 @@ from loihi_convert.batch.computation import outcome_of
 from loihi_convert.batch.conversion import CellResult, ConversionCell
 from loihi_convert.batch.grid import Grid, PlannedCell, _names, part_of, planned_cells, varied
 from loihi_convert.batch.results import COSTS, Found, cost, front, quality
-from loihi_convert.batch.setting import OPTIONS, ConversionSetting, Digests, ImageChoice, NetworkFile
+from loihi_convert.batch.setting import OPTIONS, ConversionSetting, Digests, ImageChoice
 from loihi_convert.cli.sweep_grid import AXES, KEYS, read_grid
 from loihi_convert.cnn.checkpoint import load
 from loihi_convert.cnn.recipe import default_recipe
@@ -44,7 +44,8 @@ from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.pipeline import exporting, running
-from loihi_convert.pipeline.origin import open_file
+from loihi_convert.pipeline.opening import open_file
+from loihi_convert.pipeline.options import NetworkFile
 from loihi_convert.reading.source import open_source
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
@@ -317,8 +318,8 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["model.pt", "--slurm", "workers=2,queue=a"], 2, "with key=value pairs of partition, walltime"),
         (["model.pt", "--images", "201"], 2, "--images: found 201; must be 1..200, the validation images of digits."),
         (["absent.pt"], 3, "absent.pt: no such file"),
-        (["absent.toml"], 3, "error: absent.toml: cannot be read (No such file or directory)."),
-        (["bad.toml"], 3, "error: bad.toml: not TOML ("),
+        (["absent.toml"], 3, "error: absent.toml: cannot be read as TOML (No such file or directory)."),
+        (["bad.toml"], 3, "error: bad.toml: cannot be read as TOML ("),
         (["typo.toml"], 2, "error: typo.toml: found the unknown key 'weigth-bits'. Did you mean weight-bits?"),
         (["type.toml"], 2, "error: type.toml: timesteps: found True; must be a whole number."),
         (["comma.toml"], 2, "error: comma.toml: classes: found ['a, b', 'c']; must contain texts without commas."),

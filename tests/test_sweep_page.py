@@ -18,9 +18,10 @@ from loihi_convert.batch.computation import Outcome
 from loihi_convert.batch.conversion import CellResult, ConversionCell
 from loihi_convert.batch.grid import PlannedCell, data_names
 from loihi_convert.batch.results import SweepResults, marks_on_front, sweep_page, verdict, write_page
-from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
+from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice
 from loihi_convert.cli.sweep_output import say_swept
 from loihi_convert.ground.statistics import wilson_interval
+from loihi_convert.pipeline.options import NetworkFile
 from loihi_convert.report.chart import Mark
 from loihi_convert.report.page import Page, Pictures, html, markdown
 from loihi_convert.report.table import Table

@@ -19,8 +19,8 @@ from loihi_convert.__main__ import main
 from loihi_convert.backends import open_backend
 from loihi_convert.data import load_data
 from loihi_convert.pipeline import exporting, running
+from loihi_convert.pipeline.opening import open_file
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import open_file
 from loihi_convert.reading.source import open_source
 
 NAMES = ("Sequential", "Tutorial", "Separable", "Shapes", "Normalizing", "PreNorm")

@@ -13,7 +13,7 @@ import pytest
 from support.environments import interpreter, site_packages
 
 from loihi_convert import netx
-from loihi_convert.pipeline.origin import source_of
+from loihi_convert.pipeline.opening import source_of
 
 ROOT = Path(__file__).parents[1]
 DATA = (

@@ -33,7 +33,7 @@ from loihi_convert.batch.computation import Computation, Known, Outcome, outcome
 from loihi_convert.batch.places import SlurmJobs
 from loihi_convert.errors import LoihiConvertError, PlatformError, first_line, rendered
 from loihi_convert.ground.dependencies import installed_version
-from loihi_convert.ground.threads import on_usable_cores
+from loihi_convert.ground.devices import on_usable_cores
 
 _LOG: Final = logging.getLogger(__name__)
 

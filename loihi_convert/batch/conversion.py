@@ -16,7 +16,7 @@ from pydantic import Field
 from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.batch.computation import Computation, opened_before, require_unchanged
-from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice, NetworkFile
+from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice
 from loihi_convert.chip.resources import network_resources
 from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError
@@ -28,6 +28,7 @@ from loihi_convert.metrics.evaluation import evaluate_images
 from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.opening import open_cnn
+from loihi_convert.pipeline.options import NetworkFile
 from loihi_convert.reading.source import Source, checkpoint_sha256
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -124,19 +125,7 @@ def open_network(
     UsageError, InputError
         As in `open_cnn`, or if the images do not suffice.
     """
-    class_map = network.class_map
-    source, splits = open_cnn(
-        network.model,
-        arch=network.arch,
-        input_shape=network.input_shape,
-        classes=network.classes,
-        normalization=network.normalization,
-        data=network.data,
-        data_root=network.data_root,
-        class_map=dict(class_map) if isinstance(class_map, tuple) else class_map,
-        task=network.task,
-        tell=tell,
-    )
+    source, splits = open_cnn(network, tell=tell)
     is_split = len(splits.validation) > 0
     images = splits.validation if choice.split == "validation" and is_split else splits.test
     count = len(images) if choice.image_count is None else choice.image_count

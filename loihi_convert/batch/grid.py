@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from loihi_convert.batch.conversion import ConversionCell, Opened, open_network
-from loihi_convert.batch.setting import OPTIONS, ConversionSetting, ImageChoice, NetworkFile
+from loihi_convert.batch.setting import OPTIONS, ConversionSetting, ImageChoice
 from loihi_convert.conversion.options import AUTO, require_timesteps
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.metrics.own_accuracy import own_accuracy
 from loihi_convert.metrics.work import cnn_multiplications
 from loihi_convert.pipeline.converting import require_skip_copies
+from loihi_convert.pipeline.options import NetworkFile
 
 # Simulated images per calibration image, for `auto` and for one method; fitted to MNIST at T = 2, 4 and 16.
 _AUTO_PASSES: Final = 6.5

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.ground.dependencies import install_line
+from loihi_convert.ground.devices import usable_core_count
 from loihi_convert.ground.options import Flag, declared
-from loihi_convert.ground.threads import usable_core_count
 
 if TYPE_CHECKING:
     from loihi_convert.batch.clusters import DaskWorkers

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from loihi_convert.conversion.options import PERCENTILE, BalanceOptions, QuantizeOptions, published_neurons
 from loihi_convert.ground.choices import (
@@ -17,27 +16,7 @@ from loihi_convert.ground.choices import (
     Reset,
     SweepSplit,
     Target,
-    Task,
 )
-from loihi_convert.ground.normalization import Normalization
-
-
-@dataclass(frozen=True)
-class NetworkFile:
-    """A trained CNN and its data, as in `opening.open_cnn`; only places, no content.
-
-    ``class_map`` is ``"sorted"``, ``"names"``, or pairs of folder and class.
-    """
-
-    model: Path
-    arch: str | None = None
-    input_shape: tuple[int, int, int] | None = None
-    classes: tuple[str, ...] | None = None
-    normalization: Normalization | None = None
-    task: Task = "classification"
-    data: str | None = None
-    data_root: Path | None = None
-    class_map: Literal["sorted", "names"] | tuple[tuple[str, str | int], ...] | None = None
 
 
 @dataclass(frozen=True)

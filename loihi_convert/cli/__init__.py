@@ -12,21 +12,17 @@ import typer
 
 from loihi_convert.cli.check import check
 from loihi_convert.cli.console import echo
-from loihi_convert.cli.data import data
 from loihi_convert.cli.demo import demo
 from loihi_convert.cli.diagnose import diagnose
-from loihi_convert.cli.doctor import doctor
 from loihi_convert.cli.export import export
-from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.golden import golden
-from loihi_convert.cli.inspect import inspect
-from loihi_convert.cli.models import models
+from loihi_convert.cli.listings import data, doctor, inspect, models
+from loihi_convert.cli.options import Verb, Verbs, flags_of, with_options
 from loihi_convert.cli.report import report
 from loihi_convert.cli.reproduce import reproduce
 from loihi_convert.cli.run import run
 from loihi_convert.cli.sweep import sweep
 from loihi_convert.cli.train import train
-from loihi_convert.cli.with_options import Verb, Verbs, with_options
 from loihi_convert.errors import InputError
 from loihi_convert.ground.dependencies import missing_error, missing_packages
 
@@ -89,7 +85,7 @@ def _options(ctx: typer.Context, version: Annotated[bool, _VERSION] = False) -> 
         Path.cwd()
     except FileNotFoundError:
         # MKL would end the program with its own message.
-        raise InputError("the current folder has been deleted", hint="Change to an existing folder.") from None
+        raise InputError("the current folder has been deleted") from None
     is_help = ctx.invoked_subcommand is None or bool(_HELP & set(sys.argv))
     if not is_help and ctx.invoked_subcommand != "doctor" and (missing := missing_packages()):
         # Detected at the start instead of when a result is written.

@@ -11,9 +11,8 @@ import typer
 
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, echo, flagged, log, say_answer, say_json, say_tables
-from loihi_convert.cli.flags import flags_of
-from loihi_convert.cli.images import DataRequest, first_images, recorded_data, validation_images
-from loihi_convert.cli.options import CnnOptions
+from loihi_convert.cli.inputs import DataRequest, first_images, recorded_data, validation_images
+from loihi_convert.cli.options import CnnOptions, flags_of
 from loihi_convert.errors import InputError, UsageError, first_few, rendered
 from loihi_convert.ground.choices import Target
 from loihi_convert.ground.options import Flag
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from loihi_convert.checks.finding import Finding
     from loihi_convert.chip.resources import LayerResources
     from loihi_convert.data import Dataset
-    from loihi_convert.pipeline.checking import CheckReport
-    from loihi_convert.pipeline.loaded_file import LoadedFile
+    from loihi_convert.pipeline.checking import CheckReport, LoadedFile
 
 _ACTIVITY_IMAGES = 100
 """Images on which channels are looked at unless told otherwise: seconds."""
@@ -68,16 +66,9 @@ def check(
     from loihi_convert.ground.devices import chosen_device
     from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import checking
-    from loihi_convert.pipeline.loaded_file import NativeFile, load_file
 
-    input_shape = cnn.input_shape
-    if input_shape is None and images.data is not None:
-        from loihi_convert.data import load_data
-        from loihi_convert.reading.source import is_self_contained
-
-        if cnn.arch is not None or is_self_contained(file):
-            input_shape = load_data(images.data, images.data_root).input_shape
-    candidate = load_file(file, arch=cnn.arch, input_shape=input_shape, normalization=cnn.normalization)
+    shape = _input_shape(file, cnn, images)
+    candidate = checking.load_file(file, arch=cnn.arch, input_shape=shape, normalization=cnn.normalization)
     known, skipped = _images(ctx, candidate, image_count, images)
     checked = checking.check(
         candidate,
@@ -93,12 +84,22 @@ def check(
     if as_json:
         say_json(checked_json(checked))
     else:
-        model = candidate.recorded.file if isinstance(candidate, NativeFile) else None
-        say_checked(checked, model, details=details)
+        say_checked(checked, candidate.recorded.file, details=details)
     if skipped:
         log(skipped)
     if not checked.is_usable:
         raise typer.Exit(InputError.exit_code)
+
+
+def _input_shape(file: Path, cnn: CnnOptions, images: DataRequest) -> tuple[int, int, int] | None:
+    """Return the shape of the images that the CNN in ``file`` takes, if the file does not say it but the options do."""
+    if cnn.input_shape is not None or images.data is None:
+        return cnn.input_shape
+    from loihi_convert.data import load_data
+    from loihi_convert.reading.source import is_self_contained
+
+    needs_shape = cnn.arch is not None or is_self_contained(file)
+    return load_data(images.data, images.data_root).input_shape if needs_shape else None
 
 
 def _images(
@@ -108,16 +109,13 @@ def _images(
     request any, also a note on the checks that are skipped."""
     from loihi_convert.data import load_data
     from loihi_convert.pipeline.checking import WITH_THRESHOLDS
-    from loihi_convert.pipeline.loaded_file import CheckpointFile, NativeFile, RefusedFile
 
-    if isinstance(candidate, RefusedFile):
-        # Its obstacles are the answer.
-        return None, ""
-    if not isinstance(candidate, CheckpointFile | NativeFile):
+    if candidate.network is None:
         for where, given in (("image_count", count), ("data", images.data)):
-            if given:
+            if given and candidate.is_external:
                 expected = f"is only for CNNs, and for {WITH_THRESHOLDS}"
                 raise UsageError(f"found {given}", where=where, expected=expected)
+        # The obstacles of a file that is refused are the answer.
         return None, ""
     if count == 0:
         return None, ""

@@ -30,9 +30,6 @@ class Fact(NamedTuple):
 LABEL_COLUMNS: Final = 10
 """Width of the labels of facts."""
 
-_PLAIN: Final = str.maketrans(dict(zip("█─±µ²…▏▎▍▌▋▊▉", ("#", "-", "+-", "u", "^2", "...", *"    ###"), strict=True)))
-"""What stands for a character that the encoding of the terminal does not have."""
-
 
 def echo(text: str) -> None:
     """Print ``text`` on stdout and flush, so that errors appear here and not when the interpreter exits.
@@ -40,7 +37,7 @@ def echo(text: str) -> None:
     If the reader has closed the pipe, as ``| head`` does, the program ends as other programs do.
     """
     try:
-        print(_encodable(text), flush=True)
+        print(text, flush=True)
     except OSError as error:
         _silence(sys.stdout)
         if isinstance(error, BrokenPipeError):
@@ -48,30 +45,6 @@ def echo(text: str) -> None:
         raise PlatformError(
             f"stdout: cannot be written ({error.strerror}); files named above or by -o are complete. Send it elsewhere."
         ) from error
-
-
-@contextlib.contextmanager
-def echoed() -> Iterator[None]:
-    """Print with `echo` what another library prints on stdout meanwhile."""
-    page = _Page()
-    with contextlib.redirect_stdout(page):
-        yield
-    echo(page.getvalue().removesuffix("\n"))
-
-
-class _Page(io.StringIO):
-    """Text for stdout; it looks like stdout to a library that chooses colors and characters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._stdout = sys.stdout
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return getattr(self._stdout, "encoding", None) or "utf-8"
-
-    def isatty(self) -> bool:
-        return self._stdout is not None and self._stdout.isatty()
 
 
 _INTERRUPTED: Final[list[Callable[[], str]]] = [lambda: ""]
@@ -85,16 +58,6 @@ def on_interrupt(remaining: Callable[[], str]) -> None:
 def interrupted() -> str:
     """Return what the interrupted command leaves."""
     return _INTERRUPTED[-1]() or "no partial files were left"
-
-
-def _encodable(text: str) -> str:
-    """Return ``text`` in characters that stdout can encode."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
-    return text
 
 
 def say(text: str) -> None:
@@ -118,15 +81,10 @@ def log(message: str) -> None:
         _silence(sys.stderr)
 
 
-class _OnStderr(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        log(record.getMessage())
-
-
 def log_notes() -> None:
     """Print what this package logs, such as that loops are compiled the first time, on stderr."""
     logger = logging.getLogger("loihi_convert")
-    logger.addHandler(_OnStderr())
+    logger.addHandler(logging.StreamHandler())
     logger.setLevel(logging.INFO)
 
 

@@ -11,7 +11,6 @@ from typing import Annotated
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, log
-from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.train import trained_sentence
 from loihi_convert.ground.choices import BackendName
 from loihi_convert.ground.dependencies import is_lava_at_hand
@@ -42,13 +41,14 @@ def demo(
     started = time.monotonic()
     if not overwrite:
         require_new_or_empty(output, "Pass `overwrite=True`, or choose a new or an empty folder with `output`.")
+    from loihi_convert.cli.run_output import RunScene, say_run
     from loihi_convert.cnn.recipe import TrainOptions
     from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.options import require_timesteps
     from loihi_convert.data import load_data
     from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import exporting, running
-    from loihi_convert.pipeline.origin import open_file
+    from loihi_convert.pipeline.opening import open_file
     from loihi_convert.report.figure import write_figure
     from loihi_convert.runs.run_folder import RUNS, dated_name
 
@@ -64,9 +64,8 @@ def demo(
         trained = train_cnn(splits, model, TrainOptions(seed=seed), overwrite=True, progress=progress)
     log(trained_sentence(model, trained))
     log(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
-    exported = exporting.export(
-        model, None, (timesteps,), splits.calibration_images(), overwrite=True, bars=progress_bar
-    )
+    images = splits.calibration_images()
+    exported = exporting.export(model, None, (timesteps,), images, overwrite=True, bars=progress_bar)
     log(f"wrote {exported[0].path}")
     log("3/3  run it on " + ("Lava's CPU simulator" if backend == "sim" else "ref, the exact integers of Loihi"))
     runner = open_backend(backend, lava)
@@ -77,8 +76,8 @@ def demo(
     )
     picture = write_figure([done.folder], output / "accuracy.png", overwrite=True)
     scene = RunScene(splits.name, backend, time.monotonic() - started)
-    next_steps = _next_steps(picture, done.folder, exported[0].path, model)
-    say_run(done, scene, as_json=as_json, details=False, next_steps=next_steps)
+    steps = _next_steps(picture, done.folder, exported[0].path, model)
+    say_run(done, scene, as_json=as_json, details=False, next_steps=steps)
 
 
 def _next_steps(picture: Path, run_folder: Path, file: Path, model: Path) -> list[Fact]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, say, say_json, say_tables
-from loihi_convert.cli.images import DataRequest, first_images, validation_images
+from loihi_convert.cli.inputs import (
+    DataRequest,
+    first_images,
+    is_cnn,
+    is_netx,
+    require_cnn,
+    require_netx,
+    validation_images,
+)
 from loihi_convert.cli.options import CnnOptions
-from loihi_convert.cli.wrong_files import is_cnn, is_netx, require_cnn, require_netx
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.files import require_no_pipe
 from loihi_convert.ground.options import Flag
@@ -66,9 +74,11 @@ def diagnose(
     from loihi_convert.ground.devices import chosen_device
     from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import diagnosing
+    from loihi_convert.pipeline.opening import OpenedFile, doubt
+    from loihi_convert.reading.source import reopen_source
 
     chosen = chosen_device(device)
-    network = netx.read(file)
+    network, sha256 = netx.read_with_digest(file)
     recorded = network.provenance.model
     splits = request.load(file, recorded, network.input_shape)
     known, kind = validation_images(splits)
@@ -76,19 +86,24 @@ def diagnose(
     if not 0 <= sim <= count:
         raise UsageError(f"found {sim}", where="sim", expected=f"must be 0..{count}, the number of images in use")
     log(f"looking at the first {count:,} of {len(known):,} {kind} of {splits.name}{_remark(kind, recorded)}")
+    source = reopen_source(model, recorded, network.input_shape, cnn.arch)
+    opened, steps = OpenedFile(file, network, sha256), network.timesteps if timesteps is None else timesteps
     done = diagnosing.diagnose(
-        model,
-        file,
+        network,
+        source,
         known[:count],
-        timesteps,
+        steps,
+        file=opened,
+        doubt=doubt(network, source, file.name, str(model)),
         data=splits.name,
         fingerprint=splits.test.fingerprint,
-        arch=cnn.arch,
-        lava=open_backend("sim", lava) if sim else None,
-        lava_images=sim,
         device=chosen,
         bars=progress_bar,
     )
+    if sim:
+        runner = open_backend("sim", lava)
+        equal = diagnosing.images_equal_on_lava(opened, known[:sim], steps, runner, device=chosen, bars=progress_bar)
+        done = replace(done, equal_on_lava=equal)
     if done.equal_on_lava:
         log(f"Lava: every layer of the first {done.equal_on_lava} images equal to ref at every step, error 0")
     if as_json:

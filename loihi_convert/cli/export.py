@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import typer
 
 from loihi_convert.batch.places import NO_SHARD, PlaceOptions
 from loihi_convert.cli import options
-from loihi_convert.cli.console import log, on_interrupt, say_json
-from loihi_convert.cli.export_output import (
-    NextRun,
-    exported_json,
-    graded_json,
-    say_exported,
-    say_graded_export,
-    say_rewritten,
+from loihi_convert.cli.console import (
+    Fact,
+    aligned,
+    echo,
+    flagged,
+    log,
+    on_interrupt,
+    say_answer,
+    say_json,
+    say_tables,
+    told_once,
 )
-from loihi_convert.cli.flags import flags_of, option_words
-from loihi_convert.cli.images import DataRequest, validation_images
-from loihi_convert.cli.options import DATA, CnnOptions
-from loihi_convert.cli.wrong_files import is_netx, require_cnn
+from loihi_convert.cli.inputs import DataRequest, is_netx, network_file, require_cnn, validation_images
+from loihi_convert.cli.options import DATA, CnnOptions, flags_of, option_words
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
 from loihi_convert.errors import UsageError, with_flags
 from loihi_convert.ground.choices import DatasetName, FileFormat, SpikeKind
@@ -32,9 +33,16 @@ from loihi_convert.ground.files import require_output
 from loihi_convert.ground.options import Flag, parse_timesteps
 
 if TYPE_CHECKING:
-    from loihi_convert.data import DataSplits
-    from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit
+    from loihi_convert.conversion.quantization_report import QuantizationReport
+    from loihi_convert.data import Dataset, DataSplits
+    from loihi_convert.nir.write import NirFile
+    from loihi_convert.pipeline.exporting import ExportResult, GradedExport
     from loihi_convert.reading.source import Source
+    from loihi_convert.report.table import Table
+
+GOOD_AGREEMENT: Final = 0.98
+"""From here on, potentials that clip on some images cost nothing that is worth a line."""
+
 
 _OF_A_FILE = ("model", "output", "file_format", "allow_hard_reset", "verify", "overwrite", "details", "as_json")
 """The parameters that apply where a netx file is written again in another format."""
@@ -112,14 +120,11 @@ def export(
         layer. Default: as few as possible without losing agreement with the CNN.
     """
     if file_format == "nir" and is_netx(model):
-        found = "given for a netx file, which contains a converted network"
-        options.refuse_others(ctx, _OF_A_FILE, found, hint="Give the CNN as MODEL.")
+        options.refuse_others(ctx, _OF_A_FILE, "given for a netx file, which contains a converted network")
         from loihi_convert.nir.write import rewritten_as_nir
 
-        say_rewritten(
-            rewritten_as_nir(model, output, allow_hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify),
-            as_json=as_json,
-        )
+        file = rewritten_as_nir(model, output, allow_hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify)
+        _say_rewritten(file, as_json=as_json)
         return
     require_cnn(model)
     if spikes == "graded":
@@ -127,77 +132,56 @@ def export(
         options.refuse_others(ctx, _OF_GRADED_SPIKES, "given with `spikes='graded'`", expected=binary)
     place = place_options.chosen(default=0)
     if expect is not None and not 1 < expect <= 100:
-        hint = f"Write {100 * expect:g} for {expect:g}." if 0 < expect <= 1 else ""
-        raise UsageError(f"found {expect:g}", where="expect", expected="must be in percent, in (1, 100]", hint=hint)
+        raise UsageError(f"found {expect:g}", where="expect", expected="must be in percent, in (1, 100]")
     is_poisson = (balancing.input_coding or published_neurons(balancing.method)[1]) == "poisson"
     if balancing.poisson_seed is not None and not is_poisson:
         raise UsageError("given", where="poisson_seed", expected="is only for `input_coding='poisson'`")
     from loihi_convert.ground.progress import progress_bar
-    from loihi_convert.metrics.own_accuracy import own_accuracy, unjudged
     from loihi_convert.nir.write import require_file_format
     from loihi_convert.pipeline import exporting
-    from loihi_convert.pipeline.bundle import BUNDLED_IMAGES, SCRIPT, require_bundle, require_new_bundle, write_bundle
     from loihi_convert.pipeline.converting import require_convertible
-    from loihi_convert.pipeline.exporting import output_paths
-    from loihi_convert.pipeline.graded import export_graded
     from loihi_convert.pipeline.opening import open_cnn
 
-    paths = output_paths(model, output, timesteps, file_format)
+    paths = exporting.output_paths(model, output, timesteps, file_format)
     for path in paths:
         require_output(path, overwrite, model)
     require_file_format(file_format, allow_hard_reset, paths[0])
-    if bundle is not None and file_format == "nir":
-        raise UsageError("given with `file_format='nir'`", where="bundle", expected="must come with a netx file")
     if bundle is not None:
-        require_bundle(quantization.target, timesteps, is_poisson=is_poisson, readout=balancing.output)
-        require_new_bundle(bundle, paths[0], overwrite=overwrite)
+        if file_format == "nir":
+            raise UsageError("given with `file_format='nir'`", where="bundle", expected="must come with a netx file")
+        exporting.require_bundle(quantization.target, timesteps, is_poisson=is_poisson, readout=balancing.output)
+        exporting.require_new_bundle(bundle, paths[0], overwrite=overwrite)
     quantization = replace(quantization, max_cores=_most_cores(quantization.max_cores, chips))
-    source, splits = open_cnn(
-        model,
-        arch=cnn.arch,
-        input_shape=cnn.input_shape,
-        classes=cnn.classes,
-        normalization=cnn.normalization,
-        data=images.data,
-        data_root=images.data_root,
-        class_map=images.class_map,
-        task=cnn.task,
-        tell=log,
-    )
+    source, splits = open_cnn(network_file(model, cnn, images), tell=log)
     known, kind = validation_images(splits)
     require_convertible(source, known.images, balancing, quantization, skip_copies)
-    own = own_accuracy(
-        source, known, f"{kind} of {splits.name}", None if expect is None else expect / 100, data=splits.name
-    )
-    _say_own(ctx, source, own, unjudged(source, known) if own is None else own.warning)
-    next_run = _next_run(splits, images, ctx.params)
+    own = _say_own(ctx, source, known, f"{kind} of {splits.name}", expect, splits.name)
+    following = _next_facts(paths, splits, images, ctx.params)
+    calibrated_on = splits.calibration_images(calibration)
     if spikes == "graded":
-        item = export_graded(
-            source,
-            paths[0],
-            splits.calibration_images(calibration),
-            overwrite=overwrite,
-            verify=verify,
-            bars=progress_bar,
+        item = exporting.export_graded(
+            source, paths[0], calibrated_on, overwrite=overwrite, verify=verify, bars=progress_bar
         )
         if as_json:
-            say_json({"files": [graded_json(item)], "cnn": None if own is None else asdict(own)})
+            layers = [asdict(layer) for layer in item.layers]
+            more = {"spikes": "graded", "spike_exp": item.network.spike_exp, "layers": layers}
+            say_json({"files": [_file_json(item) | more], "cnn": own})
         else:
-            say_graded_export(item, next_run, details=details)
+            _say_graded(item, following, details=details)
         return
     if len(timesteps) > 1:
         on_interrupt(lambda: "no partial files were left; files of finished T are complete")
-    with place.opened() as shard_workers:
+    with place.opened() as workers:
         exported = exporting.export(
             source,
             output,
             timesteps,
-            splits.calibration_images(calibration),
+            calibrated_on,
             balance_options=balancing,
             quantize_options=quantization,
             skip_copies=skip_copies,
             device=place.device(device),
-            workers=shard_workers,
+            workers=workers,
             overwrite=overwrite,
             verify=verify,
             file_format=file_format,
@@ -205,17 +189,25 @@ def export(
             bars=progress_bar,
         )
     if bundle is not None:
-        write_bundle(bundle, exported[0].path, splits.test.images[:BUNDLED_IMAGES], overwrite=overwrite)
+        shown = splits.test.images[: exporting.BUNDLED_IMAGES]
+        exporting.write_bundle(bundle, exported[0].path, shown, overwrite=overwrite)
     if as_json:
-        say_json({"files": [exported_json(item) for item in exported], "cnn": None if own is None else asdict(own)})
+        say_json({"files": list(map(_exported_json, exported)), "cnn": own})
     else:
-        say_exported(exported, next_run, details=details)
+        _say_exported(exported, [] if file_format == "nir" else following, details=details)
     if bundle is not None:
-        log(f"wrote {bundle}/; where Lava is installed: python {shlex.quote(str(bundle / SCRIPT))}")
+        script = shlex.quote(str(bundle / exporting.SCRIPT))
+        log(f"wrote {bundle}/; where Lava is installed: python {script}")
 
 
-def _say_own(ctx: typer.Context, source: Source, own: OwnAccuracy | OwnFit | None, warning: str) -> None:
-    """Print the ``warning`` about the CNN itself or else its accuracy or error, if known, on stderr."""
+def _say_own(
+    ctx: typer.Context, source: Source, known: Dataset, kind: str, expect: float | None, data: str
+) -> dict[str, Any] | None:
+    """Print the CNN's own accuracy or error on the images ``known``, or a warning, on stderr; return it as JSON."""
+    from loihi_convert.metrics.own_accuracy import own_accuracy, unjudged
+
+    own = own_accuracy(source, known, kind, None if expect is None else expect / 100, data=data)
+    warning = unjudged(source, known) if own is None else own.warning
     if own is None and source.network.task == "classification" and source.neurons is None:
         log(
             "the images have no labels, so the CNN's own accuracy is not checked; it is treated as a classifier "
@@ -225,19 +217,26 @@ def _say_own(ctx: typer.Context, source: Source, own: OwnAccuracy | OwnFit | Non
         log(f"warning: {with_flags(warning, flags_of(ctx.command.params))}")
     elif own is not None:
         log(own.sentence)
+    return None if own is None else asdict(own)
 
 
-def _next_run(splits: DataSplits, images: DataRequest, typed: Mapping[str, object]) -> NextRun:
-    """Return how to run the file: paths and code are not in it, and test images may be needed.
+def _next_facts(
+    paths: Sequence[Path], splits: DataSplits, images: DataRequest, typed: Mapping[str, object]
+) -> list[Fact]:
+    """Return how to run the files at ``paths``: paths and code are not in them, and test images may be needed.
 
     ``typed`` are the options as text.
     """
-    words = option_words({f"--{name.replace('_', '-')}": typed[name] for name in ("data_root", "class_map", "arch")})
-    if splits.calibration is splits.test:
-        return NextRun(words, "TEST.npz" if splits.name.endswith(".npz") else "TEST", splits.name)
+    words = {f"--{name.replace('_', '-')}": typed[name] for name in ("data_root", "class_map", "arch")}
     data = images.data
-    is_found = data is None or data in get_args(DatasetName) or str(Path(data)) == splits.name
-    return NextRun(words, None if is_found else data)
+    if data in get_args(DatasetName) or (data is not None and str(Path(data)) == splits.name):
+        data = None
+    facts = []
+    if splits.calibration is splits.test:
+        data = "TEST.npz" if splits.name.endswith(".npz") else "TEST"
+        facts = [Fact("", f"{data}: other images than {splits.name}, which it was calibrated on")]
+    command = ["loihi-convert", "run", *map(str, paths), *option_words({"--data": data, **words})]
+    return [Fact("next", shlex.join(command)), *facts]
 
 
 def _most_cores(max_cores: int | None, chips: int | None) -> int | None:
@@ -246,8 +245,169 @@ def _most_cores(max_cores: int | None, chips: int | None) -> int | None:
         return max_cores
     from loihi_convert.chip.limits import NEUROCORES
 
-    if max_cores is not None:
-        raise UsageError(f"found {chips}", where="chips", expected="must not be given with `max_cores`")
-    if chips < 1:
-        raise UsageError(f"found {chips}", where="chips", expected="must be at least 1")
+    if max_cores is not None or chips < 1:
+        expected = "must be at least 1, and not be given with `max_cores`"
+        raise UsageError(f"found {chips}", where="chips", expected=expected)
     return chips * NEUROCORES
+
+
+def _say_exported(exported: Sequence[ExportResult], following: Sequence[Fact], *, details: bool) -> None:
+    """Print one line per file, possible causes of accuracy loss, and the next steps."""
+    from loihi_convert.report.conversion_tables import quantization_table
+
+    closing = [] if details else [Fact("", "--details: weight bits, thresholds and clipping of each layer")]
+    facts = [*told_once(_facts(exported), len(exported)), *following, *closing]
+    first, *others = exported
+    if not others:
+        below = ", ".join((_size(first.path), first.network.provenance.method, _verified(first)))
+        say_answer(f"wrote {first.path}: T = {first.network.timesteps}, {_agreement(first)}", [below], [], facts)
+    else:
+        is_regression = first.network.task == "regression"
+        measure = "share of the variance of the CNN's outputs explained" if is_regression else "agreement with the CNN"
+        verdict = f"wrote {len(exported)} files; {measure} on {first.agreement.image_count:,} calibration images"
+        say_answer(verdict, [f"each {_verified(first)}"], _lines(exported), facts)
+    for item in exported if details else ():
+        echo(f"\n{item.path}")
+        say_tables([quantization_table(item.report)])
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size:,} bytes"
+
+
+def _say_rewritten(file: NirFile, *, as_json: bool) -> None:
+    """Print what a NIR file made from a netx file holds; or JSON."""
+    from loihi_convert.ground.files import sha256
+
+    if as_json:
+        say_json({"files": [{"file": str(file.path), "sha256": sha256(file.path), "notes": file.notes}]})
+        return
+    notes = [Fact("note", flagged(note, "export")) for note in file.notes]
+    say_answer(f"wrote {file.path}: {file.network.summary}", [_size(file.path)], [], notes)
+
+
+def _say_graded(item: GradedExport, following: Sequence[Fact], *, details: bool) -> None:
+    """Print the written file, its agreement with the CNN, and the next step."""
+    from loihi_convert.ir.network import layer_words
+
+    depth = len(item.network.layers) - 1
+    least = min(item.layers, key=lambda layer: layer.weight_bits)
+    facts = [
+        Fact("graded", f"one step of each layer for an image; the output is there {depth} steps after the input"),
+        Fact("bits", f"weights use {least.weight_bits:.1f} bits or more (fewest in {layer_words(least.name)})"),
+        Fact("load", f"unmodified lava-dl: netx.hdf5.Network({str(item.path)!r}, spike_exp={item.network.spike_exp})"),
+        *(Fact("note", flagged(note, "export")) for note in item.notes),
+        *following,
+        *([] if details else [Fact("", "--details: weight bits and largest message of each layer")]),
+    ]
+    below = f"{_size(item.path)}, {_verified(item)}"
+    say_answer(f"wrote {item.path}: graded spikes, {_agreement(item)}", [below], [], facts)
+    if details:
+        say_tables([_layer_table(item)])
+
+
+def _layer_table(item: GradedExport) -> Table:
+    from loihi_convert.report.table import table_of
+
+    rows = [
+        {
+            "layer": layer.name,
+            "weight\nbits": f"{layer.weight_bits:.1f}",
+            "largest\nmessage": f"{layer.largest_message:,}" if layer.largest_message else None,
+        }
+        for layer in item.layers
+    ]
+    caption = f"messages on {item.agreement.image_count:,} calibration images"
+    return table_of(rows, words=("layer",), caption=caption)
+
+
+def _agreement(item: ExportResult | GradedExport) -> str:
+    from loihi_convert.conversion.agreement import measure_of
+
+    count = item.agreement.image_count
+    images = f"{count:,} calibration image{'' if count == 1 else 's'}"
+    return measure_of(item.network.task).words(item.agreement.agreement, "the CNN", images)
+
+
+def _verified(item: ExportResult | GradedExport) -> str:
+    if item.verified_images:
+        return f"verified on {item.verified_images} images, every layer"
+    return "every number read back and compared" if getattr(item, "is_read_back", False) else "not verified"
+
+
+def _lines(exported: Sequence[ExportResult]) -> list[str]:
+    """Return one line per file."""
+    from loihi_convert.conversion.agreement import measure_of
+
+    cells = [("T", "agreement", "method", "file", "bytes")]
+    for item in exported:
+        percent = measure_of(item.network.task).percent(item.agreement.agreement)
+        size = f"{item.path.stat().st_size:,}"
+        cells.append((str(item.network.timesteps), percent, item.network.provenance.method, str(item.path), size))
+    return aligned(cells, (2, 3))
+
+
+def _facts(exported: Sequence[ExportResult]) -> Iterator[tuple[str, Fact]]:
+    """Yield possible causes of accuracy loss, and notes, each with the T of its file."""
+    from loihi_convert.checks.lava_dl import lava_dl_findings
+    from loihi_convert.conversion.flow import CHOICE_NOTE
+
+    for item in exported:
+        when = f"T = {item.network.timesteps}"
+        yield from ((when, fact) for fact in _ranges(item.report, item.agreement.agreement))
+        notes = (note for note in item.notes if not note.startswith(CHOICE_NOTE))
+        yield from ((when, Fact("note", flagged(note, "export"))) for note in notes)
+        if item.file_format == "netx":
+            found = lava_dl_findings(item.network, item.lava_dl, "lava")
+            yield from ((when, Fact(finding.severity, flagged(finding.text, "export"))) for finding in found)
+
+
+def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
+    """Return the layers whose potentials leave their range: always for a chip, else if agreement may be affected."""
+    from loihi_convert.ir.network import layer_words
+
+    if report.target == "loihi2":
+        proven = [layer.name for layer in report.layers if layer.is_proven]
+        wrapped = [layer.name for layer in report.layers if layer.low_clipped or layer.high_clipped]
+        held = [layer.name for layer in report.layers if layer.name not in (*proven, *wrapped)]
+        states = (
+            (proven, "cannot wrap in {layers} (proven for any image)"),
+            (held, f"did not wrap in {{layers}} on {report.image_count:,} calibration images"),
+        )
+        known = "; ".join(text.format(layers=", ".join(map(layer_words, layers))) for layers, text in states if layers)
+        yield Fact("chip", f"target loihi2, pixels of {report.pixel_bits} bits" + (f"; u {known}" if known else ""))
+        if wrapped:
+            yield Fact(
+                "warning",
+                f"u wraps in {', '.join(map(layer_words, wrapped))} on calibration images; classes may be wrong",
+            )
+        return
+    clipped = [
+        f"{layer_words(layer.name)} ({layer.harmful_clips:,} images)" for layer in report.layers if layer.harmful_clips
+    ]
+    if clipped and agreement < GOOD_AGREEMENT:
+        yield Fact(
+            "clipped",
+            f"potentials in {', '.join(clipped)} of {report.image_count:,}; `diagnose` measures what this costs a "
+            "classification.",
+        )
+
+
+def _exported_json(item: ExportResult) -> dict[str, Any]:
+    """Return one file's digest, results, notes and provenance as JSON."""
+    by_lava_dl = None if item.lava_dl is None else item.lava_dl.model_dump()
+    more = {"target": item.network.target, "account": asdict(item.report), "lava_dl": by_lava_dl}
+    return _file_json(item) | more
+
+
+def _file_json(item: ExportResult | GradedExport) -> dict[str, Any]:
+    from loihi_convert.ground.files import sha256
+
+    return {
+        "file": str(item.path),
+        "sha256": sha256(item.path),
+        "notes": item.notes,
+        "verified_images": item.verified_images,
+        "agreement": asdict(item.agreement),
+        "provenance": dict(item.network.provenance),
+    }

@@ -44,11 +44,10 @@ def report(
         Width of the figure: a column (85 mm) or a page (178 mm) of a paper, or a screen.
     """
     if width is not None and figure is None:
-        raise UsageError("given without a figure", where="width", hint="Pass `figure`, as in `figure='accuracy.pdf'`.")
+        raise UsageError("given", where="width", expected="needs `figure`")
     for name in ("output", "opens"):
         if figure is not None and options.is_given(ctx, name):
-            hint = "Pass one of the two: `figure` names the only file that is written."
-            raise UsageError("given with a figure", where=name, expected="needs a page", hint=hint)
+            raise UsageError("given with `figure`", where=name, expected="needs a page")
     folders = _run_folders(runs or ())
     if figure is not None:
         from loihi_convert.report.figure import write_figure
@@ -81,11 +80,7 @@ def _run_folders(given: Sequence[Path]) -> list[Path]:
     if not given:
         complete = sorted(RUNS.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
         if not complete:
-            raise InputError(
-                "this folder does not hold a complete run",
-                where=RUNS,
-                hint="Run a file: `loihi-convert run model.net`.",
-            )
+            raise InputError("does not hold a complete run", where=RUNS, hint="Write one: `loihi-convert run FILE`.")
         return [complete[-1].parent]
     folders: list[Path] = []
     for path in given:

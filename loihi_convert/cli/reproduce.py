@@ -76,8 +76,8 @@ def reproduce(
 def _require_effect(ctx: typer.Context, one: Exhibit, asked: PaperOptions) -> None:
     """Raise a `UsageError` if an option is without effect on a single table or figure, or it has no network."""
     if not asked.models:
-        hint = "Pass mnist, fashion-mnist or cifar10, or a checkpoint."
-        raise UsageError("not given", where="models", expected=f"{one} needs a network", hint=hint)
+        expected = f"{one} needs mnist, fashion-mnist or cifar10, or a checkpoint"
+        raise UsageError("not given", where="models", expected=expected)
     if one.kind == "table" and options.is_given(ctx, "width"):
         raise UsageError("given for a table", where="width", expected="is for figures")
     if one.shows != "rates" and asked.rate_images is not None:
@@ -100,8 +100,7 @@ def _exhibit(words: list[str] | None) -> Exhibit:
     raise UsageError(
         f"found {' '.join(words or ()) or 'nothing'}",
         where="reproduce",
-        expected="must be table NAME, figure NAME, headline, or all",
-        hint=f"Tables are {', '.join(get_args(PaperTable))}; figures are {', '.join(get_args(PaperFigure))}.",
+        expected=f"must be table {'|'.join(get_args(PaperTable))}, figure {'|'.join(get_args(PaperFigure))}, or all",
     )
 
 

@@ -14,13 +14,10 @@ import typer
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.batch.places import NO_SHARD, PlaceOptions
 from loihi_convert.cli import options
-from loihi_convert.cli.dry_run import show_run_plan
-from loihi_convert.cli.images import DataRequest
+from loihi_convert.cli.console import log
+from loihi_convert.cli.golden import show_run_plan
+from loihi_convert.cli.inputs import NETX, DataRequest, first_images, require_netx
 from loihi_convert.cli.options import BoardOptions, CnnOptions
-from loihi_convert.cli.run_other import run_external, run_graded
-from loihi_convert.cli.run_output import say_run
-from loihi_convert.cli.run_request import RunRequest
-from loihi_convert.cli.wrong_files import NETX, require_netx
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ground.choices import BackendName
 from loihi_convert.ground.dependencies import other_interpreter
@@ -30,13 +27,26 @@ from loihi_convert.ground.ready_made import file_of
 from loihi_convert.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
-    from loihi_convert.batch.places import Place
-    from loihi_convert.data import DataSplits
-    from loihi_convert.ir.quantized import QuantizedNetwork
-    from loihi_convert.pipeline.origin import OpenedFile
-    from loihi_convert.pipeline.run_results import RunFolder
+    from loihi_convert.data import Dataset, DataSplits
+    from loihi_convert.external import AnyNetwork
+    from loihi_convert.pipeline.opening import OpenedFile
+    from loihi_convert.pipeline.running import RunFolder
 
 EARLY_EXIT: Final = "Early exit"
+
+_DEFAULT_IMAGES: Final = {"sim": 100, "loihi2": 10}
+"""Images of a run unless told otherwise: seconds on Lava's simulator; on a board every layer is read at every step."""
+
+_OF_ANY_FILE: Final = frozenset(
+    (
+        *("files", "backend", "timesteps", "image_count", "stream", "early_exit", "output", "details"),
+        *("as_json", "data", "data_root", "class_map"),
+    )
+)
+"""Parameters that apply to every file."""
+
+_OF_GRADED_SPIKES: Final = _OF_ANY_FILE | {"model", "arch", "lava_python", "lava_layout"}
+_OF_OTHER_TOOLS: Final = _OF_ANY_FILE | {"mean", "std"}
 
 
 def run(
@@ -46,7 +56,6 @@ def run(
     *,
     run_options: RunOptions,
     image_count: options.ImageCount = None,
-    stream: bool = False,
     device: options.OnDevice = "auto",
     output: Annotated[Path | None, Flag(name="-o,--output")] = None,
     details: bool = False,
@@ -70,9 +79,6 @@ def run(
         tested on one.
     image_count
         Use the first N test images. Default: all on ref, 100 on sim, 10 on loihi2.
-    stream
-        For graded spikes: treat the images as frames of one sequence, and send only the change from the frame before.
-        Default: send each image as the change from a blank image.
     output
         Run folder to write, new or empty. Default: runs/FILE-BACKEND-TIME.
     details
@@ -85,8 +91,7 @@ def run(
         For files of other tools: normalization of the input, (pixel/255 - mean) / std: one number, or one per channel.
         Default: 0.5, as in lava-dl.
     """
-    started = time.monotonic()
-    paths = _paths(files)
+    started, paths = time.monotonic(), _paths(files)
     if not early_exit and options.is_given(ctx, "exit_tolerance"):
         raise UsageError("given, but early exit is off", where="exit_tolerance", expected="needs early exit")
     if output is not None:
@@ -97,116 +102,57 @@ def run(
         options.refuse_given(place_options.given, "given, but the backend is loihi2", expected)
     from loihi_convert import external
     from loihi_convert.backends.loihi2.board import require_extension
-    from loihi_convert.ir.graded import GradedNetwork
+    from loihi_convert.cli.run_output import RunScene, say_run
+    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.ir.quantized import QuantizedNetwork
+    from loihi_convert.pipeline.opening import open_file
+    from loihi_convert.pipeline.running import run_into_folder
 
     tolerance = run_options.exit_tolerance if early_exit else None
     run_options = replace(run_options, exit_tolerance=tolerance, device=place.device(device))
     backend_options = replace(backend_options, device=run_options.device, board=board.chosen(backend))
-    request = RunRequest(
-        paths=paths,
-        output=output,
-        data=images,
-        image_count=image_count,
-        options=run_options,
-        backend=open_backend(backend, backend_options),
-        model=model,
-        arch=cnn.arch,
-        normalization=cnn.normalization,
-        is_stream=stream,
-        given={
-            "trace": run_options.trace,
-            "float_snn": run_options.float_snn,
-            "early_exit": early_exit and options.is_given(ctx, "early_exit"),
-            "exit_tolerance": options.is_given(ctx, "exit_tolerance"),
-            "neuron": backend_options.neuron,
-            "leak": backend_options.leak,
-            "device": device == "cuda",
-            **place_options.given,
-        },
-        started=started,
-        as_json=as_json,
-        details=details,
-    )
-    network, sha256 = external.read_any(paths[0])
-    if isinstance(network, GradedNetwork) and network.is_converted:
-        run_graded(request, network, sha256)
+    runner = open_backend(backend, backend_options)
+    read = external.read_any(paths[0])
+    if board.dry_run and isinstance(read[0], QuantizedNetwork):
+        splits = images.load(paths[0], read[0].provenance.model, read[0].input_shape)
+        count, steps = len(_chosen(splits, image_count, backend)), run_options.timesteps
+        show_run_plan(ctx, paths, read[0], count, steps, backend_options, board, as_json=as_json)
         return
-    if stream and not isinstance(network, GradedNetwork):
-        raise UsageError(
-            "given for binary spikes", where="stream", expected="must be off: such a network is reset before each image"
-        )
-    if not isinstance(network, QuantizedNetwork):
-        run_external(request, network, sha256)
-        return
-    found = f"given, but {paths[0]} already has its normalization"
-    options.refuse_given({"mean": cnn.normalization}, found, "is only for netx files written by other tools")
-    if board.dry_run:
-        count = len(request.images(request.load(network.provenance.model, network.input_shape)))
-        steps, overwrite = run_options.timesteps, board.overwrite
-        show_run_plan(ctx, paths, network, count, steps, backend_options, overwrite=overwrite, as_json=as_json)
-        return
-    if backend == "loihi2":
+    _refuse_others(ctx, paths, read[0])
+    if backend == "loihi2" and isinstance(read[0], QuantizedNetwork):
         # Checked before the images are loaded.
         require_extension(other_interpreter(backend_options.lava_python))
-    _run_exported(request, (network, sha256), place)
-
-
-def _run_exported(request: RunRequest, read: tuple[QuantizedNetwork, str], place: Place) -> None:
-    """Run files that `export` wrote; ``read`` are the network and the SHA-256 of the first."""
-    from loihi_convert.ground.progress import progress_bar
-    from loihi_convert.pipeline import running
-    from loihi_convert.pipeline.origin import open_file
-
-    run_options = request.options
     opened = [
-        open_file(path, read=None if index else read, model=request.model, arch=request.arch)
-        for index, path in enumerate(request.paths)
+        open_file(path, read=None if index else read, model=model, arch=cnn.arch, normalization=cnn.normalization)
+        for index, path in enumerate(paths)
     ]
     if run_options.float_snn and all(file.spiking is None for file in opened):
-        hint = "Pass `model`, and `arch` if your own code builds it."
-        raise UsageError("given, but the CNN is not available", where="float_snn", expected="needs the CNN", hint=hint)
-    splits = _splits(opened, request.data)
-    images = request.images(splits)
-    splits, no_early_exit = _with_held_out(request, opened, splits)
+        expected = "needs the CNN: `model`, and `arch` if your own code builds it"
+        raise UsageError("given, but the CNN is not available", where="float_snn", expected=expected)
+    splits = _splits(opened, images)
+    shown = _chosen(splits, image_count, backend)
+    is_asked = any(options.is_given(ctx, name) for name in ("early_exit", "exit_tolerance"))
+    no_early_exit = _no_early_exit(opened, splits, run_options, is_asked=is_asked)
 
-    def say(done: RunFolder[QuantizedNetwork]) -> None:
-        say_run(done, request.scene(splits, no_early_exit), as_json=request.as_json, details=request.details)
+    def say(done: RunFolder) -> None:
+        seconds = time.monotonic() - started
+        scene = RunScene(splits.name, backend, seconds, run_options, cnn, no_early_exit)
+        say_run(done, scene, as_json=as_json, details=details)
 
-    with place.opened() as shard_workers:
-        done = running.run_into_folder(
-            request.output,
+    with place.opened() as workers:
+        done = run_into_folder(
+            output,
             opened,
-            request.backend,
+            runner,
             splits,
-            images,
+            shown,
             run_options,
-            workers=shard_workers,
+            workers=workers,
             command_line=sys.argv,
             unwritten=say,
             bars=progress_bar,
         )
     say(done)
-
-
-def _with_held_out(request: RunRequest, opened: Sequence[OpenedFile], splits: DataSplits) -> tuple[DataSplits, str]:
-    """Return ``splits`` with images that choose when to exit early, or why early exit is not evaluated.
-
-    The reason is empty if it is evaluated, or was not asked for.
-    """
-    if request.options.exit_tolerance is None:
-        return splits, ""
-    if all(file.network.task == "regression" for file in opened):
-        return splits, "does not apply to a regression"
-    if all(request.options.last_timestep(file.network.timesteps) == 1 for file in opened):
-        is_given = request.given["early_exit"] or request.given["exit_tolerance"]
-        return splits, "does not apply to one time step" if is_given else ""
-    if splits.held_out is None:
-        records = [file.network.provenance.model for file in opened]
-        splits = request.data.with_calibration(splits, opened[0].path, records)
-    if splits.held_out is not None:
-        return splits, ""
-    return splits, "not evaluated: it needs other images as `calibration` in an .npz file"
 
 
 def _paths(files: Sequence[Path] | None) -> tuple[Path, ...]:
@@ -221,6 +167,45 @@ def _paths(files: Sequence[Path] | None) -> tuple[Path, ...]:
     for path in paths:
         require_netx(path)
     return paths
+
+
+def _refuse_others(ctx: typer.Context, paths: Sequence[Path], network: AnyNetwork) -> None:
+    """Refuse options that would have no effect on ``network``, which the first file holds, and several such files."""
+    from loihi_convert.external import is_external
+    from loihi_convert.ir.graded import GradedNetwork
+
+    if is_external(network):
+        what, known = "another tool wrote it", _OF_OTHER_TOOLS
+    elif isinstance(network, GradedNetwork):
+        what, known = "its spikes are graded", _OF_GRADED_SPIKES
+    else:
+        return
+    if len(paths) > 1:
+        raise UsageError(what, where=paths[0], expected="must be run alone")
+    options.refuse_others(ctx, known, f"given for {paths[0]}: {what}", expected="must be left out")
+
+
+def _chosen(splits: DataSplits, image_count: int | None, backend: BackendName) -> Dataset:
+    """Return the test images to run: as many as requested, else all, or as many as a slow backend runs quickly."""
+    available = len(splits.test)
+    default = _DEFAULT_IMAGES.get(backend, available)
+    count = first_images(image_count, default, available, f"test images of {splits.name}")
+    if image_count is None and count < available:
+        log(f"running the first {count} of {available} test images; choose with --images")
+    return splits.test[:count]
+
+
+def _no_early_exit(opened: Sequence[OpenedFile], splits: DataSplits, run_options: RunOptions, *, is_asked: bool) -> str:
+    """Return why early exit is not evaluated; empty if it is, or was not asked for."""
+    spiking = [file.network for file in opened if file.has_early_exit]
+    if run_options.exit_tolerance is None or not spiking:
+        return ""
+    if all(network.task == "regression" for network in spiking):
+        return "does not apply to a regression"
+    if all(run_options.last_timestep(network.timesteps) == 1 for network in spiking):
+        return "does not apply to one time step" if is_asked else ""
+    needed = "other images as `calibration` in an .npz file"
+    return "" if splits.held_out is not None else f"not evaluated: it needs {needed}"
 
 
 def _splits(opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:

@@ -12,7 +12,7 @@ from loihi_convert.batch.places import PlaceOptions
 from loihi_convert.batch.setting import OPTIONS
 from loihi_convert.cli import options
 from loihi_convert.cli.console import flagged, log, on_interrupt
-from loihi_convert.cli.images import DataRequest
+from loihi_convert.cli.inputs import DataRequest
 from loihi_convert.cli.sweep_grid import KEYS, read_grid
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import InputError, PlatformError, UsageError, one_of

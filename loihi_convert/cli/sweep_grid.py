@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+from pydantic import TypeAdapter, ValidationError
+
 from loihi_convert.batch.setting import ConversionSetting
 from loihi_convert.cli import options
-from loihi_convert.cli.images import DataRequest
+from loihi_convert.cli.inputs import DataRequest, network_file, require_cnn
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
-from loihi_convert.errors import InputError, PlatformError, UsageError, did_you_mean
+from loihi_convert.errors import InputError, PlatformError, UsageError, did_you_mean, first_line
 from loihi_convert.ground.choices import DatasetName, SweepSplit
-from loihi_convert.ground.options import Option, names_of, one_choice, options_of
+from loihi_convert.ground.options import Flag, Option, names_of, one_choice, options_of
 
 if TYPE_CHECKING:
     from loihi_convert.batch.grid import Grid
-    from loihi_convert.batch.setting import NetworkFile
+    from loihi_convert.pipeline.options import NetworkFile
 
 
-_READ: Final[dict[type, tuple[str, Any, Callable[[Any], Any]]]] = {
-    int: ("a whole number", str | int, int),
-    float: ("a number", str | int | float, float),
-    bool: (
-        "yes or no (in a TOML file true or false)",
-        str | bool,
-        {"yes": True, "no": False, True: True, False: False}.__getitem__,
-    ),
-}
-"""What a value of a type must be, the types of its texts and TOML values, and how they are read."""
-
-
-def _read(kind: type, where: str, value: object) -> Any:
-    """Return ``value``, of a TOML file or a flag, as a ``kind``."""
-    noun, kinds, read = _READ[kind]
+def _read(option: Option, where: str, value: object) -> Any:
+    """Return ``value``, of a TOML file or a flag, as a value of ``option``."""
     try:
-        if isinstance(value, kinds) and isinstance(value, bool) <= (kind is bool):
-            return read(value)
-    except (ValueError, KeyError):
+        # pydantic takes "8", "yes" and 8.0, and True for 1.
+        if isinstance(value, str) or isinstance(value, bool) == (option.kind is bool):
+            return TypeAdapter(option.kind).validate_python(value)
+    except ValidationError:
         pass
-    raise UsageError(f"found {value!r}", where=where, expected=f"must be {noun}")
+    expected = "must be yes or no (in a TOML file true or false)" if option.kind is bool else option.expected
+    raise UsageError(f"found {value!r}", where=where, expected=expected)
 
 
+_IMAGE_COUNT: Final = Option("image_count", int, None, "", Flag(), "")
 _OF_CONVERSION: Final = options_of(BalanceOptions) | options_of(QuantizeOptions)
 _OF_NETWORK: Final = options_of(options.CnnOptions) | options_of(DataRequest)
 
@@ -102,13 +94,11 @@ def read_grid(files: list[Path], flags: Mapping[str, str], *, trust: bool = Fals
     values = {option.name: _values(*given[key], option) for key, option in AXES.items() if key in given}
     choice = {key: given[key] for key in _IMAGES if key in given}
     split: Any = one_choice(get_args(SweepSplit), *choice["split"]) if "split" in choice else "validation"
-    count = _read(int, *choice["images"]) if "images" in choice else None
+    count = _read(_IMAGE_COUNT, *choice["images"]) if "images" in choice else None
     calibration = str(choice["calibration"][1]) if "calibration" in choice else "split"
     shared: dict[str, tuple[str, object]] = {key: given[key] for key in _NETWORK if key in given}
     return Grid(
-        tuple(_network(own, shared, of_file, file) for own in networks),
-        values,
-        ImageChoice(split, count, calibration),
+        tuple(_network(own, shared, of_file, file) for own in networks), values, ImageChoice(split, count, calibration)
     )
 
 
@@ -130,7 +120,7 @@ def _values(where: str, found: object, option: Option) -> list[Any]:
     """Return the values of an option: one, or several without repeats."""
     parts = found.split(",") if isinstance(found, str) else found if isinstance(found, list) else [found]
     known = option.choices
-    values = [one_choice(known, where, part) if known else _read(option.kind, where, part) for part in parts]
+    values = [one_choice(known, where, part) if known else _read(option, where, part) for part in parts]
     if len(set(values)) < len(values):
         raise UsageError(f"found {', '.join(map(str, values))}", where=where, expected="must be without repeats")
     return values
@@ -151,17 +141,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
         try:
             import tomli as tomllib
         except ImportError as error:
-            hint = "Run: pip install tomli. Or give the grid as flags."
-            raise PlatformError("Python 3.10 cannot read TOML files", where="tomli", hint=hint) from error
+            found = "not installed, and Python 3.10 cannot read TOML files without it"
+            raise PlatformError(found, where="tomli", hint="pip install tomli") from error
     try:
         return dict(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"cannot be read ({reason})", where=path) from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"not TOML ({error})", where=path) from error
-    except RecursionError as error:
-        raise InputError("nested too deeply", where=path) from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"cannot be read as TOML ({reason})", where=path) from error
 
 
 def _listed_networks(path: Path, listed: object, models: object) -> list[Mapping[str, object]]:
@@ -182,18 +168,13 @@ def _listed_networks(path: Path, listed: object, models: object) -> list[Mapping
 
 
 def _network(
-    own: Mapping[str, object],
-    shared: Mapping[str, tuple[str, object]],
-    of_file: Set[str],
-    file: Path | None,
+    own: Mapping[str, object], shared: Mapping[str, tuple[str, object]], of_file: Set[str], file: Path | None
 ) -> NetworkFile:
     """Return a network with the options of its own table, or else those of all networks.
 
     Paths in the TOML file, of its own table or among the keys ``of_file``, are relative to its folder.
     """
-    from loihi_convert.batch.setting import NetworkFile
-    from loihi_convert.cli.wrong_files import require_cnn
-    from loihi_convert.ground.file_kinds import is_nir
+    from loihi_convert.ground.files import is_nir
 
     folder = Path() if file is None else file.parent
 
@@ -208,30 +189,24 @@ def _network(
     model = Path(folder, str(own["model"])).absolute()
     require_cnn(model)
     if is_nir(model):
-        hint = "`loihi-convert export` keeps them."
-        raise InputError("holds a spiking network, whose thresholds are not balanced again", where=model, hint=hint)
+        raise InputError("holds a spiking network, whose thresholds are not balanced again", where=model)
     typed = {name: text(key) for key, name in _NETWORK.items()}
     values: dict[str, Any] = {
         name: parse(value) if (parse := _OF_NETWORK[name].flag.parse) else value
         for name, value in typed.items()
         if value is not None
     }
-    cnn = options.CnnOptions(**{name: values[name] for name in values.keys() & options_of(options.CnnOptions).keys()})
-    data, root, class_map = (values.get(name) for name in ("data", "data_root", "class_map"))
-    if data is not None:
+    if "data" in values:
         # Workers may run in another folder.
-        path = place("data", data)
-        data = str(path.absolute()) if path.exists() and data not in get_args(DatasetName) else data
-    return NetworkFile(
-        model=model,
-        arch=cnn.arch,
-        input_shape=cnn.input_shape,
-        classes=cnn.classes,
-        normalization=cnn.normalization,
-        task=cnn.task,
-        data=data,
-        data_root=None if root is None else place("data-root", root).absolute(),
-        class_map=tuple(sorted(class_map.items())) if isinstance(class_map, Mapping) else class_map,
+        path = place("data", values["data"])
+        is_path = path.exists() and values["data"] not in get_args(DatasetName)
+        values["data"] = str(path.absolute()) if is_path else values["data"]
+    if "data_root" in values:
+        values["data_root"] = place("data-root", values["data_root"]).absolute()
+    of_cnn = options_of(options.CnnOptions)
+    cnn = options.CnnOptions(**{name: value for name, value in values.items() if name in of_cnn})
+    return network_file(
+        model, cnn, DataRequest(**{name: value for name, value in values.items() if name not in of_cnn})
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.compiled import compiled
-from loihi_convert.ground.threads import on_usable_cores
+from loihi_convert.ground.devices import on_usable_cores
 
 COVERED_SHARE: Final = 0.99
 """Share of a channel's positive activations below its initial threshold."""

@@ -31,8 +31,7 @@ import torch
 from torch import Tensor
 
 from loihi_convert.errors import CheckpointError, first_line, is_lack_of_memory
-from loihi_convert.ground.file_kinds import FileKind, kind_of
-from loihi_convert.ground.files import write_atomically
+from loihi_convert.ground.files import FileKind, kind_of, write_atomically
 
 _SAVE_STATE: Final = "Save the state dict: torch.save(model.state_dict(), path)."
 

@@ -22,9 +22,8 @@ from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.choices import WeightDtype
-from loihi_convert.ground.devices import has_fast_bfloat16
+from loihi_convert.ground.devices import has_fast_bfloat16, thread_count
 from loihi_convert.ground.progress import Progress
-from loihi_convert.ground.threads import thread_count
 from loihi_convert.ir.network import classes_of
 
 _WARM_UP: Final = 0.25

@@ -13,15 +13,16 @@ scales, no balanced thresholds, and no known CNN. Axes C H W and shapes as in `i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 import numpy as np
 
 from loihi_convert.chip import limits
 from loihi_convert.ground.arrays import Array, Shape, freeze
-from loihi_convert.ground.choices import Readout, Task
+from loihi_convert.ground.choices import Readout
 from loihi_convert.ir.network import Spiking
+from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 
@@ -59,7 +60,7 @@ class CubaLayer:
         Its place in the file, such as ``layer 3``.
     synapse
         Integer weights and biases. The weights of a dense layer are those of Lava's synapse: 8 bits and a sign mode,
-        shifted left as far as possible (`stock_chain.dense_weights`).
+        shifted left as far as possible (`readers.dense_weights`).
     neuron
         Its neurons.
     weight_shift
@@ -84,11 +85,14 @@ class CubaNetwork(Spiking[CubaLayer]):
         In order.
     timesteps
         Time steps per sample (``simulation/tSample``); None if not in the file.
+    provenance
+        Empty: other tools record none.
     """
 
     input_shape: Shape
     layers: tuple[CubaLayer, ...]
     timesteps: int | None = None
+    provenance: Provenance = field(default_factory=Provenance)
 
     @property
     def readout(self) -> Readout:
@@ -97,6 +101,6 @@ class CubaNetwork(Spiking[CubaLayer]):
         return "spikes" if fires else "potential"
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Literal["classification"]:
         """Meaning of the outputs: always classes, as the file does not record units for numbers."""
         return "classification"

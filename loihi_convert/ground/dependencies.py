@@ -81,13 +81,7 @@ def installed_version(package: str) -> str | None:
 
 
 def optional_module(name: str, reason: str) -> ModuleType:
-    """Return the module ``name`` of a package that only an extra of the same name installs.
-
-    Raises
-    ------
-    PlatformError
-        If it is not installed; ``reason`` says what needs it: "model.nir is a NIR file".
-    """
+    """Return the module ``name`` of a package that only an extra of the same name installs."""
     package = name.partition(".")[0]
     try:
         return importlib.import_module(name)
@@ -142,5 +136,5 @@ def missing_error(packages: Iterable[str], reason: str = "not installed") -> Pla
     return PlatformError(
         f"{reason}; loihi-convert needs {'it' if len(names) == 1 else 'them'}",
         where=", ".join(names),
-        hint=f"Run: {install_line(names)} (`loihi-convert doctor` lists all packages).",
+        hint=f"Run: {install_line(names)}",
     )

@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ground.choices import Device
 
 if TYPE_CHECKING:
     import torch
+
+MULTIPLY_ADDS_PER_THREAD: Final = 32_000_000
+"""With less work a thread costs more than it saves: about a millisecond of arithmetic, over about ten layers."""
+
+_CORES: Final = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+"""The cores of this process before torch loads OpenMP, which under ``OMP_PROC_BIND`` binds this thread to one of them.
+Clusters set that."""
+
+
+def usable_core_count() -> int:
+    """Return the number of cores that this process may use, or all where the system does not tell, such as macOS."""
+    return len(_CORES) or os.cpu_count() or 1
+
+
+@contextmanager
+def on_usable_cores() -> Iterator[None]:
+    """Let threads and processes that are started meanwhile use all cores that this process may use.
+
+    They inherit the cores of the thread that starts them.
+    """
+    before = os.sched_getaffinity(0) if _CORES else _CORES
+    if before == _CORES:
+        yield
+        return
+    os.sched_setaffinity(0, _CORES)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def thread_count(multiply_adds: int, available: int) -> int:
+    """Return how many threads a step of ``multiply_adds`` gets: 1..``available``, each with enough work.
+
+    A small step gets 1 thread on every machine. The order of floating-point sums depends on the number of threads, so
+    it does not depend on the machine's cores.
+    """
+    return min(available, max(1, multiply_adds // MULTIPLY_ADDS_PER_THREAD))
+
+
+def wait_passively() -> None:
+    """Let idle threads sleep instead of spin, in this process and its children, unless the user has set a policy.
+
+    OpenMP reads this when it is loaded, so it must be called before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 AnyDevice: TypeAlias = "Device | torch.device"
@@ -26,15 +73,11 @@ def chosen_device(device: str | torch.device) -> str:
     """
     name = "cuda" if str(device) == "cuda:0" else str(device)
     if name not in get_args(Device):
-        hint = "Choose a GPU by the variable CUDA_VISIBLE_DEVICES." if name.startswith("cuda:") else ""
-        raise UsageError(f"found {name}", where="device", expected=one_of(get_args(Device)), hint=hint)
+        expected = f"{one_of(get_args(Device))}; CUDA_VISIBLE_DEVICES chooses a GPU"
+        raise UsageError(f"found {name}", where="device", expected=expected)
     has_gpu = name != "cpu" and _has_gpu()
     if name == "cuda" and not has_gpu:
-        raise UsageError(
-            "torch finds no GPU",
-            where="device",
-            hint="Use `device='cpu'`, or install a torch build with GPU support.",
-        )
+        raise UsageError("torch finds no GPU", where="device", expected="must be `device='cpu'` without one")
     return "cuda" if has_gpu else "cpu"
 
 

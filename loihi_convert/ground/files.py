@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import os
@@ -10,7 +11,7 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from loihi_convert.errors import DataError, InputError, UsageError
 
@@ -19,13 +20,7 @@ _KEPT: Final = 40
 
 
 def as_path(given: object, where: str) -> Path:
-    """Return ``given``, of the parameter ``where``, as a path.
-
-    Raises
-    ------
-    UsageError
-        If it is neither a string nor a path.
-    """
+    """Return ``given``, of the parameter ``where``, as a path."""
     if not isinstance(given, str | os.PathLike):
         raise UsageError(f"found {given!r}", where=where, expected="must be the path of a file")
     return Path(given)
@@ -80,7 +75,7 @@ def _permissions(path: Path) -> int | None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
-        raise InputError("is not a file; nothing was changed", where=path, hint="Choose another path.")
+        raise InputError("is not a file; nothing was changed", where=path)
     return stat.S_IMODE(mode)
 
 
@@ -91,23 +86,15 @@ def _target(path: Path) -> Path:
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
-    reason = f"cannot be written ({error.strerror or error}); nothing was changed"
-    return InputError(reason, where=path, hint="Choose another path.")
+    return InputError(f"cannot be written ({error.strerror or error}); nothing was changed", where=path)
 
 
 def asked(path: Path, question: Callable[[Path], bool], error: type[InputError] = InputError) -> bool:
-    """Return ``question(path)``, such as `Path.exists`.
-
-    Raises
-    ------
-    InputError
-        If the system does not answer: the name is too long, or the folder may not be searched. It is an ``error``.
-    """
+    """Return ``question(path)``, such as `Path.exists`."""
     try:
         return question(path)
     except OSError as reason:
-        found = f"cannot be read ({reason.strerror or reason})"
-        raise error(found, where=path, hint="Choose another path.") from reason
+        raise error(f"cannot be read ({reason.strerror or reason})", where=path) from reason
 
 
 def require_there(path: Path, hint: str) -> None:
@@ -119,12 +106,12 @@ def require_there(path: Path, hint: str) -> None:
 def require_no_pipe(path: Path) -> None:
     """Raise an `InputError` if ``path`` is a pipe or a device, which can be read only once."""
     if not path.is_file() and not path.is_dir():
-        raise InputError("is a pipe or a device", where=path, expected="must be a file", hint="Save its content first.")
+        raise InputError("is a pipe or a device", where=path, expected="must be a file")
 
 
 def cannot_read(path: Path, error: OSError) -> DataError:
     """Return the error for data at ``path`` that may not be read."""
-    return DataError(f"cannot be read ({error.strerror or error})", where=path, hint="Make it readable.")
+    return DataError(f"cannot be read ({error.strerror or error})", where=path)
 
 
 def require_writable(path: Path) -> None:
@@ -141,13 +128,7 @@ def require_writable(path: Path) -> None:
 
 
 def make_folder(folder: Path, parameter: str) -> None:
-    """Create ``folder``, with its parents, unless it exists.
-
-    Raises
-    ------
-    InputError
-        If that is not possible; the hint names the ``parameter`` with which the folder was chosen.
-    """
+    """Create ``folder``, with its parents, unless it exists."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -163,16 +144,13 @@ def cannot_create(folder: Path, error: OSError, parameter: str) -> InputError:
 def refuse_to_replace(source: Path, path: Path) -> None:
     """Raise a `UsageError` if ``path``, the file to write, is ``source``, the file to read."""
     if asked(path, Path.exists) and asked(source, Path.exists) and path.samefile(source):
-        raise UsageError(
-            "is the input file and would be overwritten; nothing was changed", where=path, hint="Choose another path."
-        )
+        raise UsageError("is the input file and would be overwritten; nothing was changed", where=path)
 
 
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
     """Raise an `InputError` if ``path`` exists and ``overwrite`` is off."""
     if asked(path, Path.exists) and not overwrite:
-        hint = "Pass `overwrite=True`, or choose another path."
-        raise InputError("exists already; nothing was changed", where=path, hint=hint)
+        raise InputError("exists already; nothing was changed", where=path, hint="Pass `overwrite=True` to replace it.")
 
 
 def require_output(path: Path, overwrite: bool, source: Path | None = None) -> None:
@@ -196,3 +174,77 @@ def require_new_or_empty(folder: Path, hint: str = "Choose a new or an empty fol
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of the file at ``path``."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+FileKind = Literal[
+    "zip", "pickle", "safetensors", "onnx", "hdf5", "gzip", "tar", "git-lfs", "html", "text", "empty", "unknown"
+]
+"""``zip``: torch.save, TorchScript, .npz; ``pickle``: torch.save before torch 1.6; ``hdf5``: netx, Keras."""
+
+CHECKPOINT_KINDS: Final[tuple[FileKind, ...]] = ("zip", "pickle", "safetensors")
+"""Files that may hold the weights of a CNN but not its structure."""
+
+NIR: Final = ".nir"
+"""Suffix of NIR files. They are HDF5, as netx files, and told apart by it."""
+
+_HEAD: Final = 512
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+# HDF5 puts its signature at 0, 512, 1024, 2048, ...: a user block may precede it.
+_HDF5_OFFSETS: Final = (0, *(512 << shift for shift in range(8)))
+_SIGNATURES: Final[tuple[tuple[int, bytes, FileKind], ...]] = (
+    (0, b"PK", "zip"),
+    (0, b"\x1f\x8b", "gzip"),
+    (257, b"ustar", "tar"),
+    (0, b"version https://git-lfs", "git-lfs"),
+    (0, b"<!DOCTYPE", "html"),
+    (0, b"<!doctype", "html"),
+    (0, b"<html", "html"),
+)
+# The fields that can follow the first one, ir_version, in a ModelProto of onnx.proto: producer_name, producer_version,
+# domain, model_version, doc_string, graph, opset_import, metadata_props, functions.
+_AFTER_IR_VERSION: Final = (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72, 0xCA)
+_LATEST_IR_VERSION: Final = 64
+
+
+def kind_of(path: Path) -> FileKind | None:
+    """Return the type of the file at ``path``; None if it is not a file or cannot be read."""
+    try:
+        # A pipe would wait for its writer, and what is read from it is gone.
+        if not path.is_file():
+            return None
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD)
+            for offset in _HDF5_OFFSETS:
+                stream.seek(offset)
+                if stream.read(len(_HDF5)) == _HDF5:
+                    return "hdf5"
+    except OSError:
+        return None
+    if not head:
+        return "empty"
+    # Eight bytes with the length of a JSON header, then the header. Tested first: a length may look like any signature.
+    if head[4:9] == b"\0\0\0\0{":
+        return "safetensors"
+    for offset, signature, kind in _SIGNATURES:
+        if head[offset:].startswith(signature):
+            return kind
+    # Protocols 2 to 5 begin with the opcode PROTO.
+    if head[0] == 0x80 and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return "pickle"
+    if len(head) > 2 and head[0] == 0x08 and head[1] <= _LATEST_IR_VERSION and head[2] in _AFTER_IR_VERSION:
+        return "onnx"
+    return "text" if _is_text(head) else "unknown"
+
+
+def is_nir(path: Path) -> bool:
+    """Return whether ``path`` has the suffix of a NIR file; it may be missing or damaged."""
+    return path.suffix.lower() == NIR
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        # The last character may be cut.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=len(head) < _HEAD)
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\r\n\t" for character in text)

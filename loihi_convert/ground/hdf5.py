@@ -54,14 +54,7 @@ def read_datasets(
 
 
 def require_plain(content: bytes) -> None:
-    """Refuse an HDF5 image unless every part is in it, once, and together no larger than `MAX_RATIO` times its bytes.
-
-    Raises
-    ------
-    InputError
-        If it has links, datasets stored elsewhere, references or types other than numbers and text, nested groups
-        without end, or claims to hold more than such a file can.
-    """
+    """Refuse an HDF5 image unless each part is in it, once, together at most `MAX_RATIO` times its bytes."""
     with h5py.File(io.BytesIO(content), "r") as file:
         _datasets(file, content, None, True)
 

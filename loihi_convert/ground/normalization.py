@@ -47,12 +47,8 @@ class Normalization(NamedTuple):
             raise UsageError(found, where=where, expected=expected, hint=hint)
         # Signals below 0 have a `mean` above 1, such as 80 / 60 for -80..-20, but then a `std` of 1 / 60.
         if max(self.mean) > _OFFSET and max(self.std) >= 1:
-            raise UsageError(
-                f"found {self.mean}, with a `std` of {self.std}",
-                where="mean",
-                expected="must be those of pixels in 0..1: pixels are divided by 255 first",
-                hint="Divide `mean` and `std` by 255, too.",
-            )
+            expected = "must be those of pixels in 0..1: pixels are divided by 255 first"
+            raise UsageError(f"found {self.mean}, with a `std` of {self.std}", where="mean", expected=expected)
         mean, std = (values * channels if len(values) == 1 else values for values in self)
         return Normalization(mean, std)
 
@@ -64,13 +60,9 @@ def require_both(mean: object, std: object) -> None:
     """
     if (mean is None) == (std is None):
         return
-    missing, hint = ("mean", "0 if nothing was subtracted") if mean is None else ("std", "1 if nothing was divided")
-    raise UsageError(
-        "not given",
-        where=missing,
-        expected="`mean` and `std` must be given together",
-        hint=f"Give the values used in training, (pixel / 255 - mean) / std; `{missing}` is {hint}.",
-    )
+    missing = "mean" if mean is None else "std"
+    expected = "`mean` and `std`, those of (pixel / 255 - mean) / std in training, must be given together"
+    raise UsageError("not given", where=missing, expected=expected)
 
 
 def channel_normalization(
@@ -79,11 +71,6 @@ def channel_normalization(
     """Return ``mean`` and ``std``, one number per channel each; ``None`` if neither is given.
 
     Each is a number, a list or an array, with any axes of length 1 beside that of the channels.
-
-    Raises
-    ------
-    UsageError
-        If only one is given, or is not numbers, or as in `Normalization.per_channel`.
     """
     require_both(mean, std)
     if mean is None or std is None:
@@ -104,8 +91,7 @@ def _numbers(values: float | Sequence[float], channels: int, where: str) -> tupl
     if array.dtype.kind not in "biuf":
         raise UsageError(f"found {values!r}", where=where, expected=expected)
     if sum(size > 1 for size in array.shape) > 1:
-        hint = "Subtract a mean image in the CNN's `forward`." if where == "mean" else ""
-        raise UsageError(f"found an array {array.shape}", where=where, expected=expected, hint=hint)
+        raise UsageError(f"found an array {array.shape}", where=where, expected=expected)
     return tuple(array.astype(np.float64).ravel().tolist())
 
 

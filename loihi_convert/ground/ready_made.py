@@ -5,15 +5,13 @@ A wheel contains those of MNIST for T = 1, 4 and 64 with their CNNs (0.8 MB); a 
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 import re
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from loihi_convert.errors import InputError
+from loihi_convert.errors import InputError, did_you_mean
 from loihi_convert.ground.files import asked
 
 REPOSITORY_FOLDER: Final = "netx_models"
@@ -141,7 +139,7 @@ def cnns_of(name: str) -> tuple[Path, ...]:
         raise InputError(
             "this model's CNN is not part of this installation",
             where=name,
-            hint=f"Install from a clone of the repository, or train one: `loihi-convert train --data {name}`.",
+            hint="Install from a clone of the repository.",
         )
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     listed = [item for item in card["checkpoints"] if item["in_repository"]]
@@ -169,29 +167,13 @@ def file_of(path: Path) -> Path:
         return model.path
     if model is not None:
         raise InputError("is not part of this installation", where=text, hint=_how_to_get(model))
-    if meant := _almost(text.lower()):
-        hint = f"Did you mean {meant}? `loihi-convert models` lists all names."
-        raise InputError("neither a file nor a model of this name", where=text, hint=hint)
+    if meant := did_you_mean(text, (model.name for model in named_models())):
+        raise InputError("neither a file nor a model of this name", where=text, hint=meant)
     return path
 
 
 def _how_to_get(model: NamedModel) -> str:
     """Return what to do about a model that is not installed."""
-    made = f"`{model.commands[0]}`"
     if model.is_in_repository:
-        return f"In a clone of the repository it is {model.place}: name that path. It was made by {made}."
-    folder = Path(model.place).parent
-    how = f"run {made}" if model.has_checkpoint else f"train its checkpoint, then run {made}"
-    return f"The repository does not include it. In {folder} of a clone, {how}; {folder}/README.md has all commands."
-
-
-def _almost(text: str) -> str:
-    """Return the most similar model name: the nearest T of the same folder; empty if there is none."""
-    names = {model.name.lower(): model.name for model in named_models()}
-    folder, _, steps = text.partition("-t")
-    wanted = int(steps) if steps.isdecimal() and int(steps) else 4
-    alike = {model.timesteps: model.name for model in named_models() if model.is_best and model.folder == folder}
-    if alike and (not steps or steps.isdecimal()):
-        return alike[min(alike, key=lambda timesteps: abs(math.log(timesteps / wanted)))]
-    near = difflib.get_close_matches(text, names, n=1, cutoff=0.75)
-    return names[near[0]] if near else ""
+        return f"In a clone of the repository it is {model.place}: name that path."
+    return f"The repository does not include it; {Path(model.place).parent}/README.md has the commands that made it."

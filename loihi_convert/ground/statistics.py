@@ -21,9 +21,6 @@ Interval = tuple[float, float]
 FEWEST_JUDGED: Final = 50
 """With fewer images, chance explains much."""
 
-NOT_CHANCE: Final = 0.01
-"""A change with a smaller p-value is reported to the user as a likely mistake."""
-
 POOR_CNN: Final = "The CNN itself "
 """Start of a note that the CNN is not better than a constant answer."""
 

@@ -457,7 +457,7 @@ def _check_label_range(labels: Array | None, classes: int) -> None:
 
 def evaluate_images(
     result: RunResult,
-    network: QuantizedNetwork | GradedNetwork,
+    network: AnyNetwork,
     images: Dataset,
     *,
     cnn: ReluNetwork | None = None,

@@ -47,8 +47,7 @@ from loihi_convert.errors import UnsupportedModelError, UsageError, Verification
 from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel
 from loihi_convert.ground.choices import FileFormat
 from loihi_convert.ground.dependencies import optional_module
-from loihi_convert.ground.file_kinds import NIR
-from loihi_convert.ground.files import refuse_to_overwrite, require_output, write_atomically
+from loihi_convert.ground.files import NIR, refuse_to_overwrite, require_output, write_atomically
 from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel
 from loihi_convert.ir.synapse import Conv

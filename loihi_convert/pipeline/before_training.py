@@ -14,7 +14,7 @@ from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.choices import MAX_LEVELS
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy
-from loihi_convert.pipeline.same_outputs import COMPARED, require_same_outputs
+from loihi_convert.pipeline.converting import COMPARED, require_same_outputs
 from loihi_convert.reading.own_cnn import require_training
 from loihi_convert.reading.source import Source
 
@@ -29,13 +29,6 @@ def require_same_training(design: Design, splits: DataSplits) -> None:
     """Raise an error if the QCFS network that ``design`` trains would be read as another one, before it is trained.
 
     Its activations get so many levels that a rounding error hardly moves an output.
-
-    Raises
-    ------
-    UnsupportedModelError
-        As in `require_same_outputs`.
-    UsageError
-        As in `require_training`; also if the activations of a layer are too small for thresholds to be trained.
     """
     require_training(design, splits)
     if design.qcfs_levels is None:
@@ -56,7 +49,6 @@ def _require_trainable(activation: Qcfs, number: int, name: str) -> None:
             f"found activations of at most about {largest:.2g} after ReLU {number + 1}",
             where=name,
             expected=f"must be at least about {_LEAST_THRESHOLD:g}, which a training step changes little",
-            hint="Multiply weights and bias before it by a number, and divide the weights after it by the same.",
         )
 
 

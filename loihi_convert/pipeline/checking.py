@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
 from typing import Final, get_args
 
+from loihi_convert import external, netx
 from loihi_convert.checks.activity import (
     ACTIVITY_RULES,
     CNN_ACTIVITY_RULES,
@@ -30,13 +31,17 @@ from loihi_convert.checks.network_rules import (
 from loihi_convert.checks.stock_rules import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
 from loihi_convert.chip.targets import TARGETS
-from loihi_convert.errors import DataError, InputError, UnsupportedModelError, UsageError, one_of
+from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Target
+from loihi_convert.ground.files import is_nir, kind_of, require_no_pipe, require_there
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ground.progress import Progress, ProgressFactory, no_progress_bar
+from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.provenance import ModelRecord
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile
-from loihi_convert.pipeline.loaded_file import CheckpointFile, ExternalFile, LoadedFile, NativeFile, RefusedFile
 from loihi_convert.report.conversion_tables import resource_table
 from loihi_convert.report.table import notebook_html
 
@@ -45,6 +50,104 @@ CAN_SPIKE: Final = "every operation has a spiking equivalent"
 
 WITH_THRESHOLDS: Final = "files with thresholds that `export` wrote"
 """The files to which images and T apply, in errors."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedFile:
+    """A netx file or a checkpoint, as far as it was readable.
+
+    Parameters
+    ----------
+    path
+        The file.
+    cnn
+        Of a checkpoint: the CNN before export.
+    exported
+        Of a file that `export` wrote, with thresholds: its network.
+    stock
+        Of a netx file that is not damaged: its layers as lava-dl sees them.
+    refusal
+        The reason why this package cannot use it.
+    is_external
+        Whether it is only checked as lava-dl sees it: another tool wrote it, or `export` with graded spikes.
+    relays
+        Of graded spikes: ``relay_of`` of each layer with a synapse.
+    recorded
+        The record of its CNN.
+    notes
+        Of a checkpoint: those of `Source`.
+    """
+
+    path: Path
+    cnn: ReluNetwork | None = None
+    exported: QuantizedNetwork | None = None
+    stock: StockFile | None = None
+    refusal: UnsupportedModelError | NetxError | None = None
+    is_external: bool = False
+    relays: tuple[Array | None, ...] = ()
+    recorded: ModelRecord = field(default_factory=ModelRecord)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def network(self) -> ReluNetwork | QuantizedNetwork | None:
+        """The network whose channels can be measured."""
+        return self.cnn or self.exported
+
+
+def load_file(
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    input_shape: Shape | None = None,
+    normalization: Normalization | None = None,
+) -> LoadedFile:
+    """Return the readable part of a ``.net`` file, checkpoint or ONNX file; the type is detected from its content.
+
+    ``arch``, ``input_shape`` and ``normalization`` are for a checkpoint, as in `source.open_source`.
+    """
+    path = Path(path)
+    require_there(path, "Give a .net file, or the checkpoint of a CNN.")
+    require_no_pipe(path)
+    if path.is_dir():
+        raise InputError("is a folder", where=path, expected="must be a .net file, or the file of a CNN")
+    is_netx = (kind_of(path) == "hdf5" and not is_nir(path)) or path.suffix == netx.SUFFIX
+    if not is_netx:
+        # Loads torch, which a netx file does not need.
+        from loihi_convert.pipeline.converting import require_same_outputs
+        from loihi_convert.reading.source import open_source
+
+        try:
+            source = open_source(path, arch=arch, input_shape=input_shape, normalization=normalization)
+            require_same_outputs(source)
+        except UnsupportedModelError as error:
+            return LoadedFile(path, refusal=error)
+        return LoadedFile(path, source.network, recorded=source.recorded, notes=source.notes)
+    if any(option is not None for option in (arch, input_shape, normalization)):
+        raise UsageError(
+            "`arch`, `input_shape`, `mean` and `std` given for a netx file",
+            where=path,
+            expected="these are for a checkpoint, before export",
+        )
+    stock = None
+    try:
+        stock = netx.read_stock(path)
+        network = netx.read_stored(path).network
+    except NetxError as error:
+        return LoadedFile(path, stock=stock, refusal=error)
+    if isinstance(network, QuantizedNetwork):
+        stock = stock.with_names([layer.name for layer in network.layers])
+        return LoadedFile(path, exported=network, stock=stock, recorded=network.provenance.model)
+    if network is not None:
+        layers = network.layers[1:]
+        stock = stock.with_names([layer.name for layer in layers]).with_spike_exp(network.spike_exp)
+        return LoadedFile(path, stock=stock, is_external=True, relays=tuple(layer.relay_of for layer in layers))
+    refusal = None
+    try:
+        with netx.errors_that_name(path):
+            external.decode_external(stock)
+    except NetxError as error:
+        refusal = error
+    return LoadedFile(path, stock=stock, refusal=refusal, is_external=True)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,60 +234,42 @@ def check(
         Whether to find the resources with each kind of neuron.
     device
         Where to simulate: ``"cpu"`` or another torch device.
-
-    Raises
-    ------
-    UsageError
-        If ``target`` is unknown, ``timesteps`` or ``chips`` are below 1, or the file does not allow ``timesteps`` or
-        ``compare``.
-    DataError
-        If ``images`` do not have the network's input shape.
     """
-    if target is None:
-        target = loaded.network.target if isinstance(loaded, NativeFile) else "lava"
+    exported = loaded.exported
+    target = target or (exported.target if exported else "lava")
     if target not in get_args(Target):
         raise UsageError(f"found {target!r}", where="target", expected=one_of(get_args(Target)))
     if not isinstance(chips, Integral) or chips < 1:
         raise UsageError(f"found {chips!r}", where="chips", expected="must be a whole number, at least 1")
-    if timesteps is not None and (timesteps < 1 or not isinstance(loaded, NativeFile)):
+    if timesteps is not None and (timesteps < 1 or exported is None):
         expected = f"must be at least 1, and is only for {WITH_THRESHOLDS}"
         raise UsageError(f"found {timesteps}", where="timesteps", expected=expected)
-    if compare and not isinstance(loaded, CheckpointFile | NativeFile | RefusedFile):
+    if compare and loaded.is_external:
         expected = f"is only for CNNs, and for {WITH_THRESHOLDS}"
         raise UsageError(f"given for {loaded.path}", where="compare", expected=expected)
-    steps = None
-    if isinstance(loaded, NativeFile):
-        steps = loaded.network.timesteps if timesteps is None else timesteps
+    steps = None if exported is None else timesteps or exported.timesteps
     found = [*_refusal(loaded), *_file_findings(loaded, steps, target)]
     image_count, by_lava_dl = 0, None
-    if images is not None and isinstance(loaded, CheckpointFile | NativeFile):
+    if images is not None and loaded.network is not None:
         if images.shape[1:] != loaded.network.input_shape:
             expected = f"{loaded.path} takes {loaded.network.input_shape}"
             raise DataError(f"shape {images.shape[1:]}", where="images", expected=expected)
         # Do not simulate beyond the largest safe T of a file.
-        if steps is None or not isinstance(loaded, NativeFile) or steps <= loaded.network.max_timesteps:
+        if exported is None or steps is None or steps <= exported.max_timesteps:
             image_count = len(images)
             with bars(f"{loaded.path.name}: measuring channel activity") as progress:
                 found += _activity_findings(loaded, images, steps, target, device, progress)
-            if isinstance(loaded, NativeFile) and steps is not None:
-                by_lava_dl = lava_dl(loaded.network, images, steps, labels=labels, device=device)
-    if isinstance(loaded, NativeFile):
-        found += lava_dl_findings(loaded.network, by_lava_dl, target)
+            if exported is not None and steps is not None:
+                by_lava_dl = lava_dl(exported, images, steps, labels=labels, device=device)
+    if exported is not None:
+        found += lava_dl_findings(exported, by_lava_dl, target)
     on_chips = _resources(loaded, target, chips)
     if on_chips is not None:
         found += findings(MEMORY_RULES, ((layer.name, layer) for layer in on_chips.layers), target)
         found += findings(NEUROCORE_RULES, [(None, on_chips)], target)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return CheckReport(
-        loaded.path,
-        target,
-        steps,
-        image_count,
-        tuple(found),
-        on_chips,
-        _compared(loaded) if compare else (),
-        by_lava_dl,
-    )
+    compared = _compared(loaded) if compare else ()
+    return CheckReport(loaded.path, target, steps, image_count, tuple(found), on_chips, compared, by_lava_dl)
 
 
 def _refusal(loaded: LoadedFile) -> Iterator[Finding]:
@@ -192,15 +277,14 @@ def _refusal(loaded: LoadedFile) -> Iterator[Finding]:
 
     For a CNN, one finding for each part without a spiking equivalent.
     """
-    refusal = loaded.refusal if isinstance(loaded, ExternalFile | RefusedFile) else None
-    if refusal is None:
+    if loaded.refusal is None:
         return
-    others = refusal.others if isinstance(refusal, UnsupportedModelError) else ()
-    for error in (refusal, *others):
+    others = loaded.refusal.others if isinstance(loaded.refusal, UnsupportedModelError) else ()
+    for error in (loaded.refusal, *others):
         # The report already names the file.
         place = error.where.removeprefix(str(loaded.path)).removeprefix(": ")
         yield Finding(
-            severity="note" if isinstance(loaded, ExternalFile) else "error",
+            severity="note" if loaded.is_external else "error",
             rule=CAN_SPIKE if others else "this package can read the file",
             layer=place or None,
             found=error.found,
@@ -212,25 +296,15 @@ def _refusal(loaded: LoadedFile) -> Iterator[Finding]:
 
 def _file_findings(loaded: LoadedFile, steps: int | None, target: Target) -> Iterator[Finding]:
     """Findings of the rules on layers and integers; for a CNN, the notes on how it was read."""
-    if isinstance(loaded, CheckpointFile):
-        for note in loaded.notes:
-            yield Finding(
-                severity="note",
-                rule="the CNN can be read in only one way",
-                layer=None,
-                found=note.removesuffix("."),
-                limit="",
-                source="",
-                fix="",
-            )
-        return
-    stock = loaded.stock
+    for note in loaded.notes:
+        rule, found = "the CNN can be read in only one way", note.removesuffix(".")
+        yield Finding(severity="note", rule=rule, layer=None, found=found, limit="", source="", fix="")
+    stock, is_soft = loaded.stock, False
     if stock is not None:
         yield from findings(FILE_RULES, [(None, stock)], target)
         yield from findings(STOCK_RULES, stock.layers, target)
-    is_soft = False
-    if isinstance(loaded, NativeFile) and steps is not None:
-        run, is_soft = NetworkRun(loaded.network, steps), loaded.network.reset == "soft"
+    if loaded.exported is not None and steps is not None:
+        run, is_soft = NetworkRun(loaded.exported, steps), loaded.exported.reset == "soft"
         yield from findings(NETWORK_RULES, [(None, run)], target)
         yield from findings(LAYER_RULES, layer_runs(run), target)
         yield from findings(CIRCUIT_RULES if is_soft else (), layer_runs(run), target)
@@ -239,49 +313,41 @@ def _file_findings(loaded: LoadedFile, steps: int | None, target: Target) -> Ite
 
 
 def _activity_findings(
-    loaded: CheckpointFile | NativeFile,
-    images: Array,
-    steps: int | None,
-    target: Target,
-    device: str,
-    progress: Progress,
+    loaded: LoadedFile, images: Array, steps: int | None, target: Target, device: str, progress: Progress
 ) -> Iterator[Finding]:
     """Findings on channel activity on ``images``."""
-    if isinstance(loaded, CheckpointFile):
-        yield from findings(CNN_ACTIVITY_RULES, cnn_activity(loaded.network, images), target)
-    elif steps is not None:
-        activity = network_activity(loaded.network, images, steps, device=device, progress=progress)
+    if loaded.cnn is not None:
+        yield from findings(CNN_ACTIVITY_RULES, cnn_activity(loaded.cnn, images), target)
+    elif loaded.exported is not None and steps is not None:
+        activity = network_activity(loaded.exported, images, steps, device=device, progress=progress)
         yield from findings(NETWORK_ACTIVITY_RULES, [(None, activity)], target)
         yield from findings(ACTIVITY_RULES, activity.layers, target)
 
 
 def _resources(loaded: LoadedFile, target: Target, chips: int) -> Chips | None:
     """Resources of the network; None if any layer is unknown, because a partial sum would mislead."""
-    if isinstance(loaded, CheckpointFile):
-        return network_resources(loaded.network, has_circuit=TARGETS[target].is_circuit, chips=chips)
-    if isinstance(loaded, NativeFile):
-        has_circuit = TARGETS[target].is_circuit and loaded.network.reset == "soft"
-        return network_resources(loaded.network, has_circuit=has_circuit, chips=chips)
-    relays = loaded.relays if isinstance(loaded, ExternalFile) else ()
-    return None if loaded.stock is None else _stock_resources(loaded.stock, relays, chips)
+    if loaded.network is not None:
+        is_soft = loaded.exported is None or loaded.exported.reset == "soft"
+        return network_resources(loaded.network, has_circuit=TARGETS[target].is_circuit and is_soft, chips=chips)
+    return None if loaded.stock is None else _stock_resources(loaded.stock, loaded.relays, chips)
 
 
 def _compared(loaded: LoadedFile) -> tuple[NeuronCost, ...]:
     """Resources with each kind of neuron that can compute the network."""
-    if not isinstance(loaded, NativeFile | CheckpointFile):
-        return ()
-    return tuple(cost for cost in neuron_costs(loaded.network) if cost.neurons != "graded" or _can_be_graded(loaded))
+    costs = () if loaded.network is None else neuron_costs(loaded.network)
+    return tuple(cost for cost in costs if cost.neurons != "graded" or _can_be_graded(loaded))
 
 
-def _can_be_graded(loaded: NativeFile | CheckpointFile) -> bool:
-    if isinstance(loaded, NativeFile):
+def _can_be_graded(loaded: LoadedFile) -> bool:
+    if loaded.exported is not None:
         # A file does not record its activations, but thresholds that were trained with them.
-        return len(loaded.network.layers) > 1 and loaded.network.provenance.balance.method != "qcfs"
+        return len(loaded.exported.layers) > 1 and loaded.exported.provenance.balance.method != "qcfs"
+    assert loaded.cnn is not None
     # Loads torch, which a netx file does not need.
     from loihi_convert.conversion.graded import require_relu
 
     try:
-        require_relu(loaded.network)
+        require_relu(loaded.cnn)
     except UnsupportedModelError:
         return False
     return True

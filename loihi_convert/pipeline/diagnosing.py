@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from loihi_convert import netx
 from loihi_convert.backends import Backend
 from loihi_convert.backends.result import check_run
 from loihi_convert.data import Dataset
@@ -16,10 +15,10 @@ from loihi_convert.metrics.advice import advice, image_notes, verdict
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.own_accuracy import own_accuracy
+from loihi_convert.pipeline.opening import OpenedFile, float_network, is_made_from
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import OpenedFile, doubt, float_network, is_made_from
 from loihi_convert.pipeline.running import run
-from loihi_convert.reading.source import Source, reopen_source
+from loihi_convert.reading.source import Source
 from loihi_convert.report.conversion_tables import cause_table, divergence_table
 from loihi_convert.report.table import Table, notebook_html
 
@@ -41,7 +40,7 @@ class DiagnosisReport:
     advice, notes
         One sentence each. With a CNN that the file was not made from, ``advice`` says only that.
     doubt
-        The reason to doubt that the file was made from this CNN (`origin.doubt`); empty if it was.
+        The reason to doubt that the file was made from this CNN (`opening.doubt`); empty if it was.
     equal_on_lava
         Number of images on which Lava was equal to `ref`.
     """
@@ -73,96 +72,41 @@ class DiagnosisReport:
 
 
 def diagnose(
-    model: str | Path,
-    path: str | Path,
-    images: Dataset,
-    timesteps: int | None = None,
-    *,
-    data: str | None = None,
-    fingerprint: str | None = None,
-    arch: str | None = None,
-    lava: Backend | None = None,
-    lava_images: int = 0,
-    device: str = "cpu",
-    bars: ProgressFactory = no_progress_bar,
-) -> DiagnosisReport:
-    """Return where accuracy is lost between the CNN ``model`` and the netx file ``path``.
-
-    Parameters
-    ----------
-    model
-        The checkpoint that the file was made from.
-    path
-        The ``.net`` file.
-    images
-        With or without labels. Not the test images, because the answer is meant to guide options. On images the CNN was
-        trained on, its accuracy is too high.
-    timesteps
-        T; by default the one the file was balanced for.
-    data
-        The name of the data set that the images belong to, if known.
-    fingerprint
-        The fingerprint of the `Dataset` of which ``images`` are a part; None: they are all of it.
-    arch
-        As in `source.open_source`, if the file was made with one.
-    lava
-        Lava's simulator, to run the first ``lava_images`` and compare every layer with `ref`.
-    device
-        As in `run`.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be used, or the layers of the checkpoint and of the netx file differ.
-    VerificationError
-        If Lava's integers differ from those of `ref`.
-    """
-    path = Path(path)
-    network, sha256 = netx.read_with_digest(path)
-    source = reopen_source(Path(model), network.provenance.model, network.input_shape, arch)
-    steps = network.timesteps if timesteps is None else timesteps
-    reason = doubt(network, source, path.name, str(model))
-    report = diagnosed(
-        network,
-        source,
-        images,
-        steps,
-        path=path,
-        doubt=reason,
-        data=data,
-        fingerprint=fingerprint,
-        device=device,
-        bars=bars,
-    )
-    if lava is None or not lava_images:
-        return report
-    with lava:
-        options = RunOptions(timesteps=(steps,), trace=True, device=device)
-        ran = run(OpenedFile(path, network, sha256), images[:lava_images], lava, options, bars=bars)
-    return replace(report, equal_on_lava=ran.equal_to_reference)
-
-
-def diagnosed(
     network: QuantizedNetwork,
     source: Source,
     images: Dataset,
     timesteps: int,
     *,
-    path: Path | None = None,
+    file: OpenedFile | None = None,
     doubt: str = "",
     data: str | None = None,
     fingerprint: str | None = None,
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> DiagnosisReport:
-    """Return where accuracy is lost between the CNN ``source`` and ``network``, read from ``path`` if it is not None.
+    """Return where accuracy is lost between the CNN ``source`` and ``network``.
 
-    ``doubt`` is as in `DiagnosisReport`; the rest is as in `diagnose`.
+    Parameters
+    ----------
+    images
+        With or without labels. Not the test images, because the answer is meant to guide options. On images the CNN was
+        trained on, its accuracy is too high.
+    file
+        The file of ``network``, if it is in one.
+    doubt
+        As in `DiagnosisReport`.
+    data
+        The name of the data set that the images belong to, if known.
+    fingerprint
+        The fingerprint of the `Dataset` of which ``images`` are a part; None: they are all of it.
+    device
+        As in `run`.
     """
     check_run(network, images.images, timesteps)
     own = own_accuracy(source, images, "images", data=data)
     warned = (own.warning,) if own is not None and own.warning else ()
-    with bars("from the CNN to the integers" if path is None else f"{path.name}: from the CNN to the file") as progress:
+    described = "from the CNN to the integers" if file is None else f"{file.path.name}: from the CNN to the file"
+    with bars(described) as progress:
         found = diagnose_network(
             source.network,
             float_network(network, source.network),
@@ -176,4 +120,13 @@ def diagnosed(
     notes = image_notes(network, fingerprint or images.fingerprint)
     is_other = bool(doubt) and is_made_from(network, source) is False
     advised = (_OTHER_CNN,) if is_other else advice(found, network)
-    return DiagnosisReport(path, found, advised, (*warned, *notes), doubt)
+    return DiagnosisReport(None if file is None else file.path, found, advised, (*warned, *notes), doubt)
+
+
+def images_equal_on_lava(
+    file: OpenedFile, images: Dataset, timesteps: int, lava: Backend, *, device: str, bars: ProgressFactory
+) -> int:
+    """Run ``images`` on Lava's simulator, compare every layer with `ref`, and return their number."""
+    with lava:
+        options = RunOptions(timesteps=(timesteps,), trace=True, device=device)
+        return run(file, images, lava, options, bars=bars).equal_to_reference

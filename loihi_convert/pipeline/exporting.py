@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from loihi_convert import netx
 from loihi_convert.backends import open_backend
-from loihi_convert.backends.reference import run_network
+from loihi_convert.backends.lava.timing import reset_interval
+from loihi_convert.backends.reference import run_graded, run_network
 from loihi_convert.backends.result import first_difference, result_size
 from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes
-from loihi_convert.conversion.agreement import Agreement
+from loihi_convert.conversion.agreement import MOST, Agreement, count_notes, require_calibration
+from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization_report import QuantizationReport
-from loihi_convert.errors import UsageError, VerificationError
+from loihi_convert.conversion.scales import HEADROOM
+from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, VerificationError
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.choices import FileFormat
-from loihi_convert.ground.file_kinds import NIR
-from loihi_convert.ground.files import asked, require_output
+from loihi_convert.ground.choices import FileFormat, Readout, Target
+from loihi_convert.ground.files import (
+    NIR,
+    asked,
+    make_folder,
+    refuse_to_overwrite,
+    require_output,
+    require_writable,
+    write_atomically,
+)
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
+from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.nir import write as nir
-from loihi_convert.pipeline.converting import converted
+from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs
 from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.image_shards import DividedImages, Workers
 
@@ -144,23 +158,6 @@ def export(
         ``"netx"``, or ``"nir"`` (needs the package ``nir``).
     allow_hard_reset
         For NIR: write soft-reset neurons as NIR's IF, which resets to 0; see `nir.write`.
-
-    Raises
-    ------
-    PlatformError
-        If the package ``nir`` is needed and not installed.
-    InputError
-        If the checkpoint cannot be used, or the calibration images do not fit it, or a file exists or cannot be
-        written, or the network takes more than ``max_cores`` neurocores.
-    UsageError
-        If an output file is the checkpoint, ``output`` is missing for a CNN in memory, or options contradict each
-        other.
-    UnsupportedModelError
-        If a part of the CNN has no spiking equivalent.
-    VerificationError
-        If a written file does not compute the same as the network in memory.
-    PlatformError
-        As in `Workers.map`.
     """
     require_timesteps(timesteps)
     model = Path(model) if isinstance(model, str) else model
@@ -181,14 +178,7 @@ def export(
     exported = []
     for path, steps in zip(paths, timesteps, strict=True):
         made = converted(
-            source,
-            images,
-            steps,
-            balance_options,
-            quantize_options,
-            skip_copies=skip_copies,
-            device=device,
-            bars=bars,
+            source, images, steps, balance_options, quantize_options, skip_copies=skip_copies, device=device, bars=bars
         )
         network = made.quantized
         notes = (*source.notes, *made.notes)
@@ -229,3 +219,188 @@ def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
                     path.unlink()
                     raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
     return len(images)
+
+
+@dataclass(frozen=True, eq=False)
+class GradedExport:
+    """One written file.
+
+    Parameters
+    ----------
+    path, network
+        The file, and the network in it.
+    layers
+        The integers of each layer.
+    agreement
+        Agreement of ``network`` with the CNN, on calibration images.
+    notes
+        Notes for the user, one sentence each: what was dropped from the CNN, and whether much is lost.
+    verified_images
+        Number of images on which the file was compared with the network in memory.
+    """
+
+    path: Path
+    network: GradedNetwork
+    layers: tuple[GradedLayerReport, ...]
+    agreement: Agreement
+    notes: tuple[str, ...]
+    verified_images: int
+
+
+def export_graded(
+    source: Source,
+    output: str | Path,
+    calibration: Array,
+    *,
+    overwrite: bool = False,
+    verify: bool = True,
+    bars: ProgressFactory = no_progress_bar,
+) -> GradedExport:
+    """Write a netx file of graded spikes for the CNN ``source``.
+
+    Parameters
+    ----------
+    source
+        The CNN.
+    output
+        The ``.net`` file.
+    calibration
+        Training images, uint8 ``(N, C, H, W)``; the first `MOST` are used.
+    overwrite
+        Replace an existing file.
+    verify
+        Read the file back and compare it, bit for bit, with the network in memory.
+    """
+    output = Path(output)
+    require_output(output, overwrite, source.path)
+    if source.neurons is not None:
+        raise UnsupportedModelError(
+            "a spiking network", where=output.name, expected="must be a CNN: graded spikes carry its activations"
+        )
+    source = source.with_skip_copies(1)
+    require_relu(source.network)
+    calibration = np.asarray(calibration[:MOST])
+    require_calibration(source.network, calibration)
+    require_same_outputs(source, calibration[:COMPARED])
+    with bars(f"{output.name}: rounding") as progress:
+        made = to_graded(source.network, calibration, progress=progress)
+    record = {"headroom": HEADROOM, "calibration_images": len(calibration)}
+    provenance = made.network.provenance.with_parts(model=dict(source.provenance), graded=record)
+    network = replace(made.network, provenance=provenance)
+    netx.write_graded(network, output, overwrite=overwrite)
+    verified = _verify_graded(output, network, calibration[:VERIFIED_IMAGES]) if verify else 0
+    notes = (*source.notes, *count_notes(calibration), *made.notes)
+    return GradedExport(output, network, made.layers, made.agreement, notes, verified)
+
+
+def _verify_graded(path: Path, network: GradedNetwork, images: Array) -> int:
+    """Compare the file with the network in memory: messages and activations of every layer; return the image count."""
+    written = read_graded(path)
+    for image in range(len(images)):
+        found, meant = (run_graded(one, images[image : image + 1], trace=True) for one in (written, network))
+        difference = first_difference(found, meant, first_image=image)
+        if difference is not None:
+            path.unlink()
+            raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
+    return len(images)
+
+
+def read_graded(path: str | Path) -> GradedNetwork:
+    """Return the network in the netx file at ``path``, which `export_graded` wrote."""
+    network = netx.read_stored(path).network
+    if not isinstance(network, GradedNetwork):
+        raise InputError("does not hold graded spikes that `export` wrote", where=path)
+    return network
+
+
+NETWORK, ARRAYS, SCRIPT = "model.net", "bundle.npz", "run_bundle.py"
+BUNDLED_IMAGES: Final = 10
+"""Images of a bundle: a minute on Lava's simulator."""
+
+
+def require_bundle(
+    target: Target, timesteps: tuple[int, ...], *, is_poisson: bool, readout: Readout = "potential"
+) -> None:
+    """Raise a `UsageError` unless a file with these options can be bundled."""
+    if target != "loihi2":
+        raise UsageError(
+            f"the file is of target {target}, whose soft-reset neurons are not part of Lava",
+            where="bundle",
+            expected="needs `target='loihi2'`",
+        )
+    if len(timesteps) > 1:
+        raise UsageError(f"found {len(timesteps)} values of T", where="bundle", expected="must be one T")
+    if is_poisson:
+        raise UsageError("Poisson input was chosen", where="bundle", expected="needs pixels as a constant input")
+    if readout == "spikes":
+        # The script reads potentials, which an output neuron's reset changes only after the step.
+        raise UsageError("`readout='spikes'` was chosen", where="bundle", expected="needs the outputs' potentials")
+
+
+def require_new_bundle(folder: Path, path: Path, *, overwrite: bool) -> tuple[Path, ...]:
+    """Return the files of a bundle of the file at ``path`` in ``folder``."""
+    written = tuple(folder / name for name in (NETWORK, ARRAYS, SCRIPT))
+    for file in written:
+        if file.resolve() == path.resolve():
+            found = f"found {folder}, where {file.name} is the exported file itself"
+            raise UsageError(found, where="bundle", expected="must be another folder")
+        refuse_to_overwrite(file, overwrite)
+    require_writable(next(path for path in (folder, *folder.parents) if asked(path, Path.exists)) / NETWORK)
+    return written
+
+
+def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = False) -> tuple[Path, ...]:
+    """Write a bundle of the file at ``path`` and return its files.
+
+    Parameters
+    ----------
+    folder
+        The output folder; created if it does not exist.
+    path
+        An exported file, of target loihi2.
+    images
+        uint8 ``(N, C, H, W)``.
+    overwrite
+        Replace files that exist.
+    """
+    network = netx.read(path)
+    is_poisson = network.poisson_seed is not None
+    require_bundle(network.target, (network.timesteps,), is_poisson=is_poisson, readout=network.readout)
+    make_folder(folder, "bundle")
+    written = require_new_bundle(folder, path, overwrite=overwrite)
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, **_arrays(network, images))
+    script = files("loihi_convert.backends.loihi2").joinpath(f"{SCRIPT}.txt").read_bytes()
+    for file, content in zip(written, (path.read_bytes(), arrays.getvalue(), script), strict=True):
+        write_atomically(file, content)
+    return written
+
+
+def _arrays(network: QuantizedNetwork, images: Array) -> dict[str, Any]:
+    """Return the contents of ``bundle.npz``, by name."""
+    timesteps, period = network.timesteps, reset_interval(network.timesteps)
+    shown = (np.arange(2 * period) < timesteps).astype(np.int32)
+    pixels = network.pixels(images).astype(np.int32)
+    expected = run_network(network, images, timesteps, neuron=NeuronModel.CIRCUIT)
+    found: dict[str, Any] = {
+        # Lava's axes are W, H, C, followed by time.
+        "input": (pixels.transpose()[..., np.newaxis] * shown).reshape(*pixels.shape[:0:-1], -1),
+        "switch": np.tile(shown, len(images))[np.newaxis],
+        "period": np.array(period),
+        "potentials": expected.potentials,
+    }
+    stored = network.stored
+    for index, (layer, shape) in enumerate(zip(stored.layers, stored.shapes, strict=True)):
+        numbers, axes = circuit(layer), shape[::-1]
+        found[f"{index}/vth"] = np.array(numbers.vth)
+        found[f"{index}/bias_mant"] = np.broadcast_to(numbers.bias_mant, axes)
+        found[f"{index}/bias_exp"] = np.array(numbers.bias_exp)
+        if layer.neuron is not None:
+            found[f"{index}/own"] = -np.broadcast_to(numbers.self_weight_mant, axes).ravel()
+            found[f"{index}/own_exp"] = np.array(numbers.self_weight_exp)
+        if numbers.source_mant is not None:
+            # Weights of both signs are even numbers on Loihi: twice the mantissa.
+            weights = np.broadcast_to(numbers.source_mant.transpose(), axes)
+            found[f"{index}/bias"] = 2 * weights.reshape(-1, 1)
+            found[f"{index}/bias_weight_exp"] = np.array(numbers.source_exp - 1)
+    return found

@@ -80,40 +80,16 @@ class GoldenLayer:
 
 
 @dataclass(frozen=True)
-class GoldenDifference:
-    """The first integer that differs from `ref`, by layer, then image, then step.
-
-    Parameters
-    ----------
-    layer, kind
-        The layer's name; ``"spike"`` or ``"potential"``.
-    image, step
-        Image from 0; time step from 1.
-    neuron
-        Index in C, H, W.
-    found, expected
-        The integers.
-    """
-
-    layer: str
-    kind: str
-    image: int
-    step: int
-    neuron: tuple[int, ...]
-    found: int
-    expected: int
-
-
-@dataclass(frozen=True)
 class GoldenCheck:
-    """The verdict of each layer, and the first difference from `ref`: in words, and in the first layer.
+    """The verdict of each layer, and the first difference from `ref`: in words, and by layer, then image, then step.
 
-    Both are ``None`` if nothing differs.
+    ``first`` gives the layer's name, ``spike`` or ``potential``, the image from 0, the step from 1, the neuron's index
+    in C, H, W, and the integers. Both are ``None`` if nothing differs.
     """
 
     layers: tuple[GoldenLayer, ...]
     difference: str | None
-    first: GoldenDifference | None = None
+    first: dict[str, Any] | None = None
 
     @property
     def passed(self) -> bool:
@@ -148,9 +124,7 @@ def read_golden(path: Path) -> Golden:
         ) from None
     network = netx.read(path / NETWORK)
     if sha256(path / NETWORK) != expected or len(digests) != len(network.layers):
-        raise InputError(
-            f"not the network that {DIGESTS} was made for", where=path / NETWORK, hint="Copy the complete folder."
-        )
+        raise InputError(f"not the network that {DIGESTS} was made for", where=path / NETWORK)
     return Golden(path, network, images, timesteps, potentials, digests)
 
 
@@ -176,7 +150,7 @@ def check_golden(golden: Golden, backend: Backend) -> GoldenCheck:
     return GoldenCheck(tuple(layers), first_difference(result, reference), _first(names, result, reference))
 
 
-def _first(names: Sequence[str], result: RunResult, reference: RunResult) -> GoldenDifference | None:
+def _first(names: Sequence[str], result: RunResult, reference: RunResult) -> dict[str, Any] | None:
     for name, trace, known in zip(names, result.traces, reference.traces, strict=True):
         for kind, found, expected in (
             ("spike", trace.spikes, known.spikes),
@@ -186,7 +160,8 @@ def _first(names: Sequence[str], result: RunResult, reference: RunResult) -> Gol
                 continue
             image, step, *neuron = (int(axis) for axis in places[0])
             at = (image, step, *neuron)
-            return GoldenDifference(name, kind, image, step + 1, tuple(neuron), int(found[at]), int(expected[at]))
+            integers = {"found": int(found[at]), "expected": int(expected[at])}
+            return {"layer": name, "kind": kind, "image": image, "step": step + 1, "neuron": neuron, **integers}
     return None
 
 
@@ -198,53 +173,6 @@ def _digests(trace: LayerTrace) -> tuple[str | None, str]:
 _FORMAT: Final = 1
 
 
-@dataclass(frozen=True)
-class GoldenRun:
-    """A comparison with a golden folder, finished or not.
-
-    Parameters
-    ----------
-    golden
-        The golden folder.
-    backend
-        The backend that was compared.
-    check
-        The result; ``None`` if the run failed.
-    error
-        The reason for the failure.
-    """
-
-    golden: Golden
-    backend: Backend
-    check: GoldenCheck | None
-    error: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        options, check = self.backend.options, self.check
-        return {
-            "format": _FORMAT,
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "passed": check is not None and check.passed,
-            "error": self.error,
-            "backend": self.backend.name,
-            "board": None if options.board is None else asdict(options.board),
-            "leak": options.leak,
-            "versions": {
-                "loihi-convert": loihi_convert.__version__,
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "platform": platform.platform(),
-            },
-            "backend_versions": self.backend.versions,
-            "network_sha256": sha256(self.golden.path / NETWORK),
-            "images": len(self.golden.images),
-            "timesteps": self.golden.timesteps,
-            "layers": [] if check is None else [vars(layer) for layer in check.layers],
-            "first_difference": None if check is None or check.first is None else asdict(check.first),
-        }
-
-
 def require_replaceable(path: Path) -> None:
     """Raise an `InputError` if ``path`` exists and is not a report, which a new one may replace."""
     if not asked(path, Path.exists):
@@ -254,20 +182,38 @@ def require_replaceable(path: Path) -> None:
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict) or "network_sha256" not in content:
-        raise InputError(
-            "exists and is not a golden report; nothing was changed", where=path, hint="Choose another `output`."
-        )
+        raise InputError("exists and is not a golden report; nothing was changed", where=path)
 
 
-def write_report(run: GoldenRun, path: Path) -> None:
-    """Write the report of ``run`` and replace an older one.
+def write_report(path: Path, golden: Golden, backend: Backend, check: GoldenCheck | None, error: str = "") -> None:
+    """Write the report of a comparison of ``backend`` with ``golden``, and replace an older one."""
+    report = report_of(golden, backend, check, error)
+    write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
 
-    Raises
-    ------
-    InputError
-        If the report cannot be written.
-    """
-    write_atomically(path, (json.dumps(run.as_json(), indent=2) + "\n").encode())
+
+def report_of(golden: Golden, backend: Backend, check: GoldenCheck | None, error: str = "") -> dict[str, Any]:
+    """Return the report as JSON values; ``check`` is None if the run failed with ``error``."""
+    return {
+        "format": _FORMAT,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "passed": check is not None and check.passed,
+        "error": error or None,
+        "backend": backend.name,
+        "board": None if backend.options.board is None else asdict(backend.options.board),
+        "leak": backend.options.leak,
+        "versions": {
+            "loihi-convert": loihi_convert.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "platform": platform.platform(),
+        },
+        "backend_versions": backend.versions,
+        "network_sha256": sha256(golden.path / NETWORK),
+        "images": len(golden.images),
+        "timesteps": golden.timesteps,
+        "layers": [] if check is None else [vars(layer) for layer in check.layers],
+        "first_difference": None if check is None else check.first,
+    }
 
 
 def where_to_send() -> str | None:

@@ -2,36 +2,219 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import os
+import platform
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from loihi_convert.backends import Backend
-from loihi_convert.backends.result import check_run
+from loihi_convert.backends import Backend, BackendOptions, open_backend
+from loihi_convert.backends.reference import run_graded, run_network
+from loihi_convert.backends.result import RunResult, as_reference, check_run, concatenated, concatenated_if_known
 from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
+from loihi_convert.errors import InputError, UsageError
+from loihi_convert.external import AnyNetwork, is_external
+from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.external.simulation import run_cuba, sdnn_inputs
 from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.choices import BackendName
+from loihi_convert.ground.files import sha256
+from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
+from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.network import require_images
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
-from loihi_convert.metrics.evaluation import evaluate_images
+from loihi_convert.metrics.evaluation import Evaluation, evaluate_images
+from loihi_convert.pipeline.opening import OpenedFile, notes_on_images, open_file
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import OpenedFile, notes_on_images, open_file
-from loihi_convert.pipeline.run_results import FileRun, RunFolder, written
-from loihi_convert.pipeline.shards import (
-    FileWork,
-    ImagesRun,
-    file_work,
-    joined_runs,
-    reference_work,
-    run_reference,
-    run_shard,
-    run_work,
-)
 from loihi_convert.runs import run_folder
+from loihi_convert.runs.columns import FileResults, ImageFacts
+from loihi_convert.runs.run_folder import ReadFile, new_manifest, write_run
 from loihi_convert.simulation.image_shards import DividedImages, Shard, Workers, shards
+from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.simulation.simulator import outputs
+
+
+@dataclass(frozen=True, eq=False)
+class ImagesRun:
+    """The results of some images of a run.
+
+    Parameters
+    ----------
+    result
+        Their integers.
+    equal_to_reference
+        Number of images compared with `ref`: all, or 0 on `ref`.
+    cnn_outputs, float_outputs
+        Outputs of the CNN, ``(N, outputs)``, and of the float SNN, ``(N, T, outputs)``; None where not known.
+    backend_versions
+        `Backend.versions` after the run.
+    place
+        The thread that computed them.
+    """
+
+    result: RunResult
+    equal_to_reference: int
+    cnn_outputs: Array | None
+    float_outputs: Array | None
+    backend_versions: Mapping[str, str]
+    place: str
+
+
+def run_shard(
+    opened: OpenedFile, backend: Backend, options: RunOptions, shard: Shard, *, bars: ProgressFactory = no_progress_bar
+) -> ImagesRun:
+    """Run the images of ``shard`` on ``backend``, on `ref` to compare, and on the float networks.
+
+    Raises
+    ------
+    InputError
+        If ``backend`` reads the file, and it is missing here or was replaced since it was opened.
+    VerificationError
+        If the backend's integers differ from those of `ref`.
+    """
+    shard = replace(shard, images=np.asarray(shard.images))
+    name, images = opened.path.name, shard.images
+    steps = options.last_timestep(opened.network.timesteps)
+    described, equal = f"{name}: running on {backend.name}", 0
+    if backend.name == "ref":
+        # Of the network in memory: the file may have been replaced since it was opened.
+        result = run_reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
+    else:
+        _require_unchanged(opened)
+        trace = options.trace
+        with bars(described) as progress:
+            if isinstance(opened.network, GradedNetwork):
+                trace = True
+                result = backend.run_graded(
+                    opened.network, images, is_stream=options.stream, trace=trace, progress=progress
+                )
+            else:
+                result = backend.run(
+                    opened.path, images, steps, trace=trace, first_image=shard.first, progress=progress
+                )
+        described, equal = f"{name}: comparing with ref", len(images)
+        reference = run_reference(opened, backend, options, shard, described, trace=trace, bars=bars)
+        result = as_reference(result, reference, backend.name, opened.path, first_image=shard.first)
+    cnn_outputs = None if opened.cnn is None else cnn_scores(opened.cnn, images).reshape(len(images), -1)
+    float_outputs = None
+    if opened.spiking is not None and options.float_snn:
+        with bars(f"{name}: running the float SNN") as progress:
+            float_outputs = outputs(
+                opened.spiking, images, steps, device=options.device, first_image=shard.first, progress=progress
+            )
+    place = f"{platform.node()} {os.getpid()} {threading.get_ident()}"
+    return ImagesRun(result, equal, cnn_outputs, float_outputs, backend.versions, place)
+
+
+def _require_unchanged(opened: OpenedFile) -> None:
+    if not opened.path.is_file() or sha256(opened.path) != opened.sha256:
+        raise InputError(
+            f"missing or replaced on {platform.node()} since it was opened",
+            where=opened.path,
+            expected="must stay where it is, for workers, too: the backend reads it again",
+        )
+
+
+def run_reference(
+    opened: OpenedFile,
+    backend: Backend,
+    options: RunOptions,
+    shard: Shard,
+    description: str,
+    *,
+    trace: bool = False,
+    bars: ProgressFactory = no_progress_bar,
+) -> RunResult:
+    """Run ``shard`` on `ref` with the neurons of ``backend``."""
+    network, images = opened.network, np.asarray(shard.images)
+    steps = options.last_timestep(network.timesteps)
+    with bars(description) as progress:
+        if isinstance(network, CubaNetwork):
+            return run_cuba(network, images, steps, normalization=opened.normalization, progress=progress)
+        if isinstance(network, GradedNetwork):
+            inputs = images if opened.normalization is None else sdnn_inputs(network, images, opened.normalization)
+            return run_graded(network, inputs, is_stream=options.stream, trace=trace, progress=progress)
+        return run_network(
+            network,
+            images,
+            steps,
+            trace=trace,
+            first_image=shard.first,
+            neuron=backend.options.neuron_model(network),
+            device=options.device,
+            progress=progress,
+        )
+
+
+def joined_runs(runs: Sequence[ImagesRun]) -> ImagesRun:
+    """Return the results of all ``runs``, given in the order of their images.
+
+    The time is that of the thread which took longest, because the others worked at the same time.
+    """
+    seconds, startup = (
+        max(sum(getattr(run.result, name) for run in runs if run.place == place) for place in {r.place for r in runs})
+        for name in ("seconds", "startup_seconds")
+    )
+    result = concatenated([run.result for run in runs])
+    versions: dict[str, str] = {}
+    for run in runs:
+        for name, version in run.backend_versions.items():
+            known = versions.get(name, version)
+            versions[name] = known if version in known.split(", ") else f"{known}, {version}"
+    return ImagesRun(
+        result=replace(result, seconds=seconds, startup_seconds=startup),
+        equal_to_reference=sum(run.equal_to_reference for run in runs),
+        cnn_outputs=concatenated_if_known([run.cnn_outputs for run in runs]),
+        float_outputs=concatenated_if_known([run.float_outputs for run in runs]),
+        backend_versions=versions,
+        place=runs[0].place,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class FileWork:
+    """What a worker needs for any shard of a run of one file.
+
+    Parameters
+    ----------
+    opened
+        The file; only `sim` reads it again.
+    backend, backend_options, options
+        As in `run_shard`.
+    """
+
+    opened: OpenedFile
+    backend: BackendName
+    backend_options: BackendOptions
+    options: RunOptions
+
+
+def file_work(opened: OpenedFile, backend: Backend, options: RunOptions) -> FileWork:
+    """Return what workers need, after all checks."""
+    if backend.name == "loihi2":
+        raise UsageError("found loihi2", where="backend", expected="must be ref or sim on several workers")
+    # Workers may run in another folder, and the float SNN may be as large as all else.
+    slim = replace(opened, path=opened.path.absolute(), spiking=opened.spiking if options.float_snn else None)
+    return FileWork(slim, backend.name, backend.options, options)
+
+
+def run_work(work: FileWork, shard: Shard) -> ImagesRun:
+    """Do `run_shard` in a worker."""
+    with open_backend(work.backend, work.backend_options) as backend:
+        return run_shard(work.opened, backend, work.options, shard)
+
+
+def reference_work(work: FileWork, shard: Shard) -> Array:
+    """Return the outputs of `run_reference`, see `RunResult.outputs`, in a worker."""
+    backend = open_backend(work.backend, work.backend_options)
+    return run_reference(work.opened, backend, work.options, shard, "").outputs
+
 
 EXIT_IMAGES: Final = 2_000
 """Most images used to choose the margin of early exit."""
@@ -39,6 +222,45 @@ EXIT_IMAGES: Final = 2_000
 _DEFAULT: Final = RunOptions()
 
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, eq=False)
+class FileRun:
+    """Run of one file: its integers and its figures.
+
+    Parameters
+    ----------
+    path, network, result, evaluation
+        The file, its network, the integers, and the figures computed from them.
+    equal_to_reference
+        Number of images compared with `ref` and found equal; 0 if `ref` itself ran.
+    backend_versions
+        See `Backend.versions`.
+    normalization
+        How pixels entered a network of another tool.
+    """
+
+    path: Path
+    network: AnyNetwork
+    result: RunResult
+    evaluation: Evaluation
+    equal_to_reference: int
+    backend_versions: Mapping[str, str] = field(default_factory=dict)
+    normalization: Normalization | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder:
+    """A complete run folder: its path, its files, and the runs in it."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    runs: tuple[FileRun, ...]
+
+    @property
+    def figures(self) -> list[tuple[str, Evaluation]]:
+        """The name, without suffix, and the figures of each file."""
+        return [(ran.path.stem, ran.evaluation) for ran in self.runs]
 
 
 def run(
@@ -50,7 +272,7 @@ def run(
     held_out: HeldOut | None = None,
     workers: Workers | None = None,
     bars: ProgressFactory = no_progress_bar,
-) -> FileRun[QuantizedNetwork]:
+) -> FileRun:
     """Run one netx file on ``images`` and compare it with the CNN and the float SNN.
 
     Parameters
@@ -69,25 +291,13 @@ def run(
     workers
         Processes that share the images; every bit of the results is the same, except times. None: this process runs
         them all.
-
-    Raises
-    ------
-    InputError
-        As in `open_file`.
-    UsageError
-        As in `backends.result.check_run`, or if there are ``workers`` for a board.
-    PlatformError
-        As in `Workers.map`.
-    VerificationError
-        If the backend's integers differ from those of `ref`.
     """
     opened = open_file(file) if isinstance(file, Path) else file
-    _require_runnable(opened, images, backend, options)
+    require_runnable(opened, images, backend, options)
     network = opened.network
-    steps = options.last_timestep(network.timesteps)
+    is_wanted = options.exit_tolerance is not None and options.last_timestep(network.timesteps) > 1
     choice = None
-    is_wanted = options.exit_tolerance is not None and steps > 1 and network.task == "classification"
-    if held_out is not None and is_wanted:
+    if held_out is not None and is_wanted and opened.has_early_exit and network.task == "classification":
         choice = _exit_choice(opened, held_out, backend, options, workers, bars=bars)
     ran = _images_run(opened, images.images, backend, options, workers, bars=bars)
     evaluation = evaluate_images(
@@ -99,18 +309,39 @@ def run(
         float_outputs=ran.float_outputs,
         exit_choice=choice,
         timesteps=options.timesteps,
-        neuron=backend.options.neuron_model(network),
+        neuron=backend.options.neuron_model(network) if isinstance(network, QuantizedNetwork) else None,
     )
     evaluation = evaluation.model_copy(update={"notes": (*opened.notes, *evaluation.notes)})
-    return FileRun(opened.path, network, ran.result, evaluation, ran.equal_to_reference, ran.backend_versions)
+    equal, versions = ran.equal_to_reference, ran.backend_versions
+    return FileRun(opened.path, network, ran.result, evaluation, equal, versions, opened.normalization)
 
 
-def _require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, options: RunOptions) -> None:
-    """Raise any error that can be known before the run starts."""
-    network = opened.network
+def require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, options: RunOptions) -> None:
+    """Raise any error of `run` that can be known before it starts.
+
+    Raises
+    ------
+    UsageError
+        As in `backends.request.check_run`, or if an option does not apply to such a network.
+    InputError
+        If the images do not fit it.
+    """
+    network, steps = opened.network, options.last_timestep(opened.network.timesteps)
     images.require_fit(network.task, network.shapes[-1][0], "data")
-    check_run(network, images.images, options.last_timestep(network.timesteps), trace=options.trace)
-    backend.options.neuron_model(network)
+    if is_external(network) and backend.name != "ref":
+        expected = "must be ref for a file that another tool wrote"
+        raise UsageError(f"found {backend.name}", where="backend", expected=expected)
+    if isinstance(network, QuantizedNetwork):
+        check_run(network, images.images, steps, trace=options.trace)
+        backend.options.neuron_model(network)
+    elif isinstance(network, GradedNetwork) and steps != 1:
+        expected = "must be 1: graded spikes take one step of each layer for an image"
+        raise UsageError(f"found {steps}", where="timesteps", expected=expected)
+    elif opened.normalization is None and isinstance(network, GradedNetwork):
+        require_images(network.input_shape, images.images)
+    if options.stream and not isinstance(network, GradedNetwork):
+        expected = "must be off: such a network is reset before each image"
+        raise UsageError("given for binary spikes", where="stream", expected=expected)
 
 
 def _images_run(
@@ -125,7 +356,11 @@ def _images_run(
     """Run ``images`` in this process, or on ``workers``."""
     if workers is None:
         # Not more than a shard is in memory.
-        parts = shards(images, 1, options.device) if isinstance(images, StoredImages) else [Shard(0, images)]
+        parts = (
+            shards(images, 1, options.device)
+            if isinstance(images, StoredImages) and not options.stream
+            else [Shard(0, images)]
+        )
         return joined_runs([run_shard(opened, backend, options, part, bars=bars) for part in parts])
     work = file_work(opened, backend, options)
     return joined_runs(_mapped(run_work, work, images, workers, f"running on {backend.name}", bars=bars))
@@ -177,9 +412,9 @@ def run_into_folder(
     *,
     workers: Workers | None = None,
     command_line: Sequence[str] = (),
-    unwritten: Callable[[RunFolder[QuantizedNetwork]], None] | None = None,
+    unwritten: Callable[[RunFolder], None] | None = None,
     bars: ProgressFactory = no_progress_bar,
-) -> RunFolder[QuantizedNetwork]:
+) -> RunFolder:
     """Run netx files on ``images``, as in `run`, and write the results and their origin into a run folder.
 
     If anything fails, no folder is left. All files are checked before the first run.
@@ -200,18 +435,11 @@ def run_into_folder(
         The command line typed by the user, for the manifest.
     unwritten
         Called with the run, without files, if its files cannot be written, before the error.
-
-    Raises
-    ------
-    InputError
-        As in `open_file`, or if ``output`` is not empty or cannot be written.
-    UsageError, VerificationError, PlatformError
-        As in `run`.
     """
     classes = splits.classes or None
     run_folder.require_different_names([opened.path.stem for opened in files])
     for opened in files:
-        _require_runnable(opened, images, backend, options)
+        require_runnable(opened, images, backend, options)
         run_folder.require_class_names(opened.path.stem, opened.network, classes)
     held_out = splits.held_out
     if held_out is not None:
@@ -222,32 +450,65 @@ def run_into_folder(
                 _noted(run(opened, images, backend, options, held_out=held_out, workers=workers, bars=bars), splits)
                 for opened in files
             )
-        seeds = {opened.network.poisson_seed for opened in files}
-        return written(
-            RunFolder(folder, (), runs),
-            [opened.sha256 for opened in files],
-            splits,
-            images,
-            backend=backend.name,
-            command_line=command_line,
-            unwritten=unwritten,
-            seed=seeds.pop() if len(seeds) == 1 else None,
-            more=_made_by(backend, runs),
-        )
+        done = RunFolder(folder, (), runs)
+        try:
+            written = _written(done, files, splits, images, backend, options, command_line)
+        except Exception:
+            if unwritten is not None:
+                unwritten(done)
+            raise
+        return replace(done, files=written)
 
 
-def _noted(ran: FileRun[QuantizedNetwork], splits: DataSplits) -> FileRun[QuantizedNetwork]:
+def _noted(ran: FileRun, splits: DataSplits) -> FileRun:
     """Add the note on images that the file was calibrated on."""
     notes = (*notes_on_images(ran.network, splits.test.fingerprint), *ran.evaluation.notes)
     return replace(ran, evaluation=ran.evaluation.model_copy(update={"notes": notes}))
 
 
-def _made_by(backend: Backend, runs: Sequence[FileRun[QuantizedNetwork]]) -> dict[str, Any]:
+def _written(
+    done: RunFolder,
+    opened: Sequence[OpenedFile],
+    splits: DataSplits,
+    images: Dataset,
+    backend: Backend,
+    options: RunOptions,
+    command_line: Sequence[str],
+) -> tuple[Path, ...]:
+    """Write the results of ``done``, with all that is known of their origin, into its folder; return the files."""
+    classes, seeds = splits.classes or None, {getattr(file.network, "poisson_seed", None) for file in opened}
+    manifest = new_manifest(
+        network=opened[0].path.stem,
+        data=splits.name,
+        data_fingerprint=splits.fingerprint,
+        backend=backend.name,
+        files=[ReadFile(name=file.path.name, sha256=file.sha256) for file in opened],
+        command_line=command_line,
+        seed=seeds.pop() if len(seeds) == 1 else None,
+    )
+    return write_run(
+        done.folder,
+        [FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in done.runs],
+        ImageFacts(images.labels, images.targets, images.paths, classes),
+        {**manifest, "classes": classes, **_made_by(done.runs, backend, options)},
+    )
+
+
+def _made_by(runs: Sequence[FileRun], backend: Backend, options: RunOptions) -> dict[str, Any]:
     """The manifest's entries on the backend and on each file."""
-    return {
+    found: dict[str, Any] = {
+        "backend_versions": {name: version for ran in runs for name, version in ran.backend_versions.items()},
         "lava_layout": backend.layout,
         "neuron": backend.options.neuron,
         "leak": backend.options.leak,
         "measured": {ran.path.stem: dict(ran.result.measured) for ran in runs},
-        "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs},
+        "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs if not is_external(ran.network)},
     }
+    if backend.name != "ref":
+        found["equal_to_ref"] = {ran.path.stem: ran.equal_to_reference for ran in runs}
+    for ran in runs:
+        if is_external(ran.network):
+            found["mean"], found["std"] = ran.normalization or (None, None)
+        if isinstance(ran.network, GradedNetwork):
+            found |= {"spikes": "graded", "stream": options.stream}
+    return found

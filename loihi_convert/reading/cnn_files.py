@@ -29,7 +29,7 @@ from loihi_convert.cnn.few_bits import rounded_state
 from loihi_convert.errors import LoihiConvertError, UsageError
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.choices import Readout
-from loihi_convert.ground.file_kinds import is_nir, kind_of
+from loihi_convert.ground.files import is_nir, kind_of
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.nir.read import read_nir
 from loihi_convert.reading.fitting import fill

@@ -70,7 +70,7 @@ def own_design(
     normalization
         What it takes; by default that in the checkpoint, or pixel / 255.
     qcfs_levels, timesteps
-        As in `train_options.TrainOptions`.
+        As in `recipe.TrainOptions`.
     """
     trained = None if weights is None else _trained(weights)
     made: Callable[[], nn.Module]

@@ -10,7 +10,7 @@ There are four kinds of operations:
 4. Everything else is an obstacle. Reading continues after it, so that all of them are found at once.
 
 Operations that have an entry in `elementwise.SIMPLER` are recorded as others. Whether a reading is right is decided by
-comparing the outputs (`pipeline.same_outputs`); nothing here guards it a second time.
+comparing the outputs (`pipeline.converting.require_same_outputs`); nothing here guards it a second time.
 """
 
 from __future__ import annotations

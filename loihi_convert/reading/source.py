@@ -20,8 +20,7 @@ from loihi_convert.data.in_memory import as_input_shape
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Readout, Task
-from loihi_convert.ground.file_kinds import is_nir, kind_of
-from loihi_convert.ground.files import sha256
+from loihi_convert.ground.files import is_nir, kind_of, sha256
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import ReluNetwork, name_count
 from loihi_convert.ir.provenance import ModelRecord, read_record

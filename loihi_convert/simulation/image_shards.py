@@ -21,8 +21,8 @@ import torch
 from numpy.typing import DTypeLike
 
 from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.devices import on_usable_cores
 from loihi_convert.ground.progress import Progress, no_progress
-from loihi_convert.ground.threads import on_usable_cores
 
 SHARDS_PER_WORKER: Final = 4
 """Shards for each worker: a slow one gets fewer than a fast one."""

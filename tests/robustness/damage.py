@@ -48,7 +48,7 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, NetxError
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.external.run import simulate
+from loihi_convert.external.simulation import simulate
 from loihi_convert.ground.arrays import Array
 from loihi_convert.inspection.contents import describe, summary, tables
 from loihi_convert.ir.network import IntegrateAndFire

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from loihi_convert.errors import BackendError, PlatformError
 from loihi_convert.ground.dependencies import LAVA_PYTHON
-from loihi_convert.ground.threads import on_usable_cores
+from loihi_convert.ground.devices import on_usable_cores
 
 _KILL_SECONDS: Final = 1.0
 _SHARED_MEMORY: Final = Path("/dev/shm")

@@ -1,11 +1,11 @@
 """Backend `ref` for networks of other tools: images -> potentials, or outputs, and spikes of lava-dl's network.
 
 Uint8 images become the integers that enter, normalized as in lava-dl. CUBA networks are simulated here, step by step,
-in the integers of Lava's CPU models (equations: see `cuba`), sigma-delta networks by `backends.graded`.
+in the integers of Lava's CPU models (equations: see `cuba`), sigma-delta networks by `backends.reference`.
 
 Like Lava's CPU models, this file computes in NumPy's int32: each line of `lif_step` corresponds to a line in
 ``AbstractPyLifModelFixed.subthr_dynamics`` of ``lava/proc/lif/models.py``. Weighted sums fit int32:
-`cuba_reader` refuses a layer in which one could reach 2^31.
+`readers` refuses a layer in which one could reach 2^31.
 
 Time is local to a layer: on Lava, layer l performs its step t at the global step t + l, and starts from 0 there if
 lava-dl's ``reset_interval`` is T.
@@ -20,7 +20,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.backends.reference import run_graded
 from loihi_convert.backends.result import RunResult, require_result_size
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, RangeError, UsageError
@@ -48,15 +47,6 @@ def run_cuba(
 
     ``normalization`` is by default `DEFAULT_NORMALIZATION`. The result has the same form as from other backends;
     ``potentials`` are in whole weight units, rounded down.
-
-    Raises
-    ------
-    InputError
-        If the images do not fit the network, pixels give biases beyond int16, or the last layer has maps, which give no
-        class.
-    UsageError
-        If ``timesteps`` is less than 1, the result would be too large, or ``normalization`` is invalid or given for a
-        network without input neurons.
     """
     has_input_neurons = isinstance(network.layers[0].synapse, PixelBias)
     if not has_input_neurons and normalization is not None:
@@ -160,29 +150,10 @@ def _decayed(state: Array, decay: int) -> Array:
     return np.asarray(np.sign(product) * (np.abs(product) >> limits.DECAY_BITS), np.int32)
 
 
-def run_sdnn(
-    network: GradedNetwork,
-    images: Array,
-    *,
-    is_stream: bool = False,
-    normalization: Normalization | None = None,
-    progress: Progress = no_progress,
-) -> RunResult:
-    """Run uint8 ``images``, ``(N, C, H, W)``, one step of each layer for each image, as in `run_graded`.
-
-    ``normalization`` is by default `DEFAULT_NORMALIZATION`.
-
-    Raises
-    ------
-    InputError, UsageError
-        As in `require_images`.
-    RangeError
-        As in `pixel_inputs`.
-    """
-    normalization = normalization or DEFAULT_NORMALIZATION
+def sdnn_inputs(network: GradedNetwork, images: Array, normalization: Normalization) -> Array:
+    """Return what enters the input neurons of ``network`` for uint8 ``images``, ``(N, C, H, W)``."""
     require_images(network, images, normalization)
-    inputs = pixel_inputs(network, images, normalization)
-    return run_graded(network, inputs, is_stream=is_stream, progress=progress)
+    return pixel_inputs(network, images, normalization)
 
 
 DEFAULT_NORMALIZATION: Final = Normalization((0.5,), (0.5,))
@@ -222,11 +193,6 @@ def pixel_inputs(network: CubaNetwork | GradedNetwork, images: Array, normalizat
 
     Input neurons get ``trunc(weight x + bias)`` with x = (pixel / 255 - mean) / std. A synapse gets the pixels, 0..255,
     as 8-bit graded spikes.
-
-    Raises
-    ------
-    RangeError
-        If a bias of an input neuron does not fit Lava's int16, or the state of a sigma-delta neuron its 24 bits.
     """
     synapse = network.layers[0].synapse
     values = images.astype(np.float64)
@@ -241,7 +207,6 @@ def pixel_inputs(network: CubaNetwork | GradedNetwork, images: Array, normalizat
             raise RangeError(
                 f"a pixel bias of magnitude {largest:,.0f} (weight {synapse.weight:,}, bias {synapse.bias:,})",
                 where=network.layers[0].name,
-                expected=f"must be at most {limit:,}, or Lava wraps",
-                hint="Pass another `mean` and a larger `std`.",
+                expected=f"must be at most {limit:,}, or Lava wraps; a larger `std` makes it smaller",
             )
     return values.astype(np.int32).reshape(len(images), *network.input_shape)

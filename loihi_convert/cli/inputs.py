@@ -1,23 +1,64 @@
-"""The images for a verb: a data set named by the options or the file, and the number of images."""
+"""Detects a missing file, and one of the wrong pipeline stage by its content, and names the right verb for it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 from loihi_convert.cli.console import log
-from loihi_convert.cli.options import DATA, parse_class_map
+from loihi_convert.cli.options import DATA, CnnOptions, parse_class_map
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ground.choices import ClassMap, DatasetName
-from loihi_convert.ground.files import asked
+from loihi_convert.ground.files import CHECKPOINT_KINDS, asked, is_nir, kind_of, require_no_pipe, require_there
 from loihi_convert.ground.options import Flag, declared
+from loihi_convert.pipeline.options import NetworkFile
 
 if TYPE_CHECKING:
     from loihi_convert.data import Dataset, DataSplits
     from loihi_convert.ground.arrays import Shape
     from loihi_convert.ir.provenance import ModelRecord
+
+NETX: Final = ".net"
+_NPZ: Final = ".npz"
+
+
+def require_netx(path: Path) -> None:
+    """Raise an `InputError` if ``path`` is missing, a folder, a checkpoint, an ONNX or a NIR file."""
+    require_there(path, "Write one with `loihi-convert export model.pt`.")
+    if path.is_dir():
+        raise InputError("is a folder", where=path, expected=f"must be a {NETX} file")
+    if path.suffix.lower() == _NPZ:
+        raise InputError(
+            "holds images", where=path, hint=f"Run a file on them: `loihi-convert run FILE --data {path}`."
+        )
+    if is_cnn(path):
+        found = "is an ONNX file" if kind_of(path) == "onnx" else "is a NIR file" if is_nir(path) else "is a checkpoint"
+        # Only a checkpoint may record its images.
+        images = "" if found == "is a checkpoint" else " --data IMAGES"
+        raise InputError(found, where=path, hint=f"Export it first: `loihi-convert export {path}{images}`.")
+
+
+def require_cnn(path: Path) -> None:
+    """Raise an `InputError` if ``path`` is missing, a pipe, a folder, or a netx file instead of a CNN."""
+    require_there(path, "Name the checkpoint of a CNN, or an ONNX file.")
+    require_no_pipe(path)
+    if path.is_dir():
+        raise InputError("is a folder", where=path, expected="must be a checkpoint, or an ONNX file")
+    if path.suffix.lower() == _NPZ:
+        raise InputError("holds images", where=path, hint=f"Name a CNN, and these images with `--data {path}`.")
+    if is_netx(path):
+        raise InputError("is exported already", where=path, hint=f"Run it: `loihi-convert run {path}`.")
+
+
+def is_cnn(path: Path) -> bool:
+    """Whether the file at ``path`` is a checkpoint, an ONNX or a NIR file."""
+    return kind_of(path) in (*CHECKPOINT_KINDS, "onnx") or (is_nir(path) and path.is_file())
+
+
+def is_netx(path: Path) -> bool:
+    """Whether the file at ``path`` is HDF5 and has the suffix of a netx file."""
+    return path.suffix == NETX and kind_of(path) == "hdf5"
 
 
 @declared(DATA)
@@ -73,52 +114,37 @@ class DataRequest:
             )
         return splits
 
-    def with_calibration(self, splits: DataSplits, path: Path, records: Sequence[ModelRecord]) -> DataSplits:
-        """Return ``splits`` with the calibration images of the files to run, for choices before a run on other images.
 
-        ``records`` are those of the CNNs. They must all name the same ``.npz`` file, small, unchanged, in the current
-        folder or beside ``path``, the first of the files.
-        """
-        from loihi_convert.data import StoredImages, load_data
-        from loihi_convert.data.stored_images import LARGE_BYTES
-
-        (name, fingerprint), *others = {(one.data, one.calibration_fingerprint) for one in records}
-        if others or name is None or self.data is None or isinstance(splits.test.images, StoredImages):
-            return splits
-        try:
-            own = _own_images(path, name)
-            if own is None or not asked(own, lambda file: file.is_file() and file.stat().st_size <= LARGE_BYTES):
-                return splits
-            found = load_data(str(own), classes=records[0].names, input_shape=splits.input_shape).calibration
-        except (InputError, UsageError):
-            return splits
-        return replace(splits, calibration=found) if found.fingerprint == fingerprint else splits
+def network_file(model: Path, cnn: CnnOptions, images: DataRequest) -> NetworkFile:
+    """Return the CNN in the file ``model``, and its data, as the options say."""
+    class_map = images.class_map
+    return NetworkFile(
+        model,
+        cnn.arch,
+        cnn.input_shape,
+        cnn.classes,
+        cnn.normalization,
+        cnn.task,
+        images.data,
+        images.data_root,
+        tuple(sorted(class_map.items())) if isinstance(class_map, Mapping) else class_map,
+    )
 
 
 def recorded_data(path: Path, recorded: ModelRecord) -> str:
     """Return the name of the data set, or the path of the images, that the file at ``path`` was made with.
 
     The images are looked for in the current folder, then beside the file.
-
-    Raises
-    ------
-    UsageError
-        If none is recorded.
-    InputError
-        If there are no such images.
     """
     if recorded.data is None:
-        raise UsageError("the file does not record its data set", where=path, hint="Pass `data`.")
+        raise UsageError("does not record its data set", where=path, expected="needs `data`")
     named = str(recorded.data)
     if named in get_args(DatasetName):
         return named
     found = _own_images(path, named)
     if found is None:
-        raise InputError(
-            f"was exported with {named}, which is neither in the current folder nor beside the file",
-            where=path,
-            hint="Pass its path, or that of other images, as `data`.",
-        )
+        reason = f"was exported with {named}, which is neither in the current folder nor beside the file"
+        raise InputError(reason, where=path, expected="needs `data`")
     return str(found)
 
 
