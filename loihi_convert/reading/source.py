@@ -47,7 +47,7 @@ class Source:
     notes
         Notes for the user, one sentence each.
     spiking_timesteps
-        The T for which its spiking network was trained (`cnn.through_spikes`); None if it was not.
+        The T for which its spiking network was trained (`cnn.qcfs.SpikingCnn`); None if it was not.
     neurons
         For a NIR file, which holds neurons and their thresholds: the readout that its graph ends in; otherwise None.
     is_fine_tuned
