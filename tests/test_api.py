@@ -198,7 +198,6 @@ def test_a_file_is_not_saved_under_the_name_of_another_kind(name: str, tmp_path:
         snn.save(tmp_path / name)
     assert caught.value.where == "path"
     assert caught.value.found.startswith(f"found {name}")
-    assert "snn.net" in caught.value.hint
     assert not (tmp_path / name).exists()
 
 
@@ -417,17 +416,17 @@ def _refuse(message: str) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("forward", "hint"),
+    "forward",
     [
-        (lambda m, x: m.fc((x + torch.zeros(1, device="cuda")).flatten(1)), "asks for a GPU"),
-        (lambda m, x: m.two(m.fc(x.flatten(1))), "a module whose forward takes the images alone"),
-        (lambda m, x: m.fc(dict(x)["input"].flatten(1)), "a module whose forward takes the images alone"),
-        (lambda m, x: m.fc(x["input"].flatten(1)), "a module whose forward takes the images alone"),
-        (lambda m, x: _refuse("Input height (8) doesn't match model (32)."), "images of the size"),
-        (lambda m, x: _refuse("expected 32x32 input"), "images of the size"),
+        lambda m, x: m.fc((x + torch.zeros(1, device="cuda")).flatten(1)),
+        lambda m, x: m.two(m.fc(x.flatten(1))),
+        lambda m, x: m.fc(dict(x)["input"].flatten(1)),
+        lambda m, x: m.fc(x["input"].flatten(1)),
+        lambda m, x: _refuse("Input height (8) doesn't match model (32)."),
+        lambda m, x: _refuse("expected 32x32 input"),
     ],
 )
-def test_why_a_forward_fails(forward: Callable[[Any, Tensor], Tensor], hint: str) -> None:
+def test_a_forward_that_fails_is_told_what_it_is_called_with(forward: Callable[[Any, Tensor], Tensor]) -> None:
     class Two(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
             return x + y
@@ -435,7 +434,7 @@ def test_why_a_forward_fails(forward: Callable[[Any, Tensor], Tensor], hint: str
     model = Of(forward, fc=nn.Linear(64, 2), two=Two())
     with pytest.raises(InputError) as raised:
         lc.convert(model, np.zeros((8, 1, 8, 8), np.uint8), timesteps=2)
-    assert hint in raised.value.hint
+    assert "images alone" in raised.value.hint
 
 
 def test_the_order_of_axes_is_not_guessed() -> None:

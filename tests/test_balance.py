@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.refusals import refused
 
-from loihi_convert.conversion import calibration, methods
+from loihi_convert.conversion import agreement, methods
 from loihi_convert.conversion.balancing import balance, choose_method, correct_biases
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions
@@ -472,8 +472,8 @@ def test_several_latencies_at_once_give_what_each_gives(method: Any, readout: An
 
 def test_the_number_of_fitted_images_depends_on_its_own_latency_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """T = 1 is fitted to all 40 images, T = 16 to the 8 brightest; maxima would be those of all for both."""
-    monkeypatch.setattr(calibration, "FEWEST", 8)
-    monkeypatch.setattr(calibration, "STEPS", 128)
+    monkeypatch.setattr(agreement, "FEWEST", 8)
+    monkeypatch.setattr(agreement, "STEPS", 128)
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
     images[8:] //= 3
     options = BalanceOptions(method="least-squares")

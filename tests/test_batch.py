@@ -21,7 +21,6 @@ from loihi_convert.batch.computation import (
     Outcome,
     Store,
     compute_missing,
-    duration,
     missing,
     opened_before,
     outcome_of,
@@ -96,15 +95,6 @@ class TestStore:
         assert (store.get(CELL), store.get(other)) == (Outcome(RESULT), Outcome(error="does not fit"))
         assert store.get(replace(CELL, package="3")) is None
         assert (store.duration(CELL), store.duration(replace(CELL, package="3"))) == (1.5, None)
-
-    def test_results_do_not_contain_times(self, tmp_path: Path) -> None:
-        store = Store(tmp_path)
-        store.create()
-        found = []
-        for seconds in (1.0, 2.0):
-            store.put(CELL, Outcome(RESULT, duration=seconds))
-            found.append((tmp_path / "cells" / f"{CELL.name}.json").read_bytes())
-        assert found[0] == found[1]
 
     @pytest.mark.parametrize("content", ["", "{}", "[]", '{"key": 1, "result": {}}', "half a fi"])
     def test_a_damaged_file_is_named(self, tmp_path: Path, content: str) -> None:
@@ -220,10 +210,6 @@ class TestFlow:
         compute_missing(cells, Store(tmp_path), Scripted(outcome), told=lambda cell, outcome, left: told.append(left))
         assert told[:4] == ["1 of 9", "2 of 9", "3 of 9, about 12 min left", "4 of 9, about 10 min left"]
         assert told[-2:] == ["8 of 9, about 2 min left", ""]
-
-    @pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (40, "40 s"), (720, "12 min"), (12600, "3.5 h")])
-    def test_durations(self, seconds: float, words: str) -> None:
-        assert duration(seconds) == words
 
 
 class TestNeeds:

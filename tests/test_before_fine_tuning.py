@@ -18,7 +18,7 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
 from loihi_convert.pipeline.opening import open_file
 from loihi_convert.pipeline.options import NetworkFile
-from loihi_convert.reading.before_fine_tuning import before_fine_tuning
+from loihi_convert.reading.cnn_files import before_fine_tuning
 from loihi_convert.reading.source import open_source
 from loihi_convert.simulation.relu import cnn_scores
 

@@ -10,17 +10,16 @@ import pytest
 from test_balance import random_cnn
 
 from loihi_convert import netx
-from loihi_convert.conversion import calibration
+from loihi_convert.conversion import agreement
+from loihi_convert.conversion.agreement import fitted_images
 from loihi_convert.conversion.balancing import balance, correct_biases
-from loihi_convert.conversion.calibration import fitted_images
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.errors import NetxError, UsageError
+from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import InitialPotential
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.netx import native
 from loihi_convert.pipeline.opening import float_network
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
@@ -42,8 +41,8 @@ def test_maps_with_many_positions_are_fitted_on_few_images() -> None:
 def test_thresholds_and_corrections_are_fitted_on_these_images(monkeypatch: pytest.MonkeyPatch) -> None:
     cnn, options = random_cnn(0), BalanceOptions(method="least-squares")
     on_all = balance(cnn, images(200), 3, options)
-    monkeypatch.setattr(calibration, "SAMPLES", 1)
-    monkeypatch.setattr(calibration, "FEWEST_FITTED", 64)
+    monkeypatch.setattr(agreement, "SAMPLES", 1)
+    monkeypatch.setattr(agreement, "FEWEST_FITTED", 64)
     on_few = balance(cnn, images(200), 3, options)
     assert [layer.neuron and layer.neuron.threshold.tolist() for layer in on_few.layers] != [
         layer.neuron and layer.neuron.threshold.tolist() for layer in on_all.layers
@@ -159,27 +158,6 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     for layer, expected in zip(read.layers[1:], network.layers[1:], strict=True):
         assert layer.correction is not None
         assert np.array_equal(layer.correction, expected.correction)  # type: ignore[arg-type]
-
-
-def test_a_forged_correction_is_neither_written_nor_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cnn = random_cnn(1)
-    quantized = quantize(
-        correct_biases(cnn, balance(cnn, images(), 2, BalanceOptions(method="ngu-lee")), images()), images()
-    )
-    last = quantized.layers[-1]
-    object.__setattr__(last, "correction", np.full(3, np.nan))
-    path = tmp_path / "model.net"
-    with pytest.raises(NetxError) as refused:
-        netx.write(quantized, path)
-    assert refused.value.where == "fc"
-    assert not path.exists()
-    with monkeypatch.context() as patched:
-        patched.setattr(native, "_require_sound", lambda layer, shape: None)
-        netx.write(quantized, path)
-    with pytest.raises(NetxError) as raised:
-        netx.read(path)
-    assert raised.value.where == f"{path}: fc"
-    assert "correction float64 [nan, nan, nan]" in raised.value.found
 
 
 def test_literal_spikes_cannot_be_corrected() -> None:

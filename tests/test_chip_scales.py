@@ -37,7 +37,7 @@ def layer_of(weights: Array, bias: int, threshold: int, initial: int) -> Quantiz
     weights=st.lists(st.integers(-20, 20), min_size=1, max_size=3), bias=st.integers(-15, 15),
     threshold=st.integers(1, 40), share=st.floats(0, 0.999), timesteps=st.integers(1, 4), is_constant=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_no_input_leaves_the_bounds(
     weights: list[int], bias: int, threshold: int, share: float, timesteps: int, is_constant: bool
 ) -> None:
@@ -99,7 +99,7 @@ def attacks(network: QuantizedNetwork) -> Array:
 
 @given(seed=st.integers(0, 1000), timesteps=st.sampled_from([1, 4, 16, 64]), pixel_bits=st.sampled_from([None, 8, 3]),
        is_dense=st.booleans(), poisson=st.booleans())  # fmt: skip
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_no_image_wraps_the_first_layer(
     seed: int, timesteps: int, pixel_bits: int | None, is_dense: bool, poisson: bool
 ) -> None:
@@ -182,8 +182,7 @@ def test_no_weights_left_is_an_error(count: int, timesteps: int) -> None:
     with pytest.raises(RangeError) as raised:
         quantize(spiking, images, QuantizeOptions(pixel_bits=8, target="loihi2"))
     assert (raised.value.where, raised.value.found.endswith(f"at T = {timesteps}")) == ("hidden", True)
-    steps = "fewer `timesteps`, or " if timesteps > 1 else ""
-    assert raised.value.hint == f"Use {steps}fewer `pixel_bits`, or `target='lava'`."
+    assert "`pixel_bits`" in raised.value.hint
     # 5 bits: 31 x 2048 = 63488, and two units fit.
     assert np.abs(quantize(spiking, images, QuantizeOptions(pixel_bits=5, target="loihi2")).layers[0].weight).max() == 2
 

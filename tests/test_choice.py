@@ -9,7 +9,7 @@ from test_balance import random_cnn
 from torch import nn
 
 from loihi_convert.backends.reference import run_network
-from loihi_convert.conversion import balancing, calibration
+from loihi_convert.conversion import agreement, balancing
 from loihi_convert.conversion.agreement import Agreement, measure_of, measured_agreement
 from loihi_convert.conversion.balancing import balance, choose_method
 from loihi_convert.conversion.flow import to_integers
@@ -77,9 +77,9 @@ def test_corrections_are_tried_on_the_two_best_unless_forbidden_or_wanted_everyw
 
 
 def test_no_more_images_than_needed_and_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "MOST", 10)
-    monkeypatch.setattr(calibration, "FEWEST", 4)
-    monkeypatch.setattr(calibration, "STEPS", 40)
+    monkeypatch.setattr(agreement, "MOST", 10)
+    monkeypatch.setattr(agreement, "FEWEST", 4)
+    monkeypatch.setattr(agreement, "STEPS", 40)
     assert choose_method(random_cnn(0), images(60), 5)[0].image_count == 8
     assert choose_method(random_cnn(0), images(60), 40)[0].image_count == 4
     assert choose_method(random_cnn(0), images(60), 2)[0].image_count == 10

@@ -31,7 +31,7 @@ CIRCUITS = {False: NeuronModel.CIRCUIT, True: NeuronModel.LEAKY_CIRCUIT}
 
 
 @given(case=loihi2_networks(), leaks=st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_ref_equals_the_oracle(case: Case, leaks: bool) -> None:
     network, images = case
     result = run_network(network, images, TIMESTEPS, trace=True, neuron=CIRCUITS[leaks])
@@ -39,7 +39,7 @@ def test_ref_equals_the_oracle(case: Case, leaks: bool) -> None:
 
 
 @given(loihi2_networks())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_circuit_is_a_soft_reset_neuron_until_it_wraps(case: Case) -> None:
     """Every spike and potential of the neurons that the file says; which clip beyond 131071, where u + V0 does not."""
     network, images = case
@@ -66,7 +66,7 @@ def test_random_networks_are_worth_comparing() -> None:
 
 
 @given(loihi2_networks())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_integers_of_the_circuit(case: Case) -> None:
     """Within their bits they are what they stand for; a channel that never fires subtracts nothing, and cannot fire."""
     for layer in case[0].layers:

@@ -26,7 +26,7 @@ from support.training import train
 from torch import nn
 
 from loihi_convert import cli, netx
-from loihi_convert.backends import request
+from loihi_convert.backends import result
 from loihi_convert.cli.inputs import DataRequest
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.options import BalanceOptions
@@ -663,7 +663,7 @@ def test_a_run_beyond_the_proof_is_refused(invoke: Invoke, exported: Path) -> No
 def test_a_trace_that_would_fill_the_memory_is_refused(
     invoke: Invoke, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request, "MAX_TRACE", 2**22)
+    monkeypatch.setattr(result, "MAX_TRACE", 2**22)
     done = invoke("run", exported, "--trace")
     # 5 bytes for each of 400 images x 2 steps x (1024 + 512 + 10) neurons: 6,184,000 bytes.
     assert done.code == 2

@@ -17,12 +17,13 @@ from loihi_convert.chip.partition import (
     DenseLayer,
     Kernel,
     Partition,
+    Placed,
     circuit_words,
     dense_words,
     packed_dense_words,
+    savings,
 )
 from loihi_convert.chip.resources import Chips, network_resources, resources
-from loihi_convert.chip.savings import Placed, savings
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 

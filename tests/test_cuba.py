@@ -19,7 +19,7 @@ from support.strategies import Case, networks
 
 from loihi_convert import external, netx
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.request import result_size
+from loihi_convert.backends.result import result_size
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, NetxError, RangeError, UsageError
 from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron

@@ -29,7 +29,6 @@ from support.dask_functions import (
     refused,
     stumbling,
     times,
-    unexpected,
 )
 from support.shard_runs import write_files, written
 from support.strangers import assert_turned_away, listening, said
@@ -147,21 +146,6 @@ def test_items_of_a_place_return_to_the_worker_that_had_them(monkeypatch: pytest
     assert all(at is None or (len(at) == 1 and at[0] in addresses) for at, _ in told)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--workers", "2", "--scheduler", "tcp://x:1"], "--workers: given; must not be given with --scheduler."),
-        (["--workers", "-1"], "error: --workers: found -1; must be a whole number >= 0."),
-        (["--slurm", "partition=a"], "must be workers=N, the number of jobs, with"),
-        (["--workers", "2", "--backend", "loihi2"], "error: --workers: given, but the backend is loihi2; must be left"),
-    ],
-)
-def test_mistakes(invoke: Invoke, words: list[str], message: str) -> None:
-    done = invoke("run", "model.net", *words)
-    assert (done.code, done.out) == (2, "")
-    assert message in done.err
-
-
 def test_a_missing_extra_is_one_sentence(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     monkeypatch.delitem(sys.modules, "loihi_convert.batch.clusters", raising=False)
@@ -253,11 +237,6 @@ def test_an_error_of_an_item_keeps_its_fields(workers: DaskWorkers) -> None:
     assert workers.map(times, 2, [1]) == [2]
 
 
-def test_another_exception_is_one_sentence(workers: DaskWorkers) -> None:
-    with pytest.raises(PlatformError, match=r"5 cannot be computed by a worker \(IndexError: list index out of range"):
-        workers.map(unexpected, None, [5])
-
-
 def test_an_item_is_computed_again_if_its_worker_dies(workers: DaskWorkers, tmp_path: Path) -> None:
     assert workers.map(stumbling, tmp_path, [0, 1, 2]) == [0, 1, 2]
     assert (tmp_path / "died").exists()
@@ -300,15 +279,6 @@ def test_a_worker_of_another_version_is_refused(
         workers.map(times, 2, [1])
     assert f"has {package} {here[package]}" in raised.value.found
     assert raised.value.expected == "must be 0.0, as where the command runs"
-
-
-def test_a_worker_of_another_version_computes_no_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = clusters.versions_here()
-    monkeypatch.setattr(clusters, "versions_here", lambda: {**here, "torch": "0.0"})
-    with local_cluster(1) as workers:
-        ((_, outcome),) = workers.outcomes([Numbered(2)], no_need)
-    assert f"has torch {here['torch']}" in outcome.error
-    assert not outcome.is_final
 
 
 def test_needs_go_from_worker_to_worker(workers: DaskWorkers, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,6 @@ from support.training import train
 from loihi_convert import cli
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
-from loihi_convert.cli.diagnose import _say
 from loihi_convert.cnn.checkpoint import load_model
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.balancing import balance, correct_biases
@@ -30,7 +28,6 @@ from loihi_convert.ir.synapse import Dense
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics import advice, diagnosis
 from loihi_convert.metrics.diagnosis import Diagnosis
-from loihi_convert.pipeline.diagnosing import DiagnosisReport
 from loihi_convert.simulation.intermediate import intermediate_networks
 from loihi_convert.simulation.simulator import clipped_images
 
@@ -116,15 +113,6 @@ def test_what_a_spike_is_worth_to_a_hard_reset_belongs_to_the_reset() -> None:
     # As above; then the same spikes, worth more.
     assert found["timing"][0] == [1, 0.5, 1, 0.5]
     assert found["reset"][0] == [1.5, 0.75, 1.5, 0.75]
-
-
-def test_a_spike_worth_1_is_a_cause_of_its_own() -> None:
-    cnn = tiny_cnn()
-    soft = tiny_spiking(cnn)
-    doubled = IntegrateAndFire(np.full(4, 2.0), np.ones(4), np.ones(4))
-    found = tiny_activations(cnn, replace(soft, layers=(replace(soft.layers[0], neuron=doubled), *soft.layers[1:])))
-    assert found["clipping"][0] == pytest.approx([1.5, 0.8, 1, 0.5])
-    assert found["amplitude"][0] == pytest.approx([0.75, 0.4, 0.5, 0.25])
 
 
 def test_the_levels_of_a_qcfs_network_are_not_clipping() -> None:
@@ -369,11 +357,6 @@ def test_a_network_without_neurons_is_advised_without_thresholds() -> None:
     assert "threshold" not in " ".join(advice.advice(found.model_copy(update={"main_cause": "weights"}), network))
 
 
-def test_the_layer_that_loses_is_named(digits: Digits) -> None:
-    for name in HIDDEN:
-        assert diagnosed(digits, rounded(digits, 4, factors={name: 20.0})).first_layer == name
-
-
 def test_without_labels_the_classes_of_the_cnn_count(digits: Digits) -> None:
     found = diagnosed(digits, rounded(digits, 16, weight_bits=3), has_labels=False)
     assert (found.measure, found.main_cause) == ("agreement", "weights")
@@ -438,17 +421,6 @@ def test_a_gpu_finds_the_same(digits: Digits) -> None:
     expected = diagnosis.diagnose(digits.cnn, spiking, network, images, None, 3)
     assert found.stages[-2:] == expected.stages[-2:]
     assert found.layers == expected.layers
-
-
-def test_poisson_spikes_do_not_depend_on_the_blocks(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = digits.splits.test.images[:40]
-    options = BalanceOptions(method="percentile", poisson_seed=1)
-    spiking = balance(digits.cnn, digits.splits.calibration_images()[:50], 3, options)
-    network = quantize(spiking, images)
-    predicted = run_network(network, images, 3).predictions[:, -1]
-    monkeypatch.setattr(diagnosis, "_BLOCK", 7 * 1546)
-    found = diagnosis.diagnose(digits.cnn, spiking, network, images, predicted, 3)
-    assert found.stages[-1].correct_count == len(images)
 
 
 def test_images_are_taken_in_blocks(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,16 +523,6 @@ def test_a_loss_below_twice_its_standard_error_has_no_cause() -> None:
     verdict = advice.verdict(found)
     assert "3.00 points of accuracy on 200 images (8 newly wrong, 2 newly right)" in verdict
     assert "less than twice the standard error" in verdict
-
-
-def test_the_answer_begins_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    cnn = tiny_cnn()
-    spiking = tiny_spiking(cnn)
-    found = diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
-    _say(DiagnosisReport(Path("a.net"), found, ("try this",), ("doubtful",)), details=False)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == advice.verdict(found)
-    assert lines[1:3] == ["warning: doubtful", "- try this"]
 
 
 @pytest.mark.parametrize(

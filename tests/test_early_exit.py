@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -173,35 +171,9 @@ def test_only_held_out_images_choose() -> None:
     assert evaluate_early_exit(run(ran), choice, labels=labels).chosen_point.accuracy == 0.5
 
 
-def test_spikes_are_counted_up_to_each_step() -> None:
-    """Class 2 fires at every step, the others never: with margin 2 it stops after step 2."""
-    spikes = np.zeros((1, 4, 3), bool)
-    spikes[:, :, 2] = True
-    fired = replace(run(np.zeros((1, 4, 3), np.int32)), output_spikes=spikes)
-    found = evaluate_early_exit(fired, choice_of(4, 2), labels=np.array([2])).chosen_point
-    assert (found.average_timesteps, found.accuracy) == (2, 1)
-
-
-def test_a_network_without_hidden_neurons_saves_no_synaptic_operations() -> None:
-    nothing = run(OUTPUTS, np.zeros((4, 3), int))
-    found = evaluate_early_exit(nothing, choose_margin(OUTPUTS, None, split="calibration"))
-    assert found.synaptic_operations_saved is None
-    assert not found.choice.by_labels
-    assert (found.chosen_point.accuracy, found.chosen_point.agreement_with_cnn) == (None, None)
-
-
 any_outputs = st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(2, 4)).flatmap(
     lambda shape: arrays.arrays(np.int32, shape, elements=st.integers(-6, 6))
 )
-
-
-@settings(deadline=None)
-@given(any_outputs)
-def test_the_ends_of_the_margins(outputs: Array) -> None:
-    first, _ = points_of(outputs, 0, labels=outputs[:, 0].argmax(axis=1))
-    assert (first.average_timesteps, first.accuracy) == (1, 1)
-    *_, last = points_of(outputs, 0, labels=outputs[:, -1].argmax(axis=1))
-    assert (last.average_timesteps, last.accuracy) == (outputs.shape[1], 1)
 
 
 @settings(deadline=None)

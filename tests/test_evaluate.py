@@ -11,9 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from scipy.stats import binomtest
-from support.networks import random_network
 from support.strategies import Case, networks
 from torch.nn import functional
 
@@ -247,46 +245,6 @@ def test_multiply_accumulates_of_random_networks(case: Case) -> None:
         assert layer.multiply_accumulates == multiply_accumulates_by_torch(expected, input_shape)
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), image_count=st.integers(1, 6), timesteps=st.integers(1, 9))
-def test_order_of_images_changes_nothing(seed: int, image_count: int, timesteps: int) -> None:
-    network, _ = random_network(seed)
-    rng = np.random.default_rng(seed)
-    result = random_run(network, image_count, timesteps, seed)
-    classes = network.shapes[-1][0]
-    labels, cnn = rng.integers(0, classes, (2, image_count))
-    real = rng.integers(0, classes, (image_count, timesteps))
-    order = rng.permutation(image_count)
-    shuffled = RunResult(
-        result.potentials[order],
-        result.spike_counts[order],
-        result.synaptic_operations[order],
-        1.0,
-        0.0,
-        output_spikes=None if result.output_spikes is None else result.output_spikes[order],
-    )
-    evaluation = evaluate(result, network, labels=labels, cnn_predictions=cnn, float_predictions=real)
-    assert evaluation == evaluate(
-        shuffled, network, labels=labels[order], cnn_predictions=cnn[order], float_predictions=real[order]
-    )
-    for point in evaluation.points:
-        assert all(0 <= rate <= 1 for rate in point.firing_rate)
-        assert point.activation_sparsity is None or 0 <= point.activation_sparsity <= 1
-
-
-def test_json_keeps_every_field() -> None:
-    evaluation = full_evaluation()
-    assert Evaluation.model_validate_json(evaluation.model_dump_json()) == evaluation
-
-
-def test_evaluations_are_frozen_and_closed() -> None:
-    evaluation = full_evaluation()
-    with pytest.raises(ValidationError, match="frozen"):
-        evaluation.image_count = 5
-    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
-        Evaluation.model_validate({**evaluation.model_dump(), "surprise": 1})
-
-
 @pytest.mark.parametrize(
     ("argument", "array", "found", "expected"),
     [
@@ -375,12 +333,6 @@ def test_an_accuracy_is_clearly_above_that_of_a_constant_or_not(
     assert constant_accuracy(accuracy, np.repeat(np.arange(len(counts)), counts)) == expected
 
 
-def test_one_image_is_not_said_to_have_one_class() -> None:
-    names = ("potentials", "spike_counts", "synaptic_operations")
-    one = replace(small_run(), **{name: getattr(small_run(), name)[:1] for name in names})
-    assert evaluate(one, small_network(), labels=LABELS[:1], cnn_predictions=LABELS[:1]).notes == ()
-
-
 def test_one_output_tells_two_classes_apart() -> None:
     network = QuantizedNetwork(
         input_shape=(1, 1, 2),
@@ -407,13 +359,6 @@ def test_reported_timesteps(timesteps: int, expected: tuple[int, ...]) -> None:
     assert reported_timesteps(timesteps) == expected
 
 
-@given(st.integers(1, 10_000))
-def test_reported_timesteps_double_and_end_at_the_last(timesteps: int) -> None:
-    *powers, last = reported_timesteps(timesteps)
-    assert last == timesteps
-    assert powers == [2**k for k in range(20) if 2**k < timesteps]
-
-
 Z = 1.959963984540054
 
 
@@ -424,11 +369,6 @@ def test_wilson_interval_at_its_ends_and_its_middle(count: int) -> None:
     assert wilson_interval(0, count) == pytest.approx((0.0, Z**2 / (count + Z**2)), abs=1e-12)
     half = Z / (2 * math.sqrt(2 * count + Z**2))
     assert wilson_interval(count, 2 * count) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-12)
-
-
-def test_wilson_interval_of_eight_in_ten() -> None:
-    # Centre (0.8 + z^2 / 20) / (1 + z^2 / 10) = 0.7167401, half width 0.2265778.
-    assert wilson_interval(8, 10) == pytest.approx((0.4901623, 0.9433179), abs=1e-6)
 
 
 @settings(deadline=None)

@@ -25,7 +25,7 @@ TIMESTEPS = 5
 
 
 @given(networks())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_ref_equals_the_oracle(case: Case) -> None:
     network, images = case
     result = run_network(network, images, TIMESTEPS, trace=True)

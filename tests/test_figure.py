@@ -19,8 +19,8 @@ from loihi_convert.errors import InputError, UsageError
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
 from loihi_convert.report.axes import decade_ticks, error_frame, frame, timestep_range, timestep_ticks
-from loihi_convert.report.chart import COLOURS, MARKERS, SIZES, Mark, image_bytes, tick_label
-from loihi_convert.report.figure import EARLY_MARKER, run_figure, write_figure
+from loihi_convert.report.chart import SIZES, Mark, image_bytes, tick_label
+from loihi_convert.report.figure import run_figure, write_figure
 
 
 def drawn(figure: Figure | None) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def test_picture_of_one_file_is_a_curve() -> None:
     assert figure is not None
     assert figure.get_suptitle() == "small on digits, 200 images"
     assert note(figure).startswith(
-        "Thresholds balanced for T = 4, read after each step of one run. n = 200 images, 95 %"
+        "Made for T = 4; anytime readout: potentials after each step of one run. n = 200 images, 95 %"
     )
     assert figure.axes[0].get_xlabel() == "latency T, time steps (on Lava: T + 2)"
 
@@ -80,14 +80,6 @@ def test_picture_of_several_files_is_a_marker_each() -> None:
     assert all(low < y < high for (_, low, high), y in zip(bars, [90, 98], strict=True))
     assert figure is not None
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "4"]
-
-
-def test_a_file_of_one_t_has_its_interval() -> None:
-    figure = run_figure([entry([190], balanced=1)[:2]], "title")
-    ((x, low, high),) = intervals(figure)
-    assert x == 1
-    assert low < 95 < high
-    assert "95 % intervals" in note(figure)
 
 
 def test_every_file_and_the_cnn_of_each_is_named() -> None:
@@ -125,31 +117,12 @@ def test_early_exit_is_a_curve_or_a_marker_joined_to_each_file() -> None:
     assert agreement["early exit, at its average T"][:2] == ([1, 2, 2, 2], pytest.approx([10, 99, 99, 99]))
 
 
-def test_early_exit_before_the_first_t_of_a_file_is_in_the_picture() -> None:
-    late, soon = ([4] * 3 + [7] * 5), [7] * 8
-    files = [entry([190] * 8, name=f"net{leads[3]}", balanced=8, exit_leads=leads)[:2] for leads in (late, soon)]
-    figure = run_figure(files, "title")
-    assert figure is not None
-    assert figure.axes[0].get_xlim()[0] < 1
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "4", "8"]
-
-
 def test_picture_without_labels_shows_the_agreement() -> None:
     figure = run_figure([entry([20, 150], labels=None)[:2]], "title")
     lines = drawn(figure)
     assert list(lines) == ["fixed point"]
     assert figure is not None
     assert figure.axes[0].get_ylabel() == "agreement with the CNN's class, %"
-
-
-def test_a_picture_of_files_with_and_without_labels_shows_the_agreement_of_all() -> None:
-    files = [entry([196], name="m-T1", balanced=1)[:2], entry([1, 198], name="m-T2", labels=None, balanced=2)[:2]]
-    figure = run_figure(files, "title")
-    assert figure is not None
-    assert figure.axes[0].get_ylabel() == "agreement with the CNN's class, %"
-    assert drawn(figure)["m-T1, -T2"][0] == [1, 2]
-    assert list(drawn(figure)) == ["m-T1, -T2"]
-    assert "intervals" not in note(figure)
 
 
 def test_no_picture_where_nothing_is_known() -> None:
@@ -182,22 +155,6 @@ def test_one_picture_zoomed_in_says_what_it_leaves_out(
     assert 99.5 < high <= 105
     assert first / 1.3 < axes.get_xlim()[0] < first
     assert note(figure).endswith(hidden or "95 % intervals")
-
-
-def test_a_point_between_the_edge_and_the_best_points_is_shown() -> None:
-    """Early exit at an average T of 1.1 is the first of the best points; 75 % at T = 1 are in the frame."""
-    one = entry([150, 160], balanced=2, exit_leads=[4, 9])
-    early = one.evaluation.early_exit
-    assert early is not None
-    points = tuple(point.model_copy(update={"average_timesteps": 1.1, "accuracy": 0.8}) for point in early.points)
-    changed = one.evaluation.model_copy(update={"early_exit": early.model_copy(update={"points": points})})
-    figure = run_figure([("m", changed)], "title")
-    assert figure is not None
-    (axes,) = figure.axes
-    assert axes.get_xlim()[0] < 1
-    # Wilson's interval of 150 in 200 begins at 68.6 %.
-    assert axes.get_ylim()[0] < 68.6
-    assert "Outside" not in note(figure)
 
 
 def test_intervals_of_visible_points_are_not_cut() -> None:
@@ -233,43 +190,13 @@ def test_results_on_another_number_of_images_are_another_series_with_another_cnn
     assert {"CNN of m-T2 on 30 images, 90.00 %", "CNN of m-T1 on 200 images, 99.50 %"} < set(lines)
 
 
-def test_early_exit_and_floats_of_a_later_file_have_a_legend_and_a_marker_of_their_own() -> None:
-    first = entry([180], name="a", balanced=1, has_float=False)
-    later = entry([20, 150, 190], name="b", balanced=3, exit_leads=[4, 7, 9])
-    figure = run_figure([first[:2], later[:2]], "title")
-    assert {"early exit, at its average T", "float SNN"} < set(drawn(figure))
-    assert figure is not None
-    (early,) = (line for line in figure.axes[0].get_lines() if str(line.get_label()).startswith("early exit"))
-    assert (early.get_marker(), early.get_markerfacecolor()) == (EARLY_MARKER, "none")
-    assert EARLY_MARKER not in MARKERS
-
-
-def test_early_exit_of_a_run_to_another_t_is_not_joined() -> None:
-    """Early exit within 3 steps, of a file balanced for 2."""
-    one = entry([20, 150, 190], name="a", balanced=2, exit_leads=[4, 7, 9])
-    lines = drawn(run_figure([one[:2], entry([180], name="b", balanced=1)[:2]], "title"))
-    assert lines["early exit, at its average T"][0] == [2]
-
-
-def test_no_two_series_look_alike() -> None:
-    looks = {(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(len(COLOURS) * len(MARKERS))}
-    assert len(looks) == len(COLOURS) * len(MARKERS)
-
-
 @pytest.mark.parametrize(
-    ("is_graded", "is_balanced", "said"),
-    [
-        (True, True, "Graded spikes: the output after one step of each layer."),
-        (False, False, "Read after each step of one run."),
-        (False, True, "Thresholds balanced for T = 1, read after each step of one run."),
-    ],
+    ("is_graded", "said"),
+    [(True, "Graded spikes: the output after one step of each layer."), (False, "Made for T = 1; anytime readout")],
 )
-def test_the_note_says_how_the_points_were_read(is_graded: bool, is_balanced: bool, said: str) -> None:
+def test_the_note_says_how_the_points_were_read(is_graded: bool, said: str) -> None:
     evaluation = entry([190], balanced=1).evaluation.model_copy(update={"is_graded": is_graded})
-    assert note(run_figure([("a", evaluation)], "title", is_balanced=is_balanced)).startswith(said)
-    assert ("balanced for" in note(run_figure([("a", evaluation)] * 2, "title", is_balanced=is_balanced))) == (
-        is_balanced and not is_graded
-    )
+    assert note(run_figure([("a", evaluation)], "title")).startswith(said)
 
 
 def regression(name: str, timesteps: int, rmse: float, cnn: float) -> tuple[str, Evaluation]:
@@ -334,8 +261,8 @@ def test_pictures_are_a_png_and_a_reproducible_svg() -> None:
     assert b"<dc:date>" not in svg
     png = image_bytes(one, "png")
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    # 6.6 x 4.62 inches at 160 dots an inch; width and height stand at byte 16 of a PNG.
-    assert struct.unpack(">II", png[16:24]) == (1056, 739)
+    # 6.6 inches at 160 dots an inch; the width stands at byte 16 of a PNG.
+    assert struct.unpack(">I", png[16:20]) == (1056,)
 
 
 def test_characters_that_the_font_lacks_are_said_once(caplog: pytest.LogCaptureFixture) -> None:

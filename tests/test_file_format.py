@@ -120,7 +120,7 @@ def test_the_page_names_every_dataset() -> None:
 
 @pytest.mark.slow
 @given(networks())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_it_runs_random_networks(tmp_path_factory: pytest.TempPathFactory, case: Case) -> None:
     network, pixels = case
     path = tmp_path_factory.mktemp("random") / "random.net"
@@ -130,7 +130,7 @@ def test_it_runs_random_networks(tmp_path_factory: pytest.TempPathFactory, case:
 
 @pytest.mark.slow
 @given(loihi2_networks())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_it_runs_random_networks_of_target_loihi2(tmp_path_factory: pytest.TempPathFactory, case: Case) -> None:
     network, pixels = case
     path = tmp_path_factory.mktemp("random") / "random.net"

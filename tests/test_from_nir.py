@@ -25,8 +25,8 @@ from loihi_convert.errors import CheckpointError, InputError, PlatformError, Uns
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout, Reset
 from loihi_convert.ir.network import SpikingNetwork
+from loihi_convert.nir.read import read_nir
 from loihi_convert.pipeline.converting import converted, stored_neurons
-from loihi_convert.reading.from_nir import read_nir
 from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.simulator import Block, Simulator
@@ -315,65 +315,52 @@ FIRES = neurons([1.0], (1, 4, 4))
 WITHIN = nir.IF(np.ones((1, 4, 4)), 1.0 + np.arange(16.0).reshape(1, 4, 4))
 
 
-@pytest.mark.parametrize(
-    ("nodes", "where", "found", "expected"),
-    [
-        (with_one(CONV, nir.LIF(*np.ones((4, 1, 4, 4)))), "n2", "is an LIF", "supported: Conv2d, Linear"),
-        (with_one(CONV, nir.Scale(np.ones((1, 4, 4)))), "n2", "is a Scale", "supported: Conv2d, Linear"),
-        (with_one(CONV, nir.I(np.ones((1, 4, 4)))), "n2", "is an I", "I before the Output"),
-        (with_one(CONV), "NIR graph", "has no IF neurons", "must be a spiking network"),
-        (with_one(FIRES), "n1", "does not follow a synapse", "must come after Conv2d"),
-        (with_one(CONV, neurons([1], (1, 4, 4), v_reset=-0.5)), "n2", "resets to -0.5", "must reset to 0"),
-        (with_one(CONV, neurons([0], (1, 4, 4))), "n2", "has a threshold of 0", "must be finite and above 0"),
-        (with_one(CONV, neurons([np.inf], (1, 4, 4))), "n2", "has a threshold of inf", "must be finite and above 0"),
-        (with_one(CONV, WITHIN), "n2", "has thresholds that differ within a channel", "one threshold per channel"),
-        # NumPy would take them for one per column.
-        *(
-            (with_one(pair(), spiking(shape)), "n2", f"has thresholds {shape}", "must be one, (2,) or (2, H, W)")
-            for shape in ((4,), (2, 4), (4, 2, 4), (2, 2, 4, 4))
-        ),
-        (with_one(changed(weight=np.ones((2, 3, 3)))), "n1", "has a weight of shape (2, 3, 3)", "must be (outputs, "),
-        (
-            with_one(changed(weight=np.ones((2, 1, 3, 3, 3)))),
+REFUSED: dict[str, tuple[list[Any], str, str]] = {
+    "another kind": (with_one(CONV, nir.LIF(*np.ones((4, 1, 4, 4)))), "n2", "LIF is not read"),
+    "an I inside": (with_one(CONV, nir.I(np.ones((1, 4, 4)))), "n2", "I is not read"),
+    "no neurons": (with_one(CONV), "NIR graph", "has no IF neurons"),
+    "no synapse": (with_one(FIRES), "n1", "does not follow a synapse"),
+    "reset": (with_one(CONV, neurons([1], (1, 4, 4), v_reset=-0.5)), "n2", "resets to another"),
+    "threshold": (with_one(CONV, neurons([0], (1, 4, 4))), "n2", "has a threshold of 0"),
+    "infinity": (with_one(CONV, neurons([np.inf], (1, 4, 4))), "n2", "has a threshold of inf"),
+    "in a channel": (with_one(CONV, WITHIN), "n2", "has thresholds (1, 4, 4)"),
+    # NumPy would take them for one per column.
+    **{
+        f"thresholds {shape}": (with_one(pair(), spiking(shape)), "n2", f"has thresholds {shape}")
+        for shape in ((4,), (2, 4), (4, 2, 4), (2, 2, 4, 4))
+    },
+    **{
+        f"{name} {np.shape(value)} {value if np.size(value) < 3 else ''}": (
+            with_one(changed(**{name: value}), spiking((1,))),
             "n1",
-            "has a weight of shape (2, 1, 3, 3, 3)",
-            "at least 1",
-        ),
-        (with_one(changed(weight=np.ones((0, 1, 3, 3)))), "n1", "has a weight of shape (0, 1, 3, 3)", "at least 1"),
-        (with_one(changed(groups=2)), "n1", "has 2 groups for 1 outputs", "must divide the outputs"),
-        (with_one(changed(groups=0)), "n1", "has 0 groups for 1 outputs", "must divide the outputs"),
-        (with_one(changed(dilation=(-1, -1))), "n1", "has (-1, -1) as sizes", "at least 1"),
-        (with_one(changed(padding=(-1, 0))), "n1", "has (-1, 0) as sizes", "at least 0"),
-        (with_one(changed(bias=np.ones(2))), "n1", "has a bias of shape (2,)", "must be (1,)"),
-        (with_one(pooling(nir.AvgPool2d, side=0)), "n1", "has (0, 0) as sizes", "at least 1"),
-        (with_one(nir.Affine(np.ones((3, 16)), np.ones((3, 1)))), "n1", "has a bias of shape (3, 1)", "must be (3,)"),
-        (
-            with_one(CONV, FIRES, CONV, neurons([1], (1, 4, 4), r=2)),
-            "n2",
-            "has r = 1, n4 has r = 2",
-            "the same for all",
-        ),
-        (with_one(CONV, neurons([1], (1, 4, 4), r=-1)), "n2", "has r from -1 to -1", "must be one positive number"),
-        (
-            with_one(convolution(RNG, 1, 1, padding="same", stride=2), FIRES),
-            "n1",
-            "has padding 'same' with a stride or an even kernel",
-            "must be numbers",
-        ),
-        (
-            [nir.Input({"input": np.array([4, 4])}), CONV, FIRES],
-            "n0",
-            "takes inputs of shape (4, 4)",
-            "must be (C, H, W)",
-        ),
-        ([nir.Input({"input": "text"}), CONV, FIRES], "n0", "has ['text'] as sizes", "must be numbers"),
-    ],
-)
-def test_refusals(nodes: list[Any], where: str, found: str, expected: str) -> None:
-    with pytest.raises(UnsupportedModelError) as caught:
+            "Conv2d c",
+        )
+        for name, value in (
+            ("weight", np.ones((2, 3, 3))),
+            ("weight", np.ones((2, 1, 3, 3, 3))),
+            ("groups", 2),
+            ("groups", 0),
+            ("dilation", (-1, -1)),
+            ("padding", (-1, 0)),
+            ("bias", np.ones(2)),
+        )
+    },
+    "same": (with_one(convolution(RNG, 1, 1, padding="same", stride=2), FIRES), "n1", "Conv2d cannot be applied"),
+    "pool": (with_one(CONV, FIRES, pooling(nir.AvgPool2d, side=0)), "n3", "AvgPool2d cannot be applied"),
+    "r": (with_one(CONV, FIRES, CONV, neurons([1], (1, 4, 4), r=2)), "NIR graph", "has r = 1, 2"),
+    "r < 0": (with_one(CONV, neurons([1], (1, 4, 4), r=-1)), "NIR graph", "has r = -1"),
+    "input": ([nir.Input({"input": np.array([4, 4])}), CONV, FIRES], "model.nir", "takes inputs of shape (4, 4)"),
+    "text": ([nir.Input({"input": "text"}), CONV, FIRES], "n0", "Input cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refusals(kind: str) -> None:
+    nodes, where, found = REFUSED[kind]
+    with pytest.raises(InputError) as caught:
         read_nir(written(nodes), None)
-    assert (caught.value.where, caught.value.found) == (where, found)
-    assert expected in caught.value.expected
+    assert caught.value.where == where
+    assert found in caught.value.found
 
 
 @pytest.mark.parametrize(
@@ -390,38 +377,25 @@ def test_thresholds_of_every_shape(thresholds: Array) -> None:
     node, conv = nir.IF(np.ones_like(thresholds), thresholds.copy(), np.zeros_like(thresholds)), pair()
     model, *_ = read_nir(written([*with_one(conv, node)[:-1], nir.Linear(np.ones((2, 32)))]), None)
     expected = conv.weight / np.broadcast_to(thresholds.ravel()[:: max(1, thresholds.size // 2)], 2).reshape(2, 1, 1, 1)
-    np.testing.assert_array_equal(model.state_dict()["n1.weight"].numpy(), expected.astype(np.float32))
-
-
-def test_nodes_may_have_the_names_of_pytorchs_methods() -> None:
-    nodes = dict(zip(("input", "append", "float", "training", "fc"), with_one(CONV, FIRES), strict=True))
-    nodes["out"] = nir.Output({"output": np.array([2])})
-    nodes["training"] = flatten()
-    nodes["training"].input_type = {"input": np.array([1, 4, 4])}
-    nir.write("model.nir", nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), type_check=False))
-    model, *_ = read_nir(Path("model.nir"), None)
-    assert [name for name, _ in model.named_children()] == ["append_2", "float_2", "training_2", "fc"]
+    np.testing.assert_array_equal(next(model.buffers()).numpy(), expected.astype(np.float32))
 
 
 def test_graphs_that_are_no_chain_are_refused() -> None:
     nodes = {"in": nir.Input({"input": np.array([4])}), "a": nir.Linear(np.eye(4)), "b": nir.Linear(np.eye(4))}
     nodes["out"] = nir.Output({"output": np.array([4])})
 
-    def refused(edges: list[tuple[str, str]], **more: Any) -> tuple[str, str]:
+    def refused(edges: list[tuple[str, str]], **more: Any) -> str:
         nir.write("model.nir", nir.NIRGraph({**nodes, **more}, edges, type_check=False))
         with pytest.raises(UnsupportedModelError) as caught:
             read_nir(Path("model.nir"), (1, 2, 2))
-        assert caught.value.expected
-        return caught.value.where, caught.value.found
+        return f"{caught.value.where} {caught.value.found}"
 
-    skip = [("in", "a"), ("a", "b"), ("in", "b"), ("b", "out")]
-    assert refused(skip) == ("in", "has 0 inputs and 2 outputs")
-    loop = [("in", "a"), ("a", "b"), ("b", "a"), ("b", "out")]
-    assert refused(loop) == ("a", "has 2 inputs and 1 outputs")
-    assert refused([("in", "a"), ("a", "out")]) == ("b", "is not on the path from Input to Output")
-    assert refused([("in", "a"), ("a", "b")])[1] == "has 1 inputs and 0 outputs"
-    other = nir.Output({"output": np.array([4])})
-    assert refused([("in", "a"), ("a", "out")], other=other) == ("NIR graph", "has 2 Output nodes")
+    chain = [("in", "a"), ("a", "b"), ("b", "out")]
+    assert refused([*chain, ("in", "b")]) == "b has 2 inputs and 1 outputs"
+    assert refused([*chain, ("b", "a")]) == "a has 2 inputs and 1 outputs"
+    assert refused([("in", "a"), ("a", "out")]) == "b has 0 inputs and 0 outputs"
+    assert refused([("in", "a"), ("a", "b")]) == "b has 1 inputs and 0 outputs"
+    assert refused(chain, other=nir.Output({"output": np.array([4])})) == "other has 0 inputs and 0 outputs"
 
 
 def test_r_is_read_as_one_over_dt() -> None:
@@ -431,9 +405,8 @@ def test_r_is_read_as_one_over_dt() -> None:
     assert notes == ("r = 10000 is read as 1 / dt: one step adds the whole input.",)
     plain, *_, notes = read_nir(written(with_one(CONV, neurons([2.0], (1, 4, 4)))), None)
     assert notes == ()
-    weights, others = (dict(each.state_dict()) for each in (read, plain))
-    assert all((weights[name] == others[name]).all() for name in others)
-    np.testing.assert_array_equal(weights["n1.weight"].numpy(), (CONV.weight / 2).astype(np.float32))
+    assert all((one == other).all() for one, other in zip(read.buffers(), plain.buffers(), strict=True))
+    np.testing.assert_array_equal(next(read.buffers()).numpy(), (CONV.weight / 2).astype(np.float32))
 
 
 def test_shapes_of_the_input() -> None:
@@ -543,7 +516,7 @@ def test_a_full_memory_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_our_own_files_are_refused() -> None:
-    from loihi_convert.nir import write
+    from loihi_convert.nir.write import write
 
     write(netx.read(Path(netx.__file__).parents[1] / "golden" / "model.net"), "own.nir", hard_reset=True)
     with pytest.raises(InputError) as caught:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support import oracle
 from support.strategies import synapses
 
+from loihi_convert.backends.lava.own_network import batch_synapse
 from loihi_convert.backends.lava.processes import gemm
-from loihi_convert.backends.lava.synapse_processes import batch_synapse
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.quantized import QuantizedLayer
 from loihi_convert.ir.synapse import Conv, Dense
@@ -21,7 +21,7 @@ IMAGES = 5
 
 
 @given(drawn=synapses(), images_at_once=st.integers(1, IMAGES), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_batch_equals_plain_loops(drawn: tuple[Conv | Dense, Shape], images_at_once: int, seed: int) -> None:
     synapse, input_shape = replace(drawn[0], bias=None), drawn[1]
     inputs = np.random.default_rng(seed).integers(0, 256, (IMAGES, *input_shape)).astype(np.uint8)

@@ -26,9 +26,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.lowering.max_pool import MaxPooling
-from loihi_convert.lowering.populations import Populations
-from loihi_convert.reading.operations import MaxPool
 
 
 def pool(x: Tensor) -> Tensor:
@@ -86,9 +83,7 @@ CASES = {
     "kernel 4": stack(nn.MaxPool2d(4, 4), CONV(5, 1), nn.ReLU()),
     "kernel 4, ceil_mode": stack(nn.MaxPool2d(4, ceil_mode=True), CONV(5, 2), nn.ReLU(), shape=(2, 9, 11)),
     "kernel 12 x 6 of signed values": stack(CONV(5, 3), nn.MaxPool2d((12, 6)), shape=(2, 14, 15)),
-    "pyramid": pyramid(1, 2, 4),
     "maximum and mean": of(lambda m, x: torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1)),
-    "pyramid, another order, 12 x 24": pyramid(4, 1, 2, shape=(2, 12, 24)),
     "padding": stack(nn.MaxPool2d(3, 2, padding=1), CONV(5, 3, padding=1), nn.ReLU()),
     "dilation": stack(nn.MaxPool2d(2, 1, dilation=2), CONV(5, 2), nn.ReLU()),
     "ceil_mode": stack(nn.MaxPool2d(3, 2, ceil_mode=True), CONV(5, 2), nn.ReLU()),
@@ -153,11 +148,6 @@ CASES = {
     "the smaller of two": of(lambda m, x: torch.min(m.one(x), x).minimum(m.two(x)), one=same(4), two=same(4)),
     "the larger of two vectors": of(
         lambda m, x: m.one(y := x.flatten(1)).max(m.two(y)).relu(), one=LINEAR(5), two=LINEAR(5)
-    ),
-    "beside strided convolutions": of(
-        lambda m, x: torch.cat([functional.max_pool2d(x, 4), m.two(m.one(x).relu()).relu()], 1),
-        one=CONV(3, 3, 2, padding=1),
-        two=CONV(3, 3, 2, padding=1),
     ),
     "beside windows of one row": beside(_pooled_by_4, lambda m, x: functional.max_pool2d(x, (1, 4))),
     "beside a convolution of one row": beside(
@@ -242,17 +232,6 @@ def test_relays_carry_the_mean_beside_a_maximum() -> None:
 )
 def test_groups_are_kept_beside_relays(name: str, layer: int, groups: int) -> None:
     assert groups_of(CASES[name], layer) == groups
-
-
-def test_poolings_of_one_map_share_their_rounds() -> None:
-    populations = Populations((1, 8, 8))
-    pooling = MaxPooling(populations, by_halves=True)
-    image = populations.image()
-    for size in (1, 2, 4):
-        pool = MaxPool((8 // size, 8 // size), (8 // size, 8 // size), (0, 0), (1, 1))
-        pooling.largest(image, pool, (1, size, size), "pool")
-    # Each comparison of two pixels leaves one; all of 64 pixels leave the largest.
-    assert sum(math.prod(made.shape) for made in populations.made) == 63
 
 
 @pytest.mark.parametrize("relu", [nn.ReLU(), nn.Identity()])

@@ -107,28 +107,6 @@ CASES = {
     "one channel expanded": of(lambda m, x: m.a(x[:, 1:2].expand(-1, 3, -1, -1)).relu(), a=same(3)),
     "channels in reverse": of(lambda m, x: m.a(x.flip(1).roll(1, 1)).relu(), a=same(3)),
     "pixels repeated": stack(nn.AdaptiveAvgPool2d((16, 8)), nn.Flatten(), LINEAR(4), nn.ReLU()),
-    "channels as rows": of(
-        lambda m, x: functional.max_pool2d(m.b(m.a(x).relu().permute(0, 2, 1, 3)).relu(), 2),
-        a=CONV(6, (8, 1)),
-        b=same(3),
-    ),
-    "channels as columns, with a stride": of(
-        lambda m, x: m.c(m.b(m.a(x).transpose(1, 3)).relu()).relu(),
-        a=CONV(6, (1, 8)),
-        b=CONV(3, 3, (1, 2), padding=(0, 3), dilation=(1, 2)),
-        c=CONV(2, 2, 2),
-    ),
-    "groups of channels as rows": of(
-        lambda m, x: m.b(m.a(x).relu().view(len(x), 2, 3, 8)).relu(), a=CONV(6, (8, 1)), b=CONV(3, 2, 2, padding=1)
-    ),
-    "rows of one channel as channels": of(lambda m, x: m.a(x.view(len(x), 2, 16, 8)).relu(), a=CONV(3, 3)),
-    "signals as a map": of(
-        lambda m, x: m.b(m.a(x).relu().unsqueeze(1)).relu(),
-        shape=(2, 9),
-        stem=nn.LazyConv1d(4, 3),
-        a=nn.LazyConv1d(5, 3),
-        b=CONV(3, (5, 2)),
-    ),
     "the first channels": of(lambda m, x: m.a(x[:, :2]).relu(), a=same(3)),
 }
 
@@ -148,9 +126,6 @@ def test_what_chunk_returns_is_joined_again() -> None:
     [
         ("chunk", 1, "2x8x8-4c3-3c3+2r-3"),
         ("ChannelShuffle", 1, "2x8x8-4c3-4c3-3"),
-        # Each of 6 output rows has its own weights of the channels, which are one row: a tap for each.
-        ("channels as rows", 1, "2x8x8-4c3-6c8x1-3c6x3-3c1x2+3r-3c2x1+6r-3"),
-        ("signals as a map", 1, "2x1x9-4c1x3-5c1x3-3c1x2-3"),
     ],
 )
 def test_layers(name: str, copies: int, expected: str) -> None:

@@ -8,7 +8,6 @@ from support.lowering import (
     CONV,
     LINEAR,
     NORM,
-    Case,
     assert_equals_module,
     assert_samples,
     bare,
@@ -16,7 +15,6 @@ from support.lowering import (
     of,
     same,
 )
-from support.modules import Of
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import StochasticDepth
@@ -86,26 +84,6 @@ CASES = {
     ),
     "pre-activation": of(
         lambda m, x: m.two(m.b(m.one(m.a(x).relu())).relu()) + x, a=NORM(), one=same(5), b=NORM(), two=same(4)
-    ),
-    "minus the mean of each channel": of(lambda m, x: m.one((x - x.mean((2, 3), keepdim=True)).relu()), one=same(3)),
-    "the image minus its mean": bare(
-        lambda m, x: m.fc(m.one(x - x.mean((2, 3), keepdim=True).mean(1, keepdim=True)).relu().flatten(1)),
-        one=same(3),
-        fc=LINEAR(3),
-    ),
-    "a map of the means": of(
-        lambda m, x: m.two((m.one(x.mean((2, 3)))[:, :, None, None] + x).relu()).relu(), one=LINEAR(4), two=same(3)
-    ),
-    "the larger of a map and its mean": of(
-        lambda m, x: torch.maximum(m.one(x), functional.adaptive_avg_pool2d(x, 1).expand(-1, -1, 6, 6)), one=CONV(4, 3)
-    ),
-    "of signals and their means": Case(
-        lambda: Of(
-            lambda m, x: m.fc((m.one(x) + x.mean(2, keepdim=True)).relu().flatten(1)),
-            one=nn.Conv1d(2, 2, 3),
-            fc=LINEAR(3),
-        ),
-        (2, 9),
     ),
     "sum of three": of(
         lambda m, x: (m.two(m.one(x).relu()) + x + m.three(x)).relu(), one=same(5), two=same(4), three=same(4)

@@ -36,7 +36,7 @@ def current(synapse: Conv | Dense, inputs: np.ndarray) -> torch.Tensor:
 
 
 @given(networks(), SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_output_shape_fans_and_strided_form_agree_with_torch(case: Case, seed: int) -> None:
     network, _ = case
     shape = network.input_shape
@@ -85,7 +85,7 @@ def test_padding_after_a_pooling_with_a_remainder_is_refused_where_it_is_read(
 
 
 @given(networks(), SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_input_factors_scale_the_channels(case: Case, seed: int) -> None:
     network, _ = case
     shape = network.input_shape
@@ -391,5 +391,5 @@ def test_a_layer_has_a_number_for_each_channel(name: str) -> None:
         changed = replace(layer, scale=layer.scale[:-1])
     else:
         changed = replace(layer, neuron=replace(layer.neuron, **{name: getattr(layer.neuron, name)[:-1]}))
-    with pytest.raises(RangeError, match=f"{name} of shape"):
+    with pytest.raises(RangeError, match="must be one valid number per channel"):
         replace(network, layers=(changed, *network.layers[1:]))

@@ -62,7 +62,7 @@ def windows(spikes: Array, pool: tuple[int, int]) -> Array:
     as_bytes=st.booleans(), is_constant=st.booleans(), is_soft=st.booleans(), bias_axes=st.sampled_from([0, 1, 3]),
     goes_on=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_equals_plain_loops(
     seed: int, channels: int, height: int, width: int, pool: tuple[int, int], as_bytes: bool, is_constant: bool,
     is_soft: bool, bias_axes: int, goes_on: bool,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.lowering import linear, obstacles, to_relu_network
+from loihi_convert.lowering import obstacles, operations, to_relu_network
 from loihi_convert.pipeline.checking import CAN_SPIKE, LoadedFile, check
 from loihi_convert.report.conversion_tables import obstacle_table
 
@@ -46,7 +46,7 @@ def test_what_follows_a_last_sigmoid_is_left_out_with_it() -> None:
     model = Of(lambda m, x: 100 * m.fc(x.flatten(1)).sigmoid(), fc=nn.Linear(36, 2))
     sigmoid, product = obstacles(model.eval(), (1, 6, 6))
     assert "apply it yourself" in sigmoid.hint
-    assert product.hint == "After the last layer, leave both out, and apply them to the outputs yourself."
+    assert product.found.endswith("follows a sigmoid")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,6 @@ def test_lowering_finds_what_reading_did_not() -> None:
     nn.init.constant_(signed[0].weight, -500)
     (error,) = obstacles(signed, (1, 6, 6))
     assert (error.where, "as low as -4.5e+03" in error.found) == ("1", True)
-    assert "value=-10.0" in error.hint
     assert obstacles(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), *list(signed)[1:]), (1, 6, 6)) == ()
 
 
@@ -146,7 +145,7 @@ def test_a_large_layer_after_a_max_pooling_is_not_composed_with_it(monkeypatch: 
     """VGG's first dense layer: its weights would stand at each pixel that the pooling compares."""
     pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)).double()
     composed = to_relu_network(pooled, (1, 6, 6))
-    monkeypatch.setattr(linear, "_MAX_COMPOSED", 10)
+    monkeypatch.setattr(operations, "_MAX_COMPOSED", 10)
     carried = to_relu_network(pooled, (1, 6, 6))
     assert len(carried.layers) == len(composed.layers) + 1
     assert carried.layers[-1].synapse.weight.size == 24 < composed.layers[-1].synapse.weight.size
@@ -160,7 +159,7 @@ def test_a_batch_norm_of_large_flattened_maps_is_not_composed_with_the_layer_bef
     layers = (nn.Conv2d(1, 2, 3), nn.Flatten(), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
     model = prepared(nn.Sequential(*layers), (1, 6, 6))
     composed = to_relu_network(model, (1, 6, 6))
-    monkeypatch.setattr(linear, "_MAX_COMPOSED", 10)
+    monkeypatch.setattr(operations, "_MAX_COMPOSED", 10)
     carried = to_relu_network(model, (1, 6, 6))
     assert len(carried.layers) == len(composed.layers) + 1
     images = torch.rand(3, 1, 6, 6, dtype=torch.float64)

@@ -95,23 +95,22 @@ def test_an_output_in_the_shape_of_the_image_is_a_vector() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "found", "hint"),
+    ("function", "found"),
     [
-        (lambda y: y.view(-1, 2, 5).transpose(1, 2), "gives an output of shape (5, 2)", "y.flatten(1)"),
-        (lambda y: y.view(-1, 2, 5).transpose(1, 2).sigmoid(), "gives an output of shape (5, 2)", "y.flatten(1)"),
-        (lambda y: y[:, None].expand(-1, 2, -1), "gives an output of shape (2, 10)", ""),
-        (lambda y: y[:, None].softmax(1), "runs over axis 1 of (1, 10)", ""),
-        (lambda y: y.view(-1, 2, 5).softmax(1), "runs over axis 1 of (2, 5)", ""),
-        (lambda y: y.view(-1, 2, 5).softmax(2).flatten(1), "runs over axis 2 of (2, 5)", ""),
-        (lambda y: y[:, :, None, None].softmax(2), "runs over axis 2 of (10, 1, 1)", ""),
-        (lambda y: y[None].transpose(1, 2), "gives an output of shape (10, 2)", ""),
+        (lambda y: y.view(-1, 2, 5).transpose(1, 2), "gives an output of shape (5, 2)"),
+        (lambda y: y.view(-1, 2, 5).transpose(1, 2).sigmoid(), "gives an output of shape (5, 2)"),
+        (lambda y: y[:, None].expand(-1, 2, -1), "gives an output of shape (2, 10)"),
+        (lambda y: y[:, None].softmax(1), "runs over axis 1 of (1, 10)"),
+        (lambda y: y.view(-1, 2, 5).softmax(1), "runs over axis 1 of (2, 5)"),
+        (lambda y: y.view(-1, 2, 5).softmax(2).flatten(1), "runs over axis 2 of (2, 5)"),
+        (lambda y: y[:, :, None, None].softmax(2), "runs over axis 2 of (10, 1, 1)"),
+        (lambda y: y[None].transpose(1, 2), "gives an output of shape (10, 2)"),
     ],
 )
-def test_other_shapes_are_refused(function: Callable[[Tensor], Tensor], found: str, hint: str) -> None:
+def test_other_shapes_are_refused(function: Callable[[Tensor], Tensor], found: str) -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         to_relu_network(returns(function), SHAPE)
     assert found in raised.value.found
-    assert hint in raised.value.hint
 
 
 def test_a_softmax_of_each_pixel_is_refused() -> None:

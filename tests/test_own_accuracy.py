@@ -84,23 +84,6 @@ def test_a_forgotten_normalization_is_found(data: str, mean: float, std: float) 
     assert (right.accuracy, right.warning) == (0.94, "")
 
 
-@pytest.mark.parametrize(("count", "is_warned"), [(20, False), (200, True)])
-def test_a_gain_that_may_be_chance_gives_no_warning(count: int, is_warned: bool) -> None:
-    """30 points are less than 2 sqrt(0.5 / 20) = 0.32, the largest standard errors, and more than 2 sqrt(0.5 / 200)."""
-    model = classifier(*(value for (value,) in USUAL))
-    classes, others = (
-        source(model, None, **given).module_outputs(DIGITS.validation.images).argmax(1)
-        for given in ({}, {"mean": USUAL[0], "std": USUAL[1]})
-    )
-    same, other = np.flatnonzero(classes == others), np.flatnonzero(classes != others)
-    chosen = np.resize(np.concatenate([same[:14], other[:6]]), count)
-    images = Dataset(DIGITS.validation.images[chosen], others[chosen])
-    found = own_accuracy(source(model, None), images, KIND)
-    assert isinstance(found, OwnAccuracy)
-    assert found.accuracy == pytest.approx(0.7)
-    assert bool(found.warning) == is_warned
-
-
 def test_the_least_accuracy_is_that_of_the_images_not_of_the_training_data() -> None:
     """A CNN trained on digits, on images with other labels: no CNN is known to reach 85 % of those."""
     labels = np.where(np.arange(200) % 10 < 7, DIGITS.validation.known_labels, 0)
@@ -111,22 +94,6 @@ def test_the_least_accuracy_is_that_of_the_images_not_of_the_training_data() -> 
     named = own_accuracy(source(classifier(), None), others, KIND, data="digits")
     assert named is not None
     assert "any CNN reaches 85 % on digits" in named.warning
-
-
-@pytest.mark.parametrize("recorded", [{"architecture": "digits-cnn", "seed": 0}, {"arch": "nets:Net", "seed": 0}])
-def test_a_cnn_that_train_wrote_records_its_normalization(recorded: dict[str, Any]) -> None:
-    (mean,), (std,) = USUAL
-    found = source(classifier(mean, std))
-    found = replace(found, provenance={**found.provenance, **recorded})
-    own = own_accuracy(found, DIGITS.validation, KIND, data="digits")
-    assert own is not None
-    assert "No usual normalization explains it" in own.warning
-
-
-def test_a_needless_normalization_is_found() -> None:
-    found = own_accuracy(source(classifier(), mean=[0.9], std=[0.2]), DIGITS.validation, KIND)
-    assert found is not None
-    assert "Without `mean` and `std` it is 94.00 % of 200" in found.warning
 
 
 def test_a_normalization_that_is_the_same_for_all_colours_is_one_number() -> None:
@@ -163,19 +130,6 @@ def test_a_cnn_that_is_never_right_is_found_on_few_images(count: int, is_judged:
     assert isinstance(wrong, OwnAccuracy)
     assert wrong.accuracy <= 1 / count
     assert ("as accurate" in wrong.warning) == is_judged
-
-
-def test_a_normalization_must_be_better_than_a_constant_answer() -> None:
-    """Class 1 if the mean input is above 10, as it is only with a standard deviation of 1/255; otherwise class 0."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
-    weight = torch.zeros(5, 64)
-    weight[1] = 1 / 64
-    model.load_state_dict({"1.weight": weight, "1.bias": torch.tensor([0.0, -10, -1000, -1000, -1000])})
-    labels = np.repeat([3, 1, 4], [120, 20, 60])
-    found = own_accuracy(source(model, None), Dataset(DIGITS.validation.images, labels), KIND)
-    assert isinstance(found, OwnAccuracy)
-    assert found.accuracy == 0
-    assert "No usual normalization explains it" in found.warning
 
 
 def test_a_normalization_given_twice_is_found() -> None:
@@ -234,13 +188,6 @@ def test_a_regression_no_better_than_the_mean_is_found() -> None:
     assert snn.cnn_accuracy is None
     with pytest.raises(UsageError, match="Pass `labels`"):
         lc.convert(classifier(), images.images, targets=images.targets)
-
-
-def test_words_in_place_of_options_are_refused() -> None:
-    for name, word in (("balancing", "percentile"), ("quantization", "loihi2")):
-        with pytest.raises(UsageError) as caught:
-            lc.convert(classifier(), DIGITS.validation.images, **{name: word})
-        assert caught.value.where == name
 
 
 def test_what_no_normalization_explains() -> None:
@@ -321,11 +268,6 @@ def test_convert_and_run_say_that_rounding_to_8_bits_loses_accuracy() -> None:
     assert texts[1].endswith("99.5 % are expected. A possible cause: the rounding to 8 bits (see the note).")
 
 
-def test_a_loader_of_something_else_than_labels() -> None:
-    pairs = [(image, image / 255) for image in DIGITS.train.images[:20].copy()]
-    assert lc.convert(classifier(), pairs, timesteps=4).cnn_accuracy is None
-
-
 @pytest.fixture
 def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run ``export`` of a classifier that wants the usual normalization; return exit code, JSON and stderr."""
@@ -361,15 +303,3 @@ def test_export_says_it_first(export: Any) -> None:
     code, said, err = export("--data", "digits", "--expect", 101)
     assert (code, said) == (2, None)
     assert "--expect: found 101; must be in percent, in (1, 100]" in err
-
-
-def test_export_of_own_images(export: Any) -> None:
-    test = DIGITS.test[:100]
-    np.savez("mine.npz", images=test.images, labels=test.known_labels)
-    _, said, err = export("--data", "mine.npz")
-    assert said["cnn"]["kind"] == "own images of mine.npz"
-    assert "With --mean" in err
-    np.savez("mine.npz", images=test.images)
-    _, said, err = export("--data", "mine.npz")
-    assert said["cnn"] is None
-    assert "classifies" not in err

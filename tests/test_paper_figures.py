@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from loihi_convert.paper.figures import BEST, MeasuredChannels, accuracy_charts, channel_charts, figure_of
+from loihi_convert.paper.figures import BEST, MeasuredChannels, accuracy_charts, channel_charts
 from loihi_convert.paper.tables import BestEntry, Measured, PaperEntry
 from loihi_convert.paper.variants import EXHIBITS, VARIANTS, Exhibit, setting
 from loihi_convert.report import paper
-from loihi_convert.report.chart import SIZES, Chart
+from loihi_convert.report.chart import SIZES, Chart, figure_of
 
 FIGURES = {name: one for (kind, name), one in EXHIBITS.items() if kind == "figure"}
 LITERAL = VARIANTS["literal"]

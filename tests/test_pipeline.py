@@ -19,8 +19,7 @@ from torch import nn
 from loihi_convert import netx
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
-from loihi_convert.backends.request import result_size
-from loihi_convert.backends.result import RunResult
+from loihi_convert.backends.result import RunResult, result_size
 from loihi_convert.cnn.checkpoint import load_model, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import default_recipe
@@ -28,7 +27,6 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.choices import Amplitude
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.early_exit import choose_margin
@@ -387,24 +385,6 @@ def test_accuracies_of_literal_and_compensated_differ(digits: DataSplits, folder
             ran = running.run(open_file(path, model=folder / "model.pt"), digits.test, backend)
         agreement[amplitude] = ran.evaluation.nominal_point.agreement_with_cnn
     assert np.all(agreement["compensated"] > agreement["literal"])
-
-
-@pytest.mark.parametrize(("amplitude", "has_bias"), [("literal", True), ("literal", False), ("compensated", True)])
-def test_literal_spikes_before_a_layer_with_biases_give_a_warning(
-    digits: DataSplits, tmp_path: Path, amplitude: Amplitude, has_bias: bool
-) -> None:
-    """Biases of the first layer are in units of its pixels, so they are correct."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10, bias=has_bias))
-    source = Source(tmp_path / "model.pt", model, to_relu_network(model, (1, 8, 8)), {}, ())
-    options = BalanceOptions(method="ngu-lee", amplitude=amplitude)
-    images = digits.calibration_images()[:50]
-    (exported,) = exporting.export(source, tmp_path / "out.net", (4,), images, balance_options=options)
-    warned = [
-        note for note in exported.notes if note.startswith("`amplitude='literal'`: amplitudes of 1 change the scale")
-    ]
-    assert len(warned) == (amplitude == "literal" and has_bias)
-    assert all("currents of layer 3, not of their biases" in note for note in warned)
 
 
 def test_one_run_reports_every_requested_t(digits: DataSplits, folder: Path) -> None:

@@ -27,8 +27,7 @@ from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Amplitude, Method, Reset, Target
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork
-from loihi_convert.ir.rounding import nearest_scales
+from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork, nearest_scales
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import currents
@@ -72,7 +71,7 @@ def largest_currents(spiking: SpikingNetwork, images: Array, timesteps: int) -> 
 
 @given(seed=st.integers(0, 1000), timesteps=st.sampled_from([1, 8, 64]), weight_bits=st.integers(3, 8),
        pixel_bits=st.sampled_from([1, 4, 8]))  # fmt: skip
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_conditions_on_the_scales(seed: int, timesteps: int, weight_bits: int, pixel_bits: int) -> None:
     images = digits_like(seed)
     spiking = balance(random_cnn(seed), images, timesteps, BalanceOptions(method="ngu-lee", initial_potential="half"))
@@ -101,7 +100,7 @@ def test_conditions_on_the_scales(seed: int, timesteps: int, weight_bits: int, p
 
 @pytest.mark.parametrize(("target", "timesteps", "tolerance"), [("lava", 64, 0.06), ("loihi2", 16, 0.15)])
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_fixed_point_equals_the_float_snn_up_to_rounding(
     target: Target, timesteps: int, tolerance: float, seed: int
 ) -> None:
@@ -163,7 +162,7 @@ def test_one_input_unit_is_a_pixel_level_or_a_pooled_spike() -> None:
 
 
 @given(seed=st.integers(0, 1000), reset=st.sampled_from(["soft", "hard"]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_spiking_readout_keeps_one_scale_and_one_threshold(seed: int, reset: Reset) -> None:
     images = digits_like(seed)
     spiking = balance(random_cnn(seed), images, 16, BalanceOptions(method="ngu-lee", readout="spikes", reset=reset))
@@ -221,7 +220,7 @@ def test_proof_of_t_counts_spikes_after_the_simulated_steps() -> None:
     method=st.sampled_from(["ngu-lee", "percentile", "act-norm"]),
     amplitude=st.sampled_from(["compensated", "literal"]),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_calibration_images_stay_in_range_up_to_the_proven_t(
     seed: int, timesteps: int, reset: Reset, method: Method, amplitude: Amplitude
 ) -> None:
@@ -402,7 +401,7 @@ def test_the_report_counts_images_that_clip() -> None:
 
 
 @given(seed=st.integers(0, 1000), timesteps=st.sampled_from([1, 16]))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_hard_reset_networks_obey_the_rules_of_lavas_lif(seed: int, timesteps: int) -> None:
     """The constructor enforces the rules. Scales are not larger than necessary: one condition is nearly an equality."""
     images = digits_like(seed)
@@ -519,8 +518,7 @@ def test_a_bias_that_leaves_no_weight_bits_is_named(target: Target) -> None:
     network = SpikingNetwork((1, 3, 1), (SpikingLayer("fc", dense, None),), 8, "soft")
     with pytest.raises(RangeError) as caught:
         quantize(network, np.full((1, 1, 3, 1), 255, np.uint8), QuantizeOptions(target=target))
-    assert (caught.value.where, "biases, up to 1e+09," in caught.value.hint) == ("fc", True)
-    assert caught.value.hint.endswith("a class that must never win a bias nearer to 0.")
+    assert (caught.value.where, "biases nearer to 0" in caught.value.hint) == ("fc", True)
 
 
 @pytest.mark.parametrize("target", ["lava", "loihi2"])

@@ -258,8 +258,7 @@ def test_neither_the_first_nor_the_last_layer_has_relays(index: int, name: str) 
 
 
 def test_advice_on_thresholds_ignores_relays() -> None:
-    (sentence,) = advice._thresholds(None, integers())  # type: ignore[arg-type]
-    assert sentence.startswith("first: the smallest threshold is 10 weight units")
+    assert advice.smallest_threshold(integers()) == (10, "first")
 
 
 @pytest.fixture(scope="module")

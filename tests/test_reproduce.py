@@ -153,7 +153,7 @@ def test_a_table_contains_the_accuracy_of_the_integers(command: Command, capsys:
 
 
 def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (measurements, networks):
+    for module in (measurements, networks, tables):
         monkeypatch.setattr(module, "LONG", 4)
     words = ("--variants", "literal", "--long-images", "20", "--long-calibration", "30")
     assert command("table", "2", *words) == 0
@@ -308,19 +308,6 @@ def test_thresholds_for_spike_counts_are_those_for_potentials(command: Command) 
     assert row["accuracy"] == f"{100 * right.mean():.2f}"
 
 
-def test_the_amplitude_is_irrelevant_with_one_threshold_per_layer(checkpoint: Path) -> None:
-    """Therefore spike-norm is measured once for both amplitudes."""
-    data, source = load_data("digits"), open_source(checkpoint)
-    calibration, test = data.calibration.images[:100], data.test.images[:60]
-    assert all(layer.synapse.bias is None for layer in source.network.layers)
-    classes = []
-    for amplitude in ("literal", "compensated"):
-        options = {"method": "rmp", "amplitude": amplitude, "initial_potential": "zero", "poisson_seed": 0}
-        spiking = balance(source.network, calibration, 8, BalanceOptions(**options))
-        classes.append(run_network(quantize(spiking, calibration), test, 8).predictions)
-    assert (classes[0] == classes[1]).mean() > 0.99
-
-
 def test_the_headline_is_measured_on_exported_files(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,7 +375,7 @@ def test_the_best_is_chosen_without_test_images(
 
 
 def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (measurements, networks):
+    for module in (measurements, networks, tables):
         monkeypatch.setattr(module, "LONG", 4)
     asked: list[tuple[int, str, bool | None]] = []
 
@@ -408,16 +395,6 @@ def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: 
     monkeypatch.setattr(paper, "table", lambda name: (replace(CELLS[1], timesteps=16),))
     assert command("table", "2", "--variants", "literal") == 0
     assert [steps for steps, *_ in asked] == [4, 8, 16]
-
-
-def test_the_papers_best_is_that_of_all_its_methods(command: Command) -> None:
-    """At T = 2 it prints no number for the method chosen, and its best is 20 %."""
-    assert command("table", "2", "--methods", "act-norm-channelwise", "--variants", "literal") == 0
-    bests = [row for row in command.rows("table-2.csv") if row["variant"] == "best"]
-    assert [(row["timesteps"], row["paper_accuracy"]) for row in bests] == [("8", "90.00"), ("2", "20.00")]
-    text = (command.folder / "table-2.md").read_text()
-    reached = sum(float(row["accuracy"]) >= float(row["paper_accuracy"]) for row in bests)
-    assert f"At or above the paper's at {reached} of 2 T." in text
 
 
 def test_figure_11_shows_our_best_where_the_paper_has_no_value(
@@ -458,11 +435,6 @@ def test_figure_7_is_the_mean_of_spikes_over_neurons_steps_and_images(command: C
         rates = spikes.mean(axis=(0, 1, *range(3, spikes.ndim)))
         found = [float(row["spikes_per_T"]) for row in rows if row["layer"] == layer.name]
         assert found == pytest.approx(rates.tolist())
-
-
-def test_rates_are_shown_for_64_time_steps_by_default(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("figure", "7") == UsageError.exit_code
-    assert "--timesteps: found 64; figure 7 has 2, 8" in capsys.readouterr().err
 
 
 def test_rates_use_the_images_of_the_accuracies_by_default(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -608,7 +580,6 @@ def test_the_order_counts_pairs_that_differ_by_more_than_chance() -> None:
     first, *_ = tables.order_lines(entries, entries[0].variant)
     expected = "3 pairs of rows: 2 same order, 1 within chance, 0 opposite; 2 more are not measured here"
     assert first == f"- **literal**: {expected}."
-    assert tables.order_sentences(entries) == [f"literal, order of the paper: {expected}"]
     assert tables.order_lines(entries[-1:], entries[0].variant) == []
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loihi_convert.ir.rounding import nearest_scales, rounded
+from loihi_convert.ir.quantized import nearest_scales, rounded
 
 
 def error(weights: np.ndarray, scales: np.ndarray, largest: int) -> np.ndarray:

@@ -96,7 +96,7 @@ def test_one_large_channel_does_not_reduce_the_levels_of_others() -> None:
 
 
 @given(seed=st.integers(0, 1000), bits=st.sampled_from([4, 8]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 def test_scales_are_optimal_under_the_conditions(seed: int, bits: int) -> None:
     """Proportional to thresholds, not below the minimum, with at most the error of the scale without clipping."""
     rng = np.random.default_rng(seed)
@@ -123,7 +123,7 @@ def test_scales_are_optimal_under_the_conditions(seed: int, bits: int) -> None:
 
 @given(seed=st.integers(0, 1000), reset=st.sampled_from(["soft", "hard"]),
        readout=st.sampled_from(["potential", "spikes"]))  # fmt: skip
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_no_threshold_is_rounded_and_ref_equals_the_oracle(seed: int, reset: Reset, readout: Readout) -> None:
     network = scalar_network(seed, reset, readout=readout)
     for layer in network.spiking_layers:

@@ -80,10 +80,10 @@ def test_classes_have_the_names_of_the_data_or_of_the_cnn(
         ("predictions.csv", "\nmodel,0,3,0,", "\nmodel,0,3,x,", "line 4: class: Input should be a valid integer"),
         ("firing_rates.csv", ",0.25\n", ",1.25\n", "line 3: firing_rate: Input should be less than or equal to 1"),
         ("firing_rates.csv", "first.conv", "conv", "other files, layers or T than in result.json"),
-        ("firing_rates.csv", "model,first.conv,3,3,1.0\n", "", "first.conv of model has 3 channels at T = 3, but 4 in"),
+        ("firing_rates.csv", "model,first.conv,3,3,1.0\n", "", "first.conv of model at T = 3 has other channels"),
         ("thresholds.csv", ",5,", ",x,", "line 2: threshold: Input should be a valid integer"),
         ("thresholds.csv", ",1.0,", ",inf,", "line 2: scale: Input should be a finite number"),
-        ("thresholds.csv", "model", "other", "other files or layers than in result.json"),
+        ("thresholds.csv", "model", "other", "other files, layers or T than in result.json"),
         ("thresholds.csv", "first.conv", "first\x00conv", ""),
         ("thresholds.csv", "model,first.conv,1,5,,1.0,0\n", "", "channel 2 instead of channel 1"),
     ],
@@ -124,7 +124,7 @@ def test_a_file_of_an_earlier_version_lacks_a_field(tmp_path: Path) -> None:
 def test_channels_without_a_threshold(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([199, 150, 20]))
     edit(folder / "thresholds.csv", "model,first.conv,3,5,,1.0,0\n", "")
-    with pytest.raises(InputError, match=r"first\.conv of model has 4 channels at T = 1, but 3 in"):
+    with pytest.raises(InputError, match=r"first\.conv of model has other channels or relays"):
         read_run(folder)
 
 

@@ -386,13 +386,6 @@ def test_a_grid_executes_no_code(
     assert not Path("sweep").exists()
 
 
-def test_nesting_without_end_is_one_sentence(sweep: Sweep) -> None:
-    Path("grid.toml").write_text(f"x = {'[' * 5000}")
-    done = sweep("grid.toml", "--dry-run")
-    assert (done.code, done.out) == (3, "")
-    assert "grid.toml: cannot be read as TOML" in done.err
-
-
 def test_every_key_of_a_grid_is_an_option() -> None:
     assert {f"--{key}" for key in KEYS} <= set(cli.verb_flags(["sweep"]).values())
 
@@ -564,31 +557,6 @@ class TestDigits:
             == []
         )
 
-    def test_a_bug_or_a_full_memory_does_not_end_the_sweep(
-        self, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, exports: list[int]
-    ) -> None:
-        run = conversion.run_network
-
-        def fails_at_2(network: Any, images: Any, timesteps: int) -> Any:
-            if timesteps == 2:
-                raise MemoryError("too much")
-            return run(network, images, timesteps)
-
-        monkeypatch.setattr(conversion, "run_network", fails_at_2)
-        done = sweep("model.pt", "-T", "1,2,4", "--balance", "percentile", *HERE)
-        assert done.code == PlatformError.exit_code
-        assert [row["error"] for row in rows()] == ["", "MemoryError: too much", ""]
-        monkeypatch.setattr(conversion, "run_network", run)
-        exports.clear()
-        assert sweep("model.pt", "-T", "1,2,4", "--balance", "percentile", *HERE).code == 0
-        assert exports == [2]
-
-    def test_without_any_result_it_fails(self, sweep: Sweep) -> None:
-        done = sweep("model.pt", "-T", "2", "--target", "loihi2", "--reset", "hard", *HERE)
-        assert done.code == 3
-        assert done.out.startswith("No cell has a result to compare")
-        assert "must be lava with" in rows()[0]["error"]
-
     def test_a_forgotten_normalization_is_said_before_any_cell(self, sweep: Sweep) -> None:
         Path("sweep_nets.py").write_text(
             "from loihi_convert.cnn.models import build_model\n"
@@ -675,20 +643,6 @@ class TestDigits:
         correct = int((done.predictions[:, -1] == load_data("digits").validation.known_labels[:30]).sum())
         assert float(row["accuracy"]) == correct / 30
 
-    def test_own_images_are_not_test_images(self, sweep: Sweep) -> None:
-        import numpy as np
-
-        digits = load_data("digits").test[:20]
-        arrays = {"images": digits.images, "labels": digits.known_labels}
-        np.savez("own.npz", **arrays)
-        np.savez("calibrated.npz", **arrays, calibration=load_data("digits").calibration.images[:30])
-        for name in ("own.npz", "calibrated.npz"):
-            for words in (("--split", "test"), ()):
-                done = sweep("model.pt", "-T", "2", "--data", name, *words, "--dry-run", "--workers", "0")
-                assert done.code == 0, done.err
-                assert f"{name} has no validation images, so cells run its own images" in done.err
-                assert "test images" not in done.out
-
     def test_a_changed_checkpoint_is_not_used(self, sweep: Sweep, checkpoint: Path) -> None:
         (one,) = planned_cells(read_grid([checkpoint], {"images": "5", "calibration": "10", "timesteps": "1"}))
         changed = replace(one.cell, digests=replace(one.cell.digests, model="other"))
@@ -725,14 +679,6 @@ class TestDigits:
         assert "targets.npz has no validation images" in done.err
         (row,) = rows()
         assert float(row["rmse"]) > float(row["cnn_rmse"]) >= 0
-
-    def test_the_answer_is_shown_if_its_files_cannot_be_written(self, sweep: Sweep) -> None:
-        Path("sweep/sweep.csv").mkdir(parents=True)
-        done = sweep("model.pt", "-T", "2", "--balance", "percentile", *HERE)
-        assert done.code == 3
-        assert done.out.startswith("Best: ")
-        assert "saved" not in done.out
-        assert "error: sweep/sweep.csv: " in done.err
 
     def test_different_images_are_named(self, sweep: Sweep) -> None:
         import numpy as np

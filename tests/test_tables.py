@@ -44,21 +44,9 @@ def test_accuracy_table() -> None:
     ]
     text = printed(table)
     assert "200 images in 0.5 s (400 images/s, 0.2 s to start)" in text
-    assert "thresholds balanced for T = 4, anytime readout: potentials" in text
+    assert "made for T = 4; anytime readout: potentials" in text
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert "end of Loihi's range" not in text
-
-
-def test_accuracy_table_omits_unknown_values() -> None:
-    evaluation = entry([20, 150], labels=None, has_cnn=False, has_float=False).evaluation
-    headers = accuracy_table(evaluation).headers
-    assert headers == ("T", "T +\ndepth", "spikes\n/image", "SynOps\n/image")
-
-
-def test_accuracy_table_names_saturation() -> None:
-    evaluation = entry([20, 150])[1].model_copy(update={"saturated_images": 7})
-    text = " ".join(printed(accuracy_table(evaluation)).split())
-    assert "7 images reached an output potential of ±131071, the end of Loihi's range" in text
 
 
 def test_notes_are_below_the_accuracies() -> None:
@@ -123,7 +111,7 @@ def test_per_t_table_reads_each_file_at_its_own_timesteps() -> None:
 
 def test_per_t_table_of_a_run_that_ended_earlier_says_so() -> None:
     whole, short = entry([1, 2, 3, 196], name="whole")[:2], entry([1, 180], name="short")[:2]
-    said = "the T its thresholds are balanced for, or the last T of its run"
+    said = "the T it was made for, or the last T of its run"
     assert said in " ".join(printed(per_t_table([whole, short])).split())
     assert "or the last T" not in printed(per_t_table([whole, whole]))
     figure = run_figure([whole, short], "several")
@@ -141,33 +129,6 @@ def test_early_exit_table() -> None:
     text = printed(table)
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert "costs at most 0.1 points of accuracy on 2,000 validation images" in " ".join(text.split())
-
-
-def test_early_exit_table_has_a_row_for_each_file_with_early_exit() -> None:
-    files = [
-        entry([20], name="model-T1", balanced=1)[:2],
-        entry([20, 150], name="model-T2", balanced=2, exit_leads=[7, 9])[:2],
-        entry([20, 150, 190], name="model-T3", balanced=3, labels=None, exit_leads=[4, 7, 9])[:2],
-    ]
-    table = early_exit_table(files)
-    assert table is not None
-    assert [(row[0], row[3], row[5]) for row in rows(table)] == [
-        ("model-T2", "1.00", "75.00"),
-        ("model-T3", "2.00", ""),
-    ]
-    assert "\N{HORIZONTAL ELLIPSIS}" not in printed(table)
-    assert early_exit_table(files[:1]) is None
-
-
-def test_early_exit_table_without_labels_to_choose_by() -> None:
-    evaluation = entry([20, 150, 190], labels=None, exit_leads=[4, 7, 9])[1]
-    assert evaluation.early_exit is not None
-    choice = evaluation.early_exit.choice.model_copy(update={"by_labels": False, "split": "calibration"})
-    early_exit = evaluation.early_exit.model_copy(update={"choice": choice})
-    table = early_exit_table([("model", evaluation.model_copy(update={"early_exit": early_exit}))])
-    assert table is not None
-    text = " ".join(printed(table).split())
-    assert "costs at most 0.1 % of the classes after T on 2,000 calibration images" in text
 
 
 def test_names_with_markup_are_printed_as_they_are() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import pickle
-import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -192,21 +191,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     assert "not from torch.save" in refused(tmp_path / "text.pt")
     assert "no data.pkl" in refused(tmp_path / "zip.pt")
     assert "No such file" in refused(tmp_path / "absent.pt")
-
-
-def test_a_truncated_archive_is_detected(pt: Path) -> None:
-    content = pt.read_bytes()
-    for length in (0, 1, 10, len(content) // 2, len(content) - 1):
-        pt.write_bytes(content[:length])
-        assert refused(pt)
-
-
-def test_a_flipped_byte_in_a_record_is_detected(pt: Path) -> None:
-    content = bytearray(pt.read_bytes())
-    state = torch.load(pt, weights_only=True)["state"]
-    content[content.index(state["fc.weight"].numpy().tobytes()) + 100] ^= 1
-    pt.write_bytes(content)
-    assert re.search(r"damaged.*CRC-32", refused(pt))
 
 
 def test_archives_that_torch_does_not_write_are_refused(pt: Path) -> None:

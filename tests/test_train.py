@@ -634,7 +634,7 @@ def test_a_recorded_normalization_is_part_of_the_cnn(few: DataSplits, plain: Che
         built_in(plain.architecture, few, None, trained).network().eval(),
     ):
         assert np.allclose(network(pixels(images)).detach().numpy(), wanted, atol=1e-5)
-    with pytest.raises(UsageError, match="Omit `mean` and `std`: it records them"):
+    with pytest.raises(UsageError, match=r"mean: found \(0.5,\); the checkpoint was trained with"):
         open_cnn(NetworkFile(tmp_path / "model.pt", normalization=Normalization((0.5,), (std,))))
     # No hint of signals: the checkpoint has a shape.
     with pytest.raises(UsageError) as two:

@@ -14,15 +14,17 @@ name        implementation                     what it is
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ground.choices import BackendName, LavaLayout
 from loihi_convert.ground.progress import Progress, no_progress
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from loihi_convert.backends.options import BackendOptions
     from loihi_convert.backends.result import RunResult
     from loihi_convert.ground.arrays import Array
@@ -31,29 +33,36 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "BackendOptions", "open_backend"]
 
 
-class Backend(Protocol):
-    """Runs exported files; a context manager, because some backends hold processes."""
+class Backend(ABC):
+    """Runs exported files; a context manager, because some backends hold processes.
 
-    @property
-    def name(self) -> BackendName:
-        """The name by which `open_backend` returns it."""
-        ...
+    Parameters
+    ----------
+    options
+        The options it is opened with.
 
-    @property
-    def options(self) -> BackendOptions:
-        """The options it was opened with."""
-        ...
+    Attributes
+    ----------
+    name
+        The name by which `open_backend` returns it.
+    """
+
+    name: BackendName
+
+    def __init__(self, options: BackendOptions) -> None:
+        self.options = options
 
     @property
     def versions(self) -> dict[str, str]:
         """Versions of Python, NumPy and Lava in the backend's own process, by name; empty before its first run."""
-        ...
+        return {}
 
     @property
     def layout(self) -> LavaLayout | None:
         """The layout of networks on Lava; ``None`` if it does not use Lava."""
-        ...
+        return None
 
+    @abstractmethod
     def run(
         self,
         path: Path,
@@ -69,8 +78,8 @@ class Backend(Protocol):
         ``first_image`` is the index of the first of them in the whole run, if they are a part of it: it counts for
         Poisson input.
         """
-        ...
 
+    @abstractmethod
     def run_graded(
         self,
         network: GradedNetwork,
@@ -81,13 +90,13 @@ class Backend(Protocol):
         progress: Progress = no_progress,
     ) -> RunResult:
         """Run ``images`` (uint8 ``(N, *input_shape)``) through graded spikes, see `backends.reference.run_graded`."""
-        ...
 
-    def __enter__(self) -> Backend: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        """Stop its processes, if it has any."""
+        return
 
 
 def __getattr__(name: str) -> Any:

@@ -57,12 +57,9 @@ class BackendOptions:
 
     def __post_init__(self) -> None:
         if self.leak and self.neuron == "own":
-            raise UsageError(
-                "given with `neuron='own'`; only stock neurons leak",
-                where="leak",
-                expected="must be off unless the neurons are stock",
-                hint="Omit `neuron`, or pass `neuron='stock'`.",
-            )
+            found = "given with `neuron='own'`; only stock neurons leak"
+            expected = "must be off unless the neurons are stock"
+            raise UsageError(found, where="leak", expected=expected, hint="Omit `neuron`, or pass `neuron='stock'`.")
 
     def neuron_model(self, network: QuantizedNetwork) -> NeuronModel:
         """Return the neuron model of ``network`` with these options; see `ir.neuron_model.neuron_model`."""

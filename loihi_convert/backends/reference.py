@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 import numpy as np
 
 from loihi_convert import netx
+from loihi_convert.backends import Backend
 from loihi_convert.backends.options import BackendOptions
-from loihi_convert.backends.request import check_run, require_result_size
-from loihi_convert.backends.result import LayerTrace, RunResult, are_saturated
+from loihi_convert.backends.result import LayerTrace, RunResult, are_saturated, check_run, require_result_size
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import BackendName
 from loihi_convert.ground.progress import Progress, no_progress
@@ -24,7 +23,7 @@ from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.simulator import Block, Simulator
 
 
-class ReferenceBackend:
+class ReferenceBackend(Backend):
     """Runs exported files exactly as Lava's CPU simulator does, without Lava.
 
     Parameters
@@ -33,19 +32,10 @@ class ReferenceBackend:
         ``device``, ``neuron`` and ``leak`` are used.
     """
 
-    name: Final[BackendName] = "ref"
+    name: BackendName = "ref"
 
     def __init__(self, options: BackendOptions = BackendOptions()) -> None:
-        self.options = options
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Empty: it runs in this process."""
-        return {}
-
-    @property
-    def layout(self) -> None:
-        """None: it does not use Lava."""
+        super().__init__(options)
 
     def run(
         self,
@@ -81,14 +71,6 @@ class ReferenceBackend:
     ) -> RunResult:
         """See `backends.reference.run_graded`."""
         return run_graded(network, images, is_stream=is_stream, trace=trace, progress=progress)
-
-    def __enter__(self) -> ReferenceBackend:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Nothing to stop: this backend has no processes."""
 
 
 def run_network(

@@ -1,19 +1,22 @@
-"""Result of a run: integers at every step, the same from every backend, and the comparison of two runs."""
+"""What a run gets and gives: checks of a request, integers at every step from any backend, and their comparison."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
 from loihi_convert.chip import limits
-from loihi_convert.errors import VerificationError
+from loihi_convert.errors import RangeError, UsageError, VerificationError
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.choices import BackendName
-from loihi_convert.ir.network import classes_of
-from loihi_convert.ir.quantized import joined_digits
+from loihi_convert.ground.choices import MAX_TIMESTEPS, BackendName
+from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.network import Spiking, classes_of, require_images
+from loihi_convert.ir.quantized import QuantizedNetwork, joined_digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,3 +184,50 @@ def first_difference(result: RunResult, reference: RunResult, *, first_image: in
                 f"{expected_values[at]} ({len(different)} of {found.size} differ)"
             )
     return None
+
+
+MAX_TRACE: Final = 2**32
+"""Most bytes of the result of a run, including spikes and potentials of a traced run."""
+
+
+def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace: bool = False) -> None:
+    """Raise unless ``network`` can run ``images`` for ``timesteps`` steps and, with ``trace``, record them."""
+    require_safe_timesteps(network, timesteps)
+    require_images(network.input_shape, images)
+    require_result_size(network, len(images), timesteps, trace=trace)
+
+
+def require_safe_timesteps(network: QuantizedNetwork, timesteps: int) -> None:
+    """Raise unless ``network`` can run for ``timesteps`` steps, as `check_run` does."""
+    if not 1 <= timesteps <= MAX_TIMESTEPS:
+        raise UsageError(f"found {timesteps}", where="timesteps", expected=f"must be in 1..{MAX_TIMESTEPS:,}")
+    if timesteps > network.max_timesteps:
+        reason = (
+            "the output potentials of this file fit Loihi's range with a margin"
+            if network.target == "lava"
+            else "the potentials of this file's circuit were scaled so that none wraps on the calibration images"
+        )
+        expected = f"must be in 1..{network.max_timesteps:,}, for which {reason}"
+        hint = f"Export the file with `timesteps={timesteps}`."
+        raise RangeError(f"found {timesteps}", where="timesteps", expected=expected, hint=hint)
+
+
+def result_size(network: Spiking[Any], images: int, timesteps: int, *, trace: bool = False) -> int:
+    """Return the size in bytes of the result of a run."""
+    sizes, spiking = [math.prod(shape) for shape in network.shapes], len(network.spiking_layers)
+    # A potential or a message takes four bytes, a spike one byte, a count eight.
+    per_step = (4 + (network.readout == "spikes")) * sizes[-1] + 16 * spiking
+    if trace:
+        per_step += 4 * sum(sizes) + (4 * sum(sizes) if isinstance(network, GradedNetwork) else sum(sizes[:spiking]))
+    channels = sum(shape[0] for shape in network.shapes[:spiking])
+    return timesteps * (images * per_step + 8 * channels)
+
+
+def require_result_size(network: Spiking[Any], images: int, timesteps: int, *, trace: bool = False) -> None:
+    """Raise a `UsageError` if the result of a run exceeds `MAX_TRACE`."""
+    size = result_size(network, images, timesteps, trace=trace)
+    if size > MAX_TRACE:
+        found = f"the result of {images} images x {timesteps} steps takes {size / 2**20:.1f} MiB"
+        expected = f"must be at most {MAX_TRACE / 2**20:.0f} MiB"
+        hint = f"{'Trace' if trace else 'Run'} fewer images."
+        raise UsageError(found, where="trace" if trace else "images", expected=expected, hint=hint)

@@ -131,12 +131,7 @@ def standing_cluster(address: str) -> Iterator[DaskWorkers]:
 
 @contextmanager
 def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[DaskWorkers]:
-    """Submit jobs to SLURM and use them as workers; they end with the command.
-
-    Parameters
-    ----------
-    logs
-        Folder for the output of the jobs.
+    """Submit jobs to SLURM and use them as workers; they end with the command, and their output is in ``logs``.
 
     Raises
     ------

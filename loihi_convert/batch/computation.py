@@ -13,7 +13,6 @@ import json
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -71,10 +70,7 @@ class Computation(ABC, Generic[R]):
 
     @property
     def key(self) -> Mapping[str, Any]:
-        """Everything that determines the result except the version, as JSON values; no paths.
-
-        By default the fields: a computation by its name, and a value that has a ``key`` by that.
-        """
+        """Everything that determines the result except the version, as JSON values; no paths. By default the fields."""
         return {"kind": type(self).__name__, **{name: _key(value) for name, value in self._fields().items()}}
 
     @property
@@ -92,12 +88,7 @@ class Computation(ABC, Generic[R]):
     def compute(self, needed: Sequence[Any]) -> R:
         """Return the result, given those of `needs`.
 
-        Raises
-        ------
-        RangeError, UnsupportedModelError, UsageError
-            If there is none: computing again would fail again.
-        LoihiConvertError
-            For another reason.
+        A `RangeError`, `UnsupportedModelError` or `UsageError` says that computing again would fail again.
         """
 
     def _fields(self) -> dict[str, Any]:
@@ -363,7 +354,7 @@ def duration(seconds: float) -> str:
 
 
 class _Clock:
-    """Counts outcomes, and estimates the time left from the seconds per work of each kind of computation so far.
+    """Counts outcomes, and estimates the time left from the seconds per work so far.
 
     Sums, not means of ratios: a small computation takes most of its time for what a large one needs once, too.
     """
@@ -371,34 +362,23 @@ class _Clock:
     def __init__(self, total: int, waiting: Sequence[Computation[Any]], progress: Progress) -> None:
         self._total, self._done, self._progress = total, total - len(waiting), progress
         self._started, self._durations, self._measured = time.monotonic(), 0.0, 0
-        # By kind of computation.
-        self._left: dict[type, float] = defaultdict(float)
-        self._seconds: dict[type, float] = defaultdict(float)
-        self._work: dict[type, float] = defaultdict(float)
-        for one in waiting:
-            self._left[type(one)] += one.work
+        self._left, self._seconds, self._work = sum(one.work for one in waiting), 0.0, 0.0
         progress(self._done, total)
 
     def done(self, one: Computation[Any], outcome: Outcome) -> str:
         """Count an outcome; return how many are done and the time left, in words; empty for the last."""
-        kind = type(one)
         self._durations += outcome.duration
-        self._left[kind] -= one.work
+        self._left -= one.work
         self._done += 1
         self._progress(self._done, self._total)
         if outcome.result is not None:
             self._measured += 1
-            self._seconds[kind] += outcome.duration
-            self._work[kind] += one.work
+            self._seconds += outcome.duration
+            self._work += one.work
         if self._done == self._total:
             return ""
         text = f"{self._done} of {self._total}"
         if self._measured < _FEWEST:
             return text
-        usual = sum(self._seconds.values()) / sum(self._work.values())
-        left = sum(
-            work * (self._seconds[kind] / self._work[kind] if kind in self._work else usual)
-            for kind, work in self._left.items()
-        )
         at_once = max(1.0, self._durations / (time.monotonic() - self._started))
-        return f"{text}, about {duration(left / at_once)} left"
+        return f"{text}, about {duration(self._left * self._seconds / self._work / at_once)} left"

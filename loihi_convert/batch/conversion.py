@@ -221,7 +221,7 @@ class ConversionCell(Computation[CellResult]):
             synaptic_operations=point.synaptic_operations,
             joules=None if estimate is None else estimate.loihi1_joules,
             seconds=None if estimate is None else estimate.loihi1_seconds,
-            cores=network_resources(exported.network, has_circuit=self.setting.target == "loihi2").cores,
+            cores=network_resources(exported.network, has_circuit=exported.network.is_circuit).cores,
             balanced_by=network.provenance.method,
             saturated_images=evaluation.saturated_images,
             cnn_rmse=evaluation.cnn_rmse,

@@ -157,10 +157,7 @@ def data_names(cells: Iterable[PlannedCell]) -> dict[str, str]:
 
 
 def part_of(cells: Sequence[PlannedCell], index: int, count: int) -> tuple[PlannedCell, ...]:
-    """Return part ``index``, 1..``count``, of ``cells``; each cell is in exactly one part.
-
-    The parts do not depend on the order of ``cells``, and mix short and long cells.
-    """
+    """Return part ``index``, 1..``count``, of ``cells``, whatever their order; each cell is in exactly one part."""
     return tuple(sorted(cells, key=lambda planned: planned.cell.name)[index - 1 :: count])
 
 

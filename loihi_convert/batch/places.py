@@ -71,13 +71,7 @@ class Place:
         return self.scheduler is None and self.jobs is None and not self.workers
 
     def device(self, name: Device) -> str:
-        """Return where torch computes there, for the option ``--device``; ``auto`` is the CPU on several workers.
-
-        Raises
-        ------
-        UsageError
-            As in `devices.chosen_device`; workers are not asked.
-        """
+        """Return where torch computes there, for the option ``--device``; ``auto`` is the CPU on several workers."""
         from loihi_convert.ground.devices import chosen_device
 
         return chosen_device(name) if self.is_here else "cuda" if name == "cuda" else "cpu"

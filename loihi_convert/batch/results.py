@@ -208,9 +208,9 @@ def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
 
 
 def _is_worse(result: CellResult, first: CellResult) -> bool:
-    """Whether ``result`` is less accurate than ``first``: below its interval, or by McNemar's test, at 95 % confidence.
+    """Whether ``result`` is less accurate than ``first``: below its interval, or by McNemar's test, at 95 %.
 
-    Without labels it is. The test alone would not do: it is never significant if fewer than six images differ.
+    The test alone would not do: it is never significant if fewer than six images differ.
     """
     interval = first.accuracy_interval
     return interval is None or (result.accuracy or 0) < interval[0] or _p_value(first, result) < 1 - CONFIDENCE
@@ -299,13 +299,7 @@ class _Measure(NamedTuple):
 
 
 def write_page(path: Path, results: SweepResults) -> None:
-    """Write the page of a sweep as one HTML file.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be written.
-    """
+    """Write the page of a sweep as one HTML file; an `InputError` if that is not possible."""
     write_atomically(path, html(sweep_page(results)).encode(errors="backslashreplace"))
 
 
@@ -408,44 +402,34 @@ def _mark_words(found: Found, names: Sequence[str]) -> str:
     return f"{cell_words(found.planned, names)}: {', '.join(parts)}"
 
 
+def figures(found: Found) -> dict[str, str]:
+    """Return the figures of a cell by column of a table."""
+    planned, result = found
+    return {
+        "balanced by": result.balanced_by,
+        "result": quality_words(result),
+        "interval, %": percent_interval(result.accuracy_interval) or "",
+        "T": str(planned.cell.setting.timesteps),
+        "SynOps\nan image": count(result.synaptic_operations),
+        "energy\nan image": "" if result.joules is None else quantity_range(result.joules, "J"),
+        "neurocores": low_to_high(result.cores),
+    }
+
+
 def _table(results: SweepResults) -> Table:
     names, rows = results.names, []
-    has_timesteps = "timesteps" in names
     for planned, outcome in results.computed:
-        result = outcome.result
-        options = tuple(value(planned, name) for name in names)
-        front = "yes" if planned.cell.name in results.names_on_front else "no"
-        if result is None:
-            rows.append((*options, front, outcome.error or "", *[""] * (6 - has_timesteps)))
-            continue
-        rows.append(
-            (
-                *options,
-                front,
-                result.balanced_by,
-                quality_words(result),
-                percent_interval(result.accuracy_interval) or "",
-                *([] if has_timesteps else [str(planned.cell.setting.timesteps)]),
-                count(result.synaptic_operations),
-                "" if result.joules is None else quantity_range(result.joules, "J"),
-                low_to_high(result.cores),
-            )
-        )
-    headers = (
-        *(title(name) for name in names),
-        "Pareto\nfront",
-        "balanced by",
-        "result",
-        "interval, %",
-        *([] if has_timesteps else ["T"]),
-        "SynOps\nan image",
-        "energy\nan image",
-        "neurocores",
-    )
+        shown = {title(name): value(planned, name) for name in names}
+        shown["Pareto\nfront"] = "yes" if planned.cell.name in results.names_on_front else "no"
+        if outcome.result is None:
+            rows.append({**shown, "balanced by": outcome.error or ""})
+        else:
+            rows.append({**shown, **figures(Found(planned, outcome.result))})
+    headers = tuple(dict.fromkeys(header for row in rows for header in row))
     return Table(
         "on the Pareto front: no other cell is as good at no more of every cost",
         headers,
-        tuple(rows),
+        tuple(tuple(row.get(header, "") for header in headers) for row in rows),
         text_columns=len(names) + 2,
         filtered_columns=len(names) + 1,
         keys=tuple(planned.cell.name for planned, _ in results.computed),

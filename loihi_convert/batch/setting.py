@@ -106,13 +106,7 @@ class ConversionSetting:
         )
 
     def options(self) -> tuple[BalanceOptions, QuantizeOptions]:
-        """Return the options of the conversion.
-
-        Raises
-        ------
-        UsageError
-            If they contradict each other.
-        """
+        """Return the options of the conversion; a `UsageError` if they contradict each other."""
         own = self.normalized
         balance = BalanceOptions(**{one.name: getattr(own, one.name) for one in fields(BalanceOptions)})
         quantize = QuantizeOptions(own.weight_bits, own.pixel_bits, own.target, own.thresholds, own.split_readout)

@@ -82,7 +82,7 @@ def network_activity(
 ) -> NetworkActivity:
     """Return the activity of ``network`` on uint8 ``images``, ``(N, C, H, W)``, over T steps."""
     # The simulator loads torch, which a check without images does not need.
-    from loihi_convert.backends.request import check_run
+    from loihi_convert.backends.result import check_run
     from loihi_convert.simulation.layer_spec import Recording
     from loihi_convert.simulation.simulator import Block, Simulator, harmless_limits
 
@@ -99,7 +99,7 @@ def network_activity(
     simulator = Simulator(network, Recording(counts=True, clipping=True), device=device)
     simulator.run(images, timesteps, take, progress=progress)
     # Stock neurons do not clip, but wrap.
-    wraps = network.target == "loihi2"
+    wraps = network.is_circuit
     clipped = np.zeros_like(beyond) if wraps else beyond
     moments = len(images) * timesteps
     layers = []
@@ -181,15 +181,13 @@ def no_current_wraps(activity: NetworkActivity) -> Violation | None:
 
 
 ACTIVITY_RULES: Final[tuple[Rule[Activity], ...]] = (
-    Rule(every_channel_is_active, {"lava": "warning", "loihi2": "warning"}),
-    Rule(no_channel_is_active_at_every_step, {"lava": "warning", "loihi2": "warning"}),
-    Rule(no_potential_meets_the_upper_end, {"lava": "warning", "loihi2": "warning"}),
-    Rule(no_potential_meets_the_lower_end, {"lava": "note", "loihi2": "warning"}),
+    Rule(every_channel_is_active, "warning"),
+    Rule(no_channel_is_active_at_every_step, "warning"),
+    Rule(no_potential_meets_the_upper_end, "warning"),
+    Rule(no_potential_meets_the_lower_end, "note", "warning"),
 )
 
 CNN_ACTIVITY_RULES: Final = ACTIVITY_RULES[:1]
 """Rules for the CNN, where a channel that is positive everywhere is not saturated: activations have no upper limit."""
 
-NETWORK_ACTIVITY_RULES: Final[tuple[Rule[NetworkActivity], ...]] = (
-    Rule(no_current_wraps, {"lava": "warning", "loihi2": "warning"}),
-)
+NETWORK_ACTIVITY_RULES: Final[tuple[Rule[NetworkActivity], ...]] = (Rule(no_current_wraps, "warning"),)

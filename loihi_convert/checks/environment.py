@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-import resource
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -43,23 +41,6 @@ EXPECTED_OF_PIP: Final = (
     "pip then prints an ERROR: lava-nc requires numpy<2 and lava-dl other versions. Ignore it: Lava works with NumPy 2."
 )
 
-_LIMITS: Final = {"ulimit -v": resource.RLIMIT_AS, "ulimit -d": resource.RLIMIT_DATA}
-_GIBIBYTE: Final = 2**30
-_TRIAL_SECONDS: Final = 20
-# The trial gets 0.25 GiB less than this process, to leave memory for the actual work.
-_TRIAL: Final = f"""
-import resource
-for limit in {tuple(_LIMITS.values())}:
-    soft, hard = resource.getrlimit(limit)
-    if soft != resource.RLIM_INFINITY:
-        resource.setrlimit(limit, (soft - {_GIBIBYTE // 4}, hard))
-resource.setrlimit(resource.RLIMIT_CPU, ({_TRIAL_SECONDS}, {_TRIAL_SECONDS}))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-import torch
-weight = torch.ones(16, 16, 3, 3, requires_grad=True)
-torch.nn.functional.conv2d(torch.ones(64, 16, 32, 32), weight).sum().backward()
-"""
-
 
 @dataclass(frozen=True)
 class Check:
@@ -93,24 +74,18 @@ def examine(lava_python: str | None = None, *, run_lava: bool = False) -> tuple[
     run_lava
         Also run a small network in Lava, which takes seconds; implied by ``lava_python``.
     """
-    memory, packages = _memory(), tuple(map(_package, MODULES))
-    is_complete = all(check.state == "ok" for check in (memory, *packages))
-    # Without enough memory even the import of NumPy fails, so Lava is not run.
-    is_wanted = run_lava or lava_python is not None
+    packages, is_wanted = tuple(map(_package, MODULES)), run_lava or lava_python is not None
+    is_complete = all(check.state == "ok" for check in packages)
     lava = _lava(other_interpreter(lava_python), run=is_complete and is_wanted, is_wanted=is_wanted)
-    return (_linux(), _python(), memory, *packages, *map(_optional, OPTIONAL), lava, _lava_dl(), _loihi())
+    return (_linux(), _python(), *packages, *map(_optional, OPTIONAL), lava, _lava_dl(), _loihi())
 
 
 def _linux() -> Check:
     found = f"{platform.machine()}, {os.cpu_count()} cores"
     if platform.system() == "Linux":
         return Check("Linux", "ok", found)
-    return Check(
-        "Linux",
-        "absent",
-        f"this is {platform.system()} {found}; loihi-convert is tested on Linux only",
-        "If a command fails, use Linux, for example in a container.",
-    )
+    advice = "If a command fails, use Linux, for example in a container."
+    return Check("Linux", "absent", f"this is {platform.system()} {found}; tested on Linux only", advice)
 
 
 def _python() -> Check:
@@ -121,56 +96,23 @@ def _python() -> Check:
     return Check("Python", "broken", found, f"Use Python {low[0]}.{low[1]} to {high[0]}.{high[1]}.")
 
 
-def _memory() -> Check:
-    """Check that torch works within this process's memory limits; a child process tries it if there are limits.
-
-    With too little memory, no exception is raised: OpenBLAS, loaded by NumPy, requests its buffers forever (32 MiB per
-    core), and torch calls abort(). The memory needed depends on the build of torch (3.5 GiB of address space without
-    CUDA) and on the number of cores.
-    """
-    limits = {name: resource.getrlimit(limit)[0] for name, limit in _LIMITS.items()}
-    found = ", ".join(
-        f"{size / _GIBIBYTE:.2f} GiB by {name}" for name, size in limits.items() if size != resource.RLIM_INFINITY
-    )
-    if not found:
-        return Check("Memory", "ok", "no limit for this process")
-    if installed_version("torch") is None or _torch_works():
-        return Check("Memory", "ok", f"limited to {found}")
-    return Check(
-        "Memory",
-        "broken",
-        f"limited to {found}, in which torch does not work",
-        "Raise the limit; 6 GiB are enough for a small network.",
-    )
-
-
-def _torch_works() -> bool:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _TRIAL], stdin=subprocess.DEVNULL, capture_output=True, timeout=3 * _TRIAL_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
-
-
 def _package(name: str) -> Check:
-    version = installed_version(name)
-    if version is None or importlib.util.find_spec(MODULES[name]) is None:
+    if importlib.util.find_spec(MODULES[name]) is None:
         return Check(name, "broken", "not installed", f"Run: {install_line((name,))}")
-    return _installed(name, version)
+    return _installed(name, "broken", "not installed")
 
 
 def _optional(name: str) -> Check:
-    version = installed_version(name)
+    return _installed(name, "absent", f"not installed; {OPTIONAL[name]}")
+
+
+def _installed(name: str, missing: State, found: str) -> Check:
+    """Check the version of a package; ``missing`` and ``found`` are the result if there is none."""
+    version, advice = installed_version(name), f"Run: {install_line((name,))}"
     if version is None:
-        return Check(name, "absent", f"not installed; {OPTIONAL[name]}", f"Run: {install_line((name,))}")
-    return _installed(name, version)
-
-
-def _installed(name: str, version: str) -> Check:
+        return Check(name, missing, found, advice)
     if (declared := unsuitable_version(name, version)) is not None:
-        return Check(name, "broken", f"{version}, must be {declared}", f"Run: {install_line((name,))}")
+        return Check(name, "broken", f"{version}, must be {declared}", advice)
     return Check(name, "ok", version)
 
 
@@ -239,24 +181,20 @@ def _lava_run(name: str, lava_python: str | None) -> Check:
 def _lava_dl() -> Check:
     version = installed_version("lava-dl")
     if version is None:
-        return Check(
-            "lava-dl",
-            "absent",
-            "not installed; only needed to load .net files with lava-dl itself",
-            _install_lava_dl(),
-        )
+        missing = "not installed; only needed to load .net files with lava-dl itself"
+        return Check("lava-dl", "absent", missing, _install_lava_dl())
     return Check("lava-dl", "ok", f"{version} (unmodified netx)")
 
 
 def _loihi() -> Check:
-    if not is_extension_installed():
-        return Check(
-            "Loihi 2",
-            "absent",
-            "the Lava extension for Loihi is not installed; only needed for `run --backend loihi2`",
-            "Members of INRC get it and access to boards from Intel; `--backend sim` runs the same Processes on a CPU.",
-        )
-    return Check("Loihi 2", "ok", "Lava's extension is installed; `golden --backend loihi2` tries a board")
+    if is_extension_installed():
+        return Check("Loihi 2", "ok", "Lava's extension is installed; `golden --backend loihi2` tries a board")
+    return Check(
+        "Loihi 2",
+        "absent",
+        "the Lava extension for Loihi is not installed; only needed for `run --backend loihi2`",
+        "Members of INRC get it and access to boards from Intel; `--backend sim` runs the same Processes on a CPU.",
+    )
 
 
 def _small_network() -> QuantizedNetwork:

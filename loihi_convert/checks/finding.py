@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
+from loihi_convert.chip.targets import TARGETS
 from loihi_convert.ground.choices import Target
 from loihi_convert.ground.records import Record
 from loihi_convert.ir.network import layer_words
@@ -65,20 +65,23 @@ class Finding(Record):
         return f"{self.severity}: {self.text}"
 
 
-@dataclass(frozen=True)
 class Rule(Generic[_Subject]):
-    """A claim, and the severity of its violation.
+    """A claim, and the severity of its violation on a CPU and on a chip; None where the rule does not apply.
 
-    Parameters
-    ----------
-    claim
-        A function named after the claim; returns None if the claim holds.
-    severity
-        Severity for each target that the rule applies to.
+    ``claim`` is a function named after the claim; it returns None if the claim holds.
     """
 
-    claim: Callable[[_Subject], Violation | None]
-    severity: Mapping[Target, Severity]
+    def __init__(
+        self,
+        claim: Callable[[_Subject], Violation | None],
+        severity: Severity | None,
+        on_chip: Severity | Literal["same"] | None = "same",
+    ) -> None:
+        self.claim, self._severities = claim, (severity, severity if on_chip == "same" else on_chip)
+
+    def severity(self, target: Target) -> Severity | None:
+        """Return the severity for ``target``."""
+        return self._severities[TARGETS[target].is_circuit]
 
 
 def claim_words(claim: Callable[..., Violation | None]) -> str:
@@ -93,11 +96,10 @@ def findings(
 
     Each of ``subjects`` comes with the name of its layer, or None for the whole network.
     """
-    asked = [(rule, rule.severity[target]) for rule in rules if target in rule.severity]
+    asked = [(rule, severity) for rule in rules if (severity := rule.severity(target))]
     for layer, subject in subjects:
         for rule, severity in asked:
-            broken = rule.claim(subject)
-            if broken is not None:
+            if (broken := rule.claim(subject)) is not None:
                 yield Finding(
                     severity=severity,
                     rule=claim_words(rule.claim),

@@ -27,12 +27,12 @@ LOSS: Final = 0.01
 """Largest loss that is not worth a warning."""
 
 _NETWORK_RULES: Final[tuple[Rule[NetworkRun], ...]] = (
-    Rule(pixels_enter_as_numbers, {"lava": "note"}),
-    Rule(pixels_enter_with_eight_bits, {"lava": "note"}),
+    Rule(pixels_enter_as_numbers, "note", None),
+    Rule(pixels_enter_with_eight_bits, "note", None),
 )
 _LAYER_RULES: Final[tuple[Rule[StockLayer], ...]] = (
-    Rule(dense_weights_have_both_signs, {"lava": "note"}),
-    Rule(the_geometry_fits_eight_bits, {"lava": "note"}),
+    Rule(dense_weights_have_both_signs, "note", None),
+    Rule(the_geometry_fits_eight_bits, "note", None),
 )
 
 
@@ -104,11 +104,11 @@ def lava_dl_findings(network: QuantizedNetwork, measured: LavaDl | None, target:
             f"its neurons {', '.join(_differences(network))}",
             "lava/proc/lif/models.py",
             "For a file that it computes exactly, export with `reset='hard'`"
-            + (" and `target='lava'`." if network.target == "loihi2" else "."),
+            + (" and `target='lava'`." if network.is_circuit else "."),
         )
 
     severity: Severity = "warning" if is_loss else "note"
-    yield from findings([Rule(unmodified_lava_dl_computes_the_same, {target: severity})], [(None, network)], target)
+    yield from findings([Rule(unmodified_lava_dl_computes_the_same, severity)], [(None, network)], target)
 
 
 def _words(network: QuantizedNetwork, measured: LavaDl) -> str:

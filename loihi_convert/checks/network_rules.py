@@ -15,8 +15,8 @@ import numpy as np
 from loihi_convert.backends.lava.timing import reset_interval
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits, rules
+from loihi_convert.chip.partition import span
 from loihi_convert.chip.resources import Chips, LayerResources
-from loihi_convert.chip.savings import span
 from loihi_convert.conversion.chip_scales import current_bounds, potential_bounds
 from loihi_convert.errors import first_few
 from loihi_convert.ground.arrays import Array
@@ -125,7 +125,7 @@ def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
             layer,
             network.reset,
             run.timesteps,
-            is_circuit=network.target == "loihi2",
+            is_circuit=network.is_circuit,
             is_constant=network.has_constant_current(index),
             is_readout=index == len(network.layers) - 1,
         )
@@ -154,7 +154,7 @@ def thresholds_are_balanced_for_the_timesteps(run: NetworkRun) -> Violation | No
 
 
 def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Violation | None:
-    if run.network.reset == "hard" or run.network.target == "loihi2":
+    if run.network.reset == "hard" or run.network.is_circuit:
         return None
     return Violation(
         "soft reset, by custom neurons",
@@ -249,26 +249,26 @@ def _of_the_circuit(rule: rules.LayerRule) -> Rule[LayerRun]:
 
     def claim(run: LayerRun) -> Violation | None:
         found, _, allowed = (rule(run.layer) or "").partition("; ")
-        source = "Lava's LIF as a soft-reset neuron, loihi_convert/ir/circuit.py"
+        source = "Lava's LIF as a soft-reset neuron, loihi_convert/ir/neuron_model.py"
         return Violation(found, allowed, source, "Export with `target='loihi2'`.") if found else None
 
     claim.__name__ = rule.__name__
-    return Rule(claim, {"loihi2": "error"})
+    return Rule(claim, None, "error")
 
 
 NETWORK_RULES: Final[tuple[Rule[NetworkRun], ...]] = (
-    Rule(output_potentials_fit_for_the_timesteps, {"lava": "error", "loihi2": "error"}),
-    Rule(thresholds_are_balanced_for_the_timesteps, {"lava": "warning", "loihi2": "warning"}),
-    Rule(neurons_reset_as_stock_neurons_do, {"loihi2": "error"}),
-    Rule(pixels_enter_as_numbers, {"lava": "note", "loihi2": "note"}),
-    Rule(pixels_enter_with_eight_bits, {"lava": "note", "loihi2": "note"}),
-    Rule(the_reset_interval_is_a_power_of_two, {"loihi2": "warning"}),
+    Rule(output_potentials_fit_for_the_timesteps, "error"),
+    Rule(thresholds_are_balanced_for_the_timesteps, "warning"),
+    Rule(neurons_reset_as_stock_neurons_do, None, "error"),
+    Rule(pixels_enter_as_numbers, "note"),
+    Rule(pixels_enter_with_eight_bits, "note"),
+    Rule(the_reset_interval_is_a_power_of_two, None, "warning"),
 )
 
 LAYER_RULES: Final[tuple[Rule[LayerRun], ...]] = (
-    Rule(potentials_stay_in_range, {"lava": "note", "loihi2": "note"}),
-    Rule(every_channel_can_fire, {"lava": "warning", "loihi2": "warning"}),
-    Rule(no_channel_must_fire_at_every_step, {"lava": "warning", "loihi2": "warning"}),
+    Rule(potentials_stay_in_range, "note"),
+    Rule(every_channel_can_fire, "warning"),
+    Rule(no_channel_must_fire_at_every_step, "warning"),
 )
 
 CIRCUIT_RULES: Final[tuple[Rule[LayerRun], ...]] = tuple(_of_the_circuit(rule) for rule in rules.CHIP_RULES)
@@ -327,12 +327,12 @@ def _available(network: Chips) -> str:
 
 
 NEUROCORE_RULES: Final[tuple[Rule[Chips], ...]] = (
-    Rule(the_network_fits_the_chips, {"lava": "note", "loihi2": "error"}),
-    Rule(the_network_surely_fits_the_chips, {"loihi2": "warning"}),
+    Rule(the_network_fits_the_chips, "note", "error"),
+    Rule(the_network_surely_fits_the_chips, None, "warning"),
 )
 
 
 MEMORY_RULES: Final[tuple[Rule[LayerResources], ...]] = (
-    Rule(the_synapses_of_a_neuron_fit_one_core, {"loihi2": "error"}),
-    Rule(no_pooling_multiplies_the_weights, {"lava": "note", "loihi2": "note"}),
+    Rule(the_synapses_of_a_neuron_fit_one_core, None, "error"),
+    Rule(no_pooling_multiplies_the_weights, "note"),
 )

@@ -253,34 +253,34 @@ def _range(value: Array) -> str:
 
 
 FILE_RULES: Final[tuple[Rule[StockFile], ...]] = (
-    Rule(layers_are_numbered_from_zero, {"lava": "error", "loihi2": "error"}),
-    Rule(graded_spikes_are_the_changes_of_an_input, {"lava": "note", "loihi2": "note"}),
+    Rule(layers_are_numbered_from_zero, "error"),
+    Rule(graded_spikes_are_the_changes_of_an_input, "note"),
 )
 
 STOCK_RULES: Final[tuple[Rule[StockLayer], ...]] = (
-    Rule(netx_builds_the_layer, {"lava": "error", "loihi2": "error"}),
-    Rule(what_netx_needs_is_there, {"lava": "error", "loihi2": "error"}),
-    Rule(the_shape_follows_from_the_input, {"lava": "error", "loihi2": "error"}),
-    Rule(dense_layers_follow_a_flatten, {"lava": "error", "loihi2": "error"}),
-    Rule(the_geometry_fits_eight_bits, {"lava": "warning", "loihi2": "warning"}),
-    Rule(the_neurons_are_known_to_netx, {"lava": "error", "loihi2": "error"}),
-    Rule(the_neurons_are_cuba_or_sigma_delta, {"lava": "note", "loihi2": "note"}),
-    Rule(biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron, {"lava": "warning", "loihi2": "warning"}),
-    Rule(weights_are_whole_numbers, {"lava": "error", "loihi2": "error"}),
-    Rule(dense_weights_fit_a_synapse, {"lava": "error", "loihi2": "error"}),
-    Rule(kernels_fit_a_synapse, {"loihi2": "error"}),
-    Rule(large_dense_weights_are_even, {"lava": "warning", "loihi2": "warning"}),
-    Rule(large_kernels_are_even, {"loihi2": "warning"}),
-    Rule(dense_weights_have_both_signs, {"lava": "warning", "loihi2": "warning"}),
-    Rule(decays_fit_twelve_bits, {"lava": "error", "loihi2": "error"}),
-    Rule(thresholds_fit_seventeen_bits, {"lava": "error", "loihi2": "error"}),
-    Rule(delays_are_short, {"lava": "warning", "loihi2": "warning"}),
-    Rule(spikes_have_no_bit_widths, {"lava": "error", "loihi2": "error"}),
+    Rule(netx_builds_the_layer, "error"),
+    Rule(what_netx_needs_is_there, "error"),
+    Rule(the_shape_follows_from_the_input, "error"),
+    Rule(dense_layers_follow_a_flatten, "error"),
+    Rule(the_geometry_fits_eight_bits, "warning"),
+    Rule(the_neurons_are_known_to_netx, "error"),
+    Rule(the_neurons_are_cuba_or_sigma_delta, "note"),
+    Rule(biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron, "warning"),
+    Rule(weights_are_whole_numbers, "error"),
+    Rule(dense_weights_fit_a_synapse, "error"),
+    Rule(kernels_fit_a_synapse, None, "error"),
+    Rule(large_dense_weights_are_even, "warning"),
+    Rule(large_kernels_are_even, None, "warning"),
+    Rule(dense_weights_have_both_signs, "warning"),
+    Rule(decays_fit_twelve_bits, "error"),
+    Rule(thresholds_fit_seventeen_bits, "error"),
+    Rule(delays_are_short, "warning"),
+    Rule(spikes_have_no_bit_widths, "error"),
 )
 
 STOCK_LIF_RULES: Final[tuple[Rule[StockLayer], ...]] = (
-    Rule(biases_fit_sixteen_bits, {"lava": "warning"}),
-    Rule(one_threshold_per_population, {"loihi2": "error"}),
-    Rule(biases_fit_thirteen_bits, {"loihi2": "error"}),
+    Rule(biases_fit_sixteen_bits, "warning", None),
+    Rule(one_threshold_per_population, None, "error"),
+    Rule(biases_fit_thirteen_bits, None, "error"),
 )
 """Rules on Lava's LIF: not for soft reset, for which `lava_dl` measures what unmodified lava-dl computes."""

@@ -1,8 +1,8 @@
 """Neurons, synapses and synaptic memory of each layer, and the Loihi 2 neurocores they take.
 
 No public tool compiles for Loihi 2 without its board. The estimate follows what Intel's compiler printed for five
-networks: `partition` divides a layer among cores and counts its synapses, `savings` finds what to
-change. `tests/test_compiler_cores.py` holds it to all 34 printed layers, to which it was fitted.
+networks: `partition` divides a layer among cores, counts its synapses, and finds what to change.
+`tests/test_compiler_cores.py` holds it to all 34 printed layers, to which it was fitted.
 No core is shared by two layers.
 
 Relays (`ir.relays`) count like all other neurons. The cores due to relays are those of their layer minus the cores of
@@ -27,8 +27,20 @@ from typing import Literal
 import numpy as np
 
 from loihi_convert.chip import limits
-from loihi_convert.chip.partition import ConvLayer, DenseLayer, Kernel, Limit, Tile
-from loihi_convert.chip.savings import CoreRange, Placed, Saving, cores_of, narrowed, savings, without_channels
+from loihi_convert.chip.partition import (
+    ConvLayer,
+    CoreRange,
+    DenseLayer,
+    Kernel,
+    Limit,
+    Placed,
+    Saving,
+    Tile,
+    cores_of,
+    narrowed,
+    savings,
+    without_channels,
+)
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.records import Record
 from loihi_convert.ir.graded import with_constant_channel

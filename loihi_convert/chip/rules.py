@@ -203,7 +203,7 @@ CHIP_RULES: Final[tuple[LayerRule, ...]] = (
     currents_do_not_wrap,
     channels_that_never_fire_receive_nothing,
 )
-"""Additional rules for target ``loihi2``, under which `neuron_model.circuit` can be built."""
+"""Additional rules for a chip, under which `neuron_model.circuit` can be built."""
 
 
 SCALAR_RULES: Final[tuple[LayerRule, ...]] = (a_layer_has_one_threshold,)

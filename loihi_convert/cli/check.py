@@ -203,7 +203,7 @@ def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
 
 
 def _neurocores(checked: CheckReport) -> Iterator[Fact]:
-    from loihi_convert.chip.savings import span
+    from loihi_convert.chip.partition import span
 
     chips = checked.chips
     if chips is None:
@@ -218,7 +218,7 @@ def _neurocores(checked: CheckReport) -> Iterator[Fact]:
 
 
 def _layer_cores(layer: LayerResources) -> str:
-    from loihi_convert.chip.savings import span
+    from loihi_convert.chip.partition import span
     from loihi_convert.ir.network import layer_words
 
     tile = "" if layer.tile is None else f" of {' x '.join(map(str, layer.tile))}"

@@ -81,10 +81,15 @@ def log(message: str) -> None:
         _silence(sys.stderr)
 
 
+class _OnStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        log(record.getMessage())
+
+
 def log_notes() -> None:
     """Print what this package logs, such as that loops are compiled the first time, on stderr."""
     logger = logging.getLogger("loihi_convert")
-    logger.addHandler(logging.StreamHandler())
+    logger.addHandler(_OnStderr())
     logger.setLevel(logging.INFO)
 
 

@@ -71,9 +71,9 @@ def plan_run(
     """
     from loihi_convert.backends.loihi2.board import chosen_board
     from loihi_convert.backends.loihi2.plan import plan, script, script_suffix
-    from loihi_convert.backends.request import require_safe_timesteps
+    from loihi_convert.backends.result import require_safe_timesteps
     from loihi_convert.chip.limits import NEUROCORES
-    from loihi_convert.chip.savings import span
+    from loihi_convert.chip.partition import span
     from loihi_convert.ground.files import asked, require_output, write_atomically
 
     neuron = replace(options, neuron="stock").neuron_model(network)
@@ -118,7 +118,7 @@ def options_given(ctx: typer.Context) -> Iterator[str]:
 
 def _say_plan(planned: ChipPlan) -> None:
     from loihi_convert.chip.limits import NEUROCORES
-    from loihi_convert.chip.savings import span
+    from loihi_convert.chip.partition import span
     from loihi_convert.report.table import Table
 
     rows = tuple(

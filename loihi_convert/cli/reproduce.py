@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 import typer
@@ -120,12 +121,13 @@ def _say(found: Sequence[Reproduced], *, as_json: bool) -> None:
     if as_json:
         _say_json(found)
         return
-    from loihi_convert.paper.tables import order_sentences, refused, terminal_tables
+    from loihi_convert.paper.tables import refused, shown_tables
 
     tables = [done for done in found if done.exhibit.kind == "table"]
     for done in tables:
-        say_tables(terminal_tables(done.exhibit.title, done.entries, done.bests))
-        for sentence in (*done.notes, *order_sentences(done.entries), *refused(done.entries)):
+        accuracies, _, *best = shown_tables(done.entries, done.bests)
+        say_tables([replace(accuracies, title=f"{done.exhibit.title}: accuracy, %"), *best])
+        for sentence in (*done.notes, *refused(done.entries)):
             echo(f"- {sentence}")
     if tables:
         echo("- meaning of the columns: loihi-convert reproduce --variants help")

@@ -359,7 +359,7 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
     seed = getattr(done.runs[0].network, "poisson_seed", None)
     _say_figures(done, scene, facts, "" if seed is None else f", Poisson input (seed {seed})")
     if details:
-        _say_details(done.figures, is_balanced=is_balanced)
+        _say_details(done.figures)
 
 
 def _say_figures(done: RunFolder, scene: RunScene, facts: Iterable[Fact], remark: str = "") -> None:
@@ -395,14 +395,14 @@ def _say_results(done: RunFolder, facts: Sequence[Iterable[Fact]]) -> None:
         log(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
 
 
-def _say_details(figures: Figures, *, is_balanced: bool = True) -> None:
+def _say_details(figures: Figures) -> None:
     """Print every table of a run."""
 
     if len(figures) > 1:
         shown = [per_t_table(figures)]
     else:
         ((_, evaluation),) = figures
-        shown = [accuracy_table(evaluation, is_balanced=is_balanced), layer_table(evaluation)]
+        shown = [accuracy_table(evaluation), layer_table(evaluation)]
     more = (early_exit_table(figures), energy_table(figures))
     echo("")
     say_tables([*shown, *(table for table in more if table is not None)])

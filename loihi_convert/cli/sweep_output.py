@@ -17,7 +17,7 @@ from loihi_convert.batch.results import (
     Found,
     SweepResults,
     comparable,
-    quality_words,
+    figures,
     row,
     title,
     value,
@@ -27,8 +27,6 @@ from loihi_convert.batch.setting import ConversionSetting
 from loihi_convert.cli.console import Fact, aligned, flagged, say_answer, say_json
 from loihi_convert.cli.options import option_words
 from loihi_convert.cli.sweep_grid import AXES
-from loihi_convert.errors import low_to_high
-from loihi_convert.report.table import count, quantity_range
 
 ROWS: Final = 14
 """Most rows of the front on the terminal."""
@@ -131,17 +129,11 @@ def _table(best: Sequence[Found], names: Sequence[str]) -> list[str]:
         return []
     groups = comparable(best)
     shown = [found for group in groups for found in group[: max(1, ROWS // len(groups))]]
-    words = [name for name in names if name != "timesteps"]
-    header = (*(title(name) for name in words), "result", "T", "SynOps", "energy", "neurocores")
+    words, columns = [name for name in names if name != "timesteps"], list(figures(best[0]))
+    columns = [name for name in columns if name not in ("balanced by", "interval, %")]
+    header = (*(title(name) for name in words), *(name.partition("\n")[0] for name in columns))
     lines = [
-        (
-            *(value(found.planned, name) for name in words),
-            quality_words(found.result),
-            str(found.planned.cell.setting.timesteps),
-            count(found.result.synaptic_operations),
-            "" if found.result.joules is None else quantity_range(found.result.joules, "J"),
-            low_to_high(found.result.cores),
-        )
+        (*(value(found.planned, name) for name in words), *(figures(found)[name] for name in columns))
         for found in shown
     ]
     table = aligned([header, *lines], range(len(words)))

@@ -161,13 +161,7 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Return the checkpoint in a file, ``.pt`` or ``.safetensors`` by its content; executes nothing in the file.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, damaged, malicious or of another format, or a field is missing.
-    """
+    """Return the checkpoint in a file; raises a `CheckpointError` for any other, and executes nothing in it."""
     path = Path(path)
     return _checkpoint(read_file(path), path)
 

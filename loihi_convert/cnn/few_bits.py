@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from loihi_convert.cnn.models import ResidualBlock
 from loihi_convert.cnn.qcfs import MIN_THRESHOLD, Qcfs
 from loihi_convert.errors import UsageError
-from loihi_convert.ir.rounding import nearest_scales
+from loihi_convert.ir.quantized import nearest_scales
 
 Parameters = Mapping[str, Tensor]
 """Parameters of a model by name."""

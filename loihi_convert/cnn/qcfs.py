@@ -139,23 +139,19 @@ def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
 def set_thresholds(model: nn.Module, plain: nn.Module, images: Tensor) -> None:
     """Set the thresholds in ``model`` to `covering_thresholds` of the activations in ``plain``.
 
-    ``plain`` is the same CNN with ReLU, ``images`` float32 ``(N, C, H, W)``.
+    ``plain`` is the same CNN with ReLU, which is used up; ``images`` are float32 ``(N, C, H, W)``.
     """
 
-    def set_threshold(name: str, output: Tensor) -> None:
-        model.get_submodule(name).get_parameter("threshold").copy_(covering_thresholds(output))
+    def set_threshold(activation: Qcfs, output: Tensor) -> None:
+        activation.threshold.copy_(covering_thresholds(output))
 
-    hooks = [
-        plain.get_submodule(name).register_forward_hook(
-            lambda module, inputs, output, name=name: set_threshold(name, output)
-        )
-        for name, module in model.named_modules()
-        if isinstance(module, Qcfs)
-    ]
+    for name, module in model.named_modules():
+        if isinstance(module, Qcfs):
+            plain.get_submodule(name).register_forward_hook(
+                lambda _, inputs, output, module=module: set_threshold(module, output)
+            )
     with torch.no_grad():
         plain.eval()(images)
-    for hook in hooks:
-        hook.remove()
 
 
 def covering_thresholds(activations: Tensor) -> Tensor:
@@ -397,12 +393,7 @@ class _Spikes(torch.autograd.Function):
     def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, None]:
         potentials, threshold = context.saved_tensors
         current_slopes = potentials.new_empty(context.shape)
-        arrays = (
-            threshold.detach().numpy(),
-            _rows(potentials),
-            _rows(slopes[0].contiguous()),
-            _rows(current_slopes),
-        )
+        arrays = (threshold.detach().numpy(), _rows(potentials), _rows(slopes[0].contiguous()), _rows(current_slopes))
         threshold_slope = shared_sum(
             arrays[1].shape[1],
             len(threshold),

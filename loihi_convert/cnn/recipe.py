@@ -124,11 +124,6 @@ class Recipe:
         """Whether images are rotated, scaled, sheared, moved or mirrored."""
         return bool(self.rotation or self.scaling or self.shear or self.translation or self.flip)
 
-    @property
-    def only_moves(self) -> bool:
-        """Whether images are moved, and neither rotated nor scaled nor sheared."""
-        return self.translation > 0 and not (self.rotation or self.scaling or self.shear)
-
 
 def default_architecture(data: str) -> str:
     """Return the default architecture for a data set: ``vgg-small`` for cifar10, else ``<data>-cnn``."""
@@ -151,6 +146,8 @@ _CIFAR: Final = Recipe(epochs=24, batch_size=128, learning_rate=4e-3, translatio
 _VGG_SMALL: Final = replace(
     _CIFAR, epochs=12, learning_rate=8e-3, weight_decay=0.1, label_smoothing=0.1, translation=0.09, optimizer="muon"
 )
+# Chosen without test images. On two CPU cores the epochs of fashion-mnist take about an hour, those of resnet20 50
+# minutes, those of vgg-small without bfloat16 an hour and a half, and those of vgg16 with it about three hours.
 _BEST: Final[Mapping[tuple[str, str | None], Recipe]] = {
     # An 8 x 8 digit looks like another one after less rotation and shift than a 28 x 28 digit.
     ("digits", None): replace(
@@ -175,12 +172,7 @@ _BEST: Final[Mapping[tuple[str, str | None], Recipe]] = {
 
 
 def default_recipe(data: str, architecture: str | None = None) -> Recipe:
-    """Return the recipe for a data set, which was chosen without its test images.
-
-    ``architecture`` has its own if it is too deep or too narrow for the data set's. On two CPU cores the epochs of
-    ``fashion-mnist`` take about an hour, those of ``resnet20`` about 50 minutes, those of ``vgg-small`` without
-    bfloat16 an hour and a half, and those of ``vgg16`` with it about three hours.
-    """
+    """Return the recipe for a data set, or that of an ``architecture`` too deep or too narrow for the data set's."""
     return _BEST.get((data, architecture)) or _BEST.get((data, None), _MNIST)
 
 
@@ -219,24 +211,13 @@ def own_recipe(image_count: int, *, is_fine_tuning: bool, is_spiking: bool) -> R
 def paper_recipe(data: str) -> Recipe:
     """Return the recipe of Ngu & Lee 2022: Adam, spatial dropout of 0.5, cutout, no other augmentation.
 
-    ==================  ==========================================================================================
-    ``mnist``           100 epochs with batches of 50 at 1e-3; cutout
-    ``fashion-mnist``   250 epochs at 1e-3, the last 70 at 1e-4; no cutout
-    ``cifar10``         VGG-16, 300 epochs at 1e-2; cutout of 16 x 16
-    ==================  ==========================================================================================
-
-    With fewer epochs the step down comes at the same share of them, 180 / 250. The paper does not give the size of the
-    square on MNIST (8 here) or the batch sizes of the other two (here 50, and 128 for VGG-16). It trains on all 60,000
-    (50,000) images, of which 5,000 are held out here for validation.
-
-    Raises
-    ------
-    UsageError
-        If the paper does not use this data set.
+    The paper does not give the size of the square on MNIST (8 here) or the batch sizes of the other two (here 50, and
+    128 for VGG-16). It trains on all 60,000 (50,000) images, of which 5,000 are held out here for validation.
     """
     recipe = Recipe(100, 50, 1e-3, weight_decay=0.0, label_smoothing=0.0, averaging=0.0, dropout=0.5, schedule="step")
     of_data = {
         "mnist": replace(recipe, cutout=8),
+        # The last 70 epochs at a tenth of the rate; with fewer epochs, the same share of them.
         "fashion-mnist": replace(recipe, epochs=250, step_at=180 / 250),
         "cifar10": replace(recipe, epochs=300, batch_size=128, learning_rate=1e-2, cutout=16),
     }

@@ -420,7 +420,7 @@ def _mapped(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
     """
     count = len(images)
     angle, zoom, shear, right, down = 2 * torch.rand((5, count), generator=generator, dtype=torch.float32) - 1
-    if recipe.only_moves:
+    if recipe.translation and not (recipe.rotation or recipe.scaling or recipe.shear):
         right, down = (
             torch.round(share * recipe.translation * length) / (length * recipe.translation)
             for share, length in ((right, images.shape[3]), (down, images.shape[2]))

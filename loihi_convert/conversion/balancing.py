@@ -26,8 +26,14 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.conversion.agreement import Agreement, agreement_with, measure_of
-from loihi_convert.conversion.calibration import calibration_subset, fitted_images, require_calibration
+from loihi_convert.conversion.agreement import (
+    Agreement,
+    agreement_with,
+    calibration_subset,
+    fitted_images,
+    measure_of,
+    require_calibration,
+)
 from loihi_convert.conversion.methods import balance_each, has_learned_thresholds
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
@@ -174,7 +180,7 @@ def choose_method(
     require_calibration(network, images)
     trying = trial_images(images, timesteps)
     balancing = balancing_images(images, trying)
-    scaling = balancing if quantize_options.target == "loihi2" else balancing[:_SCALING]
+    scaling = balancing if quantize_options.is_circuit else balancing[:_SCALING]
     candidates = _candidates(network, timesteps, options)
     activations = Activations(network, balancing)
     scores, measure = cnn_scores(network, trying), measure_of(network.task)
@@ -247,8 +253,8 @@ def correct_biases(
     network
         From `balancing.balance`, with compensated amplitudes.
     images
-        Calibration images, uint8 ``(N, C, H, W)``, of which `calibration.calibration_subset` is used, and in each layer
-        `calibration.fitted_images`.
+        Calibration images, uint8 ``(N, C, H, W)``, of which `calibration_subset` is used, and in each layer
+        `fitted_images`.
     keeps_potentials
         Whether to leave the initial potentials as they are.
     device, progress
@@ -257,11 +263,8 @@ def correct_biases(
     require_calibration(cnn, images)
     for layer in network.layers:
         if layer.neuron is not None and layer.neuron.is_literal:
-            raise UsageError(
-                "found literal spikes",
-                where="amplitude",
-                expected="must be compensated with `bias_correction`",
-            )
+            expected = "must be compensated with `bias_correction`"
+            raise UsageError("found literal spikes", where="amplitude", expected=expected)
     images = calibration_subset(images, network.timesteps)
     fits_initial = network.reset == "soft" and not keeps_potentials
     simulation = GrowingSimulation(

@@ -22,9 +22,9 @@ import numpy as np
 
 from loihi_convert.chip import limits, rules
 from loihi_convert.conversion.scales import (
+    FOR_LARGER_WEIGHTS,
     HEADROOM,
     FloatLayer,
-    for_larger_weights,
     initial_integers,
     largest_of,
     nearest,
@@ -177,11 +177,8 @@ def _fitting(
         growth = np.where(excess > 1, np.maximum(excess, _GROWTH), 1)
         scale = scale * (growth.max() if real.one_scale else growth)
     fits = f"u of Loihi 2's neurons cannot wrap at T = {timesteps}" if is_for_all else "its integers fit Loihi 2"
-    raise RangeError(
-        f"no weight bits are left at any scale at which {fits}",
-        where=real.layer.name,
-        hint=for_larger_weights(real, timesteps, "`target='lava'`"),
-    )
+    hint = FOR_LARGER_WEIGHTS
+    raise RangeError(f"no weight bits are left at any scale at which {fits}", where=real.layer.name, hint=hint)
 
 
 def _largest_current(layer: QuantizedLayer) -> Array:

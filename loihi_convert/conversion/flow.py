@@ -10,7 +10,6 @@ and more copies are used only if the quantized network then agrees better with t
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ import numpy as np
 from loihi_convert.conversion.agreement import (
     Agreement,
     Measure,
+    agreement_of,
     measure_of,
     measured_agreement,
     rounded_share,
@@ -30,8 +30,6 @@ from loihi_convert.conversion.balancing import Trial, balance, balancing_images,
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import QuantizationReport, identity_ratio, report_quantization
-from loihi_convert.conversion.scales import FOR_SMALLER_BIASES, excessive_bias
-from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of, layer_words
@@ -119,7 +117,7 @@ def to_integers(
     spiking = replace(made.spiking, provenance=made.spiking.provenance.with_parts(choice=choice_record))
     quantized = replace(made.quantized, provenance=made.quantized.provenance.with_parts(choice=choice_record))
     # With enough images, others than chose the scales. On a chip potentials wrap, which is worse, so there all count.
-    counted = images if quantized.target == "loihi2" else trial_images(images, timesteps)
+    counted = images if quantized.is_circuit else trial_images(images, timesteps)
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
     compared = np.asarray(images[:COMPARED_IMAGES])
@@ -128,8 +126,7 @@ def to_integers(
     notes = (
         *choice,
         *_agreement_notes(measure, made.agreement, balance_options),
-        *_bias_notes(spiking),
-        *_readout_notes(spiking, quantized, report, quantize_options, compared, device),
+        *_readout_notes(quantized, report, quantize_options),
         *rounding_notes(measure, share, "the float SNN", len(compared)),
     )
     return Conversion(spiking, quantized, report, trials, made.agreement, notes)
@@ -198,82 +195,25 @@ def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions
     notes: tuple[str, ...] = ()
     if found.agreement < measure.least_share:
         agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")
-        if options.method not in (AUTO, "qcfs"):
-            remedy = "Try `method='auto'`, or other `timesteps`"
-        elif not measure.is_diagnosed:
-            remedy = "With more `timesteps` it may lose less"
-        elif options.method == AUTO:
-            remedy = (
-                "With more `timesteps`, or fine-tuned for few steps, it may lose less; `diagnose` shows where it loses"
-            )
-        else:
-            remedy = "With other `timesteps` it may lose less; `diagnose` shows where it loses"
-        notes = (f"the quantized network only {agrees}. {remedy}.",)
+        remedy = "Try more `timesteps`" + ("." if options.method in (AUTO, "qcfs") else ", or `method='auto'`.")
+        where = " `diagnose` shows where it loses." if measure.is_diagnosed else ""
+        notes = (f"the quantized network only {agrees}. {remedy}{where}",)
     if options.percent <= 1:
         notes += (f"`percentile` is in percent: found {options.percent:g}; write {100 * options.percent:g}?",)
     return notes
 
 
-def _bias_notes(network: SpikingNetwork) -> tuple[str, ...]:
-    """A warning if amplitudes are literal and a later layer has a bias; the paper's networks have none."""
-    biased = [
-        layer_words(layer.name)
-        for before, layer in itertools.pairwise(network.layers)
-        if before.neuron is not None and before.neuron.is_literal and layer.synapse.bias is not None
-    ]
-    if not biased:
-        return ()
-    return (
-        f"`amplitude='literal'`: amplitudes of 1 change the scale of the currents of {', '.join(biased)}, not of "
-        "their biases (folding batch norm adds some); all accuracy may be lost. Use "
-        "`amplitude='compensated'`.",
-    )
-
-
 def _readout_notes(
-    spiking: SpikingNetwork,
-    quantized: QuantizedNetwork,
-    report: QuantizationReport,
-    options: QuantizeOptions,
-    images: Array,
-    device: str,
+    quantized: QuantizedNetwork, report: QuantizationReport, options: QuantizeOptions
 ) -> tuple[str, ...]:
-    """A hint where the range of the output potentials costs the last layer weight bits, and what keeps more of them."""
-    bits = report.layers[-1].weight_bits
-    can_split = quantized.readout == "potential" and options.target == "lava"
-    if not can_split or bits is None or bits[-1] > options.weight_bits - _LOST_BITS:
+    """A hint where the range of the output potentials costs the last layer weight bits."""
+    last = report.layers[-1]
+    can_split = quantized.readout == "potential" and not quantized.is_circuit
+    if not can_split or last.weight_bits is None or last.weight_bits[-1] > options.weight_bits - _LOST_BITS:
         return ()
-    synapse, amplitude = spiking.layers[-1].synapse, quantized.received_amplitudes[-1]
-    received = synapse if amplitude is None else synapse.with_input_factors(amplitude)
-    # The biases of a regression are offsets.
-    largest = excessive_bias(received) if spiking.task == "classification" else 0.0
-    remedies = [FOR_SMALLER_BIASES] if largest else []
-    if report.timesteps > 1:
-        remedies.append("Fewer `timesteps` leave more.")
-    if not options.split_readout:
-        split_bits = _split_bits(spiking, options, images, device)
-        if split_bits > bits[-1]:
-            remedies = [f"`split_readout` stores the weights in two digits and keeps {split_bits}."]
-    elif not quantized.low_bits:
-        remedies.insert(0, "`split_readout` has no effect: it would keep no more.")
-    found = f"{layer_words(report.layers[-1].name)}: weights keep only {bits[-1]} of {options.weight_bits} bits"
-    if largest:
-        cause = f"its biases, up to {largest:.3g}, take the range"
-    elif report.timesteps > 1:
-        cause = f"the output potentials add up {report.timesteps} steps"
-    else:
-        cause = "its inputs add up to large potentials"
-    return (" ".join([f"{found}, because {cause}.", *remedies]),)
-
-
-def _split_bits(network: SpikingNetwork, options: QuantizeOptions, images: Array, device: str) -> int:
-    """The weight bits of the readout in two digits, if they were chosen on ``images``; 0 if it would not be split."""
-    try:
-        split = quantize(network, images, replace(options, split_readout=True), device=device)
-    except RangeError:
-        return 0
-    bits = report_quantization(split, network, images, device=device).layers[-1].weight_bits
-    return bits[-1] if split.low_bits and bits is not None else 0
+    kept = f"weights keep only {last.weight_bits[-1]} of {options.weight_bits} bits: the output potentials, with"
+    remedy = "Fewer `timesteps` leave more" + ("." if options.split_readout else ", or `split_readout`.")
+    return (f"{layer_words(last.name)}: {kept} their biases, take the range. {remedy}",)
 
 
 COPIES: Final = (1, 2, 4)
@@ -301,12 +241,6 @@ class CopiesTrial(Agreement):
     copies: int
     identity_bits: float
     neurons: int
-
-
-class _Tried(NamedTuple):
-    trial: CopiesTrial
-    # Per image: 1 if the class is the CNN's, else 0; for a regression, minus the squared error.
-    merits: Array
 
 
 def choose_copies(
@@ -347,22 +281,31 @@ def choose_copies(
         options = best.chosen(options)
     trying = trial_images(images, timesteps)
     balancing = balancing_images(images, trying)
-    scores = cnn_scores(first, trying)
-    tried: list[_Tried] = []
+    scores, measure = cnn_scores(first, trying), measure_of(first.task)
+    tried: list[tuple[CopiesTrial, Array]] = []
     for count in copies:
         network = variant(count) if tried else first
         with bars(f"T = {timesteps}: {count} relays per skip") as progress:
             spiking = balance(network, balancing, timesteps, options, device=device, progress=progress)
             quantized = quantize(spiking, balancing, quantize_options, device=device)
-        bits = _identity_bits(network, quantized)
-        tried.append(_tried(network, quantized, scores, trying, count, bits, device))
-        if bits <= _NEGLIGIBLE_BITS:
+        found = quantized.real_outputs(last_outputs(quantized, trying, timesteps, device=device), timesteps)
+        trial = CopiesTrial(
+            **asdict(agreement_of(found, scores, measure)),
+            copies=count,
+            identity_bits=_identity_bits(network, quantized),
+            neurons=sum(math.prod(shape) for shape in quantized.shapes),
+        )
+        # Per image: 1 if the class is the CNN's, else 0; for a regression, minus the squared error.
+        hits = np.asarray(classes_of(found) == classes_of(scores), np.float64)
+        merits = -np.square(found - scores).mean(axis=1) if network.task == "regression" else hits
+        tried.append((trial, merits))
+        if trial.identity_bits <= _NEGLIGIBLE_BITS:
             break
-    chosen = tried[0]
-    for other in tried[1:]:
-        if _gains(other.merits - chosen.merits):
-            chosen = other
-    return chosen.trial, *(other.trial for other in tried if other is not chosen)
+    chosen, reached = tried[0]
+    for trial, merits in tried[1:]:
+        if _gains(merits - reached):
+            chosen, reached = trial, merits
+    return chosen, *(trial for trial, _ in tried if trial is not chosen)
 
 
 def _identity_bits(network: ReluNetwork, quantized: QuantizedNetwork) -> float:
@@ -372,31 +315,6 @@ def _identity_bits(network: ReluNetwork, quantized: QuantizedNetwork) -> float:
             ratio = identity_ratio(layer.synapse.with_input_factors(amplitude), before.relay_of)
             found = max(found, math.log2(ratio) if ratio else 0.0)
     return found
-
-
-def _tried(
-    network: ReluNetwork,
-    quantized: QuantizedNetwork,
-    scores: Array,
-    trying: ImageArray,
-    copies: int,
-    identity_bits: float,
-    device: str,
-) -> _Tried:
-    read = last_outputs(quantized, trying, quantized.timesteps, device=device)
-    found = quantized.real_outputs(read, quantized.timesteps)
-    squares = np.square(found - scores).mean(axis=1)
-    is_regression = network.task == "regression"
-    trial = CopiesTrial(
-        copies=copies,
-        identity_bits=identity_bits,
-        neurons=sum(math.prod(shape) for shape in quantized.shapes),
-        agreement=measure_of(network.task).share(found, scores),
-        error=float(squares.mean()),
-        image_count=len(trying),
-    )
-    hits = np.asarray(classes_of(found) == classes_of(scores), np.float64)
-    return _Tried(trial, -squares if is_regression else hits)
 
 
 def _gains(differences: Array) -> bool:

@@ -8,8 +8,14 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert.chip import limits
-from loihi_convert.conversion.agreement import Agreement, agreement_of, measure_of, rounding_notes
-from loihi_convert.conversion.calibration import MOST, require_calibration
+from loihi_convert.conversion.agreement import (
+    MOST,
+    Agreement,
+    agreement_of,
+    measure_of,
+    require_calibration,
+    rounding_notes,
+)
 from loihi_convert.conversion.graded_rounding import BATCH, Reach, Rounding, largest_magnitudes, reaches_of
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError, UnsupportedModelError
@@ -17,7 +23,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.graded import OUT_OF_RANGE, GradedLayer, GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
-from loihi_convert.ir.synapse import PixelBias, Synapse
+from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.simulation.currents import MAX_PIXEL
 from loihi_convert.simulation.graded import frame_steps, settled_state
 from loihi_convert.simulation.relu import cnn_scores
@@ -125,27 +131,22 @@ def _rounded(cnn: ReluNetwork, images: Array, progress: Progress) -> tuple[Grade
     if middle:
         last = replace(last, synapse=last.synapse.with_added_bias(-offset))
         cnn = replace(cnn, layers=(*cnn.layers[:-1], last))
-    # The same objects throughout: what is known of a synapse's structure is kept as long as it lives.
-    plain: list[Synapse] = [replace(layer.synapse, bias=None) for layer in cnn.layers]
-    network, ran = _best(cnn, plain, images, reaches_of(cnn, plain, images[:MOST]), progress)
+    network, ran = _best(cnn, images, reaches_of(cnn, images[:MOST]), progress)
     if ran.leaves_range:
-        reaches = reaches_of(cnn, plain, images[:MOST], while_settling=True)
-        network, ran = _best(cnn, plain, images, reaches, progress)
+        network, ran = _best(cnn, images, reaches_of(cnn, images[:MOST], while_settling=True), progress)
     if middle:
         network = replace(network, layers=(*network.layers[:-1], replace(network.layers[-1], offset=offset)))
     return network, ran
 
 
-def _best(
-    cnn: ReluNetwork, plain: list[Synapse], images: Array, reaches: list[Reach], progress: Progress
-) -> tuple[GradedNetwork, _Ran]:
+def _best(cnn: ReluNetwork, images: Array, reaches: list[Reach], progress: Progress) -> tuple[GradedNetwork, _Ran]:
     """The network with the largest messages of the last hidden layer with which its outputs are nearest to the CNN's,
     and its run."""
-    trial, errors = Rounding(cnn, plain, images[:_TRIED], reaches), {}
+    trial, errors = Rounding(cnn, images[:_TRIED], reaches), {}
     for done, end in enumerate(_ENDS):
         _, errors[end] = trial.network(end)
         progress(done + 1, len(_ENDS))
-    final = Rounding(cnn, plain, images[:_SAMPLE], reaches, compensates=True)
+    final = Rounding(cnn, images[:_SAMPLE], reaches, compensates=True)
     network, _ = final.network(min(errors, key=lambda end: errors[end]))
     return network, _run(network, images[:_COMPARED])
 
@@ -163,12 +164,10 @@ def require_relu(cnn: ReluNetwork) -> None:
     for layer in cnn.layers[:-1]:
         name = "QCFS" if layer.threshold is not None else "a clipped ReLU, such as ReLU6," if _is_clipped(layer) else ""
         if name:
-            raise UnsupportedModelError(
-                f"{name} has no equivalent in graded spikes",
-                where=layer.name,
-                expected="must be ReLU: Lava's SigmaDelta has no other activation",
-                hint="Train with ReLU, or export binary spikes.",
-            )
+            found = f"{name} has no equivalent in graded spikes"
+            expected = "must be ReLU: Lava's SigmaDelta has no other activation"
+            hint = "Train with ReLU, or export binary spikes."
+            raise UnsupportedModelError(found, where=layer.name, expected=expected, hint=hint)
     if len(cnn.layers) < 2:
         raise UnsupportedModelError(
             "a single layer", where=cnn.layers[0].name, expected="must have a hidden layer: the output has no bias"
@@ -196,11 +195,9 @@ def _require_weights(last: GradedLayer, cnn: ReluNetwork) -> None:
     if source.synapse.weight.any() and not _own_weights(last, source).any():
         bias = source.synapse.bias
         largest = 0.0 if bias is None else float(np.abs(bias - middle).max())
-        raise RangeError(
-            f"all weights are rounded to 0: its biases, up to {largest:.3g} from {middle:.3g}, take the whole range",
-            where=last.name,
-            hint="Bring the biases nearer to each other, or that of a single output nearer to 0.",
-        )
+        found = f"all weights are rounded to 0: its biases, up to {largest:.3g} from {middle:.3g}, take the whole range"
+        hint = "Bring the biases nearer to each other, or that of a single output nearer to 0."
+        raise RangeError(found, where=last.name, hint=hint)
 
 
 def _own_weights(layer: GradedLayer, source: ReluLayer) -> Array:

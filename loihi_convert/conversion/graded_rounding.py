@@ -47,7 +47,7 @@ import torch
 from torch.nn import functional
 
 from loihi_convert.chip import limits
-from loihi_convert.conversion.calibration import overflow
+from loihi_convert.conversion.agreement import overflow
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, all_but_channels, by_channel
@@ -89,19 +89,17 @@ class Reach(NamedTuple):
     current: Array
 
 
-def reaches_of(
-    cnn: ReluNetwork, plain_synapses: list[Synapse], images: Array, *, while_settling: bool = False
-) -> list[Reach]:
+def reaches_of(cnn: ReluNetwork, images: Array, *, while_settling: bool = False) -> list[Reach]:
     """The largest values on ``images`` and, if wanted, in each step while the network settles, and their changes."""
     found = [Reach(np.zeros(shape[0]), np.zeros(shape[0])) for shape in cnn.shapes]
     for first in range(0, len(images), BATCH):
         maps: Array = images[first : first + BATCH] / np.float32(MAX_PIXEL)
         count = len(maps)
-        for index, (layer, synapse, reach) in enumerate(zip(cnn.layers, plain_synapses, found, strict=True)):
+        for index, (layer, reach) in enumerate(zip(cnn.layers, found, strict=True)):
             if while_settling:
                 # A layer receives nothing until the layer before it has sent something.
                 maps = np.concatenate([maps, np.zeros_like(maps[:1])])
-            plain = _currents(synapse, maps)
+            plain = _currents(layer.synapse, maps)
             if while_settling:
                 # After the images: the settled state, then each step before it.
                 changes = np.concatenate([plain[:count] - plain[count], np.diff(plain[count:], axis=0)])
@@ -119,8 +117,10 @@ def reaches_of(
 
 
 def _currents(synapse: Synapse, maps: Array) -> Array:
-    """The currents of real inputs, ``(B, C, H, W)`` or ``(B, N)``, averaged by a pooling."""
-    return currents(synapse, maps.reshape(*maps.shape, 1, 1) if maps.ndim == 2 else maps, averages=True)
+    """The currents of real inputs, ``(B, C, H, W)`` or ``(B, N)``, averaged by a pooling, without the bias."""
+    return currents(
+        replace(synapse, bias=None), maps.reshape(*maps.shape, 1, 1) if maps.ndim == 2 else maps, averages=True
+    )
 
 
 def _per_channel(maps: Array) -> Array:
@@ -131,16 +131,8 @@ def _per_channel(maps: Array) -> Array:
 class Rounding:
     """A CNN rounded to integers, layer by layer."""
 
-    def __init__(
-        self,
-        cnn: ReluNetwork,
-        plain: list[Synapse],
-        sample: Array,
-        reaches: list[Reach],
-        *,
-        compensates: bool = False,
-    ) -> None:
-        self._compensates, self._plain = compensates, plain
+    def __init__(self, cnn: ReluNetwork, sample: Array, reaches: list[Reach], *, compensates: bool = False) -> None:
+        self._compensates = compensates
         self._cnn, self._sample, self._reaches = cnn, sample, reaches
         batches = list(relu_outputs(cnn, sample))
         self._real = [np.concatenate([batch[index].numpy() for batch in batches]) for index in range(len(cnn.layers))]
@@ -241,8 +233,8 @@ class Rounding:
         """The mean error of each channel's current, in real units: float64, in the shape of the bias."""
         assert layer.scale is not None
         assert not isinstance(layer.synapse, PixelBias)
-        synapse = self._plain[index]
-        shape = _shaped(self._cnn.layers[index].synapse, layer.scale.shape).shape
+        synapse = self._cnn.layers[index].synapse
+        shape = _shaped(synapse, layer.scale.shape).shape
         total, count = np.zeros(len(layer.scale)), 0
         for first in range(0, len(messages), BATCH):
             rows = slice(first, first + BATCH)
@@ -309,11 +301,9 @@ def _with_constant(
     inputs = math.prod(after.pool)
     message = max(1, math.ceil(float(np.abs(wanted).max()) / (limits.WEIGHT_LIMIT * inputs)))
     if message > limits.MESSAGE_LIMIT:
-        raise RangeError(
-            f"a bias of {float(np.abs(bias).max()):.3g} is {message / limits.MESSAGE_LIMIT:.3g} times too large",
-            where=last.name,
-            expected="must be within the reach of 8-bit weights and a 16-bit message",
-        )
+        found = f"a bias of {float(np.abs(bias).max()):.3g} is {message / limits.MESSAGE_LIMIT:.3g} times too large"
+        expected = "must be within the reach of 8-bit weights and a 16-bit message"
+        raise RangeError(found, where=last.name, expected=expected)
     weights = np.rint(wanted / (message * inputs))
     before, after = with_constant_channel(before, after, message, weights)
     previous = replace(

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.conversion.calibration import MOST, calibration_subset, fitted_images, overflow, require_calibration
+from loihi_convert.conversion.agreement import MOST, calibration_subset, fitted_images, overflow, require_calibration
 from loihi_convert.conversion.options import AUTO, BalanceOptions, require_readout, require_timesteps
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ground.arrays import Array
@@ -94,11 +94,8 @@ def _require_method(network: ReluNetwork, options: BalanceOptions) -> None:
     if options.method == AUTO:
         raise UsageError("found 'auto'", where="method", expected=one_of(METHODS), hint="`balance` resolves auto.")
     if options.method == "qcfs" and not has_learned_thresholds(network):
-        raise UsageError(
-            "found 'qcfs' for a CNN that was not trained with thresholds",
-            where="method",
-            hint="Train it with `loihi-convert train --qcfs 4`, or use `method='auto'`.",
-        )
+        hint = "Train it with `loihi-convert train --qcfs 4`, or use `method='auto'`."
+        raise UsageError("found 'qcfs' for a CNN that was not trained with thresholds", where="method", hint=hint)
 
 
 def has_learned_thresholds(network: ReluNetwork) -> bool:

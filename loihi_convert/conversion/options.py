@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from loihi_convert.chip import limits
+from loihi_convert.chip.targets import TARGETS
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.choices import (
     MAX_SEED,
@@ -144,33 +145,20 @@ class BalanceOptions:
 
     def __post_init__(self) -> None:
         if self.percentile is not None and self.method != "percentile":
-            raise UsageError(
-                f"found {self.percentile!r} with `method={self.method!r}`",
-                where="percentile",
-                expected="is only for `method='percentile'`",
-            )
+            found = f"found {self.percentile!r} with `method={self.method!r}`"
+            raise UsageError(found, where="percentile", expected="is only for `method='percentile'`")
         if self.poisson_seed is not None and self.input_coding == "constant":
             raise UsageError("given", where="poisson_seed", expected="is only for `input_coding='poisson'`")
         if self.neuron_reset == "hard" and self.initial_potential == "half":
-            raise UsageError(
-                "found 'half'",
-                where="initial_potential",
-                expected="must be zero with `reset='hard'`, which resets to 0",
-            )
+            expected = "must be zero with `reset='hard'`, which resets to 0"
+            raise UsageError("found 'half'", where="initial_potential", expected=expected)
         if self.method == "rmp" and self.neuron_reset != "soft":
-            raise UsageError(
-                f"found {self.reset!r}",
-                where="reset",
-                expected="must be soft with `method='rmp'`",
-                hint="For hard reset use `method='spike-norm'`.",
-            )
+            expected, hint = "must be soft with `method='rmp'`", "For hard reset use `method='spike-norm'`."
+            raise UsageError(f"found {self.reset!r}", where="reset", expected=expected, hint=hint)
         if self.amplitude == "literal" and (self.method == "least-squares" or self.bias_correction):
             cause = "`method='least-squares'`" if self.method == "least-squares" else "`bias_correction`"
-            raise UsageError(
-                "found 'literal'",
-                where="amplitude",
-                expected=f"must be compensated with {cause}",
-            )
+            expected = f"must be compensated with {cause}"
+            raise UsageError("found 'literal'", where="amplitude", expected=expected)
 
     @property
     def key(self) -> dict[str, object]:
@@ -237,7 +225,7 @@ class QuantizeOptions:
         channel: one threshold per channel. scalar: one per layer, with the differences moved into the weights;
         unmodified lava-dl needs it on a chip.
 
-        Only Lava's CPU models support ``channel``. ``scalar`` (`scalar_threshold`) is for target lava.
+        Only Lava's CPU models support ``channel``. ``scalar`` (`scales.scalar_scales`) is for target lava.
     split_readout
         Store the last layer as high and low digits of its weights. Useful if the range of its potential costs weight
         bits, as after a global average with many steps. Other tools see both digits.
@@ -263,32 +251,26 @@ class QuantizeOptions:
     max_cores: Annotated[int | None, Field(ge=1, le=MOST_CORES), Flag(panel=BASICS)] = None
 
     def __post_init__(self) -> None:
-        if self.target == "loihi2" and self.thresholds == "scalar":
-            raise UsageError(
-                "found 'scalar'",
-                where="thresholds",
-                expected="must be channel with `target='loihi2'`: the circuit derives all thresholds from one vth",
-            )
+        if self.is_circuit and self.thresholds == "scalar":
+            expected = f"must be channel with `target='{self.target}'`: the circuit derives all thresholds from one vth"
+            raise UsageError("found 'scalar'", where="thresholds", expected=expected)
+
+    @property
+    def is_circuit(self) -> bool:
+        """Whether the target's neurons are the circuit of stock neurons, whose potentials wrap."""
+        return TARGETS[self.target].is_circuit
 
     def require_neurons(self, reset: Reset, poisson_seed: int | None, readout: Readout = "potential") -> None:
         """Raise a `UsageError` if these options do not allow this reset, input or readout; called before any work."""
-        if self.split_readout and (self.target == "loihi2" or readout == "spikes"):
-            what = "target loihi2" if self.target == "loihi2" else "classes from spike counts"
+        if self.split_readout and (self.is_circuit or readout == "spikes"):
+            what = f"target {self.target}" if self.is_circuit else "classes from spike counts"
             raise UsageError(f"given for {what}", where="split_readout", expected="is for potentials on target lava")
-        if self.target == "loihi2" and reset == "hard":
-            raise UsageError(
-                "found 'loihi2' for neurons with hard reset",
-                where="target",
-                expected="must be lava with `reset='hard'`",
-                hint="Stock LIF neurons run files of target lava with `reset='hard'` and `thresholds='scalar'`; target "
-                "loihi2 needs `reset='soft'`.",
-            )
+        if self.is_circuit and reset == "hard":
+            found, expected = f"found {self.target!r} for neurons with hard reset", "must be lava with `reset='hard'`"
+            raise UsageError(found, where="target", expected=expected)
         if poisson_seed is not None and self.pixel_bits is not None:
-            raise UsageError(
-                f"found {self.pixel_bits} for Poisson input",
-                where="pixel_bits",
-                expected="must not be set, because pixels enter as one-bit spikes",
-            )
+            expected = "must not be set, because pixels enter as one-bit spikes"
+            raise UsageError(f"found {self.pixel_bits} for Poisson input", where="pixel_bits", expected=expected)
 
 
 def require_options(balancing: object, quantization: object) -> None:
@@ -304,11 +286,8 @@ def require_options(balancing: object, quantization: object) -> None:
 def require_readout(task: Task, readout: Readout) -> None:
     """Raise a `UsageError` if the outputs of ``task`` cannot be read from ``readout``."""
     if task == "regression" and readout != "potential":
-        raise UsageError(
-            f"found {readout!r} for a regression",
-            where="readout",
-            expected="must be potential, because spike counts cannot be negative",
-        )
+        expected = "must be potential, because spike counts cannot be negative"
+        raise UsageError(f"found {readout!r} for a regression", where="readout", expected=expected)
 
 
 def require_timesteps(timesteps: Sequence[int]) -> None:

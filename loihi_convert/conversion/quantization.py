@@ -25,15 +25,13 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.chip import limits
-from loihi_convert.conversion.agreement import explained_share
-from loihi_convert.conversion.calibration import calibration_subset, overflow, require_calibration
+from loihi_convert.conversion.agreement import calibration_subset, explained_share, overflow, require_calibration
 from loihi_convert.conversion.chip_scales import ObservedRange, chip_layer
 from loihi_convert.conversion.options import QuantizeOptions
 from loihi_convert.conversion.readout import max_timesteps, with_split_readout
-from loihi_convert.conversion.scales import HEADROOM, FloatLayer, for_larger_weights, lava_scales
+from loihi_convert.conversion.scales import FOR_LARGER_WEIGHTS, HEADROOM, FloatLayer, lava_scales
 from loihi_convert.errors import RangeError, require_kind
 from loihi_convert.ground.arrays import Array, by_channel
-from loihi_convert.ground.choices import Target
 from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
@@ -62,7 +60,7 @@ def quantize(
     network
         From `balancing.balance`.
     images
-        Calibration images, uint8 ``(N, C, H, W)``. Currents and potentials on `calibration.calibration_subset` choose
+        Calibration images, uint8 ``(N, C, H, W)``. Currents and potentials on `calibration_subset` choose
         the scales; `quantization_report` counts clipping on the trial images. For target loihi2 all images are used for
         both: the lowest potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
     options
@@ -88,12 +86,9 @@ def quantize(
     options.require_neurons(network.reset, network.poisson_seed, network.readout)
     last = network.layers[-1]
     if last.neuron is not None and not np.isfinite(last.neuron.threshold).any():
-        raise RangeError(
-            "no output is above 0 on any calibration image, so none would ever spike",
-            where=last.name,
-            hint="Use `readout='potential'`.",
-        )
-    images = images if options.target == "loihi2" else calibration_subset(images, network.timesteps)
+        found = "no output is above 0 on any calibration image, so none would ever spike"
+        raise RangeError(found, where=last.name, hint="Use `readout='potential'`.")
+    images = images if options.is_circuit else calibration_subset(images, network.timesteps)
     if network.task == "classification":
         return _quantized(network, images, options, device, progress)
     real = last_outputs(network, images, network.timesteps, device=device).astype(np.float64) / network.timesteps
@@ -143,7 +138,7 @@ def _quantized(
     network: SpikingNetwork, images: ImageArray, options: QuantizeOptions, device: str, progress: Progress
 ) -> QuantizedNetwork:
     """`quantize` on exactly these images, without an offset."""
-    rounded = _for_loihi2 if options.target == "loihi2" else _for_lava
+    rounded = _for_loihi2 if options.is_circuit else _for_lava
     return rounded(network, images, options, device, progress)
 
 
@@ -189,11 +184,8 @@ def _require_weights(layer: QuantizedLayer, real: FloatLayer, timesteps: int) ->
     lost = real.magnitudes.reshape(rows, -1).any(axis=1) & ~layer.weight.reshape(rows, -1).any(axis=1)
     if lost.any():
         of_output = "" if real.one_scale else f" of output {int(np.flatnonzero(lost)[0])}"
-        raise RangeError(
-            f"all weights{of_output} are rounded to 0: its potentials after T = {timesteps} need the whole range",
-            where=layer.name,
-            hint=for_larger_weights(real, timesteps),
-        )
+        found = f"all weights{of_output} are rounded to 0: its potentials after T = {timesteps} need the whole range"
+        raise RangeError(found, where=layer.name, hint=FOR_LARGER_WEIGHTS)
 
 
 class _Rounding:
@@ -246,7 +238,7 @@ class _Rounding:
         """Return layer ``index`` in integers; ``amplitude`` is that of the layer before, see `FloatLayer`."""
         network, layer, current = self.network, self.network.layers[index], self.found.currents[index]
         real = self._real(index, largest_input, amplitude)
-        if self.options.target == "loihi2":
+        if self.options.is_circuit:
             held = None if index == 0 else ObservedRange(current, *self.found.potentials[index])
             is_constant = index == 0 and network.poisson_seed is None
             return chip_layer(real, held, network.timesteps, is_constant=is_constant)
@@ -283,12 +275,12 @@ def _pixel_bits(rounding: _Rounding, images: ImageArray) -> int:
         return limits.MAX_PIXEL_BITS
     if options.pixel_bits is not None:
         return options.pixel_bits
-    return _best_pixel_bits(rounding, np.asarray(images[:_SAMPLE]), _least_pixel_bits(network, options.target))
+    return _best_pixel_bits(rounding, np.asarray(images[:_SAMPLE]), _least_pixel_bits(network, options.is_circuit))
 
 
-def _least_pixel_bits(network: SpikingNetwork, target: Target) -> int:
+def _least_pixel_bits(network: SpikingNetwork, is_circuit: bool) -> int:
     """The fewest pixel bits that are tried: 8 if 8 cost no weight bits."""
-    if target == "loihi2" or len(network.layers) == 1:
+    if is_circuit or len(network.layers) == 1:
         return 1
     return 4 if network.reset == "hard" else limits.MAX_PIXEL_BITS
 

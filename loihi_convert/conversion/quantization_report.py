@@ -126,7 +126,7 @@ def report_quantization(
     ):
         synapse = before.synapse if amplitude is None else before.synapse.with_input_factors(amplitude)
         proven = None
-        if network.target == "loihi2":
+        if network.is_circuit:
             proven = is_proven(layer, network.timesteps, is_constant=network.has_constant_current(index))
         skips = identity_ratio(synapse, network.layers[index - 1].relay_of if index else None)
         report = _layer_report(layer, synapse.weight, counts, proven, skips)
@@ -167,23 +167,11 @@ def _layer_report(
 def identity_ratio(synapse: Synapse, relay_of: Array | None) -> float | None:
     """Return the size of the weights of skips relative to the other weights of the channels they enter.
 
-    A relay enters a layer as an *identity* if it has a single weight there, one tap into one channel, and that channel
-    has weights from other inputs. Its weight contains the amplitude that the relay repeats, usually several times the
-    largest other weight. Since all weights of a channel share one scale, the others lose the logarithm of that ratio in
-    bits.
-
-    Parameters
-    ----------
-    synapse
-        In floating point, with amplitudes.
-    relay_of
-        As in the layer before.
-
-    Returns
-    -------
-    float | None
-        Largest weight of an identity divided by the largest other weight, the median over the channels that have both;
-        ``None`` if there are none.
+    A relay enters a layer as an *identity* if it has a single weight there, one tap into one channel that also has
+    weights from other inputs. It contains the amplitude that the relay repeats. Since all weights of a channel share
+    one scale, the others lose the logarithm of the ratio in bits: the largest weight of an identity divided by the
+    largest other weight, the median over the channels that have both; None if there are none. ``synapse`` is in
+    floating point, with amplitudes, ``relay_of`` that of the layer before.
     """
     if relay_of is None:
         return None

@@ -35,7 +35,7 @@ from loihi_convert.ir.quantized import MAX_LOW_BITS, QuantizedLayer, QuantizedNe
 from loihi_convert.ir.synapse import without_input_factors
 from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, on_blocks, unchanged
-from loihi_convert.simulation.simulator import Block, Simulator
+from loihi_convert.simulation.simulator import extremes
 
 
 def with_split_readout(
@@ -102,24 +102,7 @@ def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: 
         scale=np.concatenate([layer.scale for layer in layers]),
     )
     probe = replace(network, layers=(*network.layers[:-1], all_of_them))
-    peaks = np.max(on_shards(_largest_potentials, (probe, device), images), axis=0)
-    return np.asarray(peaks.reshape(len(candidates), -1))
-
-
-def _largest_potentials(
-    shared: tuple[QuantizedNetwork, str], shard: Shard, *, progress: Progress = no_progress
-) -> Array:
-    """The largest magnitude of each output's potential in any step, not clipped: float64 ``(outputs,)``."""
-    network, device = shared
-    peaks = np.zeros(network.layers[-1].synapse.channels)
-
-    def take(block: Block) -> None:
-        np.maximum(peaks, np.abs(block.layers[-1].potentials).max(axis=(0, 1, 2, 3)), out=peaks)
-
-    Simulator(network, device=device, saturates=False).run(
-        np.asarray(shard.images), network.timesteps, take, first_image=shard.first, progress=progress
-    )
-    return peaks
+    return extremes(probe, images, network.timesteps, device=device).outputs.reshape(len(candidates), -1)
 
 
 def _replaced(

@@ -1,7 +1,7 @@
 """The real value s_k of one weight unit, for each channel of a layer on Lava.
 
 s_k is the scale at which rounding to ``|w_q| <= 127``, or less with fewer weight bits, changes the weights least
-(`rounding.nearest_scales`). If that is too small, it is the smallest scale for which
+(`quantized.nearest_scales`). If that is too small, it is the smallest scale for which
 
 - hidden layers: ``theta_q + headroom x I_max <= 131071``, otherwise a spike would lose charge (I_max: the channel's
   largest current on the calibration images),
@@ -17,7 +17,7 @@ For every image, a current must fit 24 bits (the exactness rules of `chip.rules`
 thousands of pixels meet: ``sum |w_q| x largest input + |b_q| <= 2^23 - 1``. With hard reset the neurons are Lava's LIF,
 which has narrower limits: ``sum |w_q| x largest input <= 131071``, and ``|b_q| <= 32767``.
 
-If all channels of a layer share one threshold, the same conditions limit the choice in `scalar_threshold.py`.
+If all channels of a layer share one threshold, the same conditions limit the choice in `scalar_scales`.
 
 A layer is rounded at a given scale. One unit of a channel's potential stands for ``m_k = s_k x``, where s_k is the real
 value of one weight unit and x the real value of one input unit: 1 / (2^p - 1) for a p-bit pixel, 1 for a spike, each
@@ -44,31 +44,15 @@ from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, by_channel
 from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.network import SpikingLayer
-from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, nearest_scales, rounded
 from loihi_convert.ir.relays import is_relay
-from loihi_convert.ir.rounding import nearest_scales, rounded
 from loihi_convert.ir.synapse import Synapse
 
 HEADROOM: Final = 1.25
 """Factor by which a current or output potential may exceed its maximum on calibration images without clipping."""
 
-FOR_SMALLER_BIASES: Final = "Subtract what all classes share, and give a class that must never win a bias nearer to 0."
-"""The remedy for large biases of classes."""
-
-
-def for_larger_weights(real: FloatLayer, timesteps: int, *other: str) -> str:
-    """Return a hint if T steps leave ``real`` no weight bits: on its biases if they are excessive, and remedies."""
-    hint = ""
-    if largest := excessive_bias(real.synapse):
-        hint = f"Its biases, up to {largest:.3g}, are larger than the sum of its weights."
-        if real.one_scale:
-            return f"{hint} {FOR_SMALLER_BIASES}"
-    # Spikes are inputs of 1.
-    remedies = [
-        f"fewer `{name}`" for name, most in (("timesteps", timesteps), ("pixel_bits", real.largest_input)) if most > 1
-    ]
-    remedies += other
-    return f"{hint} Use {', or '.join(remedies)}.".strip() if remedies else hint
+FOR_LARGER_WEIGHTS: Final = "Use fewer `timesteps`, fewer `pixel_bits`, or biases nearer to 0."
+"""The remedy where T steps leave a layer no weight bits."""
 
 
 def lava_scales(real: FloatLayer, reach: Array, reset: Reset, *, is_scalar: bool = False) -> Array:
@@ -107,11 +91,9 @@ def _of_currents(real: FloatLayer, reset: Reset) -> Array:
     if room.min() <= 0:
         reason = "the range of a current" if is_soft else "at which Lava's LIF wraps"
         advice = "" if is_soft else "`reset='soft'`, or "
-        raise RangeError(
-            f"{weights.shape[1]} inputs of up to {round(1 / real.unit)} can exceed {limit}, {reason}, at any scale",
-            where=real.layer.name,
-            hint=f"Use {advice}fewer `pixel_bits`, if it is the first layer.",
-        )
+        found = f"{weights.shape[1]} inputs of up to {round(1 / real.unit)} can exceed {limit}, {reason}, at any scale"
+        hint = f"Use {advice}fewer `pixel_bits`, if it is the first layer."
+        raise RangeError(found, where=real.layer.name, hint=hint)
     return np.asarray(weights.sum(axis=1) / room)
 
 
@@ -151,25 +133,13 @@ def scalar_scales(
 
     Parameters
     ----------
-    name
-        Name of the layer, for error messages.
-    thresholds
-        Before rounding, float64 ``(C_out,)``; infinite for relays and for channels that can never fire.
-    weights
-        Before rounding, or their magnitudes: ``(C_out, n)``.
+    thresholds, weights
+        Before rounding, ``(C_out,)`` and ``(C_out, n)``; thresholds are infinite for relays and for channels that can
+        never fire, whose scale is 1.
     least
         float64 ``(C_out,)``: the smallest scale allowed by each channel's currents, potentials and bias.
     unit
         x of this module's docstring.
-    largest_weight
-        Largest integer weight, for example 127 for 8 bits.
-    largest_threshold
-        Upper bound of theta_q.
-
-    Returns
-    -------
-    Array
-        float64 ``(C_out,)``; 1 where ``thresholds`` are infinite.
     """
     alive = np.isfinite(thresholds)
     if not alive.any():
@@ -180,11 +150,8 @@ def scalar_scales(
     allowed = min(math.floor(min(most.min(), largest_threshold) * (1 + 1e-12)), largest_threshold)
     if allowed < 1:
         channel = int(np.flatnonzero(alive)[most.argmin()])
-        raise RangeError(
-            f"the currents of channel {channel} are too large relative to its threshold for a shared threshold",
-            where=name,
-            hint="Use `thresholds='channel'`.",
-        )
+        found = f"the currents of channel {channel} are too large relative to its threshold for a shared threshold"
+        raise RangeError(found, where=name, hint="Use `thresholds='channel'`.")
     # At the first candidate the largest weight, in units of its channel's threshold, is exactly at the limit.
     peak = float((np.abs(real).max(axis=1, initial=0) / theta).max()) * unit
     wanted = _FACTORS * (largest_weight / peak) if peak > 0 else np.ones(1)
@@ -198,16 +165,6 @@ def _rounding_error(weights: Array, scales: Array, largest_weight: int) -> float
 
 
 _HUGE: Final = 2.0**30
-
-
-def excessive_bias(synapse: Synapse) -> float:
-    """Return the largest magnitude of a bias if it exceeds the sum of any channel's weights, otherwise 0.
-
-    It then takes more of a potential's range than inputs of 1 can.
-    """
-    sums = np.abs(synapse.weight).reshape(synapse.channels, -1).sum(axis=1)
-    largest = 0.0 if synapse.bias is None else float(np.abs(synapse.bias).max())
-    return largest if largest > sums.max() else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,10 +215,7 @@ class FloatLayer:
 
     @property
     def relay_weight(self) -> int:
-        """Weight and threshold of relays with one threshold per channel: the largest power of two that fits a weight.
-
-        The largest, because for target loihi2 all thresholds of a layer share one power of two.
-        """
+        """Weight and threshold of relays: the largest power of two, which on a chip all thresholds of a layer share."""
         return 1 << (self.largest_weight.bit_length() - 1)
 
     @property
@@ -280,7 +234,7 @@ class FloatLayer:
         """Return the layer in integers at ``scale``, float64 ``(C_out,)``: the s_k of this module's docstring.
 
         Relays have their own scales. ``is_scalar``: at these scales all thresholds are the same integer, see
-        `scalar_threshold.py`.
+        `scalar_scales`.
         """
         synapse, neuron = self.synapse, self.layer.neuron
         alive, relays = self.is_alive, self.is_relay
@@ -319,7 +273,7 @@ class FloatLayer:
         )
 
     def _shared_threshold(self, scale: Array) -> int:
-        """The common threshold at the scales of `scalar_threshold`; that of relays if all channels are relays."""
+        """The common threshold at the scales of `scalar_scales`; that of relays if all channels are relays."""
         own = self.is_alive & ~self.is_relay
         if not own.any():
             return self.relay_weight

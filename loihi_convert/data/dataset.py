@@ -216,16 +216,8 @@ class DataSplits:
     def calibration_images(self, choice: str | int = "split") -> NDArray[np.uint8]:
         """Return the images to balance thresholds on, uint8 ``(N, C, H, W)``; the first of them show all classes.
 
-        Parameters
-        ----------
-        choice
-            ``"split"``: the calibration split. ``"all"``: all images that are neither validation nor test images. A
-            whole number N: the first N images of the split.
-
-        Raises
-        ------
-        UsageError
-            For any other choice, or more images than the split has.
+        ``choice`` is ``"split"``: the calibration split; ``"all"``: all images that are neither validation nor test
+        images; or a whole number N: the first N images of the split.
         """
         choice = str(choice)
         if choice == "all":
@@ -242,14 +234,8 @@ class DataSplits:
 def split_for_training(own: DataSplits, validation: Dataset | None = None) -> DataSplits:
     """Return a user's ``own`` images as training and validation images; there are no test images.
 
-    Training images in the order of their classes are mixed: the first of them set initial thresholds.
-
-    Parameters
-    ----------
-    own
-        Images with labels that are not split.
-    validation
-        Validation images; by default a tenth of the images, with the class shares of the whole.
+    ``validation`` is by default a tenth of the images, with the class shares of the whole. Training images in the order
+    of their classes are mixed: the first of them set initial thresholds.
     """
     everything = own.test
     if validation is None:
@@ -269,16 +255,16 @@ def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
 
 
 def sample(dataset: Dataset, count: int) -> Dataset:
-    """Return ``count`` random images with the class shares of the whole, in their old order.
-
-    Each class gets its share rounded down; the remaining images go to the largest remainders (lower class first). NumPy
-    guarantees that the stream of `RandomState` never changes, so the images are the same in every version.
-    """
+    """Return ``count`` random images with the class shares of the whole, in their old order."""
     return dataset[np.flatnonzero(_sampled(dataset.known_labels, count))]
 
 
 def _sampled(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """Whether an image with each of ``labels`` is in the sample."""
+    """Whether an image with each of ``labels`` is in the sample.
+
+    Each class gets its share rounded down; the remaining images go to the largest remainders (lower class first). NumPy
+    guarantees that the stream of `RandomState` never changes, so the images are the same in every version.
+    """
     random = np.random.RandomState(_SPLIT_SEED)
     present, counts = np.unique(labels, return_counts=True)
     share = counts * count / len(labels)

@@ -20,8 +20,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.backends.request import require_result_size
-from loihi_convert.backends.result import RunResult
+from loihi_convert.backends.result import RunResult, require_result_size
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, RangeError, UsageError
 from loihi_convert.external.cuba import CubaNetwork, CubaNeuron

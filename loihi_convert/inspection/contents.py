@@ -327,15 +327,7 @@ class Difference(Record):
 
 
 def differences(first: Path, second: Path) -> tuple[Difference, ...]:
-    """Return the datasets that differ between two netx files.
-
-    Numbers are compared by value: dtype, compression and seal do not matter.
-
-    Raises
-    ------
-    NetxError
-        As in `describe`.
-    """
+    """Return the datasets that differ between two netx files, by value; a `NetxError` as in `describe`."""
     stored = [_flat(netx.read_stored(path).datasets) for path in (first, second)]
     names = sorted(stored[0].keys() | stored[1].keys(), key=_natural)
     found = (_difference(escape_control(name), *(one.get(name) for one in stored)) for name in names)

@@ -36,13 +36,12 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, Shape, freeze
 from loihi_convert.ground.choices import Readout, Task
 from loihi_convert.ir.network import ReluLayer, Spiking, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.quantized import require_name
-from loihi_convert.ir.relays import require_relays
+from loihi_convert.ir.relays import is_positive, require, require_numbers, require_relays
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 STOCK_SPIKE_EXP: Final = 6
@@ -158,28 +157,23 @@ class GradedNetwork(Spiking[GradedLayer]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "provenance", as_provenance(self.provenance))
         kinds = [isinstance(layer.synapse, PixelBias) for layer in self.layers]
-        if len(kinds) < 2 or kinds != [True, *[False] * (len(kinds) - 1)]:
-            raise RangeError(
-                f"found {len(kinds)} layers, {sum(kinds)} of them input neurons",
-                where="layers",
-                expected="must be input neurons, then layers with synapses",
-            )
-        if not 0 <= self.spike_exp <= MAX_SPIKE_EXP:
-            raise RangeError(f"found {self.spike_exp}", where="spike_exp", expected=f"must be in 0..{MAX_SPIKE_EXP}")
+        found = f"found {len(kinds)} layers, {sum(kinds)} of them input neurons"
+        is_chain = len(kinds) > 1 and kinds == [True, *[False] * (len(kinds) - 1)]
+        require(is_chain, "layers", found, "must be input neurons, then layers with synapses")
+        fits = 0 <= self.spike_exp <= MAX_SPIKE_EXP
+        require(fits, "spike_exp", f"found {self.spike_exp}", f"must be in 0..{MAX_SPIKE_EXP}")
         for layer in self.layers:
-            require_name(layer.name)
-            if layer.threshold < 0 or (not layer.sends and layer is not self.layers[-1]):
-                found = f"threshold {layer.threshold}" if layer.sends else "sends no messages"
-                raise RangeError(
-                    found, where=layer.name, expected="must be 0 or more, and only the last layer may be silent"
-                )
-            if layer.offset is not None and layer is not self.layers[-1]:
-                raise RangeError(
-                    "has an offset", where=layer.name, expected="must have none unless it is the last layer"
-                )
-            bias = None if isinstance(layer.synapse, PixelBias) else layer.synapse.bias
-            if not layer.sends and bias is not None:
-                raise RangeError("has a bias", where=layer.name, expected="must have none: Lava's Sigma adds no bias")
+            name, is_last = layer.name, layer is self.layers[-1]
+            require_name(name)
+            require(layer.threshold >= 0, name, f"threshold {layer.threshold}", "must be 0 or more")
+            require(layer.sends or is_last, name, "sends no messages", "must send some unless it is the last layer")
+            require(layer.offset is None or is_last, name, "has an offset", "must have none: it is not the last layer")
+            if isinstance(layer.synapse, PixelBias):
+                continue
+            bias = layer.synapse.bias
+            numbers = (("scale", layer.scale, is_positive), ("offset", layer.offset, np.isfinite))
+            require_numbers(name, layer.synapse.channels, numbers)
+            require(layer.sends or bias is None, name, "has a bias", "must have none: Lava's Sigma adds no bias")
         # Raises if a layer does not fit the one before it.
         _ = self.shapes
 

@@ -29,10 +29,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from loihi_convert.errors import DataError
 from loihi_convert.ground.arrays import Array, Shape, arrays_digest, freeze
 from loihi_convert.ground.choices import Readout, Reset, Task
 from loihi_convert.ir.provenance import Provenance, as_provenance
@@ -325,10 +326,7 @@ def _extent(size: tuple[int, ...]) -> str:
 
 
 def classes_of(outputs: Array) -> Array:
-    """Return the predicted class of each row of ``outputs``, ``(..., outputs)``: int64 ``(...)``.
-
-    The argmax, the lowest class among equals (paper, alg. 3); for a single output 1 if it is above 0, else 0.
-    """
+    """Return the first largest class of each row of ``outputs``, or if a single one is above 0: int64 ``(...)``."""
     if outputs.shape[-1] == 1:
         return np.asarray(outputs[..., 0] > 0, np.int64)
     return np.asarray(outputs.argmax(axis=-1))
@@ -342,3 +340,25 @@ def class_count(outputs: int) -> int:
 def name_count(outputs: int, task: Task) -> int:
     """Return the number of names that predictions need: one per class, or one per output of a regression."""
     return outputs if task == "regression" else class_count(outputs)
+
+
+class ImagesLike(Protocol):
+    """An array of images, or something that stands for one."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+def require_images(input_shape: Shape, images: ImagesLike, where: str = "images") -> None:
+    """Raise a `DataError` unless ``images`` are uint8 ``(N, *input_shape)``, N >= 1."""
+    shape = f"uint8 of shape (N, {', '.join(map(str, input_shape))}), N >= 1"
+    if not isinstance(getattr(images, "dtype", None), np.dtype):
+        found, expected = f"found an object of type {type(images).__name__}", f"must be a NumPy array, {shape}"
+        raise DataError(found, where=where, expected=expected)
+    if images.dtype != np.uint8 or images.shape[1:] != input_shape or len(images) < 1:
+        raise DataError(f"found {images.dtype} of shape {images.shape}", where=where, expected=f"must be {shape}")

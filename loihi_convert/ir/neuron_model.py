@@ -139,19 +139,16 @@ def neuron_model(network: QuantizedNetwork, neuron: Neuron | None = None, *, lea
     UsageError
         If the circuit cannot hold this network, or ``leak`` is set for neurons that cannot leak.
     """
-    is_circuit = network.target == "loihi2" if neuron is None else neuron == "stock"
-    if is_circuit and network.target != "loihi2":
+    is_circuit = network.is_circuit if neuron is None else neuron == "stock"
+    if is_circuit and not network.is_circuit:
         raise UsageError(
             f"the file was exported for target {network.target}: stock Loihi 2 neurons cannot hold its parameters",
             hint="Export it with `target='loihi2'`, or run it on `backend` ref or sim without `neuron='stock'`.",
         )
     if leak and not is_circuit:
-        raise UsageError(
-            f"this run uses {network.reset}-reset neurons, which do not leak",
-            where="leak",
-            expected="must be off unless the neurons are stock",
-            hint="Export the file with `target='loihi2'`, and run it with `neuron='stock'`.",
-        )
+        found = f"this run uses {network.reset}-reset neurons, which do not leak"
+        hint = "Export the file with `target='loihi2'`, and run it with `neuron='stock'`."
+        raise UsageError(found, where="leak", expected="must be off unless the neurons are stock", hint=hint)
     if is_circuit:
         return NeuronModel.LEAKY_CIRCUIT if leak else NeuronModel.CIRCUIT
     return NeuronModel(network.reset)

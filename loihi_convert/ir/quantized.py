@@ -7,18 +7,28 @@ are computed, not stored.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
 from loihi_convert.chip import limits, rules
+from loihi_convert.chip.targets import TARGETS
 from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, Shape, freeze
 from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target, Task
 from loihi_convert.ir.network import IntegrateAndFire, Spiking, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.relays import relay_count, relayed, require_exact_relays, require_relays
+from loihi_convert.ir.relays import (
+    is_positive,
+    relay_count,
+    relayed,
+    require,
+    require_exact_relays,
+    require_numbers,
+    require_relays,
+)
 from loihi_convert.ir.synapse import Dense, Synapse
 
 MAX_NAME_LENGTH: Final = 400
@@ -126,13 +136,9 @@ class QuantizedLayer:
         """The layer as it is stored: the digits of a last layer that has two (`split`), otherwise itself."""
         if not self.low_bits:
             return self
-        fits = self.neuron is None and 1 <= self.low_bits <= MAX_LOW_BITS
-        if not fits or not isinstance(self.synapse, Dense):
-            raise RangeError(
-                f"found {self.low_bits} low bits",
-                where=self.name,
-                expected=f"must be in 1..{MAX_LOW_BITS}, in a dense layer without neurons",
-            )
+        if self.neuron is not None or not 1 <= self.low_bits <= MAX_LOW_BITS or not isinstance(self.synapse, Dense):
+            expected = f"must be in 1..{MAX_LOW_BITS}, in a dense layer without neurons"
+            raise RangeError(f"found {self.low_bits} low bits", where=self.name, expected=expected)
         return replace(
             self,
             synapse=split(self.synapse, self.low_bits),
@@ -202,69 +208,57 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provenance", as_provenance(self.provenance))
-        if not 1 <= self.pixel_bits <= limits.MAX_PIXEL_BITS:
-            raise RangeError(
-                f"found {self.pixel_bits}", where="pixel_bits", expected=f"must be in 1..{limits.MAX_PIXEL_BITS}"
-            )
+        bits, most = self.pixel_bits, limits.MAX_PIXEL_BITS
+        require(1 <= bits <= most, "pixel_bits", f"found {bits}", f"must be in 1..{most}")
         require_poisson_seed(self.poisson_seed)
-        if self.poisson_seed is not None and self.pixel_bits != limits.MAX_PIXEL_BITS:
-            raise RangeError(f"found {self.pixel_bits} for Poisson input", where="pixel_bits", expected="must be 8")
-        if not 1 <= self.timesteps <= self.max_timesteps <= MAX_TIMESTEPS:
-            raise RangeError(
-                f"found {self.timesteps} with max_timesteps {self.max_timesteps}",
-                where="timesteps",
-                expected=f"must be in 1..max_timesteps, which is at most {MAX_TIMESTEPS:,}",
-            )
-        if self.target == "loihi2" and self.reset == "hard":
-            raise RangeError(
-                "found 'hard' with target loihi2", where="reset", expected="must be soft, the reset of the circuit"
-            )
+        is_fit = self.poisson_seed is None or bits == most
+        require(is_fit, "pixel_bits", f"found {bits} for Poisson input", f"must be {most}")
+        found = f"found {self.timesteps} with max_timesteps {self.max_timesteps}"
+        expected = f"must be in 1..max_timesteps, which is at most {MAX_TIMESTEPS:,}"
+        require(1 <= self.timesteps <= self.max_timesteps <= MAX_TIMESTEPS, "timesteps", found, expected)
+        is_fit, expected = not self.is_circuit or self.reset == "soft", "must be soft, the reset of the circuit"
+        require(is_fit, "reset", f"found 'hard' with target {self.target}", expected)
         kept = (
             *rules.EXACTNESS_RULES,
             *(rules.LIF_RULES if self.reset == "hard" else ()),
-            *(rules.CHIP_RULES if self.target == "loihi2" else ()),
+            *(rules.CHIP_RULES if self.is_circuit else ()),
             *(rules.SCALAR_RULES if self.thresholds == "scalar" else ()),
         )
-        if not self.layers:
-            raise RangeError("found no layers", where="layers", expected="must be at least one")
+        require(bool(self.layers), "layers", "found no layers", "must be at least one")
         for index, layer in enumerate((*self.layers[:-1], self.layers[-1].stored)):
             require_name(layer.name)
             most = 1 if index else largest_pixel(self.poisson_seed, self.pixel_bits)
-            if layer.largest_input != most:
-                raise RangeError(f"largest_input {layer.largest_input}", where=layer.name, expected=f"must be {most}")
-            _require_number_per_channel(layer)
+            require(layer.largest_input == most, layer.name, f"largest_input {layer.largest_input}", f"must be {most}")
+            _require_numbers(layer)
             for rule in kept:
-                if found := rule(layer):
-                    raise RangeError(f"breaks the rule '{rule.__name__.replace('_', ' ')}': {found}", where=layer.name)
+                if broken := rule(layer):
+                    raise RangeError(f"breaks the rule '{rule.__name__.replace('_', ' ')}': {broken}", where=layer.name)
         names = [layer.name for layer in self.layers]
-        if repeated := [name for name in names if names.count(name) > 1]:
-            raise RangeError("found in two layers", where=repeated[0], expected="must be the name of one layer")
+        for name in names:
+            require(names.count(name) == 1, name, "found in two layers", "must be the name of one layer")
         for layer in self.layers[:-1]:
-            if layer.low_bits:
-                found, expected = f"has {layer.low_bits} low bits", "must have none"
-            elif layer.neuron is None:
-                found, expected = "has no neurons", "must have neurons"
-            elif layer.offset is not None:
-                found, expected = "has an offset", "must have none"
-            else:
-                continue
-            raise RangeError(found, where=layer.name, expected=f"{expected} unless it is the last layer")
+            last = "unless it is the last layer"
+            require(not layer.low_bits, layer.name, f"has {layer.low_bits} low bits", f"must have none {last}")
+            require(layer.neuron is not None, layer.name, "has no neurons", f"must have neurons {last}")
+            require(layer.offset is None, layer.name, "has an offset", f"must have none {last}")
+        _require_numbers(self.layers[-1])
         self._require_exact_relays()
-        if len(self.shapes[-1]) != 1:
-            raise RangeError(
-                "is a convolution", where=self.layers[-1].name, expected="must be dense, as the last layer"
-            )
+        require(len(self.shapes[-1]) == 1, names[-1], "is a convolution", "must be dense, as the last layer")
 
     def _require_exact_relays(self) -> None:
         for index, layer in enumerate(self.layers):
             if relay_count(layer.relay_of) == 0:
                 continue
-            if index in (0, len(self.layers) - 1):
-                reason = "its inputs are pixels" if index == 0 else "it is the last layer"
-                raise RangeError("has relays", where=layer.name, expected=f"must have none: {reason}")
+            require(index > 0, layer.name, "has relays", "must have none: its inputs are pixels")
+            require(index < len(self.layers) - 1, layer.name, "has relays", "must have none: it is the last layer")
             require_exact_relays(
                 layer.name, layer.synapse, layer.relay_of, layer.threshold, self.layers[index - 1].synapse.channels
             )
+
+    @property
+    def is_circuit(self) -> bool:
+        """Whether its neurons are the circuit of stock neurons, whose potentials wrap; see `ir.neuron_model`."""
+        return TARGETS[self.target].is_circuit
 
     @property
     def low_bits(self) -> int:
@@ -293,12 +287,7 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
     def real_outputs(self, outputs: Array, timesteps: int | Array) -> Array:
         """Return ``outputs`` in the CNN's units, float64: (potential, or spike count x threshold) x scale / T + offset.
 
-        Parameters
-        ----------
-        outputs
-            As in `RunResult.outputs`: ``(..., outputs)``.
-        timesteps
-            The steps T after which they were read: one number, or an array that broadcasts.
+        ``outputs`` are as in `RunResult.outputs`, read after ``timesteps``: one number, or an array that broadcasts.
         """
         offset = self.layers[-1].offset
         found = np.asarray(outputs * self.output_scale / timesteps)
@@ -342,22 +331,28 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
 def require_name(name: str) -> None:
     """Raise a `RangeError` unless ``name`` can be that of a layer."""
     # Names are printed in tables; a terminal would interpret control characters.
-    if not name.isprintable() or not 1 <= len(name) <= MAX_NAME_LENGTH:
-        raise RangeError(
-            f"found {name[:20]!a}",
-            where="name of a layer",
-            expected=f"must be 1..{MAX_NAME_LENGTH} printable characters",
-        )
+    is_fit, expected = name.isprintable() and 1 <= len(name) <= MAX_NAME_LENGTH, "printable characters"
+    require(is_fit, "name of a layer", f"found {name[:20]!a}", f"must be 1..{MAX_NAME_LENGTH} {expected}")
 
 
-def _require_number_per_channel(layer: QuantizedLayer) -> None:
-    channels, neuron = (layer.synapse.channels,), layer.neuron
-    arrays = {"scale": layer.scale} | ({} if layer.offset is None else {"offset": layer.offset})
+def _require_numbers(layer: QuantizedLayer) -> None:
+    """Raise a `RangeError` unless each array of the layer has one valid number per channel."""
+    neuron, balanced = layer.neuron, layer.balanced
+    numbers: list[tuple[str, Array | None, Callable[[Array], Array]]] = [
+        ("scale", layer.scale, is_positive),
+        ("correction", layer.correction, np.isfinite),
+        ("offset", layer.offset, np.isfinite),
+    ]
     if neuron is not None:
-        arrays |= {"threshold": neuron.threshold, "initial_potential": neuron.initial_potential}
-    for name, array in arrays.items():
-        if array.shape != channels:
-            raise RangeError(f"{name} of shape {array.shape}", where=layer.name, expected=f"must be {channels}")
+        # The exactness rules say what they must be.
+        numbers += [("threshold", neuron.threshold, np.isfinite), ("V0", neuron.initial_potential, np.isfinite)]
+    if balanced is not None:
+        numbers += [
+            ("balanced threshold", balanced.threshold, lambda values: values > 0),
+            ("balanced amplitude", balanced.amplitude, lambda values: np.isfinite(values) & (values >= 0)),
+            ("balanced V0", balanced.initial_potential, lambda values: (values >= 0) & (values < balanced.threshold)),
+        ]
+    require_numbers(layer.name, layer.synapse.channels, numbers)
 
 
 def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
@@ -367,8 +362,7 @@ def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
 
 def require_poisson_seed(seed: int | None) -> None:
     """Raise a `RangeError` unless ``seed`` is a valid seed of Poisson input or None."""
-    if seed is not None and not 0 <= seed <= MAX_SEED:
-        raise RangeError(f"found {seed}", where="poisson_seed", expected=f"must be in 0..{MAX_SEED}")
+    require(seed is None or 0 <= seed <= MAX_SEED, "poisson_seed", f"found {seed}", f"must be in 0..{MAX_SEED}")
 
 
 def with_pixel_bits(images: Array, pixel_bits: int) -> Array:
@@ -409,8 +403,7 @@ def joined_digits(values: Array, low_bits: int) -> Array:
 def joined_synapse(synapse: Synapse, low_bits: int) -> Synapse:
     """Return the synapse whose digits are stored in ``synapse``, as read from a file."""
     weight, bias = synapse.weight, synapse.bias
-    if len(weight) % 2:
-        raise RangeError(f"found {len(weight)} outputs", where="weight", expected="must be even: high and low digits")
+    require(len(weight) % 2 == 0, "weight", f"found {len(weight)} outputs", "must be even: high and low digits")
     return replace(
         synapse,
         weight=joined_digits(weight.T, low_bits).T,
@@ -422,3 +415,42 @@ def _digits(values: Array, base: int) -> Array:
     """High digits, then low digits, along the first axis: int32."""
     high = (values.astype(np.int64) + base // 2) // base
     return np.concatenate([high, values - high * base]).astype(np.int32)
+
+
+# Candidate clipping points, as fractions of the largest weight.
+_SHARES: Final = np.linspace(1.0, 0.3, 36)
+
+
+def nearest_scales(weights: Array, largest: int) -> Array:
+    """Return for each channel the scale s with the least squared error of ``s x rounded(weights, s)``.
+
+    With few bits one must choose between a coarse grid and a clipped tail. The scale of the largest weight, max |w| /
+    largest, clips nothing but is far from optimal at 4 bits, where one large weight leaves few levels for all others.
+
+    Parameters
+    ----------
+    weights
+        ``(channels, n)``: each row gets its own scale.
+    largest
+        Largest integer weight, for example 127 for 8 bits.
+
+    Returns
+    -------
+    Array
+        float64 ``(channels,)``; 0 where all weights are 0.
+    """
+    peaks = np.abs(weights).max(axis=1, initial=0).astype(np.float64) / largest
+    best, errors = peaks.copy(), np.full(len(weights), np.inf)
+    for share in _SHARES:
+        scales = share * peaks
+        error = np.square(weights - rounded(weights, scales, largest) * scales[:, None]).sum(axis=1)
+        is_better = error < errors
+        best[is_better], errors[is_better] = scales[is_better], error[is_better]
+    return np.asarray(best)
+
+
+def rounded(weights: Array, scales: Array, largest: int) -> Array:
+    """Return clip(round(weights / scales), -largest, largest) for ``(channels, n)``, 0 for scales of 0 or infinity."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.where(scales[:, None] > 0, weights / scales[:, None], 0)
+    return np.asarray(np.clip(np.rint(steps), -largest, largest))

@@ -24,6 +24,7 @@ rules, clipped potentials
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -73,6 +74,31 @@ def without_relays(synapse: Synapse, relay_of: Array | None) -> Synapse:
     return replace(synapse, weight=synapse.weight * own)
 
 
+def require(holds: bool, where: str, found: str, expected: str) -> None:
+    """Raise a `RangeError` about a layer, or a part of a network, unless a rule ``holds``."""
+    if not holds:
+        raise RangeError(found, where=where, expected=expected)
+
+
+def brief(value: Array) -> str:
+    """Return up to four numbers, or the dtype and shape of a larger array, for an error message."""
+    return f"{value.dtype} {value.shape}" if value.size > 4 else f"{value.dtype} {value.tolist()}"
+
+
+def is_positive(values: Array) -> Array:
+    """Return which numbers are finite and above 0."""
+    return np.asarray(np.isfinite(values) & (values > 0))
+
+
+def require_numbers(
+    name: str, channels: int, numbers: Iterable[tuple[str, Array | None, Callable[[Array], Array]]]
+) -> None:
+    """Raise a `RangeError` unless ``numbers`` of layer ``name``, and which of them are valid, have one per channel."""
+    for what, array, are_valid in numbers:
+        holds = array is None or (array.shape == (channels,) and bool(are_valid(array).all()))
+        require(holds, name, f"{what} {'' if array is None else brief(array)}", "must be one valid number per channel")
+
+
 def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
     """Raise a `RangeError` unless each relay of layer ``name`` has one positive weight, at its source.
 
@@ -80,36 +106,30 @@ def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
     """
     if relay_of is None:
         return
-    if relay_of.shape != (synapse.channels,) or not np.issubdtype(relay_of.dtype, np.integer):
-        raise RangeError(
-            f"found {relay_of.dtype} {relay_of.shape}",
-            where=name,
-            expected=f"relay_of must be int ({synapse.channels},)",
-        )
+    fits = relay_of.shape == (synapse.channels,) and np.issubdtype(relay_of.dtype, np.integer)
+    require(fits, name, f"found {relay_of.dtype} {relay_of.shape}", f"relay_of must be int ({synapse.channels},)")
     relays = np.flatnonzero(relay_of >= 0)
     if not relays.size:
         return
-    if synapse.pool != (1, 1):
-        raise RangeError(f"has relays after a pooling of {synapse.pool}", where=name, expected="must not pool")
+    require(synapse.pool == (1, 1), name, f"has relays after a pooling of {synapse.pool}", "must not pool")
     weight = synapse.weight.reshape(synapse.channels, -1)
     # One row at a time: a copy of all may not fit into memory.
     used = [np.flatnonzero(weight[relay]) for relay in relays]
-    if any(taps.size > 1 or (weight[relay, taps] < 0).any() for relay, taps in zip(relays, used, strict=True)):
-        raise RangeError("a relay has more than one weight, or a negative one", where=name, expected="must have one")
-    if synapse.bias is not None and synapse.bias[relays].any():
-        raise RangeError("a relay has a bias", where=name, expected="must not have one")
+    is_single = all(
+        taps.size < 2 and (weight[relay, taps] >= 0).all() for relay, taps in zip(relays, used, strict=True)
+    )
+    require(is_single, name, "a relay has more than one weight, or a negative one", "must have one")
+    has_bias = synapse.bias is not None and synapse.bias[relays].any()
+    require(not has_bias, name, "a relay has a bias", "must not have one")
     if isinstance(synapse, Conv):
         _, inputs, *kernel = synapse.weight.shape
         connected = relays[[taps.size > 0 for taps in used]]
         groups = connected // (synapse.channels // synapse.groups)
-        found = groups * inputs + np.concatenate(used) // int(np.prod(kernel))
-        wrong = found != relay_of[connected]
-        if wrong.any():
-            raise RangeError(
-                f"channel {connected[wrong][0]} repeats {found[wrong][0]}",
-                where=name,
-                expected=f"must repeat {relay_of[connected][wrong][0]}, as relay_of says",
-            )
+        repeats = groups * inputs + np.concatenate(used) // int(np.prod(kernel))
+        for channel, found, wanted in zip(connected, repeats, relay_of[connected], strict=True):
+            if found != wanted:
+                expected = f"must repeat {wanted}, as relay_of says"
+                raise RangeError(f"channel {channel} repeats {found}", where=name, expected=expected)
 
 
 def require_exact_relays(
@@ -143,9 +163,6 @@ def require_exact_relays(
     if isinstance(synapse, Dense):
         taps = rows.argmax(axis=1) // max(1, rows.shape[1] // sources)
         repeats = np.where(weights > 0, taps, repeats)
-    if not np.array_equal(repeats, relay_of[relays]) or repeats.max(initial=0) >= sources:
-        raise RangeError(
-            "a relay does not repeat the channel given in relay_of",
-            where=name,
-            expected=f"must be one of the {sources} channels of the layer before, at the relay's only weight",
-        )
+    is_source = np.array_equal(repeats, relay_of[relays]) and repeats.max(initial=0) < sources
+    expected = f"must be one of the {sources} channels of the layer before, at the relay's only weight"
+    require(is_source, name, "a relay does not repeat the channel given in relay_of", expected)

@@ -78,44 +78,26 @@ class Conv:
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return ``(C_out, H_out, W_out)`` for an input of ``(C_in, H, W)`` before pooling."""
-        if (
-            self.groups < 1
-            or self.channels % self.groups
-            or min(*self.stride, *self.dilation) < 1
-            or min(self.padding) < 0
-        ):
-            raise InputError(
-                f"found {self.groups} groups of {self.channels} channels, stride {self.stride}, dilation "
-                f"{self.dilation}, padding {self.padding}",
-                where="a convolution",
-                expected="must have groups that divide its channels, stride and dilation of 1 or more, padding of 0 or "
-                "more",
-            )
+        is_grouped = self.groups > 0 and self.channels % self.groups == 0
+        if not is_grouped or min(*self.stride, *self.dilation) < 1 or min(self.padding) < 0:
+            geometry = f"stride {self.stride}, dilation {self.dilation}, padding {self.padding}"
+            found = f"found {self.groups} groups of {self.channels} channels, {geometry}"
+            expected = "must have groups that divide its channels, stride and dilation >= 1, padding >= 0"
+            raise InputError(found, where="a convolution", expected=expected)
+        found, where = f"found {input_shape}", "input of a convolution"
         if len(input_shape) != 3 or input_shape[0] != self.weight.shape[1] * self.groups:
-            expected = self.weight.shape[1] * self.groups
-            raise InputError(
-                f"found {input_shape}",
-                where="input of a convolution",
-                expected=f"must have {expected} channels, (C, H, W)",
-            )
+            expected = f"must have {self.weight.shape[1] * self.groups} channels, (C, H, W)"
+            raise InputError(found, where=where, expected=expected)
         pooled = pooled_shape(input_shape, self.pool)[1:]
         size = [
             (extent + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
             for extent, pad, dilation, kernel, stride in zip(
-                pooled,
-                self.padding,
-                self.dilation,
-                self.weight.shape[2:],
-                self.stride,
-                strict=True,
+                pooled, self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
             )
         ]
         if min(*pooled, *size) < 1:
-            raise InputError(
-                f"found {input_shape}",
-                where="input of a convolution",
-                expected=f"must be at least as large as the kernel {self.weight.shape[2:]}",
-            )
+            expected = f"must be at least as large as the kernel {self.weight.shape[2:]}"
+            raise InputError(found, where=where, expected=expected)
         for axis, (extent, pool) in enumerate(zip(input_shape[1:], self.pool, strict=True)):
             if extent % pool == 0:
                 continue
@@ -123,11 +105,8 @@ class Conv:
             taps = np.flatnonzero(self.weight.any(axis=(0, 1, 3 - axis))) * self.dilation[axis]
             if (places[:, np.newaxis] + taps == pooled[axis]).any():
                 # In `without_pooling`, which runs on Lava, these zeros would be the rows that pooling leaves out.
-                raise InputError(
-                    f"found {input_shape}",
-                    where="input of a padded convolution",
-                    expected=f"must be divisible by the pooling {self.pool}",
-                )
+                expected = f"must be divisible by the pooling {self.pool}"
+                raise InputError(found, where="input of a padded convolution", expected=expected)
         _require_bias(self.bias, (self.channels, *size))
         return (self.channels, *size)
 
@@ -220,13 +199,10 @@ class Dense:
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return ``(N_out,)`` for an input of ``(C, H, W)`` or ``(N,)`` before pooling."""
-        found = math.prod(pooled_shape(input_shape, self.pool))
-        if found != self.weight.shape[1]:
-            raise InputError(
-                f"found {found} values, from shape {input_shape}",
-                where="input of a dense layer",
-                expected=f"must be {self.weight.shape[1]}",
-            )
+        values = math.prod(pooled_shape(input_shape, self.pool))
+        if values != self.weight.shape[1]:
+            found, expected = f"found {values} values, from shape {input_shape}", f"must be {self.weight.shape[1]}"
+            raise InputError(found, where="input of a dense layer", expected=expected)
         _require_bias(self.bias, (self.channels,))
         return (self.channels,)
 
@@ -292,9 +268,8 @@ class PixelBias:
 def _require_bias(bias: Array | None, output_shape: Shape) -> None:
     """Raise unless ``bias`` has one value per channel, or one per output."""
     if bias is not None and bias.shape not in (output_shape[:1], output_shape):
-        raise InputError(
-            f"found shape {bias.shape}", where="bias", expected=f"must be {output_shape[:1]} or {output_shape}"
-        )
+        expected = f"must be {output_shape[:1]} or {output_shape}"
+        raise InputError(f"found shape {bias.shape}", where="bias", expected=expected)
 
 
 def _added(own: Array | None, bias: Array) -> Array:

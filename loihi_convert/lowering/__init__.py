@@ -22,8 +22,8 @@ Example: ``x = relu(conv0(image))``, ``y = relu(conv2(relu(conv1(x))) + x)``, ``
    fc       W3 y + b3             3
    =======  ====================  ==========
 
-2. `levels` places them: x on level 1, a on 2, y on 3, the output on 4. `relays` finds that y needs x from level 1, so
-   that level 2 also has a relay of each channel of x.
+2. `levels` places them: x on level 1, a on 2, y on 3, the output on 4. It finds that y needs x from level 1, so that
+   level 2 also has a relay of each channel of x.
 3. `chain` and `layer` make a layer of each level: level 2 has the channels [a, relays of x] and the kernel [W1; 1],
    level 3 the channels [y] and the kernel [W2, 1].
 
@@ -34,19 +34,15 @@ file           contains
 `traversal`    graph -> populations: a case for each operation, and what follows each node
 `value`        a tensor: a sum of terms, each a `window.Window` of some channels of a population
 `window`       a linear map between feature maps, and the composition of two
-`populations`  the populations created so far
-`simple`       ReLU and its variants, sums, concatenation, average pooling, batch norm, constants
-`linear`       convolutions and dense layers; consecutive ones become one
+`operations`   a tensor after each operation; consecutive linear ones become one
 `max_pool`     max pooling, by ReLUs
-`moves`        flattening, slices, shuffles, zero padding
 `levels`       populations -> their levels, each of which becomes a layer
-`relays`       levels -> the relays of each
 `layer`        the channels of two successive levels -> a layer, its kernel and groups
 ============== ============================================================================================
 
-To add an operation: give it a class in `operations.py`, make it in `reading`, and add a case to `traversal`. The case
+To add an operation: give it a class in `reading.graph`, make it in `reading`, and add a case to `traversal`. The case
 calls a function from tensors to a tensor, built from those of `value` (`summed`, `scaled`, `shifted`,
-`Value.of_channels`), `linear.through` for any `Window`, and `Populations.add` for a ReLU. If no linear map exists,
+`Value.of_channels`), `operations.through` for any `Window`, and `Populations.add` for a ReLU. If no linear map exists,
 these functions raise `MustBeCarriedError`, and the traversal does the rest. An operation that is linear on vectors and
 may follow the last ReLU belongs in `traversal.Uses`, too.
 """

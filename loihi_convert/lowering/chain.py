@@ -17,15 +17,12 @@ from loihi_convert.ground.normalization import Normalization, channel_normalizat
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.quantized import MAX_NAME_LENGTH
 from loihi_convert.lowering.layer import Layer
-from loihi_convert.lowering.levels import Levels, placed
+from loihi_convert.lowering.levels import Levels, Relays, Sample, placed
 from loihi_convert.lowering.max_pool import pooled_after_relu
-from loihi_convert.lowering.populations import Populations
-from loihi_convert.lowering.relays import Relays, Sample
-from loihi_convert.lowering.simple import affine_of
+from loihi_convert.lowering.operations import affine_of
 from loihi_convert.lowering.traversal import ending_of, populated
 from loihi_convert.lowering.value import IMAGE
-from loihi_convert.reading.graph import Graph
-from loihi_convert.reading.operations import Affine
+from loihi_convert.reading.graph import Affine, Graph
 from loihi_convert.reading.reader import read_graph
 from loihi_convert.reading.users_code import require_weights, without_wrappers
 
@@ -93,23 +90,12 @@ def lowered(
                 "a weight or bias is NaN or infinite (with batch norm folded)",
                 where=layer.name,
                 expected="must be finite",
-                hint="Retrain the CNN.",
             )
     return chain
 
 
 def obstacles(model: nn.Module, input_shape: Shape) -> tuple[UnsupportedModelError, ...]:
-    """Return all places in ``model`` without a spiking equivalent, in order of computation.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If its forward cannot be traced.
-    InputError
-        If it does not accept images of ``input_shape``.
-    UsageError
-        If ``input_shape`` is neither ``(C, H, W)`` nor ``(C, L)``.
-    """
+    """Return all places in ``model`` without a spiking equivalent, in order; raises what `to_relu_network` does."""
     input_shape = as_input_shape(input_shape)
     with np.errstate(all="ignore"):
         return populated(_graph(model, input_shape), input_shape)[1]
@@ -120,34 +106,17 @@ def _chain(graph: Graph, image_shape: Shape, normalization: Affine | None, skip_
     if ending is not None:
         notes = (*notes, f"{ending.name}: the {ending.kind} at the end is dropped; it does not change the argmax.")
 
-    def fitted(populations: Populations) -> Chain:
-        return to_chain(Relays(placed(populations), skip_copies), image_shape, notes)
-
-    populations = _populations(graph, image_shape, normalization)
-    try:
-        chain = fitted(populations)
-    except UnsupportedModelError as error:
-        # Max pooling by halves may fit where its branches do not otherwise.
-        try:
-            chain = fitted(_populations(graph, image_shape, normalization, by_halves=True))
-        except UnsupportedModelError:
-            raise error from None
+    populations, found = populated(graph, image_shape, normalization)
+    if found:
+        found[0].others = found[1:]
+        raise found[0]
+    chain = to_chain(Relays(placed(populations), skip_copies), image_shape, notes)
     network = replace(
         chain.network,
         ending="" if ending is None else ending.kind.lower().replace("_", ""),
         multiply_accumulates=graph.multiply_accumulates,
     )
     return replace(chain, network=network)
-
-
-def _populations(
-    graph: Graph, image_shape: Shape, normalization: Affine | None, *, by_halves: bool = False
-) -> Populations:
-    populations, found = populated(graph, image_shape, normalization, by_halves=by_halves)
-    if found:
-        found[0].others = found[1:]
-        raise found[0]
-    return populations
 
 
 def _graph(model: nn.Module, input_shape: Shape) -> Graph:

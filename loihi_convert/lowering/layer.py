@@ -19,10 +19,8 @@ from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ground.arrays import Array, Pair, frozen
 from loihi_convert.ir.network import ReluLayer
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
-from loihi_convert.lowering.levels import Levels
-from loihi_convert.lowering.populations import Population
-from loihi_convert.lowering.relays import Relays, Sample
-from loihi_convert.lowering.value import Term
+from loihi_convert.lowering.levels import Levels, Relays, Sample
+from loihi_convert.lowering.value import Population, Term
 from loihi_convert.lowering.window import Window, pooled_size
 
 # Most populations mentioned in the name of a layer.
@@ -80,7 +78,7 @@ class Layer:
         return " + ".join(names if not more else [*names[: _NAMES - 1], *more])
 
     def grouping(self, blocks: Array) -> Grouping | None:
-        """See `groups.grouped`."""
+        """See `grouped`."""
         links = []
         for piece in self._pieces((1, 1)):
             if piece.weight.ndim == 1:

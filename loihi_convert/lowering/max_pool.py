@@ -8,10 +8,6 @@ Windows that reach beyond the border of a map that may be negative are those of 
 (`Populations.bounds`), which is never negative. The bound ends in biases at the border: there the pixel beyond it loses
 against one within, and its neuron stays silent.
 
-By halves, windows of even size that tile the map are those of half the size, and then pairs of these. So several
-poolings of a map to 4 x 4, 2 x 2 and 1 x 1 (spatial pyramids) share their rounds, and the grid of each is a multiple of
-that before it. Networks whose branches fit without are not converted by halves, so that they keep their layers.
-
 The maximum of floats is exact. For spike trains it is the maximum of the spikes so far, so some windows may end with a
 different count.
 """
@@ -19,96 +15,62 @@ different count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from loihi_convert.ground.arrays import Pair, Shape
-from loihi_convert.lowering.linear import through
-from loihi_convert.lowering.populations import Population, Populations
-from loihi_convert.lowering.value import MustBeCarriedError, Value, shifted, summed
+from loihi_convert.lowering.operations import through
+from loihi_convert.lowering.value import MustBeCarriedError, Population, Populations, Value, shifted, summed
 from loihi_convert.lowering.window import Window
-from loihi_convert.reading.graph import Graph, Node
-from loihi_convert.reading.operations import LARGEST_PADDING, Affine, MaxPool, Relu, refuse
+from loihi_convert.reading.graph import LARGEST_PADDING, Affine, Graph, MaxPool, Node, Relu, refuse
 
 
-@dataclass(eq=False)
-class MaxPooling:
-    """Computes maxima by ReLUs, which it adds to ``populations``.
+def largest(populations: Populations, value: Value, pool: MaxPool, shape: Shape, name: str) -> Value:
+    """Return ``value`` after ``pool``, of ``shape``, by ReLUs that are added to ``populations``.
 
-    Parameters
-    ----------
-    populations
-        The populations created so far.
-    by_halves
-        Whether windows of even size that tile the map begin with windows of half the size.
+    Raises
+    ------
+    UnsupportedModelError
+        If windows reach beyond the border of values that may be very negative.
+    MustBeCarriedError
+        If a pixel of ``value`` depends on several pixels of populations.
     """
+    if not value.is_direct:
+        raise MustBeCarriedError
+    size = (shape[1], shape[2])
+    is_signed = not value.is_nonnegative and _reads_beyond(pool, value.size, size)
+    if is_signed:
+        low = populations.bounds(value)[0]
+        if not low.min() >= -LARGEST_PADDING:
+            refuse(
+                f"reads beyond the border of values that may be as low as {low.min():.3g}",
+                supported=f"at least -{LARGEST_PADDING:,}; any after a ReLU, before one, or without padding and "
+                "ceil_mode",
+            )
+        value = shifted(value, -low)
 
-    populations: Populations
-    by_halves: bool = False
-    # Those computed by halves: of a value, by a pooling, to a size.
-    _known: dict[tuple[Value, MaxPool, Pair], Value] = field(default_factory=dict)
-
-    def largest(self, value: Value, pool: MaxPool, shape: Shape, name: str) -> Value:
-        """Return ``value`` after ``pool``, of ``shape``.
-
-        Raises
-        ------
-        UnsupportedModelError
-            If windows reach beyond the border of values that may be very negative.
-        MustBeCarriedError
-            If a pixel of ``value`` depends on several pixels of populations.
-        """
-        if not value.is_direct:
-            raise MustBeCarriedError
-        size = (shape[1], shape[2])
-        if not value.is_nonnegative and _reads_beyond(pool, value.size, size):
-            low = self.populations.bounds(value)[0]
-            if not low.min() >= -LARGEST_PADDING:
-                refuse(
-                    f"reads beyond the border of values that may be as low as {low.min():.3g}",
-                    supported=f"at least -{LARGEST_PADDING:,}; any after a ReLU, before one, or without padding and "
-                    "ceil_mode",
-                    hint="Before it, pad with a number below all values, functional.pad(x, (1, 1, 1, 1), value=-10.0), "
-                    "instead. Or put a ReLU before it, or use padding=0 without ceil_mode, and train again.",
-                )
-            return _plain(shifted(self._by_axes(shifted(value, -low), pool, size, name, is_signed=True), low))
-        tournament = self._by_halves if self.by_halves else self._by_axes
-        return tournament(value, pool, size, name)
-
-    def _by_halves(self, value: Value, pool: MaxPool, size: Pair, name: str) -> Value:
-        key = (value, pool, size)
-        if key not in self._known:
-            height, width = pool.kernel
-            if height % 2 == width % 2 == 0 and max(height, width) > 2 and pool == _tiles(height, width):
-                half = _tiles(height // 2, width // 2)
-                value, pool = self._by_halves(value, half, (2 * size[0], 2 * size[1]), name), _tiles(2, 2)
-            self._known[key] = self._by_axes(value, pool, size, name)
-        return self._known[key]
-
-    def _by_axes(self, value: Value, pool: MaxPool, size: Pair, name: str, *, is_signed: bool = False) -> Value:
-        rows = self._along(value, pool, 1, (value.shape[1], size[1]), f"{name} (rows)", is_signed=is_signed)
-        return self._along(rows, pool, 0, size, f"{name} (columns)", is_signed=is_signed)
-
-    def _along(self, value: Value, pool: MaxPool, axis: int, size: Pair, name: str, *, is_signed: bool) -> Value:
+    def along(x: Value, axis: int, size: Pair, called: str) -> Value:
         """The maximum along columns (0) or rows (1), of ``size``."""
         kernel, pad = pool.kernel[axis], pool.padding[axis]
         if kernel == 1 and pool.stride[axis] == 1 and pad == 0:
-            return value
+            return x
         stride = (1, pool.stride[1]) if axis else (pool.stride[0], 1)
         players = []
         for place in range(kernel):
             offset = pad - place * pool.dilation[axis]
             padding = (0, offset) if axis else (offset, 0)
-            players.append(through(value, Window.identity(value.shape[0], size, stride, padding)))
+            players.append(through(x, Window.identity(x.shape[0], size, stride, padding)))
         while len(players) > 1:
-            pairs = zip(players[::2], players[1::2], strict=False)
-            winners = [self._larger(*(_outer_first(pair) if is_signed else pair), name) for pair in pairs]
+            winners = []
+            for a, b in zip(players[::2], players[1::2], strict=False):
+                one, other = _outer_first((a, b)) if is_signed else (a, b)
+                gap = populations.add(Population(called, summed((one, other), (1.0, -1.0))))
+                winners.append(summed((gap, other), (1.0, 1.0)))
             players = [*winners, *players[len(winners) * 2 :]]
         return players[0]
 
-    def _larger(self, a: Value, b: Value, name: str) -> Value:
-        """The pixelwise maximum."""
-        gap = self.populations.add(Population(name, summed((a, b), (1.0, -1.0))))
-        return summed((gap, b), (1.0, 1.0))
+    rows = along(value, 1, (value.shape[1], size[1]), f"{name} (rows)")
+    found = along(rows, 0, size, f"{name} (columns)")
+    return _plain(shifted(found, low)) if is_signed else found
 
 
 def _outer_first(pair: tuple[Value, Value]) -> tuple[Value, Value]:
@@ -123,10 +85,6 @@ def _plain(value: Value) -> Value:
     if (constant != constant[:, :1, :1]).any():
         return value
     return replace(value, constant=constant[:, 0, 0] if constant.any() else None)
-
-
-def _tiles(height: int, width: int) -> MaxPool:
-    return MaxPool((height, width), (height, width), (0, 0), (1, 1))
 
 
 def _reads_beyond(pool: MaxPool, before: Sequence[int], after: Sequence[int]) -> bool:

@@ -20,14 +20,20 @@ import numpy as np
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.lowering.linear import as_vector, connected, convolved
-from loihi_convert.lowering.max_pool import MaxPooling
-from loihi_convert.lowering.moves import moved
-from loihi_convert.lowering.populations import Population, Populations
-from loihi_convert.lowering.simple import activated, added, averaged, joined, normalized
-from loihi_convert.lowering.value import Features, MustBeCarriedError, Tensor, Value
-from loihi_convert.reading.graph import Graph, Node
-from loihi_convert.reading.operations import (
+from loihi_convert.lowering.max_pool import largest
+from loihi_convert.lowering.operations import (
+    activated,
+    added,
+    as_vector,
+    averaged,
+    connected,
+    convolved,
+    joined,
+    moved,
+    normalized,
+)
+from loihi_convert.lowering.value import Features, MustBeCarriedError, Population, Populations, Tensor, Value
+from loihi_convert.reading.graph import (
     ENDINGS,
     ONLY_LAST,
     Add,
@@ -35,9 +41,11 @@ from loihi_convert.reading.operations import (
     AveragePool,
     Cat,
     Ending,
+    Graph,
     LeakyRelu,
     MaxPool,
     Move,
+    Node,
     Operation,
     Relu,
     placed_at,
@@ -46,26 +54,17 @@ from loihi_convert.reading.operations import (
 
 
 def populated(
-    graph: Graph, image_shape: Shape, normalization: Affine | None = None, *, by_halves: bool = False
+    graph: Graph, image_shape: Shape, normalization: Affine | None = None
 ) -> tuple[Populations, tuple[UnsupportedModelError, ...]]:
     """Return the populations of ``graph``, the output's last, and its obstacles; with obstacles, without the output.
 
-    Parameters
-    ----------
-    graph
-        The CNN.
-    image_shape
-        ``(C, H, W)``.
-    normalization
-        Applied to the pixels / 255 first.
-    by_halves
-        As in `MaxPooling`.
+    ``normalization`` is applied to the pixels / 255 of images ``(C, H, W)`` first.
     """
     populations = Populations(image_shape)
     if graph.obstacles:
         # After a place that could not be read, other errors are unreliable.
         return populations, tuple(_obstacles_of(graph))
-    traversal = _Traversal(graph, normalization, populations, MaxPooling(populations, by_halves), Uses(graph))
+    traversal = _Traversal(graph, normalization, populations, Uses(graph))
     return populations, tuple(traversal.run())
 
 
@@ -82,7 +81,6 @@ class _Traversal:
     graph: Graph
     normalization: Affine | None
     populations: Populations
-    max_pooling: MaxPooling
     uses: Uses
     tensors: list[Tensor] = field(default_factory=list)
 
@@ -127,13 +125,7 @@ class _Traversal:
                 continue
             # If something else follows, the ending itself is refused.
             if not isinstance(node.operation, Move | Cat) or self.uses.is_end(before):
-                refuse(
-                    f"follows a {source.kind}",
-                    supported=f"{source.kind} at the end",
-                    hint=f"Choose classes before the {source.kind}."
-                    if isinstance(node.operation, Move)
-                    else "After the last layer, leave both out, and apply them to the outputs yourself.",
-                )
+                refuse(f"follows a {source.kind}", supported=f"{source.kind} at the end")
 
     def _computed(self, number: int) -> Tensor:
         """A node's operation on its inputs."""
@@ -173,7 +165,7 @@ class _Traversal:
         node = self.graph.nodes[number]
         shape = as_map(node.shape)
         if isinstance(pool, MaxPool):
-            found = self.max_pooling.largest(value, pool, shape, node.name)
+            found = largest(self.populations, value, pool, shape, node.name)
         else:
             found = averaged(value, pool, shape)
             if self.uses.waits_for_a_maximum(number) and found.is_nonnegative:
@@ -198,8 +190,6 @@ class _Traversal:
                 f"the model ends here, with {node.shape}",
                 where=node.name,
                 expected="must end with a vector: one number per class, or the outputs of a regression",
-                hint="End with a Linear layer, with global average pooling or, if each number of the map is an output, "
-                "with nn.Flatten().",
             )
         try:
             value = as_vector(tensor)

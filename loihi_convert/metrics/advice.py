@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from loihi_convert.chip import limits
 from loihi_convert.ground.choices import Architecture, DatasetName
@@ -12,7 +12,7 @@ from loihi_convert.ir.relays import only_relays, own_channels
 
 if TYPE_CHECKING:
     from loihi_convert.ir.quantized import QuantizedNetwork
-    from loihi_convert.metrics.diagnosis import Diagnosis, LayerLoss
+    from loihi_convert.metrics.diagnosis import Diagnosis
     from loihi_convert.simulation.intermediate import Cause
 
 CAUSES: Final[Mapping[Cause, str]] = {
@@ -51,22 +51,17 @@ def verdict(diagnosis: Diagnosis) -> str:
     if diagnosis.main_cause is None:
         changing = max(diagnosis.stages, key=lambda stage: stage.changed_images)
         most = "" if changing.cause is None else f" Most changed classes are due to {CAUSES[changing.cause]}."
+        few = f"nothing on {count}" if diagnosis.lost_images <= 0 else f"only {what}"
         pairs = f"{diagnosis.newly_wrong} newly wrong, {diagnosis.newly_right} newly right"
+        found = f"file loses {few if diagnosis.is_small else what} ({pairs})"
         if not diagnosis.is_small:
-            return (
-                f"No cause is named: the file loses {what} ({pairs}), less than twice the standard error. Use more "
-                f"images.{most}"
-            )
-        lost = f"nothing on {count}" if diagnosis.lost_images <= 0 else f"only {what}"
+            return f"No cause is named: the {found}, less than twice the standard error. Use more images.{most}"
         if diagnosis.same_class_notes:
-            notes = " ".join(diagnosis.same_class_notes)
-            return f"These images cannot show a loss. {notes} The file loses {lost} ({pairs}).{most}"
+            return f"These images cannot show a loss. {' '.join(diagnosis.same_class_notes)} The {found}.{most}"
         if diagnosis.margin_points > LARGE_MARGIN:
-            return (
-                f"Too few images: {count} cannot show a loss of less than about {diagnosis.margin_points:.3g} points. "
-                f"The file loses {lost} ({pairs}).{most}"
-            )
-        return f"No problem found: the file loses {lost} ({pairs}).{most}"
+            least = f"{count} cannot show a loss of less than about {diagnosis.margin_points:.3g} points"
+            return f"Too few images: {least}. The {found}.{most}"
+        return f"No problem found: the {found}.{most}"
     (stage,) = (stage for stage in diagnosis.stages if stage.cause == diagnosis.main_cause)
     points = 100 * stage.remaining_images / diagnosis.image_count
     return (
@@ -76,196 +71,157 @@ def verdict(diagnosis: Diagnosis) -> str:
 
 
 def advice(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    """Return what to try, the most promising first; empty if the loss is not significant.
-
-    Parameters
-    ----------
-    diagnosis
-        From `diagnosis.diagnose`.
-    network
-        The diagnosed network; its provenance records how it was made.
-    """
+    """Return what to try, the most promising first, for ``network``; empty if the loss is not significant."""
     if diagnosis.main_cause is None:
         return ()
-    balanced, steps = diagnosis.balanced_timesteps, diagnosis.timesteps
-    other_timesteps = (
-        f"The thresholds are balanced for T = {balanced}: export with `timesteps={steps}` to balance them for that T."
-    )
-    mixed = (other_timesteps,) if balanced != steps and network.spiking_layers else ()
-    return (*mixed, *_ADVICE[diagnosis.main_cause](diagnosis, network))
+    facts = _facts(diagnosis, network)
+    rows = (("is_mixed", _MIXED), *_ADVICE[diagnosis.main_cause])
+    return tuple(sentence.format_map(facts) for condition, sentence in rows if not condition or facts[condition])
 
 
-def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    layer = max(_spiking(diagnosis), key=lambda layer: layer.share_above_threshold or 0)
-    share = layer.share_above_threshold or 0
-    found = (
-        f"{layer_words(layer.name)}: {100 * share:.1f} % of the positive activations are above the threshold. "
-        "There a neuron spikes at every step, and larger activations cannot be distinguished."
-    )
-    made = network.provenance.balance
-    alpha = 1.0 if made.alpha is None else made.alpha
-    if alpha == 1 and made.method == "least-squares":
-        starts_empty = made.initial_potential == "zero"
-        return (
-            f"{found} Balancing chose these thresholds because T = {diagnosis.timesteps} steps are too coarse with "
-            "higher ones.",
-            *(
-                (
-                    "With neurons that start at half of their threshold, higher ones work well: export with "
-                    "`initial_potential='half'`.",
-                )
-                if starts_empty and diagnosis.reset == "soft"
-                else ()
-            ),
-            *_more_steps(diagnosis, network),
-        )
-    return (
-        *((f"`alpha={alpha}` lowered the thresholds: omit it.",) if alpha != 1 else ()),
-        found + _with_thresholds(network, "Raise"),
-        f"If the file was balanced on other images than these, {_CALIBRATE_ON_ALL}.",
-    )
+_MIXED: Final = "The thresholds are balanced for T = {balanced}: export with `timesteps={T}` to balance them for it."
+_MORE_STEPS: Final = ("", "More time steps: export with `timesteps={twice}`.")
+_FINE_TUNE: Final = (
+    "can_be_trained",
+    "To keep this T, fine-tune for a few epochs: `train --qcfs {qcfs} --from model.pt --teacher model.pt -o low.pt`, "
+    "then export that with `timesteps={T}`.",
+)
+_ADVICE: Final[Mapping[Cause, tuple[tuple[str, str], ...]]] = {
+    "clipping": (
+        ("is_scaled", "`alpha={alpha}` lowered the thresholds: omit it."),
+        ("", "{clipped}: {share:.1f} % of the positive activations are above the threshold, where a neuron spikes at "
+         "every step and larger activations cannot be distinguished.{higher}"),
+        ("is_coarse", "Balancing chose low thresholds because T = {T} steps are too coarse with higher ones. More time "
+         "steps: export with `timesteps={twice}`."),
+        ("is_fine", "If the file was balanced on other images than these, {on_all}."),
+    ),
+    "amplitude": (
+        ("", "Use the threshold as the amplitude of a spike, not 1: export with `amplitude='compensated'`."),
+    ),
+    "levels": (
+        ("is_high", "{highest}: thresholds are {ratio:.1f} times the largest activation (median over channels), so "
+         "neurons hardly ever spike.{lower}"),
+        ("is_low", "T = {T} steps give only {levels} different spike counts."),
+        _MORE_STEPS,
+        _FINE_TUNE,
+    ),
+    "initial_potential": (
+        ("starts_half", "The corrected initial potentials do worse here: export with `bias_correction=False`, or "
+         "{on_all}."),
+        ("starts_empty", "Neurons start at potential 0, so each loses half a spike on average. Export with `{start}`: "
+         "neurons start at half of their threshold, which rounds to nearest."),
+    ),
+    "timing": (
+        ("", "Spikes arrive in bursts and gaps, and a neuron cannot take back a spike when negative input follows."),
+        _MORE_STEPS,
+        _FINE_TUNE,
+        ("is_uncorrected", "Export with `bias_correction=True` to correct the mean current of each channel."),
+    ),
+    "input": (
+        ("", "Pixels enter as random spikes, with the correct rate only on average: export with "
+         "`input_coding='constant'` to feed the pixel values in every step."),
+        _MORE_STEPS,
+    ),
+    "correction": (
+        ("", "The corrections lower the accuracy here: export with `bias_correction=False`, or {on_all}."),
+    ),
+    "reset": (
+        ("", "A hard reset discards the potential above the threshold: export with `reset='soft'` to keep it."),
+        ("", "If you need Lava's LIF, use a larger T: export with `reset='hard'` and `timesteps={twice}`."),
+    ),
+    "weights": (
+        ("has_few_bits", "The weights were rounded to {bits} bits: export with `weight_bits=8`."),
+        ("wastes_bits", "{coarsest}: the widest weights use {coarsest_bits} of 8 bits, because large inputs or "
+         "thresholds take up the range of the potential.{fewer_pixel_bits}{lower}"),
+        ("", "A few large weights cost the others bits: train with weight decay, or with rounded weights{training}."),
+    ),
+    "thresholds": (
+        ("has_few_pixel_bits", "Pixels enter with {pixel_bits} bits: export with `pixel_bits={more_pixel_bits}`."),
+        ("smallest", "{smallest}: the smallest threshold is {smallest_threshold} weight units, so rounding can change "
+         "it by {rounding:.2g} %."),
+    ),
+    "saturation": (
+        ("", "{saturated}: on {saturated_images:,} of {image_count:,} images a potential reached +-{limit:,}, the "
+         "limit of Loihi's range. If the file was balanced on other images than these, {calibrate}."),
+        ("smaller", "Smaller potentials: export {smaller}."),
+    ),
+}  # fmt: skip
+"""What to try by cause, in this order: the fact that must be true, if any, and the sentence."""
 
 
-def _amplitude(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    return ("Use the threshold as the amplitude of a spike, not 1: export with `amplitude='compensated'`.",)
+def _facts(diagnosis: Diagnosis, network: QuantizedNetwork) -> dict[str, Any]:
+    """What the sentences and conditions of `_ADVICE` name."""
+    made, bits, steps = network.provenance.balance, network.provenance.quantize.weight_bits or 8, diagnosis.timesteps
+    spiking = diagnosis.layers if diagnosis.readout == "spikes" else diagnosis.layers[:-1]
+    clipped = max(spiking, key=lambda layer: layer.share_above_threshold or 0, default=diagnosis.layers[0])
+    highest = max(spiking, key=lambda layer: layer.threshold_to_largest or 0, default=diagnosis.layers[0])
+    coarsest = min(diagnosis.layers, key=lambda layer: layer.weight_bits or 9)
+    saturated = max(diagnosis.layers, key=lambda layer: layer.saturated_images)
+    smallest, smallest_name = smallest_threshold(network)
+    fewer_bits = min(bits, saturated.weight_bits or 8) - 1
+    smaller = [f"with `weight_bits={fewer_bits}`"] if fewer_bits >= 2 else []
+    smaller += [f"with `timesteps={steps // 2}`"] if steps > 1 else []
+    alpha, is_trainable, ratio = made.alpha or 1.0, can_be_trained(network), highest.threshold_to_largest or 0
+    is_coarse, pixels = alpha == 1 and made.method == "least-squares", network.pixel_bits
+    # Levels for training: 4 are enough for the fewest steps; more than 16 have no benefit.
+    qcfs = min(max(4, steps), 16)
+    has_spare_pixels = coarsest.name == network.layers[0].name and pixels > 1 and network.poisson_seed is None
+    return {
+        "T": steps,
+        "twice": 2 * steps,
+        "levels": steps + 1,
+        "balanced": diagnosis.balanced_timesteps,
+        "is_mixed": diagnosis.balanced_timesteps != steps and network.spiking_layers,
+        "alpha": alpha,
+        "is_scaled": alpha != 1,
+        "is_coarse": is_coarse,
+        "is_fine": not is_coarse,
+        "clipped": layer_words(clipped.name),
+        "share": 100 * (clipped.share_above_threshold or 0),
+        "higher": "" if is_coarse else _with_thresholds(network, "Raise"),
+        "highest": layer_words(highest.name),
+        "ratio": ratio,
+        "is_high": ratio >= HIGH_THRESHOLD,
+        "is_low": ratio < HIGH_THRESHOLD,
+        "lower": _with_thresholds(network, "Lower") if network.spiking_layers else "",
+        "starts_half": made.initial_potential == "half",
+        "starts_empty": made.initial_potential != "half",
+        "start": "reset='soft'" if diagnosis.reset == "hard" else "initial_potential='half'",
+        "is_uncorrected": not network.provenance.is_corrected,
+        "bits": bits,
+        "has_few_bits": bits < 8,
+        "coarsest": layer_words(coarsest.name),
+        "coarsest_bits": coarsest.weight_bits,
+        "wastes_bits": bits == 8 and coarsest.weight_bits != 8 and network.spiking_layers,
+        "pixel_bits": pixels,
+        "more_pixel_bits": pixels + 1,
+        "has_few_pixel_bits": pixels < limits.MAX_PIXEL_BITS,
+        "fewer_pixel_bits": f" Fewer pixel bits leave more: export with `pixel_bits={pixels - 1}`." * has_spare_pixels,
+        "can_be_trained": is_trainable,
+        "qcfs": qcfs,
+        "training": f" (`train --qcfs {qcfs} --weight-bits {bits} --from model.pt`)" * is_trainable,
+        "smallest": smallest_name and layer_words(smallest_name),
+        "smallest_threshold": smallest,
+        "rounding": 50 / smallest,
+        "saturated": layer_words(saturated.name),
+        "saturated_images": saturated.saturated_images,
+        "image_count": diagnosis.image_count,
+        "limit": limits.POTENTIAL_LIMIT,
+        "smaller": ", or ".join(smaller),
+        "on_all": _CALIBRATE_ON_ALL,
+        # For target lava, more images than the default are not used.
+        "calibrate": _CALIBRATE_ON_ALL if network.is_circuit else _CALIBRATE,
+    }
 
 
-def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    layer = max(_spiking(diagnosis), key=lambda layer: layer.threshold_to_largest or 0)
-    ratio = layer.threshold_to_largest or 0
-    if ratio >= HIGH_THRESHOLD:
-        return (
-            f"{layer_words(layer.name)}: thresholds are {ratio:.1f} times the largest activation (median over "
-            "channels), so neurons hardly ever spike." + _with_thresholds(network, "Lower"),
-            *_more_steps(diagnosis, network),
-        )
-    return (
-        f"T = {diagnosis.timesteps} steps give only {diagnosis.timesteps + 1} different spike counts.",
-        *_more_steps(diagnosis, network),
-    )
-
-
-def _initial_potential(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    if network.provenance.balance.initial_potential == "half":
-        return (
-            "The corrected initial potentials do worse here: export with `bias_correction=False`, or "
-            f"{_CALIBRATE_ON_ALL}.",
-        )
-    option = "reset='soft'" if diagnosis.reset == "hard" else "initial_potential='half'"
-    return (
-        "Neurons start at potential 0, so spike counts are rounded down: each neuron loses half a spike on average. "
-        f"Export with `{option}`: neurons start at half of their threshold, which rounds to nearest.",
-        *_more_steps(diagnosis, network),
-    )
-
-
-def _timing(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    corrected = network.provenance.is_corrected
-    return (
-        "Spikes arrive in bursts and gaps, and a neuron cannot take back a spike when negative input follows.",
-        *_more_steps(diagnosis, network),
-        *(() if corrected else ("Export with `bias_correction=True` to correct the mean current of each channel.",)),
-    )
-
-
-def _input(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    return (
-        "Pixels enter as random spikes, with the correct rate only on average: export with "
-        "`input_coding='constant'` to feed the pixel values in every step.",
-        *_more_steps(diagnosis, network),
-    )
-
-
-def _correction(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    return (f"The corrections lower the accuracy here: export with `bias_correction=False`, or {_CALIBRATE_ON_ALL}.",)
-
-
-def _reset(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    return (
-        "A hard reset discards the potential above the threshold: export with `reset='soft'` to keep it.",
-        "If you need Lava's LIF, use a larger T; less is lost if thresholds are well above the input of a single step: "
-        f"export with `reset='hard'` and `timesteps={2 * diagnosis.timesteps}`.",
-    )
-
-
-def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    bits = network.provenance.quantize.weight_bits or 8
-    if bits < 8:
-        return (
-            f"The weights were rounded to {bits} bits: export with `weight_bits=8`.",
-            f"If you need {bits} bits, train with rounded weights"
-            + (
-                f": `train --qcfs {_qcfs_levels(diagnosis)} --weight-bits {bits} --from model.pt`, then export that "
-                f"with `weight_bits={bits}`."
-                if can_be_trained(network)
-                else " in your own training code."
-            ),
-        )
-    known = [layer for layer in diagnosis.layers if layer.weight_bits is not None]
-    layer = min(known, key=lambda layer: layer.weight_bits or 0)
-    larger = "thresholds or inputs" if network.spiking_layers else "inputs"
-    command = f" (`train --qcfs {_qcfs_levels(diagnosis)} --weight-bits 8 --from model.pt`)"
-    pixels, is_first = network.pixel_bits, layer.name == network.layers[0].name
-    fewer = f" Fewer pixel bits leave more: export with `pixel_bits={pixels - 1}`." if is_first and pixels > 1 else ""
-    taken = (
-        f"{layer_words(layer.name)}: the widest weights use {layer.weight_bits} of 8 bits, because large {larger} take "
-        f"up the range of the potential.{'' if network.poisson_seed is not None else fewer}"
-        f"{_with_thresholds(network, 'Lower') if network.spiking_layers else ''}"
-    )
-    return (
-        *([taken] if layer.weight_bits != 8 else []),
-        "A few large weights leave few bits to the other weights of their channel: train with weight decay, or with "
-        f"rounded weights{command if can_be_trained(network) else ''}.",
-    )
-
-
-def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    more_pixels = f"Pixels enter with {network.pixel_bits} bits: export with `pixel_bits={network.pixel_bits + 1}`."
-    pixels = (more_pixels,) if network.pixel_bits < limits.MAX_PIXEL_BITS else ()
-    if not network.spiking_layers:
-        return pixels
-    smallest, name = min(
+def smallest_threshold(network: QuantizedNetwork) -> tuple[int, str | None]:
+    """Return the smallest threshold of neurons other than relays, and its layer; (1, None) without such neurons."""
+    thresholds = [
         (int(layer.neuron.threshold[own_channels(layer.relay_of)].min()), layer.name)
         for layer in network.layers
         if layer.neuron and not only_relays(layer.relay_of)
-    )
-    bits = network.provenance.quantize.weight_bits or 8
-    return (
-        *pixels,
-        f"{layer_words(name)}: the smallest threshold is {smallest} weight units, so rounding can change it by "
-        f"{50 / smallest:.2g} %"
-        + (f"; more weight bits make it larger: export with `weight_bits=8` instead of {bits}." if bits < 8 else "."),
-    )
-
-
-def _saturation(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    layer = max(diagnosis.layers, key=lambda layer: layer.saturated_images)
-    bits = min(network.provenance.quantize.weight_bits or 8, layer.weight_bits or 8) - 1
-    smaller = [f"with `weight_bits={bits}`"] if bits >= 2 else []
-    smaller += [f"with `timesteps={diagnosis.timesteps // 2}`"] if diagnosis.timesteps > 1 else []
-    # For target lava, more images than the default are not used.
-    calibrate = _CALIBRATE_ON_ALL if network.target == "loihi2" else _CALIBRATE
-    return (
-        f"{layer_words(layer.name)}: on {layer.saturated_images:,} of {diagnosis.image_count:,} images a potential "
-        f"reached +-{limits.POTENTIAL_LIMIT:,}, the limit of Loihi's range. If the file was balanced on other images "
-        f"than these, {calibrate}.",
-        *((f"Smaller potentials: export {', or '.join(smaller)}.",) if smaller else ()),
-    )
-
-
-_ADVICE: Final = {
-    "clipping": _clipping,
-    "amplitude": _amplitude,
-    "levels": _levels,
-    "initial_potential": _initial_potential,
-    "timing": _timing,
-    "input": _input,
-    "correction": _correction,
-    "reset": _reset,
-    "weights": _weights,
-    "thresholds": _thresholds,
-    "saturation": _saturation,
-}
+    ]
+    return min(thresholds, default=(1, None))
 
 
 def _with_thresholds(network: QuantizedNetwork, change: Literal["Raise", "Lower"]) -> str:
@@ -286,17 +242,6 @@ def _with_thresholds(network: QuantizedNetwork, change: Literal["Raise", "Lower"
     if not options:
         return ""
     return f" {change} the thresholds: export with {', or with '.join(options)}."
-
-
-def _more_steps(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    more = f"More time steps: export with `timesteps={2 * diagnosis.timesteps}`."
-    if not can_be_trained(network):
-        return (more,)
-    return (
-        more,
-        f"To keep this T, fine-tune for a few epochs: `train --qcfs {_qcfs_levels(diagnosis)} --from model.pt "
-        f"--teacher model.pt -o low.pt`, then export that with `timesteps={diagnosis.timesteps}`.",
-    )
 
 
 def can_be_trained(network: QuantizedNetwork) -> bool:
@@ -320,12 +265,3 @@ def image_notes(network: QuantizedNetwork, fingerprint: str) -> tuple[str, ...]:
         "loihi-convert did not train this CNN. If its training set contained these images, its accuracy "
         "and the loss differ on test images: a CNN is usually more accurate on images it was trained on.",
     )
-
-
-def _qcfs_levels(diagnosis: Diagnosis) -> int:
-    """Levels for training: 4 are enough for the fewest steps; more than 16 have no benefit."""
-    return min(max(4, diagnosis.timesteps), 16)
-
-
-def _spiking(diagnosis: Diagnosis) -> tuple[LayerLoss, ...]:
-    return diagnosis.layers if diagnosis.readout == "spikes" else diagnosis.layers[:-1]

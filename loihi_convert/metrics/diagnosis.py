@@ -115,8 +115,8 @@ class ActivationRange:
         return self._above / self._positive if self._positive else None
 
 
-def final_classes(activations: Sequence[Array]) -> Array:
-    """Return the predicted classes from the last layer's activations: int64 ``(N,)``."""
+def _classes(activations: Sequence[Array]) -> Array:
+    """The predicted classes from the last layer's activations: int64 ``(N,)``."""
     return classes_of(activations[-1].reshape(len(activations[-1]), -1))
 
 
@@ -159,7 +159,7 @@ def compare_activations(
     for start in range(0, len(images), size):
         rows = slice(start, start + size)
         expected = chain(images[rows])
-        compared.classes[0, rows] = final_classes(expected)
+        compared.classes[0, rows] = _classes(expected)
         if network.readout == "spikes":
             # A spike count is never negative.
             expected[-1] = np.maximum(expected[-1], 0)
@@ -169,11 +169,11 @@ def compare_activations(
                 layer_range.add(maps)
         for index, between in enumerate(networks):
             found = between.activations(images[rows], start)
-            compared.classes[1 + index, rows] = final_classes(found)
+            compared.classes[1 + index, rows] = _classes(found)
             for sums, maps, own, own_wanted in zip(compared.errors[index], found, owns, wanted, strict=True):
                 sums.add(maps[..., own], own_wanted)
         for index, maps in enumerate(found):
-            compared.resumed[index, rows] = final_classes(chain.after(index, maps) or found)
+            compared.resumed[index, rows] = _classes(chain.after(index, maps) or found)
         progress(min(start + size, len(images)), len(images))
     return compared
 
@@ -309,12 +309,8 @@ class Diagnosis(Record):
 def require_classification(network: QuantizedNetwork) -> None:
     """Raise a `UsageError` if ``network`` is a regression."""
     if network.task == "regression":
-        raise UsageError(
-            "found a regression",
-            where="network",
-            expected="must be a classification: losses are counted in images",
-            hint="Run it instead, with targets: that reports errors against T, and those of the CNN.",
-        )
+        expected = "must be a classification: losses are counted in images"
+        raise UsageError("found a regression", where="network", expected=expected, hint="Run it instead, with targets.")
 
 
 def diagnose(
@@ -328,18 +324,9 @@ def diagnose(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Diagnosis:
-    """Return where correct classes are lost between ``cnn`` and ``network``.
+    """Return where correct classes are lost between ``cnn`` and ``network``; memory does not grow with the images.
 
-    Memory does not grow with the number of images.
-
-    Parameters
-    ----------
-    cnn, spiking, network, timesteps, device
-        As in `simulation.intermediate.intermediate_networks`.
-    images
-        uint8 ``(N, C, H, W)``, N >= 1.
-    labels
-        ``(N,)``, or None if unknown.
+    ``images`` are uint8 ``(N, C, H, W)``, ``labels`` ``(N,)``; the rest is as in `intermediate.intermediate_networks`.
 
     Raises
     ------
@@ -349,7 +336,10 @@ def diagnose(
         If ``network`` does not record the float thresholds from which its integers were rounded.
     """
     require_classification(network)
-    _require_float_thresholds(network)
+    for layer in network.layers:
+        if layer.neuron is not None and layer.balanced is None:
+            found = "the file does not record the float thresholds from which its integers were rounded"
+            raise InputError(found, where=layer.name, hint="Export it again.")
     networks = intermediate_networks(cnn, spiking, network, timesteps, device=device)
     compared = compare_activations(ReluChain(cnn), networks, network, images, progress)
     stages = stages_of([None, *(between.cause for between in networks)], compared.classes, compared.errors, labels)
@@ -360,6 +350,7 @@ def diagnose(
     lost = newly_wrong - newly_right
     measure: Literal["accuracy", "agreement"] = "agreement" if labels is None else "accuracy"
     layers = _layer_losses(network, compared, wanted, clipped_images(network, images, timesteps, device=device))
+    so_far = zip(layers, itertools.accumulate(layer.lost_images for layer in layers), strict=True)
     points = 100 * lost / len(images)
     is_small = points <= SMALL_LOSS[measure]
     is_noteworthy = not is_small and lost > 2 * math.sqrt(newly_wrong + newly_right)
@@ -379,19 +370,9 @@ def diagnose(
         is_small=is_small,
         is_noteworthy=is_noteworthy,
         main_cause=main_cause(stages) if is_noteworthy else None,
-        first_layer=_first_layer(layers, lost) if is_noteworthy else None,
+        first_layer=next(layer.name for layer, total in so_far if 2 * total >= lost) if is_noteworthy else None,
         same_class_notes=tuple(same_class_notes(labels, compared.classes[0])),
     )
-
-
-def _require_float_thresholds(network: QuantizedNetwork) -> None:
-    for layer in network.layers:
-        if layer.neuron is not None and layer.balanced is None:
-            raise InputError(
-                "the file does not record the float thresholds from which its integers were rounded",
-                where=layer.name,
-                hint="Export it again.",
-            )
 
 
 def _layer_losses(
@@ -477,20 +458,13 @@ def main_cause(stages: Sequence[Stage]) -> Cause | None:
     return max(close, key=lambda stage: stage.changed_images).cause
 
 
-def _first_layer(layers: Sequence[LayerLoss], lost: int) -> str:
-    """The name of the first layer by which half of the ``lost`` images are lost."""
-    sums = itertools.accumulate(layer.lost_images for layer in layers)
-    return next(layer.name for layer, total in zip(layers, sums, strict=True) if 2 * total >= lost)
-
-
 def _weight_bits(layer: QuantizedLayer) -> int | None:
     """Bits of the widest weight of a channel, sign included, the median over channels that fire, except relays."""
-    fires = np.ones(len(layer.weight), np.bool_) if layer.threshold is None else layer.threshold < limits.NEVER_FIRES
     if only_relays(layer.relay_of):
         return None
+    fires = np.ones(len(layer.weight), np.bool_) if layer.threshold is None else layer.threshold < limits.NEVER_FIRES
     own = own_channels(layer.relay_of)
     weight = layer.weight[own][fires[own]]
     if not len(weight):
         return None
-    widest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    return int(np.median(signed_bits(widest)))
+    return int(np.median(signed_bits(np.abs(weight.reshape(len(weight), -1)).max(axis=1))))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -201,26 +201,11 @@ def evaluate(
     multiply_accumulates: int | None = None,
     circuit: CircuitWork | None = None,
 ) -> Evaluation:
-    """Return accuracy, or error, against latency for a run of ``network``.
+    """Return accuracy, or error, against latency for a run of ``network`` on N images over T time steps.
 
-    Parameters
-    ----------
-    result, network
-        A run of N images over T time steps, and the network that was run.
-    labels, cnn_predictions
-        ``(N,)``, integers 0..classes - 1: the class of each image, and the CNN's class for it.
-    float_predictions
-        ``(N, T)``: class from the float SNN after each step.
-    early_exit
-        Early exit of the same run, from `early_exit.evaluate_early_exit`.
-    numbers
-        Outputs of the same run, if it is a regression.
-    timesteps
-        Further T to report; those beyond the run are ignored.
-    multiply_accumulates
-        As in `Evaluation`.
-    circuit
-        Work of the circuit of stock neurons in the same run, if that is what its neurons are.
+    ``labels`` and ``cnn_predictions`` are ``(N,)``, ``float_predictions``, the classes of the float SNN, ``(N, T)``;
+    ``numbers`` are the outputs of a regression, ``timesteps`` further T to report, ``circuit`` the work of the circuit
+    of stock neurons.
 
     Raises
     ------
@@ -233,7 +218,7 @@ def evaluate(
     _check_shape("float_predictions", float_predictions, (image_count, run_timesteps))
     _check_label_range(labels, class_count(network.shapes[-1][0]))
     layers = layer_sizes(network)
-    cnn_correct = _matches(cnn_predictions, labels)
+    cnn = _share(cnn_predictions, labels)
     own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
     further = (min(own_timesteps, run_timesteps), *(steps for steps in timesteps if steps <= run_timesteps))
     reported = sorted({*reported_timesteps(run_timesteps), *further})
@@ -245,8 +230,8 @@ def evaluate(
         readout=network.readout,
         layers=layers,
         multiply_accumulates=multiply_accumulates,
-        cnn_accuracy=_fraction(cnn_correct, image_count),
-        cnn_accuracy_interval=_interval(cnn_correct, image_count),
+        cnn_accuracy=cnn.fraction,
+        cnn_accuracy_interval=cnn.interval,
         points=points,
         early_exit=early_exit,
         saturated_images=_saturated_images(result, network),
@@ -277,13 +262,13 @@ def _points(
 ) -> Iterator[Point]:
     """Yield the figures after each of ``timesteps``; shapes are as in `evaluate`."""
     predictions, image_count, depth = result.predictions, len(result.potentials), _depth(network)
-    cnn_correct, relays = _matches(cnn_predictions, labels), relay_work(result, network)
+    cnn, relays = _share(cnn_predictions, labels), relay_work(result, network)
     neurons = np.array([layer.neuron_count for layer in layers[: len(network.spiking_layers)]], np.int64)
     for steps in timesteps:
         fixed = predictions[:, steps - 1]
         floating = None if float_predictions is None else float_predictions[:, steps - 1]
-        correct, float_correct = _matches(fixed, labels), _matches(floating, labels)
-        lost = None if cnn_correct is None or correct is None else cnn_correct - correct
+        correct, of_float = _share(fixed, labels), _share(floating, labels)
+        lost = None if cnn.matches is None or correct.matches is None else cnn.matches - correct.matches
         spikes = result.spike_counts[:, :steps].sum(axis=(0, 1))
         operations = result.synaptic_operations[:, :steps].sum(axis=(0, 1)) / image_count
         relay_spikes, relay_operations = (work[steps - 1] for work in relays[1:])
@@ -296,14 +281,14 @@ def _points(
         yield Point(
             timesteps=steps,
             global_steps=steps + depth,
-            correct_count=correct,
-            accuracy=_fraction(correct, image_count),
-            accuracy_interval=_interval(correct, image_count),
-            float_accuracy=_fraction(float_correct, image_count),
-            float_accuracy_interval=_interval(float_correct, image_count),
+            correct_count=correct.matches,
+            accuracy=correct.fraction,
+            accuracy_interval=correct.interval,
+            float_accuracy=of_float.fraction,
+            float_accuracy_interval=of_float.interval,
             conversion_loss_points=None if lost is None else 100 * lost / image_count,
-            agreement_with_cnn=_fraction(_matches(fixed, cnn_predictions), image_count),
-            agreement_with_float=_fraction(_matches(fixed, floating), image_count),
+            agreement_with_cnn=_share(fixed, cnn_predictions).fraction,
+            agreement_with_float=_share(fixed, floating).fraction,
             spikes_per_image=float((spikes / image_count).sum()),
             synaptic_operations=float(operations.sum()) + (of_circuit or 0.0),
             synaptic_operations_per_layer=tuple(operations.tolist()),
@@ -398,16 +383,19 @@ def reported_timesteps(timesteps: int) -> tuple[int, ...]:
     return (*(2**exponent for exponent in range((timesteps - 1).bit_length())), timesteps)
 
 
-def _matches(predictions: Array | None, expected: Array | None) -> int | None:
-    return None if predictions is None or expected is None else int(np.count_nonzero(predictions == expected))
+class _Share(NamedTuple):
+    """How many images have the expected class, the fraction, and its interval; None if unknown."""
+
+    matches: int | None
+    fraction: float | None
+    interval: Interval | None
 
 
-def _fraction(matches: int | None, image_count: int) -> float | None:
-    return None if matches is None else matches / image_count
-
-
-def _interval(matches: int | None, image_count: int) -> Interval | None:
-    return None if matches is None else wilson_interval(matches, image_count)
+def _share(predictions: Array | None, expected: Array | None) -> _Share:
+    if predictions is None or expected is None:
+        return _Share(None, None, None)
+    count, images = int(np.count_nonzero(predictions == expected)), len(expected)
+    return _Share(count, count / images, wilson_interval(count, images))
 
 
 def _checked_size(result: RunResult, network: AnyNetwork) -> tuple[int, int]:
@@ -481,24 +469,8 @@ def evaluate_images(
 ) -> Evaluation:
     """Return the figures of a run of ``network`` on ``images``, compared with the CNN and the float SNN.
 
-    Parameters
-    ----------
-    result
-        A run of N images over T time steps.
-    images
-        With labels or targets, if known; they must match the network's task.
-    cnn
-        The CNN, if available.
-    cnn_outputs
-        ``(N, outputs)``, from `relu.cnn_scores`.
-    float_outputs
-        ``(N, T, outputs)``, from `simulator.outputs`.
-    exit_choice
-        The margins of early exit; None for a regression.
-    timesteps
-        As in `evaluation.evaluate`.
-    neuron
-        The neuron model of the run; by default that of the file's target.
+    ``cnn_outputs`` are ``(N, outputs)``, from `relu.cnn_scores`, ``float_outputs`` ``(N, T, outputs)``, from
+    `simulator.outputs`; ``neuron`` is the neuron model of the run, by default that of the file's target.
 
     Raises
     ------

@@ -8,7 +8,6 @@ cause is searched.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import ClassVar, Final, NamedTuple
@@ -112,31 +111,11 @@ def own_accuracy(
 ) -> OwnAccuracy | OwnFit | None:
     """Return how good the CNN of ``source`` is on ``images``, without conversion; None without labels or targets.
 
-    Uses at most `CHECKED_IMAGES` of them, evenly spaced. The accuracy is too low if it is more than 2 standard errors
-    below ``expect``. By default, if it is below what any CNN reaches on ``data`` (mnist 95 %, fashion-mnist and digits
-    85 %, cifar10 60 %). On other data, if it is not above always predicting the most frequent class, or if another
-    usual normalization, or none, gains 10 points on 200 images, more on fewer. A regression is implausible if its R² is
-    not above 0.
-
-    Parameters
-    ----------
-    source
-        The CNN.
-    images
-        The images, which must not be test images.
-    kind
-        The kind of images, in words.
-    expect
-        The known accuracy of the CNN, in (0, 1].
-    data
-        The name of the data set that the images belong to, if known; it need not be the one the CNN was trained on.
-
-    Raises
-    ------
-    UsageError
-        If ``expect`` is out of range, or given for images without labels.
-    DataError
-        If a label is not an output of the CNN.
+    Uses at most `CHECKED_IMAGES` of them, evenly spaced; they must not be test images, and ``kind`` names them. The
+    accuracy is too low if it is more than 2 standard errors below ``expect``, in (0, 1]. By default, if it is below
+    what any CNN reaches on the data set ``data``. On other data, if it is not above always predicting the most frequent
+    class, or if another usual normalization, or none, gains 10 points on 200 images, more on fewer. A regression is
+    implausible if its R² is not above 0.
     """
     require_expectation(expect)
     is_classifier = source.network.task == "classification"
@@ -245,22 +224,21 @@ def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float |
 def _better_normalization(source: Source, images: Dataset, least: float) -> str:
     """A sentence on the usual normalization with the highest accuracy, if that is more than ``least``; else empty."""
     # A checkpoint of `train` or `fine_tune` records a seed, and its normalization, beside which no other is accepted.
+    if source.recorded.seed is not None:
+        return ""
     usual = _USUAL.get(source.recorded.data or "")
     fitting = [one for one in _NORMALIZATIONS if len(one.mean) in (1, images.images.shape[1])]
     # Of equal ones the first.
     fitting.sort(key=lambda one: usual is None or one != usual.normalization)
-    tried = fitting if source.recorded.seed is None else []
-    reached = [(_accuracy(source.with_normalization(normalization), images), normalization) for normalization in tried]
-    best, (mean, std) = max(reached, key=lambda found: found[0], default=(least, fitting[0]))
+    reached = [(_accuracy(source.with_normalization(one), images), one) for one in fitting]
+    best, (mean, std) = max(reached, key=lambda found: found[0])
     if best <= least:
         return ""
-    given, advice = (
-        f"With `mean` {_numbers(mean)} and `std` {_numbers(std)}",
-        "give the normalization the CNN was trained with",
-    )
+    reach = f"it is {100 * best:.2f} % of {len(images):,}"
     if source.recorded.normalization is not None and (mean, std) == _NORMALIZATIONS[0]:
-        given, advice = "Without `mean` and `std`", "the CNN may normalize its images itself"
-    return f"{given} it is {100 * best:.2f} % of {len(images):,}: {advice}."
+        return f"Without `mean` and `std` {reach}: the CNN may normalize its images itself."
+    mean_text, std_text = (",".join(f"{value:g}" for value in values) for values in (mean, std))
+    return f"With `mean` {mean_text} and `std` {std_text} {reach}: give the normalization the CNN was trained with."
 
 
 def _other_causes(images: Dataset) -> str:
@@ -276,7 +254,3 @@ def _brightest(images: Dataset) -> str:
     """The brightest pixel of dark images, in brackets; empty for others."""
     largest = int(np.max(images.images))
     return f" (the brightest pixel is {largest} of 255)" if largest < 128 else ""
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)

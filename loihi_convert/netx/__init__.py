@@ -2,8 +2,7 @@
 
 ============  ==========================================================================================================
 ``hdf5``      the bytes of a file <-> its datasets, safe against damage
-``native``    datasets <-> `QuantizedNetwork`: the files written by `export`
-``graded``    datasets <-> `GradedNetwork`: the files written by `export` with graded spikes
+``native``    datasets <-> `QuantizedNetwork` or, with graded spikes, `GradedNetwork`: the files written by `export`
 ``synapses``  synapses <-> the datasets of a layer
 ``stock``     datasets -> the layers of any netx file, as lava-dl sees them: lenient, for `run`, `check` and `inspect`
 ============  ==========================================================================================================
@@ -18,9 +17,8 @@ from typing import NamedTuple
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx import hdf5
-from loihi_convert.netx.graded import decode_graded, write_graded
 from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, SUFFIX, Datasets, errors_that_name
-from loihi_convert.netx.native import SPIKES, decode, read, read_with_digest, write
+from loihi_convert.netx.native import SPIKES, decode, decode_graded, read, read_with_digest, write, write_graded
 from loihi_convert.netx.stock import StockFile, stock_file
 
 __all__ = [

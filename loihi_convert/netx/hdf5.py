@@ -21,6 +21,7 @@ import numpy as np
 from loihi_convert.errors import LoihiConvertError, NetxError, escape_control, is_lack_of_memory
 from loihi_convert.ground.arrays import Array, Pair
 from loihi_convert.ground.hdf5 import MAX_RATIO, read_datasets
+from loihi_convert.ir.relays import brief
 
 SUFFIX: Final = ".net"
 NATIVE_GROUP: Final = "loihi_convert"
@@ -232,11 +233,6 @@ def integer(value: Array) -> int:
     return int(value)
 
 
-def is_positive(values: Array) -> Array:
-    """Return which numbers are finite and above 0."""
-    return np.asarray(np.isfinite(values) & (values > 0))
-
-
 def encoded(text: str) -> Array:
     """Return ``text`` as a dataset."""
     return np.array(text.encode())
@@ -247,8 +243,3 @@ def decoded(value: Array) -> str:
     if value.shape != () or value.dtype.kind != "S":
         raise NetxError(brief(value), expected="must be a string", hint=EXPORT_AGAIN)
     return bytes(value.item()).decode()
-
-
-def brief(value: Array) -> str:
-    """Return up to four numbers, or the dtype and shape of a larger array, for an error message."""
-    return f"{value.dtype} {value.shape}" if value.size > 4 else f"{value.dtype} {value.tolist()}"

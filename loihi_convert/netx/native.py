@@ -1,4 +1,4 @@
-"""QuantizedNetwork <-> the datasets of a netx file (``.net``).
+"""QuantizedNetwork or GradedNetwork <-> the datasets of a netx file (``.net``).
 
 The datasets that lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads::
 
@@ -22,6 +22,14 @@ same result. A separate group, which lava-dl never reads, holds everything else:
     .../low_bits                bits of the low digit, if the last layer is stored in two digits (`ir.quantized.split`)
     .../offset                  for the outputs of a regression: added to potential x scale / T
 
+A file of graded spikes has, for lava-dl if it is called with ``spike_exp`` as stored::
+
+    /layer/0        type=input, shape (C, H, W), weight, bias, neuron/       a pixel x, 0..1, enters as weight x + bias
+    /layer/i        as above, with neuron/ in each conv and dense layer
+    .../neuron      type=SDNN, vThMant; sigma_output instead of vThMant in the last layer, if it sends no messages
+    /loihi_convert              format, spikes=graded, spike_exp, provenance
+    /loihi_convert/layer/k      name, scale, offset, relay_of, pool, dilation
+
 After reading, the network is encoded again; if the result differs from the file, the file is refused.
 """
 
@@ -40,6 +48,7 @@ from loihi_convert.errors import InputError, NetxError, one_of, require_kind
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Granularity, Reset, Target
 from loihi_convert.ground.files import refuse_to_overwrite, write_atomically
+from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import (
@@ -50,6 +59,7 @@ from loihi_convert.ir.quantized import (
     joined_synapse,
     largest_pixel,
 )
+from loihi_convert.ir.synapse import PixelBias, Synapse
 from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,
     NATIVE_GROUP,
@@ -60,12 +70,10 @@ from loihi_convert.netx.hdf5 import (
     file_content,
     integer,
     integers,
-    is_positive,
     read_content,
     read_native_datasets,
 )
 from loihi_convert.netx.synapses import (
-    ChannelNumbers,
     chain_datasets,
     decoded_input_shape,
     decoded_relays,
@@ -73,14 +81,14 @@ from loihi_convert.netx.synapses import (
     geometry_datasets,
     relay_datasets,
     require_encoding,
-    require_sound,
+    require_size,
     stored_layers,
 )
 
 FORMAT: Final = 1
 """To be raised if older versions would misread or refuse new files."""
 SPIKES: Final = f"{NATIVE_GROUP}/spikes"
-"""Dataset that only files of graded spikes have, see `netx.graded`."""
+"""Dataset that only files of graded spikes have."""
 _BALANCED: Final = ("threshold", "amplitude", "initial_potential")
 
 
@@ -91,7 +99,7 @@ def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = Fals
     path = Path(path)
     refuse_to_overwrite(path, overwrite)
     for layer, shape in zip(network.layers, network.shapes, strict=True):
-        _require_sound(layer, shape)
+        require_size(layer.name, shape)
     write_atomically(path, file_content(dict(encode(network))))
 
 
@@ -151,11 +159,8 @@ def decode(datasets: Datasets) -> QuantizedNetwork:
         If the network breaks an exactness rule.
     """
     if SPIKES in datasets:
-        raise NetxError(
-            "holds graded spikes",
-            expected="must hold binary spikes here",
-            hint="`loihi-convert run`, `check` and `inspect` take it; nothing else does.",
-        )
+        hint = "`loihi-convert run`, `check` and `inspect` take it; nothing else does."
+        raise NetxError("holds graded spikes", expected="must hold binary spikes here", hint=hint)
     network = _decode(datasets)
     require_encoding(datasets, dict(encode(network)))
     return network
@@ -247,7 +252,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
             offset=extra.get("offset"),
         )
         shape = layer.synapse.output_shape(shape)
-        _require_sound(layer, shape)
+        require_size(layer.name, shape)
         layers.append(layer)
     reset = _choice(datasets, "reset", get_args(Reset))
     target = _choice(datasets, "target", get_args(Target), default="lava")
@@ -276,29 +281,6 @@ def _choice(datasets: Datasets, name: str, values: tuple[str, ...], default: str
     return found
 
 
-def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
-    """Raise unless the layer has an acceptable size and one valid float per channel in each float array."""
-    numbers: list[ChannelNumbers] = [
-        ("scale", layer.scale, is_positive),
-        ("correction", layer.correction, np.isfinite),
-        ("offset", layer.offset, np.isfinite),
-    ]
-    if layer.neuron is not None:
-        # The exactness rules say what they must be.
-        numbers += [
-            ("threshold", layer.neuron.threshold, np.isfinite),
-            ("V0", layer.neuron.initial_potential, np.isfinite),
-        ]
-    if layer.balanced is not None:
-        threshold, amplitude, initial = (getattr(layer.balanced, name) for name in _BALANCED)
-        numbers += [
-            ("balanced threshold", threshold, lambda numbers: numbers > 0),
-            ("balanced amplitude", amplitude, lambda numbers: np.isfinite(numbers) & (numbers >= 0)),
-            ("balanced V0", initial, lambda numbers: (numbers >= 0) & (numbers < threshold)),
-        ]
-    require_sound(layer.name, shape, layer.synapse.channels, numbers)
-
-
 def _decode_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
     if "initial_potential" not in extra:
         return None
@@ -320,3 +302,106 @@ def _decode_low_bits(extra: Datasets) -> int:
     if not 1 <= found <= MAX_LOW_BITS:
         raise NetxError(f"found {found}", where="low_bits", expected=f"must be in 1..{MAX_LOW_BITS}")
     return found
+
+
+_GRADED: Final = "graded"
+
+
+def write_graded(network: GradedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write ``network``, made from a CNN, as a netx file; after a failure ``path`` is unchanged."""
+    path = Path(path)
+    refuse_to_overwrite(path, overwrite)
+    for layer, shape in zip(network.layers[1:], network.shapes[1:], strict=True):
+        _require_storable(layer, shape)
+    write_atomically(path, file_content(dict(encode_graded(network))))
+
+
+def encode_graded(network: GradedNetwork) -> Iterator[tuple[str, Array]]:
+    """Yield the name and value of every dataset in a file of ``network``."""
+    yield from _graded_stock_datasets(network)
+    yield f"{NATIVE_GROUP}/format", np.array(FORMAT, np.int32)
+    yield SPIKES, encoded(_GRADED)
+    yield f"{NATIVE_GROUP}/spike_exp", np.array(network.spike_exp, np.int32)
+    yield f"{NATIVE_GROUP}/provenance", encoded(json.dumps(dict(network.provenance), sort_keys=True))
+    for index, layer in enumerate(network.layers[1:]):
+        assert layer.scale is not None
+        group = f"{NATIVE_GROUP}/layer/{index}"
+        yield f"{group}/name", encoded(layer.name)
+        yield f"{group}/scale", layer.scale.astype(np.float64)
+        if layer.offset is not None:
+            yield f"{group}/offset", layer.offset.astype(np.float64)
+        yield from relay_datasets(group, layer.relay_of)
+        yield from geometry_datasets(group, _synapse(layer))
+
+
+def _graded_stock_datasets(network: GradedNetwork) -> Iterator[tuple[str, Array]]:
+    """The datasets that lava-dl reads."""
+    first = network.layers[0]
+    assert isinstance(first.synapse, PixelBias)
+    yield "layer/0/type", encoded("input")
+    yield "layer/0/shape", np.array(network.input_shape, np.int32)
+    yield "layer/0/weight", np.array(first.synapse.weight, np.int32)
+    yield "layer/0/bias", np.array(first.synapse.bias, np.int32)
+    yield from _graded_neuron_datasets("layer/0/neuron", first)
+    groups = chain_datasets(network.input_shape, [_synapse(layer) for layer in network.layers[1:]], network.shapes[1:])
+    for layer, (group, datasets) in zip(network.layers[1:], groups, strict=True):
+        yield from datasets
+        yield from _graded_neuron_datasets(f"{group}/neuron", layer)
+
+
+def _synapse(layer: GradedLayer) -> Synapse:
+    """The synapse of a layer after the input neurons."""
+    assert not isinstance(layer.synapse, PixelBias)
+    return layer.synapse
+
+
+def _graded_neuron_datasets(group: str, layer: GradedLayer) -> Iterator[tuple[str, Array]]:
+    yield f"{group}/type", encoded("SDNN")
+    if layer.sends:
+        yield f"{group}/vThMant", np.array(layer.threshold, np.int32)
+    else:
+        # netx asks only whether it is there.
+        yield f"{group}/sigma_output", np.array(1, np.int32)
+
+
+def decode_graded(datasets: Datasets) -> GradedNetwork:
+    """Return the network in ``datasets``, which must be exactly those that `write_graded` writes for it."""
+    network = _decode_graded(datasets)
+    require_encoding(datasets, dict(encode_graded(network)))
+    return network
+
+
+def _decode_graded(datasets: Datasets) -> GradedNetwork:
+    require_format(datasets)
+    if (spikes := decoded(datasets[SPIKES])) != _GRADED:
+        raise NetxError(f"found {spikes!r}", where="spikes", expected=f"must be {_GRADED}", hint=EXPORT_AGAIN)
+    input_shape = decoded_input_shape(datasets)
+    pixels = PixelBias(integer(datasets["layer/0/weight"]), integer(datasets["layer/0/bias"]))
+    layers = [GradedLayer(INPUT, pixels, integer(datasets["layer/0/neuron/vThMant"]))]
+    shape = input_shape
+    for kind, stock, extra in stored_layers(datasets):
+        synapse = decoded_synapse(kind, stock, extra, shape)
+        sends = "neuron/sigma_output" not in stock
+        layer = GradedLayer(
+            decoded(extra["name"]),
+            synapse,
+            integer(stock["neuron/vThMant"]) if sends else 0,
+            sends=sends,
+            scale=extra["scale"],
+            offset=extra.get("offset"),
+            relay_of=decoded_relays(extra),
+        )
+        shape = synapse.output_shape(shape)
+        _require_storable(layer, shape)
+        layers.append(layer)
+    provenance = decoded_provenance(datasets)
+    return GradedNetwork(input_shape, tuple(layers), integer(datasets[f"{NATIVE_GROUP}/spike_exp"]), provenance)
+
+
+def _require_storable(layer: GradedLayer, shape: Shape) -> None:
+    """Raise unless the layer has an acceptable size and 8-bit weights."""
+    require_size(layer.name, shape)
+    weight = _synapse(layer).weight
+    least, largest = int(weight.min()), int(weight.max())
+    if least < -limits.WEIGHT_LIMIT - 1 or largest > limits.WEIGHT_LIMIT:
+        raise NetxError(f"weights {least}..{largest}", where=layer.name, expected="must be 8-bit integers")

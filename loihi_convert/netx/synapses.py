@@ -7,30 +7,25 @@ same result. The pooling and the dilation, which that convolution has not, are s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from loihi_convert.errors import NetxError
 from loihi_convert.ground.arrays import Array, Shape
-from loihi_convert.ir.relays import relay_count
+from loihi_convert.ir.relays import brief, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,
     MAX_LAYER_SIZE,
     NATIVE_GROUP,
     Datasets,
-    brief,
     decoded,
     encoded,
     integer,
     integers,
     pair,
 )
-
-ChannelNumbers: TypeAlias = "tuple[str, Array | None, Callable[[Array], Array]]"
-"""What the numbers are, one per channel or None, and which of them are valid."""
 
 
 def chain_datasets(
@@ -103,14 +98,10 @@ def _inside(datasets: Datasets, prefix: str) -> Datasets:
     return {name.removeprefix(prefix): value for name, value in datasets.items() if name.startswith(prefix)}
 
 
-def require_sound(name: str, shape: Shape, channels: int, numbers: Iterable[ChannelNumbers]) -> None:
-    """Raise a `NetxError` unless the output of layer ``name`` has an acceptable size, and all ``numbers`` are valid."""
+def require_size(name: str, shape: Shape) -> None:
+    """Raise a `NetxError` unless the output of layer ``name`` has an acceptable size."""
     if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
         raise NetxError(f"{neurons:,} neurons", where=name, expected=f"must be at most {MAX_LAYER_SIZE:,}")
-    for what, array, are_valid in numbers:
-        if array is not None and (array.shape != (channels,) or not are_valid(array).all()):
-            expected = "must be one valid number per channel"
-            raise NetxError(f"{what} {brief(array)}", where=name, expected=expected, hint=EXPORT_AGAIN)
 
 
 def require_encoding(datasets: Datasets, expected: Datasets) -> None:
@@ -122,12 +113,8 @@ def require_encoding(datasets: Datasets, expected: Datasets) -> None:
             raise NetxError("unexpected in a file of this network", where=name, hint=EXPORT_AGAIN)
         found, wanted = datasets[name], expected[name]
         if (found.dtype, found.shape) != (wanted.dtype, wanted.shape) or found.tobytes() != wanted.tobytes():
-            raise NetxError(
-                f"{brief(found)} is inconsistent with the rest of the file",
-                where=name,
-                expected=f"expected {brief(wanted)}",
-                hint=EXPORT_AGAIN,
-            )
+            differs = f"{brief(found)} is inconsistent with the rest of the file"
+            raise NetxError(differs, where=name, expected=f"expected {brief(wanted)}", hint=EXPORT_AGAIN)
 
 
 def _decode_conv(stock: Datasets, extra: Datasets) -> Synapse:

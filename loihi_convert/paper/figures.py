@@ -5,21 +5,19 @@ Accuracies are compared with those of the CNN on the same images, which may be f
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from loihi_convert.ground.choices import Width
 from loihi_convert.ground.statistics import wilson_interval
 from loihi_convert.paper.tables import BestEntry, PaperEntry
 from loihi_convert.paper.variants import Exhibit, Variant
 from loihi_convert.report import paper
 from loihi_convert.report.axes import channel_chart, timestep_axes
-from loihi_convert.report.chart import MARKERS, SIZES, Chart, Mark, Series, add_legend, draw, drawing, new_figure
+from loihi_convert.report.chart import MARKERS, Chart, Mark, Series
 from loihi_convert.runs.columns import as_csv
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 BEST: Final = "our best"
 """The label of the best of our methods at each T."""
@@ -34,29 +32,6 @@ class MeasuredChannels(NamedTuple):
     cell: paper.Cell
     variant: Variant
     values: Mapping[str, Sequence[float]]
-
-
-def figure_of(title: str, charts: Sequence[Chart], width: Width = "screen") -> Figure:
-    """Return the charts below each other or, where there is room, two in a row."""
-    size = SIZES[width]
-    columns = 1 if width == "column" else min(2, len(charts))
-    # For a paper the total width is fixed.
-    whole = size._replace(inches=size.inches * columns * 0.85) if width == "screen" and columns > 1 else size
-    rows = -(-len(charts) // columns)
-    characters = int(0.8 * size.characters * whole.inches / size.inches)
-    with drawing(size):
-        figure = new_figure(whole, 0.66 * whole.inches / columns * rows + 0.9)
-        plots = figure.subplots(rows, columns, squeeze=False).ravel()
-        for plot, chart in zip(plots, charts, strict=False):
-            draw(plot, chart.series, chart.axes)
-            text = ": ".join(text for text in (chart.title, chart.text) if text)
-            plot.set_title(textwrap.fill(text, characters // columns), loc="left", parse_math=False)
-        for spare in plots[len(charts) :]:
-            spare.remove()
-        folded = textwrap.fill(title, characters)
-        figure.suptitle(folded, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
-        add_legend(figure, size)
-    return figure
 
 
 def accuracy_charts(figure: Exhibit, entries: Sequence[PaperEntry], bests: Sequence[BestEntry]) -> Iterator[Chart]:

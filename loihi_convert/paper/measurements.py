@@ -168,13 +168,7 @@ class TrainedCheckpoint:
     device: str = "cpu"
 
     def source(self) -> Source:
-        """Return the CNN.
-
-        Raises
-        ------
-        InputError
-            If the file has changed.
-        """
+        """Return the CNN; an `InputError` if the file has changed."""
         return open_checkpoint(self.path, self.digest)
 
     @property
@@ -539,10 +533,7 @@ class PaperImages:
         return self._first("training" if self._calibration_count is None else "calibration", self._calibration_count)
 
     def export_calibration(self, timesteps: int) -> Selection:
-        """Return the images for exporting a file at this T, from the calibration split only.
-
-        Networks are never compared on the images that they were balanced on.
-        """
+        """Return the images for exporting a file at this T: never those on which networks are compared."""
         count = self._options.long_calibration if timesteps > LONG else None
         return self._first("calibration", count or self._calibration_count)
 

@@ -115,8 +115,7 @@ class Network:
     def best(self, others: Sequence[Network], timesteps: int, weight_bits: int) -> Choosing:
         """Return the best of our methods for T, of this network and ``others``.
 
-        Up to T = `LONG`, ``auto`` chooses each file's method for its T. For larger T, where trials take long and
-        methods hardly differ, the method chosen for `LONG` is used.
+        For T > `LONG`, where trials take long and methods hardly differ, the method chosen for `LONG` is used.
         """
         candidates = tuple(one._exporting(timesteps, weight_bits, is_validated=bool(others)) for one in (self, *others))
         test = self.images.test(timesteps)

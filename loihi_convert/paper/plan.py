@@ -14,7 +14,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ground.choices import Width
 from loihi_convert.ground.files import make_folder, write_atomically
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
-from loihi_convert.paper.figures import MeasuredChannels, accuracy_charts, channel_charts, figure_of
+from loihi_convert.paper.figures import MeasuredChannels, accuracy_charts, channel_charts
 from loihi_convert.paper.measurements import Accuracy, BalancedRow, Best, Choosing, CnnAccuracy, Rates
 from loihi_convert.paper.networks import opened_networks, tuned_networks
 from loihi_convert.paper.options import PaperOptions
@@ -38,7 +38,7 @@ from loihi_convert.paper.variants import (
     setting,
 )
 from loihi_convert.report import paper
-from loihi_convert.report.chart import SIZES, Chart, FigureFormat, image_bytes
+from loihi_convert.report.chart import SIZES, Chart, FigureFormat, figure_of, image_bytes
 
 if TYPE_CHECKING:
     from loihi_convert.batch.clusters import DaskWorkers
@@ -294,26 +294,9 @@ def reproduce(
 ) -> tuple[list[Reproduced], int]:
     """Measure all missing results, those of all tables and figures together, and write each table and figure.
 
-    Parameters
-    ----------
-    opened
-        Opens workers for a number of computations; None: this process computes.
-    device
-        Where to simulate: ``"cpu"``, or another torch device.
-
-    Returns
-    -------
-    tuple
-        The tables and figures, and the number of results that failed for a passing reason.
-
-    Raises
-    ------
-    UsageError
-        If the networks, methods or T do not match the table.
-    InputError
-        If a network or a folder cannot be used.
-    PlatformError
-        As in `compute_missing`.
+    ``opened`` opens workers for a number of computations, or None if this process computes. Returns the tables and
+    figures, and the number of results that failed for a passing reason. Errors are those of `Plan` and
+    `compute_missing`.
     """
     plan = Plan(exhibits, options, device, tell)
     if not options.computed_only and (left := missing(plan.computations, plan.store)):

@@ -258,22 +258,47 @@ PAPER_IMAGES: Final = 10_000
 Order = Literal["same order", "within chance", "opposite"]
 """How two rows rank here compared with the paper; equal rows are within chance."""
 
-_Row = dict[str, str]
-"""The cells of a row, by column."""
-
-_ACCURACY: Final = "[95 % interval] (ours - the paper's, in points)"
-# Columns of the table of our best methods.
-_ONLY_ON_THE_PAGE: Final = ("paper's loss", "our loss", "test images")
-_NOT_MEASURED: Final = f"{BLANK}: the paper has no number, or it is not measured here."
-_LOSS_EXPLAINED: Final = (
+_ACCURACY: Final = (
+    "Ours [95 % interval] (ours - the paper's, in points). "
+    f"{BLANK}: the paper has no number, or it is not measured here."
+)
+_LOSS: Final = (
     "Accuracy of the CNN - accuracy of the SNN; in brackets: ours - the paper's. Ours is that of our CNN, the paper's "
     "that of its own."
 )
-_ORDER_EXPLAINED: Final = (
+_ORDER: Final = (
     "Pairs of rows at the same T that the paper tells apart: they differ by more than the 95 % interval of a "
     "difference on its 10,000 images. *Within chance*: our difference is inside its own interval. Pairs in the "
     "opposite order are listed."
 )
+
+
+def shown_tables(entries: Sequence[PaperEntry], bests: Sequence[BestEntry] = ()) -> list[Table]:
+    """Return accuracies, conversion losses and, if measured, the best of our methods for each T.
+
+    ``entries`` are the cells in the paper's order, each in all variants.
+    """
+    best_rows = [
+        {
+            "T": str(one.cell.timesteps),
+            "paper's best": f"{number(one.cell.accuracy)} ({one.cell.method})",
+            "ours [95 % interval]": f"{number(one.accuracy)} [{', '.join(interval(one.outcome))}]",
+            "ours - paper's": signed(one.difference),
+            "method": one.method,
+            "network": one.network,
+        }
+        for one in bests
+    ]
+    best = table_of(
+        best_rows, words=best_rows[0] if bests else (), title="The best of our methods", caption=best_sentence(bests)
+    )
+    accuracies = _compared(entries, lambda cell: cell.accuracy, _accuracy_text)
+    losses = _compared(entries, paper_loss, lambda one: f"{number(one.loss)}{_in_brackets(one.loss_difference)}")
+    return [
+        table_of(accuracies, words=accuracies[0], title="Accuracy, %", caption=_ACCURACY),
+        table_of(losses, words=losses[0], title="Conversion loss, points", caption=_LOSS),
+        *([best] if bests else []),
+    ]
 
 
 def markdown_page(
@@ -284,45 +309,17 @@ def markdown_page(
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> str:
-    """Return the page: accuracies, conversion losses, the best of our methods, and the order of the rows.
-
-    Parameters
-    ----------
-    title
-        Heading of the page.
-    entries
-        The cells in the paper's order, each in all variants.
-    bests
-        The best of our methods for each T, if measured.
-    notes
-        How the table was measured, one sentence each.
-    warnings
-        Possible causes of misreading, one sentence each.
-    """
+    """Return the page: `shown_tables`, and the order of the rows; ``notes`` say how the table was measured."""
     variants = _variants(entries)
     lines = [f"# {title}", "", *(f"- {note}" for note in notes), *(f"- **Warning**: {one}" for one in warnings), ""]
-    lines += ["## Accuracy, %", "", f"Ours {_ACCURACY}. {_NOT_MEASURED}", "", _markdown(_accuracies(entries))]
-    losses = _compared(entries, paper_loss, lambda one: f"{number(one.loss)}{_in_brackets(one.loss_difference)}")
-    lines += ["## Conversion loss, points", "", _LOSS_EXPLAINED, "", _markdown(losses)]
-    if bests:
-        lines += ["## The best of our methods", "", best_sentence(bests), "", _markdown(_bests(bests))]
+    for table in shown_tables(entries, bests):
+        lines += [f"## {table.title}", "", table.caption, "", markdown_table(table.headers, table.rows)]
     if order := [line for variant in variants for line in order_lines(entries, variant)]:
-        lines += ["## The order of the rows", "", _ORDER_EXPLAINED, "", *order, ""]
+        lines += ["## The order of the rows", "", _ORDER, "", *order, ""]
     lines += ["## Variants", "", *(f"- **{variant.name}**: {variant.description}." for variant in variants)]
     if refusals := refused(entries):
         lines += ["", "No number:", "", *(f"- {one}" for one in refusals)]
     return "\n".join(lines) + "\n"
-
-
-def terminal_tables(title: str, entries: Sequence[PaperEntry], bests: Sequence[BestEntry]) -> list[Table]:
-    """Return the accuracies and the best of our methods as tables for a terminal."""
-    caption = f"Ours {_ACCURACY}. {_NOT_MEASURED}"
-    rows = _accuracies(entries)
-    shown = [table_of(rows, words=rows[0], title=f"{title}: accuracy, %", caption=caption)]
-    if bests:
-        rows = [{name: row[name] for name in row if name not in _ONLY_ON_THE_PAGE} for row in _bests(bests)]
-        shown.append(table_of(rows, words=rows[0], title="The best of our methods", caption=best_sentence(bests)))
-    return shown
 
 
 class RowPair(NamedTuple):
@@ -365,21 +362,17 @@ def _difference(first: float, first_images: int, second: float, second_images: i
     return (first - second) / (Z_SCORE * math.sqrt(variance)) if variance else math.copysign(math.inf, first - second)
 
 
-def order_counts(found: Sequence[RowPair]) -> str:
-    """Return the number of `pairs` of each `Order`, in words; empty without pairs that are measured here."""
+def order_lines(entries: Sequence[PaperEntry], variant: Variant) -> list[str]:
+    """Return the number of `pairs` of each `Order` in a variant, and each pair in the opposite order."""
+    found = pairs(entries, variant)
     orders = [pair.order for pair in found if pair.order is not None]
+    if not orders:
+        return []
     counts = ", ".join(f"{orders.count(order)} {order}" for order in get_args(Order))
     left_out = len(found) - len(orders)
     beside = f"; {left_out} more are not measured here" if left_out else ""
-    return f"{len(orders)} pairs of rows: {counts}{beside}" if orders else ""
-
-
-def order_lines(entries: Sequence[PaperEntry], variant: Variant) -> list[str]:
-    """Return `order_counts` of a variant, and each pair in the opposite order."""
-    found = pairs(entries, variant)
-    counts = order_counts(found)
     return [
-        *([f"- **{variant.name}**: {counts}."] if counts else []),
+        f"- **{variant.name}**: {len(orders)} pairs of rows: {counts}{beside}.",
         *(
             f"  - {row_name(better.cell)} before {short_name(worse.cell)}: paper {better.cell.accuracy:.2f} and "
             f"{worse.cell.accuracy:.2f}, ours {better.accuracy:.2f} and {worse.accuracy:.2f}"
@@ -387,12 +380,6 @@ def order_lines(entries: Sequence[PaperEntry], variant: Variant) -> list[str]:
             if order == "opposite"
         ),
     ]
-
-
-def order_sentences(entries: Sequence[PaperEntry]) -> list[str]:
-    """Return one sentence per variant: how many pairs of rows rank as in the paper."""
-    counts = {variant.name: order_counts(pairs(entries, variant)) for variant in _variants(entries)}
-    return [f"{name}, order of the paper: {found}" for name, found in counts.items() if found]
 
 
 def best_sentence(bests: Sequence[BestEntry]) -> str:
@@ -418,36 +405,9 @@ def refused(entries: Sequence[PaperEntry]) -> list[str]:
     )
 
 
-def _markdown(rows: Sequence[_Row]) -> str:
-    return markdown_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
-
-
-def _accuracies(entries: Sequence[PaperEntry]) -> list[_Row]:
-    """Return accuracy, interval and difference, with one row per cell and one column per variant."""
-    return _compared(entries, lambda cell: cell.accuracy, _accuracy_text)
-
-
-def _bests(bests: Sequence[BestEntry]) -> list[_Row]:
-    """Return the paper's best and ours, with one row per T."""
-    return [
-        {
-            "T": str(one.cell.timesteps),
-            "paper's best": f"{number(one.cell.accuracy)} ({one.cell.method})",
-            "ours [95 % interval]": f"{number(one.accuracy)} [{', '.join(interval(one.outcome))}]",
-            "ours - paper's": signed(one.difference),
-            "paper's loss": number(paper_loss(one.cell)),
-            "our loss": number(one.loss),
-            "method": one.method,
-            "network": one.network,
-            "test images": f"{one.outcome.images:,}",
-        }
-        for one in bests
-    ]
-
-
 def _compared(
     entries: Sequence[PaperEntry], theirs: Callable[[paper.Cell], float | None], ours: Callable[[PaperEntry], str]
-) -> list[_Row]:
+) -> list[dict[str, str]]:
     """Return one row per cell and one column per variant; columns that are equal in all rows are omitted."""
     variants, cells = _variants(entries), list(dict.fromkeys(entry.cell for entry in entries))
     by_place = {(entry.cell, entry.variant): entry for entry in entries}

@@ -15,8 +15,8 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ground.choices import MAX_LEVELS
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy
 from loihi_convert.pipeline.converting import COMPARED, require_same_outputs
+from loihi_convert.reading.own_cnn import require_training
 from loihi_convert.reading.source import Source
-from loihi_convert.reading.train_mode import require_training
 
 _FINE_QCFS_TOLERANCE: Final = 0.02
 _LEAST_THRESHOLD: Final = 10 * MIN_THRESHOLD

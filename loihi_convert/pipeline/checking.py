@@ -30,6 +30,7 @@ from loihi_convert.checks.network_rules import (
 )
 from loihi_convert.checks.stock_rules import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
+from loihi_convert.chip.targets import TARGETS
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Target
@@ -191,7 +192,7 @@ class CheckReport:
         found = Counter(finding.severity for finding in self.findings)
         counts = ", ".join(f"{found[severity]} {severity}{'s' * (found[severity] != 1)}" for severity in SEVERITIES)
         outcome = "can be used on" if self.is_usable else "cannot be used on"
-        place = {"lava": "Lava on a CPU", "loihi2": "Loihi 2"}[self.target]
+        place = TARGETS[self.target].place
         return f"{self.path.name}: {outcome} {place}: {counts}"
 
     def __repr__(self) -> str:
@@ -327,7 +328,7 @@ def _resources(loaded: LoadedFile, target: Target, chips: int) -> Chips | None:
     """Resources of the network; None if any layer is unknown, because a partial sum would mislead."""
     if loaded.network is not None:
         is_soft = loaded.exported is None or loaded.exported.reset == "soft"
-        return network_resources(loaded.network, has_circuit=target == "loihi2" and is_soft, chips=chips)
+        return network_resources(loaded.network, has_circuit=TARGETS[target].is_circuit and is_soft, chips=chips)
     return None if loaded.stock is None else _stock_resources(loaded.stock, loaded.relays, chips)
 
 

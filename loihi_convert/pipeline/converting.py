@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.checks.network_rules import the_synapses_of_a_neuron_fit_one_core
+from loihi_convert.chip.partition import span
 from loihi_convert.chip.resources import Chips, network_resources
-from loihi_convert.chip.savings import span
-from loihi_convert.conversion.calibration import count_notes, require_calibration
+from loihi_convert.conversion.agreement import count_notes, require_calibration
 from loihi_convert.conversion.flow import COPIES, Conversion, CopiesTrial, choose_copies, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_readout
 from loihi_convert.errors import InputError, LoihiConvertError, UnsupportedModelError, UsageError, first_line
@@ -23,8 +23,8 @@ from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.network import ReluNetwork, layer_words
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
-from loihi_convert.reading.model_runs import require_not_of_machine
 from loihi_convert.reading.source import Source
+from loihi_convert.reading.users_code import require_not_of_machine
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -386,7 +386,7 @@ def _network(source: Source, skip_copies: int, *, has_correction: bool) -> ReluN
 
 
 def _resources(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions) -> Chips:
-    return network_resources(network, has_circuit=options.target == "loihi2")
+    return network_resources(network, has_circuit=options.is_circuit)
 
 
 def _remedies(chips: Chips, most: int) -> str:

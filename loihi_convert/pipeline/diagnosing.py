@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from loihi_convert.backends import Backend
-from loihi_convert.backends.request import check_run
+from loihi_convert.backends.result import check_run
 from loihi_convert.data import Dataset
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.quantized import QuantizedNetwork

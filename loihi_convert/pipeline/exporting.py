@@ -11,15 +11,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert import netx, nir
+from loihi_convert import netx
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.lava.timing import reset_interval
 from loihi_convert.backends.reference import run_graded, run_network
-from loihi_convert.backends.request import result_size
-from loihi_convert.backends.result import first_difference
+from loihi_convert.backends.result import first_difference, result_size
 from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes
-from loihi_convert.conversion.agreement import Agreement
-from loihi_convert.conversion.calibration import MOST, count_notes, require_calibration
+from loihi_convert.conversion.agreement import MOST, Agreement, count_notes, require_calibration
 from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization_report import QuantizationReport
@@ -40,8 +38,8 @@ from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.nir import write as nir
 from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs
-from loihi_convert.pipeline.nir_files import nir_notes, require_file_format
 from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.image_shards import DividedImages, Workers
 
@@ -159,7 +157,7 @@ def export(
     file_format
         ``"netx"``, or ``"nir"`` (needs the package ``nir``).
     allow_hard_reset
-        For NIR: write soft-reset neurons as NIR's IF, which resets to 0; see `nir.graph`.
+        For NIR: write soft-reset neurons as NIR's IF, which resets to 0; see `nir.write`.
     """
     require_timesteps(timesteps)
     model = Path(model) if isinstance(model, str) else model
@@ -169,7 +167,7 @@ def export(
     if base is None:
         raise UsageError("found none for a CNN in memory", where="output", expected="must be a path")
     paths = output_paths(base, output, timesteps, file_format)
-    require_file_format(file_format, allow_hard_reset, paths[0])
+    nir.require_file_format(file_format, allow_hard_reset, paths[0])
     for path in paths:
         require_output(path, overwrite, checkpoint)
     source = model if isinstance(model, Source) else open_source(model)
@@ -186,7 +184,7 @@ def export(
         notes = (*source.notes, *made.notes)
         if file_format == "nir":
             nir.write(network, path, hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify)
-            notes = (*notes, *nir_notes(network, allow_hard_reset, made.report, compared, device))
+            notes = (*notes, *nir.nir_notes(network, allow_hard_reset, made.report))
             result = ExportResult(path, network, made.report, notes, 0, made.agreement, "nir", verify)
         else:
             netx.write(network, path, overwrite=overwrite)

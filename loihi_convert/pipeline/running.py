@@ -14,8 +14,7 @@ import numpy as np
 
 from loihi_convert.backends import Backend, BackendOptions, open_backend
 from loihi_convert.backends.reference import run_graded, run_network
-from loihi_convert.backends.request import check_run
-from loihi_convert.backends.result import RunResult, as_reference, concatenated, concatenated_if_known
+from loihi_convert.backends.result import RunResult, as_reference, check_run, concatenated, concatenated_if_known
 from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.external import AnyNetwork, is_external
@@ -27,14 +26,15 @@ from loihi_convert.ground.files import sha256
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.network import require_images
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
 from loihi_convert.metrics.evaluation import Evaluation, evaluate_images
 from loihi_convert.pipeline.opening import OpenedFile, notes_on_images, open_file
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.runs import run_folder
-from loihi_convert.runs.run_folder import FileResults, ReadFile, new_manifest, write_run
-from loihi_convert.simulation.currents import require_images
+from loihi_convert.runs.columns import FileResults, ImageFacts
+from loihi_convert.runs.run_folder import ReadFile, new_manifest, write_run
 from loihi_convert.simulation.image_shards import DividedImages, Shard, Workers, shards
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
@@ -489,11 +489,8 @@ def _written(
     return write_run(
         done.folder,
         [FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in done.runs],
-        labels=images.labels,
-        paths=images.paths,
-        targets=images.targets,
-        classes=classes,
-        manifest={**manifest, "classes": classes, **_made_by(done.runs, backend, options)},
+        ImageFacts(images.labels, images.targets, images.paths, classes),
+        {**manifest, "classes": classes, **_made_by(done.runs, backend, options)},
     )
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.reading.operations import (
+from loihi_convert.reading.graph import (
     BEFORE_QUANTIZATION,
     PADDINGS,
     PRODUCTS,
@@ -29,7 +29,6 @@ from loihi_convert.reading.operations import (
     Rounding,
     refuse,
 )
-from loihi_convert.reading.pools import adaptive_pool, average_pool, max_pool
 from loihi_convert.reading.quantized_relu import rounded_relu
 from loihi_convert.reading.recording import Call
 from loihi_convert.reading.values import IMAGES, Value, counted, map_shape
@@ -73,7 +72,7 @@ def _dense(reader: Reader, call: Call) -> Value:
     matrix = array(weight)
     if call.name in ("bmm", "baddbmm"):
         if not (matrix == matrix[:1]).all():
-            refuse("has no spiking equivalent here", hint="Use nn.Linear, or x @ weight with a flattened x.")
+            refuse("has no spiking equivalent here")
         matrix = matrix[0]
     matrix = alpha * matrix.reshape(x.shape[-1], -1)
     offset = None if bias is None else beta * np.broadcast_to(array(bias).reshape(-1), (matrix.shape[1],))
@@ -102,11 +101,7 @@ def _batch_norm(reader: Reader, call: Call) -> Value:
     if "no_training" not in call.name and rest[0]:
         if mean is None:
             refuse("has no running statistics; train with track_running_stats=True")
-        refuse(
-            "takes its statistics from the batch",
-            supported="running statistics, in eval mode",
-            hint="Let eval mode switch it: F.batch_norm needs training=self.training, and running statistics.",
-        )
+        refuse("takes its statistics from the batch", supported="running statistics, in eval mode")
     gain = 1 / np.sqrt(array(variance) + rest[-1])
     shift = -array(mean) * gain
     if weight is not None:
@@ -117,16 +112,10 @@ def _batch_norm(reader: Reader, call: Call) -> Value:
     return reader.affine(gain.reshape(-1, *ones), shift.reshape(-1, *ones), x)
 
 
-def _average_pool(reader: Reader, call: Call) -> Value:
+def _pooled(reader: Reader, call: Call) -> Value:
     number = _maps(reader, call)
-    pool = average_pool(reader.nodes[number].shape, map_shape(call.shape), *call.args[1:])
-    return reader.add(pool, (number,), call.shape)
-
-
-def _max_pool(reader: Reader, call: Call) -> Value:
-    number = _maps(reader, call)
-    pool = max_pool(reader.nodes[number].shape, map_shape(call.shape), *call.args[1:])
-    return reader.add(pool, (number,), call.shape)
+    pool: Callable[..., AveragePool | MaxPool] = max_pool if "max" in call.name else average_pool
+    return reader.add(pool(reader.nodes[number].shape, map_shape(call.shape), *call.args[1:]), (number,), call.shape)
 
 
 def _padded(reader: Reader, call: Call) -> Any:
@@ -134,7 +123,7 @@ def _padded(reader: Reader, call: Call) -> Any:
     x = reader.of(call.args[0])
     if call.args[2:] == (-math.inf,):
         if not _is_nonnegative(reader, reader.number(x)):
-            refuse("pads with -inf", supported=f"{PADDINGS}; -inf after a ReLU", hint="Train with zeros.")
+            refuse("pads with -inf", supported=f"{PADDINGS}; -inf after a ReLU")
         call = replace(call, args=call.args[:2])
     return reader.moved(call, [x])
 
@@ -183,7 +172,6 @@ def _interpolated(reader: Reader, call: Call) -> Value:
     return refuse(
         f"makes {tuple(after)} of {tuple(before)} by mode {mode}",
         supported="nearest and area by whole factors, bilinear by 2",
-        hint="Use average pooling.",
     )
 
 
@@ -191,8 +179,6 @@ def _maps(reader: Reader, call: Call) -> int:
     x = reader.of(call.args[0])
     if len(x.shape) != 4:
         refuse(f"is applied to a tensor of shape {tuple(x.shape[1:])}", supported="maps (C, H, W)")
-    if not x.shape.numel():
-        refuse("takes an empty tensor", supported="tensors that hold numbers", hint="Leave it out.")
     return reader.number(x)
 
 
@@ -200,12 +186,9 @@ def _reduced(reader: Reader, call: Call) -> Value:
     """Mean, sum or maximum over the height, the width or both; mean or sum over the channels; also minimum of parts."""
     x = reader.plain(reader.of(call.args[0]))
     given = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
-    is_all = given is None
     rank = len(x.shape)
     axes = {axis % rank for axis in ([given] if isinstance(given, int) else given or ())}
     kind = {"max": "amax"}.get(call.name, call.name)
-    if not x.shape.numel():
-        refuse("takes an empty tensor", supported="tensors that hold numbers", hint="Leave it out.")
     if x.node is not None and axes and kind != "amin" and _are_whole_maps(reader, x, axes):
         channels = reader.nodes[x.node].shape[0]
         pool = _window(kind, reader.nodes[x.node].shape[1:], channels)
@@ -220,7 +203,8 @@ def _reduced(reader: Reader, call: Call) -> Value:
         made = reader.add(Conv(weight) if size else Dense(weight), (number,), torch.Size((IMAGES, 1, *size)))
         return Value(call.shape, made.node)
     if kind == "amin" or not axes or not axes <= set(range(2, rank)) or len(map_shape(x.shape)) != 3:
-        _refuse_axes(kind, given, axes, is_all=is_all)
+        what = f"{call.name} over {'all axes' if given is None else f'axes {given}'}"
+        refuse(f"takes the {what}", supported="height, width, or both; mean and sum also over the channels")
     number = reader.number(x)
     channels, height, width = reader.nodes[number].shape
     is_signal = rank == 3
@@ -271,22 +255,6 @@ def _of_parts(reader: Reader, call: Call, x: Value, kind: str, axis: int) -> Val
     return Value(call.shape, found.node, None if found.positions is None else found.positions.reshape(call.shape))
 
 
-def _refuse_axes(kind: str, given: Any, axes: set[int], *, is_all: bool) -> None:
-    what = {"mean": "averages", "sum": "sums", "amax": "takes the maximum", "amin": "takes the minimum"}[kind]
-    hint = ""
-    if not axes or 0 in axes:
-        hint = "This mixes the images of the batch: reduce each image, as in x.flatten(1).mean(1, True)."
-    elif axes == {1, 2, 3}:
-        hint = "Normalize with a fixed mean and std, not those of each image, and train again."
-    shown = given[0] if isinstance(given, list | tuple) and len(given) == 1 else given
-    over = "all axes" if is_all else f"axes {tuple(shown) if isinstance(shown, list) else shown}"
-    refuse(
-        f"{what} over {over}",
-        supported="height, width, or both" + ("; or the channels" if kind in ("mean", "sum") else ""),
-        hint=hint,
-    )
-
-
 def _rounding(reader: Reader, call: Call) -> Value | None:
     """A `Rounding`, an obstacle until it is clipped; or part of a QCFS activation."""
     (x,) = reader.of(call.args)
@@ -319,12 +287,11 @@ def array(tensor: Any) -> Array:
 
 
 def require_two_alike(whole: torch.Size, shapes: Sequence[torch.Size]) -> None:
-    """Refuse to join anything but tensors of one shape, apart from one channel, or one pixel, for all."""
-    if any(len(shape) != len(whole) or shape[2:] not in (whole[2:], (1,) * len(whole[2:])) for shape in shapes):
+    """Refuse to join anything but tensors of one shape, apart from one channel for all."""
+    if any(len(shape) != len(whole) or shape[2:] != whole[2:] for shape in shapes):
         refuse(
             f"joins tensors of shapes {' and '.join(str(tuple(shape[1:])) for shape in shapes)}",
-            supported="equal shapes, one channel beside several, or a mean of each channel",
-            hint="Give both the same channels and size, by a convolution or pooling, and train again.",
+            supported="equal shapes, or one channel beside several",
         )
 
 
@@ -342,8 +309,7 @@ COMPUTING: Final[Mapping[str, Callable[[Any, Call], Any]]] = {
         _batch_norm,
     ),
     "constant_pad_nd": _padded,
-    "avg_pool2d": _average_pool,
-    "max_pool2d_with_indices": _max_pool,
+    **dict.fromkeys(("avg_pool2d", "max_pool2d_with_indices"), _pooled),
     "_adaptive_avg_pool2d": _adaptive_pool,
     "adaptive_max_pool2d": _adaptive_pool,
     **dict.fromkeys(("upsample_nearest2d", "upsample_nearest1d"), _interpolated),
@@ -354,3 +320,85 @@ COMPUTING: Final[Mapping[str, Callable[[Any, Call], Any]]] = {
     **dict.fromkeys(("_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward", "tanh"), _ending),
 }
 """By ATen's name."""
+
+
+def average_pool(
+    before: Shape,
+    after: Shape,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> AveragePool:
+    """Return the average pooling with torch's arguments, or `refuse` it."""
+    window = pair(kernel), pair(stride or kernel), pair(padding)
+    counted = [
+        _counted(*axis, counts_padding=count_include_pad) for axis in zip(*window, before[1:], after[1:], strict=True)
+    ]
+    divisors = {rows * columns for rows in counted[0] for columns in counted[1]}
+    if divisor_override is None and len(divisors) > 1:
+        refuse(
+            f"divides by {min(divisors)} at the border and by {max(divisors)} elsewhere",
+            supported="the same divisor for all windows",
+        )
+    return AveragePool(*window, 1 / (divisor_override or divisors.pop()))
+
+
+def _counted(kernel: int, stride: int, pad: int, extent: int, count: int, *, counts_padding: bool) -> set[int]:
+    """The divisors of windows along one axis, as torch counts pixels."""
+    first, end = (-pad, extent + pad) if counts_padding else (0, extent)
+    starts = range(-pad, -pad + count * stride, stride)
+    return {min(start + kernel, end) - max(start, first) for start in starts}
+
+
+def max_pool(
+    before: Shape,
+    after: Shape,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> MaxPool:
+    """Return the max pooling with torch's arguments, or `refuse` it."""
+    pool = MaxPool(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation))
+    windows = zip(pool.kernel, pool.stride, pool.padding, pool.dilation, before[1:], after[1:], strict=True)
+    if not all(_reads_map(*axis) for axis in windows):
+        refuse(
+            "has windows that lie outside the map, where torch gives -inf",
+            supported="at least one pixel of the map in each window",
+        )
+    return pool
+
+
+def _reads_map(kernel: int, stride: int, pad: int, gap: int, extent: int, count: int) -> bool:
+    """Whether each of ``count`` windows along an axis contains a pixel of the map."""
+    starts = range(-pad, count * stride - pad, stride)
+    return all(any(0 <= start + gap * place < extent for place in range(kernel)) for start in starts)
+
+
+def adaptive_pool(before: Shape, after: Shape, *, is_average: bool) -> AveragePool | MaxPool:
+    """Return the pooling of ``before`` to ``after`` with windows of one size, or `refuse` it.
+
+    The i-th of k windows along an axis of n pixels is floor(i n / k) .. ceil((i + 1) n / k) - 1, so they are alike, and
+    at a constant step, only if n or n - 1 is a multiple of k.
+    """
+    axes = list(zip(before[1:], after[1:], strict=True))
+    if len(before) != 3 or any(many < few or many % few > 1 for many, few in axes):
+        refuse(
+            f"gives {after[1:]} for {before[1:]}",
+            supported="sizes that divide the size of the map, or that less 1, or multiples of it",
+        )
+    (height, rows), (width, columns) = axes
+    stride = (height // rows, width // columns)
+    kernel = (stride[0] + height % rows, stride[1] + width % columns)
+    if is_average:
+        return AveragePool(kernel, stride, (0, 0), 1 / (kernel[0] * kernel[1]))
+    return MaxPool(kernel, stride, (0, 0), (1, 1))
+
+
+def pair(numbers: Sequence[int]) -> Pair:
+    """Return (vertical, horizontal) from one or two numbers."""
+    return numbers[0], numbers[-1]

@@ -14,7 +14,6 @@ import contextlib
 import functools
 import graphlib
 import hashlib
-import heapq
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +36,7 @@ from loihi_convert.errors import (
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.dependencies import optional_module
 from loihi_convert.reading.onnx_operators import FLOATS, OPERATORS, SUPPORTED, applied
-from loihi_convert.reading.step import Step, named
+from loihi_convert.reading.recording import Step, named
 from loihi_convert.reading.users_code import listed
 
 _OLDEST_OPSET: Final = 7
@@ -87,7 +86,7 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
         expected = f"must be at least {_OLDEST_OPSET}: before, Add and Mul aligned shapes otherwise"
         raise InputError(f"opset {opset}", where=path, expected=expected, hint="Export it again.")
     if graph.sparse_initializer:
-        raise InputError("sparse weights are not read", where=path, hint="Store them as dense initializers.")
+        raise InputError("sparse weights are not read", where=path)
     image = _image(graph, path)
     nodes = _in_order(graph, path)
     if others := [node for node in nodes if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx")]:
@@ -95,7 +94,7 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
             f"holds {listed([_described(node) for node in others])}",
             where=path,
             expected=f"supported: {SUPPORTED}",
-            hint=_remedy(others),
+            hint="Remove them from the CNN, or give the file from before its quantization or optimization.",
         )
     # An open size is 0. Some files do not record the number of axes.
     batch, *sizes = [each.dim_value for each in image.type.tensor_type.shape.dim] or [0] * 4
@@ -127,17 +126,11 @@ def _image(graph: Any, path: Path) -> Any:
     weights = {initializer.name for initializer in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1 or len(graph.output) != 1:
-        counts = " and ".join(
-            f"{len(values)} {kind}{'s' * (len(values) != 1)}"
-            for values, kind in ((inputs, "input"), (graph.output, "output"))
-        )
-        hint = ""
-        if len(inputs) == 1:
-            names = ", ".join(value.name for value in graph.output)
-            call = f"onnx.utils.extract_model({path.name!r}, 'one.onnx', [{inputs[0].name!r}], [output])"
-            hint = f"Keep one of {names}: {call}."
         raise InputError(
-            f"the graph has {counts}", where=path, expected="must have one image and one output", hint=hint
+            f"the graph has {len(inputs)} inputs and {len(graph.output)} outputs",
+            where=path,
+            expected="must have one image and one output",
+            hint="onnx.utils.extract_model keeps one of them.",
         )
     if (kind := inputs[0].type.tensor_type.elem_type) not in FLOATS:
         from onnx import TensorProto
@@ -166,35 +159,18 @@ def _in_order(graph: Any, path: Path) -> list[Any]:
         index = waiting.pop()
         before[index] = {makers[name] for name in graph.node[index].input if name in makers}
         waiting |= before[index] - before.keys()
-    sorter = graphlib.TopologicalSorter(before)
-    try:
-        sorter.prepare()
-    except graphlib.CycleError as error:
-        raise InputError("its operators form a loop", where=path) from error
-    order: list[Any] = []
-    ready: list[int] = []
-    while sorter.is_active():
-        for index in sorter.get_ready():
-            heapq.heappush(ready, index)
-        index = heapq.heappop(ready)
-        order.append(graph.node[index])
-        sorter.done(index)
-    return order
+    order = sorted(before)
+    if any(max(before[index], default=-1) > index for index in order):
+        try:
+            order = [*graphlib.TopologicalSorter(before).static_order()]
+        except graphlib.CycleError as error:
+            raise InputError("its operators form a loop", where=path) from error
+    return [graph.node[index] for index in order]
 
 
 def _described(node: Any) -> str:
     domain = f"{node.domain}." if node.domain else ""
     return f"{domain}{node.op_type} ({node.name or node.output[0]})"
-
-
-def _remedy(others: list[Any]) -> str:
-    if any(re.search("QLinear|[Qq]uantize|Integer", node.op_type) for node in others):
-        return "Give the file from before its quantization."
-    if any(node.domain.startswith("com.microsoft") for node in others):
-        return "Give the file from before onnxruntime optimized it."
-    if any(node.op_type == "NonZero" for node in others):
-        return "Write x.masked_fill(x < 0, 0) or relu(x) in place of x[x < 0] = 0, and export it again."
-    return "Remove them from the CNN, or train without them."
 
 
 def _constants(graph: Any, path: Path) -> dict[str, Tensor]:

@@ -1,17 +1,171 @@
-"""A CNN as a graph of operations in order of computation, each with inputs and shapes."""
+"""A CNN as a graph of operations in order of computation; all others are refused, with the layer and advice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Final, NoReturn
 
 import numpy as np
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.ground.arrays import Shape
+from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.reading.operations import Add, Operation, Relu
+
+SUPPORTED: Final = (
+    "Conv1d/2d, Linear, BatchNorm1d/2d, ReLU, ReLU6, LeakyReLU, PReLU, average and max pooling, +, -, cat, chunk, "
+    "Flatten, Dropout, Identity, + - * / by constants, a last Softmax, Sigmoid or Tanh"
+)
+
+LARGEST_PADDING: Final = 1_000
+"""Largest magnitude of a number to pad with: activations that are shifted by more would lose too many digits."""
+PADDINGS: Final = f"numbers in -{LARGEST_PADDING:,}..{LARGEST_PADDING:,}"
+
+BEFORE_QUANTIZATION: Final = "Convert the CNN as it was before its quantization."
+PRODUCTS: Final = "Products of activations (attention, gates, x * sigmoid(x)) are not supported; train without them."
+ONLY_LAST: Final = (
+    "Train with ReLU. After the last layer, leave it out: the class of the largest output stays the same; to the "
+    "outputs of a regression, apply it yourself."
+)
+_ADVICES: Final = (
+    (
+        BEFORE_QUANTIZATION,
+        "quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel fused_moving_avg_obs_fake_quant "
+        "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine",
+    ),
+    ("Convert the CNN as it was before its quantization, or use `fine_tune`.", "round floor ceil trunc"),
+    ("Use it without inplace=True.", "Hardsigmoid"),
+    ("Train with ReLU.", "GELU SiLU Mish Hardswish Hardtanh Hardshrink GLU pow square"),
+    (ONLY_LAST, "ELU SELU CELU Softplus Sigmoid LogSigmoid Tanh Softsign exp expm1 atan arctan erf"),
+    (
+        "Leave it out, and return the scores of the classes: the class is that of the largest.",
+        "argmax topk log normalize one_hot",
+    ),
+    (PRODUCTS, "matmul bmm einsum"),
+    ("Train with BatchNorm2d, or without.", "GroupNorm LayerNorm InstanceNorm2d LocalResponseNorm"),
+    (
+        "Train without upsampling: where maps of several sizes meet, make the larger ones smaller, by a stride, "
+        "pooling or x[:, :, ::2, ::2].",
+        "ConvTranspose2d Upsample Interpolate PixelShuffle",
+    ),
+    ("Attention is not supported; train a convolutional network.", "MultiheadAttention scaled_dot_product_attention"),
+    ("Recurrent layers are not supported; train a feed-forward network.", "RNN LSTM GRU"),
+    ("Train with average or max pooling, or a strided convolution.", "LPPool2d FractionalMaxPool2d"),
+)
+# The module LeakyReLU and the function leaky_relu get the same advice.
+_ADVICE: Final = {kind.lower().replace("_", ""): advice for advice, kinds in _ADVICES for kind in kinds.split()}
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``y = gain x + shift``, such as batch normalization at inference.
+
+    ``gain`` and ``shift`` are float64 ``(C,)`` or, if they differ between pixels, ``(C, H, W)``: gains only until it is
+    known whether the channels are last.
+    """
+
+    gain: Array
+    shift: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Relu:
+    """``y = min(max(x, floor), ceiling)``, or `qcfs.Qcfs` with ``threshold``, float64 ``(C,)``, and ``levels``.
+
+    A threshold without levels is that of neurons, as of a NIR file; the ceiling is then the same number.
+    """
+
+    threshold: Array | None = None
+    levels: int | None = None
+    ceiling: float = np.inf
+    floor: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """``floor(x)`` or ``round(x)``: an obstacle, unless a clipped ReLU of it follows, see `quantized_relu.py`."""
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyRelu:
+    """``y = max(x, 0) - slope max(-x, 0)``; ``slope`` is float64 ``(C,)``, or ``(1,)`` for all channels."""
+
+    slope: Array
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    """The sum over windows of ``kernel``, with padding as 0, times ``factor``."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    factor: float
+
+    @property
+    def tiles(self) -> bool:
+        """Whether windows do not overlap, so that each pixel belongs to one window."""
+        return self.stride == self.kernel and self.padding == (0, 0) and self.factor == 1 / np.prod(self.kernel)
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The largest value in each window of ``kernel``; padding is never the largest."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """``y = x.ravel()[index]``, and 0 where ``index`` is -1; int64 of y's shape, without the batch axis."""
+
+    index: Array
+
+
+@dataclass(frozen=True)
+class Add:
+    """The sum of the inputs, each times its entry in ``factors``."""
+
+    factors: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Cat:
+    """The inputs concatenated: their channels or, for vectors, their values."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A softmax, a sigmoid, their logarithms, or a tanh, which preserves the order of the outputs; only at the end."""
+
+
+ENDINGS: Final = ("softmax", "logsoftmax", "sigmoid", "logsigmoid", "tanh")
+"""Their kinds, in lower case and without underscores."""
+
+Operation = Conv | Dense | Affine | Relu | LeakyRelu | AveragePool | MaxPool | Move | Add | Cat | Ending | Rounding
+
+
+def refuse(why: str, *, supported: str = SUPPORTED, hint: str = "") -> NoReturn:
+    """Raise an `UnsupportedModelError` about a layer, whose place and kind `placed_at` adds."""
+    raise UnsupportedModelError(why, expected=f"supported: {supported}", hint=hint)
+
+
+@contextlib.contextmanager
+def placed_at(name: str, kind: str = "") -> Iterator[None]:
+    """Add the layer to an error that does not say where it is: its ``name``, its ``kind``, and advice on that kind."""
+    try:
+        yield
+    except UnsupportedModelError as error:
+        if error.where:
+            raise
+        hint = error.hint or _ADVICE.get(kind.lower().replace("_", ""), "")
+        found = f"{kind} {error.found}".lstrip()
+        raise UnsupportedModelError(found, where=name, expected=error.expected, hint=hint) from error
 
 
 @dataclass(frozen=True, eq=False)

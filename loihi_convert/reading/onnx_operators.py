@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loihi_convert.reading.operations import refuse
+from loihi_convert.reading.graph import refuse
 
 Attributes = Mapping[str, Any]
 """By name; also ``opset``, ``outputs``, their number, and ``batch``, the file's number of images if it is fixed."""
@@ -93,7 +93,6 @@ def _pool(a: Attributes, x: Tensor, *, is_max: bool) -> Tensor:
             "has different padding at its two ends",
             supported="equal padding, a max pooling, or an average pooling that counts the padding; without ceil_mode, "
             "and less than the kernel",
-            hint="Train with padding='valid'.",
         )
     pools: Any = (functional.max_pool1d, functional.max_pool2d) if is_max else (torch.avg_pool1d, functional.avg_pool2d)
     pool: Callable[..., Tensor] = pools[len(kernel) - 1]
@@ -171,7 +170,7 @@ def _of_each(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _pad(a: Attributes, x: Tensor, pads: Any = None, value: Any = None, axes: Any = None) -> Tensor:
     if (mode := a.get("mode", "constant")) != "constant":
-        refuse(f"pads with mode {mode}", supported="numbers", hint="Train with zeros.")
+        refuse(f"pads with mode {mode}", supported="numbers")
     sides, places = _given(a, "pads", pads) or [], [*range(x.ndim)] if axes is None else _ints(axes)
     amounts = {k % x.ndim: pair for k, *pair in zip(places, sides, sides[len(places) :], strict=False)}
     _require_few([size + sum(amounts.get(axis, [0])) for axis, size in enumerate(x.shape)])

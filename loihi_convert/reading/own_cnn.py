@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import torch
 from pydantic import JsonValue
@@ -27,15 +28,23 @@ from loihi_convert.cnn.design import (
 from loihi_convert.cnn.qcfs import SpikingCnn, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
-from loihi_convert.errors import CheckpointError, UsageError, first_line
+from loihi_convert.errors import CheckpointError, LoihiConvertError, UsageError, first_line
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import class_count
 from loihi_convert.lowering import lowered
 from loihi_convert.reading.fitting import fill
-from loihi_convert.reading.model_runs import shape_taken, users_code
-from loihi_convert.reading.operations import LeakyRelu, MaxPool, Relu
+from loihi_convert.reading.graph import LeakyRelu, MaxPool, Relu
 from loihi_convert.reading.reader import read_graph
-from loihi_convert.reading.users_code import build_cnn, copied, unwrapped, with_plain_parts
+from loihi_convert.reading.users_code import (
+    build_cnn,
+    copied,
+    require_not_of_machine,
+    shape_taken,
+    told,
+    unwrapped,
+    users_code,
+    with_plain_parts,
+)
 
 
 def own_design(
@@ -47,7 +56,7 @@ def own_design(
     qcfs_levels: int | None = None,
     timesteps: int | None = None,
 ) -> Design:
-    """Return the CNN that the code ``arch`` builds as a design to train.
+    """Return the CNN that the code ``arch`` builds as a design to train; its parts are read before the training.
 
     Parameters
     ----------
@@ -62,17 +71,6 @@ def own_design(
         What it takes; by default that in the checkpoint, or pixel / 255.
     qcfs_levels, timesteps
         As in `recipe.TrainOptions`.
-
-    Raises
-    ------
-    UsageError
-        If ``arch`` cannot be used, or the options do not fit it or each other.
-    CheckpointError
-        If the file cannot be used, or its tensors do not match the CNN.
-    UnsupportedModelError
-        If a part of the CNN has no spiking equivalent; found before the training.
-    InputError
-        If it does not accept such images.
     """
     trained = None if weights is None else _trained(weights)
     made: Callable[[], nn.Module]
@@ -147,7 +145,6 @@ def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) ->
                 f"found a CNN that returns a {type(returned).__name__}",
                 where="teacher",
                 expected="must return a tensor of scores, or a dict or dataclass with `logits`",
-                hint="Wrap it in a module that returns its scores alone.",
             )
         outputs = returned.reshape(len(first), -1)
         learner = design.network()
@@ -199,10 +196,7 @@ def design_of(
     if isinstance(cnn, WithQcfs):
         if qcfs_levels not in (None, cnn.levels):
             raise UsageError(
-                f"found {qcfs_levels}",
-                where="qcfs_levels",
-                expected=f"the CNN was trained with {cnn.levels} levels",
-                hint="Omit it, or start from the CNN with ReLUs.",
+                f"found {qcfs_levels}", where="qcfs_levels", expected=f"the CNN was trained with {cnn.levels} levels"
             )
         qcfs_levels = cnn.levels
     if normalization is not None:
@@ -261,11 +255,7 @@ def rebuilt(trained: Checkpoint, arch: str, path: Path) -> nn.Module:
             cnn.load_state_dict(trained.state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"does not match {arch}: {reason}",
-            where=path,
-            hint=f"Give the code it was trained with, {trained.architecture}.",
-        ) from error
+        raise CheckpointError(f"does not match {arch}: {reason}", where=path) from error
     return cnn
 
 
@@ -281,7 +271,6 @@ def recorded_normalization(trained: Checkpoint, given: Normalization | None) -> 
                     f"found {found}",
                     where=where,
                     expected=f"the checkpoint was trained with {expected or 'no normalization'}",
-                    hint="Omit `mean` and `std`: it records them.",
                 )
     return recorded
 
@@ -297,9 +286,7 @@ def _trained(path: Path) -> Checkpoint | None:
     found = checkpoint.load_if_ours(path)
     if found is None or found.is_own:
         return found
-    raise UsageError(
-        f"{path.name} holds a {found.architecture}", where="arch", expected="is for your own CNN", hint="Omit `arch`."
-    )
+    raise UsageError(f"{path.name} holds a {found.architecture}", where="arch", expected="is for your own CNN")
 
 
 def _require_spiking(cnn: nn.Module, splits: DataSplits) -> None:
@@ -310,20 +297,12 @@ def _require_spiking(cnn: nn.Module, splits: DataSplits) -> None:
     per_step: list[bool] = []
     for node in read_graph(cnn, splits.input_shape).nodes:
         is_plain_relu = isinstance(node.operation, Relu) and node.operation.threshold is None
-        if is_plain_relu or isinstance(node.operation, LeakyRelu | MaxPool):
+        before = {per_step[index] for index in node.inputs}
+        if is_plain_relu or isinstance(node.operation, LeakyRelu | MaxPool) or len(before) > 1:
             raise UsageError(
                 f"found {node.kind} at {node.name}",
                 where="timesteps",
-                expected="needs a network of QCFS activations with linear layers between them",
-                hint="Train it without `timesteps`.",
-            )
-        before = {per_step[index] for index in node.inputs}
-        if len(before) > 1:
-            raise UsageError(
-                f"found {node.kind} at {node.name} of spikes and of the image",
-                where="timesteps",
-                expected="needs a network without skips from the image",
-                hint="Train it without `timesteps`, or begin the skip after the first activation.",
+                expected="needs QCFS activations with linear layers between them, and no skip from the image",
             )
         per_step.append(True in before or isinstance(node.operation, Relu))
 
@@ -351,3 +330,60 @@ def _require_results_used(cnn: nn.Module, images: Tensor) -> None:
             expected="needs one that uses what its in-place ReLUs return, and takes any number of images",
             hint="Write h = relu(h), or train it without `timesteps`.",
         )
+
+
+_SHOWN: Final = 8
+"""Images of a step in train mode: batch normalization of a single pixel needs several."""
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def require_training(design: Design, splits: DataSplits) -> None:
+    """Raise an error if the CNN of ``design`` computes something else in training than scores, or without gradients.
+
+    Raises
+    ------
+    UsageError
+        If its forward fails or returns something else in train mode, or computes parts of a QCFS network again for
+        gradients.
+    MemoryError, OSError, RuntimeError
+        If memory or disk space ran out, unchanged.
+    """
+    if len(splits.train) < 2:
+        # Too few for batch normalization, of which the training tells.
+        return
+    model = design.build()
+    model.train()
+    shown = inputs_of(pixels(splits.train.images[:_SHOWN]), design.normalization, design.image_shape)
+    try:
+        with users_code(), torch.random.fork_rng(devices=[]):
+            cnn = model.cnn if isinstance(model, WithQcfs) else model
+            returned = scores_of(cnn(shown))
+            if not isinstance(returned, Tensor):
+                raise UsageError(
+                    f"returns a {type(returned).__name__} in training",
+                    where=design.name,
+                    expected="must return only its scores, as in eval mode",
+                    hint="Switch its auxiliary outputs off, for example by aux_logits=False.",
+                )
+            if isinstance(model, WithQcfs):
+                scores = model(shown)
+                scores.sum().backward()
+                if _is_recomputed(scores):
+                    raise UsageError("needs torch.utils.checkpoint, which leaves QCFS out", where=design.name)
+    except LoihiConvertError:
+        raise
+    # The user's forward may raise any exception.
+    except Exception as error:
+        require_not_of_machine(error)
+        raise UsageError(f"its forward fails in train mode ({told(error)})", where=design.name) from error
+
+
+def _is_recomputed(scores: Tensor) -> bool:
+    """Whether a part is computed again in the backward pass, where its ReLUs are not replaced."""
+    waiting, seen = [scores.grad_fn], set[object]()
+    while waiting:
+        if (step := waiting.pop()) not in seen and step is not None:
+            seen.add(step)
+            waiting += [before for before, _ in step.next_functions]
+    return any(type(step).__name__ == "CheckpointFunctionBackward" for step in seen)

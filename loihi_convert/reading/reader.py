@@ -9,8 +9,8 @@ There are four kinds of operations:
 3. *Computing* (convolution, dense layers, pooling, sums) has an entry in `computing.COMPUTING`.
 4. Everything else is an obstacle. Reading continues after it, so that all of them are found at once.
 
-Operations that have an entry in `simpler.SIMPLER` are recorded as others. Whether a reading is right is decided by
-comparing the outputs (`pipeline.same_outputs`); nothing here guards it a second time.
+Operations that have an entry in `elementwise.SIMPLER` are recorded as others. Whether a reading is right is decided by
+comparing the outputs (`pipeline.converting.require_same_outputs`); nothing here guards it a second time.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import traceback
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -28,35 +29,40 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from loihi_convert.cnn.class_scores import scores_name, scores_of
-from loihi_convert.errors import UnsupportedModelError, first_line
+from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.reading.computing import COMPUTING, require_two_alike
 from loihi_convert.reading.elementwise import POINTS, Fitted, fitted, per_channel
-from loihi_convert.reading.graph import Graph, Node, clipped_once, left_by_sum, pruned
-from loihi_convert.reading.model_runs import (
-    dtype_of,
-    place_of,
-    require_not_of_machine,
-    require_not_random,
-    shape_taken,
-    users_code,
-)
-from loihi_convert.reading.operations import (
+from loihi_convert.reading.graph import (
     PRODUCTS,
     SUPPORTED,
     Add,
     Affine,
     Cat,
     Ending,
+    Graph,
     LeakyRelu,
     Move,
+    Node,
     Operation,
     Relu,
+    clipped_once,
+    left_by_sum,
     placed_at,
+    pruned,
     refuse,
 )
 from loihi_convert.reading.quantized_relu import clipped_rounding
-from loihi_convert.reading.recording import Call, Place, Recorder, is_printed, plain_tensor, users_line
+from loihi_convert.reading.recording import Call, Place, Recorder, is_printed, plain_tensor
+from loihi_convert.reading.users_code import (
+    dtype_of,
+    require_not_of_machine,
+    require_not_random,
+    shape_taken,
+    told,
+    users_code,
+    users_line,
+)
 from loihi_convert.reading.values import IMAGES, Lost, Value, counted, evaluated, leaves, map_shape, mapped, places
 
 MOST_NODES: Final = 100_000
@@ -125,10 +131,9 @@ def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
     except Exception as error:
         require_not_of_machine(error)
         raise UnsupportedModelError(
-            f"its forward cannot be recorded ({place_of(error)}{first_line(error)})",
+            f"its forward cannot be recorded ({told(error)})",
             where=type(model).__name__,
             expected=f"supported: {SUPPORTED}, without control flow that depends on data",
-            hint="Rewrite forward so that it does the same computation for every image.",
         ) from error
     graph = reader.graph(*returned)
     if not graph.obstacles:
@@ -199,17 +204,12 @@ class Reader:
         if isinstance(found, Lost):
             return pruned(self.nodes, (found.node,))
         if not isinstance(found, Value):
-            is_one = isinstance(found, Tensor)
             raise UnsupportedModelError(
                 "its output does not depend on the image"
-                if is_one
+                if isinstance(found, Tensor)
                 else f"its forward returns a {type(returned).__name__}, not one tensor",
                 where=self._name,
-                expected="must return one tensor",
-                hint=""
-                if is_one
-                else "Wrap it in a module that returns only the class scores or, for a regression, all outputs as "
-                "torch.cat(outputs, 1).",
+                expected="must return one tensor, of class scores or all outputs of a regression",
             )
         node = self.nodes[self.plain(found).node or 0]
         self.place = Place(node.name, node.kind, "", 0)
@@ -228,7 +228,7 @@ class Reader:
         notes = list[str]()
         if math.prod(shape) > max(shape):
             if output.positions is not None:
-                refuse(f"gives an output of shape {shape}", supported="a vector", hint="Return y.flatten(1).")
+                refuse(f"gives an output of shape {shape}", supported="a vector")
             notes = [f"the output of shape {shape} is taken as a vector of {math.prod(shape)} numbers."]
         positions = None if output.positions is None else output.positions.flatten(1)
         return Value(torch.Size((output.shape[0], math.prod(shape))), number, positions), tuple(notes)
@@ -281,18 +281,17 @@ class Reader:
 
     def _require_few(self) -> None:
         if len(self.nodes) > MOST_NODES:
-            refuse(f"is operation {MOST_NODES:,}", supported="smaller networks", hint="Convert parts of it.")
+            refuse(f"is operation {MOST_NODES:,}", supported="smaller networks")
 
     def asked(self) -> None:
         """Refuse to tell a number of the image, unless it is only printed."""
         if is_printed():
             return
-        line = users_line()
+        line = users_line(traceback.walk_stack(None))
         raise UnsupportedModelError(
             "its forward reads numbers of the image, or branches on them" + (f" ({line})" if line else ""),
             where=self._name,
             expected="must do the same computation for every image",
-            hint="Rewrite forward so that it does the same computation for every image.",
         )
 
     def _lose(
@@ -333,9 +332,12 @@ class Reader:
             return self.add(replace(call.whole, threshold=threshold), (self.number(taken[0]),), call.shape)
         if call.name in _SAME or (call.name == "_to_copy" and not taken[0].is_pending and self._keeps_numbers(call)):
             return taken[0].copied()
+        is_elementwise = call.is_elementwise or self._assigns_where(call)
+        if (call.name in COMPUTING or is_elementwise) and not all(each.shape.numel() for each in taken):
+            refuse("takes an empty tensor", supported="tensors that hold numbers")
         if call.name in COMPUTING:
             return COMPUTING[call.name](self, call)
-        if call.is_elementwise or self._assigns_where(call):
+        if is_elementwise:
             return self._elementwise(call, taken)
         if call.name in _MOVES:
             return self.moved(call, taken)
@@ -360,8 +362,6 @@ class Reader:
 
     def _elementwise(self, call: Call, taken: list[Value]) -> Value | None:
         shape = call.shape
-        if not shape.numel():
-            refuse("takes an empty tensor", supported="tensors that hold numbers", hint="Leave it out.")
         if call.name in ("add", "sub") and len(taken) == 2 and not any(each.is_pending for each in taken):
             factor = float(call.kwargs.get("alpha", 1))
             return self.total(shape, taken, (1.0, factor if call.name == "add" else -factor))
@@ -375,21 +375,7 @@ class Reader:
             if each.node is None:
                 self.number(each)
         first, *others = taken
-        roots = [root for root in first.roots if all(root in each.roots for each in others)]
-        if not roots or not all(self._are_alike(first, each) for each in others):
-            for each in taken:
-                self.plain(each)
-            _refuse_product(call)
-        args, kwargs = self.given(call, taken)
-
-        def probed(root: int) -> Tensor:
-            def probe(value: Value) -> Tensor:
-                return value.probes.get(root, POINTS.reshape(-1, *(1,) * (len(shape) - 1)))
-
-            found: Tensor = evaluated(call, args, kwargs, probe, is_probe=True)
-            return found
-
-        probes = {root: probed(root) for root in roots}
+        probes = self._probes(call, taken)
         for root, values in probes.items():
             if values.dtype == torch.bool:
                 # Such as isnan(x).
@@ -399,16 +385,26 @@ class Reader:
                 value = self._done(operation, root, first, shape)
                 value.probes = dict(list(probes.items())[:_KEPT_PROBES])
                 return value
-        above_zero = probes[roots[0]][len(POINTS) // 2 + 1 :]
-        if not others and call.name in ("add", "sub", "mul", "div") and not above_zero.isfinite().all():
-            refuse("has a constant that is NaN, infinite, or 0 in a division", supported="finite numbers")
-        try:
-            with self.place.named():
-                if len(others) > 0:
-                    _refuse_product(call)
-                refuse("has no spiking equivalent here")
-        except UnsupportedModelError as unfit:
-            return Value(shape, roots[0], first.positions, probes, unfit)
+        unfit = self.place.error(*_product(call)) if others else self.place.error("has no spiking equivalent here")
+        return Value(shape, next(iter(probes)), first.positions, probes, unfit)
+
+    def _probes(self, call: Call, taken: list[Value]) -> dict[int, Tensor]:
+        """The function that ``call`` is of the numbers of each node that all of ``taken`` have in common."""
+        first, *others = taken
+        roots = [root for root in first.roots if all(root in each.roots for each in others)]
+        if not roots or not all(self._are_alike(first, each) for each in others):
+            for each in taken:
+                self.plain(each)
+            found, hint = _product(call)
+            refuse(found, hint=hint)
+        args, kwargs = self.given(call, taken)
+        points = POINTS.reshape(-1, *(1,) * (len(call.shape) - 1))
+
+        def probed(root: int) -> Tensor:
+            found: Tensor = evaluated(call, args, kwargs, lambda value: value.probes.get(root, points), is_probe=True)
+            return found
+
+        return {root: probed(root) for root in roots}
 
     def _are_alike(self, one: Value, other: Value) -> bool:
         """Whether two values of one node have its numbers at the same places."""
@@ -437,7 +433,6 @@ class Reader:
                 refuse(
                     "has a factor that differs between pixels",
                     supported="one factor per channel; + and - of any constants",
-                    hint="Normalize by one standard deviation per channel, and train again.",
                 )
         elif isinstance(operation, LeakyRelu):
             slope = operation.slope
@@ -647,5 +642,6 @@ class Reader:
         return self._append(self._node(Add((1.0,) * len(numbers)), tuple(numbers), map_shape(value.shape)))
 
 
-def _refuse_product(call: Call) -> NoReturn:
-    refuse("of two tensors has no spiking equivalent here", hint=PRODUCTS if call.name == "mul" else "")
+def _product(call: Call) -> tuple[str, str]:
+    """Why two tensors are not combined, and what to do."""
+    return "of two tensors has no spiking equivalent here", PRODUCTS if call.name == "mul" else ""

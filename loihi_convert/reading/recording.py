@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import linecache
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -23,10 +21,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loihi_convert.cnn.qcfs import Qcfs
-from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.reading.operations import Relu, placed_at, refuse
-from loihi_convert.reading.simpler import SIMPLER
-from loihi_convert.reading.step import FiringRate, Step
+from loihi_convert.errors import InputError, LoihiConvertError, UnsupportedModelError, first_line
+from loihi_convert.reading.elementwise import SIMPLER
+from loihi_convert.reading.graph import Relu, placed_at, refuse
+from loihi_convert.reading.users_code import require_not_of_machine
+
+
+class FiringRate(nn.Module):
+    """``y = min(max(x, 0), 1)``: the rate of neurons with threshold 1 and soft reset at the constant current x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(0, 1)
+
 
 WHOLE: Final = (Qcfs, FiringRate)
 """Modules that are one operation, and are not run."""
@@ -65,9 +71,6 @@ _FUNCTIONS: Final = {
 _ELEMENTWISE: Final = ("_to_copy", "hardtanh", "relu6", "leaky_relu", "threshold", "elu", "hardshrink")
 """Elementwise operations that PyTorch, or PyTorch 2.3, does not mark as such."""
 
-_UNSEEN: Final = ("torch", "numpy", "loihi_convert", *sys.stdlib_module_names)
-"""Packages whose lines are not the user's."""
-
 
 @dataclass(frozen=True)
 class Place:
@@ -94,11 +97,11 @@ class Place:
         """Add the place to an error that has none."""
         return placed_at(self.name, self.kind)
 
-    def error(self, found: str) -> UnsupportedModelError:
+    def error(self, found: str, hint: str = "") -> UnsupportedModelError:
         """Return an error about an operation there."""
         try:
             with self.named():
-                refuse(found)
+                refuse(found, hint=hint)
         except UnsupportedModelError as error:
             return error
 
@@ -296,19 +299,6 @@ def is_printed() -> bool:
     return False
 
 
-def users_line() -> str:
-    """Return the user's line that is running, as ``file, line n, 'text'``; empty if there is none."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
-        path = frame.f_code.co_filename
-        if (package not in _UNSEEN or package == "__main__") and not path.startswith("<"):
-            text = linecache.getline(path, frame.f_lineno).strip()
-            return f"{Path(path).name}, line {frame.f_lineno}" + (f", {text!r}" if text else "")
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""
-
-
 def _whole(module: nn.Module) -> Relu:
     """The operation of one of `WHOLE`."""
     if isinstance(module, Qcfs):
@@ -323,3 +313,40 @@ def _is_step(module: nn.Module) -> bool:
     defined = getattr(type(module).forward, "__module__", "") or ""
     is_torch = defined.startswith(("torch.nn.", "torch.ao.nn.", "torchvision.transforms."))
     return is_torch and not isinstance(module, nn.Sequential | nn.DataParallel)
+
+
+class Step(nn.Module):
+    """An operation of a file, with the name and kind that it has there.
+
+    Parameters
+    ----------
+    name, kind
+        For messages, and for names of layers.
+    function
+        Takes the inputs of the module, then ``constants``.
+    """
+
+    def __init__(self, name: str, kind: str, function: Callable[..., Any], *constants: Tensor) -> None:
+        super().__init__()
+        self.name, self.kind, self._function = name, kind, function
+        for index, each in enumerate(constants):
+            self.register_buffer(f"constant{index}", each)
+
+    def forward(self, *inputs: Any) -> Any:
+        given = (*inputs, *self.buffers(recurse=False))
+        shapes = [None if each is None else tuple(each.shape) for each in given]
+        with named(self.name, self.kind, f"cannot be applied to {shapes}"):
+            return self._function(*given)
+
+
+@contextlib.contextmanager
+def named(name: str, kind: str, problem: str) -> Iterator[None]:
+    """Add the operation to errors, and the problem to those that torch or another library raises."""
+    try:
+        with placed_at(name, kind):
+            yield
+    except LoihiConvertError:
+        raise
+    except Exception as error:
+        require_not_of_machine(error)
+        raise InputError(f"{kind} {problem} ({first_line(error)})", where=name) from error

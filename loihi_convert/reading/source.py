@@ -25,11 +25,9 @@ from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import ReluNetwork, name_count
 from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.lowering import lowered
-from loihi_convert.reading.before_fine_tuning import before_fine_tuning
-from loihi_convert.reading.cnn_files import Given, read_cnn
+from loihi_convert.reading.cnn_files import Given, before_fine_tuning, read_cnn
 from loihi_convert.reading.from_onnx import onnx_sha256
-from loihi_convert.reading.model_runs import shape_taken, users_code
-from loihi_convert.reading.users_code import plain_copy
+from loihi_convert.reading.users_code import plain_copy, shape_taken, users_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,31 +136,9 @@ class Source:
         data: str | None = None,
         task: Task = "classification",
     ) -> Source:
-        """Return a copy of the CNN ``module``, which is not changed.
+        """Return a copy of the CNN ``module``, which is not changed; the rest is as in `open_source`.
 
-        Parameters
-        ----------
-        module
-            Takes images, float ``(N, C, H, W)``, or signals ``(N, C, L)``; returns class scores ``(N, classes)``.
-        input_shape
-            ``(C, H, W)``; for signals ``(C, L)``.
-        normalization
-            What it was trained on; None: pixel / 255.
-        classes
-            The name of each output; by default 0, 1, ...
-        data
-            Name of the data set, for the record.
-        task
-            Meaning of the outputs, see `ir.network`.
-
-        Raises
-        ------
-        UsageError
-            If the module is not an ``nn.Module``, or the options do not fit it or each other.
-        UnsupportedModelError
-            If it cannot be copied, or contains an operation without a spiking equivalent.
-        InputError
-            If it does not accept such images, or contains NaN or infinity.
+        It takes images, float ``(N, C, H, W)``, or signals ``(N, C, L)``, and returns class scores ``(N, classes)``.
         """
         input_shape = as_input_shape(input_shape)
         model = plain_copy(module)
@@ -291,7 +267,6 @@ def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[st
             f"found {len(names)} names for {outputs} outputs of the CNN{two}",
             where="classes",
             expected=f"must be one name per {'class' if two else 'output'}",
-            hint="Map class folders by `class_map`; otherwise choose the `data` that the CNN was trained on.",
         )
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"found {repeated!r} twice", where="classes", expected="must be different names")
@@ -301,23 +276,9 @@ def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[st
 def reopen_source(
     model: nn.Module | Path, recorded: ModelRecord, input_shape: Shape, arch: str | None = None
 ) -> Source:
-    """Return the CNN ``model`` as it was when the file with the record ``recorded`` was made.
+    """Return the CNN ``model``, or that in its file, as it was when the netx file with ``recorded`` was made.
 
-    Parameters
-    ----------
-    model
-        The CNN, or its file, as in `open_source`.
-    recorded
-        `Source.recorded`, as read from a file.
-    input_shape
-        ``(C, H, W)`` of the file's network.
-    arch
-        As in `open_source`; a name in ``recorded`` is not imported.
-
-    Raises
-    ------
-    InputError, UsageError
-        As in `open_source`.
+    ``arch`` is as in `open_source`, whose errors are raised; a name in ``recorded`` is not imported.
     """
     normalization, task = recorded.normalization, recorded.task
     if isinstance(model, Path):

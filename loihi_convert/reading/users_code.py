@@ -1,39 +1,43 @@
-"""The user's own code, imported as by Python and executed, because the user has named it."""
+"""The user's own code: imported as by Python and executed, because the user has named it, and the models that it makes.
+
+Code runs in one thread at a time, and its errors are told with the user's own line.
+"""
 
 from __future__ import annotations
 
 import ast
 import contextlib
 import copy
-import difflib
 import importlib
-import inspect
+import io
+import linecache
 import re
 import sys
-import sysconfig
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from types import FrameType
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.nn.parameter import is_lazy
 
-from loihi_convert.errors import UnsupportedModelError, UsageError, did_you_mean, is_lack_of_memory
-from loihi_convert.ground.choices import Architecture
-from loihi_convert.reading.model_runs import users_code
-from loihi_convert.reading.operations import BEFORE_QUANTIZATION
+from loihi_convert.cnn.class_scores import scores_of
+from loihi_convert.errors import (
+    InputError,
+    UnsupportedModelError,
+    UsageError,
+    did_you_mean,
+    first_line,
+    is_lack_of_memory,
+)
+from loihi_convert.ground.arrays import Shape
+from loihi_convert.reading.graph import BEFORE_QUANTIZATION
 
 _MAX_NAMES: Final = 4
-
-# The beginnings of the files of Python, of installed packages, and of this one.
-_NOT_THE_USERS: Final = (
-    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
-    str(Path(__file__).parents[1]),
-    "<frozen ",
-)
 
 _ARCH: Final = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<name>\w+(\.\w+)*)(?P<arguments>\(.*\))?", re.DOTALL)
 
@@ -42,7 +46,50 @@ _QUANTIZED: Final = re.compile(
     r"torch\.(ao\.)?nn\.\w*\.?(quantized|qat)\.(?!.*FloatFunctional)|torch\.ao\.quantization\.(observer|fake_quantize)"
 )
 
+_UNSEEN: Final = {"torch", "numpy", "loihi_convert", *sys.stdlib_module_names} - {"__main__"}
+"""Packages whose lines are not the user's."""
+
+# Few CNNs have as many input channels.
+_UNLIKE_CHANNELS: Final = 11
+
+_ALONE: Final = threading.RLock()
+
 _Result = TypeVar("_Result")
+
+
+@contextlib.contextmanager
+def users_code() -> Iterator[None]:
+    """Run the user's code: in one thread at a time, and what it prints on stderr, as it is not output of a command.
+
+    Standard output belongs to all threads.
+    """
+    with _ALONE, contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def users_line(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """Return the first line of the user's code, or of a library of models, in ``frames``: ``file, line n, 'text'``.
+
+    Empty if all are of torch, NumPy or Python.
+    """
+    for frame, number in frames:
+        path = frame.f_code.co_filename
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _UNSEEN and not path.startswith("<"):
+            text = linecache.getline(path, number).strip()
+            return f"{Path(path).name}, line {number}" + (f", {text!r}" if text else "")
+    return ""
+
+
+def told(error: BaseException) -> str:
+    """Return the user's line that fails, if there is one, and what the error says."""
+    line = users_line(reversed([*traceback.walk_tb(error.__traceback__)]))
+    return (f"{line}: " if line else "") + first_line(error)
+
+
+def require_not_of_machine(error: BaseException) -> None:
+    """Raise ``error`` again if the machine failed, such as with a full memory or disk, and not the model."""
+    if isinstance(error, OSError) or is_lack_of_memory(error):
+        raise error
 
 
 def build_cnn(arch: str) -> nn.Module:
@@ -57,30 +104,24 @@ def build_cnn(arch: str) -> nn.Module:
     """
     found = _ARCH.fullmatch(arch)
     if found is None:
-        is_built_in = arch in get_args(Architecture)
         raise UsageError(
             f"found {arch!r}",
             where="arch",
             expected="must be package.module:factory, such as nets.small:make_cnn (names, not paths)",
-            hint=f"`train` takes {arch} as `architecture`; its checkpoints need none." if is_built_in else "",
         )
     module_name, name = found["module"], found["name"]
     positional, keywords = _arguments(found["arguments"] or "()")
     with _current_folder_first():
-        target: Any = run_users_code(arch, f"importing {module_name}", lambda: importlib.import_module(module_name))
+        target: Any = run_users_code(f"importing {module_name}", lambda: importlib.import_module(module_name))
         for part in name.split("."):
             if not hasattr(target, part):
-                raise UsageError(
-                    f"{module_name} does not define {name}",
-                    where="arch",
-                    expected=f"it defines {listed(_callables(target, module_name, part))}",
-                )
+                near = did_you_mean(part, [each for each in vars(target) if not each.startswith("_")])
+                raise UsageError(f"{module_name} does not define {name}", where="arch", hint=near)
             target = getattr(target, part)
         if isinstance(target, nn.Module) and not found["arguments"]:
             made: object = copied(target)
         else:
-            _require_arguments(module_name, name, target, positional, keywords)
-            made = run_users_code(arch, f"calling {name}", lambda: target(*positional, **keywords))
+            made = run_users_code(f"calling {name}", lambda: target(*positional, **keywords))
     if not isinstance(made, nn.Module):
         raise UsageError(f"{name} returns {article(made)}", where="arch", expected="must return a torch.nn.Module")
     model = unwrapped(made)
@@ -121,59 +162,20 @@ def _current_folder_first() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def run_users_code(arch: str, doing: str, call: Callable[[], _Result]) -> _Result:
+def run_users_code(doing: str, call: Callable[[], _Result]) -> _Result:
     """Return the result of ``call``, with its output on stderr; turn any exception into one sentence with its place."""
     try:
         with users_code():
             return call()
     # SystemExit: a script without `if __name__ == "__main__"`.
     except (Exception, SystemExit) as error:
-        module_name = arch.partition(":")[0]
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            near = did_you_mean(str(error.name), [path.stem for path in Path.cwd().glob("*.py")])
-            raise UsageError(
-                f"no module {error.name} in the current folder or the installed packages",
-                where="arch",
-                hint=f"Write {module_name.removesuffix('.py')}, without .py."
-                if module_name.endswith(".py")
-                else near or f'Start Python where "import {module_name}" works.',
-            ) from error
-        place = _place(error)
-        # The text of a SyntaxError ends with its place.
-        text = error.msg if isinstance(error, SyntaxError) else str(error)
-        reason = (text or "without a message").splitlines()[0]
         hint = ""
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            missing = error.name.partition(".")[0]
-            hint = f"Install {missing} in this Python environment; if it is your own, start Python in its folder."
-        elif isinstance(error, SystemExit) and doing.startswith("importing "):
-            hint = 'Put the part that runs as a script under if __name__ == "__main__".'
-        elif isinstance(error, SystemExit):
-            hint = "It must not end the program or read the command line, as parse_args() does."
-        raise UsageError(
-            f"{doing} fails: {type(error).__name__}: {reason} ({place})", where="arch", hint=hint
-        ) from error
-
-
-def _place(error: BaseException) -> str:
-    """The file and line of a SyntaxError, or the last of the user's own in which ``error`` was raised."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{Path(error.filename).name}, line {error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
-    frame = (own or frames)[-1]
-    return f"{Path(frame.filename).name}, line {frame.lineno}"
-
-
-def _callables(target: object, module_name: str, meant: str) -> list[str]:
-    """Return the names of what ``target`` defines and can be called; of what it only imports, those near ``meant``."""
-    public = {
-        name: value
-        for name, value in getattr(target, "__dict__", {}).items()
-        if callable(value) and not name.startswith("_")
-    }
-    own = [name for name, value in public.items() if getattr(value, "__module__", None) == module_name]
-    return own or difflib.get_close_matches(meant, public, n=_MAX_NAMES)
+        if isinstance(error, SystemExit):
+            hint = 'It must not end the program: put what runs as a script under if __name__ == "__main__".'
+        elif isinstance(error, ModuleNotFoundError):
+            hint = f"Install {error.name}, or start Python in the folder of your own."
+        found = f"{doing} fails: {type(error).__name__}: {told(error)}"
+        raise UsageError(found, where="arch", hint=hint) from error
 
 
 def _arguments(text: str) -> tuple[list[object], dict[str, object]]:
@@ -182,8 +184,8 @@ def _arguments(text: str) -> tuple[list[object], dict[str, object]]:
         call = ast.parse(f"factory{text}", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError
-        named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg is not None}
-        if len(named) < len(call.keywords):
+        named = {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in call.keywords}
+        if "**" in named:
             raise ValueError
         return [ast.literal_eval(value) for value in call.args], named
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
@@ -191,39 +193,7 @@ def _arguments(text: str) -> tuple[list[object], dict[str, object]]:
             f"found the arguments {text}",
             where="arch",
             expected="must be numbers, strings, True, False, None, or tuples, lists and dicts of these",
-            hint="For anything else, name a function without arguments that makes the call.",
         ) from error
-
-
-def _require_arguments(
-    module_name: str, name: str, target: object, positional: Sequence[object], keywords: Mapping[str, object]
-) -> None:
-    """Raise a `UsageError` unless ``target`` can be called with these arguments."""
-    if not callable(target):
-        raise UsageError(f"{name} is {article(target)}", where="arch", expected="must be a class or a function")
-    try:
-        signature = inspect.signature(target)
-    except ValueError:
-        return
-    try:
-        given = set(signature.bind_partial(*positional, **keywords).arguments)
-    except TypeError as error:
-        hint = f"Its arguments: {signature}."
-        raise UsageError(f"{name} cannot be called with these arguments: {error}", where="arch", hint=hint) from error
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    missing = [
-        p.name
-        for p in signature.parameters.values()
-        if p.default is p.empty and p.kind not in kinds and p.name not in given
-    ]
-    if missing:
-        call = f"{name}({', '.join(f'{p}=...' for p in missing)})"
-        raise UsageError(
-            f"{name} needs arguments ({', '.join(missing)})",
-            where="arch",
-            hint=f'Give them, in quotes: "{module_name}:{call}", or name a function without arguments that returns '
-            f"{call}.",
-        )
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -256,6 +226,16 @@ def without_wrappers(module: nn.Module) -> nn.Module:
     return module if is_plain else with_plain_parts(copied(module))
 
 
+def with_plain_parts(model: nn.Module) -> nn.Module:
+    """Return ``model``, in which, changed in place, compiled parts are what they compile, and no GPUs are asked for."""
+    for part in model.modules():
+        if isinstance(part, nn.DataParallel):
+            part.device_ids = []
+        for name, inner in part._modules.items():
+            part._modules[name] = getattr(inner, "_orig_mod", inner)
+    return model
+
+
 def plain_copy(module: object) -> nn.Module:
     """Return a float32 copy of ``module`` on the CPU, in eval mode, without gradients and without wrappers.
 
@@ -269,11 +249,7 @@ def plain_copy(module: object) -> nn.Module:
         If memory ran out, unchanged.
     """
     if not isinstance(module, nn.Module):
-        is_exported = type(module).__name__ == "ExportedProgram"
-        hint = "Pass the module that was exported, with the weights in its `state_dict`." if is_exported else ""
-        if isinstance(module, Mapping):
-            hint = "Load it into the CNN, cnn.load_state_dict(state), and pass that; or pass its path, with `arch`."
-        raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module", hint=hint)
+        raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module")
     module = unwrapped(module)
     require_weights(module)
     try:
@@ -285,8 +261,7 @@ def plain_copy(module: object) -> nn.Module:
         return found
     # Copying a user's module may fail in any way, for example if it holds a tensor with a gradient function.
     except Exception as error:
-        if is_lack_of_memory(error):
-            raise
+        require_not_of_machine(error)
         raise UnsupportedModelError(
             f"cannot be copied ({type(error).__name__}: {error})",
             where=type(module).__name__,
@@ -312,27 +287,18 @@ def require_layers(model: nn.Module) -> None:
     Raises
     ------
     UnsupportedModelError
-        If a part of ``model`` is TorchScript, comes from torch.export, or is on the meta device.
+        If a part of ``model`` is TorchScript, comes from torch.export, is quantized, or is on the meta device.
     UsageError
         If torch makes new tensors elsewhere than on the CPU, where the CNN is read.
     """
     # `torch.get_default_device`, which torch 2.3 has not yet.
     if (device := torch.empty(0).device).type != "cpu":
-        raise UsageError(
-            f"found {device}",
-            where="torch's default device",
-            expected="must be cpu",
-            hint="Call torch.set_default_device('cpu'); `device` chooses where to simulate.",
-        )
+        raise UsageError(f"found {device}", where="torch's default device", expected="must be cpu")
     for name, part in model.named_modules():
-        graph = getattr(part, "graph", None)
-        if isinstance(part, torch.jit.ScriptModule):
-            found, hint = "is TorchScript", "Convert the module that it was made of; state_dict() has its weights."
-        elif isinstance(graph, fx.Graph) and any(isinstance(node.target, OpOverload) for node in graph.nodes):
-            found, hint = (
-                "comes from torch.export",
-                "Convert the module that was exported; state_dict() has its weights.",
-            )
+        nodes = getattr(getattr(part, "graph", None), "nodes", ()) if isinstance(part, fx.GraphModule) else ()
+        if isinstance(part, torch.jit.ScriptModule) or any(isinstance(node.target, OpOverload) for node in nodes):
+            made = "TorchScript" if isinstance(part, torch.jit.ScriptModule) else "made by torch.export"
+            found, hint = f"is {made}", "Convert the module that it was made of; state_dict() has its weights."
         elif _QUANTIZED.match(f"{type(part).__module__}.{type(part).__name__}"):
             found, hint = "is quantized, or prepared for it", BEFORE_QUANTIZATION
         elif any(tensor.is_meta for tensor in _tensors([part])):
@@ -351,23 +317,98 @@ def _tensors(parts: Iterable[nn.Module], *, with_buffers: bool = True) -> Iterat
         yield from (each for each in found if each is not None)
 
 
-def with_plain_parts(model: nn.Module) -> nn.Module:
-    """Return ``model``, in which, changed in place, compiled parts are what they compile, and no GPUs are asked for."""
-    for part in model.modules():
-        if isinstance(part, nn.DataParallel):
-            part.device_ids = []
-        for name, inner in part._modules.items():
-            part._modules[name] = getattr(inner, "_orig_mod", inner)
-    return model
-
-
 def listed(names: Sequence[str]) -> str:
-    if not names:
-        return "nothing"
+    """Return the first few names, and how many more there are."""
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more
+    return (", ".join(names[:_MAX_NAMES]) or "nothing") + more
 
 
 def article(value: object) -> str:
+    """Return what ``value`` is, as in "a list"."""
     kind = type(value).__name__
     return kind if value is None else f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
+
+# Runs of a model before it is read.
+
+
+def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
+    """Return the shape in which ``model`` takes images ``input_shape``, ``(C, H, W)``; found by running the model.
+
+    ``(C, L)`` if it takes signals, which have one row; otherwise the same. A model that takes both, and computes
+    something else for each, takes signals. Of one channel, ``(H, W)`` or ``(L,)`` if it takes none of these, or gives a
+    vector of outputs only without the axis of the channel.
+
+    Raises
+    ------
+    InputError
+        If it does not accept images of ``input_shape``, or cannot be called.
+    """
+    channels, height, width = input_shape
+    shapes = [input_shape] if height > 1 else [input_shape, (channels, width)]
+    # A few images, but not as many as channels: a Conv2d would take C signals for one image.
+    taken, failures = _outputs(model, shapes, channels + 1 if channels < _UNLIKE_CHANNELS else 2)
+    if channels == 1 and not any(_are_vectors(outputs) for outputs in taken.values()):
+        # Here it would take as many images as it has input channels for one.
+        alone, _ = _outputs(model, [(height, width) if height > 1 else (width,)], _UNLIKE_CHANNELS)
+        if not taken or any(_are_vectors(outputs) for outputs in alone.values()):
+            taken = alone
+    if taken:
+        return shapes[-1] if len(taken) > 1 and _differ(*taken.values()) else next(iter(taken))
+    raise InputError(
+        f"does not accept images of shape {' or '.join(map(str, shapes))} ({told(failures[-1])})",
+        where=type(model).__name__,
+        hint="Its forward must take float32 images alone, on the CPU, of the size and channels that it was trained on.",
+    ) from failures[-1]
+
+
+def _outputs(model: nn.Module, shapes: Sequence[Shape], count: int) -> tuple[dict[Shape, Any], list[Exception]]:
+    """The outputs of ``model`` for ``count`` images, by the shapes in which it accepts them, and its other errors."""
+    images = _random_like(torch.zeros(count, *shapes[0], dtype=dtype_of(model)))
+    # On an error a traced module prints its code, with a traceback, before it raises the error.
+    is_traced = any(isinstance(module, fx.GraphModule) for module in model.modules())
+    taken: dict[Shape, Any] = {}
+    failures: list[Exception] = []
+    for shape in shapes:
+        silent = contextlib.redirect_stderr(io.StringIO()) if is_traced else contextlib.nullcontext()
+        try:
+            with torch.no_grad(), users_code(), silent:
+                taken[shape] = scores_of(model(images.reshape(count, *shape)))
+        except Exception as error:
+            require_not_of_machine(error)
+            failures.append(error)
+    return taken, failures
+
+
+def _are_vectors(outputs: Any) -> bool:
+    return isinstance(outputs, Tensor) and outputs.ndim <= 2
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the dtype of the images that a model takes: that of its weights."""
+    return next((each.dtype for each in nn.Module.parameters(model) if each.is_floating_point()), torch.float32)
+
+
+def require_not_random(model: nn.Module, example: Tensor) -> None:
+    """Refuse a model whose outputs for the same random images like ``example`` differ between two calls."""
+    images = _random_like(example)
+    with torch.no_grad(), users_code():
+        first, second = (scores_of(model(images.clone())) for _ in range(2))
+    if _differ(first, second):
+        raise UnsupportedModelError(
+            "its outputs for the same images differ from call to call",
+            where=type(model).__name__,
+            expected="must compute the same outputs for the same images at each call",
+            hint="Leave random numbers, and changes of its state, out of its forward in eval mode.",
+        )
+
+
+def _random_like(example: Tensor) -> Tensor:
+    return torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two outputs differ by more than rounding; False if they are not tensors."""
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        return False
+    return one.shape != other.shape or not one.allclose(other, rtol=1e-3, atol=1e-5, equal_nan=True)

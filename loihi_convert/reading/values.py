@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ground.arrays import Shape
-from loihi_convert.reading.operations import refuse
+from loihi_convert.reading.graph import refuse
 
 IMAGES: Final = 2
 """Images of the recorded run: two, so that mixing them is noticed."""

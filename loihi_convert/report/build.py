@@ -117,7 +117,7 @@ def _common_title(entries: Sequence[Entry]) -> str:
 
 
 def _subtitle(entries: Sequence[Entry]) -> str:
-    files = "One exported file" if len(entries) == 1 else f"{len(entries)} exported files"
+    files = "One file" if len(entries) == 1 else f"{len(entries)} files"
     names = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)", "loihi2": "a Loihi 2 board (loihi2)"}
     found = dict.fromkeys(entry.run.manifest.backend for entry in entries)
     backends = " and ".join(names.get(backend, backend) for backend in found)
@@ -128,11 +128,8 @@ def _subtitle(entries: Sequence[Entry]) -> str:
     intervals = " Intervals are Wilson's, 95 %." if has_classes else ""
     measures = "accuracies" if has_classes else "errors"
     apart = f" Results on different images are shown separately: do not compare their {measures}."
-    are_ours = [entry.is_balanced for entry in entries]
-    what = "a CNN converted to a spiking network in Loihi's integers" if all(are_ours) else "spiking networks"
-    what = what if any(are_ours) else "made by another tool"
     return (
-        f"{files}: {what}, run on {images} images with {backends}. "
+        f"{files} run on {images} images with {backends}. "
         f"T is the latency in time steps.{intervals}{'' if entries[0].is_alone else apart}"
     )
 
@@ -239,7 +236,7 @@ def _work_facts(entry: Entry) -> Iterator[tuple[str, str | None]]:
         right = f", accuracy {percent(stopped.accuracy)} %" if stopped.accuracy is not None else ""
         yield "early exit", f"average T {stopped.average_timesteps:.2f}{right}"
     if evaluation.timesteps != point.timesteps:
-        yield f"{'balanced' if entry.is_balanced else 'made'} for", f"T = {evaluation.timesteps}"
+        yield "made for", f"T = {evaluation.timesteps}"
 
 
 def _with_unit(text: str | None, unit: str) -> str | None:
@@ -334,16 +331,15 @@ def _loss(entry: Entry) -> str:
     loss = entry.point.conversion_loss_points
     if loss is None:
         return f"reaches {percent(entry.point.accuracy)} %"
-    return "loses nothing" if loss == 0 else f"{'gains' if loss < 0 else 'loses'} {_size(loss)} points"
+    return "loses nothing" if loss == 0 else f"{'gains' if loss < 0 else 'loses'} {points(abs(loss))} points"
 
 
 def _beside_cnn(entry: Entry) -> str:
     loss = entry.point.conversion_loss_points
     if loss is None:
         return ""
-    return ", equal to the CNN" if loss == 0 else f", {_size(loss)} points {'above' if loss < 0 else 'below'} the CNN"
-
-
-def _size(loss: float) -> str:
-    text = points(abs(loss))
-    return "less than 0.01" if text is None or text == "0.00" else text
+    return (
+        ", equal to the CNN"
+        if loss == 0
+        else f", {points(abs(loss))} points {'above' if loss < 0 else 'below'} the CNN"
+    )

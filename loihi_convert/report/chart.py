@@ -326,6 +326,29 @@ class Chart(NamedTuple):
         return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
 
 
+def figure_of(title: str, charts: Sequence[Chart], width: Width = "screen") -> Figure:
+    """Return the charts below each other or, where there is room, two in a row."""
+    size = SIZES[width]
+    columns = 1 if width == "column" else min(2, len(charts))
+    # For a paper the total width is fixed.
+    whole = size._replace(inches=size.inches * columns * 0.85) if width == "screen" and columns > 1 else size
+    rows = -(-len(charts) // columns)
+    characters = int(0.8 * size.characters * whole.inches / size.inches)
+    with drawing(size):
+        figure = new_figure(whole, 0.66 * whole.inches / columns * rows + 0.9)
+        plots = figure.subplots(rows, columns, squeeze=False).ravel()
+        for plot, chart in zip(plots, charts, strict=False):
+            draw(plot, chart.series, chart.axes)
+            text = ": ".join(text for text in (chart.title, chart.text) if text)
+            plot.set_title(textwrap.fill(text, characters // columns), loc="left", parse_math=False)
+        for spare in plots[len(charts) :]:
+            spare.remove()
+        folded = textwrap.fill(title, characters)
+        figure.suptitle(folded, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
+        add_legend(figure, size)
+    return figure
+
+
 def draw(plot: matplotlib.axes.Axes, series: Sequence[Series], axes: Axes) -> list[str]:
     """Draw ``series`` on ``plot``, and return the tag of each mark or level n of a page, in the picture ``group-n``."""
     from matplotlib.ticker import MaxNLocator

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from loihi_convert.chip import limits
-from loihi_convert.chip.savings import span
+from loihi_convert.chip.partition import span
 from loihi_convert.errors import first_few, low_to_high
 from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.relays import own_channels, relay_count
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loihi_convert.checks.finding import Finding
     from loihi_convert.chip.resources import Chips, NeuronCost
     from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
-    from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+    from loihi_convert.ir.quantized import QuantizedNetwork
     from loihi_convert.metrics.diagnosis import Diagnosis, LayerError
 
 
@@ -42,18 +42,13 @@ def network_table(network: QuantizedNetwork) -> Table:
             ),
             "weights": f"{layer.weight.size:,}",
             "weight\nbits": str(int(abs(layer.weight[own_channels(layer.relay_of)]).max(initial=0)).bit_length() + 1),
-            "thresholds": _threshold_range(layer),
+            "thresholds": "only integrates"
+            if layer.threshold is None
+            else low_to_high(layer.threshold[own_channels(layer.relay_of)].tolist()),
         }
         for layer, shape in zip(network.layers, network.shapes, strict=True)
     ]
     return table_of(rows, caption=network.summary)
-
-
-def _threshold_range(layer: QuantizedLayer) -> str:
-    if layer.threshold is None:
-        return "only integrates"
-    own = layer.threshold[own_channels(layer.relay_of)]
-    return low_to_high(own.tolist())
 
 
 def quantization_table(report: QuantizationReport) -> Table:
@@ -67,7 +62,9 @@ def quantization_table(report: QuantizationReport) -> Table:
             "layer": layer.name,
             "weight bits\nleast..most": None if layer.weight_bits is None else low_to_high(layer.weight_bits),
             "weights\noff by": f"{100 * layer.weight_error:.2g} %",
-            "identity\nbits lost": _identity(layer),
+            "identity\nbits lost": None
+            if layer.identity_ratio is None
+            else f"{layer.identity_ratio:.1f} x: {layer.identity_bits:.1f}",
             "thresholds": _thresholds(layer),
             "thresholds\noff by": f"{100 * layer.threshold_error:.2g} %" if is_chip and layer.thresholds else None,
             "dead\nchannels": str(len(layer.dead_channels)) if layer.dead_channels else "",
@@ -118,12 +115,6 @@ def obstacle_table(obstacles: Sequence[Finding], name: str) -> Table:
     ]
     words = ("operation", "places", "found", "instead")
     return table_of(rows, words=words, caption=f"{name}: {len(obstacles)} parts have no spiking equivalent")
-
-
-def _identity(layer: LayerReport) -> str | None:
-    if layer.identity_ratio is None:
-        return None
-    return f"{layer.identity_ratio:.1f} x: {layer.identity_bits:.1f}"
 
 
 def _thresholds(layer: LayerReport) -> str:
@@ -181,9 +172,7 @@ def resource_table(chips: Chips) -> Table:
         }
         for layer in chips.layers
     ]
-    relays = ""
-    if chips.has_relays:
-        relays = f", {span(chips.relay_cores)} of them for relays"
+    relays = f", {span(chips.relay_cores)} of them for relays" if chips.has_relays else ""
     sources = f", {chips.source_cores:,} of them for bias sources" if chips.source_cores else ""
     caption = (
         f"{span(chips.cores)} of {chips.available:,} neurocores{relays}{sources}; a core has "
@@ -227,9 +216,7 @@ def divergence_table(diagnosis: Diagnosis) -> Table:
             "file": _correlation(file.layers[index]) or "",
             "error\n%": percent(file.layers[index].relative_error),
             "loss,\npoints": points(layer.loss_points),
-            "threshold /\nlargest": (
-                None if layer.threshold_to_largest is None else f"{layer.threshold_to_largest:.2f}"
-            ),
+            "threshold /\nlargest": points(layer.threshold_to_largest),
             "cut off\n%": percent(layer.share_above_threshold),
             "weight\nbits": None if layer.weight_bits is None else str(layer.weight_bits),
         }

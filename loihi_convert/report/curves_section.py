@@ -19,7 +19,7 @@ from loihi_convert.report.axes import (
 from loihi_convert.report.chart import NEUTRAL, PAPER, Axes, Chart, CnnLevels, Mark, Series
 from loihi_convert.report.entries import Entry, by_network, family_of, stoppable
 from loihi_convert.report.page import Details, PageBlock, Paragraph, Picture
-from loihi_convert.report.run_tables import accuracy_table, anytime_caption, output_table, page_cells, per_t_caption
+from loihi_convert.report.run_tables import accuracy_table, output_table, own_timesteps, page_cells, per_t_caption
 from loihi_convert.report.table import GRADED_WORK, Table, percent, percent_ends, table_of
 
 
@@ -96,9 +96,8 @@ def _anytime_chart(entries: Sequence[Entry], measure: Measure, levels: CnnLevels
     series = [one for one in series if one.marks]
     if not series:
         return None
-    caption = anytime_caption(
-        [entry.evaluation for entry in entries], is_balanced=all(entry.is_balanced for entry in entries)
-    )
+    own = own_timesteps([entry.evaluation for entry in entries])
+    caption = f"Each file was run once and its output read after every step. The large mark is {own}."
     if len(entries) == 1 and not measure.is_error:
         caption += " The band is the 95 % interval."
     axes = timestep_axes(series, levels, measure.label, is_error=measure.is_error)
@@ -138,7 +137,7 @@ def _work_chart(entries: Sequence[Entry], measure: Measure, levels: CnnLevels) -
 def _anytime_table(entry: Entry) -> Table:
     """Return one row per reported T of one run."""
     evaluation = entry.evaluation
-    measured = accuracy_table(evaluation, is_balanced=entry.is_balanced)
+    measured = accuracy_table(evaluation)
     if evaluation.regression is not None:
         return replace(measured, title=entry.label)
     rows = [{"T": str(point.timesteps), **page_cells(evaluation, point)} for point in evaluation.points]
@@ -167,8 +166,7 @@ def per_t_chart(entries: Sequence[Entry], levels: CnnLevels) -> Chart | None:
     for style, row in zip(PAPER, rows, strict=False):
         marks = tuple(Mark(t, value, f"{row.label}, T = {t}: {value:.2f} %") for t, value in row.cells.items())
         series.append(Series(row.label, style, marks, ("dotted", "dashed")[-style - 1]))
-    is_balanced = all(entry.is_balanced for entry in drawn)
-    caption = per_t_caption([entry.evaluation for entry in drawn], is_balanced=is_balanced)
+    caption = per_t_caption([entry.evaluation for entry in drawn])
     caption = f"{caption[0].upper()}{caption[1:]}; bars are 95 % intervals."
     if rows:
         caption += " Hollow: the paper's results, with its own CNN."
@@ -215,7 +213,7 @@ def paper_remarks(entries: Sequence[Entry]) -> Iterator[str]:
     if (count := entries[0].evaluation.image_count) != 10_000:
         yield f"The paper's results are for all 10,000 test images; the results here are for {count:,}."
     if early := [entry.label for entry in entries if entry.evaluation.timesteps > entry.point.timesteps]:
-        yield f"Left out, because the run ended before the T that the file is balanced for: {', '.join(early)}."
+        yield f"Left out, because the run ended before the T that the file is made for: {', '.join(early)}."
     if entries[0].data == "cifar10":
         yield "The paper's CIFAR-10 network is a VGG-16; do not compare another CNN with it."
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.metrics.evaluation import Evaluation, Point
@@ -100,11 +100,6 @@ class Entry:
         return "messages" if self.evaluation.is_graded else "spikes"
 
     @property
-    def is_balanced(self) -> bool:
-        """Whether the file records how its thresholds were balanced; one from another tool does not."""
-        return bool(self.run.manifest.provenance.get(self.file))
-
-    @property
     def is_per_t(self) -> bool:
         """Whether the run reached the T that the thresholds are balanced for, and labels are known."""
         return self.point.timesteps == self.evaluation.timesteps and self.point.accuracy is not None
@@ -121,7 +116,7 @@ class LeftOut(NamedTuple):
 def most_complete_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[LeftOut]]:
     """Return ``runs`` reduced to the most complete run of each file, the newest among equals, and the omitted files.
 
-    The order is that of `_contents`: a later run on fewer images, or without the CNN, does not replace an earlier one.
+    A later run on fewer images, or without the CNN, does not replace an earlier one.
     Two files are the same if their SHA-256, data, backend and `Manifest.options` are equal. A run without remaining
     files is omitted.
     """
@@ -145,30 +140,26 @@ def most_complete_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[L
     return kept, left_out
 
 
-def _contents(run: StoredRun, file: str) -> dict[str, Any]:
-    """Return what a run of a file contains, the most important first, by why another run with more is preferred."""
-    evaluation = run.evaluations[file]
-    point, regression = evaluation.nominal_point, evaluation.regression
-    errors = None if regression is None else regression.at(point.timesteps)
-    of_float_network = point.agreement_with_float if errors is None else errors.float_to_targets
-    return {
-        "without labels, unlike {}": evaluation.is_judged,
-        "ended before the T of the file, unlike {}": point.timesteps == evaluation.timesteps,
-        "fewer images than {}": evaluation.image_count,
-        "without the CNN, unlike {}": evaluation.is_compared_with_cnn,
-        "without the float SNN, unlike {}": of_float_network is not None,
-        "without early exit, unlike {}": evaluation.early_exit is not None,
-        "older than {}": run.manifest.utc_time,
-    }
+_REASONS: Final = (
+    "without labels, unlike {}",
+    "ended before the T of the file, unlike {}",
+    "fewer images than {}",
+    "without the CNN, unlike {}",
+    "without early exit, unlike {}",
+    "older than {}",
+)
+"""Why another run is preferred, by the places of `_completeness`."""
 
 
 def _completeness(run: StoredRun, file: str) -> tuple[Any, ...]:
-    return tuple(_contents(run, file).values())
+    found = run.evaluations[file]
+    is_whole, has_exit = found.nominal_point.timesteps == found.timesteps, found.early_exit is not None
+    return found.is_judged, is_whole, found.image_count, found.is_compared_with_cnn, has_exit, run.manifest.utc_time
 
 
 def _reason(file: str, run: StoredRun, shown: StoredRun) -> str:
-    most = _contents(shown, file)
-    reasons = (reason for reason, found in _contents(run, file).items() if found != most[reason])
+    pairs = zip(_REASONS, _completeness(run, file), _completeness(shown, file), strict=True)
+    reasons = (reason for reason, found, most in pairs if found != most)
     return next(reasons, "as old and as complete as {}").format(shown.name)
 
 

@@ -7,7 +7,6 @@ average T: a curve of many margins for one file, or the chosen margin of each fi
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -16,20 +15,9 @@ from loihi_convert.errors import InputError, UsageError, one_of
 from loihi_convert.ground.choices import Width
 from loihi_convert.ground.files import require_output, write_atomically
 from loihi_convert.report.axes import Measure, measure_of, timestep_axes
-from loihi_convert.report.chart import (
-    SIZES,
-    CnnLevels,
-    FigureFormat,
-    Series,
-    add_legend,
-    draw,
-    drawing,
-    image_bytes,
-    new_figure,
-    outside,
-)
+from loihi_convert.report.chart import SIZES, Chart, CnnLevels, FigureFormat, Series, figure_of, image_bytes, outside
 from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
-from loihi_convert.report.run_tables import GRADED_CAPTION, Figures, per_t_caption
+from loihi_convert.report.run_tables import Figures, per_t_caption, readout_caption
 from loihi_convert.runs.stored_run import read_runs
 
 if TYPE_CHECKING:
@@ -45,19 +33,16 @@ _NAMED: Final = 4
 """Files that a title names; the legend names them all."""
 
 
-def run_figure(
-    evaluations: Figures, title: str, *, note: str = "", width: Width = "screen", is_balanced: bool = True
-) -> Figure | None:
+def run_figure(evaluations: Figures, title: str, *, note: str = "", width: Width = "screen") -> Figure | None:
     """Return the figure of accuracy or, for regressions, of RMSE against latency; None if there is nothing to draw.
 
     Unless all files ran with labels, or targets, it shows the agreement with the CNN. ``note`` is additional
-    information, such as a seed; ``is_balanced``: whether the files record how their thresholds were balanced.
+    information, such as a seed.
     """
     measure = measure_of([evaluation for _, evaluation in evaluations])
     series = [one for one in _series(evaluations, measure) if one.marks]
     if not series:
         return None
-    size = SIZES[width]
     axes = timestep_axes(
         [one for one in series if one.marker != FLOAT_MARKER],
         _cnn_levels(evaluations, measure),
@@ -65,18 +50,8 @@ def run_figure(
         f"latency T, time steps (on Lava: {' or '.join(sorted({f'T + {e.depth}' for _, e in evaluations}))})",
         is_error=measure.is_error,
     )
-    said = (*_notes(evaluations, is_balanced), note, outside(series, axes).rstrip("."))
-    with drawing(size):
-        figure = new_figure(size, size.inches * (0.7 if width == "screen" else 0.62 if width == "page" else 0.95))
-        plot = figure.subplots()
-        draw(plot, series, axes)
-        # File names may contain a $, which would start math mode.
-        folded = textwrap.fill(title, int(0.75 * size.characters))
-        figure.suptitle(folded, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
-        notes = ". ".join(text for text in said if text)
-        plot.set_title(textwrap.fill(notes, int(0.8 * size.characters)), loc="left", parse_math=False)
-        add_legend(figure, size)
-    return figure
+    said = (*_notes(evaluations), note, outside(series, axes).rstrip("."))
+    return figure_of(title, [Chart("", ". ".join(text for text in said if text), series, axes)], width)
 
 
 def _series(evaluations: Figures, measure: Measure) -> Iterator[Series]:
@@ -123,17 +98,13 @@ def _cnn_levels(evaluations: Figures, measure: Measure) -> CnnLevels:
     )
 
 
-def _notes(evaluations: Figures, is_balanced: bool) -> tuple[str, str]:
+def _notes(evaluations: Figures) -> tuple[str, str]:
     """Return a description of the points, and the number of images."""
     counts = " or ".join(f"{count:,}" for count in sorted({evaluation.image_count for _, evaluation in evaluations}))
     first = evaluations[0][1]
+    described = readout_caption(first)
     if len(evaluations) > 1:
-        described = per_t_caption([evaluation for _, evaluation in evaluations], is_balanced=is_balanced)
-    elif first.is_graded:
-        described = GRADED_CAPTION
-    else:
-        balanced = f"thresholds balanced for T = {first.timesteps}, " if is_balanced else ""
-        described = f"{balanced}read after each step of one run"
+        described = per_t_caption([evaluation for _, evaluation in evaluations])
     has_intervals = all(point.accuracy_interval for _, evaluation in evaluations for point in evaluation.points)
     return described[0].upper() + described[1:], f"n = {counts} images{', 95 % intervals' if has_intervals else ''}"
 
@@ -179,7 +150,6 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
         _title(evaluations, sources[0]),
         note=_seeds(provenance),
         width=width,
-        is_balanced=all(entry.is_balanced for entry in entries),
     )
     if figure is None:
         raise InputError("neither labels nor the CNN are known, so there is nothing to draw", where=folders[0])

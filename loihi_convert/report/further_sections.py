@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from loihi_convert.chip.energy import Constant
 from loihi_convert.chip.limits import NEVER_FIRES
@@ -16,40 +16,26 @@ from loihi_convert.report.axes import channel_chart, timestep_chart
 from loihi_convert.report.chart import Chart, Mark, Series
 from loihi_convert.report.entries import Entry, ImageSet
 from loihi_convert.report.page import Code, Details, Facts, Heading, Matrix, PageBlock, Paragraph, Picture, Pictures
-from loihi_convert.report.run_tables import early_exit_table, energy_cells, layer_table, margin_cost
-from loihi_convert.report.table import RELAYS, Table, percent, quantity, table_of
-from loihi_convert.runs.stored_run import ChannelThresholds, Confusion, StoredRun
+from loihi_convert.report.run_tables import early_exit_table, energy_table, layer_table, margin_cost
+from loihi_convert.report.table import RELAYS, Table, percent, quantity
+from loihi_convert.runs.columns import ChannelFiringRate, ChannelThreshold
+from loihi_convert.runs.stored_run import Confusion, StoredRun
 
 
 def energy(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     """Yield the estimates of each file and what they include; nothing if no run has estimates."""
     known = [(entry, energy) for entry in entries if (energy := entry.evaluation.energy) is not None]
-    if not known:
+    figures = [(entry.full_label, entry.evaluation) for entry, _ in known]
+    tables = [table for one in (figures, *([each] for each in figures)) if (table := energy_table(one)) is not None]
+    if not tables:
         return
     yield Paragraph("Estimated from counted spikes and published constants of Loihi 1. Not measured on a chip.")
+    yield tables[0]
     if len(known) > 1:
-        rows = [
-            {"file": entry.full_label, **energy_cells(energy, one)}
-            for entry, energy in known
-            for one in energy.estimates
-            if one.timesteps == entry.point.timesteps
-        ]
-        yield table_of(rows, caption="Estimated for one inference, each file at its own T")
-    tables = tuple(
-        table_of(
-            [energy_cells(energy, one) for one in energy.estimates],
-            title=entry.full_label,
-            caption="estimated for one inference, by T",
-        )
-        for entry, energy in known
-    )
-    yield from tables if len(tables) == 1 else [Details("The same at every T", tables)]
-    boundaries = dict.fromkeys(energy.boundary for _, energy in known)
+        every = zip(tables[1:], figures, strict=True)
+        yield Details("The same at every T", tuple(replace(table, title=name) for table, (name, _) in every))
     constants = dict.fromkeys(constant for _, energy in known for constant in energy.constants)
-    yield Details(
-        "Included and omitted costs, and the source of every constant",
-        (*(Paragraph(boundary) for boundary in boundaries), _table(list(constants))),
-    )
+    yield Details("The source of every constant", (_table(list(constants)),))
 
 
 def _table(constants: Sequence[Constant]) -> Table:
@@ -181,8 +167,6 @@ def _recorded(run: StoredRun, file: str, stage: str, key: str) -> str:
 MAX_CHANNELS: Final = 128
 """Channels of a layer whose values are listed one by one."""
 
-_Value = TypeVar("_Value")
-
 
 def layers(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     """Yield charts and tables of every layer; files on the same images and with the same layers share them."""
@@ -220,12 +204,12 @@ def layers(entries: Sequence[Entry]) -> Iterator[PageBlock]:
 def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
     files = [
         (
-            f"{e.label}, T = {e.point.timesteps}",
-            e.style,
-            tuple(None if channel in _relays(e, layer) else 100 * rate for channel, rate in enumerate(rates)),
+            f"{entry.label}, T = {entry.point.timesteps}",
+            entry.style,
+            [None if row.relay_of is not None else 100 * row.firing_rate for row in rows],
         )
-        for e in group
-        if (rates := _rates(e, layer)) is not None
+        for entry in group
+        if (rows := _rates(entry, layer))
     ]
     if not files:
         return None
@@ -238,15 +222,11 @@ def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
 
 def _threshold_chart(group: Sequence[Entry], layer: str) -> Chart | None:
     files = [
-        (
-            f"{entry.label}, for T = {entry.evaluation.timesteps}",
-            entry.style,
-            tuple(None if c in _relays(entry, layer) else real for c, real in enumerate(_real_thresholds(neurons))),
-        )
+        (f"{entry.label}, for T = {entry.evaluation.timesteps}", entry.style, values)
         for entry in group
-        if (neurons := _neurons(entry, layer)) is not None
+        if (values := _real_thresholds(_neurons(entry, layer), is_own=True)) and set(values) != {None}
     ]
-    if all(value is None for _, _, values in files for value in values):
+    if not files:
         return None
     caption = "In units of the CNN's activations, before rounding to Loihi's integers."
     return channel_chart(f"{layer}: threshold", caption, "threshold", files)
@@ -256,61 +236,47 @@ def _layer_table(entry: Entry) -> Table:
     table = layer_table(
         entry.evaluation,
         entry.point,
-        rates=lambda layer: _without_relays(entry, layer, _rates(entry, layer)),
-        thresholds=lambda layer: _own_thresholds(entry, layer),
+        rates=lambda layer: [row.firing_rate for row in _rates(entry, layer) if row.relay_of is None],
+        thresholds=lambda layer: [row.threshold for row in _neurons(entry, layer) if row.relay_of is None],
     )
     return replace(table, title=entry.full_label)
 
 
 def _channel_table(entry: Entry, layer: str) -> Table | None:
     rates, neurons = _rates(entry, layer), _neurons(entry, layer)
-    if rates is None or neurons is None or len(rates) > MAX_CHANNELS:
+    if not rates or not neurons or len(rates) > MAX_CHANNELS:
         return None
-    relays = _relays(entry, layer)
     rows = tuple(
         (
-            f"{channel} (relay)" if channel in relays else str(channel),
-            percent(rate) or "",
-            f"{integer:,}",
+            f"{row.channel}{'' if row.relay_of is None else ' (relay)'}",
+            percent(rate.firing_rate) or "",
+            f"{row.threshold:,}",
             "never fires" if real is None else f"{real:.4g}",
-            f"{v0:,}",
+            f"{row.initial_potential:,}",
         )
-        for channel, (rate, integer, real, v0) in enumerate(
-            zip(rates, neurons.integers, _real_thresholds(neurons), neurons.initial_potentials, strict=True)
-        )
+        for rate, row, real in zip(rates, neurons, _real_thresholds(neurons), strict=True)
     )
     headers = ("channel", "firing\nrate %", "threshold,\ninteger", "threshold,\nreal", "initial\npotential")
     return Table(f"{entry.full_label}, {layer}, at T = {entry.point.timesteps}", headers, rows, 0)
 
 
-def _relays(entry: Entry, layer: str) -> Set[int]:
-    return entry.run.relays.get((entry.file, layer), set())
+def _rates(entry: Entry, layer: str) -> tuple[ChannelFiringRate, ...]:
+    return entry.run.firing_rates.get((entry.file, layer, entry.point.timesteps), ())
 
 
-def _without_relays(entry: Entry, layer: str, values: Sequence[_Value] | None) -> list[_Value] | None:
-    relays = _relays(entry, layer)
-    return None if values is None else [value for channel, value in enumerate(values) if channel not in relays]
+def _neurons(entry: Entry, layer: str) -> tuple[ChannelThreshold, ...]:
+    return (entry.run.thresholds or {}).get((entry.file, layer, None), ())
 
 
-def _rates(entry: Entry, layer: str) -> tuple[float, ...] | None:
-    return entry.run.firing_rates.get((entry.file, layer, entry.point.timesteps))
-
-
-def _neurons(entry: Entry, layer: str) -> ChannelThresholds | None:
-    return None if entry.run.thresholds is None else entry.run.thresholds.get((entry.file, layer))
-
-
-def _own_thresholds(entry: Entry, layer: str) -> list[int] | None:
-    neurons = _neurons(entry, layer)
-    return None if neurons is None else _without_relays(entry, layer, neurons.integers)
-
-
-def _real_thresholds(neurons: ChannelThresholds) -> Iterator[float | None]:
-    """Return the float thresholds before rounding or, if not recorded, integer x scale; None: never fires."""
-    is_recorded = any(real is not None for real in neurons.real)
-    for integer, real, scale in zip(neurons.integers, neurons.real, neurons.scales, strict=True):
-        if real is None:
-            # If a layer has a single threshold, it also applies to a channel that never fires.
-            yield None if is_recorded or integer >= NEVER_FIRES else integer * scale
-        else:
-            yield real
+def _real_thresholds(neurons: Sequence[ChannelThreshold], *, is_own: bool = False) -> list[float | None]:
+    """The float thresholds before rounding or, if not recorded, integer x scale; None: never fires, or a relay."""
+    is_recorded = any(row.real_threshold is not None for row in neurons)
+    return [
+        None
+        if is_own and row.relay_of is not None
+        else row.real_threshold
+        # If a layer has a single threshold, it also applies to a channel that never fires.
+        if row.real_threshold is not None or is_recorded or row.threshold >= NEVER_FIRES
+        else row.threshold * row.scale
+        for row in neurons
+    ]

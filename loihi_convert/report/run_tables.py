@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from loihi_convert.chip import limits
-from loihi_convert.chip.energy import Energy, Estimate
+from loihi_convert.chip.energy import Estimate
 from loihi_convert.errors import low_to_high
 from loihi_convert.ground.statistics import Interval
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.metrics.regression import Regression, RegressionPoint
+from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint, means
 from loihi_convert.report.table import (
     RELAYS,
     Table,
@@ -57,38 +57,37 @@ def point_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
     }
 
 
+_ON_PAGE: Final = ("T", "SynOps\n/image", "spikes\n/image", "CNN\n%", "float\nSNN %", "same as\nCNN %")
+
+
 def page_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
     """Return the same for a page: accuracy first, with its interval in the same cell."""
-    accuracy = (percent(point.accuracy), percent_interval(point.accuracy_interval))
+    known = point_cells(evaluation, point)
+    accuracy = (known["fixed\npoint %"], known["95 %\ninterval"])
     return {
         "accuracy %\n95 % interval": "\n".join(text for text in accuracy if text) or None,
         **error_cells(evaluation.regression, point),
-        "loss,\npoints": points(point.conversion_loss_points),
-        "T": str(point.timesteps),
-        "SynOps\n/image": count(point.synaptic_operations),
-        "spikes\n/image": count(point.spikes_per_image),
-        "CNN\n%": percent(evaluation.cnn_accuracy),
-        "float\nSNN %": percent(point.float_accuracy),
-        "same as\nCNN %": percent(point.agreement_with_cnn),
-        "steps\non Lava": str(point.global_steps),
+        **{name: known[name] for name in ("loss,\npoints", *_ON_PAGE)},
+        "steps\non Lava": known["T +\ndepth"],
     }
 
 
 def error_cells(regression: Regression | None, point: Point) -> dict[str, str | None]:
     """Return the errors of a regression: means over outputs, and the worst output; all None for a classifier."""
-    at = None if regression is None else regression.at(point.timesteps)
-    found, to_cnn, floating = (at.to_targets, at.to_cnn, at.float_to_targets) if at else (None, None, None)
-    cnn = regression.cnn if regression else None
-    judged = found or to_cnn
-    worst = judged.outputs[judged.worst].r2 if judged and len(judged.outputs) > 1 else None
+    every: tuple[Errors | None, ...] = (None,) * 4
+    if regression is not None:
+        at = regression.at(point.timesteps)
+        every = (regression.cnn, at.float_to_targets, at.to_targets, at.to_cnn)
+    (cnn, _), (floating, _), (found, r2), (to_cnn, r2_to_cnn) = map(means, every)
+    judged = every[2] or every[3]
     return {
-        "CNN\nRMSE": number(cnn.mean.rmse if cnn else None),
-        "float\nRMSE": number(floating.mean.rmse if floating else None),
-        "fixed\nRMSE": number(found.mean.rmse if found else None),
-        "RMSE\nto CNN": number(to_cnn.mean.rmse if to_cnn else None),
-        f"fixed\n{R2}": r_squared(found.mean.r2 if found else None),
-        f"{R2}\nto CNN": r_squared(to_cnn.mean.r2 if to_cnn and not found else None),
-        f"worst\n{R2}": r_squared(worst),
+        "CNN\nRMSE": number(cnn),
+        "float\nRMSE": number(floating),
+        "fixed\nRMSE": number(found),
+        "RMSE\nto CNN": number(to_cnn),
+        f"fixed\n{R2}": r_squared(r2),
+        f"{R2}\nto CNN": r_squared(r2_to_cnn if found is None else None),
+        f"worst\n{R2}": r_squared(judged.outputs[judged.worst].r2 if judged and len(judged.outputs) > 1 else None),
     }
 
 
@@ -119,42 +118,49 @@ def output_table(evaluation: Evaluation) -> Table | None:
     return table_of(rows, words=("output",), caption=caption, has_total=True)
 
 
-def accuracy_table(evaluation: Evaluation, *, is_balanced: bool = True) -> Table:
-    """Return the anytime table of one file, one row per reported T.
-
-    ``is_balanced``: whether the file records how its thresholds were balanced.
-    """
+def accuracy_table(evaluation: Evaluation) -> Table:
+    """Return the anytime table of one file, one row per reported T."""
     return table_of(
         [point_cells(evaluation, point) for point in evaluation.points],
         title=(
             f"{evaluation.image_count:,} images in {evaluation.seconds:.1f} s "
             f"({evaluation.images_per_second:,.0f} images/s, {evaluation.startup_seconds:.1f} s to start)"
         ),
-        caption="\n".join(_accuracy_caption(evaluation, is_balanced)),
+        caption="\n".join(_accuracy_caption(evaluation)),
     )
 
 
-def _accuracy_caption(evaluation: Evaluation, is_balanced: bool) -> Iterable[str]:
+def readout_caption(evaluation: Evaluation) -> str:
+    """Return how the points of one run were read."""
     read = {"potential": "potentials", "spikes": "spike counts"}[evaluation.readout]
-    if evaluation.is_graded:
-        yield GRADED_CAPTION
-    else:
-        balanced = f"thresholds balanced for T = {evaluation.timesteps}, " if is_balanced else ""
-        yield f"{balanced}anytime readout: {read} after each step of one run"
+    made = f"made for T = {evaluation.timesteps}; anytime readout: {read} after each step of one run"
+    return GRADED_CAPTION if evaluation.is_graded else made
+
+
+def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
+    last, regression = evaluation.points[-1], evaluation.regression
+    yield readout_caption(evaluation)
     if evaluation.saturated_images:
-        yield (
-            f"{evaluation.saturated_images:,} images reached an output potential of "
-            f"\N{PLUS-MINUS SIGN}{limits.POTENTIAL_LIMIT}, the end of Loihi's range"
-        )
-    yield from _relay_notes(evaluation)
-    yield from _circuit_notes(evaluation.points[-1])
-    if (regression := evaluation.regression) is not None:
+        limit = f"\N{PLUS-MINUS SIGN}{limits.POTENTIAL_LIMIT}, the end of Loihi's range"
+        yield f"{evaluation.saturated_images:,} images reached an output potential of {limit}"
+    if evaluation.has_relays:
+        count = sum(layer.relay_neuron_count for layer in evaluation.layers)
+        shares = [f"{count:,} of {sum(layer.neuron_count for layer in evaluation.layers):,} neurons"]
+        for what, part, whole in (
+            ("spikes", last.relay_spikes_per_image, last.spikes_per_image),
+            ("SynOps", last.relay_synaptic_operations, last.synaptic_operations),
+        ):
+            shares += [f"{percent(part / whole)} % of the {what}"] if part is not None and whole else []
+        yield f"spikes and SynOps include {RELAYS}: {', '.join(shares)} at T = {last.timesteps}"
+    if last.circuit_synaptic_operations:
+        share = percent(last.circuit_synaptic_operations / last.synaptic_operations)
+        yield f"SynOps include the synapses of the stock circuit: {share} % at T = {last.timesteps}"
+    if regression is not None:
         yield error_caption(len(regression.output_names))
-        last = regression.points[-1]
-        worst = worst_output(regression, last)
-        known = [f"{worst} at T = {last.timesteps}"] if worst else []
-        if regression.cnn is not None and regression.cnn.mean.r2 is not None:
-            known.insert(0, f"the CNN's {R2}: {r_squared(regression.cnn.mean.r2)}")
+        r2 = means(regression.cnn)[1]
+        known = [] if r2 is None else [f"the CNN's {R2}: {r_squared(r2)}"]
+        worst = worst_output(regression, regression.points[-1])
+        known += [f"{worst} at T = {last.timesteps}"] if worst else []
         yield from ["; ".join(known)] if known else []
     yield from evaluation.notes
 
@@ -167,30 +173,6 @@ def worst_output(regression: Regression, point: RegressionPoint) -> str:
     one = judged.outputs[judged.worst]
     r2 = "" if one.r2 is None else f", {R2} {r_squared(one.r2)}"
     return f"worst output: {regression.output_names[judged.worst]}, RMSE {number(one.rmse)}{r2}"
-
-
-def _relay_notes(evaluation: Evaluation) -> Iterable[str]:
-    """Return the share of relays in the work after the last step; nothing without relays."""
-    if not evaluation.has_relays:
-        return
-    last = evaluation.points[-1]
-    count = sum(layer.relay_neuron_count for layer in evaluation.layers)
-    every = sum(layer.neuron_count for layer in evaluation.layers)
-    shares = [f"{count:,} of {every:,} neurons"]
-    for what, part, whole in (
-        ("spikes", last.relay_spikes_per_image, last.spikes_per_image),
-        ("SynOps", last.relay_synaptic_operations, last.synaptic_operations),
-    ):
-        if part is not None and whole:
-            shares.append(f"{percent(part / whole)} % of the {what}")
-    yield f"spikes and SynOps include {RELAYS}: {', '.join(shares)} at T = {last.timesteps}"
-
-
-def _circuit_notes(last: Point) -> Iterable[str]:
-    """Return the share of the circuit of stock neurons in the work after the last step; nothing without it."""
-    if last.circuit_synaptic_operations:
-        share = percent(last.circuit_synaptic_operations / last.synaptic_operations)
-        yield f"SynOps include the synapses of the stock circuit: {share} % at T = {last.timesteps}"
 
 
 def error_caption(outputs: int) -> str:
@@ -210,48 +192,34 @@ def per_t_table(figures: Figures) -> Table:
     return table_of(rows, caption="\n".join([*caption, *notes]))
 
 
-def per_t_caption(evaluations: Sequence[Evaluation], *, is_balanced: bool = True) -> str:
-    """Return a sentence on the T of the results of several files: that of their `Evaluation.nominal_point`.
-
-    ``is_balanced``: whether the files record how their thresholds were balanced.
-    """
+def per_t_caption(evaluations: Sequence[Evaluation]) -> str:
+    """Return a sentence on the T of the results of several files: that of their `Evaluation.nominal_point`."""
     binary = [evaluation for evaluation in evaluations if not evaluation.is_graded]
     if not binary:
         return GRADED_CAPTION
-    caption = f"one file per T, each read at {_own_timesteps(binary, is_balanced)}"
+    caption = f"one file per T, each read at {own_timesteps(binary)}"
     return caption if len(binary) == len(evaluations) else f"{caption}; {GRADED_CAPTION}"
 
 
-def anytime_caption(evaluations: Sequence[Evaluation], *, is_balanced: bool = True) -> str:
-    """Return sentences on curves over the steps of one run of each file; their large mark is at its `nominal_point`.
-
-    ``is_balanced``: whether the files record how their thresholds were balanced.
-    """
-    return (
-        "Each file was run once and its output read after every step. The large mark is "
-        f"{_own_timesteps(evaluations, is_balanced)}."
-    )
-
-
-def _own_timesteps(evaluations: Sequence[Evaluation], is_balanced: bool) -> str:
-    own = "the T its thresholds are balanced for" if is_balanced else "the T it was made for"
+def own_timesteps(evaluations: Sequence[Evaluation]) -> str:
+    """Return the T of each file's `Evaluation.nominal_point`, in words."""
     is_complete = all(evaluation.nominal_point.timesteps == evaluation.timesteps for evaluation in evaluations)
-    return own if is_complete else f"{own}, or the last T of its run"
+    return "the T it was made for" + ("" if is_complete else ", or the last T of its run")
 
 
 def layer_table(
     evaluation: Evaluation,
     point: Point | None = None,
     *,
-    rates: Callable[[str], Sequence[float] | None] = lambda layer: None,
-    thresholds: Callable[[str], Sequence[int] | None] = lambda layer: None,
+    rates: Callable[[str], Sequence[float]] = lambda layer: (),
+    thresholds: Callable[[str], Sequence[int]] = lambda layer: (),
 ) -> Table:
     """Return firing rates, thresholds and work per layer at ``point``, by default the last T.
 
     ``rates`` and ``thresholds`` (integers) hold the known values of a layer's channels (without relays), by layer name.
     """
     point = evaluation.points[-1] if point is None else point
-    has_thresholds = any(thresholds(layer.name) is not None for layer in evaluation.layers)
+    has_thresholds = any(thresholds(layer.name) for layer in evaluation.layers)
     # No synapse follows the last layer; if it only integrates, it does not have a firing rate either.
     reached = (None, *(f"{operations:,.0f}" for operations in point.synaptic_operations_per_layer), None)
     spiking = len(point.firing_rate)
@@ -320,66 +288,47 @@ def margin_cost(choice: MarginChoice) -> str:
     return f"{choice.tolerance_points:g} {measure} on {choice.image_count:,} {choice.split} images"
 
 
-def energy_cells(energy: Energy, one: Estimate) -> dict[str, str | None]:
-    """Return one file's estimate at one T, by column header."""
-    return {
-        "T": str(one.timesteps),
-        "SynOps\n/image": count(one.synaptic_operations),
-        "membrane\nupdates": count(one.membrane_updates),
-        "spikes\n/image": count(one.spikes),
-        "Loihi 1,\nenergy": quantity_range(one.loihi1_joules, "J"),
-        "Loihi 1,\ntime": quantity_range(one.loihi1_seconds, "s"),
-        "relays'\nshare %": _span(_relay_shares(one)),
-        "circuit's\nshare %": _span(_shares(one.circuit_loihi1_joules, one)),
-        "arithmetic,\n45 nm": quantity_range(one.arithmetic_joules, "J"),
-        "the CNN's\narithmetic": energy.cnn_arithmetic_joules and quantity_range(energy.cnn_arithmetic_joules, "J"),
-    }
-
-
-def _relay_shares(one: Estimate) -> tuple[float, ...]:
-    return _shares(one.relay_loihi1_joules, one) if one.relay_membrane_updates else ()
-
-
-def _shares(part: Interval | None, one: Estimate) -> tuple[float, ...]:
-    """Return ``part`` of Loihi 1's energy in percent, at the low and at the high end; nothing if it is unknown."""
-    return tuple(100 * share / whole for share, whole in zip(part or (), one.loihi1_joules, strict=False))
-
-
-def _span(shares: Sequence[float]) -> str | None:
-    return low_to_high(shares, "{:.0f}".format) if shares else None
-
-
 def energy_table(figures: Figures) -> Table | None:
     """Return the estimated energy and time per inference, or None if no evaluation has an estimate.
 
-    One file has a row per reported T; several files have one row each, at the T of their thresholds. To fit 80 columns,
-    spikes are omitted, and the CNN and the shares of relays and circuits are in the caption.
+    One file has a row per reported T; several files have one row each, at the T of their thresholds.
     """
     known = [(name, evaluation, evaluation.energy) for name, evaluation in figures if evaluation.energy is not None]
     if not known:
         return None
     rows = [
-        {"file": name if len(figures) > 1 else None, **energy_cells(energy, one)}
+        {
+            "file": name if len(figures) > 1 else None,
+            "T": str(one.timesteps),
+            "SynOps\n/image": count(one.synaptic_operations),
+            "membrane\nupdates": count(one.membrane_updates),
+            "Loihi 1,\nenergy": quantity_range(one.loihi1_joules, "J"),
+            "Loihi 1,\ntime": quantity_range(one.loihi1_seconds, "s"),
+            "arithmetic,\n45 nm": quantity_range(one.arithmetic_joules, "J"),
+        }
         for name, evaluation, energy in known
         for one in energy.estimates
         if len(figures) == 1 or one.timesteps == evaluation.nominal_point.timesteps
     ]
     cnns = [energy.cnn_arithmetic_joules for _, _, energy in known if energy.cnn_arithmetic_joules is not None]
-    left_out = ("spikes\n/image", "relays'\nshare %", "circuit's\nshare %", "the CNN's\narithmetic")
-    boundaries = dict.fromkeys(energy.boundary for _, _, energy in known)
     estimates = [one for _, _, energy in known for one in energy.estimates]
-    relays = [share for one in estimates for share in _relay_shares(one)]
+    relays = [
+        share for one in estimates if one.relay_membrane_updates for share in _shares(one.relay_loihi1_joules, one)
+    ]
     circuits = [share for one in estimates for share in _shares(one.circuit_loihi1_joules, one)]
     facts = []
     if cnns:
         # Files of different CNNs may be compared.
         facts.append(f"The CNN: {quantity_range((min(low for low, _ in cnns), max(high for _, high in cnns)), 'J')}")
-    if relays:
-        facts.append(f"Relays take {_span(relays)} % of Loihi 1's energy")
-    if circuits:
-        facts.append(f"The stock circuit takes {_span(circuits)} % of Loihi 1's energy")
+    for who, shares in (("Relays take", relays), ("The stock circuit takes", circuits)):
+        facts += [f"{who} {low_to_high(shares, '{:.0f}'.format)} % of Loihi 1's energy"] if shares else []
     return table_of(
-        [{header: text for header, text in row.items() if header not in left_out} for row in rows],
+        rows,
         title="energy and time of an inference, estimated",
-        caption=" ".join([*boundaries, ". ".join(facts)]).rstrip(),
+        caption=" ".join([*dict.fromkeys(energy.boundary for _, _, energy in known), ". ".join(facts)]).rstrip(),
     )
+
+
+def _shares(part: Interval | None, one: Estimate) -> tuple[float, ...]:
+    """Return ``part`` of Loihi 1's energy in percent, at the low and at the high end; nothing if it is unknown."""
+    return tuple(100 * share / whole for share, whole in zip(part or (), one.loihi1_joules, strict=False))

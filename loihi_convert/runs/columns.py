@@ -12,24 +12,21 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from loihi_convert.backends.result import RunResult
-from loihi_convert.chip.energy import Estimate
 from loihi_convert.errors import InputError
 from loihi_convert.external import AnyNetwork
-from loihi_convert.external.cuba import CubaLayer
+from loihi_convert.external.cuba import CubaLayer, CubaNetwork
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.records import Record
 from loihi_convert.ground.statistics import Interval
-from loihi_convert.ir.graded import GradedLayer, GradedNetwork
-from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
-from loihi_convert.metrics.early_exit import EarlyExit, ExitPoint
-from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.metrics.regression import Regression
+from loihi_convert.ir.graded import GradedLayer
+from loihi_convert.ir.quantized import QuantizedLayer
+from loihi_convert.metrics.evaluation import Evaluation
 
 POTENTIAL: Final = "potential"
 """Prefix of the columns of output potentials in predictions.csv: ``potential_0``, ``potential_1``, ..."""
@@ -92,41 +89,66 @@ class Prediction(CsvRow):
     label: int | None = Field(default=None, ge=0)
 
 
-def accuracy_row(name: str, evaluation: Evaluation, point: Point) -> dict[str, object]:
-    """Return a row of accuracy.csv: fields of the run, then those of `Point`."""
-    return {
-        "file": name,
-        "balanced_timesteps": evaluation.timesteps,
-        "image_count": evaluation.image_count,
-        "cnn_accuracy": evaluation.cnn_accuracy,
-        **_range_columns("cnn_accuracy", evaluation.cnn_accuracy_interval),
-        **_flat(point, [layer.name for layer in evaluation.layers], has_relays=evaluation.has_relays),
-    }
+class FileResults(NamedTuple):
+    """The results of one file of a run: its stem, figures, integers, and network."""
+
+    name: str
+    evaluation: Evaluation
+    result: RunResult
+    network: AnyNetwork
 
 
-def early_exit_row(name: str, evaluation: Evaluation, early_exit: EarlyExit, point: ExitPoint) -> dict[str, object]:
-    """Return a row of early_exit.csv: the fields of `ExitPoint`, and whether its margin is the chosen one."""
-    return {
-        "file": name,
-        "balanced_timesteps": evaluation.timesteps,
-        "timesteps": early_exit.choice.timesteps,
-        "image_count": evaluation.image_count,
-        "chosen": point.margin == early_exit.choice.margin,
-        **_flat(point),
-    }
+class ImageFacts(NamedTuple):
+    """What is known of the N images of a run: labels ``(N,)``, targets ``(N, outputs)``, files, and class names."""
+
+    labels: Array | None = None
+    targets: Array | None = None
+    paths: Sequence[str] | None = None
+    classes: Sequence[str] | None = None
 
 
-def regression_rows(name: str, evaluation: Evaluation, regression: Regression) -> Iterator[dict[str, object]]:
-    """Yield the rows of regression.csv for one file: each reported T, the mean over outputs, then each output."""
-    for point in regression.points:
+Row = dict[str, object]
+
+
+def accuracy_rows(run: FileResults) -> Iterator[Row]:
+    """Yield the rows of accuracy.csv: fields of the run, then those of each `Point`."""
+    evaluation = run.evaluation
+    names = [layer.name for layer in evaluation.layers]
+    for point in evaluation.points:
+        yield {
+            **_of_file(run),
+            "image_count": evaluation.image_count,
+            "cnn_accuracy": evaluation.cnn_accuracy,
+            **_range_columns("cnn_accuracy", evaluation.cnn_accuracy_interval),
+            **_flat(point, names, has_relays=evaluation.has_relays),
+        }
+
+
+def early_exit_rows(run: FileResults) -> Iterator[Row]:
+    """Yield the rows of early_exit.csv: the fields of each `ExitPoint`, and whether its margin is the chosen one."""
+    if (early_exit := run.evaluation.early_exit) is not None:
+        for point in early_exit.points:
+            yield {
+                **_of_file(run),
+                "timesteps": early_exit.choice.timesteps,
+                "image_count": run.evaluation.image_count,
+                "chosen": point.margin == early_exit.choice.margin,
+                **_flat(point),
+            }
+
+
+def regression_rows(run: FileResults) -> Iterator[Row]:
+    """Yield the rows of regression.csv: each reported T, the mean over outputs, then each output."""
+    regression = run.evaluation.regression
+    for point in () if regression is None else regression.points:
+        assert regression is not None
         compared = {"": point.to_targets, "_to_cnn": point.to_cnn, "_float": point.float_to_targets}
         compared["_cnn"] = regression.cnn
         for index, output in enumerate(("mean", *regression.output_names)):
-            row: dict[str, object] = {
-                "file": name,
-                "balanced_timesteps": evaluation.timesteps,
+            row: Row = {
+                **_of_file(run),
                 "timesteps": point.timesteps,
-                "image_count": evaluation.image_count,
+                "image_count": run.evaluation.image_count,
                 "output": "" if index == 0 else index - 1,
                 "output_name": output,
             }
@@ -136,9 +158,14 @@ def regression_rows(name: str, evaluation: Evaluation, regression: Regression) -
             yield row
 
 
-def energy_row(name: str, estimate: Estimate) -> dict[str, object]:
-    """Return a row of energy.csv: the fields of `Estimate`."""
-    return {"file": name, **_flat(estimate, has_relays=estimate.relay_membrane_updates > 0)}
+def energy_rows(run: FileResults) -> Iterator[Row]:
+    """Yield the rows of energy.csv: the fields of each `Estimate`."""
+    for one in () if run.evaluation.energy is None else run.evaluation.energy.estimates:
+        yield {"file": run.name, **_flat(one, has_relays=one.relay_membrane_updates > 0)}
+
+
+def _of_file(run: FileResults) -> Row:
+    return {"file": run.name, "balanced_timesteps": run.evaluation.timesteps}
 
 
 def _flat(record: Record, layers: Sequence[str] = (), *, has_relays: bool = False) -> dict[str, object]:
@@ -162,21 +189,18 @@ def _range_columns(name: str, interval: Interval | None) -> dict[str, float | No
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def firing_rates(
-    name: str, evaluation: Evaluation, result: RunResult, network: AnyNetwork
-) -> Iterator[ChannelFiringRate]:
+def firing_rates(run: FileResults) -> Iterator[ChannelFiringRate]:
     """Yield the rows of firing_rates.csv for one file: each spiking layer, each reported T, each channel."""
+    network, evaluation = run.network, run.evaluation
     spiking: tuple[QuantizedLayer | CubaLayer | GradedLayer, ...] = network.spiking_layers
-    for layer, shape, spikes in zip(spiking, network.shapes, result.channel_spikes, strict=False):
-        neurons = math.prod(shape[1:])
-        sources = _sources(layer, shape[0])
-        so_far = spikes.cumsum(axis=0)
+    for layer, shape, spikes in zip(spiking, network.shapes, run.result.channel_spikes, strict=False):
+        sources, so_far = _sources(layer, shape[0]), spikes.cumsum(axis=0)
         for point in evaluation.points:
-            possible = evaluation.image_count * neurons * point.timesteps
+            possible = evaluation.image_count * math.prod(shape[1:]) * point.timesteps
             counts = so_far[point.timesteps - 1].tolist()
             for channel, (count, source) in enumerate(zip(counts, sources, strict=True)):
                 yield ChannelFiringRate(
-                    file=name,
+                    file=run.name,
                     layer=layer.name,
                     channel=channel,
                     timesteps=point.timesteps,
@@ -192,9 +216,9 @@ def _sources(layer: QuantizedLayer | CubaLayer | GradedLayer, channels: int) -> 
     return [source if source >= 0 else None for source in layer.relay_of.tolist()]
 
 
-def thresholds(name: str, network: AnyNetwork) -> Iterator[ChannelThreshold]:
+def thresholds(run: FileResults) -> Iterator[ChannelThreshold]:
     """Yield the rows of thresholds.csv for one file: each spiking layer, each channel; none for other neurons."""
-    for layer in network.spiking_layers:
+    for layer in run.network.spiking_layers:
         if not isinstance(layer, QuantizedLayer):
             continue
         assert layer.neuron is not None
@@ -205,7 +229,7 @@ def thresholds(name: str, network: AnyNetwork) -> Iterator[ChannelThreshold]:
             zip(numbers, _sources(layer, len(integers)), strict=True)
         ):
             yield ChannelThreshold(
-                file=name,
+                file=run.name,
                 layer=layer.name,
                 channel=channel,
                 threshold=integer,
@@ -216,69 +240,39 @@ def thresholds(name: str, network: AnyNetwork) -> Iterator[ChannelThreshold]:
             )
 
 
-def number_rows(
-    name: str,
-    evaluation: Evaluation,
-    result: RunResult,
-    network: QuantizedNetwork | GradedNetwork,
-    targets: Array | None,
-    paths: Sequence[str] | None = None,
-) -> Iterator[Rows]:
-    """Yield the rows of predictions.csv for one file of a regression: each image, each reported T.
+def prediction_rows(run: FileResults, known: ImageFacts) -> Iterator[Rows]:
+    """Yield the rows of predictions.csv for one file: each image, each reported T.
 
-    Outputs and targets are in the CNN's units.
+    Outputs and targets of a regression are in the CNN's units.
     """
-    steps = np.array([point.timesteps for point in evaluation.points])
-    for first, images in _blocks(result):
+    result, network = run.result, run.network
+    steps = np.array([point.timesteps for point in run.evaluation.points])
+    for first in range(0, len(result.potentials), _BLOCK):
+        images = slice(first, first + _BLOCK)
         read = result.potentials[images][:, steps - 1]
-        columns = _keys(name, first, len(read), steps, paths)
-        columns |= _numbered("output", network.real_outputs(read, steps[:, None]))
-        if targets is not None:
-            columns |= _numbered("target", np.repeat(targets[images][:, None], len(steps), axis=1))
-        yield columns | _numbered(POTENTIAL, read)
-
-
-def prediction_rows(
-    name: str,
-    evaluation: Evaluation,
-    result: RunResult,
-    labels: Array | None,
-    classes: Sequence[str] | None,
-    paths: Sequence[str] | None = None,
-) -> Iterator[Rows]:
-    """Yield the rows of predictions.csv for one file: each image, each reported T."""
-    steps = np.array([point.timesteps for point in evaluation.points])
-    for first, images in _blocks(result):
-        read = result.potentials[images][:, steps - 1]
-        columns = _keys(name, first, len(read), steps, paths)
-        predicted = result.predictions[images][:, steps - 1].ravel().tolist()
-        columns["class"] = predicted
-        if classes is not None:
-            columns["class_name"] = [classes[one] for one in predicted]
-        if labels is not None:
-            columns["label"] = np.repeat(labels[images], len(steps)).tolist()
+        numbers = range(first, first + len(read))
+        columns: dict[str, Sequence[object]] = {
+            "file": [run.name] * (len(read) * len(steps)),
+            "image": np.repeat(numbers, len(steps)).tolist(),
+            **({} if known.paths is None else {"path": [known.paths[image] for image in numbers for _ in steps]}),
+            "timesteps": np.tile(steps, len(read)).tolist(),
+        }
+        if not isinstance(network, CubaNetwork) and network.task == "regression":
+            columns |= _numbered("output", network.real_outputs(read, steps[:, None]))
+            if known.targets is not None:
+                columns |= _numbered("target", np.repeat(known.targets[images][:, None], len(steps), axis=1))
+        else:
+            predicted = result.predictions[images][:, steps - 1].ravel().tolist()
+            columns["class"] = predicted
+            if known.classes is not None:
+                columns["class_name"] = [known.classes[one] for one in predicted]
+            if known.labels is not None:
+                columns["label"] = np.repeat(known.labels[images], len(steps)).tolist()
         columns |= _numbered(POTENTIAL, read)
         if result.output_spikes is not None:
             counts = result.output_spikes[images].cumsum(axis=1, dtype=np.int64)
             columns |= _numbered("spike_count", counts[:, steps - 1])
         yield columns
-
-
-def _blocks(result: RunResult) -> Iterator[tuple[int, slice]]:
-    """The images in blocks: the index of the first, and the slice."""
-    for first in range(0, len(result.potentials), _BLOCK):
-        yield first, slice(first, first + _BLOCK)
-
-
-def _keys(name: str, first: int, count: int, steps: Array, paths: Sequence[str] | None) -> dict[str, Sequence[object]]:
-    """The columns that say which file, image and T a row is of."""
-    images = range(first, first + count)
-    return {
-        "file": [name] * (count * len(steps)),
-        "image": np.repeat(images, len(steps)).tolist(),
-        **({} if paths is None else {"path": [paths[image] for image in images for _ in steps]}),
-        "timesteps": np.tile(steps, count).tolist(),
-    }
 
 
 def _numbered(prefix: str, values: Array) -> dict[str, Sequence[object]]:

@@ -8,32 +8,30 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from loihi_convert.backends.result import RunResult
-from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.errors import DataError, UsageError
 from loihi_convert.external import AnyNetwork
-from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.dependencies import installed_version
-from loihi_convert.ground.files import asked, cannot_create, require_new_or_empty, require_writable, write_atomically
+from loihi_convert.ground.files import cannot_create, require_new_or_empty, require_writable, write_atomically
 from loihi_convert.ir.network import name_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs.columns import (
-    Rows,
-    accuracy_row,
+    CsvRow,
+    FileResults,
+    ImageFacts,
+    accuracy_rows,
     as_csv,
     blocks_as_csv,
-    early_exit_row,
-    energy_row,
+    early_exit_rows,
+    energy_rows,
     firing_rates,
-    number_rows,
     prediction_rows,
     regression_rows,
     thresholds,
@@ -46,70 +44,32 @@ RUNS: Final = Path("runs")
 
 MANIFEST: Final = "manifest.json"
 
-RUNNING: Final = ".running"
-"""A file that is in the folder of a run until its end."""
-
-
-class FileResults(NamedTuple):
-    """The results of one file of a run: its stem, figures, integers, and network."""
-
-    name: str
-    evaluation: Evaluation
-    result: RunResult
-    network: AnyNetwork
-
 
 def write_run(
-    folder: Path,
-    runs: Sequence[FileResults],
-    *,
-    labels: Array | None,
-    classes: tuple[str, ...] | None,
-    manifest: Mapping[str, Any],
-    targets: Array | None = None,
-    paths: Sequence[str] | None = None,
+    folder: Path, runs: Sequence[FileResults], known: ImageFacts, manifest: Mapping[str, Any]
 ) -> tuple[Path, ...]:
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
-    The files are ``accuracy.csv``, ``regression.csv`` (errors of a regression, whose accuracies are empty),
-    ``early_exit.csv`` (if early exit was evaluated), ``energy.csv`` (not for graded spikes), ``firing_rates.csv`` (each
-    channel at each reported T), ``thresholds.csv`` (each channel, for binary spikes of files written by `export`),
-    ``result.json``, ``predictions.csv`` and ``manifest.json``. All contents are created before the first file is
-    written. Each file is written atomically, and the manifest is last, so a folder with a manifest is complete. If a
-    file cannot be written, all files of the run are removed.
-
-    Parameters
-    ----------
-    folder
-        From `run_folder`; created if missing.
-    runs
-        At least one run, all on the same N images.
-    labels
-        ``(N,)``, if known.
-    classes
-        Name of each class, or of each output of a regression, if known.
-    manifest
-        From `new_manifest`.
-    targets
-        ``(N, outputs)``, for a regression, if known.
-    paths
-        The file of each image, if it has one of its own.
+    All contents are created before the first file is written. Each file is written atomically, and the manifest is
+    last, so a folder with a manifest is complete. If a file cannot be written, all files of the run are removed.
 
     Raises
     ------
     UsageError
         If two files have the same stem.
     DataError
-        If ``classes`` does not have one name per class of the network.
+        If there is not one name per class, or output, of a network.
     InputError
         If the folder cannot be written.
     """
     require_different_names([run.name for run in runs])
     for run in runs:
-        require_class_names(run.name, run.network, classes)
-    contents = _csv_files(runs, labels, targets, classes, paths)
+        require_class_names(run.name, run.network, known.classes)
+    contents = _contents(runs, known)
     contents[MANIFEST] = _json(dict(manifest)).encode()
     _make_folder(folder, [])
+    # Another run may have begun in the empty folder.
+    require_new_or_empty(folder)
     try:
         for name, content in contents.items():
             write_atomically(folder / name, content)
@@ -121,42 +81,27 @@ def write_run(
     return tuple(folder / name for name in contents)
 
 
-def _csv_files(
-    runs: Sequence[FileResults],
-    labels: Array | None,
-    targets: Array | None,
-    classes: tuple[str, ...] | None,
-    paths: Sequence[str] | None,
-) -> dict[str, bytes]:
+_TABLES: Final[dict[str, Callable[[FileResults], Iterable[Mapping[str, object] | CsvRow]]]] = {
+    "accuracy.csv": accuracy_rows,
+    "regression.csv": regression_rows,
+    "early_exit.csv": early_exit_rows,
+    "energy.csv": energy_rows,
+    "firing_rates.csv": firing_rates,
+    "thresholds.csv": thresholds,
+}
+
+
+def _contents(runs: Sequence[FileResults], known: ImageFacts) -> dict[str, bytes]:
     """The CSV files by name, and result.json; files without data are left out."""
-    figures = [(run.name, run.evaluation) for run in runs]
-    exits = [(name, evaluation, evaluation.early_exit) for name, evaluation in figures if evaluation.early_exit]
-    estimates = [(name, evaluation.energy) for name, evaluation in figures if evaluation.energy]
-
-    def predictions(run: FileResults) -> Iterator[Rows]:
-        if not isinstance(run.network, CubaNetwork) and run.network.task == "regression":
-            return number_rows(run.name, run.evaluation, run.result, run.network, targets, paths)
-        return prediction_rows(run.name, run.evaluation, run.result, labels, classes, paths)
-
-    contents = {"accuracy.csv": as_csv(accuracy_row(name, e, point) for name, e in figures for point in e.points)}
-    if any(evaluation.regression for _, evaluation in figures):
-        contents["regression.csv"] = as_csv(
-            row for name, e in figures if e.regression for row in regression_rows(name, e, e.regression)
-        )
-    if exits:
-        contents["early_exit.csv"] = as_csv(
-            early_exit_row(name, e, early_exit, point) for name, e, early_exit in exits for point in early_exit.points
-        )
-    if estimates:
-        contents["energy.csv"] = as_csv(energy_row(name, one) for name, energy in estimates for one in energy.estimates)
-    contents["firing_rates.csv"] = as_csv(
-        row for run in runs for row in firing_rates(run.name, run.evaluation, run.result, run.network)
-    )
+    always = {"firing_rates.csv"}
     if any(isinstance(run.network, QuantizedNetwork) for run in runs):
-        contents["thresholds.csv"] = as_csv(row for run in runs for row in thresholds(run.name, run.network))
-    contents["result.json"] = results_json(figures).encode()
-    contents["predictions.csv"] = blocks_as_csv([predictions(run) for run in runs])
-    return contents
+        always.add("thresholds.csv")
+    tables = {name: [row for run in runs for row in rows_of(run)] for name, rows_of in _TABLES.items()}
+    return {
+        **{name: as_csv(rows) for name, rows in tables.items() if rows or name in always},
+        "result.json": results_json((run.name, run.evaluation) for run in runs).encode(),
+        "predictions.csv": blocks_as_csv([prediction_rows(run, known) for run in runs]),
+    }
 
 
 def require_different_names(names: Sequence[str]) -> None:
@@ -170,7 +115,7 @@ def require_different_names(names: Sequence[str]) -> None:
         )
 
 
-def require_class_names(name: str, network: AnyNetwork, classes: tuple[str, ...] | None) -> None:
+def require_class_names(name: str, network: AnyNetwork, classes: Sequence[str] | None) -> None:
     """Raise the `DataError` of `write_run` unless there is one name per class, or output, of the file ``name``.
 
     Called before a run. ``classes`` is None if unknown.
@@ -196,9 +141,8 @@ def dated_name(name: str) -> str:
 def run_folder(output: str | Path | None, name: str) -> Iterator[Path]:
     """Yield the folder of a run: ``output``, or a new ``runs/name-<UTC time>`` if that is None.
 
-    It is created before the run, so that a place that is not writable is found before hours of work; until the end, a
-    file `RUNNING` keeps other runs out. If the ``with`` block fails or is interrupted, the folders created here are
-    removed, unless another program has written into them.
+    It is created before the run, so that a place that is not writable is found before hours of work. If the ``with``
+    block fails or is interrupted, the folders created here are removed, unless another program has written into them.
 
     Raises
     ------
@@ -211,40 +155,15 @@ def run_folder(output: str | Path | None, name: str) -> Iterator[Path]:
             folder = _make_dated(RUNS / dated_name(name), made)
         else:
             folder = Path(output)
-            if asked(folder / RUNNING, Path.exists):
-                raise _taken(folder)
             require_new_or_empty(folder)
             _make_folder(folder, made)
         require_writable(folder / MANIFEST)
-        with _running(folder):
-            yield folder
+        yield folder
     except BaseException:
         for path in reversed(made):
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
-
-
-@contextlib.contextmanager
-def _running(folder: Path) -> Iterator[None]:
-    """Keep the file `RUNNING` in ``folder``."""
-    try:
-        (folder / RUNNING).touch(exist_ok=False)
-    except FileExistsError as error:
-        # Begun at the same moment.
-        raise _taken(folder) from error
-    try:
-        yield
-    finally:
-        (folder / RUNNING).unlink(missing_ok=True)
-
-
-def _taken(folder: Path) -> InputError:
-    return InputError(
-        f"another run writes into it, or was killed (it has a file {RUNNING})",
-        where=folder,
-        hint=f"Choose another folder with `output`, or delete {RUNNING} if no run is under way.",
-    )
 
 
 def results_json(evaluations: Iterable[tuple[str, Evaluation]]) -> str:
@@ -261,19 +180,17 @@ def _json(value: object) -> str:
 def _make_dated(first: Path, made: list[Path]) -> Path:
     """Create and return ``first``, or ``first-2``, ``first-3``, ... if it already exists."""
     _make_folder(first.parent, made)
-    folder = first
-    count = 1
-    while True:
+    for count in itertools.count(1):
+        folder = first if count == 1 else first.with_name(f"{first.name}-{count}")
         try:
             folder.mkdir()
         except FileExistsError:
-            count += 1
-            folder = first.with_name(f"{first.name}-{count}")
+            continue
         except OSError as error:
             raise cannot_create(folder, error, "output") from error
-        else:
-            made.append(folder)
-            return folder
+        break
+    made.append(folder)
+    return folder
 
 
 def _make_folder(folder: Path, made: list[Path]) -> None:
@@ -351,20 +268,8 @@ def new_manifest(
 ) -> dict[str, Any]:
     """Return the information needed to repeat a run, as plain JSON values.
 
-    Only the names of paths are kept, so that a shared run folder does not reveal the machine it comes from.
-
-    Parameters
-    ----------
-    network, data, backend
-        Names, for the reader.
-    data_fingerprint
-        `DataSplits.fingerprint`.
-    files
-        The input files, exported networks and models, as they were when they were read.
-    command_line
-        ``sys.argv``. The program is recorded as ``loihi-convert``, however it was started.
-    seed
-        Seed of all random numbers; None if there were none, or files of different seeds.
+    Only the names of paths are kept, so that a shared run folder does not reveal the machine it comes from. ``files``
+    are as they were when they were read; ``command_line`` is ``sys.argv``.
     """
     return {
         "network": network,

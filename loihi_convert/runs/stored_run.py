@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -26,21 +26,10 @@ from loihi_convert.runs.columns import (
 )
 from loihi_convert.runs.run_folder import Manifest
 
+_Key = tuple[str, str, int | None]
+"""File stem, layer, and T."""
 
-class ChannelThresholds(NamedTuple):
-    """The neurons of one layer, one number per channel; see `quantized.QuantizedLayer`.
-
-    ``real`` are the thresholds before rounding, None for channels that can never fire.
-    """
-
-    integers: tuple[int, ...]
-    real: tuple[float | None, ...]
-    scales: tuple[float, ...]
-    initial_potentials: tuple[int, ...]
-
-
-_Relays = dict[tuple[str, str], set[int]]
-"""By file stem and layer, the channels that are relays."""
+_Row = TypeVar("_Row", ChannelFiringRate, ChannelThreshold)
 
 
 class Confusion(NamedTuple):
@@ -64,11 +53,9 @@ class StoredRun:
     evaluations
         Evaluations by file stem, in the order of the run.
     firing_rates
-        By file stem, layer and T, the rate 0..1 of each channel.
+        The rows of each layer at each T, by channel.
     thresholds
-        By file stem and layer; ``None`` for graded spikes, and for neurons that another tool wrote.
-    relays
-        By file stem and layer, the channels that are relays (`ir.relays`); only layers with relays.
+        The rows of each layer; ``None`` for graded spikes, and for neurons that another tool wrote.
     confusions
         By file stem, at the T of `Evaluation.nominal_point`; empty if labels are unknown.
     """
@@ -76,9 +63,8 @@ class StoredRun:
     name: str
     manifest: Manifest
     evaluations: Mapping[str, Evaluation]
-    firing_rates: Mapping[tuple[str, str, int], tuple[float, ...]]
-    thresholds: Mapping[tuple[str, str], ChannelThresholds] | None
-    relays: Mapping[tuple[str, str], Set[int]]
+    firing_rates: Mapping[_Key, tuple[ChannelFiringRate, ...]]
+    thresholds: Mapping[_Key, tuple[ChannelThreshold, ...]] | None
     confusions: Mapping[str, Confusion]
 
 
@@ -110,19 +96,27 @@ def read_run(folder: Path) -> StoredRun:
         raise damaged(folder / "result.json", "contains no figures")
     for evaluation in evaluations.values():
         _require_errors_at_each_point(folder / "result.json", evaluation)
-    thresholds = folder / "thresholds.csv"
-    firing_rates, relays = _firing_rates(folder / "firing_rates.csv", evaluations)
-    neurons, marked = _thresholds(thresholds, evaluations) if thresholds.exists() else (None, relays)
-    if marked != relays:
-        raise damaged(thresholds, "other relays than in firing_rates.csv")
-    _require_equal_channels(folder, firing_rates, neurons)
+    keys = {
+        (name, layer.name, point.timesteps)
+        for name, evaluation in evaluations.items()
+        for point in evaluation.points
+        for layer in evaluation.layers[: len(point.firing_rate)]
+    }
+    rates = _rows(folder / "firing_rates.csv", ChannelFiringRate, keys)
+    thresholds = None
+    if (path := folder / "thresholds.csv").exists():
+        thresholds = _rows(path, ChannelThreshold, {(file, layer, None) for file, layer, _ in keys})
+    every: list[tuple[_Key, Sequence[ChannelFiringRate | ChannelThreshold]]] = [
+        *rates.items(),
+        *(thresholds or {}).items(),
+    ]
+    _require_equal_channels(folder, evaluations, every)
     return StoredRun(
         name=folder.resolve().name.encode(errors="backslashreplace").decode(),
         manifest=manifest,
         evaluations=evaluations,
-        firing_rates=firing_rates,
-        thresholds=neurons,
-        relays=relays,
+        firing_rates=rates,
+        thresholds=thresholds,
         confusions=_confusions(folder / "predictions.csv", evaluations, manifest),
     )
 
@@ -143,84 +137,35 @@ def _require_errors_at_each_point(path: Path, evaluation: Evaluation) -> None:
         raise damaged(path, "the errors of the regression are at other T than the other figures")
 
 
-def _firing_rates(
-    path: Path, evaluations: Mapping[str, Evaluation]
-) -> tuple[dict[tuple[str, str, int], tuple[float, ...]], _Relays]:
-    """Return the rates in firing_rates.csv, and the relays marked in it."""
-    found: dict[tuple[str, str, int], list[float]] = {}
-    relays: _Relays = {}
-    for row, _ in read_csv(path, ChannelFiringRate):
-        rates = found.setdefault((row.file, row.layer, row.timesteps), [])
-        _require_next_channel(path, row.channel, len(rates))
-        rates.append(row.firing_rate)
-        if row.relay_of is not None:
-            relays.setdefault((row.file, row.layer), set()).add(row.channel)
-    expected = {
-        (name, layer.name, point.timesteps)
-        for name, evaluation in evaluations.items()
-        for point in evaluation.points
-        for layer in evaluation.layers[: len(point.firing_rate)]
-    }
+def _rows(path: Path, schema: type[_Row], expected: Set[_Key]) -> dict[_Key, tuple[_Row, ...]]:
+    """Return the rows of a CSV file by file, layer and T, if it has one, with the channels in order."""
+    found: dict[_Key, list[_Row]] = {}
+    for row, _ in read_csv(path, schema):
+        rows = found.setdefault((row.file, row.layer, getattr(row, "timesteps", None)), [])
+        if row.channel != len(rows):
+            raise damaged(path, f"channel {row.channel} instead of channel {len(rows)}")
+        rows.append(row)
     if found.keys() != expected:
         raise damaged(path, "other files, layers or T than in result.json")
-    _require_relays(path, evaluations, {key[:2]: len(rates) for key, rates in found.items()}, relays)
-    return {key: tuple(rates) for key, rates in found.items()}, relays
-
-
-def _thresholds(
-    path: Path, evaluations: Mapping[str, Evaluation]
-) -> tuple[dict[tuple[str, str], ChannelThresholds], _Relays]:
-    """Return the neurons in thresholds.csv, and the relays marked in it."""
-    found: dict[tuple[str, str], list[tuple[int, float | None, float, int]]] = {}
-    relays: _Relays = {}
-    for row, _ in read_csv(path, ChannelThreshold):
-        channels = found.setdefault((row.file, row.layer), [])
-        _require_next_channel(path, row.channel, len(channels))
-        channels.append((row.threshold, row.real_threshold, row.scale, row.initial_potential))
-        if row.relay_of is not None:
-            relays.setdefault((row.file, row.layer), set()).add(row.channel)
-    expected = {
-        (name, layer.name)
-        for name, evaluation in evaluations.items()
-        for layer in evaluation.layers[: len(evaluation.points[0].firing_rate)]
-    }
-    if found.keys() != expected:
-        raise damaged(path, "other files or layers than in result.json")
-    _require_relays(path, evaluations, {key: len(channels) for key, channels in found.items()}, relays)
-    return {key: ChannelThresholds(*zip(*channels, strict=True)) for key, channels in found.items()}, relays
-
-
-def _require_relays(
-    path: Path, evaluations: Mapping[str, Evaluation], channels: Mapping[tuple[str, str], int], relays: _Relays
-) -> None:
-    """Raise unless the number of marked relays matches result.json; ``channels``: number of channels of each layer."""
-    sizes = {(name, layer.name): layer for name, evaluation in evaluations.items() for layer in evaluation.layers}
-    for key, count in channels.items():
-        marked, size = len(relays.get(key, ())), sizes[key]
-        if marked * size.neuron_count != size.relay_neuron_count * count:
-            raise damaged(path, f"{marked} relays of {count} channels in {key[1]} differ from result.json")
-
-
-def _require_next_channel(path: Path, channel: int, expected: int) -> None:
-    if channel != expected:
-        raise damaged(path, f"channel {channel} instead of channel {expected}")
+    return {key: tuple(rows) for key, rows in found.items()}
 
 
 def _require_equal_channels(
     folder: Path,
-    rates: Mapping[tuple[str, str, int], tuple[float, ...]],
-    thresholds: Mapping[tuple[str, str], ChannelThresholds] | None,
+    evaluations: Mapping[str, Evaluation],
+    every: Iterable[tuple[_Key, Sequence[ChannelFiringRate | ChannelThreshold]]],
 ) -> None:
-    """Raise unless a layer has as many channels at every T as thresholds: lines may be missing at the end."""
-    counts = {key: len(neurons.integers) for key, neurons in (thresholds or {}).items()}
-    for (file, layer, timesteps), channels in rates.items():
-        expected = counts.setdefault((file, layer), len(channels))
-        if len(channels) != expected:
-            raise damaged(
-                folder / "firing_rates.csv",
-                f"{layer} of {file} has {len(channels)} channels at T = {timesteps}, but {expected} in thresholds.csv "
-                "or at another T",
-            )
+    """Raise unless each layer has the same channels, and relays, at every T and in both files, as in result.json."""
+    sizes = {(name, layer.name): layer for name, evaluation in evaluations.items() for layer in evaluation.layers}
+    known: dict[tuple[str, str], list[bool]] = {}
+    for (file, layer, timesteps), rows in every:
+        path = folder / ("thresholds.csv" if timesteps is None else "firing_rates.csv")
+        size, is_relay = sizes[file, layer], [row.relay_of is not None for row in rows]
+        place = f"{layer} of {file}{'' if timesteps is None else f' at T = {timesteps}'}"
+        if is_relay != known.setdefault((file, layer), is_relay):
+            raise damaged(path, f"{place} has other channels or relays than elsewhere")
+        if sum(is_relay) * size.neuron_count != size.relay_neuron_count * len(rows):
+            raise damaged(path, f"{place} has {sum(is_relay)} relays of {len(rows)} channels, unlike result.json")
 
 
 def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Manifest) -> dict[str, Confusion]:

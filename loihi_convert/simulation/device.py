@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -20,25 +20,31 @@ from torch import Tensor
 from loihi_convert.chip import limits
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Conv
-from loihi_convert.simulation.convolution import Geometry, convolved_by_product, exact_products
-from loihi_convert.simulation.currents import Currents, pooled_maps
+from loihi_convert.simulation.currents import Currents, Geometry, convolved_by_product, exact_products, pooled_maps
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons
 
 
-class DeviceLayer(Protocol):
-    """A synapse and its neurons: a `CpuLayer` or a `GpuLayer`."""
+@dataclass(frozen=True, eq=False)
+class CpuLayer:
+    """A synapse and its neurons on a CPU."""
+
+    synapse: Currents
+    neurons: Neurons
 
     def currents_of(self, inputs: Tensor) -> Tensor:
         """Return float32 ``(B, T, neurons)``, without the bias, for inputs ``(B, T, H', W', C)`` on any device.
 
-        The inputs are already summed over the windows of the pooling before the synapse.
+        The inputs are already summed over the windows of the pooling before the synapse; here their dtype is
+        `Currents.input_dtype`.
         """
-        ...
+        maps = inputs.numpy()
+        currents = self.synapse(maps.reshape(-1, *maps.shape[2:]))
+        return torch.from_numpy(currents.reshape(*maps.shape[:2], -1))
 
     def initial_states(self, images: int) -> Tensor:
         """Return the state before the first step: float32 ``(images, neurons)``."""
-        ...
+        return torch.from_numpy(self.neurons.initial_states(images))
 
     def fire(
         self, states: Tensor | None, currents: Tensor, steps: int, recording: Recording
@@ -59,30 +65,6 @@ class DeviceLayer(Protocol):
             ``(B, T, H', W', C)``, uint8 or float32: spikes, summed over each window of the pooling after the layer; and
             the recorded values.
         """
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class CpuLayer:
-    """One layer on a CPU; see `device.DeviceLayer`."""
-
-    synapse: Currents
-    neurons: Neurons
-
-    def currents_of(self, inputs: Tensor) -> Tensor:
-        """See `device.DeviceLayer.currents_of`; inputs of dtype `Currents.input_dtype`."""
-        maps = inputs.numpy()
-        currents = self.synapse(maps.reshape(-1, *maps.shape[2:]))
-        return torch.from_numpy(currents.reshape(*maps.shape[:2], -1))
-
-    def initial_states(self, images: int) -> Tensor:
-        """See `device.DeviceLayer.initial_states`."""
-        return torch.from_numpy(self.neurons.initial_states(images))
-
-    def fire(
-        self, states: Tensor | None, currents: Tensor, steps: int, recording: Recording
-    ) -> tuple[Tensor, LayerBlock]:
-        """See `device.DeviceLayer.fire`."""
         pooled, block = self.neurons.fire(
             None if states is None else states.numpy(), currents.numpy(), steps, recording
         )
@@ -143,7 +125,7 @@ def one_step(neurons: NeuronTensors, states: Tensor, currents: Tensor) -> Step:
 
 
 class GpuLayer:
-    """One layer on a GPU; see `device.DeviceLayer`."""
+    """A synapse and its neurons on a GPU; methods as in `CpuLayer`."""
 
     def __init__(self, spec: LayerSpec, device: str) -> None:
         synapse = spec.synapse
@@ -163,7 +145,7 @@ class GpuLayer:
         self._fan_out = torch.from_numpy(spec.pooled_fan_out).to(device).flatten()
 
     def currents_of(self, inputs: Tensor) -> Tensor:
-        """See `device.DeviceLayer.currents_of`."""
+        """See `CpuLayer.currents_of`."""
         maps = inputs.reshape(-1, *inputs.shape[2:]).to(self._device, torch.float32)
         return self._currents(maps).reshape(*inputs.shape[:2], -1)
 
@@ -178,13 +160,13 @@ class GpuLayer:
             return found.permute(0, 2, 3, 1)
 
     def initial_states(self, images: int) -> Tensor:
-        """See `device.DeviceLayer.initial_states`."""
+        """See `CpuLayer.initial_states`."""
         return self._neurons.initial.repeat(images, 1)
 
     def fire(
         self, states: Tensor | None, currents: Tensor, steps: int, recording: Recording
     ) -> tuple[Tensor, LayerBlock]:
-        """See `device.DeviceLayer.fire`."""
+        """See `CpuLayer.fire`."""
         states = self.initial_states(len(currents)) if states is None else states
         (images, neurons), bias = states.shape, self._neurons.bias
         whole, channels = (images, steps, *self._map_shape), self._map_shape[2]
@@ -229,3 +211,7 @@ class GpuLayer:
         rows, columns = height // pool_h, width // pool_w
         covered = spikes[:, :, : rows * pool_h, : columns * pool_w]
         return covered.reshape(*spikes.shape[:2], rows, pool_h, columns, pool_w, channels).sum((3, 5))
+
+
+DeviceLayer: TypeAlias = CpuLayer | GpuLayer
+"""A layer on its device."""

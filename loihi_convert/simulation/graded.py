@@ -17,7 +17,7 @@ from loihi_convert.chip import limits
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
-from loihi_convert.simulation.convolution import Geometry, convolved_by_product, exact_products, onednn_errs
+from loihi_convert.simulation.currents import Geometry, convolved_by_product, exact_products, onednn_errs
 
 
 class GradedStep(NamedTuple):
@@ -59,14 +59,7 @@ def global_steps(
 ) -> Iterator[GradedState]:
     """Yield every layer after each global step of Lava, in which a layer receives the messages of the step before.
 
-    Parameters
-    ----------
-    network
-        The network.
-    frames
-        The input x of each step: integers ``(B, *input_shape)``.
-    start
-        The state before the first step; default: all 0, for B = 1.
+    ``frames``: the input x of each step, integers ``(B, *input_shape)``; ``start``: the state before, default 0, B = 1.
     """
     state = tuple(map(blank_step, network.shapes)) if start is None else start
     for frame in frames:

@@ -89,16 +89,9 @@ class Shard:
 
 
 def shards(images: Array, count: int, device: str) -> list[Shard]:
-    """Return ``images`` in at most ``count`` shards of equal size, as far as blocks of floats allow, or more.
+    """Return ``images``, uint8 ``(N, C, H, W)``, in ``count`` shards of equal size, or more for `SHARD_BYTES`.
 
-    Parameters
-    ----------
-    images
-        uint8 ``(N, C, H, W)``, N >= 1.
-    count
-        At least 1. A shard has at most `SHARD_BYTES`.
-    device
-        The device of the float networks.
+    Blocks of the float networks on ``device`` are not divided.
     """
     unit = block_multiple(device)
     most = max(1, SHARD_BYTES // (unit * math.prod(images.shape[1:])))
@@ -187,21 +180,7 @@ def on_shards(
     place: Callable[[Shard], Hashable] | None = None,
     progress: Progress = no_progress,
 ) -> list[_Result]:
-    """Return ``function(shared, shard)`` for each shard of `DividedImages`, in order; else for one shard, here.
-
-    Parameters
-    ----------
-    function
-        The function.
-    shared
-        What it needs for any shard.
-    images
-        The images.
-    place
-        As in `Workers.map`.
-    progress
-        Counts images.
-    """
+    """Return ``function(shared, shard)`` for each shard of `DividedImages`, in order; else for one shard, here."""
     if isinstance(images, DividedImages):
         return images.map(function, shared, place=place, progress=progress)
     return [function(shared, Shard(0, np.asarray(images)), progress=progress)]
@@ -228,20 +207,14 @@ def block_size(device: str, largest: int, image_count: int, timesteps: int) -> t
 
 
 def float_block_size(device: str, largest: int, timesteps: int) -> tuple[int, int]:
-    """Return the same for a float network; the number of images is rounded up to a power of two.
-
-    It depends neither on the number of images nor on that of cores, because the last bit of a sum may depend on the
-    size of a batch.
-    """
+    """Return the same for a float network, a power of two: it depends on neither images nor cores, since the last bit
+    of a sum may depend on the size of a batch."""
     images, steps = block_size(device, largest, block_multiple(device) * _cores(device), timesteps)
     return 2 ** (images - 1).bit_length(), steps
 
 
 def block_multiple(device: str) -> int:
-    """Return the largest number of images that a float network takes at once; smaller ones divide it.
-
-    A run may be divided after any multiple of it: no bit of its results changes.
-    """
+    """Return the most images that a float network takes at once. Dividing a run after a multiple changes no bit."""
     return _CPU_FLOATS if device == "cpu" else _GPU_FLOATS
 
 

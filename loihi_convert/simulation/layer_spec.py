@@ -1,4 +1,4 @@
-"""One layer as simulated on any device, and the values recorded from it.
+"""The layers of a network as simulated on any device, and the values recorded from them.
 
 Axes: B images, T steps, H W C with channels last, so that a row of a map is one vector of W C neurons.
 """
@@ -6,12 +6,16 @@ Axes: B images, T steps, H W C with channels last, so that a row of a map is one
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from loihi_convert.chip import limits
 from loihi_convert.ground.arrays import Array, Pair, Shape
+from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.neuron_model import NeuronModel
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Synapse
 
 
@@ -162,3 +166,65 @@ class LayerSpec:
         if values.ndim == 1:
             return np.tile(values.astype(np.float32), self.size // len(values))
         return np.ascontiguousarray(values.transpose(1, 2, 0), np.float32).ravel()
+
+
+def integer_specs(network: QuantizedNetwork, neuron: NeuronModel, *, saturates: bool) -> list[LayerSpec]:
+    """Return the layers of ``network``, as stored, as simulated."""
+    limit = neuron.limit if saturates else math.inf
+    synapses = [layer.synapse for layer in network.layers]
+    fan_outs = [*network.fan_outs, None][: len(synapses)]
+    specs = _specs(network, synapses, fan_outs, limit=limit, neuron=neuron, is_integer=True)
+    return [_by_stock_lif(spec) for spec in specs] if neuron is NeuronModel.STOCK_LIF else specs
+
+
+def _by_stock_lif(spec: LayerSpec) -> LayerSpec:
+    """The layer as unmodified lava-dl reads it, see `ir.neuron_model`."""
+    if spec.threshold is None and spec.synapse.bias is None:
+        return replace(spec, neuron=NeuronModel.CIRCUIT, limit=limits.WRAPS_ABOVE)
+    bias = None if spec.synapse.bias is None else spec.synapse.bias.astype(np.int16)
+    threshold = np.array([limits.NEVER_FIRES] * spec.shape[0]) if spec.threshold is None else spec.threshold
+    synapse = replace(spec.synapse, bias=bias)
+    return replace(spec, synapse=synapse, threshold=threshold, initial_potential=None)
+
+
+def float_specs(network: SpikingNetwork) -> list[LayerSpec]:
+    """Return the layers of ``network`` as simulated."""
+    synapses = []
+    amplitude: Array | None = None
+    for layer in network.layers:
+        # Inputs are spikes (0 or 1): the amplitudes of the layer before become factors on the weights.
+        synapses.append(layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude))
+        amplitude = None if layer.neuron is None else layer.neuron.amplitude
+    neuron = NeuronModel(network.reset)
+    return _specs(network, synapses, [None] * len(synapses), limit=math.inf, neuron=neuron, is_integer=False)
+
+
+def _specs(
+    network: SpikingNetwork | QuantizedNetwork,
+    synapses: Sequence[Synapse],
+    fan_outs: Sequence[Array | None],
+    *,
+    limit: float,
+    neuron: NeuronModel,
+    is_integer: bool,
+) -> list[LayerSpec]:
+    shapes = (network.input_shape, *network.shapes)
+    pools = [*(synapse.pool for synapse in synapses[1:]), (1, 1)]
+    return [
+        LayerSpec(
+            synapse=synapse,
+            input_shape=input_shape,
+            takes_spikes=index > 0 or network.poisson_seed is not None,
+            shape=shape,
+            threshold=None if layer.neuron is None else layer.neuron.threshold,
+            initial_potential=None if layer.neuron is None else layer.neuron.initial_potential,
+            limit=limit,
+            neuron=neuron,
+            is_integer=is_integer,
+            pool=pool,
+            fan_out=fan_out,
+        )
+        for index, (layer, synapse, input_shape, shape, pool, fan_out) in enumerate(
+            zip(network.layers, synapses, shapes[:-1], shapes[1:], pools, fan_outs, strict=True)
+        )
+    ]

@@ -43,11 +43,10 @@ from loihi_convert.simulation.image_shards import (
     on_cores,
     on_shards,
 )
-from loihi_convert.simulation.largest_currents import LargestCurrents
-from loihi_convert.simulation.layer_spec import LayerSpec, Recording
+from loihi_convert.simulation.layer_spec import LayerSpec, Recording, float_specs
 from loihi_convert.simulation.neurons import RateErrors, rate_errors
 from loihi_convert.simulation.relu import ReluChain, on_blocks
-from loihi_convert.simulation.simulator import float_specs, layers_on
+from loihi_convert.simulation.simulator import layers_on
 
 MEMORY: Final = 2**31
 """Most bytes of spikes, currents and activations stored; the rest is computed again from the images."""
@@ -255,10 +254,21 @@ class LayerwisePart:
     def largest_currents(self, progress: Progress, fixed: Sequence[SpikingLayer], after: tuple[int, ...]) -> Array:
         """See `GrowingSimulation.largest_currents`."""
         specs = self._plan.specs(fixed)
-        layers = layers_on(self._plan.device, specs)
-        largest = LargestCurrents(specs[-1], layers[-1], after)
-        self._pass(layers, lambda _, first, inputs: largest.take(first, inputs), progress)
-        return largest.found()
+        layers, last = layers_on(self._plan.device, specs), specs[-1]
+        # Without biases; each row covers the steps since the one before it.
+        largest = np.full((len(after), last.size), -np.inf, np.float32)
+
+        def take(_: int, first: int, inputs: Tensor) -> None:
+            for row, (start, end) in zip(largest, zip((0, *after), after, strict=False), strict=True):
+                part = inputs[:, max(start - first, 0) : max(end - first, 0)]
+                if part.shape[1]:
+                    highest = layers[-1].currents_of(part).reshape(-1, last.size).amax(0).cpu().numpy()
+                    with self._lock:
+                        np.maximum(row, highest, out=row)
+
+        self._pass(layers, take, progress)
+        with_bias = np.maximum.accumulate(largest, axis=0) + last.biases
+        return np.asarray(with_bias.reshape(len(after), -1, last.synapse.channels).max(axis=1), np.float64)
 
     def rate_errors(
         self,

@@ -218,7 +218,7 @@ class Records(NamedTuple):
 
 @compiled()
 def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Records) -> None:
-    """See `device.DeviceLayer.fire`."""
+    """See `device.CpuLayer.fire`."""
     fan_out = layer.fan_out
     limit, kind, height, rows, pool_h = layer.limit, layer.kind, layer.height, layer.rows, layer.window[0]
     fired, fired_words, pooled, pooled_words = sent

@@ -93,7 +93,7 @@ class Neurons:
         return np.tile(self._initial, (images, 1))
 
     def fire(self, states: Array | None, currents: Array, steps: int, recording: Recording) -> tuple[Array, LayerBlock]:
-        """See `device.DeviceLayer.fire`; with NumPy arrays."""
+        """See `device.CpuLayer.fire`; with NumPy arrays."""
         images, (pool_h, pool_w) = len(currents), self._pool
         height, width = self.height // pool_h, self.width // pool_w
         pooled = np.empty((images, steps, height * width * self.channels), self._dtype)

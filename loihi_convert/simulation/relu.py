@@ -86,10 +86,7 @@ class ReluChain:
 
 
 def cnn_activation(network: ReluNetwork, index: int) -> Activation:
-    """Return the activation after the synapse of layer ``index``: ReLU, possibly clipped at a ceiling, or `qcfs.Qcfs`.
-
-    The last layer has none.
-    """
+    """Return the activation of layer ``index``: ReLU, perhaps with a ceiling, `qcfs.Qcfs`, or none in the last."""
     layer = network.layers[index]
     return unchanged if index == len(network.layers) - 1 else lambda maps: _activated(maps, layer)
 

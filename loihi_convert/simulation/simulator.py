@@ -30,7 +30,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike
 from torch import Tensor
 
 from loihi_convert.chip import limits
@@ -39,7 +38,6 @@ from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork, joined_digits
-from loihi_convert.ir.synapse import Synapse
 from loihi_convert.simulation.currents import Currents, Inputs
 from loihi_convert.simulation.device import CpuLayer, DeviceLayer, GpuLayer
 from loihi_convert.simulation.image_shards import (
@@ -51,7 +49,7 @@ from loihi_convert.simulation.image_shards import (
     on_cores,
     on_shards,
 )
-from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
+from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording, float_specs, integer_specs
 from loihi_convert.simulation.neurons import Neurons
 
 
@@ -101,7 +99,7 @@ class Simulator:
         self._low_bits = 0
         if isinstance(network, QuantizedNetwork):
             default = neuron_model(network) if saturates else NeuronModel(network.reset)
-            specs = _integer_specs(network.stored, neuron or default, saturates=saturates)
+            specs = integer_specs(network.stored, neuron or default, saturates=saturates)
             self._low_bits = network.low_bits
         else:
             specs = float_specs(network)
@@ -183,6 +181,21 @@ class _Run(NamedTuple):
     first_image: int = 0
     records_potentials: bool = False
     neuron: NeuronModel | None = None
+    only_last: bool = False
+
+    def simulate(
+        self,
+        shard: Shard,
+        take: Callable[[Block], None],
+        recording: Recording | None = None,
+        *,
+        saturates: bool = True,
+        progress: Progress,
+    ) -> None:
+        """Call ``take`` with the blocks of ``shard``, see `Simulator.run`."""
+        simulator = Simulator(self.network, recording, device=self.device, saturates=saturates, neuron=self.neuron)
+        first = self.first_image + shard.first
+        simulator.run(np.asarray(shard.images), self.timesteps, take, first_image=first, progress=progress)
 
 
 def outputs(
@@ -202,20 +215,6 @@ def outputs(
     return joined_parts(on_shards(_outputs, _Run(network, timesteps, device, first_image), images, progress=progress))
 
 
-def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
-    network, images = run.network, np.asarray(shard.images)
-    found = np.empty((len(images), run.timesteps, *network.shapes[-1]), _output_type(network))
-
-    def take(block: Block) -> None:
-        last = block.layers[-1]
-        read = last.potentials if network.readout == "potential" else last.spikes
-        found[block.images, block.steps] = read[:, :, 0, 0]
-
-    first = run.first_image + shard.first
-    Simulator(network, device=run.device).run(images, run.timesteps, take, first_image=first, progress=progress)
-    return found if network.readout == "potential" else found.cumsum(axis=1)
-
-
 def last_outputs(
     network: SpikingNetwork | QuantizedNetwork,
     images: ImageArray,
@@ -224,33 +223,30 @@ def last_outputs(
     device: str = "cpu",
     neuron: NeuronModel | None = None,
 ) -> Array:
-    """Return `outputs` after the last step, ``(N, classes)``, without holding those of other steps.
-
-    ``neuron`` is as in `Simulator`.
-    """
-    return joined_parts(on_shards(_last_outputs, _Run(network, timesteps, device, neuron=neuron), images))
+    """Return `outputs` after the last step, ``(N, classes)``; ``neuron`` is as in `Simulator`."""
+    run = _Run(network, timesteps, device, neuron=neuron, only_last=True)
+    return np.asarray(joined_parts(on_shards(_outputs, run, images))[:, 0])
 
 
-def _last_outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
-    network, images = run.network, np.asarray(shard.images)
-    found = np.zeros((len(images), *network.shapes[-1]), _output_type(network))
+def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
+    network, counts = run.network, run.network.readout == "spikes"
+    has_digits = isinstance(network, QuantizedNetwork) and bool(network.low_bits)
+    shape = (len(shard.images), 1 if run.only_last else run.timesteps, *network.shapes[-1])
+    found = np.zeros(shape, np.float64 if has_digits else np.float32)
 
     def take(block: Block) -> None:
         last = block.layers[-1]
-        if network.readout == "spikes":
-            found[block.images] += last.spikes[:, :, 0, 0].sum(axis=1)
+        values = (last.spikes if counts else last.potentials)[:, :, 0, 0]
+        if not run.only_last:
+            found[block.images, block.steps] = values
+        elif counts:
+            found[block.images, 0] += values.sum(axis=1)
         else:
             # Blocks of the same images come in the order of their steps.
-            found[block.images] = last.potentials[:, -1, 0, 0]
+            found[block.images, 0] = values[:, -1]
 
-    simulator = Simulator(network, device=run.device, neuron=run.neuron)
-    simulator.run(images, run.timesteps, take, first_image=shard.first, progress=progress)
-    return found
-
-
-def _output_type(network: SpikingNetwork | QuantizedNetwork) -> DTypeLike:
-    """float32, or float64 for potentials of two digits."""
-    return np.float64 if isinstance(network, QuantizedNetwork) and network.low_bits else np.float32
+    run.simulate(shard, take, progress=progress)
+    return np.asarray(found.cumsum(axis=1, dtype=found.dtype)) if counts else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,8 +308,7 @@ def _extremes(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> E
         np.maximum(outputs, np.abs(block.layers[-1].potentials).max(axis=(0, 1, 2, 3)), out=outputs)
 
     recording = Recording(currents=True, potentials=run.records_potentials)
-    simulator = Simulator(run.network, recording, device=run.device, saturates=False)
-    simulator.run(np.asarray(shard.images), run.timesteps, take, first_image=shard.first, progress=progress)
+    run.simulate(shard, take, recording, saturates=False, progress=progress)
     return Extremes(tuple(largest), outputs, tuple(bounds) if run.records_potentials else ())
 
 
@@ -331,71 +326,10 @@ def layers_on(device: str, specs: Sequence[LayerSpec]) -> Sequence[DeviceLayer]:
     ]
 
 
-def _integer_specs(network: QuantizedNetwork, neuron: NeuronModel, *, saturates: bool) -> list[LayerSpec]:
-    limit = neuron.limit if saturates else math.inf
-    synapses = [layer.synapse for layer in network.layers]
-    fan_outs = [*network.fan_outs, None][: len(synapses)]
-    specs = _specs(network, synapses, fan_outs, limit=limit, neuron=neuron, is_integer=True)
-    return [_by_stock_lif(spec) for spec in specs] if neuron is NeuronModel.STOCK_LIF else specs
-
-
-def _by_stock_lif(spec: LayerSpec) -> LayerSpec:
-    """The layer as unmodified lava-dl reads it, see `ir.neuron_model`."""
-    if spec.threshold is None and spec.synapse.bias is None:
-        return replace(spec, neuron=NeuronModel.CIRCUIT, limit=limits.WRAPS_ABOVE)
-    bias = None if spec.synapse.bias is None else spec.synapse.bias.astype(np.int16)
-    threshold = np.array([limits.NEVER_FIRES] * spec.shape[0]) if spec.threshold is None else spec.threshold
-    synapse = replace(spec.synapse, bias=bias)
-    return replace(spec, synapse=synapse, threshold=threshold, initial_potential=None)
-
-
 def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:
     """Return the input stage of ``network``."""
     pixel_bits = network.pixel_bits if isinstance(network, QuantizedNetwork) else None
     return Inputs(network.layers[0].synapse.pool, network.poisson_seed, pixel_bits)
-
-
-def float_specs(network: SpikingNetwork) -> list[LayerSpec]:
-    """Return the layers of ``network`` as simulated."""
-    synapses = []
-    amplitude: Array | None = None
-    for layer in network.layers:
-        # Inputs are spikes (0 or 1): the amplitudes of the layer before become factors on the weights.
-        synapses.append(layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude))
-        amplitude = None if layer.neuron is None else layer.neuron.amplitude
-    neuron = NeuronModel(network.reset)
-    return _specs(network, synapses, [None] * len(synapses), limit=math.inf, neuron=neuron, is_integer=False)
-
-
-def _specs(
-    network: SpikingNetwork | QuantizedNetwork,
-    synapses: Sequence[Synapse],
-    fan_outs: Sequence[Array | None],
-    *,
-    limit: float,
-    neuron: NeuronModel,
-    is_integer: bool,
-) -> list[LayerSpec]:
-    shapes = (network.input_shape, *network.shapes)
-    pools = [*(synapse.pool for synapse in synapses[1:]), (1, 1)]
-    return [
-        LayerSpec(
-            synapse=synapse,
-            input_shape=input_shape,
-            takes_spikes=index > 0 or network.poisson_seed is not None,
-            shape=shape,
-            threshold=None if layer.neuron is None else layer.neuron.threshold,
-            initial_potential=None if layer.neuron is None else layer.neuron.initial_potential,
-            limit=limit,
-            neuron=neuron,
-            is_integer=is_integer,
-            pool=pool,
-            fan_out=fan_out,
-        )
-        for index, (layer, synapse, input_shape, shape, pool, fan_out) in enumerate(
-            zip(network.layers, synapses, shapes[:-1], shapes[1:], pools, fan_outs, strict=True)
-        )
-    ]
 
 
 def clipped_images(
@@ -419,8 +353,7 @@ def _clipped_images(run: _Run, shard: Shard, *, progress: Progress = no_progress
         for index, layer in enumerate(block.layers):
             seen[index, block.images] |= layer.clipped
 
-    simulator = Simulator(run.network, Recording(clipping=True), device=run.device)
-    simulator.run(images, run.timesteps, take, first_image=shard.first, progress=progress)
+    run.simulate(shard, take, Recording(clipping=True), progress=progress)
     counted = [*np.moveaxis(seen, 2, 0), seen.any(axis=2)]
     return np.stack([images.sum(axis=1, dtype=np.int64) for images in counted], axis=1)
 
@@ -445,7 +378,7 @@ def harmless_limits(network: QuantizedNetwork, index: int) -> HarmlessLimits:
     I in between, its potential stays below threshold + I.
     """
     neuron = network.layers[index].neuron
-    if neuron is None or network.target == "loihi2" or not network.has_constant_current(index):
+    if neuron is None or network.is_circuit or not network.has_constant_current(index):
         return HarmlessLimits()
     firing = neuron.threshold[neuron.threshold < limits.NEVER_FIRES]
     return HarmlessLimits(True, 2 * int(firing.max(initial=0)) <= limits.POTENTIAL_LIMIT)

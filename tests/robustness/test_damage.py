@@ -18,7 +18,7 @@ from torch import nn
 
 from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.request import check_run
+from loihi_convert.backends.result import check_run
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.conversion.balancing import balance

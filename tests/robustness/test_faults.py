@@ -177,15 +177,3 @@ def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "cleans up\n", "")
-
-
-@pytest.mark.slow
-def test_doctor_says_that_the_memory_is_too_little(tmp_path: Path) -> None:
-    shell = 'ulimit -v 307200 && exec "$@"'
-    done = subprocess.run(
-        ["sh", "-c", shell, "sh", *CLI, "doctor"], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 4
-    assert "BROKEN  Memory: limited to 0.29 GiB by ulimit -v, in which torch does not work\n" in done.stdout
-    assert "Raise the limit" in done.stdout
-    assert done.stderr == "error: Memory: does not work; see above for what to do.\n"

@@ -14,7 +14,7 @@ from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedN
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
 from loihi_convert.metrics.evaluation import evaluate
-from loihi_convert.runs.run_folder import FileResults
+from loihi_convert.runs.columns import FileResults
 
 LABELS = np.arange(200) % 3
 

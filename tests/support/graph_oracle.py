@@ -1,7 +1,7 @@
 """A lowered graph in int64 without relays: each population integrates the spikes of its input populations.
 
 The integers are those of the quantized layers that contain the populations. The value of a relay is looked up in the
-map of its source, see `relays.Sample`.
+map of its source, see `levels.Sample`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from loihi_convert.backends.result import RunResult
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.lowering.chain import Chain
-from loihi_convert.lowering.relays import Sample
+from loihi_convert.lowering.levels import Sample
 from loihi_convert.lowering.value import IMAGE
 from support import oracle
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from loihi_convert.ground.files import sha256
 from loihi_convert.runs import run_folder
+from loihi_convert.runs.columns import FileResults, ImageFacts
 from loihi_convert.runs.run_folder import ReadFile, new_manifest
 from support.evaluations import LABELS
 
 CLASSES = ("zero", "one", "two")
 
 
-def write_runs(root: Path, *runs: run_folder.FileResults, data: str = "mnist", **changes: Any) -> Path:
+def write_runs(root: Path, *runs: FileResults, data: str = "mnist", **changes: Any) -> Path:
     """Write a run folder below ``root``, named after its first file, with a manifest as from `run_into_folder`."""
     folder = root / f"{re.sub(r'[^a-zA-Z0-9-]', '_', runs[0].name)}-ref-1"
     file = root / "some.net"
@@ -35,6 +36,6 @@ def write_runs(root: Path, *runs: run_folder.FileResults, data: str = "mnist", *
         "backend_versions": {},
         "provenance": {"some": {"balance": {"method": "x"}}},
     }
-    arguments = {"labels": LABELS, "classes": CLASSES, "manifest": manifest, **changes}
-    run_folder.write_run(folder, runs, **arguments)
+    manifest = changes.pop("manifest", manifest)
+    run_folder.write_run(folder, runs, ImageFacts(**{"labels": LABELS, "classes": CLASSES, **changes}), manifest)
     return folder

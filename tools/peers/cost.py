@@ -18,7 +18,7 @@ from subject import NETWORKS, NOISE, Subject, export_untrained, request_for, sub
 from torch import nn
 
 from loihi_convert import netx
-from loihi_convert.backends.request import check_run, require_safe_timesteps
+from loihi_convert.backends.result import check_run, require_safe_timesteps
 from loihi_convert.cli.console import log
 from loihi_convert.data import load_data
 from loihi_convert.data.dataset import DataSplits

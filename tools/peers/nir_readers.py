@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert import netx, nir
+from loihi_convert import netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cli.console import log
@@ -31,6 +31,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Granularity, InitialPotential, Reset
 from loihi_convert.ground.files import write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.nir import write as nir
 from loihi_convert.pipeline import exporting
 from loihi_convert.runs.columns import as_csv
 
@@ -169,7 +170,7 @@ def answered(reader: Reader, paths: Sequence[Path], folder: Path) -> Mapping[str
 
 
 def _spikes(name: str) -> bool:
-    """Whether a node of `nir.graph` has a layer's spikes as outputs."""
+    """Whether a node of `nir.write` has a layer's spikes as outputs."""
     return name.endswith(("_spikes", "_neurons"))
 
 

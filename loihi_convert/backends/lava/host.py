@@ -1,8 +1,7 @@
 """The process that runs Lava: ``python -m loihi_convert.backends.lava.host FOLDER TOKEN``.
 
 Started, controlled and stopped by `lava_backend.py`, through pipes at its stdin and stdout. For each request it builds
-a network of Lava Processes (`own_network.py`, `stock_network.py` for stock neurons, or `graded_network.py` for graded
-spikes) and runs it.
+a network of Lava Processes (`own_network.py`, or `stock_network.py` for stock neurons) and runs it.
 """
 
 from __future__ import annotations
@@ -33,11 +32,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert.backends.lava import graded_network, own_network, stock_network
+from loihi_convert.backends.lava import own_network, stock_network
 from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
 from loihi_convert.backends.lava.host_process import how_it_ended, remove_shared_memory
 from loihi_convert.backends.lava.lava_types import Process
-from loihi_convert.backends.lava.synapse_processes import synapse_models
 from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.loihi2.hardware import NoBoardError, run_on_board, use_board
 from loihi_convert.ground.arrays import Array
@@ -222,15 +220,15 @@ def _simulate(network: StoredNetwork, files: LavaFiles, request: dict[str, Any],
     timesteps, trace = request["timesteps"], request["trace"]
     source: Process
     if isinstance(network, GradedNetwork):
-        models = graded_network.graded_models()
-        source = graded_network.build_graded(network, files, is_stream=request["is_stream"], trace=trace)
+        models = own_network.graded_models()
+        source = own_network.build_graded(network, files, is_stream=request["is_stream"], trace=trace)
     elif (neuron := NeuronModel(request["neuron"])).is_circuit:
         models = stock_network.models()
         source = stock_network.build_circuit(
             network, files, timesteps, trace=trace, neuron=neuron, first_image=request["first_image"]
         ).source
     else:
-        models = synapse_models()
+        models = own_network.synapse_models()
         source = own_network.build(
             network,
             files,

@@ -21,18 +21,17 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
 
+from loihi_convert.backends import Backend
 from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
 from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.lava.timing import Timing, settling_steps, stock_interval
 from loihi_convert.backends.loihi2.board import chosen_board
 from loihi_convert.backends.options import BackendOptions
-from loihi_convert.backends.request import check_run, require_result_size
-from loihi_convert.backends.result import RunResult
+from loihi_convert.backends.result import RunResult, check_run, require_result_size
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import BackendName, LavaLayout
@@ -52,7 +51,7 @@ MAX_NEURONS: Final = 2**20
 _POLL_SECONDS: Final = 0.05
 
 
-class LavaBackend:
+class LavaBackend(Backend):
     """Runs exported files on Lava's CPU simulator; all integers are equal to those of `ref`.
 
     The host process starts with the first run (Lava's import takes about 2 s), serves any number of runs, and ends with
@@ -79,7 +78,7 @@ class LavaBackend:
         batch_size: int | None = None,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
-        self.options = options
+        super().__init__(options)
         self._lava_python = other_interpreter(self.options.lava_python)
         self._batch_size = batch_size
         self._stall_seconds = stall_seconds
@@ -200,12 +199,7 @@ class LavaBackend:
             raise
         return replace(result, measured=measured)
 
-    def __enter__(self) -> LavaBackend:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def _end(self) -> None:
@@ -215,12 +209,9 @@ class LavaBackend:
 
     def _timing(self, network: QuantizedNetwork, neuron: NeuronModel, image_count: int, timesteps: int) -> Timing:
         if neuron.is_circuit and self.layout != "processes":
-            raise UsageError(
-                f"found {self.layout}, but this run uses stock Processes of Lava",
-                where="lava_layout",
-                expected="must be processes for stock neurons",
-                hint="Omit it, or pass `neuron='own'`, which gives the same integers as long as nothing wraps.",
-            )
+            found = f"found {self.layout}, but this run uses stock Processes of Lava"
+            hint = "Omit it, or pass `neuron='own'`, which gives the same integers as long as nothing wraps."
+            raise UsageError(found, where="lava_layout", expected="must be processes for stock neurons", hint=hint)
         batch_size = 1
         if self.layout == "layers":
             batch_size = self._batch_size or fitting_batch_size(network, image_count)

@@ -32,7 +32,7 @@ import numpy as np
 from loihi_convert.backends.lava import timing
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.lava_types import NeuronProcess, Port, Process, SourceProcess, SynapseProcess, connect
-from loihi_convert.backends.lava.synapse_processes import message_bits, synapse_models, synapse_process
+from loihi_convert.backends.lava.own_network import message_bits, synapse_models, synapse_process
 from loihi_convert.chip import limits
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.neuron_model import Circuit, NeuronModel, circuit

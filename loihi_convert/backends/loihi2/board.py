@@ -80,18 +80,11 @@ def chosen_board(
     """
     generation = generation or environment.get("LOIHI_GEN") or "N3B3"
     if generation not in GENERATIONS:
-        raise UsageError(
-            f"found {generation}",
-            where="loihi_gen",
-            expected=one_of(GENERATIONS),
-            hint="Most Loihi 2 chips are N3B3. The default is the value of LOIHI_GEN.",
-        )
+        hint = "Most Loihi 2 chips are N3B3. The default is the value of LOIHI_GEN."
+        raise UsageError(f"found {generation}", where="loihi_gen", expected=one_of(GENERATIONS), hint=hint)
     if partition and name:
-        raise UsageError(
-            f"given, and so is `partition` ({partition})",
-            where="board",
-            expected="must be one of the two; Lava does not accept both",
-        )
+        expected = "must be one of the two; Lava does not accept both"
+        raise UsageError(f"given, and so is `partition` ({partition})", where="board", expected=expected)
     if not partition:
         name = name or environment.get("BOARD") or None
     if not name:

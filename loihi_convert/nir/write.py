@@ -1,4 +1,4 @@
-"""QuantizedNetwork -> a NIR graph that computes the same spikes.
+"""QuantizedNetwork -> a NIR file that computes the same spikes, read back and compared; and a netx file as one.
 
 NIR (Pedersen et al., Nature Communications 2024; nir 1.0.8) has no neuron with soft reset: `nir.IF` sets V to
 ``v_reset`` after a spike. It has the parts of one, which the graph connects in a loop::
@@ -31,17 +31,24 @@ All numbers are the file's integers in float32, which holds integers up to 2^24 
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from dataclasses import replace
-from typing import Any, Final
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from loihi_convert import netx
 from loihi_convert.chip import limits
-from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.conversion.quantization_report import QuantizationReport
+from loihi_convert.errors import UnsupportedModelError, UsageError, VerificationError
 from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel
+from loihi_convert.ground.choices import FileFormat
 from loihi_convert.ground.dependencies import optional_module
+from loihi_convert.ground.files import NIR, refuse_to_overwrite, require_output, write_atomically
+from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel
 from loihi_convert.ir.synapse import Conv
 
@@ -55,19 +62,7 @@ ALWAYS_REACHED: Final = -(2.0**40)
 def to_graph(network: QuantizedNetwork, *, hard_reset: bool = False) -> Any:
     """Return ``network`` as a ``nir.NIRGraph``; its input in each step is an image of integers, see the metadata.
 
-    Parameters
-    ----------
-    network
-        The integers.
-    hard_reset
-        Whether to write neurons with soft reset as ``nir.IF``, which resets to 0 and starts at 0: another network.
-
-    Raises
-    ------
-    PlatformError
-        If the package ``nir`` is not installed.
-    UnsupportedModelError
-        If a layer cannot be expressed.
+    ``hard_reset`` writes neurons with soft reset as ``nir.IF``, which resets to 0 and starts at 0: another network.
     """
     return _Builder(network, network.reset == "hard" or hard_reset).graph()
 
@@ -203,8 +198,6 @@ def _with_square_kernel(name: str, conv: Conv, input_size: Pair) -> Conv:
             f"has a kernel of {sides[0]} x {sides[1]}",
             where=name,
             expected="must be square in a NIR file, or padded to a square without changing the size of its output",
-            hint="nir infers both sides of the output from the kernel's height. Sides may differ by an even number; "
-            "an odd one needs a stride above 1.",
         )
     around = [(zeros, side - own - zeros) for zeros, own in zip(before, sides, strict=True)]
     top, left = (p + zeros * d for p, zeros, d in zip(conv.padding, before, conv.dilation, strict=True))
@@ -238,3 +231,141 @@ def _zeros_before(conv: Conv, axis: int, side: int, extent: int) -> int | None:
         if 0 <= left_over + (2 * before - missing) * dilation < stride:
             return before
     return None
+
+
+def write(
+    network: QuantizedNetwork,
+    path: str | Path,
+    *,
+    hard_reset: bool = False,
+    overwrite: bool = False,
+    verify: bool = True,
+) -> None:
+    """Write ``network`` as a NIR file, see `to_graph`; after a failure ``path`` is unchanged.
+
+    ``verify`` reads the file back and compares every node, edge and number: a `VerificationError` if they differ.
+    """
+    path = Path(path)
+    nir = optional_module("nir", f"{path.name} is a NIR file")
+    refuse_to_overwrite(path, overwrite)
+    graph = to_graph(network, hard_reset=hard_reset)
+    content = io.BytesIO()
+    nir.write(content, graph)
+    if verify:
+        content.seek(0)
+        if difference := difference_between(nir.read(content), graph):
+            raise VerificationError(f"what was read back differs from the graph in memory: {difference}", where=path)
+    write_atomically(path, content.getvalue())
+
+
+def difference_between(found: Any, expected: Any) -> str:
+    """The first difference of two graphs; empty if there is none."""
+    if list(map(tuple, found.edges)) != list(map(tuple, expected.edges)):
+        return "its edges"
+    if set(found.nodes) != set(expected.nodes):
+        return "its nodes"
+    for name, node in expected.nodes.items():
+        other = found.nodes[name]
+        if type(node) is not type(other):
+            return f"{name} is a {type(other).__name__}"
+        for field in fields(node):
+            ours, theirs = getattr(node, field.name), getattr(other, field.name)
+            if field.name != "metadata" and not _is_same(ours, theirs):
+                return f"{field.name} of {name}"
+    return ""
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return set(one) == set(other) and all(_is_same(one[key], other[key]) for key in one)
+    if one is None or other is None:
+        return one is other
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))
+
+
+_LOOP: Final = (
+    "NIR has no soft reset, so each layer of neurons is a loop I -> Threshold -> Scale(-threshold) -> I. Readers "
+    "without these nodes refuse the file. For readers that know only IF, convert with `reset='hard'`."
+)
+_DROPPED: Final = (
+    "`allow_hard_reset`: NIR's IF neurons start at 0 and reset to 0, so this file is another network, without the soft "
+    "reset and the initial potentials that its thresholds were balanced for. `reset='hard'` balances for IF neurons."
+)
+
+
+class NirFile(NamedTuple):
+    """A NIR file made from a netx file: its path, its network, and notes for the user."""
+
+    path: Path
+    network: QuantizedNetwork
+    notes: tuple[str, ...]
+
+
+# Suffixes that a netx file must not have: `run` would take it for a CNN.
+_OTHERS: Final = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".npz")
+
+
+def require_file_format(file_format: FileFormat, allow_hard_reset: bool, output: Path | None) -> None:
+    """Raise an error if the format does not fit the options or the output's suffix; called before any work.
+
+    Raises
+    ------
+    UsageError
+        If the suffix of ``output`` is that of another format, or ``allow_hard_reset`` is given for a netx file.
+    PlatformError
+        If a NIR file is asked for and the package ``nir`` is not installed.
+    """
+    is_nir = file_format == "nir"
+    if output is not None and is_nir != (output.suffix.lower() == NIR):
+        raise UsageError(
+            f"found {output.name}",
+            where="output",
+            expected=f"must {'' if is_nir else 'only '}end in {NIR} with `file_format='nir'`",
+        )
+    if output is not None and not is_nir:
+        require_netx_name(output, "output")
+    if allow_hard_reset and not is_nir:
+        raise UsageError(
+            "given for a netx file", where="allow_hard_reset", expected="must come with `file_format='nir'`"
+        )
+    if is_nir:
+        optional_module("nir", "`file_format='nir'` writes NIR files")
+
+
+def require_netx_name(output: Path, where: str) -> None:
+    """Raise a `UsageError` if ``output``, a netx file to be written, has the suffix of a CNN or of a NIR file.
+
+    ``where`` is the parameter that names it.
+    """
+    if output.suffix.lower() in (NIR, *_OTHERS):
+        kind = "NIR file" if output.suffix.lower() == NIR else "CNN"
+        found, expected = f"found {output.name}, the name of a {kind}", f"must end in {netx.SUFFIX}, or in none"
+        raise UsageError(found, where=where, expected=expected)
+
+
+def nir_notes(
+    network: QuantizedNetwork, allow_hard_reset: bool, report: QuantizationReport | None = None
+) -> tuple[str, ...]:
+    """Return what a reader of the NIR file of ``network`` must know, one sentence each.
+
+    ``report`` knows the layers whose potentials clip on calibration images.
+    """
+    if network.reset == "soft" and allow_hard_reset:
+        return (_DROPPED,)
+    notes = (_LOOP,) if network.reset == "soft" else ()
+    layers = report.layers if report is not None and report.target == "lava" else ()
+    clipped = ", ".join(layer_words(layer.name) for layer in layers if layer.harmful_clips)
+    found = f"potentials of {clipped} clip at +-131071 on Loihi and not in NIR: spikes may differ."
+    return (*notes, found) if clipped else notes
+
+
+def rewritten_as_nir(
+    path: Path, output: Path | None, *, allow_hard_reset: bool = False, overwrite: bool = False, verify: bool = True
+) -> NirFile:
+    """Write the network of the netx file at ``path`` as a NIR file, by default next to it, as `write` does."""
+    require_file_format("nir", allow_hard_reset, output)
+    written = path.with_suffix(NIR) if output is None else output
+    require_output(written, overwrite, path)
+    network = netx.read(path)
+    write(network, written, hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify)
+    return NirFile(written, network, nir_notes(network, allow_hard_reset))
