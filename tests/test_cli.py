@@ -1027,19 +1027,6 @@ def test_a_wrong_choice_is_refused_before_anything_is_imported(words: list[str],
     assert message in done.stderr
 
 
-def test_garbage_is_collected_rarely_while_modules_are_imported(model: Path, tmp_path: Path) -> None:
-    program = (
-        "import gc, sys; from loihi_convert import __main__\n"
-        f"sys.argv = ['loihi-convert', 'export', {str(model)!r}, '-T', '2', '--json']\n"
-        "try: __main__.main()\n"
-        "finally: print(sum(generation['collections'] for generation in gc.get_stats()), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert done.returncode == 0
-    # Hundreds by Python's own thresholds.
-    assert int(done.stderr.split()[-1]) < 100
-
-
 def test_help_shows_choices_and_panels(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     page = invoke("run", "-h").out

@@ -636,7 +636,7 @@ def wide() -> nn.Module:
 
 
 @pytest.mark.lava
-@pytest.mark.parametrize("model", [chain, pooled_last, Skip, wide])
+@pytest.mark.parametrize("model", [pooled_last, Skip, wide])
 def test_lavas_own_models_give_the_same_messages(model: Callable[[], nn.Module]) -> None:
     """Every message and activation of every layer and all outputs, of single images and of a sequence, error 0; layers
     with thresholds among them."""

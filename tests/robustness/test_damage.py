@@ -1,4 +1,4 @@
-"""A part of `damage.py` for every change; numbers that no training should give: an error or a right result."""
+"""`damage.py`, which `.ci/run` calls, sees what it looks for; numbers that no training should give: error or right result."""
 
 from __future__ import annotations
 
@@ -35,14 +35,6 @@ HERE = Path(__file__).parent
 
 
 # The sweep forks; a fork beside the threads that torch starts in a test run may wait for ever. So it gets a process.
-SWEEP = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import damage
-rows = list(damage.sweep(share=0.01, seed=1))
-found = {row.kind: [dict(row.counts), list(row.failures)] for row in rows}
-print(json.dumps([found, len(damage._CHANGES)]))
-"""
 JUDGE = """
 import ctypes, json, pathlib, sys
 sys.path.insert(0, sys.argv[1])
@@ -84,22 +76,6 @@ def in_a_process_of_its_own(program: str, *words: object) -> Any:
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.slow
-def test_nothing_crashes_and_nothing_differs_in_silence() -> None:
-    rows, changes = in_a_process_of_its_own(SWEEP)
-    assert [failure for _, failures in rows.values() for failure in failures] == []
-    tried = {kind: sum(counts.values()) for kind, (counts, _) in rows.items()}
-    assert tried[".pt, a bit flipped"] == tried[".safetensors, truncated"] == 3
-    assert tried[".pt, hostile"] >= 36
-    assert tried[".safetensors, hostile"] >= 40
-    assert tried[".net, random structure, digests right"] == changes
-    assert tried["foreign netx, hostile"] >= 25
-    for kind, (counts, _) in rows.items():
-        # Where HDF5 alone judges, most damage hits bytes that mean nothing; the seal notices all of it.
-        if kind.startswith(".net") and "without seal" not in kind:
-            assert counts["clear error"] == tried[kind], kind
 
 
 @pytest.mark.slow
