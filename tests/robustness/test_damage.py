@@ -1,4 +1,4 @@
-"""`damage.py`, which `.ci/run` calls, sees what it looks for; numbers that no training should give: error or right result."""
+"""`damage.py`, which `.ci/run` calls, sees what it looks for; numbers that no training should give."""
 
 from __future__ import annotations
 
