@@ -25,7 +25,7 @@ from loihi_convert.errors import CheckpointError, InputError, PlatformError, Uns
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout, Reset
 from loihi_convert.ir.network import SpikingNetwork
-from loihi_convert.nir.read import read_nir
+from loihi_convert.nir.reader import read_nir
 from loihi_convert.pipeline.converting import converted, stored_neurons
 from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.layer_spec import Recording
@@ -516,7 +516,7 @@ def test_a_full_memory_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_our_own_files_are_refused() -> None:
-    from loihi_convert.nir.write import write
+    from loihi_convert.nir.writer import write
 
     write(netx.read(Path(netx.__file__).parents[1] / "golden" / "model.net"), "own.nir", hard_reset=True)
     with pytest.raises(InputError) as caught:

@@ -36,8 +36,8 @@ from loihi_convert.ground.arrays import Array, Pair
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.nir import write as nir
-from loihi_convert.nir.write import nir_notes, rewritten_as_nir, to_graph
+from loihi_convert.nir import writer as nir
+from loihi_convert.nir.writer import nir_notes, rewritten_as_nir, to_graph
 from loihi_convert.pipeline import exporting
 from loihi_convert.reading.source import Source
 

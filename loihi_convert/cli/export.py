@@ -35,7 +35,7 @@ from loihi_convert.ground.options import Flag, parse_timesteps
 if TYPE_CHECKING:
     from loihi_convert.conversion.quantization_report import QuantizationReport
     from loihi_convert.data import Dataset, DataSplits
-    from loihi_convert.nir.write import NirFile
+    from loihi_convert.nir.writer import NirFile
     from loihi_convert.pipeline.exporting import ExportResult, GradedExport
     from loihi_convert.reading.source import Source
     from loihi_convert.report.table import Table
@@ -121,7 +121,7 @@ def export(
     """
     if file_format == "nir" and is_netx(model):
         options.refuse_others(ctx, _OF_A_FILE, "given for a netx file, which contains a converted network")
-        from loihi_convert.nir.write import rewritten_as_nir
+        from loihi_convert.nir.writer import rewritten_as_nir
 
         file = rewritten_as_nir(model, output, allow_hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify)
         _say_rewritten(file, as_json=as_json)
@@ -137,7 +137,7 @@ def export(
     if balancing.poisson_seed is not None and not is_poisson:
         raise UsageError("given", where="poisson_seed", expected="is only for `input_coding='poisson'`")
     from loihi_convert.ground.progress import progress_bar
-    from loihi_convert.nir.write import require_file_format
+    from loihi_convert.nir.writer import require_file_format
     from loihi_convert.pipeline import exporting
     from loihi_convert.pipeline.converting import require_convertible
     from loihi_convert.pipeline.opening import open_cnn

@@ -38,7 +38,7 @@ from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.nir import write as nir
+from loihi_convert.nir import writer as nir
 from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs
 from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.image_shards import DividedImages, Workers
@@ -157,7 +157,7 @@ def export(
     file_format
         ``"netx"``, or ``"nir"`` (needs the package ``nir``).
     allow_hard_reset
-        For NIR: write soft-reset neurons as NIR's IF, which resets to 0; see `nir.write`.
+        For NIR: write soft-reset neurons as NIR's IF, which resets to 0; see `nir.writer`.
     """
     require_timesteps(timesteps)
     model = Path(model) if isinstance(model, str) else model

@@ -7,7 +7,7 @@ a checkpoint written by `train`                the architecture it names (`check
 one of your own code, and ``arch``             the same, with the activations it was trained with (`own_cnn`)
 any other checkpoint, and ``arch``             ``package.module:factory``: the user's own class, function or module
 an ONNX file                                   its graph (`from_onnx`)
-a NIR file                                     its graph, with its neurons' thresholds (`nir.read`)
+a NIR file                                     its graph, with its neurons' thresholds (`nir.reader`)
 =============================================  =====================================================================
 
 Nothing in a file is ever executed. The code named by ``arch`` is: it is imported as by Python, with the current folder
@@ -31,7 +31,7 @@ from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.files import is_nir, kind_of
 from loihi_convert.ground.normalization import Normalization
-from loihi_convert.nir.read import read_nir
+from loihi_convert.nir.reader import read_nir
 from loihi_convert.reading.fitting import fill
 from loihi_convert.reading.from_onnx import read_onnx
 from loihi_convert.reading.own_cnn import rebuilt, recorded_normalization

@@ -31,7 +31,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Granularity, InitialPotential, Reset
 from loihi_convert.ground.files import write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.nir import write as nir
+from loihi_convert.nir import writer as nir
 from loihi_convert.pipeline import exporting
 from loihi_convert.runs.columns import as_csv
 
