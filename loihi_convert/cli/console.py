@@ -32,12 +32,16 @@ LABEL_COLUMNS: Final = 10
 
 
 def echo(text: str) -> None:
-    """Print ``text`` on stdout and flush, so that errors appear here and not when the interpreter exits.
-
-    If the reader has closed the pipe, as ``| head`` does, the program ends as other programs do.
-    """
-    try:
+    """Print ``text`` on stdout and flush, so that errors appear here and not when the interpreter exits."""
+    with written():
         print(text, flush=True)
+
+
+@contextlib.contextmanager
+def written() -> Iterator[None]:
+    """What is done here writes to stdout; a pipe that its reader has closed, as ``| head`` does, ends the program."""
+    try:
+        yield
     except OSError as error:
         _silence(sys.stdout)
         if isinstance(error, BrokenPipeError):

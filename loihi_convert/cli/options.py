@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_args
 import typer
 import typer.core
 
+from loihi_convert.cli.console import written
 from loihi_convert.errors import UsageError, did_you_mean, one_of, with_flags
 from loihi_convert.ground.choices import BackendName, ClassMap, DatasetName, Device, Generation, Task
 from loihi_convert.ground.files import asked
@@ -331,7 +332,7 @@ def _parameter(option: Option, flags: dict[str, str]) -> inspect.Parameter:
 _OfClick = Any
 
 
-class _WithoutTypes:
+class _Shown:
     """What `Verb` and `Verbs` have in common."""
 
     def get_params(self, ctx: _OfClick) -> list[Any]:
@@ -345,10 +346,15 @@ class _WithoutTypes:
                 parameter.metavar = ""
         return parameters
 
+    def format_help(self, ctx: _OfClick, formatter: _OfClick) -> None:
+        """Print the help page on a stdout that may be full."""
+        with written():
+            super().format_help(ctx, formatter)  # type: ignore[misc]
 
-class Verb(_WithoutTypes, typer.core.TyperCommand):
+
+class Verb(_Shown, typer.core.TyperCommand):
     """A verb; typer itself would show ``--help <bool>`` and ``MODEL <path>``."""
 
 
-class Verbs(_WithoutTypes, typer.core.TyperGroup):
+class Verbs(_Shown, typer.core.TyperGroup):
     """The command line; see `Verb`."""
