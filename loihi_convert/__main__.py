@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import re
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from io import TextIOWrapper
     from types import FrameType
     from typing import Final, NoReturn
 
@@ -44,9 +44,9 @@ def main() -> NoReturn:
         print("error: Windows: is not supported. Run loihi-convert on Linux, for example in WSL.", file=sys.stderr)
         sys.exit(4)
     gc.set_threshold(_COLLECTED)
-    if sys.stdout is not None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
         # Not every encoding has the characters of tables.
-        cast("TextIOWrapper", sys.stdout).reconfigure(errors="replace")
+        sys.stdout.reconfigure(errors="replace")
     came: list[tuple[int, float]] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:

@@ -290,6 +290,8 @@ def test_native_files_read_as_external_ones_compute_the_same_as_with_stock_neuro
     netx.write(network, path)
     as_external = external.read_external(path)
     expected = run_network(network, images, 6, trace=True, neuron=NeuronModel.STOCK_LIF)
+    # Beyond, a current of three ranges in a step is still out of range once it has wrapped, and Lava cuts its sum.
+    assume(all(np.abs(trace.potentials).max() <= limits.WRAPS_ABOVE for trace in expected.traces))
     for step, layers in enumerate(simulate(as_external, network.pixels(images), 6)):
         for found, trace in zip(layers, expected.traces, strict=True):
             assert np.array_equal(found.v >> 6, trace.potentials[:, step])

@@ -10,9 +10,10 @@ import shutil
 import signal
 import sys
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -95,6 +96,8 @@ class Command:
         place = () if "--workers" in words else ("--workers", "0")
         given = ["reproduce", *words, "--model", str(self.checkpoint), "-o", str(self.folder), *counts, *place]
         self._monkeypatch.setattr(sys, "argv", ["loihi-convert", *given])
+        # As `main` does.
+        cast(TextIOWrapper, sys.stdout).reconfigure(errors="replace")
         return exit_code(lambda: cli.app(given, standalone_mode=False))
 
     def computed(self, kind: str) -> list[dict[str, Any]]:
@@ -791,12 +794,12 @@ def test_the_variants_explain_themselves(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ((), "reproduce: found nothing; must be table NAME, figure NAME, headline, or all."),
+        ((), "reproduce: found nothing; must be table 2|3|A2|A3|A4|headline, figure"),
         (("tables", "2"), "reproduce: found tables 2; must be"),
         (("table",), "reproduce: found table; must be"),
         (("table", "a2"), "table: found a2; must be one of 2, 3, A2, A3, A4, headline. Did you mean A2?"),
         (("figure", "5"), "figure: found 5; must be one of 6, 7, 8, 9, 11, 12, A4, A5."),
-        (("table", "2"), "--model: not given; table 2 needs a network."),
+        (("table", "2"), "--model: not given; table 2 needs mnist, fashion-mnist or cifar10, or a checkpoint."),
         (
             ("table", "2", "--model", "mnist", "--rate-images", "5"),
             "--rate-images: given for table 2; is for figure 7.",
