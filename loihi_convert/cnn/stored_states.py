@@ -252,8 +252,9 @@ class _Name(NamedTuple):
                 return _Dict()
             case "_rebuild_tensor_v2", (Tensor() as storage, offset, size, stride, *_):
                 # More elements than the storage has would need strides of 0, and exhaust memory when copied.
-                if math.prod(size) > len(storage):
-                    raise ValueError(f"a tensor of size {size} in {len(storage)} values")
+                # PyTorch 2.3 itself lets huge offsets overflow.
+                if math.prod(size) > len(storage) or offset > len(storage):
+                    raise ValueError(f"a tensor of size {size} at {offset} in {len(storage)} values")
                 return storage.as_strided(size, stride, offset)
             case "_rebuild_parameter" | "_rebuild_parameter_with_state", (data, *_):
                 return data
