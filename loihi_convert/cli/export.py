@@ -35,8 +35,8 @@ from loihi_convert.ground.options import Flag, parse_timesteps
 if TYPE_CHECKING:
     from loihi_convert.conversion.quantization_report import QuantizationReport
     from loihi_convert.data import Dataset, DataSplits
-    from loihi_convert.nir.writer import NirFile
     from loihi_convert.pipeline.exporting import ExportResult, GradedExport
+    from loihi_convert.pipeline.formats import Rewritten
     from loihi_convert.reading.source import Source
     from loihi_convert.report.table import Table
 
@@ -119,11 +119,13 @@ def export(
         Relays for each value of a skip connection, 1..8. More relays leave more weight bits to the convolution in their
         layer. Default: as few as possible without losing agreement with the CNN.
     """
-    if file_format == "nir" and is_netx(model):
+    if file_format != "netx" and is_netx(model):
         options.refuse_others(ctx, _OF_A_FILE, "given for a netx file, which contains a converted network")
-        from loihi_convert.nir.writer import rewritten_as_nir
+        from loihi_convert.pipeline.formats import rewritten
 
-        file = rewritten_as_nir(model, output, allow_hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify)
+        file = rewritten(
+            model, output, file_format, allow_hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify
+        )
         _say_rewritten(file, as_json=as_json)
         return
     require_cnn(model)
@@ -137,9 +139,9 @@ def export(
     if balancing.poisson_seed is not None and not is_poisson:
         raise UsageError("given", where="poisson_seed", expected="is only for `input_coding='poisson'`")
     from loihi_convert.ground.progress import progress_bar
-    from loihi_convert.nir.writer import require_file_format
     from loihi_convert.pipeline import exporting
     from loihi_convert.pipeline.converting import require_convertible
+    from loihi_convert.pipeline.formats import require_file_format
     from loihi_convert.pipeline.opening import open_cnn
 
     paths = exporting.output_paths(model, output, timesteps, file_format)
@@ -147,8 +149,10 @@ def export(
         require_output(path, overwrite, model)
     require_file_format(file_format, allow_hard_reset, paths[0])
     if bundle is not None:
-        if file_format == "nir":
-            raise UsageError("given with `file_format='nir'`", where="bundle", expected="must come with a netx file")
+        if file_format != "netx":
+            raise UsageError(
+                f"given with `file_format='{file_format}'`", where="bundle", expected="must come with a netx file"
+            )
         exporting.require_bundle(quantization.target, timesteps, is_poisson=is_poisson, readout=balancing.output)
         exporting.require_new_bundle(bundle, paths[0], overwrite=overwrite)
     quantization = replace(quantization, max_cores=_most_cores(quantization.max_cores, chips))
@@ -194,7 +198,7 @@ def export(
     if as_json:
         say_json({"files": list(map(_exported_json, exported)), "cnn": own})
     else:
-        _say_exported(exported, [] if file_format == "nir" else following, details=details)
+        _say_exported(exported, following if file_format == "netx" else [], details=details)
     if bundle is not None:
         script = shlex.quote(str(bundle / exporting.SCRIPT))
         log(f"wrote {bundle}/; where Lava is installed: python {script}")
@@ -275,8 +279,8 @@ def _size(path: Path) -> str:
     return f"{path.stat().st_size:,} bytes"
 
 
-def _say_rewritten(file: NirFile, *, as_json: bool) -> None:
-    """Print what a NIR file made from a netx file holds; or JSON."""
+def _say_rewritten(file: Rewritten, *, as_json: bool) -> None:
+    """Print what a file made from a netx file holds; or JSON."""
     from loihi_convert.ground.files import sha256
 
     if as_json:

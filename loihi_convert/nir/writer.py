@@ -36,18 +36,16 @@ import json
 import re
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert import netx
 from loihi_convert.chip import limits
 from loihi_convert.conversion.quantization_report import QuantizationReport
-from loihi_convert.errors import UnsupportedModelError, UsageError, VerificationError
+from loihi_convert.errors import UnsupportedModelError, VerificationError
 from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel
-from loihi_convert.ground.choices import FileFormat
 from loihi_convert.ground.dependencies import optional_module
-from loihi_convert.ground.files import NIR, refuse_to_overwrite, require_output, write_atomically
+from loihi_convert.ground.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel
 from loihi_convert.ir.synapse import Conv
@@ -293,56 +291,6 @@ _DROPPED: Final = (
 )
 
 
-class NirFile(NamedTuple):
-    """A NIR file made from a netx file: its path, its network, and notes for the user."""
-
-    path: Path
-    network: QuantizedNetwork
-    notes: tuple[str, ...]
-
-
-# Suffixes that a netx file must not have: `run` would take it for a CNN.
-_OTHERS: Final = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".npz")
-
-
-def require_file_format(file_format: FileFormat, allow_hard_reset: bool, output: Path | None) -> None:
-    """Raise an error if the format does not fit the options or the output's suffix; called before any work.
-
-    Raises
-    ------
-    UsageError
-        If the suffix of ``output`` is that of another format, or ``allow_hard_reset`` is given for a netx file.
-    PlatformError
-        If a NIR file is asked for and the package ``nir`` is not installed.
-    """
-    is_nir = file_format == "nir"
-    if output is not None and is_nir != (output.suffix.lower() == NIR):
-        raise UsageError(
-            f"found {output.name}",
-            where="output",
-            expected=f"must {'' if is_nir else 'only '}end in {NIR} with `file_format='nir'`",
-        )
-    if output is not None and not is_nir:
-        require_netx_name(output, "output")
-    if allow_hard_reset and not is_nir:
-        raise UsageError(
-            "given for a netx file", where="allow_hard_reset", expected="must come with `file_format='nir'`"
-        )
-    if is_nir:
-        optional_module("nir", "`file_format='nir'` writes NIR files")
-
-
-def require_netx_name(output: Path, where: str) -> None:
-    """Raise a `UsageError` if ``output``, a netx file to be written, has the suffix of a CNN or of a NIR file.
-
-    ``where`` is the parameter that names it.
-    """
-    if output.suffix.lower() in (NIR, *_OTHERS):
-        kind = "NIR file" if output.suffix.lower() == NIR else "CNN"
-        found, expected = f"found {output.name}, the name of a {kind}", f"must end in {netx.SUFFIX}, or in none"
-        raise UsageError(found, where=where, expected=expected)
-
-
 def nir_notes(
     network: QuantizedNetwork, allow_hard_reset: bool, report: QuantizationReport | None = None
 ) -> tuple[str, ...]:
@@ -357,15 +305,3 @@ def nir_notes(
     clipped = ", ".join(layer_words(layer.name) for layer in layers if layer.harmful_clips)
     found = f"potentials of {clipped} clip at +-131071 on Loihi and not in NIR: spikes may differ."
     return (*notes, found) if clipped else notes
-
-
-def rewritten_as_nir(
-    path: Path, output: Path | None, *, allow_hard_reset: bool = False, overwrite: bool = False, verify: bool = True
-) -> NirFile:
-    """Write the network of the netx file at ``path`` as a NIR file, by default next to it, as `write` does."""
-    require_file_format("nir", allow_hard_reset, output)
-    written = path.with_suffix(NIR) if output is None else output
-    require_output(written, overwrite, path)
-    network = netx.read(path)
-    write(network, written, hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify)
-    return NirFile(written, network, nir_notes(network, allow_hard_reset))

@@ -12,11 +12,10 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends import open_backend
 from loihi_convert.backends.lava.timing import reset_interval
 from loihi_convert.backends.reference import run_graded, run_network
-from loihi_convert.backends.result import first_difference, result_size
-from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes
+from loihi_convert.backends.result import first_difference
+from loihi_convert.checks.lava_dl import LavaDl
 from loihi_convert.conversion.agreement import MOST, Agreement, count_notes, require_calibration
 from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
@@ -26,7 +25,6 @@ from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, 
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import FileFormat, Readout, Target
 from loihi_convert.ground.files import (
-    NIR,
     asked,
     make_folder,
     refuse_to_overwrite,
@@ -38,22 +36,17 @@ from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.nir import writer as nir
 from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs
+from loihi_convert.pipeline.formats import (
+    FORMATS,
+    LAVA_DL_IMAGES,
+    NOT_THE_SAME,
+    VERIFIED_IMAGES,
+    Job,
+    require_file_format,
+)
 from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.image_shards import DividedImages, Workers
-
-VERIFIED_IMAGES: Final = 32
-"""Number of calibration images on which an exported file is compared, layer by layer, with the network in memory."""
-
-LAVA_DL_IMAGES: Final = 200
-"""Number of calibration images on which `ref` is compared with unmodified lava-dl."""
-
-TRACED_BYTES: Final = 2**29
-"""Most bytes of spikes and potentials compared at once."""
-
-NOT_THE_SAME: Final = "the written file did not compute the same as the network in memory, and was deleted"
-"""The reason of the error about a file that fails its verification."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +96,7 @@ def output_paths(
     """
     # model.pth.tar becomes model.net.
     stem = model.with_suffix("") if model.suffix == ".tar" else model
-    default = stem.with_suffix(NIR if file_format == "nir" else netx.SUFFIX)
+    default = stem.with_suffix(FORMATS[file_format].suffix)
     base = default if output is None else output / default.name if asked(output, Path.is_dir) else output
     if len(timesteps) == 1:
         return (base,)
@@ -167,12 +160,11 @@ def export(
     if base is None:
         raise UsageError("found none for a CNN in memory", where="output", expected="must be a path")
     paths = output_paths(base, output, timesteps, file_format)
-    nir.require_file_format(file_format, allow_hard_reset, paths[0])
+    require_file_format(file_format, allow_hard_reset, paths[0])
     for path in paths:
         require_output(path, overwrite, checkpoint)
     source = model if isinstance(model, Source) else open_source(model)
     some = np.asarray(calibration[:LAVA_DL_IMAGES])
-    compared = some[:VERIFIED_IMAGES]
     # Each pass over the images would read stored ones again.
     images = np.asarray(calibration) if workers is None else DividedImages(calibration, workers, device)
     exported = []
@@ -181,44 +173,22 @@ def export(
             source, images, steps, balance_options, quantize_options, skip_copies=skip_copies, device=device, bars=bars
         )
         network = made.quantized
-        notes = (*source.notes, *made.notes)
-        if file_format == "nir":
-            nir.write(network, path, hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify)
-            notes = (*notes, *nir.nir_notes(network, allow_hard_reset, made.report))
-            result = ExportResult(path, network, made.report, notes, 0, made.agreement, "nir", verify)
-        else:
-            netx.write(network, path, overwrite=overwrite)
-            verified = _verify(path, network, compared) if verify else 0
-            notes = (*notes, *lava_dl_notes(network))
-            by_lava_dl = lava_dl(network, some, steps, device=device)
-            result = ExportResult(path, network, made.report, notes, verified, made.agreement, lava_dl=by_lava_dl)
-        exported.append(result)
+        job = Job(made.report, some, allow_hard_reset, overwrite, verify, device)
+        written = FORMATS[file_format].write(network, path, job)
+        exported.append(
+            ExportResult(
+                path,
+                network,
+                made.report,
+                (*source.notes, *made.notes, *written.notes),
+                written.verified_images,
+                made.agreement,
+                file_format,
+                written.is_read_back,
+                written.lava_dl,
+            )
+        )
     return tuple(exported)
-
-
-def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
-    """Compare the file with the network in memory, every layer at every step; return the number of images.
-
-    Deletes the file and raises a `VerificationError` if they differ.
-
-    Compares spikes and potentials of as many images at once as fit into `TRACED_BYTES`. If not even all steps of one
-    image fit, it compares those of the first steps and, for all steps, the output's potentials and each layer's spike
-    counts and operations.
-    """
-    steps = min(network.timesteps, max(1, TRACED_BYTES // result_size(network, 1, 1, trace=True)))
-    at_once = max(1, TRACED_BYTES // result_size(network, 1, steps, trace=True))
-    runs = [(steps, True)] if steps == network.timesteps else [(steps, True), (network.timesteps, False)]
-    with open_backend("ref") as backend:
-        for first in range(0, len(images), at_once):
-            some = images[first : first + at_once]
-            for timesteps, trace in runs:
-                written = backend.run(path, some, timesteps, trace=trace)
-                meant = run_network(network, some, timesteps, trace=trace)
-                difference = first_difference(written, meant, first_image=first)
-                if difference:
-                    path.unlink()
-                    raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
-    return len(images)
 
 
 @dataclass(frozen=True, eq=False)
