@@ -224,12 +224,15 @@ def test_clamping_after_rounding_is_clamping_before(name: str) -> None:
 @pytest.mark.parametrize(
     "function",
     [
+        lambda x: (x / 0.1).round().clamp(0, 3.4),
         lambda x: (x / 0.1).round().clamp(1, 4),
+        lambda x: ((x / 0.1).round() + 0.2).clamp(0, 4),
         # An offset of 0.9 levels.
         lambda x: ((x / 1e-4).round() * 1e-4 + 0.9e-4).clamp(0, 4e-4),
         lambda x: (x / 0.1).floor().clamp(0, 4),
         lambda x: (-(x / 0.1).round()).clamp(0, 4),
         lambda x: (y := (x / 0.1).round()).clamp(0, 4) + y,
+        lambda x: ((x / 0.1).round() * 0).clamp(0, 4),
         lambda x: (x.relu() / 0.1).round().clamp(1, 4),
         lambda x: (x / 0.1).round().relu(),
         lambda x: (x / 0.1).round().clamp(max=4),
@@ -329,7 +332,9 @@ def of_an_earlier_sign(x: Tensor) -> Tensor:
     [
         of_an_earlier_sign,
         lambda x: torch.where(x > 0, x, 1.0),
+        lambda x: torch.where(x > 0.5, x, 0.0),
         lambda x: torch.where(x < 0, 0.0, x + 1),
+        lambda x: x.masked_fill(x < 0, 1),
         lambda x: x * (x > 0).to(x.dtype) + (x > 0),
         lambda x: functional.threshold(x, 0.5, 0),
         lambda x: x.clamp(min=torch.tensor([[[0.0]], [[0.1]]])),
@@ -343,7 +348,12 @@ def test_what_looks_like_a_relu_is_refused(function: Callable[[Tensor], Tensor])
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: torch.where(x < 0, x, 0.0), lambda x: x * ~(x > 0), lambda x: torch.maximum(x, ZERO, out=x + 1)],
+    [
+        lambda x: torch.where(x < 0, x, 0.0),
+        lambda x: x.masked_fill(x > 0, 0),
+        lambda x: x * ~(x > 0),
+        lambda x: torch.maximum(x, ZERO, out=x + 1),
+    ],
 )
 def test_what_is_made_of_a_relu_is_read(function: Callable[[Tensor], Tensor]) -> None:
     assert_equals_module(of(lambda m, x: function(m.conv(x)), conv=same(2)))

@@ -66,6 +66,21 @@ def test_export_writes_one_file_per_t(digits: DataSplits, folder: Path, tmp_path
         assert item.report.timesteps == steps
 
 
+@pytest.mark.parametrize(
+    ("output", "timesteps", "names"),
+    [
+        ("folder", (1, 4), ["folder/model-T1.net", "folder/model-T4.net"]),
+        ("new", (1, 4), ["new-T1", "new-T4"]),
+    ],
+)
+def test_an_existing_folder_takes_the_files(
+    tmp_path: Path, output: str, timesteps: tuple[int, ...], names: list[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    paths = exporting.output_paths(Path("elsewhere/model.pt"), tmp_path / output, timesteps)
+    assert [str(path.relative_to(tmp_path)) for path in paths] == names
+
+
 def test_export_refuses_before_it_starts(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out-T4.net").write_bytes(b"precious")
     with pytest.raises(InputError, match=r"out-T4.net: exists already"):
@@ -148,6 +163,24 @@ def test_only_held_out_images_choose_the_margin(digits: DataSplits, folder: Path
     assert early_exit is not None
     assert early_exit.chosen_point.average_timesteps < 8
     assert early_exit.chosen_point.agreement_with_last > 0.9
+
+
+def test_images_of_all_classes_choose_the_margin(
+    digits: DataSplits, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of calibration images in the order of their classes, without labels."""
+    monkeypatch.setattr(running, "EXIT_IMAGES", 40)
+    by_class = digits.validation[np.argsort(digits.validation.known_labels)]
+    others, none = Dataset(by_class.images, None), digits.validation[:0]
+    splits = DataSplits("own", (), none, none, others, digits.test)
+    with open_backend("ref") as backend:
+        opened = [open_file(folder / "model.net")]
+        done = running.run_into_folder(tmp_path / "run", opened, backend, splits, digits.test[:20])
+    outputs = run_network(netx.read(folder / "model.net"), others.mixed[:40].images, 16).outputs
+    early_exit = done.runs[0].evaluation.early_exit
+    assert early_exit is not None
+    assert early_exit.choice == choose_margin(outputs, None, split="calibration")
+    assert len(np.unique(by_class[:40].known_labels)) < 4
 
 
 @pytest.mark.parametrize("timesteps", [1, 4])
