@@ -24,12 +24,10 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import own_channels
-from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.ir.synapse import Conv
 from loihi_convert.metrics.advice import CAUSES, advice
 from loihi_convert.metrics.diagnosis import ErrorSums, diagnose
 from loihi_convert.metrics.evaluation import evaluate
-from loihi_convert.metrics.work import relay_work
 from loihi_convert.pipeline import checking
 from loihi_convert.pipeline.checking import load_file
 from loihi_convert.report.conversion_tables import network_table, resource_table
@@ -45,8 +43,6 @@ def test_relays_of_the_residual_network_repeat_every_spike(reset: Reset) -> None
     assert inner is not None
     assert stem.any()
     assert np.array_equal(inner[:, :, OWN_CHANNELS:], stem)
-
-
 
 
 NETWORKS = [
@@ -118,8 +114,6 @@ def test_a_layer_has_the_errors_of_its_own_channels() -> None:
     assert inner.share_above_threshold == pytest.approx((wanted > threshold).sum() / (wanted > 0).sum())
 
 
-
-
 def test_weight_bits_of_a_layer_ignore_relays() -> None:
     network = residual_network()
     inner = network.layers[1]
@@ -173,8 +167,6 @@ def test_operations_of_relays_before_a_padded_kernel_are_an_estimate() -> None:
     # 4 kernels at each of 36 positions: 4 x 16 x 16 of 36 x 36 taps; the rest lies outside the map.
     assert point.relay_synaptic_operations == pytest.approx(repeated.sum() / 5 * 4 * 16 * 16 / 36)
     assert point.relay_synaptic_operations == pytest.approx(exact, rel=0.1)
-
-
 
 
 def test_macs_of_the_cnn_ignore_relays() -> None:
@@ -238,8 +230,6 @@ def test_resources_count_relays_and_name_their_cores() -> None:
     assert [row[1] for row in table.rows] == ["24,576", "8,192 + 24,576"]
 
 
-
-
 def with_dead(network: QuantizedNetwork, index: int, channel: int) -> QuantizedNetwork:
     """A channel that is known to be dead: it can never fire, and has no weights."""
     layer = network.layers[index]
@@ -261,9 +251,7 @@ def findings_of(network: QuantizedNetwork, folder: Path, images: Array) -> list[
     return [(finding.rule, finding.layer, finding.found) for finding in checked.findings]
 
 
-@pytest.mark.parametrize(
-    "network", [DEAD_STEM, with_dead(DEAD_STEM, 1, OWN_CHANNELS)]
-)
+@pytest.mark.parametrize("network", [DEAD_STEM, with_dead(DEAD_STEM, 1, OWN_CHANNELS)])
 def test_a_silent_channel_is_named_and_its_relay_is_not(network: QuantizedNetwork, tmp_path: Path) -> None:
     found = findings_of(network, tmp_path, residual_images(20))
     about_channels = [entry for entry in found if "channel" in entry[0]]
@@ -279,8 +267,7 @@ def test_a_saturated_channel_is_named_and_its_relay_is_not(tmp_path: Path) -> No
     bias[1] = 100_000
     weight = np.abs(stem.weight)
     network = replace(
-        network,
-        layers=(replace(stem, synapse=replace(stem.synapse, weight=weight, bias=bias)), *network.layers[1:]),
+        network, layers=(replace(stem, synapse=replace(stem.synapse, weight=weight, bias=bias)), *network.layers[1:])
     )
     found = findings_of(network, tmp_path, residual_images(20))
     saturated = [entry[1:] for entry in found if entry[0] == "no channel is active at every step"]
@@ -299,8 +286,6 @@ def test_own_channels_are_counted_in_findings() -> None:
     network = with_dead(residual_network(), 1, 1)
     (found,) = findings(LAYER_RULES[1:2], layer_runs(NetworkRun(network, 8)), "lava")
     assert (found.layer, found.found) == ("inner", "1 of 3 channels (1) can never fire in T = 8 steps")
-
-
 
 
 def test_the_table_of_a_network_lists_relays_separately() -> None:
