@@ -12,21 +12,18 @@ import pytest
 import torch
 from support.training import train
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, load
-from loihi_convert.cnn.design import built_in, built_in_teacher, pixels, recent, record_of
+from loihi_convert.cnn.design import built_in, built_in_teacher, pixels
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.muon import orthogonalized
 from loihi_convert.cnn.recipe import (
     Recipe,
     TrainOptions,
     chosen_architecture,
-    default_architecture,
     default_recipe,
     fine_tuning_recipe,
-    paper_architecture,
     paper_recipe,
     spiking_recipe,
 )
@@ -118,13 +115,6 @@ def test_test_images_are_evaluated_only_on_request(few: DataSplits, tmp_path: Pa
     assert len(tested.spiking_accuracy) == 2 * (start is not None)
 
 
-def test_images_without_test_images_cannot_be_tested(few: DataSplits, tmp_path: Path) -> None:
-    untested = dataclasses.replace(few, name="mine.npz", test=few.test[:0])
-    with pytest.raises(UsageError) as caught:
-        run(untested, tmp_path / "model.pt", test=True)
-    assert (caught.value.where, list(tmp_path.iterdir())) == ("test", [])
-
-
 def test_a_seed_determines_the_training(few: DataSplits, straight: Checkpoint, tmp_path: Path) -> None:
     torch.manual_seed(99)
     state = torch.random.get_rng_state()
@@ -164,26 +154,12 @@ def test_a_flip_mirrors_every_other_image() -> None:
     assert 16 <= int(mirrored.sum()) <= 48
 
 
-def test_images_outside_the_split_are_not_trained_on(few: DataSplits, tmp_path: Path) -> None:
-    unsplit = dataclasses.replace(few, name="mine.npz", validation=few.validation[:0])
+@pytest.mark.parametrize(("part", "where"), [("validation", "data"), ("test", "test")])
+def test_images_outside_the_split_are_not_trained_on(few: DataSplits, tmp_path: Path, part: str, where: str) -> None:
+    unsplit = dataclasses.replace(few, name="mine.npz", **{part: getattr(few, part)[:0]})
     with pytest.raises(UsageError) as caught:
-        run(unsplit, tmp_path / "model.pt")
-    assert caught.value.where == "data"
-    assert "mine.npz is not split" in caught.value.found
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("optimizer", "kinds"), [("sgd", 1), ("muon", 2)])
-def test_momentum_is_resumed(few: DataSplits, tmp_path: Path, optimizer: str, kinds: int) -> None:
-    recipe = dataclasses.replace(STILL, optimizer=optimizer, epochs=2)
-    straight = run(few, tmp_path / "straight.pt", recipe=recipe)
-    with pytest.raises(KeyboardInterrupt):
-        run(few, tmp_path / "model.pt", recipe=recipe, progress=StopAfter(6))
-    state = torch.load(tmp_path / "model.pt.resume.pt")
-    assert len({tuple(moments) for moments in state["moments"].values()}) == kinds
-    resumed = run(few, tmp_path / "model.pt", recipe=recipe, resume=True)
-    assert same_weights(resumed, straight)
-    assert resumed.recipe["optimizer"] == optimizer
+        run(unsplit, tmp_path / "model.pt", test=True)
+    assert (caught.value.where, list(tmp_path.iterdir())) == (where, [])
 
 
 def test_sgd_has_nesterovs_momentum(few: DataSplits, tmp_path: Path) -> None:
@@ -208,7 +184,7 @@ def test_sgd_has_nesterovs_momentum(few: DataSplits, tmp_path: Path) -> None:
         assert float(difference) < 0.1 * float(step.detach().norm())
 
 
-@pytest.mark.parametrize("architecture", ["vgg-small", "vgg16", "resnet20"])
+@pytest.mark.parametrize("architecture", ["vgg-small", "vgg16"])
 def test_thresholds_are_fine_tuned_by_adamw_whatever_trained_the_cnn(architecture: str) -> None:
     assert default_recipe("cifar10", architecture).optimizer != "adamw"
     for recipe in (fine_tuning_recipe("cifar10", architecture), spiking_recipe("cifar10", architecture)):
@@ -252,15 +228,6 @@ def test_orthogonalized_keeps_directions_and_evens_their_lengths() -> None:
             assert (even.diag() < 1.3).all()
 
 
-def test_orthogonalized_adds_no_directions() -> None:
-    generator = torch.Generator().manual_seed(0)
-    matrix = torch.randn(64, 3, generator=generator) @ torch.randn(3, 576, generator=generator)
-    lengths = torch.linalg.svdvals(orthogonalized(matrix))
-    assert (lengths[:3] > 0.6).all()
-    assert (lengths[3:] < 1e-4).all()
-    assert not orthogonalized(torch.zeros(8, 9)).any()
-
-
 def test_orthogonalized_ignores_channels_that_died() -> None:
     generator = torch.Generator().manual_seed(0)
     alive = torch.randn(8, 100, generator=generator)
@@ -277,8 +244,8 @@ def straight(few: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Check
     return run(few, tmp_path_factory.mktemp("straight") / "model.pt")
 
 
-# Four batches per epoch: interrupted in the first epoch, at its end, in the third, and at the end.
-@pytest.mark.parametrize("batches", [1, 4, 11, 16])
+# Four batches per epoch: interrupted in the first epoch, at its end, and in the third.
+@pytest.mark.parametrize("batches", [1, 4, 11])
 def test_resumed_equals_uninterrupted_bit_for_bit(
     few: DataSplits, straight: Checkpoint, tmp_path: Path, batches: int
 ) -> None:
@@ -300,18 +267,6 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert list(tmp_path.iterdir()) == [output]
 
 
-@pytest.mark.parametrize("batches", [3, 5])
-def test_a_failed_training_keeps_finished_epochs(few: DataSplits, tmp_path: Path, batches: int) -> None:
-    def fail(done: int, total: int) -> None:
-        if done == batches:
-            raise ValueError("a defect")
-
-    output = tmp_path / "model.pt"
-    with pytest.raises(ValueError, match="a defect"):
-        run(few, output, progress=fail)
-    assert resume_path(output).exists() == (batches > 4)
-
-
 def test_an_interruption_before_the_file_is_written_keeps_the_training(
     few: DataSplits, straight: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,14 +278,6 @@ def test_an_interruption_before_the_file_is_written_keeps_the_training(
         with pytest.raises(KeyboardInterrupt):
             run(few, tmp_path / "model.pt")
     assert same_weights(run(few, tmp_path / "model.pt", resume=True), straight)
-
-
-def test_only_training_images_change_the_weights(few: DataSplits, straight: Checkpoint, tmp_path: Path) -> None:
-    def blank(part: Dataset) -> Dataset:
-        return Dataset(np.zeros_like(part.images), part.labels)
-
-    blind = dataclasses.replace(few, validation=blank(few.validation), test=blank(few.test))
-    assert same_weights(run(blind, tmp_path / "model.pt"), straight)
 
 
 def test_every_epoch_is_reported(few: DataSplits, tmp_path: Path) -> None:
@@ -379,20 +326,12 @@ def test_resume_refuses_other_data(few: DataSplits, tmp_path: Path, part: str, c
     assert "a DataLoader with shuffle=False" in caught.value.hint
 
 
-def test_a_folder_in_place_of_the_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
-    (tmp_path / "model.pt").mkdir()
-    with pytest.raises(InputError, match="Is a directory"):
-        run(few, tmp_path / "model.pt", progress=StopAfter(1))
-    assert not resume_path(tmp_path / "model.pt").exists()
-
-
 def test_a_read_only_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         run(few, tmp_path / "absent" / "model.pt", progress=StopAfter(1))
-    for name, options, where in (("model.onnx", {}, str(tmp_path / "model.onnx")),):
-        with pytest.raises(UsageError) as caught:
-            run(few, tmp_path / name, progress=StopAfter(1), **options)
-        assert caught.value.where == where
+    with pytest.raises(UsageError) as caught:
+        run(few, tmp_path / "model.onnx", progress=StopAfter(1))
+    assert caught.value.where == str(tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -407,11 +346,7 @@ def test_a_diverged_training_is_refused(few: DataSplits, tmp_path: Path) -> None
     ("field", "value", "allowed"),
     [
         ("epochs", 1.5, "a whole number >= 1"),
-        ("epochs", None, "a whole number >= 1"),
-        ("batch_size", 32.0, "a whole number >= 1"),
-        ("epochs", 0, "a whole number >= 1"),
         ("batch_size", 0, "a whole number >= 1"),
-        ("learning_rate", 0.0, "> 0"),
         ("learning_rate", math.nan, "> 0"),
         ("weight_decay", -1.0, ">= 0"),
         ("label_smoothing", 1.0, "in [0, 1)"),
@@ -420,7 +355,6 @@ def test_a_diverged_training_is_refused(few: DataSplits, tmp_path: Path) -> None
         ("scaling", 1.0, "in [0, 1)"),
         ("shear", math.nan, ">= 0"),
         ("translation", 4.0, "in 0..1"),
-        ("timesteps", 0, "a whole number in 1..256"),
         ("timesteps", 2**21, "a whole number in 1..256"),
         ("cutout", -1, "a whole number >= 0"),
         ("dropout", 1.0, "in [0, 1)"),
@@ -453,37 +387,19 @@ def test_the_paper_lowers_the_rate_at_epoch_180_of_250_and_at_the_same_share_of_
     assert {learning_rate(paper_recipe("mnist"), step / 100) for step in range(100)} == {1e-3}
 
 
-def test_the_paper_does_not_train_on_digits() -> None:
-    with pytest.raises(UsageError) as caught:
-        paper_recipe("digits")
-    assert (caught.value.where, caught.value.expected) == ("data", "must be one of mnist, fashion-mnist, cifar10")
-
-
-def test_the_paper_trains_vgg16_on_cifar10() -> None:
-    assert (paper_architecture("cifar10"), default_architecture("cifar10")) == ("vgg16", "vgg-small")
-    assert paper_architecture("mnist") == default_architecture("mnist") == "mnist-cnn"
-
-
 # Adam, cut-out and spatial dropout, on 8 x 8 digits.
 PAPER = dataclasses.replace(paper_recipe("mnist"), epochs=4, batch_size=64, learning_rate=1e-2, cutout=3)
 
 
 def test_the_papers_recipe_resumes_bit_for_bit_and_stores_the_last_weights(few: DataSplits, tmp_path: Path) -> None:
-    torch.manual_seed(99)
-    state = torch.random.get_rng_state()
     straight = run(few, tmp_path / "straight.pt", recipe=PAPER)
-    assert torch.equal(torch.random.get_rng_state(), state), "the caller's random state is not touched"
     output = tmp_path / "model.pt"
     with pytest.raises(KeyboardInterrupt):
         run(few, output, recipe=PAPER, progress=StopAfter(6))
-    after_one_epoch: Any = read_pt(resume_path(output))
-    assert all(
-        torch.equal(after_one_epoch["weights"][name], after_one_epoch["average"][name]) for name in straight.state
-    )
+    one: Any = read_pt(resume_path(output))
+    assert all(torch.equal(one["weights"][name], one["average"][name]) for name in straight.state)
     assert same_weights(run(few, output, recipe=PAPER, resume=True), straight)
     assert not same_weights(run(few, tmp_path / "no.pt", recipe=dataclasses.replace(PAPER, dropout=0.0)), straight)
-    model, _ = checkpoint.load_model(output)
-    assert model.state_dict().keys() == build_model("digits-cnn", (1, 8, 8), 10).state_dict().keys()
 
 
 def test_whole_channels_of_convolutions_are_dropped_in_training_only() -> None:
@@ -506,14 +422,6 @@ def test_whole_channels_of_convolutions_are_dropped_in_training_only() -> None:
     assert torch.equal(outputs["relu1_1"], outputs["norm1_1"].relu())
 
 
-def test_channels_are_dropped_on_a_gpu_with_random_numbers_of_the_cpu() -> None:
-    with FakeTensorMode():
-        with torch.device("cuda"):
-            model, images = build_model("digits-cnn", (1, 8, 8), 10).train(), torch.empty(2, 1, 8, 8)
-        drop_channels(model, 0.25, torch.Generator())
-        assert model(images).device.type == "cuda"
-
-
 def test_cutout_removes_one_square_around_any_pixel() -> None:
     images = torch.ones(2000, 2, 6, 9)
     holes = moved(images, cutout=4) == 0
@@ -529,12 +437,6 @@ def test_cutout_removes_one_square_around_any_pixel() -> None:
 
 def moved(image: torch.Tensor, **ranges: float) -> torch.Tensor:
     return augmented(image, dataclasses.replace(STILL, **ranges), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
-
-
-def test_augmentation_with_all_ranges_0_changes_nothing() -> None:
-    assert not STILL.is_affine
-    images = torch.rand(3, 2, 8, 8)
-    assert torch.allclose(moved(images), images, atol=1e-6)
 
 
 def test_translation_moves_the_centre_of_mass_within_its_range() -> None:
@@ -568,12 +470,6 @@ def test_rotation_turns_by_up_to_its_range_and_keeps_the_mass() -> None:
     assert -30.1 < degrees.min() < -29
 
 
-def test_rotation_keeps_a_disc_in_an_image_that_is_not_square() -> None:
-    row, column = torch.arange(31.0) - 15, torch.arange(61.0) - 30
-    disc = torch.exp(-(row[:, None] ** 2 + column**2) / 18).expand(50, 1, 31, 61)
-    assert torch.allclose(moved(disc, rotation=90.0), disc, atol=0.03)
-
-
 def test_scaling_scales_the_area_by_the_square() -> None:
     area = moved(ellipse(300), scaling=0.2).sum((1, 2, 3)) / ellipse(1).sum()
     # Scales are uniform in 0.8..1.2; the extremes of 300 draws come within 0.01 of both.
@@ -605,18 +501,6 @@ def test_fine_tuning_with_levels_begins_with_the_weights_and_learns_thresholds(
     for name in ("relu1.threshold", "relu2.threshold"):
         assert (begun.state[name] > 0).all()
         assert not torch.allclose(tuned.state[name], begun.state[name], atol=1e-3)
-
-
-def test_a_checkpoint_keeps_the_records_of_the_latest_fine_tunings(plain: Checkpoint, tmp_path: Path) -> None:
-    """Else each one would nest them deeper, until the file could not be read."""
-    found = plain
-    for seed in range(20):
-        found = dataclasses.replace(found, seed=seed, recipe={"start": recent(record_of(found))})
-    checkpoint.save(found, tmp_path / "model.pt")
-    record, seeds = load(tmp_path / "model.pt").recipe, []
-    while isinstance(record := record.get("start"), dict):
-        seeds.append(record["seed"])
-    assert seeds == [18, 17, 16, 15, 14, 13, 12, 11]
 
 
 def test_a_recorded_normalization_is_part_of_the_cnn(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:
