@@ -37,8 +37,9 @@ from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.nir import writer as nir
-from loihi_convert.nir.writer import nir_notes, rewritten_as_nir, to_graph
+from loihi_convert.nir.writer import nir_notes, to_graph
 from loihi_convert.pipeline import exporting
+from loihi_convert.pipeline.formats import rewritten
 from loihi_convert.reading.source import Source
 
 GOLDEN = Path(netx.__file__).parents[1] / "golden" / "model.net"
@@ -410,6 +411,6 @@ def test_export_refuses_before_it_starts(tmp_path: Path) -> None:
 def test_without_the_package_the_error_names_the_extra(file_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nir", None)
     with pytest.raises(PlatformError) as caught:
-        rewritten_as_nir(file_in, None)
+        rewritten(file_in, None, "nir")
     assert caught.value.where == "nir"
     assert caught.value.hint == "pip install 'loihi-convert[nir]'"
