@@ -9,7 +9,7 @@ bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -35,6 +35,15 @@ from loihi_convert.runs.stored_run import StoredRun, read_runs
 
 _MARK: Final = b'<meta name="generator" content="loihi-convert">'
 """A line in the head of each page."""
+
+
+SECTIONS: Final[Mapping[str, tuple[str, Callable[[Sequence[Entry]], Iterable[PageBlock]]]]] = {
+    "early-exit": ("Early exit", further_sections.early_exit),
+    "energy": ("Energy and time, estimated", further_sections.energy),
+    "layers": ("Layers", further_sections.layers),
+    "confusion": ("Confused classes", further_sections.confused_classes),
+}
+"""The sections on all files together, a line each: its anchor, title and blocks; one without blocks is left out."""
 
 
 class Written(NamedTuple):
@@ -94,15 +103,10 @@ def report(runs: Sequence[StoredRun]) -> Page:
         ):
             if chosen:
                 sections.append(Section(f"{name}{number}", f"{title}{of_data}", tuple(curves_section.blocks(chosen))))
-    for name, title, blocks in (
-        ("early-exit", "Early exit", further_sections.early_exit(entries)),
-        ("energy", "Energy and time, estimated", further_sections.energy(entries)),
-        ("layers", "Layers", further_sections.layers(entries)),
-        ("confusion", "Confused classes", further_sections.confused_classes(entries)),
-        ("provenance", "How it was made", further_sections.provenance(shown)),
-    ):
-        if contents := tuple(blocks):
+    for name, (title, blocks_of) in SECTIONS.items():
+        if contents := tuple(blocks_of(entries)):
             sections.append(Section(name, title, contents))
+    sections.append(Section("provenance", "How it was made", tuple(further_sections.provenance(shown))))
     title = entries[0].label if len(entries) == 1 else _common_title(entries)
     said = tuple(
         f"{'' if len(groups) == 1 else f'{found[0].images_name}: '}{verdict(found)}" for found in groups.values()
