@@ -72,7 +72,8 @@ def test_every_way_to_add_is_used() -> None:
 def test_what_the_page_adds_works(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "loihi_convert", tmp_path / "loihi_convert", ignore=shutil.ignore_patterns("__pycache__"))
     tried = "".join(
-        f"try:\n    exec({use!r})\nexcept Exception as error: print('lacks', {name!r}, repr(error))\n" for name, use in USES.items()
+        f"try:\n    exec({use!r})\nexcept Exception as error: print('lacks', {name!r}, repr(error))\n"
+        for name, use in USES.items()
     )
     program = [sys.executable, "-c", ALL + tried]
     for is_there in (False, True):
