@@ -41,7 +41,11 @@ from loihi_convert.checks.network_rules import (
     NetworkRun,
     layer_runs,
 )
-from loihi_convert.checks.stock_rules import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES
+from loihi_convert.checks.stock_rules import (
+    FILE_RULES,
+    STOCK_LIF_RULES,
+    STOCK_RULES,
+)
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources
 from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError
@@ -526,6 +530,15 @@ def test_taps_on_the_padding_are_no_synapses(shape: tuple[int, ...], synapse: Co
     assert layer.synapses == synapse.fan_in(shape).sum() == synapse.fan_out(shape).sum()
 
 
+def test_output_neurons_reset_by_the_circuit_too() -> None:
+    network = good(reset="soft")
+    *layers, last = network.layers
+    neuron = IntegerNeuron(np.full(4, 640, np.int32), np.zeros(4, np.int32))
+    network = replace(network, layers=(*layers, replace(last, neuron=neuron)))
+    plain, chips = network_resources(network), network_resources(network, has_circuit=True)
+    assert chips.layers[-1].synapses == plain.layers[-1].synapses + 4
+
+
 def test_each_kind_of_neuron_side_by_side() -> None:
     """The network above: the circuit has 18 + 3 synapses more, and a neuron and a core for the bias source's spike.
 
@@ -698,6 +711,15 @@ def test_clipping_is_reported_where_it_may_change_spikes(check_network: Callable
     assert "no potential meets the lower end" not in check_network(one_neuron(0, -20_000, 64), images=white)
     found = check_network(one_neuron(1, -20_000, 64, poisson_seed=0), images=white)
     assert_says(found["no potential meets the lower end"], "note", "hidden", ["2 of 2 images", "-131,071"])
+
+
+def test_a_channel_that_cannot_fire_is_named_once(check_network: Callable[..., dict[str, Finding]]) -> None:
+    """Without weights that takes no threshold of its own, as where a layer has one for all."""
+    kernel = [KERNEL[0], [[[0, 0], [0, 0]]]]
+    white = np.full((2, 1, 4, 4), 255, np.uint8)
+    found = check_network(good(kernel=kernel, threshold=(16, 16)), images=white)
+    assert set(found) == {"every channel can fire", "pixels enter with eight bits"}
+    assert_says(found["every channel can fire"], "warning", "conv", ["1 of 2 channels (1)"])
 
 
 def test_silent_classes_are_not_to_be_pruned(check_network: Callable[..., dict[str, Finding]]) -> None:

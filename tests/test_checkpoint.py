@@ -104,6 +104,13 @@ def test_what_float16_has_not_is_not_rounded_in_silence(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_of_before_float16_are_read(tmp_path: Path) -> None:
+    save(digits_checkpoint(), tmp_path / "model.pt")
+    content: Any = read_pt(tmp_path / "model.pt")
+    write_pt({key: value for key, value in content.items() if key != "stored_as"}, tmp_path / "model.pt")
+    assert load(tmp_path / "model.pt").stored_as == "float32"
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_loaded_model_computes_what_the_saved_one_did(tmp_path: Path, suffix: str) -> None:
     checkpoint = digits_checkpoint()
@@ -229,6 +236,11 @@ def test_tensors_that_do_not_fit_are_named(
     error = refused(tmp_path / "model.safetensors", load_model)
     assert error.found == found
     assert error.expected.endswith(expected)
+
+
+def test_an_unknown_architecture_names_the_file(tmp_path: Path) -> None:
+    save(digits_checkpoint(architecture="resnet"), tmp_path / "model.pt")
+    assert "'resnet'" in refused(tmp_path / "model.pt", load_model).found
 
 
 def test_an_unknown_suffix_is_not_written(tmp_path: Path) -> None:

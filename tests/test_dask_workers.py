@@ -11,11 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pytest
 from distributed import Client, LocalCluster
 from support.command_line import Invoke, invoker
-from support.dask_functions import AtOnce, Failing, Killing, Number, Numbered, at_once, refused, stumbling, times
+from support.dask_functions import (
+    AtOnce,
+    Failing,
+    Killing,
+    Number,
+    Numbered,
+    at_once,
+    refused,
+    stumbling,
+    times,
+)
 from support.shard_runs import write_files, written
 from support.strangers import assert_turned_away, listening, said
 
@@ -203,6 +214,19 @@ def test_an_item_that_kills_its_workers_is_named(
     with pytest.raises(PlatformError, match=r"every worker that computed 3 died, the last at tls://") as raised:
         workers.map(stumbling, tmp_path, [3])
     assert "memory" in raised.value.hint
+
+
+def test_a_scheduler_with_keys_needs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Its keys are in Dask's settings; without them it does not answer."""
+    with local_cluster(1) as workers:
+        address, keys = workers._client.cluster.scheduler_address, workers._client.security
+        names = {"ca-file": keys.tls_ca_file, "client.key": keys.tls_client_key, "client.cert": keys.tls_client_cert}
+        settings = {f"distributed.comm.tls.{name}": value for name, value in names.items()}
+        with dask.config.set(settings), standing_cluster(address) as standing:
+            assert standing.map(times, 2, [1]) == [2]
+        with pytest.raises(PlatformError, match="no Dask scheduler answers"), standing_cluster(address):
+            pass
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
 @pytest.mark.parametrize("package", clusters.SAME_VERSIONS)

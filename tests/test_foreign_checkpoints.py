@@ -228,6 +228,14 @@ def test_halves(dtype: torch.dtype, name: str) -> None:
         assert torch.equal(tensor, halves[key].float() if halves[key].is_floating_point() else halves[key])
 
 
+def test_tensors_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+    torch.save(state(), "m.pth")
+    with zipfile.ZipFile("m.pth") as archive:
+        assert b"cuda:0" in archive.read("m/data.pkl")
+    assert_is_net(opened(Path("m.pth")))
+
+
 def test_a_prefix_that_the_cnn_has_too_is_kept() -> None:
     torch.save(prefixed("model."), "m.pt")
     source = opened(Path("m.pt"), "nets:WithModel")

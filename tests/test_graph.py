@@ -380,6 +380,15 @@ def test_a_dropped_softmax_is_noted() -> None:
     )
 
 
+def test_classes_of_a_softmax_may_be_reordered_but_not_dropped() -> None:
+    wanted, found, _ = both(returns(lambda y: y.softmax(1).flip(1)), SHAPE)
+    torch.testing.assert_close(found.softmax(1), wanted)
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(returns(lambda y: y.softmax(1)[:, 1]), SHAPE)
+    assert raised.value.where == "softmax (after fc)"
+    assert raised.value.expected == "supported: softmax at the end"
+
+
 @pytest.mark.parametrize("ending", [nn.Sigmoid(), nn.LogSigmoid(), nn.Tanh()])
 def test_a_trailing_sigmoid_is_dropped(ending: nn.Module) -> None:
     wanted, found, network = both(chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 1), ending), SHAPE)

@@ -18,7 +18,7 @@ from support.external_files import NEURON, lava_dl_file, small_layers, write_ext
 from support.residual import residual_network
 from test_netx import small_network
 
-from loihi_convert import netx
+from loihi_convert import external, netx
 from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
 from loihi_convert.inspection.contents import BINS, Difference, describe, differences, kinds_table, tables
@@ -203,6 +203,17 @@ def test_what_is_not_a_netx_file(tmp_path: Path) -> None:
     with pytest.raises(NetxError, match="damaged: ") as caught:
         describe(path)
     assert caught.value.where == str(path)
+
+
+def test_a_broken_native_file_is_not_taken_for_an_external_one(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    netx.write(small_network(), path)
+    path.write_bytes(path.read_bytes()[512:])
+    with h5py.File(path, "r+") as file:
+        file["layer/1/weight"][0, 0, 0, 0] += 1
+    for read in (describe, external.read_any):
+        with pytest.raises(NetxError, match="damaged: "):
+            read(path)
 
 
 def test_run_takes_an_external_file(

@@ -176,6 +176,24 @@ def test_proof_of_t() -> None:
     assert longer.max_timesteps == 64
 
 
+def test_proof_of_t_counts_spikes_after_the_simulated_steps() -> None:
+    """White pixel, weight 1, threshold 4, V0 = 0: the first spike comes at step 4, the output of 2 steps is 0.
+
+    A spike has amplitude 4 and comes every four steps, so the output grows by 1 a step, which is 127 / 4 weight units.
+    """
+    neuron = IntegrateAndFire(np.array([4.0]), np.array([4.0]), np.zeros(1))
+    layers = (
+        SpikingLayer("hidden", Dense(np.array([[1.0]])), neuron),
+        SpikingLayer("output", Dense(np.array([[1.0], [-1.0]])), None),
+    )
+    network = quantize(SpikingNetwork((1, 1, 1), layers, 2, "soft"), pixels(255))
+    assert np.abs(network.layers[1].weight).tolist() == [[127], [127]]
+    assert network.max_timesteps == int(131071 * 4 / (1.25 * 127))
+    steps = network.max_timesteps
+    # The rounded threshold gives one additional spike in 3,302 steps.
+    assert np.abs(run_network(network, pixels(255), steps).potentials).max() == 127 * (steps // 4 + 1) < 131071
+
+
 @given(
     seed=st.integers(0, 1000),
     timesteps=st.sampled_from([1, 2, 4]),
@@ -401,6 +419,21 @@ def test_outputs_of_a_regression_may_lie_far_from_0(target: Target) -> None:
     assert np.abs(other.weight).max(axis=1).tolist() == np.abs(one.weight).max(axis=1).tolist()
 
 
+def single_layer() -> tuple[SpikingNetwork, Array]:
+    rng = np.random.default_rng(0)
+    layers = (SpikingLayer("fc", Dense(rng.normal(size=(10, 784)) / 20, rng.normal(size=10) / 20), None),)
+    return SpikingNetwork((1, 784, 1), layers, 64, "soft"), rng.integers(0, 256, (100, 1, 784, 1)).astype(np.uint8)
+
+
+def test_a_single_layer_trades_pixel_bits_for_weight_bits() -> None:
+    """Its potential adds up 64 currents of 784 pixels each: with 8 bits hardly any weight would be left."""
+    spiking, images = single_layer()
+    network = quantize(spiking, images)
+    assert network.pixel_bits < quantize(replace(spiking, timesteps=1), images).pixel_bits
+    rounded = run_network(network, images, 64).outputs[:, -1].argmax(axis=1)
+    assert (rounded == outputs(spiking, images, 64)[:, -1].argmax(axis=1)).mean() > 0.8
+
+
 def test_a_readout_without_weight_bits_is_refused() -> None:
     """127 weights of 1 of pixels of 255, in 64 steps: 1.25 x 127 x 255 x 64 = 131071 x 19.8."""
     layers = (SpikingLayer("fc", Dense(np.ones((1, 127))), None),)
@@ -422,6 +455,21 @@ def test_a_bias_that_leaves_no_weight_bits_is_named(target: Target) -> None:
     with pytest.raises(RangeError) as caught:
         quantize(network, np.full((1, 1, 3, 1), 255, np.uint8), QuantizeOptions(target=target))
     assert (caught.value.where, "biases nearer to 0" in caught.value.hint) == ("fc", True)
+
+
+@pytest.mark.parametrize("target", ["lava", "loihi2"])
+def test_an_output_of_a_regression_without_weight_bits_is_refused(target: Target) -> None:
+    """The second output has one weight of 1, the first one 784: in 64 steps even their spread is beyond the range."""
+    weight = np.ones((2, 784))
+    weight[1, 1:] = 0
+    images = np.random.default_rng(0).integers(0, 256, (20, 1, 784, 1)).astype(np.uint8)
+    layers = (SpikingLayer("fc", Dense(weight), None),)
+    with pytest.raises(RangeError, match="of output 0"):
+        quantize(
+            SpikingNetwork((1, 784, 1), layers, 64, "soft", task="regression"),
+            images,
+            QuantizeOptions(pixel_bits=8, target=target),
+        )
 
 
 @pytest.mark.parametrize("target", ["lava", "loihi2"])

@@ -24,6 +24,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.relays import own_channels
 from loihi_convert.ir.synapse import Conv
 from loihi_convert.metrics.advice import CAUSES, advice
 from loihi_convert.metrics.diagnosis import ErrorSums, diagnose
@@ -112,6 +113,17 @@ def test_a_layer_has_the_errors_of_its_own_channels() -> None:
     inner = diagnosis.layers[1]
     assert inner.threshold_to_largest == pytest.approx(np.median(threshold / wanted.max(axis=(0, 1, 2))))
     assert inner.share_above_threshold == pytest.approx((wanted > threshold).sum() / (wanted > 0).sum())
+
+
+def test_advice_ignores_thresholds_of_relays() -> None:
+    network = residual_network()
+    cnn, spiking = float_networks(network)
+    diagnosis = diagnose(cnn, spiking, network, residual_images(5), None, 4)
+    (*_, told) = advice(diagnosis.model_copy(update={"main_cause": "thresholds"}), network)
+    own = (layer.threshold[own_channels(layer.relay_of)] for layer in network.spiking_layers)
+    smallest = min(int(threshold.min()) for threshold in own)
+    assert network.layers[1].threshold.min() < smallest
+    assert f"the smallest threshold is {smallest} weight units" in told
 
 
 def test_weight_bits_of_a_layer_ignore_relays() -> None:

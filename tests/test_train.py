@@ -15,7 +15,7 @@ from torch import nn
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, load
-from loihi_convert.cnn.design import built_in, built_in_teacher, pixels
+from loihi_convert.cnn.design import built_in, built_in_teacher, pixels, recent, record_of
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.muon import orthogonalized
 from loihi_convert.cnn.recipe import (
@@ -162,6 +162,19 @@ def test_images_outside_the_split_are_not_trained_on(few: DataSplits, tmp_path: 
     assert (caught.value.where, list(tmp_path.iterdir())) == (where, [])
 
 
+@pytest.mark.parametrize(("optimizer", "kinds"), [("sgd", 1), ("muon", 2)])
+def test_momentum_is_resumed(few: DataSplits, tmp_path: Path, optimizer: str, kinds: int) -> None:
+    recipe = dataclasses.replace(STILL, optimizer=optimizer, epochs=2)
+    straight = run(few, tmp_path / "straight.pt", recipe=recipe)
+    with pytest.raises(KeyboardInterrupt):
+        run(few, tmp_path / "model.pt", recipe=recipe, progress=StopAfter(6))
+    state = torch.load(tmp_path / "model.pt.resume.pt")
+    assert len({tuple(moments) for moments in state["moments"].values()}) == kinds
+    resumed = run(few, tmp_path / "model.pt", recipe=recipe, resume=True)
+    assert same_weights(resumed, straight)
+    assert resumed.recipe["optimizer"] == optimizer
+
+
 def test_sgd_has_nesterovs_momentum(few: DataSplits, tmp_path: Path) -> None:
     # The first step with momentum 0.9 is 1.9 gradients long; without Nesterov it would be 1.
     one_batch = dataclasses.replace(few, train=few.train[:64])
@@ -267,6 +280,18 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert list(tmp_path.iterdir()) == [output]
 
 
+@pytest.mark.parametrize("batches", [3, 5])
+def test_a_failed_training_keeps_finished_epochs(few: DataSplits, tmp_path: Path, batches: int) -> None:
+    def fail(done: int, total: int) -> None:
+        if done == batches:
+            raise ValueError("a defect")
+
+    output = tmp_path / "model.pt"
+    with pytest.raises(ValueError, match="a defect"):
+        run(few, output, progress=fail)
+    assert resume_path(output).exists() == (batches > 4)
+
+
 def test_an_interruption_before_the_file_is_written_keeps_the_training(
     few: DataSplits, straight: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +303,14 @@ def test_an_interruption_before_the_file_is_written_keeps_the_training(
         with pytest.raises(KeyboardInterrupt):
             run(few, tmp_path / "model.pt")
     assert same_weights(run(few, tmp_path / "model.pt", resume=True), straight)
+
+
+def test_only_training_images_change_the_weights(few: DataSplits, straight: Checkpoint, tmp_path: Path) -> None:
+    def blank(part: Dataset) -> Dataset:
+        return Dataset(np.zeros_like(part.images), part.labels)
+
+    blind = dataclasses.replace(few, validation=blank(few.validation), test=blank(few.test))
+    assert same_weights(run(blind, tmp_path / "model.pt"), straight)
 
 
 def test_every_epoch_is_reported(few: DataSplits, tmp_path: Path) -> None:
@@ -391,6 +424,12 @@ def test_the_paper_lowers_the_rate_at_epoch_180_of_250_and_at_the_same_share_of_
 PAPER = dataclasses.replace(paper_recipe("mnist"), epochs=4, batch_size=64, learning_rate=1e-2, cutout=3)
 
 
+def test_the_paper_does_not_train_on_digits() -> None:
+    with pytest.raises(UsageError) as caught:
+        paper_recipe("digits")
+    assert (caught.value.where, caught.value.expected) == ("data", "must be one of mnist, fashion-mnist, cifar10")
+
+
 def test_the_papers_recipe_resumes_bit_for_bit_and_stores_the_last_weights(few: DataSplits, tmp_path: Path) -> None:
     straight = run(few, tmp_path / "straight.pt", recipe=PAPER)
     output = tmp_path / "model.pt"
@@ -501,6 +540,18 @@ def test_fine_tuning_with_levels_begins_with_the_weights_and_learns_thresholds(
     for name in ("relu1.threshold", "relu2.threshold"):
         assert (begun.state[name] > 0).all()
         assert not torch.allclose(tuned.state[name], begun.state[name], atol=1e-3)
+
+
+def test_a_checkpoint_keeps_the_records_of_the_latest_fine_tunings(plain: Checkpoint, tmp_path: Path) -> None:
+    """Else each one would nest them deeper, until the file could not be read."""
+    found = plain
+    for seed in range(20):
+        found = dataclasses.replace(found, seed=seed, recipe={"start": recent(record_of(found))})
+    checkpoint.save(found, tmp_path / "model.pt")
+    record, seeds = load(tmp_path / "model.pt").recipe, []
+    while isinstance(record := record.get("start"), dict):
+        seeds.append(record["seed"])
+    assert seeds == [18, 17, 16, 15, 14, 13, 12, 11]
 
 
 def test_a_recorded_normalization_is_part_of_the_cnn(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:
