@@ -27,6 +27,7 @@ from loihi_convert.checks.activity import (
     NETWORK_ACTIVITY_RULES,
     Activity,
     NetworkActivity,
+    cnn_activity,
     network_activity,
 )
 from loihi_convert.checks.finding import Finding, findings
@@ -45,6 +46,7 @@ from loihi_convert.checks.stock_rules import (
     FILE_RULES,
     STOCK_LIF_RULES,
     STOCK_RULES,
+    biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron,
 )
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources
@@ -56,6 +58,7 @@ from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
+from loihi_convert.netx.stock import StockLayer
 from loihi_convert.pipeline import checking
 from loihi_convert.pipeline.checking import LoadedFile, load_file
 
@@ -136,6 +139,14 @@ def test_nothing_is_found_in_a_good_network(
     check_network: Callable[..., dict[str, Finding]], network: QuantizedNetwork, target: Target
 ) -> None:
     assert check_network(network, target) == {}
+
+
+def test_the_sixteen_bits_of_lavas_lif_do_not_limit_soft_reset(
+    check_network: Callable[..., dict[str, Finding]],
+) -> None:
+    found = check_network(good(reset="soft", bias=[40_000, 0], threshold=(64, 65)))
+    assert_says(found[BY_LAVA_DL], "note", None, ["unmodified lava-dl", "wrap biases beyond 32,767"])
+    assert "biases fit sixteen bits" not in found
 
 
 @pytest.mark.slow
@@ -282,7 +293,8 @@ BROKEN_FILES = [
      "layer/3", ["-300..300", "-256..254"]),
     ("dense weights fit a synapse", {"layer__3__weight": weight(1, 256)}, "lava", "error",
      "layer/3", ["1..256", "-255..255"]),
-
+    ("dense weights fit a synapse", {"layer__3__weight": weight(-256, -1)}, "lava", "error",
+     "layer/3", ["-256..-1", "-255..255"]),
     ("kernels fit a synapse", {"layer__1__weight": np.array([[[[300]]], [[[-2]]]]).repeat(4, 1).reshape(2, 1, 2, 2)},
      "loihi2", "error", "layer/1", ["-2..300", "-256..254", "8 bits"]),
     ("dense layers follow a flatten", without_flatten(), "lava", "error",
@@ -303,7 +315,8 @@ BROKEN_FILES = [
      "layer/1", ["vThMant 131,072", "0..131071", "17 bits"]),
     ("thresholds fit seventeen bits", {"layer__1__neuron__vThMant": float("nan")}, "lava", "error",
      "layer/1", ["vThMant nan"]),
-
+    ("thresholds fit seventeen bits", {"layer__1__neuron__vThMant": np.float16(1.5)}, "lava", "error",
+     "layer/1", ["vThMant 1.5"]),
     ("biases fit sixteen bits", {"layer__1__bias": np.array([0, -32769])}, "lava", "warning",
      "layer/1", ["-32,769..0", "-32768..32767", "int16"]),
     ("delays are short", {"layer__3__delay": np.array([3, 64])}, "lava", "warning", "layer/3", ["3..64", "62 steps"]),
@@ -334,6 +347,11 @@ def test_biases_of_a_layer_without_neurons_are_those_of_a_lif(
     write(tmp_path / "external.net", datasets | {"layer/3/bias": np.array([bias, 0, 0, 0])})
     rule = "biases fit thirteen bits" if target == "loihi2" else "biases fit sixteen bits"
     assert_says(found_in(tmp_path / "external.net", target)[rule], severity, "layer/3", [f"0..{bias:,}"])
+
+
+def test_nothing_is_found_in_a_good_file_of_another_program(tmp_path: Path) -> None:
+    write(tmp_path / "external.net", external_datasets())
+    assert found_in(tmp_path / "external.net", "loihi2") == {}
 
 
 def chips_of(path: Path) -> Chips | None:
@@ -382,6 +400,7 @@ def test_recurrent_synapses_are_counted(tmp_path: Path) -> None:
     [
         ("weights are whole numbers", [-1, 1], [1, 0.5], "1 weights"),
         ("dense weights fit a synapse", [-1, 1], [1, 256], "-1..256"),
+        ("large dense weights are even", [-1, 2], [3, 200], "2 odd weights"),
         ("dense weights have both signs", [1, 2], [3, 4], "without a negative weight"),
         ("dense weights have both signs", [1, 2], [-3, 4], None),
     ],
@@ -517,6 +536,7 @@ def test_channels_that_never_fire_have_no_synapse_to_themselves() -> None:
     [
         # Of the 9 taps, as many meet the input as it has pixels.
         ((512, 2, 2), Conv(np.ones((3, 512, 3, 3)), padding=(1, 1)), 512 * 4),
+        ((2, 1, 3), Conv(np.ones((1, 2, 3, 3)), padding=(1, 1)), 2 * 3),
         # In each axis, taps are at -2, 1, 4, or -1, 2, 5, or 0, 3, 6.
         ((1, 5, 5), Conv(np.ones((1, 1, 3, 3)), padding=(2, 2), dilation=(3, 3)), 4),
         # 4 taps meet the map; 2 of them are on the diagonal, at opposite corners.
@@ -553,6 +573,14 @@ def test_each_kind_of_neuron_side_by_side() -> None:
     ]
 
 
+def test_the_comparison_is_made_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    netx.write(good(), path)
+    loaded = load_file(path)
+    assert checking.check(loaded).compared == ()
+    assert checking.check(loaded, compare=True).compared == neuron_costs(good())
+
+
 BROKEN_SIZES = [
     # 64 channels of 64 x 64 neurons: a tile has 2,048, a power of two. One core more for the last layer.
     ("the network fits the chips", (1, 64, 64),
@@ -587,13 +615,17 @@ def test_a_network_too_large(
 
 def test_more_chips_are_advised_only_if_they_help() -> None:
     """129 cores need 2 chips; the synapses of the neurons of a layer of 16,001 inputs fit no core."""
-    sizes: Any = BROKEN_SIZES[0][2]
-    assert resources((1, 64, 64), sizes).needed == 2
-    two = findings(NEUROCORE_RULES, [(None, resources((1, 64, 64), sizes, chips=2))], "loihi2")
-    assert "the network fits the chips" not in {finding.rule for finding in two}
+    assert resources((1, 64, 64), BROKEN_SIZES[0][2]).needed == 2  # type: ignore[arg-type]
     layers = [("conv", Conv(np.ones((64, 1, 1, 1)))), ("fc", Dense(np.ones((1, 2**18))))]
     (found,) = findings(NEUROCORE_RULES, [(None, resources((1, 64, 64), layers))], "loihi2")
     assert found.fix == "Use fewer channels, or a stride instead of a pooling."
+
+
+def test_more_chips_hold_more() -> None:
+    chips = resources((1, 64, 64), BROKEN_SIZES[0][2], chips=2)  # type: ignore[arg-type]
+    assert "the network fits the chips" not in {
+        finding.rule for finding in findings(NEUROCORE_RULES, [(None, chips)], "loihi2")
+    }
 
 
 @given(networks())
@@ -629,10 +661,17 @@ def test_the_highest_potential_by_hand() -> None:
     # What `export --target loihi2` proves: after the first step 99 + 130 once, 30 more in the third; u is V - V0, and
     # -50 after a spike that leaves 0.
     assert LayerRun(layer, "soft", 3, is_circuit=True, is_constant=True).range == (-50, 259)
-    # A small current: 50 + 2 x 1 = 52, where `potential_bounds` says 99 + 1.
+    # A small current: 50 + 2 x 1 = 52, where `potential_bounds` says 99 + 1. So neither bound replaces the other.
     faint = replace(layer, synapse=Dense(np.array([[1]], np.int32)))
     assert LayerRun(faint, "soft", 2).highest_potential == [52]
     assert LayerRun(faint, "soft", 2, is_circuit=True, is_constant=True).range == (-50, 100)
+
+
+def test_a_potential_that_clips_never_reaches_the_threshold_of_a_dead_channel() -> None:
+    """200 x 1000 is beyond 131,072, the threshold, but a potential ends at 131,071."""
+    neuron = IntegerNeuron(np.array([131_072, 131_071], np.int32), np.zeros(2, np.int32))
+    layer = QuantizedLayer("fc", Dense(np.full((2, 2), 100, np.int32)), neuron, np.ones(2))
+    assert LayerRun(layer, "soft", 1000).can_fire.tolist() == [False, True]
 
 
 BROKEN_ACTIVITIES = [
@@ -738,6 +777,15 @@ def test_silent_classes_are_not_to_be_pruned(check_network: Callable[..., dict[s
         assert "prune" not in found[rule].fix.lower()
 
 
+def test_silent_channels_of_the_cnn() -> None:
+    kernel = np.array([[[[1.0]]], [[[-1.0]]]])
+    layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
+    images = np.full((3, 1, 2, 2), 255, np.uint8)
+    ((name, activity),) = cnn_activity(ReluNetwork((1, 2, 2), layers), images)
+    assert name == "conv"
+    assert activity.firing_rate.tolist() == [1, 0]
+
+
 def test_a_channel_of_the_cnn_that_is_always_positive_is_not_saturated() -> None:
     kernel = np.array([[[[1.0]]], [[[-1.0]]]])
     layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
@@ -757,29 +805,34 @@ def test_only_neurons_that_can_compute_the_network_are_compared() -> None:
         assert kinds == ["own", "circuit", "LIF", *(["graded"] if can_be_graded else [])]
 
 
-CANDIDATES = """
-from torch import nn
-
-def plain(activation=nn.ReLU):
-    return nn.Sequential(nn.Conv2d(1, 2, 3), activation(), nn.Flatten(), nn.Linear(8, 3))
-
-def tanh():
-    return plain(nn.Tanh)
-"""
+class WithTanh(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3))
 
 
 def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "candidates.py").write_text(CANDIDATES)
+    (tmp_path / "candidates.py").write_text(
+        "from torch import nn\n"
+        "def plain():\n    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))\n"
+        "def tanh():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3))\n"
+    )
     monkeypatch.chdir(tmp_path)
-    torch.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)).state_dict(), "user.pt")
+    torch.manual_seed(0)
+    torch.save(WithTanh().state_dict(), "tanh.pt")
+    candidate = load_file(Path("tanh.pt"), arch="candidates:tanh", input_shape=(1, 4, 4))
+    (finding,) = checking.check(candidate, compare=True).findings
+    assert finding.severity == "error"
+    assert "Tanh" in finding.line
     # The options for its images do not hide it.
     np.savez("own.npz", images=np.zeros((3, 4, 4), np.uint8))
-    code, out, _ = invoke("user.pt", "--arch", "candidates:tanh", "--data", "own.npz", "--images", 2)
+    code, out, _ = invoke("tanh.pt", "--arch", "candidates:tanh", "--data", "own.npz", "--images", 2)
     assert code == 3
     assert "Tanh" in out
+    torch.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).state_dict(), "plain.pt")
     with pytest.raises(InputError, match=r"does not accept images of shape \(4, 4, 1\)"):
-        load_file(Path("user.pt"), arch="candidates:plain", input_shape=(4, 4, 1))
-    candidate = load_file(Path("user.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
+        load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(4, 4, 1))
+    candidate = load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
     checked = checking.check(candidate, target="loihi2")
     assert checked.findings == ()
     assert checked.chips is not None
@@ -789,12 +842,42 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     assert caught.value.where == "timesteps"
 
 
-@pytest.mark.parametrize("name", ["model.ckpt", "model", "model.h5"])
+@pytest.mark.parametrize("name", ["model.pth", "model.ckpt", "model", "model.h5"])
 def test_a_checkpoint_is_known_by_its_content_and_a_missing_option_is_not_a_verdict(tmp_path: Path, name: str) -> None:
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / name)
     with pytest.raises(CheckpointError, match="holds only weights") as caught:
         load_file(tmp_path / name)
     assert "`arch=" in caught.value.hint
+
+
+@pytest.mark.parametrize(("spike_exp", "most"), [(6, 2**11 - 1), (0, 2**17 - 1)])
+def test_biases_of_sigma_delta_neurons_are_shifted_by_the_exponents_of_the_file(spike_exp: int, most: int) -> None:
+    """24 bits, less 6 of `state_exp`, less `spike_exp`, which files of this package set to 0."""
+    datasets = {"neuron/type": np.array(b"SDNN"), "bias": np.array([0, most])}
+    layer = StockLayer("dense", datasets, None, spike_exp=spike_exp)
+    assert biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer) is None
+    layer = replace(layer, datasets={**datasets, "bias": np.array([0, most + 1])})
+    assert biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer) is not None
+
+
+def test_a_geometry_that_is_not_finite_or_too_large_is_read_as_minus_1() -> None:
+    layer = StockLayer("conv", {"shape": np.array([np.nan, -np.inf, 2.0**40, 3.7])}, None)
+    assert layer.stored_shape == (-1, -1, -1, 3)
+
+
+def test_a_padding_beyond_memory_is_refused_although_few_neurons_read_it() -> None:
+    """Two positions along each axis, 2^21 apart."""
+    geometry = {"weight": np.ones((1, 1, 1, 1)), "stride": 2**21, "padding": 2**20, "dilation": 1, "groups": 1}
+    layer = StockLayer("conv", {name: np.array(value) for name, value in geometry.items()}, (1, 4, 4))
+    with pytest.raises(InputError, match=r"padding \(1048576, 1048576\), stride"):
+        _ = layer.output_shape
+
+
+def test_input_neurons_have_a_threshold_also_beside_sigma_output() -> None:
+    given = ("shape", "neuron/type", "neuron/sigma_output")
+    datasets = {**dict.fromkeys(given, np.array(1)), "neuron/type": np.array(b"SDNN")}
+    assert StockLayer("input", datasets, None).missing == ("neuron/vThMant",)
+    assert StockLayer("dense", {**datasets, "weight": np.ones((1, 1))}, None).missing == ()
 
 
 def test_a_netx_file_may_have_another_suffix(tmp_path: Path) -> None:
@@ -803,19 +886,22 @@ def test_a_netx_file_may_have_another_suffix(tmp_path: Path) -> None:
 
 
 def test_export_prints_what_concerns_unmodified_lava_dl() -> None:
-    assert lava_dl_notes(circuit()) == lava_dl_notes(good(pixel_bits=8)) == ()
-    for network, words in (
-        (good(), "pixels of 4 bits"),
-        (good(threshold=(64, 65), bias=[0, 4096], pixel_bits=8), "not usable on Loihi 2: conv: 2 different thresholds"),
-        (good(bias=[0, 4096], pixel_bits=8), "not usable on Loihi 2: conv: biases 0..4,096"),
-        (good(poisson_seed=0, pixel_bits=8), "Poisson"),
-        (
-            good(reset="soft", bias=[40_000, 0], readout=Dense(np.ones((4, 18), np.int32))),
-            "fc: a dense layer without a negative weight",
-        ),
-    ):
-        (note,) = lava_dl_notes(network)
-        assert words in note
+    assert lava_dl_notes(circuit()) == ()
+    assert lava_dl_notes(good(pixel_bits=8)) == ()
+    (pixels,) = lava_dl_notes(good())
+    assert pixels.startswith("pixels of 4 bits; netx does not round them.")
+    assert "round(pixel / 255 x 15)" in pixels
+    (thresholds,) = lava_dl_notes(good(threshold=(64, 65), bias=[0, 4096], pixel_bits=8))
+    assert thresholds.startswith("not usable on Loihi 2: conv: 2 different thresholds")
+    # Each of these is a file of hard reset, which target loihi2 refuses.
+    assert thresholds.endswith("Export with `thresholds='scalar'`, or with `target='loihi2'` and `reset='soft'`.")
+    (biases,) = lava_dl_notes(good(bias=[0, 4096], pixel_bits=8))
+    assert biases.startswith("not usable on Loihi 2: conv: biases 0..4,096; must be in -4096..4095")
+    assert biases.endswith("Export with `target='loihi2'` and `reset='soft'`, where a bias has an exponent.")
+    (poisson,) = lava_dl_notes(good(poisson_seed=0, pixel_bits=8))
+    assert "Poisson" in poisson
+    (positive,) = lava_dl_notes(good(reset="soft", bias=[40_000, 0], readout=Dense(np.ones((4, 18), np.int32))))
+    assert positive.startswith("fc: a dense layer without a negative weight")
 
 
 @pytest.mark.parametrize("target", ["lava", "loihi2"])
@@ -844,17 +930,25 @@ def test_unmodified_lava_dl_is_measured_beside_ref(check_network: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    ("measured", "severity"),
+    ("measured", "severity", "words"),
     [
-        (LavaDl(image_count=200, agreement=0.99), "note"),
-        (LavaDl(image_count=200, agreement=0.985), "warning"),
-        (LavaDl(image_count=200, agreement=0.5, accuracy=0.9, ref_accuracy=0.905), "note"),
-        (LavaDl(image_count=200, agreement=0.99, accuracy=0.9, ref_accuracy=0.915), "warning"),
+        (LavaDl(image_count=200, agreement=0.99), "note", "agrees with `ref` on 99.00 % of 200 images"),
+        (LavaDl(image_count=200, agreement=0.985), "warning", "agrees with `ref` on 98.50 % of 200 images"),
+        (
+            LavaDl(image_count=200, agreement=0.5, accuracy=0.9, ref_accuracy=0.905),
+            "note",
+            "classifies 90.00 % of 200 images correctly, `ref` 90.50 %",
+        ),
+        (
+            LavaDl(image_count=200, agreement=0.99, accuracy=0.9, ref_accuracy=0.915),
+            "warning",
+            "classifies 90.00 % of 200 images correctly, `ref` 91.50 %",
+        ),
     ],
 )
-def test_a_loss_of_more_than_a_point_is_a_warning(measured: LavaDl, severity: str) -> None:
+def test_a_loss_of_more_than_a_point_is_a_warning(measured: LavaDl, severity: str, words: str) -> None:
     (finding,) = lava_dl_findings(good(reset="soft", bias=[40_000, 0]), measured, "lava")
-    assert_says(finding, severity, None, ["200 images", "`reset='hard'`"])
+    assert_says(finding, severity, None, [words, "`reset='hard'`"])
     assert ("wrap biases" in finding.limit) == (severity == "warning")
     assert list(lava_dl_findings(good(), measured, "lava")) == []
 
@@ -892,60 +986,97 @@ def test_a_file_is_checked_for_its_own_target(tmp_path: Path) -> None:
         assert checking.check(load_file(tmp_path / name)).target == target
 
 
+def test_own_images_are_not_called_validation_images(tmp_path: Path) -> None:
+    netx.write(good(), tmp_path / "model.net")
+    np.savez(tmp_path / "own.npz", images=np.zeros((3, 4, 4), np.uint8), labels=np.array([0, 1, 2]))
+    done = CliRunner().invoke(
+        cli.app, ["check", str(tmp_path / "model.net"), "--data", str(tmp_path / "own.npz"), "--images", "4"]
+    )
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.where == "image_count"
+    assert "1..3" in done.exception.expected
+
+
 def test_exit_codes_and_json(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     netx.write(good(threshold=(64, 241)), path)
-    code, out, err = invoke(path)
+    code, out, _ = invoke(path, "--images", 0)
     assert code == 0
+    assert "model.net: can be used on Lava on a CPU: 0 errors, 1 warning, 1 note" in out
+    done = CliRunner().invoke(cli.app, ["check", str(path)])
+    assert done.exit_code == 0
     # The verdict comes first.
-    assert out.startswith("model.net: can be used on Lava on a CPU: 0 errors, 1 warning, 1 note")
-    assert "silent and saturated channels are not checked: " in err
-    code, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--json")
-    assert code == 3
-    found = json.loads(out)
-    assert found.keys() == {
-        *("file", "target", "timesteps", "image_count", "lava_dl", "is_usable", "findings", "layers", "neurocores")
-    }
-    assert (found["target"], found["timesteps"], found["image_count"], found["is_usable"]) == ("loihi2", 4, 0, False)
-    assert [finding["severity"] for finding in found["findings"]] == ["error", "warning", "note"]
-    assert found["findings"][0].keys() == {"severity", "rule", "layer", "found", "limit", "source", "fix"}
-    assert found["findings"][0]["rule"] == "one threshold per population"
-    assert [layer["name"] for layer in found["layers"]] == ["conv", "fc"]
-    assert found["neurocores"]["available"] == 128
-    # With all sources, a finding is one line; parameters are shown as the flags of `export`.
-    _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")
-    assert sum(line.startswith(("error: ", "warning: ", "note: ")) for line in out.splitlines()) == 3
-    assert "Export with --thresholds scalar, or with --target loihi2 and --reset soft." in " ".join(out.split())
-
-
-def test_images_of_the_export_are_looked_for_beside_the_file(tmp_path: Path) -> None:
-    made = replace(good(), provenance=good().provenance.with_parts(model={"data": "all.npz"}))
+    assert done.output.startswith("model.net: can be used on Lava on a CPU: ")
+    assert "silent and saturated channels are not checked: " in done.stderr
+    made = replace(good(), provenance=good().provenance.with_parts(model={"data": "photos"}))
     netx.write(made, tmp_path / "own.net")
     code, _, err = invoke(tmp_path / "own.net")
     assert code == 0
-    assert "was exported with all.npz, which is neither in the current folder nor beside" in " ".join(err.split())
-    np.savez(tmp_path / "all.npz", images=np.zeros((9, 4, 4), np.uint8))
-    _, out, _ = invoke(tmp_path / "own.net", "--json")
+    assert "own.net: was exported with photos, which is neither in the current folder nor beside" in " ".join(
+        err.split()
+    )
+    assert "found 'photos'" not in err
+    (tmp_path / "photos").mkdir()
+    np.savez(tmp_path / "photos" / "all.npz", images=np.zeros((9, 4, 4), np.uint8))
+    made = replace(good(), provenance=good().provenance.with_parts(model={"data": "all.npz"}))
+    netx.write(made, tmp_path / "photos" / "own.net")
+    _, out, _ = invoke(tmp_path / "photos" / "own.net", "--json")
     assert json.loads(out)["image_count"] == 9
+    code, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--json")
+    assert code == 3
+    found = json.loads(out)
+    assert set(found) == {
+        *("file", "target", "timesteps", "image_count", "lava_dl", "is_usable", "findings", "layers", "neurocores")
+    }
+    assert found["lava_dl"] is None
+    assert (found["target"], found["timesteps"], found["image_count"], found["is_usable"]) == ("loihi2", 4, 0, False)
+    assert [finding["severity"] for finding in found["findings"]] == ["error", "warning", "note"]
+    assert set(found["findings"][0]) == {"severity", "rule", "layer", "found", "limit", "source", "fix"}
+    assert found["findings"][0]["rule"] == "one threshold per population"
+    assert [layer["name"] for layer in found["layers"]] == ["conv", "fc"]
+    assert found["neurocores"]["available"] == 128
+    _, out, _ = invoke(path, "--images", 0, "--target", "loihi2")
+    assert out.startswith("model.net: cannot be used on Loihi 2: 1 error, 1 warning, 1 note\n")
+    assert [line[:10].strip() for line in out.splitlines() if line[:1].strip()][1:] == [
+        "error",
+        "warning",
+        "note",
+        "neurocores",
+        "most",
+    ]
+    assert "most        conv: 2 cores of 2 x 3 x 2, limited by tile width\n" in out
+    # With all sources, a finding is one line, and is not repeated.
+    _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")
+    assert sum(line.startswith(("error: ", "warning: ", "note: ")) for line in out.splitlines()) == 3
+    assert sum(line.startswith(("error ", "warning ", "note ")) for line in out.splitlines()) == 0
+    # Parameters are shown as the flags of `export`.
+    assert "Export with --thresholds scalar, or with --target loihi2 and --reset soft." in " ".join(out.split())
 
 
 def test_findings_that_share_a_remedy_name_it_once(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     netx.write(good(reset="soft", threshold=(64, 65)), path)
     code, out, _ = invoke(path, "--images", 0, "--target", "loihi2")
-    assert (code, out.count("--target loihi2")) == (3, 1)
+    assert code == 3
+    command = "loihi-convert export MODEL --target loihi2 -T 4"
+    assert out.splitlines()[1] == f"It was exported for Lava. Fix: {command} with its other options"
+    assert out.count("--target loihi2") == 1
     assert "lava/proc/lif/models.py" not in out
     _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")
     assert "lava/proc/lif/models.py" in out
+    _, out, _ = invoke(path, "--images", 0)
+    assert "exported for Lava" not in out
 
 
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
         (["absent.net"], InputError, "absent.net: no such file"),
+        (["."], InputError, "is a folder"),
         (["pipe"], InputError, "pipe: is a pipe or a device; must be a file"),
         (["model.net", "--target", "loihi"], UsageError, "--target: found 'loihi'; must be one of lava, loihi2"),
         (["model.net", "-T", 0, "--images", 0], UsageError, "timesteps: found 0"),
+        (["model.net", "--chips", 0, "--images", 0], UsageError, "chips: found 0"),
         (["model.net", "--images", 5], UsageError, "model.net: does not record its data set"),
         (["model.net", "--data", "digits"], InputError, "data: found digits, images of"),
         (["model.net", "--arch", "candidates:cnn"], UsageError, "`arch`, `input_shape`, `mean` and `std` given"),

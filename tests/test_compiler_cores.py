@@ -79,6 +79,12 @@ def cores_of(row: Row) -> tuple[int, int]:
     return low.cores, high.cores
 
 
+def test_a_layer_of_relays_has_no_channels_to_save() -> None:
+    wide, narrow = ConvLayer(8, 8, Kernel(9, 64, 64)), ConvLayer(1, 1, Kernel(1, 1, 1))
+    relays = Placed("relays", wide, 0, (1, 1), wide, None)
+    assert savings([relays, Placed("last", narrow, 1, (1, 1), narrow, None)]) == ()
+
+
 @pytest.mark.parametrize(
     ("neurons", "change", "after"),
     [(12_288, "10752 neurons instead of 12288", 3), (16_384, "8192 neurons instead of 16384", 3)],
@@ -104,6 +110,13 @@ def test_a_split_readout_takes_both_of_its_populations() -> None:
     network = QuantizedNetwork((1, 8, 8), (hidden, readout), 1, 9, pixel_bits=8, reset="soft")
     assert [layer.neurons for layer in network_resources(network).layers] == [144, 6]
     assert network_resources(network) == network_resources(network.stored)
+
+
+def test_all_rows_are_there() -> None:
+    assert len(ROWS) == 34
+    assert {network: sum(row["network"] == network for row in ROWS) for network, _ in map(key, ROWS)} == {
+        "mnist": 3, "oxford": 2, "pilotnet_sdnn": 9, "pilotnet_snn": 10, "yolo_kp": 10,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(key(row)))
@@ -176,6 +189,18 @@ def test_the_page_says_which_ready_made_networks_fit_a_chip() -> None:
     assert "MNIST's (7 of 128) and `fashion-mnist-maxpool` (41) fit one chip, and `cifar10-resnet20` fits two" in readme
 
 
+def test_the_totals_of_the_networks() -> None:
+    totals = {
+        network: tuple(sum(cores_of(row)[end] for row in ROWS if row["network"] == network) for end in (0, 1))
+        for network, _ in map(key, ROWS)
+    }
+    printed = {network: sum(int(row["cores"]) for row in ROWS if row["network"] == network) for network in totals}
+    assert printed == {"mnist": 5, "oxford": 5, "pilotnet_sdnn": 61, "pilotnet_snn": 61 + 13, "yolo_kp": 574}
+    assert totals == {
+        "mnist": (5, 6), "oxford": (4, 6), "pilotnet_sdnn": (55, 61), "pilotnet_snn": (68, 74), "yolo_kp": (574, 574),
+    }  # fmt: skip
+
+
 def one(layer: ConvLayer | DenseLayer) -> Partition:
     return layer.partitions()[0]
 
@@ -184,9 +209,11 @@ def one(layer: ConvLayer | DenseLayer) -> Partition:
     ("layer", "cores", "limit"),
     [
         # 2,340 neurons, as wide as a power of two.
+        (ConvLayer(4, 45, Kernel(1, 1, 13)), 1, None),
         # 3,136 neurons, in columns of 8: PilotNet's fifth layer.
         (ConvLayer(14, 14, Kernel(1, 1, 16)), 2, "tile width"),
         # 4,095 neurons fit a core, but not 63 columns.
+        (ConvLayer(63, 65, Kernel(1, 1, 1)), 2, "tile width"),
         # 8 x 8 x 64 are 4,096 neurons, one too many; with 63 channels it is one core.
         (ConvLayer(8, 8, Kernel(9, 1, 64)), 2, "neurons"),
         (ConvLayer(8, 8, Kernel(9, 1, 63)), 1, None),
@@ -197,6 +224,7 @@ def one(layer: ConvLayer | DenseLayer) -> Partition:
         (DenseLayer(4095, 1), 1, None),
         (DenseLayer(4096, 1), 2, "neurons"),
         # 4 words a row hold 12 neurons.
+        (DenseLayer(12, 4000), 1, "synaptic memory"),
         (DenseLayer(13, 4000), 2, "synaptic memory"),
         # One word a row is the least: 2 neurons.
         (DenseLayer(10, 16_000), 5, "synaptic memory"),

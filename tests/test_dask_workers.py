@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from support.dask_functions import (
     Number,
     Numbered,
     at_once,
+    page_faults,
     refused,
     stumbling,
     times,
@@ -36,10 +39,11 @@ from loihi_convert.batch.clusters import DaskWorkers, local_cluster, slurm_clust
 from loihi_convert.batch.computation import Computation, Outcome, Store, compute_missing
 from loihi_convert.batch.places import SlurmJobs
 from loihi_convert.data import load_data
-from loihi_convert.errors import DataError, PlatformError
+from loihi_convert.errors import DataError, InputError, PlatformError
 from loihi_convert.pipeline import running
 from loihi_convert.pipeline.opening import open_file
 from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.simulation.image_shards import shards as divided
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +81,18 @@ def test_two_workers_write_the_bytes_of_one_process(
     assert here == there
 
 
+def test_an_error_in_a_shard_is_the_users_error(workers: DaskWorkers, folder: Path, tmp_path: Path) -> None:
+    """`sim` reads the file itself; here another one is in its place."""
+    path = tmp_path / "model.net"
+    path.write_bytes((folder / "model.net").read_bytes())
+    opened, digits = open_file(path), load_data("digits")
+    work = replace(running.file_work(opened, open_backend("ref"), RunOptions()), backend="sim")
+    path.write_bytes((folder / "poisson.net").read_bytes())
+    with pytest.raises(InputError, match=r"model\.net: missing or replaced on .* since it was opened") as raised:
+        workers.map(running.run_work, work, divided(digits.test.images, 4, "cpu"))
+    assert raised.value.where == str(path)
+
+
 @pytest.fixture
 def invoke(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
     """The command line in a folder with the files of `write_files`."""
@@ -90,6 +106,7 @@ def test_run_with_workers(invoke: Invoke) -> None:
     assert invoke("run", "model.net", "--images", "300", "-o", "here").code == 0
     done = invoke("run", "model.net", "--images", "300", "-o", "there", "--workers", "2")
     assert done.code == 0, done.err
+    assert "300 images" in done.out.replace("test images", "images")
     assert written(Path("here"), "command_line") == written(Path("there"), "command_line")
 
 
@@ -99,6 +116,14 @@ def test_export_with_workers(invoke: Invoke) -> None:
     done = invoke(*words, "there.net", "--workers", "2")
     assert done.code == 0, done.err
     assert Path("here.net").read_bytes() == Path("there.net").read_bytes()
+
+
+def test_a_worker_keeps_the_memory_of_its_maps(workers: DaskWorkers) -> None:
+    """With Dask's own thresholds every map's pages are returned, and faulted in again: 100 x 512 here."""
+    size = 2**21
+    workers.map(page_faults, size, [100])
+    (faults,) = workers.map(page_faults, size, [100])
+    assert faults < 10 * size // mmap.PAGESIZE
 
 
 def test_items_of_a_place_return_to_the_worker_that_had_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +203,19 @@ def test_no_scheduler(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path("out").exists()
 
 
+def test_results_are_in_the_order_of_the_items(workers: DaskWorkers) -> None:
+    done: list[int] = []
+    assert workers.count == 2
+    assert workers.map(times, 3, range(20), done=done.append) == [3 * item for item in range(20)]
+    assert sorted(done) == list(range(20))
+    assert workers.map(times, 3, []) == []
+
+
 def test_a_worker_of_several_threads_computes_one_item_at_a_time() -> None:
-    with LocalCluster(n_workers=1, threads_per_worker=3, dashboard_address=":0") as cluster, Client(cluster) as client:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=3, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
         workers = DaskWorkers(client)
         assert workers.count == 1
         assert workers.map(at_once, 0.02, range(6)) == [1] * 6

@@ -85,8 +85,10 @@ def outputs_of(classes: list[list[int]], leads: list[list[int]]) -> Array:
         # At least the margin: a lead of 1 is enough for it, a tie is not.
         (1, [1, 1, 1, 2], [0, 1, 2, 1]),
         (2, [1, 3, 1, 2], [0, 2, 2, 1]),
+        (4, [1, 3, 1, 3], [0, 2, 2, 1]),
         # Image 2 led by 8 once: that it falls back later does not matter.
         (5, [2, 3, 1, 3], [0, 2, 2, 1]),
+        (9, [3, 3, 3, 3], [0, 2, 1, 1]),
         (None, [3, 3, 3, 3], [0, 2, 1, 1]),
     ],
 )
@@ -102,6 +104,15 @@ def test_chosen_margin_by_hand() -> None:
     assert [margin_of(OUTPUTS, None, loss) for loss in chosen] == list(chosen.values())
     # More right answers than after T are no loss.
     assert margin_of(OUTPUTS, np.array([0, 1, 2, 0])) == 0
+
+
+def test_one_image_of_a_thousand_may_be_lost() -> None:
+    """0.1 points of 1,000 images are one image, of 999 none; the image that is wrong at first led by 7 then."""
+    classes, leads = [[1, 0], *([[0, 0]] * 999)], [[7, 9], *([[3, 9]] * 999)]
+    outputs = outputs_of(classes, leads)
+    labels = np.zeros(1000, int)
+    assert margin_of(outputs, labels) == 0
+    assert margin_of(outputs[:999], labels[:999]) == 8
 
 
 def test_the_tolerance_is_exact() -> None:
@@ -145,9 +156,32 @@ def test_95_percent_of_the_images_exit_within_this_step(late: int, expected: int
     assert points_of(outputs, 5)[0].percentile_95_timesteps == expected
 
 
+def test_only_held_out_images_choose() -> None:
+    """Each set, alone, would choose another margin; the images that run move nothing."""
+    held_out = outputs_of([[1, 0], [0, 0]], [[4, 9], [6, 9]])
+    ran = outputs_of([[1, 0], [0, 0]], [[40, 90], [60, 90]])
+    labels = np.zeros(2, int)
+    assert (margin_of(held_out, labels), margin_of(ran, labels)) == (5, 41)
+    choice = choose_margin(held_out, labels, split="calibration")
+    for outputs in (held_out, ran, -ran):
+        found = evaluate_early_exit(run(outputs), choice, labels=labels)
+        assert found.choice == choice
+        assert [point.margin for point in found.points] == [*sorted({5, *choice.curve_margins}), None]
+    # A lead of 40 is far above the margin: the images that ran pay for what the others chose.
+    assert evaluate_early_exit(run(ran), choice, labels=labels).chosen_point.accuracy == 0.5
+
+
 any_outputs = st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(2, 4)).flatmap(
     lambda shape: arrays.arrays(np.int32, shape, elements=st.integers(-6, 6))
 )
+
+
+@settings(deadline=None)
+@given(any_outputs)
+def test_no_image_stops_earlier_with_a_larger_margin(outputs: Array) -> None:
+    for image in outputs:
+        steps = [point.average_timesteps for point in points_of(image[np.newaxis], *range(14))]
+        assert steps == sorted(steps)
 
 
 @settings(deadline=None)
@@ -195,12 +229,14 @@ def test_what_does_not_belong_together() -> None:
     with pytest.raises(DataError) as caught:
         margin_of(OUTPUTS, LABELS[:3])
     assert (caught.value.where, caught.value.found) == ("labels", "found shape (3,)")
-    with pytest.raises(DataError) as caught:
-        evaluate_early_exit(run(OUTPUTS), choice, cnn_predictions=LABELS[:3])
-    assert (caught.value.where, caught.value.found) == ("cnn_predictions", "found shape (3,)")
+    for name in ("labels", "cnn_predictions"):
+        with pytest.raises(DataError) as caught:
+            evaluate_early_exit(run(OUTPUTS), choice, **{name: LABELS[:3]})
+        assert (caught.value.where, caught.value.found) == (name, "found shape (3,)")
+        assert "(4,)" in caught.value.expected
 
 
-@pytest.mark.parametrize("points", [-0.1, 100.1, float("nan")])
+@pytest.mark.parametrize("points", [-0.1, 100.1, float("nan"), float("inf")])
 def test_a_tolerance_out_of_range(points: float) -> None:
     with pytest.raises(UsageError) as caught:
         margin_of(OUTPUTS, LABELS, points)

@@ -38,6 +38,13 @@ def test_an_estimate_by_hand() -> None:
     assert in_picojoules(energy([found], 74).cnn_arithmetic_joules) == [17.02, 340.4]
 
 
+def test_poisson_pixels_are_added_not_multiplied() -> None:
+    """The same counts: low 0.03 x (15 + 22), without pixels; high 0.9 x (15 + 22 + 136). Loihi's bounds stay."""
+    found, numbers = estimate(2, 5.0, 15.0, [8, 3], 68, is_poisson=True), estimate(2, 5.0, 15.0, [8, 3], 68)
+    assert in_picojoules(found.arithmetic_joules) == [1.11, 155.7]
+    assert found.loihi1_joules == numbers.loihi1_joules
+
+
 def test_an_evaluation_of_a_poisson_file_says_what_it_leaves_out() -> None:
     first, *rest = small_network().layers
     network = replace(small_network(), layers=(replace(first, largest_input=1), *rest), poisson_seed=0)
@@ -137,15 +144,22 @@ def test_figures_that_make_no_sense_are_refused() -> None:
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [
+        (0.0, "J", "0.00 pJ"),
         (1.7e-12, "J", "1.70 pJ"),
         (23.64e-12, "J", "23.6 pJ"),
         (999.4e-9, "s", "999 ns"),
         (999.6e-9, "s", "1.00 \N{MICRO SIGN}s"),
+        (0.0125, "s", "12.5 ms"),
+        (3.0, "J", "3.00 J"),
         (12_345.0, "J", "12345 J"),
     ],
 )
 def test_quantities(value: float, unit: str, text: str) -> None:
     assert quantity(value, unit) == text
+
+
+def test_ranges() -> None:
+    assert quantity_range((8.5e-5, 1.24e-3), "J") == "85.0 \N{MICRO SIGN}J..1.24 mJ"
 
 
 def rows(evaluations: list[tuple[str, Evaluation]]) -> list[list[str]]:
@@ -168,4 +182,7 @@ def test_the_table_of_one_file_has_a_row_per_t_and_of_several_one_each() -> None
     assert str(table.caption).startswith(BOUNDARY)
     # 16 multiplications.
     assert str(table.caption).endswith("The CNN: 3.68 pJ..73.6 pJ")
+    unknown = energy_table([("model", entry([20, 150, 190, 199], has_cnn=False).evaluation)])
+    assert unknown is not None
+    assert "The CNN:" not in str(unknown.caption)
     assert energy_table([("old", run.evaluation.model_copy(update={"energy": None}))]) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import pickle
 import sys
@@ -19,8 +20,11 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from loihi_convert import cli
 from loihi_convert.cnn.checkpoint import load, load_states
+from loihi_convert.cnn.stored_states import Skipped, read_file
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.ground.files import kind_of
 from loihi_convert.reading.source import Source, open_source
@@ -131,7 +135,7 @@ def lightning(prefix: str = "model.", **more: Tensor) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["m.ckpt", "m.pth.tar", "m", "m.onnx", "m.net"])
+@pytest.mark.parametrize("name", ["m.pth", "m.ckpt", "m.bin", "m.pth.tar", "m.pt", "m", "m.h5", "m.onnx", "m.net"])
 def test_the_suffix_says_nothing(name: str) -> None:
     torch.save(state(), name)
     assert kind_of(Path(name)) == "zip"
@@ -182,17 +186,21 @@ CONTENTS: dict[str, Callable[[], object]] = {
         "best_acc1": torch.tensor(93.1),
         "optimizer": torch.optim.SGD(net().parameters(), 0.1, momentum=0.9).state_dict(),
     },
+    "a key of their own": lambda: {"my_cnn": state()},
     "a dict in a dict": lambda: {"checkpoint": {"model": state()}, "epoch": 1},
     "parameters": lambda: dict(net().named_parameters()) | dict(net().named_buffers()),
     "Lightning": lightning,
+    "Lightning, with a loss that has weights": lambda: lightning(**{"criterion.weight": torch.ones(3)}),
     "Lightning, compiled": lambda: lightning("model._orig_mod."),
     "averaged": lambda: {"n_averaged": torch.tensor(3), **prefixed("module.")},
     "nested wrappers": lambda: prefixed("model.module._orig_mod."),
     "a checkpointed block": lambda: {
         name.replace("0.", "0._checkpoint_wrapped_module."): tensor for name, tensor in state().items()
     },
+    "a compiled block": lambda: {name.replace("0.", "0._orig_mod."): tensor for name, tensor in state().items()},
     "a state of no tensor": lambda: {**state(), "metric._extra_state": {"a": 1}},
     "without num_batches_tracked": lambda: {n: t for n, t in state().items() if not n.endswith("tracked")},
+    "a whole module": net,
     "a whole module and more": lambda: {"model": net(), "epoch": 3},
     "a whole wrapped module": lambda: nn.DataParallel(net()),
 }
@@ -210,7 +218,7 @@ def test_the_state_dict_is_found(content: str) -> None:
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_any_pickle_protocol(protocol: int) -> None:
     torch.save(lightning(), "m.ckpt", pickle_protocol=protocol)
     assert_is_net(opened(Path("m.ckpt")))
@@ -226,6 +234,16 @@ def test_halves(dtype: torch.dtype, name: str) -> None:
     assert source.notes == (f"m.bin: {name} tensors are converted to float32.",)
     for key, tensor in source.model.state_dict().items():
         assert torch.equal(tensor, halves[key].float() if halves[key].is_floating_point() else halves[key])
+
+
+def test_halves_of_every_tensor() -> None:
+    """Also of the counters of batch norm, whose numbers may become infinite."""
+    halves = {key: tensor.half() for key, tensor in state().items()}
+    (counter,) = (key for key in halves if key.endswith("num_batches_tracked"))
+    torch.save({**halves, counter: torch.tensor(math.inf, dtype=torch.float16)}, "m.bin")
+    read = opened(Path("m.bin")).model.state_dict()
+    assert read[counter].dtype == torch.int64
+    assert all(torch.equal(read[key], halves[key].float()) for key in halves if key != counter)
 
 
 def test_tensors_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +271,15 @@ def test_what_is_left_out_is_said() -> None:
     assert note == ("m.pt: the weights under 'model' are used; 'ema' would fit too.")
 
 
+def test_check_says_how_the_weights_were_read() -> None:
+    torch.save({"ema": prefixed("module."), "model": prefixed("module.")}, "m.pt")
+    words = ["check", "m.pt", "--arch", "nets:Net", "--input-shape", "1,4,4"]
+    done = CliRunner().invoke(cli.app, words)
+    said = " ".join(done.stdout.split())
+    assert "note m.pt: the CNN is the part 'module'." in said
+    assert "note m.pt: the weights under 'model' are used; 'ema' would fit too." in said
+
+
 # torch.ao.quantization is deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantize")
 def test_a_quantized_cnn_is_refused() -> None:
@@ -263,6 +290,11 @@ def test_a_quantized_cnn_is_refused() -> None:
     torch.save(quantized, "m.pt")
     with pytest.raises(CheckpointError, match=r"4\.weight missing"):
         opened(Path("m.pt"))
+
+
+def test_the_weights_that_fit_are_taken() -> None:
+    torch.save({"model": {"0.weight": torch.ones(3)}, "best": state()}, "m.pt")
+    assert_is_net(opened(Path("m.pt")))
 
 
 def test_two_networks_of_the_same_names_are_not_mixed_up() -> None:
@@ -282,6 +314,15 @@ def test_a_training_checkpoint_without_arch_asks_for_it() -> None:
             load(path)
         assert "holds only weights" in caught.value.found
     assert "`arch=" in caught.value.hint
+
+
+def test_what_is_not_read_stays_inert() -> None:
+    torch.save(lightning(), "m.ckpt")
+    content: Any = read_file(Path("m.ckpt"))
+    assert isinstance(content["hyper_parameters"], Skipped)
+    assert content["hyper_parameters"].kind == f"{__name__}.Hyperparameters"
+    callback, _ = content["callbacks"].values()
+    assert isinstance(callback["callback"], Skipped)
 
 
 class Attack:
@@ -356,7 +397,10 @@ def test_torchs_old_format_is_refused_with_a_remedy() -> None:
         (b"\x1f\x8b\x08\x00\x00", "gzip", "compressed with gzip"),
         (bytes(257) + b"ustar\x0000", "tar", "a tar archive"),
         (b"\x89HDF\r\n\x1a\n" + bytes(20), "hdf5", "an HDF5 file from netx or Keras"),
+        (bytes(512) + b"\x89HDF\r\n\x1a\n", "hdf5", "an HDF5 file from netx or Keras"),
+        (b"hello", "text", "a text file"),
         (("a" * 511 + "\u00e4" * 9).encode(), "text", "a text file"),
+        ("hello".encode("utf-8-sig"), "text", "a text file"),
         ("hell\u00f6".encode()[:-1], "unknown", "not a zip, pickle or safetensors file"),
         (b"", "empty", "empty"),
         (b"\x00\x01\x02\xff", "unknown", "not a zip, pickle or safetensors file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import pickle
+import random
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -59,6 +60,10 @@ def returns(function: Callable[[Tensor], object]) -> nn.Module:
 
 REFUSED = [
     (chain(nn.Sigmoid(), nn.Conv2d(2, 2, 1)), "1: Sigmoid is before other layers"),
+    (
+        chain(nn.Tanh(), nn.Conv2d(2, 2, 1)),
+        r"1: Tanh is before other layers",
+    ),
     (chain(nn.Softplus()), "Softplus .* leave it out: .* to the outputs of a regression, apply it yourself"),
     (returns(torch.atan), "atan .* apply it yourself"),
     (calls(lambda x: x * float("inf")), "mul has no spiking equivalent"),
@@ -67,17 +72,42 @@ REFUSED = [
         r"rrelu \(after conv\): rrelu is not switched off in eval mode",
     ),
     (chain(nn.GELU()), r"1: GELU has no spiking equivalent.* Train with ReLU\.$"),
+    (calls(functional.gelu), r"gelu \(after conv\): gelu has no spiking"),
+    (
+        calls(lambda x: x * x.mean((2, 3), keepdim=True)),
+        r"mul \(after conv\): mul of two tensors",
+    ),
     (calls(lambda x: x * x), r"mul \(after conv\): mul of two tensors"),
     (calls(lambda x: x.matmul(x)), r"matmul \(after conv\): matmul has no"),
+    (
+        calls(lambda x: functional.scaled_dot_product_attention(x, x, x)),
+        "scaled_dot_product_attention",
+    ),
     (Recurrent(), "lstm: LSTM has no spiking"),
     (chain(nn.ConvTranspose2d(2, 2, 2)), "1: ConvTranspose2d has no spiking"),
-    (chain(nn.ReLU(), nn.Upsample(scale_factor=2)), "2: Upsample has no spiking equivalent"),
+    (
+        chain(nn.ReLU(), nn.Upsample(scale_factor=2)),
+        "2: Upsample has no spiking equivalent",
+    ),
     (
         calls(lambda x: functional.interpolate(x, size=(3, 4))),
         r"interpolate \(after conv\): interpolate makes \(3, 4\) of \(6, 6\) by mode nearest",
     ),
+    (
+        calls(lambda x: functional.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=True)),
+        r"by mode bilinear",
+    ),
+    (
+        calls(lambda x: functional.interpolate(x, scale_factor=2)),
+        r"interpolate \(after conv\):",
+    ),
     (chain(nn.GroupNorm(1, 2)), "1: GroupNorm has no spiking equivalent"),
+    (chain(nn.LayerNorm((2, 4, 4))), "1: LayerNorm has no spiking equivalent"),
     (chain(nn.BatchNorm2d(2, track_running_stats=False)), "1: BatchNorm2d has no running statistics"),
+    (
+        chain(nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
+        "2: AvgPool2d divides by 4 at the border and by 9 elsewhere",
+    ),
     (
         chain(nn.ReLU(), nn.AvgPool2d(3, 2, padding=1, count_include_pad=False)),
         "2: AvgPool2d divides by 4 at the border and by 9 elsewhere",
@@ -99,9 +129,22 @@ REFUSED = [
         nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")),
         "0: Conv2d moves the pixels of a map in a way that is not a convolution",
     ),
-    (calls(lambda x: functional.pad(-x, (1, 1, 1, 1), value=-math.inf)), "pads with -inf"),
-    (calls(lambda x: functional.pad(x, (1, 1, 1, 1), mode="reflect")), "reflection_pad2d has no spiking equivalent"),
-    (calls(lambda x: torch.cat([x, x])), r"cat \(after conv\): cat runs along axis 0"),
+    (
+        calls(lambda x: functional.pad(-x, (1, 1, 1, 1), value=-math.inf)),
+        "pads with -inf",
+    ),
+    (
+        calls(lambda x: functional.pad(x, (1, 1, 1, 1), mode="reflect")),
+        "reflection_pad2d has no spiking equivalent",
+    ),
+    (
+        calls(lambda x: torch.cat([x, x])),
+        r"cat \(after conv\): cat runs along axis 0",
+    ),
+    (
+        calls(lambda x: torch.cat([x, torch.ones_like(x)])),
+        r"cat \(after conv\): cat runs along axis 0",
+    ),
     (
         calls(lambda x: torch.cat([x, torch.arange(len(x)).reshape(-1, 1, 1, 1).expand(-1, 1, 6, 6) + 1.0], 1)),
         r"cat \(after conv\): cat joins constants that differ between images",
@@ -110,19 +153,56 @@ REFUSED = [
         calls(lambda x: functional.avg_pool2d(x.transpose(2, 3), 2)),
         "moves the pixels of a map in a way that is not a convolution",
     ),
-    (calls(lambda x: x + x.mean(2, keepdim=True)), r"add \(after conv\): add joins tensors of"),
+    (
+        calls(lambda x: functional.avg_pool1d(x.mean(3), 2)),
+        r"moves the pixels of a map",
+    ),
+    (
+        calls(lambda x: x + x.mean(2, keepdim=True)),
+        r"add \(after conv\): add joins tensors of",
+    ),
+    (
+        calls(lambda x: (x + x.amax((2, 3), keepdim=True)).relu()),
+        r"add \(after conv\): add joins tensors of",
+    ),
     (calls(lambda x: x / 0.0), r"truediv \(after conv\): truediv has no spiking equivalent"),
     (calls(lambda x: 1 / x), r"\(after conv\): mul has no spiking equivalent"),
-    (calls(lambda x: x * torch.arange(6)), r"mul \(after conv\): mul has a factor that differs between pixels"),
+    (
+        calls(lambda x: x * torch.arange(6)),
+        r"mul \(after conv\): mul has a factor that differs between pixels",
+    ),
+    (
+        calls(lambda x: x + torch.arange(2).reshape(2, 1, 1, 1)),
+        r"add \(after conv\): add has a constant that differs between images",
+    ),
     (calls(lambda x: x + torch.randn_like(x)), "randn_like .* only if self.training"),
+    (
+        calls(lambda x: functional.avg_pool2d(functional.conv1d(x[:, 0], torch.ones(1, 6, 1)).view(-1, 1, 2, 3), 2)),
+        r"moves the pixels of a map",
+    ),
     (
         calls(lambda x: x.flatten(2).transpose(1, 2).reshape(-1, 2).relu().reshape(-1, 36, 2)),
         r"\(after conv\): relu mixes images:",
     ),
     (calls(functional.dropout), r"dropout: dropout is not switched off in eval mode"),
-    (calls(lambda x: x.mean((1, 2))), r"mean \(after conv\): mean takes the mean over axes"),
+    (
+        calls(lambda x: x.mean((1, 2))),
+        r"mean \(after conv\): mean takes the mean over axes",
+    ),
+    (
+        calls(lambda x: x - x.mean((-3, 2, 3), keepdim=True)),
+        r"mean \(after conv\): mean takes the mean over axes",
+    ),
+    (
+        calls(lambda x: x + x.mean((1, 2, 3), keepdim=True)),
+        r"mean \(after conv\): mean takes the mean over axes",
+    ),
     (calls(lambda x: x.amax(1)), r"amax \(after conv\): amax takes the amax over axes"),
     (calls(lambda x: functional.conv2d(x, x[:1])), r"conv2d \(after conv\): conv2d has no spiking equivalent here"),
+    (
+        calls(lambda x: torch.ones(3, x.shape[0]).matmul(x.flatten(1))),
+        r"matmul \(after conv\): matmul has no spiking equivalent here",
+    ),
     (calls(lambda x: x @ torch.ones(6, 6)), r"matmul \(after conv\): matmul is applied to feature maps"),
     (
         calls(lambda x: functional.batch_norm(x, None, None, training=True)),
@@ -132,15 +212,29 @@ REFUSED = [
         chain(nn.ReLU(), nn.Flatten(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)),
         r"3: MaxPool2d is applied to a tensor of shape \(2, 16\)",
     ),
+    (calls(lambda x: functional.avg_pool2d(x.flatten(2), 2)), r"avg_pool2d is applied to a tensor of shape \(2, 36\)"),
+    (
+        calls(lambda x: functional.avg_pool1d(x.flatten(1), 2)),
+        r"avg_pool2d is applied to a tensor of shape \(1, 72\)",
+    ),
     (calls(lambda x: x.to(torch.int32).float()), r"to \(after conv\): to casts to torch.int32"),
-    (calls(lambda x: x / (x.max() + 1)), r"max_1 \(after conv\): max takes the max over all axes"),
+    (
+        calls(lambda x: x / (x.max() + 1)),
+        r"max_1 \(after conv\): max takes the max over all axes",
+    ),
+    (
+        calls(lambda x: x.max(1)[0]),
+        r"max_1 \(after conv\): max takes the max over axes 1",
+    ),
     (calls(lambda x: x.flatten(2).max(2).indices.float()), "max has no spiking equivalent here: it gives indices"),
     (
         calls(lambda x: torch.min(x, x.mean(3, keepdim=True))),
         r"minimum \(after conv\): minimum joins tensors of shapes \(2, 6, 1\) and \(2, 6, 6\)",
     ),
     (returns(lambda y: y.topk(1)), "Of: its forward returns a topk, not one tensor"),
+    (returns(lambda y: y.mean(dim=())), r"mean \(after fc\): mean takes the mean over axes"),
     (returns(lambda y: y.sum().relu()), r"sum_1 \(after fc\): sum takes the sum over all axes"),
+    (returns(lambda y: y - y.mean()), r"takes the mean over all axes"),
     (
         nn.Sequential(
             *(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Unflatten(1, (8, 1, 1)), nn.Conv2d(8, 2, 3, padding=2)),
@@ -148,22 +242,46 @@ REFUSED = [
         ),
         r"4: gives maps of \(3, 3\) after a dense layer",
     ),
-    (chain(nn.Conv2d(2, 3, 4), nn.Softmax(-1), nn.Flatten()), r"2: Softmax runs over axis -1 of \(3, 1, 1\)"),
+    (
+        chain(nn.Conv2d(2, 3, 4), nn.Softmax(-1), nn.Flatten()),
+        r"2: Softmax runs over axis -1 of \(3, 1, 1\)",
+    ),
     (ControlFlow(), "ControlFlow: its forward reads numbers of the image,"),
     (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(0)), "4: Softmax runs over axis 0"),
-    (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(1), nn.ReLU()), "4: Softmax is before other layers"),
+    (
+        chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(1), nn.ReLU()),
+        "4: Softmax is before other layers",
+    ),
     (chain(nn.ReLU(), nn.Linear(4, 2)), "2: Linear is applied to feature maps"),
+    (
+        calls(lambda x: functional.linear(x.transpose(2, 3), torch.ones(2, 6).to(x))),
+        "matmul is applied to feature maps",
+    ),
     (calls(lambda x: x + x[0, 0, 0, 0] * 2), "mul .* mixes images"),
+    (calls(lambda x: x + x[0, 0, 0, 0].relu()), "mixes images"),
     (calls(lambda x: functional.pad(x, (1, 0), value=1e9)), "pad .* supported: numbers in -1,000..1,000"),
     (returns(lambda x: x.argmax(1)), "argmax .* return the scores of the classes"),
     (
         chain(nn.ReLU(), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(98, 2)),
         r"2: AdaptiveAvgPool2d gives \(7, 7\) for \(4, 4\)",
     ),
+    (
+        calls(lambda x: functional.adaptive_avg_pool2d(x, (4, 5))),
+        r"gives \(4, 5\) for \(6, 6\)",
+    ),
     (chain(), r"0: the model ends here, with \(2, 4, 4\)"),
-    (returns(lambda y: [y, y]), r"Of: its forward returns a list, not one tensor"),
+    (chain(nn.ReLU(), nn.AvgPool2d(2)), r"2: the model ends here,"),
+    (
+        returns(lambda y: [y, y]),
+        r"Of: its forward returns a list, not one tensor",
+    ),
+    (returns(lambda y: (y, y)), "Of: its forward returns a tuple, not one tensor"),
     (returns(lambda y: {"one": y, "other": y}), "Of: its forward returns a dict, not one tensor"),
-    (Of(lambda m, x: torch.zeros(2, 3)), r"Of: its output does not depend on the image"),
+    (returns(lambda y: {"logits": (y,), "other": y}), "Of: its forward returns a dict, not one tensor"),
+    (
+        Of(lambda m, x: torch.zeros(2, 3)),
+        r"Of: its output does not depend on the image",
+    ),
 ]
 
 
@@ -207,6 +325,7 @@ def test_a_layer_that_stays_in_training_mode_is_refused(layer: nn.Module, found:
 @pytest.mark.parametrize(
     ("factor", "found"),
     [
+        (random.random, "differ from call to call"),
         (lambda: torch.rand(2, 1, 1), "rand is not switched off"),
         (lambda: np.random.default_rng().random(), "differ from call to call"),
     ],
@@ -261,6 +380,27 @@ def test_every_obstacle_is_found() -> None:
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
+def test_a_users_file_may_be_named_after_quantization() -> None:
+    class Own(nn.Linear):
+        __module__ = "my_quantized_nets"
+
+    model = chain(nn.ReLU(), nn.Flatten(), Own(32, 2)).eval()
+    assert to_relu_network(model, SHAPE).shapes[-1] == (2,)
+
+
+def test_weights_that_need_a_gradient() -> None:
+    """As they do after a training, when a whole model is given."""
+    zeros = nn.Parameter(torch.zeros(1, 1, 1, 1))
+    model = calls(lambda x: torch.cat([x, zeros.expand(len(x), 1, 6, 6)], 1)).eval()
+    model(torch.zeros(1, *SHAPE))
+    assert to_relu_network(model, SHAPE).shapes[-1] == (2,)
+
+
+def test_obstacles_of_the_end() -> None:
+    assert [obstacle.where for obstacle in obstacles(chain().eval(), SHAPE)] == ["0"]
+    assert obstacles(chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)).eval(), SHAPE) == ()
+
+
 @pytest.mark.parametrize(
     "is_as_expected",
     [
@@ -269,6 +409,8 @@ def test_every_obstacle_is_found() -> None:
         lambda x: not x.is_cuda and not x.requires_grad and x.is_floating_point(),
         lambda x: x.size() == x.shape == (2, *SHAPE) and x.size(-1) == x.size(dim=3) == 6,
         lambda x: x.dim() == x.ndim == 4 and x.stride(3) == 1,
+        lambda x: isinstance(x, Tensor) and torch.is_tensor(x.relu()),
+        lambda x: not isinstance(x, list | tuple | nn.Parameter | int) and not isinstance(x.chunk(2), Tensor),
     ],
 )
 def test_a_forward_may_ask_about_its_image(is_as_expected: Callable[[Tensor], bool]) -> None:
@@ -303,6 +445,22 @@ def test_images_that_do_not_fit_the_model() -> None:
     assert "\n" not in str(caught.value)
 
 
+class Checked(nn.Module):
+    """Looks at its input's shape, as forwards do that are written with care."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 2, 3), nn.Linear(32, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1:] != torch.Size(SHAPE) or x.dim() != 4 or len(x) < 1:
+            raise ValueError("wrong images")
+        if x.size(0) == 0 or x.dtype == torch.int64:
+            return x
+        x = functional.dropout(self.conv(x).relu(), training=self.training)
+        return self.fc(x.view(x.size(0), -1))
+
+
 class Modern(nn.Module):
     """Batch norm in front of padded convolutions, the mean over the map, a logarithm of softmax."""
 
@@ -329,6 +487,12 @@ def both(model: nn.Module, shape: tuple[int, ...], **options: object) -> tuple[T
         return model(pixels), outputs(network, pixels), network
 
 
+def test_a_forward_that_checks_shapes() -> None:
+    wanted, found, network = both(Checked(), SHAPE)
+    torch.testing.assert_close(found, wanted)
+    assert [layer.name for layer in network.layers] == ["conv", "fc"]
+
+
 class Takes(nn.Module):
     """A dense layer, whose forward may take more than the image."""
 
@@ -338,6 +502,11 @@ class Takes(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor:
         return self.fc(x.flatten(1))
+
+
+class TakesKeywords(Takes):
+    def forward(self, x: Tensor, **options: object) -> Tensor:
+        return self.scores(x)
 
 
 class TakesDefaults(Takes):
@@ -365,7 +534,7 @@ class PassesOn(Takes):
         return self.scores(*args, **options)
 
 
-@pytest.mark.parametrize("model", [TakesDefaults(), TakesList(), PassesOn()])
+@pytest.mark.parametrize("model", [TakesKeywords(), TakesDefaults(), TakesList(), PassesOn()])
 def test_arguments_other_than_the_image_have_their_default_values(model: nn.Module) -> None:
     wanted, found, network = both(model, SHAPE)
     torch.testing.assert_close(found, wanted)
@@ -435,8 +604,11 @@ def test_normalization_outside_the_model() -> None:
     ("options", "where", "found", "expected"),
     [
         ({"mean": [0.5, 0.5, 0.5], "std": [1, 1]}, "mean", "(0.5, 0.5, 0.5)", "one per channel (2)"),
+        ({"mean": [0.5] * 9, "std": 1}, "mean", "9 numbers", "one per channel (2)"),
+        ({"mean": np.zeros((2, 12, 10)), "std": 1}, "mean", "an array (2, 12, 10)", "one per channel (2)"),
         ({"mean": [0.5, None], "std": 1}, "mean", "[0.5, None]", "one per channel (2)"),
         ({"mean": [0, 0], "std": [1.0, float("nan")]}, "std", "(1.0, nan)", "finite and above 0"),
+        ({"mean": [0, 0], "std": [1.0, 0.0]}, "std", "(1.0, 0.0)", "finite and above 0"),
     ],
 )
 def test_wrong_normalization(options: dict[str, Any], where: str, found: str, expected: str) -> None:
@@ -463,6 +635,7 @@ def test_a_mean_for_each_channel_of_signals_needs_their_shape() -> None:
         np.array([[[0.25]], [[0.5]]]),
         torch.tensor([0.25, 0.5]).view(1, 2, 1, 1),
         [torch.tensor(0.25), torch.tensor(0.5)],
+        {"red": 0.25, "green": 0.5}.values(),
         (value / 4 for value in (1, 2)),
     ],
 )

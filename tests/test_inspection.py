@@ -9,6 +9,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,6 +23,7 @@ from loihi_convert import external, netx
 from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
 from loihi_convert.inspection.contents import BINS, Difference, describe, differences, kinds_table, tables
+from loihi_convert.pipeline import running
 from loihi_convert.runs.stored_run import read_run
 
 
@@ -79,6 +81,22 @@ def test_a_histogram_counts_every_number(tmp_path: Path) -> None:
     assert contents.refusal.startswith("layer 4: weight has numbers beyond +-2,147,483,647")
 
 
+def test_a_histogram_of_denormal_numbers(tmp_path: Path) -> None:
+    layers = small_layers()
+    layers[3]["neuron"] = {**NEURON, "vThMant": np.array([0, 5e-324, 0])}
+    threshold = describe(write_external(tmp_path / "model.net", layers)).layers[3].threshold
+    assert threshold is not None
+    assert threshold.histogram == (2, *[0] * (BINS - 2), 1)
+
+
+def test_recurrent_weights_are_counted_and_listed(tmp_path: Path) -> None:
+    layers = small_layers()
+    layers[3] |= {"type": "dense_rec", "weight": np.ones((7, 54)), "weight_rec": np.eye(7) * 3}
+    layer = describe(write_external(tmp_path / "model.net", layers)).layers[3]
+    assert layer.synapse_count == 7 * 54 + 7
+    assert layer.others["weight_rec"] == "float64 (7, 7), 0..3"
+
+
 def test_files_of_lava_dl() -> None:
     pilotnet = describe(lava_dl_file("gts/pilotnet_lif/network.net"))
     assert (pilotnet.written_by_us, pilotnet.refusal, pilotnet.about["tSample"]) == (False, None, "16")
@@ -114,6 +132,13 @@ def test_differences_are_counted(tmp_path: Path) -> None:
     assert (found[1].first, found[1].second) == ("40", "50")
     assert (found[3].first, found[3].second) == (None, "float64 (3,), 1..1")
     assert differences(first, first) == ()
+
+
+def test_how_a_number_is_stored_makes_no_difference(tmp_path: Path) -> None:
+    first = write_external(tmp_path / "a.net", small_layers())
+    layers = small_layers()
+    layers[3]["weight"] = layers[3]["weight"].astype(np.int8)
+    assert differences(first, write_external(tmp_path / "b.net", layers)) == ()
 
 
 def test_provenance_is_compared_value_by_value(tmp_path: Path) -> None:
@@ -152,6 +177,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "the same network, number by number" in capsys.readouterr().out
     assert run(monkeypatch, "inspect", native, other) == 5
     assert capsys.readouterr().out.startswith("native.net and other.net differ in ")
+    assert run(monkeypatch, "inspect", native, other, "--details") == 5
+    assert "layer/0/shape" in capsys.readouterr().out
     assert run(monkeypatch, "inspect", native, other, "--json") == 5
     assert json.loads(capsys.readouterr().out)["equal"] is False
     assert run(monkeypatch, "inspect", tmp_path / "absent.net") == 3
@@ -183,6 +210,17 @@ def test_control_characters_of_a_file_are_not_shown(
     assert "\x1b" not in captured.out + captured.err
     assert "\x07" not in captured.out + captured.err
     assert r"\x1b]0;owned" in captured.out
+
+
+def test_a_provenance_that_would_write_to_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.net"
+    netx.write(replace(small_network(), provenance={"balance": {"method": "\x1b[2J[red]"}}), path)
+    assert run(monkeypatch, "inspect", path) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert r"balance \x1b[2J[red]" in out
 
 
 def test_what_is_not_a_netx_file(tmp_path: Path) -> None:
@@ -224,6 +262,12 @@ def test_run_takes_an_external_file(
     pixels = {"type": "input", "shape": [1, 8, 8], "weight": 60, "bias": 20, "neuron": NEURON}
     path = write_external(tmp_path / "other.net", [pixels, {"type": "flatten"}, dense])
     words = ("run", path, "--data", "digits", "--images", 20, "-o", tmp_path / "refused")
+    evaluate = running.evaluate_images
+
+    def doubted(*given: Any, **named: Any) -> Any:
+        return evaluate(*given, **named).model_copy(update={"notes": ("a reason to doubt",)})
+
+    monkeypatch.setattr(running, "evaluate_images", doubted)
     assert run(monkeypatch, *words[:-1], tmp_path / "runs", "--json") == 0
     captured = capsys.readouterr()
     figures = json.loads(captured.out)["other"]
@@ -235,10 +279,13 @@ def test_run_takes_an_external_file(
     assert {"predictions.csv", "result.json", "accuracy.csv", "firing_rates.csv", "manifest.json"} <= files
     assert "thresholds.csv" not in files
     assert "other.net: pixels: as (x - 0.5) / 0.5 with x = pixel / 255 (default" in captured.err
+    assert "other.net: note: a reason to doubt" in captured.err
     assert (read_run(folder).manifest.mean, read_run(folder).manifest.std) == ((0.5,), (0.5,))
     assert run(monkeypatch, *words[:-1], tmp_path / "given", "--mean", "0.1", "--std", "0.25", "--details") == 0
     out = capsys.readouterr().out
     assert "pixels      as (x - 0.1) / 0.25 with x = pixel / 255\n" in out
+    assert "anytime readout: spike counts after each step of one run" in " ".join(out.split())
+    assert "balanced" not in out
     assert run(monkeypatch, "report", folder, "-o", tmp_path / "report.html") == 0
     capsys.readouterr()
     assert run(monkeypatch, *words[:-1], folder) == 3
@@ -248,13 +295,29 @@ def test_run_takes_an_external_file(
         ("--trace",): "--trace: given for .*another tool wrote",
         ("--exit-tolerance", "1"): "--exit-tolerance: given for .*another tool wrote",
         (str(path),): "must be run alone",
-        ("--mean", "0,0", "--std", "1"): r"mean: found \(0.0, 0.0\); must be one number, or one per channel \(1\)",
-        ("--mean", "127.5", "--std", "127.5"): r"mean: found \(127.5,\), with a --std of \(127.5,\); must be those",
+        (
+            "--mean",
+            "0,0",
+            "--std",
+            "1",
+        ): "mean: found \\(0.0, 0.0\\); must be one number, or one per channel \\(1\\).\n$",
+        (
+            "--mean",
+            "127.5",
+            "--std",
+            "127.5",
+        ): "mean: found \\(127.5,\\), with a --std of \\(127.5,\\); must be those of pixels in 0..1",
     }
     for more, message in refused.items():
         capsys.readouterr()
         assert run(monkeypatch, *words, *more) == 2
         assert re.search(message, capsys.readouterr().err)
+    nine = {**dense, "shape": [9], "weight": dense["weight"][:9]}
+    few = write_external(tmp_path / "few.net", [pixels, {"type": "flatten"}, nine])
+    with monkeypatch.context() as patch:
+        patch.setattr("loihi_convert.pipeline.running.run_cuba", None)
+        assert run(monkeypatch, "run", few, *words[2:]) == 3
+    assert "few: the network has 9 classes, the data 10 class names" in capsys.readouterr().err
     with h5py.File(path, "r+") as file:
         del file["simulation"]
     assert run(monkeypatch, *words) == 2

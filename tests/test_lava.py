@@ -21,8 +21,9 @@ from support import oracle
 
 from loihi_convert import netx
 from loihi_convert.backends import BackendOptions
-from loihi_convert.backends.lava import exchange, lava_backend
+from loihi_convert.backends.lava import exchange, host_process, lava_backend
 from loihi_convert.backends.lava.lava_backend import LavaBackend
+from loihi_convert.backends.lava.timing import Timing
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
 from loihi_convert.errors import BackendError, DataError, LoihiConvertError, PlatformError, RangeError, UsageError
@@ -102,6 +103,7 @@ HAND_TRACES = {
         [32385, 64770, 97155, 129540, 0, 32385],
         [0, 0, 0, 0, 1, 0],
     ),
+    "negative current": (one_neuron(-1, 0, 10, 0, "soft"), 4, [-4, -8, -12, -16], [0, 0, 0, 0]),
     # 3 6 9 12- 5 8 11-
     "bias": (one_neuron(1, 3, 10, 0, "soft"), 0, [3, 6, 9, 2, 5, 8, 1], [0, 0, 0, 1, 0, 0, 1]),
     # 30 - 7 = 23 stays above the threshold: the neuron fires at every step, and the rest piles up.
@@ -114,6 +116,12 @@ HAND_TRACES = {
         [0, 0, 0, 0, 0, 0],
     ),
     # The channel that can never fire stays at the upper limit.
+    "upper limit": (
+        one_neuron(127, 0, NEVER, 0, "soft"),
+        255,
+        [32385, 64770, 97155, 129540, 131071, 131071],
+        [0, 0, 0, 0, 0, 0],
+    ),
     # Clipped to 131071 first, which then reaches the threshold: what was above the limit is lost.
     "clipped, then fired": (
         one_neuron(127, 0, 131071, 0, "soft"),
@@ -139,6 +147,12 @@ def test_a_neuron_follows_its_hand_trace(case: str, run: Callable[..., RunResult
     assert result.spike_counts.ravel().tolist() == spikes
 
 
+def test_the_readout_adds_its_bias_in_every_step(run: Callable[..., RunResult]) -> None:
+    # The neuron fires at every step: 5 - 2 = 3 a step.
+    result = run(one_neuron(1, 0, 4, 0, "soft", readout=(5, -2)), pixels(4), 4)
+    assert result.potentials.ravel().tolist() == [3, 6, 9, 12]
+
+
 def test_the_readout_clips(run: Callable[..., RunResult]) -> None:
     only = layer(Dense(np.array([[127], [-127]], np.int32)), first=True)
     network = QuantizedNetwork((1, 1, 1), (only,), timesteps=8, max_timesteps=64, pixel_bits=8, reset="soft")
@@ -149,7 +163,7 @@ def test_the_readout_clips(run: Callable[..., RunResult]) -> None:
 
 
 @pytest.mark.parametrize("reset", ["soft", "hard"])
-@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize("timesteps", [1, 2, 3, 7])
 def test_every_image_starts_afresh(reset: Reset, timesteps: int, run: Callable[..., RunResult]) -> None:
     network = one_neuron(1, 1, 10, 5 if reset == "soft" else 0, reset)
     values = [4, 255, 0, 4, 9]
@@ -181,12 +195,15 @@ def three_layers(reset: Reset) -> tuple[QuantizedNetwork, Array]:
     return network, rng.integers(0, 256, (4, 2, 8, 10)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("reset", ["soft", "hard"])
-def test_three_layers_equal_the_oracle_at_every_step(reset: Reset, run: Callable[..., RunResult]) -> None:
+@pytest.mark.parametrize(("reset", "timesteps"), [("soft", 6), ("hard", 6), ("soft", 1)])
+def test_three_layers_equal_the_oracle_at_every_step(
+    reset: Reset, timesteps: int, run: Callable[..., RunResult]
+) -> None:
     network, images = three_layers(reset)
-    result = run(network, images, 6)
-    oracle.assert_equal(network, images, result, 6)
-    assert all(trace.spikes is not None and 0.05 < trace.spikes.mean() < 0.95 for trace in result.traces[:-1])
+    result = run(network, images, timesteps)
+    oracle.assert_equal(network, images, result, timesteps)
+    if timesteps > 1:
+        assert all(0.05 < trace.spikes.mean() < 0.95 for trace in result.traces[:-1])
 
 
 def test_without_trace_the_recordings_are_the_same(
@@ -259,6 +276,12 @@ def test_presentations_are_even_and_fit_into_memory() -> None:
     wide = layer(Dense(np.zeros((2, 512 * 512), np.int8)), first=True)
     large = QuantizedNetwork((1, 512, 512), (wide,), timesteps=1, max_timesteps=1, pixel_bits=8, reset="soft")
     assert lava_backend.fitting_batch_size(large, 100) == 3
+
+
+def test_progress_counts_images_of_whole_presentations() -> None:
+    steps = Timing(images=5, batch_size=3, timesteps=4, layers=2, interval=4)
+    assert steps.total == 10
+    assert [steps.images_done(step) for step in range(11)] == [0] * 6 + [3] * 4 + [5]
 
 
 @pytest.fixture
@@ -384,6 +407,10 @@ def kill_an_actor(session: Session) -> None:
     os.kill(session.actors()[-2], signal.SIGKILL)
 
 
+def kill_the_runtime_service(session: Session) -> None:
+    os.kill(session.actors()[-1], signal.SIGKILL)
+
+
 def kill_the_host(session: Session) -> None:
     os.kill(session.host, signal.SIGKILL)
 
@@ -400,6 +427,7 @@ def interrupt(session: Session) -> None:
     ("action", "error", "message"),
     [
         (kill_an_actor, BackendError, r"sim: .* a Lava process was killed by SIGKILL .*\. Run it again, or use"),
+        (kill_the_runtime_service, BackendError, "a Lava process was killed by SIGKILL"),
         (kill_the_host, BackendError, "the Lava host process was killed by SIGKILL"),
         (stop_an_actor, BackendError, r"no progress for 2 s, after step \d+ of 20002"),
         (interrupt, KeyboardInterrupt, None),
@@ -477,7 +505,10 @@ def test_without_lava_the_error_says_what_to_do(
 ) -> None:
     (tmp_path / "lava.py").write_text("raise ModuleNotFoundError(\"No module named 'lava'\")")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    with LavaBackend() as backend, pytest.raises(PlatformError) as raised:
+    with (
+        LavaBackend() as backend,
+        pytest.raises(PlatformError) as raised,
+    ):
         backend.run(small_file, pixels(4), 1)
     assert raised.value.where == "sim"
     assert "No module named 'lava'" in raised.value.found
@@ -496,3 +527,22 @@ def test_a_full_disk_is_noticed_before_the_run(small_file: Path, temporary: Path
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(temporary.iterdir()) == []
+
+
+def test_a_pipe_may_have_any_file_number() -> None:
+    """`select.select` refuses numbers from 1,024 on, which a program with many open files reaches."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    number = 1_100
+    if hard != resource.RLIM_INFINITY and hard <= number:
+        pytest.skip("this system allows fewer open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number + 1), hard))
+    out, into = os.pipe()
+    try:
+        os.dup2(out, number)
+        assert not host_process._is_readable(number, 0)
+        os.write(into, b"a line")
+        assert host_process._is_readable(number, 1)
+    finally:
+        for one in (out, into, number):
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -38,17 +38,26 @@ ZERO = torch.zeros(1)
 RELUS: dict[str, Callable[[Tensor], Tensor]] = {
     "threshold": lambda x: functional.threshold(x, 0, 0),
     "maximum with zeros": lambda x: torch.maximum(x, torch.zeros_like(input=x)),
+    "zero and max": lambda x: torch.max(ZERO, x),
+    "maximum, a method": lambda x: x.maximum(x.new_zeros(1)),
     "clamp from a tensor": lambda x: x.clamp(min=torch.tensor(0.0)),
     "where": lambda x: torch.where(x > 0, x, 0.0),
     "where not negative, zeros": lambda x: torch.where(x >= 0, x, torch.zeros_like(x)),
+    "where, a method": lambda x: x.where(x.gt(0), ZERO),
     "times its sign": lambda x: x * (x > 0),
+    "its sign times it": lambda x: (x > 0).to(x.dtype) * x,
+    "where negative": lambda x: torch.where(x < 0, 0, x),
     "where not positive, zeros": lambda x: torch.where(torch.le(x, 0), torch.zeros_like(x), x),
+    "where zeros are larger": lambda x: torch.where(torch.zeros_like(x) > x, ZERO, x),
+    "where not, by a name": lambda x: torch.where(torch.logical_not(input=x > 0), torch.zeros_like(x), x),
+    "where, a copy by a name": lambda x: torch.where(torch.clone(input=x > 0), x, 0.0),
     "masked": lambda x: x.masked_fill(x < 0, 0),
     "masked, by names": lambda x: torch.masked_fill(input=x, mask=~(x > 0), value=0),
 }
 IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
     "masked": lambda x: x.masked_fill_(x < 0, 0),
     "assigned": lambda x: x.__setitem__(x < 0, 0),
+    "assigned a tensor": lambda x: x.__setitem__(x < 0, ZERO),
     "times its sign": lambda x: x.mul_(x > 0),
 }
 
@@ -110,20 +119,31 @@ CASES = {
         lambda m, x: m.last((y := m.conv(x)) - torch.minimum(y, torch.zeros_like(y))), conv=same(3), last=CONV(2, 3)
     ),
     "relu6": stack(CONV(5, 3), nn.ReLU6()),
+    "threshold": stack(CONV(5, 3), nn.Threshold(0, 0), CONV(3, 3)),
     "hardtanh": stack(CONV(5, 3), nn.Hardtanh(0, 0.3)),
+    "clamp": of(lambda m, x: m.conv(x).clamp(0, 0.2), conv=CONV(4, 3)),
+    "clamp from 0": of(lambda m, x: m.conv(x).clamp(min=0), conv=CONV(4, 3)),
     "clamp_min and relu6": of(
         lambda m, x: functional.relu6(m.two(m.conv(x).clamp_min(0))), conv=CONV(4, 3), two=CONV(4, 3)
     ),
     "a clipped ReLU of a ReLU": stack(nn.Hardtanh(0, 0.2), CONV(5, 3), nn.ReLU()),
     "hardtanh below 0": stack(CONV(5, 3), nn.Hardtanh(-0.3, 0.2), CONV(4, 3, padding=1), nn.ReLU()),
+    "hardtanh in place": stack(CONV(5, 3), nn.Hardtanh(-0.2, 0.3, inplace=True), CONV(3, 3)),
+    "hardtanh, a function": of(lambda m, x: functional.hardtanh(m.conv(x)), conv=CONV(4, 3)),
     "clamp below 0": of(lambda m, x: m.two(m.one(x).clamp(-0.1, 0.2)), one=CONV(4, 3), two=CONV(3, 3, padding=1)),
     "guard before a ReLU": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-65504, 65504)), nn.ReLU()),
+    "guard before a ReLU in place": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-2, 2)), nn.ReLU(inplace=True)),
     "guard before and beside a ReLU": of(
         lambda m, x: functional.relu(y := m.conv(x).clamp(-0.3, 0.2)) + m.two(y), conv=CONV(4, 3), two=CONV(4, 1)
     ),
+    "guard before a ReLU, by a keyword": of(
+        lambda m, x: m.relu(input=m.conv(x).clamp(-2, 2)), conv=CONV(4, 3), relu=nn.ReLU()
+    ),
     "guard without an end": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-float("inf"), float("inf"))), nn.ReLU()),
+    "guard with one end": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-float("inf"), 0.2)), nn.ReLU()),
     "hardtanh before a ReLU": of(lambda m, x: functional.hardtanh(m.conv(x), -1, 0.3).relu(), conv=CONV(5, 3)),
     "clamp above 0": of(lambda m, x: torch.clip(m.conv(x), min=0.1, max=0.4), conv=CONV(4, 3)),
+    "clamp_min below 0": of(lambda m, x: m.conv(x).clamp_min(-0.1), conv=CONV(4, 3)),
     "clamp above the lower bounds of some channels": of(
         lambda m, x: (m.conv(x).relu() + ramp(x, 4, 1, 1)).clamp(min=0.2), conv=CONV(4, 3)
     ),
@@ -131,8 +151,10 @@ CASES = {
         lambda m, x: m.conv(x).relu().clamp(max=-0.1) + m.two(x), conv=CONV(4, 1), two=same(4)
     ),
     "clamp from above": of(lambda m, x: m.two(m.one(x).clamp(max=0.1)), one=CONV(4, 3), two=CONV(3, 3, padding=1)),
+    "clamp_max below 0": of(lambda m, x: m.conv(x).clamp_max(-0.1), conv=CONV(4, 3)),
     "clamp of a ReLU whose input changed in place": of(changed_input, one=CONV(4, 3), two=CONV(3, 3, padding=1)),
     "clamp of a ReLU": stack(CONV(5, 3), nn.ReLU(), Of(lambda m, x: x.clamp(max=0.2))),
+    "clamp of a function": of(lambda m, x: (y := functional.relu(m.conv(x))).clamp_max(0.2) + y, conv=CONV(4, 3)),
     "clamp of a ReLU in place": stack(CONV(5, 3), nn.ReLU(inplace=True), Of(lambda m, x: x.clamp(max=0.2))),
     "guard at the end": stack(CONV(5, 3), nn.ReLU(), nn.Flatten(), LINEAR(3), nn.Hardtanh(-32768, 32768)),
     "guard between linear layers": stack(CONV(5, 3), Of(lambda m, x: x.clamp(-1000, 1000)), CONV(4, 3)),
@@ -143,6 +165,7 @@ CASES = {
         lambda m, x: m.two(m.one(x).relu().clamp(min=-1).clamp(0, 1e4)), one=CONV(4, 3), two=CONV(3, 3)
     ),
     "a ReLU, then between 0 and a number": of(lambda m, x: m.conv(x).relu().clamp(0, 0.2), conv=CONV(4, 3)),
+    "hardtanh of a ReLU, above 0": stack(CONV(5, 3), nn.ReLU(), nn.Hardtanh(0.1, 0.2)),
     "clamps in place": of(lambda m, x: m.two(m.one(x).clamp_(-0.1, 0.2)).clamp_max_(0.1), one=same(4), two=same(4)),
     "clamp of a sum of ReLUs": of(lambda m, x: (m.one(x).relu() + x).clamp(max=0.4), one=same(4)),
     "clamps that exclude each other": of(
@@ -150,6 +173,7 @@ CASES = {
     ),
     "clipped beside plain": of(lambda m, x: m.conv(x).clamp(0, 0.2) + x, conv=CONV(4, 3, padding=1)),
     "leaky": stack(CONV(5, 3), nn.LeakyReLU(0.2), CONV(5, 3, padding=1), nn.LeakyReLU(0.1)),
+    "leaky_relu": of(lambda m, x: functional.leaky_relu(m.conv(x)), conv=CONV(4, 3)),
     "leaky with a skip": of(
         lambda m, x: functional.leaky_relu(m.two(functional.leaky_relu(m.one(x), 0.3)) + x, 0.1),
         one=CONV(4, 3, padding=1),
@@ -159,12 +183,18 @@ CASES = {
     "PReLU per channel": Case(
         lambda: nn.Sequential(CONV(5, 3), nn.PReLU(5), nn.Flatten(), LINEAR(6), nn.PReLU(6), LINEAR(3))
     ),
+    "prelu": of(lambda m, x: functional.prelu(m.conv(x), m.conv.bias), conv=CONV(4, 3)),
     "PReLU of flattened maps": stack(CONV(5, 3), nn.Flatten(), nn.PReLU(init=0.3)),
     "RReLU": stack(CONV(5, 3), nn.RReLU(), CONV(5, 3, padding=1), nn.RReLU(-0.2, 0.4)),
+    "rrelu": of(lambda m, x: functional.rrelu(m.conv(x), upper=0.5), conv=CONV(4, 3)),
     "Hardsigmoid": stack(CONV(5, 3), nn.Hardsigmoid(), same(3)),
+    "hardsigmoid": of(lambda m, x: functional.hardsigmoid(20 * m.conv(x)), conv=CONV(4, 3)),
     "Softshrink": stack(CONV(5, 3), nn.Softshrink(0.1), CONV(3, 3)),
+    "softshrink": of(lambda m, x: functional.softshrink(m.two(m.one(x)), lambd=0.05), one=CONV(4, 3), two=CONV(4, 3)),
     "absolute values": of(lambda m, x: m.two(abs(m.one(x))).abs(), one=CONV(4, 3), two=CONV(4, 3)),
+    "of flattened maps": stack(CONV(5, 3), nn.Flatten(), nn.ReLU()),
     "twice": stack(nn.ReLU(), CONV(4, 3), nn.ReLU(), nn.ReLU(), nn.Flatten(), nn.ReLU()),
+    "maximum with a number": of(lambda m, x: torch.maximum(m.conv(x), torch.tensor(0.2)), conv=CONV(4, 3)),
     "minimum with a number": of(
         lambda m, x: m.two(torch.minimum(m.one(x).relu(), torch.full((1, 1, 1), 0.1))), one=CONV(4, 3), two=CONV(3, 3)
     ),
@@ -173,17 +203,22 @@ CASES = {
         lambda m, x: m.two(torch.min(ramp(x, 1, 6, 6), m.one(x))), one=CONV(4, 3), two=CONV(3, 3)
     ),
     "maximum with numbers set later": of(lambda m, x: with_numbers_set_later(m.conv(x)), conv=CONV(4, 3)),
+    "clamp, all by keyword": of(lambda m, x: torch.clamp(input=m.conv(x), min=0, max=0.2), conv=CONV(4, 3)),
     "clamp up to the largest float": of(lambda m, x: m.conv(x).clamp(-LARGEST, 0.2), conv=CONV(4, 3)),
     # Bu et al. (ICLR 2022), module IF of the official code: floor of a multiple of 1 / 8.
     "QCFS": of(lambda m, x: m.two(bu(m.one(x), torch.tensor(0.4), 8)), one=CONV(4, 3), two=CONV(3, 3, padding=1)),
     "QCFS, clamped last, thresholds per channel": of(
         lambda m, x: m.two(bu_clamped_last(m.one(x), ramp(x, 2, 1, 1) + 0.5, 8)), one=CONV(2, 3), two=CONV(3, 3)
     ),
+    "LSQ": of(lambda m, x: (m.one(x) / 0.05).clamp(0, 15).round() * 0.05, one=CONV(4, 3)),
     "LSQ, straight-through gradient": of(
         lambda m, x: straight_through((m.one(x) / 0.05).clamp(0, 15)) * 0.05, one=CONV(4, 3)
     ),
     "a sum plus one of its numbers": of(
         lambda m, x: (m.one(x).relu() + (y := m.two(x))) + y, one=CONV(4, 3), two=CONV(4, 3)
+    ),
+    "a number minus its sum with a ReLU": of(
+        lambda m, x: (y := m.one(x)) - (y + m.two(x).relu()), one=CONV(4, 3), two=CONV(4, 3)
     ),
     "LSQ, straight-through gradient, clamped last": of(
         lambda m, x: straight_through(m.one(x) / 0.05).clamp(0, 15) * 0.05, one=CONV(4, 3)
@@ -193,6 +228,13 @@ CASES = {
     ),
     "LSQ, clamped last, of the negative part": of(lambda m, x: lsq(-m.one(x), 0.05), one=CONV(4, 3)),
     "LSQ, a ReLU and a maximum": of(lambda m, x: (m.one(x).relu() / 0.05).round().clamp(max=15) * 0.05, one=CONV(4, 3)),
+    "LSQ, clamps before and after": of(
+        lambda m, x: (m.one(x).clamp(0, 0.23) / 0.1).round().clamp(0, 4) * 0.1, one=CONV(4, 3)
+    ),
+    "QCFS, clamped last, after batch norm of one channel": of(
+        lambda m, x: bu_clamped_last(-m.norm(m.one(x)), torch.tensor(2.4), 8), one=CONV(1, 3), norm=nn.BatchNorm2d(1)
+    ),
+    "two of one value": of(lambda m, x: torch.cat([(y := m.conv(x)).relu(), (-1 * y).relu()], 1), conv=CONV(4, 3)),
 }
 
 
@@ -363,16 +405,20 @@ def test_what_is_made_of_a_relu_is_read(function: Callable[[Tensor], Tensor]) ->
     ("name", "copies", "expected"),
     [
         ("leaky", 1, "2x8x8-4c3-10c3-10c3-3"),
+        ("RReLU", 1, "2x8x8-4c3-10c3-10c3-3"),
         ("Hardsigmoid", 1, "2x8x8-4c3-5c3-3"),
         ("Softshrink", 1, "2x8x8-4c3-10c3-3"),
         ("clamp of a ReLU", 1, layers_of(CASES["hardtanh"])),
         ("guard before a ReLU", 1, layers_of(CASES["hardtanh"])),
+        ("hardtanh before a ReLU", 1, layers_of(CASES["hardtanh"])),
         ("clamp of a ReLU in place", 1, layers_of(CASES["hardtanh"])),
         ("a ReLU, then between 0 and a number", 1, "2x8x8-4c3-4c3-3"),
         ("clamps of a ReLU that change nothing", 1, "2x8x8-4c3-4c3-3"),
         ("guard at the end", 1, "2x8x8-4c3-5c3-3"),
+        ("guard between linear layers", 1, "2x8x8-4c3-3"),
         ("guard of signed pixels", 1, "2x8x8-4c3-3"),
         ("clamp of a sum of ReLUs", 1, "2x8x8-4c3-4c3+4r-4c1-3"),
+        ("LSQ, straight-through gradient", 1, "2x8x8-4c3-4c3-3"),
         ("LSQ, straight-through gradient, clamped last", 1, "2x8x8-4c3-4c3-3"),
     ],
 )
@@ -457,3 +503,10 @@ def test_other_numbers_of_levels_in_one_layer_are_refused() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         to_relu_network(model, (2, 8, 8))
     assert caught.value.found == "has Qcfs activations with 4 and 8 levels in one layer"
+
+
+def test_a_ceiling_is_above_0() -> None:
+    """A threshold of 0 or less could not stand for it: min(relu(x), -0.1) is a constant, which needs no neuron."""
+    case = CASES["clamp of a ReLU below 0"]
+    network = to_relu_network(prepared(case.make(), case.shape), case.shape)
+    assert [layer.ceiling for layer in network.layers] == [None] * len(network.layers)

@@ -32,6 +32,12 @@ def pool(x: Tensor) -> Tensor:
     return functional.max_pool2d(x, 2)
 
 
+def _largest_of_rows_and_columns(m: nn.Module, x: Tensor) -> Tensor:
+    of_rows, _indices = x.max(dim=3)
+    of_maps, _indices = of_rows.max(dim=2)
+    return of_maps
+
+
 def pyramid(*sizes: int, shape: tuple[int, ...] = (2, 8, 8)) -> Case:
     """The maxima of a map, pooled to each of ``sizes``, as one vector."""
     return of(
@@ -65,6 +71,9 @@ CASES = {
     "indices that are not used": of(
         _pooled_with_indices, (2, 9, 9), conv=CONV(3, 2), pool=nn.MaxPool2d(2, 1, return_indices=True)
     ),
+    "a function with indices that are not used": of(
+        lambda m, x: functional.max_pool2d(m.conv(x), 3, 2, 0, 1, False, True)[0], (2, 9, 9), conv=CONV(3, 2)
+    ),
     **{
         f"kernel {kernel}, stride {stride}": stack(
             nn.MaxPool2d(kernel, stride), CONV(5, 2), nn.ReLU(), shape=(2, 9, 10)
@@ -79,21 +88,26 @@ CASES = {
     "dilation": stack(nn.MaxPool2d(2, 1, dilation=2), CONV(5, 2), nn.ReLU()),
     "ceil_mode": stack(nn.MaxPool2d(3, 2, ceil_mode=True), CONV(5, 2), nn.ReLU()),
     "ceil_mode and padding": stack(nn.MaxPool2d(3, 2, padding=1, ceil_mode=True), CONV(5, 2, padding=1), nn.ReLU()),
+    "two": stack(nn.MaxPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
     "a last row dropped, then a larger map": stack(nn.MaxPool2d(2), CONV(5, 3, padding=2), nn.ReLU(), shape=(2, 9, 9)),
     "in front of the ReLU": stack(CONV(5, 3), nn.MaxPool2d(3, 2, padding=1), nn.ReLU()),
+    "two in front of the ReLU": stack(CONV(5, 3), nn.MaxPool2d(3, 1, 1), nn.MaxPool2d(3, 2, 1), nn.ReLU()),
     "in front of batch norm and ReLU": Case(
         lambda: nn.Sequential(
             CONV(5, 3), nn.MaxPool2d(2, padding=1), nn.BatchNorm2d(5, affine=False), nn.ReLU(), nn.Flatten(), LINEAR(3)
         )
     ),
     "in front of batch norm of any gain and ReLU": stack(CONV(5, 3), nn.MaxPool2d(2), NORM(), nn.ReLU()),
+    "ceil_mode within the map": stack(NORM(), nn.MaxPool2d(2, ceil_mode=True), CONV(4, 2), nn.ReLU()),
     "of signed values": stack(CONV(5, 3), nn.MaxPool2d(2), CONV(4, 2), nn.ReLU()),
+    "after batch norm": stack(NORM(), nn.MaxPool2d(2), CONV(4, 2), nn.ReLU()),
     "of a sum": of(lambda m, x: pool(x + m.conv(x).relu()), conv=CONV(4, 3, padding=1)),
     "of a concatenation": of(
         lambda m, x: m.last(pool(torch.cat([x, m.conv(x).relu()], 1))).relu(),
         conv=CONV(4, 3, padding=1),
         last=CONV(3, 3, padding=1),
     ),
+    "of the image": stack(nn.MaxPool2d(3, 2, padding=1), CONV(5, 3), nn.ReLU(), stem=False, shape=(2, 12, 12)),
     **{
         f"{pool} of signed values": stack(CONV(5, 3), pool, CONV(4, 2), nn.ReLU(), shape=shape)
         for pool in (nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(5, 1, 2))
@@ -125,11 +139,16 @@ CASES = {
     "adaptive, overlapping": stack(nn.AdaptiveMaxPool2d((4, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 9)),
     "whole maps": of(lambda m, x: x.amax((2, 3))),
     "whole maps by max, a method": of(lambda m, x: x.flatten(2).max(-1).values),
+    "whole maps by max, a function": of(lambda m, x: torch.max(x.flatten(2), 2, keepdim=True)[0].flatten(1)),
+    "whole maps by max, its indices unused": of(_largest_of_rows_and_columns),
     "of two tensors": of(lambda m, x: m.two(torch.maximum(m.one(x), x)), one=CONV(4, 3, padding=1), two=CONV(3, 3)),
     "of two halves (maxout)": of(
         lambda m, x: m.two(torch.max(*m.one(x).chunk(2, 1))).relu(), one=CONV(6, 3, padding=1), two=CONV(4, 3)
     ),
     "the smaller of two": of(lambda m, x: torch.min(m.one(x), x).minimum(m.two(x)), one=same(4), two=same(4)),
+    "the larger of two vectors": of(
+        lambda m, x: m.one(y := x.flatten(1)).max(m.two(y)).relu(), one=LINEAR(5), two=LINEAR(5)
+    ),
     "beside windows of one row": beside(_pooled_by_4, lambda m, x: functional.max_pool2d(x, (1, 4))),
     "beside a convolution of one row": beside(
         _pooled_by_4, lambda m, x: m.conv(x).relu(), conv=CONV(2, (1, 4), (1, 4))
@@ -139,6 +158,9 @@ CASES = {
         lambda m, x: torch.cat([m.conv(x).relu(), m.pool(x)], 1),
         conv=CONV(5, 3, 2, padding=1),
         pool=nn.MaxPool2d(3, 2, padding=1),
+    ),
+    "beside a skip of the same map": of(
+        lambda m, x: m.conv(functional.max_pool2d(x, 3, 1, 1) + x).relu(), conv=CONV(4, 3)
     ),
 }
 
@@ -191,7 +213,10 @@ def test_a_mean_of_other_windows_or_for_other_layers_takes_no_layer(
 
 def test_relays_carry_the_mean_beside_a_maximum() -> None:
     """From one pixel on, each layer has 4 more channels for the means of 4 maps, not 256 for their pixels."""
-    with_mean, alone = (lowered_case(CASES["maximum and mean"]), lowered_case(stack(nn.AdaptiveMaxPool2d(1))))
+    with_mean, alone = (
+        lowered_case(CASES["maximum and mean"]),
+        lowered_case(stack(nn.AdaptiveMaxPool2d(1))),
+    )
     sizes = [math.prod(shape) for network in (with_mean, alone) for shape in network.shapes if shape[1:] == (1, 1)]
     assert sizes == [84, 52, 32, 80, 48, 28]
 

@@ -249,6 +249,7 @@ def test_an_interrupted_training_is_continued(
         ("", "not a plan (KeyError: 'checkpoint')"),
         ("sim_images =", "not a plan (TOMLDecodeError"),
         (PLAN.replace('from = ["cnn.safetensors"]', 'from = ["q4.safetensors"]'), "exports q4.safetensors"),
+        (SMALL_PLAN.replace("timesteps = [1]", "timesteps = []"), "nothing"),
     ],
 )
 def test_a_plan_with_a_mistake_is_refused(tool: ModuleType, tmp_path: Path, plan: str, found: str) -> None:
@@ -257,6 +258,26 @@ def test_a_plan_with_a_mistake_is_refused(tool: ModuleType, tmp_path: Path, plan
         tool.read_plan(tmp_path)
     assert caught.value.where == str(tmp_path / "build.toml")
     assert found in caught.value.found
+
+
+def test_a_command_that_fails_ends_the_build(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "build.toml").write_text(PLAN.replace("--data digits", "--data digit"))
+    assert build(tool, monkeypatch, tmp_path) == InputError.exit_code
+    assert "loihi-convert train --data digit --epochs 2" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_where_no_file_fits_for_all_t_a_card_names_none(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Proven:
+        max_timesteps = 7
+
+    monkeypatch.setattr(tool.netx, "read", lambda _: Proven)
+    exported = [tool.Exported(tmp_path / "a.net", tool.Candidate("cnn.pt", 8, "", "converted"), 1)]
+    assert tool.best_single(exported, (1, 8), load_data("digits").validation) is None
 
 
 def test_layers_are_written_as_in_the_literature(tool: ModuleType) -> None:
@@ -285,9 +306,11 @@ def test_recipes_in_words(cards: ModuleType) -> None:
         "fine-tuned, L = 2, weights of 4 bits, 8 epochs, batches of 128, AdamW (weight decay 0.02), one cycle up to "
         "learning rate 0.001, label smoothing 0.05, weights averaged by 0.999, translation 0.125, flip"
     )
+    through_spikes = cards.recipe_in_words({**record, "start": {}, "timesteps": 4}, 4)
+    assert through_spikes.startswith("fine-tuned, L = 4, through spikes, T = 4, 8 epochs, ")
     teacher = {"architecture": "vgg16", "sha256": "0", "share": 0.9, "temperature": 4.0}
-    taught = cards.recipe_in_words({**record, "start": {}, "teacher": teacher, "timesteps": 4}, 4)
-    assert "taught by a vgg16 (share 0.9, temperature 4), L = 4, through spikes, T = 4, 8 epochs, " in taught
+    taught = cards.recipe_in_words({**record, "start": {}, "teacher": teacher}, 4)
+    assert taught.startswith("fine-tuned, taught by a vgg16 (share 0.9, temperature 4), L = 4, 8 epochs, ")
 
 
 def test_a_checkpoint_may_have_its_own_seed(tool: ModuleType) -> None:
@@ -297,6 +320,15 @@ def test_a_checkpoint_may_have_its_own_seed(tool: ModuleType) -> None:
         "--test --store float16 --seed 0 -o cnn.pt"
     )
     assert tool.train_words(again, plan) == "train --from cnn.pt -T 4 --seed 1 --test --store float16 -o again.pt"
+
+
+def test_names_with_spaces_are_quoted(tool: ModuleType) -> None:
+    plan = tool.Plan((), (), seed=0, store="float32", sim_images=1)
+    assert tool.train_words(tool.Trained("my cnn.pt", "--data mnist"), plan) == (
+        "train --data mnist --test --seed 0 -o 'my cnn.pt'"
+    )
+    words = tool.export_words(tool.Candidate("my cnn.pt", 4, "--bias-correction", "converted"), "/my folder/a.net")
+    assert words == "export 'my cnn.pt' -T 4 --bias-correction -o '/my folder/a.net'"
 
 
 def test_a_mean_is_over_all_seeds_or_not_given(cards: ModuleType) -> None:

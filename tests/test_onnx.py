@@ -20,7 +20,9 @@ from support.onnx_files import exported as exported_by_torch
 from support.onnx_files import node, onnx_graph, random
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as users write it)
+from typer.testing import CliRunner
 
+from loihi_convert import cli
 from loihi_convert.__main__ import main
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
 from loihi_convert.ground.files import kind_of
@@ -81,7 +83,7 @@ def assert_equal(path: Path, model: nn.Module, shape: tuple[int, ...] = SHAPE) -
     torch.testing.assert_close(module(images), model(images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("opset", [9, 13, 20])
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, 20])
 @pytest.mark.parametrize("axes", [None, {"input": {0: "N"}}])
 def test_files_of_torchs_older_exporter(opset: int, axes: Any) -> None:
     path = exported(net(), opset_version=opset, dynamic_axes=axes)
@@ -128,7 +130,9 @@ def test_the_network_equals_the_file() -> None:
         lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
         lambda x: torch.maximum(x, torch.zeros_like(x)),
         lambda x: x.masked_fill(x < 0, 0),
+        lambda x: x.masked_fill(~(x > 0), 0),
         lambda x: x * (x > 0),
+        lambda x: (x >= 0).float() * x,
     ],
 )
 @pytest.mark.parametrize("axes", [None, {"input": {0: "N"}}])
@@ -166,28 +170,32 @@ def graph(nodes: list[Any], weights: dict[str, Any], shape: Any = (1, *SHAPE)) -
     return onnx_graph(nodes, weights, shape)
 
 
-def resaved(path: Path, change: Callable[[Any], object]) -> Path:
+def test_an_opset_whose_additions_align_shapes_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = graph([node("Relu", "x")], {})
     content = onnx.load(path)
-    change(content)
+    content.opset_import[0].version = 6
     onnx.save(content, path)
-    return path
-
-
-def test_an_opset_whose_additions_align_shapes_otherwise_is_refused() -> None:
-    path = resaved(graph([node("Relu", "x")], {}), lambda content: setattr(content.opset_import[0], "version", 6))
     with pytest.raises(InputError) as raised:
         read_onnx(path, None)
     assert raised.value.found == "opset 6"
 
 
-def test_the_standard_operators_have_two_names() -> None:
-    change = lambda content: setattr(content.opset_import[0], "domain", "ai.onnx")  # noqa: E731
-    assert_equal(resaved(exported(net()), change), net())
+def test_the_standard_operators_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = exported(net())
+    content = onnx.load(path)
+    content.opset_import[0].domain = "ai.onnx"
+    onnx.save(content, path)
+    assert_equal(path, net())
 
 
 CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "SAME_UPPER": ([node("Conv", "x", "w", auto_pad="SAME_UPPER", strides=[2, 2])], {"w": random(3, 2, 3, 3)}),
     "SAME_LOWER": ([node("Conv", "x", "w", auto_pad="SAME_LOWER")], {"w": random(3, 2, 2, 4)}),
+    "uneven padding": ([node("Conv", "x", "w", "b", pads=[0, 2, 1, 0])], {"w": random(3, 2, 3, 3), "b": random(3)}),
     "uneven padding, dilated": (
         [node("Conv", "x", "w", pads=[0, 2, 1, 1], dilations=[2, 3])],
         {"w": random(3, 2, 3, 2)},
@@ -205,11 +213,19 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
         [node("Flatten", "x", outputs=("f",)), node("Gemm", "f", "w", "b", alpha=0.5, beta=2.0, transB=1)],
         {"w": random(3, 128), "b": random(3)},
     ),
+    "AveragePool": ([node("AveragePool", "x", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2])], {}),
     "AveragePool with its border": (
         [node("AveragePool", "x", kernel_shape=[3, 2], pads=[1, 1, 1, 1], count_include_pad=1)],
         {},
     ),
     "MaxPool": ([node("MaxPool", "x", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2], ceil_mode=1)], {}),
+    "MaxPool with unequal padding": (
+        [
+            node("Relu", "x", outputs=("r",)),
+            node("MaxPool", "r", kernel_shape=[3, 2], strides=[2, 2], pads=[0, 1, 2, 0]),
+        ],
+        {},
+    ),
     "MaxPool with unequal padding of other values": (
         [
             node("Clip", "x", "z", outputs=("r",)),
@@ -235,11 +251,14 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "ReduceSum": ([node("ReduceSum", "x", "axes")], {"axes": np.array([-1, 2])}),
     "ReduceMax": ([node("ReduceMax", "x", axes=[3])], {}),
     "Clip": ([node("Clip", "x", "low", "high")], {"low": np.float32(0), "high": np.float32(0.5)}),
+    "Clip to 6": ([node("Clip", "x", "low", "high")], {"low": np.float32(0), "high": np.float32(6)}),
+    "Clip below": ([node("Clip", "x", "low")], {"low": np.float32(0)}),
     "LeakyRelu": ([node("Sub", "x", "h", outputs=("s",)), node("LeakyRelu", "s", alpha=0.3)], {"h": np.float32(0.5)}),
     "PRelu": (
         [node("Sub", "x", "h", outputs=("s",)), node("PRelu", "s", "a")],
         {"h": np.float32(0.5), "a": random(2, 1, 1)},
     ),
+    "Sum": ([node("Sum", "x", "x", "x")], {}),
     "Sum with a constant": ([node("Sum", "x", "c")], {"c": random(1, 2, 1, 1)}),
     "Max": (
         [node("Neg", "x", outputs=("n",)), node("Add", "n", "c", outputs=("s",)), node("Max", "s", "x", "n")],
@@ -254,8 +273,14 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
         {"c": random(2, 1, 1)},
     ),
     "Mean": ([node("Neg", "x", outputs=("n",)), node("Mean", "x", "n", "x")], {}),
+    "Max with a number": ([node("Max", "c", "x")], {"c": np.float32([0.5])}),
+    "Min with a number": ([node("Min", "x", "c")], {"c": np.float32(0.5)}),
     "Min after Max": (
-        [node("Sub", "x", "h", outputs=("s",)), node("Max", "s", "z", outputs=("m",)), node("Min", "m", "h")],
+        [
+            node("Sub", "x", "h", outputs=("s",)),
+            node("Max", "s", "z", outputs=("m",)),
+            node("Min", "m", "h"),
+        ],
         {"h": np.float32(0.4), "z": np.float32(0)},
     ),
     "Where": (
@@ -266,16 +291,29 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
         ],
         {"h": np.float32(0.5), "z": np.float32(0)},
     ),
+    "Where with GreaterOrEqual": (
+        [
+            node("Sub", "x", "h", outputs=("s",)),
+            node("GreaterOrEqual", "s", "z", outputs=("g",)),
+            node("Where", "g", "s", "z"),
+        ],
+        {"h": np.float32(0.5), "z": np.zeros((1, 1, 1), np.float32)},
+    ),
     "SpaceToDepth": ([node("SpaceToDepth", "x", blocksize=2)], {}),
     "Div by channels": ([node("Div", "x", "s")], {"s": random(1, 2, 1, 1) ** 2 + 1}),
     "Split and Concat": (
         [node("Split", "x", "sizes", outputs=("a", "b"), axis=1), node("Concat", "b", "a", axis=-3)],
         {"sizes": np.array([1, 1])},
     ),
+    "Transpose of one pixel": (
+        [node("GlobalAveragePool", "x", outputs=("p",)), node("Transpose", "p", perm=[0, 2, 3, 1])],
+        {},
+    ),
     "Transpose": ([node("Transpose", "x", perm=[0, 2, 3, 1])], {}),
     "Reshape of one image": ([node("Reshape", "x", "to")], {"to": np.array([1, -1])}),
     "Reshape with 0": ([node("Reshape", "x", "to")], {"to": np.array([0, 4, -1])}),
     "Unsqueeze": ([node("Unsqueeze", "x", "axes")], {"axes": np.array([-1])}),
+    "Pad": ([node("Pad", "x", "pads")], {"pads": np.array([0, 0, 1, 2, 0, 0, 0, 3])}),
     "Pad with a number": (
         [node("Pad", "x", "p", "v")],
         {"p": np.array([0, 0, 1, 2, 0, 0, 0, 3]), "v": np.float32(0.5)},
@@ -290,11 +328,13 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
             "steps": np.array([1, 1, 2]),
         },
     ),
+    "Slice without axes": ([node("Slice", "x", "from", "to")], {"from": np.array([0, 1]), "to": np.array([9, 2])}),
     "Slice backwards": (
         [node("Slice", "x", "from", "to", "axes", "steps")],
         {"from": np.array([-1]), "to": np.array([-(2**63)]), "axes": np.array([2]), "steps": np.array([-1])},
     ),
     "Gather": ([node("Gather", "x", "places", axis=-1)], {"places": np.array([3, 0, -1])}),
+    "Gather of one": ([node("Gather", "x", "place", axis=1)], {"place": np.array(-1)}),
     "Expand": (
         [node("GlobalAveragePool", "x", outputs=("p",)), node("Expand", "p", "to")],
         {"to": np.array([2, 3, 4])},
@@ -356,7 +396,9 @@ def test_nodes_in_another_order() -> None:
     """As converters to float16 leave them, which append casts at the end."""
     nodes, weights = CASES["a shape that is computed"]
     path = graph([node("Identity", "z"), *nodes[:-1], node("Reshape", "a", "to", outputs=("z",))], weights)
-    resaved(path, lambda content: content.graph.node.append(node("Relu", "x", outputs=("a",))))
+    content = onnx.load(path)
+    content.graph.node.append(node("Relu", "x", outputs=("a",)))
+    onnx.save(content, path)
     images = torch.rand(3, *SHAPE)
     assert torch.equal(read_onnx(path, None)[0](images), images.flatten(1))
 
@@ -402,6 +444,7 @@ class Moves(nn.Module):
     "move",
     [
         lambda x: torch.cat(x.chunk(2, 1)[::-1], 1),
+        lambda x: x[:, :4],
         lambda x: x[:, 1:7:2, ::2, 1:],
         lambda x: x.flip(3),
         lambda x: x.roll(1, 2),
@@ -416,12 +459,30 @@ def test_rearrangements_of_torchs_older_exporter(move: Callable[[Tensor], Tensor
     assert_equal(exported(model), model)
 
 
+@pytest.mark.parametrize(
+    "repeat",
+    [
+        lambda x: x[:, :1].expand(-1, 3, -1, -1),
+        lambda x: x.repeat(1, 3, 1, 1),
+        lambda x: x.repeat_interleave(2, 1),
+    ],
+)
+def test_repeated_numbers_are_converted(repeat: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model = Moves(lambda x: repeat(x.relu()).mean((2, 3))).eval()
+    module, shape, _ = read_onnx(exported(model), None)
+    images = torch.rand(5, *shape)
+    found = outputs(to_relu_network(module, shape), images.double()).flatten(1)
+    torch.testing.assert_close(found.float(), model(images))
+
+
 RELU = node("Relu", "x", outputs=("r",))
 
 
 @pytest.mark.parametrize(
     ("nodes", "weights", "where", "message"),
     [
+        ([node("LSTM", "x", "w", "r")], {}, "graph.onnx", r"holds LSTM \(y\)"),
         ([node("Resize", "x", "", "s", name="up/Resize")], {"s": random(4)}, "graph.onnx", r"Resize \(up/Resize\)"),
         ([node("QuantizeLinear", "x", "s")], {"s": np.float32(1)}, "graph.onnx", "before its quantization"),
         (
@@ -432,6 +493,7 @@ RELU = node("Relu", "x", outputs=("r",))
         ),
         ([node("Gelu", "x")], {}, "y", "Train with ReLU"),
         ([node("Conv", "x", "x")], {}, "y", "weights that do not depend on the image"),
+        ([node("MatMul", "x", "x")], {}, "y", "weights that do not depend on the image"),
         ([node("ReduceMean", "x", name="mean")], {}, "mean", "ReduceMean takes the mean over"),
         ([node("Cast", "x", to=TensorProto.INT32)], {}, "y", "casts to torch.int64"),
         ([node("Shrink", "x")], {}, "y", r"has bias 0 and lambd 0\.5; supported: the same number, as of Softshrink"),
@@ -492,8 +554,10 @@ SHORT = TensorProto(data_type=TensorProto.INT64, dims=[1], raw_data=b"123")
     ("nodes", "where"),
     [
         ([node("Expand", "absent", "sizes", outputs=("at",)), node("Unsqueeze", "x", "at")], "at"),
+        ([node("Tile", outputs=("at",)), node("Unsqueeze", "x", "at")], "at"),
         ([node("Constant", outputs=("at",)), node("Unsqueeze", "x", "at")], "at"),
         ([node("Constant", outputs=("at",), value=SHORT), node("Unsqueeze", "x", "at")], "at"),
+        ([node("Where", "x", "x", "x")], "y"),
         ([node("Reshape", "x", "sizes")], "y"),
         ([node("Split", "x", "sizes", outputs=("a", "b"), axis=1), node("Relu", "b")], "y"),
     ],
@@ -506,10 +570,12 @@ def test_a_damaged_file_is_refused(nodes: list[Any], where: str) -> None:
 
 SPELLINGS: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "Where": CASES["Where"],
+    "Min after Max": CASES["Min after Max"],
     "SpaceToDepth": CASES["SpaceToDepth"],
     "Einsum": CASES["Einsum"],
     "Mean": ([node("Relu", "x", outputs=("r",)), node("Mean", "x", "r")], {}),
     "HardSigmoid": ([node("Mul", "x", "c", outputs=("s",)), node("HardSigmoid", "s")], {"c": np.float32(4)}),
+    "HardSigmoid of torch": ([node("HardSigmoid", "x", alpha=1 / 6, beta=0.4)], {}),
     "Shrink": (
         [node("Sub", "x", "h", outputs=("s",)), node("Shrink", "s", lambd=0.2, bias=0.2)],
         {"h": np.float32(0.5)},
@@ -551,9 +617,11 @@ def test_spellings_of_other_exporters_are_converted(case: str) -> None:
 
 def test_one_of_several_outputs() -> None:
     path = graph([node("Relu", "x"), node("Neg", "x", outputs=("z",))], {})
-    second = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+    content = onnx.load(path)
+    content.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    onnx.save(content, path)
     with pytest.raises(InputError) as caught:
-        read_onnx(resaved(path, lambda content: content.graph.output.append(second)), None)
+        read_onnx(path, None)
     assert caught.value.found == "the graph has 1 inputs and 2 outputs"
 
 
@@ -561,21 +629,27 @@ def test_what_cannot_be_read_is_named() -> None:
     path = graph([node("Conv", "x", "w")], {"w": random(3, 5, 3, 3)})
     with pytest.raises(InputError, match="Conv cannot be applied to"):
         read_onnx(path, None)
-    resaved(path, lambda content: setattr(content.graph.input[0].type.tensor_type, "elem_type", TensorProto.UINT8))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="damaged, or not an ONNX file"):
+        read_onnx(path, None)
+    content = onnx.load_from_string(content)
+    content.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    onnx.save(content, path)
     with pytest.raises(InputError, match="takes UINT8"):
         read_onnx(path, None)
     path = graph([node("Identity", "w")], {"w": random(3)})
     with pytest.raises(InputError, match="does not depend on the image"):
         read_onnx(path, None)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match="damaged, or not an ONNX file"):
-        open_source(path)
+    Path("text.onnx").write_bytes(b"abc")
+    with pytest.raises(CheckpointError, match=r"text\.onnx: damaged, or not an ONNX file"):
+        open_source(Path("text.onnx"))
+    content = onnx.load(graph([node("MatMul", "x", "w")], {}))
     values, places = numpy_helper.from_array(random(1), "w"), numpy_helper.from_array(np.array([0]))
-    sparse = helper.make_sparse_tensor(values, places, [8, 4])
-    path = graph([node("MatMul", "x", "w")], {})
+    content.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [8, 4]))
+    onnx.save(content, path)
     with pytest.raises(InputError, match="sparse weights are not read"):
-        read_onnx(resaved(path, lambda content: content.graph.sparse_initializer.append(sparse)), None)
+        read_onnx(path, None)
 
 
 def test_the_size_of_images() -> None:
@@ -590,6 +664,16 @@ def test_the_size_of_images() -> None:
     with pytest.raises(UsageError, match="given for an ONNX file") as caught:
         open_source(path, arch="nets:Net", input_shape=SHAPE)
     assert caught.value.where == "arch"
+
+
+def test_check_takes_an_open_size_from_the_data() -> None:
+    cnn = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    path = str(exported(cnn, dynamic_axes={"input": {0: "N", 2: "H", 3: "W"}}))
+    np.savez("own.npz", images=np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8))
+    assert CliRunner().invoke(cli.app, ["check", path, "--data", "own.npz"]).exit_code == 0
+    missing = CliRunner().invoke(cli.app, ["check", path]).exception
+    assert isinstance(missing, UsageError)
+    assert missing.where == "input_shape"
 
 
 def test_signals() -> None:

@@ -28,6 +28,7 @@ from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.early_exit import choose_margin
 from loihi_convert.pipeline import exporting, formats, opening, running
 from loihi_convert.pipeline.opening import open_file
@@ -69,8 +70,10 @@ def test_export_writes_one_file_per_t(digits: DataSplits, folder: Path, tmp_path
 @pytest.mark.parametrize(
     ("output", "timesteps", "names"),
     [
+        ("folder", (4,), ["folder/model.net"]),
         ("folder", (1, 4), ["folder/model-T1.net", "folder/model-T4.net"]),
         ("new", (1, 4), ["new-T1", "new-T4"]),
+        ("new.net", (4,), ["new.net"]),
     ],
 )
 def test_an_existing_folder_takes_the_files(
@@ -232,9 +235,12 @@ class Unused(ReferenceBackend):
     ("changes", "message"),
     [
         ({"second": "other/model.net"}, "found several files called model"),
+        ({"second": "absent.net"}, r"absent\.net: no such file"),
         ({"second": "small.net"}, r"must be uint8 of shape \(N, 1, 2, 7\)"),
+        ({"exit_tolerance": 100.5}, r"exit_tolerance: found 100\.5"),
         ({"timesteps": (2**20,)}, r"fit Loihi's range"),
         ({"backend": {"neuron": "stock"}}, r"the file was exported for target lava"),
+        ({"model": "typo.pt"}, r"typo\.pt: "),
         ({"model": "wide.pt"}, r"checkpoint: input shape .*, as in the file\."),
         ({"arch": "nets:make"}, r"which names its architecture, input shape and classes"),
         ({"classes": ("a", "b")}, "the network has 10 classes, the data 2 class names"),
@@ -271,7 +277,7 @@ def test_invalid_requests_are_refused_before_anything_runs(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("trace", [False, True])
 def test_the_size_of_a_result_is_foretold(seed: int, trace: bool) -> None:
     """Both kinds of readout are among them."""
@@ -281,7 +287,7 @@ def test_the_size_of_a_result_is_foretold(seed: int, trace: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("images_at_once", "steps"), [(3, 4), (1, 2)])
+@pytest.mark.parametrize(("images_at_once", "steps"), [(3, 4), (1, 4), (1, 2)])
 @pytest.mark.parametrize("wrong", ["layer 0 potential", "output potential"])
 def test_many_steps_are_verified_in_parts(
     digits: DataSplits,
@@ -354,6 +360,31 @@ def test_without_its_model_a_file_still_runs(digits: DataSplits, folder: Path, t
             open_file(alone, model=folder / "model.pt"), digits.test[:20], backend, RunOptions((4,))
         )
         assert with_model.evaluation.cnn_accuracy is not None
+
+
+def test_a_model_of_other_layers_is_refused(folder: Path) -> None:
+    network = netx.read(folder / "model.net")
+    cnn, checkpoint = load_model(folder / "model.pt")
+    relu = to_relu_network(cnn, checkpoint.input_shape)
+    renamed = replace(relu, layers=(replace(relu.layers[0], name="other"), *relu.layers[1:]))
+    with pytest.raises(
+        InputError, match=r"input shape \(1, 8, 8\), layers other \(16, 8, 8\), .* and conv1 \(16, 8, 8\)"
+    ):
+        opening.float_network(network, renamed)
+
+
+@pytest.mark.slow
+def test_accuracies_of_literal_and_compensated_differ(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
+    """With per-channel thresholds only compensated amplitudes keep the CNN's classes."""
+    agreement = {}
+    for amplitude in ("compensated", "literal"):
+        options = BalanceOptions(amplitude=amplitude)  # type: ignore[arg-type]
+        path = tmp_path / f"{amplitude}.net"
+        exporting.export(folder / "model.pt", path, (32,), digits.calibration_images(), balance_options=options)
+        with open_backend("ref") as backend:
+            ran = running.run(open_file(path, model=folder / "model.pt"), digits.test, backend)
+        agreement[amplitude] = ran.evaluation.nominal_point.agreement_with_cnn
+    assert np.all(agreement["compensated"] > agreement["literal"])
 
 
 def test_one_run_reports_every_requested_t(digits: DataSplits, folder: Path) -> None:

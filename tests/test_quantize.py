@@ -16,6 +16,7 @@ from test_balance import pixels, random_cnn
 
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
+from loihi_convert.conversion import quantization
 from loihi_convert.conversion.agreement import explained_share
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
@@ -140,6 +141,24 @@ def test_weights_contain_the_amplitude_after_rounding(amplitude: str) -> None:
     scale = nearest_scales((output.weight * used).reshape(1, -1), 3)[0]
     assert last.scale == pytest.approx(scale)
     assert np.array_equal(last.weight, np.clip(np.rint(output.weight * used / scale), -3, 3))
+
+
+def test_one_input_unit_is_a_pixel_level_or_a_pooled_spike() -> None:
+    network = quantize(
+        balance(random_cnn(0), digits_like(0), 8, BalanceOptions(method="ngu-lee")),
+        digits_like(0),
+        QuantizeOptions(pixel_bits=4),
+    )
+    first, second, _ = network.layers
+    spiking = balance(random_cnn(0), digits_like(0), 8, BalanceOptions(method="ngu-lee"))
+    largest = np.abs(first.weight).reshape(5, -1).max(1)
+    alive = largest > 0
+    weight_unit = np.abs(spiking.layers[0].synapse.weight).reshape(5, -1).max(1)[alive] / largest[alive]
+    assert alive.sum() >= 3
+    assert first.scale[alive] == pytest.approx(weight_unit / 15, rel=0.02)
+    assert first.largest_input == 15
+    assert second.synapse.pool == (2, 2)
+    assert second.largest_input == 1
 
 
 @given(seed=st.integers(0, 1000), reset=st.sampled_from(["soft", "hard"]))
@@ -343,6 +362,15 @@ def test_where_clipping_is_harmless() -> None:
         assert replace(clipped, **harmless._asdict()).harmful_clips == images
 
 
+def test_an_image_that_clips_at_either_limit_is_counted_once() -> None:
+    """The fifth step of +-32,385 passes 131,071; both pixels together add nothing."""
+    layer = QuantizedLayer("out", Dense(np.array([[127, -127]], np.int32)), None, np.ones(1), 255)
+    network = QuantizedNetwork((2, 1, 1), (layer,), 5, 5, 8, "soft")
+    images = np.array([[255, 0], [0, 255], [255, 255]], np.uint8).reshape(3, 2, 1, 1)
+    assert clipped_images(network, images, 5).tolist() == [[1, 1, 2]]
+    assert clipped_images(network, images, 4).tolist() == [[0, 0, 0]]
+
+
 @pytest.mark.parametrize(("sign", "beyond"), [(-1, [1, 0, 1]), (1, [0, 1, 1])])
 def test_a_potential_at_a_limit_has_not_passed_it(sign: int, beyond: list[int]) -> None:
     """A bias of +-131,071: the potential is at the limit after one step, and clips in the second."""
@@ -370,6 +398,23 @@ def test_the_report_counts_images_that_clip() -> None:
     assert brute.any()
     assert costs.layers[0].high_clipped == brute.sum()
     assert costs.image_count == 20
+
+
+@given(seed=st.integers(0, 1000), timesteps=st.sampled_from([1, 16]))
+@settings(max_examples=5, deadline=None)
+def test_hard_reset_networks_obey_the_rules_of_lavas_lif(seed: int, timesteps: int) -> None:
+    """The constructor enforces the rules. Scales are not larger than necessary: one condition is nearly an equality."""
+    images = digits_like(seed)
+    spiking = balance(random_cnn(seed), images, timesteps, BalanceOptions(method="ngu-lee", reset="hard"))
+    network = quantize(spiking, images)
+    assert network.reset == "hard"
+    assert network.pixel_bits in (4, 5, 6, 7, 8)
+    for layer in network.layers[:-1]:
+        assert layer.initial_potential is not None
+        assert not layer.initial_potential.any()
+        widest = int(np.abs(layer.weight).max())
+        spread = layer.largest_synaptic_current
+        assert widest == 127 or spread > 0.8 * 131071 or int(layer.threshold.max()) > 0.99 * 131071  # type: ignore[union-attr]
 
 
 def test_hard_reset_trades_pixel_bits_for_weight_bits() -> None:
@@ -417,6 +462,25 @@ def test_outputs_of_a_regression_may_lie_far_from_0(target: Target) -> None:
     assert one.offset is not None
     assert other.offset == pytest.approx(one.offset + 2.0**10, abs=0.1)
     assert np.abs(other.weight).max(axis=1).tolist() == np.abs(one.weight).max(axis=1).tolist()
+
+
+@pytest.mark.parametrize("shares", [(0.2, 0.9), (0.9, 0.2)])
+def test_the_offset_that_explains_more_is_used(monkeypatch: pytest.MonkeyPatch, shares: tuple[float, float]) -> None:
+    trials = iter([(share, f"explains {share}") for share in shares])
+    monkeypatch.setattr(quantization, "_with_offset", lambda *_: next(trials))
+    images, cnn = digits_like(0, 2), replace(random_cnn(5), task="regression")
+    assert quantize(balance(cnn, images, 2, BalanceOptions(method="ngu-lee")), images) == "explains 0.9"
+
+
+def test_outputs_beyond_float32_have_no_offset() -> None:
+    """Spikes worth 1e30 through weights of 1e30: infinity minus infinity in the float SNN, small integers on Loihi."""
+    neuron = IntegrateAndFire(np.ones(2), np.full(2, 1e30), np.zeros(2))
+    layers = (SpikingLayer("a", Dense(np.eye(2)), neuron), SpikingLayer("b", Dense(np.array([[1e30, -1e30]])), None))
+    network = quantize(
+        SpikingNetwork((1, 2, 1), layers, 4, "soft", task="regression"), np.full((4, 1, 2, 1), 255, np.uint8)
+    )
+    assert network.layers[-1].offset is not None
+    assert network.layers[-1].offset.tolist() == [0.0]
 
 
 def single_layer() -> tuple[SpikingNetwork, Array]:
@@ -483,6 +547,13 @@ def test_outputs_that_never_spike_are_refused(target: Target) -> None:
     assert caught.value.where == "b"
 
 
+def test_a_readout_after_silent_neurons_keeps_no_weights() -> None:
+    neuron = IntegrateAndFire(np.full(2, np.inf), np.zeros(2), np.zeros(2))
+    layers = (SpikingLayer("a", Dense(np.eye(2)), neuron), SpikingLayer("b", Dense(np.array([[1.0, -1.0]])), None))
+    network = quantize(SpikingNetwork((1, 2, 1), layers, 4, "soft"), np.full((4, 1, 2, 1), 255, np.uint8))
+    assert not network.layers[-1].weight.any()
+
+
 @pytest.mark.parametrize("pixel_bits", [4, 8])
 def test_the_mean_error_of_rounding_is_part_of_the_offset(pixel_bits: int) -> None:
     """The mean comes from 784 rounded weights, not from a bias."""
@@ -540,8 +611,10 @@ def test_hard_reset_with_too_many_inputs_is_refused() -> None:
     ("options", "where", "found", "expected"),
     [
         ({"weight_bits": 9}, "weight_bits", "9", "2..8"),
+        ({"weight_bits": 4.0}, "weight_bits", "4.0", "2..8"),
         ({"pixel_bits": 0}, "pixel_bits", "0", "1..8"),
         ({"target": "loihi3"}, "target", "'loihi3'", "one of lava, loihi2"),
+        ({"thresholds": "layer"}, "thresholds", "'layer'", "one of channel, scalar"),
         ({"thresholds": "scalar", "target": "loihi2"}, "thresholds", "'scalar'", "channel with `target='loihi2'`"),
     ],
 )

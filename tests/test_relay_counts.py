@@ -25,10 +25,11 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Reset
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import own_channels
-from loihi_convert.ir.synapse import Conv
+from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.advice import CAUSES, advice
 from loihi_convert.metrics.diagnosis import ErrorSums, diagnose
 from loihi_convert.metrics.evaluation import evaluate
+from loihi_convert.metrics.work import relay_work
 from loihi_convert.pipeline import checking
 from loihi_convert.pipeline.checking import load_file
 from loihi_convert.report.conversion_tables import network_table, resource_table
@@ -44,6 +45,15 @@ def test_relays_of_the_residual_network_repeat_every_spike(reset: Reset) -> None
     assert inner is not None
     assert stem.any()
     assert np.array_equal(inner[:, :, OWN_CHANNELS:], stem)
+
+
+def test_the_architecture_lists_relays_separately() -> None:
+    network = residual_network()
+    cnn, spiking = float_networks(network)
+    architecture = "2x6x6-4c3-3c3+4r-4c3-3"
+    assert network.summary == f"{architecture}, T = 4, soft reset, for lava"
+    assert repr(cnn) == f"ReluNetwork({architecture})"
+    assert repr(spiking) == f"SpikingNetwork({architecture}, T = 4, soft reset)"
 
 
 NETWORKS = [
@@ -181,6 +191,15 @@ def test_operations_of_relays_before_a_padded_kernel_are_an_estimate() -> None:
     assert point.relay_synaptic_operations == pytest.approx(exact, rel=0.1)
 
 
+def test_operations_of_relays_are_never_more_than_those_of_the_layer() -> None:
+    """Their estimate may be, if only neurons at the border, which reach fewer synapses, have fired."""
+    network = residual_network()
+    result = run_network(network, residual_images(2), 4)
+    work = relay_work(replace(result, synaptic_operations=np.full_like(result.synaptic_operations, 1)), network)
+    assert work.spikes[-1, 1] > 8
+    assert work.synaptic_operations[-1].tolist() == [0, 8, 0]
+
+
 def test_macs_of_the_cnn_ignore_relays() -> None:
     network = residual_network()
     layers = evaluate(run_network(network, residual_images(1), 1), network).layers
@@ -242,19 +261,43 @@ def test_resources_count_relays_and_name_their_cores() -> None:
     assert [row[1] for row in table.rows] == ["24,576", "8,192 + 24,576"]
 
 
-def with_dead(network: QuantizedNetwork, index: int, channel: int) -> QuantizedNetwork:
-    """A channel that is known to be dead: it can never fire, and has no weights."""
-    layer = network.layers[index]
-    assert layer.neuron is not None
-    threshold, weight = layer.neuron.threshold.copy(), layer.weight.copy()
-    threshold[channel], weight[channel] = limits.NEVER_FIRES, 0
-    synapse, neuron = replace(layer.synapse, weight=weight), replace(layer.neuron, threshold=threshold)
-    changed = replace(layer, neuron=neuron, synapse=synapse)
-    return replace(network, layers=(*network.layers[:index], changed, *network.layers[index + 1 :]))
+def test_cores_of_dense_relays() -> None:
+    """A dense matrix stores the zeros of relays, too. 100 words a row hold 319 neurons, 50 words 159: 4 to 8 cores for
+    1,160 neurons, 4 to 7 for the 1,000 that are not relays.
+    """
+    weight = np.ones((1160, 160), np.int32)
+    weight[1000:] = np.eye(160)
+    relay_of = np.concatenate([np.full(1000, -1), np.arange(160)])
+    first, second = ("first", Dense(np.ones((160, 4), np.int32))), ("second", Dense(weight))
+    _, layer = resources((4,), [first, second], relays=[None, relay_of]).layers
+    assert (layer.cores, layer.relay_neurons, layer.relay_cores) == ((4, 8), 160, (0, 1))
 
 
-# The relay of the dead channel of `stem` could fire, but never receives a spike.
-DEAD_STEM = with_dead(residual_network(), 0, 0)
+def with_dead_stem(network: QuantizedNetwork) -> QuantizedNetwork:
+    """The first channel of `stem` can never fire. Its relay could, but never receives a spike."""
+    stem = network.layers[0]
+    assert stem.neuron is not None
+    threshold = stem.neuron.threshold.copy()
+    threshold[0] = limits.NEVER_FIRES
+    weight = stem.weight.copy()
+    weight[0] = 0
+    neuron = replace(stem.neuron, threshold=threshold)
+    return replace(
+        network,
+        layers=(replace(stem, neuron=neuron, synapse=replace(stem.synapse, weight=weight)), *network.layers[1:]),
+    )
+
+
+def with_dead_relay(network: QuantizedNetwork) -> QuantizedNetwork:
+    """The first relay can never fire, because its channel is known to be dead."""
+    inner = network.layers[1]
+    assert inner.neuron is not None
+    threshold, weight = inner.neuron.threshold.copy(), inner.weight.copy()
+    threshold[OWN_CHANNELS], weight[OWN_CHANNELS] = limits.NEVER_FIRES, 0
+    changed = replace(
+        inner, neuron=replace(inner.neuron, threshold=threshold), synapse=replace(inner.synapse, weight=weight)
+    )
+    return replace(network, layers=(network.layers[0], changed, *network.layers[2:]))
 
 
 def findings_of(network: QuantizedNetwork, folder: Path, images: Array) -> list[tuple[str, str | None, str]]:
@@ -263,7 +306,9 @@ def findings_of(network: QuantizedNetwork, folder: Path, images: Array) -> list[
     return [(finding.rule, finding.layer, finding.found) for finding in checked.findings]
 
 
-@pytest.mark.parametrize("network", [DEAD_STEM, with_dead(DEAD_STEM, 1, OWN_CHANNELS)])
+@pytest.mark.parametrize(
+    "network", [with_dead_stem(residual_network()), with_dead_relay(with_dead_stem(residual_network()))]
+)
 def test_a_silent_channel_is_named_and_its_relay_is_not(network: QuantizedNetwork, tmp_path: Path) -> None:
     found = findings_of(network, tmp_path, residual_images(20))
     about_channels = [entry for entry in found if "channel" in entry[0]]
@@ -279,7 +324,8 @@ def test_a_saturated_channel_is_named_and_its_relay_is_not(tmp_path: Path) -> No
     bias[1] = 100_000
     weight = np.abs(stem.weight)
     network = replace(
-        network, layers=(replace(stem, synapse=replace(stem.synapse, weight=weight, bias=bias)), *network.layers[1:])
+        network,
+        layers=(replace(stem, synapse=replace(stem.synapse, weight=weight, bias=bias)), *network.layers[1:]),
     )
     found = findings_of(network, tmp_path, residual_images(20))
     saturated = [entry[1:] for entry in found if entry[0] == "no channel is active at every step"]
@@ -287,7 +333,7 @@ def test_a_saturated_channel_is_named_and_its_relay_is_not(tmp_path: Path) -> No
 
 
 def test_silent_channels_of_the_cnn_do_not_name_relays() -> None:
-    cnn, _ = float_networks(DEAD_STEM)
+    cnn, _ = float_networks(with_dead_stem(residual_network()))
     found = dict(cnn_activity(cnn, residual_images(20)))
     assert found["stem"].firing_rate[0] == found["inner"].firing_rate[OWN_CHANNELS] == 0
     named = [finding.layer for finding in findings(CNN_ACTIVITY_RULES, found.items(), "lava")]
@@ -295,9 +341,27 @@ def test_silent_channels_of_the_cnn_do_not_name_relays() -> None:
 
 
 def test_own_channels_are_counted_in_findings() -> None:
-    network = with_dead(residual_network(), 1, 1)
+    network = residual_network()
+    inner = network.layers[1]
+    assert inner.neuron is not None
+    threshold = inner.neuron.threshold.copy()
+    threshold[1] = limits.NEVER_FIRES
+    weight = inner.weight.copy()
+    weight[1] = 0
+    changed = replace(
+        inner, neuron=replace(inner.neuron, threshold=threshold), synapse=replace(inner.synapse, weight=weight)
+    )
+    network = replace(network, layers=(network.layers[0], changed, *network.layers[2:]))
     (found,) = findings(LAYER_RULES[1:2], layer_runs(NetworkRun(network, 8)), "lava")
     assert (found.layer, found.found) == ("inner", "1 of 3 channels (1) can never fire in T = 8 steps")
+
+
+def test_check_lists_relays_separately(tmp_path: Path) -> None:
+    netx.write(residual_network(), tmp_path / "model.net")
+    checked = checking.check(load_file(tmp_path / "model.net"))
+    assert checked.chips is not None
+    assert [layer.relay_neurons for layer in checked.chips.layers] == [0, RELAYS * 36, 0, 0]
+    assert [row[1] for row in resource_table(checked.chips).rows] == ["144", "108 + 144", "144", "3"]
 
 
 def test_the_table_of_a_network_lists_relays_separately() -> None:

@@ -18,7 +18,8 @@ from test_netx import assert_same, small_network
 from loihi_convert import netx
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
-from loihi_convert.conversion.balancing import balance
+from loihi_convert.checks.lava_dl import lava_dl_notes
+from loihi_convert.conversion.balancing import balance, choose_method
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
@@ -29,6 +30,7 @@ from loihi_convert.ground.choices import Readout, Reset
 from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
+from loihi_convert.simulation.relu import cnn_scores
 
 
 def digits_like(seed: int, count: int = 20) -> Array:
@@ -73,6 +75,24 @@ def test_thresholds_fold_into_the_weights_by_hand() -> None:
     assert first.thresholds == (128, 128)
     # 127 needs 8 bits, sign included; 64 needs 8, and would fit 7 as -64.
     assert first.weight_bits == (8, 8, 8)
+
+
+def test_one_large_channel_does_not_reduce_the_levels_of_others() -> None:
+    """A weight of 1 with a threshold of 0.01, and a hundred weights of 0.1..1 with thresholds of 1.
+
+    Without clipping theta_q is 127 / 100, so 1: each of the hundred rounds to 0 or 1, off by 1/12 on average, in
+    squares 8 together. With 7 the loud one is 0.01 / 7 x 127 = 0.18, off by 0.67, and the others by 1 / (12 x 49),
+    0.17 together.
+    """
+    rng = np.random.default_rng(0)
+    weights = np.vstack([[1.0, 0.0], rng.uniform(0.1, 1, (50, 2))])
+    theta = np.array([0.01, *[1.0] * 50])
+    scales = scalar_scales("conv", theta, weights, np.zeros(51), 1.0, 127)
+    threshold = theta / scales
+    assert np.allclose(threshold, threshold[0], rtol=1e-12)
+    assert threshold[0] == pytest.approx(7, abs=2)
+    found = np.clip(np.rint(weights / scales[:, None]), -127, 127) * scales[:, None]
+    assert np.square(found - weights).sum() < 1
 
 
 @given(seed=st.integers(0, 1000), bits=st.sampled_from([4, 8]))
@@ -124,6 +144,11 @@ def test_a_dead_channel_shares_the_threshold_and_is_listed() -> None:
     assert network.layers[0].threshold.tolist() == [127, 127]
     assert network.layers[0].weight.tolist() == [[127], [0]]
     assert report_quantization(network, spiking, pixels(255)).layers[0].dead_channels == (1,)
+    silent = quantize(
+        one_layer([np.inf, np.inf], [[1.0], [-1.0]]), pixels(255), QuantizeOptions(pixel_bits=1, thresholds="scalar")
+    )
+    assert silent.layers[0].threshold is not None
+    assert silent.layers[0].threshold.tolist() == [131072, 131072]
 
 
 @pytest.mark.parametrize("reset", ["soft", "hard"])
@@ -159,6 +184,11 @@ def hard_and_scalar() -> QuantizedNetwork:
     return replace(small_network(), reset="hard", layers=layers, thresholds="scalar")
 
 
+def test_stock_lava_dl_needs_no_options() -> None:
+    # test_netx.py runs such a file with a spiking readout.
+    assert lava_dl_notes(hard_and_scalar()) == ()
+
+
 def test_a_network_with_several_thresholds_is_not_scalar() -> None:
     message = r"conv: breaks the rule 'a layer has one threshold': thresholds 500\.\.700; must be one for all channels"
     with pytest.raises(RangeError, match=message):
@@ -172,6 +202,24 @@ def test_a_file_with_inconsistent_thresholds_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NetxError, match="'double'") as caught:
         netx.read(path)
     assert caught.value.where == f"{path}: thresholds"
+
+
+def test_trials_run_the_network_that_is_exported() -> None:
+    """A trial measures agreement with hard reset, scalar thresholds and V0 = 0."""
+    cnn, images = random_cnn(0), digits_like(0, 60)
+    best = choose_method(
+        cnn,
+        images,
+        4,
+        BalanceOptions(reset="hard", bias_correction=False),
+        QuantizeOptions(thresholds="scalar", weight_bits=3),
+    )[0]
+    spiking = balance(cnn, images[:7], 4, best.chosen(BalanceOptions(reset="hard")))
+    network = quantize(spiking, images[:7], QuantizeOptions(thresholds="scalar", weight_bits=3))
+    assert network.reset == "hard"
+    potentials = run_network(network, images[30:], 4).potentials[:, -1]
+    scores = potentials * network.layers[-1].scale
+    assert best.error == pytest.approx(float(np.square(scores / 4 - cnn_scores(cnn, images[30:])).mean()))
 
 
 def test_currents_too_large_for_a_shared_threshold() -> None:

@@ -15,6 +15,7 @@ from support.evaluations import entry
 from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
 from loihi_convert.metrics.diagnosis import Diagnosis, LayerError, LayerLoss, Stage
 from loihi_convert.report.conversion_tables import cause_table, divergence_table, quantization_table
+from loihi_convert.report.figure import run_figure
 from loihi_convert.report.run_tables import accuracy_table, early_exit_table, layer_table, per_t_table
 from loihi_convert.report.table import Table, count
 from loihi_convert.simulation.intermediate import Cause
@@ -66,6 +67,14 @@ def test_a_table_in_a_notebook_is_escaped() -> None:
     assert ["<i>", "1"] in [line.split() for line in repr(table).splitlines()]
 
 
+def test_words_are_folded_and_numbers_kept_in_narrow_terminals() -> None:
+    table = Table("", ("layer", "value", "n"), (("0 conv", "x" * 100, "12,345"),), text_columns=2)
+    text = printed(table)
+    assert text.count("x") == 100
+    assert "0 conv" in text
+    assert "12,345" in text
+
+
 def test_layer_table() -> None:
     evaluation = entry([20, 150, 190, 199]).evaluation
     table = layer_table(evaluation)
@@ -80,7 +89,10 @@ def test_a_spiking_readout_has_a_firing_rate_and_no_synapses_after_it() -> None:
         update={"firing_rate": (0.5, 0.25), "synaptic_operations_per_layer": (24.0, 0.0)}
     )
     spiking = evaluation.model_copy(update={"readout": "spikes", "points": (point,)})
-    assert rows(layer_table(spiking)) == [["first.conv", "4", "50.00", "", "4"], ["classes", "3", "25.00", "24", "12"]]
+    assert rows(layer_table(spiking)) == [
+        ["first.conv", "4", "50.00", "", "4"],
+        ["classes", "3", "25.00", "24", "12"],
+    ]
     assert "anytime readout: spike counts after each step" in " ".join(printed(accuracy_table(spiking)).split())
 
 
@@ -95,6 +107,16 @@ def test_per_t_table_reads_each_file_at_its_own_timesteps() -> None:
     assert "one file per T" in text
     assert "anytime" not in text
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
+
+
+def test_per_t_table_of_a_run_that_ended_earlier_says_so() -> None:
+    whole, short = entry([1, 2, 3, 196], name="whole")[:2], entry([1, 180], name="short")[:2]
+    said = "the T it was made for, or the last T of its run"
+    assert said in " ".join(printed(per_t_table([whole, short])).split())
+    assert "or the last T" not in printed(per_t_table([whole, whole]))
+    figure = run_figure([whole, short], "several")
+    assert figure is not None
+    assert said in " ".join(figure.axes[0].get_title(loc="left").split())
 
 
 def test_early_exit_table() -> None:
@@ -144,6 +166,8 @@ def test_quantization_table() -> None:
         "clipping in 64 steps of 5,000 calibration images; low is harmless in conv[1]. Output potentials "
         "fit, with a margin, for T <= 1,234"
     ) in " ".join(text.split())
+    numbered = replace(account, layers=(replace(account.layers[0], name="0"),))
+    assert "; low is harmless in layer 0. " in quantization_table(numbered).caption
     both = replace(account, layers=(replace(account.layers[0], is_high_harmless=True),))
     assert "; low and high are harmless in conv[1]. " in quantization_table(both).caption
 
@@ -156,6 +180,12 @@ def test_quantization_table_for_a_chip() -> None:
     )
     account = QuantizationReport(layers, image_count=5000, timesteps=4, max_timesteps=4, target="loihi2", pixel_bits=6)
     table = quantization_table(account)
+    assert [header.split("\n")[0] for header in table.headers[4:]] == [
+        "thresholds",
+        "dead",
+        "images wrapped",
+        "u cannot wrap:",
+    ]
     assert rows(table) == [
         ["conv1", "8", "0.67 %", "64..128", "0.68 %", "", "0 / 0", "proven"],
         ["fc1", "8", "1.2 %", "64", "10 %", "", "0 / 0", "held on 5,000 images"],
@@ -227,7 +257,9 @@ def test_stage_table() -> None:
         ["in all", "", "", "15.00", ""],
     ]
     assert "\N{HORIZONTAL ELLIPSIS}" not in printed(table)
-    assert rows(cause_table(diagnosis("agreement")))[2] == ["rounding to T + 1 spike counts", "75.00", "20.00", "0.800"]
+    without_labels = rows(cause_table(diagnosis("agreement")))
+    assert without_labels[2] == ["rounding to T + 1 spike counts", "75.00", "20.00", "0.800"]
+    assert without_labels[-1] == ["in all", "", "15.00", ""]
 
 
 def test_divergence_table() -> None:

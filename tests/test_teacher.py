@@ -20,7 +20,7 @@ from loihi_convert.cnn.design import TEACHER_SHARE, TEMPERATURE, teachers_loss
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.training import train_cnn
 from loihi_convert.data import DataSplits, load_data
-from loihi_convert.errors import CheckpointError, UsageError
+from loihi_convert.errors import CheckpointError, InputError, UsageError
 
 # CNNs that are not trained before show what they learn.
 pytestmark = pytest.mark.filterwarnings("ignore:the CNN classifies:UserWarning")
@@ -89,6 +89,12 @@ def test_the_loss_by_hand() -> None:
     assert teachers_loss(scores, wanted, torch.tensor(3.0)).item() == pytest.approx(expected)
 
 
+def test_only_differences_of_scores_are_taught() -> None:
+    scores = torch.randn(5, 4)
+    loss = teachers_loss(scores, scores + torch.arange(5.0)[:, None], torch.tensor(0.0))
+    assert loss.item() == pytest.approx(0, abs=1e-5)
+
+
 def test_a_single_score_is_that_of_one_class_of_two() -> None:
     one, other = torch.randn(6, 1), torch.randn(6, 1)
     zero, labels = torch.zeros(6, 1), torch.tensor(0.5)
@@ -133,17 +139,21 @@ def test_it_is_resumed_with_the_same_teacher_only(
 
 
 def test_a_built_in_teacher_must_fit(digits: DataSplits, trained: Checkpoint, tmp_path: Path) -> None:
-    for changed in ({"input_shape": (1, 28, 28)}, {"classes": trained.classes[::-1]}):
+    for changed in (
+        {"input_shape": (1, 28, 28)},
+        {"classes": trained.classes[::-1]},
+        {"classes": trained.classes[:9]},
+    ):
         with pytest.raises(UsageError) as caught:
             train_cnn(digits, tmp_path / "a.pt", OPTIONS, teacher=dataclasses.replace(trained, **changed))  # type: ignore[arg-type]
         assert caught.value.where == "teacher"
 
 
 @pytest.mark.parametrize("where", ["start", "teacher"])
-def test_train_cnn_takes_checkpoints_alone(digits: DataSplits, tmp_path: Path, where: str) -> None:
-    given: Any = {where: "cnn.pt"}
+@pytest.mark.parametrize("given", ["cnn.pt", nn.Linear(2, 2)])
+def test_train_cnn_takes_checkpoints_alone(digits: DataSplits, tmp_path: Path, where: str, given: Any) -> None:
     with pytest.raises(UsageError) as caught:
-        train_cnn(digits, tmp_path / "a.pt", OPTIONS, **given)
+        train_cnn(digits, tmp_path / "a.pt", OPTIONS, **{where: given})
     assert caught.value.where == where
 
 
@@ -179,6 +189,7 @@ def test_a_teacher_may_have_layers_that_do_not_convert(digits: DataSplits) -> No
     ("teacher", "error"),
     [
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), UsageError),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(65, 10)), InputError),
         (lambda: own_cnn(InTuple()), UsageError),
         (lambda: "teacher.pt", UsageError),
     ],
@@ -186,6 +197,13 @@ def test_a_teacher_may_have_layers_that_do_not_convert(digits: DataSplits) -> No
 def test_an_own_teacher_must_fit(digits: DataSplits, teacher: Callable[[], nn.Module], error: type[Exception]) -> None:
     with pytest.raises(error):
         taught(digits, teacher())
+
+
+def test_a_teacher_that_is_worse_is_not_taken_in_silence(digits: DataSplits) -> None:
+    images, labels = digits.train.images, digits.train.known_labels
+    good = lc.fine_tune(own_cnn(), images, labels, qcfs_levels=8, epochs=10)
+    with pytest.warns(UserWarning, match="the teacher classifies"):
+        lc.fine_tune(good, images, labels, qcfs_levels=8, teacher=own_cnn(), epochs=1)
 
 
 def test_on_the_command_line(folder: Path, invoke: Invoke, digits: DataSplits) -> None:

@@ -51,7 +51,11 @@ def assert_is_read(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [lambda x: Straight.apply(x, 2.0), lambda x: checkpoint(torch.relu, x, use_reentrant=False)]
+    "function",
+    [
+        lambda x: Straight.apply(x, 2.0),
+        lambda x: checkpoint(torch.relu, x, use_reentrant=False),
+    ],
 )
 def test_a_forward_may_give_its_values_to_autograd(function: Callable[[Tensor], Tensor]) -> None:
     assert_is_read(calls(function))
@@ -129,6 +133,18 @@ def test_a_compiled_forward_is_read_as_it_is_written() -> None:
     assert_is_read(CompiledForward())
 
 
+class OwnParameters(nn.Sequential):
+    """As in MAML, where it gives those of one task."""
+
+    def parameters(self, task: int) -> Any:  # type: ignore[override]
+        return [task]
+
+
+def test_a_model_may_have_a_method_parameters_of_its_own() -> None:
+    network = to_relu_network(OwnParameters(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)), SHAPE)
+    assert len(network.layers) == 2
+
+
 def test_places_are_named_by_what_they_take() -> None:
     """Not by the module that was called before; also those where a module is called again."""
 
@@ -167,6 +183,14 @@ def test_a_forward_may_make_modules_of_its_layers(forward: Callable[[Any, Tensor
     assert_is_read(Of(forward, layers=sequence()))
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(1, 2, 3), nn.Linear(6, 2)])
+def test_a_cast_to_another_dtype_is_not_called_a_wrong_shape(layer: nn.Module) -> None:
+    with pytest.raises(InputError) as raised:
+        to_relu_network(Of(lambda m, x: m.layer(x.double()), layer=layer), SHAPE)
+    assert "x.double()" in raised.value.found
+    assert "float32" in raised.value.hint
+
+
 def test_a_shape_that_a_forward_does_not_take_is_said_with_its_line() -> None:
     with pytest.raises(InputError) as raised:
         to_relu_network(Of(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(35, 3)), SHAPE)
@@ -192,9 +216,12 @@ def of_a_changed_view(x: Tensor) -> Tensor:
         lambda x: x * float(x.mean()),
         lambda x: x * float(changed(x.new_zeros(()), x).sqrt()),
         # Of black images, too, that is 0.
+        lambda x: x * float(changed(x.new_zeros(()), 0 * x)),
         lambda x: x * float(of_a_changed_view(x)),
         lambda x: x * float(changed(torch.ones(()).to(x), x).numpy()),
         lambda x: torch.from_numpy(x.numpy()),
+        lambda x: torch.from_numpy(np.sort(x)),
+        lambda x: x * x.amax().item(),
         lambda x: x * x.amax((2, 3)).tolist()[0][0],
         lambda x: x if x.mean() > 0 else -x,
     ],

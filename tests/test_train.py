@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.training import train
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, load
@@ -22,8 +23,10 @@ from loihi_convert.cnn.recipe import (
     Recipe,
     TrainOptions,
     chosen_architecture,
+    default_architecture,
     default_recipe,
     fine_tuning_recipe,
+    paper_architecture,
     paper_recipe,
     spiking_recipe,
 )
@@ -115,6 +118,13 @@ def test_test_images_are_evaluated_only_on_request(few: DataSplits, tmp_path: Pa
     assert len(tested.spiking_accuracy) == 2 * (start is not None)
 
 
+def test_images_without_test_images_cannot_be_tested(few: DataSplits, tmp_path: Path) -> None:
+    untested = dataclasses.replace(few, name="mine.npz", test=few.test[:0])
+    with pytest.raises(UsageError) as caught:
+        run(untested, tmp_path / "model.pt", test=True)
+    assert (caught.value.where, list(tmp_path.iterdir())) == ("test", [])
+
+
 def test_a_seed_determines_the_training(few: DataSplits, straight: Checkpoint, tmp_path: Path) -> None:
     torch.manual_seed(99)
     state = torch.random.get_rng_state()
@@ -154,12 +164,13 @@ def test_a_flip_mirrors_every_other_image() -> None:
     assert 16 <= int(mirrored.sum()) <= 48
 
 
-@pytest.mark.parametrize(("part", "where"), [("validation", "data"), ("test", "test")])
-def test_images_outside_the_split_are_not_trained_on(few: DataSplits, tmp_path: Path, part: str, where: str) -> None:
-    unsplit = dataclasses.replace(few, name="mine.npz", **{part: getattr(few, part)[:0]})
+def test_images_outside_the_split_are_not_trained_on(few: DataSplits, tmp_path: Path) -> None:
+    unsplit = dataclasses.replace(few, name="mine.npz", validation=few.validation[:0])
     with pytest.raises(UsageError) as caught:
-        run(unsplit, tmp_path / "model.pt", test=True)
-    assert (caught.value.where, list(tmp_path.iterdir())) == (where, [])
+        run(unsplit, tmp_path / "model.pt")
+    assert caught.value.where == "data"
+    assert "mine.npz is not split" in caught.value.found
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("optimizer", "kinds"), [("sgd", 1), ("muon", 2)])
@@ -197,7 +208,7 @@ def test_sgd_has_nesterovs_momentum(few: DataSplits, tmp_path: Path) -> None:
         assert float(difference) < 0.1 * float(step.detach().norm())
 
 
-@pytest.mark.parametrize("architecture", ["vgg-small", "vgg16"])
+@pytest.mark.parametrize("architecture", ["vgg-small", "vgg16", "resnet20"])
 def test_thresholds_are_fine_tuned_by_adamw_whatever_trained_the_cnn(architecture: str) -> None:
     assert default_recipe("cifar10", architecture).optimizer != "adamw"
     for recipe in (fine_tuning_recipe("cifar10", architecture), spiking_recipe("cifar10", architecture)):
@@ -241,6 +252,15 @@ def test_orthogonalized_keeps_directions_and_evens_their_lengths() -> None:
             assert (even.diag() < 1.3).all()
 
 
+def test_orthogonalized_adds_no_directions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(64, 3, generator=generator) @ torch.randn(3, 576, generator=generator)
+    lengths = torch.linalg.svdvals(orthogonalized(matrix))
+    assert (lengths[:3] > 0.6).all()
+    assert (lengths[3:] < 1e-4).all()
+    assert not orthogonalized(torch.zeros(8, 9)).any()
+
+
 def test_orthogonalized_ignores_channels_that_died() -> None:
     generator = torch.Generator().manual_seed(0)
     alive = torch.randn(8, 100, generator=generator)
@@ -257,8 +277,8 @@ def straight(few: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Check
     return run(few, tmp_path_factory.mktemp("straight") / "model.pt")
 
 
-# Four batches per epoch: interrupted in the first epoch, at its end, and in the third.
-@pytest.mark.parametrize("batches", [1, 4, 11])
+# Four batches per epoch: interrupted in the first epoch, at its end, in the third, and at the end.
+@pytest.mark.parametrize("batches", [1, 4, 11, 16])
 def test_resumed_equals_uninterrupted_bit_for_bit(
     few: DataSplits, straight: Checkpoint, tmp_path: Path, batches: int
 ) -> None:
@@ -359,12 +379,20 @@ def test_resume_refuses_other_data(few: DataSplits, tmp_path: Path, part: str, c
     assert "a DataLoader with shuffle=False" in caught.value.hint
 
 
+def test_a_folder_in_place_of_the_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").mkdir()
+    with pytest.raises(InputError, match="Is a directory"):
+        run(few, tmp_path / "model.pt", progress=StopAfter(1))
+    assert not resume_path(tmp_path / "model.pt").exists()
+
+
 def test_a_read_only_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         run(few, tmp_path / "absent" / "model.pt", progress=StopAfter(1))
-    with pytest.raises(UsageError) as caught:
-        run(few, tmp_path / "model.onnx", progress=StopAfter(1))
-    assert caught.value.where == str(tmp_path / "model.onnx")
+    for name, options, where in (("model.onnx", {}, str(tmp_path / "model.onnx")),):
+        with pytest.raises(UsageError) as caught:
+            run(few, tmp_path / name, progress=StopAfter(1), **options)
+        assert caught.value.where == where
     assert list(tmp_path.iterdir()) == []
 
 
@@ -379,7 +407,11 @@ def test_a_diverged_training_is_refused(few: DataSplits, tmp_path: Path) -> None
     ("field", "value", "allowed"),
     [
         ("epochs", 1.5, "a whole number >= 1"),
+        ("epochs", None, "a whole number >= 1"),
+        ("batch_size", 32.0, "a whole number >= 1"),
+        ("epochs", 0, "a whole number >= 1"),
         ("batch_size", 0, "a whole number >= 1"),
+        ("learning_rate", 0.0, "> 0"),
         ("learning_rate", math.nan, "> 0"),
         ("weight_decay", -1.0, ">= 0"),
         ("label_smoothing", 1.0, "in [0, 1)"),
@@ -388,6 +420,7 @@ def test_a_diverged_training_is_refused(few: DataSplits, tmp_path: Path) -> None
         ("scaling", 1.0, "in [0, 1)"),
         ("shear", math.nan, ">= 0"),
         ("translation", 4.0, "in 0..1"),
+        ("timesteps", 0, "a whole number in 1..256"),
         ("timesteps", 2**21, "a whole number in 1..256"),
         ("cutout", -1, "a whole number >= 0"),
         ("dropout", 1.0, "in [0, 1)"),
@@ -420,25 +453,37 @@ def test_the_paper_lowers_the_rate_at_epoch_180_of_250_and_at_the_same_share_of_
     assert {learning_rate(paper_recipe("mnist"), step / 100) for step in range(100)} == {1e-3}
 
 
-# Adam, cut-out and spatial dropout, on 8 x 8 digits.
-PAPER = dataclasses.replace(paper_recipe("mnist"), epochs=4, batch_size=64, learning_rate=1e-2, cutout=3)
-
-
 def test_the_paper_does_not_train_on_digits() -> None:
     with pytest.raises(UsageError) as caught:
         paper_recipe("digits")
     assert (caught.value.where, caught.value.expected) == ("data", "must be one of mnist, fashion-mnist, cifar10")
 
 
+def test_the_paper_trains_vgg16_on_cifar10() -> None:
+    assert (paper_architecture("cifar10"), default_architecture("cifar10")) == ("vgg16", "vgg-small")
+    assert paper_architecture("mnist") == default_architecture("mnist") == "mnist-cnn"
+
+
+# Adam, cut-out and spatial dropout, on 8 x 8 digits.
+PAPER = dataclasses.replace(paper_recipe("mnist"), epochs=4, batch_size=64, learning_rate=1e-2, cutout=3)
+
+
 def test_the_papers_recipe_resumes_bit_for_bit_and_stores_the_last_weights(few: DataSplits, tmp_path: Path) -> None:
+    torch.manual_seed(99)
+    state = torch.random.get_rng_state()
     straight = run(few, tmp_path / "straight.pt", recipe=PAPER)
+    assert torch.equal(torch.random.get_rng_state(), state), "the caller's random state is not touched"
     output = tmp_path / "model.pt"
     with pytest.raises(KeyboardInterrupt):
         run(few, output, recipe=PAPER, progress=StopAfter(6))
-    one: Any = read_pt(resume_path(output))
-    assert all(torch.equal(one["weights"][name], one["average"][name]) for name in straight.state)
+    after_one_epoch: Any = read_pt(resume_path(output))
+    assert all(
+        torch.equal(after_one_epoch["weights"][name], after_one_epoch["average"][name]) for name in straight.state
+    )
     assert same_weights(run(few, output, recipe=PAPER, resume=True), straight)
     assert not same_weights(run(few, tmp_path / "no.pt", recipe=dataclasses.replace(PAPER, dropout=0.0)), straight)
+    model, _ = checkpoint.load_model(output)
+    assert model.state_dict().keys() == build_model("digits-cnn", (1, 8, 8), 10).state_dict().keys()
 
 
 def test_whole_channels_of_convolutions_are_dropped_in_training_only() -> None:
@@ -461,6 +506,14 @@ def test_whole_channels_of_convolutions_are_dropped_in_training_only() -> None:
     assert torch.equal(outputs["relu1_1"], outputs["norm1_1"].relu())
 
 
+def test_channels_are_dropped_on_a_gpu_with_random_numbers_of_the_cpu() -> None:
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            model, images = build_model("digits-cnn", (1, 8, 8), 10).train(), torch.empty(2, 1, 8, 8)
+        drop_channels(model, 0.25, torch.Generator())
+        assert model(images).device.type == "cuda"
+
+
 def test_cutout_removes_one_square_around_any_pixel() -> None:
     images = torch.ones(2000, 2, 6, 9)
     holes = moved(images, cutout=4) == 0
@@ -476,6 +529,12 @@ def test_cutout_removes_one_square_around_any_pixel() -> None:
 
 def moved(image: torch.Tensor, **ranges: float) -> torch.Tensor:
     return augmented(image, dataclasses.replace(STILL, **ranges), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+
+
+def test_augmentation_with_all_ranges_0_changes_nothing() -> None:
+    assert not STILL.is_affine
+    images = torch.rand(3, 2, 8, 8)
+    assert torch.allclose(moved(images), images, atol=1e-6)
 
 
 def test_translation_moves_the_centre_of_mass_within_its_range() -> None:
@@ -507,6 +566,12 @@ def test_rotation_turns_by_up_to_its_range_and_keeps_the_mass() -> None:
     degrees = torch.rad2deg(torch.atan2(2 * xy, xx - yy) / 2)
     assert 29 < degrees.max() < 30.1
     assert -30.1 < degrees.min() < -29
+
+
+def test_rotation_keeps_a_disc_in_an_image_that_is_not_square() -> None:
+    row, column = torch.arange(31.0) - 15, torch.arange(61.0) - 30
+    disc = torch.exp(-(row[:, None] ** 2 + column**2) / 18).expand(50, 1, 31, 61)
+    assert torch.allclose(moved(disc, rotation=90.0), disc, atol=0.03)
 
 
 def test_scaling_scales_the_area_by_the_square() -> None:
