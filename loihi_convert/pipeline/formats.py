@@ -78,7 +78,10 @@ class Written(NamedTuple):
 
 
 class NetworkFormat(NamedTuple):
-    """A file format: the suffix of its files, what writes one, and the package that this needs."""
+    """A file format: the suffix of its files, what writes one, the package that this needs.
+
+    ``resets_hard``: whether it can write soft-reset neurons as ones that reset to 0.
+    """
 
     suffix: str
     write: Callable[[QuantizedNetwork, Path, Job], Written]
